@@ -1,0 +1,55 @@
+# One file of truth for how the project is installed, run and checked. `make help` lists it.
+PYTHON ?= python3
+VENV   := .venv
+BIN    := $(VENV)/bin
+STAMPS := .stamps
+
+.DEFAULT_GOAL := help
+.PHONY: help install run test check bench lock clean
+
+help: ## this list
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-9s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+install: $(STAMPS)/install $(STAMPS)/web ## the virtual environment, `candlegraph` in it, and the web bundle
+
+run: install ## serve http://127.0.0.1:8000 (HOST, PORT and DATA_DIR are obeyed)
+	@$(BIN)/candlegraph serve
+
+test: install $(STAMPS)/dev ## every test; needs nothing that this does not install
+	$(BIN)/python -m pytest $(ARGS)
+
+check: install $(STAMPS)/dev ## formatting, lint, types, and no import upwards
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+bench: install $(STAMPS)/dev ## the speed and memory figures of docs/benchmarks.md
+	$(BIN)/python -m benchmarks
+
+lock: $(STAMPS)/dev ## renew requirements.lock and requirements-dev.lock from pyproject.toml
+	$(BIN)/python -m pip install --quiet uv
+	$(BIN)/uv pip compile pyproject.toml --extra build --universal --python-version 3.11 --generate-hashes \
+	  --no-header --no-annotate --quiet --upgrade --output-file requirements.lock
+	$(BIN)/uv pip compile pyproject.toml --extra build --extra dev --universal --python-version 3.11 --generate-hashes \
+	  --no-header --no-annotate --quiet --constraint requirements.lock --output-file requirements-dev.lock
+
+clean: ## remove what `make` made (the data directory is yours and stays)
+	rm -rf $(VENV) $(STAMPS) server/web web/node_modules
+
+$(BIN)/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "Python 3.11 or newer is needed: make PYTHON=python3.12" >&2; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+
+$(STAMPS)/install: requirements.lock pyproject.toml | $(BIN)/python
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements.lock
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
+	@mkdir -p $(STAMPS) && touch $@
+
+$(STAMPS)/dev: requirements-dev.lock $(STAMPS)/install
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements-dev.lock
+	@touch $@
+
+$(STAMPS)/web: $(wildcard web/package-lock.json web/*.mjs web/src/*)
+	cd web && npm ci --silent --no-audit --no-fund && node build.mjs
+	@mkdir -p $(STAMPS) && touch $@

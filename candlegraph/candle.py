@@ -1,0 +1,186 @@
+"""Candles: one, and the columnar batch that all of them travel in."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, fields, replace
+from datetime import UTC, datetime, timedelta
+from typing import Self
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from candlegraph.errors import InvalidCandles
+from candlegraph.span import Span
+from candlegraph.timeframe import Timeframe
+from candlegraph.zone import UTC as UTC_ZONE
+from candlegraph.zone import Int64s, Zone
+
+Floats = NDArray[np.float64]
+Bools = NDArray[np.bool_]
+
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+
+
+@dataclass(frozen=True, slots=True)
+class Candle:
+    """One candle. ``timestamp`` is the instant its bucket opens, in milliseconds since the epoch, UTC."""
+
+    timestamp: int
+    open: float
+    high: float
+    low: float
+    close: float
+    volume: float
+    closed: bool = True
+    synthetic: bool = False
+
+    @property
+    def time(self) -> datetime:
+        """The timestamp as an aware datetime."""
+        return _EPOCH + timedelta(milliseconds=self.timestamp)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Candles:
+    """A batch of candles of one series as equally long columns, ascending by ``timestamp`` and unique.
+
+    ``timestamp`` is (n,) int64 milliseconds UTC, the five numbers are (n,) float64, ``closed`` and ``synthetic`` (n,)
+    bool. Immutable: every method returns a batch that may share memory with this one.
+    """
+
+    timestamp: Int64s
+    open: Floats
+    high: Floats
+    low: Floats
+    close: Floats
+    volume: Floats
+    closed: Bools
+    synthetic: Bools
+
+    @classmethod
+    def of(
+        cls,
+        timestamp: ArrayLike,
+        open: ArrayLike,  # noqa: A002
+        high: ArrayLike,
+        low: ArrayLike,
+        close: ArrayLike,
+        volume: ArrayLike,
+        *,
+        closed: ArrayLike = True,
+        synthetic: ArrayLike = False,
+    ) -> Self:
+        """Make a batch of columns that are already sorted and unique; InvalidCandles where their lengths differ.
+
+        Arrays of the right type are taken as they are, not copied: whoever hands them in lets them be from then on.
+        """
+        stamps = np.ascontiguousarray(timestamp, np.int64)
+        numbers = [np.ascontiguousarray(column, np.float64) for column in (open, high, low, close, volume)]
+        flags = [np.asarray(flag, np.bool_) for flag in (closed, synthetic)]
+        flags = [flag if flag.ndim else np.broadcast_to(flag, stamps.shape) for flag in flags]
+        if stamps.ndim != 1 or any(column.shape != stamps.shape for column in (*numbers, *flags)):
+            raise InvalidCandles("The columns of a batch of candles must be equally long.")
+        return cls._make([stamps, *numbers, *flags])
+
+    @classmethod
+    def _make(cls, columns: Iterable[NDArray[np.generic]]) -> Self:
+        return cls(*columns)  # type: ignore[arg-type]  # their order is that of the fields
+
+    @classmethod
+    def empty(cls) -> Self:
+        """No candles."""
+        return cls.of(*([()] * 6))
+
+    @classmethod
+    def from_rows(cls, rows: Iterable[Sequence[float]]) -> Self:
+        """Read ``[timestamp, open, high, low, close, volume]`` rows in any order; of equal timestamps the last wins.
+
+        None is read as NaN, for `problems` to find. InvalidCandles where a row is shorter, holds something else than
+        numbers, or has no whole number of milliseconds for a timestamp.
+        """
+        rows = list(rows)
+        try:
+            table = np.array([row[:6] for row in rows], np.float64) if rows else np.empty((0, 6))
+        except (TypeError, ValueError, OverflowError) as error:
+            raise InvalidCandles("A row is not made of six numbers.") from error
+        if table.shape != (len(rows), 6):
+            raise InvalidCandles("A row is not made of six numbers.")
+        stamps = table[:, 0]
+        if not ((np.abs(stamps) < 2**53) & (stamps == np.trunc(stamps))).all():
+            raise InvalidCandles("A row has no timestamp in whole milliseconds.")
+        return cls.of(table[:, 0].astype(np.int64), *table[:, 1:].T).sorted()
+
+    def __len__(self) -> int:
+        """How many candles there are."""
+        return len(self.timestamp)
+
+    def __iter__(self) -> Iterator[Candle]:
+        """Candle after candle, as objects: for edges and tests, never on a hot path."""
+        return (Candle(*row) for row in zip(*(column.tolist() for column in self.columns), strict=True))
+
+    def __getitem__(self, key: slice | NDArray[np.bool_] | Int64s) -> Self:
+        """A slice, or the rows picked by a mask or by ascending positions."""
+        return self._make(column[key] for column in self.columns)
+
+    @property
+    def columns(self) -> tuple[NDArray[np.generic], ...]:
+        """The columns, in the order of the fields."""
+        return tuple(getattr(self, field.name) for field in fields(self))
+
+    def sorted(self) -> Self:
+        """Ascending and unique; of candles at the same instant the last one wins."""
+        if len(self) < 2 or bool((np.diff(self.timestamp) > 0).all()):
+            return self
+        order = np.argsort(self.timestamp, kind="stable")
+        stamps = self.timestamp[order]
+        return self[order[np.append(stamps[1:] != stamps[:-1], True)]]
+
+    def between(self, span: Span) -> Self:
+        """Those that open within ``span``."""
+        low, high = np.searchsorted(self.timestamp, [span.since, span.until])
+        return self[low:high]
+
+    def merge(self, newer: Candles) -> Candles:
+        """Both together; where both have a candle, the newer one."""
+        if not len(newer) or not len(self):
+            return newer if len(newer) else self
+        return concat([self, newer]).sorted()
+
+    def with_closed(self, closed: Bools) -> Self:
+        """The same candles, some final and some still forming."""
+        return replace(self, closed=closed)
+
+    def problems(self, timeframe: Timeframe, span: Span, zone: Zone = UTC_ZONE) -> dict[int, str]:
+        """Why rows are no candles of this timeframe within ``span``: position -> reason, empty when all is well."""
+        low, high, volume = self.low, self.high, self.volume
+        finite = np.isfinite(np.stack(self.columns[1:6])).all(axis=0)
+        with np.errstate(invalid="ignore"):
+            checks = {
+                "a number is missing, NaN or infinite": ~finite,
+                "low is above open, high or close": finite
+                & (low > np.minimum(np.minimum(self.open, self.close), high)),
+                "high is below open or close": finite & (high < np.maximum(self.open, self.close)),
+                "volume is negative": finite & (volume < 0),
+                f"the timestamp is not the opening of a {timeframe} bucket": (
+                    self.timestamp != timeframe.floor_all(self.timestamp, zone)
+                ),
+                "the timestamp is outside the range asked for": (
+                    (self.timestamp < span.since) | (self.timestamp >= span.until)
+                ),
+            }
+        found: dict[int, str] = {}
+        for reason, bad in checks.items():
+            for position in np.flatnonzero(bad).tolist():
+                found.setdefault(position, reason)
+        return found
+
+
+def concat(batches: Sequence[Candles]) -> Candles:
+    """Join batches that follow each other; `Candles.sorted` mends those that do not."""
+    batches = [batch for batch in batches if len(batch)]
+    if len(batches) == 1:
+        return batches[0]
+    if not batches:
+        return Candles.empty()
+    return Candles._make(np.concatenate(columns) for columns in zip(*(b.columns for b in batches), strict=True))

@@ -1,0 +1,128 @@
+"""The one error tree. A class says what the caller can do about it; its ``code`` is what GraphQL clients see.
+
+CandlegraphError
+|-- BadUserInput            BAD_USER_INPUT          change the request
+|-- NotFound                NOT_FOUND               ask for something that exists
+|-- Unauthenticated         UNAUTHENTICATED         sign in
+|-- Forbidden               FORBIDDEN               ask somebody who may
+|-- Conflict                CONFLICT                read again, then retry
+|-- Overloaded              OVERLOADED              come back later
+|-- Unavailable             UNAVAILABLE             our own storage is away: retry
+|-- ConfigurationError      CONFIGURATION           mend the named setting
+|-- InvalidCandles          INVALID_CANDLES         mend the named row
+`-- ProviderError           PROVIDER_UNAVAILABLE    the upstream, as a provider plugin reports it
+    |-- ProviderUnavailable PROVIDER_UNAVAILABLE    retry; the upstream is down, slow or talks rubbish
+    |-- RateLimited         RATE_LIMITED            wait ``retry_after`` seconds
+    |-- ProviderRefused     PROVIDER_REFUSED        do not retry: keys, region or plan
+    |-- UnknownSymbol       NOT_FOUND               the upstream does not know the symbol
+    `-- Unsupported         BAD_USER_INPUT          the provider cannot answer such a question
+"""
+
+from __future__ import annotations
+
+
+class CandlegraphError(Exception):
+    """Something went wrong."""
+
+    code = "INTERNAL"
+
+    def __init__(self, message: str | None = None, *, retry_after: float | None = None) -> None:
+        """Take ``message``, or the first line of the class's docstring.
+
+        ``retry_after`` is in seconds and only a hint.
+        """
+        super().__init__(message or (type(self).__doc__ or "").strip().splitlines()[0])
+        self.retry_after = retry_after
+
+    @property
+    def message(self) -> str:
+        """The sentence for the user."""
+        return str(self.args[0])
+
+
+class BadUserInput(CandlegraphError):
+    """The request cannot be answered as it stands."""
+
+    code = "BAD_USER_INPUT"
+
+
+class NotFound(CandlegraphError):
+    """There is no such thing here."""
+
+    code = "NOT_FOUND"
+
+
+class Unauthenticated(CandlegraphError):
+    """Sign in first."""
+
+    code = "UNAUTHENTICATED"
+
+
+class Forbidden(CandlegraphError):
+    """You may not do this."""
+
+    code = "FORBIDDEN"
+
+
+class Conflict(CandlegraphError):
+    """It changed meanwhile: read it again."""
+
+    code = "CONFLICT"
+
+
+class Overloaded(CandlegraphError):
+    """The server has too much to do: try again later."""
+
+    code = "OVERLOADED"
+
+
+class Unavailable(CandlegraphError):
+    """The storage does not answer: try again in a moment."""
+
+    code = "UNAVAILABLE"
+
+
+class ConfigurationError(CandlegraphError):
+    """A setting is wrong. The message is one line that names it and never holds a secret."""
+
+    code = "CONFIGURATION"
+
+
+class InvalidCandles(CandlegraphError):
+    """Rows that are no candles."""
+
+    code = "INVALID_CANDLES"
+
+
+class ProviderError(CandlegraphError):
+    """The provider failed."""
+
+    code = "PROVIDER_UNAVAILABLE"
+
+
+class ProviderUnavailable(ProviderError):
+    """The provider does not answer."""
+
+
+class RateLimited(ProviderError):
+    """Too many requests."""
+
+    code = "RATE_LIMITED"
+
+
+class ProviderRefused(ProviderError):
+    """The provider refuses to answer us."""
+
+    code = "PROVIDER_REFUSED"
+
+
+class UnknownSymbol(ProviderError):
+    """The provider does not know this symbol."""
+
+    code = "NOT_FOUND"
+
+
+class Unsupported(ProviderError):
+    """The provider cannot answer this question."""
+
+    code = "BAD_USER_INPUT"

@@ -1,0 +1,191 @@
+"""What a provider plugin is: the interface its author writes against.
+
+A plugin is a pip package with an entry point in the group ``candlegraph.providers``, named ``<market>.<name>``, that
+points at a factory: ``def create(environ: Mapping[str, str]) -> Iterable[Provider]``. The factory must be cheap and do
+no I/O; it may raise ConfigurationError. One factory may yield many providers (one for each exchange, say).
+
+A provider answers what it is asked and says what it has proved. Retries, storage, validation and fan-out are the
+core's business.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Protocol, runtime_checkable
+
+from candlegraph.candle import Candles
+from candlegraph.series import Instrument
+from candlegraph.span import Span
+from candlegraph.timeframe import Timeframe
+
+ENTRY_POINT_GROUP = "candlegraph.providers"
+
+
+class Live(StrEnum):
+    """How the forming candle reaches us."""
+
+    STREAM = "STREAM"
+    POLL = "POLL"
+    NONE = "NONE"
+
+
+class State(StrEnum):
+    """How a provider is."""
+
+    READY = "READY"
+    DEGRADED = "DEGRADED"
+    RATE_LIMITED = "RATE_LIMITED"
+    NOT_CONFIGURED = "NOT_CONFIGURED"
+    FAILED = "FAILED"
+
+
+@dataclass(frozen=True, slots=True)
+class Market:
+    """A market: its id, what people call it, and the IANA zone in which its days open."""
+
+    id: str
+    name: str
+    description: str
+    timezone: str = "UTC"
+
+
+@dataclass(frozen=True, slots=True)
+class Capabilities:
+    """What a provider can do. ``timeframes`` are native ones; ``1m`` among them unless it truly has none."""
+
+    timeframes: tuple[Timeframe, ...]
+    live: Live = Live.NONE
+    has_volume: bool = True
+    max_rows_per_call: int = 500
+    max_lookback_ms: int | None = None
+    max_lookback_candles: int | None = None  # at any timeframe: Kraken answers the newest 720 and nothing older
+    settle_ms: int = 30_000  # how long after its end a candle may still change
+
+    def reach_ms(self, timeframe: Timeframe) -> int | None:
+        """How far back from now it can be asked at ``timeframe``; None for as far as there is anything."""
+        by_count = self.max_lookback_candles and self.max_lookback_candles * timeframe.nominal_ms
+        return min((reach for reach in (self.max_lookback_ms, by_count) if reach is not None), default=None)
+
+
+@dataclass(frozen=True, slots=True)
+class Listing:
+    """One line of a provider's symbol list. Instants are milliseconds since the epoch, UTC; None where not known."""
+
+    symbol: str
+    name: str | None = None
+    base: str | None = None
+    quote: str | None = None
+    timezone: str | None = None  # None: the market's
+    active: bool = True
+    first_available: int | None = None
+    ended_at: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Page:
+    """An answer, and how much of the question it settles.
+
+    On ``[complete_from, complete_to)`` the provider vouches that there is no other candle than these. A final candle
+    outside of it is not kept; the forming one lies behind it. ``complete_to <= complete_from`` proves nothing.
+    """
+
+    candles: Candles
+    complete_from: int
+    complete_to: int
+
+
+@runtime_checkable
+class Provider(Protocol):
+    """One upstream: an exchange, a broker, a folder of files."""
+
+    @property
+    def market(self) -> Market:
+        """The market it belongs to."""
+        ...
+
+    @property
+    def id(self) -> str:
+        """Its name within the market, lower case."""
+        ...
+
+    @property
+    def name(self) -> str:
+        """What people call it."""
+        ...
+
+    @property
+    def description(self) -> str:
+        """One sentence; it says so where the data is not real."""
+        ...
+
+    @property
+    def version(self) -> str:
+        """The version of the plugin."""
+        ...
+
+    @property
+    def capabilities(self) -> Capabilities:
+        """What it can do; may become more exact after `start`."""
+        ...
+
+    async def start(self) -> None:
+        """Make ready, at first use: import what is heavy, open connections. ConfigurationError, ProviderError."""
+        ...
+
+    async def close(self) -> None:
+        """Let everything go; called once, also after a failed start."""
+        ...
+
+    async def listings(self) -> Sequence[Listing]:
+        """Every symbol it has, inactive ones too. ProviderError."""
+        ...
+
+    async def fetch(self, instrument: Instrument, timeframe: Timeframe, span: Span) -> Page:
+        """Candles of a native timeframe that open within ``span``: one upstream call, oldest first where it can choose.
+
+        The page may end early (``max_rows_per_call``): the core asks again from ``complete_to``. The last candle may be
+        the forming one. Raises ProviderUnavailable, RateLimited, ProviderRefused, UnknownSymbol or Unsupported; an
+        answer that could not be read is ProviderUnavailable, never an empty page.
+        """
+        ...
+
+
+@runtime_checkable
+class Streaming(Protocol):
+    """What a provider with ``Live.STREAM`` has besides."""
+
+    def stream(self, instrument: Instrument) -> AsyncIterator[Candles]:
+        """Yield 1m candles as they move, each time the one that changed; ends or raises ProviderError when cut."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Status:
+    """A provider as the registry sees it; ``reason`` says why it is not READY. ``retry_at`` in milliseconds, UTC."""
+
+    market: Market
+    id: str
+    name: str
+    description: str
+    version: str
+    state: State
+    reason: str | None = None
+    retry_at: int | None = None
+    capabilities: Capabilities = Capabilities(())
+
+
+class Providers(Protocol):
+    """The registry, as the floors below the server see it."""
+
+    async def get(self, market: str, provider: str) -> Provider | None:
+        """The provider, started; None where no plugin brings it. ProviderError where it cannot be started now."""
+        ...
+
+    def statuses(self) -> Sequence[Status]:
+        """Every provider that a plugin brings, failed ones too."""
+        ...
+
+
+Factory = Callable[[Mapping[str, str]], Iterable[Provider]]

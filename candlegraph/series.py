@@ -1,0 +1,47 @@
+"""Names of what is asked for: an instrument, and a series of its candles."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from candlegraph.timeframe import Timeframe
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class Instrument:
+    """A symbol of one provider in one market. The symbol is the provider's canonical one (ccxt's unified symbol)."""
+
+    market: str
+    provider: str
+    symbol: str
+
+    def __str__(self) -> str:
+        """Print it for people."""
+        return f"{self.symbol} ({self.market}/{self.provider})"
+
+
+@dataclass(frozen=True, slots=True)
+class Series:
+    """The candles of an instrument at one timeframe."""
+
+    instrument: Instrument
+    timeframe: Timeframe
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """An instrument as it is kept. Instants are milliseconds since the epoch, UTC; None where not known.
+
+    ``listed``: its provider names it and can be asked for more. Otherwise it was imported, and only the store has it.
+    """
+
+    id: int
+    instrument: Instrument
+    name: str | None
+    base: str | None
+    quote: str | None
+    timezone: str
+    active: bool
+    listed: bool
+    first_available: int | None
+    ended_at: int | None

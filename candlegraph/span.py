@@ -1,0 +1,104 @@
+"""Half-open spans of time, and sorted sets of them: what the coverage ledger counts with."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+
+from candlegraph.timeframe import Timeframe
+from candlegraph.zone import UTC, Zone
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class Span:
+    """``[since, until)`` in milliseconds since the epoch, UTC. Empty where ``until <= since``."""
+
+    since: int
+    until: int
+
+    def __bool__(self) -> bool:
+        """Whether it holds any instant."""
+        return self.until > self.since
+
+    def __and__(self, other: Span) -> Span:
+        """What both hold."""
+        return Span(max(self.since, other.since), min(self.until, other.until))
+
+    def inner(self, timeframe: Timeframe, zone: Zone = UTC) -> Span:
+        """The largest span of whole buckets within."""
+        return Span(timeframe.ceil(self.since, zone), timeframe.floor(self.until, zone)) if self else self
+
+    def outer(self, timeframe: Timeframe, zone: Zone = UTC) -> Span:
+        """The smallest span of whole buckets around."""
+        return Span(timeframe.floor(self.since, zone), timeframe.ceil(self.until, zone)) if self else self
+
+
+class Spans:
+    """A set of instants as sorted, disjoint, non-empty spans; neighbours that touch are one. Immutable."""
+
+    __slots__ = ("_spans",)
+
+    def __init__(self, spans: Iterable[Span] = ()) -> None:
+        """Sort and merge ``spans``, in any order, overlapping or empty."""
+        merged: list[Span] = []
+        for span in sorted(s for s in spans if s):
+            if merged and span.since <= merged[-1].until:
+                merged[-1] = Span(merged[-1].since, max(merged[-1].until, span.until))
+            else:
+                merged.append(span)
+        self._spans = tuple(merged)
+
+    def __iter__(self) -> Iterator[Span]:
+        """The spans, ascending."""
+        return iter(self._spans)
+
+    def __len__(self) -> int:
+        """How many separate spans there are."""
+        return len(self._spans)
+
+    def __eq__(self, other: object) -> bool:
+        """Whether both hold the same instants."""
+        return isinstance(other, Spans) and self._spans == other._spans
+
+    def __hash__(self) -> int:
+        """Agree with equality."""
+        return hash(self._spans)
+
+    def __repr__(self) -> str:
+        """Print the spans."""
+        return f"Spans({list(self._spans)})"
+
+    def __or__(self, other: Spans) -> Spans:
+        """What either holds."""
+        return Spans((*self._spans, *other._spans))
+
+    def __and__(self, other: Spans) -> Spans:
+        """What both hold."""
+        found, ours, theirs = [], list(self._spans), list(other._spans)
+        i = j = 0
+        while i < len(ours) and j < len(theirs):
+            found.append(ours[i] & theirs[j])
+            if ours[i].until < theirs[j].until:
+                i += 1
+            else:
+                j += 1
+        return Spans(found)
+
+    def __sub__(self, other: Spans) -> Spans:
+        """What we hold and ``other`` does not."""
+        if not self._spans:
+            return self
+        edges = [
+            self._spans[0].since,
+            *(edge for span in other._spans for edge in (span.since, span.until)),
+            self._spans[-1].until,
+        ]
+        return self & Spans(Span(a, b) for a, b in zip(edges[::2], edges[1::2], strict=True))
+
+    def covers(self, span: Span) -> bool:
+        """Whether every instant of ``span`` is held."""
+        return not Spans([span]) - self
+
+    def inner(self, timeframe: Timeframe, zone: Zone = UTC) -> Spans:
+        """The whole buckets held by one of the spans each."""
+        return Spans(span.inner(timeframe, zone) for span in self._spans)

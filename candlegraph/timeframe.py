@@ -1,0 +1,162 @@
+"""How long a candle is, and where its buckets begin: the one bucket calculus.
+
+Width buckets (m, h, d, w) count from Monday 2000-01-03T00:00, calendar buckets (mon, y) from 2000-01-01: the defaults
+of TimescaleDB's ``time_bucket``. Below a day the grid is UTC. From a day up it is a zone's local days, and a month is
+never a number of seconds.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Literal, Self, cast
+
+import numpy as np
+from numpy.typing import NDArray
+
+from candlegraph.clock import DAY_MS, HOUR_MS, MINUTE_MS
+from candlegraph.errors import BadUserInput
+from candlegraph.zone import UTC, Int64s, Zone
+
+Unit = Literal["m", "h", "d", "w", "mon", "y"]
+
+ORIGIN_MS = 946_857_600_000  # Monday 2000-01-03T00:00:00Z
+_ORIGIN_DAY = ORIGIN_MS // DAY_MS
+_LAST_MS = 9_999_999_999_999  # the last valid Timestamp, 2286-11-20
+_ORIGIN_MONTH = 360  # 2000-01, in months since 1970-01
+_WIDTHS = {"m": MINUTE_MS, "h": HOUR_MS}
+_DAYS = {"d": 1, "w": 7}
+_MONTHS = {"mon": 1, "y": 12}
+# Exact reductions only: never 24h to 1d, for a day follows the market's zone.
+_REDUCTIONS: dict[str, tuple[int, Unit]] = {"m": (60, "h"), "d": (7, "w"), "mon": (12, "y")}
+_ALIASES: dict[str, Unit] = {"min": "m", "mo": "mon", "M": "mon"}
+_TEN_YEARS_DAYS = 3_653
+_SPELLING = re.compile(r"([1-9][0-9]{0,7})(min|mon|mo|m|h|d|w|y|M)")
+
+
+@dataclass(frozen=True, slots=True)
+class Timeframe:
+    """``count`` times ``unit``, reduced: ``Timeframe(60, "m")`` is ``1h``. BadUserInput beyond ten years."""
+
+    count: int
+    unit: Unit
+
+    def __post_init__(self) -> None:
+        """Reduce, and refuse what is too long."""
+        count, unit = self.count, self.unit
+        if unit in _REDUCTIONS and count % _REDUCTIONS[unit][0] == 0:
+            count, unit = count // _REDUCTIONS[unit][0], _REDUCTIONS[unit][1]
+        object.__setattr__(self, "count", count)
+        object.__setattr__(self, "unit", unit)
+        too_long = self.months > 120 if self.months else self.nominal_ms > _TEN_YEARS_DAYS * DAY_MS
+        if count < 1 or too_long:
+            raise BadUserInput(f"A timeframe is at least one unit and at most ten years long, which {self} is not.")
+
+    @classmethod
+    def parse(cls, text: str) -> Self:
+        """Read ``5m``, ``4h``, ``1mon`` ... and the aliases ``5min``, ``1mo``, ``1M`` (ccxt's month)."""
+        match = _SPELLING.fullmatch(text)
+        if not match:
+            raise BadUserInput(
+                f"Unknown timeframe {text[:32]!r}: write a count and one of m, h, d, w, mon, y, as in 5m, 4h, 1d, 1mon."
+            )
+        return cls(int(match[1]), cast(Unit, _ALIASES.get(match[2], match[2])))
+
+    def __str__(self) -> str:
+        """Print the canonical spelling."""
+        return f"{self.count}{self.unit}"
+
+    @property
+    def width_ms(self) -> int:
+        """The width of a bucket on the UTC grid (m and h), else 0."""
+        return self.count * _WIDTHS.get(self.unit, 0)
+
+    @property
+    def days(self) -> int:
+        """The local days in a bucket (d and w), else 0."""
+        return self.count * _DAYS.get(self.unit, 0)
+
+    @property
+    def months(self) -> int:
+        """The calendar months in a bucket (mon and y), else 0."""
+        return self.count * _MONTHS.get(self.unit, 0)
+
+    @property
+    def nominal_ms(self) -> int:
+        """About how long a bucket is, for estimates and for sorting; never for finding an edge."""
+        return self.width_ms or (self.days * DAY_MS) or self.months * 2_629_746_000
+
+    def index(self, instant: Int64s, zone: Zone = UTC) -> Int64s:
+        """Number the bucket that holds each instant (ms, UTC); the bucket at the origin is 0."""
+        if self.width_ms:
+            return (instant - ORIGIN_MS) // self.width_ms
+        day = zone.day_of(instant)
+        if self.days:
+            return (day - _ORIGIN_DAY) // self.days
+        month = day.astype("datetime64[D]").astype("datetime64[M]").astype(np.int64)
+        return (month - _ORIGIN_MONTH) // self.months
+
+    def open_at(self, index: Int64s, zone: Zone = UTC) -> Int64s:
+        """The instants (ms, UTC) at which the numbered buckets open."""
+        if self.width_ms:
+            return ORIGIN_MS + index * self.width_ms
+        if self.days:
+            return zone.open_of_day(_ORIGIN_DAY + index * self.days)
+        month = (_ORIGIN_MONTH + index * self.months).astype("datetime64[M]")
+        return zone.open_of_day(month.astype("datetime64[D]").astype(np.int64))
+
+    def floor_all(self, instants: NDArray[np.int64], zone: Zone = UTC) -> Int64s:
+        """The opening of the bucket that holds each instant."""
+        return self.open_at(self.index(instants, zone), zone)
+
+    def floor(self, instant: int, zone: Zone = UTC) -> int:
+        """The opening of the bucket that holds ``instant``."""
+        return self.shift(instant, 0, zone)
+
+    def next(self, instant: int, zone: Zone = UTC) -> int:
+        """The opening of the first bucket after ``instant``."""
+        opening, count = instant, 1
+        # A date that a zone skipped is a bucket without length: it opens where the next one does.
+        while (opening := self.shift(instant, count, zone)) <= instant:
+            count += 1
+        return opening
+
+    def ceil(self, instant: int, zone: Zone = UTC) -> int:
+        """``instant`` where a bucket opens at it, else the next opening."""
+        return instant if self.floor(instant, zone) == instant else self.next(instant, zone)
+
+    def shift(self, instant: int, buckets: int, zone: Zone = UTC) -> int:
+        """The opening of the bucket so many after (before, where negative) the one that holds ``instant``."""
+        if self.width_ms:
+            return ORIGIN_MS + ((instant - ORIGIN_MS) // self.width_ms + buckets) * self.width_ms
+        index = self.index(np.array([instant], np.int64), zone) + buckets
+        return int(self.open_at(index, zone)[0])
+
+    def edges(self, since: int, until: int, zone: Zone = UTC) -> Int64s:
+        """Every opening in ``[since, until)``, ascending and unique; the caller bounds how many that may be."""
+        if until <= since:
+            return np.empty(0, np.int64)
+        first, last = self.index(np.array([since, until], np.int64), zone)
+        opens = np.unique(self.open_at(np.arange(first, last + 2, dtype=np.int64), zone))
+        return opens[(opens >= since) & (opens < until)]
+
+    def nests_in(self, other: Timeframe, zone: Zone = UTC) -> bool:
+        """Whether every edge of ``other`` since 1970 is an edge of ours: our candles fold into its candles exactly."""
+        if self.months:
+            return bool(other.months) and other.months % self.months == 0
+        if other.width_ms:
+            ours = self.width_ms or (self.days * DAY_MS if zone.is_utc else 0)
+            return bool(ours) and other.width_ms % ours == 0
+        if self.width_ms:
+            return _grid_ms(other, zone) % self.width_ms == 0
+        return self.days == 1 if other.months else other.days % self.days == 0
+
+
+@lru_cache(maxsize=1024)
+def _grid_ms(timeframe: Timeframe, zone: Zone) -> int:
+    """The widest UTC grid counted from the origin that holds all edges of ``timeframe`` since 1970."""
+    return int(np.gcd.reduce(timeframe.edges(0, _LAST_MS, zone) - ORIGIN_MS))
+
+
+MINUTE = Timeframe(1, "m")

@@ -1,0 +1,117 @@
+"""Time zones as arrays: when each local day opens, for one instant or for a million.
+
+``zoneinfo`` answers one datetime at a time, about a microsecond each; folding a year of minutes into days asks half a
+million times. A `Zone` reads it once and keeps the instants at which the offset changes.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, field
+from datetime import UTC as UTC_TZ
+from datetime import datetime
+from functools import cached_property, lru_cache
+from zoneinfo import ZoneInfo
+
+import numpy as np
+from numpy.typing import NDArray
+
+from candlegraph.clock import DAY_MS, MINUTE_MS
+from candlegraph.errors import BadUserInput
+
+Int64s = NDArray[np.int64]
+
+_SCAN_FROM_S = -315_619_200  # 1960-01-01: a ten-year bucket around 1970 opens no earlier
+_SCAN_TO_S = 10_160_640_000  # 2291-12-23: past the last valid Timestamp
+# No zone since 1960 keeps an offset for less than 6.9 days (Gaza, Hebron, Recife): none hides between two probes.
+_PROBE_EVERY_S = 6 * 86_400
+# A capital first: "localtime", "posixrules" and "right/..." (which counts leap seconds) are files, not names of IANA's.
+_NAME = re.compile(r"[A-Z][A-Za-z0-9_+\-]*(/[A-Za-z0-9_+\-]+){0,2}")
+
+
+@dataclass(frozen=True, slots=False, eq=False)
+class Zone:
+    """A time zone between 1960 and 2291; before and after, its first and last offset go on.
+
+    ``offsets[i]`` (ms to add to UTC) holds on ``[changes[i], changes[i + 1])``. Both are cut to whole minutes, so
+    that a day always opens on the edge of a 1m candle.
+    """
+
+    name: str
+    changes: Int64s = field(repr=False)
+    offsets: Int64s = field(repr=False)
+
+    @cached_property
+    def is_utc(self) -> bool:
+        """Whether local time is always UTC."""
+        return not self.offsets.any()
+
+    @cached_property
+    def _local_ends(self) -> Int64s:
+        """The local time at which each offset stops to hold, never falling."""
+        ends = self.changes[1:] + self.offsets[:-1]
+        return np.maximum.accumulate(np.append(ends, np.iinfo(np.int64).max))
+
+    @cached_property
+    def grid_ms(self) -> int:
+        """The widest UTC grid (a divisor of 24 hours) that every local day's opening since 1970 lies on."""
+        if self.is_utc:
+            return DAY_MS
+        days = np.arange(0, _SCAN_TO_S * 1000 // DAY_MS, dtype=np.int64)
+        return int(np.gcd.reduce(np.append(self.open_of_day(days) % DAY_MS, DAY_MS)))
+
+    def open_of_day(self, day: Int64s) -> Int64s:
+        """The first instant (ms, UTC) whose local date is at least ``day`` (days since 1970-01-01).
+
+        A midnight that happens twice opens its day the first time; a midnight that never happens opens it at the jump.
+        """
+        if self.is_utc:
+            return np.asarray(day * DAY_MS)
+        local = day * DAY_MS
+        i = np.searchsorted(self._local_ends, local, side="right")
+        return np.asarray(np.maximum(self.changes[i], local - self.offsets[i]))
+
+    def day_of(self, instant: Int64s) -> Int64s:
+        """The day (days since 1970-01-01) that is open at each instant."""
+        if self.is_utc:
+            return instant // DAY_MS
+        i = np.searchsorted(self.changes, instant, side="right") - 1
+        day = (instant + self.offsets[np.maximum(i, 0)]) // DAY_MS
+        # Where the clock went back over midnight the date says yesterday, but today has opened already and stays open.
+        return day + (self.open_of_day(day + 1) <= instant)
+
+
+@lru_cache(maxsize=1024)
+def zone(name: str) -> Zone:
+    """Look an IANA zone up by its name; BadUserInput where there is none."""
+    try:
+        if not _NAME.fullmatch(name) or len(name) > 64:
+            raise ValueError(name)  # noqa: TRY301
+        tz = ZoneInfo(name)
+    except (KeyError, ValueError, OSError):
+        raise BadUserInput(
+            f"Unknown time zone {name[:64]!r}: use an IANA name such as UTC or America/New_York."
+        ) from None
+    return _scan(name, tz)
+
+
+def _scan(name: str, tz: ZoneInfo) -> Zone:
+    def offset_at(second: int) -> int:
+        offset = datetime.fromtimestamp(second, UTC_TZ).astimezone(tz).utcoffset()
+        assert offset is not None  # noqa: S101 - an aware datetime has one
+        return int(offset.total_seconds()) * 1000 // MINUTE_MS * MINUTE_MS
+
+    changes, offsets = [np.iinfo(np.int64).min // 2], [offset_at(_SCAN_FROM_S)]
+    for probe in range(_SCAN_FROM_S, _SCAN_TO_S, _PROBE_EVERY_S):
+        if offset_at(probe + _PROBE_EVERY_S) == offsets[-1]:
+            continue
+        low, high = probe, probe + _PROBE_EVERY_S
+        while high - low > 1:
+            middle = (low + high) // 2
+            low, high = (middle, high) if offset_at(middle) == offsets[-1] else (low, middle)
+        changes.append(high * 1000 // MINUTE_MS * MINUTE_MS)
+        offsets.append(offset_at(high))
+    return Zone(name, np.array(changes, np.int64), np.array(offsets, np.int64))
+
+
+UTC = Zone("UTC", np.array([np.iinfo(np.int64).min // 2], np.int64), np.zeros(1, np.int64))

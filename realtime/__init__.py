@@ -1,0 +1,1 @@
+"""What is moving: feeds and the hub."""

@@ -1,0 +1,70 @@
+"""Answers about candles: a request's arguments become an `Ask`, and bad input ends here."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Sequence
+
+from candlegraph.answer import Answer, Ask, Fill, Wait
+from candlegraph.errors import BadUserInput, CandlegraphError
+from candlegraph.series import Series
+from candlegraph.zone import zone
+from resolvers.context import Context
+
+MAX_BATCH = 100
+
+
+def resolve_candles(  # noqa: PLR0913 - the contract's arguments
+    context: Context,
+    series: Series,
+    *,
+    since: int | None = None,
+    until: int | None = None,
+    before: int | None = None,
+    limit: int | None = None,
+    fill: Fill = Fill.NONE,
+    timezone: str | None = None,
+    wait: Wait = Wait.COMPLETE,
+) -> Awaitable[Answer]:
+    """Ask for candles; every request of one tick goes down together. BadUserInput, NotFound, ProviderError, Unavailable."""
+    if until is not None and before is not None:
+        raise BadUserInput("`before` is another name of `until`: give one of the two.")
+    until = before if until is None else until
+    if since is not None and until is not None and since > until:
+        raise BadUserInput(f"`since` ({since}) lies after `until` ({until}): swap them.")
+    ask = Ask(
+        series,
+        _limit(context, limit),
+        since,
+        until,
+        fill,
+        None if timezone is None else zone(timezone),
+        wait,
+    )
+    return context.loaders.answer_by_ask.load(ask)
+
+
+def resolve_batch(
+    context: Context, batch: Sequence[Series], **arguments: object
+) -> list[Awaitable[Answer] | Exception]:
+    """Ask for many series at once; an item that cannot be asked is its error, and nulls nothing but itself."""
+    if len(batch) > MAX_BATCH:
+        raise BadUserInput(f"At most {MAX_BATCH} series fit one batch; these are {len(batch)}.")
+    return [_item(context, series, arguments) for series in batch]
+
+
+def _item(context: Context, series: Series, arguments: dict[str, object]) -> Awaitable[Answer] | Exception:
+    try:
+        return resolve_candles(context, series, **arguments)  # type: ignore[arg-type]  # the schema has typed them
+    except CandlegraphError as error:
+        return error
+
+
+def _limit(context: Context, limit: int | None) -> int:
+    most = context.services.max_points
+    if limit is None:
+        return context.services.default_points
+    if not 1 <= limit <= most:
+        raise BadUserInput(
+            f"`limit` must be between 1 and {most}, not {limit}. Page on with `nextSince` or `nextBefore`."
+        )
+    return limit

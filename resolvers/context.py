@@ -1,0 +1,57 @@
+"""What a resolver may use: the services of the process, and loaders made for one operation."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from aiodataloader import DataLoader
+
+from candlegraph.answer import Answer, Ask
+from candlegraph.provider import Providers
+from candlegraph.series import Instrument, Record
+from storage.history import History
+from storage.instruments import Instruments
+
+
+@dataclass(frozen=True, slots=True)
+class Services:
+    """The machine below the API, wired once a process, and the limits it keeps."""
+
+    history: History
+    instruments: Instruments
+    providers: Providers
+    default_points: int
+    max_points: int
+
+
+class Loaders:
+    """The loaders of one operation: they gather the keys of a tick, ask for equal ones once, and fail a key alone.
+
+    They dispatch after one tick, so a resolver calls ``load`` before its first ``await``.
+    """
+
+    def __init__(self, services: Services) -> None:
+        """Make them fresh: what one operation loaded, another must not see."""
+        # An item may be the exception of its key alone, which the loader's type does not know.
+        self.answer_by_ask: DataLoader[Ask, Answer] = DataLoader(services.history.answer)  # type: ignore[arg-type]
+        self.record_by_instrument: DataLoader[Instrument, Record] = DataLoader(services.instruments.find)  # type: ignore[arg-type]
+
+
+@dataclass(slots=True)
+class Context:
+    """One operation's surroundings. On a WebSocket the transport shares one among operations: see `for_operation`."""
+
+    services: Services
+    request_id: str
+    connection_params: Mapping[str, Any] | None = None
+    loaders: Loaders = field(init=False)
+
+    def __post_init__(self) -> None:
+        """Make the loaders."""
+        self.loaders = Loaders(self.services)
+
+    def for_operation(self) -> Context:
+        """The same surroundings with loaders of its own."""
+        return Context(self.services, self.request_id, self.connection_params)

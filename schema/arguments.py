@@ -1,0 +1,59 @@
+"""The arguments that several fields share, each described once."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import strawberry
+
+from candlegraph.answer import Fill, Wait
+from candlegraph.timeframe import Timeframe
+from schema.scalars import Timestamp
+
+strawberry.enum(
+    Fill,
+    name="Fill",
+    description=(
+        "NONE: only candles that exist. PREVIOUS: flat candles at the previous close, volume 0, synthetic true, for "
+        "settled buckets without one."
+    ),
+)
+strawberry.enum(
+    Wait,
+    name="Wait",
+    description=(
+        "COMPLETE waits for the provider up to a deadline (10 s), then answers what there is, with gaps. AVAILABLE "
+        "answers at once and queues the rest."
+    ),
+)
+
+
+MarketArg = Annotated[strawberry.ID, strawberry.argument(description="The id of a market, as `markets` lists it.")]
+ProviderArg = Annotated[strawberry.ID, strawberry.argument(description="The id of a provider within its market.")]
+SymbolArg = Annotated[str, strawberry.argument(description="The provider's symbol, as `symbols` lists it.")]
+TimeframeArg = Annotated[Timeframe, strawberry.argument(description="How long a candle is.")]
+SinceArg = Annotated[
+    Timestamp | None,
+    strawberry.argument(description="Only buckets that open at it or later; the oldest `limit` of them are returned."),
+]
+UntilArg = Annotated[
+    Timestamp | None,
+    strawberry.argument(description="Only buckets that open before it; without `since`, the newest of them."),
+]
+BeforeArg = Annotated[
+    Timestamp | None, strawberry.argument(description="Another name of `until`; giving both is an error.")
+]
+LimitArg = Annotated[
+    int | None,
+    strawberry.argument(description="How many candles at most: 500 unless told, at most 5,000; more is an error."),
+]
+FillArg = Annotated[Fill, strawberry.argument(description="What stands where no candle exists.")]
+TimezoneArg = Annotated[
+    str | None,
+    strawberry.argument(description="IANA zone in which days, weeks, months and years open; the symbol's own if null."),
+]
+WaitArg = Annotated[Wait, strawberry.argument(description="Whether to wait for what has to be fetched first.")]
+SearchArg = Annotated[str | None, strawberry.argument(description="A part of the symbol or of its name, in any case.")]
+InactiveArg = Annotated[bool, strawberry.argument(description="Also symbols that are not traded any more.")]
+FirstArg = Annotated[int, strawberry.argument(description="The size of the page, at most 1,000.")]
+AfterArg = Annotated[str | None, strawberry.argument(description="The `endCursor` of the page before.")]

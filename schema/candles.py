@@ -1,0 +1,172 @@
+"""Candles in the contract: a series' answer as objects and as columns, and the truth about it."""
+
+from __future__ import annotations
+
+from datetime import datetime
+
+import strawberry
+from strawberry import Parent
+
+from candlegraph.answer import Answer, GapReason, SourceKind
+from candlegraph.candle import Candles
+from candlegraph.timeframe import MINUTE, Timeframe
+from schema.scalars import Timestamp
+
+strawberry.enum(
+    GapReason,
+    name="GapReason",
+    description=(
+        "NOT_FETCHED nobody asked yet; PENDING it is being fetched; OUTAGE the provider failed; UNAVAILABLE the provider "
+        "does not have it; BEFORE_LISTING and AFTER_DELISTING the symbol did not trade; REFUSED the provider refused, or "
+        "sent rows that are no candles."
+    ),
+)
+strawberry.enum(
+    SourceKind,
+    name="SourceKind",
+    description=(
+        "CACHE memory; AGGREGATE pre-aggregated candles; STORE the database; PROVIDER fetched upstream for this answer; "
+        "LIVE the stream."
+    ),
+)
+
+
+@strawberry.type(description="Open, high, low, close and volume of one bucket.")
+class Candle:
+    """Resolved from `candlegraph.candle.Candle` by attribute; the bulk executor completes whole batches."""
+
+    timestamp: Timestamp = strawberry.field(description="The instant the bucket opens.")
+    time: datetime = strawberry.field(description="The timestamp as text.")
+    open: float = strawberry.field(description="The first price.")
+    high: float = strawberry.field(description="The highest price.")
+    low: float = strawberry.field(description="The lowest price.")
+    close: float = strawberry.field(description="The last price.")
+    volume: float = strawberry.field(description="What was traded, in units of the base.")
+    closed: bool = strawberry.field(description="Final: the bucket has ended and the provider has settled it.")
+    synthetic: bool = strawberry.field(description="Put here by `fill`; nothing was traded.")
+
+
+@strawberry.type(
+    description="The candles as equally long arrays, ascending by timestamp: compact, and what charts want."
+)
+class CandleColumns:
+    """Resolved from `candlegraph.candle.Candles`."""
+
+    @strawberry.field(description="The instants the buckets open.")
+    def timestamp(parent: Parent[Candles]) -> list[Timestamp]:
+        return parent.timestamp.tolist()  # type: ignore[no-any-return]
+
+    @strawberry.field(description="The first prices.")
+    def open(parent: Parent[Candles]) -> list[float]:
+        return parent.open.tolist()  # type: ignore[no-any-return]
+
+    @strawberry.field(description="The highest prices.")
+    def high(parent: Parent[Candles]) -> list[float]:
+        return parent.high.tolist()  # type: ignore[no-any-return]
+
+    @strawberry.field(description="The lowest prices.")
+    def low(parent: Parent[Candles]) -> list[float]:
+        return parent.low.tolist()  # type: ignore[no-any-return]
+
+    @strawberry.field(description="The last prices.")
+    def close(parent: Parent[Candles]) -> list[float]:
+        return parent.close.tolist()  # type: ignore[no-any-return]
+
+    @strawberry.field(description="What was traded.")
+    def volume(parent: Parent[Candles]) -> list[float]:
+        return parent.volume.tolist()  # type: ignore[no-any-return]
+
+    @strawberry.field(description="Which candles are final.")
+    def closed(parent: Parent[Candles]) -> list[bool]:
+        return parent.closed.tolist()  # type: ignore[no-any-return]
+
+    @strawberry.field(description="Which candles `fill` put here.")
+    def synthetic(parent: Parent[Candles]) -> list[bool]:
+        return parent.synthetic.tolist()  # type: ignore[no-any-return]
+
+
+@strawberry.type(description="A span of which nothing is known, and why.")
+class Gap:
+    """Resolved from `candlegraph.answer.Gap`."""
+
+    since: Timestamp = strawberry.field(description="Its beginning, inclusive.")
+    until: Timestamp = strawberry.field(description="Its end, exclusive.")
+    reason: GapReason = strawberry.field(description="Why it is not covered.")
+    detail: str | None = strawberry.field(description="The same in words, with what the provider said.")
+
+
+@strawberry.type(description="Who answered a part of the range.")
+class SourceSpan:
+    """Resolved from `candlegraph.answer.SourceSpan`."""
+
+    since: Timestamp = strawberry.field(description="Its beginning, inclusive.")
+    until: Timestamp = strawberry.field(description="Its end, exclusive.")
+    source: SourceKind = strawberry.field(description="Who answered.")
+    fetched_at: datetime | None = strawberry.field(description="When it was fetched upstream, for this answer.")
+
+
+@strawberry.type(description="Candles of one series, and what is known about the range they stand for.")
+class CandleSeries:
+    """Resolved from `candlegraph.answer.Answer`."""
+
+    @strawberry.field(description="The id of the market.")
+    def market(parent: Parent[Answer]) -> strawberry.ID:
+        return strawberry.ID(parent.record.instrument.market)
+
+    @strawberry.field(description="The id of the provider.")
+    def provider(parent: Parent[Answer]) -> strawberry.ID:
+        return strawberry.ID(parent.record.instrument.provider)
+
+    @strawberry.field(description="The symbol.")
+    def symbol(parent: Parent[Answer]) -> str:
+        return parent.record.instrument.symbol
+
+    @strawberry.field(description="The timeframe, reduced.")
+    def timeframe(parent: Parent[Answer]) -> Timeframe:
+        return parent.ask.series.timeframe
+
+    @strawberry.field(description="The IANA zone in which days, weeks, months and years open.")
+    def timezone(parent: Parent[Answer]) -> str:
+        return parent.zone.name
+
+    @strawberry.field(description="The candles, ascending and unique.")
+    def nodes(parent: Parent[Answer]) -> list[Candle]:
+        return parent.candles  # type: ignore[return-value]  # a batch; iterating it gives the objects
+
+    @strawberry.field(description="The same candles as equally long arrays.")
+    def columns(parent: Parent[Answer]) -> CandleColumns:
+        return parent.candles  # type: ignore[return-value]
+
+    @strawberry.field(description="Every settled bucket of the asked range is covered (the forming one never counts).")
+    def complete(parent: Parent[Answer]) -> bool:
+        return parent.complete
+
+    @strawberry.field(description="What is not covered, and why.")
+    def gaps(parent: Parent[Answer]) -> list[Gap]:
+        return parent.gaps  # type: ignore[return-value]
+
+    @strawberry.field(description="Who answered which part.")
+    def sources(parent: Parent[Answer]) -> list[SourceSpan]:
+        return parent.sources  # type: ignore[return-value]
+
+    @strawberry.field(description="There are, or may be, more candles in the direction asked.")
+    def has_more(parent: Parent[Answer]) -> bool:
+        return parent.has_more
+
+    @strawberry.field(description="The `since` of the next page, where the range was read from its beginning.")
+    def next_since(parent: Parent[Answer]) -> Timestamp | None:
+        return parent.next_since  # type: ignore[return-value]
+
+    @strawberry.field(description="The `before` of the next page, where the range was read from its end.")
+    def next_before(parent: Parent[Answer]) -> Timestamp | None:
+        return parent.next_before  # type: ignore[return-value]
+
+
+@strawberry.input(description="One series of a batch.")
+class SeriesInput:
+    """What `candlesBatch` asks for."""
+
+    market: strawberry.ID = strawberry.field(description="The id of a market.")
+    provider: strawberry.ID = strawberry.field(description="The id of a provider within its market.")
+    symbol: str = strawberry.field(description="The provider's symbol.")
+    timeframe: Timeframe = strawberry.field(default=MINUTE, description="How long a candle is.")

@@ -1,0 +1,101 @@
+"""Markets and providers in the contract."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+
+import strawberry
+from strawberry import Info, Parent
+
+from candlegraph.provider import Live, State, Status
+from candlegraph.provider import Market as MarketNoun
+from candlegraph.timeframe import MINUTE, Timeframe
+from resolvers.context import Context
+from resolvers.markets import resolve_providers, resolve_symbols
+from schema import arguments as arg
+from schema.symbol import SymbolConnection
+
+strawberry.enum(
+    State,
+    name="ProviderState",
+    description=(
+        "READY it answers; DEGRADED it answers in part; RATE_LIMITED it asked us to wait; NOT_CONFIGURED a setting is "
+        "missing; FAILED it cannot be used."
+    ),
+)
+strawberry.enum(
+    Live,
+    name="LiveKind",
+    description="STREAM it pushes candles; POLL it is asked again and again; NONE it has history only.",
+)
+
+
+@strawberry.type(description="An upstream: an exchange, a broker, a folder of files.")
+class Provider:
+    """Resolved from `candlegraph.provider.Status`."""
+
+    @strawberry.field(description="The id of its market.")
+    def market(parent: Parent[Status]) -> strawberry.ID:
+        return strawberry.ID(parent.market.id)
+
+    id: strawberry.ID = strawberry.field(description="Its id within the market.")
+    name: str = strawberry.field(description="What people call it.")
+    description: str = strawberry.field(description="What it is; it says so where its data is not real.")
+    version: str = strawberry.field(description="The version of its plugin; empty where there is none.")
+    state: State = strawberry.field(description="How it is.")
+
+    @strawberry.field(description="Why it is not READY.")
+    def state_reason(parent: Parent[Status]) -> str | None:
+        return parent.reason
+
+    @strawberry.field(description="When it will be tried again.")
+    def retry_at(parent: Parent[Status]) -> datetime | None:
+        return None if parent.retry_at is None else datetime.fromtimestamp(parent.retry_at / 1000, UTC)
+
+    @strawberry.field(description="The timeframes it has itself; every other is folded from these.")
+    def timeframes(parent: Parent[Status]) -> list[Timeframe]:
+        return list(parent.capabilities.timeframes)
+
+    @strawberry.field(description="How its forming candle reaches us.")
+    def live(parent: Parent[Status]) -> Live:
+        return parent.capabilities.live
+
+    @strawberry.field(description="Whether its candles have a volume.")
+    def has_volume(parent: Parent[Status]) -> bool:
+        return parent.capabilities.has_volume
+
+    @strawberry.field(description="How many candles one upstream call brings.")
+    def max_rows_per_call(parent: Parent[Status]) -> int | None:
+        return parent.capabilities.max_rows_per_call or None
+
+    @strawberry.field(description="How far back its 1m candles can be asked for, as an ISO 8601 duration.")
+    def max_lookback(parent: Parent[Status]) -> str | None:
+        reach = parent.capabilities.reach_ms(MINUTE)
+        return None if reach is None else f"PT{reach // 60_000}M"
+
+    @strawberry.field(description="Its symbols, in the order of their names.")
+    async def symbols(
+        parent: Parent[Status],
+        info: Info[Context, None],
+        search: arg.SearchArg = None,
+        include_inactive: arg.InactiveArg = False,
+        first: arg.FirstArg = 100,
+        after: arg.AfterArg = None,
+    ) -> SymbolConnection | None:
+        return await resolve_symbols(  # type: ignore[return-value]
+            info.context, parent.market.id, parent.id, search, inactive=include_inactive, first=first, after=after
+        )
+
+
+@strawberry.type(description="A market: where symbols are traded, with one calendar of days.")
+class Market:
+    """Resolved from `candlegraph.provider.Market`."""
+
+    id: strawberry.ID = strawberry.field(description="Its id.")
+    name: str = strawberry.field(description="What people call it.")
+    description: str = strawberry.field(description="What is traded there.")
+    timezone: str = strawberry.field(description="The IANA zone in which its days open.")
+
+    @strawberry.field(description="The providers of its candles.")
+    async def providers(parent: Parent[MarketNoun], info: Info[Context, None]) -> list[Provider]:
+        return await resolve_providers(info.context, parent.id)  # type: ignore[return-value]

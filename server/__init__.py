@@ -1,0 +1,1 @@
+"""The machine: settings, wiring and the command line."""

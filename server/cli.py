@@ -1,0 +1,229 @@
+"""The command line: `candlegraph`."""
+
+from __future__ import annotations
+
+import asyncio
+import csv
+import json
+import logging
+import sys
+from collections.abc import Callable, Coroutine
+from functools import wraps
+from pathlib import Path
+from typing import ParamSpec
+
+import click
+
+from candlegraph.errors import CandlegraphError, ConfigurationError
+from server.settings import Settings
+
+P = ParamSpec("P")
+
+
+def _command(run: Callable[P, Coroutine[object, object, None]]) -> Callable[P, None]:
+    """Run a coroutine as a command: an error of our tree is one line on stderr, and the exit code says so."""
+
+    @wraps(run)
+    def command(*args: P.args, **kwargs: P.kwargs) -> None:
+        try:
+            asyncio.run(run(*args, **kwargs))
+        except ConfigurationError as error:
+            click.echo(f"candlegraph: {error.message}", err=True)
+            sys.exit(2)
+        except CandlegraphError as error:
+            click.echo(f"candlegraph: {error.message}", err=True)
+            sys.exit(1)
+        except KeyboardInterrupt:
+            sys.exit(130)
+
+    return command
+
+
+def _settings(**overrides: object) -> Settings:
+    settings = Settings.read(**overrides)
+    level = settings.log_level.upper()
+    logging.basicConfig(level=level, format="%(asctime)s %(levelname)s %(name)s: %(message)s", stream=sys.stderr)
+    return settings
+
+
+_data_dir = click.option("--data-dir", type=click.Path(path_type=Path), help="Instead of DATA_DIR.")
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(package_name="candlegraph")
+def main() -> None:
+    """Collect, store, aggregate and serve OHLCV candles over one GraphQL API."""
+
+
+@main.command()
+@click.option("--host", help="Instead of HOST.")
+@click.option("--port", type=int, help="Instead of PORT.")
+@_data_dir
+@_command
+async def serve(host: str | None, port: int | None, data_dir: Path | None) -> None:
+    """Run the server until Ctrl-C."""
+    settings = _settings(host=host, port=port, data_dir=data_dir)
+    from server.serve import serve as run  # noqa: PLC0415 - the other commands need no web server
+
+    await run(settings)
+
+
+@main.command()
+@_data_dir
+@_command
+async def migrate(data_dir: Path | None) -> None:
+    """Bring the database up to date (`serve` does it by itself)."""
+    settings = _settings(data_dir=data_dir)
+    from server.machine import database  # noqa: PLC0415
+
+    async with database(settings):
+        click.echo("The database is up to date.")
+
+
+@main.command("import")
+@click.argument("file", type=click.Path(path_type=Path))
+@click.option("--market", required=True, help="The market to import into, new or not.")
+@click.option("--provider", required=True, help="The provider to import into, new or not.")
+@click.option("--symbol", required=True, help="The symbol the candles are of.")
+@click.option("--timeframe", help="How long a candle is; found out where it is left out.")
+@click.option(
+    "--timezone", help="The IANA zone of a daily file's midnights, and of a new symbol. Default: the market's."
+)
+@click.option("--drop-last", is_flag=True, help="Leave the last candle out: it was still forming.")
+@_data_dir
+@_command
+async def import_file(
+    file: Path,
+    market: str,
+    provider: str,
+    symbol: str,
+    timeframe: str | None,
+    timezone: str | None,
+    drop_last: bool,
+    data_dir: Path | None,
+) -> None:
+    """Import a CSV, CSV.gz or Parquet FILE of candles: all of it, or nothing where a row is bad."""
+    settings = _settings(data_dir=data_dir)
+    from server.importing import import_candles  # noqa: PLC0415
+
+    report = await import_candles(
+        settings, file, (market, provider, symbol), timeframe=timeframe, timezone=timezone, drop_last=drop_last
+    )
+    click.echo(report)
+
+
+@main.command()
+@click.argument("market")
+@click.argument("provider")
+@click.argument("symbol")
+@click.option("--timeframe", default="1m", show_default=True)
+@click.option("--since", help="Milliseconds, or ISO 8601 with an offset.")
+@click.option("--until", help="Milliseconds, or ISO 8601 with an offset.")
+@click.option("--limit", type=int)
+@click.option("--format", "style", type=click.Choice(["table", "csv", "json"]), default="table", show_default=True)
+@_data_dir
+@_command
+async def candles(  # noqa: PLR0913, PLR0917 - one a command-line option
+    market: str,
+    provider: str,
+    symbol: str,
+    timeframe: str,
+    since: str | None,
+    until: str | None,
+    limit: int | None,
+    style: str,
+    data_dir: Path | None,
+) -> None:
+    """Print candles, and on stderr what is missing of them."""
+    settings = _settings(data_dir=data_dir)
+    from candlegraph.series import Series  # noqa: PLC0415
+    from candlegraph.timeframe import Timeframe  # noqa: PLC0415
+    from resolvers.candles import resolve_candles  # noqa: PLC0415
+    from resolvers.context import Context  # noqa: PLC0415
+    from resolvers.markets import instrument  # noqa: PLC0415
+    from schema.scalars import parse_timestamp, print_datetime  # noqa: PLC0415
+    from server.machine import machine  # noqa: PLC0415
+
+    def instant(text: str | None) -> int | None:
+        return None if text is None else parse_timestamp(int(text) if text.isdecimal() else text)
+
+    async with machine(settings) as running:
+        answer = await resolve_candles(
+            Context(running.services, "cli"),
+            Series(instrument(market, provider, symbol), Timeframe.parse(timeframe)),
+            since=instant(since),
+            until=instant(until),
+            limit=limit,
+        )
+    names = ("timestamp", "time", "open", "high", "low", "close", "volume", "closed")
+    rows = [
+        (c.timestamp, print_datetime(c.timestamp), c.open, c.high, c.low, c.close, c.volume, c.closed)
+        for c in answer.candles
+    ]
+    if style == "json":
+        click.echo(json.dumps([dict(zip(names, row, strict=True)) for row in rows], indent=1))
+    elif style == "csv":
+        writer = csv.writer(sys.stdout, lineterminator="\n")
+        writer.writerows([names, *rows])
+    else:
+        _print_table(names[1:], [row[1:] for row in rows])
+    for gap in answer.gaps:
+        missing = f"{print_datetime(gap.since)} .. {print_datetime(gap.until)}"
+        click.echo(f"missing {missing} {gap.reason}: {gap.detail}", err=True)
+
+
+@main.command()
+@_data_dir
+@_command
+async def providers(data_dir: Path | None) -> None:
+    """List the providers, and how each of them is."""
+    settings = _settings(data_dir=data_dir)
+    from resolvers.context import Context  # noqa: PLC0415
+    from resolvers.markets import resolve_markets, resolve_providers  # noqa: PLC0415
+    from server.machine import machine  # noqa: PLC0415
+
+    async with machine(settings) as running:
+        context = Context(running.services, "cli")
+        statuses = [
+            status
+            for market in await resolve_markets(context)
+            for status in await resolve_providers(context, market.id)
+        ]
+    _print_table(
+        ("market", "provider", "state", "live", "timeframes", "description"),
+        [
+            (
+                status.market.id,
+                status.id,
+                str(status.state),
+                str(status.capabilities.live),
+                " ".join(map(str, status.capabilities.timeframes)),
+                status.reason or status.description,
+            )
+            for status in statuses
+        ],
+    )
+
+
+@main.command()
+def schema() -> None:
+    """Print the GraphQL schema."""
+    from schema.build import build_schema  # noqa: PLC0415
+
+    click.echo(build_schema().as_str())
+
+
+def _print_table(names: tuple[str, ...], rows: list[tuple[object, ...]]) -> None:
+    from rich.console import Console  # noqa: PLC0415
+    from rich.table import Table  # noqa: PLC0415
+
+    table = Table(box=None, header_style="bold")
+    for name in names:
+        table.add_column(name, justify="right" if name in {"open", "high", "low", "close", "volume"} else "left")
+    for row in rows:
+        table.add_row(*map(str, row))
+    Console().print(table)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,210 @@
+"""GraphQL over HTTP and over graphql-transport-ws: the envelope around an operation, checked before it is opened."""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Mapping
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import orjson
+from cross_web import AsyncHTTPRequestAdapter, HTTPException
+from graphql import GraphQLError
+from starlette.requests import Request
+from starlette.responses import FileResponse, PlainTextResponse, Response
+from starlette.types import Message, Receive, Scope, Send
+from starlette.websockets import WebSocket, WebSocketDisconnect
+from strawberry.asgi import ASGIWebSocketAdapter, GraphQL
+from strawberry.http import GraphQLHTTPResponse, GraphQLRequestData
+from strawberry.http.exceptions import WebSocketDisconnected
+from strawberry.schema.exceptions import CannotGetOperationTypeError, InvalidOperationTypeError
+from strawberry.subscriptions import GRAPHQL_TRANSPORT_WS_PROTOCOL
+from strawberry.types import ExecutionResult
+from strawberry.types.execution import PreExecutionError
+from strawberry.types.graphql import OperationType
+
+from resolvers.context import Context, Services
+from schema.build import Schema
+
+MAX_BODY = 262_144
+GRAPHQL_RESPONSE = "application/graphql-response+json"
+CONTENT_SECURITY_POLICY = (
+    "default-src 'self'; script-src 'self'; worker-src 'self' blob:; style-src 'self' 'unsafe-inline'; "
+    "font-src 'self' data:; img-src 'self' data:; connect-src 'self' ws: wss:; object-src 'none'; base-uri 'none'; "
+    "frame-ancestors 'none'"
+)
+
+
+class TextFrames(ASGIWebSocketAdapter):
+    """Writes text frames: a binary one, which orjson's bytes would become, ends every graphql-ws client."""
+
+    async def send_json(self, message: Mapping[str, object]) -> None:
+        """Send one message of the protocol."""
+        try:
+            await self.ws.send_text(orjson.dumps(message, option=orjson.OPT_SERIALIZE_NUMPY).decode())
+        except (WebSocketDisconnect, RuntimeError) as error:
+            raise WebSocketDisconnected from error
+
+
+class Endpoint(GraphQL[Context, None]):
+    """The one endpoint of the API, an ASGI application."""
+
+    websocket_adapter_class = TextFrames
+
+    def __init__(self, schema: Schema, services: Services, web: Path, allowed_origins: list[str]) -> None:
+        """Serve ``schema``; ``web`` is the folder of the built page."""
+        super().__init__(
+            schema,
+            subscription_protocols=[GRAPHQL_TRANSPORT_WS_PROTOCOL],
+            connection_init_wait_timeout=timedelta(seconds=5),
+            allowed_origins=allowed_origins,
+        )
+        self._services = services
+        self._page = web / "graphiql.html"
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer a request or a socket; what is wrong with the envelope is a coded error in JSON too."""
+        if scope["type"] != "http":
+            await super().__call__(scope, receive, send)
+            return
+        try:
+            response = await self.run(Request(scope, _bounded(receive)))
+        except HTTPException as error:
+            response = _refusal(error)
+        await response(scope, receive, send)
+
+    async def get_context(self, request: Request | WebSocket, response: Response | WebSocket) -> Context:
+        """Surround an operation; a socket's operations are given loaders of their own later."""
+        return Context(self._services, secrets.token_hex(8))
+
+    def should_render_graphql_ide(self, request: Any) -> bool:
+        """Show the page to browsers alone: a client that takes anything gets JSON."""
+        accepts_html = "text/html" in request.headers.get("accept", "")
+        return bool(request.method == "GET" and accepts_html and not request.query_params.get("query"))
+
+    async def render_graphql_ide(self, request: Request) -> Response:
+        """GraphiQL, from our own origin."""
+        if not self._page.is_file():
+            return PlainTextResponse("GraphiQL is not built: run `make install`.\n", 404)
+        headers = {"content-security-policy": CONTENT_SECURITY_POLICY, "cache-control": "no-cache"}
+        return FileResponse(self._page, media_type="text/html", headers=headers)
+
+    def decode_json(self, data: str | bytes) -> object:
+        """Read JSON; whatever is wrong with it, too deep or not UTF-8, is a JSONDecodeError."""
+        return orjson.loads(data)
+
+    def encode_json(self, data: object) -> bytes:
+        """Write JSON."""
+        return orjson.dumps(data)
+
+    def parse_json(self, data: str | bytes) -> Any:
+        """Read an object; a request is one, and so are its variables."""
+        found = super().parse_json(data)
+        if isinstance(found, list):
+            raise HTTPException(400, "Batches are not accepted: use aliases, or `candlesBatch`.")
+        if not isinstance(found, dict | None):
+            raise HTTPException(400, "A request is a JSON object with a `query`.")
+        return found or {}
+
+    async def parse_http_body(self, request: AsyncHTTPRequestAdapter) -> GraphQLRequestData | list[GraphQLRequestData]:
+        """Read the envelope."""
+        if request.method == "POST" and "application/json" not in (request.content_type or ""):
+            raise HTTPException(415, "Send application/json.")
+        data = await super().parse_http_body(request)
+        assert isinstance(data, GraphQLRequestData)  # noqa: S101 - batches are refused above
+        if not isinstance(data.operation_name, str | None):
+            raise HTTPException(400, "`operationName` must be a text or null.")
+        if not data.query:
+            raise HTTPException(400, "The request has no `query`.")
+        return data
+
+    async def execute_single(
+        self,
+        request: Request,
+        request_adapter: AsyncHTTPRequestAdapter,
+        sub_response: Response,
+        context: Context,
+        root_value: None,
+        request_data: GraphQLRequestData,
+    ) -> ExecutionResult:
+        """Execute a query, or by POST a mutation. A subscription needs a WebSocket."""
+        del root_value
+        allowed = {OperationType.QUERY}
+        if request_adapter.method == "POST":
+            allowed.add(OperationType.MUTATION)
+        sub_response.headers["x-request-id"] = context.request_id
+        try:
+            return await self.schema.execute(
+                request_data.query,
+                variable_values=request_data.variables,
+                context_value=context,
+                operation_name=request_data.operation_name,
+                allowed_operation_types=allowed,
+                operation_extensions=request_data.extensions,
+            )
+        except InvalidOperationTypeError as error:
+            if error.operation_type is OperationType.SUBSCRIPTION:
+                return _request_error(
+                    "Subscriptions need a WebSocket: connect with graphql-transport-ws at this address."
+                )
+            raise HTTPException(405, "Mutations need POST.") from error
+        except CannotGetOperationTypeError:
+            return _request_error("The document has no such operation, or several and no `operationName`.")
+
+    async def process_result(self, request: Request, result: ExecutionResult) -> GraphQLHTTPResponse:
+        """Leave ``data`` out where nothing was executed, as GraphQL over HTTP asks."""
+        response = await super().process_result(request, result)
+        if isinstance(result, PreExecutionError):
+            response.pop("data", None)
+        return response
+
+    async def get_sub_response(self, request: Request | WebSocket) -> Response:
+        """Remember which media type the client prefers: only the newer one tells a refused request by its status."""
+        response = await super().get_sub_response(request)
+        response.modern = GRAPHQL_RESPONSE in request.headers.get("accept", "")  # type: ignore[attr-defined]
+        return response
+
+    def create_response(
+        self, response_data: GraphQLHTTPResponse | list[GraphQLHTTPResponse], sub_response: Response
+    ) -> Response:
+        """Answer in JSON."""
+        modern = getattr(sub_response, "modern", False)
+        refused = modern and "data" not in response_data
+        headers = {"cache-control": "no-store", "vary": "Accept, Authorization"}
+        response = Response(
+            self.encode_json(response_data),
+            400 if refused else 200,
+            headers,
+            GRAPHQL_RESPONSE + "; charset=utf-8" if modern else "application/json; charset=utf-8",
+        )
+        response.headers.update(sub_response.headers)
+        return response
+
+
+def _request_error(message: str) -> PreExecutionError:
+    return PreExecutionError(data=None, errors=[GraphQLError(message, extensions={"code": "BAD_USER_INPUT"})])
+
+
+def _refusal(error: HTTPException) -> Response:
+    code = {405: "METHOD_NOT_ALLOWED", 413: "PAYLOAD_TOO_LARGE", 415: "UNSUPPORTED_MEDIA_TYPE"}.get(
+        error.status_code, "BAD_REQUEST"
+    )
+    body = {"errors": [{"message": error.reason, "extensions": {"code": code}}]}
+    headers = {"allow": "GET, POST"} if error.status_code == 405 else {}
+    return Response(orjson.dumps(body), error.status_code, headers, "application/json; charset=utf-8")
+
+
+def _bounded(receive: Receive) -> Receive:
+    """Stop reading a body at `MAX_BODY`, before anybody tries to parse it."""
+    received = 0
+
+    async def bounded() -> Message:
+        nonlocal received
+        message = await receive()
+        received += len(message.get("body", b""))
+        if received > MAX_BODY:
+            raise HTTPException(413, f"A request is at most {MAX_BODY} bytes long.")
+        return message
+
+    return bounded

@@ -1,0 +1,60 @@
+"""Bring a file of candles into the store: read and check all of it, then write it in one transaction."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from pathlib import Path
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
+
+from candlegraph.errors import BadUserInput
+from candlegraph.span import Span, Spans
+from candlegraph.timeframe import Timeframe
+from candlegraph.zone import zone
+from providers.tables import read_table
+from resolvers.markets import instrument
+from server.machine import Machine, machine
+from server.settings import Settings
+from storage.candles import Write
+
+
+async def import_candles(
+    settings: Settings,
+    file: Path,
+    name: tuple[str, str, str],
+    *,
+    timeframe: str | None,
+    timezone: str | None,
+    drop_last: bool,
+) -> str:
+    """Import ``file`` as candles of ``name`` (market, provider, symbol); a sentence that says what was done.
+
+    Covers the first row to the last plus one step. InvalidCandles names the rows that are none; nothing is stored then.
+    """
+    target = instrument(*name)
+    asked = None if timeframe is None else Timeframe.parse(timeframe)
+    async with machine(settings) as running:
+        existing = (await running.services.instruments.kept([target])).get(target)
+        if existing and timezone and existing.timezone != timezone:
+            raise BadUserInput(f"{target} has the time zone {existing.timezone} already, not {timezone}.")
+        days = zone(timezone or (existing.timezone if existing else _market_zone(running, target.market)))
+        table = await asyncio.to_thread(read_table, file, asked, days, drop_last=drop_last)
+        record = await running.services.instruments.imported(target, days.name)
+        stamps = table.candles.timestamp
+        end = table.timeframe.next(int(stamps[-1]), days)
+        covered = Spans([Span(int(stamps[0]), end)])
+        columns = (TextColumn("importing"), BarColumn(), TaskProgressColumn(), TimeRemainingColumn())
+        with Progress(*columns, console=Console(file=sys.stderr), transient=True) as progress:
+            task = progress.add_task("", total=len(stamps))
+            await running.store.write(
+                [Write(record.id, table.timeframe, table.candles, covered, "i")],
+                progress=lambda rows: progress.advance(task, rows),
+            )
+    return f"Imported {len(stamps):,} candles of {table.timeframe} into {target}."
+
+
+def _market_zone(running: Machine, market: str) -> str:
+    zones = [status.market.timezone for status in running.services.providers.statuses() if status.market.id == market]
+    return zones[0] if zones else "UTC"

@@ -1,0 +1,67 @@
+"""The machine below the API, wired once a process: the database, the providers, and the way from one to the other."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass
+
+from providers.registry import Registry
+from resolvers.context import Services
+from server.settings import Settings
+from storage.candles import CandleStore
+from storage.collector import Collector
+from storage.database import Database
+from storage.embedded import EmbeddedPostgres
+from storage.history import History
+from storage.instruments import Instruments
+from storage.migrate import migrate
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Machine:
+    """What runs."""
+
+    settings: Settings
+    database: Database
+    registry: Registry
+    store: CandleStore
+    services: Services
+
+
+@asynccontextmanager
+async def database(settings: Settings) -> AsyncIterator[Database]:
+    """The database, embedded or given, open and up to date."""
+    async with AsyncExitStack() as stack:
+        if settings.db_connection_string:
+            dsn = settings.db_connection_string.get_secret_value()
+        else:
+            postgres = EmbeddedPostgres(settings.data_dir, settings.postgres_bin)
+            stack.push_async_callback(asyncio.to_thread, postgres.stop)
+            dsn = (await asyncio.to_thread(postgres.start)).dsn
+        opened = Database(dsn)
+        stack.push_async_callback(opened.close)
+        await opened.open()
+        for migration in await migrate(opened):
+            log.info("applied migration %04d %s", migration.number, migration.name)
+        yield opened
+
+
+@asynccontextmanager
+async def machine(settings: Settings) -> AsyncIterator[Machine]:
+    """Everything, started; stopped in reverse order on the way out."""
+    registry = Registry(os.environ)
+    async with database(settings) as opened, AsyncExitStack() as stack:
+        stack.push_async_callback(registry.close)
+        store = CandleStore(opened)
+        collector = Collector(store)
+        stack.push_async_callback(collector.close)
+        instruments = Instruments(opened, registry)
+        history = History(store, instruments, collector, registry)
+        services = Services(history, instruments, registry, settings.default_chart_points, settings.max_chart_points)
+        yield Machine(settings, opened, registry, store, services)

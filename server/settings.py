@@ -1,0 +1,77 @@
+"""Every setting, read from the environment into one typed object. A wrong one is one line that names it."""
+
+from __future__ import annotations
+
+import os
+from enum import StrEnum
+from pathlib import Path
+from typing import Self
+
+from pydantic import Field, SecretStr, ValidationError, model_validator
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from candlegraph.errors import ConfigurationError
+
+
+class Env(StrEnum):
+    """What the server runs for."""
+
+    DEVELOPMENT = "development"
+    PRODUCTION = "production"
+    TESTING = "testing"
+
+
+def _default_data_dir() -> Path:
+    # Root's home is closed to the unprivileged user that PostgreSQL has to run as.
+    if hasattr(os, "geteuid") and os.geteuid() == 0:
+        return Path("/var/lib/candlegraph")
+    return Path(os.environ.get("XDG_DATA_HOME") or Path.home() / ".local" / "share") / "candlegraph"
+
+
+class Settings(BaseSettings):
+    """The settings; each is the environment variable of its name in capitals."""
+
+    model_config = SettingsConfigDict(env_ignore_empty=True, frozen=True, extra="ignore")
+
+    env: Env = Field(Env.DEVELOPMENT, description="`development`, `production` or `testing`.")
+    host: str = Field("127.0.0.1", description="The address to listen on.")
+    port: int = Field(8000, ge=0, le=65535, description="The port to listen on; 0 picks a free one.")
+    data_dir: Path = Field(
+        default_factory=_default_data_dir,
+        description="Where the embedded database lives (root: `/var/lib/candlegraph`, else `~/.local/share/candlegraph`).",
+    )
+    db_connection_string: SecretStr | None = Field(
+        None,
+        description="A PostgreSQL 14 or newer to use instead of the embedded one: `postgresql://user:password@host/db`.",
+    )
+    postgres_bin: Path | None = Field(
+        None,
+        description="The folder of the PostgreSQL programs to embed; otherwise those of the wheel, then the system's.",
+    )
+    redis_url: SecretStr | None = Field(None, description="Reserved: a Redis or Valkey for the shared cache.")
+    secret_key: SecretStr | None = Field(None, description="Reserved: the key that tokens are signed with.")
+    default_chart_points: int = Field(500, ge=1, description="How many candles a query without `limit` returns.")
+    max_chart_points: int = Field(5000, ge=1, le=50_000, description="The highest `limit`.")
+    allowed_origins: str = Field(
+        "", description="Comma-separated origins of other sites whose pages may use the API from a browser."
+    )
+    files_dir: Path | None = Field(None, description="The folder that the `files` provider serves.")
+    files_timezone: str | None = Field(None, description="The IANA zone in which the days of these files open.")
+    log_level: str = Field("info", pattern="^(debug|info|warning|error)$", description="How much is logged.")
+
+    @model_validator(mode="after")
+    def _points_in_order(self) -> Self:
+        if self.default_chart_points > self.max_chart_points:
+            raise ValueError("DEFAULT_CHART_POINTS must not exceed MAX_CHART_POINTS")
+        return self
+
+    @classmethod
+    def read(cls, **overrides: object) -> Self:
+        """Read the environment; ``overrides`` (from the command line) win where they are not None."""
+        try:
+            return cls(**{name: value for name, value in overrides.items() if value is not None})  # type: ignore[arg-type]
+        except ValidationError as error:
+            first = error.errors(include_input=False, include_url=False)[0]
+            name = ".".join(map(str, first["loc"])).upper()
+            message = first["msg"].removeprefix("Value error, ")
+            raise ConfigurationError(f"{name}: {message}." if name else f"{message}.") from None

@@ -1,0 +1,123 @@
+"""PostgreSQL, as the rest of this floor sees it: a pool, named statements, and two kinds of failure."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, contextmanager
+from importlib.resources import files
+from typing import TYPE_CHECKING, Any
+
+import asyncpg
+
+from candlegraph.errors import ConfigurationError, Overloaded, Unavailable
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+ACQUIRE_TIMEOUT_S = 2.0
+STATEMENT_TIMEOUT_MS = 60_000
+
+# The server is away or going away. Anything else that PostgreSQL says is a bug of ours and must be seen as one.
+_AWAY = (
+    asyncpg.PostgresConnectionError,
+    asyncpg.CannotConnectNowError,
+    asyncpg.AdminShutdownError,
+    asyncpg.CrashShutdownError,
+    asyncpg.TooManyConnectionsError,
+    asyncpg.QueryCanceledError,
+    asyncpg.InterfaceError,
+    asyncpg.InternalClientError,  # raised when the server is killed in the middle of a transaction
+    OSError,
+    TimeoutError,
+)
+_REFUSED = (asyncpg.InvalidAuthorizationSpecificationError, asyncpg.InvalidCatalogNameError)
+
+
+def _named_statements() -> dict[str, str]:
+    text = files("storage").joinpath("queries.sql").read_text(encoding="utf-8")
+    parts = re.split(r"^-- name: (\w+)\n", text, flags=re.MULTILINE)[1:]
+    return dict(zip(parts[::2], (body.strip().rstrip(";") for body in parts[1::2]), strict=True))
+
+
+SQL = _named_statements()
+
+
+@contextmanager
+def _translated() -> Iterator[None]:
+    try:
+        yield
+    except _AWAY as error:
+        raise Unavailable(retry_after=1) from error
+
+
+class Database:
+    """A pool of connections to one PostgreSQL, 14 or newer. Raises Unavailable while the server is away."""
+
+    def __init__(self, dsn: str, *, max_connections: int = 10) -> None:
+        """Remember where it is; nothing is opened yet."""
+        self._dsn = dsn
+        self._max_connections = max_connections
+        self._pool: asyncpg.Pool | None = None
+
+    async def open(self) -> None:
+        """Connect. ConfigurationError where the database refuses us, Unavailable where there is none."""
+        try:
+            with _translated():
+                self._pool = await asyncpg.create_pool(
+                    self._dsn,
+                    min_size=1,
+                    max_size=self._max_connections,
+                    timeout=10,
+                    command_timeout=STATEMENT_TIMEOUT_MS / 1000 + 5,
+                    server_settings={
+                        "application_name": "candlegraph",
+                        "timezone": "UTC",
+                        "statement_timeout": str(STATEMENT_TIMEOUT_MS),
+                        "jit": "off",  # planning an expression tree costs more than our short statements
+                    },
+                )
+        except _REFUSED as error:
+            raise ConfigurationError(
+                f"DB_CONNECTION_STRING: the database refuses it ({type(error).__name__})."
+            ) from error
+        except (ValueError, asyncpg.ClientConfigurationError) as error:
+            raise ConfigurationError("DB_CONNECTION_STRING is not an address of a PostgreSQL database.") from error
+
+    async def close(self) -> None:
+        """Give every connection back; running statements get five seconds."""
+        if self._pool:
+            try:
+                await asyncio.wait_for(self._pool.close(), 5)
+            except TimeoutError:
+                self._pool.terminate()
+
+    @asynccontextmanager
+    async def connection(self) -> AsyncIterator[Any]:
+        """Borrow an asyncpg connection. Overloaded where all are busy for two seconds."""
+        assert self._pool is not None, "open() comes first"  # noqa: S101
+        with _translated():
+            try:
+                connection = await self._pool.acquire(timeout=ACQUIRE_TIMEOUT_S)
+            except TimeoutError:
+                raise Overloaded(retry_after=1) from None
+            try:
+                yield connection
+            finally:
+                await self._pool.release(connection)
+
+    @asynccontextmanager
+    async def transaction(self) -> AsyncIterator[Any]:
+        """Borrow a connection for one READ COMMITTED transaction."""
+        async with self.connection() as connection, connection.transaction():
+            yield connection
+
+    async def read(self, name: str, *arguments: object) -> Sequence[Any]:
+        """Run a named statement that only reads; once more where the connection turns out to be dead."""
+        try:
+            async with self.connection() as connection:
+                return await connection.fetch(SQL[name], *arguments)  # type: ignore[no-any-return]
+        except Unavailable:
+            async with self.connection() as connection:
+                return await connection.fetch(SQL[name], *arguments)  # type: ignore[no-any-return]

@@ -1,0 +1,69 @@
+"""The orchestrator: one question about a series, answered from what is stored and, where that ends, from its provider.
+
+Candles of a timeframe are folded from stored candles of any timeframe that nests in it: from 1m where that is covered,
+else from the coarsest native one. A bucket is only ever built from a source that covers the whole of it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from aiodataloader import DataLoader
+
+from candlegraph.answer import Answer, Ask
+from candlegraph.candle import Candles
+from candlegraph.errors import ProviderError
+from candlegraph.provider import Provider, Providers
+from candlegraph.series import Instrument, Record
+from storage.candles import CandleStore, Ledger, Read
+from storage.collector import Collector
+from storage.instruments import Instruments
+from storage.walk import Walk
+
+DEADLINE_S = 10.0
+
+
+@dataclass(frozen=True, slots=True)
+class History:
+    """Everything that is known of every series, and the way to more."""
+
+    store: CandleStore
+    instruments: Instruments
+    collector: Collector
+    providers: Providers
+
+    async def answer(self, asks: Sequence[Ask]) -> list[Answer | BaseException]:
+        """Answer many questions at once: what they need of the database is read in one statement a step.
+
+        An item that fails is its exception (NotFound, BadUserInput, ProviderError, Unavailable) and disturbs no other.
+        """
+        reader = Reader(self)
+        return await asyncio.gather(*(self._answer(ask, reader) for ask in asks), return_exceptions=True)
+
+    async def _answer(self, ask: Ask, reader: Reader) -> Answer:
+        record: Record = await reader.record.load(ask.series.instrument)
+        provider, failure = await self._provider(record)
+        walk = Walk(ask, record, provider, reader, self.collector, asyncio.get_running_loop().time() + DEADLINE_S)
+        return await walk.run(failure)
+
+    async def _provider(self, record: Record) -> tuple[Provider | None, ProviderError | None]:
+        """The provider to ask for more; none for what was imported, and a failed one takes nothing away."""
+        if not record.listed:
+            return None, None
+        try:
+            return await self.providers.get(record.instrument.market, record.instrument.provider), None
+        except ProviderError as error:
+            return None, error
+
+
+class Reader:
+    """What one batch of questions reads, each step of all of them in one statement."""
+
+    def __init__(self, history: History) -> None:
+        """Make fresh loaders; their results are not cached, for an answer reads its ledger again after fetching."""
+        # An item may be the exception of its key alone, which the loader's type does not know.
+        self.record: DataLoader[Instrument, Record] = DataLoader(history.instruments.find, cache=False)  # type: ignore[arg-type]
+        self.ledger: DataLoader[int, Ledger] = DataLoader(history.store.ledgers, cache=False)
+        self.candles: DataLoader[Read, Candles] = DataLoader(history.store.read, cache=False)

@@ -1,0 +1,152 @@
+"""Instruments: what the providers list and what was imported, kept so that a restart asks nobody."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+from candlegraph.errors import CandlegraphError, NotFound
+from candlegraph.provider import Provider, Providers
+from candlegraph.series import Instrument, Record
+from storage.database import SQL, Database
+
+LISTING_TTL_S = 3600.0
+LISTING_RETRY_S = 30.0
+
+
+@dataclass(slots=True)
+class _List:
+    """The last read of a provider's symbol list, under way or done, and when it began."""
+
+    task: asyncio.Task[None]
+    began_at: float
+
+    @property
+    def serves(self) -> bool:
+        """Whether this read still stands for one made now; a failed one does for half a minute."""
+        if not self.task.done():
+            return True
+        failed = self.task.cancelled() or self.task.exception() is not None
+        return time.monotonic() - self.began_at < (LISTING_RETRY_S if failed else LISTING_TTL_S)
+
+
+class Instruments:
+    """The relation ``instruments``, filled from the providers' own symbol lists."""
+
+    def __init__(self, database: Database, providers: Providers) -> None:
+        """Nothing is asked before somebody needs it."""
+        self._database = database
+        self._providers = providers
+        self._lists: dict[tuple[str, str], _List] = {}
+
+    async def find(self, wanted: list[Instrument]) -> list[Record | CandlegraphError]:
+        """Look instruments up, if need be in their provider's list; an error a key, never one for all."""
+        kept = await self.kept(wanted)
+        missing = [instrument for instrument in wanted if instrument not in kept]
+        if not missing:
+            return [kept[instrument] for instrument in wanted]
+        pairs = {(instrument.market, instrument.provider) for instrument in missing}
+        errors = dict(zip(pairs, await asyncio.gather(*(self._try_refresh(*pair) for pair in pairs)), strict=True))
+        kept |= await self.kept(missing)
+        return [
+            kept.get(i)
+            or errors[i.market, i.provider]
+            or NotFound(f"{i.market}/{i.provider} has no symbol {i.symbol[:64]!r}: look it up with `symbols`.")
+            for i in wanted
+        ]
+
+    async def search(
+        self, market: str, provider: str, *, text: str | None, inactive: bool, after: str | None, first: int
+    ) -> tuple[list[Record], int]:
+        """One page of a provider's symbols in the order of their names, and how many match in all."""
+        error = await self._try_refresh(market, provider)
+        pattern = None if not text else "%" + re.sub(r"([\\%_])", r"\\\1", text) + "%"
+        rows = await self._database.read("instruments_search", market, provider, inactive, pattern, after, first)
+        count = (await self._database.read("instruments_count", market, provider, inactive, pattern))[0]["count"]
+        if error and not count:
+            raise error
+        return [_record(row) for row in rows], count
+
+    async def pairs(self) -> list[tuple[str, str]]:
+        """Every (market, provider) that something is kept of."""
+        return [(row["market"], row["provider"]) for row in await self._database.read("instrument_pairs")]
+
+    async def timeframes(self, market: str, provider: str) -> list[str]:
+        """The timeframes that are stored of a provider."""
+        return [row["timeframe"] for row in await self._database.read("timeframes_stored", market, provider)]
+
+    async def imported(self, instrument: Instrument, timezone: str) -> Record:
+        """The instrument that an import goes into, made if need be; an existing one keeps its time zone."""
+        async with self._database.connection() as connection:
+            key = (instrument.market, instrument.provider, instrument.symbol)
+            return _record(await connection.fetchrow(SQL["instrument_import"], *key, timezone))
+
+    async def kept(self, wanted: Sequence[Instrument]) -> dict[Instrument, Record]:
+        """Those that are in the store already; no provider is asked."""
+        keys = zip(*((i.market, i.provider, i.symbol) for i in set(wanted)), strict=True)
+        rows = await self._database.read("instruments_by_key", *map(list, keys))
+        return {record.instrument: record for record in map(_record, rows)}
+
+    async def _try_refresh(self, market: str, provider: str) -> CandlegraphError | None:
+        """Read the provider's list again if that is due; askers at the same time share one read."""
+        try:
+            source = await self._providers.get(market, provider)
+            if source is None:
+                return None if (market, provider) in await self.pairs() else self._no_provider(market, provider)
+            known = self._lists.get((market, provider))
+            if known is None or not known.serves:
+                task = asyncio.create_task(self._read_list(source))
+                known = self._lists[market, provider] = _List(task, time.monotonic())
+            await asyncio.shield(known.task)
+        except CandlegraphError as error:
+            return error
+        return None
+
+    async def _read_list(self, source: Provider) -> None:
+        listings = await source.listings()
+        market, provider = source.market, source.id
+        columns: list[list[object]] = [
+            [item.symbol for item in listings],
+            [item.name for item in listings],
+            [item.base for item in listings],
+            [item.quote for item in listings],
+            [item.timezone or market.timezone for item in listings],
+            [item.active for item in listings],
+            [item.first_available for item in listings],
+            [item.ended_at for item in listings],
+        ]
+        async with self._database.transaction() as connection:
+            await connection.execute(SQL["instruments_list"], market.id, provider, *columns)
+            await connection.execute(SQL["instruments_unlist"], market.id, provider, columns[0])
+
+    def _no_provider(self, market: str, provider: str) -> NotFound:
+        known = [status for status in self._providers.statuses() if status.market.id == market]
+        if not known:
+            markets = ", ".join(sorted({status.market.id for status in self._providers.statuses()}))
+            return NotFound(f"Unknown market {market[:64]!r}: there are {markets}.")
+        names = ", ".join(status.id for status in known)
+        return NotFound(f"Market {market} has no provider {provider[:64]!r}: there are {names}.")
+
+
+def _record(row: Any) -> Record:
+    return Record(
+        id=row["id"],
+        instrument=Instrument(row["market"], row["provider"], row["symbol"]),
+        name=row["name"],
+        base=row["base_currency"],
+        quote=row["quote_currency"],
+        timezone=row["timezone"],
+        active=row["active"],
+        listed=row["listed"],
+        first_available=_to_ms(row["first_available"]),
+        ended_at=_to_ms(row["ended_at"]),
+    )
+
+
+def _to_ms(instant: datetime | None) -> int | None:
+    return None if instant is None else round(instant.timestamp() * 1000)

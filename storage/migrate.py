@@ -1,0 +1,74 @@
+"""Bring a database up to date: every numbered file of ``migrations/`` once, in order, by one process at a time."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from importlib.resources import files
+
+from candlegraph.errors import ConfigurationError
+from storage.database import Database
+
+_LOCK = 0x6361_6E64_6C65  # "candle"; any number that nobody else uses
+_LEDGER = """
+create table if not exists schema_migrations (
+  number int primary key, name text not null, checksum text not null, applied_at timestamptz not null default now())
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Migration:
+    """One SQL file."""
+
+    number: int
+    name: str
+    sql: str
+
+    @property
+    def checksum(self) -> str:
+        """The SHA-256 of its text."""
+        return hashlib.sha256(self.sql.encode()).hexdigest()
+
+
+def migrations() -> list[Migration]:
+    """The files of ``migrations/``, by number."""
+    found = (path for path in files("migrations").iterdir() if path.name.endswith(".sql"))
+    return sorted(
+        (Migration(int(path.name[:4]), path.name[5:-4], path.read_text(encoding="utf-8")) for path in found),
+        key=lambda migration: migration.number,
+    )
+
+
+async def migrate(database: Database) -> list[Migration]:
+    """Apply what is missing, all in one transaction, and return it.
+
+    A process killed in the middle leaves nothing behind; one that comes second waits, then finds nothing to do.
+    ConfigurationError where the database was made by a newer Candlegraph or an applied file was changed.
+    """
+    known = migrations()
+    async with database.transaction() as connection:
+        await connection.execute("select pg_advisory_xact_lock($1)", _LOCK)
+        await connection.execute(_LEDGER)
+        applied = {row["number"]: row for row in await connection.fetch("select * from schema_migrations")}
+        _check(known, {number: row["checksum"] for number, row in applied.items()})
+        missing = [migration for migration in known if migration.number not in applied]
+        for migration in missing:
+            await connection.execute(migration.sql)
+            await connection.execute(
+                "insert into schema_migrations (number, name, checksum) values ($1, $2, $3)",
+                migration.number,
+                migration.name,
+                migration.checksum,
+            )
+    return missing
+
+
+def _check(known: list[Migration], applied: dict[int, str]) -> None:
+    ours = {migration.number: migration.checksum for migration in known}
+    if newer := sorted(applied.keys() - ours.keys()):
+        raise ConfigurationError(
+            f"DB_CONNECTION_STRING: the database was made by a newer Candlegraph (migration {newer[-1]:04d})."
+        )
+    for number, checksum in applied.items():
+        if ours[number] != checksum:
+            raise ConfigurationError(f"Migration {number:04d} was changed after it had been applied to this database.")

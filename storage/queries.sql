@@ -1,0 +1,112 @@
+-- Every statement the storage floor sends, by name. Times travel as int8 milliseconds since the epoch, UTC.
+
+-- name: instruments_by_key
+select q.k::int4 as position, i.*
+from unnest($1::text[], $2::text[], $3::text[]) with ordinality q (market, provider, symbol, k)
+join instruments i using (market, provider, symbol);
+
+-- name: instruments_search
+select i.* from instruments i
+where market = $1 and provider = $2 and (active or $3)
+  and ($4::text is null or symbol ilike $4 or name ilike $4)
+  and ($5::text is null or symbol > $5)
+order by symbol limit $6;
+
+-- name: instruments_count
+select count(*) from instruments i
+where market = $1 and provider = $2 and (active or $3) and ($4::text is null or symbol ilike $4 or name ilike $4);
+
+-- name: instruments_list
+insert into instruments as i
+  (market, provider, symbol, name, base_currency, quote_currency, timezone, active, listed, first_available, ended_at)
+select $1, $2, x.symbol, x.name, x.base, x.quote, x.timezone, x.active, true,
+       timestamptz 'epoch' + x.first * interval '1 ms', timestamptz 'epoch' + x.ended * interval '1 ms'
+from unnest($3::text[], $4::text[], $5::text[], $6::text[], $7::text[], $8::bool[], $9::int8[], $10::int8[])
+  x (symbol, name, base, quote, timezone, active, first, ended)
+order by x.symbol
+on conflict (market, provider, symbol) do update set
+  name = excluded.name, base_currency = excluded.base_currency, quote_currency = excluded.quote_currency,
+  timezone = excluded.timezone, active = excluded.active, listed = true,
+  first_available = coalesce(excluded.first_available, i.first_available),
+  ended_at = excluded.ended_at, updated_at = now()
+where (i.name, i.base_currency, i.quote_currency, i.timezone, i.active, i.listed, i.ended_at)
+      is distinct from (excluded.name, excluded.base_currency, excluded.quote_currency, excluded.timezone, excluded.active,
+                        true, excluded.ended_at)
+   or excluded.first_available is distinct from i.first_available;
+
+-- name: instruments_unlist
+update instruments set active = false, updated_at = now()
+where market = $1 and provider = $2 and listed and active and not symbol = any ($3::text[]);
+
+-- name: instrument_import
+insert into instruments as i (market, provider, symbol, timezone) values ($1, $2, $3, $4)
+on conflict (market, provider, symbol) do update set timezone = i.timezone
+returning *;
+
+-- name: instrument_pairs
+select market, provider, bool_or(listed) as listed from instruments group by 1, 2 order by 1, 2;
+
+-- name: timeframes_stored
+select distinct c.timeframe from coverage c join instruments i on i.id = c.instrument_id
+where i.market = $1 and i.provider = $2;
+
+-- name: coverage_by_instrument
+select c.instrument_id, c.timeframe, c.covered from coverage c where c.instrument_id = any ($1::int4[]);
+
+-- name: coverage_add
+-- Taken first in every writing transaction and in the order of the keys: the row locks put writers in a line.
+insert into coverage as c (instrument_id, timeframe, covered)
+select x.i, x.tf, range_agg(tstzrange(timestamptz 'epoch' + x.since * interval '1 ms',
+                                      timestamptz 'epoch' + x.until * interval '1 ms'))
+from unnest($1::int4[], $2::text[], $3::int8[], $4::int8[]) x (i, tf, since, until)
+group by 1, 2 order by 1, 2
+on conflict (instrument_id, timeframe) do update
+set covered = c.covered + excluded.covered, version = c.version + 1, updated_at = now();
+
+-- name: candles_exist
+select exists (select from ohlcv_data where instrument_id = $1 and timeframe = $2
+  and "timestamp" >= timestamptz 'epoch' + $3::int8 * interval '1 ms'
+  and "timestamp" <= timestamptz 'epoch' + $4::int8 * interval '1 ms');
+
+-- name: candles_stage
+create temp table incoming (like ohlcv_data including defaults) on commit drop;
+
+-- name: candles_merge
+insert into ohlcv_data as d select * from incoming
+on conflict (instrument_id, timeframe, "timestamp") do update
+set source = excluded.source, open = excluded.open, high = excluded.high, low = excluded.low, close = excluded.close,
+    volume = excluded.volume
+where (d.open, d.high, d.low, d.close, d.volume)
+      is distinct from (excluded.open, excluded.high, excluded.low, excluded.close, excluded.volume);
+
+-- name: candles_oldest
+-- Row-packed: one bytea a series, read by numpy in place (six 8-byte big-endian fields a row).
+select p.rows from unnest($1::int4[], $2::text[], $3::int8[], $4::int8[], $5::int4[])
+  with ordinality q (i, tf, since, until, n, k)
+cross join lateral (
+  select string_agg(timestamptz_send(s."timestamp") || float8send(s.open) || float8send(s.high) || float8send(s.low)
+                    || float8send(s.close) || float8send(s.volume), ''::bytea order by s."timestamp") as rows
+  from (select "timestamp", open, high, low, close, volume from ohlcv_data
+        where instrument_id = q.i and timeframe = q.tf
+          and "timestamp" >= timestamptz 'epoch' + q.since * interval '1 ms'
+          and "timestamp" < timestamptz 'epoch' + q.until * interval '1 ms'
+        order by "timestamp" limit q.n) s) p
+order by q.k;
+
+-- name: candles_newest
+select p.rows from unnest($1::int4[], $2::text[], $3::int8[], $4::int8[], $5::int4[])
+  with ordinality q (i, tf, since, until, n, k)
+cross join lateral (
+  select string_agg(timestamptz_send(s."timestamp") || float8send(s.open) || float8send(s.high) || float8send(s.low)
+                    || float8send(s.close) || float8send(s.volume), ''::bytea order by s."timestamp") as rows
+  from (select "timestamp", open, high, low, close, volume from ohlcv_data
+        where instrument_id = q.i and timeframe = q.tf
+          and "timestamp" >= timestamptz 'epoch' + q.since * interval '1 ms'
+          and "timestamp" < timestamptz 'epoch' + q.until * interval '1 ms'
+        order by "timestamp" desc limit q.n) s) p
+order by q.k;
+
+-- name: fetch_log_add
+insert into fetch_log (instrument_id, timeframe, asked, rows, outcome, milliseconds)
+values ($1, $2, tstzrange(timestamptz 'epoch' + $3::int8 * interval '1 ms', timestamptz 'epoch' + $4::int8 * interval '1 ms'),
+        $5, $6, $7);

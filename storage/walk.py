@@ -1,0 +1,388 @@
+"""One question walked through time, window by window, until it has its candles or nothing more can come."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from candlegraph import clock
+from candlegraph.answer import Answer, Ask, Fill, Gap, GapReason, SourceKind, SourceSpan, Wait
+from candlegraph.candle import Candles, concat
+from candlegraph.errors import ProviderError, ProviderRefused, ProviderUnavailable, UnknownSymbol, Unsupported
+from candlegraph.provider import Provider
+from candlegraph.resample import fill_previous, fold
+from candlegraph.series import Record
+from candlegraph.span import Span, Spans
+from candlegraph.timeframe import MINUTE, Timeframe
+from candlegraph.zone import Zone, zone
+from storage.candles import Ledger, Read
+from storage.collector import MAX_CALLS, Collected, Collector
+
+if TYPE_CHECKING:
+    from storage.history import Reader
+
+FEW_CALLS = 3  # so many calls for 1m candles are worth it; beyond, a native timeframe is asked instead
+READ_ROWS = 300_000  # stored rows read at once, 14 MB
+MAX_WINDOW = 50_000_000  # buckets; 95 years of minutes
+
+
+@dataclass(slots=True)
+class Walk:
+    """The state of one question. ``run`` is called once."""
+
+    ask: Ask
+    record: Record
+    provider: Provider | None
+    reader: Reader
+    collector: Collector
+    deadline: float
+
+    now: int = field(default_factory=clock.now_ms)
+    zone: Zone = field(init=False)
+    days: Zone = field(init=False)  # the zone that stored candles of a day and longer are in
+    settled: int = field(init=False)  # buckets that end here or before are final
+    ledger: Ledger = field(default_factory=dict)
+    parts: list[Candles] = field(default_factory=list)
+    covered: Spans = field(default_factory=Spans)
+    fetched: Spans = field(default_factory=Spans)
+    pending: Spans = field(default_factory=Spans)
+    refused: Spans = field(default_factory=Spans)
+    unavailable: Spans = field(default_factory=Spans)
+    forming: dict[Timeframe, Candles] = field(default_factory=dict)
+    failure: ProviderError | None = None
+    calls: int = 0
+    exhausted: bool = False
+
+    def __post_init__(self) -> None:
+        """Work out the zones and what is final."""
+        self.days = zone(self.record.timezone)
+        self.zone = self.ask.zone or self.days
+        self.settled = self.timeframe.floor(self.now - self._settle_ms, self.zone)
+
+    @property
+    def timeframe(self) -> Timeframe:
+        """The timeframe asked for."""
+        return self.ask.series.timeframe
+
+    @property
+    def forward(self) -> bool:
+        """Whether the oldest candles from ``since`` are wanted, rather than the newest."""
+        return self.ask.since is not None
+
+    async def run(self, failure: ProviderError | None) -> Answer:
+        """Walk. Raises the provider's error where nothing at all could be answered because of it."""
+        self.failure = failure
+        self.ledger = await self.reader.ledger.load(self.record.id)
+        after = self.timeframe.next(self.now, self.zone)
+        hi = after if self.ask.until is None else min(after, self.timeframe.ceil(self.ask.until, self.zone))
+        lo = self._earliest(hi) if self.ask.since is None else min(hi, self.timeframe.ceil(self.ask.since, self.zone))
+        reached, cut = await self._walk(lo, hi)
+        return await self._answer(reached, cut=cut)
+
+    def _earliest(self, hi: int) -> int:
+        """Where walking back ends: nothing is stored, and nothing can be fetched, before."""
+        known = [next(iter(spans)).since for spans in self.ledger.values() if spans]
+        if self.provider:
+            known.append(self.record.first_available or 0)
+        return min([hi, *(self.timeframe.floor(instant, self.zone) for instant in known)])
+
+    async def _walk(self, lo: int, hi: int) -> tuple[Span, bool]:
+        """Answer window after window; the span that was answered, and whether the budget cut it short."""
+        wanted, found, growth = self.ask.limit + 1, 0, 1
+        reached = Span(lo, lo) if self.forward else Span(hi, hi)
+        while found < wanted and reached != Span(lo, hi):
+            buckets = min((wanted - found) * growth, MAX_WINDOW)
+            asked = self._window(reached, buckets, lo, hi)
+            answered, count = await self._answer_window(asked)
+            reached = Span(min(reached.since, answered.since), max(reached.until, answered.until))
+            if self.exhausted:
+                return reached, True
+            found += count
+            if count * 4 < buckets:
+                growth *= 4
+        return reached, False
+
+    def _window(self, reached: Span, buckets: int, lo: int, hi: int) -> Span:
+        if self.forward:
+            return Span(reached.until, min(hi, self.timeframe.shift(reached.until, buckets, self.zone)))
+        return Span(max(lo, self.timeframe.shift(reached.since, -buckets, self.zone)), reached.since)
+
+    async def _answer_window(self, window: Span) -> tuple[Span, int]:
+        """Fetch what a window lacks, read it, and keep its candles; what of it was answered, and how many candles."""
+        await self._fetch(window)
+        window = self._cut(window) if self.exhausted else window
+        plan = self._plan(window)
+        reads = [self._read(span, timeframe) for span, timeframe in plan]
+        batches = await asyncio.gather(*(self.reader.candles.load(read) for read in reads))
+        for read, batch in zip(reads, batches, strict=True):
+            window = self._read_part(window, read, batch)
+        folded = [self._fold(span, tf, batch).between(window) for (span, tf), batch in zip(plan, batches, strict=True)]
+        self.parts += folded
+        self.covered |= Spans(span & window for span, _ in plan)
+        if self.ask.fill is Fill.PREVIOUS:
+            return window, sum(self._buckets(span & window) for span, _ in plan)
+        return window, sum(map(len, folded))
+
+    def _read(self, span: Span, base: Timeframe) -> Read:
+        rows = max(READ_ROWS, 2 * -(-self.timeframe.nominal_ms // base.nominal_ms))
+        return Read(self.record.id, base, span, rows, newest=not self.forward)
+
+    def _read_part(self, window: Span, read: Read, batch: Candles) -> Span:
+        """The part of a window that was read whole, where there were more rows than one read takes."""
+        if len(batch) < read.limit:
+            return window
+        if read.newest:
+            return Span(max(window.since, self.timeframe.next(int(batch.timestamp[0]), self.zone)), window.until)
+        return Span(window.since, min(window.until, self.timeframe.floor(int(batch.timestamp[-1]), self.zone)))
+
+    def _fold(self, span: Span, base: Timeframe, stored: Candles) -> Candles:
+        if span.until <= self.settled:
+            return stored if base == self.timeframe else fold(stored, self.timeframe, self.zone)
+        rows = stored.merge(self.forming[base].between(span))
+        folded = fold(rows, self.timeframe, self.zone)
+        return folded.with_closed(folded.timestamp < self.settled)
+
+    def _buckets(self, span: Span) -> int:
+        first, last = self.timeframe.index(np.array([span.since, max(span.since, span.until)], np.int64), self.zone)
+        return int(last - first)
+
+    # What is known, and what is not
+
+    def _nests(self, base: Timeframe) -> bool:
+        """Whether candles of ``base`` fold into ours; stored days are days of the instrument's zone alone."""
+        same_days = self.zone.name == self.days.name or (self.zone.is_utc and self.days.is_utc)
+        return (bool(base.width_ms) or same_days) and base.nests_in(self.timeframe, self.zone)
+
+    def _known(self, base: Timeframe, window: Span) -> Spans:
+        """Where ``base`` is settled: by the ledger, and in our first and last bucket by the listing and its end."""
+        known = self.ledger.get(base, Spans()) & Spans([window])
+        first, ended = self.record.first_available, self.record.ended_at
+        if first is not None:
+            known |= Spans([Span(self.timeframe.floor(first, self.zone), base.floor(first, self.days)) & window])
+        if ended is not None:
+            known |= Spans([Span(base.ceil(ended, self.days), self.timeframe.ceil(ended, self.zone)) & window])
+        return known
+
+    def _plan(self, window: Span) -> list[tuple[Span, Timeframe]]:
+        """Which stored timeframe answers which whole buckets: 1m where it can, then the coarser before the finer."""
+        bases = sorted(filter(self._nests, self.ledger), key=lambda base: (base != MINUTE, -base.nominal_ms))
+        rest = Spans([window & Span(window.since, self.settled)])
+        plan: list[tuple[Span, Timeframe]] = []
+        for base in bases:
+            whole = (self._known(base, window)).inner(self.timeframe, self.zone) & rest
+            plan += [(span, base) for span in whole]
+            rest -= whole
+        tail = window & Span(self.settled, window.until)
+        for base in self.forming if tail else ():
+            final = base.floor(self.now - self._settle_ms, self.days)
+            if self._known(base, window).covers(Span(tail.since, final)):
+                plan.append((tail, base))
+                break
+        return sorted(plan, key=lambda piece: piece[0])
+
+    def _missing(self, window: Span) -> Spans:
+        """The buckets that the store cannot answer and the provider could, the forming one among them."""
+        answered = Spans(span for span, _ in self._plan(window))
+        return Spans([window]) - answered - Spans(span for _, span, _ in self._beyond_reach(window))
+
+    def _beyond_reach(self, window: Span) -> list[tuple[GapReason, Span, str]]:
+        """What there is no use in asking for, and why."""
+        beyond: list[tuple[GapReason, Span, str]] = []
+        first, ended = self.record.first_available, self.record.ended_at
+        if first is not None:
+            before = Span(window.since, self.timeframe.floor(first, self.zone)) & window
+            beyond.append((GapReason.BEFORE_LISTING, before, "The symbol was not listed yet."))
+        if ended is not None:
+            after = Span(self.timeframe.ceil(ended, self.zone), window.until) & window
+            beyond.append((GapReason.AFTER_DELISTING, after, "The symbol is not traded any more."))
+        if self.provider:
+            reaches = [self.provider.capabilities.reach_ms(base) for base in self._native()]
+            if reaches and None not in reaches:
+                edge = self.timeframe.ceil(self.now - max(reach or 0 for reach in reaches), self.zone)
+                beyond.append(
+                    (
+                        GapReason.UNAVAILABLE,
+                        Span(window.since, edge) & window,
+                        "The provider does not reach back so far.",
+                    )
+                )
+        return [item for item in beyond if item[1]]
+
+    # Asking the provider
+
+    @property
+    def _settle_ms(self) -> int:
+        return self.provider.capabilities.settle_ms if self.provider else 0
+
+    def _native(self) -> list[Timeframe]:
+        return [base for base in self.provider.capabilities.timeframes if self._nests(base)] if self.provider else []
+
+    def _choose(self, span: Span) -> Timeframe | None:
+        """The timeframe to ask for: 1m while that is cheap, else the coarsest native one that folds into ours."""
+        assert self.provider  # noqa: S101
+        native = sorted(self._native(), key=lambda base: -base.nominal_ms)
+        within = [
+            base
+            for base in native
+            if (reach := self.provider.capabilities.reach_ms(base)) is None or self.now - reach <= span.since
+        ]
+        if MINUTE in within:
+            minutes = Spans([span & Span(span.since, self.now)]) - self._known(MINUTE, span)
+            calls = (
+                sum(gap.until - gap.since for gap in minutes) / 60_000 / self.provider.capabilities.max_rows_per_call
+            )
+            if calls <= FEW_CALLS:
+                return MINUTE
+        return next(iter(within or native), None)
+
+    async def _fetch(self, window: Span) -> None:
+        """Have what a window lacks fetched; wait for it until the deadline, or not at all."""
+        if self.provider is None or self.failure:
+            return
+        spans = list(self._missing(window))
+        if not self.forward:
+            spans.reverse()
+        budget = max(0, MAX_CALLS - self.calls)
+        self.exhausted = len(spans) > budget
+        tasks = {}
+        for span in spans[:budget]:
+            if (base := self._choose(span)) is None:
+                self.unavailable |= Spans([span])
+                continue
+            wanted = Span(max(span.since, self._listed_from(base)), min(span.until, base.next(self.now, self.days)))
+            task = self.collector.collect(self.record, self.provider, base, wanted, newest=not self.forward)
+            tasks[task] = (span, base)
+        if not tasks:
+            return
+        waits = self.ask.wait is Wait.COMPLETE
+        timeout = max(0.0, self.deadline - asyncio.get_running_loop().time()) if waits else 0
+        done, late = await asyncio.wait(tasks, timeout=timeout)
+        self.pending |= Spans(tasks[task][0] for task in late)
+        for task in done:
+            self._take(task.result(), *tasks[task])
+        self.ledger = await self.reader.ledger.load(self.record.id)
+
+    def _listed_from(self, base: Timeframe) -> int:
+        first = self.record.first_available
+        return 0 if first is None else base.floor(first, self.days)
+
+    def _take(self, result: Collected, span: Span, base: Timeframe) -> None:
+        self.calls += result.calls
+        self.exhausted |= result.exhausted
+        self.failure = self.failure or result.failure
+        self.fetched |= result.fetched
+        self.refused |= result.refused
+        self.unavailable |= result.unavailable
+        if span.until > self.settled and not result.failure and not result.exhausted:
+            self.forming[base] = result.forming
+
+    def _cut(self, window: Span) -> Span:
+        """The part of a window next to where we came from, up to the first span that there were no calls left for."""
+        explained = Spans(s.outer(self.timeframe, self.zone) for s in self.pending | self.refused | self.unavailable)
+        unasked = list(self._missing(window) - explained)
+        if not unasked:
+            return window
+        return Span(window.since, unasked[0].since) if self.forward else Span(unasked[-1].until, window.until)
+
+    # The answer
+
+    async def _answer(self, reached: Span, *, cut: bool) -> Answer:
+        candles = concat(self.parts).sorted()
+        if self.ask.fill is Fill.PREVIOUS:
+            candles = await self._filled(candles, reached)
+        if len(candles) > self.ask.limit:
+            cut = True
+            if self.forward:
+                candles = candles[: self.ask.limit]
+                reached = Span(reached.since, self.timeframe.next(int(candles.timestamp[-1]), self.zone))
+            else:
+                candles = candles[-self.ask.limit :]
+        if not self.forward and len(candles):
+            reached = Span(int(candles.timestamp[0]), reached.until)
+        gaps = self._gaps(reached)
+        if not len(candles) and not self.covered & Spans([reached]):
+            self._raise_failure()
+        return Answer(
+            self.record,
+            self.ask,
+            self.zone,
+            candles,
+            tuple(gaps),
+            tuple(self._sources(reached)),
+            cut,
+            reached.until if cut and self.forward else None,
+            reached.since if cut and not self.forward else None,
+        )
+
+    def _raise_failure(self) -> None:
+        if self.failure:
+            raise self.failure
+        if self.pending and self.ask.wait is Wait.COMPLETE:
+            name = self.provider.name if self.provider else "The provider"
+            raise ProviderUnavailable(
+                f"{name} did not answer in time; what it still sends is kept: ask again.", retry_after=5
+            )
+
+    async def _filled(self, candles: Candles, reached: Span) -> Candles:
+        """The candles with flat ones at the previous close in the settled, covered buckets that have none.
+
+        Behind a gap nothing is filled before the next candle: what the previous close was is not known there.
+        """
+        filled = [candles]
+        for span in self.covered & Spans([Span(reached.since, min(reached.until, self.settled))]):
+            opens = self.timeframe.edges(span.since, span.until, self.zone)
+            before = await self._last_close(span.since) if span.since == reached.since else None
+            filled.append(fill_previous(candles.between(span), opens, before))
+        return concat(filled).sorted()
+
+    async def _last_close(self, instant: int) -> float | None:
+        """The close of the stored candle that came last before ``instant``, if nothing after it is unknown."""
+        bases = [base for base in self.ledger if self._nests(base)]
+        reads = [Read(self.record.id, base, Span(0, instant), 1, newest=True) for base in bases]
+        found = await asyncio.gather(*(self.reader.candles.load(read) for read in reads))
+        closes: dict[int, float] = {}
+        for base, last in zip(bases, found, strict=True):
+            if len(last):
+                silence = Span(int(last.timestamp[-1]), instant)
+                if self._known(base, silence).covers(silence):
+                    closes[base.next(silence.since, self.days)] = float(last.close[-1])
+        return closes[max(closes)] if closes else None
+
+    def _gaps(self, reached: Span) -> list[Gap]:
+        """What of the settled buckets is not covered, each span with the first reason that fits it."""
+        rest = Spans([reached & Span(reached.since, self.settled)]) - self.covered
+        reasons = (
+            [(reason, Spans([span]), detail) for reason, span, detail in self._beyond_reach(reached)] if rest else []
+        )
+        reasons += [
+            (GapReason.PENDING, self.pending, "The provider is being asked: ask again in a moment."),
+            (GapReason.REFUSED, self.refused, "The provider sent rows that are no candles."),
+            (GapReason.UNAVAILABLE, self.unavailable, "The provider does not have it."),
+            self._last_reason(rest),
+        ]
+        gaps: list[Gap] = []
+        for reason, spans, detail in reasons:
+            hit = rest & Spans(span.outer(self.timeframe, self.zone) for span in spans)
+            gaps += [Gap(span.since, span.until, reason, detail) for span in hit]
+            rest -= hit
+        return sorted(gaps, key=lambda gap: gap.since)
+
+    def _last_reason(self, rest: Spans) -> tuple[GapReason, Spans, str]:
+        if isinstance(self.failure, ProviderRefused | UnknownSymbol | Unsupported):
+            return GapReason.REFUSED, rest, self.failure.message
+        if self.failure:
+            return GapReason.OUTAGE, rest, self.failure.message
+        if self.provider is None:
+            return GapReason.NOT_FETCHED, rest, "It was not imported, and there is no provider to ask."
+        return GapReason.NOT_FETCHED, rest, "It has not been asked for yet."
+
+    def _sources(self, reached: Span) -> list[SourceSpan]:
+        """Who answered which part, ascending."""
+        answered = self.covered & Spans([reached])
+        fresh = answered & (self.fetched | Spans([Span(self.settled, reached.until)] if self.forming else []))
+        sources = [SourceSpan(s.since, s.until, SourceKind.STORE) for s in answered - fresh]
+        sources += [SourceSpan(s.since, s.until, SourceKind.PROVIDER, self.now) for s in fresh]
+        return sorted(sources, key=lambda source: source.since)
