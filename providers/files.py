@@ -1,4 +1,4 @@
-"""A folder of tables: ``<symbol>_<timeframe>.csv``, ``.csv.gz`` or ``.parquet``, or ``<symbol>.csv`` whose rows tell it.
+"""A folder of tables: ``<symbol>_<timeframe>.csv``, ``.csv.gz`` or ``.parquet``, or without a timeframe in the name.
 
 The folder is the upstream: what is in it is read as it is now, so a file that grows or is replaced needs no restart. A
 symbol is looked up among the files that were found and never made into a path.
@@ -56,7 +56,10 @@ class _Tables:
         """Read a file, or remember it where it has not changed since. InvalidCandles, OSError."""
         key = version, _ = _version(path), timeframe
         if key not in self._kept:
-            self._kept[key] = read_table(path, timeframe, zone)
+            table = read_table(path, timeframe, zone)
+            if _version(path) != version:
+                raise InvalidCandles(f"{path.name}: it was changed while it was read")
+            self._kept[key] = table
         self._kept.move_to_end(key)
         for old in [old for old in self._kept if old[0][0] == path and old[0] != version]:
             del self._kept[old]
@@ -192,14 +195,18 @@ class Files:
         """The timeframe of a file whose name has none, or why it cannot be told; each version of it is read once."""
         try:
             version = _version(path)
-            told = told_before.get(version) or self._read(path, None).timeframe
-        except InvalidCandles as error:
-            told = error.message
+            told = told_before[version] if version in told_before else self._read_or_why_not(path)
         except OSError as error:
             # It may be gone by now, or readable the next time.
             return f"{path.name}: {error.strerror}"
         self._told[version] = told
         return told
+
+    def _read_or_why_not(self, path: Path) -> Timeframe | str:
+        try:
+            return self._read(path, None).timeframe
+        except InvalidCandles as error:
+            return error.message
 
     def _read(self, path: Path, timeframe: Timeframe | None) -> Table:
         # Looked at again: since the scan it may have become a link that leads out of the folder.
@@ -224,8 +231,9 @@ def _tables_under(root: Path) -> Iterator[Path]:
         subfolders[:] = [name for name in subfolders if not name.startswith(".")]
         for name in names:
             path = Path(folder, name)
-            is_table = name.lower().endswith(SUFFIXES) and not name.startswith(".") and str(path).isprintable()
-            if is_table and path.is_file() and path.resolve().is_relative_to(root):
+            is_table = name.lower().endswith(SUFFIXES) and not name.startswith(".")
+            printable = path.relative_to(root).as_posix().isprintable()
+            if is_table and printable and path.is_file() and path.resolve().is_relative_to(root):
                 yield path
 
 

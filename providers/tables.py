@@ -199,7 +199,7 @@ def _told_timeframe(sheet: _Sheet, path: Path, zone: Zone) -> Timeframe:
 
 
 def _timeframe_of(stamps: Int64s, zone: Zone) -> Timeframe:
-    """The timeframe whose step is the most common one; at least half of the (ascending) stamps must open its buckets."""
+    """The timeframe whose step is the most common one; at least half of the stamps must open its buckets."""
     steps = np.diff(stamps)
     steps = steps[steps > 0]
     if not len(steps):

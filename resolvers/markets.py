@@ -43,7 +43,7 @@ async def resolve_providers(context: Context, market_id: str) -> list[Status]:
             found[provider] = await _imported(context, market, provider)
     if not found:
         known = ", ".join(market.id for market in await resolve_markets(context))
-        raise NotFound(f"Unknown market {market_id[:64]!r}: there are {known}.")
+        raise NotFound(f"Unknown market {market_id[:64]!r}: known are {known}.")
     return [status for _, status in sorted(found.items())]
 
 

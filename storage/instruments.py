@@ -128,9 +128,9 @@ class Instruments:
         known = [status for status in self._providers.statuses() if status.market.id == market]
         if not known:
             markets = ", ".join(sorted({status.market.id for status in self._providers.statuses()}))
-            return NotFound(f"Unknown market {market[:64]!r}: there are {markets}.")
+            return NotFound(f"Unknown market {market[:64]!r}: known are {markets}.")
         names = ", ".join(status.id for status in known)
-        return NotFound(f"Market {market} has no provider {provider[:64]!r}: there are {names}.")
+        return NotFound(f"Market {market} has no provider {provider[:64]!r}: known are {names}.")
 
 
 def _record(row: Any) -> Record:

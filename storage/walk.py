@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
-
-import numpy as np
 
 from candlegraph import clock
 from candlegraph.answer import Answer, Ask, Fill, Gap, GapReason, SourceKind, SourceSpan, Wait
@@ -55,6 +53,7 @@ class Walk:
     failure: ProviderError | None = None
     calls: int = 0
     exhausted: bool = False
+    before: tuple[int, float | None] | None = None  # the close before an instant, once it was looked up
 
     def __post_init__(self) -> None:
         """Work out the zones and what is final."""
@@ -101,6 +100,8 @@ class Walk:
             if self.exhausted:
                 return reached, True
             found += count
+            if self.ask.fill is Fill.PREVIOUS:
+                found = len(await self._filled(concat(self.parts).sorted(), reached))
             if count * 4 < buckets:
                 growth *= 4
         return reached, False
@@ -122,8 +123,6 @@ class Walk:
         folded = [self._fold(span, tf, batch).between(window) for (span, tf), batch in zip(plan, batches, strict=True)]
         self.parts += folded
         self.covered |= Spans(span & window for span, _ in plan)
-        if self.ask.fill is Fill.PREVIOUS:
-            return window, sum(self._buckets(span & window) for span, _ in plan)
         return window, sum(map(len, folded))
 
     def _read(self, span: Span, base: Timeframe) -> Read:
@@ -144,10 +143,6 @@ class Walk:
         rows = stored.merge(self.forming[base].between(span))
         folded = fold(rows, self.timeframe, self.zone)
         return folded.with_closed(folded.timestamp < self.settled)
-
-    def _buckets(self, span: Span) -> int:
-        first, last = self.timeframe.index(np.array([span.since, max(span.since, span.until)], np.int64), self.zone)
-        return int(last - first)
 
     # What is known, and what is not
 
@@ -334,22 +329,25 @@ class Walk:
         filled = [candles]
         for span in self.covered & Spans([Span(reached.since, min(reached.until, self.settled))]):
             opens = self.timeframe.edges(span.since, span.until, self.zone)
-            before = await self._last_close(span.since) if span.since == reached.since else None
-            filled.append(fill_previous(candles.between(span), opens, before))
+            inside = candles.between(span)
+            led = len(inside) and inside.timestamp[0] == opens[0]
+            before = await self._close_before(span.since) if span.since == reached.since and not led else None
+            filled.append(fill_previous(inside, opens, before))
         return concat(filled).sorted()
 
-    async def _last_close(self, instant: int) -> float | None:
-        """The close of the stored candle that came last before ``instant``, if nothing after it is unknown."""
-        bases = [base for base in self.ledger if self._nests(base)]
-        reads = [Read(self.record.id, base, Span(0, instant), 1, newest=True) for base in bases]
-        found = await asyncio.gather(*(self.reader.candles.load(read) for read in reads))
-        closes: dict[int, float] = {}
-        for base, last in zip(bases, found, strict=True):
-            if len(last):
-                silence = Span(int(last.timestamp[-1]), instant)
-                if self._known(base, silence).covers(silence):
-                    closes[base.next(silence.since, self.days)] = float(last.close[-1])
-        return closes[max(closes)] if closes else None
+    async def _close_before(self, instant: int) -> float | None:
+        """The close of the last candle before ``instant``, if nothing after it is unknown: a question of its own."""
+        if self.before and self.before[0] == instant:
+            return self.before[1]
+        ask = replace(self.ask, since=None, until=instant, limit=1, fill=Fill.NONE)
+        walk = Walk(ask, self.record, self.provider, self.reader, self.collector, self.deadline, now=self.now)
+        try:
+            answer = await walk.run(self.failure)
+        except ProviderError:
+            return None
+        close = float(answer.candles.close[-1]) if len(answer.candles) and answer.complete else None
+        self.before = (instant, close)
+        return close
 
     def _gaps(self, reached: Span) -> list[Gap]:
         """What of the settled buckets is not covered, each span with the first reason that fits it."""

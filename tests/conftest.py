@@ -1,0 +1,82 @@
+"""What the suites share: one real PostgreSQL a session, from the wheel, and a clone of a migrated template a test."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import AsyncIterator, Callable, Iterator
+from pathlib import Path
+from urllib.parse import urlsplit, urlunsplit
+
+import asyncpg
+import pytest
+
+from storage.database import Database
+from storage.embedded import EmbeddedPostgres
+from storage.migrate import migrate
+
+_numbers = itertools.count()
+
+
+def _at(dsn: str, name: str) -> str:
+    return urlunsplit(urlsplit(dsn)._replace(path=f"/{name}"))
+
+
+@pytest.fixture(scope="session")
+def postgres_dsn(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The address of a running PostgreSQL with an empty database."""
+    postgres = EmbeddedPostgres(tmp_path_factory.mktemp("postgres"))
+    try:
+        yield postgres.start().dsn
+    finally:
+        postgres.stop()
+
+
+@pytest.fixture(scope="session")
+async def new_database(postgres_dsn: str) -> Callable[..., object]:
+    """Make databases: ``await new_database()`` is the address of an empty one."""
+
+    async def make(template: str = "template0") -> str:
+        name = f"test_{next(_numbers)}"
+        admin = await asyncpg.connect(postgres_dsn)
+        try:
+            await admin.execute(f"create database {name} template {template}")
+        finally:
+            await admin.close()
+        return _at(postgres_dsn, name)
+
+    return make
+
+
+@pytest.fixture(scope="session")
+async def migrated_template(new_database: Callable[..., object]) -> str:
+    """The name of a database that is up to date, to be cloned."""
+    dsn = await new_database()
+    database = Database(dsn, max_connections=1)
+    await database.open()
+    await migrate(database)
+    await database.close()
+    return urlsplit(dsn).path.removeprefix("/")
+
+
+@pytest.fixture
+async def database_dsn(new_database: Callable[..., object], migrated_template: str) -> str:
+    """The address of a fresh, migrated database."""
+    return await new_database(migrated_template)
+
+
+@pytest.fixture
+async def database(database_dsn: str) -> AsyncIterator[Database]:
+    """A fresh, migrated database, open."""
+    opened = Database(database_dsn)
+    await opened.open()
+    try:
+        yield opened
+    finally:
+        await opened.close()
+
+
+@pytest.fixture
+def shared_data() -> Path | None:
+    """Real exchange files, where somebody laid them beside the checkout; no test may need them."""
+    folder = Path(__file__).parents[2] / "shared" / "data"
+    return folder if folder.is_dir() else None

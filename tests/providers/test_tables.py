@@ -1,0 +1,639 @@
+"""Tables of candles: every usual spelling is read, and what is wrong is refused with file, line and reason."""
+
+from __future__ import annotations
+
+import gzip
+import io
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from datetime import UTC, date, datetime, timedelta
+from decimal import Decimal
+from pathlib import Path
+from zoneinfo import ZoneInfo
+
+import numpy as np
+import polars as pl
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from candlegraph import Candles, InvalidCandles, Timeframe, zone
+from candlegraph import UTC as UTC_ZONE
+from providers import tables
+from providers.tables import Table, read_table
+
+REAL = Path(__file__).parents[3] / "shared/data"
+START = 1_704_067_200_000  # Monday 2024-01-01T00:00:00Z
+MINUTE_MS, DAY_MS = 60_000, 86_400_000
+HEADER = "timestamp,open,high,low,close,volume"
+NEW_YORK = zone("America/New_York")
+
+Read = Callable[..., Table]
+
+
+@pytest.fixture
+def read(tmp_path: Path) -> Read:
+    """Write a text as prices.csv and read it."""
+
+    def write_and_read(text: str | bytes, *arguments: object, name: str = "prices.csv", **options: object) -> Table:
+        path = tmp_path / name
+        path.write_bytes(text.encode() if isinstance(text, str) else text)
+        return read_table(path, *arguments, **options)  # type: ignore[arg-type]
+
+    return write_and_read
+
+
+def rows(*stamps: object, header: str = HEADER) -> str:
+    """A CSV with one good candle for each stamp."""
+    return "\n".join([header, *(f"{stamp},1,3,0.5,2,10" for stamp in stamps)]) + "\n"
+
+
+def at(text: str) -> int:
+    return int(datetime.fromisoformat(text).timestamp() * 1000)
+
+
+def stamps(table: Table) -> list[int]:
+    return table.candles.timestamp.tolist()  # type: ignore[no-any-return]
+
+
+def refusal(read: Read, text: str | bytes, *arguments: object, **options: object) -> str:
+    with pytest.raises(InvalidCandles) as caught:
+        read(text, *arguments, **options)
+    return caught.value.message
+
+
+def same(one: Candles, other: Candles) -> bool:
+    return all(np.array_equal(a, b) for a, b in zip(one.columns, other.columns, strict=True))
+
+
+def test_polars_is_not_imported_before_a_table_is_read() -> None:
+    code = "import sys, providers.tables, providers.files; sys.exit('polars' in sys.modules)"
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=Path(__file__).parents[2])
+
+
+# Round trips
+
+price = st.floats(1e-12, 1e12, allow_nan=False, allow_infinity=False)
+
+
+@st.composite
+def batches(draw: st.DrawFn, timeframe: Timeframe, start: int, zone_name: str = "UTC") -> Candles:
+    """Candles with holes; the first two are neighbours twice, so that their steps tell the timeframe."""
+    picked = sorted({0, 1, 2, *draw(st.sets(st.integers(3, 40), max_size=20))})
+    times = [timeframe.shift(start, step, zone(zone_name)) for step in picked]
+    numbers = np.array([sorted(draw(st.tuples(price, price, price, price))) for _ in times])
+    volume = draw(st.lists(st.floats(0, 1e15), min_size=len(times), max_size=len(times)))
+    low, a, b, high = numbers.T
+    return Candles.of(times, a, high, low, b, volume)
+
+
+def spelt(pattern: str, name: str = "UTC") -> Callable[[int], str]:
+    return lambda ms: datetime.fromtimestamp(ms / 1000, ZoneInfo(name)).strftime(pattern)
+
+
+SPELLINGS: dict[str, Callable[[int], str]] = {
+    "seconds": lambda ms: str(ms // 1000),
+    "seconds as a float": lambda ms: f"{ms // 1000}.0",
+    "milliseconds": str,
+    "milliseconds with an exponent": lambda ms: f"{float(ms):.15e}",
+    "microseconds": lambda ms: str(ms * 1000),
+    "nanoseconds": lambda ms: str(ms * 1_000_000),
+    "ISO with Z": spelt("%Y-%m-%dT%H:%M:%SZ"),
+    "ISO without seconds": spelt("%Y-%m-%dT%H:%MZ"),
+    "ISO with milliseconds": spelt("%Y-%m-%dT%H:%M:%S.000Z"),
+    "ISO with an offset": lambda ms: datetime.fromtimestamp(ms / 1000, ZoneInfo("Asia/Kolkata")).isoformat(),
+    "ISO with a varying offset": lambda ms: datetime.fromtimestamp(ms / 1000, ZoneInfo("Europe/Paris")).isoformat(),
+    "pandas with an offset": spelt("%Y-%m-%d %H:%M:%S+00:00"),
+    "an offset without a colon": spelt("%Y-%m-%d %H:%M:%S+0000"),
+    "UTC in words": spelt("%Y-%m-%d %H:%M:%S UTC"),
+    "local": spelt("%Y-%m-%d %H:%M:%S"),
+    "local with a fraction": spelt("%Y-%m-%d %H:%M:%S.000000"),
+    "local with T": spelt("%Y-%m-%dT%H:%M:%S"),
+    "local without seconds": spelt("%Y-%m-%d %H:%M"),
+    "slashes": spelt("%Y/%m/%d %H:%M:%S"),
+    "dots": spelt("%Y.%m.%d %H:%M"),
+    "compact": spelt("%Y%m%d %H%M%S"),
+    "compact ISO": spelt("%Y%m%dT%H%M%SZ"),
+    "quoted, with blanks": lambda ms: f'" {ms} "',
+}
+
+
+def as_csv(candles: Candles, spell: Callable[[int], str]) -> bytes:
+    lines = [f"{spell(c.timestamp)},{c.open!r},{c.high!r},{c.low!r},{c.close!r},{c.volume!r}" for c in candles]
+    return "\n".join([HEADER, *lines, ""]).encode()
+
+
+@pytest.mark.parametrize("spelling", SPELLINGS)
+@settings(max_examples=15, deadline=None)
+@given(data=st.data())
+def test_candles_come_back_equal_to_the_bit_from_any_spelling(
+    spelling: str, data: st.DataObject, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    timeframe = Timeframe.parse(data.draw(st.sampled_from(["1m", "5m", "1h", "4h"])))
+    candles = data.draw(batches(timeframe, timeframe.floor(START + data.draw(st.integers(0, 10**10)))))
+    folder = tmp_path_factory.mktemp("round")
+    text = as_csv(candles, SPELLINGS[spelling])
+    (folder / "a.csv").write_bytes(text)
+    (folder / "a.csv.gz").write_bytes(gzip.compress(text))
+    for path in folder.iterdir():
+        table = read_table(path)
+        assert table.timeframe == timeframe
+        assert same(table.candles, candles)
+
+
+PARQUET: dict[str, Callable[[pl.Expr], pl.Expr]] = {
+    "milliseconds": lambda ms: ms,
+    "nanoseconds": lambda ms: ms * 1_000_000,
+    "seconds as floats": lambda ms: (ms / 1000).cast(pl.Float64),
+    "naive datetimes": lambda ms: pl.from_epoch(ms, "ms"),
+    "naive nanoseconds": lambda ms: pl.from_epoch(ms, "ms").cast(pl.Datetime("ns")),
+    "aware datetimes": lambda ms: pl.from_epoch(ms, "ms").dt.replace_time_zone("UTC"),
+    "datetimes of another zone": lambda ms: (
+        pl.from_epoch(ms, "ms").dt.replace_time_zone("UTC").dt.convert_time_zone("Asia/Tokyo")
+    ),
+    "text": lambda ms: pl.from_epoch(ms, "ms").dt.strftime("%Y-%m-%d %H:%M:%S"),
+}
+
+
+@pytest.mark.parametrize("spelling", PARQUET)
+@settings(max_examples=15, deadline=None)
+@given(candles=batches(Timeframe(15, "m"), START))
+def test_candles_come_back_equal_to_the_bit_from_parquet(
+    spelling: str, candles: Candles, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    path = tmp_path_factory.mktemp("round") / "a.parquet"
+    frame = pl.DataFrame(dict(zip(HEADER.split(","), candles.columns, strict=False)))
+    frame.with_columns(PARQUET[spelling](pl.col("timestamp")).alias("timestamp")).write_parquet(path)
+    table = read_table(path)
+    assert table.timeframe == Timeframe(15, "m")
+    assert same(table.candles, candles)
+
+
+@pytest.mark.parametrize("name", ["UTC", "America/New_York", "America/Sao_Paulo", "Asia/Kathmandu", "Pacific/Apia"])
+@pytest.mark.parametrize("timeframe", ["1d", "1w", "1mon", "1y"])
+@pytest.mark.parametrize("pattern", ["%Y-%m-%d", "%Y%m%d", "%Y/%m/%d", "%Y-%m-%d 00:00:00"])
+@settings(max_examples=8, deadline=None)
+@given(data=st.data())
+def test_a_date_is_the_instant_at_which_the_local_day_opens(
+    name: str, timeframe: str, pattern: str, data: st.DataObject, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    tf, local = Timeframe.parse(timeframe), zone(name)
+    start = tf.floor(at("2018-06-15T12:00:00Z") + data.draw(st.integers(0, 300)) * DAY_MS, local)
+    candles = data.draw(batches(tf, start, name))
+    days = [date(1970, 1, 1) + timedelta(days=day) for day in local.day_of(candles.timestamp).tolist()]
+    dates = dict(zip(candles.timestamp.tolist(), days, strict=True))
+    path = tmp_path_factory.mktemp("days") / "a.csv"
+    path.write_bytes(as_csv(candles, lambda ms: dates[ms].strftime(pattern)))
+    table = read_table(path, None, local)
+    assert table.timeframe == tf
+    assert same(table.candles, candles)
+
+
+def test_days_stamped_at_local_midnight_already_are_instants(read: Read) -> None:
+    days = NEW_YORK.open_of_day(np.arange(19_790, 19_800))
+    table = read(rows(*days.tolist()), None, NEW_YORK)
+    assert stamps(table) == days.tolist()
+    assert table.timeframe == Timeframe(1, "d")
+
+
+def test_parquet_dates_are_days_of_the_zone(tmp_path: Path) -> None:
+    path = tmp_path / "a.parquet"
+    days = [date(2024, 3, 8) + timedelta(days=n) for n in range(5)]
+    ones = [1.0] * 5
+    pl.DataFrame({"Date": days, "Open": ones, "High": ones, "Low": ones, "Close": ones}).write_parquet(path)
+    table = read_table(path, None, NEW_YORK)
+    assert stamps(table)[:3] == [
+        at("2024-03-08T00:00-05:00"),
+        at("2024-03-09T00:00-05:00"),
+        at("2024-03-10T00:00-05:00"),
+    ]
+    assert stamps(table)[3] == at("2024-03-11T00:00-04:00")
+    assert not table.has_volume
+
+
+def test_parquet_numbers_may_be_decimals_texts_or_integers(tmp_path: Path) -> None:
+    path = tmp_path / "a.parquet"
+    frame = pl.DataFrame(
+        {
+            "t": [START, START + MINUTE_MS],
+            "o": [Decimal("1.5"), Decimal("1.5")],
+            "h": ["2.25", "2.25"],
+            "l": [1, 1],
+            "c": pl.Series([2.0, 2.0], dtype=pl.Float32),
+            "v": [7, 8],
+        }
+    )
+    frame.write_parquet(path)
+    (first, _) = read_table(path).candles
+    assert (first.open, first.high, first.low, first.close, first.volume) == (1.5, 2.25, 1, 2, 7)
+
+
+# Layouts
+
+LAYOUTS = {
+    "usual": "timestamp,open,high,low,close,volume\n{ms},1,3,0.5,2,10\n",
+    "shuffled, capitals": "Volume,Close,Low,High,Open,Timestamp\n10,2,0.5,3,1,{ms}\n",
+    "letters": "t,o,h,l,c,v\n{ms},1,3,0.5,2,10\n",
+    "Binance with a header": (
+        "open_time,open,high,low,close,volume,close_time,quote_volume,count\n{ms},1,3,0.5,2,10,1,77,5\n"
+    ),
+    "Binance without": "{ms},1,3,0.5,2,10,{ms},77,5,1,2,0\n",
+    "Binance since 2025": "{ms}000,1,3,0.5,2,10,{ms}999,77,5,1,2,0\n",
+    "ccxt camel case": "openTime,open,high,low,close,volume\n{ms},1,3,0.5,2,10\n",
+    "Alpha Vantage": "timestamp,1. open,2. high,3. low,4. close,5. volume\n{iso},1,3,0.5,2,10\n",
+    "Yahoo": "Date,Open,High,Low,Close,Adj Close,Volume\n{iso},1,3,0.5,2,1.9,10\n",
+    "CryptoDataDownload": (
+        "https://www.CryptoDataDownload.com\nunix,date,symbol,open,high,low,close,Volume USDT,Volume BTC\n"
+        "{ms},{iso},BTC/USDT,1,3,0.5,2,77,10\n"
+    ),
+    "MetaTrader 5": (
+        "<DATE>\t<TIME>\t<OPEN>\t<HIGH>\t<LOW>\t<CLOSE>\t<TICKVOL>\t<VOL>\t<SPREAD>\n{dots}\t{clock}\t1\t3\t0.5\t2\t77\t10\t1\n"
+    ),
+    "MetaTrader 4": "{dots},{clock},1,3,0.5,2,10\n",
+    "HistData": "{compact};1;3;0.5;2;10\n",
+    "Stooq": "<TICKER>,<PER>,<DATE>,<TIME>,<OPEN>,<HIGH>,<LOW>,<CLOSE>,<VOL>,<OPENINT>\nX,1,{day},{digits},1,3,0.5,2,10,0\n",
+    "date and an epoch in time": "date,time,open,high,low,close,volume\n{iso},{ms},1,3,0.5,2,10\n",
+    "pandas index": ",open,high,low,close,volume\n{iso},1,3,0.5,2,10\n",
+    "semicolons": "timestamp;open;high;low;close;volume\n{ms};1;3;0.5;2;10\n",
+    "tabs and quotes": '"timestamp"\t"open"\t"high"\t"low"\t"close"\t"volume"\n"{ms}"\t"1"\t"3"\t"0.5"\t"2"\t"10"\n',
+    "a quoted name": 'timestamp,name,open,high,low,close,volume\n{ms},"Some, Inc.",1,3,0.5,2,10\n',
+    "spaces": "timestamp , open, high, low, close, volume\n{ms}, 1, 3, 0.5, 2, 10 \n",
+    "a separator at the end": "timestamp,open,high,low,close,volume,\n{ms},1,3,0.5,2,10,\n",
+}
+
+
+@pytest.mark.parametrize("ending", ["\n", "\r\n"])
+@pytest.mark.parametrize("mark", ["", "\ufeff"])
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_the_usual_layouts_are_understood(read: Read, layout: str, mark: str, ending: str) -> None:
+    when = datetime(2024, 1, 2, 3, 4, tzinfo=UTC)
+    ms = int(when.timestamp() * 1000)
+    text = LAYOUTS[layout].format(
+        ms=ms,
+        iso=f"{when:%Y-%m-%d %H:%M:%S}",
+        dots=f"{when:%Y.%m.%d}",
+        clock=f"{when:%H:%M}",
+        compact=f"{when:%Y%m%d %H%M%S}",
+        day=f"{when:%Y%m%d}",
+        digits=f"{when:%H%M%S}",
+    )
+    table = read(mark + text.replace("\n", ending), Timeframe(1, "m"))
+    (candle,) = table.candles
+    assert (candle.timestamp, candle.open, candle.high, candle.low, candle.close) == (ms, 1, 3, 0.5, 2)
+    assert candle.volume == 10
+    assert table.has_volume
+
+
+def test_without_a_volume_column_the_volume_is_zero(read: Read) -> None:
+    table = read(f"time,open,high,low,close\n{START},1,3,0.5,2\n{START + MINUTE_MS},1,3,0.5,2\n")
+    assert table.candles.volume.tolist() == [0, 0]
+    assert not table.has_volume
+
+
+def test_an_unknown_layout_names_the_columns_that_were_found(read: Read) -> None:
+    message = refusal(read, "when,open,high,low,adj close\n1,2,3,4,5\n")
+    assert message == "prices.csv: no column for time, close among: 'when', 'open', 'high', 'low', 'adj close'"
+
+
+def test_two_columns_of_the_same_name_are_refused(read: Read) -> None:
+    assert refusal(read, f"time,open,high,low,close,Close\n{START},1,3,1,2,2\n") == (
+        "prices.csv: 2 columns are called close"
+    )
+
+
+# Bad rows
+
+GOOD = f"{START},1,3,0.5,2,10"
+BAD = {
+    f"{START + MINUTE_MS},1,3,0.5,x,10": "close is not a number: 'x'",
+    f'{START + MINUTE_MS},1,3,0.5,"1,5",10': "close is not a number: '1,5'",
+    f"{START + MINUTE_MS},1,3,0.5,,10": "close is missing",
+    f'{START + MINUTE_MS},1,3,0.5," ",10': "close is missing",
+    f"{START + MINUTE_MS},1,3,0.5,2,": "volume is missing",
+    f"{START + MINUTE_MS},1,3,0.5,2": "it has fewer than 6 fields",
+    f"{START + MINUTE_MS},1,3,0.5,2,10,11": "it has more than 6 fields",
+    f"{START + MINUTE_MS},1,3,0.5,nan,10": "a number is missing, NaN or infinite",
+    f"{START + MINUTE_MS},1,inf,0.5,2,10": "a number is missing, NaN or infinite",
+    f"{START + MINUTE_MS},1,1e999,0.5,2,10": "a number is missing, NaN or infinite",
+    f"{START + MINUTE_MS},1,3,0.5,2,-1": "volume is negative",
+    f"{START + MINUTE_MS},1,3,1.5,2,10": "low is above open, high or close",
+    f"{START + MINUTE_MS},1,1.5,0.5,2,10": "high is below open or close",
+    f"{START + 90_000},1,3,0.5,2,10": "the timestamp is not the opening of a 1m bucket",
+    f"{START},1,3,0.5,2,11": "the same timestamp as 2, with other values",
+    f"{START // 1000 + 60},1,3,0.5,2,10": ("the timestamp is in seconds, that of most rows is in milliseconds"),
+    "2024-01-01 00:01,1,3,0.5,2,10": "the timestamp is in words, that of most rows is in milliseconds",
+    "-5000000000000,1,3,0.5,2,10": "the timestamp is before 1970 or after 2286",
+    "99999999999999,1,3,0.5,2,10": "the timestamp is before 1970 or after 2286",
+    "-9223372036854775808,1,3,0.5,2,10": "the timestamp is in nanoseconds, that of most rows is in milliseconds",
+    f"{START}.5,1,3,0.5,2,10": "the timestamp is not understood",
+    "yesterday,1,3,0.5,2,10": "the timestamp is not understood",
+    ",1,3,0.5,2,10": "the timestamp is not understood",
+    "nan,1,3,0.5,2,10": "the timestamp is not understood",
+    "# a remark": "it has fewer than 6 fields",
+}
+
+
+@pytest.mark.parametrize("timeframe", [None, Timeframe(1, "m")], ids=["told", "given"])
+@pytest.mark.parametrize("row", BAD)
+def test_a_bad_row_is_refused_with_its_line_and_reason(read: Read, row: str, timeframe: Timeframe | None) -> None:
+    others = [f"{START + n * MINUTE_MS},1,3,0.5,2,10" for n in (2, 3, 4)]
+    message = refusal(read, "\n".join([HEADER, GOOD, *others, "", row, ""]), timeframe)
+    assert message.splitlines()[0] == f"prices.csv:7: {BAD[row]}"
+    assert len([line for line in message.splitlines() if line.startswith("prices.csv:")]) == 1
+
+
+def test_the_first_ten_problems_are_told_and_the_others_counted(read: Read) -> None:
+    bad = [f"{START + n * MINUTE_MS},1,3,9,2,10" for n in range(22)]
+    lines = refusal(read, "\n".join([HEADER, *bad])).splitlines()
+    assert lines[0] == "prices.csv:2: low is above open, high or close"
+    assert lines[9] == "prices.csv:11: low is above open, high or close"
+    assert lines[10:] == ["and 12 more"]
+
+
+def test_problems_of_all_kinds_come_in_the_order_of_the_file(read: Read) -> None:
+    late = f"{START + 60 * MINUTE_MS},1,3,9,2,10"
+    text = "\n".join(
+        [
+            HEADER,
+            late,
+            "x,1,3,0.5,2,10",
+            f"{START + MINUTE_MS},,3,0.5,2,10",
+            *rows(*range(START, START + 9 * MINUTE_MS, MINUTE_MS)).splitlines()[1:],
+        ]
+    )
+    assert refusal(read, text).splitlines() == [
+        "prices.csv:2: low is above open, high or close",
+        "prices.csv:3: the timestamp is not understood",
+        "prices.csv:4: open is missing",
+    ]
+
+
+def test_rows_in_any_order_are_sorted(read: Read) -> None:
+    times = [START + n * MINUTE_MS for n in (3, 0, 2, 1, 4)]
+    assert stamps(read(rows(*times))) == sorted(times)
+
+
+def test_equal_duplicates_are_merged(read: Read) -> None:
+    assert stamps(read(rows(START, START + MINUTE_MS, START, START + MINUTE_MS))) == [START, START + MINUTE_MS]
+
+
+def test_empty_lines_hold_nothing_and_still_count(read: Read) -> None:
+    text = f"{HEADER}\n\n{GOOD}\n,,,,,\n\n{START + MINUTE_MS},1,3,9,2,10\n\n\n"
+    assert refusal(read, text) == "prices.csv:6: low is above open, high or close"
+
+
+@pytest.mark.parametrize("drop_last", [False, True])
+def test_the_newest_row_can_be_left_out(read: Read, drop_last: bool) -> None:
+    times = [START + 2 * MINUTE_MS, START, START + MINUTE_MS]
+    assert len(read(rows(*times), drop_last=drop_last).candles) == 3 - drop_last
+    assert stamps(read(rows(*times), drop_last=drop_last))[0] == START
+
+
+def test_nothing_is_left_where_the_only_row_is_dropped(read: Read) -> None:
+    assert "no rows but the newest" in refusal(read, rows(START), Timeframe(1, "m"), drop_last=True)
+
+
+@pytest.mark.parametrize("size", [64, 97, 300, 4096])
+def test_the_size_of_a_block_changes_nothing(read: Read, monkeypatch: pytest.MonkeyPatch, size: int) -> None:
+    text = rows(*range(START, START + 200 * MINUTE_MS, MINUTE_MS))
+    whole = read(text)
+    broken = text + f"{START + 200 * MINUTE_MS},1,3,9,2,10\n"
+    monkeypatch.setattr(tables, "_BLOCK_BYTES", size)
+    assert same(read(text).candles, whole.candles)
+    assert same(read(gzip.compress(text.encode()), name="a.csv.gz").candles, whole.candles)
+    assert same(read(text.rstrip("\n")).candles, whole.candles)
+    assert refusal(read, broken) == "prices.csv:202: low is above open, high or close"
+
+
+def test_a_file_full_of_problems_is_not_read_to_its_end(read: Read, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tables, "_BLOCK_BYTES", 1000)
+    monkeypatch.setattr(tables, "_ENOUGH", 50)
+    message = refusal(read, HEADER + "\n" + "x,1,3,0.5,2,10\n" * 10_000)
+    assert message.splitlines()[-1].startswith("and at least ")
+
+
+# Files that are none
+
+FILES: dict[str, tuple[str, bytes, str]] = {
+    "empty": ("a.csv", b"", "it is empty"),
+    "blank": ("a.csv", b"\n \n\n", "it is empty"),
+    "empty gzip": ("a.csv.gz", gzip.compress(b""), "it is empty"),
+    "header only": ("a.csv", HEADER.encode(), "it has no rows"),
+    "header only, with its end": ("a.csv", HEADER.encode() + b"\r\n", "it has no rows"),
+    "cut gzip": (
+        "a.csv.gz",
+        gzip.compress(os.urandom(9000) + rows(START).encode())[:-60],
+        "the gzip file is cut short",
+    ),
+    "broken gzip": ("a.csv.gz", b"\x1f\x8b" + b"x" * 50, "the gzip file is damaged"),
+    "zip": ("a.csv", b"PK\x03\x04" + b"x" * 50, "it is a zip archive, not a CSV: unpack or rename it first"),
+    "zstd": ("a.csv", b"\x28\xb5\x2f\xfd" + b"x" * 50, "it is a zstd file, not a CSV: unpack or rename it first"),
+    "no parquet": ("a.parquet", rows(START).encode(), "it is no Parquet file"),
+    "empty parquet": ("a.parquet", b"", "it is empty"),
+    "cut parquet": ("a.parquet", b"PAR1" + b"x" * 99, "it is no Parquet file that can be read: "),
+    "broken parquet": ("a.parquet", b"PAR1" + b"x" * 99 + b"PAR1", "it is no Parquet file that can be read: "),
+    "Latin-1": ("a.csv", rows(START).encode() + b"\n\xfcber,1,1,1,1,1\n", "line 4 is not UTF-8 text"),
+    "UTF-16": ("a.csv", rows(START).encode("utf-16"), "line 1 is not UTF-8 text"),
+    "prose": (
+        "a.csv",
+        b"Once upon a time,\nthere was\n",
+        "it is no table of candles: it begins with 'Once upon a time,'",
+    ),
+    "an open quotation": ("a.csv", rows(START, f'"{START}').encode(), "line 3: its quotation marks are not in pairs"),
+    "a quotation over lines": ("a.csv", rows(START, f'"{START}\n"').encode(), "line 3: its quotation marks are not in"),
+    "an odd quotation": ("a.csv", rows(START, f'"{START}"x').encode(), "line 3: its quotation marks are not in pairs"),
+}
+
+
+@pytest.mark.parametrize("case", FILES)
+def test_a_file_that_is_no_table_is_refused_by_its_name(read: Read, case: str) -> None:
+    name, content, reason = FILES[case]
+    assert refusal(read, content, Timeframe(1, "m"), name=name).startswith(f"{name}: {reason}")
+    assert refusal(read, content, name=name).startswith(f"{name}: {reason}")
+
+
+def test_what_is_no_file_is_refused_by_its_name(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe.csv")
+    for path, reason in (
+        (tmp_path / "none.csv", "none.csv: there is no such file"),
+        (tmp_path, f"{tmp_path.name}: it is a folder"),
+        (tmp_path / "pipe.csv", "pipe.csv: it is no regular file"),
+    ):
+        with pytest.raises(InvalidCandles, match=reason):
+            read_table(path)
+
+
+def test_a_line_without_end_is_no_table(read: Read, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tables, "_BLOCK_BYTES", 1000)
+    assert "longer than any row" in refusal(read, b"x" * 5000)
+
+
+def test_a_parquet_problem_names_its_row(tmp_path: Path) -> None:
+    path = tmp_path / "a.parquet"
+    one = [1.0, 1.0]
+    pl.DataFrame({"t": [START, START + MINUTE_MS], "o": one, "h": one, "l": [1.0, None], "c": one}).write_parquet(path)
+    with pytest.raises(InvalidCandles, match=r"^a\.parquet: row 2: low is missing$"):
+        read_table(path, Timeframe(1, "m"))
+
+
+@pytest.mark.parametrize("column", ["t", "o"])
+def test_a_parquet_column_of_another_type_is_refused(tmp_path: Path, column: str) -> None:
+    path = tmp_path / "a.parquet"
+    columns = {"t": [START], "o": [1.0], "h": [1.0], "l": [1.0], "c": [1.0]} | {column: [True]}
+    pl.DataFrame(columns).write_parquet(path)
+    with pytest.raises(InvalidCandles, match=r"^a\.parquet: .*of type Boolean"):
+        read_table(path)
+
+
+def test_a_parquet_file_without_rows_has_none(tmp_path: Path) -> None:
+    path = tmp_path / "a.parquet"
+    pl.DataFrame(schema=dict.fromkeys("tohlcv", pl.Float64)).write_parquet(path)
+    with pytest.raises(InvalidCandles, match=r"^a\.parquet: it has no rows$"):
+        read_table(path)
+
+
+# Timeframes
+
+
+@pytest.mark.parametrize("name", ["UTC", "America/New_York", "Australia/Lord_Howe", "Africa/Cairo"])
+@pytest.mark.parametrize(
+    "timeframe", ["1m", "3m", "5m", "15m", "1h", "4h", "12h", "1d", "3d", "1w", "1mon", "3mon", "1y"]
+)
+def test_the_timeframe_is_told_from_the_steps(read: Read, timeframe: str, name: str) -> None:
+    tf, local = Timeframe.parse(timeframe), zone(name)
+    start = tf.ceil(at("2023-12-30T00:00Z"), local)
+    times = [tf.shift(start, n, local) for n in range(30) if n not in {4, 5, 9}]
+    assert read(rows(*times), None, local).timeframe == tf
+    assert read(rows(*times[:2]), None, local).timeframe == tf
+
+
+def test_a_day_of_23_hours_is_a_day(read: Read) -> None:
+    table = read(rows("2024-03-10", "2024-03-11"), None, NEW_YORK)
+    assert np.diff(table.candles.timestamp).tolist() == [23 * 3_600_000]
+    assert table.timeframe == Timeframe(1, "d")
+
+
+def test_stock_days_with_weekends_are_days(read: Read) -> None:
+    days = [day for n in range(60) if (day := date(2024, 1, 2) + timedelta(days=n)).weekday() < 5]
+    assert read(rows(*days)).timeframe == Timeframe(1, "d")
+
+
+@pytest.mark.parametrize(
+    ("times", "reason"),
+    [
+        ([START], "one row does not show its timeframe"),
+        ([START, START + 1000, START + 2000], "its rows are 1 seconds apart, and the shortest timeframe is 1m"),
+        ([START + 60_000, START + 8 * 60_000], "do not open 7m buckets: name its timeframe"),
+        (["2024-01-02 05:00", "2024-01-03 05:00"], "do not open 1d buckets: name its time zone"),
+        ([f"{year}-01-01" for year in (1980, 2020)], "at most ten years"),
+    ],
+)
+def test_a_timeframe_that_cannot_be_told_must_be_named(read: Read, times: list[object], reason: str) -> None:
+    message = refusal(read, rows(*times))
+    assert message.startswith("prices.csv: ")
+    assert reason in message
+
+
+def test_a_told_timeframe_is_shown_where_rows_do_not_fit_it(read: Read) -> None:
+    times = [START + n * 10 * MINUTE_MS for n in range(9)]
+    assert refusal(read, rows(*times, START + 25 * MINUTE_MS)).splitlines() == [
+        "prices.csv:11: the timestamp is not the opening of a 10m bucket",
+        "The timeframe 10m was told from the steps between the rows: name it if it is another.",
+    ]
+
+
+def test_days_of_another_zone_are_refused_with_a_hint(read: Read) -> None:
+    midnights = NEW_YORK.open_of_day(np.arange(19_700, 19_710)).tolist()
+    lines = refusal(read, rows(*midnights), Timeframe(1, "d")).splitlines()
+    assert lines[0] == "prices.csv:2: the timestamp is not the opening of a 1d bucket"
+    assert lines[-1] == "The days are taken for those of UTC: name the time zone if it is another."
+
+
+# Local times
+
+
+def test_a_time_without_an_offset_is_local_and_one_with_it_is_not(read: Read) -> None:
+    for text in ("2024-07-01 09:30", "2024-07-01T13:30:00Z", "2024-07-01 15:30:00+0200"):
+        assert stamps(read(rows(text), Timeframe(1, "m"), NEW_YORK)) == [at("2024-07-01T13:30Z")]
+
+
+def test_an_ambiguous_local_time_is_the_earlier_one(read: Read) -> None:
+    assert stamps(read(rows("2024-11-03 01:30"), Timeframe(1, "m"), NEW_YORK)) == [at("2024-11-03T05:30Z")]
+
+
+def test_a_local_time_that_does_not_exist_is_refused(read: Read) -> None:
+    assert refusal(read, rows("2024-03-10 01:30", "2024-03-10 02:30"), Timeframe(1, "m"), NEW_YORK) == (
+        "prices.csv:3: this local time does not exist in America/New_York"
+    )
+
+
+def test_a_midnight_that_does_not_exist_opens_its_day_but_no_minute(read: Read) -> None:
+    sao_paulo = zone("America/Sao_Paulo")
+    text = rows("2018-11-03 00:00", "2018-11-04 00:00")
+    assert stamps(read(text, Timeframe(1, "d"), sao_paulo)) == [at("2018-11-03T03:00Z"), at("2018-11-04T03:00Z")]
+    assert refusal(read, text, Timeframe(1, "m"), sao_paulo) == (
+        "prices.csv:3: this local time does not exist in America/Sao_Paulo"
+    )
+
+
+@settings(max_examples=200, deadline=None)
+@given(
+    minutes=st.integers(at("1971-01-01T00:00Z") // MINUTE_MS, at("2037-12-31T00:00Z") // MINUTE_MS),
+    name=st.sampled_from(
+        ["America/New_York", "Europe/Dublin", "Australia/Lord_Howe", "Africa/Casablanca", "Asia/Gaza"]
+    ),
+)
+def test_local_times_agree_with_zoneinfo(minutes: int, name: str) -> None:
+    wall = datetime.fromtimestamp(minutes * 60, UTC).replace(tzinfo=None)
+    expected = wall.replace(tzinfo=ZoneInfo(name), fold=0)
+    instants, skipped = tables._instants(np.array([minutes * MINUTE_MS], np.int64), zone(name))
+    exists = expected.astimezone(UTC).astimezone(ZoneInfo(name)).replace(tzinfo=None) == wall
+    assert bool(skipped[0]) is not exists
+    assert skipped[0] or int(instants[0]) == int(expected.timestamp() * 1000)
+
+
+@pytest.mark.parametrize("bad", ["20240230", "20241301"])
+def test_a_number_that_is_no_date_is_refused(read: Read, bad: str) -> None:
+    assert refusal(read, rows("20240228", "20240229", bad, "20240301")) == (
+        "prices.csv:4: the timestamp is no date of any calendar, that of most rows is a date like 20240131"
+    )
+
+
+@pytest.mark.parametrize("clock", ["93000", "930", "0"])
+def test_a_clock_that_lost_a_digit_is_not_guessed(read: Read, clock: str) -> None:
+    header = "date,time,open,high,low,close,volume"
+    text = f"{header}\n20240102,100000,1,3,0.5,2,10\n20240102,{clock},1,3,0.5,2,10\n"
+    assert refusal(read, text, Timeframe(1, "m")) == "prices.csv:3: the timestamp is not understood"
+
+
+# Anything at all
+
+
+@settings(max_examples=150, deadline=None)
+@given(
+    text=st.lists(st.text('0123456789.,;-:T \t\n\r"eZ+xé\x00', max_size=40), max_size=12).map("\n".join),
+    header=st.booleans(),
+)
+def test_nonsense_is_refused_and_never_crashes(
+    text: str, header: bool, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    path = tmp_path_factory.getbasetemp() / "nonsense.csv"
+    path.write_text((HEADER + "\n") * header + text, newline="")
+    try:
+        table = read_table(path)
+    except InvalidCandles as refused:
+        assert refused.message.startswith("nonsense.csv")
+    else:
+        assert not table.candles.problems(table.timeframe, tables._TIMES, UTC_ZONE)
+
+
+@pytest.mark.parametrize("path", sorted(REAL.glob("*_*_*[0-9mhdwon].csv.gz")), ids=lambda path: path.name)
+def test_real_files_are_read(path: Path) -> None:
+    local = NEW_YORK if path.name.startswith("us_") else UTC_ZONE
+    table = read_table(path, None, local)
+    assert str(table.timeframe) == path.name.split(".")[0].rsplit("_", 1)[1]
+    plain = pl.read_csv(io.BytesIO(gzip.decompress(path.read_bytes())))
+    assert stamps(table) == plain["timestamp_ms"].to_list()
+    assert table.candles.close.tolist() == plain["close"].to_list()
