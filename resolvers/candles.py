@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Sequence
 
 from candlegraph.answer import Answer, Ask, Fill, Wait
 from candlegraph.errors import BadUserInput, CandlegraphError
+from candlegraph.event import Event
 from candlegraph.series import Series
 from candlegraph.zone import zone
 from resolvers.context import Context
@@ -68,3 +69,8 @@ def _limit(context: Context, limit: int | None) -> int:
             f"`limit` must be between 1 and {most}, not {limit}. Page on with `nextSince` or `nextBefore`."
         )
     return limit
+
+
+def stream_candles(context: Context, series: Series, since: int | None, timezone: str | None) -> AsyncIterator[Event]:
+    """Follow a series: its history since ``since``, then what happens. Errors as `realtime.hub.Hub.subscribe`."""
+    return context.services.hub.subscribe(series, since, None if timezone is None else zone(timezone))

@@ -11,6 +11,7 @@ from aiodataloader import DataLoader
 from candlegraph.answer import Answer, Ask
 from candlegraph.provider import Providers
 from candlegraph.series import Instrument, Record
+from realtime.hub import Hub
 from storage.history import History
 from storage.instruments import Instruments
 
@@ -22,6 +23,7 @@ class Services:
     history: History
     instruments: Instruments
     providers: Providers
+    hub: Hub
     default_points: int
     max_points: int
 

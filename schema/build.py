@@ -9,8 +9,10 @@ from strawberry.types import ExecutionContext
 
 from schema.documents import Documents
 from schema.errors import CodedErrors
+from schema.executor import BulkExecutor
 from schema.query import Query
 from schema.scalars import SCALARS
+from schema.subscription import Subscription
 
 
 class Schema(strawberry.Schema):
@@ -24,6 +26,8 @@ def build_schema() -> Schema:
     """Put the schema together."""
     return Schema(
         query=Query,
+        subscription=Subscription,
         config=StrawberryConfig(scalar_map=SCALARS),
+        execution_context_class=BulkExecutor,
         extensions=[CodedErrors, Documents],
     )

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import secrets
-from collections.abc import Mapping
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -14,10 +13,9 @@ from graphql import GraphQLError
 from starlette.requests import Request
 from starlette.responses import FileResponse, PlainTextResponse, Response
 from starlette.types import Message, Receive, Scope, Send
-from starlette.websockets import WebSocket, WebSocketDisconnect
-from strawberry.asgi import ASGIWebSocketAdapter, GraphQL
+from starlette.websockets import WebSocket
+from strawberry.asgi import GraphQL
 from strawberry.http import GraphQLHTTPResponse, GraphQLRequestData
-from strawberry.http.exceptions import WebSocketDisconnected
 from strawberry.schema.exceptions import CannotGetOperationTypeError, InvalidOperationTypeError
 from strawberry.subscriptions import GRAPHQL_TRANSPORT_WS_PROTOCOL
 from strawberry.types import ExecutionResult
@@ -26,6 +24,7 @@ from strawberry.types.graphql import OperationType
 
 from resolvers.context import Context, Services
 from schema.build import Schema
+from server.sockets import TextFrames, TransportHandler
 
 MAX_BODY = 262_144
 GRAPHQL_RESPONSE = "application/graphql-response+json"
@@ -36,21 +35,11 @@ CONTENT_SECURITY_POLICY = (
 )
 
 
-class TextFrames(ASGIWebSocketAdapter):
-    """Writes text frames: a binary one, which orjson's bytes would become, ends every graphql-ws client."""
-
-    async def send_json(self, message: Mapping[str, object]) -> None:
-        """Send one message of the protocol."""
-        try:
-            await self.ws.send_text(orjson.dumps(message, option=orjson.OPT_SERIALIZE_NUMPY).decode())
-        except (WebSocketDisconnect, RuntimeError) as error:
-            raise WebSocketDisconnected from error
-
-
 class Endpoint(GraphQL[Context, None]):
     """The one endpoint of the API, an ASGI application."""
 
     websocket_adapter_class = TextFrames
+    graphql_transport_ws_handler_class = TransportHandler
 
     def __init__(self, schema: Schema, services: Services, web: Path, allowed_origins: list[str]) -> None:
         """Serve ``schema``; ``web`` is the folder of the built page."""

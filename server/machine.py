@@ -10,6 +10,7 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 
 from providers.registry import Registry
+from realtime.hub import Hub
 from resolvers.context import Services
 from server.settings import Settings
 from storage.candles import CandleStore
@@ -63,5 +64,9 @@ async def machine(settings: Settings) -> AsyncIterator[Machine]:
         stack.push_async_callback(collector.close)
         instruments = Instruments(opened, registry)
         history = History(store, instruments, collector, registry)
-        services = Services(history, instruments, registry, settings.default_chart_points, settings.max_chart_points)
+        hub = Hub(history, collector, registry)
+        stack.push_async_callback(hub.close)
+        services = Services(
+            history, instruments, registry, hub, settings.default_chart_points, settings.max_chart_points
+        )
         yield Machine(settings, opened, registry, store, services)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import signal
 import sys
 
@@ -28,6 +29,7 @@ async def serve(settings: Settings) -> None:
             server_header=False,
             timeout_graceful_shutdown=10,
         )
+        logging.getLogger("uvicorn.error").setLevel(logging.WARNING)  # it writes the URL of a socket, and what is in it
         # uvicorn raises the signal it stopped for once more when it has stopped; by default that would end the process
         # before the database is.
         for number in (signal.SIGINT, signal.SIGTERM):

@@ -12,6 +12,7 @@ from datetime import UTC, date, datetime, timedelta
 from functools import cache, lru_cache
 from zoneinfo import ZoneInfo, available_timezones
 
+from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 
 from candlegraph import Timeframe
@@ -151,6 +152,11 @@ def clock_changes(name: str, year: int) -> tuple[int, ...]:
     return tuple(found)
 
 
+def examples(count: int) -> settings:
+    """So many cases of a property, however slow the machine is."""
+    return settings(max_examples=count, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+
+
 _LONGEST = {"m": 3_653 * 1_440, "h": 3_653 * 24, "d": 3_653, "w": 521, "mon": 120, "y": 10}
 _USUAL = (1, 2, 3, 4, 5, 6, 7, 10, 12, 15, 24, 25, 30, 45, 60, 90)
 
@@ -183,4 +189,4 @@ def instants(draw: st.DrawFn, name: str, timeframe: Timeframe | None = None) -> 
     if timeframe is not None and (kind == "edge" or draw(st.booleans())):
         instant = next_open(timeframe, instant, name) if draw(st.booleans()) else floor(timeframe, instant, name)
         instant += draw(st.integers(-1, 1))
-    return instant
+    return max(0, instant)

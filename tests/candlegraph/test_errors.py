@@ -12,7 +12,10 @@ DRAWN = dict(re.findall(r"^[| ]*[|`]-- (\w+) +([A-Z_]+) ", errors.__doc__ or "",
 
 
 def _tree(kind: type[CandlegraphError]) -> set[type[CandlegraphError]]:
-    return {kind, *(found for sub in kind.__subclasses__() if sub.__module__ == errors.__name__ for found in _tree(sub))}
+    return {
+        kind,
+        *(found for sub in kind.__subclasses__() if sub.__module__ == errors.__name__ for found in _tree(sub)),
+    }
 
 
 def test_every_error_is_drawn_with_its_code() -> None:

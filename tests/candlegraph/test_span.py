@@ -5,11 +5,12 @@ from __future__ import annotations
 from itertools import pairwise
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from candlegraph import Span, Spans, Timeframe, zone
 from tests.candlegraph import scalar_calendar as scalar
+from tests.candlegraph.scalar_calendar import examples
 
 TOP = 60
 spans_lists = st.lists(
@@ -27,7 +28,7 @@ def _well_formed(spans: Spans) -> bool:
 
 
 @given(spans_lists, spans_lists)
-@settings(max_examples=400, deadline=None)
+@examples(400)
 def test_sets_of_spans_behave_like_sets_of_instants(ours: list[Span], theirs: list[Span]) -> None:
     """Union, intersection, difference and equality, always sorted, disjoint and never empty."""
     a, b = Spans(ours), Spans(theirs)
@@ -49,7 +50,7 @@ def test_sets_of_spans_behave_like_sets_of_instants(ours: list[Span], theirs: li
 
 
 @given(spans_lists, st.integers(0, TOP), st.integers(-3, 15))
-@settings(max_examples=200, deadline=None)
+@examples(200)
 def test_it_covers_a_span_when_it_holds_each_of_its_instants(spans: list[Span], since: int, length: int) -> None:
     """The empty span is covered by everything."""
     covered = set(range(since, since + length)) <= _held(spans)
@@ -57,7 +58,7 @@ def test_it_covers_a_span_when_it_holds_each_of_its_instants(spans: list[Span], 
 
 
 @given(st.permutations([Span(0, 5), Span(5, 9), Span(20, 21), Span(7, 7), Span(30, 25), Span(1, 3)]))
-@settings(deadline=None)
+@examples(100)
 def test_equal_sets_are_equal_however_they_were_put_together(spans: list[Span]) -> None:
     """Touching spans are one, empty ones are none, and hashes follow."""
     made = Spans(spans)
@@ -71,7 +72,7 @@ def test_equal_sets_are_equal_however_they_were_put_together(spans: list[Span]) 
 
 
 @given(spans_lists, st.integers(1, 7))
-@settings(max_examples=200, deadline=None)
+@examples(200)
 def test_inner_keeps_the_whole_buckets_that_one_span_holds(spans: list[Span], minutes: int) -> None:
     """Counted in minutes: a bucket stays exactly when all its minutes are held."""
     timeframe = Timeframe(minutes, "m")
@@ -92,7 +93,7 @@ def _minutes(span: Span) -> range:
 
 
 @given(st.data())
-@settings(max_examples=150, deadline=None)
+@examples(150)
 def test_a_span_is_snapped_inwards_and_outwards_to_the_buckets_of_a_zone(data: st.DataObject) -> None:
     """The inner span is empty where no whole bucket fits; an empty span is left as it is."""
     timeframe, name = data.draw(scalar.timeframes()), data.draw(scalar.zone_names())

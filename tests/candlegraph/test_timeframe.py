@@ -9,13 +9,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import example, given, settings
+from hypothesis import example, given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from candlegraph import MINUTE, UTC, BadUserInput, Timeframe, zone
 from tests.candlegraph import scalar_calendar as scalar
-from tests.candlegraph.scalar_calendar import at, instants, timeframes, zone_names
+from tests.candlegraph.scalar_calendar import at, examples, instants, timeframes, zone_names
 
 SPELLINGS = {
     "1m": "1m",
@@ -55,7 +55,18 @@ REFUSED = [
     *("", "m", "1", "0m", "00m", "01m", "-1m", "+1m", "1.5h", "1e3m", "0x1m", "1_0m", "1 m", " 1m", "1m ", "1m\n"),
     *("1H", "1D", "1W", "1Y", "1Min", "1MON", "1MO", "1minute", "1mth", "1months", "1q", "1s", "30s", "1S", "1ms"),
     *("\u0661m", "\uff11m", "1\uff4d", "\u00b2m", "1\u03bc", "1m\0", "1m1m", "1h30m", "P1D", "PT1M", "nan", "infm"),
-    *("99999999m", "100000000m", "1" + "0" * 400 + "m", "5260321m", "87673h", "3654d", "522w", "121mon", "11y", "132mon"),
+    *(
+        "99999999m",
+        "100000000m",
+        "1" + "0" * 400 + "m",
+        "5260321m",
+        "87673h",
+        "3654d",
+        "522w",
+        "121mon",
+        "11y",
+        "132mon",
+    ),
 ]
 
 
@@ -76,7 +87,7 @@ def test_other_spellings_are_refused(text: str) -> None:
 
 
 @given(timeframes())
-@settings(deadline=None)
+@examples(100)
 def test_every_timeframe_reads_back_what_it_prints(timeframe: Timeframe) -> None:
     """Printing and parsing are inverse."""
     assert Timeframe.parse(str(timeframe)) == timeframe
@@ -84,7 +95,7 @@ def test_every_timeframe_reads_back_what_it_prints(timeframe: Timeframe) -> None
 
 
 @given(st.text(max_size=12) | st.from_regex(r"\A[0-9]{1,9}[a-zA-Z]{1,4}\Z"))
-@settings(max_examples=400, deadline=None)
+@examples(400)
 def test_no_text_is_refused_in_any_other_way(text: str) -> None:
     """Whatever a client writes is a timeframe or BAD_USER_INPUT."""
     try:
@@ -102,7 +113,7 @@ def test_a_timeframe_cannot_be_made_too_short_or_too_long(count: int, unit: str)
 
 
 @given(timeframes())
-@settings(deadline=None)
+@examples(100)
 def test_exactly_one_of_width_days_and_months_is_set(timeframe: Timeframe) -> None:
     """The three kinds of buckets exclude each other, and the nominal length is never nothing."""
     assert [timeframe.width_ms > 0, timeframe.days > 0, timeframe.months > 0].count(True) == 1
@@ -113,7 +124,7 @@ def test_exactly_one_of_width_days_and_months_is_set(timeframe: Timeframe) -> No
 
 
 @given(st.data())
-@settings(max_examples=400, deadline=None)
+@examples(300)
 def test_buckets_open_where_the_scalar_calendar_says(data: st.DataObject) -> None:
     """Every function of one instant agrees with plain datetime and zoneinfo, in every zone."""
     timeframe, name = data.draw(timeframes()), data.draw(zone_names())
@@ -135,7 +146,7 @@ def test_buckets_open_where_the_scalar_calendar_says(data: st.DataObject) -> Non
 
 
 @given(st.data())
-@settings(max_examples=150, deadline=None)
+@examples(150)
 def test_edges_are_those_of_the_scalar_calendar(data: st.DataObject) -> None:
     """``edges`` lists each opening of a half-open range once, in order."""
     timeframe, name = data.draw(timeframes()), data.draw(zone_names())
@@ -147,7 +158,7 @@ def test_edges_are_those_of_the_scalar_calendar(data: st.DataObject) -> None:
 
 
 @given(st.data())
-@settings(max_examples=200, deadline=None)
+@examples(120)
 def test_the_functions_agree_with_each_other(data: st.DataObject) -> None:
     """floor <= instant < next, edges partition time, and the vector forms repeat the scalar ones."""
     timeframe, name = data.draw(timeframes()), data.draw(zone_names())
@@ -176,7 +187,7 @@ def test_the_functions_agree_with_each_other(data: st.DataObject) -> None:
 
 
 @given(timeframes(), zone_names())
-@settings(max_examples=60, deadline=None)
+@examples(30)
 def test_empty_arrays_stay_empty(timeframe: Timeframe, name: str) -> None:
     """No instants have no buckets, and no error either."""
     nothing = np.empty(0, np.int64)
@@ -286,7 +297,7 @@ _NEST_ZONES = ("UTC", "Etc/GMT-7", "Etc/GMT+5", "Asia/Bangkok", "Asia/Tokyo", "A
 
 
 @given(timeframes(), timeframes(), st.sampled_from(_NEST_ZONES), st.booleans())
-@settings(max_examples=250, deadline=None)
+@examples(250)
 def test_one_nests_in_another_exactly_when_its_edges_hold_all_of_the_others(
     inner: Timeframe, outer: Timeframe, name: str, multiply: bool
 ) -> None:
@@ -298,7 +309,12 @@ def test_one_nests_in_another_exactly_when_its_edges_hold_all_of_the_others(
 
 def test_every_usual_pair_nests_exactly_when_its_edges_do() -> None:
     """The same over the pairs that a market meets, in zones of every kind."""
-    usual = [*map(Timeframe.parse, ["1m", "7m", "15m", "45m", "1h", "90m", "4h", "7h", "24h", "168h", "1d", "2d", "1w", "1mon", "1y"])]
+    usual = [
+        *map(
+            Timeframe.parse,
+            ["1m", "7m", "15m", "45m", "1h", "90m", "4h", "7h", "24h", "168h", "1d", "2d", "1w", "1mon", "1y"],
+        )
+    ]
     counts: Counter[bool] = Counter()
     for name in ("UTC", "Etc/GMT-7", "Asia/Kolkata", "America/New_York", "Africa/Monrovia"):
         for inner in usual:
@@ -370,11 +386,10 @@ def test_buckets_are_those_of_time_bucket(text: str, instant: str, name: str, ex
     assert Timeframe.parse(text).floor(at(instant), zone(name)) == at(expected)
 
 
-_CASES = Path(__file__).parents[3] / "shared" / "data" / "time_bucket_cases.csv"
 _UNITS = {"minute": "m", "hour": "h", "day": "d", "week": "w", "month": "mon", "year": "y"}
 
 
-def test_every_case_of_timescaledb_that_we_can_express_is_reproduced() -> None:
+def test_every_case_of_timescaledb_that_we_can_express_is_reproduced(shared_data: Path | None) -> None:
     """TimescaleDB's own regression results, where the file is at hand; 526 of its 530 rows without origin or offset.
 
     Left out: four rows whose interval is finer than a minute (1 and 2 milliseconds, 1 and 2 seconds), which is no
@@ -383,8 +398,8 @@ def test_every_case_of_timescaledb_that_we_can_express_is_reproduced() -> None:
     are cut to milliseconds, for no edge lies between.
     """
     rows = []
-    if _CASES.exists():
-        with _CASES.open(newline="") as file:
+    if shared_data is not None and (cases := shared_data / "time_bucket_cases.csv").exists():
+        with cases.open(newline="") as file:
             rows = [row for row in csv.DictReader(file) if not row["origin"] and not row["offset"]]
     outcome: Counter[str] = Counter()
     for row in rows:
@@ -404,7 +419,7 @@ def test_every_case_of_timescaledb_that_we_can_express_is_reproduced() -> None:
 @example(0)
 @example(-1)
 @given(st.integers(-(10**13), 10**13))
-@settings(deadline=None)
+@examples(100)
 def test_a_minute_is_a_minute(instant: int) -> None:
     """The base of everything."""
     assert MINUTE.floor(instant) == instant // 60_000 * 60_000
