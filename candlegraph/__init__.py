@@ -15,7 +15,7 @@ from candlegraph.errors import (
 )
 from candlegraph.provider import Capabilities, Listing, Live, Market, Page, Provider, State, Streaming
 from candlegraph.resample import fold
-from candlegraph.series import Instrument, Series
+from candlegraph.series import Instrument, Record, Series
 from candlegraph.span import Span, Spans
 from candlegraph.timeframe import MINUTE, Timeframe
 from candlegraph.zone import UTC, Zone, zone
@@ -40,6 +40,7 @@ __all__ = [
     "ProviderRefused",
     "ProviderUnavailable",
     "RateLimited",
+    "Record",
     "Series",
     "Span",
     "Spans",

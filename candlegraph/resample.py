@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from candlegraph.candle import Candles
+from candlegraph.candle import Bools, Candles
 from candlegraph.timeframe import Timeframe
 from candlegraph.zone import UTC, Int64s, Zone
 
@@ -25,9 +25,16 @@ def fold(candles: Candles, timeframe: Timeframe, zone: Zone = UTC) -> Candles:
         np.minimum.reduceat(candles.low, starts),
         candles.close[np.append(starts[1:], len(candles)) - 1],
         np.add.reduceat(candles.volume, starts),
-        np.logical_and.reduceat(candles.closed, starts),
-        np.logical_and.reduceat(candles.synthetic, starts),
+        _all(candles.closed, starts),
+        _all(candles.synthetic, starts),
     )
+
+
+def _all(flags: Bools, starts: Int64s) -> Bools:
+    """Whether a flag is set in all of each group; almost always it is in every row or in none."""
+    if flags.all() or not flags.any():
+        return np.broadcast_to(flags[0], starts.shape)
+    return np.logical_and.reduceat(flags, starts)
 
 
 def _buckets(stamps: Int64s, timeframe: Timeframe, zone: Zone) -> tuple[Int64s, Int64s]:

@@ -199,7 +199,7 @@ def _told_timeframe(sheet: _Sheet, path: Path, zone: Zone) -> Timeframe:
 
 
 def _timeframe_of(stamps: Int64s, zone: Zone) -> Timeframe:
-    """The timeframe whose step is the most common one; at least half of the stamps must open its buckets."""
+    """The timeframe of the usual step; at least half of the (ascending) stamps must open its buckets."""
     steps = np.diff(stamps)
     steps = steps[steps > 0]
     if not len(steps):
@@ -207,36 +207,44 @@ def _timeframe_of(stamps: Int64s, zone: Zone) -> Timeframe:
         raise InvalidCandles(only if len(stamps) else "it has no rows")
     whole = steps[steps % MINUTE_MS == 0]
     # A stamp that lies wrong breaks two steps: it is refused by its line, and not by the timeframe it seems to show.
-    step = _most_common(whole if len(whole) * 3 >= len(steps) else steps)
-    if step % MINUTE_MS:
-        raise InvalidCandles(f"its rows are {step / 1000:g} seconds apart, and the shortest timeframe is 1m")
+    steps = _usual(whole if len(whole) * 3 >= len(steps) else steps)
+    if steps[0] % MINUTE_MS:
+        raise InvalidCandles(f"its rows are {steps[0] / 1000:g} seconds apart, and the shortest timeframe is 1m")
     try:
-        # A day lasts 23 to 25 hours where the clock is changed (22 to 26 in Troll).
-        told = Timeframe(step // MINUTE_MS, "m") if step < 22 * HOUR_MS else _days_of_steps(stamps, zone)
+        found = list(_timeframes(steps, stamps, zone))
     except BadUserInput as error:
         raise InvalidCandles(f"the steps between its rows show no timeframe: {error.message}") from None
-    if np.count_nonzero(told.floor_all(stamps, zone) == stamps) * 2 < len(stamps):
+    fits = [float(np.mean(timeframe.floor_all(stamps, zone) == stamps)) for timeframe in found]
+    told = found[fits.index(1) if 1 in fits else 0]
+    if max(fits) < 0.5:
         remedy = "name its timeframe" if told.width_ms else f"name its time zone ({zone.name}?) or its timeframe"
         raise InvalidCandles(f"its rows are mostly {told} apart, but do not open {told} buckets: {remedy}")
     return told
 
 
-def _days_of_steps(stamps: Int64s, zone: Zone) -> Timeframe:
-    days = zone.day_of(stamps)
-    steps = np.diff(days)
-    step = _most_common(steps[steps > 0])
+def _timeframes(steps: Int64s, stamps: Int64s, zone: Zone) -> Iterator[Timeframe]:
+    for step in steps.tolist():
+        # A day lasts 23 to 25 hours where the clock is changed (22 to 26 in Troll).
+        if step < 22 * HOUR_MS:
+            yield Timeframe(step // MINUTE_MS, "m")
+        else:
+            yield from _timeframes_of_days(zone.day_of(stamps))
+
+
+def _timeframes_of_days(days: Int64s) -> Iterator[Timeframe]:
+    steps = _usual(np.diff(days))
     month = days.astype("datetime64[D]").astype("datetime64[M]")
     firsts = month.astype("datetime64[D]").astype(np.int64) == days
-    if step < 28 or np.count_nonzero(firsts) * 2 < len(days):
-        return Timeframe(step, "d")
-    steps = np.diff(month.astype(np.int64))
-    return Timeframe(_most_common(steps[steps > 0]), "mon")
+    in_months = steps[0] >= 28 and np.count_nonzero(firsts) * 2 >= len(days)
+    for step in (_usual(np.diff(month.astype(np.int64))) if in_months else steps).tolist():
+        yield Timeframe(step, "mon" if in_months else "d")
 
 
-def _most_common(steps: Int64s) -> int:
-    """The step met most often; of several the smallest."""
-    sizes, counts = np.unique(steps, return_counts=True)
-    return int(sizes[np.argmax(counts)])
+def _usual(steps: Int64s) -> Int64s:
+    """The step met most often, and the smallest one where it is no accident: in a file with holes they differ."""
+    sizes, counts = np.unique(steps[steps > 0], return_counts=True)
+    often = sizes[(counts > 1) & (counts * 20 >= len(steps))][:1]
+    return np.append(sizes[[np.argmax(counts)]] if len(sizes) else sizes, often)
 
 
 # Times

@@ -37,6 +37,7 @@ async def resolve_markets(context: Context) -> list[Market]:
 
 async def resolve_providers(context: Context, market_id: str) -> list[Status]:
     """The providers of a market, by id. NotFound where there is no such market."""
+    _check_name("market", market_id)
     found = {status.id: status for status in context.services.providers.statuses() if status.market.id == market_id}
     for market, provider in await context.services.instruments.pairs():
         if market == market_id and provider not in found:
@@ -53,7 +54,8 @@ async def resolve_symbols(
     """One page of a provider's symbols, those whose symbol or name holds ``search`` in any case."""
     if not 0 <= first <= MAX_PAGE:
         raise BadUserInput(f"`first` must be between 0 and {MAX_PAGE}, not {first}.")
-    _check_name("search", search or "-")
+    for what, name in (("market", market), ("provider", provider), ("search", search or "-")):
+        _check_name(what, name)
     start = None if after is None else decode_cursor(after)
     records, total = await context.services.instruments.search(
         market, provider, text=search, inactive=inactive, after=start, first=first + 1

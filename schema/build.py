@@ -10,6 +10,7 @@ from strawberry.types import ExecutionContext
 from schema.documents import Documents
 from schema.errors import CodedErrors
 from schema.executor import BulkExecutor
+from schema.operation import NamedOperation
 from schema.query import Query
 from schema.scalars import SCALARS
 from schema.subscription import Subscription
@@ -29,5 +30,5 @@ def build_schema() -> Schema:
         subscription=Subscription,
         config=StrawberryConfig(scalar_map=SCALARS),
         execution_context_class=BulkExecutor,
-        extensions=[CodedErrors, Documents],
+        extensions=[CodedErrors, Documents, NamedOperation],
     )

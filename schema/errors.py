@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import logging
 
-from graphql import GraphQLError, GraphQLSyntaxError
+from graphql import GraphQLError, GraphQLSyntaxError, ValueNode, VariableNode
 from strawberry.extensions import MaskErrors
 
 from candlegraph.errors import CandlegraphError
 from resolvers.context import Context
 
 log = logging.getLogger(__name__)
+
+_LONGEST_MESSAGE = 500
 
 
 class CodedErrors(MaskErrors):
@@ -21,16 +23,31 @@ class CodedErrors(MaskErrors):
 
     def _coded(self, error: GraphQLError) -> GraphQLError:
         cause = _cause(error)
+        message = error.message
         if isinstance(cause, CandlegraphError):
             extensions: dict[str, object] = {"code": cause.code}
             if cause.retry_after is not None:
                 extensions["retryAfter"] = round(cause.retry_after, 3)
         elif cause is None:
-            phase = "GRAPHQL_PARSE_FAILED" if isinstance(error, GraphQLSyntaxError) else "GRAPHQL_VALIDATION_FAILED"
-            extensions = {"code": phase if error.path is None else "INTERNAL", **(error.extensions or {})}
+            extensions = {"code": self._own_code(error), **(error.extensions or {})}
+        elif isinstance(cause, ValueError) and _is_literal(error):
+            # graphql-core lets Python's limit of 4,300 digits through.
+            message, extensions = "This number is too long.", {"code": "BAD_USER_INPUT"}
         else:
             return self._masked(error, cause)
-        return GraphQLError(error.message, error.nodes, error.source, error.positions, error.path, None, extensions)
+        if len(message) > _LONGEST_MESSAGE:  # it quotes the request, which may be long
+            message = message[:_LONGEST_MESSAGE] + "..."
+        return GraphQLError(message, error.nodes, error.source, error.positions, error.path, None, extensions)
+
+    def _own_code(self, error: GraphQLError) -> str:
+        """The code of an error that GraphQL itself reports."""
+        if error.path is not None:
+            return "INTERNAL"
+        if isinstance(error, GraphQLSyntaxError):
+            return "GRAPHQL_PARSE_FAILED"
+        if self.execution_context.pre_execution_errors and not _is_literal(error):
+            return "GRAPHQL_VALIDATION_FAILED"
+        return "BAD_USER_INPUT"  # a value, in the document or among the variables
 
     def _masked(self, error: GraphQLError, cause: Exception) -> GraphQLError:
         context = self.execution_context.context
@@ -47,3 +64,8 @@ def _cause(error: GraphQLError) -> Exception | None:
     while isinstance(cause, GraphQLError):
         cause = cause.original_error
     return cause if isinstance(cause, Exception) else None
+
+
+def _is_literal(error: GraphQLError) -> bool:
+    node = error.nodes[0] if error.nodes else None
+    return error.path is None and isinstance(node, ValueNode) and not isinstance(node, VariableNode)

@@ -28,6 +28,12 @@ from server.sockets import TextFrames, TransportHandler
 
 MAX_BODY = 262_144
 GRAPHQL_RESPONSE = "application/graphql-response+json"
+_ENVELOPE = (
+    ("query", str, "a text"),
+    ("operationName", str, "a text"),
+    ("variables", dict, "an object"),
+    ("extensions", dict, "an object"),
+)
 CONTENT_SECURITY_POLICY = (
     "default-src 'self'; script-src 'self'; worker-src 'self' blob:; style-src 'self' 'unsafe-inline'; "
     "font-src 'self' data:; img-src 'self' data:; connect-src 'self' ws: wss:; object-src 'none'; base-uri 'none'; "
@@ -57,15 +63,20 @@ class Endpoint(GraphQL[Context, None]):
         if scope["type"] != "http":
             await super().__call__(scope, receive, send)
             return
+        request = Request(scope, _bounded(receive))
+        request.state.id = secrets.token_hex(8)
         try:
-            response = await self.run(Request(scope, _bounded(receive)))
+            response = await self.run(request)
         except HTTPException as error:
             response = _refusal(error)
+        response.headers["x-request-id"] = request.state.id
+        response.headers["x-content-type-options"] = "nosniff"
         await response(scope, receive, send)
 
     async def get_context(self, request: Request | WebSocket, response: Response | WebSocket) -> Context:
         """Surround an operation; a socket's operations are given loaders of their own later."""
-        return Context(self._services, secrets.token_hex(8))
+        request_id = request.state.id if isinstance(request, Request) else secrets.token_hex(8)
+        return Context(self._services, request_id)
 
     def should_render_graphql_ide(self, request: Any) -> bool:
         """Show the page to browsers alone: a client that takes anything gets JSON."""
@@ -87,26 +98,31 @@ class Endpoint(GraphQL[Context, None]):
         """Write JSON."""
         return orjson.dumps(data)
 
-    def parse_json(self, data: str | bytes) -> Any:
-        """Read an object; a request is one, and so are its variables."""
-        found = super().parse_json(data)
-        if isinstance(found, list):
-            raise HTTPException(400, "Batches are not accepted: use aliases, or `candlesBatch`.")
-        if not isinstance(found, dict | None):
-            raise HTTPException(400, "A request is a JSON object with a `query`.")
-        return found or {}
-
-    async def parse_http_body(self, request: AsyncHTTPRequestAdapter) -> GraphQLRequestData | list[GraphQLRequestData]:
+    async def parse_http_body(self, request: AsyncHTTPRequestAdapter) -> GraphQLRequestData:
         """Read the envelope."""
-        if request.method == "POST" and "application/json" not in (request.content_type or ""):
+        envelope: object
+        if request.method == "GET":
+            envelope = self.parse_query_params({k: v for k, v in request.query_params.items() if v})
+        elif (request.content_type or "").partition(";")[0].strip().lower() == "application/json":
+            envelope = self.parse_json(await request.get_body())
+        else:
             raise HTTPException(415, "Send application/json.")
-        data = await super().parse_http_body(request)
-        assert isinstance(data, GraphQLRequestData)  # noqa: S101 - batches are refused above
-        if not isinstance(data.operation_name, str | None):
-            raise HTTPException(400, "`operationName` must be a text or null.")
-        if not data.query:
+        if isinstance(envelope, list):
+            raise HTTPException(400, "Batches are not accepted: use aliases, or `candlesBatch`.")
+        if not isinstance(envelope, dict):
+            raise HTTPException(400, "A request is a JSON object with a `query`.")
+        for name, kind, what in _ENVELOPE:
+            if not isinstance(envelope.get(name), kind | None):
+                raise HTTPException(400, f"`{name}` must be {what} or null.")
+        if not envelope.get("query"):
             raise HTTPException(400, "The request has no `query`.")
-        return data
+        return GraphQLRequestData(
+            query=envelope["query"],
+            variables=envelope.get("variables"),
+            operation_name=envelope.get("operationName") or None,
+            extensions=envelope.get("extensions"),
+            protocol="http",
+        )
 
     async def execute_single(
         self,
@@ -122,7 +138,6 @@ class Endpoint(GraphQL[Context, None]):
         allowed = {OperationType.QUERY}
         if request_adapter.method == "POST":
             allowed.add(OperationType.MUTATION)
-        sub_response.headers["x-request-id"] = context.request_id
         try:
             return await self.schema.execute(
                 request_data.query,
@@ -139,12 +154,13 @@ class Endpoint(GraphQL[Context, None]):
                 )
             raise HTTPException(405, "Mutations need POST.") from error
         except CannotGetOperationTypeError:
-            return _request_error("The document has no such operation, or several and no `operationName`.")
+            return _request_error("The document has no such operation.")
 
     async def process_result(self, request: Request, result: ExecutionResult) -> GraphQLHTTPResponse:
         """Leave ``data`` out where nothing was executed, as GraphQL over HTTP asks."""
         response = await super().process_result(request, result)
-        if isinstance(result, PreExecutionError):
+        refused = result.data is None and not any(error.path for error in result.errors or ())
+        if refused or isinstance(result, PreExecutionError):
             response.pop("data", None)
         return response
 

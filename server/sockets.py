@@ -39,7 +39,7 @@ class TransportHandler(BaseGraphQLTransportWSHandler[Context, None]):
         await super().handle_message(message)
 
     @staticmethod
-    def _get_pre_execution_close_reason(error: GraphQLError) -> str | None:
+    def _get_pre_execution_close_reason(error: GraphQLError) -> str | None:  # noqa: ARG004
         """Close nothing for a document that cannot be parsed: the other operations of the socket have done no wrong."""
         return None
 
@@ -49,7 +49,7 @@ def _is_well_formed(message: Any) -> bool:
         return False
     payload = message.get("payload")
     if not isinstance(payload, dict | None):
-        return message["type"] == "connection_init"  # the handler words this one itself
+        return bool(message["type"] == "connection_init")  # the handler words this one itself
     if message["type"] == "complete":
         return _is_id(message)
     if message["type"] != "subscribe":

@@ -490,6 +490,7 @@ def settled(stamps: range, reach: Reach, lookback: int | None = None) -> tuple[i
         (range(200), Reach.UNKNOWN, (0, 200), "perhaps the oldest 200 of the window"),
         (range(3_000, 3_050), Reach.WINDOW, (3_000, 3_050), "it kept to no window"),
         (range(3_000, 3_050), Reach.UNKNOWN, (3_000, 3_050), "it kept to no window"),
+        (range(100, 150), Reach.NEWEST, (100, 4_000), "all there is from its first row to now"),
         (range(3_000, 3_500), Reach.NEWEST, (3_000, 4_000), "all there is from its first row to now"),
         (range(-50, 250), Reach.WINDOW, (0, 250), "rows from before count for a full page"),
         (range(-400, -100), Reach.WINDOW, (0, -100), "rows from before alone prove nothing"),
@@ -507,6 +508,11 @@ def test_nothing_is_proved_of_what_lies_behind_the_lookback() -> None:
 
 def test_the_row_at_an_inclusive_end_of_the_window_strays_not() -> None:
     assert settled(range(10, 301), Reach.WINDOW) == (0, 301)
+
+
+def test_an_inverse_swap_of_binance_is_asked_for_a_window_only() -> None:
+    assert Ccxt("binance")._reach({"inverse": True}) is Reach.WINDOW
+    assert Ccxt("binance")._reach({"inverse": False}) is Reach.FORWARD
 
 
 # Symbols
@@ -540,9 +546,10 @@ async def test_symbols_are_loaded_once_for_all_who_ask_first(fake: FakeBinance) 
 async def test_symbols_that_cannot_be_loaded_are_no_empty_list_and_the_next_try_works(fake: FakeBinance) -> None:
     provider = Ccxt("binance", fake.ccxt_options()["binance"])
     await provider.start()
-    for fault in (Fault(truncate=True), Fault(body=b"{}"), Fault(status=503), HTML):
+    faults = {"could not be read": (Fault(truncate=True), HTML), "no symbols": (Fault(body=b"{}"),)}
+    for reason, fault in [(reason, fault) for reason, faults in faults.items() for fault in faults]:
         fake.fail(fault, path="markets")
-        with pytest.raises(ProviderUnavailable):
+        with pytest.raises(ProviderUnavailable, match=reason):
             await provider.listings()
     fake.fail(Fault(status=429, headers={"Retry-After": "9"}), path="markets")
     with pytest.raises(RateLimited) as raised:
@@ -640,10 +647,12 @@ async def main():
             await asyncio.sleep(0.005)
             lags.append(time.perf_counter() - before - 0.005)
     ticking = asyncio.create_task(tick())
+    await asyncio.sleep(0.02)
     provider = providers.ccxt.Ccxt("binance")
     await provider.start()
-    await provider.close()
+    await asyncio.sleep(0.02)
     ticking.cancel()
+    await provider.close()
     print(len(lags), max(lags))
 asyncio.run(main())
 """

@@ -318,6 +318,27 @@ async def test_a_dead_servers_pid_in_a_strangers_hands_does_not_block_the_start(
         stranger.wait()
 
 
+def test_a_stop_signals_nobody_but_who_holds_the_socket(
+    data_dir: Path, postgres: EmbeddedPostgres, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    server = postgres.start()
+    pid_file = data_dir / "postgres" / "postmaster.pid"
+    kept = pid_file.read_text()
+    stranger = sleeper(psutil.Process(server.pid).uids().real)
+    try:
+        pid_file.write_text(kept.replace(str(server.pid), str(stranger.pid)))
+        with monkeypatch.context() as patch:
+            patch.setattr(embedded, "_LOCK_SECONDS", 0.5)
+            with pytest.raises(Unavailable, match=r"server\.lock"):
+                postgres.stop()
+        pid_file.write_text(kept)
+        assert stranger.poll() is None
+        assert postgres.start() == server
+    finally:
+        stranger.kill()
+        stranger.wait()
+
+
 async def test_a_cluster_whose_making_was_interrupted_is_not_used(
     data_dir: Path, postgres: EmbeddedPostgres, spawn: Spawn
 ) -> None:
@@ -408,7 +429,9 @@ def make_wide(path: Path) -> None:
 
 
 def make_link(path: Path) -> None:
-    path.symlink_to(tempfile.gettempdir())
+    target = path.with_name(f"{path.name}-elsewhere")  # private and ours: only the link is wrong with it
+    target.mkdir(mode=0o700)
+    path.symlink_to(target)
 
 
 def make_file(path: Path) -> None:
@@ -436,7 +459,11 @@ def test_a_socket_directory_of_somebody_else_is_refused(
         assert one_line(error, "DATA_DIR", str(path))
         assert path.lstat() == before
     finally:
-        path.rmdir() if path.is_dir() and not path.is_symlink() else path.unlink()
+        for made in (path.resolve(), path):
+            if made.is_dir() and not made.is_symlink():
+                made.rmdir()
+            elif made.is_symlink() or made.exists():
+                made.unlink()
 
 
 async def test_a_cluster_of_an_older_version_is_served_by_the_older_binaries(data_dir: Path) -> None:

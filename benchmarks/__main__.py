@@ -1,0 +1,29 @@
+"""Run the benchmarks and print their figures as tables in Markdown."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+
+from benchmarks import nouns, serving, startup, writing
+
+BENCHMARKS = {
+    "fold": nouns.fold_a_year,
+    "import": writing.import_a_million,
+    "startup": startup.start_and_rest,
+    "memory": serving.from_memory,
+    "postgres": serving.from_postgres,
+    "listeners": serving.listeners,
+}
+
+
+def main() -> None:
+    """Run those named on the command line, or all."""
+    for name in sys.argv[1:] or BENCHMARKS:
+        print(f"\n## {name}\n")
+        for row in asyncio.run(BENCHMARKS[name]()):
+            print("| " + " | ".join(map(str, row)) + " |", flush=True)
+
+
+if __name__ == "__main__":
+    main()

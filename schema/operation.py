@@ -1,0 +1,25 @@
+"""Which operation of a document is meant."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from graphql import GraphQLError, OperationDefinitionNode
+from strawberry.extensions import SchemaExtension
+
+
+class NamedOperation(SchemaExtension):
+    """Refuses a document of several operations that names none of them; Strawberry would run the first."""
+
+    def on_validate(self) -> Iterator[None]:
+        """Check the name, after the document itself."""
+        context = self.execution_context
+        document = context.graphql_document
+        operations = (
+            [one for one in document.definitions if isinstance(one, OperationDefinitionNode)] if document else []
+        )
+        if len(operations) > 1 and context._provided_operation_name is None:  # noqa: SLF001 - the public one guesses
+            message = "The document has several operations: say which with `operationName`."
+            error = GraphQLError(message, extensions={"code": "BAD_USER_INPUT"})
+            context.pre_execution_errors = [*(context.pre_execution_errors or ()), error]
+        yield

@@ -1,0 +1,79 @@
+"""The machine below the API without a server: a database of its own, the demo market, and a few imported series."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from candlegraph import MINUTE, Candles, Instrument
+from candlegraph.span import Span, Spans
+from providers.registry import Registry
+from resolvers.context import Context, Services
+from schema.build import Schema, build_schema
+from storage.candles import CandleStore, Write
+from storage.collector import Collector
+from storage.database import Database
+from storage.history import History
+from storage.instruments import Instruments
+
+T0 = 1_714_521_600_000  # 2024-05-01T00:00:00Z
+MINUTE_MS = 60_000
+ROWS = 120
+SYMBOLS = tuple(f"S{i}/USD" for i in range(12))
+
+
+@dataclass
+class Laboratory:
+    """Asks the real schema over a real database."""
+
+    schema: Schema
+    database: Database
+    services: Services
+
+    async def ask(
+        self, document: str, variables: Mapping[str, Any] | None = None, *, name: str | None = None
+    ) -> dict[str, Any]:
+        """Execute as the server does; the answer as JSON, errors and all."""
+        result = await self.schema.execute(
+            document,
+            variable_values=dict(variables) if variables is not None else None,
+            context_value=Context(self.services, "request-1"),
+            operation_name=name,
+        )
+        errors = [error.formatted for error in result.errors or ()]
+        answer: dict[str, Any] = json.loads(json.dumps({"data": result.data, "errors": errors}))
+        return answer
+
+
+@asynccontextmanager
+async def laboratory(dsn: str) -> AsyncIterator[Laboratory]:
+    """Open one; every symbol of ``lab/bench`` has two hours of minutes from `T0`, all covered."""
+    database = Database(dsn)
+    await database.open()
+    registry = Registry({})
+    store = CandleStore(database)
+    collector = Collector(store)
+    instruments = Instruments(database, registry)
+    try:
+        services = Services(History(store, instruments, collector, registry), instruments, registry, 500, 5000)
+        await _furnish(store, instruments)
+        yield Laboratory(build_schema(), database, services)
+    finally:
+        await collector.close()
+        await registry.close()
+        await database.close()
+
+
+async def _furnish(store: CandleStore, instruments: Instruments) -> None:
+    stamps = T0 + MINUTE_MS * np.arange(ROWS, dtype=np.int64)
+    prices = 100.0 + np.arange(ROWS)
+    candles = Candles.of(stamps, prices, prices + 2, prices - 2, prices + 1, np.full(ROWS, 1.5))
+    covered = Spans([Span(T0, T0 + ROWS * MINUTE_MS)])
+    for symbol in SYMBOLS:
+        record = await instruments.imported(Instrument("lab", "bench", symbol), "UTC")
+        await store.write([Write(record.id, MINUTE, candles, covered, "i")])

@@ -1,0 +1,16 @@
+"""One laboratory a session: these tests only read."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable
+
+import pytest
+
+from tests.fakes.laboratory import Laboratory, laboratory
+
+
+@pytest.fixture(scope="session")
+async def lab(new_database: Callable[..., object], migrated_template: str) -> AsyncIterator[Laboratory]:
+    """The schema over a database with two hours of ``lab/bench``."""
+    async with laboratory(await new_database(migrated_template)) as opened:
+        yield opened
