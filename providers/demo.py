@@ -175,7 +175,7 @@ class Synthetic:
         forming = timeframe.floor(now)
         first = timeframe.ceil(max(span.since, walk.since))
         rows = min(_MAX_ROWS, _MAX_MINUTES * MINUTE_MS // timeframe.nominal_ms)
-        wanted = min(span.until, now + 1, walk.until or span.until)
+        wanted = min(span.until, walk.until or span.until)
         last = min(wanted, timeframe.shift(first, rows))
         complete_to = min(last if last < wanted else span.until, forming)
         work = Span(first, min(timeframe.ceil(last), MINUTE.next(now)))

@@ -185,9 +185,6 @@ def _hints(problems: Mapping[int, str], timeframe: Timeframe, zone: Zone, *, giv
         yield f"The days are taken for those of {zone.name}: name the time zone if it is another."
 
 
-# Timeframes
-
-
 def _told_timeframe(sheet: _Sheet, path: Path, zone: Zone) -> Timeframe:
     """What the steps between the rows tell; what is wrong with single rows comes first, where anything is."""
     try:
@@ -236,18 +233,17 @@ def _timeframes_of_days(days: Int64s) -> Iterator[Timeframe]:
     month = days.astype("datetime64[D]").astype("datetime64[M]")
     firsts = month.astype("datetime64[D]").astype(np.int64) == days
     in_months = steps[0] >= 28 and np.count_nonzero(firsts) * 2 >= len(days)
-    for step in (_usual(np.diff(month.astype(np.int64))) if in_months else steps).tolist():
+    index: Int64s = month.astype(np.int64)
+    for step in (_usual(np.diff(index)) if in_months else steps).tolist():
         yield Timeframe(step, "mon" if in_months else "d")
 
 
 def _usual(steps: Int64s) -> Int64s:
     """The step met most often, and the smallest one where it is no accident: in a file with holes they differ."""
     sizes, counts = np.unique(steps[steps > 0], return_counts=True)
-    often = sizes[(counts > 1) & (counts * 20 >= len(steps))][:1]
+    # One stamp that lies wrong can halve a step, which makes two of the half.
+    often = sizes[(counts > 2) & (counts * 20 >= len(steps))][:1]
     return np.append(sizes[[np.argmax(counts)]] if len(sizes) else sizes, often)
-
-
-# Times
 
 
 def _on_clock(sheet: _Sheet, zone: Zone) -> tuple[_Sheet, Int64s]:
@@ -403,9 +399,6 @@ def _read_as(text: pl.Series, spelling: str, length: int, zone: str) -> pl.Serie
     return found.cast(pl.Int64)
 
 
-# Columns
-
-
 def _layout(names: Sequence[str], first: Sequence[str]) -> _Layout:
     """Which of the named columns hold what; ``first`` are the cells of the first row."""
     plain = [_plain(name, position) for position, name in enumerate(names)]
@@ -477,9 +470,6 @@ def _floats(column: pl.Series, name: str, line: Int64s, problems: dict[int, str]
             given = str(cell).strip()[:40] if cell is not None else ""
             problems.setdefault(at, f"{name} is not a number: {given!r}" if given else f"{name} is missing")
     return cast(Floats, found.fill_null(0).to_numpy())
-
-
-# Files
 
 
 @contextmanager

@@ -26,6 +26,7 @@ from storage.collector import Collector
 log = logging.getLogger(__name__)
 
 POLL_S = 5.0  # how often the forming minute is asked for where there is no stream
+STREAM_POLL_S = 60.0  # and where there is one: at least once a minute, when it closes
 MAX_BACKOFF_S = 60.0
 
 
@@ -60,7 +61,7 @@ class Feed:
                     # The stream first, then history up to it: between the two no minute is without a source.
                     if self._provider.capabilities.live is Live.STREAM and isinstance(self._provider, Streaming):
                         group.create_task(self._watch(self._provider.stream(self._record.instrument)))
-                        period = MINUTE_MS / 1000
+                        period = STREAM_POLL_S
                     else:
                         period = POLL_S
                     while True:

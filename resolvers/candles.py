@@ -8,8 +8,10 @@ from candlegraph.answer import Answer, Ask, Fill, Wait
 from candlegraph.errors import BadUserInput, CandlegraphError
 from candlegraph.event import Event
 from candlegraph.series import Series
+from candlegraph.timeframe import Timeframe
 from candlegraph.zone import zone
 from resolvers.context import Context
+from resolvers.markets import instrument
 
 MAX_BATCH = 100
 
@@ -45,17 +47,23 @@ def resolve_candles(  # noqa: PLR0913 - the contract's arguments
 
 
 def resolve_batch(
-    context: Context, batch: Sequence[Series], **arguments: object
+    context: Context, batch: Sequence[tuple[str, str, str, Timeframe]], **arguments: object
 ) -> list[Awaitable[Answer] | Exception]:
-    """Ask for many series at once; an item that cannot be asked is its error, and nulls nothing but itself."""
+    """Ask for many series (market, provider, symbol, timeframe) at once.
+
+    An item that cannot be asked for is its error, and nulls nothing but itself.
+    """
     if len(batch) > MAX_BATCH:
         raise BadUserInput(f"At most {MAX_BATCH} series fit one batch; these are {len(batch)}.")
-    return [_item(context, series, arguments) for series in batch]
+    return [_item(context, item, arguments) for item in batch]
 
 
-def _item(context: Context, series: Series, arguments: dict[str, object]) -> Awaitable[Answer] | Exception:
+def _item(
+    context: Context, item: tuple[str, str, str, Timeframe], arguments: dict[str, object]
+) -> Awaitable[Answer] | Exception:
+    *name, timeframe = item
     try:
-        return resolve_candles(context, series, **arguments)  # type: ignore[arg-type]  # the schema has typed them
+        return resolve_candles(context, Series(instrument(*name), timeframe), **arguments)  # type: ignore[arg-type]  # the schema has typed them
     except CandlegraphError as error:
         return error
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Iterator
 
 from graphql import GraphQLError, GraphQLSyntaxError, ValueNode, VariableNode
 from strawberry.extensions import MaskErrors
@@ -17,6 +18,13 @@ _LONGEST_MESSAGE = 500
 
 class CodedErrors(MaskErrors):
     """Gives every error its ``extensions.code``; an error outside of our tree is masked as INTERNAL and logged."""
+
+    _invalid = False
+
+    def on_validate(self) -> Iterator[None]:
+        """Note whether the document itself is refused; what comes later is about the values for its variables."""
+        yield
+        self._invalid = bool(self.execution_context.pre_execution_errors)
 
     def _process_errors(self, errors: list[GraphQLError]) -> list[GraphQLError]:
         return [self._coded(error) for error in errors]
@@ -45,7 +53,7 @@ class CodedErrors(MaskErrors):
             return "INTERNAL"
         if isinstance(error, GraphQLSyntaxError):
             return "GRAPHQL_PARSE_FAILED"
-        if self.execution_context.pre_execution_errors and not _is_literal(error):
+        if self._invalid and not _is_literal(error):
             return "GRAPHQL_VALIDATION_FAILED"
         return "BAD_USER_INPUT"  # a value, in the document or among the variables
 

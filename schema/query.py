@@ -106,7 +106,7 @@ class Query:
     ) -> list[CandleSeries | None]:
         return resolve_batch(  # type: ignore[return-value]
             info.context,
-            [Series(instrument(one.market, one.provider, one.symbol), one.timeframe) for one in series],
+            [(one.market, one.provider, one.symbol, one.timeframe) for one in series],
             since=since,
             until=until,
             before=before,

@@ -10,15 +10,16 @@ from typing import Any
 
 import numpy as np
 
+from pydantic import SecretStr
+
 from candlegraph import MINUTE, Candles, Instrument
 from candlegraph.span import Span, Spans
-from providers.registry import Registry
 from resolvers.context import Context, Services
 from schema.build import Schema, build_schema
+from server.machine import machine
+from server.settings import Settings
 from storage.candles import CandleStore, Write
-from storage.collector import Collector
 from storage.database import Database
-from storage.history import History
 from storage.instruments import Instruments
 
 T0 = 1_714_521_600_000  # 2024-05-01T00:00:00Z
@@ -53,20 +54,9 @@ class Laboratory:
 @asynccontextmanager
 async def laboratory(dsn: str) -> AsyncIterator[Laboratory]:
     """Open one; every symbol of ``lab/bench`` has two hours of minutes from `T0`, all covered."""
-    database = Database(dsn)
-    await database.open()
-    registry = Registry({})
-    store = CandleStore(database)
-    collector = Collector(store)
-    instruments = Instruments(database, registry)
-    try:
-        services = Services(History(store, instruments, collector, registry), instruments, registry, 500, 5000)
-        await _furnish(store, instruments)
-        yield Laboratory(build_schema(), database, services)
-    finally:
-        await collector.close()
-        await registry.close()
-        await database.close()
+    async with machine(Settings.read(db_connection_string=SecretStr(dsn))) as running:
+        await _furnish(running.store, running.services.instruments)
+        yield Laboratory(build_schema(), running.database, running.services)
 
 
 async def _furnish(store: CandleStore, instruments: Instruments) -> None:

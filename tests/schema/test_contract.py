@@ -103,7 +103,9 @@ def test_what_the_contract_and_the_code_both_have_is_equal(contract: dict[str, s
     assert {name: ours[name] for name in both} == {name: contract[name] for name in both}
 
 
-def test_everything_of_the_contract_is_there_but_what_is_pending(contract: dict[str, str], ours: dict[str, str]) -> None:
+def test_everything_of_the_contract_is_there_but_what_is_pending(
+    contract: dict[str, str], ours: dict[str, str]
+) -> None:
     missing = {name for name in contract.keys() - ours.keys() if _parent(name) in ours or _parent(name) is None}
     assert missing - PENDING.keys() == set(), "The contract has these and the code does not."
     assert PENDING.keys() - missing == set(), "These are not pending any more: take them out of PENDING."
@@ -113,7 +115,9 @@ def test_everything_that_is_pending_is_of_the_contract(contract: dict[str, str])
     assert PENDING.keys() - contract.keys() == set()
 
 
-def test_a_member_beyond_the_contract_can_be_left_out_by_clients(contract: dict[str, str], ours: dict[str, str]) -> None:
+def test_a_member_beyond_the_contract_can_be_left_out_by_clients(
+    contract: dict[str, str], ours: dict[str, str]
+) -> None:
     """We may add fields, and arguments only where a client that does not know them is not asked for them."""
     added = {name: shape for name, shape in ours.items() if name not in contract and _parent(name) in contract}
     required = {name for name, shape in added.items() if "(" in name and shape.endswith("!") and " = " not in shape}

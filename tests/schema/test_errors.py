@@ -181,7 +181,9 @@ async def test_a_missing_variable_is_bad_input(lab: Laboratory) -> None:
     assert {error["extensions"]["code"] for error in answer["errors"]} == {BAD_INPUT}
 
 
-async def test_a_number_longer_than_python_reads_is_bad_input(lab: Laboratory, caplog: pytest.LogCaptureFixture) -> None:
+async def test_a_number_longer_than_python_reads_is_bad_input(
+    lab: Laboratory, caplog: pytest.LogCaptureFixture
+) -> None:
     for name in ("limit", "since"):
         text = f'{{ candles(market: "m", provider: "p", symbol: "s", {name}: {"9" * 10_000}) {{ complete }} }}'
         answer = await lab.ask(text)

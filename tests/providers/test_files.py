@@ -1,0 +1,344 @@
+"""The folder of files: found by their names, read as they are now, and vouching for no more than they hold."""
+
+from __future__ import annotations
+
+import asyncio
+import gzip
+import os
+import threading
+from collections.abc import Mapping
+from pathlib import Path
+
+import polars as pl
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from candlegraph import (
+    MINUTE,
+    ConfigurationError,
+    Instrument,
+    Live,
+    Page,
+    Provider,
+    ProviderUnavailable,
+    Span,
+    Timeframe,
+    UnknownSymbol,
+    Unsupported,
+    Zone,
+    clock,
+    zone,
+)
+from providers import files
+from providers.files import MAX_ROWS, Files, create
+from providers.tables import Table, read_table
+
+START = 1_704_067_200_000  # 2024-01-01T00:00:00Z
+MINUTE_MS, HOUR_MS = 60_000, 3_600_000
+HOUR, DAY = Timeframe(1, "h"), Timeframe(1, "d")
+ALWAYS = Span(0, 9_999_999_999_999)
+
+
+def write(path: Path, count: int, step_ms: int = MINUTE_MS, start: int = START, close: float = 2) -> Path:
+    """A file of candles, in the format that its name says."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    lines = [f"{start + n * step_ms},1,3,0.5,{close},10" for n in range(count)]
+    text = "\n".join(["timestamp,open,high,low,close,volume", *lines, ""]).encode()
+    if path.suffix == ".parquet":
+        pl.read_csv(text).write_parquet(path)
+    else:
+        path.write_bytes(gzip.compress(text) if path.suffix == ".gz" else text)
+    return path
+
+
+async def started(folder: Path, **environ: str) -> Files:
+    (provider,) = create({"FILES_DIR": str(folder), **environ})
+    assert isinstance(provider, Files)
+    await provider.start()
+    return provider
+
+
+def instrument(symbol: str) -> Instrument:
+    return Instrument("files", "files", symbol)
+
+
+async def symbols(provider: Provider) -> list[str]:
+    return [listing.symbol for listing in await provider.listings()]
+
+
+def times(page: Page) -> list[int]:
+    return page.candles.timestamp.tolist()  # type: ignore[no-any-return]
+
+
+@pytest.fixture
+def read(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The names of the files that are read from now on."""
+    names: list[str] = []
+
+    def noted(path: Path, timeframe: Timeframe | None, local: Zone) -> Table:
+        names.append(path.name)
+        return read_table(path, timeframe, local)
+
+    monkeypatch.setattr(files, "read_table", noted)
+    return names
+
+
+@pytest.fixture(autouse=True)
+def time_flies(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each look at the clock is a minute later, so that a missing file is looked for every time."""
+    now = iter(range(START, START * 2, MINUTE_MS))
+    monkeypatch.setattr(clock, "now_ms", lambda: next(now))
+
+
+async def test_it_is_a_provider_of_files_that_never_move(tmp_path: Path) -> None:
+    write(tmp_path / "A_1m.csv", 3)
+    write(tmp_path / "B_1d.parquet", 3, 24 * HOUR_MS)
+    provider = await started(tmp_path)
+    assert isinstance(provider, Provider)
+    assert (provider.market.id, provider.id, provider.version) == ("files", "files", "0.1.0")
+    told = provider.capabilities
+    assert told.timeframes == (MINUTE, DAY)
+    assert (told.live, told.has_volume, told.settle_ms, told.max_rows_per_call) == (Live.NONE, False, 0, 10_000)
+
+
+@pytest.mark.parametrize(
+    ("environ", "message"),
+    [
+        ({}, "FILES_DIR is not set: name the folder that your CSV and Parquet files are in."),
+        ({"FILES_DIR": "/no/such/folder"}, "FILES_DIR is '/no/such/folder', which is no folder that can be read."),
+        ({"FILES_DIR": "/", "FILES_TIMEZONE": "Mars"}, "FILES_TIMEZONE: Unknown time zone 'Mars'"),
+    ],
+)
+async def test_it_says_which_setting_is_wrong(environ: Mapping[str, str], message: str) -> None:
+    (provider,) = create(environ)
+    with pytest.raises(ConfigurationError) as caught:
+        await provider.start()
+    assert caught.value.message.startswith(message)
+    await provider.close()
+
+
+async def test_symbols_are_the_names_of_tables_with_their_folders(tmp_path: Path) -> None:
+    for name in (
+        "ETH_BTC_1m.csv", "binance/BTCUSDT_1m.csv.gz", "binance/deep/X_1M.parquet", "PLAIN.csv", "A_2018.CSV",
+    ):  # fmt: skip
+        write(tmp_path / name, 3, 31 * 24 * HOUR_MS if "1M" in name else MINUTE_MS)
+    for name in ("README.md", ".hidden_1m.csv", ".git/X_1m.csv", "sheet.xlsx", "_1m.txt", "broken.csv"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text("nothing")
+    provider = await started(tmp_path)
+    assert await symbols(provider) == ["A_2018", "ETH_BTC", "PLAIN", "binance/BTCUSDT", "binance/deep/X"]
+    assert provider.capabilities.timeframes == (MINUTE, Timeframe(1, "mon"))
+
+
+async def test_a_file_without_a_timeframe_in_its_name_is_told_by_its_rows(tmp_path: Path) -> None:
+    write(tmp_path / "A.csv", 4, HOUR_MS)
+    provider = await started(tmp_path)
+    assert len((await provider.fetch(instrument("A"), HOUR, ALWAYS)).candles) == 4
+
+
+async def test_one_symbol_may_have_a_file_of_each_timeframe(tmp_path: Path) -> None:
+    write(tmp_path / "A_1m.csv", 3)
+    write(tmp_path / "A.parquet", 5, HOUR_MS)
+    provider = await started(tmp_path)
+    assert await symbols(provider) == ["A"]
+    assert len((await provider.fetch(instrument("A"), MINUTE, ALWAYS)).candles) == 3
+    assert len((await provider.fetch(instrument("A"), HOUR, ALWAYS)).candles) == 5
+    with pytest.raises(Unsupported, match=r"no file of 1d candles of 'A', only of 1h, 1m"):
+        await provider.fetch(instrument("A"), DAY, ALWAYS)
+
+
+@settings(max_examples=60, deadline=None)
+@given(since=st.integers(-30, 30), length=st.integers(0, 60), name=st.sampled_from(["A_1m.csv.gz", "A_1m.parquet"]))
+async def test_a_page_vouches_from_the_first_row_to_the_end_of_the_last(
+    since: int, length: int, name: str, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    folder = tmp_path_factory.mktemp("pages")
+    write(folder / name, 20)
+    provider = await started(folder)
+    span = Span(START + since * MINUTE_MS + 1, START + (since + length) * MINUTE_MS + 1)
+    page = await provider.fetch(instrument("A"), MINUTE, span)
+    inside = span & Span(START, START + 20 * MINUTE_MS)
+    expected = [t for t in range(START, START + 20 * MINUTE_MS, MINUTE_MS) if span.since <= t < span.until]
+    assert times(page) == expected
+    told = (page.complete_from, page.complete_to)
+    assert told == ((inside.since, inside.until) if inside else (span.since, span.since))
+
+
+async def test_the_last_day_ends_where_the_local_day_does(tmp_path: Path) -> None:
+    text = "date,open,high,low,close\n2024-03-09,1,1,1,1\n2024-03-10,1,1,1,1\n"
+    (tmp_path / "A_1d.csv").write_text(text)
+    provider = await started(tmp_path, FILES_TIMEZONE="America/New_York")
+    page = await provider.fetch(instrument("A"), DAY, ALWAYS)
+    days = zone("America/New_York").open_of_day(page.candles.timestamp // (24 * HOUR_MS))
+    assert times(page) == days.tolist()
+    assert page.complete_to - times(page)[-1] == 23 * HOUR_MS
+    assert [listing.timezone for listing in await provider.listings()] == ["America/New_York"]
+
+
+async def test_a_long_answer_comes_in_pages_that_lose_and_repeat_nothing(tmp_path: Path) -> None:
+    write(tmp_path / "A_1m.csv", 2 * MAX_ROWS + 5)
+    provider = await started(tmp_path)
+    found, since, sizes = [], 0, []
+    while len((page := await provider.fetch(instrument("A"), MINUTE, Span(since, ALWAYS.until))).candles):
+        found += times(page)
+        sizes.append(len(page.candles))
+        since = page.complete_to
+    assert sizes == [MAX_ROWS, MAX_ROWS, 5]
+    assert found == list(range(START, START + (2 * MAX_ROWS + 5) * MINUTE_MS, MINUTE_MS))
+
+
+async def test_a_file_that_changed_is_read_anew(tmp_path: Path) -> None:
+    path = write(tmp_path / "A_1m.csv", 3)
+    provider = await started(tmp_path)
+    assert len((await provider.fetch(instrument("A"), MINUTE, ALWAYS)).candles) == 3
+    write(path, 4, close=1.5)
+    os.utime(path, ns=(1, 1))
+    page = await provider.fetch(instrument("A"), MINUTE, ALWAYS)
+    assert page.candles.close.tolist() == [1.5] * 4
+    assert page.complete_to == START + 4 * MINUTE_MS
+
+
+async def test_a_file_that_did_not_change_is_read_once(tmp_path: Path, read: list[str]) -> None:
+    write(tmp_path / "A.csv", 30)
+    provider = await started(tmp_path)
+    for _ in range(3):
+        await provider.fetch(instrument("A"), MINUTE, ALWAYS)
+        await provider.listings()
+    assert len(read) == 1
+
+
+async def test_tables_are_let_go_when_they_take_too_much(
+    tmp_path: Path, read: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(files, "CACHE_BYTES", 48 * 25)
+    for name in "ABC":
+        write(tmp_path / f"{name}_1m.csv", 100 if name == "C" else 10)
+    provider = await started(tmp_path)
+    for name in "ABABCCA":
+        await provider.fetch(instrument(name), MINUTE, ALWAYS)
+    assert [name[0] for name in read] == ["A", "B", "C", "A"]
+
+
+async def test_a_new_file_is_found_without_a_restart(tmp_path: Path) -> None:
+    provider = await started(tmp_path)
+    assert provider.capabilities.timeframes == ()
+    with pytest.raises(UnknownSymbol, match="There is no file of 'A'"):
+        await provider.fetch(instrument("A"), MINUTE, ALWAYS)
+    write(tmp_path / "A_1m.csv", 3)
+    assert len((await provider.fetch(instrument("A"), MINUTE, ALWAYS)).candles) == 3
+
+
+async def test_unknown_symbols_do_not_make_it_walk_the_folder_each_time(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(clock, "now_ms", lambda: START)
+    provider = await started(tmp_path)
+    write(tmp_path / "A_1m.csv", 3)
+    with pytest.raises(UnknownSymbol):
+        await provider.fetch(instrument("A"), MINUTE, ALWAYS)
+    monkeypatch.setattr(clock, "now_ms", lambda: START + 5_000)
+    await provider.fetch(instrument("A"), MINUTE, ALWAYS)
+
+
+async def test_a_file_that_is_gone_is_unavailable_until_it_is_missed(tmp_path: Path) -> None:
+    path = write(tmp_path / "A_1m.csv", 3)
+    provider = await started(tmp_path)
+    path.unlink()
+    with pytest.raises(ProviderUnavailable):
+        await provider.fetch(instrument("A"), MINUTE, ALWAYS)
+    assert await symbols(provider) == []
+    with pytest.raises(UnknownSymbol):
+        await provider.fetch(instrument("A"), MINUTE, ALWAYS)
+
+
+@pytest.mark.parametrize("name", ["A_1m.csv", "A.csv"])
+async def test_a_broken_file_is_unavailable_and_says_why(tmp_path: Path, name: str) -> None:
+    path = write(tmp_path / name, 3)
+    with path.open("a") as file:
+        file.write(f"{START + 3 * MINUTE_MS},1,3,9,2,10\n")
+    provider = await started(tmp_path)
+    with pytest.raises(ProviderUnavailable, match=f"^{name}:5: low is above open, high or close$"):
+        await provider.fetch(instrument("A"), MINUTE, ALWAYS)
+    write(path, 5)
+    assert len((await provider.fetch(instrument("A"), MINUTE, ALWAYS)).candles) == 5
+
+
+async def test_a_file_that_came_to_hold_another_timeframe_is_not_mistaken(tmp_path: Path) -> None:
+    path = write(tmp_path / "A.csv", 3)
+    provider = await started(tmp_path)
+    write(path, 3, HOUR_MS)
+    with pytest.raises(ProviderUnavailable, match=r"A\.csv has changed: it holds 1h candles now"):
+        await provider.fetch(instrument("A"), MINUTE, ALWAYS)
+    await provider.listings()
+    assert len((await provider.fetch(instrument("A"), HOUR, ALWAYS)).candles) == 3
+
+
+async def test_a_file_that_is_being_written_is_not_trusted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = write(tmp_path / "A_1m.csv", 3)
+    provider = await started(tmp_path)
+    monkeypatch.setattr(files, "read_table", lambda *rest: (read_table(*rest), write(path, 9))[0])
+    with pytest.raises(ProviderUnavailable, match="changed while it was read"):
+        await provider.fetch(instrument("A"), MINUTE, ALWAYS)
+
+
+async def test_two_files_of_the_same_candles_are_not_chosen_between(tmp_path: Path) -> None:
+    for name in ("A_1m.csv", "A_1m.parquet", "A.csv.gz", "A_1h.csv"):
+        write(tmp_path / name, 3, HOUR_MS if "1h" in name else MINUTE_MS)
+    provider = await started(tmp_path)
+    with pytest.raises(ProviderUnavailable, match="hold 1m candles of 'A' both"):
+        await provider.fetch(instrument("A"), MINUTE, ALWAYS)
+    assert len((await provider.fetch(instrument("A"), HOUR, ALWAYS)).candles) == 3
+
+
+@pytest.mark.parametrize("symbol", ["../secret", "/etc/passwd", "in/../../secret", "", ".", "\0", "A_1m.csv"])
+async def test_a_symbol_is_looked_up_and_never_a_path(tmp_path: Path, symbol: str) -> None:
+    write(tmp_path / "secret_1m.csv", 3)
+    write(tmp_path / "in/A_1m.csv", 3)
+    provider = await started(tmp_path / "in")
+    with pytest.raises(UnknownSymbol):
+        await provider.fetch(instrument(symbol), MINUTE, ALWAYS)
+
+
+async def test_links_are_not_followed_out_of_the_folder(tmp_path: Path) -> None:
+    secret = write(tmp_path / "out/secret_1m.csv", 3)
+    inside = write(tmp_path / "in/A_1m.csv", 3)
+    (tmp_path / "in/file_1m.csv").symlink_to(secret)
+    (tmp_path / "in/folder").symlink_to(secret.parent)
+    (tmp_path / "in/loop").symlink_to(tmp_path / "in")
+    (tmp_path / "in/dangling_1m.csv").symlink_to(tmp_path / "nowhere")
+    (tmp_path / "in/alias_1m.csv").symlink_to(inside)
+    (tmp_path / "link").symlink_to(tmp_path / "in")
+    provider = await started(tmp_path / "link")
+    assert await symbols(provider) == ["A", "alias"]
+    inside.unlink()
+    inside.symlink_to(secret)
+    with pytest.raises(ProviderUnavailable, match="leads out of FILES_DIR"):
+        await provider.fetch(instrument("A"), MINUTE, ALWAYS)
+
+
+async def test_the_loop_goes_on_while_a_file_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write(tmp_path / "A_1m.csv", 3)
+    provider = await started(tmp_path)
+    free = threading.Event()
+    monkeypatch.setattr(files, "read_table", lambda *rest: (free.wait(10), read_table(*rest))[1])
+    fetching = asyncio.create_task(provider.fetch(instrument("A"), MINUTE, ALWAYS))
+    await asyncio.sleep(0.05)
+    assert not fetching.done()
+    free.set()
+    assert len((await fetching).candles) == 3
+
+
+async def test_many_readers_of_a_file_read_it_once(tmp_path: Path, read: list[str]) -> None:
+    write(tmp_path / "A_1m.csv", 3)
+    provider = await started(tmp_path)
+    await asyncio.gather(*(provider.fetch(instrument("A"), MINUTE, ALWAYS) for _ in range(20)))
+    assert len(read) == 1
+
+
+async def test_a_folder_that_went_away_is_unavailable_and_not_empty(tmp_path: Path) -> None:
+    write(tmp_path / "in/A_1m.csv", 3).unlink()
+    provider = await started(tmp_path / "in")
+    (tmp_path / "in").rmdir()
+    with pytest.raises(ProviderUnavailable, match="FILES_DIR cannot be read"):
+        await provider.listings()

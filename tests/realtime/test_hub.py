@@ -1,0 +1,454 @@
+"""Live candles: a real database, a provider whose truth is known, and a clock that the test turns."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import AsyncIterator, Callable, Sequence
+
+import numpy as np
+import pytest
+
+from candlegraph import (
+    MINUTE,
+    BadUserInput,
+    Candles,
+    Capabilities,
+    Instrument,
+    Listing,
+    Live,
+    Market,
+    Page,
+    ProviderUnavailable,
+    Series,
+    Span,
+    Timeframe,
+    clock,
+    fold,
+    zone,
+)
+from candlegraph.answer import Ask
+from candlegraph.errors import NotFound
+from candlegraph.event import Event, EventKind
+from candlegraph.zone import UTC
+from realtime import feed as feed_module
+from realtime import hub as hub_module
+from realtime import topic as topic_module
+from realtime.hub import Hub
+from storage import collector as collector_module
+from storage.candles import CandleStore
+from storage.collector import Collector
+from storage.database import Database
+from storage.history import History
+from storage.instruments import Instruments
+
+START = 1_709_251_200_000 + 30_000  # 2024-03-01T00:00:30Z
+BTC = Instrument("lab", "exchange", "BTC")
+FIRST = START - 3 * 86_400_000
+
+
+def minute(stamp: int) -> tuple[float, ...]:
+    """The final candle of a minute; the truth of these tests."""
+    draw = random.Random(stamp)
+    low, high = sorted(draw.sample(range(1, 1000), 2))
+    return (stamp, draw.randint(low, high), high, low, draw.randint(low, high), draw.randint(1, 50))
+
+
+def trades(stamp: int) -> bool:
+    return random.Random(-stamp).random() < 0.8
+
+
+class Exchange:
+    """A provider that knows the truth up to the test's clock and counts what it is asked."""
+
+    market = Market("lab", "Laboratory", "")
+    id, name, description, version = "exchange", "Exchange", "A truth that is known.", "1"
+
+    def __init__(self, live: Live = Live.POLL) -> None:
+        self.capabilities = Capabilities(
+            (MINUTE, Timeframe(1, "h"), Timeframe(1, "d")), live, max_rows_per_call=1000, settle_ms=5_000
+        )
+        self.fetches = self.streams = 0
+        self.down = False
+
+    async def start(self) -> None: ...
+
+    async def close(self) -> None: ...
+
+    async def listings(self) -> Sequence[Listing]:
+        return [Listing("BTC", first_available=FIRST), Listing("ETH", first_available=FIRST)]
+
+    def rows(self, span: Span) -> Candles:
+        stamps = [
+            s for s in range(MINUTE.ceil(max(span.since, FIRST)), min(span.until, clock.now_ms()), 60_000) if trades(s)
+        ]
+        rows = []
+        for stamp in stamps:
+            row = minute(stamp)
+            if stamp + 60_000 > clock.now_ms():  # forming: half of its volume so far, and closing at its opening
+                row = (*row[:4], row[1], row[5] / 2)
+            rows.append(row)
+        return Candles.from_rows(rows)
+
+    async def fetch(self, instrument: Instrument, timeframe: Timeframe, span: Span) -> Page:
+        self.fetches += 1
+        await asyncio.sleep(0)
+        if self.down:
+            raise ProviderUnavailable("The exchange is down.")
+        wide = Span(span.since, timeframe.ceil(span.until))
+        candles = fold(self.rows(wide), timeframe)
+        cut = candles[: self.capabilities.max_rows_per_call]
+        to = span.until if len(cut) == len(candles) else timeframe.next(int(cut.timestamp[-1]))
+        return Page(cut, span.since, min(to, timeframe.floor(clock.now_ms())))
+
+    async def stream(self, instrument: Instrument) -> AsyncIterator[Candles]:
+        self.streams += 1
+        while True:
+            await asyncio.sleep(0.005)
+            if self.down:
+                raise ProviderUnavailable("The socket was cut.")
+            opening = MINUTE.floor(clock.now_ms())
+            candles = self.rows(Span(opening, opening + 60_000))
+            if len(candles):
+                yield candles
+
+
+class OneProvider:
+    """A registry of the one."""
+
+    def __init__(self, provider: Exchange) -> None:
+        self.provider = provider
+
+    async def get(self, market: str, provider: str) -> Exchange | None:
+        return self.provider if (market, provider) == ("lab", "exchange") else None
+
+    def statuses(self) -> list[object]:
+        return []
+
+
+class Time:
+    """The clock of the test."""
+
+    def __init__(self) -> None:
+        self.now = START
+        self.hubs: list[Hub] = []
+
+    async def turn(self, milliseconds: int) -> None:
+        """Let time pass, and every feed that can notice."""
+        self.now += milliseconds
+        edge = MINUTE.floor(self.now - 5_000)
+        feeds = [feed for hub in self.hubs for feed in hub._feeds.values() if not feed._provider.down]
+        await eventually(lambda: all(feed.edge >= edge for feed in feeds))
+
+
+async def eventually(holds: Callable[[], bool]) -> None:
+    """Wait until something holds; the test's own assertion says what is wrong if it never does."""
+    for _ in range(500):
+        if holds():
+            break
+        await asyncio.sleep(0.01)
+    await asyncio.sleep(0.01)
+
+
+@pytest.fixture
+def time(monkeypatch: pytest.MonkeyPatch) -> Time:
+    turned = Time()
+    monkeypatch.setattr(clock, "now_ms", lambda: turned.now)
+    monkeypatch.setattr(feed_module, "POLL_S", 0.005)
+    monkeypatch.setattr(feed_module, "STREAM_POLL_S", 0.005)
+    monkeypatch.setattr(feed_module, "MAX_BACKOFF_S", 0.02)
+    monkeypatch.setattr(collector_module, "FORMING_TTL_S", 0.0)
+    return turned
+
+
+Build = Callable[[Exchange], Hub]
+
+
+@pytest.fixture
+async def build(database: Database, time: Time) -> AsyncIterator[Build]:
+    made: list[tuple[Hub, Collector]] = []
+
+    def make(exchange: Exchange) -> Hub:
+        providers = OneProvider(exchange)
+        store = CandleStore(database)
+        collector = Collector(store)
+        instruments = Instruments(database, providers)
+        hub = Hub(History(store, instruments, collector, providers), collector, providers)
+        made.append((hub, collector))
+        time.hubs.append(hub)
+        return hub
+
+    yield make
+    for hub, collector in made:
+        await hub.close()
+        await collector.close()
+
+
+class Client:
+    """Subscribes and keeps what it is told."""
+
+    def __init__(self, hub: Hub, timeframe: str = "1m", since: int | None = None, days: str = "UTC") -> None:
+        self.series = Series(BTC, Timeframe.parse(timeframe))
+        self.since = since
+        self.zone = zone(days) if days != "UTC" else UTC
+        self.events: list[Event] = []
+        self.caught_up = asyncio.Event()
+        self.task = asyncio.create_task(self._listen(hub))
+
+    async def _listen(self, hub: Hub) -> None:
+        async for event in hub.subscribe(self.series, self.since, self.zone):
+            self.events.append(event)
+            if event.caught_up:
+                self.caught_up.set()
+
+    async def leave(self) -> None:
+        self.task.cancel()
+        await asyncio.gather(self.task, return_exceptions=True)
+
+    def closed(self) -> list[object]:
+        """The final candles in the order they were told, from snapshots and from closes."""
+        told = [e for e in self.events if e.kind in {EventKind.SNAPSHOT, EventKind.CLOSE}]
+        return [candle for event in told for candle in event.candles if candle.closed]
+
+    def kinds(self) -> list[EventKind]:
+        return [event.kind for event in self.events]
+
+
+def truth(timeframe: Timeframe, since: int, until: int, days: str = "UTC") -> list[object]:
+    """The final candles that open in ``[since, until)``."""
+    at = UTC if days == "UTC" else zone(days)
+    opens, ends = timeframe.floor(since, at), timeframe.ceil(until, at)
+    rows = [minute(s) for s in range(max(opens, MINUTE.ceil(FIRST)), ends, 60_000) if trades(s)]
+    return list(fold(Candles.from_rows(rows), timeframe, at).between(Span(since, until)))
+
+
+async def test_history_joins_the_stream_without_a_gap_or_a_repeat_whenever_a_listener_comes(
+    build: Build, time: Time
+) -> None:
+    """Thirty listeners come at random moments, with random histories; each hears every final candle exactly once."""
+    draw = random.Random(7)
+    hub = build(Exchange())
+    clients = []
+    for _ in range(30):
+        timeframe = draw.choice(["1m", "5m", "7m", "1h", "1d"])
+        since = time.now - draw.randrange(0, 100) * Timeframe.parse(timeframe).nominal_ms // 20
+        days = draw.choice(["UTC", "America/New_York"])
+        clients.append(Client(hub, timeframe, since, days))
+        await time.turn(draw.choice([1_000, 17_000, 61_000]))
+    for _ in range(8):
+        await time.turn(60_000)
+    final = MINUTE.floor(time.now - 5_000)
+    for client in clients:
+        assert client.caught_up.is_set(), client.task
+        timeframe = client.series.timeframe
+        # The bucket at the end counts once its last minute is final.
+        until = timeframe.floor(final, client.zone)
+        expected = truth(timeframe, client.since, until, client.zone.name)
+        await eventually(lambda client=client, expected=expected: client.closed() == expected)
+        assert client.closed() == expected
+        seqs = [event.seq for event in client.events if event.kind is EventKind.CLOSE]
+        first = client.events[0].seq
+        assert seqs == list(range(first + 1, first + 1 + len(seqs)))
+        await client.leave()
+
+
+async def test_one_upstream_serves_however_many_listen(build: Build, time: Time) -> None:
+    """200 listeners of three timeframes: one stream, and no more history calls than one listener causes."""
+    exchange = Exchange(Live.STREAM)
+    hub = build(exchange)
+    lonely = Client(hub)
+    await asyncio.wait_for(lonely.caught_up.wait(), 5)
+    clients = [Client(hub, ("1m", "5m", "15m")[i % 3]) for i in range(200)]
+    await asyncio.gather(*(asyncio.wait_for(client.caught_up.wait(), 10) for client in clients))
+    await time.turn(60_000)
+    assert exchange.streams == 1
+    assert {len([k for k in client.kinds() if k is EventKind.CLOSE]) <= 1 for client in clients} == {True}
+    for client in [lonely, *clients]:
+        await client.leave()
+
+
+async def test_without_since_the_forming_candle_comes_first_and_is_not_closed(build: Build, time: Time) -> None:
+    """A subscription that asks for no history is caught up with its first event."""
+    time.now = next(s for s in range(START, START + 3_600_000, 60_000) if trades(MINUTE.floor(s)))
+    client = Client(build(Exchange()), "5m")
+    await asyncio.wait_for(client.caught_up.wait(), 5)
+    (event,) = client.events[:1]
+    assert event.kind is EventKind.SNAPSHOT
+    assert [candle.timestamp for candle in event.candles] == [Timeframe(5, "m").floor(time.now)]
+    assert not any(candle.closed for candle in event.candles)
+    await client.leave()
+
+
+async def test_the_forming_candle_of_a_month_holds_all_of_its_days_so_far(build: Build, time: Time) -> None:
+    """Days, hours and minutes are put together into one candle, and the next final minute moves it on."""
+    time.now = START + 2 * 86_400_000
+    client = Client(build(Exchange()), "1mon")
+    await asyncio.wait_for(client.caught_up.wait(), 5)
+    await time.turn(60_000)
+    await time.turn(60_000)
+    month = Timeframe(1, "mon")
+    opened = month.floor(time.now)
+    latest = client.events[-1].candles
+    minutes = [minute(s) for s in range(opened, MINUTE.floor(time.now - 5_000), 60_000) if trades(s)]
+    so_far = fold(Candles.from_rows(minutes), month)
+    assert latest.timestamp.tolist() == [opened]
+    assert latest.open[0] == so_far.open[0]
+    assert latest.high[0] >= so_far.high[0]
+    assert latest.low[0] <= so_far.low[0]
+    assert latest.volume[0] >= so_far.volume[0]
+    assert latest.volume[0] <= so_far.volume[0] + 100
+    await client.leave()
+
+
+async def test_a_provider_that_fails_for_a_while_loses_no_candle(build: Build, time: Time) -> None:
+    """What closed during an outage is told when it is over, in order."""
+    exchange = Exchange(Live.STREAM)
+    client = Client(build(exchange), "1m", time.now - 600_000)
+    await asyncio.wait_for(client.caught_up.wait(), 5)
+    exchange.down = True
+    for _ in range(5):
+        await time.turn(60_000)
+    exchange.down = False
+    for _ in range(5):
+        await time.turn(10_000)
+    expected = truth(MINUTE, client.since, MINUTE.floor(time.now - 5_000))
+    await eventually(lambda: client.closed() == expected)
+    assert client.closed() == expected
+    assert exchange.streams > 1
+    await client.leave()
+
+
+async def test_a_provider_that_is_down_at_first_is_a_coded_error(build: Build, time: Time) -> None:
+    """Nobody waits for ever for a stream that cannot begin."""
+    exchange = Exchange()
+    exchange.down = True
+    client = Client(build(exchange))
+    with pytest.raises(ProviderUnavailable):
+        await asyncio.wait_for(client.task, 5)
+
+
+async def test_a_history_that_cannot_be_told_whole_is_an_error(
+    build: Build, time: Time, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A snapshot with a hole in it would look like minutes without a trade."""
+    exchange = Exchange()
+    hub = build(exchange)
+    first = Client(hub)
+    await asyncio.wait_for(first.caught_up.wait(), 5)
+    exchange.down = True
+    second = Client(hub, "1m", time.now - 7_200_000)
+    with pytest.raises(ProviderUnavailable):
+        await asyncio.wait_for(second.task, 5)
+    await first.leave()
+
+
+async def test_an_unknown_symbol_is_not_found(build: Build) -> None:
+    """The subscription ends with the same error as the query."""
+    hub = build(Exchange())
+    with pytest.raises(NotFound):
+        await anext(hub.subscribe(Series(Instrument("lab", "exchange", "NO"), MINUTE), None, None))
+
+
+async def test_more_history_than_a_snapshot_holds_is_refused(
+    build: Build, time: Time, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Beyond the limit the client is told to page through the query first."""
+    monkeypatch.setattr(hub_module, "MAX_SNAPSHOT", 100)
+    client = Client(build(Exchange()), "1m", time.now - 86_400_000)
+    with pytest.raises(BadUserInput, match="page through"):
+        await asyncio.wait_for(client.task, 10)
+
+
+async def test_snapshots_hold_a_page_each_and_only_the_last_is_caught_up(
+    build: Build, time: Time, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A long history comes in pages; what is live follows the one that says so."""
+    monkeypatch.setattr(hub_module, "PAGE", 50)
+    client = Client(build(Exchange()), "1m", time.now - 4 * 3_600_000)
+    await asyncio.wait_for(client.caught_up.wait(), 10)
+    snapshots = [event for event in client.events if event.kind is EventKind.SNAPSHOT]
+    assert len(snapshots) > 3
+    assert [event.caught_up for event in snapshots] == [False] * (len(snapshots) - 1) + [True]
+    assert all(len(event.candles) <= 50 for event in snapshots)
+    await client.leave()
+
+
+async def test_a_quiet_series_sends_heartbeats(build: Build, time: Time, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where nothing moves, the listener hears that the line is alive."""
+    monkeypatch.setattr(hub_module, "HEARTBEAT_S", 0.05)
+    client = Client(build(Exchange()))
+    await asyncio.wait_for(client.caught_up.wait(), 5)
+    await asyncio.sleep(0.3)
+    assert client.kinds().count(EventKind.HEARTBEAT) >= 3
+    await client.leave()
+
+
+async def test_a_listener_that_fell_behind_is_told_where_to_resume() -> None:
+    """Closed candles are not dropped in silence: over the bound one RESYNC takes their place."""
+    listener = topic_module.Listener()
+    one = Candles.of([0], [1], [1], [1], [1], [1])
+    for number in range(topic_module.MAX_QUEUED + 1):
+        stamp = Candles.of([number * 60_000], [1], [1], [1], [1], [1])
+        listener.push(Event(EventKind.CLOSE, number, stamp))
+        listener.push(Event(EventKind.UPDATE, number, one))
+    event = await listener.next(1)
+    assert event is not None
+    assert (event.kind, event.resync_from) == (EventKind.RESYNC, 0)
+    assert await listener.next(0.01) is None
+
+
+async def test_the_forming_candle_conflates_in_a_listener_s_queue() -> None:
+    """A slow reader gets the newest state once, not every step towards it."""
+    listener = topic_module.Listener()
+    for number in range(5):
+        listener.push(Event(EventKind.UPDATE, number, Candles.empty()))
+    event = await listener.next(1)
+    assert event is not None
+    assert event.seq == 4
+    assert await listener.next(0.01) is None
+
+
+async def test_a_feed_is_let_go_of_when_nobody_listens(
+    build: Build, time: Time, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """After the linger the upstream is not asked any more, and no task is left."""
+    monkeypatch.setattr(hub_module, "LINGER_S", 0.05)
+    exchange = Exchange(Live.STREAM)
+    hub = build(exchange)
+    before = len(asyncio.all_tasks())
+    clients = [Client(hub) for _ in range(20)]
+    await asyncio.gather(*(asyncio.wait_for(client.caught_up.wait(), 5) for client in clients))
+    for client in clients:
+        await client.leave()
+    await asyncio.sleep(0.3)
+    asked = exchange.fetches
+    await asyncio.sleep(0.2)
+    assert exchange.fetches == asked
+    assert len(asyncio.all_tasks()) == before
+
+
+async def test_the_candles_that_are_told_are_those_that_are_stored(
+    build: Build, time: Time, database: Database
+) -> None:
+    """A closed candle is final: the query gives the same one afterwards."""
+    hub = build(Exchange())
+    client = Client(hub, "1m", MINUTE.floor(time.now))
+    await asyncio.wait_for(client.caught_up.wait(), 5)
+    for _ in range(4):
+        await time.turn(60_000)
+    await eventually(lambda: len(client.closed()) == len(truth(MINUTE, client.since, MINUTE.floor(time.now - 5_000))))
+    told = client.closed()
+    stored = (await hub._history.answer([_ask(client.series, client.since)]))[0]
+    assert told == [candle for candle in stored.candles if candle.closed]
+    assert told
+    await client.leave()
+
+
+def _ask(series: Series, since: int | None) -> Ask:
+    return Ask(series, 1000, since)
+
+
+def test_the_truth_of_these_tests_has_holes() -> None:
+    """Otherwise they would prove less than they say."""
+    stamps = np.arange(START - START % 60_000, START + 3_600_000, 60_000).tolist()
+    assert 0 < sum(map(trades, stamps)) < len(stamps)
