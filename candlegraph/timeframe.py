@@ -116,11 +116,8 @@ class Timeframe:
 
     def next(self, instant: int, zone: Zone = UTC) -> int:
         """The opening of the first bucket after ``instant``."""
-        opening, count = instant, 1
-        # A date that a zone skipped is a bucket without length: it opens where the next one does.
-        while (opening := self.shift(instant, count, zone)) <= instant:
-            count += 1
-        return opening
+        # Also where the next bucket is a date that the zone skipped: that opens where the one after it does.
+        return self.shift(instant, 1, zone)
 
     def ceil(self, instant: int, zone: Zone = UTC) -> int:
         """``instant`` where a bucket opens at it, else the next opening."""

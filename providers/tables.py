@@ -506,11 +506,12 @@ def _read_parquet(path: Path) -> tuple[_Sheet, bool]:
         if file.read(4) != b"PAR1":
             raise InvalidCandles("it is no Parquet file" if path.stat().st_size else "it is empty")
     try:
-        names = list(pl.read_parquet_schema(path))
-        frame = pl.read_parquet(path, glob=False, hive_partitioning=False, n_rows=1)
-        layout = _layout(names, [str(cell) for cell in frame.row(0)] if frame.height else [""] * len(names))
+        lazy = pl.scan_parquet(path, glob=False, hive_partitioning=False)
+        names = lazy.collect_schema().names()
+        above = lazy.head(1).collect()
+        layout = _layout(names, [str(cell) for cell in above.row(0)] if above.height else [""] * len(names))
         columns = [names[at] for at in layout.columns]
-        frame = pl.read_parquet(path, columns=columns, glob=False, hive_partitioning=False)
+        frame = lazy.select(columns).collect()
     except (pl.exceptions.PolarsError, pl.exceptions.PanicException) as error:
         raise InvalidCandles(f"it is no Parquet file that can be read: {str(error).splitlines()[0][:200]}") from None
     frame = frame.rename({name: str(names.index(name)) for name in columns})

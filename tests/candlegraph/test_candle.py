@@ -173,7 +173,7 @@ def test_rows_that_cannot_be_read_are_refused_whole(rows: list[Sequence[float]])
 
 def test_what_follows_the_six_numbers_is_ignored_and_null_is_no_number() -> None:
     """Some upstreams send more columns; a missing price is a NaN that `problems` finds."""
-    candles = Candles.from_rows([(0, 2, 3, 1, 2, 5, "count", None), [MINUTE, 2, None, 1, 2, 5]])
+    candles = Candles.from_rows([(0, 2, 3, 1, 2, 5, "count", None), [MINUTE, 2, None, 1, 2, 5]])  # type: ignore[list-item]
     assert _rows(candles[:1]) == [(0, 2.0, 3.0, 1.0, 2.0, 5.0)]
     assert list(candles.problems(Timeframe(1, "m"), Span(0, 2 * MINUTE))) == [1]
 

@@ -51,7 +51,7 @@ def _cases(draw: random.Random) -> tuple[list[Timeframe], list[int]]:
 async def test_postgresql_opens_buckets_where_we_do(postgres_dsn: str) -> None:
     """Whatever the zone of its session."""
     seed = random.SystemRandom().randrange(10**9)
-    timeframes, instants = _cases(random.Random(seed))  # noqa: S311 - the seed is printed when it fails
+    timeframes, instants = _cases(random.Random(seed))
     widths = [t.width_ms or t.days * 86_400_000 for t in timeframes]
     connection = await asyncpg.connect(postgres_dsn)
     try:

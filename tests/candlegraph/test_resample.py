@@ -68,7 +68,7 @@ def _assert_same(ours: list[Candle], theirs: list[Candle]) -> None:
 def _stamps(draw: st.DrawFn, name: str, step: int) -> list[int]:
     """Openings of a base timeframe with holes: runs of candles with gaps from one step to months between."""
     stamp = draw(scalar.instants(name)) // step * step
-    stamps = []
+    stamps: list[int] = []
     for _ in range(draw(st.integers(1, 6))):
         run = draw(st.integers(1, 40))
         stamps += range(stamp, stamp + run * step, step)

@@ -124,7 +124,8 @@ def test_days_open_as_a_walk_through_every_minute_finds(name: str) -> None:
         start = change - 40 * HOUR
         minutes = range(start, change + 30 * HOUR, MINUTE)
         latest = epoch
-        walked, openings = [], {}
+        walked: list[int] = []
+        openings: dict[date, int] = {}
         for instant in minutes:
             today = scalar.local_date(name, instant)
             for skipped in range(1, (today - latest).days + 1 if walked else 0):
@@ -160,7 +161,8 @@ def test_days_open_where_the_scalar_calendar_says(name: str, data: st.DataObject
 def _changes(name: str) -> list[tuple[int, int]]:
     """The (second, offset) pairs of the explicit changes in a zone's file (RFC 8536), the file that `zoneinfo` takes."""
     installed = [Path(folder, name) for folder in TZPATH if Path(folder, name).exists()]
-    data = (installed or [files("tzdata").joinpath("zoneinfo", *name.split("/"))])[0].read_bytes()
+    source = installed[0] if installed else files("tzdata").joinpath("zoneinfo", *name.split("/"))
+    data = source.read_bytes()
     counts = struct.unpack(">6l", data[20:44])  # isut, isstd, leap, time, type, char
     skip = 44 + counts[3] * 5 + counts[4] * 6 + counts[5] + counts[2] * 8 + counts[1] + counts[0]
     times, types = struct.unpack(">6l", data[skip + 20 : skip + 44])[3:5]

@@ -72,7 +72,7 @@ class Fault:
     def bend(self, rows: list[Row], earlier: list[Row]) -> list[Row]:
         """The rows as the exchange gets them wrong; ``high`` is the third and ``low`` the fourth field of a row."""
         rows = [] if self.empty else [*(earlier[-self.before :] if self.before else []), *(list(row) for row in rows)]
-        draw = random.Random(len(rows))  # noqa: S311 - the same faults each time
+        draw = random.Random(len(rows))  # the same faults each time
         if self.duplicate:
             rows = [row for row in rows for _ in range(2)][: len(rows)]
         if self.drop:

@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-
 from pydantic import SecretStr
 
 from candlegraph import MINUTE, Candles, Instrument

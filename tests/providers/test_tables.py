@@ -8,7 +8,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable
-from datetime import UTC, date, datetime, timedelta
+from datetime import UTC, date, datetime, time, timedelta
 from decimal import Decimal
 from pathlib import Path
 from zoneinfo import ZoneInfo
@@ -460,6 +460,29 @@ def test_what_is_no_file_is_refused_by_its_name(tmp_path: Path) -> None:
 def test_a_line_without_end_is_no_table(read: Read, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tables, "_BLOCK_BYTES", 1000)
     assert "longer than any row" in refusal(read, b"x" * 5000)
+
+
+@pytest.mark.parametrize("name", ["a[1].parquet", "a*.parquet", "b=1/a?.parquet", "a[1].csv", "b=1/a*.csv"])
+def test_a_path_is_no_pattern(tmp_path: Path, name: str) -> None:
+    path = tmp_path / "x[y]" / name
+    path.parent.mkdir(parents=True)
+    ones = [1.0, 1.0]
+    frame = pl.DataFrame({"t": [START, START + MINUTE_MS], "o": ones, "h": ones, "l": ones, "c": ones})
+    path.write_text(frame.write_csv()) if path.suffix == ".csv" else path.write_bytes(_parquet(frame))
+    assert len(read_table(path).candles) == 2
+
+
+def _parquet(frame: pl.DataFrame) -> bytes:
+    frame.write_parquet(buffer := io.BytesIO())
+    return buffer.getvalue()
+
+
+def test_a_parquet_date_and_time_in_two_columns_are_joined(tmp_path: Path) -> None:
+    path = tmp_path / "a.parquet"
+    ones, day = [1.0, 1.0], date(2024, 1, 2)
+    columns = {"date": [day, day], "time": [time(1, 2), time(1, 3)], "o": ones, "h": ones, "l": ones, "c": ones}
+    pl.DataFrame(columns).write_parquet(path)
+    assert stamps(read_table(path)) == [at("2024-01-02T01:02Z"), at("2024-01-02T01:03Z")]
 
 
 def test_a_parquet_problem_names_its_row(tmp_path: Path) -> None:

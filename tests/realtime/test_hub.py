@@ -231,8 +231,9 @@ async def test_history_joins_the_stream_without_a_gap_or_a_repeat_whenever_a_lis
     clients = []
     for _ in range(30):
         timeframe = draw.choice(["1m", "5m", "7m", "1h", "1d"])
-        since = time.now - draw.randrange(0, 100) * Timeframe.parse(timeframe).nominal_ms // 20
         days = draw.choice(["UTC", "America/New_York"])
+        back = draw.randrange(0, 100) * Timeframe.parse(timeframe).nominal_ms // 20
+        since = Timeframe.parse(timeframe).floor(time.now - back, zone(days))
         clients.append(Client(hub, timeframe, since, days))
         await time.turn(draw.choice([1_000, 17_000, 61_000]))
     for _ in range(8):

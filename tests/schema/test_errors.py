@@ -70,7 +70,7 @@ BAD: list[tuple[dict[str, Any], str, str]] = [
     ({"symbol": "x" * 129}, BAD_INPUT, "1 to 128 characters"),
     ({"market": "x" * 100_000}, BAD_INPUT, "1 to 128 characters"),
 ]
-NAMES = [f"{sorted(wrong)[-1]}-{str(list(wrong.values())[-1])[:24]!r}" for wrong, _, _ in BAD]
+NAMES = [f"{max(wrong)}-{str(list(wrong.values())[-1])[:24]!r}" for wrong, _, _ in BAD]
 
 
 def _literal(value: object) -> str:

@@ -1,0 +1,149 @@
+"""A document that would keep the server busy is refused at once, and what real clients send is not."""
+
+from __future__ import annotations
+
+import time
+
+import pytest
+from graphql import get_introspection_query
+
+from schema.limits import (
+    MAX_DEPTH,
+    MAX_INTROSPECTIONS,
+    MAX_OPERATIONS,
+    MAX_REPEATS,
+    MAX_ROOT_FIELDS,
+    MAX_SELECTIONS,
+    MAX_TOKENS,
+)
+from tests.fakes.laboratory import Laboratory
+
+
+def _doubling(levels: int, inner: str = "__typename") -> str:
+    chain = " ".join(f"fragment F{i} on Query {{ ...F{i + 1} ...F{i + 1} }}" for i in range(levels))
+    return f"{{ ...F0 }} {chain} fragment F{levels} on Query {{ {inner} }}"
+
+
+def _numbered(text: str, count: int) -> str:
+    return " ".join(text.replace("#", str(i)) for i in range(count))
+
+
+ATTACKS = {
+    "doubling fragments, 18 levels": _doubling(18),
+    "doubling fragments, 26 levels": _doubling(26),
+    "doubling fragments that hold nothing": _doubling(26, "...F0"),
+    "a fragment in itself": "{ ...A } fragment A on Query { ...A }",
+    "a circle of fragments": "{ ...A } fragment A on Query { ...B } fragment B on Query { ...A }",
+    "a circle through fields": "{ markets { ...M } } fragment M on Market { providers { symbols { nodes { ...S } } } }"
+    "fragment S on Symbol { candles { ...C } } fragment C on CandleSeries { ...C }",
+    "a circle that nobody uses": "{ __typename } fragment A on Query { ...A }",
+    "one field 3000 times": "{ " + "markets { id } " * 3000 + "}",
+    "one field 480 times": "{ markets { " + "providers { id } " * 480 + "} }",
+    "one field 15 times 15 times 2": "{ "
+    + ("markets { " + "providers { id } " * 2 + "} ") * 15
+    + "a: __typename " * 100
+    + "}",
+    "150 inline fragments of 60 fields": "{ " + ("... on Query { " + "markets { id } " * 60 + "} ") * 150 + "}",
+    "the same field in 60 fragments": "{ "
+    + _numbered("...F#", 60)
+    + " } "
+    + _numbered("fragment F# on Query { markets { id } }", 60),
+    "an unused fragment of many fields": "{ __typename } fragment F on Market { " + "providers { id } " * 400 + "}",
+    "100,000 tokens": "{ " + "a " * 100_000 + "}",
+    "100,000 levels": "{ markets " * 100_000,
+    "900 levels of lists": '{ candles(market: "m", provider: "p", symbol: "s", since: ' + "[" * 900 + "]" * 900 + ")}",
+    "600 inline fragments in each other": "{ " + "... on Query { " * 600 + "__typename " + "} " * 600 + "}",
+    "a chain of 600 fragments": "{ ...F0 } "
+    + _numbered("fragment F# on Query { ...G# }", 300)
+    + " fragment F300 on Query { markets { id } }",
+    "root fields through fragments": "{ ...A ...B } fragment A on Query { "
+    + _numbered("a#: __typename", 40)
+    + " } fragment B on Query { "
+    + _numbered("b#: __typename", 40)
+    + " }",
+    "introspections": "{ " + _numbered("a#: __schema { types { fields { name } } }", 50) + " }",
+    "a deep introspection": "{ __schema { types { fields { type { fields { type { fields { name } } } } } } } }",
+    "operations": _numbered("query Q# { __typename }", MAX_OPERATIONS + 1),
+}
+
+
+@pytest.mark.parametrize("attack", ATTACKS)
+async def test_it_is_refused_in_well_under_a_second(lab: Laboratory, attack: str) -> None:
+    began = time.perf_counter()
+    answer = await lab.ask(ATTACKS[attack])
+    took = time.perf_counter() - began
+    assert answer["data"] is None
+    codes = {error["extensions"]["code"] for error in answer["errors"]}
+    assert codes <= {"GRAPHQL_VALIDATION_FAILED", "GRAPHQL_PARSE_FAILED"}
+    assert took < 0.9
+    assert len(str(answer)) < 65_536
+
+
+@pytest.mark.parametrize(
+    "inner",
+    [
+        "{ markets { " + _numbered("a#: id", MAX_SELECTIONS // 2) + " } }",
+        "{ " + _numbered("a#: markets { " + "id " * MAX_REPEATS + "}", 50) + " }",
+        "{ markets { ...F0 } } "
+        + _numbered("fragment F# on Market { a#: id ...G# }", 150).replace("...G", "...F1")
+        + " fragment F1149 on Market { id }",
+        _numbered("query Q# { ...F }", MAX_OPERATIONS)
+        + " fragment F on Query { markets { "
+        + _numbered("a#: id", 440)
+        + " } }",
+    ],
+)
+async def test_the_worst_that_is_within_the_limits_is_still_checked_soon(lab: Laboratory, inner: str) -> None:
+    """graphql-core compares the fields of one place in pairs: what the limits let through bounds the pairs."""
+    began = time.perf_counter()
+    await lab.ask(inner, name="Q0" if "Q0" in inner else None)
+    assert time.perf_counter() - began < 2
+
+
+async def test_every_limit_admits_what_lies_on_it_and_refuses_one_more(lab: Laboratory) -> None:
+    def depth(levels: int) -> str:
+        # markets > providers > symbols > nodes > candles > columns is six deep; circles in the schema go on.
+        return "{ markets " + "{ providers { market } } " * 0 + _nest(levels - 1) + "}"
+
+    for text, fits in (
+        ("{ " + _numbered("a#: __typename", MAX_ROOT_FIELDS) + " }", True),
+        ("{ " + _numbered("a#: __typename", MAX_ROOT_FIELDS + 1) + " }", False),
+        ("{ " + "__typename " * MAX_REPEATS + "}", True),
+        ("{ " + "__typename " * (MAX_REPEATS + 1) + "}", False),
+        ("{ " + _numbered("a#: __schema { description }", MAX_INTROSPECTIONS) + " }", True),
+        ("{ " + _numbered("a#: __schema { description }", MAX_INTROSPECTIONS + 1) + " }", False),
+        ("{ markets { " + _numbered("a#: id", 600) + " } }", True),
+        ("{ " + "a: __typename " * (MAX_TOKENS // 3 + 1) + "}", False),
+    ):
+        answer = await lab.ask(text)
+        assert (not answer["errors"]) is fits, text[:80]
+    message = (await lab.ask(depth(MAX_DEPTH + 1)))["errors"][0]["message"]
+    assert f"at most {MAX_DEPTH} levels deep" in message
+    assert all("levels deep" not in e["message"] for e in (await lab.ask(depth(MAX_DEPTH)))["errors"])
+
+
+def _nest(levels: int) -> str:
+    return "{ id " * levels + "} " * levels
+
+
+async def test_graphiql_may_ask_for_the_whole_schema(lab: Laboratory) -> None:
+    text = get_introspection_query(
+        specified_by_url=True, directive_is_repeatable=True, schema_description=True, input_value_deprecation=True
+    )
+    answer = await lab.ask(text)
+    assert not answer["errors"]
+    assert "CandleSeries" in {one["name"] for one in answer["data"]["__schema"]["types"]}
+
+
+async def test_a_dashboard_of_fifty_series_fits(lab: Laboratory) -> None:
+    text = "{ " + _numbered('a#: candles(market: "lab", provider: "bench", symbol: "S1/USD") { ...C }', 50) + " }"
+    answer = await lab.ask(text + " fragment C on CandleSeries { complete nodes { timestamp open high low close } }")
+    assert not answer["errors"]
+    assert len(answer["data"]) == 50
+
+
+async def test_a_refused_document_is_refused_again(lab: Laboratory) -> None:
+    """Only what is valid is remembered."""
+    for _ in range(3):
+        assert (await lab.ask(ATTACKS["operations"]))["errors"]
+        assert not (await lab.ask("{ markets { id } }"))["errors"]
