@@ -28,7 +28,7 @@ from typing import Protocol, cast
 
 from candlegraph import clock
 from candlegraph.candle import Candles
-from candlegraph.clock import DAY_MS, HOUR_MS, MINUTE_MS
+from candlegraph.clock import DAY_MS, HOUR_MS
 from candlegraph.errors import (
     BadUserInput,
     ConfigurationError,
@@ -157,14 +157,13 @@ class Ccxt:
         self, exchange_id: str, options: Mapping[str, object] | None = None, *, deadline_s: float = _DEADLINE_S
     ) -> None:
         """``options`` go to the constructor of ccxt's class as they are. Nothing is imported or opened yet."""
-        rows = _LOOKBACK_ROWS.get(exchange_id)
         self.id = exchange_id
         self.name = exchange_id.capitalize()
         self.capabilities = Capabilities(
             _TYPICAL,
             Live.POLL,
             max_rows_per_call=_UNDECLARED_LIMIT,
-            max_lookback_ms=rows and rows * MINUTE_MS,
+            max_lookback_candles=_LOOKBACK_ROWS.get(exchange_id),
             settle_ms=_SETTLE_MS.get(exchange_id, 30_000),
         )
         self._options = options or {}

@@ -143,8 +143,11 @@ class Files:
             # One file at a time: a table needs several times its size while it is read.
             async with self._reading:
                 table = await asyncio.to_thread(self._read, path, told)
-        except (InvalidCandles, OSError) as error:
-            raise ProviderUnavailable(str(error)) from error
+        except InvalidCandles as error:
+            raise ProviderUnavailable(error.message) from error
+        except OSError as error:
+            # Its own text would tell the client where our files are.
+            raise ProviderUnavailable(f"{path.name}: {error.strerror}") from error
         if table.timeframe != timeframe:
             raise ProviderUnavailable(f"{path.name} has changed: it holds {table.timeframe} candles now.")
         return _page(table, span, self._zone)

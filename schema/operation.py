@@ -18,8 +18,8 @@ class NamedOperation(SchemaExtension):
         operations = (
             [one for one in document.definitions if isinstance(one, OperationDefinitionNode)] if document else []
         )
-        if len(operations) > 1 and context._provided_operation_name is None:  # noqa: SLF001 - the public one guesses
+        unnamed = context._provided_operation_name is None  # noqa: SLF001 - the public name is a guess
+        if len(operations) > 1 and unnamed and not context.pre_execution_errors:
             message = "The document has several operations: say which with `operationName`."
-            error = GraphQLError(message, extensions={"code": "BAD_USER_INPUT"})
-            context.pre_execution_errors = [*(context.pre_execution_errors or ()), error]
+            context.pre_execution_errors = [GraphQLError(message, extensions={"code": "BAD_USER_INPUT"})]
         yield

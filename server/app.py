@@ -23,7 +23,7 @@ WEB = Path(__file__).parent / "web"
 
 def create_app(machine: Machine) -> Starlette:
     """Put the application together over a started machine."""
-    origins = [origin.strip() for origin in machine.settings.allowed_origins.split(",") if origin.strip()]
+    origins = machine.settings.origins
     endpoint = Endpoint(build_schema(), machine.services, WEB, origins)
 
     async def home(_: Request) -> Response:

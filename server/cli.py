@@ -6,6 +6,7 @@ import asyncio
 import csv
 import json
 import logging
+import signal
 import sys
 from collections.abc import Callable, Coroutine
 from functools import wraps
@@ -26,7 +27,7 @@ def _command(run: Callable[P, Coroutine[object, object, None]]) -> Callable[P, N
     @wraps(run)
     def command(*args: P.args, **kwargs: P.kwargs) -> None:
         try:
-            asyncio.run(run(*args, **kwargs))
+            asyncio.run(_stoppable(run(*args, **kwargs)))
         except ConfigurationError as error:
             click.echo(f"candlegraph: {error.message}", err=True)
             sys.exit(2)
@@ -35,14 +36,25 @@ def _command(run: Callable[P, Coroutine[object, object, None]]) -> Callable[P, N
             sys.exit(1)
         except KeyboardInterrupt:
             sys.exit(130)
+        except asyncio.CancelledError:
+            sys.exit(143)
 
     return command
+
+
+async def _stoppable(work: Coroutine[object, object, None]) -> None:
+    """Await ``work``; SIGTERM cancels it, so that it cleans up, where it would end the process on the spot."""
+    task = asyncio.ensure_future(work)
+    if sys.platform != "win32":
+        asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)
+    await task
 
 
 def _settings(**overrides: object) -> Settings:
     settings = Settings.read(**overrides)
     level = settings.log_level.upper()
     logging.basicConfig(level=level, format="%(asctime)s %(levelname)s %(name)s: %(message)s", stream=sys.stderr)
+    logging.getLogger("ccxt").setLevel(max(logging.INFO, logging.getLogger().level))  # below, it logs headers with keys
     return settings
 
 

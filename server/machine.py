@@ -9,6 +9,7 @@ from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 
+from candlegraph.errors import ConfigurationError, Unavailable
 from providers.registry import Registry
 from realtime.hub import Hub
 from resolvers.context import Services
@@ -47,7 +48,12 @@ async def database(settings: Settings) -> AsyncIterator[Database]:
             dsn = (await asyncio.to_thread(postgres.start)).dsn
         opened = Database(dsn)
         stack.push_async_callback(opened.close)
-        await opened.open()
+        try:
+            await opened.open()
+        except Unavailable as error:
+            if not settings.db_connection_string:
+                raise
+            raise ConfigurationError("DB_CONNECTION_STRING: no database answers there.") from error
         for migration in await migrate(opened):
             log.info("applied migration %04d %s", migration.number, migration.name)
         yield opened

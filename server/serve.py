@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import asyncio
+import errno
 import logging
 import signal
+import socket
 import sys
+from contextlib import ExitStack
 
 import uvicorn
 
+from candlegraph.errors import ConfigurationError
 from server.app import create_app
 from server.machine import machine
 from server.settings import Settings
@@ -15,11 +20,16 @@ from server.settings import Settings
 
 async def serve(settings: Settings) -> None:
     """Start everything, listen, and stop everything in order on SIGINT or SIGTERM."""
+    with ExitStack() as stack:
+        # Taken before anything is started, which would be for nothing; clients are let in when everything is.
+        sockets = [stack.enter_context(one) for one in _bind(settings.host, settings.port)]
+        await _serve(settings, sockets)
+
+
+async def _serve(settings: Settings, sockets: list[socket.socket]) -> None:
     async with machine(settings) as running:
         config = uvicorn.Config(
             create_app(running),
-            host=settings.host,
-            port=settings.port,
             ws="websockets-sansio",
             ws_max_size=65_536,
             ws_per_message_deflate=False,  # costs twice the CPU of a fan-out
@@ -30,18 +40,48 @@ async def serve(settings: Settings) -> None:
             timeout_graceful_shutdown=10,
         )
         logging.getLogger("uvicorn.error").setLevel(logging.WARNING)  # it writes the URL of a socket, and what is in it
+        asyncio.get_running_loop().remove_signal_handler(signal.SIGTERM)  # from here on it is uvicorn's
         # uvicorn raises the signal it stopped for once more when it has stopped; by default that would end the process
         # before the database is.
         for number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, lambda *_: None)
-        await _Announcing(config).serve()
+        await _Announcing(config).serve(sockets)
+
+
+def _bind(host: str, port: int) -> list[socket.socket]:
+    """A socket for each address of a host's; ConfigurationError where one is taken or none is ours."""
+    bound: list[socket.socket] = []
+    failure: OSError | None = None
+    try:
+        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+    except OSError as error:
+        raise ConfigurationError(f"HOST: {host!r} is no address ({error.strerror}).") from None
+    for family, kind, _, _, address in dict.fromkeys(found):
+        one = socket.socket(family, kind)
+        try:
+            one.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # or a restart would wait for old connections
+            if family == socket.AF_INET6:
+                one.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+            one.bind(address)
+            bound.append(one)
+        except OSError as error:
+            one.close()
+            failure = error
+            if error.errno == errno.EADDRINUSE:
+                break
+    if failure and (not bound or failure.errno == errno.EADDRINUSE):
+        for one in bound:
+            one.close()
+        what = "HOST" if failure.errno == errno.EADDRNOTAVAIL else "PORT"
+        raise ConfigurationError(f"{what}: cannot listen on {host} port {port} ({failure.strerror}).")
+    return bound
 
 
 class _Announcing(uvicorn.Server):
     """Says where it listens, once it does."""
 
-    async def startup(self, sockets: list[object] | None = None) -> None:  # type: ignore[override]
-        await super().startup(sockets)  # type: ignore[arg-type]
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
         for server in getattr(self, "servers", []):
             for listening in server.sockets:
                 host, port = listening.getsockname()[:2]

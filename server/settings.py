@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import os
+import re
 from enum import StrEnum
 from pathlib import Path
 from typing import Self
 
-from pydantic import Field, SecretStr, ValidationError, model_validator
+from pydantic import Field, SecretStr, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
-from candlegraph.errors import ConfigurationError
+from candlegraph.errors import BadUserInput, ConfigurationError
+from candlegraph.zone import zone
 
 
 class Env(StrEnum):
@@ -28,6 +30,11 @@ def _default_data_dir() -> Path:
     return Path(os.environ.get("XDG_DATA_HOME") or Path.home() / ".local" / "share") / "candlegraph"
 
 
+# An origin as a browser sends it: nothing behind the port, and no pattern.
+_ORIGIN = re.compile(r"https?://[^/*\s]+")
+_COMPUTED = {"data_dir": "`~/.local/share/candlegraph`, for root `/var/lib/candlegraph`"}
+
+
 class Settings(BaseSettings):
     """The settings; each is the environment variable of its name in capitals."""
 
@@ -38,7 +45,7 @@ class Settings(BaseSettings):
     port: int = Field(8000, ge=0, le=65535, description="The port to listen on; 0 picks a free one.")
     data_dir: Path = Field(
         default_factory=_default_data_dir,
-        description="Where the embedded database lives (root: `/var/lib/candlegraph`, else `~/.local/share/candlegraph`).",
+        description="Where the embedded database lives.",
     )
     db_connection_string: SecretStr | None = Field(
         None,
@@ -57,6 +64,13 @@ class Settings(BaseSettings):
     )
     files_dir: Path | None = Field(None, description="The folder that the `files` provider serves.")
     files_timezone: str | None = Field(None, description="The IANA zone in which the days of these files open.")
+    ccxt_exchanges: str = Field(
+        "binance,kraken,coinbase",
+        description="The exchanges of the `crypto` market, by their ccxt ids; blank for none.",
+    )
+    ccxt_options: SecretStr | None = Field(
+        None, description="JSON keyed by exchange, or the path of such a file: handed to ccxt's constructors untouched."
+    )
     log_level: str = Field("info", pattern="^(debug|info|warning|error)$", description="How much is logged.")
 
     @model_validator(mode="after")
@@ -64,6 +78,27 @@ class Settings(BaseSettings):
         if self.default_chart_points > self.max_chart_points:
             raise ValueError("DEFAULT_CHART_POINTS must not exceed MAX_CHART_POINTS")
         return self
+
+    @property
+    def origins(self) -> list[str]:
+        """The origins of `allowed_origins`."""
+        return [origin.strip() for origin in self.allowed_origins.split(",") if origin.strip()]
+
+    @field_validator("allowed_origins")
+    @classmethod
+    def _are_origins(cls, value: str) -> str:
+        for origin in filter(None, map(str.strip, value.split(","))):
+            if not _ORIGIN.fullmatch(origin):
+                raise ValueError(f"{origin[:64]!r} is no origin such as https://charts.example.com")
+        return value
+
+    @field_validator("files_timezone")
+    @classmethod
+    def _is_zone(cls, value: str | None) -> str | None:
+        try:
+            return zone(value).name if value else None
+        except BadUserInput as error:
+            raise ValueError(error.message.rstrip(".")) from None
 
     @classmethod
     def read(cls, **overrides: object) -> Self:
@@ -75,3 +110,12 @@ class Settings(BaseSettings):
             name = ".".join(map(str, first["loc"])).upper()
             message = first["msg"].removeprefix("Value error, ")
             raise ConfigurationError(f"{name}: {message}." if name else f"{message}.") from None
+
+
+def settings_table() -> str:
+    """Every setting as a Markdown table, as the README shows it."""
+    rows = ["| setting | default | meaning |", "| --- | --- | --- |"]
+    for name, field in Settings.model_fields.items():
+        plain = "" if field.default in {None, ""} else f"`{field.default}`"
+        rows.append(f"| `{name.upper()}` | {_COMPUTED.get(name, plain)} | {field.description} |")
+    return "\n".join(rows)

@@ -24,6 +24,7 @@ from storage.candles import CandleStore, Fetch, Write
 log = logging.getLogger(__name__)
 
 MAX_CALLS = 12  # upstream calls one question may cost; what is left is asked by the next page
+CALL_TIMEOUT_S = 60.0  # a call that never ends would keep everybody from this series
 FORMING_TTL_S = 2.0
 
 
@@ -38,7 +39,19 @@ class Collected:
     failure: ProviderError | None = None
     calls: int = 0
     exhausted: bool = False  # the call budget ended before the span did
-    at: float = field(default_factory=time.monotonic)
+
+
+@dataclass(frozen=True, slots=True)
+class _Tail:
+    """The rows of ``span`` that were not final when it was asked for, and when that was."""
+
+    candles: Candles
+    span: Span
+    at: float
+
+    def serves(self, ahead: Spans) -> bool:
+        """Whether it may stand for another look at ``ahead``."""
+        return time.monotonic() - self.at < FORMING_TTL_S and not ahead - Spans([self.span])
 
 
 class Collector:
@@ -49,14 +62,15 @@ class Collector:
         self._store = store
         self._tasks: dict[tuple[int, Timeframe, Span, bool], asyncio.Task[Collected]] = {}
         self._locks: WeakValueDictionary[tuple[int, Timeframe], asyncio.Lock] = WeakValueDictionary()
+        self._tails: dict[tuple[int, Timeframe], _Tail] = {}
 
     def collect(
         self, record: Record, provider: Provider, timeframe: Timeframe, span: Span, *, newest: bool
     ) -> asyncio.Task[Collected]:
         """Start, or join, the fetching of what is missing of ``span``; await it shielded.
 
-        The result holds a failure as a value, beside what was fetched before it. An answer with a forming candle serves
-        everybody for two seconds.
+        The result holds a failure as a value, beside what was fetched before it. What is not final yet serves everybody
+        for two seconds.
         """
         key = (record.id, timeframe, span, newest)
         task = self._tasks.get(key)
@@ -73,16 +87,25 @@ class Collector:
         await asyncio.gather(*tasks, return_exceptions=True)
 
     def _retire(self, key: tuple[int, Timeframe, Span, bool], task: asyncio.Task[Collected]) -> None:
-        reusable = not task.cancelled() and task.exception() is None and len(task.result().forming) > 0
-        delay = FORMING_TTL_S if reusable else 0
-        task.get_loop().call_later(delay, self._tasks.pop, key, None)
+        del self._tasks[key]
+        # Everybody who waited may have left: what broke then is seen here or never.
+        if not task.cancelled() and (error := task.exception()):
+            log.warning("fetching %s of instrument %d was given up: %r", key[1], key[0], error)
 
     async def _run(self, errand: _Errand, span: Span, *, newest: bool) -> Collected:
         key = (errand.record.id, errand.timeframe)
         lock = self._locks.setdefault(key, asyncio.Lock())
         async with lock:
+            errand.tail = self._tails.get(key)
             await errand.run(span, newest=newest)
+            if errand.tail and errand.tail is not self._tails.get(key):
+                self._tails[key] = errand.tail
+                asyncio.get_running_loop().call_later(FORMING_TTL_S, self._forget, key, errand.tail)
         return errand.result
+
+    def _forget(self, key: tuple[int, Timeframe], tail: _Tail) -> None:
+        if self._tails.get(key) is tail:
+            del self._tails[key]
 
 
 @dataclass(slots=True)
@@ -93,6 +116,7 @@ class _Errand:
     record: Record
     provider: Provider
     timeframe: Timeframe
+    tail: _Tail | None = None
     result: Collected = field(default_factory=Collected)
 
     @property
@@ -100,11 +124,15 @@ class _Errand:
         """The zone whose days the timeframe counts."""
         return UTC if self.timeframe.width_ms else zone(self.record.timezone)
 
+    def _final_until(self) -> int:
+        """Candles that end here or before are final."""
+        return self.timeframe.floor(clock.now_ms() - self.provider.capabilities.settle_ms, self.days)
+
     async def run(self, span: Span, *, newest: bool) -> None:
         """Fetch what is missing: piece by piece from the oldest, or page by page from the newest."""
         # Whoever held the lock before us may have fetched it meanwhile: the ledger is read under the lock.
         ledger = (await self.store.ledgers([self.record.id]))[0]
-        missing = Spans([span]) - ledger.get(self.timeframe, Spans())
+        missing = self._without_tail(Spans([span]) - ledger.get(self.timeframe, Spans()))
         reach = self.provider.capabilities.max_rows_per_call * self.timeframe.nominal_ms
         while missing and not self.result.failure and not self.result.exhausted:
             piece = next(iter(missing))
@@ -117,6 +145,15 @@ class _Errand:
             if rows * 4 * self.timeframe.nominal_ms < piece.until - piece.since:
                 reach *= 4
 
+    def _without_tail(self, missing: Spans) -> Spans:
+        """``missing``, less what is not final and was looked at a moment ago."""
+        final_until = self._final_until()
+        ahead = Spans(Span(max(span.since, final_until), span.until) for span in missing)
+        if not ahead or not self.tail or not self.tail.serves(ahead):
+            return missing
+        self.result.forming = self.tail.candles[self.tail.candles.timestamp >= final_until]
+        return missing - ahead
+
     async def _fill(self, piece: Span) -> int:
         """Page through ``piece`` until it is settled, the budget is spent or the provider fails; the rows that came."""
         cursor, rows = piece.since, 0
@@ -127,20 +164,21 @@ class _Errand:
             self.result.calls += 1
             asked, began = Span(cursor, piece.until), time.monotonic()
             try:
-                page = await self.provider.fetch(self.record.instrument, self.timeframe, asked)
+                async with asyncio.timeout(CALL_TIMEOUT_S):
+                    page = await self.provider.fetch(self.record.instrument, self.timeframe, asked)
+                candles = page.candles.sorted().between(asked)
             except Exception as error:  # noqa: BLE001 - a plugin may raise anything; it is reported as the provider's
                 self.result.failure = _as_provider_error(self.provider, error)
                 await self._log(asked, 0, self.result.failure.code, began)
                 break
-            cursor = await self._keep(asked, page, began)
-            rows += len(page.candles)
+            cursor = await self._keep(asked, page, candles, began)
+            rows += len(candles)
         return rows
 
-    async def _keep(self, asked: Span, page: Page, began: float) -> int:
+    async def _keep(self, asked: Span, page: Page, candles: Candles, began: float) -> int:
         """Check and store one page; the instant to go on from (the end of the span where nothing more can come)."""
-        traits, result = self.provider.capabilities, self.result
-        final_until = self.timeframe.floor(clock.now_ms() - traits.settle_ms, self.days)
-        candles, bad = self._checked(page.candles.sorted(), asked)
+        traits, result, final_until = self.provider.capabilities, self.result, self._final_until()
+        candles, bad = self._checked(candles, asked)
         if traits.has_volume:
             candles = candles[~_fillers(candles)]
         covered = Spans([Span(page.complete_from, min(page.complete_to, final_until)) & asked]) - bad
@@ -149,7 +187,8 @@ class _Errand:
         )
         kept = concat([candles.between(span) for span in covered])
         await self.store.write([Write(self.record.id, self.timeframe, kept, covered)], fetch)
-        result.forming = result.forming.merge(candles[candles.timestamp >= final_until])
+        forming = candles[candles.timestamp >= final_until]
+        result.forming = result.forming.merge(forming)
         result.fetched |= covered
         result.refused |= bad
         nothing = page.complete_to <= asked.since
@@ -157,11 +196,12 @@ class _Errand:
         result.unavailable |= Spans([Span(asked.since, min(unproved, asked.until, final_until))])
         # Past the last final candle comes the forming one alone, and only a full page can have cut that off.
         whole = page.complete_to >= final_until and len(page.candles) < traits.max_rows_per_call
+        if whole and asked.until > final_until:
+            self.tail = _Tail(forming, Span(max(asked.since, final_until), asked.until), began)
         return asked.until if nothing or whole else page.complete_to
 
     def _checked(self, candles: Candles, asked: Span) -> tuple[Candles, Spans]:
         """The rows that are candles, and the buckets of those that are not: these are neither stored nor covered."""
-        candles = candles.between(asked)
         problems = candles.problems(self.timeframe, asked, self.days)
         if not problems:
             return candles, Spans()

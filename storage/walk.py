@@ -38,7 +38,7 @@ class Walk:
     collector: Collector
     deadline: float
 
-    now: int = field(default_factory=clock.now_ms)
+    now: int = field(default_factory=lambda: clock.now_ms())  # noqa: PLW0108 - a test may replace the function
     zone: Zone = field(init=False)
     days: Zone = field(init=False)  # the zone that stored candles of a day and longer are in
     settled: int = field(init=False)  # buckets that end here or before are final

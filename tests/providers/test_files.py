@@ -245,7 +245,7 @@ async def test_a_file_that_is_gone_is_unavailable_until_it_is_missed(tmp_path: P
     path = write(tmp_path / "A_1m.csv", 3)
     provider = await started(tmp_path)
     path.unlink()
-    with pytest.raises(ProviderUnavailable):
+    with pytest.raises(ProviderUnavailable, match=r"^A_1m\.csv: No such file or directory$"):
         await provider.fetch(instrument("A"), MINUTE, ALWAYS)
     assert await symbols(provider) == []
     with pytest.raises(UnknownSymbol):

@@ -1,0 +1,107 @@
+"""SIGTERM and Ctrl-C stop the server and its database: exit code 0 once it serves, 143 and 130 while it starts."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+import subprocess
+import time
+from pathlib import Path
+
+import aiohttp
+import psutil
+import pytest
+
+from tests.server.running import COMMAND, STOP_S, environment, run, serving
+
+QUERY = '{ candles(market: "demo", provider: "synthetic", symbol: "BTC/USD", limit: 3) { nodes { close } } }'
+
+
+def postmaster(data_dir: Path) -> psutil.Process | None:
+    """The PostgreSQL of a data directory, where one runs."""
+    try:
+        return psutil.Process(int((data_dir / "postgres" / "postmaster.pid").read_text().splitlines()[0]))
+    except (FileNotFoundError, psutil.NoSuchProcess, IndexError, ValueError):
+        return None
+
+
+async def _ask(http: aiohttp.ClientSession, text: str = QUERY) -> dict[str, object]:
+    async with http.post("/graphql", json={"query": text}) as response:
+        answer: dict[str, object] = await response.json()
+        return answer
+
+
+async def test_a_server_lives_through_the_loss_of_its_database_and_both_stop(tmp_path: Path) -> None:
+    data = tmp_path / "data"
+    with serving(tmp_path / "log", DATA_DIR=str(data)) as running:
+        database = postmaster(data)
+        assert database is not None
+        async with aiohttp.ClientSession(running.url, timeout=aiohttp.ClientTimeout(20)) as http:
+            first = await _ask(http)
+            assert "errors" not in first
+            database.send_signal(signal.SIGINT)
+            await asyncio.to_thread(database.wait, 20)
+            answer = await _ask(http)
+            assert answer["data"] == {"candles": None}
+            (error,) = answer["errors"]  # type: ignore[misc]
+            assert error["extensions"] == {"code": "UNAVAILABLE", "retryAfter": 1}
+            assert str(data) not in str(answer)
+            async with http.get("/readyz") as response:
+                assert response.status == 503
+                assert str(data) not in await response.text()
+            async with http.get("/healthz") as response:
+                assert response.status == 200
+            assert await _ask(http, "{ __typename }") == {"data": {"__typename": "Query"}}
+        code, seconds = running.stop()
+    assert code == 0
+    assert seconds < 15
+    assert "Traceback" not in running.log.read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+async def test_a_signal_stops_the_server_and_the_embedded_database(tmp_path: Path, number: int) -> None:
+    data = tmp_path / "data"
+    with serving(tmp_path / "log", DATA_DIR=str(data)) as running:
+        database = postmaster(data)
+        assert database is not None
+        async with aiohttp.ClientSession(running.url) as http:
+            await _ask(http)
+            socket = await http.ws_connect("/graphql", protocols=["graphql-transport-ws"])
+            await socket.send_json({"type": "connection_init"})
+            assert (await socket.receive_json())["type"] == "connection_ack"
+            code, seconds = await asyncio.to_thread(running.stop, number)
+            assert (await socket.receive()).type in {aiohttp.WSMsgType.CLOSE, aiohttp.WSMsgType.CLOSING}
+            assert socket.close_code == 1012
+    assert code == 0
+    assert seconds < 15
+    assert not database.is_running()
+    assert not list(Path("/tmp").glob(f"candlegraph-*/{database.pid}"))  # noqa: S108
+    assert "Traceback" not in running.log.read_text(encoding="utf-8")
+    # What was fetched is kept: the next process finds it.
+    kept = run("candles", "demo", "synthetic", "BTC/USD", "--limit", "1", "--format", "csv", DATA_DIR=str(data))
+    assert kept.returncode == 0, kept.stderr
+    assert postmaster(data) is None
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+@pytest.mark.parametrize("delay", [0.7, 1.3])
+def test_a_signal_while_it_starts_leaves_nothing_running(
+    tmp_path: Path, number: signal.Signals, code: int, delay: float
+) -> None:
+    data = tmp_path / "data"
+    process = subprocess.Popen(
+        [*COMMAND, "serve", "--port", "0"],
+        env=environment(DATA_DIR=str(data)),
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        start_new_session=True,
+        text=True,
+    )
+    time.sleep(delay)
+    process.send_signal(number)
+    _, stderr = process.communicate(timeout=STOP_S)
+    # Before our handler is there, Python itself ends: by the signal.
+    assert process.returncode in {0, code, -number}
+    assert process.returncode == -number or "Traceback" not in stderr, stderr
+    assert postmaster(data) is None

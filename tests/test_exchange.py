@@ -1,0 +1,212 @@
+"""An exchange from end to end: the unmodified ccxt class, a server that speaks Binance's REST, the database, the API."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from typing import Any
+
+import pytest
+from strawberry.types import ExecutionResult
+
+from candlegraph import Capabilities, Live, Timeframe, clock, fold
+from candlegraph.clock import MINUTE_MS
+from candlegraph.provider import Status
+from providers.ccxt import Ccxt
+from realtime.hub import Hub
+from resolvers.context import Context, Services
+from schema.build import build_schema
+from storage import history as history_module
+from storage.candles import CandleStore
+from storage.collector import Collector
+from storage.database import Database
+from storage.history import History
+from storage.instruments import Instruments
+from tests.fakes.binance import HTML, T0, FakeBinance, Fault, random_candles
+
+MINUTES = 4_000
+TRUTH = random_candles(T0, MINUTES, keep=0.97)
+NOW = int(TRUTH.timestamp[-1]) + 20_000  # the last one is forming
+SCHEMA = build_schema()
+
+
+class One:
+    """A registry of the one provider."""
+
+    def __init__(self, provider: Ccxt) -> None:
+        self.provider = provider
+
+    async def get(self, market: str, provider: str) -> Ccxt | None:
+        return self.provider if (market, provider) == ("crypto", "binance") else None
+
+    def statuses(self) -> list[Status]:
+        return []
+
+
+@pytest.fixture(scope="module")
+async def exchange() -> AsyncIterator[FakeBinance]:
+    async with FakeBinance() as fake:
+        fake.add("BTC", "USDT", TRUTH)
+        fake.now = NOW
+        fake.fillers = True
+        yield fake
+
+
+@pytest.fixture(scope="module")
+async def binance(exchange: FakeBinance) -> AsyncIterator[Ccxt]:
+    provider = Ccxt("binance", exchange.ccxt_options()["binance"])
+    await provider.start()
+    yield provider
+    await provider.close()
+
+
+class Api:
+    """Asks the API as a client does, and counts what that costs upstream."""
+
+    def __init__(self, services: Services, exchange: FakeBinance) -> None:
+        self.services = services
+        self.exchange = exchange
+
+    async def ask(self, arguments: str) -> ExecutionResult:
+        document = (
+            f'{{ candles(market: "crypto", provider: "binance", symbol: "BTC/USDT", {arguments}) '
+            "{ complete hasMore columns { timestamp open high low close volume closed } gaps { reason } } }"
+        )
+        return await SCHEMA.execute(document, context_value=Context(self.services, "test"))
+
+    async def candles(self, arguments: str) -> dict[str, Any]:
+        result = await self.ask(arguments)
+        assert not result.errors
+        assert result.data
+        return result.data["candles"]  # type: ignore[no-any-return]
+
+    @property
+    def calls(self) -> int:
+        return sum(1 for path, _ in self.exchange.requests if "klines" in path)
+
+
+@pytest.fixture
+async def api(
+    database: Database, exchange: FakeBinance, binance: Ccxt, monkeypatch: pytest.MonkeyPatch
+) -> AsyncIterator[Api]:
+    monkeypatch.setattr(clock, "now_ms", lambda: NOW)
+    providers = One(binance)
+    store = CandleStore(database)
+    collector = Collector(store)
+    instruments = Instruments(database, providers)
+    history = History(store, instruments, collector, providers)
+    exchange.reset()
+    yield Api(Services(history, instruments, providers, Hub(history, collector, providers), 500, 5_000), exchange)
+    await collector.close()
+
+
+def closed(span_since: int, minutes: int) -> list[int]:
+    """The minutes that the truth has candles of."""
+    return [s for s in TRUTH.timestamp.tolist() if span_since <= s < span_since + minutes * MINUTE_MS]
+
+
+async def test_three_thousand_minutes_cost_three_calls_and_asked_again_none(api: Api) -> None:
+    """Pages of a thousand, filler minutes dropped; what is covered is never asked for again."""
+    arguments = f"since: {T0}, until: {T0 + 3_000 * MINUTE_MS}, limit: 3000"
+    first = await api.candles(arguments)
+    assert api.calls == 3
+    assert first["complete"] is True
+    assert first["columns"]["timestamp"] == closed(T0, 3_000)
+    again = await api.candles(arguments)
+    assert api.calls == 3
+    assert again["columns"] == first["columns"]
+
+
+async def test_any_timeframe_folds_from_the_stored_minutes_without_a_call(api: Api) -> None:
+    """Once the minutes are there, the exchange is not needed for an hour of them."""
+    await api.candles(f"since: {T0}, until: {T0 + 3_000 * MINUTE_MS}, limit: 3000")
+    hours = await api.candles(f'timeframe: "1h", since: {T0}, until: {T0 + 3_000 * MINUTE_MS}')
+    assert api.calls == 3
+    folded = fold(TRUTH[TRUTH.timestamp < T0 + 3_000 * MINUTE_MS], Timeframe(1, "h"))
+    for name in ("timestamp", "open", "high", "low", "close"):
+        assert hours["columns"][name] == getattr(folded, name).tolist()
+
+
+async def test_the_newest_candle_is_forming_and_is_not_stored(api: Api) -> None:
+    """It is returned as not closed; the next question asks for it anew."""
+    newest = await api.candles("limit: 3")
+    assert newest["columns"]["closed"][-1] is False
+    stored = await api.services.history.store.ledgers([1])
+    assert all(span.until <= NOW - 5_000 for spans in stored[0].values() for span in spans)
+
+
+FAULTS = {
+    "half a JSON": Fault(truncate=True),
+    "a connection cut": Fault(abort=True),
+    "HTML with 200": HTML,
+    "503": Fault(status=503),
+    "429": Fault(status=429, headers={"Retry-After": "7"}),
+    "451": Fault(status=451),
+}
+
+
+@pytest.mark.parametrize("fault", FAULTS.values(), ids=FAULTS.keys())
+async def test_a_page_that_cannot_be_read_is_an_error_then_healed_and_never_a_covered_hole(
+    api: Api, fault: Fault
+) -> None:
+    """The first question is answered with a coded error, the second one in full."""
+    arguments = f"since: {T0}, until: {T0 + 500 * MINUTE_MS}, limit: 1000"
+    api.exchange.fail(fault, times=5)
+    broken = await api.ask(arguments)
+    assert broken.data == {"candles": None}
+    assert [error.extensions["code"] for error in broken.errors or []] in (
+        [["PROVIDER_UNAVAILABLE"], ["RATE_LIMITED"], ["PROVIDER_REFUSED"]]
+    )
+    api.exchange.reset()
+    healed = await api.candles(arguments)
+    assert healed["complete"] is True
+    assert healed["columns"]["timestamp"] == closed(T0, 500)
+
+
+async def test_a_page_that_breaks_in_the_middle_leaves_what_came_before_and_says_what_is_missing(api: Api) -> None:
+    """Partial with an OUTAGE: the stored part is answered, the rest is healed later."""
+    await api.candles(f"since: {T0}, until: {T0 + 1_000 * MINUTE_MS}, limit: 1000")
+    api.exchange.fail(Fault(truncate=True), times=5)
+    arguments = f"since: {T0}, until: {T0 + 2_000 * MINUTE_MS}, limit: 2000"
+    partial = await api.candles(arguments)
+    assert partial["complete"] is False
+    assert [gap["reason"] for gap in partial["gaps"]] == ["OUTAGE"]
+    assert partial["columns"]["timestamp"] == closed(T0, 1_000)
+    api.exchange.reset()
+    healed = await api.candles(arguments)
+    assert healed["complete"] is True
+    assert healed["columns"]["timestamp"] == closed(T0, 2_000)
+
+
+async def test_an_exchange_that_hangs_is_an_error_within_the_deadline(
+    api: Api, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nobody waits longer than the deadline, and what comes later is kept."""
+    monkeypatch.setattr(history_module, "DEADLINE_S", 0.3)
+    api.exchange.fail(Fault(delay_s=1.0))
+    arguments = f"since: {T0}, until: {T0 + 100 * MINUTE_MS}"
+    slow = await api.ask(arguments)
+    assert [error.extensions["code"] for error in slow.errors or []] == ["PROVIDER_UNAVAILABLE"]
+    monkeypatch.setattr(history_module, "DEADLINE_S", 10.0)
+    calls = api.calls
+    healed = await api.candles(arguments)
+    assert healed["complete"] is True
+    assert api.calls == calls  # the first question's call was joined, not repeated
+
+
+async def test_rows_that_are_no_candles_are_refused_and_their_minutes_stay_uncovered(api: Api) -> None:
+    """A high below its low is neither stored nor taken for an empty minute."""
+    api.exchange.fail(Fault(corrupt="high below low"))
+    arguments = f"since: {T0}, until: {T0 + 100 * MINUTE_MS}"
+    bad = await api.candles(arguments)
+    assert bad["complete"] is False
+    assert [gap["reason"] for gap in bad["gaps"]] == ["REFUSED"]
+    assert bad["columns"]["timestamp"] == closed(T0, 100)[1:]
+    healed = await api.candles(arguments)
+    assert healed["complete"] is True
+    assert healed["columns"]["timestamp"] == closed(T0, 100)
+
+
+def test_the_exchange_s_candles_are_polled(binance: Ccxt) -> None:
+    """No websocket yet: the hub asks again and again."""
+    assert isinstance(binance.capabilities, Capabilities)
+    assert binance.capabilities.live is Live.POLL
