@@ -10,12 +10,12 @@ STAMPS := .stamps
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-9s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
-install: $(STAMPS)/install $(STAMPS)/web ## the virtual environment, `candlegraph` in it, and the web bundle
+install: $(STAMPS)/install server/web/graphiql.html ## the virtual environment, `candlegraph` in it, and the web bundle
 
 run: install ## serve http://127.0.0.1:8000 (HOST, PORT and DATA_DIR are obeyed)
 	@$(BIN)/candlegraph serve
 
-test: install $(STAMPS)/dev ## every test; needs nothing that this does not install
+test: install $(STAMPS)/dev $(STAMPS)/clients ## every test; needs nothing that this does not install
 	$(BIN)/python -m pytest $(ARGS)
 
 check: install $(STAMPS)/dev ## formatting, lint, types, and no import upwards
@@ -35,7 +35,7 @@ lock: $(STAMPS)/dev ## renew requirements.lock and requirements-dev.lock from py
 	  --no-header --no-annotate --quiet --constraint requirements.lock --output-file requirements-dev.lock
 
 clean: ## remove what `make` made (the data directory is yours and stays)
-	rm -rf $(VENV) $(STAMPS) server/web web/node_modules
+	rm -rf $(VENV) $(STAMPS) server/web web/node_modules tests/clients/node_modules
 
 $(BIN)/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "Python 3.11 or newer is needed: make PYTHON=python3.12" >&2; exit 1; }
@@ -50,6 +50,10 @@ $(STAMPS)/dev: requirements-dev.lock $(STAMPS)/install
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements-dev.lock
 	@touch $@
 
-$(STAMPS)/web: $(wildcard web/package-lock.json web/*.mjs web/src/*)
+# The page is written last: it is there only when everything it names is.
+server/web/graphiql.html: $(wildcard web/package-lock.json web/*.mjs web/src/*)
 	cd web && npm ci --silent --no-audit --no-fund && node build.mjs
+
+$(STAMPS)/clients: tests/clients/package-lock.json
+	cd tests/clients && npm ci --silent --no-audit --no-fund
 	@mkdir -p $(STAMPS) && touch $@

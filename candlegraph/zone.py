@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass, field
-from datetime import UTC as UTC_TZ
 from datetime import datetime
 from functools import cached_property, lru_cache
+from itertools import pairwise
 from zoneinfo import ZoneInfo
 
 import numpy as np
@@ -25,6 +25,7 @@ _SCAN_FROM_S = -315_619_200  # 1960-01-01: a ten-year bucket around 1970 opens n
 _SCAN_TO_S = 10_160_640_000  # 2291-12-23: past the last valid Timestamp
 # No zone since 1960 keeps an offset for less than 6.9 days (Gaza, Hebron, Recife): none hides between two probes.
 _PROBE_EVERY_S = 6 * 86_400
+_RULES_ALONE_S = 4_102_444_800  # 2100-01-01: from here on there are only yearly rules, whose halves are months long
 # A capital first: "localtime", "posixrules" and "right/..." (which counts leap seconds) are files, not names of IANA's.
 _NAME = re.compile(r"[A-Z][A-Za-z0-9_+\-]*(/[A-Za-z0-9_+\-]+){0,2}")
 
@@ -97,15 +98,19 @@ def zone(name: str) -> Zone:
 
 def _scan(name: str, tz: ZoneInfo) -> Zone:
     def offset_at(second: int) -> int:
-        offset = datetime.fromtimestamp(second, UTC_TZ).astimezone(tz).utcoffset()
+        offset = datetime.fromtimestamp(second, tz).utcoffset()
         assert offset is not None  # noqa: S101 - an aware datetime has one
         return int(offset.total_seconds()) * 1000 // MINUTE_MS * MINUTE_MS
 
     changes, offsets = [np.iinfo(np.int64).min // 2], [offset_at(_SCAN_FROM_S)]
-    for probe in range(_SCAN_FROM_S, _SCAN_TO_S, _PROBE_EVERY_S):
-        if offset_at(probe + _PROBE_EVERY_S) == offsets[-1]:
+    probes = [
+        *range(_SCAN_FROM_S, _RULES_ALONE_S, _PROBE_EVERY_S),
+        *range(_RULES_ALONE_S, _SCAN_TO_S, 5 * _PROBE_EVERY_S),
+    ]
+    for before, after in pairwise(probes):
+        if offset_at(after) == offsets[-1]:
             continue
-        low, high = probe, probe + _PROBE_EVERY_S
+        low, high = before, after
         while high - low > 1:
             middle = (low + high) // 2
             low, high = (middle, high) if offset_at(middle) == offsets[-1] else (low, middle)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 from aiodataloader import DataLoader
@@ -41,18 +42,18 @@ class Loaders:
         self.record_by_instrument: DataLoader[Instrument, Record] = DataLoader(services.instruments.find)  # type: ignore[arg-type]
 
 
-@dataclass(slots=True)
+@dataclass
 class Context:
     """One operation's surroundings. On a WebSocket the transport shares one among operations: see `for_operation`."""
 
     services: Services
     request_id: str
     connection_params: Mapping[str, Any] | None = None
-    loaders: Loaders = field(init=False)
 
-    def __post_init__(self) -> None:
-        """Make the loaders."""
-        self.loaders = Loaders(self.services)
+    @cached_property
+    def loaders(self) -> Loaders:
+        """The loaders of this operation."""
+        return Loaders(self.services)
 
     def for_operation(self) -> Context:
         """The same surroundings with loaders of its own."""

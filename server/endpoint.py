@@ -53,6 +53,7 @@ class Endpoint(GraphQL[Context, None]):
             schema,
             subscription_protocols=[GRAPHQL_TRANSPORT_WS_PROTOCOL],
             connection_init_wait_timeout=timedelta(seconds=5),
+            max_subscriptions_per_connection=None,  # the handler counts, so that its refusal has a code
             allowed_origins=allowed_origins,
         )
         self._services = services

@@ -45,7 +45,7 @@ async def database(settings: Settings) -> AsyncIterator[Database]:
         else:
             postgres = EmbeddedPostgres(settings.data_dir, settings.postgres_bin)
             stack.push_async_callback(asyncio.to_thread, postgres.stop)
-            dsn = (await asyncio.to_thread(postgres.start)).dsn
+            dsn = await _start(postgres)
         opened = Database(dsn)
         stack.push_async_callback(opened.close)
         try:
@@ -57,6 +57,15 @@ async def database(settings: Settings) -> AsyncIterator[Database]:
         for migration in await migrate(opened):
             log.info("applied migration %04d %s", migration.number, migration.name)
         yield opened
+
+
+async def _start(postgres: EmbeddedPostgres) -> str:
+    starting = asyncio.create_task(asyncio.to_thread(postgres.start))
+    try:
+        return (await asyncio.shield(starting)).dsn
+    finally:
+        # A thread cannot be cancelled: whoever gave up waits, or would stop what is not there yet.
+        await asyncio.wait([starting])
 
 
 @asynccontextmanager

@@ -40,12 +40,13 @@ async def _serve(settings: Settings, sockets: list[socket.socket]) -> None:
             timeout_graceful_shutdown=10,
         )
         logging.getLogger("uvicorn.error").setLevel(logging.WARNING)  # it writes the URL of a socket, and what is in it
-        asyncio.get_running_loop().remove_signal_handler(signal.SIGTERM)  # from here on it is uvicorn's
+        server = _Announcing(config)
         # uvicorn raises the signal it stopped for once more when it has stopped; by default that would end the process
         # before the database is.
+        asyncio.get_running_loop().remove_signal_handler(signal.SIGTERM)
         for number in (signal.SIGINT, signal.SIGTERM):
-            signal.signal(number, lambda *_: None)
-        await _Announcing(config).serve(sockets)
+            signal.signal(number, lambda *_: setattr(server, "should_exit", True))
+        await server.serve(sockets)
 
 
 def _bind(host: str, port: int) -> list[socket.socket]:

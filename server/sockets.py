@@ -11,8 +11,11 @@ from starlette.websockets import WebSocketDisconnect
 from strawberry.asgi import ASGIWebSocketAdapter
 from strawberry.http.exceptions import WebSocketDisconnected
 from strawberry.subscriptions.protocols.graphql_transport_ws.handlers import BaseGraphQLTransportWSHandler
+from strawberry.subscriptions.protocols.graphql_transport_ws.types import SubscribeMessage
 
 from resolvers.context import Context
+
+MAX_OPERATIONS = 100
 
 
 class TextFrames(ASGIWebSocketAdapter):
@@ -36,7 +39,24 @@ class TransportHandler(BaseGraphQLTransportWSHandler[Context, None]):
             return
         if message.get("payload", {}) is None:
             message = {key: value for key, value in message.items() if key != "payload"}
+        elif message["type"] == "subscribe" and not message["payload"]["query"]:
+            message["payload"]["query"] = " "  # of an empty text Strawberry says no more than that it failed
         await super().handle_message(message)
+
+    async def handle_subscribe(self, message: SubscribeMessage) -> None:
+        """Start an operation, unless the socket has as many as it may."""
+        is_new = self.connection_acknowledged and message["id"] not in self.operations
+        if is_new and len(self.operations) >= MAX_OPERATIONS:
+            refusal = f"A socket carries at most {MAX_OPERATIONS} operations at once: end one, or open another."
+            error = GraphQLError(refusal, extensions={"code": "OVERLOADED"})
+            await self.send_message({"id": message["id"], "type": "error", "payload": [error.formatted]})
+            return
+        await super().handle_subscribe(message)
+
+    async def handle_task_exception(self, error: Exception) -> None:
+        """Log what ended an operation; that its client was gone first is nothing to tell."""
+        if not isinstance(error, WebSocketDisconnected):
+            await super().handle_task_exception(error)
 
     @staticmethod
     def _get_pre_execution_close_reason(error: GraphQLError) -> str | None:  # noqa: ARG004
@@ -60,6 +80,7 @@ def _is_well_formed(message: Any) -> bool:
         and isinstance(payload.get("query"), str)
         and isinstance(payload.get("variables"), dict | None)
         and isinstance(payload.get("operationName"), str | None)
+        and isinstance(payload.get("extensions"), dict | None)
     )
 
 

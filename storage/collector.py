@@ -63,6 +63,7 @@ class Collector:
         self._tasks: dict[tuple[int, Timeframe, Span, bool], asyncio.Task[Collected]] = {}
         self._locks: WeakValueDictionary[tuple[int, Timeframe], asyncio.Lock] = WeakValueDictionary()
         self._tails: dict[tuple[int, Timeframe], _Tail] = {}
+        self._reaches: dict[tuple[int, Timeframe], int] = {}
 
     def collect(
         self, record: Record, provider: Provider, timeframe: Timeframe, span: Span, *, newest: bool
@@ -96,8 +97,9 @@ class Collector:
         key = (errand.record.id, errand.timeframe)
         lock = self._locks.setdefault(key, asyncio.Lock())
         async with lock:
-            errand.tail = self._tails.get(key)
+            errand.tail, errand.reach = self._tails.get(key), self._reaches.get(key, 0)
             await errand.run(span, newest=newest)
+            self._reaches[key] = errand.reach
             if errand.tail and errand.tail is not self._tails.get(key):
                 self._tails[key] = errand.tail
                 asyncio.get_running_loop().call_later(FORMING_TTL_S, self._forget, key, errand.tail)
@@ -117,6 +119,7 @@ class _Errand:
     provider: Provider
     timeframe: Timeframe
     tail: _Tail | None = None
+    reach: int = 0  # how far back one call asked last time, ms
     result: Collected = field(default_factory=Collected)
 
     @property
@@ -133,17 +136,24 @@ class _Errand:
         # Whoever held the lock before us may have fetched it meanwhile: the ledger is read under the lock.
         ledger = (await self.store.ledgers([self.record.id]))[0]
         missing = self._without_tail(Spans([span]) - ledger.get(self.timeframe, Spans()))
-        reach = self.provider.capabilities.max_rows_per_call * self.timeframe.nominal_ms
+        page = self.provider.capabilities.max_rows_per_call * self.timeframe.nominal_ms
+        self.reach = max(self.reach, page)
         while missing and not self.result.failure and not self.result.exhausted:
             piece = next(iter(missing))
             if newest:
                 *_, piece = missing
-                piece = Span(max(piece.since, self.timeframe.floor(piece.until - reach, self.days)), piece.until)
-            rows = await self._fill(piece)
+                piece = Span(max(piece.since, self.timeframe.floor(piece.until - self.reach, self.days)), piece.until)
+            rows, length = await self._fill(piece), piece.until - piece.since
             missing -= Spans([piece])
-            # A page of a symbol that seldom trades reaches further back than its number of rows says.
-            if rows * 4 * self.timeframe.nominal_ms < piece.until - piece.since:
-                reach *= 4
+            if newest and Spans([Span(piece.since, piece.since + 1)]) & self.result.unavailable:
+                self.result.unavailable |= missing  # older than what the provider does not have
+                break
+            # A page of a symbol that seldom trades, or did not yet, reaches further back than its number of rows says.
+            # It is remembered: otherwise every question would feel its way anew, and never arrive at the first trade.
+            if rows * 4 * self.timeframe.nominal_ms >= length:
+                self.reach = page
+            elif length >= self.reach:
+                self.reach *= 4
 
     def _without_tail(self, missing: Spans) -> Spans:
         """``missing``, less what is not final and was looked at a moment ago."""

@@ -14,7 +14,7 @@ from aiodataloader import DataLoader
 
 from candlegraph.answer import Answer, Ask
 from candlegraph.candle import Candles
-from candlegraph.errors import ProviderError
+from candlegraph.errors import ProviderError, ProviderUnavailable
 from candlegraph.provider import Provider, Providers
 from candlegraph.series import Instrument, Record
 from storage.candles import CandleStore, Ledger, Read
@@ -53,9 +53,12 @@ class History:
         if not record.listed:
             return None, None
         try:
-            return await self.providers.get(record.instrument.market, record.instrument.provider), None
+            async with asyncio.timeout(DEADLINE_S):
+                return await self.providers.get(record.instrument.market, record.instrument.provider), None
         except ProviderError as error:
             return None, error
+        except TimeoutError:
+            return None, ProviderUnavailable(f"{record.instrument.provider} did not start in time.", retry_after=5)
 
 
 class Reader:

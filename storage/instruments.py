@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import re
 import time
 from collections.abc import Sequence
@@ -10,13 +11,16 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from candlegraph.errors import CandlegraphError, NotFound
+from candlegraph.errors import CandlegraphError, NotFound, ProviderUnavailable
 from candlegraph.provider import Provider, Providers
 from candlegraph.series import Instrument, Record
 from storage.database import SQL, Database
 
+log = logging.getLogger(__name__)
+
 LISTING_TTL_S = 3600.0
 LISTING_RETRY_S = 30.0
+LISTING_DEADLINE_S = 10.0  # how long somebody waits for a list; it is read on
 
 
 @dataclass(slots=True)
@@ -64,6 +68,7 @@ class Instruments:
         self, market: str, provider: str, *, text: str | None, inactive: bool, after: str | None, first: int
     ) -> tuple[list[Record], int]:
         """One page of a provider's symbols in the order of their names, and how many match in all."""
+        market, provider, text, after = _plain(market), _plain(provider), text and _plain(text), after and _plain(after)
         error = await self._try_refresh(market, provider)
         pattern = None if not text else "%" + re.sub(r"([\\%_])", r"\\\1", text) + "%"
         rows = await self._database.read("instruments_search", market, provider, inactive, pattern, after, first)
@@ -88,27 +93,39 @@ class Instruments:
 
     async def kept(self, wanted: Sequence[Instrument]) -> dict[Instrument, Record]:
         """Those that are in the store already; no provider is asked."""
-        keys = zip(*((i.market, i.provider, i.symbol) for i in set(wanted)), strict=True)
-        rows = await self._database.read("instruments_by_key", *map(list, keys))
+        keys = [(i.market, i.provider, i.symbol) for i in set(wanted)]
+        columns = [[_plain(key[part]) for key in keys] for part in range(3)]
+        rows = await self._database.read("instruments_by_key", *columns)
         return {record.instrument: record for record in map(_record, rows)}
 
     async def _try_refresh(self, market: str, provider: str) -> CandlegraphError | None:
         """Read the provider's list again if that is due; askers at the same time share one read."""
         try:
-            source = await self._providers.get(market, provider)
-            if source is None:
-                return None if (market, provider) in await self.pairs() else self._no_provider(market, provider)
-            known = self._lists.get((market, provider))
-            if known is None or not known.serves:
-                task = asyncio.create_task(self._read_list(source))
-                known = self._lists[market, provider] = _List(task, time.monotonic())
-            await asyncio.shield(known.task)
+            async with asyncio.timeout(LISTING_DEADLINE_S):
+                source = await self._providers.get(market, provider)
+                if source is None:
+                    return None if (market, provider) in await self.pairs() else self._no_provider(market, provider)
+                known = self._lists.get((market, provider))
+                if known is None or not known.serves:
+                    task = asyncio.create_task(self._read_list(source))
+                    known = self._lists[market, provider] = _List(task, time.monotonic())
+                await asyncio.shield(known.task)
         except CandlegraphError as error:
             return error
+        except TimeoutError:
+            return ProviderUnavailable(f"The list of symbols of {market}/{provider} is not here yet.", retry_after=5)
         return None
 
     async def _read_list(self, source: Provider) -> None:
-        listings = await source.listings()
+        try:
+            async with asyncio.timeout(LISTING_RETRY_S * 2):
+                # Of symbols named twice the last one counts, as with candles.
+                listings = list({item.symbol: item for item in await source.listings()}.values())
+        except CandlegraphError:
+            raise
+        except Exception as error:  # a plugin may raise anything
+            log.exception("provider %s/%s failed to list its symbols", source.market.id, source.id)
+            raise ProviderUnavailable(f"{source.name} failed to list its symbols: {type(error).__name__}.") from error
         market, provider = source.market, source.id
         columns: list[list[object]] = [
             [item.symbol for item in listings],
@@ -131,6 +148,11 @@ class Instruments:
             return NotFound(f"Unknown market {market[:64]!r}: known are {markets}.")
         names = ", ".join(status.id for status in known)
         return NotFound(f"Market {market} has no provider {provider[:64]!r}: known are {names}.")
+
+
+def _plain(text: str) -> str:
+    """What somebody typed without what PostgreSQL takes for no text; no stored name has the mark that stands for it."""
+    return text.replace("\0", "\ufffd").encode(errors="replace").decode()
 
 
 def _record(row: Any) -> Record:

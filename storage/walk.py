@@ -15,7 +15,7 @@ from candlegraph.resample import fill_previous, fold
 from candlegraph.series import Record
 from candlegraph.span import Span, Spans
 from candlegraph.timeframe import MINUTE, Timeframe
-from candlegraph.zone import Zone, zone
+from candlegraph.zone import Int64s, Zone, zone
 from storage.candles import Ledger, Read
 from storage.collector import MAX_CALLS, Collected, Collector
 
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 FEW_CALLS = 3  # so many calls for 1m candles are worth it; beyond, a native timeframe is asked instead
 READ_ROWS = 300_000  # stored rows read at once, 14 MB
 MAX_WINDOW = 50_000_000  # buckets; 95 years of minutes
+_CERTAIN = {GapReason.BEFORE_LISTING, GapReason.AFTER_DELISTING}
 
 
 @dataclass(slots=True)
@@ -84,9 +85,10 @@ class Walk:
     def _earliest(self, hi: int) -> int:
         """Where walking back ends: nothing is stored, and nothing can be fetched, before."""
         known = [next(iter(spans)).since for spans in self.ledger.values() if spans]
-        if self.provider:
+        if self.provider or self.failure:
             known.append(self.record.first_available or 0)
-        return min([hi, *(self.timeframe.floor(instant, self.zone) for instant in known)])
+        first = min([hi, *(self.timeframe.floor(instant, self.zone) for instant in known)])
+        return max(first, self.timeframe.ceil(0, self.zone))  # what opens before 1970 has no Timestamp
 
     async def _walk(self, lo: int, hi: int) -> tuple[Span, bool]:
         """Answer window after window; the span that was answered, and whether the budget cut it short."""
@@ -102,7 +104,7 @@ class Walk:
             found += count
             if self.ask.fill is Fill.PREVIOUS:
                 found = len(await self._filled(concat(self.parts).sorted(), reached))
-            if count * 4 < buckets:
+            if count * 4 < buckets and answered == asked:
                 growth *= 4
         return reached, False
 
@@ -235,7 +237,11 @@ class Walk:
 
     async def _fetch(self, window: Span) -> None:
         """Have what a window lacks fetched; wait for it until the deadline, or not at all."""
-        if self.provider is None or self.failure:
+        # Nobody waits for more once something is late: what lies further on is for the next question to ask.
+        if self.provider is None or self.failure or self.pending:
+            return
+        if not self.forward and any(span.since <= window.until <= span.until for span in self.unavailable):
+            self.unavailable |= Spans([window])  # older than what it does not have
             return
         spans = list(self._missing(window))
         if not self.forward:
@@ -296,7 +302,12 @@ class Walk:
             else:
                 candles = candles[-self.ask.limit :]
         if not self.forward and len(candles):
-            reached = Span(int(candles.timestamp[0]), reached.until)
+            first = int(candles.timestamp[0])
+            # The answer begins at its first candle, so a gap before it is not shown: it is said to be more, and the next
+            # page says what is wrong with it.
+            if self.provider or self.failure:
+                cut = cut or any(gap.reason not in _CERTAIN for gap in self._gaps(Span(reached.since, first)))
+            reached = Span(first, reached.until)
         gaps = self._gaps(reached)
         if not len(candles) and not self.covered & Spans([reached]):
             self._raise_failure()
@@ -328,12 +339,26 @@ class Walk:
         """
         filled = [candles]
         for span in self.covered & Spans([Span(reached.since, min(reached.until, self.settled))]):
-            opens = self.timeframe.edges(span.since, span.until, self.zone)
             inside = candles.between(span)
-            led = len(inside) and inside.timestamp[0] == opens[0]
-            before = await self._close_before(span.since) if span.since == reached.since and not led else None
-            filled.append(fill_previous(inside, opens, before))
+            led = len(inside) and inside.timestamp[0] == span.since
+            # Who walks back comes to the previous close by itself.
+            looks = self.forward and span.since == reached.since and not led
+            before = await self._close_before(span.since) if looks else None
+            known = (
+                span
+                if before is not None
+                else Span(int(inside.timestamp[0]) if len(inside) else span.until, span.until)
+            )
+            filled.append(fill_previous(inside, self._wanted_of(known), before))
         return concat(filled).sorted()
+
+    def _wanted_of(self, span: Span) -> Int64s:
+        """The openings in ``span``, as many as an answer can want of them: a span may hold fifty years of minutes."""
+        if self.forward:
+            span &= Span(span.since, self.timeframe.shift(span.since, self.ask.limit + 2, self.zone))
+        else:
+            span &= Span(self.timeframe.shift(span.until, -self.ask.limit - 2, self.zone), span.until)
+        return self.timeframe.edges(span.since, span.until, self.zone)
 
     async def _close_before(self, instant: int) -> float | None:
         """The close of the last candle before ``instant``, if nothing after it is unknown: a question of its own."""

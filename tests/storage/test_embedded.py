@@ -21,7 +21,7 @@ import psutil
 import pytest
 
 from candlegraph.errors import ConfigurationError, Unavailable
-from storage import embedded
+from storage import embedded, postgres_binaries
 from storage.embedded import EmbeddedPostgres, Server
 
 ROOT = Path(__file__).parents[2]
@@ -400,7 +400,7 @@ async def test_binaries_that_only_root_can_reach_are_copied_out_once_by_two_star
         shutil.copytree(libraries, checkout / libraries.name)
     (programs,) = checkout.glob("*/pginstall18/bin")
     copies = open_dir / "copies"
-    monkeypatch.setattr(embedded, "_COPIES", (tmp_path / "no" / "such" / "place", copies))
+    monkeypatch.setattr(postgres_binaries, "_COPIES", (tmp_path / "no" / "such" / "place", copies))
     users = [EmbeddedPostgres(tmp_path / name, programs) for name in ("one", "two")]
     servers = await asyncio.gather(*(asyncio.to_thread(user.start) for user in users))
     executables = {Path(psutil.Process(server.pid).exe()) for server in servers}

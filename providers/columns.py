@@ -1,0 +1,132 @@
+"""The columns of a table of candles: which of them holds what, and their cells as times and numbers."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, cast
+
+from candlegraph.candle import Floats
+from candlegraph.errors import InvalidCandles
+
+if TYPE_CHECKING:
+    import polars as pl
+
+NUMBERS = ("open", "high", "low", "close", "volume")
+_TIME_NAMES = (
+    *("timestamp_ms", "open_time", "opentime", "open_timestamp", "timestamp", "unix_timestamp", "unix_time"),
+    *("unixtime", "unix", "epoch", "ts", "datetime", "date_time", "time", "date", "t", "index", "index_level_0"),
+)
+# Plain "close" only: whether "adj close" or "last" was meant is nothing to guess.
+_NAMES = {
+    "open": ("open", "o", "open_price", "price_open"),
+    "high": ("high", "h", "high_price", "price_high"),
+    "low": ("low", "l", "low_price", "price_low"),
+    "close": ("close", "c", "close_price", "price_close"),
+    "volume": ("volume", "vol", "v", "base_volume", "volume_base", "volumefrom", "tickvol", "tick_volume"),
+}
+_MONEY = {"usd", "usdt", "usdc", "busd", "eur", "gbp", "jpy", "krw", "currency", "quote", "quote_currency"}
+_CLOCK = re.compile(r"\d{1,2}:\d\d(:\d\d(\.\d+)?)?|\d{4}|\d{6}")
+
+
+@dataclass(frozen=True, slots=True)
+class Layout:
+    """Which columns hold what: one column of times, or a date and a clock; no volume is None."""
+
+    time: tuple[int, ...]
+    numbers: tuple[int | None, ...]
+
+    @property
+    def has_volume(self) -> bool:
+        """Whether a column holds the volume."""
+        return self.numbers[4] is not None
+
+    @property
+    def columns(self) -> list[int]:
+        """The positions of all of them, ascending."""
+        return sorted({*self.time, *(i for i in self.numbers if i is not None)})
+
+
+def layout_of(names: Sequence[str], first: Sequence[str]) -> Layout:
+    """Which of the named columns hold what; ``first`` are the cells of the first row.
+
+    InvalidCandles where one is missing, or where two have the same name.
+    """
+    plain = [_plain(name, position) for position, name in enumerate(names)]
+    time = _position(plain, _TIME_NAMES)
+    numbers = [_position(plain, _NAMES[name]) for name in NUMBERS]
+    if numbers[4] is None:
+        numbers[4] = _position_of_volume(plain)
+    missing = [name for name, at in zip(("time", *NUMBERS[:4]), (time, *numbers), strict=False) if at is None]
+    if missing or time is None:
+        raise InvalidCandles(f"no column for {', '.join(missing)} among: {', '.join(map(repr, names))}"[:1000])
+    apart = plain[time] == "time" and "date" in plain and _CLOCK.fullmatch(first[time].strip())
+    return Layout((plain.index("date"), time) if apart else (time,), tuple(numbers))
+
+
+def layout_without_names(cells: Sequence[str]) -> Layout | None:
+    """A first row of numbers instead of names: time, open, high, low, close, volume, whatever (Binance's dumps)."""
+    if not cells[0].strip()[:1].isdigit():
+        return None
+    if len(cells) >= 7 and ":" in cells[1] and _CLOCK.fullmatch(cells[1].strip()) and all(map(_is_number, cells[2:7])):
+        return Layout((0, 1), (2, 3, 4, 5, 6))
+    return Layout((0,), (1, 2, 3, 4, 5)) if len(cells) >= 6 and all(map(_is_number, cells[1:6])) else None
+
+
+def _is_number(cell: str) -> bool:
+    try:
+        float(cell)
+    except ValueError:
+        return False
+    return True
+
+
+def _plain(name: str, position: int) -> str:
+    """``<OPEN>``, ``1. open`` and ``Open`` are all ``open``; a first column without a name is a table's index."""
+    plain = re.sub(r"^\d+_", "", re.sub(r"[^a-z0-9]+", "_", name.lower()).strip("_"))
+    return plain or ("index" if position == 0 else "")
+
+
+def _position(plain: Sequence[str], aliases: Sequence[str]) -> int | None:
+    for alias in aliases:
+        if plain.count(alias) > 1:
+            raise InvalidCandles(f"{plain.count(alias)} columns are called {alias}")
+        if alias in plain:
+            return plain.index(alias)
+    return None
+
+
+def _position_of_volume(plain: Sequence[str]) -> int | None:
+    """``volume_btc`` where the volume is given in several currencies: the one that is not money, else the first."""
+    found = [at for at, name in enumerate(plain) if name.startswith(("volume_", "vol_"))]
+    return min(found, key=lambda at: plain[at].split("_", 1)[1] in _MONEY, default=None)
+
+
+def times(frame: pl.DataFrame, layout: Layout) -> pl.Series:
+    """The times of a frame whose columns are named by their positions; a date and a clock are joined."""
+    import polars as pl  # noqa: PLC0415 - lazily, see tables.py
+
+    columns = [frame.get_column(str(at)) for at in layout.time]
+    if len(columns) == 1:
+        return columns[0].str.strip_chars() if columns[0].dtype == pl.String else columns[0]
+    date, clock = (column.cast(pl.String, strict=False).str.strip_chars() for column in columns)
+    return date + " " + clock
+
+
+def floats(column: pl.Series, name: str) -> tuple[Floats, dict[int, str]]:
+    """The numbers of a column, and by their place why some cells are none. InvalidCandles where its type is no number."""
+    import polars as pl  # noqa: PLC0415 - lazily, see tables.py
+
+    if column.dtype != pl.String and not column.dtype.is_numeric():
+        raise InvalidCandles(f"the column {name!r} is of type {column.dtype}, which is no number")
+    found = column.cast(pl.Float64, strict=False)
+    if column.dtype == pl.String and found.has_nulls():
+        found = column.str.strip_chars().cast(pl.Float64, strict=False)
+    reasons: dict[int, str] = {}
+    if found.has_nulls():
+        bad = found.is_null()
+        for at, cell in zip(bad.arg_true().to_list(), column.filter(bad).to_list(), strict=True):
+            given = str(cell or "").strip()[:40]
+            reasons[at] = f"{name} is not a number: {given!r}" if given else f"{name} is missing"
+    return cast(Floats, found.fill_null(0).to_numpy()), reasons

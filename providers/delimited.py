@@ -1,0 +1,163 @@
+"""Delimited text (CSV, plain or gzipped): how it is written, and its rows as cells of text, each known by its line.
+
+It is read in blocks of whole lines, so that a file of any size needs little memory.
+"""
+
+from __future__ import annotations
+
+import csv
+import gzip
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from itertools import chain
+from typing import IO, TYPE_CHECKING, cast
+
+import numpy as np
+
+from candlegraph.errors import InvalidCandles
+from candlegraph.zone import Int64s
+from providers.columns import Layout, layout_of, layout_without_names
+
+if TYPE_CHECKING:
+    import polars as pl
+
+_BLOCK_BYTES = 16 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class Rows:
+    """Some rows: their cells as text in columns named by position, and why other lines are none.
+
+    ``line`` is (n,) int64 and counts from 1; an empty line is neither a row nor a problem.
+    """
+
+    cells: pl.DataFrame
+    line: Int64s
+    problems: dict[int, str]
+
+
+@dataclass(frozen=True, slots=True)
+class _Text:
+    """How it is written: its first data line, its separator, how many columns it has, and their layout."""
+
+    first_line: int
+    separator: str
+    width: int
+    layout: Layout
+
+
+def read_delimited(file: IO[bytes]) -> tuple[Layout, Iterator[Rows]]:
+    """Which columns hold what, and the rows block by block; InvalidCandles, EOFError, zlib.error, OSError."""
+    blocks = _numbered(_blocks(file))
+    _, head = next(blocks, (1, b""))
+    text = _how_written(head)
+    above = text.first_line - 1
+    body = b"".join(head.split(b"\n", above)[above:])
+    return text.layout, (_rows(block, line, text) for line, block in chain([(text.first_line, body)], blocks))
+
+
+def _blocks(file: IO[bytes]) -> Iterator[bytes]:
+    """The text of a plain or gzipped file in blocks of whole lines, the first of them without its byte order mark."""
+    magic = file.read(4)
+    file.seek(0)
+    for start, what in ((b"PK", "a zip archive"), (b"\x28\xb5\x2f\xfd", "a zstd file"), (b"PAR1", "a Parquet file")):
+        if magic.startswith(start):
+            raise InvalidCandles(f"it is {what}, not a CSV: unpack or rename it first")
+    source = cast(IO[bytes], gzip.GzipFile(fileobj=file)) if magic.startswith(b"\x1f\x8b") else file
+    rest = source.read(3).removeprefix(b"\xef\xbb\xbf")
+    while chunk := source.read(_BLOCK_BYTES):
+        cut = chunk.rfind(b"\n") + 1
+        if cut:
+            yield rest + chunk[:cut]
+        rest = chunk[cut:] if cut else rest + chunk
+        if len(rest) > _BLOCK_BYTES:
+            raise InvalidCandles("it is no table: one of its lines is longer than any row")
+    if rest:
+        yield rest
+
+
+def _numbered(blocks: Iterable[bytes]) -> Iterator[tuple[int, bytes]]:
+    """Each block with the number of its first line."""
+    line = 1
+    for block in blocks:
+        try:
+            block.decode()
+        except UnicodeDecodeError as error:
+            line += block.count(b"\n", 0, error.start)
+            raise InvalidCandles(f"line {line} is not UTF-8 text") from None
+        yield line, block
+        line += block.count(b"\n")
+
+
+def _how_written(block: bytes) -> _Text:
+    """See from its first lines how a text is written."""
+    lines = [line.rstrip("\r") for line in block[:65_536].decode(errors="replace").split("\n")]
+    # A link or a remark may come before the header: CryptoDataDownload's files begin with one.
+    for at, line in enumerate(lines[:10]):
+        separator = max(",;\t", key=line.count)
+        cells = _cells(line, separator)
+        if len(cells) < 5:
+            continue
+        if layout := layout_without_names(cells):
+            return _Text(at + 1, separator, len(cells), layout)
+        below = next((later for later in lines[at + 1 :] if later.strip()), "")
+        first = _cells(below, separator)
+        layout = layout_of(cells, first + [""] * (len(cells) - len(first)))
+        return _Text(at + 2, separator, len(cells), layout)
+    shown = next((line.strip() for line in lines if line.strip()), "")
+    raise InvalidCandles(f"it is no table of candles: it begins with {shown[:80]!r}" if shown else "it is empty")
+
+
+def _cells(line: str, separator: str) -> list[str]:
+    try:
+        return next(csv.reader([line], delimiter=separator), [])
+    except csv.Error:
+        return []
+
+
+def _rows(block: bytes, line: int, text: _Text) -> Rows:
+    frame = _frame(block, line, text)
+    lines = np.arange(line, line + frame.height)
+    first, last, over = (frame.get_column(str(at)) for at in (text.layout.time[0], text.width - 1, text.width))
+    # An empty line, a row cut short and a row that is too long all show in one of these cells.
+    odd = np.flatnonzero((first.is_null() | last.is_null() | over.is_not_null()).to_numpy())
+    if not len(odd):
+        return Rows(frame, lines, {})
+    reasons = _odd_rows(block, odd, text, frame)
+    kept = np.ones(frame.height, np.bool_)
+    kept[list(reasons)] = False
+    return Rows(frame.filter(kept), lines[kept], {line + at: reason for at, reason in reasons.items() if reason})
+
+
+def _odd_rows(block: bytes, odd: Int64s, text: _Text, frame: pl.DataFrame) -> dict[int, str]:
+    """By their place why some of the ``odd`` rows are none; an empty reason for an empty line."""
+    import polars as pl  # noqa: PLC0415 - lazily, see tables.py
+
+    raw = pl.Series(block.decode().split("\n"), dtype=pl.String).gather(odd)
+    empty = (raw.str.strip_chars(text.separator + ' \t\r"') == "").to_numpy()
+    short = (raw.str.count_matches(text.separator, literal=True) < text.width - 1).to_numpy()
+    long = frame.get_column(str(text.width)).gather(odd).is_not_null().to_numpy()
+    found = dict.fromkeys(odd[short].tolist(), f"it has fewer than {text.width} fields")
+    found |= dict.fromkeys(odd[long].tolist(), f"it has more than {text.width} fields")
+    return found | dict.fromkeys(odd[empty].tolist(), "")
+
+
+def _frame(block: bytes, line: int, text: _Text) -> pl.DataFrame:
+    """The cells of a block as text: the columns of the layout, the last one, and one for what is too much."""
+    import polars as pl  # noqa: PLC0415 - lazily, see tables.py
+
+    header = text.separator.join(map(str, range(text.width + 1))).encode() + b"\n"
+    columns = [str(at) for at in sorted({*text.layout.columns, text.width - 1, text.width})]
+    rows = block.count(b"\n") + (block[-1:] not in {b"", b"\n"})
+    try:
+        frame = pl.read_csv(
+            header + block, columns=columns, separator=text.separator, infer_schema=False, truncate_ragged_lines=True
+        )
+    except pl.exceptions.PolarsError:
+        frame = pl.DataFrame()
+    if frame.height != rows:
+        quoted = [row.count(b'"') for row in block.split(b"\n")]
+        at = next((at for at, marks in enumerate(quoted) if marks % 2), None)
+        at = next((at for at, marks in enumerate(quoted) if marks), 0) if at is None else at
+        raise InvalidCandles(f"line {line + at}: its quotation marks are not in pairs around whole cells")
+    return frame

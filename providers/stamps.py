@@ -1,0 +1,250 @@
+"""The stamps of a table: how times are spelt, which instants they are, and the timeframe that their steps show.
+
+A column gives each stamp as an int64 and its kind: a number whose unit only the whole file tells, or the microseconds
+of a local time or of an instant. `on_clock` makes instants of them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from datetime import UTC as UTC_TZ
+from datetime import datetime
+from functools import cache
+from itertools import product
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from candlegraph.candle import Bools
+from candlegraph.clock import DAY_MS, HOUR_MS, MINUTE_MS
+from candlegraph.errors import BadUserInput, InvalidCandles
+from candlegraph.span import Span
+from candlegraph.timeframe import Timeframe
+from candlegraph.zone import Int64s, Zone
+
+if TYPE_CHECKING:
+    import polars as pl
+
+Kinds = NDArray[np.int8]
+
+TIMES = Span(0, 10_000_000_000_000)  # what a Timestamp can say
+NEVER = "this local time does not exist in {}"
+
+_NUMBER, _LOCAL, _INSTANT, UNREADABLE, SKIPPED = range(5)
+_WORDS, _SECONDS, _MILLIS, _MICROS, _NANOS, _DATE, _NO_DATE = range(7)
+_SPELLINGS = (
+    *("in words", "in seconds", "in milliseconds", "in microseconds", "in nanoseconds"),
+    *("a date like 20240131", "no date of any calendar"),
+)
+_DATES = ("%Y-%m-%d", "%Y/%m/%d", "%Y.%m.%d", "%Y%m%d")
+# The formats without a fraction and with a literal zone are four times as fast as %.f and %#z.
+_CLOCKS = ("", " %H:%M:%S", " %H:%M", " %H:%M:%S%.f", " %H%M%S", " %H%M")
+_ZONES = ("", "Z", "+00:00", " UTC", "%#z")
+
+
+def stamps_of(column: pl.Series) -> tuple[Int64s, Kinds]:
+    """A column of times as (n,) int64, and what each of them is; InvalidCandles where its type is none of a time."""
+    import polars as pl  # noqa: PLC0415 - lazily, see tables.py
+
+    if column.dtype == pl.String:
+        return _stamps_of_text(column)
+    kind = _NUMBER
+    if isinstance(column.dtype, pl.Datetime):
+        kind = _INSTANT if column.dtype.time_zone else _LOCAL
+        column = column.dt.timestamp("us")
+    elif column.dtype == pl.Date:
+        kind = _LOCAL
+        column = column.cast(pl.Int64) * (DAY_MS * 1000)
+    elif not column.dtype.is_numeric():
+        raise InvalidCandles(f"its times are of type {column.dtype}")
+    stamps, seen = _whole(column)
+    return stamps, np.where(seen, kind, UNREADABLE).astype(np.int8)
+
+
+def _whole(column: pl.Series) -> tuple[Int64s, Bools]:
+    """Numbers, or their spelling (``1.64e9`` too), as int64, and which of them are whole numbers at all."""
+    import polars as pl  # noqa: PLC0415 - lazily, see tables.py
+
+    whole, seen = np.zeros(len(column), np.int64), np.zeros(len(column), np.bool_)
+    if column.dtype == pl.String or column.dtype.is_integer():
+        whole, seen = _filled(column.cast(pl.Int64, strict=False))
+    if not seen.all() and not column.dtype.is_integer():
+        number = column.cast(pl.Float64, strict=False).fill_null(np.nan).to_numpy()
+        rounded = ~seen & (np.abs(number) < 2.0**63) & (np.floor(number) == number)
+        whole[rounded], seen = number[rounded].astype(np.int64), seen | rounded
+    return whole, seen
+
+
+def _filled(column: pl.Series) -> tuple[Int64s, Bools]:
+    return np.array(column.fill_null(0).to_numpy(), np.int64), np.array(column.is_not_null().to_numpy(), np.bool_)
+
+
+def _stamps_of_text(text: pl.Series) -> tuple[Int64s, Kinds]:
+    stamps, seen = _whole(text)
+    kinds = np.where(seen, _NUMBER, UNREADABLE).astype(np.int8)
+    if text.str.contains(r"^\S{8,10}T").any():
+        text = text.str.replace("T", " ", literal=True)
+    while len(waiting := np.flatnonzero(kinds == UNREADABLE)):
+        rest = text.gather(waiting)
+        fitting = [how for how in _formats() if _read_as(rest.head(100), *how).count()]
+        if not fitting:
+            # A hundred rows are no times: the file is refused, whatever the others are.
+            break
+        for how in fitting:
+            micros, found = _filled(_read_as(rest, *how))
+            stamps[waiting[found]] = micros[found]
+            kinds[waiting[found]] = _INSTANT if how[2] else _LOCAL
+            if found.all():
+                break
+    return stamps, kinds
+
+
+@cache
+def _formats() -> list[tuple[str, int, str]]:
+    """Every spelling of a time that is read: its format, how long it must be where that matters, its zone."""
+    found = []
+    for date, clock, zone in product(_DATES, _CLOCKS, _ZONES):
+        compact = date == "%Y%m%d" or clock in {" %H%M%S", " %H%M"}
+        if (compact and (not clock or zone == "%#z")) or (zone and not clock):
+            continue
+        # Without separators a lost digit would give another time.
+        length = len(datetime(2024, 11, 11, tzinfo=UTC_TZ).strftime((date + clock).replace("%.f", "")) + zone)
+        found.append((date + clock, length if compact and "%.f" not in clock else 0, zone))
+    return found
+
+
+def _read_as(text: pl.Series, spelling: str, length: int, zone: str) -> pl.Series:
+    """Microseconds, null where the text is not spelt so."""
+    import polars as pl  # noqa: PLC0415 - lazily, see tables.py
+
+    if length:
+        text = text.zip_with(text.str.len_bytes() == length, pl.Series([None], dtype=pl.String))
+    tz = "UTC" if zone == "%#z" else None
+    found = text.str.to_datetime(spelling + zone, strict=False, time_unit="us", time_zone=tz)
+    return found.cast(pl.Int64)
+
+
+def on_clock(stamp: Int64s, kind: Kinds, zone: Zone) -> tuple[Int64s, Kinds, dict[int, str]]:
+    """The stamps in milliseconds UTC, and by their place why some of them are none.
+
+    A midnight that the clock skipped becomes the instant of the jump and is of the kind ``SKIPPED``.
+    """
+    stamp, kind, reasons = _in_micros(stamp, kind)
+    ms, never = stamp // 1000, np.zeros(len(stamp), np.bool_)
+    midnight, local = ms % DAY_MS == 0, kind == _LOCAL
+    if not zone.is_utc and local.any():
+        ms[local], never[local] = instants(ms[local], zone)
+    for bad, reason in (
+        (stamp % 1000 != 0, "the timestamp is not a whole number of milliseconds"),
+        (never & ~midnight, NEVER.format(zone.name)),
+        ((ms < TIMES.since) | (ms >= TIMES.until), "the timestamp is before 1970 or after 2286"),
+    ):
+        reasons = dict.fromkeys(np.flatnonzero(bad).tolist(), reason) | reasons
+    return ms, np.where(never, np.int8(SKIPPED), kind), reasons
+
+
+def instants(local: Int64s, zone: Zone) -> tuple[Int64s, Bools]:
+    """The first instant (ms, UTC) at which a clock shows each ``local`` time, and whether it skips it instead.
+
+    What is skipped becomes the instant of the jump: that is when a day opens whose midnight does not exist.
+    """
+    ends = np.append(zone.changes[1:], np.iinfo(np.int64).max // 2) + zone.offsets
+    era = np.searchsorted(np.maximum.accumulate(ends), local, side="right")
+    found, jumps = local - zone.offsets[era], zone.changes[era]
+    return np.maximum(found, jumps), found < jumps
+
+
+def _in_micros(stamp: Int64s, kind: Kinds) -> tuple[Int64s, Kinds, dict[int, str]]:
+    """Bring the numbers among the stamps to microseconds; a file has one unit, so rows in another are problems."""
+    number = kind == _NUMBER
+    if not number.any():
+        return stamp, kind, {}
+    days, is_date = _days_of_date_numbers(stamp)
+    spelling = _spelling(stamp, number, is_date)
+    usual = int(np.bincount(spelling).argmax())
+    reasons = {
+        at: f"the timestamp is {_SPELLINGS[spelling[at]]}, that of most rows is {_SPELLINGS[usual]}"
+        for at in np.flatnonzero(spelling != usual).tolist()
+    }
+    if usual == _DATE:
+        return days * (DAY_MS * 1000), np.full_like(kind, _LOCAL), reasons
+    if usual == _NANOS:
+        # Rounded up, so that what is no whole number of microseconds is no whole one of milliseconds either.
+        return -(-stamp // 1000), kind, reasons
+    return stamp * {_SECONDS: 1_000_000, _MILLIS: 1_000}.get(usual, 1), kind, reasons
+
+
+def _spelling(stamps: Int64s, number: Bools, is_date: Bools) -> NDArray[np.int64]:
+    """What each stamp is written in, numbers by their size: 1e11 seconds are in the year 5138."""
+    sizes = np.abs(np.maximum(stamps, -np.iinfo(np.int64).max))
+    spelling = np.searchsorted([10**11, 10**14, 10**17], sizes, side="right") + _SECONDS
+    if np.count_nonzero(number & is_date) * 2 > np.count_nonzero(number):
+        eight = (sizes >= 10**7) & (sizes < 10**8)
+        spelling = np.where(eight, np.where(is_date, _DATE, _NO_DATE), spelling)
+    return np.where(number, spelling, _WORDS)
+
+
+def _days_of_date_numbers(numbers: Int64s) -> tuple[Int64s, Bools]:
+    """What YYYYMMDD says as days since 1970, and whether it is a date at all."""
+    if not ((numbers > 10**7) & (numbers < 10**8)).any():
+        return numbers, np.zeros(len(numbers), np.bool_)
+    year, month, day = numbers // 10_000, numbers // 100 % 100, numbers % 100
+    plausible = (year >= 1900) & (year < 2300) & (month >= 1) & (month <= 12) & (day >= 1)
+    months = np.where(plausible, (year - 1970) * 12 + month - 1, 0).astype("datetime64[M]")
+    days = months.astype("datetime64[D]") + (day - 1) * plausible
+    return days.astype(np.int64), plausible & (days.astype("datetime64[M]") == months)
+
+
+def timeframe_of(stamps: Int64s, zone: Zone) -> Timeframe:
+    """The timeframe of the usual step between ascending stamps (ms, UTC); InvalidCandles where they show none.
+
+    At least half of them must open its buckets.
+    """
+    steps = np.diff(stamps)
+    steps = steps[steps > 0]
+    if not len(steps):
+        only = "one row does not show its timeframe: name it (1m, 1h, 1d ...)"
+        raise InvalidCandles(only if len(stamps) else "it has no rows")
+    whole = steps[steps % MINUTE_MS == 0]
+    # A stamp that lies wrong breaks two steps: it is refused by its line, and not by the timeframe it seems to show.
+    steps = _usual(whole if len(whole) * 3 >= len(steps) else steps)
+    if steps[0] % MINUTE_MS:
+        raise InvalidCandles(f"its rows are {steps[0] / 1000:g} seconds apart, and the shortest timeframe is 1m")
+    try:
+        found = list(_timeframes(steps, stamps, zone))
+    except BadUserInput as error:
+        raise InvalidCandles(f"the steps between its rows show no timeframe: {error.message}") from None
+    fits = [float(np.mean(timeframe.floor_all(stamps, zone) == stamps)) for timeframe in found]
+    told = found[fits.index(1) if 1 in fits else 0]
+    if max(fits) < 0.5:
+        remedy = "name its timeframe" if told.width_ms else f"name its time zone ({zone.name}?) or its timeframe"
+        raise InvalidCandles(f"its rows are mostly {told} apart, but do not open {told} buckets: {remedy}")
+    return told
+
+
+def _timeframes(steps: Int64s, stamps: Int64s, zone: Zone) -> Iterator[Timeframe]:
+    for step in steps.tolist():
+        # A day lasts 23 to 25 hours where the clock is changed (22 to 26 in Troll).
+        if step < 22 * HOUR_MS:
+            yield Timeframe(step // MINUTE_MS, "m")
+        else:
+            yield from _timeframes_of_days(zone.day_of(stamps))
+
+
+def _timeframes_of_days(days: Int64s) -> Iterator[Timeframe]:
+    steps = _usual(np.diff(days))
+    month = days.astype("datetime64[D]").astype("datetime64[M]")
+    firsts = month.astype("datetime64[D]").astype(np.int64) == days
+    in_months = steps[0] >= 28 and np.count_nonzero(firsts) * 2 >= len(days)
+    index: Int64s = month.astype(np.int64)
+    for step in (_usual(np.diff(index)) if in_months else steps).tolist():
+        yield Timeframe(step, "mon" if in_months else "d")
+
+
+def _usual(steps: Int64s) -> Int64s:
+    """The step met most often, and the smallest one where it is no accident: in a file with holes they differ."""
+    sizes, counts = np.unique(steps[steps > 0], return_counts=True)
+    # One stamp that lies wrong can halve a step, which makes two of the half.
+    often = sizes[(counts > 2) & (counts * 20 >= len(steps))][:1]
+    return np.append(sizes[[np.argmax(counts)]] if len(sizes) else sizes, often)

@@ -1,0 +1,75 @@
+"""Who PostgreSQL runs as: it refuses uid 0, so root starts it as somebody else."""
+
+from __future__ import annotations
+
+import errno
+import os
+import subprocess
+import sys
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+from candlegraph.errors import ConfigurationError
+
+if sys.platform != "win32":
+    import pwd
+
+# Nothing else is handed on: PG* variables would redirect the server, and secrets are not for another uid's processes.
+# A fixed TZ spares initdb its search for the zone; macOS's PostgreSQL does not start without a valid LC_ALL.
+ENVIRONMENT = {key: os.environ[key] for key in ("PATH", "LD_LIBRARY_PATH", "DYLD_LIBRARY_PATH") if key in os.environ}
+ENVIRONMENT |= {"LC_ALL": "C", "TZ": "UTC"}
+
+
+@dataclass(frozen=True, slots=True)
+class Account:
+    """Who PostgreSQL runs as; ``dropped`` when that is not ourselves, because PostgreSQL refuses uid 0."""
+
+    uid: int
+    gid: int
+    dropped: bool
+
+    def popen(self, command: list[str], output: int, fds: tuple[int, ...] = ()) -> subprocess.Popen[bytes]:
+        """Start ``command`` out of reach of the terminal's Ctrl-C, inheriting no file but ``fds``."""
+        try:
+            return subprocess.Popen(  # noqa: S603  # a checked installation's program, and no shell
+                command,
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                cwd="/",
+                env=ENVIRONMENT,
+                pass_fds=fds,
+                umask=0o077,
+                start_new_session=True,
+                user=self.uid if self.dropped else None,
+                group=self.gid if self.dropped else None,
+                extra_groups=[] if self.dropped else None,
+            )
+        except OSError as error:
+            # A container without CAP_SETUID, or a user namespace that does not map the uid.
+            if self.dropped and error.errno in {errno.EPERM, errno.EINVAL}:
+                raise ConfigurationError(
+                    f"DB_CONNECTION_STRING must be set, or the server started by a user other than root: "
+                    f"PostgreSQL refuses root, and root may not become uid {self.uid} here"
+                ) from error
+            raise
+
+
+def account_of(cluster: Path) -> Account:
+    """Ourselves, or for root who owns the cluster, else the data directory, else ``nobody``; ConfigurationError."""
+    me, data_dir = os.geteuid(), cluster.parent
+    found = cluster.stat() if cluster.exists() else None
+    if me and found and found.st_uid != me:
+        raise ConfigurationError(f"DATA_DIR {data_dir}: {cluster.name}/ in it belongs to uid {found.st_uid}")
+    if me:
+        return Account(me, os.getegid(), dropped=False)
+    if found and found.st_uid:
+        return Account(found.st_uid, found.st_gid, dropped=True)
+    with suppress(KeyError):  # initdb refuses a uid without a name, such as that of a container's host
+        if owner := data_dir.stat().st_uid:
+            return Account(owner, pwd.getpwuid(owner).pw_gid, dropped=True)
+    with suppress(KeyError):
+        user = pwd.getpwnam("nobody")
+        return Account(user.pw_uid, user.pw_gid, dropped=True)
+    raise ConfigurationError(f"DATA_DIR {data_dir} must belong to a user other than root, for PostgreSQL")

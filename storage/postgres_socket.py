@@ -1,0 +1,89 @@
+"""The private unix socket of a cluster's server: where it is, who serves it, and what a dead server leaves behind."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import socket
+import stat
+import struct
+import sys
+from contextlib import suppress
+from pathlib import Path
+
+from candlegraph.errors import ConfigurationError
+from storage.account import Account
+
+PORT, USER, DATABASE = 5432, "candlegraph", "postgres"
+_SOCKETS = Path("/tmp")  # noqa: S108  # short, as a socket's path has 107 bytes, and the same whatever TMPDIR says
+
+
+def socket_dir(cluster: Path, uid: int) -> Path:
+    """Where the server of ``cluster`` has its socket."""
+    found = cluster.stat()
+    # By inode: every path to the cluster gives one name, and a deleted cluster's server is not taken for it.
+    name = hashlib.sha256(f"{found.st_dev}:{found.st_ino}:{uid}".encode()).hexdigest()[:16]
+    return _SOCKETS / f"candlegraph-{name}"
+
+
+def claim_socket_dir(cluster: Path, account: Account) -> Path:
+    """Make the directory where there is none; ConfigurationError where it is somebody else's or open to others."""
+    path = socket_dir(cluster, account.uid)
+    with suppress(FileExistsError):
+        path.mkdir(mode=0o700)
+    found = path.lstat()
+    # One of our own uid is a start as root that was killed before the chown below.
+    ours = stat.S_ISDIR(found.st_mode) and found.st_uid in {account.uid, os.geteuid()}
+    if not ours or stat.S_IMODE(found.st_mode) & 0o077:
+        raise ConfigurationError(
+            f"DATA_DIR {cluster.parent}: remove {path}, which is not a private directory of uid {account.uid}"
+        )
+    os.chown(path, account.uid, account.gid, follow_symlinks=False)
+    return path
+
+
+def clear_remains(cluster: Path, sockets: Path) -> None:
+    """Remove the lock files of a dead server, called while ``server.lock`` says that it is dead.
+
+    PostgreSQL only asks whether the pid in them lives: a zombie's does, and so does a stranger's that got it anew.
+    """
+    pid_file = cluster / "postmaster.pid"
+    if pid := _recorded_pid(cluster):
+        if not Path("/proc/self/cwd").exists():
+            return  # macOS: PostgreSQL's own judgement, and the retries, have to do
+        # Somebody may have started it by hand, without our lock: a postmaster works in its cluster.
+        with suppress(OSError):
+            if Path(f"/proc/{pid}/cwd").samefile(cluster):
+                return
+    for path in (pid_file, sockets / f".s.PGSQL.{PORT}", sockets / f".s.PGSQL.{PORT}.lock"):
+        path.unlink(missing_ok=True)
+
+
+def _recorded_pid(cluster: Path) -> int | None:
+    with suppress(OSError, ValueError):
+        return int((cluster / "postmaster.pid").read_text().partition("\n")[0])
+    return None
+
+
+def listener(cluster: Path, sockets: Path) -> tuple[int, bool] | None:
+    """Who serves ``cluster`` on the socket: its pid, and whether it takes sessions yet. None: nobody.
+
+    A live pid proves nothing, so the question is PostgreSQL's own greeting, as ``pg_isready`` asks it:
+    https://www.postgresql.org/docs/current/protocol-flow.html
+    """
+    parameters = f"user\0{USER}\0database\0{DATABASE}\0\0".encode()
+    ready_for_query, cannot_connect_now = b"Z\0\0\0\5I", b"\0C57P03\0"
+    answer, pid = b"", _recorded_pid(cluster)
+    with suppress(OSError), socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection:
+        connection.settimeout(5)
+        connection.connect(str(sockets / f".s.PGSQL.{PORT}"))
+        if sys.platform == "linux":
+            peer = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("3i"))
+            if struct.unpack("3i", peer)[0] != pid:
+                return None
+        connection.sendall(struct.pack("!ii", len(parameters) + 8, 3 << 16) + parameters)
+        while not answer.endswith(ready_for_query) and (chunk := connection.recv(4096)):
+            answer += chunk
+        connection.sendall(b"X\0\0\0\4")  # a plain hang-up would be logged
+    # Any other refusal, such as too many clients, comes from a server that runs.
+    return (pid, cannot_connect_now not in answer) if pid and answer else None

@@ -1,0 +1,129 @@
+"""What is built holds everything that runs, and no name of ours is anybody else's."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import tarfile
+import tomllib
+import zipfile
+from importlib.metadata import distributions, entry_points
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+PACKAGES = PROJECT["tool"]["hatch"]["build"]["targets"]["wheel"]["packages"]
+
+
+@pytest.fixture(scope="module")
+def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with the wheel and the sdist in it."""
+    folder = tmp_path_factory.mktemp("dist")
+    build = f"import hatchling.build as b; b.build_wheel({str(folder)!r}); b.build_sdist({str(folder)!r})"
+    subprocess.run([sys.executable, "-c", build], cwd=ROOT, check=True, capture_output=True, timeout=120)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def wheel(built: Path) -> zipfile.ZipFile:
+    (path,) = built.glob("*.whl")
+    return zipfile.ZipFile(path)
+
+
+def _ours() -> set[str]:
+    """Every file below our packages that git would keep, as the wheel names it."""
+    listed = subprocess.run(
+        ["git", "ls-files", "--cached", "--others", "--exclude-standard", *PACKAGES],
+        cwd=ROOT,
+        check=True,
+        capture_output=True,
+        text=True,
+    ).stdout.splitlines()
+    return {name for name in listed if (ROOT / name).is_file()}
+
+
+def test_the_wheel_holds_every_file_of_our_packages(wheel: zipfile.ZipFile) -> None:
+    names = set(wheel.namelist())
+    assert _ours() - names == set()
+    assert {"storage/queries.sql", "migrations/0001_candles.sql", "candlegraph/py.typed"} <= names
+    assert not [name for name in names if "__pycache__" in name or name.startswith(("tests/", "web/", "docs/"))]
+
+
+def test_the_wheel_holds_the_page(wheel: zipfile.ZipFile) -> None:
+    assert (ROOT / "server" / "web" / "graphiql.html").is_file(), "The page is not built: run `make install`."
+    built_page = {f"server/web/{path.name}" for path in (ROOT / "server" / "web").iterdir()}
+    assert built_page - set(wheel.namelist()) == set()
+    assert "server/web/third-party.txt" in wheel.namelist()
+
+
+def test_the_wheel_names_its_command_and_its_providers(wheel: zipfile.ZipFile) -> None:
+    (name,) = [name for name in wheel.namelist() if name.endswith("entry_points.txt")]
+    text = wheel.read(name).decode()
+    assert "candlegraph = server.cli:main" in text
+    assert "[candlegraph.providers]" in text
+
+
+def test_every_package_of_ours_is_in_the_wheel_and_checked() -> None:
+    folders = {path.parent.name for path in ROOT.glob("*/__init__.py")} - {"tests", "benchmarks"}
+    assert set(PACKAGES) == folders
+    assert set(PROJECT["tool"]["mypy"]["packages"]) | {"migrations"} == folders
+    assert set(PROJECT["tool"]["importlinter"]["root_packages"]) | {"migrations"} == folders
+
+
+def test_the_wheel_runs_from_where_it_is_put(wheel: zipfile.ZipFile, tmp_path: Path) -> None:
+    """Without the checkout: the schema, the statements and the migrations are read from the wheel's own files."""
+    wheel.extractall(tmp_path)
+    code = (
+        "import server.cli, storage.database as d, storage.migrate as m, schema.build as b;"
+        "assert d.__file__.startswith({0!r}), d.__file__; assert m.migrations() and d.SQL;"
+        "print(b.build_schema().as_str())"
+    ).format(str(tmp_path))
+    result = subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=tmp_path,
+        env={"PYTHONPATH": str(tmp_path)},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert result.returncode == 0, result.stderr
+    assert "type Query" in result.stdout
+
+
+def test_the_sdist_can_build_the_wheel_again(built: Path) -> None:
+    (path,) = built.glob("*.tar.gz")
+    with tarfile.open(path) as sdist:
+        names = {name.partition("/")[2] for name in sdist.getnames()}
+    assert _ours() - names == set()
+    kept = {"pyproject.toml", "README.md", "LICENSE", "Makefile", "schema.graphql", "requirements.lock"}
+    assert kept - names == set()
+    assert {"server/web/graphiql.html", "web/package-lock.json", "tests/conftest.py"} - names == set()
+    assert not [name for name in names if "node_modules" in name or "__pycache__" in name]
+
+
+def test_no_other_distribution_claims_our_names() -> None:
+    claimed: dict[str, str] = {}
+    for distribution in distributions():
+        name = distribution.metadata["Name"]
+        for file in distribution.files or ():
+            top = file.parts[0].removesuffix(".py")
+            if name != "candlegraph" and top in PACKAGES:
+                claimed[top] = name
+    assert claimed == {}
+
+
+def test_every_dependency_is_bounded_and_locked() -> None:
+    lock = (ROOT / "requirements.lock").read_text(encoding="utf-8")
+    for requirement in PROJECT["project"]["dependencies"]:
+        name = requirement.partition(">=")[0].strip()
+        assert f"\n{name.lower()}==" in f"\n{lock.lower()}", name
+        assert "<" in requirement or name == "tzdata", requirement
+
+
+def test_the_installed_providers_are_those_of_the_project() -> None:
+    ours = PROJECT["project"]["entry-points"]["candlegraph.providers"]
+    installed = {point.name: point.value for point in entry_points(group="candlegraph.providers")}
+    assert ours.items() <= installed.items(), "Run `make install` again: the entry points have changed."
