@@ -81,7 +81,7 @@ def _numbered(blocks: Iterable[bytes]) -> Iterator[tuple[int, bytes]]:
     line = 1
     for block in blocks:
         try:
-            block.decode()
+            _ = block.isascii() or block.decode()
         except UnicodeDecodeError as error:
             line += block.count(b"\n", 0, error.start)
             raise InvalidCandles(f"line {line} is not UTF-8 text") from None

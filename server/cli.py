@@ -63,7 +63,7 @@ _data_dir = click.option("--data-dir", type=click.Path(path_type=Path), help="In
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
-@click.version_option(package_name="candlegraph")
+@click.version_option(package_name="candlegraph", prog_name="candlegraph")
 def main() -> None:
     """Collect, store, aggregate and serve OHLCV candles over one GraphQL API."""
 
@@ -158,7 +158,7 @@ async def candles(  # noqa: PLR0913, PLR0917 - one a command-line option
     from server.machine import machine  # noqa: PLC0415
 
     def instant(text: str | None) -> int | None:
-        return None if text is None else parse_timestamp(int(text) if text.isdecimal() else text)
+        return None if text is None else parse_timestamp(int(text) if text.isdecimal() and len(text) < 20 else text)
 
     async with machine(settings) as running:
         answer = await resolve_candles(

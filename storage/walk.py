@@ -25,7 +25,6 @@ if TYPE_CHECKING:
 FEW_CALLS = 3  # so many calls for 1m candles are worth it; beyond, a native timeframe is asked instead
 READ_ROWS = 300_000  # stored rows read at once, 14 MB
 MAX_WINDOW = 50_000_000  # buckets; 95 years of minutes
-_CERTAIN = {GapReason.BEFORE_LISTING, GapReason.AFTER_DELISTING}
 
 
 @dataclass(slots=True)
@@ -306,7 +305,9 @@ class Walk:
             # The answer begins at its first candle, so a gap before it is not shown: it is said to be more, and the next
             # page says what is wrong with it.
             if self.provider or self.failure:
-                cut = cut or any(gap.reason not in _CERTAIN for gap in self._gaps(Span(reached.since, first)))
+                older = Span(reached.since, min(first, self.settled))
+                beyond = Spans(span for _, span, _ in self._beyond_reach(older))
+                cut = cut or bool(Spans([older]) - self.covered - beyond)
             reached = Span(first, reached.until)
         gaps = self._gaps(reached)
         if not len(candles) and not self.covered & Spans([reached]):

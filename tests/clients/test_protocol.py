@@ -335,7 +335,7 @@ async def test_sockets_that_come_and_go_leave_nothing_behind(server: Running) ->
     await asyncio.gather(*(come_and_go(at) for at in range(50)))  # by now the pool has as many connections as it gets
     await asyncio.sleep(0.5)
     files, threads = process.num_fds(), process.num_threads()
-    for _ in range(3):
+    for _ in range(2):
         await asyncio.gather(*(come_and_go(at) for at in range(50)))
     deadline = time.monotonic() + 10
     while process.num_fds() > files + 3:

@@ -1,0 +1,169 @@
+"""An import stores all of a file or nothing of it, whoever is killed in the middle, and may be repeated."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import signal
+import subprocess
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import aiohttp
+import asyncpg
+import numpy as np
+import polars as pl
+import psutil
+import pytest
+
+from storage.embedded import EmbeddedPostgres
+from tests.server.running import COMMAND, environment, run, serving
+from tests.server.test_cli import Command, cli, is_one_line  # noqa: F401 - a fixture
+
+T0 = 1_714_521_600_000
+NAME = ("--market", "lab", "--provider", "bench", "--symbol")
+BIG = 300_000
+
+
+def minutes(path: Path, rows: int, *, step: int = 60_000) -> Path:
+    """Write a file of flat candles."""
+    stamps = T0 + step * np.arange(rows, dtype=np.int64)
+    price = 100.0 + np.arange(rows) % 50
+    columns = {"timestamp": stamps, "open": price, "high": price + 1, "low": price - 1, "close": price}
+    pl.DataFrame({**columns, "volume": np.ones(rows)}).write_csv(path)
+    return path
+
+
+def stored(cli: Command, symbol: str, *options: str) -> list[dict[str, object]]:  # noqa: F811
+    """What `candles` prints of it, oldest first."""
+    result = cli("candles", "lab", "bench", symbol, "--since", str(T0), "--format", "json", *options)
+    assert result.returncode == 0, result.stderr
+    found: list[dict[str, object]] = json.loads(result.stdout)
+    return found
+
+
+def test_a_file_is_imported_once_and_once_more(cli: Command, tmp_path: Path) -> None:  # noqa: F811
+    file = minutes(tmp_path / "m.csv", 200)
+    for _ in range(2):
+        result = cli("import", str(file), *NAME, "GOOD")
+        assert result.returncode == 0, result.stderr
+        assert result.stdout == "Imported 200 candles of 1m into GOOD (lab/bench).\n"
+    rows = stored(cli, "GOOD", "--limit", "1000", "--until", str(T0 + 200 * 60_000))
+    assert [row["timestamp"] for row in rows] == [T0 + i * 60_000 for i in range(200)]
+    hours = stored(cli, "GOOD", "--timeframe", "1h", "--until", str(T0 + 3 * 3_600_000))
+    assert [row["volume"] for row in hours] == [60.0, 60.0, 60.0]
+
+
+def test_the_last_candle_may_be_left_out(cli: Command, tmp_path: Path) -> None:  # noqa: F811
+    result = cli("import", str(minutes(tmp_path / "m.csv", 10)), *NAME, "CUT", "--drop-last")
+    assert result.stdout.startswith("Imported 9 candles")
+    assert len(stored(cli, "CUT", "--until", str(T0 + 600_000))) == 9
+
+
+def test_a_bad_row_is_named_and_nothing_is_stored(cli: Command, tmp_path: Path) -> None:  # noqa: F811
+    file = tmp_path / "bad.csv"
+    head = "timestamp,open,high,low,close,volume\n1714521600000,5,6,4,5,1\n1714521660000,5,6,4,5,1\n"
+    for row in ("1714521720000,5,4,6,5,1", "1714521720000,5,6,4"):
+        file.write_text(f"{head}{row}\n1714521780000,5,6,4,5,1\n")
+        is_one_line(cli("import", str(file), *NAME, "BAD"), 1, "bad.csv:4")
+    is_one_line(cli("candles", "lab", "bench", "BAD"), 1, "no symbol 'BAD'")
+
+
+def test_daily_files_of_new_york_open_at_its_midnight(cli: Command, tmp_path: Path) -> None:  # noqa: F811
+    """Over the change to summer time: a day of 23 hours."""
+    file = tmp_path / "days.csv"
+    days = ["2024-03-07", "2024-03-08", "2024-03-11", "2024-03-12"]
+    file.write_text("date,open,high,low,close,volume\n" + "".join(f"{day},5,6,4,5,1\n" for day in days))
+    options = ("--timezone", "America/New_York", "--timeframe", "1d")
+    result = cli("import", str(file), *NAME, "NYC", *options)
+    assert result.returncode == 0, result.stderr
+    printed = cli("candles", "lab", "bench", "NYC", "--timeframe", "1d", "--format", "json", "--limit", "4")
+    assert [row["time"] for row in json.loads(printed.stdout)] == [
+        "2024-03-07T05:00:00Z",
+        "2024-03-08T05:00:00Z",
+        "2024-03-11T04:00:00Z",
+        "2024-03-12T04:00:00Z",
+    ]
+    is_one_line(cli("import", str(file), *NAME, "NYC", "--timezone", "UTC", "--timeframe", "1d"), 1, "America/New_York")
+    is_one_line(cli("import", str(file), *NAME, "NYC2", "--timezone", "Mars"), 1, "Unknown time zone")
+
+
+async def test_a_running_server_answers_what_is_imported_beside_it(tmp_path: Path) -> None:
+    file = minutes(tmp_path / "m.csv", 50)
+    text = f'{{ candles(market: "lab", provider: "bench", symbol: "LIVE", since: {T0}, until: {T0 + 3_000_000}) '
+    text += "{ complete nodes { timestamp } } }"
+    with serving(tmp_path / "log", DATA_DIR=str(tmp_path / "data")) as running:
+        async with aiohttp.ClientSession(running.url) as http:
+            async with http.post("/graphql", json={"query": text}) as response:
+                assert (await response.json())["errors"][0]["extensions"]["code"] == "NOT_FOUND"
+            result = await asyncio.to_thread(run, "import", str(file), *NAME, "LIVE", DATA_DIR=str(tmp_path / "data"))
+            assert result.returncode == 0, result.stderr
+            async with http.post("/graphql", json={"query": text}) as response:
+                found = (await response.json())["data"]["candles"]
+            assert found["complete"] is True
+            assert len(found["nodes"]) == 50
+
+
+@asynccontextmanager
+async def importing(file: Path, data: Path, server: EmbeddedPostgres) -> AsyncIterator[subprocess.Popen[str]]:
+    """An import that is in the middle of its rows."""
+    dsn = (await asyncio.to_thread(server.start)).dsn
+    watcher = await asyncpg.connect(dsn)
+    process = subprocess.Popen(  # noqa: ASYNC220 - it returns at once
+        [*COMMAND, "import", str(file), *NAME, "BIG"],
+        env=environment(DATA_DIR=str(data)),
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+    try:
+        async with asyncio.timeout(60):
+            while not await watcher.fetchval("select count(*) from pg_stat_progress_copy where tuples_processed > 0"):
+                assert process.poll() is None, process.communicate()
+                await asyncio.sleep(0.005)
+        yield process
+    finally:
+        watcher.terminate()
+        if process.poll() is None:
+            process.kill()
+        await asyncio.to_thread(process.communicate)
+
+
+async def _counts(server: EmbeddedPostgres) -> tuple[int, list[object]]:
+    connection = await asyncpg.connect((await asyncio.to_thread(server.start)).dsn)
+    try:
+        rows = await connection.fetchval("select count(*) from ohlcv_data")
+        return rows, [tuple(row) for row in await connection.fetch("select covered from coverage")]
+    finally:
+        await connection.close()
+
+
+@pytest.mark.parametrize("victim", ["the importer", "PostgreSQL"])
+async def test_whoever_is_killed_in_the_middle_nothing_is_half_written(tmp_path: Path, victim: str) -> None:
+    data, server = tmp_path / "data", EmbeddedPostgres(tmp_path / "data")
+    assert run("migrate", DATA_DIR=str(data)).returncode == 0
+    file = minutes(tmp_path / "big.csv", BIG)
+    try:
+        async with importing(file, data, server) as process:
+            if victim == "PostgreSQL":
+                postmaster = psutil.Process(int((data / "postgres/postmaster.pid").read_text().splitlines()[0]))
+                postmaster.send_signal(signal.SIGKILL)
+                out, err = await asyncio.to_thread(process.communicate, None, 60)
+                assert process.returncode == 1, err
+                assert out == ""
+                assert "Traceback" not in err
+                assert err.strip().splitlines()[-1].startswith("candlegraph: ")
+            else:
+                process.send_signal(signal.SIGKILL)
+        await asyncio.to_thread(server.stop)
+        assert await _counts(server) == (0, [])
+        again = await asyncio.to_thread(run, "import", str(file), *NAME, "BIG", DATA_DIR=str(data))
+        assert again.returncode == 0, again.stderr
+        rows, covered = await _counts(server)
+        assert rows == BIG
+        assert len(covered) == 1
+    finally:
+        await asyncio.to_thread(server.stop)
