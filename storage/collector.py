@@ -206,9 +206,10 @@ class _Errand:
         result.unavailable |= Spans([Span(asked.since, min(unproved, asked.until, final_until))])
         # Past the last final candle comes the forming one alone, and only a full page can have cut that off.
         whole = page.complete_to >= final_until and len(page.candles) < traits.max_rows_per_call
-        if whole and asked.until > final_until:
+        reached = asked.until if nothing or whole else page.complete_to
+        if not nothing and reached >= asked.until > final_until:
             self.tail = _Tail(forming, Span(max(asked.since, final_until), asked.until), began)
-        return asked.until if nothing or whole else page.complete_to
+        return reached
 
     def _checked(self, candles: Candles, asked: Span) -> tuple[Candles, Spans]:
         """The rows that are candles, and the buckets of those that are not: these are neither stored nor covered."""

@@ -147,7 +147,6 @@ async def test_two_hundred_cold_askers_at_once_cost_the_calls_of_one(
     world = make(minutes(T0, 3000), at(2900) + 1000)
     answers = await asyncio.gather(*(world.ask(limit=1400) for _ in range(200)))
     shared = world.calls
-    print([((c.span.since-T0)/6e4,(c.span.until-T0)/6e4) for c in world.upstream.calls])
     assert {tuple(rows_of(answer.candles)) for answer in answers} == {tuple(rows_of(answers[0].candles))}
     alone = make(minutes(T0, 3000), at(2900) + 1000)
     await alone.ask(limit=1400)
