@@ -1,0 +1,168 @@
+"""A database that is away, full or misnamed says so in our words, and never in the driver's."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+from collections.abc import AsyncIterator
+from pathlib import Path
+from urllib.parse import urlsplit, urlunsplit
+
+import asyncpg
+import pytest
+
+from candlegraph.errors import CandlegraphError, ConfigurationError, Overloaded, Unavailable
+from candlegraph.series import Instrument
+from storage import database as database_module
+from storage.database import SQL, Database
+from storage.embedded import EmbeddedPostgres, Server
+
+
+@pytest.fixture
+async def doomed(tmp_path: Path) -> AsyncIterator[tuple[Server, Database]]:
+    """A server of its own, to be killed, and a database open on it."""
+    postgres = EmbeddedPostgres(tmp_path)
+    server = await asyncio.to_thread(postgres.start)
+    database = Database(server.dsn, max_connections=3)
+    await database.open()
+    try:
+        yield server, database
+    finally:
+        await database.close()
+        await asyncio.to_thread(postgres.stop)
+
+
+async def sleep_in(database: Database) -> None:
+    async with database.connection() as connection:
+        await connection.execute("select pg_sleep(30)")
+
+
+async def sleep_in_transaction(database: Database) -> None:
+    async with database.transaction() as connection:
+        await connection.execute("select pg_sleep(30)")
+
+
+async def test_a_server_killed_in_the_middle_of_a_statement_is_unavailable(doomed: tuple[Server, Database]) -> None:
+    server, database = doomed
+    running = [asyncio.create_task(sleep_in(database)), asyncio.create_task(sleep_in_transaction(database))]
+    async with database.connection() as connection, asyncio.timeout(20):
+        while await connection.fetchval("select count(*) from pg_stat_activity where wait_event = 'PgSleep'") < 2:
+            await asyncio.sleep(0.01)
+    os.kill(server.pid, signal.SIGQUIT)  # what an immediate shutdown, and a crash, look like to a client
+    results = await asyncio.gather(*running, return_exceptions=True)
+    assert [type(result) for result in results] == [Unavailable, Unavailable]
+    for ask in (database.read("instrument_pairs"), sleep_in(database), sleep_in_transaction(database)):
+        with pytest.raises(Unavailable) as caught:
+            await ask
+        assert caught.value.retry_after
+
+
+async def test_a_server_that_is_not_there_is_unavailable(tmp_path: Path) -> None:
+    for dsn in (f"postgresql://postgres@/postgres?host={tmp_path}", "postgresql://postgres@127.0.0.1:1/postgres"):
+        with pytest.raises(Unavailable):
+            await Database(dsn).open()
+
+
+async def test_reads_survive_the_death_of_every_connection_of_the_pool(database: Database, postgres_dsn: str) -> None:
+    async def borrow() -> None:
+        async with database.connection() as connection:
+            await connection.execute("select pg_sleep(0.05)")
+
+    for _ in range(3):
+        await asyncio.gather(*(borrow() for _ in range(10)))
+        admin = await asyncpg.connect(postgres_dsn)
+        name = await database.read("instrument_pairs")
+        async with database.connection() as connection:
+            name = await connection.fetchval("select current_database()")
+        killed = await admin.fetch("select pg_terminate_backend(pid) from pg_stat_activity where datname = $1", name)
+        await admin.close()
+        assert len(killed) == 10
+        assert await asyncio.gather(*(database.read("instrument_pairs") for _ in range(20))) == [[]] * 20
+
+
+async def test_a_read_is_tried_twice_and_no_more(database: Database, monkeypatch: pytest.MonkeyPatch) -> None:
+    tries = 0
+    monkeypatch.setitem(SQL, "suicide", "select pg_terminate_backend(pg_backend_pid())")
+    connect = database.connection
+
+    def counted() -> object:
+        nonlocal tries
+        tries += 1
+        return connect()
+
+    monkeypatch.setattr(database, "connection", counted)
+    with pytest.raises(Unavailable):
+        await database.read("suicide")
+    assert tries == 2
+
+
+async def test_a_statement_that_takes_too_long_is_unavailable(
+    database_dsn: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(database_module, "STATEMENT_TIMEOUT_MS", 100)
+    database = Database(database_dsn)
+    await database.open()
+    with pytest.raises(Unavailable):
+        await sleep_in(database)
+    await database.close()
+
+
+async def test_a_pool_without_a_free_connection_is_overloaded(
+    database_dsn: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(database_module, "ACQUIRE_TIMEOUT_S", 0.05)
+    database = Database(database_dsn, max_connections=1)
+    await database.open()
+    async with database.connection():
+        with pytest.raises(Overloaded) as caught:
+            await database.read("instrument_pairs")
+        assert caught.value.retry_after
+    assert await database.read("instrument_pairs") == []
+    await database.close()
+
+
+@pytest.mark.parametrize(
+    "dsn",
+    [
+        "nonsense-s3cret",
+        "mysql://root:s3cret@localhost/db",
+        "postgresql://u:s3cret@localhost:port/db",
+        "postgresql://u:s3cret@localhost/db?sslmode=s3cret",
+    ],
+)
+async def test_an_address_that_is_none_names_the_setting_and_no_secret(dsn: str) -> None:
+    with pytest.raises(ConfigurationError, match="DB_CONNECTION_STRING") as caught:
+        await Database(dsn).open()
+    assert "s3cret" not in caught.value.message
+
+
+async def test_a_database_that_refuses_us_names_the_setting_and_no_secret(postgres_dsn: str) -> None:
+    parts = urlsplit(postgres_dsn)
+    lost = urlunsplit(parts._replace(path="/s3cret"))
+    stranger = urlunsplit(parts._replace(netloc="nobody:s3cret@" + parts.netloc.rpartition("@")[2]))
+    for dsn in (lost, stranger):
+        with pytest.raises(ConfigurationError, match="DB_CONNECTION_STRING") as caught:
+            await Database(dsn).open()
+        assert "s3cret" not in caught.value.message
+
+
+async def test_a_mistake_of_ours_is_not_taken_for_an_outage(database: Database) -> None:
+    for statement, argument in (
+        ("select nonsense", ()),
+        ("select $1::int4", (2**40,)),
+        ("select $1::text", ("\ud800",)),
+    ):
+        with pytest.raises(Exception, match=".") as caught:
+            async with database.connection() as connection:
+                await connection.fetch(statement, *argument)
+        assert not isinstance(caught.value, CandlegraphError)
+
+
+async def test_every_statement_is_one_that_the_database_understands(database: Database) -> None:
+    async with database.connection() as connection:
+        for name, statement in SQL.items():
+            if name == "candles_merge":
+                await connection.execute("create temp table incoming (like ohlcv_data including defaults)")
+            await connection.prepare(statement)
+    assert Instrument("m", "p", "s").symbol == "s"
