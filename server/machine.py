@@ -12,7 +12,11 @@ from dataclasses import dataclass
 from candlegraph.errors import ConfigurationError, Unavailable
 from providers.registry import Registry
 from realtime.hub import Hub
+from resolvers.accounts import Accounts
 from resolvers.context import Services
+from resolvers.roster import Roster
+from resolvers.tokens import Tokens
+from server.keys import kept_key
 from server.settings import Settings
 from storage.candles import CandleStore
 from storage.collector import Collector
@@ -20,7 +24,9 @@ from storage.database import Database
 from storage.embedded import EmbeddedPostgres
 from storage.history import History
 from storage.instruments import Instruments
+from storage.limits import Limiter
 from storage.migrate import migrate
+from storage.users import Users
 
 log = logging.getLogger(__name__)
 
@@ -69,6 +75,13 @@ async def _start(postgres: EmbeddedPostgres) -> str:
 
 
 @asynccontextmanager
+async def roster(settings: Settings) -> AsyncIterator[Roster]:
+    """The accounts alone, for the command line."""
+    async with database(settings) as opened:
+        yield Roster(Users(opened))
+
+
+@asynccontextmanager
 async def machine(settings: Settings) -> AsyncIterator[Machine]:
     """Everything, started; stopped in reverse order on the way out."""
     registry = Registry(os.environ)
@@ -81,7 +94,19 @@ async def machine(settings: Settings) -> AsyncIterator[Machine]:
         history = History(store, instruments, collector, registry)
         hub = Hub(history, collector, registry)
         stack.push_async_callback(hub.close)
+        accounts = _accounts(settings, opened)
+        stack.push_async_callback(accounts.close)
         services = Services(
-            history, instruments, registry, hub, settings.default_chart_points, settings.max_chart_points
+            history, instruments, registry, hub, settings.default_chart_points, settings.max_chart_points, accounts
         )
         yield Machine(settings, opened, registry, store, services)
+
+
+def _accounts(settings: Settings, opened: Database) -> Accounts:
+    given = [key.get_secret_value() for key in (settings.secret_key, settings.secret_key_previous) if key]
+
+    def keys() -> list[bytes]:
+        return [key.encode() for key in given] if settings.secret_key else [kept_key(settings.data_dir)]
+
+    redis_url = settings.redis_url.get_secret_value() if settings.redis_url else None
+    return Accounts(Users(opened), Tokens(keys), Limiter(redis_url), require_auth=settings.require_auth)
