@@ -101,7 +101,7 @@ def _claims(found: dict[str, Any]) -> Claims:
         and re.fullmatch(r"[1-9][0-9]{0,8}", subject)
         and isinstance(found["jti"], str)
         and isinstance(roles, list)
-        and all(role in Role.__members__ for role in roles)
+        and all(role in [*Role.__members__] for role in roles)
     )
     if not sound:
         raise jwt.InvalidTokenError
