@@ -78,4 +78,5 @@ class Standing:
                 continue
             for over, user in self._waiting.items():
                 if found.get(user.id) != user and not over.done():
+                    self._known.pop(user.id, None)
                     over.set_result(None)

@@ -42,13 +42,10 @@ class TransportHandler(BaseGraphQLTransportWSHandler[Context, None]):
         """Find out who it is, then acknowledge; a token that is not good closes the socket with 4403."""
         payload = message.get("payload")
         if not self.connection_init_received and isinstance(payload, dict | None):
-            shown = self.context.connection_params or {}
-            authorization = next(
-                (value for name, value in (payload or {}).items() if name.lower() == "authorization"), None
-            )
-            viewer = await self.context.services.accounts.identify(
-                str(authorization or shown.get("Authorization") or "")
-            )
+            sent = {name.lower(): value for name, value in (payload or {}).items()}
+            shown = sent.get("authorization", (self.context.connection_params or {}).get("Authorization"))
+            # What is no text is no token either, and is not to be taken for nobody's.
+            viewer = await self.context.services.accounts.identify(shown if isinstance(shown, str | None) else "Bearer")
             if viewer.refusal:
                 # graphql-ws takes 4401 for final; these two it tries again, with a token that was refreshed meanwhile.
                 code = 4403 if isinstance(viewer.refusal, Unauthenticated) else 1013

@@ -17,14 +17,12 @@ from storage.users import Users
 
 _TEXTS = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"), max_size=20)
 _SCALARS = (
-    st.none()
-    | st.booleans()
-    | st.integers(-(2**53), 2**53)
-    | st.floats(-(2.0**63), 2.0**63, allow_nan=False)
-    | _TEXTS
+    st.none() | st.booleans() | st.integers(-(2**53), 2**53) | st.floats(-(2.0**63), 2.0**63, allow_nan=False) | _TEXTS
 )
 CONFIGS = st.dictionaries(
-    _TEXTS, st.recursive(_SCALARS, lambda inner: st.lists(inner, max_size=4) | st.dictionaries(_TEXTS, inner, max_size=4)), max_size=6
+    _TEXTS,
+    st.recursive(_SCALARS, lambda inner: st.lists(inner, max_size=4) | st.dictionaries(_TEXTS, inner, max_size=4)),
+    max_size=6,
 )
 
 
@@ -98,7 +96,10 @@ BEYOND: list[tuple[Any, str]] = [
     (_long(MAX_BYTES + 1), "65536 bytes"),
     ({"a": "é" * 40_000}, "65536 bytes"),
     ({"a": "x" * 10_000_000}, "65536 bytes"),
-    *(({"a": [value]}, "2^53") for value in (2**53 + 1, -(2**53) - 1, 2**64, 10**400, 2.0**64, float("nan"), float("inf"))),
+    *(
+        ({"a": [value]}, "2^53")
+        for value in (2**53 + 1, -(2**53) - 1, 2**64, 10**400, 2.0**64, float("nan"), float("inf"))
+    ),
     *(({"a": value}, "U+0000") for value in ("\0", "a\0b", "\ud800", "x\udfff")),
     *(({value: 1}, "U+0000") for value in ("\0", "\udc00")),
 ]

@@ -129,7 +129,10 @@ def test_an_expired_token_says_so_and_only_that_one(monkeypatch: pytest.MonkeyPa
 
 
 HEADERS: list[Any] = [
-    *({"alg": alg, "typ": "JWT"} for alg in ("none", "None", "NONE", "nOnE", "", "HS384", "HS512", "RS256", "hs256", "HS256 ")),
+    *(
+        {"alg": alg, "typ": "JWT"}
+        for alg in ("none", "None", "NONE", "nOnE", "", "HS384", "HS512", "RS256", "hs256", "HS256 ")
+    ),
     {"alg": None},
     {"alg": ["HS256"]},
     {"typ": "JWT"},
