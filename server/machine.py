@@ -8,6 +8,7 @@ import os
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
+from functools import partial
 
 from candlegraph.errors import ConfigurationError, Unavailable
 from providers.registry import Registry
@@ -85,6 +86,7 @@ async def roster(settings: Settings) -> AsyncIterator[Roster]:
 async def machine(settings: Settings) -> AsyncIterator[Machine]:
     """Everything, started; stopped in reverse order on the way out."""
     registry = Registry(os.environ)
+    limiter = Limiter(settings.redis_url.get_secret_value() if settings.redis_url else None)
     async with database(settings) as opened, AsyncExitStack() as stack:
         stack.push_async_callback(registry.close)
         store = CandleStore(opened)
@@ -94,7 +96,8 @@ async def machine(settings: Settings) -> AsyncIterator[Machine]:
         history = History(store, instruments, collector, registry)
         hub = Hub(history, collector, registry)
         stack.push_async_callback(hub.close)
-        accounts = _accounts(settings, opened)
+        tokens = Tokens(partial(_keys, settings))
+        accounts = Accounts(Users(opened), tokens, limiter, require_auth=settings.require_auth)
         stack.push_async_callback(accounts.close)
         services = Services(
             history, instruments, registry, hub, settings.default_chart_points, settings.max_chart_points, accounts
@@ -102,11 +105,8 @@ async def machine(settings: Settings) -> AsyncIterator[Machine]:
         yield Machine(settings, opened, registry, store, services)
 
 
-def _accounts(settings: Settings, opened: Database) -> Accounts:
-    given = [key.get_secret_value() for key in (settings.secret_key, settings.secret_key_previous) if key]
-
-    def keys() -> list[bytes]:
-        return [key.encode() for key in given] if settings.secret_key else [kept_key(settings.data_dir)]
-
-    redis_url = settings.redis_url.get_secret_value() if settings.redis_url else None
-    return Accounts(Users(opened), Tokens(keys), Limiter(redis_url), require_auth=settings.require_auth)
+def _keys(settings: Settings) -> list[bytes]:
+    """The keys of access tokens, the one that signs first."""
+    if settings.secret_key is None:
+        return [kept_key(settings.data_dir)]
+    return [key.get_secret_value().encode() for key in (settings.secret_key, settings.secret_key_previous) if key]

@@ -168,16 +168,20 @@ def settings_in_effect(settings: Settings) -> str:
     """Every setting and its value, a line each; of a secret only whether there is one."""
     lines = []
     for name, value in settings:
-        shown = "" if value is None else "(hidden)" if name in Settings.secrets() else str(value)
+        shown = "" if value is None else "(hidden)" if name in Settings.secrets() else _plain(value)
         lines.append(f"{name.upper()}={shown}")
     return "\n".join(lines)
+
+
+def _plain(value: object) -> str:
+    """A value as it is written in the environment."""
+    return str(value).lower() if isinstance(value, bool) else str(value)
 
 
 def settings_table() -> str:
     """Every setting as a Markdown table, as the README shows it."""
     rows = ["| setting | default | meaning |", "| --- | --- | --- |"]
     for name, field in Settings.model_fields.items():
-        default = str(field.default).lower() if isinstance(field.default, bool) else field.default
-        plain = "" if default in {None, ""} else f"`{default}`"
+        plain = "" if field.default in {None, ""} else f"`{_plain(field.default)}`"
         rows.append(f"| `{name.upper()}` | {_COMPUTED.get(name, plain)} | {field.description} |")
     return "\n".join(rows)

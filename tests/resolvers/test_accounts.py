@@ -99,7 +99,7 @@ WRONG = [
     ("adb", PASSWORD),
     ("' or 1=1 --", PASSWORD),
     ("%", PASSWORD),
-    ("Ａda", PASSWORD),
+    ("\uff21da", PASSWORD),
     ("x" * 256, "y" * 256),
 ]
 
@@ -286,14 +286,15 @@ async def test_a_guesser_waits_and_nobody_else_does(house: House) -> None:
     """A stranger's tries take nothing from the owner, who comes from elsewhere."""
     await house.login(address="198.51.100.7")
     found: Counter[str] = Counter()
+    waits: list[float] = []
     for _ in range(15):
         try:
             await house.login(password="guess number one", address=HERE)
         except CandlegraphError as error:
             found[error.code] += 1
-            if error.code == "RATE_LIMITED":
-                assert 0 < (error.retry_after or 0) <= 30
+            waits.append(error.retry_after or 0)
     assert found == {"UNAUTHENTICATED": 10, "RATE_LIMITED": 5}
+    assert all(0 < wait <= 30 for wait in waits[10:])
     with pytest.raises(TooManyAttempts):
         await house.login(address=HERE)
     assert await house.login(address="198.51.100.7")
@@ -304,7 +305,7 @@ async def test_an_address_cannot_try_one_name_after_the_other(house: House) -> N
     found: Counter[str] = Counter()
     for number in range(70):
         try:
-            await house.login(f"user{number}", address="2001:db8::%x" % number)
+            await house.login(f"user{number}", address=f"2001:db8::{number:x}")
         except CandlegraphError as error:
             found[error.code] += 1
     assert found["UNAUTHENTICATED"] <= 62, "the addresses of one IPv6 network are one"

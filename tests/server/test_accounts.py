@@ -149,7 +149,7 @@ async def test_a_user_signs_in_keeps_a_configuration_and_stays_signed_in(client:
 
 
 BAD = [
-    ('mutation { login(username: "ada", password: "%s") { token } }' % WRONG, {}, ("UNAUTHENTICATED", None)),
+    (f'mutation {{ login(username: "ada", password: "{WRONG}") {{ token }} }}', {}, ("UNAUTHENTICATED", None)),
     (LOGIN, {"name": "nobody", "password": WRONG}, ("UNAUTHENTICATED", None)),
     (LOGIN, {"name": "", "password": WRONG}, ("BAD_USER_INPUT", None)),
     (LOGIN, {"name": "ada", "password": ""}, ("BAD_USER_INPUT", None)),
