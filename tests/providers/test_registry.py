@@ -108,7 +108,7 @@ async def test_a_plugin_that_cannot_be_loaded_is_shown_with_the_reason_and_distu
         assert str(error) in str(shown["rover"].reason)
         assert "package.module:create" in str(shown["rover"].reason)
         assert await found.get("fake", "upstream") is good
-        with pytest.raises(ProviderUnavailable, match="package.module:create"):
+        with pytest.raises(ProviderUnavailable, match=r"package\.module:create"):
             await found.get("mars", "rover")
         await found.close()
     assert "mars.rover" in caplog.text
