@@ -257,6 +257,7 @@ async def test_operations_of_every_kind_are_answered_in_text(http: aiohttp.Clien
         "{ nothing }": "GRAPHQL_VALIDATION_FAILED",
         "subscription { nothing }": "GRAPHQL_VALIDATION_FAILED",
         "query A { __typename } query B { __typename }": "BAD_USER_INPUT",
+        "fragment F on Query { __typename }": "BAD_USER_INPUT",
         LIVE.replace("demo", "nowhere"): "NOT_FOUND",
         LIVE.replace("BTC/USD", "NO/SUCH"): "NOT_FOUND",
     }

@@ -217,3 +217,21 @@ async def test_an_import_keeps_the_zone_that_an_instrument_has(database: Databas
     assert await instruments.imported(of("A"), "UTC") == first
     assert await instruments.pairs() == [("fake", "upstream")]
     assert (await found(instruments, "A"))[0] == first
+
+
+async def test_what_was_imported_is_extended_once_its_provider_is_found_to_list_it(database: Database) -> None:
+    """The import is answered at once from the store; the provider's list is read behind it."""
+    source = upstream("BTC/USD")
+    instruments = Instruments(database, Lineup([source]))
+    await instruments.imported(of("BTC/USD"), "UTC")
+    await instruments.imported(of("OWN/USD"), "UTC")
+    first = await found(instruments, "BTC/USD", "OWN/USD")
+    assert [isinstance(record, Record) and record.listed for record in first] == [False, False]
+    records = first
+    for _ in range(100):
+        await asyncio.sleep(0.02)
+        records = await found(instruments, "BTC/USD", "OWN/USD")
+        if isinstance(records[0], Record) and records[0].listed:
+            break
+    assert [isinstance(record, Record) and record.listed for record in records] == [True, False]
+    assert source.listing_calls == 1
