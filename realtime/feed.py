@@ -17,7 +17,7 @@ from candlegraph.clock import MINUTE_MS
 from candlegraph.errors import CandlegraphError
 from candlegraph.provider import Live, Provider, Streaming
 from candlegraph.series import Record
-from candlegraph.span import Span
+from candlegraph.span import Span, Spans
 from candlegraph.timeframe import MINUTE
 from realtime.topic import Topic
 from storage.candles import CandleStore, Read
@@ -27,6 +27,7 @@ log = logging.getLogger(__name__)
 
 POLL_S = 5.0  # how often the forming minute is asked for where there is no stream
 STREAM_POLL_S = 60.0  # and where there is one: at least once a minute, when it closes
+LAG_S = 1.0  # how soon a minute is asked for again that should be final and is not there
 MAX_BACKOFF_S = 60.0
 
 
@@ -68,7 +69,7 @@ class Feed:
                         await self._advance()
                         failures = 0
                         settles_in = (self.edge + MINUTE_MS + self._settle_ms - clock.now_ms()) / 1000
-                        await asyncio.sleep(max(0.05, min(period, settles_in)))
+                        await asyncio.sleep(min(period, settles_in if settles_in > 0 else LAG_S))
             except* Exception as group_error:
                 error = group_error.exceptions[0]
                 if not self.ready.done():
@@ -96,7 +97,7 @@ class Feed:
             raise result.failure
         if result.exhausted:
             return
-        edge = MINUTE.floor(now - self._settle_ms)
+        edge = await self._covered_until(MINUTE.floor(now - self._settle_ms), result.refused)
         if edge > self.edge:
             final = await self.final_minutes(self.edge, edge)
             self.edge = edge
@@ -107,6 +108,17 @@ class Feed:
         self._move()
         if not self.ready.done():
             self.ready.set_result(None)
+
+    async def _covered_until(self, final: int, refused: Spans) -> int:
+        """How far the minutes from the edge on are known: a provider that lags has not said yet what it will have.
+
+        Minutes of which it sent rubbish are passed over; the history has a gap there.
+        """
+        if final <= self.edge:
+            return self.edge
+        ledger = (await self._store.ledgers([self._record.id]))[0]
+        known = ledger.get(MINUTE, Spans()) | refused
+        return next((min(span.until, final) for span in known if span.since <= self.edge < span.until), self.edge)
 
     def _move(self) -> None:
         for topic in self.topics.values():

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 
 from graphql import GraphQLError, GraphQLSyntaxError, ValueNode, VariableNode
 from strawberry.extensions import MaskErrors
+from strawberry.schema.exceptions import CannotGetOperationTypeError
 
 from candlegraph.errors import CandlegraphError
 from resolvers.context import Context
@@ -40,6 +41,8 @@ class CodedErrors(MaskErrors):
                 extensions["retryAfter"] = round(cause.retry_after, 3)
         elif cause is None:
             extensions = {"code": self._own_code(error), **(error.extensions or {})}
+        elif isinstance(cause, CannotGetOperationTypeError):
+            message, extensions = "The document has no such operation.", {"code": "BAD_USER_INPUT"}
         elif isinstance(cause, ValueError) and _is_literal(error):
             # graphql-core lets Python's limit of 4,300 digits through.
             message, extensions = "This number is too long.", {"code": "BAD_USER_INPUT"}

@@ -10,16 +10,14 @@ import asyncio
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from aiodataloader import DataLoader
-
 from candlegraph.answer import Answer, Ask
-from candlegraph.candle import Candles
 from candlegraph.errors import ProviderError, ProviderUnavailable
 from candlegraph.provider import Provider, Providers
-from candlegraph.series import Instrument, Record
-from storage.candles import CandleStore, Ledger, Read
+from candlegraph.series import Record
+from storage.candles import CandleStore
 from storage.collector import Collector
 from storage.instruments import Instruments
+from storage.reader import Reader
 from storage.walk import Walk
 
 DEADLINE_S = 10.0
@@ -39,7 +37,7 @@ class History:
 
         An item that fails is its exception (NotFound, BadUserInput, ProviderError, Unavailable) and disturbs no other.
         """
-        reader = Reader(self)
+        reader = Reader(self.store, self.instruments)
         return await asyncio.gather(*(self._answer(ask, reader) for ask in asks), return_exceptions=True)
 
     async def _answer(self, ask: Ask, reader: Reader) -> Answer:
@@ -59,14 +57,3 @@ class History:
             return None, error
         except TimeoutError:
             return None, ProviderUnavailable(f"{record.instrument.provider} did not start in time.", retry_after=5)
-
-
-class Reader:
-    """What one batch of questions reads, each step of all of them in one statement."""
-
-    def __init__(self, history: History) -> None:
-        """Make fresh loaders; their results are not cached, for an answer reads its ledger again after fetching."""
-        # An item may be the exception of its key alone, which the loader's type does not know.
-        self.record: DataLoader[Instrument, Record] = DataLoader(history.instruments.find, cache=False)  # type: ignore[arg-type]
-        self.ledger: DataLoader[int, Ledger] = DataLoader(history.store.ledgers, cache=False)
-        self.candles: DataLoader[Read, Candles] = DataLoader(history.store.read, cache=False)

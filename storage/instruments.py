@@ -18,6 +18,8 @@ from storage.database import SQL, Database
 
 log = logging.getLogger(__name__)
 
+RECORD_TTL_S = 30.0
+MAX_RECORDS = 20_000
 LISTING_TTL_S = 3600.0
 LISTING_RETRY_S = 30.0
 LISTING_DEADLINE_S = 10.0  # how long somebody waits for a list; it is read on
@@ -47,11 +49,15 @@ class Instruments:
         self._database = database
         self._providers = providers
         self._lists: dict[tuple[str, str], _List] = {}
+        self._records: dict[Instrument, tuple[float, Record]] = {}
+        self._behind: set[asyncio.Task[CandlegraphError | None]] = set()
 
     async def find(self, wanted: list[Instrument]) -> list[Record | CandlegraphError]:
         """Look instruments up, if need be in their provider's list; an error a key, never one for all."""
-        kept = await self.kept(wanted)
+        kept = await self._recent(wanted)
         missing = [instrument for instrument in wanted if instrument not in kept]
+        for pair in {(i.market, i.provider) for i, record in kept.items() if not record.listed}:
+            self._list_behind(*pair)
         if not missing:
             return [kept[instrument] for instrument in wanted]
         pairs = {(instrument.market, instrument.provider) for instrument in missing}
@@ -98,6 +104,27 @@ class Instruments:
         rows = await self._database.read("instruments_by_key", *columns)
         return {record.instrument: record for record in map(_record, rows)}
 
+    async def _recent(self, wanted: list[Instrument]) -> dict[Instrument, Record]:
+        """Those that are in the store, as they were at most half a minute ago: they seldom change."""
+        now, records = time.monotonic(), self._records
+        found = {i: kept[1] for i in wanted if (kept := records.get(i)) and now - kept[0] < RECORD_TTL_S}
+        if missing := [i for i in wanted if i not in found]:
+            fresh = await self.kept(missing)
+            found |= fresh
+            if len(records) > MAX_RECORDS:
+                records.clear()
+            records.update((instrument, (now, record)) for instrument, record in fresh.items())
+        return found
+
+    def _list_behind(self, market: str, provider: str) -> None:
+        """Have the list read of a provider that may extend what was imported under its name; nobody waits for it."""
+        known = self._lists.get((market, provider))
+        plugins = {(status.market.id, status.id) for status in self._providers.statuses()}
+        if (market, provider) in plugins and not (known and known.serves):
+            task = asyncio.create_task(self._try_refresh(market, provider))
+            self._behind.add(task)
+            task.add_done_callback(self._behind.discard)
+
     async def _try_refresh(self, market: str, provider: str) -> CandlegraphError | None:
         """Read the provider's list again if that is due; askers at the same time share one read."""
         try:
@@ -140,6 +167,7 @@ class Instruments:
         async with self._database.transaction() as connection:
             await connection.execute(SQL["instruments_list"], market.id, provider, *columns)
             await connection.execute(SQL["instruments_unlist"], market.id, provider, columns[0])
+        self._records = {}  # a new one: who is reading the old state puts it into the old one
 
     def _no_provider(self, market: str, provider: str) -> NotFound:
         known = [status for status in self._providers.statuses() if status.market.id == market]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING
 
 from candlegraph import clock
 from candlegraph.answer import Answer, Ask, Fill, Gap, GapReason, SourceKind, SourceSpan, Wait
@@ -18,9 +17,7 @@ from candlegraph.timeframe import MINUTE, Timeframe
 from candlegraph.zone import Int64s, Zone, zone
 from storage.candles import Ledger, Read
 from storage.collector import MAX_CALLS, Collected, Collector
-
-if TYPE_CHECKING:
-    from storage.history import Reader
+from storage.reader import Reader
 
 FEW_CALLS = 3  # so many calls for 1m candles are worth it; beyond, a native timeframe is asked instead
 READ_ROWS = 300_000  # stored rows read at once, 14 MB

@@ -591,7 +591,7 @@ async def test_capabilities_are_modest_at_first_and_the_exchanges_own_after_the_
     after = binance.capabilities
     names = ["1m", "3m", "5m", "15m", "30m", "1h", "2h", "4h", "6h", "8h", "12h", "1d", "1w", "1mon"]
     assert [str(timeframe) for timeframe in after.timeframes] == names  # no seconds, no 3d
-    assert (after.max_rows_per_call, after.settle_ms, after.max_lookback_ms) == (1_000, 5_000, None)
+    assert (after.max_rows_per_call, after.settle_ms, after.max_lookback_candles) == (1_000, 5_000, None)
     assert [str(timeframe) for timeframe in kraken.capabilities.timeframes] == [
         "1m",
         "5m",
@@ -601,7 +601,7 @@ async def test_capabilities_are_modest_at_first_and_the_exchanges_own_after_the_
         "4h",
         "1d",
     ]
-    assert kraken.capabilities.max_lookback_ms == 720 * MINUTE_MS
+    assert kraken.capabilities.reach_ms(Timeframe(1, "h")) == 720 * 60 * MINUTE_MS
     assert (kraken.capabilities.max_rows_per_call, kraken.capabilities.settle_ms) == (720, 30_000)
 
 

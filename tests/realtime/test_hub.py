@@ -70,6 +70,7 @@ class Exchange:
         )
         self.fetches = self.streams = 0
         self.down = False
+        self.lag = 0  # how long after the fact it has anything
 
     async def start(self) -> None: ...
 
@@ -79,9 +80,8 @@ class Exchange:
         return [Listing("BTC", first_available=FIRST), Listing("ETH", first_available=FIRST)]
 
     def rows(self, span: Span) -> Candles:
-        stamps = [
-            s for s in range(MINUTE.ceil(max(span.since, FIRST)), min(span.until, clock.now_ms()), 60_000) if trades(s)
-        ]
+        until = min(span.until, clock.now_ms() - self.lag)
+        stamps = [s for s in range(MINUTE.ceil(max(span.since, FIRST)), until, 60_000) if trades(s)]
         rows = []
         for stamp in stamps:
             row = minute(stamp)
@@ -99,7 +99,7 @@ class Exchange:
         candles = fold(self.rows(wide), timeframe)
         cut = candles[: self.capabilities.max_rows_per_call]
         to = span.until if len(cut) == len(candles) else timeframe.next(int(cut.timestamp[-1]))
-        return Page(cut, span.since, min(to, timeframe.floor(clock.now_ms())))
+        return Page(cut, span.since, min(to, timeframe.floor(clock.now_ms() - self.lag)))
 
     async def stream(self, instrument: Instrument) -> AsyncIterator[Candles]:
         self.streams += 1
@@ -316,6 +316,23 @@ async def test_a_provider_that_fails_for_a_while_loses_no_candle(build: Build, t
     await eventually(lambda: client.closed() == expected)
     assert client.closed() == expected
     assert exchange.streams > 1
+    await client.leave()
+
+
+async def test_a_provider_that_lags_loses_no_candle(build: Build, time: Time) -> None:
+    """A minute that it does not have yet is not taken for one without a trade."""
+    exchange = Exchange()
+    client = Client(build(exchange), "1m", MINUTE.floor(time.now))
+    await asyncio.wait_for(client.caught_up.wait(), 5)
+    exchange.lag = 90_000
+    for _ in range(4):
+        time.now += 60_000
+        await asyncio.sleep(0.1)
+    exchange.lag = 0
+    await time.turn(60_000)
+    expected = truth(MINUTE, client.since, MINUTE.floor(time.now - 5_000))
+    await eventually(lambda: client.closed() == expected)
+    assert client.closed() == expected
     await client.leave()
 
 

@@ -73,7 +73,12 @@ def test_a_wrong_setting_is_named(name: str, value: str, monkeypatch: pytest.Mon
 
 @pytest.mark.parametrize(
     ("name", "value"),
-    [("PORT", "abc"), ("ENV", "prod"), *(one for one in WRONG if one[0] == "DB_CONNECTION_STRING")],
+    [
+        ("PORT", "abc"),
+        ("ENV", "prod"),
+        ("CCXT_OPTIONS", f'{{"binance": "{CANARY}"'),
+        *(one for one in WRONG if one[0] == "DB_CONNECTION_STRING"),
+    ],
 )
 def test_it_stops_the_start_at_once_with_one_line(name: str, value: str, tmp_path: Path) -> None:
     began = time.monotonic()

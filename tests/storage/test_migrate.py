@@ -99,32 +99,35 @@ async def test_of_many_at_once_in_one_process_exactly_one_applies(empty: tuple[s
     assert sorted(map(len, applied)) == [0, 0, 0, 0, len(migrations())]
 
 
+async def wait_until(connection: asyncpg.Connection, holds: str) -> None:
+    """Poll until some other session of the database is like that."""
+    others = (
+        "select exists (select from pg_stat_activity where datname = current_database() and pid <> pg_backend_pid()"
+    )
+    async with asyncio.timeout(30):
+        while not await connection.fetchval(f"{others} and {holds})"):  # noqa: ASYNC110 - it happens elsewhere
+            await asyncio.sleep(0.02)
+
+
 async def test_a_process_killed_in_the_middle_leaves_nothing_behind(empty: tuple[str, Database]) -> None:
     dsn, database = empty
-    # Somebody holds what the last statement needs, so that the process stands in the middle of its transaction.
-    async with database.connection() as other:
-        await other.execute("create table schema_migrations (number int primary key, name text, checksum text)")
-        await other.execute("begin; lock table schema_migrations in share mode")
+    watcher = await asyncpg.connect(dsn)
+    # Somebody holds what its last statement needs, so that the process stands in the middle of its transaction.
+    async with database.transaction() as holder:
+        await watcher.execute("create table schema_migrations (number int primary key, name text, checksum text)")
+        await holder.execute("lock table schema_migrations in share mode")
         one = process(dsn)
         try:
             assert one.stdin is not None
             one.stdin.write("go\n")
             one.stdin.flush()
-            waits = (
-                "select count(*) from pg_stat_activity where wait_event_type = 'Lock' and datname = current_database()"
-            )
-            async with asyncio.timeout(30):
-                while not await other.fetchval(waits):
-                    await asyncio.sleep(0.02)
+            await wait_until(watcher, "wait_event_type = 'Lock' and query like 'insert into schema_migrations%'")
             os.kill(one.pid, signal.SIGKILL)
         finally:
             one.kill()
             await asyncio.to_thread(one.communicate)
-        await other.execute("commit; drop table schema_migrations")
-        idle = "select count(*) from pg_stat_activity where datname = current_database() and state <> 'idle' and pid <> pg_backend_pid()"
-        async with asyncio.timeout(30):
-            while await other.fetchval(idle):
-                await asyncio.sleep(0.02)
+    await watcher.execute("drop table schema_migrations")  # waits for the session of the dead
+    await watcher.close()
     assert await tables(dsn) == set()
     assert await migrate(database) == migrations()
 

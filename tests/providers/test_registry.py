@@ -1,0 +1,211 @@
+"""One bad plugin, and one bad provider, is shown with its reason and disturbs no other."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from importlib.metadata import EntryPoint
+from typing import Any
+
+import pytest
+
+from candlegraph import clock
+from candlegraph.errors import ConfigurationError, ProviderError, ProviderRefused, ProviderUnavailable
+from candlegraph.provider import ENTRY_POINT_GROUP, Provider, State
+from providers import registry as registry_module
+from providers.registry import START_RETRY_MS, Registry
+from tests.fakes.upstream import Upstream
+
+ENVIRON = {"FAKE_KEY": "k"}
+
+
+@dataclass(frozen=True)
+class Point:
+    """An entry point that is not installed."""
+
+    name: str
+    factory: Callable[[Mapping[str, str]], Iterable[Provider]] | Exception
+    value: str = "package.module:create"
+
+    def load(self) -> Callable[[Mapping[str, str]], Iterable[Provider]]:
+        if isinstance(self.factory, Exception):
+            raise self.factory
+        return self.factory
+
+
+class Starting(Upstream):
+    """Counts its starts, and fails them as it is told."""
+
+    starts = 0
+    closes = 0
+    failing: BaseException | None = None
+    slow: asyncio.Event | None = None
+    failing_close: Exception | None = None
+
+    async def start(self) -> None:
+        self.starts += 1
+        await (self.slow.wait() if self.slow else asyncio.sleep(0))
+        if self.failing:
+            raise self.failing
+
+    async def close(self) -> None:
+        self.closes += 1
+        if self.failing_close:
+            raise self.failing_close
+
+
+def registry(*points: Point) -> Registry:
+    return Registry(ENVIRON, points)  # type: ignore[arg-type]
+
+
+def of(provider: Provider, name: str = "fake.upstream") -> Point:
+    return Point(name, lambda environ: [provider])
+
+
+@pytest.fixture
+def now(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """The time, to be set."""
+    time = [1_700_000_000_000]
+    monkeypatch.setattr(clock, "now_ms", lambda: time[0])
+    return time
+
+
+async def test_a_factory_gets_the_environment_and_may_bring_many_providers() -> None:
+    seen: list[Mapping[str, str]] = []
+
+    def create(environ: Mapping[str, str]) -> Iterable[Provider]:
+        seen.append(environ)
+        for name in ("b", "a"):
+            yield Upstream(id=name)
+
+    found = registry(Point("fake.many", create))
+    assert seen == [ENVIRON]
+    assert [(status.market.id, status.id, status.state) for status in found.statuses()] == [
+        ("fake", "a", State.READY), ("fake", "b", State.READY),
+    ]  # fmt: skip
+    one = await found.get("fake", "a")
+    assert one is not None
+    assert one.id == "a"
+    assert await found.get("fake", "c") is None
+    assert await found.get("mars", "a") is None
+
+
+@pytest.mark.parametrize(
+    "error", [ImportError("no module named x"), SyntaxError("what"), TypeError("create() takes 0")]
+)
+async def test_a_plugin_that_cannot_be_loaded_is_shown_with_the_reason_and_disturbs_no_other(
+    error: Exception, caplog: pytest.LogCaptureFixture
+) -> None:
+    def broken(environ: Mapping[str, str]) -> Iterable[Provider]:
+        raise error
+
+    for culprit in (Point("mars.rover", error), Point("mars.rover", broken)):
+        found = registry(culprit, of(good := Upstream()))
+        shown = {status.id: status for status in found.statuses()}
+        assert (shown["rover"].market.id, shown["rover"].state) == ("mars", State.FAILED)
+        assert str(error) in str(shown["rover"].reason)
+        assert "package.module:create" in str(shown["rover"].reason)
+        assert await found.get("fake", "upstream") is good
+        with pytest.raises(ProviderUnavailable, match=r"package\.module:create"):
+            await found.get("mars", "rover")
+        await found.close()
+    assert "mars.rover" in caplog.text
+
+
+def test_a_wrong_setting_of_a_plugin_stops_the_start() -> None:
+    with pytest.raises(ConfigurationError, match="FAKE_KEY"):
+        registry(of(Upstream()), Point("x.y", ConfigurationError("FAKE_KEY is wrong.")))
+
+
+async def test_of_two_plugins_that_bring_the_same_name_neither_is_used() -> None:
+    found = registry(of(Upstream(), "fake.one"), of(Upstream(), "fake.two"))
+    (status,) = found.statuses()
+    assert status.state is State.FAILED
+    assert "fake/upstream" in str(status.reason)
+    with pytest.raises(ProviderUnavailable, match="uninstall one"):
+        await found.get("fake", "upstream")
+
+
+async def test_a_provider_is_started_at_its_first_use_and_once_whoever_asks() -> None:
+    provider = Starting()
+    found = registry(of(provider))
+    found.statuses()
+    assert provider.starts == 0
+    assert await asyncio.gather(*(found.get("fake", "upstream") for _ in range(20))) == [provider] * 20
+    assert provider.starts == 1
+
+
+@pytest.mark.parametrize(
+    ("error", "state", "code", "said"),
+    [
+        (ConfigurationError("Set FAKE_KEY."), State.NOT_CONFIGURED, "PROVIDER_UNAVAILABLE", "Set FAKE_KEY."),
+        (ProviderUnavailable("It is down."), State.FAILED, "PROVIDER_UNAVAILABLE", "It is down."),
+        (ProviderRefused("No."), State.FAILED, "PROVIDER_REFUSED", "No."),
+        (OSError("no route"), State.FAILED, "PROVIDER_UNAVAILABLE", "no route"),
+    ],
+)
+async def test_a_provider_that_does_not_start_is_tried_again_after_a_while(
+    error: Exception, state: State, code: str, said: str, now: list[int]
+) -> None:
+    provider, other = Starting(), Upstream(id="other")
+    provider.failing = error
+    found = registry(of(provider), of(other, "fake.other"))
+    with pytest.raises(ProviderError, match=said) as caught:
+        await found.get("fake", "upstream")
+    assert caught.value.code == code
+    status = {status.id: status for status in found.statuses()}["upstream"]
+    assert (status.state, status.retry_at) == (state, now[0] + START_RETRY_MS)
+    assert said in str(status.reason)
+    assert await found.get("fake", "other") is other
+
+    now[0] += START_RETRY_MS - 1_000
+    with pytest.raises(ProviderUnavailable, match=said) as again:
+        await found.get("fake", "upstream")
+    assert again.value.retry_after == 1
+    assert provider.starts == 1
+    now[0] += 1_000
+    provider.failing = None
+    assert await found.get("fake", "upstream") is provider
+    status = {status.id: status for status in found.statuses()}["upstream"]
+    assert (status.state, status.reason, status.retry_at) == (State.READY, None, None)
+
+
+async def test_an_asker_that_leaves_during_the_start_leaves_the_provider_startable() -> None:
+    provider = Starting()
+    provider.slow = asyncio.Event()
+    found = registry(of(provider))
+    asker = asyncio.create_task(found.get("fake", "upstream"))
+    await asyncio.sleep(0.01)
+    asker.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await asker
+    provider.slow.set()
+    assert await found.get("fake", "upstream") is provider
+
+
+async def test_closing_closes_everything_although_one_fails(caplog: pytest.LogCaptureFixture) -> None:
+    bad, good = Starting(id="bad"), Starting(id="good")
+    bad.failing_close = RuntimeError("stuck")
+    found = registry(of(bad, "fake.bad"), of(good, "fake.good"))
+    with caplog.at_level(logging.WARNING, "providers.registry"):
+        await found.close()
+    assert (bad.closes, good.closes) == (1, 1)
+    assert "stuck" in caplog.text
+
+
+async def test_a_status_shows_what_the_provider_can_do() -> None:
+    provider = Upstream()
+    (status,) = registry(of(provider)).statuses()
+    assert (status.name, status.description, status.version) == ("Upstream", "Not real.", "1")
+    assert status.capabilities is provider.capabilities
+
+
+def test_the_providers_of_this_package_are_found_by_their_entry_points(monkeypatch: pytest.MonkeyPatch) -> None:
+    def only_ours(group: str) -> Any:
+        assert group == ENTRY_POINT_GROUP
+        return [EntryPoint("demo.synthetic", "providers.demo:create", group)]
+
+    monkeypatch.setattr(registry_module, "entry_points", only_ours)
+    assert [(s.market.id, s.id) for s in Registry({}).statuses()] == [("demo", "synthetic")]

@@ -1,0 +1,237 @@
+"""Symbols are listed once, kept, and found again although nobody upstream answers."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from candlegraph.candle import Candles
+from candlegraph.errors import CandlegraphError, NotFound, ProviderUnavailable
+from candlegraph.provider import Listing
+from candlegraph.series import Instrument, Record
+from storage import instruments as instruments_module
+from storage.database import Database
+from storage.instruments import Instruments
+from tests.fakes.upstream import Lineup, Upstream
+
+NAMES = ("AB", "BTC/USD", "a_c", "abc", "x%y", "x\\y", "Ünï/€")
+
+
+def upstream(*symbols: str) -> Upstream:
+    return Upstream({symbol: Candles.empty() for symbol in symbols or NAMES})
+
+
+def of(symbol: str, market: str = "fake", provider: str = "upstream") -> Instrument:
+    return Instrument(market, provider, symbol)
+
+
+async def found(instruments: Instruments, *symbols: str) -> Sequence[Record | CandlegraphError]:
+    return await instruments.find([of(symbol) for symbol in symbols])
+
+
+async def names(instruments: Instruments, text: str | None = None, **more: Any) -> list[str]:
+    question = {"text": text, "inactive": False, "after": None, "first": 100} | more
+    records, count = await instruments.search("fake", "upstream", **question)
+    assert count >= len(records)
+    return [record.instrument.symbol for record in records]
+
+
+async def test_a_listing_is_kept_and_a_restart_asks_nobody(database: Database) -> None:
+    source = upstream()
+    source.listed = {
+        "AB": Listing(
+            "",
+            "Alpha Beta",
+            "A",
+            "B",
+            "America/New_York",
+            first_available=1_500_000_000_123,
+            ended_at=1_600_000_000_000,
+        )
+    }
+    lineup = Lineup([source])
+    first = (await found(Instruments(database, lineup), "AB"))[0]
+    lineup.down = True
+    again = (await found(Instruments(database, lineup), "AB"))[0]
+    assert isinstance(first, Record)
+    assert first == again == Record(
+        first.id, of("AB"), "Alpha Beta", "A", "B", "America/New_York", active=True, listed=True,
+        first_available=1_500_000_000_123, ended_at=1_600_000_000_000,
+    )  # fmt: skip
+    assert source.listing_calls == 1
+
+
+async def test_what_is_not_listed_any_more_becomes_inactive_and_keeps_what_is_known(
+    database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = upstream("A", "B")
+    source.listed = {"B": Listing("", first_available=1_500_000_000_000)}
+    before = (await found(Instruments(database, Lineup([source])), "B"))[0]
+    await Instruments(database, Lineup([])).imported(of("C"), "UTC")
+    source = upstream("A")
+    instruments = Instruments(database, Lineup([source]))
+    assert await names(instruments) == ["A", "C"], "what was imported is nobody's to unlist"
+    assert await names(instruments, inactive=True) == ["A", "B", "C"]
+    after = (await found(instruments, "B"))[0]
+    assert isinstance(before, Record)
+    assert after == replace(before, active=False)
+    monkeypatch.setattr(instruments_module, "LISTING_TTL_S", 0.0)
+    source.truth["B"] = Candles.empty()
+    assert await names(instruments) == ["A", "B", "C"]
+    assert (await found(instruments, "B"))[0] == before, "a first candle once known is not forgotten"
+
+
+async def test_an_unknown_symbol_is_not_found_and_disturbs_no_other(database: Database) -> None:
+    instruments = Instruments(database, Lineup([upstream()]))
+    asked = [of("AB"), of("?"), of("AB", "mars"), of("AB", "fake", "nobody"), of("abc"), of("A\0B"), of("\ud800")]
+    answers = await instruments.find(asked)
+    assert [type(answer) for answer in answers] == [Record, NotFound, NotFound, NotFound, Record, NotFound, NotFound]
+    assert "known are fake" in str(answers[2])
+    assert "known are upstream" in str(answers[3])
+
+
+async def test_finds_at_the_same_time_share_one_reading_of_the_list(database: Database) -> None:
+    source = upstream()
+    instruments = Instruments(database, Lineup([source]))
+    answers = await asyncio.gather(*(found(instruments, "AB", "nope") for _ in range(30)), names(instruments))
+    assert source.listing_calls == 1
+    assert {type(answer[0]) for answer in answers[:-1]} == {Record}
+    await found(instruments, "nope")
+    assert source.listing_calls == 1
+
+
+async def test_an_asker_that_leaves_does_not_stop_the_reading(database: Database) -> None:
+    source, release = upstream(), asyncio.Event()
+
+    async def hang() -> None:
+        await release.wait()
+
+    source.listing_fault = hang
+    instruments = Instruments(database, Lineup([source]))
+    askers = [asyncio.create_task(found(instruments, "AB")) for _ in range(2)]
+    async with asyncio.timeout(10):
+        while not source.listing_calls:  # noqa: ASYNC110 - it happens within the provider
+            await asyncio.sleep(0.01)
+    askers[0].cancel()
+    await asyncio.sleep(0)
+    release.set()
+    assert isinstance((await askers[1])[0], Record)
+    assert source.listing_calls == 1
+
+
+@pytest.mark.parametrize("mistake", [ProviderUnavailable("down"), TypeError("oops")])
+async def test_a_provider_that_fails_is_an_error_for_what_is_not_kept_only(
+    database: Database, mistake: Exception, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await found(Instruments(database, Lineup([upstream("AB")])), "AB")
+    source = upstream()
+
+    async def fail() -> None:
+        raise mistake
+
+    source.listing_fault = fail
+    instruments = Instruments(database, Lineup([source]))
+    kept, missing = await found(instruments, "AB", "abc")
+    assert isinstance(kept, Record)
+    assert isinstance(missing, ProviderUnavailable)
+    assert "oops" not in missing.message
+    assert await names(instruments) == ["AB"]
+    await found(instruments, "abc")
+    assert source.listing_calls == 1, "a list that failed is not asked for again at once"
+    monkeypatch.setattr(instruments_module, "LISTING_RETRY_S", 0.0)
+    await found(instruments, "abc")
+    assert source.listing_calls == 2
+
+
+async def test_a_search_with_nothing_kept_and_the_provider_down_is_its_error(database: Database) -> None:
+    lineup = Lineup([upstream()], down=True)
+    with pytest.raises(ProviderUnavailable):
+        await names(Instruments(database, lineup))
+    with pytest.raises(NotFound):
+        await Instruments(database, lineup).search("fake", "?", text=None, inactive=False, after=None, first=5)
+
+
+async def test_a_list_that_never_comes_is_waited_for_until_a_deadline_only(
+    database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(instruments_module, "LISTING_DEADLINE_S", 0.05)
+    source, release = upstream(), asyncio.Event()
+
+    async def hang() -> None:
+        await release.wait()
+
+    source.listing_fault = hang
+    instruments = Instruments(database, Lineup([source]))
+    async with asyncio.timeout(5):
+        assert isinstance((await found(instruments, "AB"))[0], ProviderUnavailable)
+    release.set()
+    monkeypatch.setattr(instruments_module, "LISTING_DEADLINE_S", 5.0)
+    assert isinstance((await found(instruments, "AB"))[0], Record)
+    assert source.listing_calls == 1
+
+
+async def test_a_symbol_that_is_listed_twice_is_one(database: Database, monkeypatch: pytest.MonkeyPatch) -> None:
+    source = upstream("A")
+
+    async def twice() -> list[Listing]:
+        return [Listing("A", "first"), Listing("A", "second")]
+
+    monkeypatch.setattr(source, "listings", twice)
+    record = (await found(Instruments(database, Lineup([source])), "A"))[0]
+    assert isinstance(record, Record)
+    assert record.name == "second"
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        (None, sorted(NAMES)), ("", sorted(NAMES)), ("ab", ["AB", "abc"]), ("B", ["AB", "BTC/USD", "abc"]),
+        ("%", ["x%y"]), ("_", ["a_c"]), ("\\", ["x\\y"]), ("x%y", ["x%y"]), ("a_c", ["a_c"]), ("Ünï/€", ["Ünï/€"]),
+        ("\0", []), ("\ud800", []), ("%%", []), ("' or true --", []),
+    ],
+)  # fmt: skip
+async def test_a_search_is_blind_to_case_and_takes_everything_else_literally(
+    database: Database, text: str | None, expected: list[str]
+) -> None:
+    assert sorted(await names(Instruments(database, Lineup([upstream()])), text)) == sorted(expected)
+
+
+async def test_pages_of_a_search_give_every_symbol_once(database: Database) -> None:
+    instruments = Instruments(database, Lineup([upstream()]))
+    pages: list[list[str]] = [[]]
+    while len(page := await names(instruments, after=pages[-1][-1] if pages[-1] else None, first=2)):
+        pages.append(page)
+    assert [len(page) for page in pages] == [0, 2, 2, 2, 1]
+    assert sorted(name for page in pages for name in page) == sorted(NAMES)
+    assert await names(instruments, after="\0") == await names(instruments, after="�")
+
+
+async def test_an_import_keeps_the_zone_that_an_instrument_has(database: Database) -> None:
+    instruments = Instruments(database, Lineup([]))
+    first = await instruments.imported(of("A"), "Asia/Tokyo")
+    assert (first.listed, first.timezone) == (False, "Asia/Tokyo")
+    assert await instruments.imported(of("A"), "UTC") == first
+    assert await instruments.pairs() == [("fake", "upstream")]
+    assert (await found(instruments, "A"))[0] == first
+
+
+async def test_what_was_imported_is_extended_once_its_provider_is_found_to_list_it(database: Database) -> None:
+    """The import is answered at once from the store; the provider's list is read behind it."""
+    source = upstream("BTC/USD")
+    instruments = Instruments(database, Lineup([source]))
+    await instruments.imported(of("BTC/USD"), "UTC")
+    await instruments.imported(of("OWN/USD"), "UTC")
+    first = await found(instruments, "BTC/USD", "OWN/USD")
+    assert [isinstance(record, Record) and record.listed for record in first] == [False, False]
+    records = first
+    for _ in range(100):
+        await asyncio.sleep(0.02)
+        records = await found(instruments, "BTC/USD", "OWN/USD")
+        if isinstance(records[0], Record) and records[0].listed:
+            break
+    assert [isinstance(record, Record) and record.listed for record in records] == [True, False]
+    assert source.listing_calls == 1
