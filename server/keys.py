@@ -10,6 +10,8 @@ import tempfile
 from contextlib import suppress
 from pathlib import Path
 
+from candlegraph.errors import ConfigurationError
+
 log = logging.getLogger(__name__)
 
 MIN_BYTES = 32
@@ -43,7 +45,7 @@ def kept_key(data_dir: Path) -> bytes:
         if not path.exists():
             data_dir.mkdir(parents=True, exist_ok=True)
             _write(path, secrets.token_hex(32))
-        return path.read_text(encoding="ascii").strip().encode()
+        key = path.read_text(encoding="utf-8").strip()
     except OSError as error:
         log.warning(
             "SECRET_KEY is not set and none can be kept in %s (%s): sign-ins end with this process",
@@ -51,6 +53,9 @@ def kept_key(data_dir: Path) -> bytes:
             error.strerror,
         )
         return secrets.token_hex(32).encode()
+    if weakness_of(key):
+        raise ConfigurationError(f"DATA_DIR: {path} is damaged: remove it, and everybody signs in again.")
+    return key.encode()
 
 
 def _write(path: Path, text: str) -> None:

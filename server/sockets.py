@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Mapping
+from contextlib import suppress
 from typing import Any
 
 import orjson
@@ -63,7 +64,8 @@ class TransportHandler(BaseGraphQLTransportWSHandler[Context, None]):
                 await self.context.services.accounts.standing.ended(user)
         except TimeoutError:
             reason = TokenExpired().message
-        await self.websocket.close(4403, reason)
+        with suppress(RuntimeError, WebSocketDisconnect):  # its client may have been faster
+            await self.websocket.close(4403, reason)
 
     async def shutdown(self) -> None:
         """End what runs on the socket."""

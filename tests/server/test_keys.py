@@ -152,6 +152,13 @@ def test_a_key_is_made_once_and_kept_for_its_owner_alone(tmp_path: Path) -> None
     assert kept_key(tmp_path / "data") == key
 
 
+@pytest.mark.parametrize("content", ["", "short", "your_very_secret_key" * 2])
+def test_a_damaged_key_is_not_signed_with(tmp_path: Path, content: str) -> None:
+    (tmp_path / "secret_key").write_text(content)
+    with pytest.raises(ConfigurationError, match="DATA_DIR"):
+        kept_key(tmp_path)
+
+
 def test_a_data_directory_that_cannot_keep_one_is_said_and_survived(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
