@@ -11,6 +11,7 @@ import os
 from collections import OrderedDict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cache
 from importlib import metadata
 from pathlib import Path
 
@@ -68,6 +69,11 @@ class _Tables:
         return self._kept[key]
 
 
+@cache
+def _own_version() -> str:
+    return metadata.version("candlegraph")
+
+
 def _bytes(table: Table) -> int:
     # The flags are one value each, broadcast.
     return sum(column.nbytes for column in table.candles.columns[:6])
@@ -105,7 +111,7 @@ class Files:
     @property
     def version(self) -> str:
         """The version of Candlegraph, which it comes with."""
-        return metadata.version("candlegraph")
+        return _own_version()
 
     @property
     def capabilities(self) -> Capabilities:

@@ -19,9 +19,11 @@ from tests.server.running import Running
 
 JSON = {"content-type": "application/json"}
 MODERN = "application/graphql-response+json"
-WEB = Path(__file__).parents[2] / "server" / "web"
+ROOT = Path(__file__).parents[2]
+WEB = ROOT / "server" / "web"
 LEAKS = re.compile(
-    r"Traceback|File \\?\"|/work/|site-packages|asyncpg|postgresql://|\bselect\b .*\bfrom\b|\.py\b|uvicorn|orjson"
+    rf"{re.escape(str(ROOT))}|"
+    r"Traceback|File \\?\"|site-packages|asyncpg|postgresql://|\bselect\b .*\bfrom\b|\.py\b|uvicorn|orjson"
 )
 
 
