@@ -101,8 +101,8 @@ WRONG_CLAIMS: list[dict[str, Any]] = [
     {"roles": [["ADMIN"]]},
     {"roles": [None]},
     *({"sub": value} for value in ("", "0", "-7", "7 ", " 7", "07", "' or 1=1 --", "9" * 30, "\u0667", 7, "7\n")),
-    {"nbf": int(time.time()) + 60},
-    {"iat": int(time.time()) + 60, "nbf": int(time.time()) + 60},
+    {"nbf": int(time.time()) + 86_400},
+    {"iat": int(time.time()) + 86_400, "exp": int(time.time()) + 86_500},
 ]
 
 

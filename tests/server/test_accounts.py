@@ -249,30 +249,35 @@ async def test_a_socket_belongs_to_whom_its_connection_init_says(client: Client,
         assert (await socket.receive_json())["payload"]["data"]["me"]["username"] == "ada"
 
 
-EXPIRED = f"Bearer {forged(age_s=1000)}"
+BAD_HEADERS: dict[str, Callable[[], object]] = {
+    "expired": lambda: f"Bearer {forged(age_s=1000)}",
+    "gone": lambda: f"Bearer {forged(sub='999')}",
+    "garbage": lambda: "Bearer x",
+    "no token": lambda: "Bearer",
+    "no scheme": forged,
+    "a number": lambda: 7,
+    "a list": lambda: ["Bearer x"],
+    "an object": lambda: {"a": 1},
+}
 
 
-@pytest.mark.parametrize(
-    "value",
-    [EXPIRED, f"Bearer {forged(sub='999')}", "Bearer x", "Bearer", forged(), 7, ["Bearer x"], {"a": 1}],
-    ids=["expired", "gone", "garbage", "no token", "no scheme", "a number", "a list", "an object"],
-)
-async def test_a_socket_with_a_token_that_is_not_good_is_closed_with_4403(client: Client, value: object) -> None:
+@pytest.mark.parametrize("header", BAD_HEADERS)
+async def test_a_socket_with_a_token_that_is_not_good_is_closed_with_4403(client: Client, header: str) -> None:
     """graphql-ws tries again after 4403, and never after 4401."""
-    async with client.socket({"Authorization": value}) as socket:
+    async with client.socket({"Authorization": BAD_HEADERS[header]()}) as socket:
         code, reason = await _closed_with(socket)
     assert code == 4403
-    assert ("expired" in reason) is (value == EXPIRED)
+    assert ("expired" in reason) is (header == "expired")
 
 
 async def test_a_live_socket_is_closed_when_its_token_expires_and_not_before(client: Client) -> None:
-    async with client.socket({"Authorization": f"Bearer {forged(age_s=0, lifetime_s=2)}"}) as socket:
+    async with client.socket({"Authorization": f"Bearer {forged(age_s=0, lifetime_s=3)}"}) as socket:
         began = time.time()
         await socket.receive_json()
         await socket.send_json({"id": "1", "type": "subscribe", "payload": {"query": LIVE}})
         assert (await socket.receive_json())["type"] == "next"
         assert await _closed_with(socket) == (4403, "The access token has expired: refresh it.")
-        assert 0.9 < time.time() - began < 3.5
+        assert 1.5 < time.time() - began < 4
 
 
 async def test_whoever_is_disabled_is_out_within_a_second_on_a_live_socket_too(client: Client) -> None:
