@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import os
 from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 from urllib.parse import urlsplit, urlunsplit
@@ -80,3 +81,10 @@ def shared_data() -> Path | None:
     """Real exchange files, where somebody laid them beside the checkout; no test may need them."""
     folder = Path(__file__).parents[2] / "shared" / "data"
     return folder if folder.is_dir() else None
+
+
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    """Nothing is skipped in silence: where CI is set, a skip fails the run."""
+    reporter = session.config.pluginmanager.get_plugin("terminalreporter")
+    if os.environ.get("CI") and reporter and reporter.stats.get("skipped"):
+        session.exitstatus = pytest.ExitCode.TESTS_FAILED

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from candlegraph.answer import Ask
+from storage import instruments
 from storage.database import Database
 from storage.history import History
 from tests.fakes.laboratory import SYMBOLS, T0, Laboratory
@@ -22,6 +23,8 @@ def statements(monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
     """How often each named statement was sent."""
     sent: Counter[str] = Counter()
     read = Database.read
+    # What is remembered of an instrument for half a minute would spare the statement that is counted here.
+    monkeypatch.setattr(instruments, "RECORD_TTL_S", 0.0)
 
     async def counting(self: Database, name: str, *arguments: object) -> Sequence[Any]:
         sent[name] += 1
