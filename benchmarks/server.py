@@ -22,7 +22,9 @@ from candlegraph import Candles, Instrument, Record
 from candlegraph.answer import Answer, Ask
 from providers.registry import Registry
 from realtime.hub import Hub
+from resolvers.accounts import Accounts
 from resolvers.context import Context, Services
+from resolvers.tokens import Tokens
 from schema.build import build_schema
 from schema.query import Query
 from schema.scalars import SCALARS
@@ -33,6 +35,8 @@ from storage.collector import Collector
 from storage.database import Database
 from storage.history import History
 from storage.instruments import Instruments
+from storage.limits import Limiter
+from storage.users import Users
 
 
 class MemoryHistory:
@@ -62,7 +66,8 @@ async def main(kind: str, source: str, dsn: str) -> None:
     history: Any = History(store, instruments, collector, registry)
     if source == "memory":
         history = MemoryHistory()
-    services = Services(history, instruments, registry, Hub(history, collector, registry), 500, 5_000)
+    accounts = Accounts(Users(database), Tokens(list), Limiter())
+    services = Services(history, instruments, registry, Hub(history, collector, registry), 500, 5_000, accounts)
     endpoint: Any = Endpoint(build_schema(), services, WEB, [])
     if kind == "stock":
         schema = strawberry.Schema(Query, config=StrawberryConfig(scalar_map=SCALARS))

@@ -4,8 +4,11 @@ CandlegraphError
 |-- BadUserInput            BAD_USER_INPUT          change the request
 |-- NotFound                NOT_FOUND               ask for something that exists
 |-- Unauthenticated         UNAUTHENTICATED         sign in
+|   |-- TokenExpired        UNAUTHENTICATED         refresh the access token
+|   `-- TokenUsed           UNAUTHENTICATED         use what the first use of the refresh token brought
 |-- Forbidden               FORBIDDEN               ask somebody who may
 |-- Conflict                CONFLICT                read again, then retry
+|-- TooManyAttempts         RATE_LIMITED            wait ``retry_after`` seconds
 |-- Overloaded              OVERLOADED              come back later
 |-- Unavailable             UNAVAILABLE             our own storage is away: retry
 |-- ConfigurationError      CONFIGURATION           mend the named setting
@@ -25,6 +28,7 @@ class CandlegraphError(Exception):
     """Something went wrong."""
 
     code = "INTERNAL"
+    reason: str | None = None  # where clients have to tell errors of one code apart
 
     def __init__(self, message: str | None = None, *, retry_after: float | None = None) -> None:
         """Take ``message``, or the first line of the class's docstring.
@@ -58,6 +62,18 @@ class Unauthenticated(CandlegraphError):
     code = "UNAUTHENTICATED"
 
 
+class TokenExpired(Unauthenticated):
+    """The access token has expired: refresh it."""
+
+    reason = "TOKEN_EXPIRED"
+
+
+class TokenUsed(Unauthenticated):
+    """This refresh token was used a moment ago: take the tokens that the first use brought."""
+
+    reason = "TOKEN_USED"
+
+
 class Forbidden(CandlegraphError):
     """You may not do this."""
 
@@ -68,6 +84,12 @@ class Conflict(CandlegraphError):
     """It changed meanwhile: read it again."""
 
     code = "CONFLICT"
+
+
+class TooManyAttempts(CandlegraphError):
+    """Too many attempts: wait a while."""
+
+    code = "RATE_LIMITED"
 
 
 class Overloaded(CandlegraphError):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
@@ -12,7 +12,9 @@ from aiodataloader import DataLoader
 from candlegraph.answer import Answer, Ask
 from candlegraph.provider import Providers
 from candlegraph.series import Instrument, Record
+from candlegraph.viewer import User, UserConfig, Viewer
 from realtime.hub import Hub
+from resolvers.accounts import Accounts
 from storage.history import History
 from storage.instruments import Instruments
 
@@ -27,6 +29,15 @@ class Services:
     hub: Hub
     default_points: int
     max_points: int
+    accounts: Accounts
+
+
+@dataclass(frozen=True, slots=True)
+class Origin:
+    """Where a request comes from."""
+
+    address: str = "here"
+    trusted: bool = False  # this machine, in development: its owner may do everything until somebody has an account
 
 
 class Loaders:
@@ -40,6 +51,12 @@ class Loaders:
         # An item may be the exception of its key alone, which the loader's type does not know.
         self.answer_by_ask: DataLoader[Ask, Answer] = DataLoader(services.history.answer)  # type: ignore[arg-type]
         self.record_by_instrument: DataLoader[Instrument, Record] = DataLoader(services.instruments.find)  # type: ignore[arg-type]
+        self._services = services
+
+    @cached_property
+    def config_by_user(self) -> DataLoader[User, UserConfig]:
+        """What is kept for each user; few operations ask."""
+        return DataLoader(self._services.accounts.configs)
 
 
 @dataclass
@@ -49,6 +66,8 @@ class Context:
     services: Services
     request_id: str
     connection_params: Mapping[str, Any] | None = None
+    viewer: Viewer = field(default_factory=Viewer)
+    origin: Origin = Origin()
 
     @cached_property
     def loaders(self) -> Loaders:
@@ -57,4 +76,4 @@ class Context:
 
     def for_operation(self) -> Context:
         """The same surroundings with loaders of its own."""
-        return Context(self.services, self.request_id, self.connection_params)
+        return replace(self)

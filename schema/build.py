@@ -10,6 +10,7 @@ from strawberry.types import ExecutionContext
 from schema.documents import Documents
 from schema.errors import CodedErrors
 from schema.executor import BulkExecutor
+from schema.mutation import Mutation
 from schema.operation import NamedOperation
 from schema.query import Query
 from schema.scalars import SCALARS
@@ -27,6 +28,7 @@ def build_schema() -> Schema:
     """Put the schema together."""
     return Schema(
         query=Query,
+        mutation=Mutation,
         subscription=Subscription,
         config=StrawberryConfig(scalar_map=SCALARS),
         execution_context_class=BulkExecutor,

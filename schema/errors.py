@@ -35,6 +35,8 @@ class CodedErrors(MaskErrors):
         message = error.message
         if isinstance(cause, CandlegraphError):
             extensions: dict[str, object] = {"code": cause.code}
+            if cause.reason is not None:
+                extensions["reason"] = cause.reason
             if cause.retry_after is not None:
                 extensions["retryAfter"] = round(cause.retry_after, 3)
         elif cause is None:

@@ -10,13 +10,16 @@ from strawberry import Info
 from candlegraph.answer import Fill, Wait
 from candlegraph.series import Series
 from candlegraph.timeframe import MINUTE
+from candlegraph.viewer import Role
 from resolvers.candles import resolve_batch, resolve_candles
 from resolvers.context import Context
 from resolvers.markets import instrument, resolve_markets, resolve_providers, resolve_symbol, resolve_symbols
 from schema import arguments as arg
 from schema.candles import CandleSeries, SeriesInput
 from schema.market import Market, Provider
+from schema.permission import needs
 from schema.symbol import Symbol, SymbolConnection
+from schema.user import User
 
 SeriesArg = Annotated[list[SeriesInput], strawberry.argument(description="The series, at most 100.")]
 
@@ -25,15 +28,17 @@ SeriesArg = Annotated[list[SeriesInput], strawberry.argument(description="The se
 class Query:
     """The contract's queries."""
 
-    @strawberry.field(description="Every market.")
+    @strawberry.field(description="Every market.", extensions=needs(Role.VIEWER))
     async def markets(self, info: Info[Context, None]) -> list[Market]:
         return await resolve_markets(info.context)  # type: ignore[return-value]
 
-    @strawberry.field(description="The providers of a market.")
+    @strawberry.field(description="The providers of a market.", extensions=needs(Role.VIEWER))
     async def providers(self, info: Info[Context, None], market: arg.MarketArg) -> list[Provider] | None:
         return await resolve_providers(info.context, market)  # type: ignore[return-value]
 
-    @strawberry.field(description="The symbols of a provider, in the order of their names.")
+    @strawberry.field(
+        description="The symbols of a provider, in the order of their names.", extensions=needs(Role.VIEWER)
+    )
     async def symbols(
         self,
         info: Info[Context, None],
@@ -48,7 +53,7 @@ class Query:
             info.context, market, provider, search, inactive=include_inactive, first=first, after=after
         )
 
-    @strawberry.field(description="One symbol.")
+    @strawberry.field(description="One symbol.", extensions=needs(Role.VIEWER))
     async def symbol(
         self, info: Info[Context, None], market: arg.MarketArg, provider: arg.ProviderArg, symbol: arg.SymbolArg
     ) -> Symbol | None:
@@ -58,7 +63,8 @@ class Query:
         description=(
             "Candles: the oldest `limit` from `since`, or without it the newest before `until` (or now); always "
             "ascending, with the truth about what is missing and who answered."
-        )
+        ),
+        extensions=needs(Role.VIEWER),
     )
     async def candles(
         self,
@@ -90,7 +96,8 @@ class Query:
     @strawberry.field(
         description=(
             "Same arguments for many series, one round trip; an item that fails is null and its error carries its path."
-        )
+        ),
+        extensions=needs(Role.VIEWER),
     )
     async def candles_batch(
         self,
@@ -115,3 +122,10 @@ class Query:
             timezone=timezone,
             wait=wait,
         )
+
+    @strawberry.field(description="The signed-in user: identity, roles, saved configuration. Null when anonymous.")
+    def me(self, info: Info[Context, None]) -> User | None:
+        viewer = info.context.viewer
+        if viewer.refusal:
+            raise viewer.refusal
+        return viewer.user  # type: ignore[return-value]

@@ -12,6 +12,7 @@ from candlegraph.errors import BadUserInput
 from candlegraph.timeframe import Timeframe
 
 Timestamp = NewType("Timestamp", int)
+JSON = NewType("JSON", object)
 
 _DOCS = "https://candlegraph.org/docs/scalars"
 _OLDEST_MS, _NEWEST_MS = 100_000_000_000, 9_999_999_999_999
@@ -105,5 +106,12 @@ SCALARS: dict[object, ScalarDefinition] = {
         specified_by_url=f"{_DOCS}#timeframe",
         serialize=str,
         parse_value=_parse_timeframe,
+    ),
+    JSON: strawberry.scalar(
+        name="JSON",
+        description="Any JSON value.",
+        specified_by_url="https://www.rfc-editor.org/rfc/rfc8259",
+        serialize=lambda value: value,
+        parse_value=lambda value: value,
     ),
 }

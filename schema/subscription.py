@@ -10,11 +10,13 @@ from strawberry import Info, Parent
 from candlegraph.event import Event, EventKind
 from candlegraph.series import Series
 from candlegraph.timeframe import MINUTE
+from candlegraph.viewer import Role
 from resolvers.candles import stream_candles
 from resolvers.context import Context
 from resolvers.markets import instrument
 from schema import arguments as arg
 from schema.candles import Candle
+from schema.permission import needs
 from schema.scalars import Timestamp
 
 strawberry.enum(
@@ -56,7 +58,8 @@ class Subscription:
         description=(
             "History since `since` first (snapshots of at most 1,000 candles, 50,000 in all), caughtUp on the last of "
             "them, then live events, without gap or repeat."
-        )
+        ),
+        extensions=needs(Role.VIEWER),
     )
     async def candles(
         self,

@@ -16,7 +16,9 @@ from starlette.staticfiles import StaticFiles
 from candlegraph.errors import CandlegraphError
 from schema.build import build_schema
 from server.endpoint import Endpoint
+from server.loopback import is_loopback_name
 from server.machine import Machine
+from server.settings import Env
 
 WEB = Path(__file__).parent / "web"
 
@@ -24,7 +26,8 @@ WEB = Path(__file__).parent / "web"
 def create_app(machine: Machine) -> Starlette:
     """Put the application together over a started machine."""
     origins = machine.settings.origins
-    endpoint = Endpoint(build_schema(), machine.services, WEB, origins)
+    trusts_loopback = machine.settings.env is Env.DEVELOPMENT and is_loopback_name(machine.settings.host)
+    endpoint = Endpoint(build_schema(), machine.services, WEB, origins, trusts_loopback=trusts_loopback)
 
     async def home(_: Request) -> Response:
         return RedirectResponse("/graphql")

@@ -219,6 +219,94 @@ async def providers(data_dir: Path | None) -> None:
 
 
 @main.command()
+@_data_dir
+@_command
+async def config(data_dir: Path | None) -> None:
+    """Print the settings in effect; of a secret only whether it is set."""
+    from server.settings import settings_in_effect  # noqa: PLC0415
+
+    click.echo(settings_in_effect(_settings(data_dir=data_dir)))
+
+
+@main.group()
+def user() -> None:
+    """Make, list, close and reopen accounts, and change their passwords."""
+
+
+@user.command("add")
+@click.argument("name")
+@click.option("--role", type=click.Choice(["viewer", "operator", "admin"]), default="viewer", show_default=True)
+@_data_dir
+@_command
+async def add_user(name: str, role: str, data_dir: Path | None) -> None:
+    """Make an account; the password is asked for, or is the first line of stdin."""
+    from candlegraph.viewer import Role  # noqa: PLC0415
+    from server.machine import roster  # noqa: PLC0415
+
+    async with roster(_settings(data_dir=data_dir)) as accounts:
+        made = await accounts.add(name, _password(), Role(role))
+    click.echo(f"{made.name} may sign in, as {made.role.value}.")
+
+
+@user.command("list")
+@_data_dir
+@_command
+async def list_users(data_dir: Path | None) -> None:
+    """List the accounts."""
+    from server.machine import database  # noqa: PLC0415
+    from storage.users import Users  # noqa: PLC0415
+
+    async with database(_settings(data_dir=data_dir)) as opened:
+        rows = [(one.name, one.role.value, "closed" if one.disabled else "open") for one in await Users(opened).every()]
+    _print_table(("name", "role", "state"), [*rows])
+
+
+@user.command("disable")
+@click.argument("name")
+@_data_dir
+@_command
+async def disable_user(name: str, data_dir: Path | None) -> None:
+    """Close an account: whoever is signed in with it is out within a second."""
+    from server.machine import roster  # noqa: PLC0415
+
+    async with roster(_settings(data_dir=data_dir)) as accounts:
+        closed = await accounts.disable(name, disabled=True)
+    click.echo(f"{closed.name} may not sign in any more.")
+
+
+@user.command("enable")
+@click.argument("name")
+@_data_dir
+@_command
+async def enable_user(name: str, data_dir: Path | None) -> None:
+    """Open an account again."""
+    from server.machine import roster  # noqa: PLC0415
+
+    async with roster(_settings(data_dir=data_dir)) as accounts:
+        opened = await accounts.disable(name, disabled=False)
+    click.echo(f"{opened.name} may sign in again.")
+
+
+@user.command("password")
+@click.argument("name")
+@_data_dir
+@_command
+async def change_password(name: str, data_dir: Path | None) -> None:
+    """Change a password, which ends every session of the account."""
+    from server.machine import roster  # noqa: PLC0415
+
+    async with roster(_settings(data_dir=data_dir)) as accounts:
+        changed = await accounts.change_password(name, _password())
+    click.echo(f"{changed.name} has a new password; every older sign-in has ended.")
+
+
+def _password() -> str:
+    if sys.stdin.isatty():
+        return str(click.prompt("Password", hide_input=True, confirmation_prompt=True, err=True))
+    return sys.stdin.readline().rstrip("\r\n")
+
+
+@main.command()
 def schema() -> None:
     """Print the GraphQL schema."""
     from schema.build import build_schema  # noqa: PLC0415

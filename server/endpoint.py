@@ -22,8 +22,9 @@ from strawberry.types import ExecutionResult
 from strawberry.types.execution import PreExecutionError
 from strawberry.types.graphql import OperationType
 
-from resolvers.context import Context, Services
+from resolvers.context import Context, Origin, Services
 from schema.build import Schema
+from server.loopback import is_loopback
 from server.sockets import TextFrames, TransportHandler
 
 MAX_BODY = 262_144
@@ -47,7 +48,15 @@ class Endpoint(GraphQL[Context, None]):
     websocket_adapter_class = TextFrames
     graphql_transport_ws_handler_class = TransportHandler
 
-    def __init__(self, schema: Schema, services: Services, web: Path, allowed_origins: list[str]) -> None:
+    def __init__(
+        self,
+        schema: Schema,
+        services: Services,
+        web: Path,
+        allowed_origins: list[str],
+        *,
+        trusts_loopback: bool = False,
+    ) -> None:
         """Serve ``schema``; ``web`` is the folder of the built page."""
         super().__init__(
             schema,
@@ -58,6 +67,7 @@ class Endpoint(GraphQL[Context, None]):
         )
         self._services = services
         self._page = web / "graphiql.html"
+        self._trusts_loopback = trusts_loopback
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer a request or a socket; what is wrong with the envelope is a coded error in JSON too."""
@@ -76,8 +86,14 @@ class Endpoint(GraphQL[Context, None]):
 
     async def get_context(self, request: Request | WebSocket, response: Response | WebSocket) -> Context:
         """Surround an operation; a socket's operations are given loaders of their own later."""
-        request_id = request.state.id if isinstance(request, Request) else secrets.token_hex(8)
-        return Context(self._services, request_id)
+        address = request.client.host if request.client else ""
+        origin = Origin(address, self._trusts_loopback and is_loopback(request))
+        authorization = request.headers.get("authorization")
+        if isinstance(request, Request):
+            viewer = await self._services.accounts.identify(authorization)
+            return Context(self._services, request.state.id, viewer=viewer, origin=origin)
+        # Who it is is settled by `connection_init`; a client that can set a header may show the token there.
+        return Context(self._services, secrets.token_hex(8), {"Authorization": authorization}, origin=origin)
 
     def should_render_graphql_ide(self, request: Any) -> bool:
         """Show the page to browsers alone: a client that takes anything gets JSON."""

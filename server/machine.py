@@ -8,11 +8,16 @@ import os
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
+from functools import partial
 
 from candlegraph.errors import ConfigurationError, Unavailable
 from providers.registry import Registry
 from realtime.hub import Hub
+from resolvers.accounts import Accounts
 from resolvers.context import Services
+from resolvers.roster import Roster
+from resolvers.tokens import Tokens
+from server.keys import kept_key
 from server.settings import Settings
 from storage.candles import CandleStore
 from storage.collector import Collector
@@ -20,7 +25,9 @@ from storage.database import Database
 from storage.embedded import EmbeddedPostgres
 from storage.history import History
 from storage.instruments import Instruments
+from storage.limits import Limiter
 from storage.migrate import migrate
+from storage.users import Users
 
 log = logging.getLogger(__name__)
 
@@ -69,9 +76,17 @@ async def _start(postgres: EmbeddedPostgres) -> str:
 
 
 @asynccontextmanager
+async def roster(settings: Settings) -> AsyncIterator[Roster]:
+    """The accounts alone, for the command line."""
+    async with database(settings) as opened:
+        yield Roster(Users(opened))
+
+
+@asynccontextmanager
 async def machine(settings: Settings) -> AsyncIterator[Machine]:
     """Everything, started; stopped in reverse order on the way out."""
     registry = Registry(os.environ)
+    limiter = Limiter(settings.redis_url.get_secret_value() if settings.redis_url else None)
     async with database(settings) as opened, AsyncExitStack() as stack:
         stack.push_async_callback(registry.close)
         store = CandleStore(opened)
@@ -81,7 +96,17 @@ async def machine(settings: Settings) -> AsyncIterator[Machine]:
         history = History(store, instruments, collector, registry)
         hub = Hub(history, collector, registry)
         stack.push_async_callback(hub.close)
+        tokens = Tokens(partial(_keys, settings))
+        accounts = Accounts(Users(opened), tokens, limiter, require_auth=settings.require_auth)
+        stack.push_async_callback(accounts.close)
         services = Services(
-            history, instruments, registry, hub, settings.default_chart_points, settings.max_chart_points
+            history, instruments, registry, hub, settings.default_chart_points, settings.max_chart_points, accounts
         )
         yield Machine(settings, opened, registry, store, services)
+
+
+def _keys(settings: Settings) -> list[bytes]:
+    """The keys of access tokens, the one that signs first."""
+    if settings.secret_key is None:
+        return [kept_key(settings.data_dir)]
+    return [key.get_secret_value().encode() for key in (settings.secret_key, settings.secret_key_previous) if key]

@@ -13,6 +13,7 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from candlegraph.errors import BadUserInput, ConfigurationError
 from candlegraph.zone import zone
+from server.keys import weakness_of
 
 
 class Env(StrEnum):
@@ -55,8 +56,20 @@ class Settings(BaseSettings):
         None,
         description="The folder of the PostgreSQL programs to embed; otherwise those of the wheel, then the system's.",
     )
-    redis_url: SecretStr | None = Field(None, description="Reserved: a Redis or Valkey for the shared cache.")
-    secret_key: SecretStr | None = Field(None, description="Reserved: the key that tokens are signed with.")
+    redis_url: SecretStr | None = Field(
+        None, description="A Redis or Valkey in which several processes count sign-ins together: `redis://host:6379/0`."
+    )
+    secret_key: SecretStr | None = Field(
+        None,
+        description=(
+            "The key that access tokens are signed with, at least 32 bytes. `production` requires it; elsewhere one is made "
+            "and kept in `DATA_DIR`."
+        ),
+    )
+    secret_key_previous: SecretStr | None = Field(
+        None, description="The key before it, still accepted: for as long as a change of keys takes."
+    )
+    require_auth: bool = Field(False, description="`true` shows market data to nobody who is not signed in.")
     default_chart_points: int = Field(500, ge=1, description="How many candles a query without `limit` returns.")
     max_chart_points: int = Field(5000, ge=1, le=50_000, description="The highest `limit`.")
     allowed_origins: str = Field(
@@ -78,6 +91,19 @@ class Settings(BaseSettings):
         if self.default_chart_points > self.max_chart_points:
             raise ValueError("DEFAULT_CHART_POINTS must not exceed MAX_CHART_POINTS")
         return self
+
+    @model_validator(mode="after")
+    def _key_in_production(self) -> Self:
+        if self.env is Env.PRODUCTION and self.secret_key is None:
+            raise ValueError("SECRET_KEY is required in production: 32 random bytes, such as of `openssl rand -hex 32`")
+        return self
+
+    @field_validator("secret_key", "secret_key_previous")
+    @classmethod
+    def _is_strong(cls, value: SecretStr | None) -> SecretStr | None:
+        if value and (weakness := weakness_of(value.get_secret_value())):
+            raise ValueError(weakness)
+        return value
 
     @property
     def origins(self) -> list[str]:
@@ -103,19 +129,59 @@ class Settings(BaseSettings):
     @classmethod
     def read(cls, **overrides: object) -> Self:
         """Read the environment; ``overrides`` (from the command line) win where they are not None."""
+        given = {name: value for name, value in overrides.items() if value is not None}
         try:
-            return cls(**{name: value for name, value in overrides.items() if value is not None})  # type: ignore[arg-type]
+            return cls(**{**_secrets_in_files(cls.secrets() - given.keys()), **given})  # type: ignore[arg-type]
         except ValidationError as error:
             first = error.errors(include_input=False, include_url=False)[0]
             name = ".".join(map(str, first["loc"])).upper()
             message = first["msg"].removeprefix("Value error, ")
             raise ConfigurationError(f"{name}: {message}." if name else f"{message}.") from None
 
+    @classmethod
+    def secrets(cls) -> set[str]:
+        """The names of the settings that must never be shown."""
+        return {name for name, field in cls.model_fields.items() if field.annotation == SecretStr | None}
+
+
+def _secrets_in_files(names: set[str]) -> dict[str, str]:
+    """What the files named by ``<SECRET>_FILE`` hold, as container platforms hand secrets over."""
+    found = {}
+    for name in sorted(names):
+        variable = name.upper() + "_FILE"
+        path = os.environ.get(variable)
+        if not path:
+            continue
+        if os.environ.get(name.upper()):
+            raise ConfigurationError(f"{variable}: {name.upper()} is set as well; keep one of the two.")
+        try:
+            found[name] = Path(path).read_text(encoding="utf-8").strip()
+        except (OSError, ValueError) as error:
+            reason = getattr(error, "strerror", None) or "it is no text"
+            raise ConfigurationError(f"{variable}: the file cannot be read ({reason}).") from None
+        if not found[name]:
+            raise ConfigurationError(f"{variable}: the file is empty.")
+    return found
+
+
+def settings_in_effect(settings: Settings) -> str:
+    """Every setting and its value, a line each; of a secret only whether there is one."""
+    lines = []
+    for name, value in settings:
+        shown = "" if value is None else "(hidden)" if name in Settings.secrets() else _plain(value)
+        lines.append(f"{name.upper()}={shown}")
+    return "\n".join(lines)
+
+
+def _plain(value: object) -> str:
+    """A value as it is written in the environment."""
+    return str(value).lower() if isinstance(value, bool) else str(value)
+
 
 def settings_table() -> str:
     """Every setting as a Markdown table, as the README shows it."""
     rows = ["| setting | default | meaning |", "| --- | --- | --- |"]
     for name, field in Settings.model_fields.items():
-        plain = "" if field.default in {None, ""} else f"`{field.default}`"
+        plain = "" if field.default in {None, ""} else f"`{_plain(field.default)}`"
         rows.append(f"| `{name.upper()}` | {_COMPUTED.get(name, plain)} | {field.description} |")
     return "\n".join(rows)

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
+import time
 from collections.abc import Mapping
+from contextlib import suppress
 from typing import Any
 
 import orjson
@@ -11,8 +14,10 @@ from starlette.websockets import WebSocketDisconnect
 from strawberry.asgi import ASGIWebSocketAdapter
 from strawberry.http.exceptions import WebSocketDisconnected
 from strawberry.subscriptions.protocols.graphql_transport_ws.handlers import BaseGraphQLTransportWSHandler
-from strawberry.subscriptions.protocols.graphql_transport_ws.types import SubscribeMessage
+from strawberry.subscriptions.protocols.graphql_transport_ws.types import ConnectionInitMessage, SubscribeMessage
 
+from candlegraph.errors import TokenExpired, Unauthenticated
+from candlegraph.viewer import User
 from resolvers.context import Context
 
 MAX_OPERATIONS = 100
@@ -30,7 +35,43 @@ class TextFrames(ASGIWebSocketAdapter):
 
 
 class TransportHandler(BaseGraphQLTransportWSHandler[Context, None]):
-    """One socket."""
+    """One socket. It belongs to whom its `connection_init` says, and is closed when the token ends."""
+
+    _closing: asyncio.Task[None] | None = None
+
+    async def handle_connection_init(self, message: ConnectionInitMessage) -> None:
+        """Find out who it is, then acknowledge; a token that is not good closes the socket with 4403."""
+        payload = message.get("payload")
+        if not self.connection_init_received and isinstance(payload, dict | None):
+            sent = {name.lower(): value for name, value in (payload or {}).items()}
+            shown = sent.get("authorization", (self.context.connection_params or {}).get("Authorization"))
+            # What is no text is no token either, and is not to be taken for nobody's.
+            viewer = await self.context.services.accounts.identify(shown if isinstance(shown, str | None) else "Bearer")
+            if viewer.refusal:
+                # graphql-ws takes 4401 for final; these two it tries again, with a token that was refreshed meanwhile.
+                code = 4403 if isinstance(viewer.refusal, Unauthenticated) else 1013
+                await self.websocket.close(code, viewer.refusal.message)
+                return
+            self.context.viewer = viewer
+            if viewer.user:
+                self._closing = asyncio.create_task(self._close_in_time(viewer.user, viewer.expires_at or 0))
+        await super().handle_connection_init(message)
+
+    async def _close_in_time(self, user: User, expires_at: float) -> None:
+        reason = "The access token is not valid any more: sign in again."
+        try:
+            async with asyncio.timeout(max(0, expires_at - time.time())):
+                await self.context.services.accounts.standing.ended(user)
+        except TimeoutError:
+            reason = TokenExpired().message
+        with suppress(RuntimeError, WebSocketDisconnect):  # its client may have been faster
+            await self.websocket.close(4403, reason)
+
+    async def shutdown(self) -> None:
+        """End what runs on the socket."""
+        if self._closing:
+            self._closing.cancel()
+        await super().shutdown()
 
     async def handle_message(self, message: Any) -> None:
         """Act upon a message; one that the protocol does not know closes the socket with 4400."""

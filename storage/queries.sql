@@ -110,3 +110,75 @@ order by q.k;
 insert into fetch_log (instrument_id, timeframe, asked, rows, outcome, milliseconds)
 values ($1, $2, tstzrange(timestamptz 'epoch' + $3::int8 * interval '1 ms', timestamptz 'epoch' + $4::int8 * interval '1 ms'),
         $5, $6, $7);
+
+-- name: user_by_name
+select * from users where lower(name) = lower($1);
+
+-- name: users_by_id
+select * from users where id = any ($1::int4[]);
+
+-- name: users_all
+select * from users order by lower(name);
+
+-- name: users_exist
+select exists (select from users) as exist;
+
+-- name: user_add
+insert into users (name, password_hash, role) values ($1, $2, $3) on conflict do nothing returning *;
+
+-- name: user_disable
+update users set disabled = $2::bool, version = version + ($2::bool)::int, changed_at = now() where lower(name) = lower($1) returning *;
+
+-- name: user_password
+update users set password_hash = $2, version = version + 1, changed_at = now() where lower(name) = lower($1) returning *;
+
+-- name: user_rehash
+update users set password_hash = $3 where id = $1 and password_hash = $2;
+
+-- name: configs_by_user
+select user_id, config::text as config, updated_at from user_configs where user_id = any ($1::int4[]);
+
+-- name: config_save
+-- $3 is when it was saved as far as the client knows, or null. Whole milliseconds, as they are printed, and always later.
+insert into user_configs as c (user_id, config, updated_at)
+select $1, $2::text::json, date_trunc('milliseconds', clock_timestamp())
+where $3::timestamptz is null or exists (select from user_configs where user_id = $1)
+on conflict (user_id) do update
+set config = excluded.config, updated_at = greatest(excluded.updated_at, c.updated_at + interval '1 ms')
+where $3::timestamptz is null or c.updated_at = $3
+returning updated_at;
+
+-- name: refresh_begin
+-- $1 user, $2 version, $3 hash, $4 seconds to live; nothing where the user was disabled or changed meanwhile.
+with swept as (delete from refresh_families where user_id = $1 and expires_at < now()),
+opened as (
+  insert into refresh_families (user_id, version, expires_at)
+  select id, version, now() + $4::float8 * interval '1 s' from users where id = $1 and version = $2 and not disabled
+  returning id)
+insert into refresh_tokens (hash, family) select $3, id from opened returning family;
+
+-- name: refresh_rotate
+-- Of any number of uses at once one updates the row; the others wait for it, then find it used.
+with used as (
+  update refresh_tokens t set used_at = now(), successor = $2
+  from refresh_families f join users u on u.id = f.user_id
+  where t.hash = $1 and t.used_at is null and f.id = t.family
+    and f.revoked_at is null and f.expires_at > now() and f.version = u.version and not u.disabled
+  returning t.family, u.*),
+issued as (insert into refresh_tokens (hash, family) select $2, family from used)
+select * from used;
+
+-- name: refresh_refuse
+-- Why it was not rotated. A use long after the first one ends the family: one of the two who hold the token is a thief.
+with t as (
+  select f.id, f.user_id, t.used_at > now() - $2::float8 * interval '1 s' as recent
+  from refresh_tokens t join refresh_families f on f.id = t.family
+  where t.hash = $1 and t.used_at is not null and f.revoked_at is null),
+revoked as (update refresh_families f set revoked_at = now() from t where f.id = t.id and not t.recent)
+select * from t;
+
+-- name: refresh_end
+update refresh_families f set revoked_at = now()
+from refresh_tokens t
+where t.hash = $1 and f.id = t.family and f.revoked_at is null and f.expires_at > now()
+returning f.id;

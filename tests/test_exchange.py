@@ -13,7 +13,9 @@ from candlegraph.clock import MINUTE_MS
 from candlegraph.provider import Status
 from providers.ccxt import Ccxt
 from realtime.hub import Hub
+from resolvers.accounts import Accounts
 from resolvers.context import Context, Services
+from resolvers.tokens import Tokens
 from schema.build import build_schema
 from storage import history as history_module
 from storage.candles import CandleStore
@@ -21,6 +23,8 @@ from storage.collector import Collector
 from storage.database import Database
 from storage.history import History
 from storage.instruments import Instruments
+from storage.limits import Limiter
+from storage.users import Users
 from tests.fakes.binance import HTML, T0, FakeBinance, Fault, random_candles
 
 MINUTES = 4_000
@@ -95,7 +99,9 @@ async def api(
     instruments = Instruments(database, providers)
     history = History(store, instruments, collector, providers)
     exchange.reset()
-    yield Api(Services(history, instruments, providers, Hub(history, collector, providers), 500, 5_000), exchange)
+    accounts = Accounts(Users(database), Tokens(list), Limiter())
+    hub = Hub(history, collector, providers)
+    yield Api(Services(history, instruments, providers, hub, 500, 5_000, accounts), exchange)
     await collector.close()
 
 

@@ -160,7 +160,7 @@ async def test_the_payload_of_connection_init_is_an_object(http: aiohttp.ClientS
         assert await close_code(socket) == 4400
 
 
-@pytest.mark.parametrize("payload", [None, {}, {"Authorization": "Bearer x"}])
+@pytest.mark.parametrize("payload", [None, {}, {"Authorization": "Basic eDp4"}, {"headers": {"x": 1}}])
 async def test_connection_init_may_carry_anything_that_is_one(http: aiohttp.ClientSession, payload: object) -> None:
     async with connected(http, initialised=False) as socket:
         await socket.send_json({**INIT, "payload": payload})

@@ -41,13 +41,10 @@ PENDING = {
     "Tracked": "tracking",
     "TrackedConnection": "tracking",
     "TrackedEdge": "tracking",
-    "Query.me": "accounts",
-    "Mutation": "accounts",
-    "AuthPayload": "accounts",
-    "User": "accounts",
-    "Role": "accounts",
-    "UserConfig": "accounts",
-    "JSON": "accounts",
+    "Mutation.startBackfill": "backfills",
+    "Mutation.cancelBackfill": "backfills",
+    "Mutation.track": "tracking",
+    "Mutation.untrack": "tracking",
 }
 
 

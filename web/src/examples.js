@@ -272,6 +272,52 @@ query CoverageAndGaps(
   variables: { ...btc, timeframe: '1h', since: Date.UTC(2024, 2, 5), until: Date.UTC(2024, 2, 6) },
 }
 
+const signIn = {
+  query: `\
+# Sign in with an account that "candlegraph user add"
+# made. The token goes into the headers of the next tab.
+mutation SignIn($username: String!, $password: String!) {
+  login(username: $username, password: $password) {
+    token
+    expiresAt
+    refreshToken
+    user {
+      username
+      roles
+    }
+  }
+}
+`,
+  variables: { username: 'ada', password: '' },
+}
+
+const me = {
+  query: `\
+# Who am I? Put the token of the tab before behind
+# "Bearer " in the headers below.
+# The run button asks which of the two to run.
+query Me {
+  me {
+    username
+    roles
+    config
+    configUpdatedAt
+  }
+}
+
+mutation SaveConfig($config: JSON!, $at: DateTime) {
+  saveConfig(config: $config, ifUpdatedAt: $at) {
+    config
+    updatedAt
+  }
+}
+`,
+  variables: { config: { theme: 'dark', watchlist: ['BTC/USD', 'ETH/USD'] } },
+  headers: { Authorization: 'Bearer ' },
+}
+
+const json = (value) => value && JSON.stringify(value, null, 2)
+
 export const examples = [
-  markets, candles, liveCandles, columnsForCharts, watchlist, symbols, coverageAndGaps,
-].map(({ query, variables }) => ({ query, variables: variables && JSON.stringify(variables, null, 2) }))
+  markets, candles, liveCandles, columnsForCharts, watchlist, symbols, coverageAndGaps, signIn, me,
+].map(({ query, variables, headers }) => ({ query, variables: json(variables), headers: json(headers) }))

@@ -1,0 +1,171 @@
+"""Accounts: sign in, stay signed in, sign out, and keep a configuration. See docs/accounts.md for the rules."""
+
+from __future__ import annotations
+
+import hashlib
+import ipaddress
+import logging
+import secrets
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+
+from candlegraph.errors import CandlegraphError, TokenUsed, TooManyAttempts, Unauthenticated, Unavailable
+from candlegraph.viewer import Role, User, UserConfig, Viewer
+from resolvers.configs import encode_config
+from resolvers.passwords import Passwords, check_text
+from resolvers.standing import Standing
+from resolvers.tokens import Tokens
+from storage.limits import Bucket, Limiter
+from storage.users import Users
+
+log = logging.getLogger(__name__)
+
+FAMILY_LIFETIME_S = 30 * 86_400
+REPLAY_GRACE_S = 10
+
+_WRONG = "The user name or the password is wrong."
+_SPENT = "The refresh token is not valid: sign in again."
+
+# Nobody but who tries from the same address can use up the first bucket. The third slows a guesser with many addresses
+# down; an address that somebody has signed in from lately is spared it, so that a stranger cannot lock the owner out.
+_FROM_ONE_ADDRESS = Bucket(burst=10, every_s=30)
+_OF_AN_ADDRESS = Bucket(burst=60, every_s=2)
+_OF_AN_ACCOUNT = Bucket(burst=100, every_s=6)
+_REFRESHES = Bucket(burst=120, every_s=0.5)
+_SAVES = Bucket(burst=60, every_s=1)
+_KNOWN_FOR_S = 30 * 86_400
+
+
+@dataclass(frozen=True, slots=True)
+class Session:
+    """What a sign-in or a refresh brings."""
+
+    token: str
+    refresh_token: str
+    expires_at: datetime
+    user: User
+
+
+class Accounts:
+    """What the API does about accounts. Raises Unavailable while the database is away."""
+
+    def __init__(self, users: Users, tokens: Tokens, limiter: Limiter, *, require_auth: bool = False) -> None:
+        """With ``require_auth`` somebody anonymous may see nothing."""
+        self._users = users
+        self._tokens = tokens
+        self._limiter = limiter
+        self._passwords = Passwords()
+        self._anonymous = Viewer(roles=frozenset() if require_auth else frozenset({Role.VIEWER}))
+        self.standing = Standing(users)
+
+    async def close(self) -> None:
+        """Let go of what runs."""
+        await self.standing.close()
+        await self._limiter.close()
+
+    async def identify(self, authorization: str | None) -> Viewer:
+        """Who shows this Authorization header. Never raises: what is wrong is said to the fields that ask who it is."""
+        scheme, _, token = (authorization or "").strip().partition(" ")
+        if not scheme or (token and scheme.lower() != "bearer"):  # what a proxy in front asks for is not ours
+            return self._anonymous
+        try:
+            if not token:
+                raise Unauthenticated("Authorization must be `Bearer` and an access token.")
+            claims = self._tokens.read(token.strip())
+            user = await self.standing.user(claims.user_id)
+            if user is None or user.version != claims.version:
+                raise Unauthenticated("The access token is not valid any more: sign in again.")
+        except CandlegraphError as refusal:
+            return Viewer(roles=frozenset(), refusal=refusal)
+        return Viewer(user, frozenset(user.role.implied), claims.expires_at)
+
+    async def anybody(self) -> bool:
+        """Whether there is any account."""
+        return await self._users.exist()
+
+    async def login(self, username: str, password: str, address: str) -> Session:
+        """Sign in. The same Unauthenticated, after as long, for a user there is not, a closed one and a wrong password."""
+        check_text("username", username)
+        check_text("password", password)
+        name, address = username.lower(), _network(address)
+        pair = f"login:{name}:{address}"
+        known = f"known:{name}:{address}"
+        await self._count(f"login:{address}", _OF_AN_ADDRESS)
+        await self._count(pair, _FROM_ONE_ADDRESS)
+        if not await self._limiter.marked(known):
+            await self._count(f"login:{name}", _OF_AN_ACCOUNT)
+        try:
+            found = await self._users.credentials(username)
+        except Unavailable:
+            await self._limiter.forget(pair)  # nothing was tried
+            raise
+        user, password_hash = found or (None, None)
+        right, better_hash = await self._passwords.check(password_hash, password)
+        if user is None or password_hash is None or not right or user.disabled:
+            raise Unauthenticated(_WRONG)
+        await self._limiter.forget(pair)
+        await self._limiter.mark(known, _KNOWN_FOR_S)
+        if better_hash:
+            await self._users.rehash(user, password_hash, better_hash)
+        refresh_token = _new_token()
+        if not await self._users.begin(user, _hash(refresh_token), FAMILY_LIFETIME_S):
+            raise Unauthenticated(_WRONG)
+        return self._session(user, refresh_token)
+
+    async def refresh(self, token: str, address: str) -> Session:
+        """Use a refresh token up for new tokens. TokenUsed where another tab was faster, else Unauthenticated."""
+        await self._count(f"refresh:{_network(address)}", _REFRESHES)
+        successor = _new_token()
+        user = await self._users.rotate(_hash(token), _hash(successor))
+        if user:
+            return self._session(user, successor)
+        misuse = await self._users.refuse(_hash(token), REPLAY_GRACE_S)
+        if misuse and misuse.recent:
+            raise TokenUsed
+        if misuse:
+            log.warning("a refresh token of user %s was used again: its sessions are ended", misuse.user_id)
+        raise Unauthenticated(_SPENT)
+
+    async def logout(self, token: str, address: str) -> bool:
+        """End the session of a refresh token; False where there is none to end."""
+        await self._count(f"refresh:{_network(address)}", _REFRESHES)
+        return await self._users.end(_hash(token))
+
+    async def save_config(self, viewer: Viewer, config: object, if_updated_at: datetime | None) -> UserConfig:
+        """Keep the viewer's own configuration. BadUserInput; Conflict where it was saved after ``if_updated_at``."""
+        user = viewer.account()
+        text = encode_config(config)
+        await self._count(f"config:{user.id}", _SAVES)
+        return await self._users.save_config(user, text, if_updated_at)
+
+    async def configs(self, users: Sequence[User]) -> list[UserConfig]:
+        """What is kept for each user."""
+        return await self._users.configs([user.id for user in users])
+
+    async def _count(self, key: str, bucket: Bucket) -> None:
+        if wait := await self._limiter.take(key, bucket):
+            raise TooManyAttempts(f"Too many attempts: try again in {wait:.0f} s.", retry_after=wait)
+
+    def _session(self, user: User, refresh_token: str) -> Session:
+        token, expires_at = self._tokens.sign(user)
+        return Session(token, refresh_token, datetime.fromtimestamp(expires_at, UTC), user)
+
+
+def _new_token() -> str:
+    return secrets.token_urlsafe(32)
+
+
+def _hash(token: str) -> bytes:
+    return hashlib.sha256(token.encode("utf-8", "surrogatepass")).digest()
+
+
+def _network(address: str) -> str:
+    """What one client has of addresses: an IPv6 host has 2^64 of them."""
+    try:
+        found = ipaddress.ip_address(address)
+    except ValueError:
+        return address
+    if isinstance(found, ipaddress.IPv6Address):
+        return str(found.ipv4_mapped or ipaddress.ip_network((int(found), 64), strict=False))
+    return str(found)

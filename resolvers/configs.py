@@ -1,0 +1,62 @@
+"""What a front end may keep for its user: a JSON object that every client reads back as it was written."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+
+import orjson
+
+from candlegraph.errors import BadUserInput
+
+MAX_BYTES = 65_536
+MAX_DEPTH = 16
+MAX_KEYS = 1000
+MAX_INTEGER = 2**53  # beyond, a client in JavaScript cannot tell one from the next
+
+
+def encode_config(config: object) -> str:
+    """The text to keep. BadUserInput for what is no object, too large, or not the same to every client."""
+    if not isinstance(config, dict):
+        raise BadUserInput("`config` must be a JSON object.")
+    keys = 0
+    for value, depth in _walk(config):
+        if isinstance(value, dict):
+            keys += len(value)
+            for key in value:
+                _check_text(key)
+        elif isinstance(value, str):
+            _check_text(value)
+        elif isinstance(value, int | float):
+            _check_number(value)
+        if isinstance(value, dict | list) and depth > MAX_DEPTH:
+            raise BadUserInput(f"`config` may be at most {MAX_DEPTH} levels deep.")
+        if keys > MAX_KEYS:
+            raise BadUserInput(f"`config` may have at most {MAX_KEYS} keys in all.")
+    text = orjson.dumps(config)
+    if len(text) > MAX_BYTES:
+        raise BadUserInput(f"`config` may be at most {MAX_BYTES} bytes long; this is {len(text)}.")
+    return text.decode()
+
+
+def _walk(config: object) -> Iterator[tuple[object, int]]:
+    """Every value in it, and how deep it lies; without recursion, for it may be deep."""
+    rest: list[tuple[object, int]] = [(config, 1)]
+    while rest:
+        value, depth = rest.pop()
+        yield value, depth
+        if isinstance(value, dict):
+            rest.extend((inner, depth + 1) for inner in value.values())
+        elif isinstance(value, list):
+            rest.extend((inner, depth + 1) for inner in value)
+
+
+def _check_text(text: str) -> None:
+    if "\0" in text or any("\ud800" <= char <= "\udfff" for char in text):
+        raise BadUserInput("`config` may hold neither U+0000 nor half a surrogate pair.")
+
+
+def _check_number(value: float) -> None:
+    # Of an integer of more than 64 bits the parser makes a float, so that a float as large may have been one.
+    if (isinstance(value, int) and abs(value) > MAX_INTEGER) or not math.isfinite(value) or abs(value) >= 2**64:
+        raise BadUserInput("`config` may hold integers up to 2^53 and no number of 2^64 or more.")

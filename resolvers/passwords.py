@@ -1,0 +1,91 @@
+"""Passwords: argon2id, at most two at once and never on the event loop, which one hash would stop for 50 ms."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import secrets
+import unicodedata
+from collections.abc import Callable
+from functools import cached_property
+from typing import ParamSpec, TypeVar
+
+from argon2 import PasswordHasher
+from argon2.exceptions import VerifyMismatchError
+
+from candlegraph.errors import BadUserInput, Overloaded
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+MIN_LENGTH, MAX_LENGTH = 8, 256
+MAX_WAITING = 100
+
+# https://cheatsheetseries.owasp.org/cheatsheets/Password_Storage_Cheat_Sheet.html
+_hasher = PasswordHasher(time_cost=2, memory_cost=19_456, parallelism=1)
+
+
+class Passwords:
+    """Hashes and checks passwords."""
+
+    def __init__(self, hasher: PasswordHasher = _hasher) -> None:
+        """Use the given parameters."""
+        self._hasher = hasher
+        self._two = asyncio.Semaphore(2)
+        self._waiting = 0
+
+    async def hash(self, password: str) -> str:
+        """Hash a new password. BadUserInput where it is too short or too long."""
+        if len(password) < MIN_LENGTH:
+            raise BadUserInput(f"A password has at least {MIN_LENGTH} characters.")
+        check_text("password", password)
+        return await self._in_turn(self._hasher.hash, _normal(password))
+
+    async def check(self, password_hash: str | None, password: str) -> tuple[bool, str | None]:
+        """Whether that is the password, and a better hash of it where the parameters have risen since.
+
+        Without a hash, for a user that there is not, it takes as long. Overloaded where too many wait.
+        """
+        password = _normal(password)
+        try:
+            await self._in_turn(self._hasher.verify, password_hash or self._nobodys, password)
+        except VerifyMismatchError:
+            return False, None
+        if password_hash is None:
+            return False, None
+        if not self._hasher.check_needs_rehash(password_hash):
+            return True, None
+        return True, await self._in_turn(self._hasher.hash, password)
+
+    @cached_property
+    def _nobodys(self) -> str:
+        """A hash of the same parameters that no password has."""
+        salt, digest = secrets.token_bytes(self._hasher.salt_len), secrets.token_bytes(self._hasher.hash_len)
+        cost = f"m={self._hasher.memory_cost},t={self._hasher.time_cost},p={self._hasher.parallelism}"
+        return f"$argon2id$v=19${cost}${_base64(salt)}${_base64(digest)}"
+
+    async def _in_turn(self, work: Callable[P, T], *arguments: P.args, **keywords: P.kwargs) -> T:
+        if self._waiting >= MAX_WAITING:
+            raise Overloaded("Too many people sign in just now: try again in a moment.", retry_after=5)
+        self._waiting += 1
+        try:
+            async with self._two:
+                return await asyncio.to_thread(work, *arguments, **keywords)
+        finally:
+            self._waiting -= 1
+
+
+def _normal(password: str) -> str:
+    """The same characters however a keyboard composes them."""
+    return unicodedata.normalize("NFKC", password)
+
+
+def _base64(data: bytes) -> str:
+    return base64.b64encode(data).decode().rstrip("=")
+
+
+def check_text(what: str, text: str) -> str:
+    """A text that can be a name or a password: BadUserInput for the empty, the huge and what is no text."""
+    if not text or len(text) > MAX_LENGTH or "\0" in text or any("\ud800" <= char <= "\udfff" for char in text):
+        raise BadUserInput(f"`{what}` must be a text of 1 to {MAX_LENGTH} characters.")
+    return text

@@ -1,0 +1,69 @@
+"""The root of what changes something."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Annotated
+
+import strawberry
+from strawberry import Info
+
+from resolvers.context import Context
+from schema.scalars import JSON
+from schema.user import AuthPayload, UserConfig
+
+UsernameArg = Annotated[str, strawberry.argument(description="The name of the account, in any case.")]
+PasswordArg = Annotated[str, strawberry.argument(description="Its password.")]
+TokenArg = Annotated[str, strawberry.argument(description="The refresh token of the last `AuthPayload`.")]
+ConfigArg = Annotated[
+    JSON,
+    strawberry.argument(
+        description="A JSON object of at most 64 kB, 16 levels and 1,000 keys, with integers up to 2^53."
+    ),
+]
+IfUpdatedAtArg = Annotated[
+    datetime | None,
+    strawberry.argument(
+        description="Save only if it was saved last at this instant, else CONFLICT; left out, the last one to save wins."
+    ),
+]
+
+
+@strawberry.type(description="The root of what changes something. Over HTTP it needs POST.")
+class Mutation:
+    """The contract's mutations."""
+
+    @strawberry.mutation(
+        description=(
+            "Sign in. UNAUTHENTICATED for a wrong name or password, RATE_LIMITED with `retryAfter` after too many tries."
+        )
+    )
+    async def login(self, info: Info[Context, None], username: UsernameArg, password: PasswordArg) -> AuthPayload:
+        context = info.context
+        return await context.services.accounts.login(username, password, context.origin.address)  # type: ignore[return-value]
+
+    @strawberry.mutation(
+        description=(
+            "New tokens for the refresh token of the last AuthPayload, which is used up; replaying it later revokes the "
+            "whole family. UNAUTHENTICATED with `reason` TOKEN_USED where another tab was faster by less than 10 s."
+        )
+    )
+    async def refresh(self, info: Info[Context, None], token: TokenArg) -> AuthPayload:
+        context = info.context
+        return await context.services.accounts.refresh(token, context.origin.address)  # type: ignore[return-value]
+
+    @strawberry.mutation(
+        description=(
+            "Sign out: no token that came from this sign-in can be refreshed any more. False where that was so already."
+        )
+    )
+    async def logout(self, info: Info[Context, None], token: TokenArg) -> bool:
+        context = info.context
+        return await context.services.accounts.logout(token, context.origin.address)
+
+    @strawberry.mutation(description="Keep a configuration for the signed-in user, in place of the one before.")
+    async def save_config(
+        self, info: Info[Context, None], config: ConfigArg, if_updated_at: IfUpdatedAtArg = None
+    ) -> UserConfig:
+        context = info.context
+        return await context.services.accounts.save_config(context.viewer, config, if_updated_at)  # type: ignore[return-value]

@@ -1,0 +1,35 @@
+"""Who may have a field answered."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from strawberry import Info
+from strawberry.extensions import FieldExtension
+from strawberry.permission import BasePermission, PermissionExtension
+
+from candlegraph.viewer import Role
+from resolvers.context import Context
+
+
+class Needs(BasePermission):
+    """Needs a role; says itself what is missing."""
+
+    def __init__(self, role: Role) -> None:
+        """Take the lowest role that may."""
+        self._role = role
+
+    async def has_permission(self, source: Any, info: Info[Context, None], **arguments: Any) -> bool:  # noqa: ARG002 - Strawberry calls it
+        """Raise Unauthenticated or Forbidden, or be true."""
+        context, viewer = info.context, info.context.viewer
+        if self._role in viewer.roles:  # without an `await`, so that fields go on in the same tick
+            return True
+        is_owner = context.origin.trusted and viewer.user is None and viewer.refusal is None
+        if not is_owner or self._role is Role.ADMIN or await context.services.accounts.anybody():
+            viewer.require(self._role)
+        return True
+
+
+def needs(role: Role) -> list[FieldExtension]:
+    """The extensions of a field that needs ``role``; nothing of it shows in the printed schema."""
+    return [PermissionExtension([Needs(role)], use_directives=False)]

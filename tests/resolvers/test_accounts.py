@@ -1,0 +1,461 @@
+"""Signing in, staying signed in, and every way not to."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections import Counter
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+
+import pytest
+from argon2 import PasswordHasher
+
+from candlegraph.errors import (
+    BadUserInput,
+    CandlegraphError,
+    Conflict,
+    NotFound,
+    TokenUsed,
+    TooManyAttempts,
+    Unauthenticated,
+    Unavailable,
+)
+from candlegraph.viewer import Role, User, Viewer
+from resolvers import accounts as module
+from resolvers import passwords as passwords_module
+from resolvers.accounts import Accounts, Session
+from resolvers.passwords import Passwords
+from resolvers.roster import Roster
+from resolvers.tokens import Tokens
+from storage.database import Database
+from storage.limits import Bucket, Limiter
+from storage.users import Users
+
+PASSWORD = "correct horse battery"
+CHEAP = PasswordHasher(time_cost=1, memory_cost=8, parallelism=1)
+HERE = "192.0.2.1"
+
+
+@dataclass
+class House:
+    """Accounts over a database of their own, with passwords that cost little."""
+
+    database: Database
+    users: Users
+    roster: Roster
+    accounts: Accounts
+    ada: User
+
+    async def login(self, name: str = "ada", password: str = PASSWORD, address: str = HERE) -> Session:
+        return await self.accounts.login(name, password, address)
+
+    async def age(self, interval: str) -> None:
+        """Let everything have happened longer ago."""
+        async with self.database.connection() as connection:
+            await connection.execute(f"update refresh_tokens set used_at = used_at - interval '{interval}'")
+            await connection.execute(f"update refresh_families set expires_at = expires_at - interval '{interval}'")
+
+    async def viewer(self, session: Session) -> Viewer:
+        return await self.accounts.identify(f"Bearer {session.token}")
+
+
+@pytest.fixture
+async def house(database: Database) -> AsyncIterator[House]:
+    users = Users(database)
+    accounts = Accounts(users, Tokens(lambda: [b"a key of thirty-two bytes and more"]), Limiter())
+    roster = Roster(users)
+    accounts._passwords = roster._passwords = Passwords(CHEAP)
+    yield House(database, users, roster, accounts, await roster.add("ada", PASSWORD, Role.OPERATOR))
+    await accounts.close()
+
+
+async def test_a_sign_in_brings_tokens_that_say_who_it_is(house: House) -> None:
+    session = await house.login()
+    viewer = await house.viewer(session)
+    assert viewer.user == session.user == house.ada
+    assert viewer.roles == {Role.VIEWER, Role.OPERATOR}
+    assert session.expires_at.timestamp() == viewer.expires_at
+    assert (await house.login("ADA")).user == house.ada
+    assert len(session.refresh_token) == 43
+
+
+async def test_only_hashes_of_secrets_are_stored(house: House) -> None:
+    session = await house.login()
+    again = await house.accounts.refresh(session.refresh_token, HERE)
+    async with house.database.connection() as connection:
+        for table in ("users", "refresh_families", "refresh_tokens"):
+            rows = str(await connection.fetch(f"select t::text from {table} t"))
+            for secret in (PASSWORD, session.refresh_token, again.refresh_token, session.token):
+                assert secret not in rows
+    assert (await house.users.credentials("ada"))[1].startswith("$argon2id$")
+
+
+WRONG = [
+    ("ada", "wrong horse battery"),
+    ("ada", PASSWORD + " "),
+    ("ada", PASSWORD.upper()),
+    ("ada ", PASSWORD),
+    ("adb", PASSWORD),
+    ("' or 1=1 --", PASSWORD),
+    ("%", PASSWORD),
+    ("\uff21da", PASSWORD),
+    ("x" * 256, "y" * 256),
+]
+
+
+@pytest.mark.parametrize(("name", "password"), WRONG, ids=[name[:12] for name, _ in WRONG])
+async def test_a_wrong_name_and_a_wrong_password_are_told_alike(house: House, name: str, password: str) -> None:
+    with pytest.raises(Unauthenticated) as raised:
+        await house.login(name, password)
+    assert type(raised.value) is Unauthenticated
+    assert raised.value.message == "The user name or the password is wrong."
+
+
+@pytest.mark.parametrize("text", ["", "x" * 257, "x" * 1_000_000, "a\0b", "\0", "\ud800"], ids=range(6))
+async def test_what_can_be_no_name_or_password_is_bad_input(house: House, text: str) -> None:
+    for name, password in ((text, PASSWORD), ("ada", text)):
+        with pytest.raises(BadUserInput) as raised:
+            await house.login(name, password)
+        assert len(raised.value.message) < 100
+    for name, password in ((text, PASSWORD), ("bob", text)):
+        with pytest.raises(BadUserInput):
+            await house.roster.add(name, password, Role.VIEWER)
+
+
+@pytest.mark.parametrize("name", ["a b", "-a", ".", "é", "a/b", "x" * 65, "a\n"])
+async def test_a_name_that_could_be_taken_for_another_is_not_given(house: House, name: str) -> None:
+    with pytest.raises(BadUserInput):
+        await house.roster.add(name, PASSWORD, Role.VIEWER)
+
+
+async def test_a_name_is_given_once_in_any_case(house: House) -> None:
+    with pytest.raises(Conflict):
+        await house.roster.add("ADA", PASSWORD, Role.VIEWER)
+    for change in (house.roster.disable("bob", disabled=True), house.roster.change_password("bob", PASSWORD)):
+        with pytest.raises(NotFound):
+            await change
+    with pytest.raises(BadUserInput):
+        await house.roster.add("bob", "short", Role.VIEWER)
+
+
+async def test_a_password_is_the_same_however_a_keyboard_composes_it(house: House) -> None:
+    await house.roster.add("zoe", "café-crème-brûlée", Role.VIEWER)
+    assert await house.login("zoe", "cafe\u0301-cre\u0300me-bru\u0302le\u0301e")
+
+
+async def test_of_twenty_refreshes_at_once_exactly_one_has_a_successor(house: House) -> None:
+    for _ in range(5):
+        session = await house.login()
+        results = await asyncio.gather(
+            *(house.accounts.refresh(session.refresh_token, HERE) for _ in range(20)), return_exceptions=True
+        )
+        assert Counter(map(type, results)) == {Session: 1, TokenUsed: 19}
+        (winner,) = (result for result in results if isinstance(result, Session))
+        assert (await house.accounts.refresh(winner.refresh_token, HERE)).user == house.ada, "nothing was revoked"
+
+
+async def test_a_token_that_is_used_again_later_ends_its_family_and_no_other(house: House) -> None:
+    first, other = await house.login(), await house.login()
+    second = await house.accounts.refresh(first.refresh_token, HERE)
+    third = await house.accounts.refresh(second.refresh_token, HERE)
+    await house.age("9 seconds")
+    with pytest.raises(TokenUsed):
+        await house.accounts.refresh(first.refresh_token, HERE)
+    await house.age("2 seconds")
+    for session in (first, third, second, first):
+        with pytest.raises(Unauthenticated) as raised:
+            await house.accounts.refresh(session.refresh_token, HERE)
+        assert type(raised.value) is Unauthenticated
+    assert await house.accounts.refresh(other.refresh_token, HERE)
+
+
+async def test_a_successor_that_is_made_while_the_family_is_ended_ends_with_it(house: House) -> None:
+    for _ in range(10):
+        first = await house.login()
+        second = await house.accounts.refresh(first.refresh_token, HERE)
+        await house.age("11 seconds")
+        results = await asyncio.gather(
+            house.accounts.refresh(second.refresh_token, HERE),
+            house.accounts.refresh(first.refresh_token, HERE),
+            return_exceptions=True,
+        )
+        for result in (*results, second):
+            if isinstance(result, Session):
+                with pytest.raises(Unauthenticated):
+                    await house.accounts.refresh(result.refresh_token, HERE)
+
+
+async def test_a_family_has_an_end_however_often_it_is_refreshed(house: House) -> None:
+    session = await house.login()
+    for _ in range(3):
+        await house.age("9 days")
+        session = await house.accounts.refresh(session.refresh_token, HERE)
+    await house.age("4 days")
+    with pytest.raises(Unauthenticated):
+        await house.accounts.refresh(session.refresh_token, HERE)
+    await house.login()
+    async with house.database.connection() as connection:
+        assert await connection.fetchval("select count(*) from refresh_families") == 1, "what has ended is swept"
+
+
+@pytest.mark.parametrize("token", ["", "x", "x" * 43, "\0", "\ud800", "x" * 100_000, "' or 1=1 --"], ids=range(7))
+async def test_what_is_no_refresh_token_is_refused(house: House, token: str) -> None:
+    session = await house.login()
+    with pytest.raises(Unauthenticated):
+        await house.accounts.refresh(token, HERE)
+    with pytest.raises(Unauthenticated):
+        await house.accounts.refresh(session.token, HERE)
+    assert await house.accounts.logout(token, HERE) is False
+
+
+async def test_a_refresh_token_is_no_access_token(house: House) -> None:
+    session = await house.login()
+    viewer = await house.accounts.identify(f"Bearer {session.refresh_token}")
+    assert viewer.user is None
+    assert isinstance(viewer.refusal, Unauthenticated)
+
+
+async def test_signing_out_ends_the_family_once(house: House) -> None:
+    session = await house.login()
+    newer = await house.accounts.refresh(session.refresh_token, HERE)
+    assert await house.accounts.logout(newer.refresh_token, HERE) is True
+    assert await house.accounts.logout(newer.refresh_token, HERE) is False
+    with pytest.raises(Unauthenticated):
+        await house.accounts.refresh(newer.refresh_token, HERE)
+
+
+async def _until_refused(house: House, session: Session) -> float:
+    began = time.monotonic()
+    while (await house.viewer(session)).refusal is None:
+        await asyncio.sleep(0.02)
+        assert time.monotonic() - began < 5
+    return time.monotonic() - began
+
+
+@pytest.mark.parametrize("change", ["disable", "password", "delete"])
+async def test_whoever_is_closed_changed_or_gone_is_out_within_a_second(house: House, change: str) -> None:
+    session = await house.login()
+    assert (await house.viewer(session)).user
+    ended = asyncio.create_task(house.accounts.standing.ended(house.ada))
+    await asyncio.sleep(0)
+    if change == "disable":
+        await house.roster.disable("Ada", disabled=True)
+    elif change == "password":
+        await house.roster.change_password("Ada", "another password")
+    else:
+        async with house.database.connection() as connection:
+            await connection.execute("delete from users")
+    assert await _until_refused(house, session) < 1
+    async with asyncio.timeout(1):
+        await ended
+    with pytest.raises(Unauthenticated):
+        await house.accounts.refresh(session.refresh_token, HERE)
+    if change == "disable":
+        with pytest.raises(Unauthenticated, match="The user name or the password is wrong"):
+            await house.login()
+        await house.roster.disable("ada", disabled=False)
+        await asyncio.sleep(0.6)
+        assert (await house.viewer(session)).refusal, "what had ended stays ended"
+        assert (await house.viewer(await house.login())).user
+
+
+async def test_a_database_that_is_away_is_never_a_wrong_password(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
+    session = await house.login()
+    await asyncio.sleep(0.6)  # until nothing is known any more
+
+    async def away(*_: object) -> None:
+        raise Unavailable(retry_after=1)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(house.users, "credentials", away)
+        patch.setattr(house.users, "rotate", away)
+        patch.setattr(house.users, "find", away)
+        for _ in range(30):
+            with pytest.raises(Unavailable):
+                await house.login()
+        with pytest.raises(Unavailable):
+            await house.accounts.refresh(session.refresh_token, HERE)
+        assert isinstance((await house.viewer(session)).refusal, Unavailable)
+    assert (await house.viewer(session)).user
+    assert await house.login()
+    assert await house.accounts.refresh(session.refresh_token, HERE)
+
+
+async def test_a_guesser_waits_and_nobody_else_does(house: House) -> None:
+    """A stranger's tries take nothing from the owner, who comes from elsewhere."""
+    await house.login(address="198.51.100.7")
+    found: Counter[str] = Counter()
+    waits: list[float] = []
+    for _ in range(15):
+        try:
+            await house.login(password="guess number one", address=HERE)
+        except CandlegraphError as error:
+            found[error.code] += 1
+            waits.append(error.retry_after or 0)
+    assert found == {"UNAUTHENTICATED": 10, "RATE_LIMITED": 5}
+    assert all(0 < wait <= 30 for wait in waits[10:])
+    with pytest.raises(TooManyAttempts):
+        await house.login(address=HERE)
+    assert await house.login(address="198.51.100.7")
+    assert await house.login(address="203.0.113.9")
+
+
+async def test_an_address_cannot_try_one_name_after_the_other(house: House) -> None:
+    found: Counter[str] = Counter()
+    for number in range(70):
+        try:
+            await house.login(f"user{number}", address=f"2001:db8::{number:x}")
+        except CandlegraphError as error:
+            found[error.code] += 1
+    assert found["UNAUTHENTICATED"] <= 62, "the addresses of one IPv6 network are one"
+    assert found["RATE_LIMITED"] >= 8
+
+
+async def test_a_thousand_addresses_slow_an_account_down_but_not_its_owner(
+    house: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "_OF_AN_ACCOUNT", Bucket(burst=20, every_s=6))
+    await house.login(address="198.51.100.7")
+    found: Counter[str] = Counter()
+    for number in range(40):
+        try:
+            await house.login(password="guess number one", address=f"10.0.0.{number}")
+        except CandlegraphError as error:
+            found[error.code] += 1
+    assert found == {"UNAUTHENTICATED": 19, "RATE_LIMITED": 21}
+    for _ in range(5):
+        assert await house.login(address="198.51.100.7"), "where the owner has signed in before"
+    with pytest.raises(TooManyAttempts) as raised:
+        await house.login(address="203.0.113.9")
+    assert raised.value.retry_after <= 6, "from elsewhere it is a matter of seconds"
+
+
+async def test_signing_in_and_out_all_day_is_no_guessing(house: House) -> None:
+    for _ in range(25):
+        await house.login()
+
+
+async def test_a_better_hash_takes_the_place_of_an_older_one(house: House) -> None:
+    _, old = await house.users.credentials("ada")
+    house.accounts._passwords = Passwords(PasswordHasher(time_cost=2, memory_cost=16, parallelism=1))
+    session = await house.login()
+    _, new = await house.users.credentials("ada")
+    assert old != new
+    assert "m=16,t=2,p=1" in new
+    assert (await house.viewer(session)).user, "nobody is signed out by it"
+    await house.login()
+    assert (await house.users.credentials("ada"))[1] == new
+
+
+def test_the_cost_of_a_password_is_what_owasp_advises() -> None:
+    hasher = passwords_module._hasher
+    assert (hasher.memory_cost, hasher.time_cost, hasher.parallelism) >= (19_456, 2, 1)
+    assert hasher.hash("x").startswith("$argon2id$")
+
+
+async def test_at_most_two_passwords_are_hashed_at_once_and_the_loop_goes_on() -> None:
+    passwords, running, most = Passwords(), 0, 0
+    real = passwords._hasher
+
+    class Watched:
+        def hash(self, password: str) -> str:
+            nonlocal running, most
+            running += 1
+            most = max(most, running)
+            try:
+                return str(real.hash(password))
+            finally:
+                running -= 1
+
+    passwords._hasher = Watched()  # type: ignore[assignment]
+    work = asyncio.gather(*(passwords.hash(PASSWORD) for _ in range(8)))
+    ticks = 0
+    while not work.done():
+        await asyncio.sleep(0.002)
+        ticks += 1
+    await work
+    assert most == 2
+    assert ticks > 10
+
+
+async def test_beyond_a_hundred_who_wait_somebody_is_sent_away() -> None:
+    passwords = Passwords(CHEAP)
+    results = await asyncio.gather(*(passwords.hash(PASSWORD) for _ in range(150)), return_exceptions=True)
+    assert {type(result).__name__ for result in results} == {"str", "Overloaded"}
+    assert sum(isinstance(result, str) for result in results) == passwords_module.MAX_WAITING
+
+
+async def test_a_known_and_an_unknown_user_are_refused_after_as_long(house: House) -> None:
+    """The distributions overlap: neither median lies outside of the other's middle."""
+    house.accounts._passwords = Passwords()
+    await house.roster.change_password("ada", PASSWORD)
+    async with house.database.connection() as connection:
+        await connection.execute("update users set password_hash = $1", await house.accounts._passwords.hash(PASSWORD))
+    times: dict[str, list[float]] = {"ada": [], "nobody": []}
+    for round_ in range(24):
+        for name, taken in times.items():
+            began = time.perf_counter()
+            with pytest.raises(Unauthenticated):
+                await house.login(name, "wrong horse battery", f"10.1.0.{round_}")
+            taken.append(time.perf_counter() - began)
+    known, unknown = (sorted(taken) for taken in times.values())
+    print(f"known {known[12] * 1000:.1f} ms, unknown {unknown[12] * 1000:.1f} ms")
+    assert known[2] <= unknown[12] <= known[21]
+    assert unknown[2] <= known[12] <= unknown[21]
+
+
+async def test_a_configuration_is_its_owners_alone(house: House) -> None:
+    bob = await house.roster.add("bob", PASSWORD, Role.ADMIN)
+    ada, anonymous = Viewer(house.ada, frozenset(Role)), Viewer()
+    saved = await house.accounts.save_config(ada, {"a": 1}, None)
+    assert saved.config == {"a": 1}
+    assert [one.config for one in await house.accounts.configs([bob, house.ada])] == [{}, {"a": 1}]
+    with pytest.raises(Unauthenticated):
+        await house.accounts.save_config(anonymous, {}, None)
+    with pytest.raises(TokenUsed):
+        await house.accounts.save_config(Viewer(refusal=TokenUsed()), {}, None)
+
+
+async def test_of_those_who_save_over_the_same_version_one_wins(house: House) -> None:
+    ada = Viewer(house.ada)
+    first = await house.accounts.save_config(ada, {"n": 0}, None)
+    results = await asyncio.gather(
+        *(house.accounts.save_config(ada, {"n": n}, first.updated_at) for n in range(10)), return_exceptions=True
+    )
+    assert Counter(type(result).__name__ for result in results) == {"UserConfig": 1, "Conflict": 9}
+    stamps = [(await house.accounts.save_config(ada, {"n": n}, None)).updated_at for n in range(10)]
+    assert stamps == sorted(set(stamps)), "every save has an instant of its own"
+    assert all(stamp.microsecond % 1000 == 0 for stamp in stamps), "as it is printed"
+    with pytest.raises(Conflict):
+        await house.accounts.save_config(Viewer(await house.roster.add("eve", PASSWORD, Role.VIEWER)), {}, stamps[0])
+
+
+async def test_saving_has_a_rate(house: House) -> None:
+    found: Counter[str] = Counter()
+    for _ in range(70):
+        try:
+            await house.accounts.save_config(Viewer(house.ada), {}, None)
+            found["saved"] += 1
+        except TooManyAttempts:
+            found["refused"] += 1
+    assert found["saved"] < 66
+    assert found["refused"] > 4
+
+
+@pytest.mark.parametrize("header", [None, "", "  ", "Basic YTpi", "Digest username=x", "ApiKey x"])
+async def test_a_header_that_is_no_token_of_ours_is_nobodys(house: House, header: str | None) -> None:
+    assert await house.accounts.identify(header) == Viewer()
+
+
+@pytest.mark.parametrize("header", ["Bearer", "Bearer x", "bearer x", "eyJhbGciOi", "BEARER   ", "Bearer a.b.c d"])
+async def test_a_token_that_is_not_good_is_a_refusal_not_nobody(house: House, header: str) -> None:
+    viewer = await house.accounts.identify(header)
+    assert (viewer.user, viewer.roles) == (None, frozenset())
+    assert isinstance(viewer.refusal, Unauthenticated)
+
+
+async def test_the_scheme_is_read_in_any_case(house: House) -> None:
+    session = await house.login()
+    for scheme in ("Bearer", "bearer", "BEARER"):
+        assert (await house.accounts.identify(f" {scheme}  {session.token} ")).user
