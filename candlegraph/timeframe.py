@@ -139,7 +139,7 @@ class Timeframe:
         return opens[(opens >= since) & (opens < until)]
 
     def nests_in(self, other: Timeframe, zone: Zone = UTC) -> bool:
-        """Whether every edge of ``other`` since 1970 is an edge of ours: our candles fold into its candles exactly."""
+        """Whether every edge of ``other`` from the bucket of 1970-01-01 on is an edge of ours: ours fold into its exactly."""
         if self.months:
             return bool(other.months) and other.months % self.months == 0
         if other.width_ms:
@@ -152,8 +152,8 @@ class Timeframe:
 
 @lru_cache(maxsize=1024)
 def _grid_ms(timeframe: Timeframe, zone: Zone) -> int:
-    """The widest UTC grid counted from the origin that holds all edges of ``timeframe`` since 1970."""
-    return int(np.gcd.reduce(timeframe.edges(0, _LAST_MS, zone) - ORIGIN_MS))
+    """The widest UTC grid counted from the origin that holds all edges of ``timeframe`` from the bucket of 1970-01-01 on."""
+    return int(np.gcd.reduce(timeframe.edges(timeframe.floor(0, zone), _LAST_MS, zone) - ORIGIN_MS))
 
 
 MINUTE = Timeframe(1, "m")

@@ -241,8 +241,10 @@ LAST = 10_000_000_000_000
 
 @lru_cache(maxsize=256)
 def _edges(timeframe: Timeframe, name: str, until: int) -> NDArray[np.int64]:
-    """Every edge since 1970; where they are a fixed width apart, the first 5,000 tell all."""
-    return timeframe.edges(0, min(until, 5_000 * timeframe.nominal_ms) if timeframe.width_ms else until, zone(name))
+    """Every edge from the bucket of 1970-01-01 on; where they are a fixed width apart, the first 5,000 tell all."""
+    days = zone(name)
+    end = min(until, 5_000 * timeframe.nominal_ms) if timeframe.width_ms else until
+    return timeframe.edges(timeframe.floor(0, days), end, days)
 
 
 def _nests(inner: Timeframe, outer: Timeframe, name: str, until: int = LAST) -> bool:
@@ -261,6 +263,7 @@ def _nests(inner: Timeframe, outer: Timeframe, name: str, until: int = LAST) -> 
         ("15m", "1d", "Asia/Kathmandu", True),
         ("30m", "1d", "Asia/Kathmandu", False),  # +5:30 till 1986, +5:45 since
         ("1m", "1d", "Africa/Monrovia", True),
+        ("783h", "783d", "Africa/Monrovia", False),  # the bucket of 1970-01-01 opened when its hours were not whole
         ("24h", "1d", "UTC", True),
         ("1d", "24h", "UTC", True),
         ("24h", "1d", "America/New_York", False),
