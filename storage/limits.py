@@ -11,13 +11,12 @@ import asyncio
 import logging
 import time
 from dataclasses import dataclass
-
-from redis.asyncio import Redis
-from redis.asyncio.retry import Retry
-from redis.backoff import NoBackoff
-from redis.exceptions import RedisError
+from typing import TYPE_CHECKING
 
 from candlegraph.errors import ConfigurationError
+
+if TYPE_CHECKING:
+    from redis.asyncio import Redis
 
 log = logging.getLogger(__name__)
 
@@ -54,16 +53,27 @@ class Limiter:
         self._empty_at: dict[str, float] = {}  # in the order of use
         self._redis: Redis | None = None
         self._rests_until = 0.0
+        self._failures: tuple[type[Exception], ...] = (OSError, TimeoutError)
         if redis_url:
-            try:
-                self._redis = Redis.from_url(
-                    redis_url,
-                    socket_timeout=REDIS_TIMEOUT_S,
-                    socket_connect_timeout=REDIS_TIMEOUT_S,
-                    retry=Retry(NoBackoff(), 0),
-                )
-            except ValueError:
-                raise ConfigurationError("REDIS_URL is no address such as redis://host:6379/0.") from None
+            self._redis = self._client(redis_url)
+
+    def _client(self, redis_url: str) -> Redis:
+        # Imported by who uses it: it costs a start 75 ms.
+        from redis.asyncio import Redis  # noqa: PLC0415
+        from redis.asyncio.retry import Retry  # noqa: PLC0415
+        from redis.backoff import NoBackoff  # noqa: PLC0415
+        from redis.exceptions import RedisError  # noqa: PLC0415
+
+        self._failures = (RedisError, *self._failures)
+        try:
+            return Redis.from_url(
+                redis_url,
+                socket_timeout=REDIS_TIMEOUT_S,
+                socket_connect_timeout=REDIS_TIMEOUT_S,
+                retry=Retry(NoBackoff(), 0),
+            )
+        except ValueError:
+            raise ConfigurationError("REDIS_URL is no address such as redis://host:6379/0.") from None
 
     async def close(self) -> None:
         """Give the connections back."""
@@ -113,7 +123,7 @@ class Limiter:
         try:
             async with asyncio.timeout(REDIS_TIMEOUT_S * 2):
                 return await self._redis.execute_command(*command)  # type: ignore[no-any-return, no-untyped-call]
-        except (RedisError, OSError, TimeoutError) as error:
+        except self._failures as error:
             log.warning("Redis does not answer (%s): limits are counted by each process alone", type(error).__name__)
             self._rests_until = time.monotonic() + REDIS_REST_S
             return None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import dataclass
-from importlib.resources import files
+from pathlib import Path
 
 from candlegraph.errors import ConfigurationError
 from storage.database import Database
@@ -32,7 +32,8 @@ class Migration:
 
 def migrations() -> list[Migration]:
     """The files of ``migrations/``, by number."""
-    found = (path for path in files("migrations").iterdir() if path.name.endswith(".sql"))
+    folder = Path(__file__).parents[1] / "migrations"
+    found = folder.glob("*.sql")
     return sorted(
         (Migration(int(path.name[:4]), path.name[5:-4], path.read_text(encoding="utf-8")) for path in found),
         key=lambda migration: migration.number,
