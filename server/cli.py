@@ -323,7 +323,8 @@ def _print_table(names: tuple[str, ...], rows: list[tuple[object, ...]]) -> None
         table.add_column(name, justify="right" if name in {"open", "high", "low", "close", "volume"} else "left")
     for row in rows:
         table.add_row(*map(str, row))
-    Console().print(table)
+    # A narrow terminal wraps the lines; to fit them in, digits would have to go.
+    Console(width=max(Console().width, 110)).print(table)
 
 
 if __name__ == "__main__":
