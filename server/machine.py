@@ -10,7 +10,7 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from functools import partial
 
-from candlegraph.errors import ConfigurationError, Unavailable
+from candlegraph.errors import ConfigurationError, Overloaded, Unavailable
 from providers.registry import Registry
 from realtime.hub import Hub
 from resolvers.accounts import Accounts
@@ -31,6 +31,8 @@ from storage.users import Users
 
 log = logging.getLogger(__name__)
 
+REVIVE_EVERY_S = 2.0
+
 
 @dataclass(frozen=True, slots=True)
 class Machine:
@@ -47,6 +49,7 @@ class Machine:
 async def database(settings: Settings) -> AsyncIterator[Database]:
     """The database, embedded or given, open and up to date."""
     async with AsyncExitStack() as stack:
+        postgres = None
         if settings.db_connection_string:
             dsn = settings.db_connection_string.get_secret_value()
         else:
@@ -63,7 +66,32 @@ async def database(settings: Settings) -> AsyncIterator[Database]:
             raise ConfigurationError("DB_CONNECTION_STRING: no database answers there.") from error
         for migration in await migrate(opened):
             log.info("applied migration %04d %s", migration.number, migration.name)
+        if postgres:
+            reviving = asyncio.create_task(_revive(postgres, opened))
+            stack.push_async_callback(_cancelled, reviving)
         yield opened
+
+
+async def _revive(postgres: EmbeddedPostgres, opened: Database) -> None:
+    """Start the embedded PostgreSQL again where it died under us; until then the API says UNAVAILABLE."""
+    while True:
+        await asyncio.sleep(REVIVE_EVERY_S)
+        try:
+            async with opened.connection() as connection:
+                await connection.fetchval("select 1")
+        except Unavailable:
+            log.warning("the embedded PostgreSQL does not answer: starting it")
+            try:
+                await _start(postgres)
+            except (ConfigurationError, Unavailable) as error:
+                log.warning("it could not be started: %s", error.message)
+        except Overloaded:
+            continue  # all connections are at work: it lives
+
+
+async def _cancelled(task: asyncio.Task[None]) -> None:
+    task.cancel()
+    await asyncio.gather(task, return_exceptions=True)
 
 
 async def _start(postgres: EmbeddedPostgres) -> str:

@@ -12,6 +12,7 @@ import aiohttp
 import psutil
 import pytest
 
+from storage.embedded import EmbeddedPostgres
 from tests.server.running import COMMAND, STOP_S, environment, run, serving
 
 QUERY = '{ candles(market: "demo", provider: "synthetic", symbol: "BTC/USD", limit: 3) { nodes { close } } }'
@@ -31,16 +32,40 @@ async def _ask(http: aiohttp.ClientSession, text: str = QUERY) -> dict[str, obje
         return answer
 
 
-async def test_a_server_lives_through_the_loss_of_its_database_and_both_stop(tmp_path: Path) -> None:
+async def test_a_killed_embedded_database_is_started_again_and_stopped_with_the_server(tmp_path: Path) -> None:
     data = tmp_path / "data"
     with serving(tmp_path / "log", DATA_DIR=str(data)) as running:
         database = postmaster(data)
         assert database is not None
         async with aiohttp.ClientSession(running.url, timeout=aiohttp.ClientTimeout(20)) as http:
+            assert "errors" not in await _ask(http)
+            database.kill()
+            until, answer = time.monotonic() + 40, {}
+            while time.monotonic() < until:
+                await asyncio.sleep(0.3)
+                answer = await _ask(http)
+                if "errors" not in answer and (revived := postmaster(data)) and revived.pid != database.pid:
+                    break
+                codes = {error["extensions"]["code"] for error in answer.get("errors", ())}  # type: ignore[attr-defined]
+                assert codes <= {"UNAVAILABLE"}
+            assert "errors" not in answer
+            revived = postmaster(data)
+            assert revived is not None
+            assert revived.pid != database.pid
+        code, _ = running.stop()
+    assert code == 0
+    await asyncio.to_thread(revived.wait, 20)
+
+
+async def test_a_server_lives_through_the_loss_of_its_database_and_stops(tmp_path: Path) -> None:
+    data = tmp_path / "data"
+    postgres = EmbeddedPostgres(data)  # not the server's own, which it would start again
+    dsn = (await asyncio.to_thread(postgres.start)).dsn
+    with serving(tmp_path / "log", DATA_DIR=str(tmp_path / "other"), DB_CONNECTION_STRING=dsn) as running:
+        async with aiohttp.ClientSession(running.url, timeout=aiohttp.ClientTimeout(20)) as http:
             first = await _ask(http)
             assert "errors" not in first
-            database.send_signal(signal.SIGINT)
-            await asyncio.to_thread(database.wait, 20)
+            await asyncio.to_thread(postgres.stop)
             answer = await _ask(http)
             assert answer["data"] == {"candles": None}
             (error,) = answer["errors"]  # type: ignore[misc]
