@@ -13,7 +13,21 @@ from candlegraph.errors import (
     UnknownSymbol,
     Unsupported,
 )
-from candlegraph.provider import Capabilities, Listing, Live, Market, Page, Provider, State, Streaming
+from candlegraph.provider import (
+    API_VERSION,
+    Budget,
+    Capabilities,
+    Clocked,
+    Listing,
+    Live,
+    Market,
+    Page,
+    Probing,
+    Provider,
+    State,
+    Streaming,
+    Unconfigured,
+)
 from candlegraph.resample import fold
 from candlegraph.series import Instrument, Record, Series
 from candlegraph.span import Span, Spans
@@ -21,13 +35,16 @@ from candlegraph.timeframe import MINUTE, Timeframe
 from candlegraph.zone import UTC, Zone, zone
 
 __all__ = [
+    "API_VERSION",
     "MINUTE",
     "UTC",
     "BadUserInput",
+    "Budget",
     "Candle",
     "CandlegraphError",
     "Candles",
     "Capabilities",
+    "Clocked",
     "ConfigurationError",
     "Instrument",
     "InvalidCandles",
@@ -35,6 +52,7 @@ __all__ = [
     "Live",
     "Market",
     "Page",
+    "Probing",
     "Provider",
     "ProviderError",
     "ProviderRefused",
@@ -47,6 +65,7 @@ __all__ = [
     "State",
     "Streaming",
     "Timeframe",
+    "Unconfigured",
     "UnknownSymbol",
     "Unsupported",
     "Zone",

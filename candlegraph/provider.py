@@ -1,11 +1,11 @@
 """What a provider plugin is: the interface its author writes against.
 
 A plugin is a pip package with an entry point in the group ``candlegraph.providers``, named ``<market>.<name>``, that
-points at a factory: ``def create(environ: Mapping[str, str]) -> Iterable[Provider]``. The factory must be cheap and do
+points at a factory: ``def create(environ: Mapping[str, str]) -> Iterable[Provider | Unconfigured]``. The factory must be cheap and do
 no I/O; it may raise ConfigurationError. One factory may yield many providers (one for each exchange, say).
 
-A provider answers what it is asked and says what it has proved. Retries, storage, validation and fan-out are the
-core's business.
+A provider answers what it is asked and says what it has proved. Retries, rate budgets, circuit breaking, storage,
+validation and fan-out are the core's business: it makes one upstream call when asked to, and reports what came of it.
 """
 
 from __future__ import annotations
@@ -21,6 +21,15 @@ from candlegraph.span import Span
 from candlegraph.timeframe import Timeframe
 
 ENTRY_POINT_GROUP = "candlegraph.providers"
+API_VERSION = 1  # of this interface; a provider names the one it was written for
+
+
+class Urgency(StrEnum):
+    """What an upstream call is for. Where a budget is short, the ones above go first."""
+
+    LIVE = "LIVE"
+    QUERY = "QUERY"
+    BACKFILL = "BACKFILL"
 
 
 class Live(StrEnum):
@@ -52,6 +61,15 @@ class Market:
 
 
 @dataclass(frozen=True, slots=True)
+class Budget:
+    """What an upstream lets one credential spend: ``weight`` in any ``per_s`` seconds, and ``concurrent`` calls at once."""
+
+    weight: float
+    per_s: float
+    concurrent: int = 4
+
+
+@dataclass(frozen=True, slots=True)
 class Capabilities:
     """What a provider can do. ``timeframes`` are native ones; ``1m`` among them unless it truly has none."""
 
@@ -62,6 +80,9 @@ class Capabilities:
     max_lookback_ms: int | None = None
     max_lookback_candles: int | None = None  # at any timeframe: Kraken answers the newest 720 and nothing older
     settle_ms: int = 30_000  # how long after its end a candle may still change
+    budget: Budget | None = None  # None: nothing is known, and a cautious one is kept
+    call_weight: float = 1.0  # what one `Provider.fetch` costs of it
+    deadline_s: float = 10.0  # how long one call may take
 
     def reach_ms(self, timeframe: Timeframe) -> int | None:
         """How far back from now it can be asked at ``timeframe``; None for as far as there is anything."""
@@ -99,6 +120,11 @@ class Page:
 @runtime_checkable
 class Provider(Protocol):
     """One upstream: an exchange, a broker, a folder of files."""
+
+    @property
+    def api_version(self) -> int:
+        """The `API_VERSION` it was written for; a class attribute ``api_version = 1`` will do."""
+        ...
 
     @property
     def market(self) -> Market:
@@ -157,7 +183,90 @@ class Streaming(Protocol):
     """What a provider with ``Live.STREAM`` has besides."""
 
     def stream(self, instrument: Instrument) -> AsyncIterator[Candles]:
-        """Yield 1m candles as they move, each time the one that changed; ends or raises ProviderError when cut."""
+        """Yield 1m candles as they move, each time those that changed; ends or raises ProviderError when cut.
+
+        A candle that is final already and comes again is a correction.
+        """
+        ...
+
+
+@runtime_checkable
+class Probing(Protocol):
+    """What a provider has besides that can find out where an instrument's history begins."""
+
+    async def first_available(self, instrument: Instrument) -> int | None:
+        """When its first 1m candle opens (ms, UTC); None where that cannot be found out. ProviderError."""
+        ...
+
+
+@runtime_checkable
+class Clocked(Protocol):
+    """What a provider has besides whose upstream tells the time."""
+
+    async def server_time(self) -> int:
+        """The upstream's clock (ms, UTC): one call. ProviderError."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Unconfigured:
+    """What a factory yields for a provider that lacks a setting: it is listed with the reason, and nobody asks it."""
+
+    market: Market
+    id: str
+    name: str
+    description: str
+    version: str
+    reason: str
+
+
+@runtime_checkable
+class Upstream(Protocol):
+    """A provider as the core uses it: guarded by retries, a rate budget, a circuit breaker and a deadline.
+
+    Raises nothing but ProviderError; ``retry_after`` says when it is worth trying again.
+    """
+
+    @property
+    def market(self) -> Market:
+        """The market it belongs to."""
+        ...
+
+    @property
+    def id(self) -> str:
+        """Its name within the market."""
+        ...
+
+    @property
+    def name(self) -> str:
+        """What people call it."""
+        ...
+
+    @property
+    def capabilities(self) -> Capabilities:
+        """What it can do."""
+        ...
+
+    def now_ms(self) -> int:
+        """The instant by the upstream's clock, as far as it was measured."""
+        ...
+
+    async def listings(self) -> Sequence[Listing]:
+        """Every symbol it has."""
+        ...
+
+    async def fetch(
+        self, instrument: Instrument, timeframe: Timeframe, span: Span, urgency: Urgency = Urgency.QUERY
+    ) -> Page:
+        """As `Provider.fetch`, once its turn has come."""
+        ...
+
+    async def first_available(self, instrument: Instrument) -> int | None:
+        """As `Probing.first_available`; None where the provider cannot say."""
+        ...
+
+    def stream(self, instrument: Instrument) -> AsyncIterator[Candles] | None:
+        """As `Streaming.stream`; None where it has to be polled."""
         ...
 
 
@@ -188,4 +297,4 @@ class Providers(Protocol):
         ...
 
 
-Factory = Callable[[Mapping[str, str]], Iterable[Provider]]
+Factory = Callable[[Mapping[str, str]], Iterable[Provider | Unconfigured]]

@@ -151,6 +151,7 @@ class _Guard:
 class Ccxt:
     """The provider of one exchange."""
 
+    api_version = 1
     market = Market("crypto", "Crypto", "Cryptocurrencies: spot pairs and perpetual swaps, exchange by exchange.")
 
     def __init__(

@@ -144,6 +144,7 @@ def _fold(walk: Walk, timeframe: Timeframe, span: Span, now: int) -> Candles:
 class Synthetic:
     """The provider ``demo/synthetic``."""
 
+    api_version = 1
     market = Market("demo", "Demo", "Made-up symbols to try things out with.")
     id = "synthetic"
     name = "Synthetic"

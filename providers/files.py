@@ -95,6 +95,7 @@ class _Shelf:
 class Files:
     """The provider over one folder."""
 
+    api_version = 1
     market = MARKET
     id = "files"
     name = "Files"

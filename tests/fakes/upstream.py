@@ -70,6 +70,7 @@ class Upstream:
     calls: list[Call] = field(default_factory=list)
     listing_calls: int = 0
     listing_fault: Callable[[], Awaitable[None]] | None = None
+    api_version: int = 1
     market: Market = MARKET
     id: str = "upstream"
     name: str = "Upstream"

@@ -61,6 +61,7 @@ def trades(stamp: int) -> bool:
 class Exchange:
     """A provider that knows the truth up to the test's clock and counts what it is asked."""
 
+    api_version = 1
     market = Market("lab", "Laboratory", "")
     id, name, description, version = "exchange", "Exchange", "A truth that is known.", "1"
 
