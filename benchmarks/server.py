@@ -30,11 +30,8 @@ from schema.query import Query
 from schema.scalars import SCALARS
 from server.app import WEB
 from server.endpoint import Endpoint
-from storage.candles import CandleStore
-from storage.collector import Collector
 from storage.database import Database
 from storage.history import History
-from storage.instruments import Instruments
 from storage.limits import Limiter
 from storage.users import Users
 
@@ -60,14 +57,12 @@ async def main(kind: str, source: str, dsn: str) -> None:
     registry = Registry({}, points=[])
     if source == "postgres":
         await database.open()
-    store = CandleStore(database)
-    collector = Collector(store)
-    instruments = Instruments(database, registry)
-    history: Any = History(store, instruments, collector, registry)
+    stored = History.over(database, registry)
+    history: Any = stored
     if source == "memory":
         history = MemoryHistory()
     accounts = Accounts(Users(database), Tokens(list), Limiter())
-    services = Services(history, instruments, registry, Hub(history, collector, registry), 500, 5_000, accounts)
+    services = Services(history, stored.instruments, registry, Hub(stored), 500, 5_000, accounts)
     endpoint: Any = Endpoint(build_schema(), services, WEB, [])
     if kind == "stock":
         schema = strawberry.Schema(Query, config=StrawberryConfig(scalar_map=SCALARS))

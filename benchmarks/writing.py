@@ -14,7 +14,7 @@ from candlegraph import MINUTE, UTC, Candles, Instrument, Span, Spans
 from providers.tables import read_table
 from server.machine import machine
 from server.settings import Settings
-from storage.candles import CandleStore, Write, _copy_stream
+from storage.candles import Write, _copy_stream
 
 ROWS = 1_000_000
 
@@ -41,7 +41,7 @@ async def import_a_million() -> Iterable[tuple[object, ...]]:
         file = Path(folder) / "million.csv"
         _write_csv(file, candles)
         async with machine(Settings.read(data_dir=Path(folder) / "data")) as running:
-            store = CandleStore(running.database)
+            store = running.store
             for number in range(3):
                 ids = [
                     (await running.services.instruments.imported(Instrument("bench", kind, str(number)), "UTC")).id

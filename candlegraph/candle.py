@@ -19,6 +19,7 @@ from candlegraph.zone import Int64s, Zone
 Floats = NDArray[np.float64]
 Bools = NDArray[np.bool_]
 
+MAX_VOLUME = 1e300  # a year of such minutes still sums to a number
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
@@ -162,6 +163,7 @@ class Candles:
                 & (low > np.minimum(np.minimum(self.open, self.close), high)),
                 "high is below open or close": finite & (high < np.maximum(self.open, self.close)),
                 "volume is negative": finite & (volume < 0),
+                "volume is too large to be summed": finite & (volume > MAX_VOLUME),
                 f"the timestamp is not the opening of a {timeframe} bucket": (
                     self.timestamp != timeframe.floor_all(self.timestamp, zone)
                 ),

@@ -117,7 +117,7 @@ class Feed:
         if final <= self.edge:
             return self.edge
         ledger = (await self._store.ledgers([self._record.id]))[0]
-        known = ledger.get(MINUTE, Spans()) | refused
+        known = ledger.spans.get(MINUTE, Spans()) | refused
         return next((min(span.until, final) for span in known if span.since <= self.edge < span.until), self.edge)
 
     def _move(self) -> None:

@@ -11,13 +11,12 @@ from candlegraph.answer import Answer, Ask, GapReason
 from candlegraph.candle import Candles
 from candlegraph.errors import BadUserInput, ProviderUnavailable
 from candlegraph.event import Event, EventKind
-from candlegraph.provider import Live, Provider, Providers
+from candlegraph.provider import Live, Provider
 from candlegraph.series import Record, Series
 from candlegraph.timeframe import MINUTE, Timeframe
 from candlegraph.zone import Zone, zone
 from realtime.feed import Feed
 from realtime.topic import Listener, Topic
-from storage.collector import Collector
 from storage.history import History
 
 HEARTBEAT_S = 15.0
@@ -32,11 +31,9 @@ _LADDER = (Timeframe(1, "mon"), Timeframe(1, "d"), Timeframe(1, "h"), MINUTE)
 class Hub:
     """Live series. One feed an instrument and one topic a timeframe, however many listen; both linger for a minute."""
 
-    def __init__(self, history: History, collector: Collector, providers: Providers) -> None:
+    def __init__(self, history: History) -> None:
         """Nobody listens yet."""
         self._history = history
-        self._collector = collector
-        self._providers = providers
         self._feeds: dict[int, Feed] = {}
         self._locks: WeakValueDictionary[tuple[object, ...], asyncio.Lock] = WeakValueDictionary()
 
@@ -103,13 +100,13 @@ class Hub:
     async def _live_provider(self, record: Record) -> Provider | None:
         if not record.listed or not record.active:
             return None
-        provider = await self._providers.get(record.instrument.market, record.instrument.provider)
+        provider = await self._history.providers.get(record.instrument.market, record.instrument.provider)
         return provider if provider and provider.capabilities.live is not Live.NONE else None
 
     async def _topic(self, record: Record, provider: Provider, timeframe: Timeframe, days: Zone) -> Topic:
         feed = self._feeds.get(record.id)
         if feed is None:
-            feed = self._feeds[record.id] = Feed(record, provider, self._collector, self._history.store)
+            feed = self._feeds[record.id] = Feed(record, provider, self._history.collector, self._history.store)
         key = (timeframe, days.name)
         if key in feed.topics:
             return feed.topics[key]

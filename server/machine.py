@@ -20,11 +20,10 @@ from resolvers.tokens import Tokens
 from server.keys import kept_key
 from server.settings import Settings
 from storage.candles import CandleStore
-from storage.collector import Collector
 from storage.database import Database
 from storage.embedded import EmbeddedPostgres
 from storage.history import History
-from storage.instruments import Instruments
+from storage.levels import read_levels
 from storage.limits import Limiter
 from storage.migrate import migrate
 from storage.users import Users
@@ -64,7 +63,7 @@ async def database(settings: Settings) -> AsyncIterator[Database]:
             if not settings.db_connection_string:
                 raise
             raise ConfigurationError("DB_CONNECTION_STRING: no database answers there.") from error
-        for migration in await migrate(opened):
+        for migration in await migrate(opened, settings.aggregates):
             log.info("applied migration %04d %s", migration.number, migration.name)
         if postgres:
             reviving = asyncio.create_task(_revive(postgres, opened))
@@ -117,20 +116,25 @@ async def machine(settings: Settings) -> AsyncIterator[Machine]:
     limiter = Limiter(settings.redis_url.get_secret_value() if settings.redis_url else None)
     async with database(settings) as opened, AsyncExitStack() as stack:
         stack.push_async_callback(registry.close)
-        store = CandleStore(opened)
-        collector = Collector(store)
-        stack.push_async_callback(collector.close)
-        instruments = Instruments(opened, registry)
-        history = History(store, instruments, collector, registry)
-        hub = Hub(history, collector, registry)
+        history = History.over(opened, registry, await read_levels(opened))
+        stack.push_async_callback(history.collector.close)
+        watching = asyncio.create_task(history.store.changes.watch())
+        stack.push_async_callback(_cancelled, watching)
+        hub = Hub(history)
         stack.push_async_callback(hub.close)
         tokens = Tokens(partial(_keys, settings))
         accounts = Accounts(Users(opened), tokens, limiter, require_auth=settings.require_auth)
         stack.push_async_callback(accounts.close)
         services = Services(
-            history, instruments, registry, hub, settings.default_chart_points, settings.max_chart_points, accounts
+            history,
+            history.instruments,
+            registry,
+            hub,
+            settings.default_chart_points,
+            settings.max_chart_points,
+            accounts,
         )
-        yield Machine(settings, opened, registry, store, services)
+        yield Machine(settings, opened, registry, history.store, services)
 
 
 def _keys(settings: Settings) -> list[bytes]:

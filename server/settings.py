@@ -14,6 +14,7 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 from candlegraph.errors import BadUserInput, ConfigurationError
 from candlegraph.zone import zone
 from server.keys import weakness_of
+from storage.layout import Aggregates
 
 
 class Env(StrEnum):
@@ -55,6 +56,13 @@ class Settings(BaseSettings):
     postgres_bin: Path | None = Field(
         None,
         description="The folder of the PostgreSQL programs to embed; otherwise those of the wheel, then the system's.",
+    )
+    aggregates: Aggregates = Field(
+        Aggregates.AUTO,
+        description=(
+            "How a new database keeps its aggregates: `tables`, or `continuous` with TimescaleDB; `auto` takes the latter where "
+            "it is there."
+        ),
     )
     redis_url: SecretStr | None = Field(
         None, description="A Redis or Valkey in which several processes count sign-ins together: `redis://host:6379/0`."

@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
+from functools import lru_cache
+from itertools import groupby
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from candlegraph.candle import Candles
+from candlegraph.candle import Candles, concat
+from candlegraph.clock import MINUTE_MS
 from candlegraph.span import Span, Spans
-from candlegraph.timeframe import Timeframe
+from candlegraph.timeframe import MINUTE, Timeframe
+from storage.changes import Change, Changes
 from storage.database import SQL, Database
+from storage.levels import BASE
 
 POSTGRES_EPOCH_MS = 946_684_800_000  # 2000-01-01, which PostgreSQL's binary timestamps count from
 _NUMBERS = ("open", "high", "low", "close", "volume")
@@ -23,29 +28,43 @@ _COPY_ROWS = 100_000
 _COPY_HEADER = b"PGCOPY\n\xff\r\n\x00" + bytes(8)
 _COPY_TRAILER = b"\xff\xff"
 
-Ledger = dict[Timeframe, Spans]
+
+@dataclass(frozen=True, slots=True)
+class Ledger:
+    """What is known of an instrument: the final spans by timeframe, and how often something final has changed."""
+
+    spans: Mapping[Timeframe, Spans] = field(default_factory=dict)
+    revision: int = 0
 
 
 @dataclass(frozen=True, slots=True)
 class Read:
-    """At most ``limit`` stored candles of a series within ``span``: the oldest of them, or the newest."""
+    """At most ``limit`` stored candles of a series within ``span``: the oldest of them, or the newest.
+
+    ``relation`` is the base, or the aggregate of ``timeframe``.
+    """
 
     instrument_id: int
     timeframe: Timeframe
     span: Span
     limit: int
     newest: bool = False
+    relation: str = BASE
 
 
 @dataclass(frozen=True, slots=True)
 class Write:
-    """Final candles of a series, and the spans they are all of; ``source``: ``a`` a provider's API, ``i`` an import."""
+    """Final candles of a series, and the spans they are all of; ``source``: ``a`` a provider's API, ``i`` an import.
+
+    Where it ``replaces``, stored candles of these spans that are not among them are withdrawn.
+    """
 
     instrument_id: int
     timeframe: Timeframe
     candles: Candles
     covered: Spans
     source: str = "a"
+    replaces: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,28 +81,30 @@ class Fetch:
 
 @dataclass(frozen=True, slots=True)
 class CandleStore:
-    """The relations ``ohlcv_data``, ``coverage`` and ``fetch_log``."""
+    """The relations ``ohlcv_data``, ``coverage`` and ``fetch_log``, and the aggregates above the first."""
 
     database: Database = field(repr=False)
+    changes: Changes
 
     async def ledgers(self, instrument_ids: Sequence[int]) -> list[Ledger]:
-        """What is covered of each instrument, by timeframe: one statement."""
-        found: dict[int, Ledger] = defaultdict(dict)
+        """What is known of each instrument: one statement."""
+        spans: dict[int, dict[Timeframe, Spans]] = defaultdict(dict)
+        revisions: dict[int, int] = defaultdict(int)
         for row in await self.database.read("coverage_by_instrument", list(set(instrument_ids))):
-            found[row["instrument_id"]][Timeframe.parse(row["timeframe"])] = Spans(
+            spans[row["instrument_id"]][Timeframe.parse(row["timeframe"])] = Spans(
                 Span(_to_ms(r.lower), _to_ms(r.upper)) for r in row["covered"]
             )
-        return [found[instrument_id] for instrument_id in instrument_ids]
+            revisions[row["instrument_id"]] += row["revision"]
+        return [Ledger(spans[instrument_id], revisions[instrument_id]) for instrument_id in instrument_ids]
 
     async def read(self, reads: Sequence[Read]) -> list[Candles]:
-        """Answer every read, in their order: one statement for the newest ones and one for the others."""
+        """Answer every read, in their order: one statement for each relation and direction."""
         answers: dict[int, Candles] = {}
-        for newest in (False, True):
-            positions = [i for i, read in enumerate(reads) if read.newest is newest]
-            if not positions:
-                continue
-            rows = await self.database.read(
-                "candles_newest" if newest else "candles_oldest",
+        order = sorted(range(len(reads)), key=lambda i: (reads[i].relation, reads[i].newest))
+        for (relation, newest), group in groupby(order, key=lambda i: (reads[i].relation, reads[i].newest)):
+            positions = list(group)
+            rows = await self.database.fetch(
+                _read_statement(relation, newest=newest),
                 [reads[i].instrument_id for i in positions],
                 [str(reads[i].timeframe) for i in positions],
                 [reads[i].span.since for i in positions],
@@ -96,47 +117,116 @@ class CandleStore:
     async def write(
         self, writes: Sequence[Write], fetch: Fetch | None = None, progress: Callable[[int], None] = lambda _: None
     ) -> None:
-        """Store candles and coverage, all or nothing; a candle that is there already is replaced.
+        """Store candles, their coverage and the aggregates over them, all or nothing.
 
+        A candle that is there already is replaced; what changes of what was final is logged in ``corrections``.
         ``progress`` is told the number of rows after each chunk of a long write.
         """
         async with self.database.transaction() as connection:
-            spans = [(w.instrument_id, str(w.timeframe), s.since, s.until) for w in writes for s in w.covered]
-            if spans:
-                await connection.execute(SQL["coverage_add"], *(list(column) for column in zip(*spans, strict=True)))
-            for write in writes:
-                await self._write_rows(connection, write, progress)
+            changed: list[Change] = []
+            xid = 0
+            if spans := _columns(
+                (w.instrument_id, str(w.timeframe), s.since, s.until) for w in writes for s in w.covered
+            ):
+                known = await connection.fetchval(SQL["coverage_lock"], *spans)
+                changed = await _write_rows(connection, writes, progress, known=known)
+                xid = await _extend(connection, spans, changed)
             if fetch:
                 await _log(connection, fetch)
+        if spans:
+            self.changes.tell(xid, changed)
 
     async def log(self, fetch: Fetch) -> None:
         """Note an upstream call that brought nothing to store."""
         async with self.database.connection() as connection:
             await _log(connection, fetch)
 
-    async def _write_rows(self, connection: Any, write: Write, progress: Callable[[int], None]) -> None:
-        candles = write.candles
-        if not len(candles):
-            return
-        first, last = int(candles.timestamp[0]), int(candles.timestamp[-1])
-        key = (write.instrument_id, str(write.timeframe))
-        # Our coverage row is locked, so nobody adds to this series meanwhile: without a conflict the merge, which costs
-        # as much again as the COPY, can be left out.
-        merge = await connection.fetchval(SQL["candles_exist"], *key, first, last)
-        if merge:
-            await connection.execute(SQL["candles_stage"])
-        for start in range(0, len(candles), _COPY_ROWS):
-            chunk = candles[start : start + _COPY_ROWS]
-            await connection.copy_to_table(
-                "incoming" if merge else "ohlcv_data",
-                source=_copy_stream(write, chunk),
-                format="binary",
-                columns=["instrument_id", "timeframe", "source", "timestamp", *_NUMBERS],
-            )
-            progress(len(chunk))
-        if merge:
-            await connection.execute(SQL["candles_merge"])
-            await connection.execute("drop table incoming")
+
+async def _write_rows(
+    connection: Any, writes: Sequence[Write], progress: Callable[[int], None], *, known: bool
+) -> list[Change]:
+    """Bring the rows in and the aggregates up to date; each instrument that was written, and what was corrected of it."""
+    rows = [write for write in writes if len(write.candles)]
+    hulls = _columns(
+        (w.instrument_id, str(w.timeframe), int(w.candles.timestamp[0]), int(w.candles.timestamp[-1])) for w in rows
+    )
+    # Our coverage rows are locked, so nobody adds to these series meanwhile: without a conflict the merge, which costs as
+    # much again as the COPY, can be left out.
+    merge = known or (bool(rows) and await connection.fetchval(SQL["candles_exist"], *hulls))
+    if merge:
+        await connection.execute(SQL["candles_stage"])
+    for group in _alike(rows):
+        await connection.copy_to_table(
+            "incoming" if merge else "ohlcv_data",
+            source=_copy_stream(group, progress),
+            format="binary",
+            columns=["instrument_id", "timeframe", "source", "timestamp", *_NUMBERS],
+        )
+    corrected = await _merge(connection, writes) if merge else []
+    minutes = [
+        (w.instrument_id, int(w.candles.timestamp[0]), int(w.candles.timestamp[-1]) + MINUTE_MS)
+        for w in rows
+        if w.timeframe == MINUTE
+    ]
+    emptied = any(write.replaces for write in writes)
+    if emptied:
+        minutes += [(c.instrument_id, c.corrected.since, c.corrected.until) for c in corrected if c.corrected]
+    if minutes:
+        await connection.execute(SQL["aggregates_written"], *_columns(minutes), emptied)
+    quiet = {write.instrument_id for write in writes} - {change.instrument_id for change in corrected}
+    return [*corrected, *map(Change, sorted(quiet))]
+
+
+async def _merge(connection: Any, writes: Sequence[Write]) -> list[Change]:
+    """Put the staged rows in the place of those that are there; the corrections that this makes."""
+    replaced = _columns(
+        (w.instrument_id, str(w.timeframe), s.since, s.until) for w in writes if w.replaces for s in w.covered
+    )
+    found = await connection.fetch(SQL["candles_withdraw"], *replaced) if replaced else []
+    found += await connection.fetch(SQL["candles_correct"])
+    await connection.execute(SQL["candles_merge"])
+    return [
+        Change(r["instrument_id"], Span(_to_ms(r["first"]), Timeframe.parse(r["timeframe"]).next(_to_ms(r["last"]))))
+        for r in found
+    ]
+
+
+async def _extend(connection: Any, spans: list[list[Any]], changed: Sequence[Change]) -> int:
+    """Note that the spans are covered and who changed; the transaction's number."""
+    corrected = [change.instrument_id for change in changed if change.corrected]
+    told = _columns(
+        (c.instrument_id, *((c.corrected.since, c.corrected.until) if c.corrected else (0, 0))) for c in changed
+    )
+    return int(await connection.fetchval(SQL["coverage_extend"], *spans, *told, corrected))
+
+
+@lru_cache(maxsize=64)
+def _read_statement(relation: str, *, newest: bool) -> str:
+    """The statement that reads one relation; its name is one of ours."""
+    return read_statement(SQL["candles_newest" if newest else "candles_oldest"], relation)
+
+
+def read_statement(template: str, relation: str) -> str:
+    """Fill in what differs between the base and its aggregates."""
+    base = relation == BASE
+    return (
+        template.replace("{relation}", relation)
+        .replace("{stamp}", '"timestamp"' if base else "bucketed_time")
+        .replace("{filter}", "and timeframe = q.tf" if base else "and q.tf is not null")
+    )
+
+
+def _columns(rows: Any) -> list[list[Any]]:
+    """Rows as the columns that ``unnest`` takes; nothing where there are none."""
+    return [list(column) for column in zip(*rows, strict=True)]
+
+
+def _alike(writes: Sequence[Write]) -> list[list[Write]]:
+    """The writes by timeframe and source: each group is one COPY of equally long rows."""
+    groups: dict[tuple[Timeframe, str], list[Write]] = defaultdict(list)
+    for write in writes:
+        groups[write.timeframe, write.source].append(write)
+    return list(groups.values())
 
 
 async def _log(connection: Any, fetch: Fetch) -> None:
@@ -155,9 +245,21 @@ def _unpack(packed: bytes | None) -> Candles:
     return Candles.of(rows["timestamp"].astype(np.int64) // 1000 + POSTGRES_EPOCH_MS, *(rows[n] for n in _NUMBERS))
 
 
-def _copy_stream(write: Write, candles: Candles) -> AsyncIterator[bytes]:
-    """The batch in PostgreSQL's binary COPY format: every row equally long, so one numpy structure writes them all."""
-    timeframe = str(write.timeframe).encode()
+async def _copy_stream(writes: Sequence[Write], progress: Callable[[int], None]) -> AsyncIterator[bytes]:
+    """Writes of one timeframe and source in PostgreSQL's binary COPY format, in chunks."""
+    yield _COPY_HEADER
+    candles = concat([write.candles for write in writes])
+    owners = np.repeat([write.instrument_id for write in writes], [len(write.candles) for write in writes])
+    for start in range(0, len(candles), _COPY_ROWS):
+        rows = slice(start, start + _COPY_ROWS)
+        yield _packed(writes[0], owners[rows], candles[rows])
+        progress(len(owners[rows]))
+    yield _COPY_TRAILER
+
+
+def _packed(like: Write, owners: NDArray[np.int64], candles: Candles) -> bytes:
+    """Rows of the COPY format, all equally long, so that one numpy structure writes them."""
+    timeframe = str(like.timeframe).encode()
     layout = np.dtype(
         [
             ("fields", ">i2"),
@@ -173,17 +275,12 @@ def _copy_stream(write: Write, candles: Candles) -> AsyncIterator[bytes]:
         if name.startswith("length of "):
             rows[name] = layout[name.removeprefix("length of ")].itemsize
     rows["fields"] = 4 + len(_NUMBERS)
-    rows["instrument_id"], rows["timeframe"], rows["source"] = write.instrument_id, timeframe, write.source.encode()
+    rows["instrument_id"], rows["timeframe"], rows["source"] = owners, timeframe, like.source.encode()
     rows["timestamp"] = (candles.timestamp - POSTGRES_EPOCH_MS) * 1000
     for name in _NUMBERS:
         rows[name] = getattr(candles, name)
-    return _chunks(_COPY_HEADER, rows.tobytes(), _COPY_TRAILER)
+    return rows.tobytes()
 
 
 def _copy_field(name: str, kind: str) -> list[tuple[str, str]]:
     return [(f"length of {name}", ">i4"), (name, kind)]
-
-
-async def _chunks(*parts: bytes) -> AsyncIterator[bytes]:
-    for part in parts:
-        yield part

@@ -135,7 +135,7 @@ class _Errand:
         """Fetch what is missing: piece by piece from the oldest, or page by page from the newest."""
         # Whoever held the lock before us may have fetched it meanwhile: the ledger is read under the lock.
         ledger = (await self.store.ledgers([self.record.id]))[0]
-        missing = self._without_tail(Spans([span]) - ledger.get(self.timeframe, Spans()))
+        missing = self._without_tail(Spans([span]) - ledger.spans.get(self.timeframe, Spans()))
         page = self.provider.capabilities.max_rows_per_call * self.timeframe.nominal_ms
         self.reach = max(self.reach, page)
         while missing and not self.result.failure and not self.result.exhausted:

@@ -122,9 +122,13 @@ class Database:
 
     async def read(self, name: str, *arguments: object) -> Sequence[Any]:
         """Run a named statement that only reads; once more where the connection turns out to be dead."""
+        return await self.fetch(SQL[name], *arguments)
+
+    async def fetch(self, statement: str, *arguments: object) -> Sequence[Any]:
+        """As `read`, for a statement that a caller put together."""
         try:
             async with self.connection() as connection:
-                return await connection.fetch(SQL[name], *arguments)  # type: ignore[no-any-return]
+                return await connection.fetch(statement, *arguments)  # type: ignore[no-any-return]
         except Unavailable:
             async with self.connection() as connection:
-                return await connection.fetch(SQL[name], *arguments)  # type: ignore[no-any-return]
+                return await connection.fetch(statement, *arguments)  # type: ignore[no-any-return]

@@ -1,7 +1,7 @@
 """The orchestrator: one question about a series, answered from what is stored and, where that ends, from its provider.
 
-Candles of a timeframe are folded from stored candles of any timeframe that nests in it: from 1m where that is covered,
-else from the coarsest native one. A bucket is only ever built from a source that covers the whole of it.
+Where 1m candles are covered, the coarsest of their aggregates that nests in the timeframe answers; elsewhere the coarsest
+native timeframe that does. A bucket is only ever built from a source that covers the whole of it.
 """
 
 from __future__ import annotations
@@ -9,14 +9,19 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Self
 
 from candlegraph.answer import Answer, Ask
 from candlegraph.errors import ProviderError, ProviderUnavailable
 from candlegraph.provider import Provider, Providers
 from candlegraph.series import Record
 from storage.candles import CandleStore
+from storage.changes import Changes
 from storage.collector import Collector
+from storage.database import Database
 from storage.instruments import Instruments
+from storage.ledgers import Ledgers
+from storage.levels import ALL, Levels
 from storage.reader import Reader
 from storage.walk import Walk
 
@@ -28,16 +33,24 @@ class History:
     """Everything that is known of every series, and the way to more."""
 
     store: CandleStore
+    ledgers: Ledgers
     instruments: Instruments
     collector: Collector
     providers: Providers
+    levels: Levels
+
+    @classmethod
+    def over(cls, database: Database, providers: Providers, levels: Levels = ALL) -> Self:
+        """Put it together over a database and its providers; `storage.changes.Changes.watch` is for the caller to run."""
+        store = CandleStore(database, Changes(database))
+        return cls(store, Ledgers(store), Instruments(database, providers), Collector(store), providers, levels)
 
     async def answer(self, asks: Sequence[Ask]) -> list[Answer | BaseException]:
         """Answer many questions at once: what they need of the database is read in one statement a step.
 
         An item that fails is its exception (NotFound, BadUserInput, ProviderError, Unavailable) and disturbs no other.
         """
-        reader = Reader(self.store, self.instruments)
+        reader = Reader(self.store, self.ledgers, self.instruments, self.levels)
         return await asyncio.gather(*(self._answer(ask, reader) for ask in asks), return_exceptions=True)
 
     async def _answer(self, ask: Ask, reader: Reader) -> Answer:

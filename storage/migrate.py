@@ -8,6 +8,7 @@ from pathlib import Path
 
 from candlegraph.errors import ConfigurationError
 from storage.database import Database
+from storage.layout import Aggregates, lay_out
 
 _LOCK = 0x6361_6E64_6C65  # "candle"; any number that nobody else uses
 _LEDGER = """
@@ -40,8 +41,8 @@ def migrations() -> list[Migration]:
     )
 
 
-async def migrate(database: Database) -> list[Migration]:
-    """Apply what is missing, all in one transaction, and return it.
+async def migrate(database: Database, aggregates: Aggregates = Aggregates.AUTO) -> list[Migration]:
+    """Apply what is missing, all in one transaction, and return it; then see to the layout of the aggregates.
 
     A process killed in the middle leaves nothing behind; one that comes second waits, then finds nothing to do.
     ConfigurationError where the database was made by a newer Candlegraph or an applied file was changed.
@@ -61,6 +62,7 @@ async def migrate(database: Database) -> list[Migration]:
                 migration.name,
                 migration.checksum,
             )
+        await lay_out(connection, aggregates)
     return missing
 
 

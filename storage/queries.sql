@@ -51,28 +51,99 @@ select distinct c.timeframe from coverage c join instruments i on i.id = c.instr
 where i.market = $1 and i.provider = $2;
 
 -- name: coverage_by_instrument
-select c.instrument_id, c.timeframe, c.covered from coverage c where c.instrument_id = any ($1::int4[]);
+select c.instrument_id, c.timeframe, c.covered, c.revision from coverage c where c.instrument_id = any ($1::int4[]);
 
--- name: coverage_add
--- Taken first in every writing transaction and in the order of the keys: the row locks put writers in a line.
-insert into coverage as c (instrument_id, timeframe, covered)
-select x.i, x.tf, range_agg(tstzrange(timestamptz 'epoch' + x.since * interval '1 ms',
-                                      timestamptz 'epoch' + x.until * interval '1 ms'))
-from unnest($1::int4[], $2::text[], $3::int8[], $4::int8[]) x (i, tf, since, until)
-group by 1, 2 order by 1, 2
-on conflict (instrument_id, timeframe) do update
-set covered = c.covered + excluded.covered, version = c.version + 1, updated_at = now();
+-- name: coverage_lock
+-- First in every writing transaction, and in the order of the keys: the row locks put writers in a line. Whether any of
+-- it was covered before.
+with given as (
+  select x.i, x.tf, range_agg(tstzrange(timestamptz 'epoch' + x.since * interval '1 ms',
+                                        timestamptz 'epoch' + x.until * interval '1 ms')) as spans
+  from unnest($1::int4[], $2::text[], $3::int8[], $4::int8[]) x (i, tf, since, until) group by 1, 2),
+locked as (
+  insert into coverage as c (instrument_id, timeframe) select i, tf from given order by 1, 2
+  on conflict (instrument_id, timeframe) do update set version = c.version + 1
+  returning instrument_id, timeframe, covered)
+select coalesce(bool_or(l.covered && g.spans), false) from locked l join given g on g.i = l.instrument_id and g.tf = l.timeframe;
+
+-- name: coverage_extend
+-- Last: what was written is covered, and everybody is told. The revision goes up where what was known before has changed,
+-- or where 1m candles now take the place of coarser ones.
+with told as (
+  insert into changes (instrument_ids, corrected)
+  select array_agg(x.i), array_agg(tstzrange(timestamptz 'epoch' + x.since * interval '1 ms',
+                                             timestamptz 'epoch' + x.until * interval '1 ms'))
+  from unnest($5::int4[], $6::int8[], $7::int8[]) x (i, since, until) returning xid),
+extended as (
+  update coverage c
+  set covered = c.covered + x.spans, updated_at = now(),
+      revision = c.revision + (x.i = any ($8::int4[]) or exists (
+        select from coverage o where o.instrument_id = x.i and o.timeframe <> x.tf and o.covered && x.spans))::int
+  from (select x.i, x.tf, range_agg(tstzrange(timestamptz 'epoch' + x.since * interval '1 ms',
+                                              timestamptz 'epoch' + x.until * interval '1 ms')) as spans
+        from unnest($1::int4[], $2::text[], $3::int8[], $4::int8[]) x (i, tf, since, until) group by 1, 2) x
+  where c.instrument_id = x.i and c.timeframe = x.tf)
+select xid::text from told;
+
+-- name: changes_since
+-- By transaction numbers: $1 is the oldest transaction that was still running when this was last asked.
+select pg_snapshot_xmin(pg_current_snapshot())::text as seen, c.xid::text, c.instrument_ids, c.corrected
+from (select) one left join changes c on c.xid >= $1::text::xid8;
+
+-- name: changes_forget
+delete from changes where at < now() - $1::float8 * interval '1 s';
+
+-- name: levels_there
+select view_name, target_timeframe, is_active from preaggregation_configs where to_regclass(view_name) is not null;
+
+-- name: aggregates_written
+select aggregates_written($1::int4[], array(select timestamptz 'epoch' + s * interval '1 ms' from unnest($2::int8[]) with ordinality x (s, k) order by k),
+  array(select timestamptz 'epoch' + s * interval '1 ms' from unnest($3::int8[]) with ordinality x (s, k) order by k), $4);
 
 -- name: candles_exist
-select exists (select from ohlcv_data where instrument_id = $1 and timeframe = $2
-  and "timestamp" >= timestamptz 'epoch' + $3::int8 * interval '1 ms'
-  and "timestamp" <= timestamptz 'epoch' + $4::int8 * interval '1 ms');
+select exists (
+  select from unnest($1::int4[], $2::text[], $3::int8[], $4::int8[]) x (i, tf, first, last)
+  cross join lateral (
+    select from ohlcv_data d where d.instrument_id = x.i and d.timeframe = x.tf
+      and d."timestamp" >= timestamptz 'epoch' + x.first * interval '1 ms'
+      and d."timestamp" <= timestamptz 'epoch' + x.last * interval '1 ms' limit 1) found);
 
 -- name: candles_stage
-create temp table incoming (like ohlcv_data including defaults) on commit drop;
+create temp table if not exists incoming (like ohlcv_data including defaults) on commit delete rows;
+
+-- name: candles_withdraw
+-- Of spans that were read again, the rows that are not there any more.
+with gone as (
+  delete from ohlcv_data d
+  using unnest($1::int4[], $2::text[], $3::int8[], $4::int8[]) x (i, tf, since, until)
+  where d.instrument_id = x.i and d.timeframe = x.tf
+    and d."timestamp" >= timestamptz 'epoch' + x.since * interval '1 ms'
+    and d."timestamp" < timestamptz 'epoch' + x.until * interval '1 ms'
+    and not exists (select from incoming n where n.instrument_id = d.instrument_id and n.timeframe = d.timeframe
+                    and n."timestamp" = d."timestamp")
+  returning d.*),
+logged as (
+  insert into corrections (instrument_id, timeframe, "timestamp", old_open, old_high, old_low, old_close, old_volume, old_source)
+  select instrument_id, timeframe, "timestamp", open, high, low, close, volume, source from gone)
+select instrument_id, timeframe, min("timestamp") as first, max("timestamp") as last from gone group by 1, 2;
+
+-- name: candles_correct
+-- What of the staged rows changes something that was final: another candle, or one where there was known to be none.
+with changed as (
+  insert into corrections (instrument_id, timeframe, "timestamp", old_open, old_high, old_low, old_close, old_volume, old_source,
+                           new_open, new_high, new_low, new_close, new_volume, new_source)
+  select n.instrument_id, n.timeframe, n."timestamp", d.open, d.high, d.low, d.close, d.volume, d.source,
+         n.open, n.high, n.low, n.close, n.volume, n.source
+  from incoming n
+  left join ohlcv_data d using (instrument_id, timeframe, "timestamp")
+  left join coverage c using (instrument_id, timeframe)
+  where case when d.instrument_id is null then c.covered @> n."timestamp"
+             else (d.open, d.high, d.low, d.close, d.volume) is distinct from (n.open, n.high, n.low, n.close, n.volume) end
+  returning instrument_id, timeframe, "timestamp")
+select instrument_id, timeframe, min("timestamp") as first, max("timestamp") as last from changed group by 1, 2;
 
 -- name: candles_merge
-insert into ohlcv_data as d select * from incoming
+insert into ohlcv_data as d select * from incoming order by instrument_id, timeframe, "timestamp"
 on conflict (instrument_id, timeframe, "timestamp") do update
 set source = excluded.source, open = excluded.open, high = excluded.high, low = excluded.low, close = excluded.close,
     volume = excluded.volume
@@ -80,30 +151,31 @@ where (d.open, d.high, d.low, d.close, d.volume)
       is distinct from (excluded.open, excluded.high, excluded.low, excluded.close, excluded.volume);
 
 -- name: candles_oldest
--- Row-packed: one bytea a series, read by numpy in place (six 8-byte big-endian fields a row).
+-- Row-packed: one bytea a series, read by numpy in place (six 8-byte big-endian fields a row). What stands in braces is
+-- filled in by the program, from a closed set of relations.
 select p.rows from unnest($1::int4[], $2::text[], $3::int8[], $4::int8[], $5::int4[])
   with ordinality q (i, tf, since, until, n, k)
 cross join lateral (
-  select string_agg(timestamptz_send(s."timestamp") || float8send(s.open) || float8send(s.high) || float8send(s.low)
-                    || float8send(s.close) || float8send(s.volume), ''::bytea order by s."timestamp") as rows
-  from (select "timestamp", open, high, low, close, volume from ohlcv_data
-        where instrument_id = q.i and timeframe = q.tf
-          and "timestamp" >= timestamptz 'epoch' + q.since * interval '1 ms'
-          and "timestamp" < timestamptz 'epoch' + q.until * interval '1 ms'
-        order by "timestamp" limit q.n) s) p
+  select string_agg(timestamptz_send(s.{stamp}) || float8send(s.open) || float8send(s.high) || float8send(s.low)
+                    || float8send(s.close) || float8send(s.volume), ''::bytea order by s.{stamp}) as rows
+  from (select {stamp}, open, high, low, close, volume from {relation}
+        where instrument_id = q.i {filter}
+          and {stamp} >= timestamptz 'epoch' + q.since * interval '1 ms'
+          and {stamp} < timestamptz 'epoch' + q.until * interval '1 ms'
+        order by {stamp} limit q.n) s) p
 order by q.k;
 
 -- name: candles_newest
 select p.rows from unnest($1::int4[], $2::text[], $3::int8[], $4::int8[], $5::int4[])
   with ordinality q (i, tf, since, until, n, k)
 cross join lateral (
-  select string_agg(timestamptz_send(s."timestamp") || float8send(s.open) || float8send(s.high) || float8send(s.low)
-                    || float8send(s.close) || float8send(s.volume), ''::bytea order by s."timestamp") as rows
-  from (select "timestamp", open, high, low, close, volume from ohlcv_data
-        where instrument_id = q.i and timeframe = q.tf
-          and "timestamp" >= timestamptz 'epoch' + q.since * interval '1 ms'
-          and "timestamp" < timestamptz 'epoch' + q.until * interval '1 ms'
-        order by "timestamp" desc limit q.n) s) p
+  select string_agg(timestamptz_send(s.{stamp}) || float8send(s.open) || float8send(s.high) || float8send(s.low)
+                    || float8send(s.close) || float8send(s.volume), ''::bytea order by s.{stamp}) as rows
+  from (select {stamp}, open, high, low, close, volume from {relation}
+        where instrument_id = q.i {filter}
+          and {stamp} >= timestamptz 'epoch' + q.since * interval '1 ms'
+          and {stamp} < timestamptz 'epoch' + q.until * interval '1 ms'
+        order by {stamp} desc limit q.n) s) p
 order by q.k;
 
 -- name: fetch_log_add

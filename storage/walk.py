@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
 from candlegraph import clock
@@ -13,13 +14,13 @@ from candlegraph.provider import Provider
 from candlegraph.resample import fill_previous, fold
 from candlegraph.series import Record
 from candlegraph.span import Span, Spans
-from candlegraph.timeframe import MINUTE, Timeframe
+from candlegraph.timeframe import Timeframe
 from candlegraph.zone import Int64s, Zone, zone
 from storage.candles import Ledger, Read
 from storage.collector import MAX_CALLS, Collected, Collector
+from storage.plan import Part, Plan, Stretch
 from storage.reader import Reader
 
-FEW_CALLS = 3  # so many calls for 1m candles are worth it; beyond, a native timeframe is asked instead
 READ_ROWS = 300_000  # stored rows read at once, 14 MB
 MAX_WINDOW = 50_000_000  # buckets; 95 years of minutes
 
@@ -37,11 +38,10 @@ class Walk:
 
     now: int = field(default_factory=lambda: clock.now_ms())  # noqa: PLW0108 - a test may replace the function
     zone: Zone = field(init=False)
-    days: Zone = field(init=False)  # the zone that stored candles of a day and longer are in
+    plan: Plan = field(init=False)
     settled: int = field(init=False)  # buckets that end here or before are final
-    ledger: Ledger = field(default_factory=dict)
     parts: list[Candles] = field(default_factory=list)
-    covered: Spans = field(default_factory=Spans)
+    answered: list[tuple[Span, SourceKind]] = field(default_factory=list)
     fetched: Spans = field(default_factory=Spans)
     pending: Spans = field(default_factory=Spans)
     refused: Spans = field(default_factory=Spans)
@@ -54,14 +54,23 @@ class Walk:
 
     def __post_init__(self) -> None:
         """Work out the zones and what is final."""
-        self.days = zone(self.record.timezone)
-        self.zone = self.ask.zone or self.days
-        self.settled = self.timeframe.floor(self.now - self._settle_ms, self.zone)
+        days = zone(self.record.timezone)
+        self.zone = self.ask.zone or days
+        capabilities = self.provider.capabilities if self.provider else None
+        self.plan = Plan(
+            self.record, capabilities, Ledger(), self.reader.levels, self.timeframe, self.zone, days, self.now
+        )
+        self.settled = self.plan.settled
 
     @property
     def timeframe(self) -> Timeframe:
         """The timeframe asked for."""
         return self.ask.series.timeframe
+
+    @property
+    def covered(self) -> Spans:
+        """What was answered."""
+        return Spans(span for span, _ in self.answered)
 
     @property
     def forward(self) -> bool:
@@ -71,16 +80,19 @@ class Walk:
     async def run(self, failure: ProviderError | None) -> Answer:
         """Walk. Raises the provider's error where nothing at all could be answered because of it."""
         self.failure = failure
-        self.ledger = await self.reader.ledger.load(self.record.id)
+        await self._learn()
         after = self.timeframe.next(self.now, self.zone)
         hi = after if self.ask.until is None else min(after, self.timeframe.ceil(self.ask.until, self.zone))
         lo = self._earliest(hi) if self.ask.since is None else min(hi, self.timeframe.ceil(self.ask.since, self.zone))
         reached, cut = await self._walk(lo, hi)
         return await self._answer(reached, cut=cut)
 
+    async def _learn(self) -> None:
+        self.plan = replace(self.plan, ledger=await self.reader.ledger.load(self.record.id))
+
     def _earliest(self, hi: int) -> int:
         """Where walking back ends: nothing is stored, and nothing can be fetched, before."""
-        known = [next(iter(spans)).since for spans in self.ledger.values() if spans]
+        known = [next(iter(spans)).since for spans in self.plan.ledger.spans.values() if spans]
         if self.provider or self.failure:
             known.append(self.record.first_available or 0)
         first = min([hi, *(self.timeframe.floor(instant, self.zone) for instant in known)])
@@ -113,19 +125,22 @@ class Walk:
         """Fetch what a window lacks, read it, and keep its candles; what of it was answered, and how many candles."""
         await self._fetch(window)
         window = self._cut(window) if self.exhausted else window
-        plan = self._plan(window)
-        reads = [self._read(span, timeframe) for span, timeframe in plan]
-        batches = await asyncio.gather(*(self.reader.candles.load(read) for read in reads))
-        for read, batch in zip(reads, batches, strict=True):
-            window = self._read_part(window, read, batch)
-        folded = [self._fold(span, tf, batch).between(window) for (span, tf), batch in zip(plan, batches, strict=True)]
+        parts = self.plan.parts(window, self.forming)
+        stretches = [stretch for part in parts for stretch in part.stretches]
+        batches = await asyncio.gather(*(self.reader.candles.load(self._read(stretch)) for stretch in stretches))
+        stored = dict(zip(stretches, batches, strict=True))
+        for stretch, batch in stored.items():
+            window = self._read_part(window, self._read(stretch), batch)
+        folded = [self._fold(part, stored).between(window) for part in parts]
         self.parts += folded
-        self.covered |= Spans(span & window for span, _ in plan)
+        for part in parts:
+            self.answered.append((part.span & window, part.source))
         return window, sum(map(len, folded))
 
-    def _read(self, span: Span, base: Timeframe) -> Read:
-        rows = max(READ_ROWS, 2 * -(-self.timeframe.nominal_ms // base.nominal_ms))
-        return Read(self.record.id, base, span, rows, newest=not self.forward)
+    def _read(self, stretch: Stretch) -> Read:
+        rows = max(READ_ROWS, 2 * -(-self.timeframe.nominal_ms // stretch.timeframe.nominal_ms))
+        span, base = stretch.span, stretch.timeframe
+        return Read(self.record.id, base, span, rows, newest=not self.forward, relation=stretch.relation)
 
     def _read_part(self, window: Span, read: Read, batch: Candles) -> Span:
         """The part of a window that was read whole, where there were more rows than one read takes."""
@@ -135,101 +150,15 @@ class Walk:
             return Span(max(window.since, self.timeframe.next(int(batch.timestamp[0]), self.zone)), window.until)
         return Span(window.since, min(window.until, self.timeframe.floor(int(batch.timestamp[-1]), self.zone)))
 
-    def _fold(self, span: Span, base: Timeframe, stored: Candles) -> Candles:
-        if span.until <= self.settled:
-            return stored if base == self.timeframe else fold(stored, self.timeframe, self.zone)
-        rows = stored.merge(self.forming[base].between(span))
+    def _fold(self, part: Part, stored: Mapping[Stretch, Candles]) -> Candles:
+        rows = concat([stored[stretch] for stretch in part.stretches])
+        if part.forming is None:
+            return rows if part.stretches[0].timeframe == self.timeframe else fold(rows, self.timeframe, self.zone)
+        rows = rows.merge(self.forming[part.forming].between(part.span))
         folded = fold(rows, self.timeframe, self.zone)
         return folded.with_closed(folded.timestamp < self.settled)
 
-    # What is known, and what is not
-
-    def _nests(self, base: Timeframe) -> bool:
-        """Whether candles of ``base`` fold into ours; stored days are days of the instrument's zone alone."""
-        same_days = self.zone.name == self.days.name or (self.zone.is_utc and self.days.is_utc)
-        return (bool(base.width_ms) or same_days) and base.nests_in(self.timeframe, self.zone)
-
-    def _known(self, base: Timeframe, window: Span) -> Spans:
-        """Where ``base`` is settled: by the ledger, and in our first and last bucket by the listing and its end."""
-        known = self.ledger.get(base, Spans()) & Spans([window])
-        first, ended = self.record.first_available, self.record.ended_at
-        if first is not None:
-            known |= Spans([Span(self.timeframe.floor(first, self.zone), base.floor(first, self.days)) & window])
-        if ended is not None:
-            known |= Spans([Span(base.ceil(ended, self.days), self.timeframe.ceil(ended, self.zone)) & window])
-        return known
-
-    def _plan(self, window: Span) -> list[tuple[Span, Timeframe]]:
-        """Which stored timeframe answers which whole buckets: 1m where it can, then the coarser before the finer."""
-        bases = sorted(filter(self._nests, self.ledger), key=lambda base: (base != MINUTE, -base.nominal_ms))
-        rest = Spans([window & Span(window.since, self.settled)])
-        plan: list[tuple[Span, Timeframe]] = []
-        for base in bases:
-            whole = (self._known(base, window)).inner(self.timeframe, self.zone) & rest
-            plan += [(span, base) for span in whole]
-            rest -= whole
-        tail = window & Span(self.settled, window.until)
-        for base in self.forming if tail else ():
-            final = base.floor(self.now - self._settle_ms, self.days)
-            if self._known(base, window).covers(Span(tail.since, final)):
-                plan.append((tail, base))
-                break
-        return sorted(plan, key=lambda piece: piece[0])
-
-    def _missing(self, window: Span) -> Spans:
-        """The buckets that the store cannot answer and the provider could, the forming one among them."""
-        answered = Spans(span for span, _ in self._plan(window))
-        return Spans([window]) - answered - Spans(span for _, span, _ in self._beyond_reach(window))
-
-    def _beyond_reach(self, window: Span) -> list[tuple[GapReason, Span, str]]:
-        """What there is no use in asking for, and why."""
-        beyond: list[tuple[GapReason, Span, str]] = []
-        first, ended = self.record.first_available, self.record.ended_at
-        if first is not None:
-            before = Span(window.since, self.timeframe.floor(first, self.zone)) & window
-            beyond.append((GapReason.BEFORE_LISTING, before, "The symbol was not listed yet."))
-        if ended is not None:
-            after = Span(self.timeframe.ceil(ended, self.zone), window.until) & window
-            beyond.append((GapReason.AFTER_DELISTING, after, "The symbol is not traded any more."))
-        if self.provider:
-            reaches = [self.provider.capabilities.reach_ms(base) for base in self._native()]
-            if reaches and None not in reaches:
-                edge = self.timeframe.ceil(self.now - max(reach or 0 for reach in reaches), self.zone)
-                beyond.append(
-                    (
-                        GapReason.UNAVAILABLE,
-                        Span(window.since, edge) & window,
-                        "The provider does not reach back so far.",
-                    )
-                )
-        return [item for item in beyond if item[1]]
-
     # Asking the provider
-
-    @property
-    def _settle_ms(self) -> int:
-        return self.provider.capabilities.settle_ms if self.provider else 0
-
-    def _native(self) -> list[Timeframe]:
-        return [base for base in self.provider.capabilities.timeframes if self._nests(base)] if self.provider else []
-
-    def _choose(self, span: Span) -> Timeframe | None:
-        """The timeframe to ask for: 1m while that is cheap, else the coarsest native one that folds into ours."""
-        assert self.provider  # noqa: S101
-        native = sorted(self._native(), key=lambda base: -base.nominal_ms)
-        within = [
-            base
-            for base in native
-            if (reach := self.provider.capabilities.reach_ms(base)) is None or self.now - reach <= span.since
-        ]
-        if MINUTE in within:
-            minutes = Spans([span & Span(span.since, self.now)]) - self._known(MINUTE, span)
-            calls = (
-                sum(gap.until - gap.since for gap in minutes) / 60_000 / self.provider.capabilities.max_rows_per_call
-            )
-            if calls <= FEW_CALLS:
-                return MINUTE
-        return next(iter(within or native), None)
 
     async def _fetch(self, window: Span) -> None:
         """Have what a window lacks fetched; wait for it until the deadline, or not at all."""
@@ -239,17 +168,19 @@ class Walk:
         if not self.forward and any(span.since <= window.until <= span.until for span in self.unavailable):
             self.unavailable |= Spans([window])  # older than what it does not have
             return
-        spans = list(self._missing(window))
+        spans = list(self.plan.missing(window, self.forming))
         if not self.forward:
             spans.reverse()
         budget = max(0, MAX_CALLS - self.calls)
         self.exhausted = len(spans) > budget
         tasks = {}
         for span in spans[:budget]:
-            if (base := self._choose(span)) is None:
+            if (base := self.plan.choose(span)) is None:
                 self.unavailable |= Spans([span])
                 continue
-            wanted = Span(max(span.since, self._listed_from(base)), min(span.until, base.next(self.now, self.days)))
+            wanted = Span(
+                max(span.since, self._listed_from(base)), min(span.until, base.next(self.now, self.plan.days))
+            )
             task = self.collector.collect(self.record, self.provider, base, wanted, newest=not self.forward)
             tasks[task] = (span, base)
         if not tasks:
@@ -260,11 +191,11 @@ class Walk:
         self.pending |= Spans(tasks[task][0] for task in late)
         for task in done:
             self._take(task.result(), *tasks[task])
-        self.ledger = await self.reader.ledger.load(self.record.id)
+        await self._learn()
 
     def _listed_from(self, base: Timeframe) -> int:
         first = self.record.first_available
-        return 0 if first is None else base.floor(first, self.days)
+        return 0 if first is None else base.floor(first, self.plan.days)
 
     def _take(self, result: Collected, span: Span, base: Timeframe) -> None:
         self.calls += result.calls
@@ -279,7 +210,7 @@ class Walk:
     def _cut(self, window: Span) -> Span:
         """The part of a window next to where we came from, up to the first span that there were no calls left for."""
         explained = Spans(s.outer(self.timeframe, self.zone) for s in self.pending | self.refused | self.unavailable)
-        unasked = list(self._missing(window) - explained)
+        unasked = list(self.plan.missing(window, self.forming) - explained)
         if not unasked:
             return window
         return Span(window.since, unasked[0].since) if self.forward else Span(unasked[-1].until, window.until)
@@ -303,7 +234,7 @@ class Walk:
             # page says what is wrong with it.
             if self.provider or self.failure:
                 older = Span(reached.since, min(first, self.settled))
-                beyond = Spans(span for _, span, _ in self._beyond_reach(older))
+                beyond = Spans(span for _, span, _ in self.plan.beyond_reach(older))
                 cut = cut or bool(Spans([older]) - self.covered - beyond)
             reached = Span(first, reached.until)
         gaps = self._gaps(reached)
@@ -376,7 +307,9 @@ class Walk:
         """What of the settled buckets is not covered, each span with the first reason that fits it."""
         rest = Spans([reached & Span(reached.since, self.settled)]) - self.covered
         reasons = (
-            [(reason, Spans([span]), detail) for reason, span, detail in self._beyond_reach(reached)] if rest else []
+            [(reason, Spans([span]), detail) for reason, span, detail in self.plan.beyond_reach(reached)]
+            if rest
+            else []
         )
         reasons += [
             (GapReason.PENDING, self.pending, "The provider is being asked: ask again in a moment."),
@@ -402,8 +335,20 @@ class Walk:
 
     def _sources(self, reached: Span) -> list[SourceSpan]:
         """Who answered which part, ascending."""
-        answered = self.covered & Spans([reached])
-        fresh = answered & (self.fetched | Spans([Span(self.settled, reached.until)] if self.forming else []))
-        sources = [SourceSpan(s.since, s.until, SourceKind.STORE) for s in answered - fresh]
-        sources += [SourceSpan(s.since, s.until, SourceKind.PROVIDER, self.now) for s in fresh]
-        return sorted(sources, key=lambda source: source.since)
+        fresh = self.fetched | Spans([Span(self.settled, reached.until)] if self.forming else [])
+        sources = []
+        for span, kind in self.answered:
+            within = Spans([span & reached])
+            sources += [SourceSpan(s.since, s.until, SourceKind.PROVIDER, self.now) for s in within & fresh]
+            sources += [SourceSpan(s.since, s.until, kind) for s in within - fresh]
+        return _joined(sorted(sources, key=lambda source: source.since))
+
+
+def _joined(sources: list[SourceSpan]) -> list[SourceSpan]:
+    """Neighbours of one kind as one."""
+    joined: list[SourceSpan] = []
+    for source in sources:
+        if joined and joined[-1].until == source.since and joined[-1].source == source.source:
+            source = replace(joined.pop(), until=source.until)  # noqa: PLW2901
+        joined.append(source)
+    return joined

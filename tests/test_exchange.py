@@ -18,11 +18,8 @@ from resolvers.context import Context, Services
 from resolvers.tokens import Tokens
 from schema.build import build_schema
 from storage import history as history_module
-from storage.candles import CandleStore
-from storage.collector import Collector
 from storage.database import Database
 from storage.history import History
-from storage.instruments import Instruments
 from storage.limits import Limiter
 from storage.users import Users
 from tests.fakes.binance import HTML, T0, FakeBinance, Fault, random_candles
@@ -94,15 +91,12 @@ async def api(
 ) -> AsyncIterator[Api]:
     monkeypatch.setattr(clock, "now_ms", lambda: NOW)
     providers = One(binance)
-    store = CandleStore(database)
-    collector = Collector(store)
-    instruments = Instruments(database, providers)
-    history = History(store, instruments, collector, providers)
+    history = History.over(database, providers)
     exchange.reset()
     accounts = Accounts(Users(database), Tokens(list), Limiter())
-    hub = Hub(history, collector, providers)
-    yield Api(Services(history, instruments, providers, hub, 500, 5_000, accounts), exchange)
-    await collector.close()
+    hub = Hub(history)
+    yield Api(Services(history, history.instruments, providers, hub, 500, 5_000, accounts), exchange)
+    await history.collector.close()
 
 
 def closed(span_since: int, minutes: int) -> list[int]:

@@ -15,11 +15,9 @@ import pytest
 from candlegraph import UTC, Candles, Instrument, Series, Span, Spans, Timeframe, fold, zone
 from candlegraph.answer import Ask
 from providers.tables import read_table
-from storage.candles import CandleStore, Write
-from storage.collector import Collector
+from storage.candles import Write
 from storage.database import Database
 from storage.history import History
-from storage.instruments import Instruments
 
 LADDER = ("1m", "5m", "15m", "30m", "1h", "4h", "1d", "1w")
 NAMES = ("binance_BTCUSDT_2018", "binance_ETHUSDT_2018", "bittrex_ADABTC_2018")
@@ -60,12 +58,11 @@ async def test_imported_minutes_answer_every_timeframe_as_the_exchange_did(
     if not minutes:
         return
     nobody = SimpleNamespace(get=_nobody, statuses=list)
-    store, instruments = CandleStore(database), Instruments(database, nobody)
-    history = History(store, instruments, Collector(store), nobody)
+    history = History.over(database, nobody)
     instrument = Instrument("real", "files", name)
-    record = await instruments.imported(instrument, "UTC")
+    record = await history.instruments.imported(instrument, "UTC")
     covered = Span(int(minutes.timestamp[0]), int(minutes.timestamp[-1]) + 60_000)
-    await store.write([Write(record.id, Timeframe(1, "m"), minutes, Spans([covered]), "i")])
+    await history.store.write([Write(record.id, Timeframe(1, "m"), minutes, Spans([covered]), "i")])
     compared = 0
     for text in LADDER[1:]:
         own = _load(shared_data, name, text)

@@ -36,11 +36,9 @@ from realtime import hub as hub_module
 from realtime import topic as topic_module
 from realtime.hub import Hub
 from storage import collector as collector_module
-from storage.candles import CandleStore
 from storage.collector import Collector
 from storage.database import Database
 from storage.history import History
-from storage.instruments import Instruments
 
 START = 1_709_251_200_000 + 30_000  # 2024-03-01T00:00:30Z
 BTC = Instrument("lab", "exchange", "BTC")
@@ -171,11 +169,9 @@ async def build(database: Database, time: Time) -> AsyncIterator[Build]:
 
     def make(exchange: Exchange) -> Hub:
         providers = OneProvider(exchange)
-        store = CandleStore(database)
-        collector = Collector(store)
-        instruments = Instruments(database, providers)
-        hub = Hub(History(store, instruments, collector, providers), collector, providers)
-        made.append((hub, collector))
+        history = History.over(database, providers)
+        hub = Hub(history)
+        made.append((hub, history.collector))
         time.hubs.append(hub)
         return hub
 

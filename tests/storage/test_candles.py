@@ -17,7 +17,8 @@ from candlegraph.series import Instrument
 from candlegraph.span import Span, Spans
 from candlegraph.timeframe import MINUTE, Timeframe
 from storage import candles as candles_module
-from storage.candles import CandleStore, Fetch, Read, Write
+from storage.candles import CandleStore, Fetch, Ledger, Read, Write
+from storage.changes import Changes
 from storage.database import SQL, Database
 from storage.instruments import Instruments
 from tests.fakes.upstream import Lineup, minutes
@@ -28,7 +29,7 @@ HOUR = Timeframe.parse("1h")
 
 @pytest.fixture
 def store(database: Database) -> CandleStore:
-    return CandleStore(database)
+    return CandleStore(database, Changes(database))
 
 
 async def new(store: CandleStore, symbol: str = "A") -> int:
@@ -47,7 +48,7 @@ async def all_of(store: CandleStore, instrument_id: int, timeframe: Timeframe = 
     return (await store.read([Read(instrument_id, timeframe, Span(-(10**14), 10**14), 10**6)]))[0]
 
 
-@pytest.mark.parametrize("broken", ["candles_exist", "copy", "fetch_log_add"])
+@pytest.mark.parametrize("broken", ["aggregates_written", "copy", "fetch_log_add"])
 @pytest.mark.parametrize("first", [True, False])
 async def test_rows_and_coverage_are_written_together_or_not_at_all(
     store: CandleStore, monkeypatch: pytest.MonkeyPatch, broken: str, first: bool
@@ -58,12 +59,8 @@ async def test_rows_and_coverage_are_written_together_or_not_at_all(
         await store.write([write(series, old)])
     before = (rows_of(await all_of(store, series)), await store.ledgers([series]))
     if broken == "copy":
-
-        async def cut(*parts: bytes) -> Any:
-            yield parts[0]
-            yield parts[1][: len(parts[1]) // 2 + 3]
-
-        monkeypatch.setattr(candles_module, "_chunks", cut)
+        packed = candles_module._packed
+        monkeypatch.setattr(candles_module, "_packed", lambda *rows: packed(*rows)[:-7])
     else:
         monkeypatch.setitem(SQL, broken, "no statement")
     fetch = Fetch(series, MINUTE, Span(T0, T0 + 1), 1, "ok", 1)
@@ -81,14 +78,15 @@ async def logged(store: CandleStore) -> int:
 async def test_coverage_without_a_candle_is_kept(store: CandleStore) -> None:
     series = await new(store)
     await store.write([write(series, Candles.empty(), Span(T0, T0 + MINUTE_MS))])
-    assert await store.ledgers([series]) == [{MINUTE: Spans([Span(T0, T0 + MINUTE_MS)])}]
+    assert await store.ledgers([series]) == [Ledger({MINUTE: Spans([Span(T0, T0 + MINUTE_MS)])})]
     assert len(await all_of(store, series)) == 0
 
 
 floats = st.floats(allow_nan=False, allow_infinity=False) | st.sampled_from(
     [5e-324, -0.0, 0.0, 1.7976931348623157e308, 0.1, 2.2250738585072014e-308]
 )
-row = st.tuples(st.integers(-10_000_000, 160_000_000), floats, floats, floats, floats, floats)
+volumes = st.floats(0, 1e300)
+row = st.tuples(st.integers(-10_000_000, 160_000_000), floats, floats, floats, floats, volumes)
 tables = st.lists(row, min_size=1, max_size=20, unique_by=lambda r: r[0]).map(
     lambda rows: Candles.from_rows([(r[0] * MINUTE_MS, *r[1:]) for r in rows])
 )
@@ -149,22 +147,22 @@ async def test_many_series_are_read_in_one_statement_each_in_its_place(
     tables = [minutes(T0, 5 + i, seed=i) for i in range(12)]
     await store.write([write(one, table) for one, table in zip(series, tables, strict=True)])
     statements: list[str] = []
-    read = Database.read
+    fetch = Database.fetch
 
-    async def counted(self: Database, name: str, *arguments: object) -> Any:
-        statements.append(name)
-        return await read(self, name, *arguments)
+    async def counted(self: Database, statement: str, *arguments: object) -> Any:
+        statements.append("ledgers" if "coverage" in statement else "newest" if " desc " in statement else "oldest")
+        return await fetch(self, statement, *arguments)
 
-    monkeypatch.setattr(Database, "read", counted)
+    monkeypatch.setattr(Database, "fetch", counted)
     order = [*random.Random(1).sample(range(12), 12), 3, 3]
     found = await store.read([Read(series[i], MINUTE, Span(0, 10**14), 100) for i in order])
     assert [rows_of(candles) for candles in found] == [rows_of(tables[i]) for i in order]
-    assert statements == ["candles_oldest"]
+    assert statements == ["oldest"]
     both = await store.read([Read(series[i], MINUTE, Span(0, 10**14), 2, newest=i % 2 == 0) for i in range(12)])
     assert [rows_of(c) for c in both] == [rows_of(t[-2:] if i % 2 == 0 else t[:2]) for i, t in enumerate(tables)]
     ledgers = await store.ledgers([series[5], series[0], series[5]])
-    assert statements[1:] == ["candles_oldest", "candles_newest", "coverage_by_instrument"]
-    assert ledgers[0] == ledgers[2] == {MINUTE: Spans([Span(T0, T0 + 10 * MINUTE_MS)])}
+    assert statements[1:] == ["oldest", "newest", "ledgers"]
+    assert ledgers[0].spans == ledgers[2].spans == {MINUTE: Spans([Span(T0, T0 + 10 * MINUTE_MS)])}
 
 
 async def test_writers_of_the_same_series_lose_nothing(store: CandleStore) -> None:
@@ -174,7 +172,7 @@ async def test_writers_of_the_same_series_lose_nothing(store: CandleStore) -> No
     cuts = [(table[a:b], Span(T0 + a * MINUTE_MS, T0 + min(b, 400) * MINUTE_MS)) for a, b in spans]
     await asyncio.gather(*(store.write([write(series, cut, span)]) for cut, span in cuts))
     union = Spans(span for _, span in cuts)
-    assert (await store.ledgers([series]))[0] == {MINUTE: union}
+    assert (await store.ledgers([series]))[0].spans == {MINUTE: union}
     assert rows_of(await all_of(store, series)) == [
         r for r in rows_of(table) if union.covers(Span(int(r[0]), int(r[0]) + 1))
     ]
@@ -198,7 +196,7 @@ async def test_writers_of_many_series_in_any_order_never_lock_each_other_out(sto
     for instrument_id, ledger in zip(series, ledgers, strict=True):
         turns = {turn for i, turn in wanted if i == instrument_id}
         expected = Spans(Span(T0 + turn * MINUTE_MS, T0 + (turn + 1) * MINUTE_MS) for turn in turns)
-        assert ledger == {MINUTE: expected, HOUR: expected}
+        assert ledger.spans == {MINUTE: expected, HOUR: expected}
         assert [int(r[0] - T0) // MINUTE_MS for r in rows_of(await all_of(store, instrument_id))] == sorted(turns)
 
 

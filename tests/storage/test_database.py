@@ -16,8 +16,10 @@ import pytest
 from candlegraph.errors import CandlegraphError, ConfigurationError, Overloaded, Unavailable
 from candlegraph.series import Instrument
 from storage import database as database_module
+from storage.candles import read_statement
 from storage.database import SQL, Database
 from storage.embedded import EmbeddedPostgres, Server
+from storage.levels import ALL, BASE
 
 
 @pytest.fixture
@@ -171,8 +173,8 @@ async def test_a_mistake_of_ours_is_not_taken_for_an_outage(database: Database) 
 
 async def test_every_statement_is_one_that_the_database_understands(database: Database) -> None:
     async with database.connection() as connection:
-        for name, statement in SQL.items():
-            if name == "candles_merge":
-                await connection.execute("create temp table incoming (like ohlcv_data including defaults)")
-            await connection.prepare(statement)
+        for statement in SQL.values():
+            await connection.execute(SQL["candles_stage"])
+            for relation in (BASE, *ALL.values()) if "{relation}" in statement else (BASE,):
+                await connection.prepare(read_statement(statement, relation))
     assert Instrument("m", "p", "s").symbol == "s"

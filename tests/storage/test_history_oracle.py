@@ -253,7 +253,7 @@ async def test_an_answer_is_what_a_naive_fold_of_the_truth_gives_and_asking_agai
     if not answer.has_more:
         assert rows_of(again.candles) == rows_of(answer.candles)
     for call in world.upstream.calls:
-        assert not ledger.get(call.timeframe, Spans()) & Spans([call.span]), "what is covered was asked for again"
+        assert not ledger.spans.get(call.timeframe, Spans()) & Spans([call.span]), "what is covered was asked for again"
     assert any(np.asarray(again.candles.timestamp) >= 0) or not len(again.candles)
 
 

@@ -15,11 +15,9 @@ from candlegraph.provider import Providers
 from candlegraph.series import Instrument, Record, Series
 from candlegraph.span import Span, Spans
 from candlegraph.timeframe import MINUTE, Timeframe
-from storage.candles import CandleStore, Write
-from storage.collector import Collector
+from storage.candles import Write
 from storage.database import Database
 from storage.history import History
-from storage.instruments import Instruments
 from tests.candlegraph import scalar_calendar as scalar
 from tests.fakes.upstream import Lineup, Upstream
 
@@ -48,10 +46,12 @@ class World:
     def restart(self) -> None:
         """Forget what is only remembered."""
         providers = self.providers or self.lineup
-        self.store = CandleStore(self.database)
-        self.instruments = Instruments(self.database, providers)
-        self.collector = Collector(self.store)
-        self.history = History(self.store, self.instruments, self.collector, providers)
+        self.history = History.over(self.database, providers)
+        self.store, self.instruments, self.collector = (
+            self.history.store,
+            self.history.instruments,
+            self.history.collector,
+        )
 
     @property
     def instrument(self) -> Instrument:
@@ -85,7 +85,7 @@ class World:
 
     async def covered(self, timeframe: Timeframe = MINUTE) -> Spans:
         ledger = (await self.store.ledgers([(await self.record()).id]))[0]
-        return ledger.get(timeframe, Spans())
+        return ledger.spans.get(timeframe, Spans())
 
     async def stored(self, timeframe: str = "1m") -> list[tuple[float, ...]]:
         async with self.database.connection() as connection:

@@ -1,0 +1,105 @@
+"""Who changed what: each process is told of every write, its own at once and others' within half a second.
+
+A write leaves a row in ``changes``, under the number of its transaction. Everybody reads the rows of transactions that
+were not seen to have ended before: a counter would hide the row of a transaction that began early and ended late.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from candlegraph.errors import CandlegraphError
+from candlegraph.span import Span
+from storage.database import SQL, Database
+
+log = logging.getLogger(__name__)
+
+EVERY_S = 0.5
+FRESH_S = 2.0  # how old the last look may be for anything kept in this process to be believed
+KEPT_S = 600.0  # how long a row stays; who did not look for half of that has missed something
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """An instrument of which something was written; ``corrected`` is the hull of the final 1m candles that changed."""
+
+    instrument_id: int
+    corrected: Span | None = None
+
+
+Listener = Callable[[Sequence[Change] | None], None]
+
+
+class Changes:
+    """Tells its listeners what was written; None stands for anything and everything."""
+
+    def __init__(self, database: Database) -> None:
+        """Nobody looks yet."""
+        self._database = database
+        self._listeners: list[Listener] = []
+        self._seen: str | None = None  # every transaction before this one has ended, and was told of
+        self._told: set[int] = set()  # those that were told of since
+        self._looked_at = 0.0
+        self._swept_at = time.monotonic()
+
+    @property
+    def fresh(self) -> bool:
+        """Whether what this process keeps in memory may be believed: it would have been told if it had changed."""
+        return time.monotonic() - self._looked_at < FRESH_S
+
+    def subscribe(self, listener: Listener) -> None:
+        """Call ``listener`` with every change from now on, in the event loop."""
+        self._listeners.append(listener)
+
+    def tell(self, xid: int, changes: Sequence[Change]) -> None:
+        """Tell of a transaction of this process, which has just been committed."""
+        self._told.add(xid)
+        self._publish(changes)
+
+    async def watch(self) -> None:
+        """Look every half second until cancelled; while the database is away, nothing kept is believed."""
+        while True:
+            try:
+                await self.look()
+                await self._sweep()
+            except CandlegraphError as error:
+                log.debug("changes cannot be read: %s", error.message)
+            await asyncio.sleep(EVERY_S)
+
+    async def look(self) -> None:
+        """Read what others have written, and tell."""
+        began = time.monotonic()
+        rows = await self._database.read("changes_since", self._seen or "0")
+        news = {int(row["xid"]): row for row in rows if row["xid"] is not None and int(row["xid"]) not in self._told}
+        if self._seen is None or began - self._looked_at > KEPT_S / 2:
+            self._publish(None)
+        elif news:
+            self._publish([change for row in news.values() for change in _changes_of(row)])
+        self._seen, self._looked_at = rows[0]["seen"], began
+        self._told = {xid for xid in self._told | news.keys() if xid >= int(self._seen)}
+
+    async def _sweep(self) -> None:
+        if time.monotonic() - self._swept_at > KEPT_S / 10:
+            self._swept_at = time.monotonic()
+            async with self._database.connection() as connection:
+                await connection.execute(SQL["changes_forget"], KEPT_S)
+
+    def _publish(self, changes: Sequence[Change] | None) -> None:
+        for listener in self._listeners:
+            try:
+                listener(changes)
+            except Exception:
+                log.exception("a listener of changes failed")
+
+
+def _changes_of(row: dict[str, object]) -> list[Change]:
+    ids, hulls = row["instrument_ids"], row["corrected"]
+    return [Change(i, None if h.isempty else Span(_ms(h.lower), _ms(h.upper))) for i, h in zip(ids, hulls, strict=True)]  # type: ignore[call-overload]
+
+
+def _ms(instant: object) -> int:
+    return round(instant.timestamp() * 1000)  # type: ignore[attr-defined, no-any-return]

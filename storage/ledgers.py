@@ -1,0 +1,50 @@
+"""What is known of each instrument, kept in this process for as long as it is sure to be told of every change."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from storage.candles import CandleStore, Ledger
+from storage.changes import Change
+
+MAX_KEPT = 20_000
+
+
+class Ledgers:
+    """A cache in front of `CandleStore.ledgers`."""
+
+    def __init__(self, store: CandleStore) -> None:
+        """Nothing is kept yet."""
+        self._store = store
+        self._kept: dict[int, Ledger] = {}
+        self._reading: list[set[int]] = []  # of each read under way, those that have not changed since it began
+        store.changes.subscribe(self._drop)
+
+    async def load(self, instrument_ids: Sequence[int]) -> list[Ledger]:
+        """The ledger of each instrument; at most one statement, and none for what is kept."""
+        if not self._store.changes.fresh:
+            self._kept.clear()
+        found = {i: self._kept[i] for i in instrument_ids if i in self._kept}
+        if missing := list({i for i in instrument_ids if i not in found}):
+            unchanged = set(missing)
+            self._reading.append(unchanged)
+            try:
+                found.update(zip(missing, await self._store.ledgers(missing), strict=True))
+            finally:
+                self._reading.remove(unchanged)
+            if len(self._kept) > MAX_KEPT:
+                self._kept.clear()
+            if self._store.changes.fresh:
+                self._kept.update((i, found[i]) for i in unchanged)
+        return [found[i] for i in instrument_ids]
+
+    def _drop(self, changes: Sequence[Change] | None) -> None:
+        if changes is None:
+            self._kept.clear()
+            for unchanged in self._reading:
+                unchanged.clear()
+            return
+        for change in changes:
+            self._kept.pop(change.instrument_id, None)
+            for unchanged in self._reading:
+                unchanged.discard(change.instrument_id)

@@ -1,0 +1,40 @@
+"""The relations that candles are read from: the base, and the aggregates above it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from types import MappingProxyType
+
+from candlegraph.timeframe import Timeframe
+from storage.database import Database
+
+BASE = "ohlcv_data"
+
+# Each aggregate with the relation it is made of, the finer before the coarser. A closed set: no other name gets into SQL.
+_MADE_OF = {
+    "ohlcv_5min": BASE,
+    "ohlcv_15min": "ohlcv_5min",
+    "ohlcv_30min": "ohlcv_15min",
+    "ohlcv_1h": "ohlcv_30min",
+    "ohlcv_4h": "ohlcv_1h",
+    "ohlcv_1d": "ohlcv_4h",
+    "ohlcv_1w": "ohlcv_1d",
+    "ohlcv_1mon": "ohlcv_1d",
+    "ohlcv_1y": "ohlcv_1mon",
+}
+
+Levels = Mapping[Timeframe, str]
+
+ALL: Levels = MappingProxyType({Timeframe.parse(name.removeprefix("ohlcv_")): name for name in _MADE_OF})
+
+
+async def read_levels(database: Database) -> Levels:
+    """The aggregates that may be read, by ``preaggregation_configs``: active, there, and made of what is there too."""
+    rows = await database.read("levels_there")
+    there = {row["view_name"] for row in rows} | {BASE}
+    active = {row["view_name"]: row["target_timeframe"] for row in rows if row["is_active"]}
+    whole = {BASE}
+    for name, base in _MADE_OF.items():
+        if name in there and base in whole:
+            whole.add(name)
+    return MappingProxyType({tf: name for tf, name in ALL.items() if name in whole and active.get(name) == str(tf)})
