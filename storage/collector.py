@@ -6,7 +6,6 @@ import asyncio
 import logging
 import time
 from dataclasses import dataclass, field
-from weakref import WeakValueDictionary
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,7 +18,9 @@ from candlegraph.series import Record
 from candlegraph.span import Span, Spans
 from candlegraph.timeframe import Timeframe
 from candlegraph.zone import UTC, Zone, zone
-from storage.candles import CandleStore, Fetch, Write
+from storage.candles import CandleStore, Fetch, Ledger, Write
+from storage.claims import Claims
+from storage.ledgers import Ledgers
 
 log = logging.getLogger(__name__)
 
@@ -57,26 +58,35 @@ class _Tail:
 class Collector:
     """Fetches, checks and stores pages. Equal questions at the same time share one task, which no leaver cancels."""
 
-    def __init__(self, store: CandleStore) -> None:
+    def __init__(self, store: CandleStore, ledgers: Ledgers) -> None:
         """Nothing runs yet."""
         self._store = store
-        self._tasks: dict[tuple[int, Timeframe, Span, bool], asyncio.Task[Collected]] = {}
-        self._locks: WeakValueDictionary[tuple[int, Timeframe], asyncio.Lock] = WeakValueDictionary()
+        self._ledgers = ledgers
+        self._claims = Claims(store.database, store.changes)
+        self._tasks: dict[tuple[object, ...], asyncio.Task[Collected]] = {}
         self._tails: dict[tuple[int, Timeframe], _Tail] = {}
         self._reaches: dict[tuple[int, Timeframe], int] = {}
 
     def collect(
-        self, record: Record, provider: Provider, timeframe: Timeframe, span: Span, *, newest: bool
+        self,
+        record: Record,
+        provider: Provider,
+        timeframe: Timeframe,
+        span: Span,
+        *,
+        newest: bool,
+        calls: int = MAX_CALLS,
+        again: bool = False,
     ) -> asyncio.Task[Collected]:
-        """Start, or join, the fetching of what is missing of ``span``; await it shielded.
+        """Start, or join, the fetching of what is missing of ``span``, or ``again`` of all of it; await it shielded.
 
         The result holds a failure as a value, beside what was fetched before it. What is not final yet serves everybody
         for two seconds.
         """
-        key = (record.id, timeframe, span, newest)
+        key = (record.id, timeframe, span, newest, calls, again)
         task = self._tasks.get(key)
         if task is None:
-            errand = _Errand(self._store, record, provider, timeframe)
+            errand = _Errand(self._store, self._ledgers, self._claims, record, provider, timeframe, calls, again)
             task = self._tasks[key] = asyncio.create_task(self._run(errand, span, newest=newest))
             task.add_done_callback(lambda done: self._retire(key, done))
         return task
@@ -86,19 +96,18 @@ class Collector:
         for task in (tasks := list(self._tasks.values())):
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
+        await self._claims.close()
 
-    def _retire(self, key: tuple[int, Timeframe, Span, bool], task: asyncio.Task[Collected]) -> None:
+    def _retire(self, key: tuple[object, ...], task: asyncio.Task[Collected]) -> None:
         del self._tasks[key]
         # Everybody who waited may have left: what broke then is seen here or never.
         if not task.cancelled() and (error := task.exception()):
             log.warning("fetching %s of instrument %d was given up: %r", key[1], key[0], error)
 
     async def _run(self, errand: _Errand, span: Span, *, newest: bool) -> Collected:
-        key = (errand.record.id, errand.timeframe)
-        lock = self._locks.setdefault(key, asyncio.Lock())
-        async with lock:
-            errand.tail, errand.reach = self._tails.get(key), self._reaches.get(key, 0)
-            await errand.run(span, newest=newest)
+        key = errand.key
+        errand.reach = self._reaches.get(key, 0)
+        while await errand.step(span, self._tails.get(key), newest=newest):
             self._reaches[key] = errand.reach
             if errand.tail and errand.tail is not self._tails.get(key):
                 self._tails[key] = errand.tail
@@ -115,12 +124,22 @@ class _Errand:
     """The fetching of one series' missing pieces."""
 
     store: CandleStore
+    ledgers: Ledgers
+    claims: Claims
     record: Record
     provider: Provider
     timeframe: Timeframe
+    calls: int
+    again: bool
     tail: _Tail | None = None
     reach: int = 0  # how far back one call asked last time, ms
     result: Collected = field(default_factory=Collected)
+    tried: Spans = field(default_factory=Spans)  # asked for: what is not known by now cannot be had
+
+    @property
+    def key(self) -> tuple[int, Timeframe]:
+        """The series."""
+        return self.record.id, self.timeframe
 
     @property
     def days(self) -> Zone:
@@ -131,44 +150,67 @@ class _Errand:
         """Candles that end here or before are final."""
         return self.timeframe.floor(clock.now_ms() - self.provider.capabilities.settle_ms, self.days)
 
-    async def run(self, span: Span, *, newest: bool) -> None:
-        """Fetch what is missing: piece by piece from the oldest, or page by page from the newest."""
-        # Whoever held the lock before us may have fetched it meanwhile: the ledger is read under the lock.
-        ledger = (await self.store.ledgers([self.record.id]))[0]
-        missing = self._without_tail(Spans([span]) - ledger.spans.get(self.timeframe, Spans()))
-        page = self.provider.capabilities.max_rows_per_call * self.timeframe.nominal_ms
-        self.reach = max(self.reach, page)
-        while missing and not self.result.failure and not self.result.exhausted:
-            piece = next(iter(missing))
-            if newest:
-                *_, piece = missing
-                piece = Span(max(piece.since, self.timeframe.floor(piece.until - self.reach, self.days)), piece.until)
-            rows, length = await self._fill(piece), piece.until - piece.since
-            missing -= Spans([piece])
-            if newest and Spans([Span(piece.since, piece.since + 1)]) & self.result.unavailable:
-                self.result.unavailable |= missing  # older than what the provider does not have
-                break
-            # A page of a symbol that seldom trades, or did not yet, reaches further back than its number of rows says.
-            # It is remembered: otherwise every question would feel its way anew, and never arrive at the first trade.
-            if rows * 4 * self.timeframe.nominal_ms >= length:
-                self.reach = page
-            elif length >= self.reach:
-                self.reach *= 4
+    async def step(self, span: Span, tail: _Tail | None, *, newest: bool) -> bool:
+        """Fetch one missing piece, the oldest or the newest; False where there is none, or no use in going on.
 
-    def _without_tail(self, missing: Spans) -> Spans:
+        ``tail`` is what was last seen of the candles that are not final.
+        """
+        if self.result.failure or self.result.exhausted:
+            return False
+        ledger = (await self.ledgers.load([self.record.id]))[0]
+        missing = self._without_tail(self._unknown(span, ledger) - self.tried, tail)
+        if not missing:
+            return False
+        self.reach = max(self.reach, self.provider.capabilities.max_rows_per_call * self.timeframe.nominal_ms)
+        *_, piece = missing if newest else [next(iter(missing))]
+        if newest:
+            piece = Span(max(piece.since, self.timeframe.floor(piece.until - self.reach, self.days)), piece.until)
+        final = piece.since < self._final_until()
+        async with self.claims.taken(self.key, piece, shared=final) as ours:
+            if ours:
+                await self._fetch(piece, final=final, newest=newest, missing=missing)
+        return True
+
+    async def _fetch(self, piece: Span, *, final: bool, newest: bool, missing: Spans) -> None:
+        """Fetch a piece that is ours alone."""
+        left = Spans([piece])
+        if final:  # whoever had it before us may have fetched some of it
+            left = self._unknown(piece, (await self.store.ledgers([self.record.id]))[0])
+        rows, length = 0, piece.until - piece.since
+        for part in left:
+            rows += await self._fill(part)
+        if not self.result.exhausted:
+            self.tried |= Spans([piece])
+        if not left:
+            return
+        if newest and Spans([Span(piece.since, piece.since + 1)]) & self.result.unavailable:
+            older = Spans(Span(gap.since, min(gap.until, piece.since)) for gap in missing)
+            self.result.unavailable |= older  # older than what the provider does not have
+            self.tried |= older
+        # A page of a symbol that seldom trades, or did not yet, reaches further back than its number of rows says.
+        # It is remembered: otherwise every question would feel its way anew, and never arrive at the first trade.
+        if rows * 4 * self.timeframe.nominal_ms >= length:
+            self.reach = self.provider.capabilities.max_rows_per_call * self.timeframe.nominal_ms
+        elif length >= self.reach:
+            self.reach *= 4
+
+    def _unknown(self, span: Span, ledger: Ledger) -> Spans:
+        return Spans([span]) if self.again else Spans([span]) - ledger.spans.get(self.timeframe, Spans())
+
+    def _without_tail(self, missing: Spans, tail: _Tail | None) -> Spans:
         """``missing``, less what is not final and was looked at a moment ago."""
         final_until = self._final_until()
         ahead = Spans(Span(max(span.since, final_until), span.until) for span in missing)
-        if not ahead or not self.tail or not self.tail.serves(ahead):
+        if not ahead or not tail or not tail.serves(ahead):
             return missing
-        self.result.forming = self.tail.candles[self.tail.candles.timestamp >= final_until]
+        self.result.forming = tail.candles[tail.candles.timestamp >= final_until]
         return missing - ahead
 
     async def _fill(self, piece: Span) -> int:
         """Page through ``piece`` until it is settled, the budget is spent or the provider fails; the rows that came."""
         cursor, rows = piece.since, 0
         while cursor < piece.until:
-            if self.result.calls >= MAX_CALLS:
+            if self.result.calls >= self.calls:
                 self.result.exhausted = True
                 break
             self.result.calls += 1
@@ -196,7 +238,7 @@ class _Errand:
             self.record.id, self.timeframe, asked, len(candles), "bad rows" if bad else "ok", _ms_since(began)
         )
         kept = concat([candles.between(span) for span in covered])
-        await self.store.write([Write(self.record.id, self.timeframe, kept, covered)], fetch)
+        await self.store.write([Write(self.record.id, self.timeframe, kept, covered, replaces=self.again)], fetch)
         forming = candles[candles.timestamp >= final_until]
         result.forming = result.forming.merge(forming)
         result.fetched |= covered

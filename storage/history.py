@@ -43,7 +43,8 @@ class History:
     def over(cls, database: Database, providers: Providers, levels: Levels = ALL) -> Self:
         """Put it together over a database and its providers; `storage.changes.Changes.watch` is for the caller to run."""
         store = CandleStore(database, Changes(database))
-        return cls(store, Ledgers(store), Instruments(database, providers), Collector(store), providers, levels)
+        ledgers = Ledgers(store)
+        return cls(store, ledgers, Instruments(database, providers), Collector(store, ledgers), providers, levels)
 
     async def answer(self, asks: Sequence[Ask]) -> list[Answer | BaseException]:
         """Answer many questions at once: what they need of the database is read in one statement a step.

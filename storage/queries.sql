@@ -254,3 +254,15 @@ update refresh_families f set revoked_at = now()
 from refresh_tokens t
 where t.hash = $1 and f.id = t.family and f.revoked_at is null and f.expires_at > now()
 returning f.id;
+
+-- name: claim_take
+select claim_span($1, $2, tstzrange(timestamptz 'epoch' + $3::int8 * interval '1 ms', timestamptz 'epoch' + $4::int8 * interval '1 ms'), $5, $6);
+
+-- name: claim_drop
+delete from claims where id = $1;
+
+-- name: claims_drop
+delete from claims where holder = $1;
+
+-- name: claims_renew
+update claims set expires_at = now() + $2::float8 * interval '1 s' where holder = $1;

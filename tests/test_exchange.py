@@ -131,7 +131,7 @@ async def test_the_newest_candle_is_forming_and_is_not_stored(api: Api) -> None:
     newest = await api.candles("limit: 3")
     assert newest["columns"]["closed"][-1] is False
     stored = await api.services.history.store.ledgers([1])
-    assert all(span.until <= NOW - 5_000 for spans in stored[0].values() for span in spans)
+    assert all(span.until <= NOW - 5_000 for spans in stored[0].spans.values() for span in spans)
 
 
 FAULTS = {

@@ -1,0 +1,131 @@
+"""Who is asking a provider for what: a span of a series is fetched by one task at a time, in whatever process.
+
+Claims are rows with an expiry, renewed while their holder lives: no connection is held while a provider is asked, and what
+a dead process had claimed is free again some seconds later. Within a process they are kept in memory first, which is all
+that the forming candle needs.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import uuid
+from collections import defaultdict
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+
+from candlegraph.errors import CandlegraphError
+from candlegraph.span import Span
+from candlegraph.timeframe import Timeframe
+from storage.changes import Change, Changes
+from storage.database import SQL, Database
+
+log = logging.getLogger(__name__)
+
+TTL_S = 10.0
+RENEW_S = 3.0
+LOOK_S = 0.25  # how often a claim of another process is looked at again
+
+Key = tuple[int, Timeframe]
+
+
+@dataclass(slots=True)
+class _Series:
+    """The claims of this process on one series, and who waits for one to end."""
+
+    spans: list[Span] = field(default_factory=list)
+    moved: asyncio.Event = field(default_factory=asyncio.Event)
+
+    def wake(self) -> None:
+        self.moved.set()
+        self.moved = asyncio.Event()
+
+
+class Claims:
+    """The claims of this process."""
+
+    def __init__(self, database: Database, changes: Changes) -> None:
+        """Nothing is claimed."""
+        self._database = database
+        self._holder = uuid.uuid4()
+        self._series: dict[Key, _Series] = defaultdict(_Series)
+        self._held = 0
+        self._renewing: asyncio.Task[None] | None = None
+        changes.subscribe(self._wake)
+
+    @asynccontextmanager
+    async def taken(self, key: Key, span: Span, *, shared: bool) -> AsyncIterator[bool]:
+        """Hold ``span`` of a series; False, after a moment's wait, where somebody else holds some of it.
+
+        ``shared``: among all processes, not within this one alone. Whoever was refused looks at the ledger again.
+        """
+        series = self._series[key]
+        if any(held & span for held in series.spans):
+            await self._moved(series)
+            yield False
+            return
+        series.spans.append(span)
+        claim: int | None = None
+        try:
+            if shared:
+                claim = await self._claim(key, span)
+            if shared and claim is None:
+                await self._moved(series)
+            yield not shared or claim is not None
+        finally:
+            series.spans.remove(span)
+            series.wake()
+            if not series.spans:
+                self._series.pop(key, None)
+            if claim is not None:
+                await self._release(claim)
+
+    async def close(self) -> None:
+        """Let everything go at once; whoever waits elsewhere need not wait for it to expire."""
+        if self._renewing:
+            self._renewing.cancel()
+            await asyncio.gather(self._renewing, return_exceptions=True)
+            await self._execute("claims_drop", self._holder)
+
+    async def _moved(self, series: _Series) -> None:
+        try:
+            async with asyncio.timeout(LOOK_S):
+                await series.moved.wait()
+        except TimeoutError:
+            return
+
+    async def _claim(self, key: Key, span: Span) -> int | None:
+        async with self._database.connection() as connection:
+            claim: int | None = await connection.fetchval(
+                SQL["claim_take"], key[0], str(key[1]), span.since, span.until, self._holder, TTL_S
+            )
+        if claim is not None:
+            self._held += 1
+            if self._renewing is None:
+                self._renewing = asyncio.create_task(self._renew())
+        return claim
+
+    async def _release(self, claim: int) -> None:
+        self._held -= 1
+        await self._execute("claim_drop", claim)
+
+    async def _renew(self) -> None:
+        while True:
+            await asyncio.sleep(RENEW_S)
+            if self._held:
+                await self._execute("claims_renew", self._holder, TTL_S)
+
+    async def _execute(self, name: str, *arguments: object) -> None:
+        """Run a statement that may as well fail: a claim ends by itself."""
+        try:
+            async with self._database.connection() as connection:
+                await connection.execute(SQL[name], *arguments)
+        except CandlegraphError as error:
+            log.debug("claims could not be kept up: %s", error.message)
+
+    def _wake(self, changes: Sequence[Change] | None) -> None:
+        changed = None if changes is None else {change.instrument_id for change in changes}
+        for (instrument_id, _), series in list(self._series.items()):
+            if changed is None or instrument_id in changed:
+                series.wake()
