@@ -7,6 +7,7 @@ from enum import StrEnum
 
 from candlegraph.candle import Candles
 from candlegraph.series import Record, Series
+from candlegraph.span import Spans
 from candlegraph.zone import Zone
 
 
@@ -64,6 +65,29 @@ class SourceSpan:
     until: int
     source: SourceKind
     fetched_at: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class FetchNote:
+    """One upstream call for a series, as it was logged; ``at`` in ms, UTC."""
+
+    at: int
+    since: int
+    until: int
+    rows: int
+    outcome: str
+    milliseconds: int
+
+
+@dataclass(frozen=True, slots=True)
+class Coverage:
+    """The ledger of a series: what is known to the last candle, what is not and why, and how it came."""
+
+    record: Record
+    covered: Spans
+    holes: tuple[Gap, ...]
+    rows: int
+    fetches: tuple[FetchNote, ...]
 
 
 @dataclass(frozen=True, slots=True)

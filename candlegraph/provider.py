@@ -80,6 +80,7 @@ class Capabilities:
     max_lookback_ms: int | None = None
     max_lookback_candles: int | None = None  # at any timeframe: Kraken answers the newest 720 and nothing older
     settle_ms: int = 30_000  # how long after its end a candle may still change
+    corrects_within_ms: int | None = None  # how long final candles may still be corrected; None: they are not
     budget: Budget | None = None  # None: nothing is known, and a cautious one is kept
     call_weight: float = 1.0  # what one `Provider.fetch` costs of it
     deadline_s: float = 10.0  # how long one call may take

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import datetime
 from functools import lru_cache
 from itertools import groupby
 from typing import Any
@@ -13,13 +12,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from candlegraph.answer import FetchNote
 from candlegraph.candle import Candles, concat
 from candlegraph.clock import MINUTE_MS
 from candlegraph.span import Span, Spans
 from candlegraph.timeframe import MINUTE, Timeframe
 from storage.changes import Change, Changes
-from storage.database import SQL, Database
-from storage.levels import BASE
+from storage.database import SQL, Database, to_ms
+from storage.levels import BASE, Levels
 
 POSTGRES_EPOCH_MS = 946_684_800_000  # 2000-01-01, which PostgreSQL's binary timestamps count from
 _NUMBERS = ("open", "high", "low", "close", "volume")
@@ -92,7 +92,7 @@ class CandleStore:
         revisions: dict[int, int] = defaultdict(int)
         for row in await self.database.read("coverage_by_instrument", list(set(instrument_ids))):
             spans[row["instrument_id"]][Timeframe.parse(row["timeframe"])] = Spans(
-                Span(_to_ms(r.lower), _to_ms(r.upper)) for r in row["covered"]
+                Span(to_ms(r.lower), to_ms(r.upper)) for r in row["covered"]
             )
             revisions[row["instrument_id"]] += row["revision"]
         return [Ledger(spans[instrument_id], revisions[instrument_id]) for instrument_id in instrument_ids]
@@ -141,6 +141,27 @@ class CandleStore:
         async with self.database.connection() as connection:
             await _log(connection, fetch)
 
+    async def count(self, instrument_id: int, timeframe: Timeframe, levels: Levels) -> int:
+        """How many candles of a timeframe are stored: its own, or those of its aggregate where that is read."""
+        relation = levels.get(timeframe, BASE)
+        rows = await self.database.fetch(read_statement(SQL["candles_count"], relation), instrument_id, str(timeframe))
+        return int(rows[0]["count"])
+
+    async def fetches(self, instrument_id: int, timeframe: Timeframe, count: int) -> list[FetchNote]:
+        """The newest upstream calls for a series."""
+        rows = await self.database.read("fetches_of", instrument_id, str(timeframe), count)
+        return [
+            FetchNote(
+                to_ms(r["at"]),
+                to_ms(r["asked"].lower),
+                to_ms(r["asked"].upper),
+                r["rows"],
+                r["outcome"],
+                r["milliseconds"],
+            )
+            for r in rows
+        ]
+
 
 async def _write_rows(
     connection: Any, writes: Sequence[Write], progress: Callable[[int], None], *, known: bool
@@ -186,7 +207,7 @@ async def _merge(connection: Any, writes: Sequence[Write]) -> list[Change]:
     found += await connection.fetch(SQL["candles_correct"])
     await connection.execute(SQL["candles_merge"])
     return [
-        Change(r["instrument_id"], Span(_to_ms(r["first"]), Timeframe.parse(r["timeframe"]).next(_to_ms(r["last"]))))
+        Change(r["instrument_id"], Span(to_ms(r["first"]), Timeframe.parse(r["timeframe"]).next(to_ms(r["last"]))))
         for r in found
     ]
 
@@ -232,10 +253,6 @@ def _alike(writes: Sequence[Write]) -> list[list[Write]]:
 async def _log(connection: Any, fetch: Fetch) -> None:
     key = (fetch.instrument_id, str(fetch.timeframe), fetch.asked.since, fetch.asked.until)
     await connection.execute(SQL["fetch_log_add"], *key, fetch.rows, fetch.outcome, fetch.milliseconds)
-
-
-def _to_ms(instant: datetime) -> int:
-    return round(instant.timestamp() * 1000)
 
 
 def _unpack(packed: bytes | None) -> Candles:

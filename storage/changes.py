@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 from candlegraph.errors import CandlegraphError
 from candlegraph.span import Span
-from storage.database import SQL, Database
+from storage.database import SQL, Database, to_ms
 
 log = logging.getLogger(__name__)
 
@@ -98,8 +98,6 @@ class Changes:
 
 def _changes_of(row: dict[str, object]) -> list[Change]:
     ids, hulls = row["instrument_ids"], row["corrected"]
-    return [Change(i, None if h.isempty else Span(_ms(h.lower), _ms(h.upper))) for i, h in zip(ids, hulls, strict=True)]  # type: ignore[call-overload]
-
-
-def _ms(instant: object) -> int:
-    return round(instant.timestamp() * 1000)  # type: ignore[attr-defined, no-any-return]
+    return [
+        Change(i, None if h.isempty else Span(to_ms(h.lower), to_ms(h.upper))) for i, h in zip(ids, hulls, strict=True)
+    ]  # type: ignore[call-overload]

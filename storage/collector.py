@@ -39,6 +39,7 @@ class Collected:
     unavailable: Spans = field(default_factory=Spans)  # the provider does not reach there
     failure: ProviderError | None = None
     calls: int = 0
+    candles: int = 0  # stored
     exhausted: bool = False  # the call budget ended before the span did
 
 
@@ -242,6 +243,7 @@ class _Errand:
         forming = candles[candles.timestamp >= final_until]
         result.forming = result.forming.merge(forming)
         result.fetched |= covered
+        result.candles += len(kept)
         result.refused |= bad
         nothing = page.complete_to <= asked.since
         unproved = asked.until if nothing else page.complete_from

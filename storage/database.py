@@ -6,8 +6,9 @@ import asyncio
 import re
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, contextmanager
+from datetime import datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, overload
 
 import asyncpg
 
@@ -56,6 +57,19 @@ def _translated() -> Iterator[None]:
 
 async def _leave_as_it_is(_: object) -> None:
     """Spare the round trip that resets a session: no statement of ours outlives its transaction in it."""
+
+
+@overload
+def to_ms(instant: datetime) -> int: ...
+
+
+@overload
+def to_ms(instant: None) -> None: ...
+
+
+def to_ms(instant: datetime | None) -> int | None:
+    """An instant of PostgreSQL's in milliseconds since the epoch, UTC."""
+    return None if instant is None else round(instant.timestamp() * 1000)
 
 
 class Database:

@@ -11,10 +11,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Self
 
-from candlegraph.answer import Answer, Ask
-from candlegraph.errors import ProviderError, ProviderUnavailable
+from candlegraph import clock
+from candlegraph.answer import Answer, Ask, Coverage, Gap, GapReason
+from candlegraph.errors import CandlegraphError, ProviderError, ProviderUnavailable
 from candlegraph.provider import Provider, Providers
-from candlegraph.series import Record
+from candlegraph.series import Record, Series
+from candlegraph.span import Span, Spans
+from candlegraph.zone import zone
 from storage.candles import CandleStore
 from storage.changes import Changes
 from storage.collector import Collector
@@ -22,10 +25,12 @@ from storage.database import Database
 from storage.instruments import Instruments
 from storage.ledgers import Ledgers
 from storage.levels import ALL, Levels
+from storage.plan import Plan
 from storage.reader import Reader
 from storage.walk import Walk
 
 DEADLINE_S = 10.0
+FETCHES = 20  # how many of the newest upstream calls are told
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +58,33 @@ class History:
         """
         reader = Reader(self.store, self.ledgers, self.instruments, self.levels)
         return await asyncio.gather(*(self._answer(ask, reader) for ask in asks), return_exceptions=True)
+
+    async def coverage(self, series: Series) -> Coverage:
+        """The ledger of a series. NotFound, ProviderError where its provider's list cannot be read."""
+        record = (await self.instruments.find([series.instrument]))[0]
+        if isinstance(record, CandlegraphError):
+            raise record
+        provider, _ = await self._provider(record)
+        ledger = (await self.ledgers.load([record.id]))[0]
+        days = zone(record.timezone)
+        now = provider.now_ms() if provider else clock.now_ms()
+        capabilities = provider.capabilities if provider else None
+        plan = Plan(record, capabilities, ledger, self.levels, series.timeframe, days, days, now)
+        stretch = Span(0, plan.settled)
+        covered = Spans(part.span for part in plan.parts(stretch, ()))
+        beyond = plan.beyond_reach(stretch)
+        first = min((span.since for span in covered), default=plan.settled)
+        known = Span(
+            first if record.first_available is None else 0,
+            plan.settled if provider else max((s.until for s in covered), default=0),
+        )
+        rest = Spans([known]) - covered
+        holes = [Gap(s.since, s.until, reason, detail) for reason, span, detail in beyond for s in rest & Spans([span])]
+        rest -= Spans(span for _, span, _ in beyond)
+        holes += [Gap(s.since, s.until, GapReason.NOT_FETCHED, "It has not been asked for yet.") for s in rest]
+        rows = await self.store.count(record.id, series.timeframe, self.levels)
+        fetches = await self.store.fetches(record.id, series.timeframe, FETCHES)
+        return Coverage(record, covered, tuple(sorted(holes, key=lambda gap: gap.since)), rows, tuple(fetches))
 
     async def _answer(self, ask: Ask, reader: Reader) -> Answer:
         record: Record = await reader.record.load(ask.series.instrument)

@@ -8,13 +8,14 @@ import re
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from fnmatch import fnmatchcase
 from typing import Any
 
-from candlegraph.errors import CandlegraphError, NotFound, ProviderUnavailable
+from candlegraph.errors import BadUserInput, CandlegraphError, NotFound, ProviderUnavailable
+from candlegraph.job import Selection
 from candlegraph.provider import Provider, Providers
 from candlegraph.series import Instrument, Record
-from storage.database import SQL, Database
+from storage.database import SQL, Database, to_ms
 
 log = logging.getLogger(__name__)
 
@@ -82,6 +83,30 @@ class Instruments:
         if error and not count:
             raise error
         return [_record(row) for row in rows], count
+
+    async def select(self, selection: Selection) -> list[Record]:
+        """The listed symbols of a provider that are meant. NotFound names one there is not; BadUserInput: none fits."""
+        market, provider = selection.market, selection.provider
+        if (selection.symbols is None) == (selection.pattern is None):
+            raise BadUserInput("Give either `symbols` or a `pattern`.")
+        if error := await self._try_refresh(market, provider):
+            raise error
+        names = None if selection.symbols is None else list(dict.fromkeys(map(_plain, selection.symbols)))
+        records = [_record(row) for row in await self._database.read("instruments_named", market, provider, names)]
+        found = {record.instrument.symbol: record for record in records if record.listed}
+        if names is not None:
+            for name in names:
+                if name not in found:
+                    raise NotFound(f"{market}/{provider} has no symbol {name[:64]!r}: look it up with `symbols`.")
+        chosen = [r for name, r in found.items() if selection.pattern is None or fnmatchcase(name, selection.pattern)]
+        if not chosen:
+            raise BadUserInput(f"No symbol of {market}/{provider} matches {(selection.pattern or '')[:64]!r}.")
+        return chosen
+
+    async def by_id(self, ids: Sequence[int]) -> list[Record]:
+        """Instruments by their numbers, in that order; NotFound."""
+        rows = {row["id"]: _record(row) for row in await self._database.read("instruments_by_id", list(ids))}
+        return [rows[i] for i in ids]
 
     async def pairs(self) -> list[tuple[str, str]]:
         """Every (market, provider) that something is kept of."""
@@ -193,10 +218,6 @@ def _record(row: Any) -> Record:
         timezone=row["timezone"],
         active=row["active"],
         listed=row["listed"],
-        first_available=_to_ms(row["first_available"]),
-        ended_at=_to_ms(row["ended_at"]),
+        first_available=to_ms(row["first_available"]),
+        ended_at=to_ms(row["ended_at"]),
     )
-
-
-def _to_ms(instant: datetime | None) -> int | None:
-    return None if instant is None else round(instant.timestamp() * 1000)

@@ -266,3 +266,148 @@ delete from claims where holder = $1;
 
 -- name: claims_renew
 update claims set expires_at = now() + $2::float8 * interval '1 s' where holder = $1;
+
+-- name: lease_take
+insert into leases as l (name, holder, expires_at) values ($1, $2, now() + $3::float8 * interval '1 s')
+on conflict (name) do update
+set holder = excluded.holder, expires_at = excluded.expires_at, epoch = l.epoch + (l.holder <> excluded.holder)::int
+where l.holder = excluded.holder or l.expires_at < now()
+returning epoch;
+
+-- name: lease_free
+update leases set expires_at = '-infinity' where name = $1 and holder = $2;
+
+-- name: backfill_add
+insert into backfills (market, provider, symbols, timeframe, span, priority, created_by)
+values ($1, $2, $3, $4, tstzrange(timestamptz 'epoch' + $5::int8 * interval '1 ms', timestamptz 'epoch' + $6::int8 * interval '1 ms'), $7, $8)
+returning id;
+
+-- name: backfill_parts_add
+insert into backfill_parts (backfill_id, instrument_id, timeframe, span, priority, pieces)
+select $1, x.i, $2, tstzrange(timestamptz 'epoch' + x.since * interval '1 ms', timestamptz 'epoch' + x.until * interval '1 ms'), $3, x.pieces
+from unnest($4::int4[], $5::int8[], $6::int8[], $7::int4[]) with ordinality x (i, since, until, pieces, k) order by k
+on conflict do nothing;
+
+-- name: backfills_by_id
+select b.*, p.* from backfills b
+cross join lateral (
+  select coalesce(sum(pieces), 0)::int as pieces, coalesce(sum(pieces_done), 0)::int as pieces_done,
+         coalesce(sum(calls), 0)::int as calls, coalesce(sum(candles), 0)::int8 as candles,
+         jsonb_path_query_array(coalesce(jsonb_agg(holes), '[]'), '$[*][*]')::text as holes
+  from backfill_parts where backfill_id = b.id) p
+where b.id = any ($1::int8[]) order by b.id desc;
+
+-- name: backfills_page
+select id from backfills where ($1::text is null or state = $1) and ($2::int8 is null or id < $2) order by id desc limit $3;
+
+-- name: backfill_parts_of
+select i.symbol, sum(p.pieces)::int as pieces, sum(p.pieces_done)::int as pieces_done, sum(p.calls)::int as calls,
+       sum(p.candles)::int8 as candles, max(p.next_at) filter (where p.state = 'OPEN' and p.attempts > 0) as retry_at,
+       case when bool_or(p.state = 'OPEN') then 'OPEN' when bool_or(p.state = 'FAILED') then 'FAILED' else min(p.state) end as state
+from backfill_parts p join instruments i on i.id = p.instrument_id where p.backfill_id = $1 group by 1 order by 1;
+
+-- name: backfill_cancel
+with cancelled as (
+  update backfills set state = 'CANCELLED', ended_at = now() where id = $1 and state in ('QUEUED', 'RUNNING') returning id)
+update backfill_parts set state = 'CANCELLED' where backfill_id = (select id from cancelled) and state = 'OPEN';
+
+-- name: backfill_claim
+-- The most urgent part that nobody works on. `skip locked`: two workers that ask at once get two parts.
+with taken as (
+  update backfill_parts set claimed_by = $1, claimed_until = now() + $2::float8 * interval '1 s'
+  where id = (
+    select id from backfill_parts
+    where state = 'OPEN' and next_at <= now() and (claimed_until is null or claimed_until < now())
+    order by priority desc, id limit 1 for update skip locked)
+  returning *),
+started as (
+  update backfills set state = 'RUNNING', started_at = coalesce(started_at, now())
+  where id = (select backfill_id from taken) and state = 'QUEUED')
+select t.id, t.backfill_id, t.instrument_id, t.timeframe, t.span, t.pieces, t.attempts, i.market, i.provider, i.symbol
+from taken t join instruments i on i.id = t.instrument_id;
+
+-- name: backfill_progress
+-- After each call: how far it is, and that somebody still works on it; nothing where it was cancelled or taken over.
+update backfill_parts
+set pieces_done = greatest(0, pieces - $3::int), calls = calls + $4, candles = candles + $5, attempts = 0,
+    claimed_until = now() + $6::float8 * interval '1 s'
+where id = $1 and claimed_by = $2 and state = 'OPEN' returning id;
+
+-- name: backfill_retry
+with failed as (
+  update backfill_parts
+  set attempts = attempts + 1, calls = calls + $4, claimed_by = null, claimed_until = null,
+      next_at = now() + $3::float8 * interval '1 s'
+  where id = $1 and claimed_by = $2 and state = 'OPEN' returning backfill_id)
+update backfills set last_error = $5 where id = (select backfill_id from failed);
+
+-- name: backfill_end
+-- A part ends; with the last one its job does, and it has failed if one of them has.
+with ended as (
+  update backfill_parts
+  set state = $3, claimed_by = null, claimed_until = null, holes = $4::text::jsonb,
+      pieces_done = case $3 when 'DONE' then pieces else pieces_done end, calls = calls + $6, candles = candles + $7
+  where id = $1 and claimed_by = $2 and state = 'OPEN' returning id, backfill_id, state),
+noted as (update backfills set last_error = coalesce($5, last_error) where id = (select backfill_id from ended) and $5::text is not null)
+select backfill_id from ended;
+
+-- name: backfill_renew
+update backfill_parts set claimed_until = now() + $2::float8 * interval '1 s' where claimed_by = $1 and state = 'OPEN';
+
+-- name: backfill_attempts
+select attempts from backfill_parts where id = $1;
+
+-- name: backfill_close
+update backfills b
+set state = case when exists (select from backfill_parts where backfill_id = b.id and state = 'FAILED') then 'FAILED' else 'DONE' end,
+    ended_at = now()
+where b.id = $1 and b.state = 'RUNNING' and not exists (select from backfill_parts where backfill_id = b.id and state = 'OPEN');
+
+-- name: backfill_release
+update backfill_parts set claimed_by = null, claimed_until = null where claimed_by = $1 and state = 'OPEN';
+
+-- name: instruments_named
+select * from instruments i where market = $1 and provider = $2 and ($3::text[] is null or symbol = any ($3)) order by symbol;
+
+-- name: instruments_by_id
+select * from instruments i where id = any ($1::int4[]);
+
+-- name: tracked_add
+insert into tracked as t (instrument_id, since, added_by)
+select i, timestamptz 'epoch' + $2::int8 * interval '1 ms', $3 from unnest($1::int4[]) i order by 1
+on conflict (instrument_id) do update set since = least(t.since, excluded.since);
+
+-- name: tracked_remove
+with gone as (delete from tracked where instrument_id = any ($1::int4[]) returning 1),
+given_up as (update backfill_parts set state = 'CANCELLED' where backfill_id is null and state = 'OPEN' and instrument_id = any ($1::int4[]))
+select count(*) from gone;
+
+-- name: tracked_page
+select * from tracked where instrument_id > $1 order by instrument_id limit $2;
+
+-- name: tracked_by_id
+select * from tracked where instrument_id = any ($1::int4[]);
+
+-- name: tracked_checked
+update tracked t
+set checked_at = now(), holes = x.holes, complete_at = case x.holes when 0 then now() else t.complete_at end
+from unnest($1::int4[], $2::int4[]) x (i, holes) where t.instrument_id = x.i;
+
+-- name: tracked_fill
+insert into backfill_parts (instrument_id, timeframe, span, priority, pieces)
+select $1, '1m', tstzrange(timestamptz 'epoch' + x.since * interval '1 ms', timestamptz 'epoch' + x.until * interval '1 ms'), -1, x.pieces
+from unnest($2::int8[], $3::int8[], $4::int4[]) with ordinality x (since, until, pieces, k)
+where not exists (
+  select from backfill_parts p where p.instrument_id = $1 and p.backfill_id is null
+    and (p.state = 'OPEN' or p.state = 'FAILED' and p.next_at > now() - interval '10 minutes'))
+order by k
+on conflict do nothing;
+
+-- name: tracked_reread
+update tracked set reread_at = now() where instrument_id = $1;
+
+-- name: candles_count
+select count(*) from {relation}, (select $2::text as tf) q where instrument_id = $1 {filter};
+
+-- name: fetches_of
+select at, asked, rows, outcome, milliseconds from fetch_log where instrument_id = $1 and timeframe = $2 order by at desc limit $3;

@@ -1,0 +1,97 @@
+"""Backfills: jobs that fetch history, and what is said about them; and series that are kept complete."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+from candlegraph.answer import Gap
+from candlegraph.series import Record
+from candlegraph.span import Span
+from candlegraph.timeframe import MINUTE, Timeframe
+
+
+class BackfillState(StrEnum):
+    """How far a job is."""
+
+    QUEUED = "QUEUED"
+    RUNNING = "RUNNING"
+    DONE = "DONE"
+    CANCELLED = "CANCELLED"
+    FAILED = "FAILED"
+
+    @property
+    def ended(self) -> bool:
+        """Whether nothing more will happen."""
+        return self in {BackfillState.DONE, BackfillState.CANCELLED, BackfillState.FAILED}
+
+
+@dataclass(frozen=True, slots=True)
+class Selection:
+    """Symbols of a provider: named, or matching a shell pattern such as ``*/USDT``; one of the two."""
+
+    market: str
+    provider: str
+    symbols: tuple[str, ...] | None = None
+    pattern: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class BackfillOrder:
+    """What somebody wants fetched: ``[since, until)`` in ms, UTC; ``until`` None is now. Higher ``priority`` goes first."""
+
+    selection: Selection
+    since: int
+    until: int | None = None
+    timeframe: Timeframe = MINUTE
+    priority: int = 0
+    created_by: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class BackfillPart:
+    """One symbol of a job, for a progress display."""
+
+    symbol: str
+    pieces: int
+    pieces_done: int
+    calls: int
+    candles: int
+    state: str
+    retry_at: int | None  # when it will be tried again after a failure
+
+
+@dataclass(frozen=True, slots=True)
+class Backfill:
+    """A job. ``pieces`` are upstream calls as far as they could be reckoned; instants are ms, UTC."""
+
+    id: int
+    market: str
+    provider: str
+    symbols: tuple[str, ...]
+    timeframe: Timeframe
+    span: Span
+    priority: int
+    state: BackfillState
+    pieces_done: int
+    pieces_total: int
+    calls: int
+    candles_written: int
+    holes: tuple[Gap, ...]
+    last_error: str | None
+    created_at: int
+    created_by: str | None
+    started_at: int | None
+    ended_at: int | None
+    candles_per_second: float = 0.0
+    estimated_end_at: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Tracked:
+    """A series of 1m candles that is kept complete from ``since`` on."""
+
+    record: Record
+    since: int
+    holes: int
+    complete_at: int | None
