@@ -20,6 +20,7 @@ from candlegraph.timeframe import MINUTE, Timeframe
 from storage.changes import Change, Changes
 from storage.database import SQL, Database, to_ms
 from storage.levels import BASE, Levels
+from storage.live import Held, LeaseLost
 
 POSTGRES_EPOCH_MS = 946_684_800_000  # 2000-01-01, which PostgreSQL's binary timestamps count from
 _NUMBERS = ("open", "high", "low", "close", "volume")
@@ -115,12 +116,17 @@ class CandleStore:
         return [answers[i] for i in range(len(reads))]
 
     async def write(
-        self, writes: Sequence[Write], fetch: Fetch | None = None, progress: Callable[[int], None] = lambda _: None
+        self,
+        writes: Sequence[Write],
+        fetch: Fetch | None = None,
+        progress: Callable[[int], None] = lambda _: None,
+        held: Held | None = None,
     ) -> None:
         """Store candles, their coverage and the aggregates over them, all or nothing.
 
         A candle that is there already is replaced; what changes of what was final is logged in ``corrections``.
-        ``progress`` is told the number of rows after each chunk of a long write.
+        ``progress`` is told the number of rows after each chunk of a long write. LeaseLost where what is ``held`` is not
+        any more: nothing was written then.
         """
         async with self.database.transaction() as connection:
             changed: list[Change] = []
@@ -128,7 +134,10 @@ class CandleStore:
             if spans := _columns(
                 (w.instrument_id, str(w.timeframe), s.since, s.until) for w in writes for s in w.covered
             ):
-                known = await connection.fetchval(SQL["coverage_lock"], *spans)
+                lease = (held.name, held.epoch, held.holder) if held else (None, None, None)
+                known = await connection.fetchval(SQL["coverage_lock"], *spans, *lease)
+                if known is None:
+                    raise LeaseLost
                 changed = await _write_rows(connection, writes, progress, known=known)
                 xid = await _extend(connection, spans, changed)
             if fetch:

@@ -21,6 +21,7 @@ from candlegraph.zone import UTC, Zone, zone
 from storage.candles import CandleStore, Fetch, Ledger, Write
 from storage.claims import Claims
 from storage.ledgers import Ledgers
+from storage.live import Held
 
 log = logging.getLogger(__name__)
 
@@ -78,16 +79,17 @@ class Collector:
         newest: bool,
         calls: int = MAX_CALLS,
         again: bool = False,
+        held: Held | None = None,
     ) -> asyncio.Task[Collected]:
         """Start, or join, the fetching of what is missing of ``span``, or ``again`` of all of it; await it shielded.
 
         The result holds a failure as a value, beside what was fetched before it. What is not final yet serves everybody
-        for two seconds.
+        for two seconds. What is ``held`` must still be so when something is stored.
         """
-        key = (record.id, timeframe, span, newest, calls, again)
+        key = (record.id, timeframe, span, newest, calls, again, held)
         task = self._tasks.get(key)
         if task is None:
-            errand = _Errand(self._store, self._ledgers, self._claims, record, provider, timeframe, calls, again)
+            errand = _Errand(self._store, self._ledgers, self._claims, record, provider, timeframe, calls, again, held)
             task = self._tasks[key] = asyncio.create_task(self._run(errand, span, newest=newest))
             task.add_done_callback(lambda done: self._retire(key, done))
         return task
@@ -132,6 +134,7 @@ class _Errand:
     timeframe: Timeframe
     calls: int
     again: bool
+    held: Held | None
     tail: _Tail | None = None
     reach: int = 0  # how far back one call asked last time, ms
     result: Collected = field(default_factory=Collected)
@@ -239,7 +242,18 @@ class _Errand:
             self.record.id, self.timeframe, asked, len(candles), "bad rows" if bad else "ok", _ms_since(began)
         )
         kept = concat([candles.between(span) for span in covered])
-        await self.store.write([Write(self.record.id, self.timeframe, kept, covered, replaces=self.again)], fetch)
+        await self.store.write(
+            [
+                Write(
+                    self.record.id,
+                    self.timeframe,
+                    kept,
+                    covered,
+                )
+            ],
+            fetch,
+            held=self.held,
+        )
         forming = candles[candles.timestamp >= final_until]
         result.forming = result.forming.merge(forming)
         result.fetched |= covered

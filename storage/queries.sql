@@ -55,16 +55,20 @@ select c.instrument_id, c.timeframe, c.covered, c.revision from coverage c where
 
 -- name: coverage_lock
 -- First in every writing transaction, and in the order of the keys: the row locks put writers in a line. Whether any of
--- it was covered before.
-with given as (
+-- it was covered before; null where $5 names a lease that is not held any more, by $7 at the epoch $6: its row is held
+-- meanwhile, so that whoever takes it over does so after this was written, or before, and then it is not.
+with held as (
+  select from leases where name = $5 and epoch = $6 and holder = $7 and expires_at > now() for share),
+given as (
   select x.i, x.tf, range_agg(tstzrange(timestamptz 'epoch' + x.since * interval '1 ms',
                                         timestamptz 'epoch' + x.until * interval '1 ms')) as spans
-  from unnest($1::int4[], $2::text[], $3::int8[], $4::int8[]) x (i, tf, since, until) group by 1, 2),
+  from unnest($1::int4[], $2::text[], $3::int8[], $4::int8[]) x (i, tf, since, until)
+  where $5::text is null or exists (select from held) group by 1, 2),
 locked as (
   insert into coverage as c (instrument_id, timeframe) select i, tf from given order by 1, 2
   on conflict (instrument_id, timeframe) do update set version = c.version + 1
   returning instrument_id, timeframe, covered)
-select coalesce(bool_or(l.covered && g.spans), false) from locked l join given g on g.i = l.instrument_id and g.tf = l.timeframe;
+select bool_or(l.covered && g.spans) from locked l join given g on g.i = l.instrument_id and g.tf = l.timeframe;
 
 -- name: coverage_extend
 -- Last: what was written is covered, and everybody is told. The revision goes up where what was known before has changed,
@@ -411,3 +415,75 @@ select count(*) from {relation}, (select $2::text as tf) q where instrument_id =
 
 -- name: fetches_of
 select at, asked, rows, outcome, milliseconds from fetch_log where instrument_id = $1 and timeframe = $2 order by at desc limit $3;
+
+-- name: leases_take
+-- All of them at once, in one order; those that are ours now, with their epochs.
+insert into leases as l (name, holder, expires_at)
+select x, $2, now() + $3::float8 * interval '1 s' from unnest($1::text[]) x order by x
+on conflict (name) do update
+set holder = excluded.holder, expires_at = excluded.expires_at, epoch = l.epoch + (l.holder <> excluded.holder)::int
+where l.holder = excluded.holder or l.expires_at < now()
+returning name, epoch;
+
+-- name: leases_free
+update leases set expires_at = '-infinity' where name = any ($1::text[]) and holder = $2;
+
+-- name: follow
+insert into follows (instrument_id, timeframe, zone, process, expires_at)
+select i, tf, z, $4, now() + $5::float8 * interval '1 s' from unnest($1::int4[], $2::text[], $3::text[]) x (i, tf, z) order by i, tf, z
+on conflict (instrument_id, timeframe, zone, process) do update set expires_at = excluded.expires_at;
+
+-- name: unfollow
+delete from follows where process = $1 and (instrument_id, timeframe, zone) in (select * from unnest($2::int4[], $3::text[], $4::text[]));
+
+-- name: follows_all
+-- What is followed by anybody, and what is tracked: that is followed at 1m by nobody.
+select f.instrument_id, f.timeframe, f.zone, array_agg(f.process) as processes, i.market, i.provider
+from follows f join instruments i on i.id = f.instrument_id where f.expires_at > now() group by 1, 2, 3, 5, 6
+union all
+select t.instrument_id, '1m', 'UTC', '{}', i.market, i.provider
+from tracked t join instruments i on i.id = t.instrument_id where i.listed and i.active;
+
+-- name: follows_sweep
+delete from follows where expires_at < now() - interval '1 minute';
+
+-- name: live_open
+-- A topic that is followed (again): where its count stands. One that was left long ago begins anew at $4, behind what it
+-- had counted.
+insert into live_topics as t (instrument_id, timeframe, zone, edge, epoch)
+values ($1, $2, $3, timestamptz 'epoch' + $4::int8 * interval '1 ms', $5)
+on conflict (instrument_id, timeframe, zone) do update
+set epoch = excluded.epoch, updated_at = now(),
+    edge = case when t.edge < excluded.edge - $6::float8 * interval '1 s' then excluded.edge else t.edge end
+where t.epoch <= excluded.epoch
+returning seq, edge;
+
+-- name: live_append
+-- Count what was closed or corrected, by the one who holds the lease at this epoch: the row of the lease is held meanwhile,
+-- so that whoever takes it over does so before this, and then nothing is written, or after it.
+with held as (select from leases where name = $1 and epoch = $2 and holder = $3 and expires_at > now() for share),
+given as (
+  select i, tf, z, timestamptz 'epoch' + edge * interval '1 ms' as edge, count
+  from unnest($4::int4[], $5::text[], $6::text[], $7::int8[], $8::int4[]) x (i, tf, z, edge, count) where exists (select from held)),
+counted as (
+  update live_topics t set seq = t.seq + g.count, edge = greatest(t.edge, g.edge), epoch = $2, updated_at = now()
+  from given g where t.instrument_id = g.i and t.timeframe = g.tf and t.zone = g.z and t.epoch <= $2
+  returning t.instrument_id, t.timeframe, t.zone, t.seq),
+appended as (
+  insert into live_events (instrument_id, timeframe, zone, seq, kind, opened)
+  select c.instrument_id, c.timeframe, c.zone, c.seq - g.count + e.n, e.kind::"char", timestamptz 'epoch' + e.opened * interval '1 ms'
+  from counted c join given g on g.i = c.instrument_id and g.tf = c.timeframe and g.z = c.zone
+  join unnest($9::int4[], $10::text[], $11::text[], $12::int4[], $13::text[], $14::int8[]) e (i, tf, z, n, kind, opened)
+    on e.i = g.i and e.tf = g.tf and e.z = g.z)
+select instrument_id, timeframe, zone, seq from counted;
+
+-- name: live_state
+select t.instrument_id, t.timeframe, t.zone, t.seq, t.edge, t.epoch from live_topics t
+where (t.instrument_id, t.timeframe, t.zone) in (select * from unnest($1::int4[], $2::text[], $3::text[]));
+
+-- name: live_missed
+select seq, kind::text, opened from live_events
+where instrument_id = $1 and timeframe = $2 and zone = $3 and seq > $4 order by seq limit $5;
+
+-- name: live_sweep
+delete from live_events where at < now() - interval '10 minutes';
