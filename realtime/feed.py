@@ -11,11 +11,10 @@ import logging
 import random
 from collections.abc import AsyncIterator
 
-from candlegraph import clock
 from candlegraph.candle import Candles
 from candlegraph.clock import MINUTE_MS
 from candlegraph.errors import CandlegraphError
-from candlegraph.provider import Live, Provider, Streaming
+from candlegraph.provider import Upstream, Urgency
 from candlegraph.series import Record
 from candlegraph.span import Span, Spans
 from candlegraph.timeframe import MINUTE
@@ -34,14 +33,14 @@ MAX_BACKOFF_S = 60.0
 class Feed:
     """Follows one instrument until it is closed. ``edge``: every minute before it is final and stored."""
 
-    def __init__(self, record: Record, provider: Provider, collector: Collector, store: CandleStore) -> None:
+    def __init__(self, record: Record, provider: Upstream, collector: Collector, store: CandleStore) -> None:
         """Start following at the present."""
         self._record = record
         self._provider = provider
         self._collector = collector
         self._store = store
         self._settle_ms = provider.capabilities.settle_ms
-        self.edge = MINUTE.floor(clock.now_ms() - self._settle_ms)
+        self.edge = MINUTE.floor(provider.now_ms() - self._settle_ms)
         self.minutes = Candles.empty()  # those that are not final yet
         self.topics: dict[tuple[object, ...], Topic] = {}
         self.pins = 0  # topics that are being made
@@ -60,15 +59,13 @@ class Feed:
             try:
                 async with asyncio.TaskGroup() as group:
                     # The stream first, then history up to it: between the two no minute is without a source.
-                    if self._provider.capabilities.live is Live.STREAM and isinstance(self._provider, Streaming):
-                        group.create_task(self._watch(self._provider.stream(self._record.instrument)))
-                        period = STREAM_POLL_S
-                    else:
-                        period = POLL_S
+                    if stream := self._provider.stream(self._record.instrument):
+                        group.create_task(self._watch(stream))
+                    period = STREAM_POLL_S if stream else POLL_S
                     while True:
                         await self._advance()
                         failures = 0
-                        settles_in = (self.edge + MINUTE_MS + self._settle_ms - clock.now_ms()) / 1000
+                        settles_in = (self.edge + MINUTE_MS + self._settle_ms - self._provider.now_ms()) / 1000
                         await asyncio.sleep(min(period, settles_in if settles_in > 0 else LAG_S))
             except* Exception as group_error:
                 error = group_error.exceptions[0]
@@ -88,10 +85,9 @@ class Feed:
 
     async def _advance(self) -> None:
         """Have what became final stored and told, and show what is forming."""
-        now = clock.now_ms()
-        task = self._collector.collect(
-            self._record, self._provider, MINUTE, Span(self.edge, MINUTE.next(now)), newest=False
-        )
+        now = self._provider.now_ms()
+        ahead = Span(self.edge, MINUTE.next(now))
+        task = self._collector.collect(self._record, self._provider, MINUTE, ahead, newest=False, urgency=Urgency.LIVE)
         result = await asyncio.shield(task)
         if result.failure:
             raise result.failure

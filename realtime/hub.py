@@ -11,7 +11,7 @@ from candlegraph.answer import Answer, Ask, GapReason
 from candlegraph.candle import Candles
 from candlegraph.errors import BadUserInput, ProviderUnavailable
 from candlegraph.event import Event, EventKind
-from candlegraph.provider import Live, Provider, Providers
+from candlegraph.provider import Live, Providers, Upstream
 from candlegraph.series import Record, Series
 from candlegraph.timeframe import MINUTE, Timeframe
 from candlegraph.zone import Zone, zone
@@ -100,13 +100,13 @@ class Hub:
             topic.listeners.discard(listener)
             asyncio.get_running_loop().call_later(LINGER_S, self._leave, record.id)
 
-    async def _live_provider(self, record: Record) -> Provider | None:
+    async def _live_provider(self, record: Record) -> Upstream | None:
         if not record.listed or not record.active:
             return None
         provider = await self._providers.get(record.instrument.market, record.instrument.provider)
         return provider if provider and provider.capabilities.live is not Live.NONE else None
 
-    async def _topic(self, record: Record, provider: Provider, timeframe: Timeframe, days: Zone) -> Topic:
+    async def _topic(self, record: Record, provider: Upstream, timeframe: Timeframe, days: Zone) -> Topic:
         feed = self._feeds.get(record.id)
         if feed is None:
             feed = self._feeds[record.id] = Feed(record, provider, self._collector, self._history.store)

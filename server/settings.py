@@ -57,7 +57,11 @@ class Settings(BaseSettings):
         description="The folder of the PostgreSQL programs to embed; otherwise those of the wheel, then the system's.",
     )
     redis_url: SecretStr | None = Field(
-        None, description="A Redis or Valkey in which several processes count sign-ins together: `redis://host:6379/0`."
+        None,
+        description=(
+            "A Redis or Valkey in which several processes count sign-ins and upstream calls together: "
+            "`redis://host:6379/0`."
+        ),
     )
     secret_key: SecretStr | None = Field(
         None,
@@ -74,6 +78,9 @@ class Settings(BaseSettings):
     max_chart_points: int = Field(5000, ge=1, le=50_000, description="The highest `limit`.")
     allowed_origins: str = Field(
         "", description="Comma-separated origins of other sites whose pages may use the API from a browser."
+    )
+    providers_disabled: str = Field(
+        "", description="Comma-separated providers, such as `crypto.kraken`, or whole plugins not to use."
     )
     files_dir: Path | None = Field(None, description="The folder that the `files` provider serves.")
     files_timezone: str | None = Field(None, description="The IANA zone in which the days of these files open.")

@@ -11,21 +11,22 @@ from weakref import WeakValueDictionary
 import numpy as np
 from numpy.typing import NDArray
 
-from candlegraph import clock
 from candlegraph.candle import Candles, concat
-from candlegraph.errors import CandlegraphError, ProviderError, ProviderUnavailable
-from candlegraph.provider import Page, Provider
+from candlegraph.errors import CandlegraphError, ProviderError
+from candlegraph.provider import Page, Upstream, Urgency
 from candlegraph.series import Record
 from candlegraph.span import Span, Spans
 from candlegraph.timeframe import Timeframe
 from candlegraph.zone import UTC, Zone, zone
 from storage.candles import CandleStore, Fetch, Write
+from storage.suspects import Suspects, is_suspect
 
 log = logging.getLogger(__name__)
 
 MAX_CALLS = 12  # upstream calls one question may cost; what is left is asked by the next page
-CALL_TIMEOUT_S = 60.0  # a call that never ends would keep everybody from this series
 FORMING_TTL_S = 2.0
+
+_Key = tuple[int, Timeframe, Span, bool, bool]
 
 
 @dataclass(slots=True)
@@ -38,6 +39,7 @@ class Collected:
     unavailable: Spans = field(default_factory=Spans)  # the provider does not reach there
     failure: ProviderError | None = None
     calls: int = 0
+    rows: int = 0  # how many candles were stored
     exhausted: bool = False  # the call budget ended before the span did
 
 
@@ -60,23 +62,32 @@ class Collector:
     def __init__(self, store: CandleStore) -> None:
         """Nothing runs yet."""
         self._store = store
-        self._tasks: dict[tuple[int, Timeframe, Span, bool], asyncio.Task[Collected]] = {}
+        self.suspects = Suspects(store.database)
+        self._tasks: dict[_Key, asyncio.Task[Collected]] = {}
         self._locks: WeakValueDictionary[tuple[int, Timeframe], asyncio.Lock] = WeakValueDictionary()
         self._tails: dict[tuple[int, Timeframe], _Tail] = {}
         self._reaches: dict[tuple[int, Timeframe], int] = {}
 
     def collect(
-        self, record: Record, provider: Provider, timeframe: Timeframe, span: Span, *, newest: bool
+        self,
+        record: Record,
+        provider: Upstream,
+        timeframe: Timeframe,
+        span: Span,
+        *,
+        newest: bool,
+        urgency: Urgency = Urgency.QUERY,
+        again: bool = False,
     ) -> asyncio.Task[Collected]:
         """Start, or join, the fetching of what is missing of ``span``; await it shielded.
 
         The result holds a failure as a value, beside what was fetched before it. What is not final yet serves everybody
-        for two seconds.
+        for two seconds. ``again``: not what is missing, but what is suspect and due is fetched, and settled by that.
         """
-        key = (record.id, timeframe, span, newest)
+        key = (record.id, timeframe, span, newest, again)
         task = self._tasks.get(key)
         if task is None:
-            errand = _Errand(self._store, record, provider, timeframe)
+            errand = _Errand(self._store, self.suspects, record, provider, timeframe, urgency, again)
             task = self._tasks[key] = asyncio.create_task(self._run(errand, span, newest=newest))
             task.add_done_callback(lambda done: self._retire(key, done))
         return task
@@ -87,7 +98,7 @@ class Collector:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
 
-    def _retire(self, key: tuple[int, Timeframe, Span, bool], task: asyncio.Task[Collected]) -> None:
+    def _retire(self, key: _Key, task: asyncio.Task[Collected]) -> None:
         del self._tasks[key]
         # Everybody who waited may have left: what broke then is seen here or never.
         if not task.cancelled() and (error := task.exception()):
@@ -115,9 +126,12 @@ class _Errand:
     """The fetching of one series' missing pieces."""
 
     store: CandleStore
+    suspects: Suspects
     record: Record
-    provider: Provider
+    provider: Upstream
     timeframe: Timeframe
+    urgency: Urgency
+    again: bool  # ask for what is suspect
     tail: _Tail | None = None
     reach: int = 0  # how far back one call asked last time, ms
     result: Collected = field(default_factory=Collected)
@@ -129,13 +143,12 @@ class _Errand:
 
     def _final_until(self) -> int:
         """Candles that end here or before are final."""
-        return self.timeframe.floor(clock.now_ms() - self.provider.capabilities.settle_ms, self.days)
+        return self.timeframe.floor(self.provider.now_ms() - self.provider.capabilities.settle_ms, self.days)
 
     async def run(self, span: Span, *, newest: bool) -> None:
         """Fetch what is missing: piece by piece from the oldest, or page by page from the newest."""
         # Whoever held the lock before us may have fetched it meanwhile: the ledger is read under the lock.
-        ledger = (await self.store.ledgers([self.record.id]))[0]
-        missing = self._without_tail(Spans([span]) - ledger.get(self.timeframe, Spans()))
+        missing = await self._suspect(span) if self.again else await self._missing(span)
         page = self.provider.capabilities.max_rows_per_call * self.timeframe.nominal_ms
         self.reach = max(self.reach, page)
         while missing and not self.result.failure and not self.result.exhausted:
@@ -154,6 +167,18 @@ class _Errand:
                 self.reach = page
             elif length >= self.reach:
                 self.reach *= 4
+
+        if self.again:
+            asked = self.result.fetched | self.result.unavailable | self.result.refused
+            await self.suspects.settle(self.record.id, self.timeframe, asked, self.provider.now_ms())
+
+    async def _missing(self, span: Span) -> Spans:
+        ledger = (await self.store.ledgers([self.record.id]))[0]
+        return self._without_tail(Spans([span]) - ledger.get(self.timeframe, Spans()))
+
+    async def _suspect(self, span: Span) -> Spans:
+        due = await self.suspects.due_now(self.record.id, self.provider.now_ms())
+        return due.get(self.timeframe, Spans()) & Spans([span])
 
     def _without_tail(self, missing: Spans) -> Spans:
         """``missing``, less what is not final and was looked at a moment ago."""
@@ -174,13 +199,12 @@ class _Errand:
             self.result.calls += 1
             asked, began = Span(cursor, piece.until), time.monotonic()
             try:
-                async with asyncio.timeout(CALL_TIMEOUT_S):
-                    page = await self.provider.fetch(self.record.instrument, self.timeframe, asked)
-                candles = page.candles.sorted().between(asked)
-            except Exception as error:  # noqa: BLE001 - a plugin may raise anything; it is reported as the provider's
-                self.result.failure = _as_provider_error(self.provider, error)
-                await self._log(asked, 0, self.result.failure.code, began)
+                page = await self.provider.fetch(self.record.instrument, self.timeframe, asked, self.urgency)
+            except ProviderError as error:
+                self.result.failure = error
+                await self._log(asked, 0, error.code, began)
                 break
+            candles = page.candles.sorted().between(asked)
             cursor = await self._keep(asked, page, candles, began)
             rows += len(candles)
         return rows
@@ -188,6 +212,7 @@ class _Errand:
     async def _keep(self, asked: Span, page: Page, candles: Candles, began: float) -> int:
         """Check and store one page; the instant to go on from (the end of the span where nothing more can come)."""
         traits, result, final_until = self.provider.capabilities, self.result, self._final_until()
+        empty = not len(candles)
         candles, bad = self._checked(candles, asked)
         if traits.has_volume:
             candles = candles[~_fillers(candles)]
@@ -196,10 +221,13 @@ class _Errand:
             self.record.id, self.timeframe, asked, len(candles), "bad rows" if bad else "ok", _ms_since(began)
         )
         kept = concat([candles.between(span) for span in covered])
+        if empty and covered and not self.again:
+            await self._doubt(covered, strayed=bool(len(page.candles)))
         await self.store.write([Write(self.record.id, self.timeframe, kept, covered)], fetch)
         forming = candles[candles.timestamp >= final_until]
         result.forming = result.forming.merge(forming)
         result.fetched |= covered
+        result.rows += len(kept)
         result.refused |= bad
         nothing = page.complete_to <= asked.since
         unproved = asked.until if nothing else page.complete_from
@@ -211,12 +239,22 @@ class _Errand:
             self.tail = _Tail(forming, Span(max(asked.since, final_until), asked.until), began)
         return reached
 
+    async def _doubt(self, covered: Spans, *, strayed: bool) -> None:
+        """Note what is to be asked for once more: an outage looks like this, and so does the answer to something else.
+
+        Before the coverage is written: what is noted for nothing does no harm, what is not noted is believed for ever.
+        """
+        now = self.provider.now_ms()
+        if strayed or is_suspect(covered, now):
+            await self.suspects.add(self.record.id, self.timeframe, covered, now)
+
     def _checked(self, candles: Candles, asked: Span) -> tuple[Candles, Spans]:
         """The rows that are candles, and the buckets of those that are not: these are neither stored nor covered."""
         problems = candles.problems(self.timeframe, asked, self.days)
         if not problems:
             return candles, Spans()
         first = min(problems)
+        self.provider.refused(len(problems))
         log.warning(
             "%s %s: %d bad rows refused, the first at %d: %s",
             self.record.instrument, self.timeframe, len(problems), candles.timestamp[first], problems[first],
@@ -238,13 +276,6 @@ def _fillers(candles: Candles) -> NDArray[np.bool_]:
     """The flat rows without volume that some exchanges put where nobody traded."""
     flat = (candles.open == candles.close) & (candles.high == candles.low)
     return np.asarray(flat & (candles.volume == 0))
-
-
-def _as_provider_error(provider: Provider, error: Exception) -> ProviderError:
-    if isinstance(error, ProviderError):
-        return error
-    log.error("provider %s/%s failed unexpectedly", provider.market.id, provider.id, exc_info=error)
-    return ProviderUnavailable(f"{provider.name} failed: {type(error).__name__}.")
 
 
 def _ms_since(began: float) -> int:

@@ -111,6 +111,33 @@ insert into fetch_log (instrument_id, timeframe, asked, rows, outcome, milliseco
 values ($1, $2, tstzrange(timestamptz 'epoch' + $3::int8 * interval '1 ms', timestamptz 'epoch' + $4::int8 * interval '1 ms'),
         $5, $6, $7);
 
+-- name: suspects_add
+insert into suspects as s (instrument_id, timeframe, asked_at, spans)
+select $1, $2, timestamptz 'epoch' + $3::int8 * interval '1 ms',
+       range_agg(tstzrange(timestamptz 'epoch' + x.since * interval '1 ms', timestamptz 'epoch' + x.until * interval '1 ms'))
+from unnest($4::int8[], $5::int8[]) x (since, until)
+on conflict (instrument_id, timeframe, asked_at) do update set spans = s.spans + excluded.spans;
+
+-- name: suspects_due
+select s.timeframe, (extract(epoch from lower(x.span)) * 1000)::int8 as since, (extract(epoch from upper(x.span)) * 1000)::int8 as until
+from suspects s, unnest(s.spans) x (span)
+where s.instrument_id = $1 and s.asked_at <= timestamptz 'epoch' + $2::int8 * interval '1 ms';
+
+-- name: suspects_settle
+with settled as (
+  select range_agg(tstzrange(timestamptz 'epoch' + x.since * interval '1 ms', timestamptz 'epoch' + x.until * interval '1 ms'))
+         as spans
+  from unnest($4::int8[], $5::int8[]) x (since, until)),
+old as (
+  select s.instrument_id, s.timeframe, s.asked_at, s.spans - settled.spans as rest from suspects s, settled
+  where s.instrument_id = $1 and s.timeframe = $2 and s.asked_at <= timestamptz 'epoch' + $3::int8 * interval '1 ms'
+    and s.spans && settled.spans),
+gone as (
+  delete from suspects s using old
+  where (s.instrument_id, s.timeframe, s.asked_at) = (old.instrument_id, old.timeframe, old.asked_at) and isempty(old.rest))
+update suspects s set spans = old.rest from old
+where (s.instrument_id, s.timeframe, s.asked_at) = (old.instrument_id, old.timeframe, old.asked_at) and not isempty(old.rest);
+
 -- name: user_by_name
 select * from users where lower(name) = lower($1);
 

@@ -9,7 +9,7 @@ from candlegraph import clock
 from candlegraph.answer import Answer, Ask, Fill, Gap, GapReason, SourceKind, SourceSpan, Wait
 from candlegraph.candle import Candles, concat
 from candlegraph.errors import ProviderError, ProviderRefused, ProviderUnavailable, UnknownSymbol, Unsupported
-from candlegraph.provider import Provider
+from candlegraph.provider import Upstream
 from candlegraph.resample import fill_previous, fold
 from candlegraph.series import Record
 from candlegraph.span import Span, Spans
@@ -30,7 +30,7 @@ class Walk:
 
     ask: Ask
     record: Record
-    provider: Provider | None
+    provider: Upstream | None
     reader: Reader
     collector: Collector
     deadline: float

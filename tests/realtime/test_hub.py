@@ -30,6 +30,7 @@ from candlegraph import (
 from candlegraph.answer import Ask
 from candlegraph.errors import NotFound
 from candlegraph.event import Event, EventKind
+from candlegraph.provider import Urgency
 from candlegraph.zone import UTC
 from realtime import feed as feed_module
 from realtime import hub as hub_module
@@ -91,7 +92,17 @@ class Exchange:
             rows.append(row)
         return Candles.from_rows(rows)
 
-    async def fetch(self, instrument: Instrument, timeframe: Timeframe, span: Span) -> Page:
+    def now_ms(self) -> int:
+        return clock.now_ms()
+
+    async def first_available(self, instrument: Instrument) -> int | None:
+        return FIRST
+
+    def refused(self, rows: int) -> None: ...
+
+    async def fetch(
+        self, instrument: Instrument, timeframe: Timeframe, span: Span, urgency: Urgency = Urgency.QUERY
+    ) -> Page:
         self.fetches += 1
         await asyncio.sleep(0)
         if self.down:
@@ -102,7 +113,10 @@ class Exchange:
         to = span.until if len(cut) == len(candles) else timeframe.next(int(cut.timestamp[-1]))
         return Page(cut, span.since, min(to, timeframe.floor(clock.now_ms() - self.lag)))
 
-    async def stream(self, instrument: Instrument) -> AsyncIterator[Candles]:
+    def stream(self, instrument: Instrument) -> AsyncIterator[Candles] | None:
+        return self._stream() if self.capabilities.live is Live.STREAM else None
+
+    async def _stream(self) -> AsyncIterator[Candles]:
         self.streams += 1
         while True:
             await asyncio.sleep(0.005)
