@@ -270,10 +270,37 @@ class Upstream(Protocol):
         """As `Streaming.stream`; None where it has to be polled."""
         ...
 
+    def refused(self, rows: int) -> None:
+        """Count rows of it that were no candles and were not kept."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """What went wrong with an upstream, without any secret, and when (ms, UTC)."""
+
+    message: str
+    at: int
+
+
+@dataclass(frozen=True, slots=True)
+class Counters:
+    """What this process asked of a provider since it started, retries among the calls. ``last_call_at`` in ms, UTC."""
+
+    calls: int = 0
+    failures: int = 0
+    retries: int = 0
+    rows: int = 0
+    refused_rows: int = 0
+    last_call_at: int | None = None
+
 
 @dataclass(frozen=True, slots=True)
 class Status:
-    """A provider as the registry sees it; ``reason`` says why it is not READY. ``retry_at`` in milliseconds, UTC."""
+    """A provider as the registry sees it; ``reason`` says why it is not READY. ``retry_at`` in milliseconds, UTC.
+
+    ``budget`` is the one that is kept: the provider's own, or a cautious one; None where nobody can be asked.
+    """
 
     market: Market
     id: str
@@ -284,13 +311,16 @@ class Status:
     reason: str | None = None
     retry_at: int | None = None
     capabilities: Capabilities = Capabilities(())
+    budget: Budget | None = None
+    last_failure: Failure | None = None
+    counters: Counters = Counters()
 
 
 class Providers(Protocol):
     """The registry, as the floors below the server see it."""
 
-    async def get(self, market: str, provider: str) -> Provider | None:
-        """The provider, started; None where no plugin brings it. ProviderError where it cannot be started now."""
+    async def get(self, market: str, provider: str) -> Upstream | None:
+        """The provider, started and guarded; None where no plugin brings it. ProviderError where it cannot be started now."""
         ...
 
     def statuses(self) -> Sequence[Status]:

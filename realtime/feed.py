@@ -26,6 +26,7 @@ from candlegraph.timeframe import MINUTE, Timeframe
 from candlegraph.zone import Zone, zone
 from realtime.bus import Message
 from storage.candles import Read, Write
+from storage.collector import Want
 from storage.history import History
 from storage.live import Happened, Held, LeaseLost, LiveStore, TopicKey, timeframe_of
 
@@ -182,10 +183,8 @@ class Feed:
         """Have what became final stored, counted and told, and show what is forming."""
         await self._join()
         now = self._provider.now_ms()
-        task = self._history.collector.collect(
-            self._record, self._provider, MINUTE, Span(self.edge, MINUTE.next(now)), newest=False,
-            urgency=Urgency.LIVE, held=self.held,
-        )  # fmt: skip
+        want = Want(MINUTE, Span(self.edge, MINUTE.next(now)), urgency=Urgency.LIVE, held=self.held)
+        task = self._history.collector.collect(self._record, self._provider, want)
         result = await asyncio.shield(task)
         if result.failure:
             raise result.failure

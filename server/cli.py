@@ -189,7 +189,10 @@ async def candles(  # noqa: PLR0913, PLR0917 - one a command-line option
 @_data_dir
 @_command
 async def providers(data_dir: Path | None) -> None:
-    """List the providers, and how each of them is."""
+    """List the providers, and how each of them is; none of them is asked.
+
+    The counts are of this process: those of a running server are in its API, as ``providers { counters }``.
+    """
     settings = _settings(data_dir=data_dir)
     from resolvers.context import Context  # noqa: PLC0415
     from resolvers.markets import resolve_markets, resolve_providers  # noqa: PLC0415
@@ -203,15 +206,18 @@ async def providers(data_dir: Path | None) -> None:
             for status in await resolve_providers(context, market.id)
         ]
     _print_table(
-        ("market", "provider", "state", "live", "timeframes", "description"),
+        ("market", "provider", "state", "version", "live", "calls", "timeframes", "description", "last error"),
         [
             (
                 status.market.id,
                 status.id,
                 str(status.state),
+                status.version,
                 str(status.capabilities.live),
+                status.counters.calls,
                 " ".join(map(str, status.capabilities.timeframes)),
                 status.reason or status.description,
+                status.last_failure.message if status.last_failure else "",
             )
             for status in statuses
         ],

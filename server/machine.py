@@ -12,13 +12,14 @@ from functools import partial
 
 from candlegraph.errors import ConfigurationError, Overloaded, Unavailable
 from providers.registry import Registry
-from realtime.hub import Hub
+from realtime.cluster import Cluster
 from resolvers.accounts import Accounts
 from resolvers.context import Services
 from resolvers.roster import Roster
 from resolvers.tokens import Tokens
 from server.keys import kept_key
 from server.settings import Settings
+from storage.backfill import Backfills
 from storage.candles import CandleStore
 from storage.database import Database
 from storage.embedded import EmbeddedPostgres
@@ -26,6 +27,7 @@ from storage.history import History
 from storage.levels import read_levels
 from storage.limits import Limiter
 from storage.migrate import migrate
+from storage.tracking import Tracking
 from storage.users import Users
 
 log = logging.getLogger(__name__)
@@ -110,18 +112,26 @@ async def roster(settings: Settings) -> AsyncIterator[Roster]:
 
 
 @asynccontextmanager
-async def machine(settings: Settings) -> AsyncIterator[Machine]:
-    """Everything, started; stopped in reverse order on the way out."""
-    registry = Registry(os.environ)
-    limiter = Limiter(settings.redis_url.get_secret_value() if settings.redis_url else None)
+async def machine(settings: Settings, *, serving: bool = False) -> AsyncIterator[Machine]:
+    """Everything, started; stopped in reverse order on the way out.
+
+    While ``serving`` it leads, tells its listeners and works on backfills; a command of the CLI does none of it.
+    """
+    redis_url = settings.redis_url.get_secret_value() if settings.redis_url else None
+    limiter = Limiter(redis_url)
+    registry = Registry(os.environ, quota=limiter)
     async with database(settings) as opened, AsyncExitStack() as stack:
         stack.push_async_callback(registry.close)
         history = History.over(opened, registry, await read_levels(opened))
         stack.push_async_callback(history.collector.close)
-        watching = asyncio.create_task(history.store.changes.watch())
-        stack.push_async_callback(_cancelled, watching)
-        hub = Hub(history)
-        stack.push_async_callback(hub.close)
+        cluster = Cluster(history, redis_url=redis_url, shards=settings.feed_shards)
+        backfills = Backfills(history, workers=settings.backfill_workers)
+        tracking = Tracking(history, backfills)
+        loops = [history.store.changes.watch()]
+        if serving:
+            loops += [cluster.run(), backfills.work(), tracking.keep()]
+        for loop in loops:
+            stack.push_async_callback(_cancelled, asyncio.create_task(loop))
         tokens = Tokens(partial(_keys, settings))
         accounts = Accounts(Users(opened), tokens, limiter, require_auth=settings.require_auth)
         stack.push_async_callback(accounts.close)
@@ -129,7 +139,9 @@ async def machine(settings: Settings) -> AsyncIterator[Machine]:
             history,
             history.instruments,
             registry,
-            hub,
+            cluster.hub,
+            backfills,
+            tracking,
             settings.default_chart_points,
             settings.max_chart_points,
             accounts,

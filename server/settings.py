@@ -65,7 +65,11 @@ class Settings(BaseSettings):
         ),
     )
     redis_url: SecretStr | None = Field(
-        None, description="A Redis or Valkey in which several processes count sign-ins together: `redis://host:6379/0`."
+        None,
+        description=(
+            "A Redis or Valkey in which several processes count sign-ins and upstream calls together: "
+            "`redis://host:6379/0`."
+        ),
     )
     secret_key: SecretStr | None = Field(
         None,
@@ -77,11 +81,20 @@ class Settings(BaseSettings):
     secret_key_previous: SecretStr | None = Field(
         None, description="The key before it, still accepted: for as long as a change of keys takes."
     )
+    feed_shards: int = Field(
+        1, ge=1, le=64, description="Among how many processes the live series of one provider may be divided."
+    )
+    backfill_workers: int = Field(
+        4, ge=1, le=64, description="How many parts of backfills this process works on at once."
+    )
     require_auth: bool = Field(False, description="`true` shows market data to nobody who is not signed in.")
     default_chart_points: int = Field(500, ge=1, description="How many candles a query without `limit` returns.")
     max_chart_points: int = Field(5000, ge=1, le=50_000, description="The highest `limit`.")
     allowed_origins: str = Field(
         "", description="Comma-separated origins of other sites whose pages may use the API from a browser."
+    )
+    providers_disabled: str = Field(
+        "", description="Comma-separated providers, such as `crypto.kraken`, or whole plugins not to use."
     )
     files_dir: Path | None = Field(None, description="The folder that the `files` provider serves.")
     files_timezone: str | None = Field(None, description="The IANA zone in which the days of these files open.")

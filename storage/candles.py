@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections import defaultdict
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -21,6 +22,7 @@ from storage.changes import Change, Changes
 from storage.database import SQL, Database, to_ms
 from storage.levels import BASE, Levels
 from storage.live import Held, LeaseLost
+from storage.suspects import AGAIN_MS, GRAIN_MS
 
 POSTGRES_EPOCH_MS = 946_684_800_000  # 2000-01-01, which PostgreSQL's binary timestamps count from
 _NUMBERS = ("open", "high", "low", "close", "volume")
@@ -36,6 +38,15 @@ class Ledger:
 
     spans: Mapping[Timeframe, Spans] = field(default_factory=dict)
     revision: int = 0
+    doubts: Mapping[Timeframe, Sequence[tuple[int, Span]]] = field(
+        default_factory=dict
+    )  # when, and what: see suspects.py
+
+    def suspects(self, now: int) -> dict[Timeframe, Spans]:
+        """What was answered with nothing so long before ``now`` that it is to be asked for once more."""
+        before = now - AGAIN_MS - GRAIN_MS
+        due = {tf: Spans(span for at, span in doubts if at <= before) for tf, doubts in self.doubts.items()}
+        return {timeframe: spans for timeframe, spans in due.items() if spans}
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,12 +102,16 @@ class CandleStore:
         """What is known of each instrument: one statement."""
         spans: dict[int, dict[Timeframe, Spans]] = defaultdict(dict)
         revisions: dict[int, int] = defaultdict(int)
+        doubts: dict[int, dict[Timeframe, list[tuple[int, Span]]]] = defaultdict(dict)
         for row in await self.database.read("coverage_by_instrument", list(set(instrument_ids))):
             spans[row["instrument_id"]][Timeframe.parse(row["timeframe"])] = Spans(
                 Span(to_ms(r.lower), to_ms(r.upper)) for r in row["covered"]
             )
             revisions[row["instrument_id"]] += row["revision"]
-        return [Ledger(spans[instrument_id], revisions[instrument_id]) for instrument_id in instrument_ids]
+            if row["suspects"]:
+                noted = [(at, Span(since, until)) for at, since, until in json.loads(row["suspects"])]
+                doubts[row["instrument_id"]][Timeframe.parse(row["timeframe"])] = noted
+        return [Ledger(spans[i], revisions[i], doubts[i]) for i in instrument_ids]
 
     async def read(self, reads: Sequence[Read]) -> list[Candles]:
         """Answer every read, in their order: one statement for each relation and direction."""

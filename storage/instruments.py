@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 import re
 import time
 from collections.abc import Sequence
@@ -13,11 +12,9 @@ from typing import Any
 
 from candlegraph.errors import BadUserInput, CandlegraphError, NotFound, ProviderUnavailable
 from candlegraph.job import Selection
-from candlegraph.provider import Provider, Providers
+from candlegraph.provider import Providers, Upstream
 from candlegraph.series import Instrument, Record
 from storage.database import SQL, Database, to_ms
-
-log = logging.getLogger(__name__)
 
 RECORD_TTL_S = 30.0
 MAX_RECORDS = 20_000
@@ -168,16 +165,9 @@ class Instruments:
             return ProviderUnavailable(f"The list of symbols of {market}/{provider} is not here yet.", retry_after=5)
         return None
 
-    async def _read_list(self, source: Provider) -> None:
-        try:
-            async with asyncio.timeout(LISTING_RETRY_S * 2):
-                # Of symbols named twice the last one counts, as with candles.
-                listings = list({item.symbol: item for item in await source.listings()}.values())
-        except CandlegraphError:
-            raise
-        except Exception as error:  # a plugin may raise anything
-            log.exception("provider %s/%s failed to list its symbols", source.market.id, source.id)
-            raise ProviderUnavailable(f"{source.name} failed to list its symbols: {type(error).__name__}.") from error
+    async def _read_list(self, source: Upstream) -> None:
+        # Of symbols named twice the last one counts, as with candles.
+        listings = list({item.symbol: item for item in await source.listings()}.values())
         market, provider = source.market, source.id
         columns: list[list[object]] = [
             [item.symbol for item in listings],

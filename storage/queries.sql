@@ -51,7 +51,11 @@ select distinct c.timeframe from coverage c join instruments i on i.id = c.instr
 where i.market = $1 and i.provider = $2;
 
 -- name: coverage_by_instrument
-select c.instrument_id, c.timeframe, c.covered, c.revision from coverage c where c.instrument_id = any ($1::int4[]);
+select c.instrument_id, c.timeframe, c.covered, c.revision,
+  (select jsonb_agg(jsonb_build_array((extract(epoch from s.asked_at) * 1000)::int8, (extract(epoch from lower(x.span)) * 1000)::int8,
+                                      (extract(epoch from upper(x.span)) * 1000)::int8))::text
+   from suspects s, unnest(s.spans) x (span) where s.instrument_id = c.instrument_id and s.timeframe = c.timeframe) as suspects
+from coverage c where c.instrument_id = any ($1::int4[]);
 
 -- name: coverage_lock
 -- First in every writing transaction, and in the order of the keys: the row locks put writers in a line. Whether any of
@@ -186,6 +190,28 @@ order by q.k;
 insert into fetch_log (instrument_id, timeframe, asked, rows, outcome, milliseconds)
 values ($1, $2, tstzrange(timestamptz 'epoch' + $3::int8 * interval '1 ms', timestamptz 'epoch' + $4::int8 * interval '1 ms'),
         $5, $6, $7);
+
+-- name: suspects_add
+insert into suspects as s (instrument_id, timeframe, asked_at, spans)
+select $1, $2, timestamptz 'epoch' + $3::int8 * interval '1 ms',
+       range_agg(tstzrange(timestamptz 'epoch' + x.since * interval '1 ms', timestamptz 'epoch' + x.until * interval '1 ms'))
+from unnest($4::int8[], $5::int8[]) x (since, until)
+on conflict (instrument_id, timeframe, asked_at) do update set spans = s.spans + excluded.spans;
+
+-- name: suspects_settle
+with settled as (
+  select range_agg(tstzrange(timestamptz 'epoch' + x.since * interval '1 ms', timestamptz 'epoch' + x.until * interval '1 ms'))
+         as spans
+  from unnest($4::int8[], $5::int8[]) x (since, until)),
+old as (
+  select s.instrument_id, s.timeframe, s.asked_at, s.spans - settled.spans as rest from suspects s, settled
+  where s.instrument_id = $1 and s.timeframe = $2 and s.asked_at <= timestamptz 'epoch' + $3::int8 * interval '1 ms'
+    and s.spans && settled.spans),
+gone as (
+  delete from suspects s using old
+  where (s.instrument_id, s.timeframe, s.asked_at) = (old.instrument_id, old.timeframe, old.asked_at) and isempty(old.rest))
+update suspects s set spans = old.rest from old
+where (s.instrument_id, s.timeframe, s.asked_at) = (old.instrument_id, old.timeframe, old.asked_at) and not isempty(old.rest);
 
 -- name: user_by_name
 select * from users where lower(name) = lower($1);
@@ -487,3 +513,6 @@ where instrument_id = $1 and timeframe = $2 and zone = $3 and seq > $4 order by 
 
 -- name: live_sweep
 delete from live_events where at < now() - interval '10 minutes';
+
+-- name: database_id
+select database_id from storage_layout;

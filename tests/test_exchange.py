@@ -11,7 +11,9 @@ from strawberry.types import ExecutionResult
 from candlegraph import Capabilities, Live, Timeframe, clock, fold
 from candlegraph.clock import MINUTE_MS
 from candlegraph.provider import Status
+from providers import calls
 from providers.ccxt import Ccxt
+from providers.guard import Guard
 from realtime.hub import Hub
 from resolvers.accounts import Accounts
 from resolvers.context import Context, Services
@@ -34,9 +36,9 @@ class One:
     """A registry of the one provider."""
 
     def __init__(self, provider: Ccxt) -> None:
-        self.provider = provider
+        self.provider = Guard(provider)
 
-    async def get(self, market: str, provider: str) -> Ccxt | None:
+    async def get(self, market: str, provider: str) -> Guard | None:
         return self.provider if (market, provider) == ("crypto", "binance") else None
 
     def statuses(self) -> list[Status]:
@@ -90,6 +92,7 @@ async def api(
     database: Database, exchange: FakeBinance, binance: Ccxt, monkeypatch: pytest.MonkeyPatch
 ) -> AsyncIterator[Api]:
     monkeypatch.setattr(clock, "now_ms", lambda: NOW)
+    monkeypatch.setattr(calls, "BACKOFF_S", 0.01)
     providers = One(binance)
     history = History.over(database, providers)
     exchange.reset()
@@ -139,7 +142,7 @@ FAULTS = {
     "a connection cut": Fault(abort=True),
     "HTML with 200": HTML,
     "503": Fault(status=503),
-    "429": Fault(status=429, headers={"Retry-After": "7"}),
+    "429": Fault(status=429, headers={"Retry-After": "0.2"}),
     "451": Fault(status=451),
 }
 

@@ -21,6 +21,7 @@ from candlegraph import (
     Live,
     Page,
     Provider,
+    ProviderRefused,
     ProviderUnavailable,
     Span,
     Timeframe,
@@ -245,7 +246,7 @@ async def test_a_file_that_is_gone_is_unavailable_until_it_is_missed(tmp_path: P
     path = write(tmp_path / "A_1m.csv", 3)
     provider = await started(tmp_path)
     path.unlink()
-    with pytest.raises(ProviderUnavailable, match=r"^A_1m\.csv: No such file or directory$"):
+    with pytest.raises(ProviderRefused, match=r"^A_1m\.csv: No such file or directory$"):
         await provider.fetch(instrument("A"), MINUTE, ALWAYS)
     assert await symbols(provider) == []
     with pytest.raises(UnknownSymbol):
@@ -258,7 +259,7 @@ async def test_a_broken_file_is_unavailable_and_says_why(tmp_path: Path, name: s
     with path.open("a") as file:
         file.write(f"{START + 3 * MINUTE_MS},1,3,9,2,10\n")
     provider = await started(tmp_path)
-    with pytest.raises(ProviderUnavailable, match=f"^{name}:5: low is above open, high or close$"):
+    with pytest.raises(ProviderRefused, match=f"^{name}:5: low is above open, high or close$"):
         await provider.fetch(instrument("A"), MINUTE, ALWAYS)
     write(path, 5)
     assert len((await provider.fetch(instrument("A"), MINUTE, ALWAYS)).candles) == 5
@@ -278,7 +279,7 @@ async def test_a_file_that_is_being_written_is_not_trusted(tmp_path: Path, monke
     path = write(tmp_path / "A_1m.csv", 3)
     provider = await started(tmp_path)
     monkeypatch.setattr(files, "read_table", lambda *rest: (read_table(*rest), write(path, 9))[0])
-    with pytest.raises(ProviderUnavailable, match="changed while it was read"):
+    with pytest.raises(ProviderRefused, match="changed while it was read"):
         await provider.fetch(instrument("A"), MINUTE, ALWAYS)
 
 
@@ -286,7 +287,7 @@ async def test_two_files_of_the_same_candles_are_not_chosen_between(tmp_path: Pa
     for name in ("A_1m.csv", "A_1m.parquet", "A.csv.gz", "A_1h.csv"):
         write(tmp_path / name, 3, HOUR_MS if "1h" in name else MINUTE_MS)
     provider = await started(tmp_path)
-    with pytest.raises(ProviderUnavailable, match="hold 1m candles of 'A' both"):
+    with pytest.raises(ProviderRefused, match="hold 1m candles of 'A' both"):
         await provider.fetch(instrument("A"), MINUTE, ALWAYS)
     assert len((await provider.fetch(instrument("A"), HOUR, ALWAYS)).candles) == 3
 
@@ -313,7 +314,7 @@ async def test_links_are_not_followed_out_of_the_folder(tmp_path: Path) -> None:
     assert await symbols(provider) == ["A", "alias"]
     inside.unlink()
     inside.symlink_to(secret)
-    with pytest.raises(ProviderUnavailable, match="leads out of FILES_DIR"):
+    with pytest.raises(ProviderRefused, match="leads out of FILES_DIR"):
         await provider.fetch(instrument("A"), MINUTE, ALWAYS)
 
 

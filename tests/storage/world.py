@@ -15,6 +15,7 @@ from candlegraph.provider import Providers
 from candlegraph.series import Instrument, Record, Series
 from candlegraph.span import Span, Spans
 from candlegraph.timeframe import MINUTE, Timeframe
+from providers.guard import Guard
 from storage.candles import Write
 from storage.database import Database
 from storage.history import History
@@ -35,12 +36,13 @@ class World:
     upstream: Upstream = field(default_factory=Upstream)
     now: int = T0
     providers: Providers | None = None
+    guarded: bool = False  # by what the server puts around a provider; otherwise each fault is seen as it is
     symbol: str = field(default_factory=lambda: f"S{next(_numbers)}")
     history: History = field(init=False)
 
     def __post_init__(self) -> None:
         """Wire it as the server does."""
-        self.lineup = Lineup([self.upstream])
+        self.lineup = Lineup([Guard(self.upstream) if self.guarded else self.upstream])
         self.restart()
 
     def restart(self) -> None:
