@@ -5,7 +5,7 @@ runs them over a provider of your own, with an upstream that can be made to fail
 """
 
 from candlegraph.testing.bench import Bench
-from candlegraph.testing.rule import Breach, NotApplicable, Rule
+from candlegraph.testing.rule import Breach, NotApplicable, NotTried, Rule
 from candlegraph.testing.subject import RETRY_AFTER_S, Fault, Subject, SubjectFactory
 from candlegraph.testing.suite import RULES, Conformance
 
@@ -17,6 +17,7 @@ __all__ = [
     "Conformance",
     "Fault",
     "NotApplicable",
+    "NotTried",
     "Rule",
     "Subject",
     "SubjectFactory",

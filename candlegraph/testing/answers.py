@@ -211,7 +211,7 @@ async def nothing_out_of_reach_is_vouched_for(bench: Bench) -> None:
         raise NotApplicable("no lookback is declared")
 
 
-@rule("docs/providers.md, What a page holds", until_is_exclusive)
+@rule("docs/providers.md, What a page holds", what_a_page_vouches_for_is_whole)
 async def an_empty_range_is_no_error(bench: Bench) -> None:
     """Before the listing, in the future and in an empty span there are no candles, and that is an answer."""
     known, now = await bench.known(), clock.now_ms()
@@ -279,7 +279,7 @@ async def questions_at_once_do_not_mix(bench: Bench) -> None:
         require(same, f"Asked together with others, {timeframe} candles of {span} are not those it answers alone.")
 
 
-@rule("docs/providers.md, What a page holds", what_a_page_vouches_for_is_whole)
+@rule("docs/providers.md, What a page holds", rows_are_candles, pages_lead_to_the_end)
 async def the_candles_are_the_known_ones(bench: Bench) -> None:
     """Where the truth is known, it is what a provider answers."""
     truth, span = bench.subject.truth, bench.subject.span
@@ -293,7 +293,7 @@ async def the_candles_are_the_known_ones(bench: Bench) -> None:
     require(not len(differ), f"{len(differ)} minutes have other numbers than the known ones: {differ[:3].tolist()}.")
 
 
-@rule("docs/providers.md, Probing and clocks", since_is_inclusive)
+@rule("docs/providers.md, Probing and clocks", since_is_inclusive, until_is_exclusive)
 async def the_first_candle_is_where_it_says(bench: Bench) -> None:
     """`first_available` is None, or the opening of the first 1m candle."""
     if not isinstance(bench.provider, Probing):

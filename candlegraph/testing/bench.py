@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Iterator, Sequence
 from contextlib import AsyncExitStack, contextmanager
-from typing import Self
+from typing import Any, Self
 
 from candlegraph import clock
 from candlegraph.candle import Candles
@@ -18,7 +18,6 @@ from candlegraph.testing.subject import Fault, Subject, SubjectFactory
 from candlegraph.timeframe import Timeframe
 from candlegraph.zone import UTC, Zone, zone
 
-LEAVE_S = 5.0  # how long a task that was told to end may take over it
 _TRIES = 3  # of a call that is told to wait
 
 
@@ -27,6 +26,7 @@ class Bench:
 
     subject: Subject
     provider: Provider
+    leave_s = 5.0  # how long a task that was told to end may take over it
 
     def __init__(self, factory: SubjectFactory) -> None:
         """Nothing is made before ``with``."""
@@ -64,6 +64,7 @@ class Bench:
     def verify(self, rule: Rule) -> None:
         """Check one rule. Breach, with what it says and where it is written; NotApplicable, NotTried."""
         if rests_on := sorted(self.broken.intersection(rule.rests_on)):
+            self.broken.add(rule.name)  # for those that rest on this one
             raise NotTried(f"rests on: {', '.join(rests_on)}")
         try:
             self._loop.run_until_complete(rule.check(self))
@@ -204,17 +205,16 @@ class Bench:
         finally:
             self.subject.fail(None)
 
-    @staticmethod
-    async def end(tasks: set[asyncio.Task[object]]) -> set[asyncio.Task[object]]:
-        """Cancel tasks; those that did not obey."""
+    async def end(self, tasks: set[asyncio.Task[Any]]) -> None:
+        """Cancel tasks, and wait for them."""
         for task in tasks:
             task.cancel()
-        return (await asyncio.wait(tasks, timeout=LEAVE_S))[1] if tasks else set()
+        if tasks:
+            await asyncio.wait(tasks, timeout=self.leave_s)
 
-    @staticmethod
-    async def left_behind(before: set[asyncio.Task[object]]) -> set[asyncio.Task[object]]:
-        """Tasks that were not there before and do not end by themselves, which are cancelled."""
+    async def left_behind(self, before: set[asyncio.Task[Any]]) -> str:
+        """The tasks that were not there before and do not end by themselves, if any; they are cancelled."""
         extra = asyncio.all_tasks() - before
-        pending = (await asyncio.wait(extra, timeout=LEAVE_S))[1] if extra else set()
-        await Bench.end(pending)
-        return pending
+        pending = (await asyncio.wait(extra, timeout=self.leave_s))[1] if extra else set()
+        await self.end(pending)
+        return ", ".join(str(task.get_coro()) for task in pending)

@@ -9,7 +9,7 @@ import numpy as np
 
 from candlegraph.errors import ProviderError, ProviderUnavailable, RateLimited
 from candlegraph.provider import Page
-from candlegraph.testing.bench import LEAVE_S, Bench
+from candlegraph.testing.bench import Bench
 from candlegraph.testing.rule import Breach, require, rule
 from candlegraph.testing.subject import RETRY_AFTER_S, Fault
 
@@ -28,16 +28,16 @@ async def a_fetch_can_be_cancelled(bench: Bench) -> None:
         for _ in range(turns):
             await asyncio.sleep(0)
         if not task.done():
-            await _cancel(task, f"after {turns} turns of the event loop")
+            await _cancel(bench, task, f"after {turns} turns of the event loop")
     _, rows = await bench.tidy(timeframe, span)
     require(
         np.array_equal(rows.timestamp, expected.timestamp), "After a fetch that was cancelled, the next one differs."
     )
 
 
-async def _cancel(task: asyncio.Task[object], when: str) -> None:
+async def _cancel(bench: Bench, task: asyncio.Task[object], when: str) -> None:
     task.cancel()
-    done, _ = await asyncio.wait({task}, timeout=LEAVE_S)
+    done, _ = await asyncio.wait({task}, timeout=bench.leave_s)
     require(done, f"Cancelled {when}, it goes on.")
     if not task.cancelled():
         error = task.exception()
@@ -54,7 +54,7 @@ async def an_upstream_that_hangs_can_be_left(bench: Bench) -> None:
         task = asyncio.ensure_future(bench.page(timeframe, span))
         done, _ = await asyncio.wait({task}, timeout=_UNDER_WAY_S)
         if not done:
-            await _cancel(task, "while the upstream hangs")
+            await _cancel(bench, task, "while the upstream hangs")
         elif not isinstance(task.exception(), ProviderError):
             raise Breach(f"While the upstream hangs it ends with {task}.")
     require(len((await bench.tidy(timeframe, span))[1]), "After an upstream that hung, the next fetch is empty.")
@@ -116,7 +116,7 @@ async def _no_symbol_is_lost(bench: Bench, fault: Fault) -> None:
 
 
 async def _error(bench: Bench, fault: Fault, kind: type[ProviderError], asked: Awaitable[Page]) -> ProviderError:
-    limit = bench.provider.capabilities.deadline_s + LEAVE_S
+    limit = bench.provider.capabilities.deadline_s + bench.leave_s
     try:
         async with asyncio.timeout(limit):
             page = await asked

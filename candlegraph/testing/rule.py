@@ -16,11 +16,11 @@ class Breach(AssertionError):
     """A rule is broken; the message says how."""
 
 
-class NotApplicable(Exception):  # noqa: N818 - nothing has gone wrong
+class NotApplicable(Exception):
     """A rule speaks of something that this provider, or this upstream, does not have."""
 
 
-class NotTried(Exception):  # noqa: N818 - something else has gone wrong
+class NotTried(Exception):
     """A rule rests on another one that is broken."""
 
 

@@ -88,11 +88,11 @@ async def closing_leaves_no_task_behind(bench: Bench) -> None:
         await provider.listings()
         cut = asyncio.ensure_future(provider.fetch(instrument, timeframe, span))
         await provider.fetch(instrument, timeframe, span)
-        await Bench.end({cut})
+        await bench.end({cut})
     finally:
         await provider.close()
-    left = await Bench.left_behind(before)
-    require(not left, f"Still there after close(): {', '.join(str(task.get_coro()) for task in left)}.")
+    left = await bench.left_behind(before)
+    require(not left, f"Still there after close(): {left}.")
 
 
 @rule("docs/providers.md, Symbols")

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager, contextmanager
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager, suppress
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from unittest.mock import patch
@@ -13,13 +12,25 @@ import pytest
 
 from candlegraph import Candles, Span, clock, fold
 from candlegraph.clock import DAY_MS, HOUR_MS, MINUTE_MS
-from candlegraph.testing import RETRY_AFTER_S, Conformance, Fault, Subject, SubjectFactory
+from candlegraph.testing import (
+    RETRY_AFTER_S,
+    RULES,
+    Bench,
+    Breach,
+    Conformance,
+    Fault,
+    NotApplicable,
+    NotTried,
+    Subject,
+)
 from candlegraph.timeframe import Timeframe
 from providers.ccxt import Ccxt
 from providers.demo import Synthetic
 from providers.files import MAX_ROWS, Files
 from tests.fakes import binance as fakes
+from tests.fakes import broken
 from tests.fakes.binance import FakeBinance, FakeExchange, random_candles
+from tests.fakes.broken import SYMBOL, Honest
 from tests.fakes.kraken import FakeKraken
 
 # From Python 3.12.7 on aiohttp warns of an argument that ccxt gives its connector.
@@ -60,9 +71,8 @@ async def files() -> AsyncIterator[Subject]:
     """A folder whose tables are still being written: their last rows are forming."""
     minutes = random_candles(NOW // MINUTE_MS * MINUTE_MS - (MAX_ROWS + 500) * MINUTE_MS, MAX_ROWS + 501, keep=0.9)
     with TemporaryDirectory() as folder, _time(NOW):
-        for name in ("1m", "1h", "1d"):
-            _write(Path(folder, f"BTCUSD_{name}.csv"), fold(minutes, Timeframe.parse(name)))
-        sound = {path: path.read_bytes() for path in Path(folder).iterdir()}
+        paths = [_write(Path(folder), name, fold(minutes, Timeframe.parse(name))) for name in ("1m", "1h", "1d")]
+        sound = {path: path.read_bytes() for path in paths}
 
         def fail(fault: Fault | None) -> None:
             for path, body in sound.items():
@@ -77,9 +87,11 @@ async def files() -> AsyncIterator[Subject]:
         )
 
 
-def _write(path: Path, candles: Candles) -> None:
+def _write(folder: Path, timeframe: str, candles: Candles) -> Path:
+    path = folder / f"BTCUSD_{timeframe}.csv"
     rows = (f"{c.timestamp},{c.open},{c.high},{c.low},{c.close},{c.volume}" for c in candles)
     path.write_text("\n".join(["timestamp,open,high,low,close,volume", *rows, ""]), encoding="utf-8")
+    return path
 
 
 FAULTS = {
@@ -94,8 +106,8 @@ FAULTS = {
 
 def _failing(fake: FakeExchange, fault: Fault | None) -> None:
     fake.reset()
-    for path in ("candles", "markets"):
-        fake.fail(FAULTS[fault], times=1_000 if fault else 0, path=path) if fault else None
+    for path in ("candles", "markets") if fault else ():
+        fake.fail(FAULTS[fault], times=100, path=path)
 
 
 @asynccontextmanager
@@ -136,3 +148,66 @@ class TestOurs(Conformance):
     """Each provider that comes with Candlegraph. A new one: one more name here."""
 
     subjects = (synthetic, files, binance, kraken)
+
+
+@asynccontextmanager
+async def in_memory(kind: type[Honest]) -> AsyncIterator[Subject]:
+    """A provider that is honest, or breaks one rule."""
+    made: list[Honest] = []
+
+    def make() -> Honest:
+        made.append(kind())
+        return made[-1]
+
+    def fail(fault: Fault | None) -> None:
+        for provider in made:
+            provider.fail(fault)
+
+    with _time(broken.NOW) as time:
+        yield Subject(
+            make=make,
+            symbol=SYMBOL,
+            span=Span(broken.T0, broken.NOW),
+            truth=broken.TRUTH,
+            fail=fail,
+            advance=time.advance,
+        )
+
+
+def _breaches(kind: type[Honest]) -> dict[str, str]:
+    """The rules that a provider breaks, and what is said of each."""
+    told: dict[str, str] = {}
+    with Bench(lambda: in_memory(kind)) as bench:
+        for rule in RULES:
+            with suppress(NotApplicable, NotTried):
+                try:
+                    bench.verify(rule)
+                except Breach as breach:
+                    told[rule.name] = str(breach)
+    return told
+
+
+@pytest.fixture
+def hasty(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Tasks that were told to end have a moment to do so, not seconds."""
+    monkeypatch.setattr(Bench, "leave_s", 0.05)
+
+
+def test_every_rule_applies_to_an_honest_provider_that_has_everything_and_none_is_broken(hasty: None) -> None:
+    with Bench(lambda: in_memory(Honest)) as bench:
+        for rule in RULES:
+            bench.verify(rule)
+
+
+@pytest.mark.parametrize(("kind", "expected"), broken.BROKEN.items(), ids=[kind.__name__ for kind in broken.BROKEN])
+def test_a_broken_provider_is_caught_by_the_one_rule_that_it_breaks(
+    kind: type[Honest], expected: str, hasty: None
+) -> None:
+    told = _breaches(kind)
+    assert list(told) == [expected], "\n".join(told.values())
+    assert "fake.upstream breaks a rule" in told[expected]
+    assert "The rule is written in docs/providers.md" in told[expected]
+
+
+def test_every_rule_is_broken_by_somebody() -> None:
+    assert {rule.name for rule in RULES} == set(broken.BROKEN.values())
