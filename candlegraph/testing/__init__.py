@@ -5,7 +5,8 @@ runs them over a provider of your own, with an upstream that can be made to fail
 """
 
 from candlegraph.testing.bench import Bench
-from candlegraph.testing.rule import Breach, NotApplicable, NotTried, Rule
+from candlegraph.testing.outcome import Breach, NotApplicable, NotTried
+from candlegraph.testing.rule import Rule
 from candlegraph.testing.subject import RETRY_AFTER_S, Fault, Subject, SubjectFactory
 from candlegraph.testing.suite import RULES, Conformance
 

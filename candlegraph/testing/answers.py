@@ -16,7 +16,8 @@ from candlegraph.provider import Clocked, Page, Probing
 from candlegraph.series import Instrument
 from candlegraph.span import Span
 from candlegraph.testing.bench import Bench
-from candlegraph.testing.rule import Breach, NotApplicable, require, rule
+from candlegraph.testing.outcome import Breach, NotApplicable, require
+from candlegraph.testing.rule import rule
 from candlegraph.timeframe import MINUTE, Timeframe
 from candlegraph.zone import Int64s
 

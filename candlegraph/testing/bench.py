@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator, Sequence
+from collections.abc import Coroutine, Iterator, Sequence
 from contextlib import AsyncExitStack, contextmanager
 from typing import Any, Self
 
 from candlegraph import clock
 from candlegraph.candle import Candles
-from candlegraph.errors import CandlegraphError, ProviderError, RateLimited, Unsupported
+from candlegraph.errors import RateLimited, Unsupported
 from candlegraph.provider import Listing, Page, Probing, Provider
 from candlegraph.series import Instrument
 from candlegraph.span import Span
-from candlegraph.testing.rule import Breach, NotApplicable, NotTried, Rule
+from candlegraph.testing.outcome import Breach, NotApplicable
 from candlegraph.testing.subject import Fault, Subject, SubjectFactory
 from candlegraph.timeframe import Timeframe
 from candlegraph.zone import UTC, Zone, zone
@@ -61,27 +61,9 @@ class Bench:
         """The provider as ``<market>.<id>``."""
         return f"{self.provider.market.id}.{self.provider.id}"
 
-    def verify(self, rule: Rule) -> None:
-        """Check one rule. Breach, with what it says and where it is written; NotApplicable, NotTried."""
-        if rests_on := sorted(self.broken.intersection(rule.rests_on)):
-            self.broken.add(rule.name)  # for those that rest on this one
-            raise NotTried(f"rests on: {', '.join(rests_on)}")
-        try:
-            self._loop.run_until_complete(rule.check(self))
-        except NotApplicable:
-            raise
-        except Breach as breach:
-            detail = str(breach)
-        except ProviderError as error:
-            detail = f"It raised {type(error).__name__} where it should have answered: {error.message}"
-        except CandlegraphError as error:
-            detail = f"It raised {type(error).__name__}, which is no ProviderError: {error.message}"
-        except Exception as error:  # noqa: BLE001 - a plugin may raise anything
-            detail = f"It raised {type(error).__name__}, and may raise nothing but ProviderErrors: {error}"
-        else:
-            return
-        self.broken.add(rule.name)
-        raise Breach(f"{self.id} breaks a rule: {rule.text}\n  {detail}\n  The rule is written in {rule.where}.")
+    def run(self, question: Coroutine[Any, Any, None]) -> None:
+        """Run something in the loop of this bench."""
+        self._loop.run_until_complete(question)
 
     # What is asked of the provider.
 

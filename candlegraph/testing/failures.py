@@ -10,7 +10,8 @@ import numpy as np
 from candlegraph.errors import ProviderError, ProviderUnavailable, RateLimited
 from candlegraph.provider import Page
 from candlegraph.testing.bench import Bench
-from candlegraph.testing.rule import Breach, require, rule
+from candlegraph.testing.outcome import Breach, require
+from candlegraph.testing.rule import rule
 from candlegraph.testing.subject import RETRY_AFTER_S, Fault
 
 _TURNS = (1, 2, 3, 5, 8, 13, 40)  # of the event loop, before a fetch is cancelled

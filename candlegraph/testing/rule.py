@@ -2,26 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import Any
 
-if TYPE_CHECKING:
-    from candlegraph.testing.bench import Bench
+from candlegraph.errors import CandlegraphError, ProviderError
+from candlegraph.testing.bench import Bench
+from candlegraph.testing.outcome import Breach, NotApplicable, NotTried
 
-Check = Callable[["Bench"], Awaitable[None]]
-
-
-class Breach(AssertionError):
-    """A rule is broken; the message says how."""
-
-
-class NotApplicable(Exception):
-    """A rule speaks of something that this provider, or this upstream, does not have."""
-
-
-class NotTried(Exception):
-    """A rule rests on another one that is broken."""
+Check = Callable[[Bench], Coroutine[Any, Any, None]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +26,28 @@ class Rule:
     check: Check
     rests_on: tuple[str, ...] = ()
 
+    def verify(self, bench: Bench) -> None:
+        """Try it. Breach, with what it says and where it is written; NotApplicable, NotTried."""
+        if rests_on := sorted(bench.broken.intersection(self.rests_on)):
+            bench.broken.add(self.name)  # for those that rest on this one
+            raise NotTried(f"rests on: {', '.join(rests_on)}")
+        try:
+            bench.run(self.check(bench))
+        except NotApplicable:
+            raise
+        except Breach as breach:
+            detail = str(breach)
+        except ProviderError as error:
+            detail = f"It raised {type(error).__name__} where it should have answered: {error.message}"
+        except CandlegraphError as error:
+            detail = f"It raised {type(error).__name__}, which is no ProviderError: {error.message}"
+        except Exception as error:  # noqa: BLE001 - a plugin may raise anything
+            detail = f"It raised {type(error).__name__}, and may raise nothing but ProviderErrors: {error}"
+        else:
+            return
+        bench.broken.add(self.name)
+        raise Breach(f"{bench.id} breaks a rule: {self.text}\n  {detail}\n  The rule is written in {self.where}.")
+
 
 def rule(where: str, *rests_on: Rule) -> Callable[[Check], Rule]:
     """Make a rule of a check: its name is the check's, its text the docstring."""
@@ -46,9 +57,3 @@ def rule(where: str, *rests_on: Rule) -> Callable[[Check], Rule]:
         return Rule(name, " ".join((check.__doc__ or "").split()), where, check, tuple(r.name for r in rests_on))
 
     return made
-
-
-def require(met: object, detail: str) -> None:
-    """Breach with ``detail`` unless ``met``."""
-    if not met:
-        raise Breach(detail)

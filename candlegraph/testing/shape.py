@@ -10,7 +10,8 @@ from candlegraph import clock
 from candlegraph.errors import BadUserInput
 from candlegraph.provider import API_VERSION, Capabilities, Listing, Live, Market, Provider, Streaming
 from candlegraph.testing.bench import Bench
-from candlegraph.testing.rule import require, rule
+from candlegraph.testing.outcome import require
+from candlegraph.testing.rule import rule
 from candlegraph.timeframe import Timeframe
 from candlegraph.zone import zone
 

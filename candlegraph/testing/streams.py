@@ -12,7 +12,8 @@ from candlegraph.provider import Live, Streaming
 from candlegraph.span import Span
 from candlegraph.testing.answers import rows_are_candles, since_is_inclusive
 from candlegraph.testing.bench import Bench
-from candlegraph.testing.rule import Breach, NotApplicable, require, rule
+from candlegraph.testing.outcome import Breach, NotApplicable, require
+from candlegraph.testing.rule import rule
 from candlegraph.timeframe import MINUTE
 
 _PATIENCE_S = 150.0  # to see a minute end, of a symbol that may be quiet

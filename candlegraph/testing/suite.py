@@ -9,7 +9,8 @@ import pytest
 
 from candlegraph.testing import answers, failures, shape, streams
 from candlegraph.testing.bench import Bench
-from candlegraph.testing.rule import NotApplicable, NotTried, Rule
+from candlegraph.testing.outcome import NotApplicable, NotTried
+from candlegraph.testing.rule import Rule
 from candlegraph.testing.subject import SubjectFactory
 
 RULES: tuple[Rule, ...] = tuple(
@@ -50,7 +51,7 @@ class Conformance:
         __tracebackhide__ = True
         outcome = "broken"
         try:
-            bench.verify(rule)
+            rule.verify(bench)
             outcome = "kept"
         except NotApplicable as reason:
             outcome = f"not applicable: {reason}"

@@ -191,7 +191,9 @@ class VouchesForNothing(Honest):
 
 
 class VouchesOutOfReach(Honest):
-    pages = _paged(lambda page, span: replace(page, complete_from=min(page.complete_from, span.until - HOUR_MS)))
+    pages = _paged(
+        lambda page, span: replace(page, complete_from=span.since) if page.complete_from > span.until else page
+    )
 
 
 class RefusesTheFuture(Honest):

@@ -181,7 +181,7 @@ def _breaches(kind: type[Honest]) -> dict[str, str]:
         for rule in RULES:
             with suppress(NotApplicable, NotTried):
                 try:
-                    bench.verify(rule)
+                    rule.verify(bench)
                 except Breach as breach:
                     told[rule.name] = str(breach)
     return told
@@ -196,7 +196,7 @@ def hasty(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_every_rule_applies_to_an_honest_provider_that_has_everything_and_none_is_broken(hasty: None) -> None:
     with Bench(lambda: in_memory(Honest)) as bench:
         for rule in RULES:
-            bench.verify(rule)
+            rule.verify(bench)
 
 
 @pytest.mark.parametrize(("kind", "expected"), broken.BROKEN.items(), ids=[kind.__name__ for kind in broken.BROKEN])
