@@ -7,7 +7,7 @@ from collections.abc import Awaitable
 
 import numpy as np
 
-from candlegraph.errors import ProviderError, ProviderUnavailable, RateLimited
+from candlegraph.errors import ProviderError, ProviderRefused, ProviderUnavailable, RateLimited
 from candlegraph.provider import Page
 from candlegraph.testing.bench import Bench
 from candlegraph.testing.outcome import Breach, require
@@ -64,7 +64,7 @@ async def an_upstream_that_hangs_can_be_left(bench: Bench) -> None:
 @rule("docs/providers.md, Errors")
 async def an_error_of_the_server_is_told(bench: Bench) -> None:
     """An upstream that answers with 500 is ProviderUnavailable."""
-    await _told(bench, Fault.SERVER_ERROR)
+    await _told(bench, Fault.SERVER_ERROR, ProviderUnavailable)
 
 
 @rule("docs/providers.md, Errors")
@@ -78,28 +78,28 @@ async def a_rate_limit_is_told(bench: Bench) -> None:
 
 @rule("docs/providers.md, Errors")
 async def half_an_answer_is_none(bench: Bench) -> None:
-    """An answer that was cut off is ProviderUnavailable, never an empty page."""
-    await _told(bench, Fault.TRUNCATED)
+    """An answer that was cut off is ProviderUnavailable (or ProviderRefused, where asking again cannot help), never an empty page."""
+    await _told(bench, Fault.TRUNCATED, ProviderUnavailable, ProviderRefused)
 
 
 @rule("docs/providers.md, Errors")
 async def a_web_page_is_no_answer(bench: Bench) -> None:
-    """A page of HTML with status 200 is ProviderUnavailable, never an empty page."""
-    await _told(bench, Fault.HTML)
+    """A page of HTML with status 200 is ProviderUnavailable (or ProviderRefused, where asking again cannot help), never an empty page."""
+    await _told(bench, Fault.HTML, ProviderUnavailable, ProviderRefused)
 
 
 @rule("docs/providers.md, Errors")
 async def nonsense_is_no_answer(bench: Bench) -> None:
-    """JSON that is no answer is ProviderUnavailable, never an empty page."""
-    await _told(bench, Fault.NONSENSE)
+    """JSON that is no answer is ProviderUnavailable (or ProviderRefused, where asking again cannot help), never an empty page."""
+    await _told(bench, Fault.NONSENSE, ProviderUnavailable, ProviderRefused)
 
 
-async def _told(bench: Bench, fault: Fault, kind: type[ProviderError] = ProviderUnavailable) -> ProviderError:
+async def _told(bench: Bench, fault: Fault, *kinds: type[ProviderError]) -> ProviderError:
     """The error that a fetch raises while the upstream fails; no symbol is lost meanwhile, and afterwards all is well."""
     timeframe = next(iter(await bench.known()))
     span = await bench.stretch(timeframe)
     with bench.failing(fault):
-        error = await _error(bench, fault, kind, bench.page(timeframe, span))
+        error = await _error(bench, fault, kinds, bench.page(timeframe, span))
         await _no_symbol_is_lost(bench, fault)
     if not len((await bench.tidy(timeframe, span))[1]):
         raise Breach(f"The upstream {fault} no more, and the next fetch is empty.")
@@ -116,16 +116,18 @@ async def _no_symbol_is_lost(bench: Bench, fault: Fault) -> None:
     require(now == symbols, f"The upstream {fault}; listings answers with {len(now)} symbols of {len(symbols)}.")
 
 
-async def _error(bench: Bench, fault: Fault, kind: type[ProviderError], asked: Awaitable[Page]) -> ProviderError:
+async def _error(
+    bench: Bench, fault: Fault, kinds: tuple[type[ProviderError], ...], asked: Awaitable[Page]
+) -> ProviderError:
     limit = bench.provider.capabilities.deadline_s + bench.leave_s
     try:
         async with asyncio.timeout(limit):
             page = await asked
-    except kind as error:
+    except kinds as error:
         return error
     except TimeoutError:
         raise Breach(f"The upstream {fault}; a fetch does not end within {limit:g} s.") from None
     except Exception as error:
-        raised = f"{type(error).__name__} instead of {kind.__name__}"
+        raised = f"{type(error).__name__} instead of {kinds[0].__name__}"
         raise Breach(f"The upstream {fault}; a fetch raises {raised}: {error}") from error
     raise Breach(f"The upstream {fault}; a fetch answers with a page of {len(page.candles)} candles.")

@@ -48,7 +48,7 @@ class Acme:
     market, id, name, version = MARKET, "acme", "Acme", "0.1.0"
     description = "Candles of Acme's exchange."
     capabilities = Capabilities(
-        tuple(STEPS), Live.POLL, max_rows_per_call=ROWS, settle_ms=5_000, budget=Budget(weight=1_200, per_s=60)
+        tuple(STEPS), Live.POLL, max_rows_per_call=ROWS, settle_ms=5_000, budget=Budget(weight=3_000, per_s=60)
     )
 
     def __init__(self, url: str) -> None:
@@ -96,8 +96,8 @@ class Acme:
                     raise RateLimited(retry_after=float(answer.headers.get("Retry-After", 1)))
                 if answer.status in {401, 403}:
                     raise ProviderRefused("Acme refuses to answer us.")
-                if answer.status == 404:
-                    raise UnknownSymbol(f"Acme does not know {query.get('symbol')!r}.")
+                if answer.status == 404 and "symbol" in query:
+                    raise UnknownSymbol(f"Acme does not know {query['symbol']!r}.")
                 answer.raise_for_status()
                 return await answer.json()
         except (aiohttp.ClientError, ValueError) as error:
