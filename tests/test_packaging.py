@@ -49,7 +49,9 @@ def test_the_wheel_holds_every_file_of_our_packages(wheel: zipfile.ZipFile) -> N
     assert _ours() - names == set()
     assert {"storage/queries.sql", "migrations/0001_candles.sql", "candlegraph/py.typed"} <= names
     assert {"candlegraph_pytest.py", "candlegraph/testing/installed.py"} <= names
-    assert not [name for name in names if "__pycache__" in name or name.startswith(("tests/", "web/", "docs/", "examples/"))]
+    assert not [
+        name for name in names if "__pycache__" in name or name.startswith(("tests/", "web/", "docs/", "examples/"))
+    ]
 
 
 def test_the_wheel_holds_the_page(wheel: zipfile.ZipFile) -> None:

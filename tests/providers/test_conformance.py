@@ -38,7 +38,7 @@ pytestmark = pytest.mark.filterwarnings("ignore:enable_cleanup_closed ignored:De
 
 T0 = 1_735_689_600_000  # 2025-01-01T00:00Z
 NOW = T0 + 3 * DAY_MS + 11 * HOUR_MS + 20_000
-MINUTES = (NOW - T0) // MINUTE_MS + 1
+MINUTES = (NOW - T0) // MINUTE_MS + 60  # an hour of them is still to come
 
 
 class _Clock:
@@ -117,13 +117,19 @@ async def binance() -> AsyncIterator[Subject]:
         fake.add("BTC", "USDT", truth)
         fake.now = NOW
         options = fake.ccxt_options()["binance"]
-        with _time(NOW):
+        with _time(NOW) as time:
+
+            def advance(ms: int) -> None:
+                time.advance(ms)
+                fake.now = time.now
+
             yield Subject(
                 make=lambda: Ccxt("binance", options),
                 symbol="BTC/USDT",
                 span=Span(T0, NOW),
                 truth=truth,
                 fail=lambda fault: _failing(fake, fault),
+                advance=advance,
             )
 
 
@@ -141,6 +147,7 @@ async def kraken() -> AsyncIterator[Subject]:
                 span=Span(NOW - 700 * MINUTE_MS, NOW),
                 truth=truth,
                 fail=lambda fault: _failing(fake, fault),
+                streams=False,
             )
 
 
