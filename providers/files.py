@@ -268,7 +268,10 @@ def _name_of(name: str) -> tuple[str, Timeframe | None]:
 
 
 def _page(table: Table, span: Span, zone: Zone) -> Page:
-    """The rows within ``span``, and the part of it from the first row to the end of the last (or to the page's end)."""
+    """The rows within ``span``, and the part of it from the first row to the end of the last (or to the page's end).
+
+    A file that is still being written may end with the bucket under way: that one nobody vouches for.
+    """
     stamps = table.candles.timestamp
     asked = span & Span(int(stamps[0]), table.timeframe.next(int(stamps[-1]), zone))
     if not asked:
@@ -276,4 +279,5 @@ def _page(table: Table, span: Span, zone: Zone) -> Page:
     rows = table.candles.between(asked)
     if len(rows) > MAX_ROWS:
         asked = Span(asked.since, int(rows.timestamp[MAX_ROWS]))
-    return Page(rows[:MAX_ROWS], asked.since, asked.until)
+    forming = table.timeframe.floor(clock.now_ms(), zone)
+    return Page(rows[:MAX_ROWS], asked.since, min(asked.until, forming))

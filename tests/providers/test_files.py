@@ -36,6 +36,7 @@ from providers.files import MAX_ROWS, Files, create
 from providers.tables import Table, read_table
 
 START = 1_704_067_200_000  # 2024-01-01T00:00:00Z
+LATER = 1_719_792_000_000  # 2024-07-01T00:00:00Z: what is written here has long been final
 MINUTE_MS, HOUR_MS = 60_000, 3_600_000
 HOUR, DAY = Timeframe(1, "h"), Timeframe(1, "d")
 ALWAYS = Span(0, 9_999_999_999_999)
@@ -88,7 +89,7 @@ def read(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 @pytest.fixture(autouse=True)
 def time_flies(monkeypatch: pytest.MonkeyPatch) -> None:
     """Each look at the clock is a minute later, so that a missing file is looked for every time."""
-    now = iter(range(START, START * 2, MINUTE_MS))
+    now = iter(range(LATER, LATER * 2, MINUTE_MS))
     monkeypatch.setattr(clock, "now_ms", lambda: next(now))
 
 
@@ -164,6 +165,17 @@ async def test_a_page_vouches_from_the_first_row_to_the_end_of_the_last(
     assert times(page) == expected
     told = (page.complete_from, page.complete_to)
     assert told == ((inside.since, inside.until) if inside else (span.since, span.since))
+
+
+async def test_a_file_that_grows_vouches_for_no_row_that_is_still_forming(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its last row may be the bucket under way: it is shown, and asked for again once it is over."""
+    write(tmp_path / "A_1m.csv", 5)
+    provider = await started(tmp_path)
+    monkeypatch.setattr(clock, "now_ms", lambda: START + 4 * MINUTE_MS + 30_000)
+    page = await provider.fetch(instrument("A"), MINUTE, ALWAYS)
+    assert (len(page.candles), page.complete_to) == (5, START + 4 * MINUTE_MS)
 
 
 async def test_the_last_day_ends_where_the_local_day_does(tmp_path: Path) -> None:
