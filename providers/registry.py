@@ -14,7 +14,7 @@ from importlib.metadata import EntryPoint, entry_points
 
 from candlegraph import clock
 from candlegraph.errors import CandlegraphError, ConfigurationError, ProviderUnavailable
-from candlegraph.provider import ENTRY_POINT_GROUP, Market, Provider, State, Status
+from candlegraph.provider import ENTRY_POINT_GROUP, Market, Provider, State, Status, Unconfigured
 
 log = logging.getLogger(__name__)
 
@@ -33,6 +33,7 @@ class _Slot:
     retry_at: int | None = None
     started: bool = False
     lock: asyncio.Lock = field(default_factory=asyncio.Lock)
+    unconfigured: Unconfigured | None = None
 
     def fail(self, state: State, reason: str, retry_at: int | None = None) -> None:
         self.state, self.reason, self.retry_at = state, reason, retry_at
@@ -60,12 +61,15 @@ class Registry:
             slot.fail(State.FAILED, f"The plugin {point.value} could not be loaded: {type(error).__name__}: {error}")
             self._slots[slot.market.id, slot.id] = slot
 
-    def _add(self, provider: Provider) -> None:
+    def _add(self, provider: Provider | Unconfigured) -> None:
         key = (provider.market.id, provider.id)
         if key in self._slots:
             # Whose candles would be stored under the name? Neither's, until one of the two is uninstalled.
             self._slots[key].provider = None
             self._slots[key].fail(State.FAILED, f"Two plugins bring {key[0]}/{key[1]}: uninstall one of them.")
+        elif isinstance(provider, Unconfigured):
+            self._slots[key] = _Slot(provider.market, provider.id, None, unconfigured=provider)
+            self._slots[key].fail(State.NOT_CONFIGURED, provider.reason)
         else:
             self._slots[key] = _Slot(provider.market, provider.id, provider)
 
@@ -113,6 +117,8 @@ class Registry:
 
 def _status(slot: _Slot) -> Status:
     known = (slot.state, slot.reason, slot.retry_at)
+    if (lacking := slot.unconfigured) is not None:
+        return Status(slot.market, slot.id, lacking.name, lacking.description, lacking.version, *known)
     if (provider := slot.provider) is None:
         return Status(slot.market, slot.id, slot.id, "A provider that could not be loaded.", "", *known)
     return Status(

@@ -40,7 +40,6 @@ class Feed:
         self._provider = provider
         self._collector = collector
         self._store = store
-        self._settle_ms = provider.capabilities.settle_ms
         self.edge = MINUTE.floor(clock.now_ms() - self._settle_ms)
         self.minutes = Candles.empty()  # those that are not final yet
         self.topics: dict[tuple[object, ...], Topic] = {}
@@ -48,6 +47,10 @@ class Feed:
         self.ready: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self.ready.add_done_callback(lambda done: done.cancelled() or done.exception())  # nobody may be waiting
         self._task = asyncio.create_task(self._run())
+
+    @property
+    def _settle_ms(self) -> int:
+        return self._provider.capabilities.final_after_ms  # a provider may learn that its feed is delayed
 
     async def close(self) -> None:
         """Stop following."""

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import os
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
@@ -113,7 +112,7 @@ async def roster(settings: Settings) -> AsyncIterator[Roster]:
 @asynccontextmanager
 async def machine(settings: Settings) -> AsyncIterator[Machine]:
     """Everything, started; stopped in reverse order on the way out."""
-    registry = Registry(os.environ)
+    registry = Registry(settings.environ())
     limiter = Limiter(settings.redis_url.get_secret_value() if settings.redis_url else None)
     async with database(settings) as opened, AsyncExitStack() as stack:
         stack.push_async_callback(registry.close)

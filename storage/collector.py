@@ -129,7 +129,7 @@ class _Errand:
 
     def _final_until(self) -> int:
         """Candles that end here or before are final."""
-        return self.timeframe.floor(clock.now_ms() - self.provider.capabilities.settle_ms, self.days)
+        return self.timeframe.floor(clock.now_ms() - self.provider.capabilities.final_after_ms, self.days)
 
     async def run(self, span: Span, *, newest: bool) -> None:
         """Fetch what is missing: piece by piece from the oldest, or page by page from the newest."""

@@ -170,7 +170,7 @@ class Walk:
             rest -= whole
         tail = window & Span(self.settled, window.until)
         for base in self.forming if tail else ():
-            final = base.floor(self.now - self._settle_ms, self.days)
+            final = base.floor(self.now - self._final_after_ms, self.days)
             if self._known(base, window).covers(Span(tail.since, final)):
                 plan.append((tail, base))
                 break
@@ -191,6 +191,10 @@ class Walk:
         if ended is not None:
             after = Span(self.timeframe.ceil(ended, self.zone), window.until) & window
             beyond.append((GapReason.AFTER_DELISTING, after, "The symbol is not traded any more."))
+        if self.provider and self.provider.capabilities.delay_ms:
+            edge = self.timeframe.floor(self.now - self.provider.capabilities.delay_ms, self.zone)
+            recent = Span(edge, self.settled) & window
+            beyond.append((GapReason.UNAVAILABLE, recent, "The provider's feed is delayed: it comes later."))
         if self.provider:
             reaches = [self.provider.capabilities.reach_ms(base) for base in self._native()]
             if reaches and None not in reaches:
@@ -209,6 +213,10 @@ class Walk:
     @property
     def _settle_ms(self) -> int:
         return self.provider.capabilities.settle_ms if self.provider else 0
+
+    @property
+    def _final_after_ms(self) -> int:
+        return self.provider.capabilities.final_after_ms if self.provider else 0
 
     def _native(self) -> list[Timeframe]:
         return [base for base in self.provider.capabilities.timeframes if self._nests(base)] if self.provider else []
