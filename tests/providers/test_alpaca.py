@@ -270,6 +270,14 @@ async def test_what_cannot_be_read_is_a_coded_error_and_never_an_empty_page(
     assert len((await read(alpaca, SINCE, SINCE + 60 * MINUTE_MS)).candles)
 
 
+async def test_a_redirect_is_not_followed_for_it_would_carry_the_keys_away(
+    exchange: FakeAlpaca, alpaca: Alpaca
+) -> None:
+    exchange.fail(Fault(status=307, headers={"Location": "/v2/elsewhere"}))
+    with pytest.raises(ProviderUnavailable, match="307"):
+        await read(alpaca, SINCE, SINCE + 60 * MINUTE_MS)
+
+
 async def test_a_body_without_an_end_is_given_up(
     exchange: FakeAlpaca, alpaca: Alpaca, monkeypatch: pytest.MonkeyPatch
 ) -> None:
