@@ -120,6 +120,7 @@ class _Errand:
     timeframe: Timeframe
     tail: _Tail | None = None
     reach: int = 0  # how far back one call asked last time, ms
+    asked_at: int = field(default_factory=lambda: clock.now_ms())  # noqa: PLW0108 - a test may replace the function
     result: Collected = field(default_factory=Collected)
 
     @property
@@ -128,8 +129,8 @@ class _Errand:
         return UTC if self.timeframe.width_ms else zone(self.record.timezone)
 
     def _final_until(self) -> int:
-        """Candles that end here or before are final."""
-        return self.timeframe.floor(clock.now_ms() - self.provider.capabilities.final_after_ms, self.days)
+        """Candles that end here or before were final when they were asked for: an answer may be long on its way."""
+        return self.timeframe.floor(self.asked_at - self.provider.capabilities.final_after_ms, self.days)
 
     async def run(self, span: Span, *, newest: bool) -> None:
         """Fetch what is missing: piece by piece from the oldest, or page by page from the newest."""
@@ -172,7 +173,7 @@ class _Errand:
                 self.result.exhausted = True
                 break
             self.result.calls += 1
-            asked, began = Span(cursor, piece.until), time.monotonic()
+            asked, began, self.asked_at = Span(cursor, piece.until), time.monotonic(), clock.now_ms()
             try:
                 async with asyncio.timeout(CALL_TIMEOUT_S):
                     page = await self.provider.fetch(self.record.instrument, self.timeframe, asked)
