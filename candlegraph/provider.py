@@ -81,9 +81,15 @@ class Capabilities:
     max_lookback_candles: int | None = None  # at any timeframe: Kraken answers the newest 720 and nothing older
     settle_ms: int = 30_000  # how long after its end a candle may still change
     corrects_within_ms: int | None = None  # how long final candles may still be corrected; None: they are not
+    delay_ms: int = 0  # what is younger cannot be had: the feed is a delayed one
     budget: Budget | None = None  # None: nothing is known, and a cautious one is kept
     call_weight: float = 1.0  # what one `Provider.fetch` costs of it
     deadline_s: float = 10.0  # how long one call may take
+
+    @property
+    def final_after_ms(self) -> int:
+        """How long after its end a candle can be had and does not change any more."""
+        return max(self.settle_ms, self.delay_ms)
 
     def reach_ms(self, timeframe: Timeframe) -> int | None:
         """How far back from now it can be asked at ``timeframe``; None for as far as there is anything."""

@@ -91,7 +91,6 @@ class Feed:
         self._history = history
         self._store = store
         self._publish = publish
-        self._settle_ms = provider.capabilities.settle_ms
         self.edge = MINUTE.floor(provider.now_ms() - self._settle_ms)
         self.minutes = Candles.empty()  # those that are not final yet
         self.counts: dict[TopicKey, Count] = {}
@@ -100,6 +99,10 @@ class Feed:
         self._news = asyncio.Event()
         self.lost = False
         self._task = asyncio.create_task(self._run())
+
+    @property
+    def _settle_ms(self) -> int:
+        return self._provider.capabilities.final_after_ms  # a provider may learn that its feed is delayed
 
     async def close(self) -> None:
         """Stop following."""

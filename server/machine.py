@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import os
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
@@ -119,7 +118,7 @@ async def machine(settings: Settings, *, serving: bool = False) -> AsyncIterator
     """
     redis_url = settings.redis_url.get_secret_value() if settings.redis_url else None
     limiter = Limiter(redis_url)
-    registry = Registry(os.environ, quota=limiter)
+    registry = Registry(settings.environ(), quota=limiter)
     async with database(settings) as opened, AsyncExitStack() as stack:
         stack.push_async_callback(registry.close)
         history = History.over(opened, registry, await read_levels(opened))

@@ -34,6 +34,7 @@ def _default_data_dir() -> Path:
 
 # An origin as a browser sends it: nothing behind the port, and no pattern.
 _ORIGIN = re.compile(r"https?://[^/*\s]+")
+_OUR_SECRETS = {"db_connection_string", "redis_url", "secret_key", "secret_key_previous"}  # no plugin needs them
 _COMPUTED = {"data_dir": "`~/.local/share/candlegraph`, for root `/var/lib/candlegraph`"}
 
 
@@ -105,6 +106,20 @@ class Settings(BaseSettings):
     ccxt_options: SecretStr | None = Field(
         None, description="JSON keyed by exchange, or the path of such a file: handed to ccxt's constructors untouched."
     )
+    alpaca_api_key: SecretStr | None = Field(
+        None, description="The id of an API key of Alpaca's; with its secret the `stocks` market is there."
+    )
+    alpaca_api_secret: SecretStr | None = Field(None, description="The secret of that key.")
+    alpaca_feeds: str = Field(
+        "iex",
+        description="Alpaca's feeds, each perhaps with an adjustment: `iex,sip:split`. Each is a provider of its own.",
+    )
+    alpaca_data_url: str = Field("https://data.alpaca.markets", description="Where Alpaca's market data is.")
+    alpaca_trading_url: str = Field(
+        "https://paper-api.alpaca.markets",
+        description="Where its list of symbols is; for the keys of a live account `https://api.alpaca.markets`.",
+    )
+    alpaca_stream_url: str = Field("wss://stream.data.alpaca.markets", description="Where its live candles are.")
     log_level: str = Field("info", pattern="^(debug|info|warning|error)$", description="How much is logged.")
 
     @model_validator(mode="after")
@@ -158,6 +173,11 @@ class Settings(BaseSettings):
             name = ".".join(map(str, first["loc"])).upper()
             message = first["msg"].removeprefix("Value error, ")
             raise ConfigurationError(f"{name}: {message}." if name else f"{message}.") from None
+
+    def environ(self) -> dict[str, str]:
+        """The environment as provider plugins read it: what a ``<SECRET>_FILE`` of theirs names is in its place."""
+        held = {name: getattr(self, name) for name in self.secrets() - _OUR_SECRETS}
+        return {**os.environ, **{name.upper(): value.get_secret_value() for name, value in held.items() if value}}
 
     @classmethod
     def secrets(cls) -> set[str]:

@@ -322,7 +322,7 @@ class Backfills:
 def missing(record: Record, known: Spans, timeframe: Timeframe, span: Span, provider: Upstream) -> Spans:
     """What is not known of ``span`` and final, and may be had at all."""
     days = zone(record.timezone)
-    final = timeframe.floor(provider.now_ms() - provider.capabilities.settle_ms, days)
+    final = timeframe.floor(provider.now_ms() - provider.capabilities.final_after_ms, days)
     reach = provider.capabilities.reach_ms(timeframe)
     listed = Span(
         max(record.first_available or 0, 0 if reach is None else provider.now_ms() - reach),

@@ -158,7 +158,7 @@ class _Errand:
 
     def _final_until(self) -> int:
         """Candles that end here or before are final."""
-        return self.timeframe.floor(self.provider.now_ms() - self.provider.capabilities.settle_ms, self.days)
+        return self.timeframe.floor(self.provider.now_ms() - self.provider.capabilities.final_after_ms, self.days)
 
     async def step(self, tail: _Tail | None) -> bool:
         """Fetch one missing piece, the oldest or the newest; False where there is none, or no use in going on.

@@ -219,6 +219,22 @@ async def test_a_failed_flight_is_a_success_to_nobody_and_is_asked_again(
     assert (answer.complete, len(answer.candles), world.calls) == (True, 100, 2)
 
 
+async def test_an_answer_that_was_long_on_its_way_is_as_final_as_when_it_was_asked_for(make: Make) -> None:
+    """What was still unsettled then is read again, although it would be final by now."""
+    truth = minutes(T0, 300)
+    world = make(truth, at(100) + 5_000, settle_ms=30_000)
+
+    async def arrive_late(page: Page) -> Page:
+        world.now += 5 * MINUTE_MS
+        return page
+
+    world.upstream.faults = [arrive_late]
+    await world.ask(since=T0, until=at(100))
+    later = await world.ask(since=T0, until=at(100))
+    assert later.complete
+    assert rows_of(later.candles) == rows_of(truth[:100])
+
+
 async def test_many_questions_fail_and_succeed_each_on_its_own(make: Make) -> None:
     world = make(minutes(T0, 300), at(400))
     lost = replace(
