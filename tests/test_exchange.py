@@ -14,17 +14,13 @@ from candlegraph.provider import Status
 from providers import calls
 from providers.ccxt import Ccxt
 from providers.guard import Guard
-from realtime.hub import Hub
-from resolvers.accounts import Accounts
 from resolvers.context import Context, Services
-from resolvers.tokens import Tokens
 from schema.build import build_schema
 from storage import history as history_module
 from storage.database import Database
 from storage.history import History
-from storage.limits import Limiter
-from storage.users import Users
 from tests.fakes.binance import HTML, T0, FakeBinance, Fault, random_candles
+from tests.fakes.services import services_over
 
 MINUTES = 4_000
 TRUTH = random_candles(T0, MINUTES, keep=0.97)
@@ -96,9 +92,7 @@ async def api(
     providers = One(binance)
     history = History.over(database, providers)
     exchange.reset()
-    accounts = Accounts(Users(database), Tokens(list), Limiter())
-    hub = Hub(history)
-    yield Api(Services(history, history.instruments, providers, hub, 500, 5_000, accounts), exchange)
+    yield Api(services_over(history), exchange)
     await history.collector.close()
 
 
