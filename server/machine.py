@@ -113,7 +113,7 @@ async def roster(settings: Settings) -> AsyncIterator[Roster]:
 @asynccontextmanager
 async def machine(settings: Settings) -> AsyncIterator[Machine]:
     """Everything, started; stopped in reverse order on the way out."""
-    registry = Registry(os.environ)
+    registry = Registry({**os.environ, "DATA_DIR": str(settings.data_dir)})
     limiter = Limiter(settings.redis_url.get_secret_value() if settings.redis_url else None)
     async with database(settings) as opened, AsyncExitStack() as stack:
         stack.push_async_callback(registry.close)

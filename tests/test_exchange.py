@@ -25,7 +25,8 @@ from storage.history import History
 from storage.instruments import Instruments
 from storage.limits import Limiter
 from storage.users import Users
-from tests.fakes.binance import HTML, T0, FakeBinance, Fault, random_candles
+from tests.fakes.binance import FakeBinance
+from tests.fakes.exchange import HTML, T0, Fault, random_candles
 
 MINUTES = 4_000
 TRUTH = random_candles(T0, MINUTES, keep=0.97)
