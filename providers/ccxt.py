@@ -31,7 +31,7 @@ from providers import ccxt_live
 from providers.ccxt_errors import border, last_answer, unreadable
 from providers.ccxt_exchange import Exchange, MarketInfo, make, native_timeframes, spent
 from providers.ccxt_markets import Markets, listing
-from providers.ccxt_pages import LOOKBACK_ROWS, Asked, Reach, has_rows_list, page_of, reach_of
+from providers.ccxt_pages import LOOKBACK_ROWS, Asked, Reach, has_rows_list, lookback_of, page_of, reach_of
 
 DEFAULT_EXCHANGES = "binance,kraken,coinbase"
 
@@ -62,7 +62,7 @@ class Ccxt:
             _TYPICAL,
             Live.POLL,
             max_rows_per_call=_UNDECLARED_LIMIT,
-            max_lookback_candles=LOOKBACK_ROWS.get(exchange_id),
+            max_lookback_candles=lookback_of(exchange_id),
             settle_ms=_SETTLE_MS.get(exchange_id, 30_000),
         )
         self._options = options or {}

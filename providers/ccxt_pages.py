@@ -41,6 +41,12 @@ def reach_of(exchange_id: str, *, inverse: bool) -> Reach:
     return Reach.WINDOW if reach is Reach.FORWARD and inverse else reach
 
 
+def lookback_of(exchange_id: str) -> int | None:
+    """How many final candles there are to be had; of the newest rows the last one is forming."""
+    rows = LOOKBACK_ROWS.get(exchange_id)
+    return rows - 1 if rows and _REACH.get(exchange_id) is Reach.NEWEST else rows
+
+
 @dataclass(frozen=True, slots=True)
 class Asked:
     """A question to an exchange."""

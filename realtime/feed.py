@@ -10,6 +10,7 @@ import asyncio
 import logging
 import random
 from collections.abc import AsyncIterator
+from zlib import crc32
 
 from candlegraph import clock
 from candlegraph.candle import Candles
@@ -27,7 +28,8 @@ log = logging.getLogger(__name__)
 
 POLL_S = 5.0  # how often the forming minute is asked for where there is no stream
 STREAM_POLL_S = 60.0  # and where there is one: at least once a minute, when it closes
-LAG_S = 1.0  # how soon a minute is asked for again that should be final and is not there
+LATE_S = (3.0, 10.0)  # how long after it was due a minute is asked for again that should be final and is not there
+SPREAD_S = 2.0  # within which the symbols are read when a minute settles, each at its own place: not all at once
 MAX_BACKOFF_S = 60.0
 
 
@@ -41,6 +43,7 @@ class Feed:
         self._collector = collector
         self._store = store
         self._settle_ms = provider.capabilities.settle_ms
+        self._place_s = crc32(str(record.instrument).encode()) % 1000 / 1000 * SPREAD_S
         self.edge = MINUTE.floor(clock.now_ms() - self._settle_ms)
         self.minutes = Candles.empty()  # those that are not final yet
         self.topics: dict[tuple[object, ...], Topic] = {}
@@ -68,8 +71,7 @@ class Feed:
                     while True:
                         await self._advance()
                         failures = 0
-                        settles_in = (self.edge + MINUTE_MS + self._settle_ms - clock.now_ms()) / 1000
-                        await asyncio.sleep(min(period, settles_in if settles_in > 0 else LAG_S))
+                        await asyncio.sleep(self._pause(period))
             except* Exception as group_error:
                 error = group_error.exceptions[0]
                 if not self.ready.done():
@@ -79,6 +81,13 @@ class Feed:
             # Full jitter: a thousand feeds cut at once must not come back at once.
             failures += 1
             await asyncio.sleep(random.uniform(0.1, min(MAX_BACKOFF_S, 2.0**failures)))  # noqa: S311
+
+    def _pause(self, period: float) -> float:
+        """Seconds to the next read: when a minute settles, again where it is not there yet, and each ``period``."""
+        due = (self.edge + MINUTE_MS + self._settle_ms - clock.now_ms()) / 1000 + self._place_s
+        if due <= 0:
+            due = next((after + due for after in LATE_S if after + due > 0), period)
+        return min(period, due)
 
     async def _watch(self, stream: AsyncIterator[Candles]) -> None:
         async for candles in stream:

@@ -54,6 +54,12 @@ GAPPY = random_candles(T0, MINUTES, seed=2, keep=0.8)
 
 
 @pytest.fixture(scope="session")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where symbols are kept from test to test: listing them takes a second."""
+    return tmp_path_factory.mktemp("data")
+
+
+@pytest.fixture(scope="session")
 async def binance_server() -> AsyncIterator[FakeBinance]:
     async with FakeBinance() as fake:
         fake.add("BTC", "USDT", TRUTH)
@@ -390,7 +396,7 @@ async def test_an_exchange_that_hangs_is_given_up_by_itself(fake: FakeBinance) -
     provider = Ccxt("binance", {**fake.ccxt_options()["binance"], "timeout": 300})
     await provider.start()
     assert provider.capabilities.deadline_s == 0.3
-    await provider.listings()
+    await ask(provider, minutes(0, 10))
     fake.fail(Fault(hang=True), times=3)
     results = await asyncio.gather(*(ask(provider, minutes(0, 10)) for _ in range(3)), return_exceptions=True)
     assert all(isinstance(result, ProviderUnavailable) and "in time" in result.message for result in results)
@@ -460,7 +466,7 @@ async def test_a_rate_limit_in_a_body_with_status_200_is_one(kraken: Ccxt, krake
         await ask(kraken, minutes(MINUTES - 100, MINUTES), "BTC/USD")
 
 
-async def test_hours_of_kraken_reach_720_hours_back(kraken: Ccxt) -> None:
+async def test_hours_of_kraken_reach_as_many_rows_back(kraken: Ccxt) -> None:
     page = await ask(kraken, Span(T0, T0 + 2 * DAY_MS), "BTC/USD", HOUR)
     assert np.array_equal(page.candles.timestamp, fold(TRUTH[: 2 * 1_440], HOUR).timestamp)
     assert page.complete_from == T0
@@ -548,7 +554,7 @@ async def test_symbols_are_loaded_once_for_all_who_ask_first(fake: FakeBinance) 
 async def test_symbols_that_cannot_be_loaded_are_no_empty_list_and_the_next_try_works(fake: FakeBinance) -> None:
     provider = Ccxt("binance", fake.ccxt_options()["binance"])
     await provider.start()
-    faults = {"could not be read": (Fault(truncate=True), HTML), "no symbols": (Fault(body=b"{}"),)}
+    faults = {"could not be read": (HTML,), "no symbols": (Fault(body=b"{}"),)}
     for reason, fault in [(reason, fault) for reason, faults in faults.items() for fault in faults]:
         fake.fail(fault, path="markets")
         with pytest.raises(ProviderUnavailable, match=reason):
@@ -590,6 +596,7 @@ async def test_capabilities_are_modest_at_first_and_the_exchanges_own_after_the_
     before = Ccxt("binance").capabilities
     assert [str(timeframe) for timeframe in before.timeframes] == ["1m", "5m", "15m", "30m", "1h", "4h", "1d"]
     assert (before.max_rows_per_call, before.live, before.has_volume) == (500, Live.POLL, True)
+    assert before.budget is None
     after = binance.capabilities
     names = ["1m", "3m", "5m", "15m", "30m", "1h", "2h", "4h", "6h", "8h", "12h", "1d", "1w", "1mon"]
     assert [str(timeframe) for timeframe in after.timeframes] == names  # no seconds, no 3d
@@ -603,7 +610,7 @@ async def test_capabilities_are_modest_at_first_and_the_exchanges_own_after_the_
         "4h",
         "1d",
     ]
-    assert kraken.capabilities.reach_ms(Timeframe(1, "h")) == 720 * 60 * MINUTE_MS
+    assert kraken.capabilities.reach_ms(Timeframe(1, "h")) == 719 * 60 * MINUTE_MS  # and the forming one
     assert (kraken.capabilities.max_rows_per_call, kraken.capabilities.settle_ms) == (720, 30_000)
 
 
@@ -748,8 +755,10 @@ async def test_options_reach_the_constructor_untouched_also_from_a_file(tmp_path
 @pytest.mark.parametrize(
     "options", [{"urls": "S3CRET"}, {"fetch": "S3CRET"}, {"rateLimit": "S3CRET"}, {"options": "S3CRET"}]
 )
-async def test_options_ccxt_cannot_take_fail_without_showing_them(options: dict[str, object]) -> None:
-    provider = Ccxt("binance", options)
+async def test_options_ccxt_cannot_take_fail_without_showing_them(
+    fake: FakeBinance, options: dict[str, object]
+) -> None:
+    provider = Ccxt("binance", {**fake.ccxt_options()["binance"], **options})
 
     async def run() -> None:
         await provider.start()  # some do no harm before the first request
@@ -764,13 +773,13 @@ async def test_options_ccxt_cannot_take_fail_without_showing_them(options: dict[
 @pytest.mark.parametrize(
     "fault", [Fault(status=500), Fault(truncate=True), Fault(abort=True), Fault(status=429), Fault(status=403)]
 )
-async def test_no_secret_shows_in_errors_tracebacks_or_reprs(fake: FakeBinance, fault: Fault) -> None:
+async def test_no_secret_shows_in_errors_tracebacks_or_reprs(fake: FakeBinance, folder: Path, fault: Fault) -> None:
     secrets = {"apiKey": "S3CRET-KEY", "secret": "S3CRET-SECRET", "headers": {"X-Token": "S3CRET-TOKEN"}}
     options: Any = fake.ccxt_options()["binance"]
     options["urls"]["api"]["public"] = f"http://user:S3CRET-PASSWORD@127.0.0.1:{fake.port}/api/v3"
-    provider = Ccxt("binance", {**options, **secrets})
+    provider = Ccxt("binance", {**options, **secrets}, folder=folder)
     await provider.start()
-    await provider.listings()
+    await ask(provider, minutes(0, 10))
     fake.fail(fault)
     with pytest.raises(ProviderError) as raised:
         await ask(provider, minutes(0, 10))

@@ -337,6 +337,24 @@ async def test_a_provider_that_lags_loses_no_candle(build: Build, time: Time) ->
     await client.leave()
 
 
+async def test_a_minute_is_read_when_it_settles_then_again_while_it_is_late_and_no_more_often(
+    build: Build, time: Time, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each symbol at its own place after the boundary, then three and ten seconds after that."""
+    client = Client(build(Exchange()))
+    await asyncio.wait_for(client.caught_up.wait(), 5)
+    (feed,) = time.hubs[0]._feeds.values()
+    due = feed.edge + 65_000 + feed._place_s * 1000  # this exchange settles after five seconds
+    assert 0 <= feed._place_s < feed_module.SPREAD_S
+    pauses = []
+    for seconds in (-40, -4, 0.5, 3.5, 10.5, 100):
+        with monkeypatch.context() as patched:
+            patched.setattr(clock, "now_ms", lambda seconds=seconds: due + seconds * 1000)
+            pauses.append(round(feed._pause(60.0), 3))
+    assert pauses == [40, 4, 2.5, 6.5, 60, 60]
+    await client.leave()
+
+
 async def test_a_provider_that_is_down_at_first_is_a_coded_error(build: Build, time: Time) -> None:
     """Nobody waits for ever for a stream that cannot begin."""
     exchange = Exchange()
