@@ -46,7 +46,7 @@ class Settings(BaseSettings):
     port: int = Field(8000, ge=0, le=65535, description="The port to listen on; 0 picks a free one.")
     data_dir: Path = Field(
         default_factory=_default_data_dir,
-        description="Where the embedded database lives.",
+        description="Where the embedded database lives, and the symbols of exchanges are kept.",
     )
     db_connection_string: SecretStr | None = Field(
         None,

@@ -106,11 +106,11 @@ def same(candles: Candles, truth: Candles) -> bool:
 
 async def test_the_budget_is_what_ccxt_allows_an_exchange_in_a_minute(start: Start, binance_fake: FakeBinance) -> None:
     provider = await start(binance_fake)
-    assert provider.capabilities.budget == Budget(1_200, 60.0)  # 50 ms for a cost of 1
+    assert provider.capabilities.budget == Budget(1_200, 60.0, 8)  # 50 ms for a cost of 1
     assert provider.capabilities.deadline_s == 10
     kraken = Ccxt("kraken")
     await kraken.start()
-    assert kraken.capabilities.budget == Budget(60, 60.0)
+    assert kraken.capabilities.budget == Budget(60, 60.0, 5)  # more could not begin in five seconds
     await kraken.close()
 
 
