@@ -199,14 +199,15 @@ def child() -> None:
     """What the child process does: print the markets, or as its last line what went wrong."""
     exchange_id, options = orjson.loads(sys.stdin.buffer.read())
     try:
-        for market in asyncio.run(_listed(exchange_id, options)):
-            sys.stdout.buffer.write(orjson.dumps(market, default=str, option=orjson.OPT_NON_STR_KEYS) + b"\n")
+        for line in asyncio.run(listed(exchange_id, options)):
+            sys.stdout.buffer.write(line + b"\n")
     except ProviderError as error:
         sys.stdout.buffer.write(b"\n" + orjson.dumps([type(error).__name__, error.message, error.retry_after]))
         sys.exit(1)
 
 
-async def _listed(exchange_id: str, options: Mapping[str, object]) -> list[MarketInfo]:
+async def listed(exchange_id: str, options: Mapping[str, object]) -> list[bytes]:
+    """The markets of an exchange, a line of JSON each; ProviderError."""
     exchange = make(exchange_id, options)
     try:
         with border(exchange.name):
@@ -214,4 +215,5 @@ async def _listed(exchange_id: str, options: Mapping[str, object]) -> list[Marke
                 await exchange.load_markets()
     finally:
         await exchange.close()
-    return list((exchange.markets or {}).values())
+    markets = (exchange.markets or {}).values()
+    return [orjson.dumps(market, default=str, option=orjson.OPT_NON_STR_KEYS) for market in markets]

@@ -392,6 +392,7 @@ async def test_an_unknown_timeframe_is_refused_without_a_request(binance: Ccxt, 
     assert not fake.calls
 
 
+@pytest.mark.usefixtures("listed_here")
 async def test_an_exchange_that_hangs_is_given_up_by_itself(fake: FakeBinance) -> None:
     provider = Ccxt("binance", {**fake.ccxt_options()["binance"], "timeout": 300})
     await provider.start()
@@ -526,6 +527,7 @@ def test_an_inverse_swap_of_binance_is_asked_for_a_window_only() -> None:
 # Symbols
 
 
+@pytest.mark.usefixtures("listed_here")
 async def test_listings_hold_spot_and_swaps_and_those_delisted(binance: Ccxt, fake: FakeBinance) -> None:
     listings = {listing.symbol: listing for listing in await binance.listings()}
     assert set(listings) == {"BTC/USDT", "GAP/USDT", "NEW/USDT", "OLD/USDT", "BTC/USDT:USDT"}
@@ -542,6 +544,7 @@ async def test_listings_hold_spot_and_swaps_and_those_delisted(binance: Ccxt, fa
     assert fake.calls == {"/api/v3/exchangeInfo": 1, "/fapi/v1/exchangeInfo": 1}
 
 
+@pytest.mark.usefixtures("listed_here")
 async def test_symbols_are_loaded_once_for_all_who_ask_first(fake: FakeBinance) -> None:
     provider = Ccxt("binance", fake.ccxt_options()["binance"])
     await provider.start()
@@ -551,6 +554,7 @@ async def test_symbols_are_loaded_once_for_all_who_ask_first(fake: FakeBinance) 
     await provider.close()
 
 
+@pytest.mark.usefixtures("listed_here")
 async def test_symbols_that_cannot_be_loaded_are_no_empty_list_and_the_next_try_works(fake: FakeBinance) -> None:
     provider = Ccxt("binance", fake.ccxt_options()["binance"])
     await provider.start()
@@ -621,6 +625,7 @@ def test_weeks_and_long_hours_are_believed_of_binance_alone() -> None:
     assert {str(t) for t in native_timeframes("htx", names)} == {"1m", "4h"}
 
 
+@pytest.mark.usefixtures("listed_here")
 async def test_a_provider_can_be_closed_unstarted_and_twice_and_then_answers_no_more(fake: FakeBinance) -> None:
     provider = Ccxt("binance", fake.ccxt_options()["binance"])
     assert isinstance(provider, Provider)
@@ -755,6 +760,7 @@ async def test_options_reach_the_constructor_untouched_also_from_a_file(tmp_path
 @pytest.mark.parametrize(
     "options", [{"urls": "S3CRET"}, {"fetch": "S3CRET"}, {"rateLimit": "S3CRET"}, {"options": "S3CRET"}]
 )
+@pytest.mark.usefixtures("listed_here")
 async def test_options_ccxt_cannot_take_fail_without_showing_them(
     fake: FakeBinance, options: dict[str, object]
 ) -> None:

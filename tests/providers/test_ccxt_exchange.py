@@ -189,6 +189,7 @@ async def test_a_window_shows_no_beginning(start: Start, coinbase_fake: FakeCoin
     assert not coinbase_fake.calls
 
 
+@pytest.mark.usefixtures("listed_here")
 async def test_a_delisted_symbol_has_ended_after_three_empty_answers_and_not_before(
     start: Start, binance_fake: FakeBinance
 ) -> None:
@@ -210,6 +211,7 @@ async def test_a_delisted_symbol_has_ended_after_three_empty_answers_and_not_bef
     binance_fake.pairs["OLDUSDT"].trading = False
 
 
+@pytest.mark.usefixtures("listed_here")
 async def test_a_traded_symbol_that_is_quiet_has_not_ended(start: Start, binance_fake: FakeBinance) -> None:
     provider = await start(binance_fake)
     binance_fake.fail(Fault(empty=True), times=5)

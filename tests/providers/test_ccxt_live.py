@@ -427,6 +427,7 @@ class One:
         return []
 
 
+@pytest.mark.usefixtures("listed_here")
 async def test_twenty_live_symbols_outlive_three_cuts_and_the_store_equals_the_truth(
     connect: Connect, fake: FakeBinance, database: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -101,6 +101,7 @@ async def test_after_a_restart_a_known_symbol_costs_no_list_of_symbols(start: St
         await rows(second, "NO/SUCH")
 
 
+@pytest.mark.usefixtures("listed_here")
 async def test_a_listing_is_always_read_afresh(start: Start, fake: FakeBinance) -> None:
     await rows(await start())
     fake.add("ETH", "USDT", random_candles(T0, 100))
@@ -108,6 +109,7 @@ async def test_a_listing_is_always_read_afresh(start: Start, fake: FakeBinance) 
     assert "ETH/USDT" in {listing.symbol for listing in listed}
 
 
+@pytest.mark.usefixtures("listed_here")
 async def test_symbols_of_yesterday_are_used_while_those_of_today_are_fetched_behind(
     start: Start, fake: FakeBinance
 ) -> None:
@@ -124,6 +126,7 @@ async def test_symbols_of_yesterday_are_used_while_those_of_today_are_fetched_be
     assert fake.calls[INFO] == 1
 
 
+@pytest.mark.usefixtures("listed_here")
 async def test_a_refresh_that_fails_behind_disturbs_nobody_and_is_not_repeated_at_once(
     start: Start, fake: FakeBinance
 ) -> None:
@@ -176,12 +179,14 @@ async def test_a_file_that_is_of_no_use_is_asked_anew_and_replaced(
     assert file_in(tmp_path).read_bytes() == good
 
 
+@pytest.mark.usefixtures("listed_here")
 async def test_other_options_may_mean_other_symbols(start: Start, fake: FakeBinance) -> None:
     await rows(await start())
     await rows(await start(defaultType="swap"))
     assert fake.calls[INFO] == 2
 
 
+@pytest.mark.usefixtures("listed_here")
 async def test_a_folder_that_cannot_be_written_costs_only_the_convenience(
     start: Start, tmp_path: Path, fake: FakeBinance
 ) -> None:
