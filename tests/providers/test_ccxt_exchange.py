@@ -218,6 +218,9 @@ async def test_a_traded_symbol_that_is_quiet_has_not_ended(start: Start, binance
     for _ in range(5):
         await ask(provider, 1_990, 3_000)
     assert {listing.ended_at for listing in await provider.listings()} == {None}
+    binance_fake.pairs["BTCUSDT"].trading = False  # it may have been traded between the last answer and its end
+    assert {listing.ended_at for listing in await provider.listings()} == {None}
+    binance_fake.pairs["BTCUSDT"].trading = True
 
 
 # Answers out of bounds
