@@ -11,6 +11,7 @@ import logging
 import random
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field
+from zlib import crc32
 
 import numpy as np
 
@@ -34,7 +35,8 @@ log = logging.getLogger(__name__)
 
 POLL_S = 5.0  # how often the forming minute is asked for where there is no stream
 STREAM_POLL_S = 60.0  # and where there is one: at least once a minute, when it closes
-LAG_S = (1.0, 3.0, 10.0)  # how soon a minute is asked for again that should be final and is not there
+LATE_S = (3.0, 10.0)  # how long after it was due a minute is asked for again that should be final and is not there
+SPREAD_S = 2.0  # within which the symbols are read when a minute settles, each at its own place: not all at once
 MAX_BACKOFF_S = 60.0
 MOST_TOLD = 1_000  # closed or corrected candles at once; beyond, listeners have to start again
 
@@ -91,6 +93,7 @@ class Feed:
         self._history = history
         self._store = store
         self._publish = publish
+        self._place_s = crc32(str(record.instrument).encode()) % 1000 / 1000 * SPREAD_S
         self.edge = MINUTE.floor(provider.now_ms() - self._settle_ms)
         self.minutes = Candles.empty()  # those that are not final yet
         self.counts: dict[TopicKey, Count] = {}
@@ -135,7 +138,7 @@ class Feed:
                     while True:
                         await self._advance()
                         failures = 0
-                        await self._pause(STREAM_POLL_S if stream else POLL_S)
+                        await self._wait(self._pause(STREAM_POLL_S if stream else POLL_S))
             except* LeaseLost:
                 self.lost = True
             except* Exception as group_error:
@@ -148,15 +151,17 @@ class Feed:
             failures += 1
             await asyncio.sleep(random.uniform(0.1, min(MAX_BACKOFF_S, 2.0**failures)))  # noqa: S311
 
-    async def _pause(self, period: float) -> None:
-        """Until the next minute is due, or something else is to be done."""
-        late = self._provider.now_ms() - (self.edge + MINUTE_MS + self._settle_ms)
-        if late < 0:
-            wait = min(period, -late / 1000)
-        else:
-            wait = next((lag for lag in LAG_S if late < lag * 1000 * 2), min(period, LAG_S[-1]))
+    def _pause(self, period: float) -> float:
+        """Seconds to the next read: when a minute settles, again where it is not there yet, and each ``period``."""
+        due = (self.edge + MINUTE_MS + self._settle_ms - self._provider.now_ms()) / 1000 + self._place_s
+        if due <= 0:
+            due = next((after + due for after in LATE_S if after + due > 0), period)
+        return min(period, due)
+
+    async def _wait(self, seconds: float) -> None:
+        """For so long, or until something else is to be done."""
         try:
-            async with asyncio.timeout(wait):
+            async with asyncio.timeout(seconds):
                 await self._news.wait()
         except TimeoutError:
             return

@@ -48,7 +48,7 @@ class Settings(BaseSettings):
     port: int = Field(8000, ge=0, le=65535, description="The port to listen on; 0 picks a free one.")
     data_dir: Path = Field(
         default_factory=_default_data_dir,
-        description="Where the embedded database lives.",
+        description="Where the embedded database lives, and the symbols of exchanges are kept.",
     )
     db_connection_string: SecretStr | None = Field(
         None,
@@ -177,7 +177,11 @@ class Settings(BaseSettings):
     def environ(self) -> dict[str, str]:
         """The environment as provider plugins read it: what a ``<SECRET>_FILE`` of theirs names is in its place."""
         held = {name: getattr(self, name) for name in self.secrets() - _OUR_SECRETS}
-        return {**os.environ, **{name.upper(): value.get_secret_value() for name, value in held.items() if value}}
+        return {
+            **os.environ,
+            "DATA_DIR": str(self.data_dir),
+            **{name.upper(): value.get_secret_value() for name, value in held.items() if value},
+        }
 
     @classmethod
     def secrets(cls) -> set[str]:
