@@ -136,6 +136,16 @@ class CandleStore:
         if spans:
             self.changes.tell(xid, changed)
 
+    async def recompute(self, instrument_id: int, span: Span) -> None:
+        """Make the aggregates over the 1m candles of ``span`` anew, and have everybody forget what they were."""
+        spans = _columns([(instrument_id, str(MINUTE), span.since, span.since)])  # no more is covered than before
+        changed = [Change(instrument_id, span)]
+        async with self.database.transaction() as connection:
+            await connection.execute(SQL["coverage_lock"], *spans)
+            await connection.execute(SQL["aggregates_written"], [instrument_id], [span.since], [span.until], True)
+            xid = await _extend(connection, spans, changed)
+        self.changes.tell(xid, changed)
+
     async def log(self, fetch: Fetch) -> None:
         """Note an upstream call that brought nothing to store."""
         async with self.database.connection() as connection:
