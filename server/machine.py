@@ -117,6 +117,7 @@ async def machine(settings: Settings) -> AsyncIterator[Machine]:
     async with database(settings) as opened, AsyncExitStack() as stack:
         stack.push_async_callback(registry.close)
         history = History.over(opened, registry, await read_levels(opened))
+        stack.push_async_callback(history.instruments.close)
         stack.push_async_callback(history.collector.close)
         watching = asyncio.create_task(history.store.changes.watch())
         stack.push_async_callback(_cancelled, watching)

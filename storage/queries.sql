@@ -7,31 +7,42 @@ join instruments i using (market, provider, symbol);
 
 -- name: instruments_search
 select i.* from instruments i
-where market = $1 and provider = $2 and (active or $3)
-  and ($4::text is null or symbol ilike $4 or name ilike $4)
+where market = $1 and provider = $2 and (active or $3) and ($4::text is null or folded like $4)
   and ($5::text is null or symbol > $5)
 order by symbol limit $6;
 
 -- name: instruments_count
 select count(*) from instruments i
-where market = $1 and provider = $2 and (active or $3) and ($4::text is null or symbol ilike $4 or name ilike $4);
+where market = $1 and provider = $2 and (active or $3) and ($4::text is null or folded like $4);
+
+-- name: listing_ages
+-- How many seconds ago each list was asked for.
+select market, provider, extract(epoch from now() - listed_at)::float8 as age from listings
+join unnest($1::text[], $2::text[]) q (market, provider) using (market, provider);
+
+-- name: listing_note
+-- First in the transaction that stores a list: its row puts processes in a line that read the same list. $3 is how many
+-- seconds ago it was asked for; nothing where one that was asked for later has been stored already.
+insert into listings as l (market, provider, listed_at) values ($1, $2, clock_timestamp() - $3::float8 * interval '1 s')
+on conflict (market, provider) do update set listed_at = excluded.listed_at where l.listed_at < excluded.listed_at
+returning true;
 
 -- name: instruments_list
 insert into instruments as i
-  (market, provider, symbol, name, base_currency, quote_currency, timezone, active, listed, first_available, ended_at)
-select $1, $2, x.symbol, x.name, x.base, x.quote, x.timezone, x.active, true,
+  (market, provider, symbol, name, folded, base_currency, quote_currency, timezone, active, listed, first_available, ended_at)
+select $1, $2, x.symbol, x.name, x.folded, x.base, x.quote, x.timezone, x.active, true,
        timestamptz 'epoch' + x.first * interval '1 ms', timestamptz 'epoch' + x.ended * interval '1 ms'
-from unnest($3::text[], $4::text[], $5::text[], $6::text[], $7::text[], $8::bool[], $9::int8[], $10::int8[])
-  x (symbol, name, base, quote, timezone, active, first, ended)
+from unnest($3::text[], $4::text[], $5::text[], $6::text[], $7::text[], $8::text[], $9::bool[], $10::int8[], $11::int8[])
+  x (symbol, name, folded, base, quote, timezone, active, first, ended)
 order by x.symbol
 on conflict (market, provider, symbol) do update set
-  name = excluded.name, base_currency = excluded.base_currency, quote_currency = excluded.quote_currency,
-  timezone = excluded.timezone, active = excluded.active, listed = true,
+  name = excluded.name, folded = excluded.folded, base_currency = excluded.base_currency,
+  quote_currency = excluded.quote_currency, timezone = excluded.timezone, active = excluded.active, listed = true,
   first_available = coalesce(excluded.first_available, i.first_available),
   ended_at = excluded.ended_at, updated_at = now()
-where (i.name, i.base_currency, i.quote_currency, i.timezone, i.active, i.listed, i.ended_at)
-      is distinct from (excluded.name, excluded.base_currency, excluded.quote_currency, excluded.timezone, excluded.active,
-                        true, excluded.ended_at)
+where (i.name, i.folded, i.base_currency, i.quote_currency, i.timezone, i.active, i.listed, i.ended_at)
+      is distinct from (excluded.name, excluded.folded, excluded.base_currency, excluded.quote_currency, excluded.timezone,
+                        excluded.active, true, excluded.ended_at)
    or excluded.first_available is distinct from i.first_available;
 
 -- name: instruments_unlist
@@ -39,7 +50,7 @@ update instruments set active = false, updated_at = now()
 where market = $1 and provider = $2 and listed and active and not symbol = any ($3::text[]);
 
 -- name: instrument_import
-insert into instruments as i (market, provider, symbol, timezone) values ($1, $2, $3, $4)
+insert into instruments as i (market, provider, symbol, timezone, folded) values ($1, $2, $3, $4, $5)
 on conflict (market, provider, symbol) do update set timezone = i.timezone
 returning *;
 

@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from datetime import UTC, datetime
 from itertools import count
 from pathlib import Path
@@ -273,19 +274,22 @@ async def test_aggregates_equal_their_minutes_after_kill_9_of_the_writer_and_of_
             sys.executable, "-c", WRITER, server.dsn, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
         )
         assert process.stdout
-        async with asyncio.timeout(60):
-            for _ in range(3):
-                assert await process.stdout.readline()
-        await asyncio.sleep(random.random() / 20)  # somewhere in the middle of the next one
-        if victim == "writer":
-            process.kill()
-            await process.wait()
-        else:
-            postmaster = psutil.Process(server.pid)
-            for child in [*postmaster.children(recursive=True), postmaster]:
-                child.kill()
-            await process.wait()
-            server = await asyncio.to_thread(postgres.start)
+        try:
+            async with asyncio.timeout(60):
+                for _ in range(3):
+                    assert await process.stdout.readline()
+            await asyncio.sleep(random.random() / 20)  # somewhere in the middle of the next one
+            if victim == "postgres":
+                postmaster = psutil.Process(server.pid)
+                for one in [postmaster, *postmaster.children(recursive=True)]:
+                    with suppress(psutil.NoSuchProcess):
+                        one.kill()
+                await asyncio.wait_for(process.wait(), 30)
+        finally:
+            if process.returncode is None:
+                process.kill()
+                await process.wait()
+        server = await asyncio.to_thread(postgres.start)
         assert await wrong(database) == []
         async with database.connection() as connection:
             assert await connection.fetchval("select count(*) from ohlcv_data") > 1000
