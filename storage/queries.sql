@@ -111,6 +111,9 @@ select view_name, target_timeframe, is_active from preaggregation_configs where 
 select aggregates_written($1::int4[], array(select timestamptz 'epoch' + s * interval '1 ms' from unnest($2::int8[]) with ordinality x (s, k) order by k),
   array(select timestamptz 'epoch' + s * interval '1 ms' from unnest($3::int8[]) with ordinality x (s, k) order by k), $4);
 
+-- name: statement_timeout
+select set_config('statement_timeout', $1, true);
+
 -- name: candles_exist
 select exists (
   select from unnest($1::int4[], $2::text[], $3::int8[], $4::int8[]) x (i, tf, first, last)
