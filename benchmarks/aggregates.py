@@ -22,6 +22,7 @@ from storage.embedded import EmbeddedPostgres
 from storage.instruments import Instruments
 from storage.levels import ALL
 from storage.migrate import migrate
+from storage.verify import Verification
 
 YEAR = 525_600
 SYMBOLS = 10
@@ -112,6 +113,7 @@ async def read_and_write() -> Iterable[tuple[object, ...]]:
         rows.append(("fill it, rows and aggregates", f"{SYMBOLS * YEAR / seconds:,.0f} rows/s", ""))
         async with store.database.connection() as connection:
             await connection.execute("vacuum analyze")
+        rows.append(("verify a symbol", f"{await _verify(store, ids[5]):.1f} s", ""))
         rows += await _sizes(store)
         rows += await _reads(store, ids)
         rows += await _live(store)
@@ -119,18 +121,28 @@ async def read_and_write() -> Iterable[tuple[object, ...]]:
     return rows
 
 
+async def _verify(store: CandleStore, one: int) -> float:
+    began = time.perf_counter()
+    assert not any([tally.wrong async for tally in Verification(store, ALL).check(one)])
+    return time.perf_counter() - began
+
+
 async def _sizes(store: CandleStore) -> list[tuple[object, ...]]:
-    millions = SYMBOLS * YEAR / 1e6 * 1e6
+    rows = SYMBOLS * YEAR  # bytes a row are megabytes a million rows
     base, above = await _size(store, "ohlcv_data"), await _size(store, *ALL.values())
     return [
-        ("ohlcv_data with its index, a million rows", f"{base / millions:.0f} MB", ""),
-        ("the nine aggregates with theirs, over a million rows", f"{above / millions:.0f} MB", ""),
+        ("ohlcv_data with its index, a million rows", f"{base / rows:.0f} MB", ""),
+        ("the nine aggregates with theirs, over a million rows", f"{above / rows:.0f} MB", ""),
     ]
 
 
 async def _reads(store: CandleStore, ids: list[int]) -> list[tuple[object, ...]]:
     hour, day = Timeframe.parse("1h"), Timeframe.parse("1d")
-    newest, last = (lambda tf, rows, relation: Read(ids[3], tf, ALL_TIME, rows, newest=True, relation=relation)), ids[3]
+    last = ids[3]
+
+    def newest(timeframe: Timeframe, rows: int, relation: str) -> Read:
+        return Read(last, timeframe, ALL_TIME, rows, newest=True, relation=relation)
+
     base = median(await _times(lambda: store.read([newest(MINUTE, 1000, "ohlcv_data")])))
     level = median(await _times(lambda: store.read([newest(hour, 1000, "ohlcv_1h")])))
     days = await _times(lambda: store.read([newest(day, 366, "ohlcv_1d")]))
@@ -155,7 +167,7 @@ async def _reads(store: CandleStore, ids: list[int]) -> list[tuple[object, ...]]
 
 
 async def _live(store: CandleStore) -> list[tuple[object, ...]]:
-    """One closed minute of 500 instruments, again and again, from five to one in the afternoon of some day."""
+    """One closed minute of 500 instruments, sixty times; every third time without aggregates."""
     ids = [await _new(store, f"L{number}") for number in range(LIVE)]
     past = 1440
     await store.write([_write(one, _walk(past, one)) for one in ids])
@@ -182,21 +194,22 @@ async def _live(store: CandleStore) -> list[tuple[object, ...]]:
 async def _bulk(store: CandleStore) -> list[tuple[object, ...]]:
     """The same writes with aggregates and without, one after the other, twice."""
     rows: list[tuple[object, ...]] = []
-    for what, count, batch, merge in (
-        ("fresh, a year in one write", YEAR, YEAR, False),
-        ("fresh, writes of 10,000", 100_000, 10_000, False),
-        ("merge over the same, half a year in one write", YEAR // 2, YEAR // 2, True),
-        ("merge over the same, writes of 10,000", 100_000, 10_000, True),
-        ("merge over the same, writes of 1,000", 20_000, 1_000, True),
+    for what, count, batch, other in (
+        ("fresh, a year in one write", YEAR, YEAR, None),
+        ("fresh, writes of 10,000", 100_000, 10_000, None),
+        ("merge of the same, half a year in one write", YEAR // 2, YEAR // 2, 0),
+        ("merge of the same, writes of 10,000", 100_000, 10_000, 0),
+        ("merge of other prices (each is logged), half a year in one write", YEAR // 2, YEAR // 2, 10),
+        ("merge of other prices (each is logged), writes of 10,000", 100_000, 10_000, 10),
     ):
         rates: dict[bool, list[float]] = {True: [], False: []}
         for turn in range(2):
             for kept in (True, False):
                 one = await _new(store, f"{what} {turn} {kept}")
                 candles = _walk(count, turn)
-                if merge:
+                if other is not None:
                     await store.write([_write(one, candles)])
-                    candles = _walk(count, turn + 10)
+                    candles = _walk(count, turn + other)
                 if kept:
                     rates[kept].append(await _rate(store, one, candles, batch))
                 else:

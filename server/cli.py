@@ -15,7 +15,7 @@ from typing import ParamSpec
 
 import click
 
-from candlegraph.errors import CandlegraphError, ConfigurationError
+from candlegraph.errors import BadUserInput, CandlegraphError, ConfigurationError
 from server.settings import Settings
 
 P = ParamSpec("P")
@@ -210,6 +210,8 @@ async def verify(
 
     earliest, latest = _instant(since), _instant(until)
     span = Span(ALWAYS.since if earliest is None else earliest, ALWAYS.until if latest is None else latest)
+    if not span:
+        raise BadUserInput("`--since` must lie before `--until`.")
     tallies = await verify_stored(settings, (market, provider, pattern), span, repair=repair)
     _print_table(
         ("relation", "checked", "missing", "extra", "different"),

@@ -193,8 +193,10 @@ cross join lateral (
 order by q.k;
 
 -- name: instruments_matching
-select id, market, provider, symbol from instruments
-where ($1::text is null or market = $1) and ($2::text is null or provider = $2) and ($3::text is null or symbol like $3)
+-- Those of which anything is stored: a listed symbol that nobody asked for has nothing to be wrong.
+select id, market, provider, symbol from instruments i
+where (exists (select from coverage c where c.instrument_id = i.id) or exists (select from ohlcv_data d where d.instrument_id = i.id))
+  and ($1::text is null or market = $1) and ($2::text is null or provider = $2) and ($3::text is null or symbol like $3)
 order by market, provider, symbol;
 
 -- name: stored_hull

@@ -113,7 +113,7 @@ class Verification:
 async def instruments_matching(
     database: Database, market: str | None, provider: str | None, pattern: str | None
 ) -> list[tuple[int, Instrument]]:
-    """The instruments of a market, a provider and the symbols like ``pattern``: ``*`` stands for any text, ``?`` for a character."""
+    """What is stored of a market, a provider and the symbols like ``pattern``: ``*`` stands for any text, ``?`` for a character."""
     like = pattern and re.sub(r"([\\%_])", r"\\\1", pattern).replace("*", "%").replace("?", "_")
     rows = await database.read("instruments_matching", market, provider, like)
     return [(row["id"], Instrument(row["market"], row["provider"], row["symbol"])) for row in rows]

@@ -68,6 +68,8 @@ async def test_verify_of_nothing(dsn: str) -> None:
     for name in (["mars"], ["lab", "bench", "X*"]):
         result = await asyncio.to_thread(run, "verify", *name, DB_CONNECTION_STRING=dsn)
         is_one_line(result, 1, "Nothing")
+    result = await asyncio.to_thread(run, "verify", "--since", str(T0), "--until", str(T0), DB_CONNECTION_STRING=dsn)
+    is_one_line(result, 1, "--since")
 
 
 async def test_verify_on_a_terminal_prints_no_lines_of_its_progress(dsn: str) -> None:

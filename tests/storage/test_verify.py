@@ -167,6 +167,9 @@ async def test_instruments_are_chosen_by_name_and_pattern(store: CandleStore) ->
     ):
         await instruments.imported(Instrument(market, provider, symbol), "UTC")
 
+    await execute(store, "insert into coverage (instrument_id, timeframe) select id, '1m' from instruments")
+    await instruments.imported(Instrument("m", "p", "A?"), "UTC")  # nothing is stored of it
+
     async def chosen(*name: str | None) -> list[str]:
         return [
             f"{one.market} {one.provider} {one.symbol}" for _, one in await instruments_matching(store.database, *name)
