@@ -122,6 +122,7 @@ async def machine(settings: Settings, *, serving: bool = False) -> AsyncIterator
     async with database(settings) as opened, AsyncExitStack() as stack:
         stack.push_async_callback(registry.close)
         history = History.over(opened, registry, await read_levels(opened))
+        stack.push_async_callback(history.instruments.close)
         stack.push_async_callback(history.collector.close)
         cluster = Cluster(history, redis_url=redis_url, shards=settings.feed_shards)
         backfills = Backfills(history, workers=settings.backfill_workers)

@@ -19,7 +19,7 @@ from candlegraph.clock import MINUTE_MS
 from candlegraph.span import Span, Spans
 from candlegraph.timeframe import MINUTE, Timeframe
 from storage.changes import Change, Changes
-from storage.database import SQL, Database, to_ms
+from storage.database import SQL, STATEMENT_TIMEOUT_MS, Database, to_ms
 from storage.levels import BASE, Levels
 from storage.live import Held, LeaseLost
 from storage.suspects import AGAIN_MS, GRAIN_MS
@@ -28,6 +28,7 @@ POSTGRES_EPOCH_MS = 946_684_800_000  # 2000-01-01, which PostgreSQL's binary tim
 _NUMBERS = ("open", "high", "low", "close", "volume")
 _PACKED = np.dtype([("timestamp", ">i8"), *((name, ">f8") for name in _NUMBERS)])
 _COPY_ROWS = 100_000
+_LEAST_ROWS_A_SECOND = 2_000  # what the slowest machine that is worth waiting for brings in
 _COPY_HEADER = b"PGCOPY\n\xff\r\n\x00" + bytes(8)
 _COPY_TRAILER = b"\xff\xff"
 
@@ -160,6 +161,16 @@ class CandleStore:
         if spans:
             self.changes.tell(xid, changed)
 
+    async def recompute(self, instrument_id: int, span: Span) -> None:
+        """Make the aggregates over the 1m candles of ``span`` anew, and have everybody forget what they were."""
+        spans = _columns([(instrument_id, str(MINUTE), span.since, span.since)])  # no more is covered than before
+        changed = [Change(instrument_id, span)]
+        async with self.database.transaction() as connection:
+            await connection.execute(SQL["coverage_lock"], *spans)
+            await connection.execute(SQL["aggregates_written"], [instrument_id], [span.since], [span.until], True)
+            xid = await _extend(connection, spans, changed)
+        self.changes.tell(xid, changed)
+
     async def log(self, fetch: Fetch) -> None:
         """Note an upstream call that brought nothing to store."""
         async with self.database.connection() as connection:
@@ -198,6 +209,7 @@ async def _write_rows(
     # Our coverage rows are locked, so nobody adds to these series meanwhile: without a conflict the merge, which costs as
     # much again as the COPY, can be left out.
     merge = known or (bool(rows) and await connection.fetchval(SQL["candles_exist"], *hulls))
+    patience = await _be_patient(connection, sum(len(write.candles) for write in rows))
     if merge:
         await connection.execute(SQL["candles_stage"])
     for group in _alike(rows):
@@ -206,8 +218,9 @@ async def _write_rows(
             source=_copy_stream(group, progress),
             format="binary",
             columns=["instrument_id", "timeframe", "source", "timestamp", *_NUMBERS],
+            timeout=patience,
         )
-    corrected = await _merge(connection, writes) if merge else []
+    corrected = await _merge(connection, writes, patience) if merge else []
     minutes = [
         (w.instrument_id, int(w.candles.timestamp[0]), int(w.candles.timestamp[-1]) + MINUTE_MS)
         for w in rows
@@ -217,19 +230,28 @@ async def _write_rows(
     if emptied:
         minutes += [(c.instrument_id, c.corrected.since, c.corrected.until) for c in corrected if c.corrected]
     if minutes:
-        await connection.execute(SQL["aggregates_written"], *_columns(minutes), emptied)
+        await connection.execute(SQL["aggregates_written"], *_columns(minutes), emptied, timeout=patience)
     quiet = {write.instrument_id for write in writes} - {change.instrument_id for change in corrected}
     return [*corrected, *map(Change, sorted(quiet))]
 
 
-async def _merge(connection: Any, writes: Sequence[Write]) -> list[Change]:
+async def _be_patient(connection: Any, rows: int) -> float | None:
+    """Give the statements of a long write more time than a question gets: seconds, None for the usual ones."""
+    if rows <= _COPY_ROWS:
+        return None
+    seconds = STATEMENT_TIMEOUT_MS / 1000 + rows / _LEAST_ROWS_A_SECOND
+    await connection.execute(SQL["statement_timeout"], f"{seconds:.0f}s")
+    return seconds + 5
+
+
+async def _merge(connection: Any, writes: Sequence[Write], patience: float | None) -> list[Change]:
     """Put the staged rows in the place of those that are there; the corrections that this makes."""
     replaced = _columns(
         (w.instrument_id, str(w.timeframe), s.since, s.until) for w in writes if w.replaces for s in w.covered
     )
-    found = await connection.fetch(SQL["candles_withdraw"], *replaced) if replaced else []
-    found += await connection.fetch(SQL["candles_correct"])
-    await connection.execute(SQL["candles_merge"])
+    found = await connection.fetch(SQL["candles_withdraw"], *replaced, timeout=patience) if replaced else []
+    found += await connection.fetch(SQL["candles_correct"], timeout=patience)
+    await connection.execute(SQL["candles_merge"], timeout=patience)
     return [
         Change(r["instrument_id"], Span(to_ms(r["first"]), Timeframe.parse(r["timeframe"]).next(to_ms(r["last"]))))
         for r in found

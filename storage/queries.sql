@@ -7,31 +7,42 @@ join instruments i using (market, provider, symbol);
 
 -- name: instruments_search
 select i.* from instruments i
-where market = $1 and provider = $2 and (active or $3)
-  and ($4::text is null or symbol ilike $4 or name ilike $4)
+where market = $1 and provider = $2 and (active or $3) and ($4::text is null or folded like $4)
   and ($5::text is null or symbol > $5)
 order by symbol limit $6;
 
 -- name: instruments_count
 select count(*) from instruments i
-where market = $1 and provider = $2 and (active or $3) and ($4::text is null or symbol ilike $4 or name ilike $4);
+where market = $1 and provider = $2 and (active or $3) and ($4::text is null or folded like $4);
+
+-- name: listing_ages
+-- How many seconds ago each list was asked for.
+select market, provider, extract(epoch from now() - listed_at)::float8 as age from listings
+join unnest($1::text[], $2::text[]) q (market, provider) using (market, provider);
+
+-- name: listing_note
+-- First in the transaction that stores a list: its row puts processes in a line that read the same list. $3 is how many
+-- seconds ago it was asked for; nothing where one that was asked for later has been stored already.
+insert into listings as l (market, provider, listed_at) values ($1, $2, clock_timestamp() - $3::float8 * interval '1 s')
+on conflict (market, provider) do update set listed_at = excluded.listed_at where l.listed_at < excluded.listed_at
+returning true;
 
 -- name: instruments_list
 insert into instruments as i
-  (market, provider, symbol, name, base_currency, quote_currency, timezone, active, listed, first_available, ended_at)
-select $1, $2, x.symbol, x.name, x.base, x.quote, x.timezone, x.active, true,
+  (market, provider, symbol, name, folded, base_currency, quote_currency, timezone, active, listed, first_available, ended_at)
+select $1, $2, x.symbol, x.name, x.folded, x.base, x.quote, x.timezone, x.active, true,
        timestamptz 'epoch' + x.first * interval '1 ms', timestamptz 'epoch' + x.ended * interval '1 ms'
-from unnest($3::text[], $4::text[], $5::text[], $6::text[], $7::text[], $8::bool[], $9::int8[], $10::int8[])
-  x (symbol, name, base, quote, timezone, active, first, ended)
+from unnest($3::text[], $4::text[], $5::text[], $6::text[], $7::text[], $8::text[], $9::bool[], $10::int8[], $11::int8[])
+  x (symbol, name, folded, base, quote, timezone, active, first, ended)
 order by x.symbol
 on conflict (market, provider, symbol) do update set
-  name = excluded.name, base_currency = excluded.base_currency, quote_currency = excluded.quote_currency,
-  timezone = excluded.timezone, active = excluded.active, listed = true,
+  name = excluded.name, folded = excluded.folded, base_currency = excluded.base_currency,
+  quote_currency = excluded.quote_currency, timezone = excluded.timezone, active = excluded.active, listed = true,
   first_available = coalesce(excluded.first_available, i.first_available),
   ended_at = excluded.ended_at, updated_at = now()
-where (i.name, i.base_currency, i.quote_currency, i.timezone, i.active, i.listed, i.ended_at)
-      is distinct from (excluded.name, excluded.base_currency, excluded.quote_currency, excluded.timezone, excluded.active,
-                        true, excluded.ended_at)
+where (i.name, i.folded, i.base_currency, i.quote_currency, i.timezone, i.active, i.listed, i.ended_at)
+      is distinct from (excluded.name, excluded.folded, excluded.base_currency, excluded.quote_currency, excluded.timezone,
+                        excluded.active, true, excluded.ended_at)
    or excluded.first_available is distinct from i.first_available;
 
 -- name: instruments_unlist
@@ -39,7 +50,7 @@ update instruments set active = false, updated_at = now()
 where market = $1 and provider = $2 and listed and active and not symbol = any ($3::text[]);
 
 -- name: instrument_import
-insert into instruments as i (market, provider, symbol, timezone) values ($1, $2, $3, $4)
+insert into instruments as i (market, provider, symbol, timezone, folded) values ($1, $2, $3, $4, $5)
 on conflict (market, provider, symbol) do update set timezone = i.timezone
 returning *;
 
@@ -107,6 +118,9 @@ select view_name, target_timeframe, is_active from preaggregation_configs where 
 -- name: aggregates_written
 select aggregates_written($1::int4[], array(select timestamptz 'epoch' + s * interval '1 ms' from unnest($2::int8[]) with ordinality x (s, k) order by k),
   array(select timestamptz 'epoch' + s * interval '1 ms' from unnest($3::int8[]) with ordinality x (s, k) order by k), $4);
+
+-- name: statement_timeout
+select set_config('statement_timeout', $1, true);
 
 -- name: candles_exist
 select exists (
@@ -185,6 +199,64 @@ cross join lateral (
           and {stamp} < timestamptz 'epoch' + q.until * interval '1 ms'
         order by {stamp} desc limit q.n) s) p
 order by q.k;
+
+-- name: instruments_matching
+-- Those of which anything is stored: a listed symbol that nobody asked for has nothing to be wrong.
+select id, market, provider, symbol from instruments i
+where (exists (select from coverage c where c.instrument_id = i.id) or exists (select from ohlcv_data d where d.instrument_id = i.id))
+  and ($1::text is null or market = $1) and ($2::text is null or provider = $2) and ($3::text is null or symbol like $3)
+order by market, provider, symbol;
+
+-- name: stored_hull
+select (extract(epoch from min({stamp})) * 1000)::int8 as first, (extract(epoch from max({stamp})) * 1000)::int8 as last
+from {relation}, (select $2::text as tf) q where instrument_id = $1 {filter};
+
+-- name: base_faults
+select count(*) as checked, count(*) filter (where c.covered @> d."timestamp" is not true) as uncovered,
+       count(*) filter (where date_bin('1 minute', d."timestamp", timestamptz 'epoch') <> d."timestamp") as off_grid
+from ohlcv_data d left join coverage c using (instrument_id, timeframe)
+where d.instrument_id = $1 and d.timeframe = '1m'
+  and d."timestamp" >= timestamptz 'epoch' + $2::int8 * interval '1 ms'
+  and d."timestamp" < timestamptz 'epoch' + $3::int8 * interval '1 ms';
+
+-- name: aggregate_differences
+-- What is kept of each bucket against what its minutes say. A volume is a sum of floats, and those depend on their order.
+with said as (
+  select {edge} as bucketed_time, array_agg(open order by "timestamp") as opens, max(high) as high, min(low) as low,
+         array_agg(close order by "timestamp") as closes, sum(volume) as volume
+  from ohlcv_data
+  where instrument_id = $1 and timeframe = '1m'
+    and "timestamp" >= timestamptz 'epoch' + $2::int8 * interval '1 ms'
+    and "timestamp" < timestamptz 'epoch' + $3::int8 * interval '1 ms'
+  group by 1),
+kept as (
+  select * from {relation}
+  where instrument_id = $1 and bucketed_time >= timestamptz 'epoch' + $2::int8 * interval '1 ms'
+    and bucketed_time < timestamptz 'epoch' + $3::int8 * interval '1 ms'),
+compared as (
+  select bucketed_time, k.instrument_id is null as missing, s.opens is null as extra,
+         (k.open, k.high, k.low, k.close) is distinct from (s.opens[1], s.high, s.low, s.closes[cardinality(s.closes)])
+         or not abs(k.volume - s.volume) <= 1e-9 * abs(s.volume) as different
+  from said s full join kept k using (bucketed_time))
+select count(*) as checked, count(*) filter (where missing) as missing, count(*) filter (where extra) as extra,
+       count(*) filter (where different and not missing and not extra) as different,
+       (extract(epoch from min(bucketed_time) filter (where missing or extra or different)) * 1000)::int8 as first,
+       (extract(epoch from max(bucketed_time) filter (where missing or extra or different)) * 1000)::int8 as last
+from compared;
+
+-- name: aggregate_orphans
+-- One index probe an instrument: a plain `distinct` would read the whole relation.
+with recursive seen (id) as (
+  select min(instrument_id) from {relation}
+  union all
+  select (select min(r.instrument_id) from {relation} r where r.instrument_id > seen.id) from seen where seen.id is not null)
+select count(*) as orphans from seen where id is not null and not exists (select from instruments i where i.id = seen.id);
+
+-- name: corrections_newest
+select c.*, i.market, i.provider, i.symbol
+from corrections c join instruments i on i.id = c.instrument_id
+where ($1::text is null or i.market = $1) and ($2::text is null or i.provider = $2) and ($3::text is null or i.symbol = $3)
+order by c.id desc limit $4;
 
 -- name: fetch_log_add
 insert into fetch_log (instrument_id, timeframe, asked, rows, outcome, milliseconds)
