@@ -23,7 +23,7 @@ from candlegraph.resample import fold
 from candlegraph.span import Span
 from candlegraph.timeframe import MINUTE, Timeframe
 from candlegraph.zone import zone
-from tests.fakes.binance import FakeExchange, Fault, Pair, random_candles
+from tests.fakes.exchange import FakeExchange, Fault, Pair, random_candles
 
 KEY, SECRET = "PKCANARYKEYCANARYKEY", "canary-secret-of-alpaca"  # what no message may show
 NEW_YORK = ZoneInfo("America/New_York")
