@@ -186,13 +186,14 @@ async def test_four_writers_and_killed_transactions_leave_no_wrong_bucket(store:
     async def writer(seed: int) -> None:
         nonlocal done, failed
         own = random.Random(seed)
-        for turn in range(40):
+        while done < 80 or failed < 3:
+            turn = own.randrange(3)
             start, size = own.randrange(2900), own.randrange(1, 90)
             part = table[start : start + size]
             part = Candles.of(part.timestamp, *(column + own.randrange(4) for column in part.columns[1:6]))
             span = Span(T0 + start * MINUTE_MS, T0 + min(3000, start + size) * MINUTE_MS)
             writes = [
-                Write(one, MINUTE, part[:: own.choice([1, 2])], Spans([span]), replaces=turn % 3 == 0)
+                Write(one, MINUTE, part[:: own.choice([1, 2])], Spans([span]), replaces=turn == 0)
                 for one in own.sample(ids, 2)
             ]
             try:
@@ -215,12 +216,11 @@ async def test_four_writers_and_killed_transactions_leave_no_wrong_bucket(store:
 
     killing = asyncio.create_task(killer())
     try:
-        await asyncio.gather(*map(writer, range(4)))
+        async with asyncio.timeout(90):
+            await asyncio.gather(*map(writer, range(4)))
     finally:
         killing.cancel()
         await asyncio.gather(killing, return_exceptions=True)
-    assert done > 40
-    assert failed > 0
     assert await wrong(database) == []
 
 

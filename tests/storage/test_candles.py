@@ -167,7 +167,10 @@ async def test_many_series_are_read_in_one_statement_each_in_its_place(
     assert ledgers[0].spans == ledgers[2].spans == {MINUTE: Spans([Span(T0, T0 + 10 * MINUTE_MS)])}
 
 
-async def test_writers_of_the_same_series_lose_nothing(store: CandleStore) -> None:
+async def test_writers_of_the_same_series_lose_nothing(store: CandleStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(
+        database_module, "ACQUIRE_TIMEOUT_S", 60.0
+    )  # they wait for each other, on a slow machine for long
     series, table = await new(store), minutes(T0, 400)
     dice = random.Random(7)
     spans = [(start, start + dice.randrange(1, 60)) for start in (dice.randrange(0, 380) for _ in range(60))]
@@ -180,7 +183,12 @@ async def test_writers_of_the_same_series_lose_nothing(store: CandleStore) -> No
     ]
 
 
-async def test_writers_of_many_series_in_any_order_never_lock_each_other_out(store: CandleStore) -> None:
+async def test_writers_of_many_series_in_any_order_never_lock_each_other_out(
+    store: CandleStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(
+        database_module, "ACQUIRE_TIMEOUT_S", 60.0
+    )  # they wait for each other, on a slow machine for long
     series = [await new(store, f"S{i}") for i in range(6)]
     dice = random.Random(3)
 
