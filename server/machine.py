@@ -19,13 +19,16 @@ from resolvers.roster import Roster
 from resolvers.tokens import Tokens
 from server.keys import kept_key
 from server.settings import Settings
-from storage.candles import CandleStore
+from storage.candles import CandleStore, read_tables
+from storage.continuous import Continuous
 from storage.database import Database
 from storage.embedded import EmbeddedPostgres
 from storage.history import History
+from storage.layout import Aggregates, layout_of
 from storage.levels import read_levels
 from storage.limits import Limiter
 from storage.migrate import migrate
+from storage.refresher import Refresher
 from storage.users import Users
 
 log = logging.getLogger(__name__)
@@ -116,10 +119,15 @@ async def machine(settings: Settings) -> AsyncIterator[Machine]:
     limiter = Limiter(settings.redis_url.get_secret_value() if settings.redis_url else None)
     async with database(settings) as opened, AsyncExitStack() as stack:
         stack.push_async_callback(registry.close)
-        history = History.over(opened, registry, await read_levels(opened))
+        levels, kind = await read_levels(opened), await layout_of(opened)
+        reading = Continuous(levels) if kind is Aggregates.CONTINUOUS else read_tables
+        history = History.over(opened, registry, levels, reading)
         stack.push_async_callback(history.collector.close)
         watching = asyncio.create_task(history.store.changes.watch())
         stack.push_async_callback(_cancelled, watching)
+        if kind is Aggregates.CONTINUOUS or settings.retention_days is not None:
+            refreshing = asyncio.create_task(Refresher(opened, kind, settings.retention_days).run())
+            stack.push_async_callback(_cancelled, refreshing)
         hub = Hub(history)
         stack.push_async_callback(hub.close)
         tokens = Tokens(partial(_keys, settings))

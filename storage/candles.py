@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from itertools import groupby
 from typing import Any
@@ -24,6 +24,7 @@ from storage.levels import BASE, Levels
 POSTGRES_EPOCH_MS = 946_684_800_000  # 2000-01-01, which PostgreSQL's binary timestamps count from
 _NUMBERS = ("open", "high", "low", "close", "volume")
 _PACKED = np.dtype([("timestamp", ">i8"), *((name, ">f8") for name in _NUMBERS)])
+_FAR = 10**16
 _COPY_ROWS = 100_000
 _COPY_HEADER = b"PGCOPY\n\xff\r\n\x00" + bytes(8)
 _COPY_TRAILER = b"\xff\xff"
@@ -31,10 +32,14 @@ _COPY_TRAILER = b"\xff\xff"
 
 @dataclass(frozen=True, slots=True)
 class Ledger:
-    """What is known of an instrument: the final spans by timeframe, and how often something final has changed."""
+    """What is known of an instrument: the final spans by timeframe, and how often something final has changed.
+
+    1m candles before ``horizon`` are not kept; the aggregates over them are.
+    """
 
     spans: Mapping[Timeframe, Spans] = field(default_factory=dict)
     revision: int = 0
+    horizon: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,6 +71,17 @@ class Write:
     source: str = "a"
     replaces: bool = False
 
+    def since(self, horizon: int | None) -> Write:
+        """Itself without the 1m candles before ``horizon``, where there is one."""
+        if horizon is None or self.timeframe != MINUTE:
+            return self
+        kept = Span(horizon, _FAR)
+        return replace(self, candles=self.candles.between(kept), covered=self.covered & Spans([kept]))
+
+
+Query = Callable[..., Awaitable[Sequence[Any]]]  # a statement and its arguments
+Reading = Callable[[Database, Sequence[Read]], Awaitable[list[Candles]]]  # how reads are answered, by the layout
+
 
 @dataclass(frozen=True, slots=True)
 class Fetch:
@@ -79,56 +95,79 @@ class Fetch:
     milliseconds: int
 
 
+async def read_rows(query: Query, reads: Sequence[Read], columns: str = "") -> list[Any]:
+    """A row for every read, in their order: one statement for each relation and direction.
+
+    Its ``rows`` are for `unpack`; those of an aggregate bring further ``columns`` of the statement.
+    """
+    answers: dict[int, Any] = {}
+    order = sorted(range(len(reads)), key=lambda i: (reads[i].relation, reads[i].newest))
+    for (relation, newest), group in groupby(order, key=lambda i: (reads[i].relation, reads[i].newest)):
+        positions = list(group)
+        rows = await query(
+            _read_statement(relation, "" if relation == BASE else columns, newest=newest),
+            [reads[i].instrument_id for i in positions],
+            [str(reads[i].timeframe) for i in positions],
+            [reads[i].span.since for i in positions],
+            [reads[i].span.until for i in positions],
+            [reads[i].limit for i in positions],
+        )
+        answers.update(zip(positions, rows, strict=True))
+    return [answers[i] for i in range(len(reads))]
+
+
+async def read_tables(database: Database, reads: Sequence[Read]) -> list[Candles]:
+    """Answer every read where aggregates are never behind."""
+    return [unpack(row["rows"]) for row in await read_rows(database.fetch, reads)]
+
+
 @dataclass(frozen=True, slots=True)
 class CandleStore:
     """The relations ``ohlcv_data``, ``coverage`` and ``fetch_log``, and the aggregates above the first."""
 
     database: Database = field(repr=False)
     changes: Changes
+    reading: Reading = read_tables
 
     async def ledgers(self, instrument_ids: Sequence[int]) -> list[Ledger]:
         """What is known of each instrument: one statement."""
         spans: dict[int, dict[Timeframe, Spans]] = defaultdict(dict)
         revisions: dict[int, int] = defaultdict(int)
+        horizon = None
         for row in await self.database.read("coverage_by_instrument", list(set(instrument_ids))):
-            spans[row["instrument_id"]][Timeframe.parse(row["timeframe"])] = Spans(
-                Span(to_ms(r.lower), to_ms(r.upper)) for r in row["covered"]
-            )
-            revisions[row["instrument_id"]] += row["revision"]
-        return [Ledger(spans[instrument_id], revisions[instrument_id]) for instrument_id in instrument_ids]
+            horizon = to_ms(row["horizon"])
+            if row["timeframe"] is not None:
+                spans[row["instrument_id"]][Timeframe.parse(row["timeframe"])] = Spans(
+                    Span(to_ms(r.lower), to_ms(r.upper)) for r in row["covered"]
+                )
+                revisions[row["instrument_id"]] += row["revision"]
+        return [Ledger(spans[instrument_id], revisions[instrument_id], horizon) for instrument_id in instrument_ids]
+
+    async def horizon(self) -> int | None:
+        """Before it no 1m candles are kept (ms, UTC); None where all are."""
+        horizon: int | None = to_ms((await self.database.read("horizon"))[0]["horizon"])
+        return horizon
 
     async def read(self, reads: Sequence[Read]) -> list[Candles]:
-        """Answer every read, in their order: one statement for each relation and direction."""
-        answers: dict[int, Candles] = {}
-        order = sorted(range(len(reads)), key=lambda i: (reads[i].relation, reads[i].newest))
-        for (relation, newest), group in groupby(order, key=lambda i: (reads[i].relation, reads[i].newest)):
-            positions = list(group)
-            rows = await self.database.fetch(
-                _read_statement(relation, newest=newest),
-                [reads[i].instrument_id for i in positions],
-                [str(reads[i].timeframe) for i in positions],
-                [reads[i].span.since for i in positions],
-                [reads[i].span.until for i in positions],
-                [reads[i].limit for i in positions],
-            )
-            answers.update((i, _unpack(row["rows"])) for i, row in zip(positions, rows, strict=True))
-        return [answers[i] for i in range(len(reads))]
+        """Answer every read, in their order: one statement for each relation and direction, more where aggregates lag."""
+        return await self.reading(self.database, reads)
 
     async def write(
         self, writes: Sequence[Write], fetch: Fetch | None = None, progress: Callable[[int], None] = lambda _: None
     ) -> None:
         """Store candles, their coverage and the aggregates over them, all or nothing.
 
-        A candle that is there already is replaced; what changes of what was final is logged in ``corrections``.
-        ``progress`` is told the number of rows after each chunk of a long write.
+        A candle that is there already is replaced; what changes of what was final is logged in ``corrections``. 1m candles
+        before the horizon are left out, and not covered; Unavailable where it was moved meanwhile. ``progress`` is told the number of rows after each chunk of a long write.
         """
         async with self.database.transaction() as connection:
             changed: list[Change] = []
-            xid = 0
-            if spans := _columns(
-                (w.instrument_id, str(w.timeframe), s.since, s.until) for w in writes for s in w.covered
-            ):
-                known = await connection.fetchval(SQL["coverage_lock"], *spans)
+            xid, known = 0, False
+            if spans := _covered(writes):
+                known, horizon = await connection.fetchrow(SQL["coverage_lock"], *spans)
+                writes = [write.since(to_ms(horizon)) for write in writes]
+                spans = _covered(writes)
+            if spans:
                 changed = await _write_rows(connection, writes, progress, known=known)
                 xid = await _extend(connection, spans, changed)
             if fetch:
@@ -221,17 +260,22 @@ async def _extend(connection: Any, spans: list[list[Any]], changed: Sequence[Cha
     return int(await connection.fetchval(SQL["coverage_extend"], *spans, *told, corrected))
 
 
+def _covered(writes: Sequence[Write]) -> list[list[Any]]:
+    return _columns((w.instrument_id, str(w.timeframe), s.since, s.until) for w in writes for s in w.covered)
+
+
 @lru_cache(maxsize=64)
-def _read_statement(relation: str, *, newest: bool) -> str:
+def _read_statement(relation: str, columns: str, *, newest: bool) -> str:
     """The statement that reads one relation; its name is one of ours."""
-    return read_statement(SQL["candles_newest" if newest else "candles_oldest"], relation)
+    return read_statement(SQL["candles_newest" if newest else "candles_oldest"], relation, columns)
 
 
-def read_statement(template: str, relation: str) -> str:
+def read_statement(template: str, relation: str, columns: str = "") -> str:
     """Fill in what differs between the base and its aggregates."""
     base = relation == BASE
     return (
         template.replace("{relation}", relation)
+        .replace("{columns}", columns)
         .replace("{stamp}", '"timestamp"' if base else "bucketed_time")
         .replace("{filter}", "and timeframe = q.tf" if base else "and q.tf is not null")
     )
@@ -255,7 +299,8 @@ async def _log(connection: Any, fetch: Fetch) -> None:
     await connection.execute(SQL["fetch_log_add"], *key, fetch.rows, fetch.outcome, fetch.milliseconds)
 
 
-def _unpack(packed: bytes | None) -> Candles:
+def unpack(packed: bytes | None) -> Candles:
+    """The candles of a packed row."""
     if packed is None:
         return Candles.empty()
     rows = np.frombuffer(packed, _PACKED)

@@ -51,11 +51,13 @@ select distinct c.timeframe from coverage c join instruments i on i.id = c.instr
 where i.market = $1 and i.provider = $2;
 
 -- name: coverage_by_instrument
-select c.instrument_id, c.timeframe, c.covered, c.revision from coverage c where c.instrument_id = any ($1::int4[]);
+-- One row at least for each, for the horizon counts where nothing is covered too.
+select i as instrument_id, c.timeframe, c.covered, c.revision, (select horizon from storage_layout) as horizon
+from unnest($1::int4[]) i left join coverage c on c.instrument_id = i;
 
 -- name: coverage_lock
 -- First in every writing transaction, and in the order of the keys: the row locks put writers in a line. Whether any of
--- it was covered before.
+-- it was covered before, and what 1m candles are still taken.
 with given as (
   select x.i, x.tf, range_agg(tstzrange(timestamptz 'epoch' + x.since * interval '1 ms',
                                         timestamptz 'epoch' + x.until * interval '1 ms')) as spans
@@ -64,7 +66,8 @@ locked as (
   insert into coverage as c (instrument_id, timeframe) select i, tf from given order by 1, 2
   on conflict (instrument_id, timeframe) do update set version = c.version + 1
   returning instrument_id, timeframe, covered)
-select coalesce(bool_or(l.covered && g.spans), false) from locked l join given g on g.i = l.instrument_id and g.tf = l.timeframe;
+select coalesce(bool_or(l.covered && g.spans), false) as known, (select horizon from storage_layout) as horizon
+from locked l join given g on g.i = l.instrument_id and g.tf = l.timeframe;
 
 -- name: coverage_extend
 -- Last: what was written is covered, and everybody is told. The revision goes up where what was known before has changed,
@@ -92,6 +95,9 @@ from (select) one left join changes c on c.xid >= $1::text::xid8;
 
 -- name: changes_forget
 delete from changes where at < now() - $1::float8 * interval '1 s';
+
+-- name: layout
+select kind from storage_layout;
 
 -- name: levels_there
 select view_name, target_timeframe, is_active from preaggregation_configs where to_regclass(view_name) is not null;
@@ -153,7 +159,7 @@ where (d.open, d.high, d.low, d.close, d.volume)
 -- name: candles_oldest
 -- Row-packed: one bytea a series, read by numpy in place (six 8-byte big-endian fields a row). What stands in braces is
 -- filled in by the program, from a closed set of relations.
-select p.rows from unnest($1::int4[], $2::text[], $3::int8[], $4::int8[], $5::int4[])
+select p.rows{columns} from unnest($1::int4[], $2::text[], $3::int8[], $4::int8[], $5::int4[])
   with ordinality q (i, tf, since, until, n, k)
 cross join lateral (
   select string_agg(timestamptz_send(s.{stamp}) || float8send(s.open) || float8send(s.high) || float8send(s.low)
@@ -166,7 +172,7 @@ cross join lateral (
 order by q.k;
 
 -- name: candles_newest
-select p.rows from unnest($1::int4[], $2::text[], $3::int8[], $4::int8[], $5::int4[])
+select p.rows{columns} from unnest($1::int4[], $2::text[], $3::int8[], $4::int8[], $5::int4[])
   with ordinality q (i, tf, since, until, n, k)
 cross join lateral (
   select string_agg(timestamptz_send(s.{stamp}) || float8send(s.open) || float8send(s.high) || float8send(s.low)
@@ -177,6 +183,62 @@ cross join lateral (
           and {stamp} < timestamptz 'epoch' + q.until * interval '1 ms'
         order by {stamp} desc limit q.n) s) p
 order by q.k;
+
+-- name: columns_of_staleness
+-- With rows of a continuous aggregate, in the same statement and so of the same moment: where it is behind.
+, (select range_agg(d.span) from agg_dirty d where d.instrument_id = q.i) as dirty, (select done from agg_state) as done;
+
+-- name: staleness
+-- Where aggregates are behind, and where there can be candles at all.
+select q.i as instrument_id, s.done, (select range_agg(d.span) from agg_dirty d where d.instrument_id = q.i) as dirty,
+       lower(c.covered) as first, upper(c.covered) as last
+from agg_state s cross join unnest($1::int4[]) q (i)
+left join coverage c on c.instrument_id = q.i and c.timeframe = '1m';
+
+-- name: refresh_due
+select exists (select from agg_dirty) or done < timestamptz 'epoch' + $1::int8 * interval '1 ms' as due from agg_state;
+
+-- name: refresh_claim
+select aggregates_claim(timestamptz 'epoch' + $1::int8 * interval '1 ms');
+
+-- name: refresh_work
+-- What is to be brought up to date, the oldest entries first; nothing from before the horizon, which would erase it.
+with seen as (select id, span from agg_dirty order by id limit $1)
+select s.done, s.claimed, (select horizon from storage_layout) as horizon,
+       (select coalesce(array_agg(id), '{}') from seen) as ids, (select range_agg(span) from seen) as dirty
+from agg_state s;
+
+-- name: refresh_level
+-- Unbatched where the version can: ten batches of a month took thirty times as long.
+call refresh_continuous_aggregate('{relation}', $1::timestamptz, $2::timestamptz{options});
+
+-- name: refresh_batches
+select exists (select from pg_proc where proname = 'refresh_continuous_aggregate' and 'options' = any (proargnames)) as known;
+
+-- name: refresh_done
+with gone as (delete from agg_dirty where id = any ($1::int8[]))
+update agg_state set done = greatest(done, $2::timestamptz);
+
+-- name: horizon
+select horizon, coalesce(moved_at < now() - interval '2 minutes' and (dropped_at is null or dropped_at < moved_at), false) as due
+from storage_layout;
+
+-- name: minutes_drop
+with dropped as (select minutes_drop(horizon) from storage_layout)
+update storage_layout set dropped_at = now() from dropped;
+
+-- name: horizon_move
+-- Nobody writes at this moment. Everybody is told, for their ledgers hold the horizon.
+with moved as (
+  update storage_layout set horizon = timestamptz 'epoch' + $1::int8 * interval '1 ms', moved_at = now()
+  where horizon is null or horizon < timestamptz 'epoch' + $1::int8 * interval '1 ms' returning only_one)
+insert into changes (instrument_ids, corrected)
+select array_agg(id), array_agg('empty'::tstzrange) from instruments, moved having count(*) > 0;
+
+-- name: horizon_blocked
+-- Aggregates that are not made yet of what lies behind it.
+select done < timestamptz 'epoch' + $1::int8 * interval '1 ms' or exists (
+  select from agg_dirty where lower(span) < timestamptz 'epoch' + $1::int8 * interval '1 ms') as blocked from agg_state;
 
 -- name: fetch_log_add
 insert into fetch_log (instrument_id, timeframe, asked, rows, outcome, milliseconds)
