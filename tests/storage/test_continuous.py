@@ -115,9 +115,14 @@ async def stale_answers(database: Database, instrument_ids: list[int]) -> list[t
     return wrong
 
 
-async def test_no_reader_sees_a_stale_bucket_whoever_writes_and_refreshes(lagging: Database) -> None:
+async def test_no_reader_sees_a_stale_bucket_whoever_writes_and_refreshes(
+    lagging: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
     ids = [await new(lagging, f"S{i}") for i in range(3)]
     store, over, checked = store_of(lagging), asyncio.Event(), 0
+    now = T0 + 10 * DAY_MS
+    monkeypatch.setattr(clock, "now_ms", lambda: now)
+    await store.write([write(ids[0], T0, 2000, 1)])
 
     async def writes(seed: int) -> None:
         dice = random.Random(seed)
@@ -129,8 +134,10 @@ async def test_no_reader_sees_a_stale_bucket_whoever_writes_and_refreshes(laggin
     async def refreshes() -> None:
         # Two processes, one of which is killed now and then in the middle of a round.
         ours, theirs = Refresher(lagging, Aggregates.CONTINUOUS), Refresher(lagging, Aggregates.CONTINUOUS)
+        nonlocal now
         dice = random.Random(5)
         while not over.is_set():
+            now += 3 * HOUR_MS
             killed = asyncio.create_task(theirs.round())
             await asyncio.wait([killed], timeout=dice.random() / 20)
             killed.cancel()
@@ -150,10 +157,33 @@ async def test_no_reader_sees_a_stale_bucket_whoever_writes_and_refreshes(laggin
         over.set()
         await asyncio.gather(*others)
     assert checked > 2
-    assert await Refresher(lagging, Aggregates.CONTINUOUS).round() in {True, False}
+    now = NOW + 3 * DAY_MS
+    assert await Refresher(lagging, Aggregates.CONTINUOUS).round()
     async with lagging.connection() as connection:
         assert await connection.fetchval("select count(*) from agg_dirty") == 0
     assert await stale_answers(lagging, ids) == []
+
+
+async def test_a_round_waits_for_the_write_that_does_not_know_of_it(lagging: Database) -> None:
+    instrument = await new(lagging, "S")
+    await store_of(lagging).write([write(instrument, T0, 5, 1)])
+    at = "to_timestamp($2::int8 / 1000)"
+    async with lagging.session() as writer:
+        async with writer.transaction():
+            await writer.execute(
+                f"delete from ohlcv_data where instrument_id = $1 and timestamp = {at}", instrument, T0
+            )
+            await writer.execute(
+                f"select aggregates_written(array[$1::int4], array[{at}], array[{at}], true)", instrument, T0
+            )
+            going = asyncio.create_task(Refresher(lagging, Aggregates.CONTINUOUS).round())
+            async with asyncio.timeout(4):
+                waiting = "select exists (select from pg_locks where locktype = 'advisory' and not granted)"
+                while not await writer.fetchval(waiting):
+                    assert not going.done()
+                    await asyncio.sleep(0)
+        assert await going
+    assert await stale_answers(lagging, [instrument]) == []
 
 
 async def test_what_is_fresh_costs_one_statement_for_each_relation(
