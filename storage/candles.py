@@ -41,6 +41,11 @@ class Ledger:
     revision: int = 0
     horizon: int | None = None
 
+    def behind(self, timeframe: Timeframe) -> Spans:
+        """Where candles of ``timeframe`` are not taken any more."""
+        dropped = timeframe == MINUTE and self.horizon is not None
+        return Spans([Span(-_FAR, self.horizon or 0)] if dropped else [])
+
 
 @dataclass(frozen=True, slots=True)
 class Read:

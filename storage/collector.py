@@ -196,7 +196,8 @@ class _Errand:
             self.reach *= 4
 
     def _unknown(self, span: Span, ledger: Ledger) -> Spans:
-        return Spans([span]) if self.again else Spans([span]) - ledger.spans.get(self.timeframe, Spans())
+        wanted = Spans([span]) - ledger.behind(self.timeframe)
+        return wanted if self.again else wanted - ledger.spans.get(self.timeframe, Spans())
 
     def _without_tail(self, missing: Spans, tail: _Tail | None) -> Spans:
         """``missing``, less what is not final and was looked at a moment ago."""

@@ -145,11 +145,7 @@ class Plan:
 
     def _kept(self, spans: Spans, base: Timeframe) -> Spans:
         """Where there still are candles of ``base`` to be read: minutes before the horizon are dropped."""
-        if base != MINUTE or self.ledger.horizon is None:
-            return spans
-        return spans & Spans(
-            [Span(self.ledger.horizon, max(self.now, self.ledger.horizon) + self.timeframe.nominal_ms)]
-        )
+        return spans - self.ledger.behind(base)
 
     def _nests(self, base: Timeframe) -> bool:
         """Whether candles of ``base`` fold into ours; stored days are days of the instrument's zone alone."""

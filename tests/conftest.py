@@ -30,7 +30,10 @@ def _at(dsn: str, name: str) -> str:
 
 @pytest.fixture(scope="session")
 def postgres_dsn(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """The address of a running PostgreSQL with an empty database."""
+    """The address of a running PostgreSQL with an empty database: one of our own, or a TimescaleDB that is named."""
+    if given := os.environ.get("TEST_TIMESCALE_DSN"):
+        yield given
+        return
     postgres = EmbeddedPostgres(tmp_path_factory.mktemp("postgres"))
     try:
         yield postgres.start().dsn

@@ -23,6 +23,7 @@ from storage.history import History
 from storage.limits import Limiter
 from storage.users import Users
 from tests.fakes.binance import HTML, T0, FakeBinance, Fault, random_candles
+from tests.reading import READING
 
 MINUTES = 4_000
 TRUTH = random_candles(T0, MINUTES, keep=0.97)
@@ -91,7 +92,7 @@ async def api(
 ) -> AsyncIterator[Api]:
     monkeypatch.setattr(clock, "now_ms", lambda: NOW)
     providers = One(binance)
-    history = History.over(database, providers)
+    history = History.over(database, providers, reading=READING)
     exchange.reset()
     accounts = Accounts(Users(database), Tokens(list), Limiter())
     hub = Hub(history)

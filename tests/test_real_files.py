@@ -18,6 +18,7 @@ from providers.tables import read_table
 from storage.candles import Write
 from storage.database import Database
 from storage.history import History
+from tests.reading import READING
 
 LADDER = ("1m", "5m", "15m", "30m", "1h", "4h", "1d", "1w")
 NAMES = ("binance_BTCUSDT_2018", "binance_ETHUSDT_2018", "bittrex_ADABTC_2018")
@@ -58,7 +59,7 @@ async def test_imported_minutes_answer_every_timeframe_as_the_exchange_did(
     if not minutes:
         return
     nobody = SimpleNamespace(get=_nobody, statuses=list)
-    history = History.over(database, nobody)
+    history = History.over(database, nobody, reading=READING)
     instrument = Instrument("real", "files", name)
     record = await history.instruments.imported(instrument, "UTC")
     covered = Span(int(minutes.timestamp[0]), int(minutes.timestamp[-1]) + 60_000)

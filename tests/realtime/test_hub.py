@@ -39,6 +39,7 @@ from storage import collector as collector_module
 from storage.collector import Collector
 from storage.database import Database
 from storage.history import History
+from tests.reading import READING
 
 START = 1_709_251_200_000 + 30_000  # 2024-03-01T00:00:30Z
 BTC = Instrument("lab", "exchange", "BTC")
@@ -169,7 +170,7 @@ async def build(database: Database, time: Time) -> AsyncIterator[Build]:
 
     def make(exchange: Exchange) -> Hub:
         providers = OneProvider(exchange)
-        history = History.over(database, providers)
+        history = History.over(database, providers, reading=READING)
         hub = Hub(history)
         made.append((hub, history.collector))
         time.hubs.append(hub)

@@ -22,6 +22,7 @@ from storage.changes import Changes
 from storage.database import SQL, Database
 from storage.instruments import Instruments
 from tests.fakes.upstream import Lineup, minutes
+from tests.reading import READING
 from tests.storage.world import T0, rows_of
 
 HOUR = Timeframe.parse("1h")
@@ -29,7 +30,7 @@ HOUR = Timeframe.parse("1h")
 
 @pytest.fixture
 def store(database: Database) -> CandleStore:
-    return CandleStore(database, Changes(database))
+    return CandleStore(database, Changes(database), READING)
 
 
 async def new(store: CandleStore, symbol: str = "A") -> int:

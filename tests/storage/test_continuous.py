@@ -23,7 +23,7 @@ from candlegraph.timeframe import MINUTE, Timeframe
 from storage import continuous as continuous_module
 from storage import layout, refresher
 from storage import migrate as migrate_module
-from storage.candles import CandleStore, Read, Write
+from storage.candles import CandleStore, Read, Write, read_tables
 from storage.changes import Changes
 from storage.continuous import Continuous
 from storage.database import Database
@@ -376,3 +376,27 @@ async def test_layouts_are_never_mixed(
 
 async def test_a_plain_postgresql_gets_tables(database: Database) -> None:
     assert await layout.layout_of(database) is Aggregates.TABLES
+
+
+@pytest.mark.parametrize("kind", [Aggregates.TABLES, Aggregates.CONTINUOUS])
+async def test_what_was_written_by_hand_is_told_as_the_documentation_says(
+    kind: Aggregates, lagging: Database, database: Database
+) -> None:
+    page = (Path(__file__).parents[2] / "docs" / "storage.md").read_text(encoding="utf-8")
+    told = page.split("```sql\n")[1].split("```")[0]
+    database = lagging if kind is Aggregates.CONTINUOUS else database
+    instrument = await new(database, "S")
+    await Refresher(lagging, Aggregates.CONTINUOUS).round()
+    async with database.transaction() as connection:
+        await connection.execute(
+            """insert into ohlcv_data select $1, '1m', 'a', t, 1, 2, 0.5, 1.5, 3
+               from generate_series(timestamptz '2024-03-05', '2024-03-07', interval '11 minutes') t""",
+            instrument,
+        )
+        await connection.execute("insert into coverage values ($1, '1m', '{[2024-03-05, 2024-03-08)}')", instrument)
+        await connection.execute(told)
+    reading = Continuous(ALL) if kind is Aggregates.CONTINUOUS else read_tables
+    reads = [Read(instrument, tf, FOREVER, 10**6, relation=name) for tf, name in ALL.items()]
+    base, *answers = await reading(database, [Read(instrument, MINUTE, FOREVER, 10**6), *reads])
+    for read, answer in zip(reads, answers, strict=True):
+        assert rows_of(answer) == rows_of(fold(base, read.timeframe)) != []

@@ -20,6 +20,7 @@ from storage.database import Database
 from storage.history import History
 from tests.candlegraph import scalar_calendar as scalar
 from tests.fakes.upstream import Lineup, Upstream
+from tests.reading import READING
 
 HOUR_MS, DAY_MS = 60 * MINUTE_MS, 1440 * MINUTE_MS
 T0 = 1_709_856_000_000  # Friday 2024-03-08T00:00:00Z; on the Sunday New York's clock goes forward
@@ -46,7 +47,7 @@ class World:
     def restart(self) -> None:
         """Forget what is only remembered."""
         providers = self.providers or self.lineup
-        self.history = History.over(self.database, providers)
+        self.history = History.over(self.database, providers, reading=READING)
         self.store, self.instruments, self.collector = (
             self.history.store,
             self.history.instruments,
