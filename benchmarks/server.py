@@ -21,7 +21,7 @@ from strawberry.schema.config import StrawberryConfig
 from candlegraph import Candles, Instrument, Record
 from candlegraph.answer import Answer, Ask
 from providers.registry import Registry
-from realtime.hub import Hub
+from realtime.cluster import Cluster
 from resolvers.accounts import Accounts
 from resolvers.context import Context, Services
 from resolvers.tokens import Tokens
@@ -30,9 +30,11 @@ from schema.query import Query
 from schema.scalars import SCALARS
 from server.app import WEB
 from server.endpoint import Endpoint
+from storage.backfill import Backfills
 from storage.database import Database
 from storage.history import History
 from storage.limits import Limiter
+from storage.tracking import Tracking
 from storage.users import Users
 
 
@@ -62,7 +64,18 @@ async def main(kind: str, source: str, dsn: str) -> None:
     if source == "memory":
         history = MemoryHistory()
     accounts = Accounts(Users(database), Tokens(list), Limiter())
-    services = Services(history, stored.instruments, registry, Hub(stored), 500, 5_000, accounts)
+    backfills = Backfills(stored)
+    services = Services(
+        history,
+        stored.instruments,
+        registry,
+        Cluster(stored).hub,
+        backfills,
+        Tracking(stored, backfills),
+        500,
+        5_000,
+        accounts,
+    )
     endpoint: Any = Endpoint(build_schema(), services, WEB, [])
     if kind == "stock":
         schema = strawberry.Schema(Query, config=StrawberryConfig(scalar_map=SCALARS))

@@ -81,9 +81,15 @@ class Capabilities:
     max_lookback_candles: int | None = None  # at any timeframe: Kraken answers the newest 720 and nothing older
     settle_ms: int = 30_000  # how long after its end a candle may still change
     corrects_within_ms: int | None = None  # how long final candles may still be corrected; None: they are not
+    delay_ms: int = 0  # what is younger cannot be had: the feed is a delayed one
     budget: Budget | None = None  # None: nothing is known, and a cautious one is kept
     call_weight: float = 1.0  # what one `Provider.fetch` costs of it
     deadline_s: float = 10.0  # how long one call may take
+
+    @property
+    def final_after_ms(self) -> int:
+        """How long after its end a candle can be had and does not change any more."""
+        return max(self.settle_ms, self.delay_ms)
 
     def reach_ms(self, timeframe: Timeframe) -> int | None:
         """How far back from now it can be asked at ``timeframe``; None for as far as there is anything."""
@@ -270,10 +276,37 @@ class Upstream(Protocol):
         """As `Streaming.stream`; None where it has to be polled."""
         ...
 
+    def refused(self, rows: int) -> None:
+        """Count rows of it that were no candles and were not kept."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """What went wrong with an upstream, without any secret, and when (ms, UTC)."""
+
+    message: str
+    at: int
+
+
+@dataclass(frozen=True, slots=True)
+class Counters:
+    """What this process asked of a provider since it started, retries among the calls. ``last_call_at`` in ms, UTC."""
+
+    calls: int = 0
+    failures: int = 0
+    retries: int = 0
+    rows: int = 0
+    refused_rows: int = 0
+    last_call_at: int | None = None
+
 
 @dataclass(frozen=True, slots=True)
 class Status:
-    """A provider as the registry sees it; ``reason`` says why it is not READY. ``retry_at`` in milliseconds, UTC."""
+    """A provider as the registry sees it; ``reason`` says why it is not READY. ``retry_at`` in milliseconds, UTC.
+
+    ``budget`` is the one that is kept: the provider's own, or a cautious one; None where nobody can be asked.
+    """
 
     market: Market
     id: str
@@ -284,13 +317,16 @@ class Status:
     reason: str | None = None
     retry_at: int | None = None
     capabilities: Capabilities = Capabilities(())
+    budget: Budget | None = None
+    last_failure: Failure | None = None
+    counters: Counters = Counters()
 
 
 class Providers(Protocol):
     """The registry, as the floors below the server see it."""
 
-    async def get(self, market: str, provider: str) -> Provider | None:
-        """The provider, started; None where no plugin brings it. ProviderError where it cannot be started now."""
+    async def get(self, market: str, provider: str) -> Upstream | None:
+        """The provider, started and guarded; None where no plugin brings it. ProviderError where it cannot be started now."""
         ...
 
     def statuses(self) -> Sequence[Status]:

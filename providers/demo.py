@@ -19,7 +19,7 @@ from candlegraph import clock
 from candlegraph.candle import Candles, concat
 from candlegraph.clock import DAY_MS, MINUTE_MS
 from candlegraph.errors import UnknownSymbol, Unsupported
-from candlegraph.provider import Capabilities, Listing, Live, Market, Page, Provider
+from candlegraph.provider import Budget, Capabilities, Listing, Live, Market, Page, Provider
 from candlegraph.resample import fold
 from candlegraph.series import Instrument
 from candlegraph.span import Span
@@ -30,6 +30,7 @@ _STEP_MS, _STEPS, _MINUTES = 15_000, 5_760, 1_440  # a step, and how many steps 
 _MAX_ROWS, _MAX_MINUTES = 10_000, 400_000  # in one call: candles, and minutes of work
 _MS_ON_LOOP = 2_000 * MINUTE_MS  # a longer walk is done in a thread
 _NATIVE = (MINUTE, Timeframe(1, "h"), Timeframe(1, "d"))
+_BUDGET = Budget(weight=1_000, per_s=1, concurrent=8)  # it is all in this process
 _PRICE, _MOOD, _HOUR, _STEP, _TRADE = range(5)  # what a hash is drawn for
 _ROOTS = np.array([isqrt(1 << 16 + octave) for octave in range(11)])  # of 1, 2, 4 .. 1,024 days, in 256ths
 _BUSY = np.array([13, 12, 11, 10, 9, 8, 9, 12, 16, 17, 16, 15, 17, 22, 26, 27, 25, 22, 20, 19, 18, 16, 15, 14])  # UTC
@@ -150,7 +151,7 @@ class Synthetic:
     name = "Synthetic"
     description = "Synthetic prices: a deterministic random walk, not a market."
     version = "1"  # goes up when the walk changes
-    capabilities = Capabilities(_NATIVE, Live.STREAM, max_rows_per_call=_MAX_ROWS, settle_ms=0)
+    capabilities = Capabilities(_NATIVE, Live.STREAM, max_rows_per_call=_MAX_ROWS, settle_ms=0, budget=_BUDGET)
 
     async def start(self) -> None:
         """Nothing to make ready."""

@@ -21,11 +21,12 @@ from candlegraph.errors import (
     BadUserInput,
     ConfigurationError,
     InvalidCandles,
+    ProviderRefused,
     ProviderUnavailable,
     UnknownSymbol,
     Unsupported,
 )
-from candlegraph.provider import Capabilities, Listing, Live, Market, Page, Provider
+from candlegraph.provider import Budget, Capabilities, Listing, Live, Market, Page, Provider
 from candlegraph.series import Instrument
 from candlegraph.span import Span
 from candlegraph.timeframe import Timeframe
@@ -36,6 +37,7 @@ MARKET = Market("files", "Files", "Candles from CSV and Parquet files in a folde
 MAX_ROWS = 10_000
 CACHE_BYTES = 128 << 20  # two and a half million rows
 
+_BUDGET = Budget(weight=1_000, per_s=1, concurrent=8)  # nobody else is asked
 _SCAN_AGAIN_MS = 5_000  # an unknown symbol makes us look at the folder again, but no more often than this
 
 _Version = tuple[Path, int, int]
@@ -118,7 +120,13 @@ class Files:
     def capabilities(self) -> Capabilities:
         """The timeframes that were found. Nothing is dropped from files: what they hold is meant."""
         return Capabilities(
-            self._shelf.timeframes, Live.NONE, has_volume=False, max_rows_per_call=MAX_ROWS, settle_ms=0
+            self._shelf.timeframes,
+            Live.NONE,
+            has_volume=False,
+            max_rows_per_call=MAX_ROWS,
+            settle_ms=0,
+            budget=_BUDGET,
+            deadline_s=60.0,  # a large table takes a while to read
         )
 
     async def start(self) -> None:
@@ -151,10 +159,10 @@ class Files:
             async with self._reading:
                 table = await asyncio.to_thread(self._read, path, told)
         except InvalidCandles as error:
-            raise ProviderUnavailable(error.message) from error
+            raise ProviderRefused(error.message) from error
         except OSError as error:
             # Its own text would tell the client where our files are.
-            raise ProviderUnavailable(f"{path.name}: {error.strerror}") from error
+            raise ProviderRefused(f"{path.name}: {error.strerror}") from error
         if table.timeframe != timeframe:
             raise ProviderUnavailable(f"{path.name} has changed: it holds {table.timeframe} candles now.")
         return _page(table, span, self._zone)
@@ -167,7 +175,7 @@ class Files:
         if timeframe in known:
             return known[timeframe]
         if symbol in self._shelf.broken:
-            raise ProviderUnavailable(self._shelf.broken[symbol])
+            raise ProviderRefused(self._shelf.broken[symbol])
         if not known:
             raise UnknownSymbol(f"There is no file of {symbol!r} in FILES_DIR.")
         raise Unsupported(
@@ -260,7 +268,10 @@ def _name_of(name: str) -> tuple[str, Timeframe | None]:
 
 
 def _page(table: Table, span: Span, zone: Zone) -> Page:
-    """The rows within ``span``, and the part of it from the first row to the end of the last (or to the page's end)."""
+    """The rows within ``span``, and the part of it from the first row to the end of the last (or to the page's end).
+
+    A file that is still being written may end with the bucket under way: that one nobody vouches for.
+    """
     stamps = table.candles.timestamp
     asked = span & Span(int(stamps[0]), table.timeframe.next(int(stamps[-1]), zone))
     if not asked:
@@ -268,4 +279,5 @@ def _page(table: Table, span: Span, zone: Zone) -> Page:
     rows = table.candles.between(asked)
     if len(rows) > MAX_ROWS:
         asked = Span(asked.since, int(rows.timestamp[MAX_ROWS]))
-    return Page(rows[:MAX_ROWS], asked.since, asked.until)
+    forming = table.timeframe.floor(clock.now_ms(), zone)
+    return Page(rows[:MAX_ROWS], asked.since, min(asked.until, forming))

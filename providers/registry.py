@@ -9,112 +9,174 @@ import asyncio
 import gc
 import logging
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from importlib.metadata import EntryPoint, entry_points
 
 from candlegraph import clock
 from candlegraph.errors import CandlegraphError, ConfigurationError, ProviderUnavailable
-from candlegraph.provider import ENTRY_POINT_GROUP, Market, Provider, State, Status
+from candlegraph.provider import (
+    API_VERSION,
+    ENTRY_POINT_GROUP,
+    Failure,
+    Market,
+    Provider,
+    State,
+    Status,
+    Unconfigured,
+    Upstream,
+)
+from candlegraph.quota import Quota
+from providers.guard import Guard
 
 log = logging.getLogger(__name__)
 
 START_RETRY_MS = 30_000
+DISABLED = "PROVIDERS_DISABLED"
 
 
 @dataclass(slots=True)
 class _Slot:
-    """A provider and how it is; ``provider`` is None where its plugin could not be loaded."""
+    """A provider and how it is; ``guard`` is None where there is nothing to ask. ``shown`` is what it says meanwhile."""
 
-    market: Market
-    id: str
-    provider: Provider | None
-    state: State = State.READY
-    reason: str | None = None
-    retry_at: int | None = None
+    shown: Status
+    guard: Guard | None = None
     started: bool = False
     lock: asyncio.Lock = field(default_factory=asyncio.Lock)
 
     def fail(self, state: State, reason: str, retry_at: int | None = None) -> None:
-        self.state, self.reason, self.retry_at = state, reason, retry_at
+        now = clock.now_ms()
+        self.shown = replace(
+            self.shown, state=state, reason=reason, retry_at=retry_at, last_failure=Failure(reason, now)
+        )
+
+    def status(self) -> Status:
+        if self.guard is None:
+            return self.shown
+        status = self.guard.status()
+        if self.started:
+            return status
+        return replace(
+            status,
+            state=self.shown.state,
+            reason=self.shown.reason,
+            retry_at=self.shown.retry_at,
+            last_failure=self.shown.last_failure,
+        )
 
 
 class Registry:
     """The providers of all plugins; implements `candlegraph.provider.Providers`."""
 
-    def __init__(self, environ: Mapping[str, str], points: Iterable[EntryPoint] | None = None) -> None:
-        """Load every plugin's factory; ConfigurationError where a setting of one is wrong."""
-        self._slots: dict[tuple[str, str], _Slot] = {}
-        for point in sorted(points or entry_points(group=ENTRY_POINT_GROUP), key=lambda p: p.name):
-            self._load(point, environ)
+    def __init__(
+        self,
+        environ: Mapping[str, str],
+        points: Iterable[EntryPoint] | None = None,
+        *,
+        quota: Quota | None = None,
+    ) -> None:
+        """Load every plugin's factory; ConfigurationError where a setting of one is wrong.
 
-    def _load(self, point: EntryPoint, environ: Mapping[str, str]) -> None:
+        ``quota`` counts what their upstreams allow, together with other processes; without it each counts for itself.
+        """
+        self._quota = quota
+        self._slots: dict[tuple[str, str], _Slot] = {}
+        self._disabled = {name.strip() for name in environ.get(DISABLED, "").split(",") if name.strip()}
+        self._known: set[str] = set()  # what `DISABLED` can name
+        whole = True
+        for point in sorted(points or entry_points(group=ENTRY_POINT_GROUP), key=lambda p: p.name):
+            self._known.add(point.name)
+            if point.name not in self._disabled:
+                whole &= self._load(point, environ)
+        if whole and (unknown := sorted(self._disabled - self._known)):
+            names = ", ".join(sorted(self._known))
+            raise ConfigurationError(f"{DISABLED}: there is no {unknown[0][:64]!r}; known are {names}.")
+
+    def _load(self, point: EntryPoint, environ: Mapping[str, str]) -> bool:
+        """Take what a plugin brings; whether that was all of it."""
         try:
             for provider in point.load()(environ):
-                self._add(provider)
+                self._known.add(name := f"{provider.market.id}.{provider.id}")
+                if name not in self._disabled:
+                    self._add(provider)
         except ConfigurationError:
             raise
         except Exception as error:  # noqa: BLE001 - a plugin may raise anything, and must not stop the others
-            market, _, name = point.name.partition(".")
+            market, _, called = point.name.partition(".")
             log.warning("provider plugin %s (%s) failed: %r", point.name, point.value, error)
-            slot = _Slot(Market(market, market, ""), name or market, None)
+            slot = _Slot(_unloaded(Market(market, market, ""), called or market))
             slot.fail(State.FAILED, f"The plugin {point.value} could not be loaded: {type(error).__name__}: {error}")
-            self._slots[slot.market.id, slot.id] = slot
+            self._slots[market, called or market] = slot
+            return False
+        return True
 
-    def _add(self, provider: Provider) -> None:
+    def _add(self, provider: Provider | Unconfigured) -> None:
         key = (provider.market.id, provider.id)
-        if key in self._slots:
+        if slot := self._slots.get(key):
             # Whose candles would be stored under the name? Neither's, until one of the two is uninstalled.
-            self._slots[key].provider = None
-            self._slots[key].fail(State.FAILED, f"Two plugins bring {key[0]}/{key[1]}: uninstall one of them.")
+            slot.guard, slot.shown = None, _unloaded(provider.market, provider.id)
+            slot.fail(State.FAILED, f"Two plugins bring {key[0]}/{key[1]}: uninstall one of them.")
+            return
+        slot = self._slots[key] = _Slot(
+            Status(provider.market, provider.id, provider.name, provider.description, provider.version, State.READY)
+        )
+        if isinstance(provider, Unconfigured):
+            slot.shown = replace(slot.shown, state=State.NOT_CONFIGURED, reason=provider.reason)
+        elif (speaks := getattr(provider, "api_version", None)) != API_VERSION:
+            said = "names no version of the provider interface" if speaks is None else f"speaks version {speaks} of it"
+            slot.fail(
+                State.FAILED,
+                f"{provider.name} {said}, and this server speaks version {API_VERSION} of the provider interface: "
+                "install releases of the two that fit.",
+            )
         else:
-            self._slots[key] = _Slot(provider.market, provider.id, provider)
+            slot.guard = Guard(provider, self._quota)
 
-    async def get(self, market: str, provider: str) -> Provider | None:
-        """The provider, started; None where no plugin brings it. ProviderUnavailable where it cannot be started."""
+    async def get(self, market: str, provider: str) -> Upstream | None:
+        """The provider, started and guarded; None where no plugin brings it.
+
+        ProviderUnavailable where it cannot be started, or is not configured.
+        """
         slot = self._slots.get((market, provider))
         if slot is None:
             return None
+        if slot.guard is None:
+            raise ProviderUnavailable(slot.shown.reason)
         async with slot.lock:
             if not slot.started:
-                await self._start(slot)
-        return slot.provider
+                await self._start(slot, slot.guard)
+        return slot.guard
 
-    async def _start(self, slot: _Slot) -> None:
-        now = clock.now_ms()
-        if slot.provider is None or (slot.retry_at is not None and now < slot.retry_at):
-            raise ProviderUnavailable(slot.reason, retry_after=slot.retry_at and (slot.retry_at - now) / 1000)
+    async def _start(self, slot: _Slot, guard: Guard) -> None:
+        now, shown = clock.now_ms(), slot.shown
+        if shown.retry_at is not None and now < shown.retry_at:
+            raise ProviderUnavailable(shown.reason, retry_after=(shown.retry_at - now) / 1000)
         try:
-            await slot.provider.start()
+            await guard.start()
         except ConfigurationError as error:
             slot.fail(State.NOT_CONFIGURED, error.message, now + START_RETRY_MS)
             raise ProviderUnavailable(error.message) from error
         except Exception as error:
-            slot.fail(State.FAILED, f"{slot.id} could not be started: {error}", now + START_RETRY_MS)
+            slot.fail(State.FAILED, f"{guard.id} could not be started: {error}", now + START_RETRY_MS)
             if isinstance(error, CandlegraphError):
                 raise
-            log.exception("provider %s/%s could not be started", slot.market.id, slot.id)
-            raise ProviderUnavailable(slot.reason) from error
+            log.exception("provider %s/%s could not be started", guard.market.id, guard.id)
+            raise ProviderUnavailable(slot.shown.reason) from error
         gc.freeze()  # what a start imported stays: the collector need not walk it again, 100 ms with ccxt
-        slot.started, slot.state, slot.reason, slot.retry_at = True, State.READY, None, None
+        slot.started = True
 
     def statuses(self) -> Sequence[Status]:
         """Every provider, in the order of market and id."""
-        return [_status(slot) for _, slot in sorted(self._slots.items())]
+        return [slot.status() for _, slot in sorted(self._slots.items())]
 
     async def close(self) -> None:
         """Close what was started; a provider that fails to close is logged."""
-        providers = [slot.provider for slot in self._slots.values() if slot.provider]
-        for provider, result in zip(
-            providers, await asyncio.gather(*(p.close() for p in providers), return_exceptions=True), strict=True
+        guards = [slot.guard for slot in self._slots.values() if slot.guard]
+        for guard, result in zip(
+            guards, await asyncio.gather(*(g.close() for g in guards), return_exceptions=True), strict=True
         ):
             if isinstance(result, Exception):
-                log.warning("provider %s did not close: %r", provider.id, result)
+                log.warning("provider %s did not close: %r", guard.id, result)
 
 
-def _status(slot: _Slot) -> Status:
-    known = (slot.state, slot.reason, slot.retry_at)
-    if (provider := slot.provider) is None:
-        return Status(slot.market, slot.id, slot.id, "A provider that could not be loaded.", "", *known)
-    return Status(
-        slot.market, slot.id, provider.name, provider.description, provider.version, *known, provider.capabilities
-    )
+def _unloaded(market: Market, name: str) -> Status:
+    return Status(market, name, name, "A provider that could not be loaded.", "", State.FAILED)

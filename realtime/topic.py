@@ -1,4 +1,4 @@
-"""One live series: the minutes of a feed folded into the candles of a timeframe, and those who listen to it."""
+"""A series that somebody in this process listens to: what its leader says, handed on to each listener in order."""
 
 from __future__ import annotations
 
@@ -6,11 +6,8 @@ import asyncio
 from collections import deque
 from dataclasses import dataclass, field
 
-import numpy as np
-
-from candlegraph.candle import Candles, concat
+from candlegraph.candle import Candles
 from candlegraph.event import Event, EventKind
-from candlegraph.resample import fold
 from candlegraph.timeframe import Timeframe
 from candlegraph.zone import Zone
 
@@ -52,49 +49,29 @@ class Listener:
 
 @dataclass(slots=True)
 class Topic:
-    """A timeframe of an instrument that somebody follows, in one time zone.
+    """A timeframe of an instrument in one time zone, as far as this process was told: ``seq`` events, up to ``edge``.
 
-    ``settled`` is the candle of the current bucket as far as its minutes are final (before ``edge``): none or one row.
     A topic that is not ``live`` never moves.
     """
 
     timeframe: Timeframe
     zone: Zone
-    edge: int
-    live: bool = True
-    settled: Candles = field(default_factory=Candles.empty)
-    forming: Candles = field(default_factory=Candles.empty)
+    edge: int = 0
     seq: int = 0
+    epoch: int = 0
+    live: bool = True
+    forming: Candles = field(default_factory=Candles.empty)
     listeners: set[Listener] = field(default_factory=set)
+    ready: asyncio.Event = field(default_factory=asyncio.Event)
+    behind_since: float | None = None  # when it was first seen that something was missed
+    left_at: float | None = None  # when the last listener went
 
     @property
     def opened(self) -> int:
         """The opening of the bucket that is not settled yet: every candle before it has been closed."""
         return self.timeframe.floor(self.edge, self.zone)
 
-    def advance(self, minutes: Candles, edge: int) -> None:
-        """Take final minutes in, up to ``edge``; candles whose bucket has ended with them are closed."""
-        folded = fold(concat([self.settled, minutes]), self.timeframe, self.zone)
-        self.edge = edge
-        for position in range(len(folded)):
-            candle = folded[position : position + 1]
-            if candle.timestamp[0] < self.opened:
-                self.seq += 1
-                self._publish(Event(EventKind.CLOSE, self.seq, candle))
-        self.settled = folded[folded.timestamp >= self.opened]
-
-    def move(self, minutes: Candles) -> None:
-        """Show how the minutes that are not final yet stand; nothing is said where nothing moved."""
-        live = fold(concat([self.settled, minutes]), self.timeframe, self.zone)
-        live = live.with_closed(np.zeros(len(live), np.bool_))
-        if len(live) and not _same(live, self.forming):
-            self._publish(Event(EventKind.UPDATE, self.seq, live))
-        self.forming = live
-
-    def _publish(self, event: Event) -> None:
+    def publish(self, event: Event) -> None:
+        """Hand an event to every listener."""
         for listener in self.listeners:
             listener.push(event)
-
-
-def _same(a: Candles, b: Candles) -> bool:
-    return len(a) == len(b) and all((x == y).all() for x, y in zip(a.columns, b.columns, strict=True))

@@ -15,8 +15,10 @@ from candlegraph.series import Instrument, Record
 from candlegraph.viewer import User, UserConfig, Viewer
 from realtime.hub import Hub
 from resolvers.accounts import Accounts
+from storage.backfill import Backfills
 from storage.history import History
 from storage.instruments import Instruments
+from storage.tracking import Tracking
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,6 +29,8 @@ class Services:
     instruments: Instruments
     providers: Providers
     hub: Hub
+    backfills: Backfills
+    tracking: Tracking
     default_points: int
     max_points: int
     accounts: Accounts

@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 import strawberry
 from strawberry import Info, Parent
 
-from candlegraph.provider import Live, State, Status
+from candlegraph.provider import Budget, Counters, Failure, Live, State, Status
 from candlegraph.provider import Market as MarketNoun
 from candlegraph.timeframe import MINUTE, Timeframe
 from resolvers.context import Context
@@ -19,8 +19,8 @@ strawberry.enum(
     State,
     name="ProviderState",
     description=(
-        "READY it answers; DEGRADED it answers in part; RATE_LIMITED it asked us to wait; NOT_CONFIGURED a setting is "
-        "missing; FAILED it cannot be used."
+        "READY it answers; DEGRADED it failed within the last minute, or is being tried after a rest; RATE_LIMITED it asked "
+        "us to wait, or its budget is spent; NOT_CONFIGURED a setting is missing; FAILED it cannot be used."
     ),
 )
 strawberry.enum(
@@ -28,6 +28,55 @@ strawberry.enum(
     name="LiveKind",
     description="STREAM it pushes candles; POLL it is asked again and again; NONE it has history only.",
 )
+
+
+@strawberry.type(description="What went wrong with a provider.")
+class ProviderFailure:
+    """Resolved from `candlegraph.provider.Failure`."""
+
+    message: str = strawberry.field(description="What it was.")
+
+    @strawberry.field(description="When it was.")
+    def at(parent: Parent[Failure]) -> datetime:
+        return _instant(parent.at)
+
+
+@strawberry.type(
+    description="How much may be asked of a provider; other processes count together with this one through Redis."
+)
+class ProviderLimits:
+    """Resolved from a `Status` that has a budget."""
+
+    @strawberry.field(description="What may be spent in any `perSeconds` seconds.")
+    def weight(parent: Parent[Status]) -> float:
+        return _budget(parent).weight
+
+    @strawberry.field(description="How long the window is.")
+    def per_seconds(parent: Parent[Status]) -> float:
+        return _budget(parent).per_s
+
+    @strawberry.field(description="How many calls may be under way at once, in this process.")
+    def concurrent(parent: Parent[Status]) -> int:
+        return _budget(parent).concurrent
+
+    @strawberry.field(description="What one call for candles spends.")
+    def call_weight(parent: Parent[Status]) -> float:
+        return parent.capabilities.call_weight
+
+
+@strawberry.type(description="What the process that answers asked of a provider since it started.")
+class ProviderCounters:
+    """Resolved from `candlegraph.provider.Counters`."""
+
+    calls: int = strawberry.field(description="Upstream calls, retries among them.")
+    failures: int = strawberry.field(description="Calls and streams that failed.")
+    retries: int = strawberry.field(description="Calls that were made because one before had failed.")
+    rows: float = strawberry.field(description="Candles that came; a Float, for an Int would be too small one day.")
+    refused_rows: float = strawberry.field(description="Rows that were no candles and were not kept.")
+
+    @strawberry.field(description="When the last call was made.")
+    def last_call_at(parent: Parent[Counters]) -> datetime | None:
+        return None if parent.last_call_at is None else _instant(parent.last_call_at)
 
 
 @strawberry.type(description="An upstream: an exchange, a broker, a folder of files.")
@@ -50,7 +99,17 @@ class Provider:
 
     @strawberry.field(description="When it will be tried again.")
     def retry_at(parent: Parent[Status]) -> datetime | None:
-        return None if parent.retry_at is None else datetime.fromtimestamp(parent.retry_at / 1000, UTC)
+        return None if parent.retry_at is None else _instant(parent.retry_at)
+
+    @strawberry.field(description="What went wrong last, long ago or not.")
+    def last_error(parent: Parent[Status]) -> ProviderFailure | None:
+        return parent.last_failure  # type: ignore[return-value]
+
+    @strawberry.field(description="How much may be asked of it; null where nobody can be asked.")
+    def limits(parent: Parent[Status]) -> ProviderLimits | None:
+        return parent if parent.budget else None  # type: ignore[return-value]
+
+    counters: ProviderCounters = strawberry.field(description="What was asked of it.")
 
     @strawberry.field(description="The timeframes it has itself; every other is folded from these.")
     def timeframes(parent: Parent[Status]) -> list[Timeframe]:
@@ -99,3 +158,12 @@ class Market:
     @strawberry.field(description="The providers of its candles.")
     async def providers(parent: Parent[MarketNoun], info: Info[Context, None]) -> list[Provider]:
         return await resolve_providers(info.context, parent.id)  # type: ignore[return-value]
+
+
+def _instant(milliseconds: int) -> datetime:
+    return datetime.fromtimestamp(milliseconds / 1000, UTC)
+
+
+def _budget(status: Status) -> Budget:
+    assert status.budget  # noqa: S101 - `limits` is null without
+    return status.budget

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import os
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
@@ -12,13 +11,14 @@ from functools import partial
 
 from candlegraph.errors import ConfigurationError, Overloaded, Unavailable
 from providers.registry import Registry
-from realtime.hub import Hub
+from realtime.cluster import Cluster
 from resolvers.accounts import Accounts
 from resolvers.context import Services
 from resolvers.roster import Roster
 from resolvers.tokens import Tokens
 from server.keys import kept_key
 from server.settings import Settings
+from storage.backfill import Backfills
 from storage.candles import CandleStore, read_tables
 from storage.continuous import Continuous
 from storage.database import Database
@@ -29,6 +29,7 @@ from storage.levels import read_levels
 from storage.limits import Limiter
 from storage.migrate import migrate
 from storage.refresher import Refresher
+from storage.tracking import Tracking
 from storage.users import Users
 
 log = logging.getLogger(__name__)
@@ -113,23 +114,31 @@ async def roster(settings: Settings) -> AsyncIterator[Roster]:
 
 
 @asynccontextmanager
-async def machine(settings: Settings) -> AsyncIterator[Machine]:
-    """Everything, started; stopped in reverse order on the way out."""
-    registry = Registry(os.environ)
-    limiter = Limiter(settings.redis_url.get_secret_value() if settings.redis_url else None)
+async def machine(settings: Settings, *, serving: bool = False) -> AsyncIterator[Machine]:
+    """Everything, started; stopped in reverse order on the way out.
+
+    While ``serving`` it leads, tells its listeners and works on backfills; a command of the CLI does none of it.
+    """
+    redis_url = settings.redis_url.get_secret_value() if settings.redis_url else None
+    limiter = Limiter(redis_url)
+    registry = Registry(settings.environ(), quota=limiter)
     async with database(settings) as opened, AsyncExitStack() as stack:
         stack.push_async_callback(registry.close)
         levels, kind = await read_levels(opened), await layout_of(opened)
         reading = Continuous(levels) if kind is Aggregates.CONTINUOUS else read_tables
         history = History.over(opened, registry, levels, reading)
+        stack.push_async_callback(history.instruments.close)
         stack.push_async_callback(history.collector.close)
-        watching = asyncio.create_task(history.store.changes.watch())
-        stack.push_async_callback(_cancelled, watching)
-        if kind is Aggregates.CONTINUOUS or settings.retention_days is not None:
-            refreshing = asyncio.create_task(Refresher(opened, kind, settings.retention_days).run())
-            stack.push_async_callback(_cancelled, refreshing)
-        hub = Hub(history)
-        stack.push_async_callback(hub.close)
+        cluster = Cluster(history, redis_url=redis_url, shards=settings.feed_shards)
+        backfills = Backfills(history, workers=settings.backfill_workers)
+        tracking = Tracking(history, backfills)
+        loops = [history.store.changes.watch()]
+        if serving:
+            loops += [cluster.run(), backfills.work(), tracking.keep()]
+            if kind is Aggregates.CONTINUOUS or settings.retention_days is not None:
+                loops.append(Refresher(opened, kind, settings.retention_days).run())
+        for loop in loops:
+            stack.push_async_callback(_cancelled, asyncio.create_task(loop))
         tokens = Tokens(partial(_keys, settings))
         accounts = Accounts(Users(opened), tokens, limiter, require_auth=settings.require_auth)
         stack.push_async_callback(accounts.close)
@@ -137,7 +146,9 @@ async def machine(settings: Settings) -> AsyncIterator[Machine]:
             history,
             history.instruments,
             registry,
-            hub,
+            cluster.hub,
+            backfills,
+            tracking,
             settings.default_chart_points,
             settings.max_chart_points,
             accounts,

@@ -27,7 +27,7 @@ async def serve(settings: Settings) -> None:
 
 
 async def _serve(settings: Settings, sockets: list[socket.socket]) -> None:
-    async with machine(settings) as running:
+    async with machine(settings, serving=True) as running:
         config = uvicorn.Config(
             create_app(running),
             ws="websockets-sansio",

@@ -34,6 +34,7 @@ def _default_data_dir() -> Path:
 
 # An origin as a browser sends it: nothing behind the port, and no pattern.
 _ORIGIN = re.compile(r"https?://[^/*\s]+")
+_OUR_SECRETS = {"db_connection_string", "redis_url", "secret_key", "secret_key_previous"}  # no plugin needs them
 _COMPUTED = {"data_dir": "`~/.local/share/candlegraph`, for root `/var/lib/candlegraph`"}
 
 
@@ -47,7 +48,7 @@ class Settings(BaseSettings):
     port: int = Field(8000, ge=0, le=65535, description="The port to listen on; 0 picks a free one.")
     data_dir: Path = Field(
         default_factory=_default_data_dir,
-        description="Where the embedded database lives.",
+        description="Where the embedded database lives, and the symbols of exchanges are kept.",
     )
     db_connection_string: SecretStr | None = Field(
         None,
@@ -70,7 +71,11 @@ class Settings(BaseSettings):
         description="For how many days 1-minute candles are kept; their aggregates always are. Empty keeps every minute.",
     )
     redis_url: SecretStr | None = Field(
-        None, description="A Redis or Valkey in which several processes count sign-ins together: `redis://host:6379/0`."
+        None,
+        description=(
+            "A Redis or Valkey in which several processes count sign-ins and upstream calls together: "
+            "`redis://host:6379/0`."
+        ),
     )
     secret_key: SecretStr | None = Field(
         None,
@@ -82,11 +87,20 @@ class Settings(BaseSettings):
     secret_key_previous: SecretStr | None = Field(
         None, description="The key before it, still accepted: for as long as a change of keys takes."
     )
+    feed_shards: int = Field(
+        1, ge=1, le=64, description="Among how many processes the live series of one provider may be divided."
+    )
+    backfill_workers: int = Field(
+        4, ge=1, le=64, description="How many parts of backfills this process works on at once."
+    )
     require_auth: bool = Field(False, description="`true` shows market data to nobody who is not signed in.")
     default_chart_points: int = Field(500, ge=1, description="How many candles a query without `limit` returns.")
     max_chart_points: int = Field(5000, ge=1, le=50_000, description="The highest `limit`.")
     allowed_origins: str = Field(
         "", description="Comma-separated origins of other sites whose pages may use the API from a browser."
+    )
+    providers_disabled: str = Field(
+        "", description="Comma-separated providers, such as `crypto.kraken`, or whole plugins not to use."
     )
     files_dir: Path | None = Field(None, description="The folder that the `files` provider serves.")
     files_timezone: str | None = Field(None, description="The IANA zone in which the days of these files open.")
@@ -97,6 +111,20 @@ class Settings(BaseSettings):
     ccxt_options: SecretStr | None = Field(
         None, description="JSON keyed by exchange, or the path of such a file: handed to ccxt's constructors untouched."
     )
+    alpaca_api_key: SecretStr | None = Field(
+        None, description="The id of an API key of Alpaca's; with its secret the `stocks` market is there."
+    )
+    alpaca_api_secret: SecretStr | None = Field(None, description="The secret of that key.")
+    alpaca_feeds: str = Field(
+        "iex",
+        description="Alpaca's feeds, each perhaps with an adjustment: `iex,sip:split`. Each is a provider of its own.",
+    )
+    alpaca_data_url: str = Field("https://data.alpaca.markets", description="Where Alpaca's market data is.")
+    alpaca_trading_url: str = Field(
+        "https://paper-api.alpaca.markets",
+        description="Where its list of symbols is; for the keys of a live account `https://api.alpaca.markets`.",
+    )
+    alpaca_stream_url: str = Field("wss://stream.data.alpaca.markets", description="Where its live candles are.")
     log_level: str = Field("info", pattern="^(debug|info|warning|error)$", description="How much is logged.")
 
     @model_validator(mode="after")
@@ -150,6 +178,15 @@ class Settings(BaseSettings):
             name = ".".join(map(str, first["loc"])).upper()
             message = first["msg"].removeprefix("Value error, ")
             raise ConfigurationError(f"{name}: {message}." if name else f"{message}.") from None
+
+    def environ(self) -> dict[str, str]:
+        """The environment as provider plugins read it: what a ``<SECRET>_FILE`` of theirs names is in its place."""
+        held = {name: getattr(self, name) for name in self.secrets() - _OUR_SECRETS}
+        return {
+            **os.environ,
+            "DATA_DIR": str(self.data_dir),
+            **{name.upper(): value.get_secret_value() for name, value in held.items() if value},
+        }
 
     @classmethod
     def secrets(cls) -> set[str]:

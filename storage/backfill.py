@@ -33,7 +33,7 @@ from candlegraph.series import Record
 from candlegraph.span import Span, Spans
 from candlegraph.timeframe import Timeframe
 from candlegraph.zone import zone
-from storage.collector import Collected
+from storage.collector import Collected, Want
 from storage.database import SQL, to_ms
 from storage.history import History
 
@@ -231,11 +231,8 @@ class Backfills:
             except ProviderError as error:
                 await self._fail(part, Collected(failure=error))
                 return
-            result = await asyncio.shield(
-                self._history.collector.collect(
-                    part.record, provider, part.timeframe, part.span, newest=False, calls=1, urgency=Urgency.BACKFILL
-                )
-            )
+            want = Want(part.timeframe, part.span, urgency=Urgency.BACKFILL, calls=1)
+            result = await asyncio.shield(self._history.collector.collect(part.record, provider, want))
             if result.failure:
                 await self._fail(part, result)
                 return
@@ -244,11 +241,11 @@ class Backfills:
             )
             if not result.exhausted:
                 holes = _holes(left, result)
-                await self._end(part, "DONE", holes, None, result.calls, result.candles)
+                await self._end(part, "DONE", holes, None, result.calls, result.rows)
                 return
             page = provider.capabilities.max_rows_per_call * part.timeframe.nominal_ms
             pieces = -(-sum(gap.until - gap.since for gap in left) // page)
-            progress = (part.id, self._holder, pieces, result.calls, result.candles, CLAIM_S)
+            progress = (part.id, self._holder, pieces, result.calls, result.rows, CLAIM_S)
             async with self._database.connection() as connection:
                 if not await connection.fetchval(SQL["backfill_progress"], *progress):
                     return  # cancelled, or somebody took it for dead and goes on with it
@@ -325,7 +322,7 @@ class Backfills:
 def missing(record: Record, known: Spans, timeframe: Timeframe, span: Span, provider: Upstream) -> Spans:
     """What is not known of ``span`` and final, and may be had at all."""
     days = zone(record.timezone)
-    final = timeframe.floor(provider.now_ms() - provider.capabilities.settle_ms, days)
+    final = timeframe.floor(provider.now_ms() - provider.capabilities.final_after_ms, days)
     reach = provider.capabilities.reach_ms(timeframe)
     listed = Span(
         max(record.first_available or 0, 0 if reach is None else provider.now_ms() - reach),

@@ -11,6 +11,7 @@ import logging
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from candlegraph.errors import CandlegraphError
 from candlegraph.span import Span
@@ -96,8 +97,8 @@ class Changes:
                 log.exception("a listener of changes failed")
 
 
-def _changes_of(row: dict[str, object]) -> list[Change]:
+def _changes_of(row: Any) -> list[Change]:
     ids, hulls = row["instrument_ids"], row["corrected"]
     return [
         Change(i, None if h.isempty else Span(to_ms(h.lower), to_ms(h.upper))) for i, h in zip(ids, hulls, strict=True)
-    ]  # type: ignore[call-overload]
+    ]

@@ -10,10 +10,9 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-from candlegraph import clock
 from candlegraph.candle import Candles, concat
-from candlegraph.errors import CandlegraphError, ProviderError, ProviderUnavailable
-from candlegraph.provider import Page, Provider
+from candlegraph.errors import CandlegraphError, ProviderError
+from candlegraph.provider import Page, Upstream, Urgency
 from candlegraph.series import Record
 from candlegraph.span import Span, Spans
 from candlegraph.timeframe import Timeframe
@@ -21,12 +20,30 @@ from candlegraph.zone import UTC, Zone, zone
 from storage.candles import CandleStore, Fetch, Ledger, Write
 from storage.claims import Claims
 from storage.ledgers import Ledgers
+from storage.live import Held
+from storage.suspects import Suspects, is_suspect
 
 log = logging.getLogger(__name__)
 
 MAX_CALLS = 12  # upstream calls one question may cost; what is left is asked by the next page
-CALL_TIMEOUT_S = 60.0  # a call that never ends would keep everybody from this series
 FORMING_TTL_S = 2.0
+DENSE = 0.8  # of a page's minutes have a candle: the next pages can be told beforehand
+
+
+@dataclass(frozen=True, slots=True)
+class Want:
+    """What is to be fetched: what is missing of ``span``, or ``again`` all of it, in at most so many ``calls``.
+
+    The oldest first, or the ``newest``. What is ``held`` must still be so when something is stored.
+    """
+
+    timeframe: Timeframe
+    span: Span
+    newest: bool = False
+    urgency: Urgency = Urgency.QUERY
+    calls: int = MAX_CALLS
+    again: bool = False
+    held: Held | None = None
 
 
 @dataclass(slots=True)
@@ -39,7 +56,7 @@ class Collected:
     unavailable: Spans = field(default_factory=Spans)  # the provider does not reach there
     failure: ProviderError | None = None
     calls: int = 0
-    candles: int = 0  # stored
+    rows: int = 0  # how many candles were stored
     exhausted: bool = False  # the call budget ended before the span did
 
 
@@ -61,34 +78,24 @@ class Collector:
 
     def __init__(self, store: CandleStore, ledgers: Ledgers) -> None:
         """Nothing runs yet."""
-        self._store = store
-        self._ledgers = ledgers
-        self._claims = Claims(store.database, store.changes)
-        self._tasks: dict[tuple[object, ...], asyncio.Task[Collected]] = {}
+        self.store = store
+        self.ledgers = ledgers
+        self.claims = Claims(store.database, store.changes)
+        self.suspects = Suspects(store.database)
+        self._tasks: dict[tuple[int, Want], asyncio.Task[Collected]] = {}
         self._tails: dict[tuple[int, Timeframe], _Tail] = {}
         self._reaches: dict[tuple[int, Timeframe], int] = {}
 
-    def collect(
-        self,
-        record: Record,
-        provider: Provider,
-        timeframe: Timeframe,
-        span: Span,
-        *,
-        newest: bool,
-        calls: int = MAX_CALLS,
-        again: bool = False,
-    ) -> asyncio.Task[Collected]:
-        """Start, or join, the fetching of what is missing of ``span``, or ``again`` of all of it; await it shielded.
+    def collect(self, record: Record, provider: Upstream, want: Want) -> asyncio.Task[Collected]:
+        """Start, or join, the fetching of what is missing of what is wanted; await it shielded.
 
         The result holds a failure as a value, beside what was fetched before it. What is not final yet serves everybody
-        for two seconds.
+        for two seconds. Raises LeaseLost, Unavailable.
         """
-        key = (record.id, timeframe, span, newest, calls, again)
+        key = (record.id, want)
         task = self._tasks.get(key)
         if task is None:
-            errand = _Errand(self._store, self._ledgers, self._claims, record, provider, timeframe, calls, again)
-            task = self._tasks[key] = asyncio.create_task(self._run(errand, span, newest=newest))
+            task = self._tasks[key] = asyncio.create_task(self._run(_Errand(self, record, provider, want)))
             task.add_done_callback(lambda done: self._retire(key, done))
         return task
 
@@ -97,22 +104,24 @@ class Collector:
         for task in (tasks := list(self._tasks.values())):
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
-        await self._claims.close()
+        await self.claims.close()
 
-    def _retire(self, key: tuple[object, ...], task: asyncio.Task[Collected]) -> None:
+    def _retire(self, key: tuple[int, Want], task: asyncio.Task[Collected]) -> None:
         del self._tasks[key]
         # Everybody who waited may have left: what broke then is seen here or never.
         if not task.cancelled() and (error := task.exception()):
-            log.warning("fetching %s of instrument %d was given up: %r", key[1], key[0], error)
+            log.warning("fetching %s of instrument %d was given up: %r", key[1].timeframe, key[0], error)
 
-    async def _run(self, errand: _Errand, span: Span, *, newest: bool) -> Collected:
+    async def _run(self, errand: _Errand) -> Collected:
         key = errand.key
         errand.reach = self._reaches.get(key, 0)
-        while await errand.step(span, self._tails.get(key), newest=newest):
+        while await errand.step(self._tails.get(key)):
             self._reaches[key] = errand.reach
             if errand.tail and errand.tail is not self._tails.get(key):
                 self._tails[key] = errand.tail
                 asyncio.get_running_loop().call_later(FORMING_TTL_S, self._forget, key, errand.tail)
+        if errand.want.again:
+            await errand.settle()
         return errand.result
 
     def _forget(self, key: tuple[int, Timeframe], tail: _Tail) -> None:
@@ -124,18 +133,19 @@ class Collector:
 class _Errand:
     """The fetching of one series' missing pieces."""
 
-    store: CandleStore
-    ledgers: Ledgers
-    claims: Claims
+    collector: Collector
     record: Record
-    provider: Provider
-    timeframe: Timeframe
-    calls: int
-    again: bool
+    provider: Upstream
+    want: Want
     tail: _Tail | None = None
     reach: int = 0  # how far back one call asked last time, ms
     result: Collected = field(default_factory=Collected)
     tried: Spans = field(default_factory=Spans)  # asked for: what is not known by now cannot be had
+
+    @property
+    def timeframe(self) -> Timeframe:
+        """The timeframe wanted."""
+        return self.want.timeframe
 
     @property
     def key(self) -> tuple[int, Timeframe]:
@@ -149,34 +159,34 @@ class _Errand:
 
     def _final_until(self) -> int:
         """Candles that end here or before are final."""
-        return self.timeframe.floor(clock.now_ms() - self.provider.capabilities.settle_ms, self.days)
+        return self.timeframe.floor(self.provider.now_ms() - self.provider.capabilities.final_after_ms, self.days)
 
-    async def step(self, span: Span, tail: _Tail | None, *, newest: bool) -> bool:
+    async def step(self, tail: _Tail | None) -> bool:
         """Fetch one missing piece, the oldest or the newest; False where there is none, or no use in going on.
 
         ``tail`` is what was last seen of the candles that are not final.
         """
         if self.result.failure or self.result.exhausted:
             return False
-        ledger = (await self.ledgers.load([self.record.id]))[0]
-        missing = self._without_tail(self._unknown(span, ledger) - self.tried, tail)
+        ledger = (await self.collector.ledgers.load([self.record.id]))[0]
+        missing = self._without_tail(self._unknown(self.want.span, ledger) - self.tried, tail)
         if not missing:
             return False
         self.reach = max(self.reach, self.provider.capabilities.max_rows_per_call * self.timeframe.nominal_ms)
-        *_, piece = missing if newest else [next(iter(missing))]
-        if newest:
+        *_, piece = missing if self.want.newest else [next(iter(missing))]
+        if self.want.newest:
             piece = Span(max(piece.since, self.timeframe.floor(piece.until - self.reach, self.days)), piece.until)
         final = piece.since < self._final_until()
-        async with self.claims.taken(self.key, piece, shared=final) as ours:
+        async with self.collector.claims.taken(self.key, piece, shared=final) as ours:
             if ours:
-                await self._fetch(piece, final=final, newest=newest, missing=missing)
+                await self._fetch(piece, final=final, missing=missing)
         return True
 
-    async def _fetch(self, piece: Span, *, final: bool, newest: bool, missing: Spans) -> None:
+    async def _fetch(self, piece: Span, *, final: bool, missing: Spans) -> None:
         """Fetch a piece that is ours alone."""
         left = Spans([piece])
         if final:  # whoever had it before us may have fetched some of it
-            left = self._unknown(piece, (await self.store.ledgers([self.record.id]))[0])
+            left = self._unknown(piece, (await self.collector.store.ledgers([self.record.id]))[0])
         rows, length = 0, piece.until - piece.since
         for part in left:
             rows += await self._fill(part)
@@ -184,7 +194,7 @@ class _Errand:
             self.tried |= Spans([piece])
         if not left:
             return
-        if newest and Spans([Span(piece.since, piece.since + 1)]) & self.result.unavailable:
+        if self.want.newest and Spans([Span(piece.since, piece.since + 1)]) & self.result.unavailable:
             older = Spans(Span(gap.since, min(gap.until, piece.since)) for gap in missing)
             self.result.unavailable |= older  # older than what the provider does not have
             self.tried |= older
@@ -195,9 +205,15 @@ class _Errand:
         elif length >= self.reach:
             self.reach *= 4
 
+    async def settle(self) -> None:
+        """What was asked for again is no longer suspect: the second answer is final."""
+        asked = self.result.fetched | self.result.unavailable | self.result.refused
+        await self.collector.suspects.settle(self.record.id, self.timeframe, asked, self.provider.now_ms())
+        self.collector.ledgers.forget(self.record.id)
+
     def _unknown(self, span: Span, ledger: Ledger) -> Spans:
         wanted = Spans([span]) - ledger.behind(self.timeframe)
-        return wanted if self.again else wanted - ledger.spans.get(self.timeframe, Spans())
+        return wanted if self.want.again else wanted - ledger.spans.get(self.timeframe, Spans())
 
     def _without_tail(self, missing: Spans, tail: _Tail | None) -> Spans:
         """``missing``, less what is not final and was looked at a moment ago."""
@@ -210,28 +226,47 @@ class _Errand:
 
     async def _fill(self, piece: Span) -> int:
         """Page through ``piece`` until it is settled, the budget is spent or the provider fails; the rows that came."""
-        cursor, rows = piece.since, 0
-        while cursor < piece.until:
-            if self.result.calls >= self.calls:
+        left, rows, dense = Spans([piece]), 0, False
+        while left and not self.result.failure:
+            if self.result.calls >= self.want.calls:
                 self.result.exhausted = True
                 break
-            self.result.calls += 1
-            asked, began = Span(cursor, piece.until), time.monotonic()
-            try:
-                async with asyncio.timeout(CALL_TIMEOUT_S):
-                    page = await self.provider.fetch(self.record.instrument, self.timeframe, asked)
-                candles = page.candles.sorted().between(asked)
-            except Exception as error:  # noqa: BLE001 - a plugin may raise anything; it is reported as the provider's
-                self.result.failure = _as_provider_error(self.provider, error)
-                await self._log(asked, 0, self.result.failure.code, began)
-                break
-            cursor = await self._keep(asked, page, candles, began)
-            rows += len(candles)
+            windows = self._windows(next(iter(left)), dense=dense)
+            pages = await asyncio.gather(*(self._call(window) for window in windows))
+            for window, (count, reached) in zip(windows, pages, strict=True):
+                rows += count
+                left -= Spans([Span(window.since, reached)])
+                dense = count * self.timeframe.nominal_ms >= DENSE * (reached - window.since)
         return rows
 
-    async def _keep(self, asked: Span, page: Page, candles: Candles, began: float) -> int:
+    def _windows(self, rest: Span, *, dense: bool) -> list[Span]:
+        """What to ask for at once: all of the rest, of which a page comes; or where a page is as long as it has rows, page by
+        page side by side, as far as the budget of calls goes.
+        """
+        page = self.provider.capabilities.max_rows_per_call * self.timeframe.nominal_ms
+        calls = min(self.want.calls - self.result.calls, -(-(rest.until - rest.since) // page))
+        if not dense or calls < 2 or not self.timeframe.width_ms:
+            return [rest]
+        starts = [rest.since + i * page for i in range(calls)]
+        return [Span(start, min(start + page, rest.until)) for start in starts]
+
+    async def _call(self, asked: Span) -> tuple[int, int]:
+        """One upstream call: how many rows came, and the instant to go on from."""
+        self.result.calls += 1
+        began = time.monotonic()
+        final_until = self._final_until()  # by when it was asked: what settles meanwhile was not final yet
+        try:
+            page = await self.provider.fetch(self.record.instrument, self.timeframe, asked, self.want.urgency)
+        except ProviderError as error:
+            self.result.failure = error
+            await self._log(asked, 0, error.code, began)
+            return 0, asked.since
+        candles = page.candles.sorted().between(asked)
+        return len(candles), await self._keep(asked, page, candles, final_until, began)
+
+    async def _keep(self, asked: Span, page: Page, candles: Candles, final_until: int, began: float) -> int:
         """Check and store one page; the instant to go on from (the end of the span where nothing more can come)."""
-        traits, result, final_until = self.provider.capabilities, self.result, self._final_until()
+        traits, result, empty = self.provider.capabilities, self.result, not len(candles)
         candles, bad = self._checked(candles, asked)
         if traits.has_volume:
             candles = candles[~_fillers(candles)]
@@ -240,11 +275,24 @@ class _Errand:
             self.record.id, self.timeframe, asked, len(candles), "bad rows" if bad else "ok", _ms_since(began)
         )
         kept = concat([candles.between(span) for span in covered])
-        await self.store.write([Write(self.record.id, self.timeframe, kept, covered, replaces=self.again)], fetch)
+        if empty and covered and not self.want.again:
+            await self._doubt(covered, strayed=bool(len(page.candles)))
+        await self.collector.store.write(
+            [
+                Write(
+                    self.record.id,
+                    self.timeframe,
+                    kept,
+                    covered,
+                )
+            ],
+            fetch,
+            held=self.want.held,
+        )
         forming = candles[candles.timestamp >= final_until]
         result.forming = result.forming.merge(forming)
         result.fetched |= covered
-        result.candles += len(kept)
+        result.rows += len(kept)
         result.refused |= bad
         nothing = page.complete_to <= asked.since
         unproved = asked.until if nothing else page.complete_from
@@ -256,12 +304,22 @@ class _Errand:
             self.tail = _Tail(forming, Span(max(asked.since, final_until), asked.until), began)
         return reached
 
+    async def _doubt(self, covered: Spans, *, strayed: bool) -> None:
+        """Note what is to be asked for once more: an outage looks like this, and so does the answer to something else.
+
+        Before the coverage is written: what is noted for nothing does no harm, what is not noted is believed for ever.
+        """
+        now = self.provider.now_ms()
+        if strayed or is_suspect(covered, now):
+            await self.collector.suspects.add(self.record.id, self.timeframe, covered, now)
+
     def _checked(self, candles: Candles, asked: Span) -> tuple[Candles, Spans]:
         """The rows that are candles, and the buckets of those that are not: these are neither stored nor covered."""
         problems = candles.problems(self.timeframe, asked, self.days)
         if not problems:
             return candles, Spans()
         first = min(problems)
+        self.provider.refused(len(problems))
         log.warning(
             "%s %s: %d bad rows refused, the first at %d: %s",
             self.record.instrument, self.timeframe, len(problems), candles.timestamp[first], problems[first],
@@ -274,7 +332,9 @@ class _Errand:
 
     async def _log(self, asked: Span, rows: int, outcome: str, began: float) -> None:
         try:
-            await self.store.log(Fetch(self.record.id, self.timeframe, asked, rows, outcome, _ms_since(began)))
+            await self.collector.store.log(
+                Fetch(self.record.id, self.timeframe, asked, rows, outcome, _ms_since(began))
+            )
         except CandlegraphError as away:
             log.warning("a failed fetch of %s could not be logged: %s", self.record.instrument, away)
 
@@ -283,13 +343,6 @@ def _fillers(candles: Candles) -> NDArray[np.bool_]:
     """The flat rows without volume that some exchanges put where nobody traded."""
     flat = (candles.open == candles.close) & (candles.high == candles.low)
     return np.asarray(flat & (candles.volume == 0))
-
-
-def _as_provider_error(provider: Provider, error: Exception) -> ProviderError:
-    if isinstance(error, ProviderError):
-        return error
-    log.error("provider %s/%s failed unexpectedly", provider.market.id, provider.id, exc_info=error)
-    return ProviderUnavailable(f"{provider.name} failed: {type(error).__name__}.")
 
 
 def _ms_since(began: float) -> int:

@@ -130,6 +130,18 @@ class Database:
                 await self._pool.release(connection)
 
     @asynccontextmanager
+    async def alone(self) -> AsyncIterator[Any]:
+        """Open a connection outside of the pool, for somebody who keeps it."""
+        with _translated():
+            connection = await asyncpg.connect(
+                self._dsn, timeout=10, server_settings={"application_name": "candlegraph"}
+            )
+            try:
+                yield connection
+            finally:
+                await connection.close(timeout=2)
+
+    @asynccontextmanager
     async def transaction(self) -> AsyncIterator[Any]:
         """Borrow a connection for one READ COMMITTED transaction."""
         async with self.connection() as connection, connection.transaction():

@@ -7,20 +7,22 @@ native timeframe that does. A bucket is only ever built from a source that cover
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Self
 
 from candlegraph import clock
-from candlegraph.answer import Answer, Ask, Coverage, Gap, GapReason
+from candlegraph.answer import Answer, Ask, Coverage, Gap, GapReason, Wait
 from candlegraph.errors import CandlegraphError, ProviderError, ProviderUnavailable
-from candlegraph.provider import Provider, Providers
+from candlegraph.provider import Providers, Upstream
 from candlegraph.series import Record, Series
 from candlegraph.span import Span, Spans
+from candlegraph.timeframe import Timeframe
 from candlegraph.zone import zone
 from storage.candles import CandleStore, Reading, read_tables
 from storage.changes import Changes
-from storage.collector import Collector
+from storage.collector import MAX_CALLS, Collector, Want
 from storage.database import Database
 from storage.instruments import Instruments
 from storage.ledgers import Ledgers
@@ -28,6 +30,8 @@ from storage.levels import ALL, Levels
 from storage.plan import Plan
 from storage.reader import Reader
 from storage.walk import Walk
+
+log = logging.getLogger(__name__)
 
 DEADLINE_S = 10.0
 FETCHES = 20  # how many of the newest upstream calls are told
@@ -91,10 +95,35 @@ class History:
     async def _answer(self, ask: Ask, reader: Reader) -> Answer:
         record: Record = await reader.record.load(ask.series.instrument)
         provider, failure = await self._provider(record)
-        walk = Walk(ask, record, provider, reader, self.collector, asyncio.get_running_loop().time() + DEADLINE_S)
-        return await walk.run(failure)
+        deadline = asyncio.get_running_loop().time() + DEADLINE_S
+        now = provider.now_ms() if provider else clock.now_ms()
+        walk = Walk(ask, record, provider, reader, self.collector, deadline, now)
+        answer = await walk.run(failure)
+        if provider is None:
+            return answer
+        try:
+            suspects = walk.plan.ledger.suspects(now)
+            if suspects and await self._healed(answer, suspects, provider, deadline):
+                answer = await Walk(ask, record, provider, reader, self.collector, deadline, now).run(None)
+        except CandlegraphError as error:
+            log.warning("what is suspect of %s could not be asked for again: %s", record.instrument, error.message)
+        return answer
 
-    async def _provider(self, record: Record) -> tuple[Provider | None, ProviderError | None]:
+    async def _healed(self, answer: Answer, due: dict[Timeframe, Spans], provider: Upstream, deadline: float) -> bool:
+        """Ask once more for what is suspect of an answer, now that its time has come; whether that brought candles.
+
+        Whatever comes of it, what is stored stays, and so does the answer.
+        """
+        record, told = answer.record, Spans([_told(answer)])
+        pieces = [(timeframe, span) for timeframe, spans in due.items() for span in spans & told][:MAX_CALLS]
+        if not pieces or not self.collector.suspects.wake(record.id):
+            return False
+        tasks = [self.collector.collect(record, provider, Want(*piece, again=True)) for piece in pieces]
+        left = max(0.0, deadline - asyncio.get_running_loop().time())
+        done, _ = await asyncio.wait(tasks, timeout=left if answer.ask.wait is Wait.COMPLETE else 0)
+        return any(task.result().rows for task in done)
+
+    async def _provider(self, record: Record) -> tuple[Upstream | None, ProviderError | None]:
         """The provider to ask for more; none for what was imported, and a failed one takes nothing away."""
         if not record.listed:
             return None, None
@@ -105,3 +134,11 @@ class History:
             return None, error
         except TimeoutError:
             return None, ProviderUnavailable(f"{record.instrument.provider} did not start in time.", retry_after=5)
+
+
+def _told(answer: Answer) -> Span:
+    """The span an answer speaks of: back to the beginning, where it says that there is nothing older."""
+    if not answer.sources:
+        return Span(0, 0)
+    whole = answer.ask.since is None and not answer.has_more
+    return Span(0 if whole else answer.sources[0].since, answer.sources[-1].until)

@@ -38,6 +38,10 @@ class Ledgers:
                 self._kept.update((i, found[i]) for i in unchanged)
         return [found[i] for i in instrument_ids]
 
+    def forget(self, instrument_id: int) -> None:
+        """Read this one afresh: something beside its candles has changed."""
+        self._drop([Change(instrument_id)])
+
     def _drop(self, changes: Sequence[Change] | None) -> None:
         if changes is None:
             self._kept.clear()

@@ -1,8 +1,10 @@
-"""How often something may be tried: buckets that leak, shared through Redis where there is one.
+"""How often something may be done, shared through Redis where there is one: tried by a user, asked of an upstream.
 
-Each is a number, the instant at which it will be empty again (the generic cell rate algorithm, as in ITU-T I.371): nothing
-has to be swept, and Redis forgets a bucket by itself. Every process counts for itself as well, so that Redis may die at any
-moment without giving anybody a fresh start.
+Tries are buckets that leak. Each is a number, the instant at which it will be empty again (the generic cell rate algorithm,
+as in ITU-T I.371): nothing has to be swept, and Redis forgets a bucket by itself. A bucket that is full and goes on leaking
+lets almost twice its burst through in the time it takes to leak; an upstream's budget is therefore a sliding window.
+
+Every process counts for itself as well, so that Redis may die at any moment without giving anybody a fresh start.
 """
 
 from __future__ import annotations
@@ -14,6 +16,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from candlegraph.errors import ConfigurationError
+from candlegraph.provider import Budget
+from candlegraph.quota import SLOTS, OwnQuota
 
 if TYPE_CHECKING:
     from redis.asyncio import Redis
@@ -36,6 +40,48 @@ redis.call('SET', KEYS[1], string.format('%.6f', empty), 'PX', math.ceil((empty 
 return '0'
 """
 
+# `candlegraph.quota.Window` over again: a hash of what was spent by slot, and until when nothing may be.
+_SPEND = """
+local t = redis.call('TIME')
+local now = t[1] + t[2] / 1000000
+local slot_s, slots, most, weight = tonumber(ARGV[1]), tonumber(ARGV[2]), tonumber(ARGV[3]), tonumber(ARGV[4])
+local slot = math.floor(now / slot_s)
+local spent, used, all = {}, 0, redis.call('HGETALL', KEYS[1])
+for i = 1, #all, 2 do
+  local value = tonumber(all[i + 1])
+  if all[i] == 'held' then
+    if value > now then return tostring(value - now) end
+  elseif tonumber(all[i]) < slot - slots then
+    redis.call('HDEL', KEYS[1], all[i])
+  else
+    used = used + value
+    spent[#spent + 1] = {tonumber(all[i]), value}
+  end
+end
+if used + weight <= most then
+  redis.call('HINCRBYFLOAT', KEYS[1], string.format('%.0f', slot), weight)
+  redis.call('PEXPIRE', KEYS[1], math.ceil((slots + 2) * slot_s * 1000))
+  return '0'
+end
+table.sort(spent, function(a, b) return a[1] < b[1] end)
+local free_at = now
+for _, one in ipairs(spent) do
+  used = used - one[2]
+  free_at = (one[1] + 1 + slots) * slot_s
+  if used + weight <= most then break end
+end
+return tostring(math.max(free_at - now, 0.001))
+"""
+_HOLD = """
+local t = redis.call('TIME')
+local until_s = t[1] + t[2] / 1000000 + tonumber(ARGV[1])
+if until_s > tonumber(redis.call('HGET', KEYS[1], 'held') or 0) then
+  redis.call('HSET', KEYS[1], 'held', string.format('%.6f', until_s))
+end
+local lives_ms = math.ceil((tonumber(ARGV[1]) + tonumber(ARGV[2])) * 1000)
+if lives_ms > redis.call('PTTL', KEYS[1]) then redis.call('PEXPIRE', KEYS[1], lives_ms) end
+"""
+
 
 @dataclass(frozen=True, slots=True)
 class Bucket:
@@ -46,11 +92,12 @@ class Bucket:
 
 
 class Limiter:
-    """Counts tries by key."""
+    """Counts by key; implements `candlegraph.quota.Quota` too."""
 
     def __init__(self, redis_url: str | None = None) -> None:
         """Connect to nothing yet. ConfigurationError where the URL is none of Redis."""
         self._empty_at: dict[str, float] = {}  # in the order of use
+        self._own = OwnQuota()
         self._redis: Redis | None = None
         self._rests_until = 0.0
         self._failures: tuple[type[Exception], ...] = (OSError, TimeoutError)
@@ -86,6 +133,22 @@ class Limiter:
         if wait == 0 and (shared := await self._ask("EVAL", _TAKE, 1, _key(key), bucket.every_s, bucket.burst)):
             wait = float(shared)
         return wait
+
+    async def spend(self, key: str, budget: Budget, weight: float, share: float = 1.0) -> float:
+        """As `Quota.spend`, of what all processes spent together."""
+        now, window = asyncio.get_running_loop().time(), self._own.window(key, budget)
+        if wait := window.spend(now, weight, share):
+            return wait
+        most = max(weight, budget.weight * share)
+        shared = await self._ask("EVAL", _SPEND, 1, _budget_key(key, budget), budget.per_s / SLOTS, SLOTS, most, weight)
+        if wait := float(shared or 0):
+            window.refund(now, weight)
+        return wait
+
+    async def hold(self, key: str, budget: Budget, seconds: float) -> None:
+        """As `Quota.hold`, for all processes."""
+        await self._own.hold(key, budget, seconds)
+        await self._ask("EVAL", _HOLD, 1, _budget_key(key, budget), seconds, budget.per_s * 2)
 
     async def forget(self, key: str) -> None:
         """Empty a bucket."""
@@ -131,3 +194,7 @@ class Limiter:
 
 def _key(key: str) -> str:
     return f"candlegraph:limit:{key}"
+
+
+def _budget_key(key: str, budget: Budget) -> str:
+    return f"candlegraph:budget:{key}:{budget.per_s:g}"  # another window has other slots

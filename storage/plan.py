@@ -60,6 +60,11 @@ class Plan:
         return self.capabilities.settle_ms if self.capabilities else 0
 
     @property
+    def final_after_ms(self) -> int:
+        """How long after its end a candle is final and can be had."""
+        return self.capabilities.final_after_ms if self.capabilities else 0
+
+    @property
     def settled(self) -> int:
         """Buckets that end here or before are final."""
         return self.timeframe.floor(self.now - self.settle_ms, self.zone)
@@ -87,7 +92,7 @@ class Plan:
             rest -= whole
         tail = window & Span(self.settled, window.until)
         for base in forming if tail else ():
-            final = base.floor(self.now - self.settle_ms, self.days)
+            final = base.floor(self.now - self.final_after_ms, self.days)
             if self.known(base, window).covers(Span(tail.since, final)):
                 ladder = tuple(self._ladder(Span(tail.since, final))) if base == MINUTE else ()
                 stretches = ladder or (Stretch(Span(tail.since, final), base),)
@@ -111,6 +116,10 @@ class Plan:
         if ended is not None:
             after = Span(self.timeframe.ceil(ended, self.zone), window.until) & window
             beyond.append((GapReason.AFTER_DELISTING, after, "The symbol is not traded any more."))
+        if self.capabilities and self.capabilities.delay_ms:
+            edge = self.timeframe.floor(self.now - self.capabilities.delay_ms, self.zone)
+            recent = Span(edge, self.settled) & window
+            beyond.append((GapReason.UNAVAILABLE, recent, "The provider's feed is delayed: it comes later."))
         if self.capabilities:
             reaches = [self.capabilities.reach_ms(base) for base in self.native()]
             if reaches and None not in reaches:

@@ -7,31 +7,42 @@ join instruments i using (market, provider, symbol);
 
 -- name: instruments_search
 select i.* from instruments i
-where market = $1 and provider = $2 and (active or $3)
-  and ($4::text is null or symbol ilike $4 or name ilike $4)
+where market = $1 and provider = $2 and (active or $3) and ($4::text is null or folded like $4)
   and ($5::text is null or symbol > $5)
 order by symbol limit $6;
 
 -- name: instruments_count
 select count(*) from instruments i
-where market = $1 and provider = $2 and (active or $3) and ($4::text is null or symbol ilike $4 or name ilike $4);
+where market = $1 and provider = $2 and (active or $3) and ($4::text is null or folded like $4);
+
+-- name: listing_ages
+-- How many seconds ago each list was asked for.
+select market, provider, extract(epoch from now() - listed_at)::float8 as age from listings
+join unnest($1::text[], $2::text[]) q (market, provider) using (market, provider);
+
+-- name: listing_note
+-- First in the transaction that stores a list: its row puts processes in a line that read the same list. $3 is how many
+-- seconds ago it was asked for; nothing where one that was asked for later has been stored already.
+insert into listings as l (market, provider, listed_at) values ($1, $2, clock_timestamp() - $3::float8 * interval '1 s')
+on conflict (market, provider) do update set listed_at = excluded.listed_at where l.listed_at < excluded.listed_at
+returning true;
 
 -- name: instruments_list
 insert into instruments as i
-  (market, provider, symbol, name, base_currency, quote_currency, timezone, active, listed, first_available, ended_at)
-select $1, $2, x.symbol, x.name, x.base, x.quote, x.timezone, x.active, true,
+  (market, provider, symbol, name, folded, base_currency, quote_currency, timezone, active, listed, first_available, ended_at)
+select $1, $2, x.symbol, x.name, x.folded, x.base, x.quote, x.timezone, x.active, true,
        timestamptz 'epoch' + x.first * interval '1 ms', timestamptz 'epoch' + x.ended * interval '1 ms'
-from unnest($3::text[], $4::text[], $5::text[], $6::text[], $7::text[], $8::bool[], $9::int8[], $10::int8[])
-  x (symbol, name, base, quote, timezone, active, first, ended)
+from unnest($3::text[], $4::text[], $5::text[], $6::text[], $7::text[], $8::text[], $9::bool[], $10::int8[], $11::int8[])
+  x (symbol, name, folded, base, quote, timezone, active, first, ended)
 order by x.symbol
 on conflict (market, provider, symbol) do update set
-  name = excluded.name, base_currency = excluded.base_currency, quote_currency = excluded.quote_currency,
-  timezone = excluded.timezone, active = excluded.active, listed = true,
+  name = excluded.name, folded = excluded.folded, base_currency = excluded.base_currency,
+  quote_currency = excluded.quote_currency, timezone = excluded.timezone, active = excluded.active, listed = true,
   first_available = coalesce(excluded.first_available, i.first_available),
   ended_at = excluded.ended_at, updated_at = now()
-where (i.name, i.base_currency, i.quote_currency, i.timezone, i.active, i.listed, i.ended_at)
-      is distinct from (excluded.name, excluded.base_currency, excluded.quote_currency, excluded.timezone, excluded.active,
-                        true, excluded.ended_at)
+where (i.name, i.folded, i.base_currency, i.quote_currency, i.timezone, i.active, i.listed, i.ended_at)
+      is distinct from (excluded.name, excluded.folded, excluded.base_currency, excluded.quote_currency, excluded.timezone,
+                        excluded.active, true, excluded.ended_at)
    or excluded.first_available is distinct from i.first_available;
 
 -- name: instruments_unlist
@@ -39,7 +50,7 @@ update instruments set active = false, updated_at = now()
 where market = $1 and provider = $2 and listed and active and not symbol = any ($3::text[]);
 
 -- name: instrument_import
-insert into instruments as i (market, provider, symbol, timezone) values ($1, $2, $3, $4)
+insert into instruments as i (market, provider, symbol, timezone, folded) values ($1, $2, $3, $4, $5)
 on conflict (market, provider, symbol) do update set timezone = i.timezone
 returning *;
 
@@ -52,21 +63,28 @@ where i.market = $1 and i.provider = $2;
 
 -- name: coverage_by_instrument
 -- One row at least for each, for the horizon counts where nothing is covered too.
-select i as instrument_id, c.timeframe, c.covered, c.revision, (select horizon from storage_layout) as horizon
+select i as instrument_id, c.timeframe, c.covered, c.revision, (select horizon from storage_layout) as horizon,
+  (select jsonb_agg(jsonb_build_array((extract(epoch from s.asked_at) * 1000)::int8, (extract(epoch from lower(x.span)) * 1000)::int8,
+                                      (extract(epoch from upper(x.span)) * 1000)::int8))::text
+   from suspects s, unnest(s.spans) x (span) where s.instrument_id = c.instrument_id and s.timeframe = c.timeframe) as suspects
 from unnest($1::int4[]) i left join coverage c on c.instrument_id = i;
 
 -- name: coverage_lock
 -- First in every writing transaction, and in the order of the keys: the row locks put writers in a line. Whether any of
--- it was covered before, and what 1m candles are still taken.
-with given as (
+-- it was covered before, and what 1m candles are still taken; null where $5 names a lease that is not held any more, by $7 at the epoch $6: its row is held
+-- meanwhile, so that whoever takes it over does so after this was written, or before, and then it is not.
+with held as (
+  select from leases where name = $5 and epoch = $6 and holder = $7 and expires_at > now() for share),
+given as (
   select x.i, x.tf, range_agg(tstzrange(timestamptz 'epoch' + x.since * interval '1 ms',
                                         timestamptz 'epoch' + x.until * interval '1 ms')) as spans
-  from unnest($1::int4[], $2::text[], $3::int8[], $4::int8[]) x (i, tf, since, until) group by 1, 2),
+  from unnest($1::int4[], $2::text[], $3::int8[], $4::int8[]) x (i, tf, since, until)
+  where $5::text is null or exists (select from held) group by 1, 2),
 locked as (
   insert into coverage as c (instrument_id, timeframe) select i, tf from given order by 1, 2
   on conflict (instrument_id, timeframe) do update set version = c.version + 1
   returning instrument_id, timeframe, covered)
-select coalesce(bool_or(l.covered && g.spans), false) as known, (select horizon from storage_layout) as horizon
+select bool_or(l.covered && g.spans) as known, (select horizon from storage_layout) as horizon
 from locked l join given g on g.i = l.instrument_id and g.tf = l.timeframe;
 
 -- name: coverage_extend
@@ -105,6 +123,9 @@ select view_name, target_timeframe, is_active from preaggregation_configs where 
 -- name: aggregates_written
 select aggregates_written($1::int4[], array(select timestamptz 'epoch' + s * interval '1 ms' from unnest($2::int8[]) with ordinality x (s, k) order by k),
   array(select timestamptz 'epoch' + s * interval '1 ms' from unnest($3::int8[]) with ordinality x (s, k) order by k), $4);
+
+-- name: statement_timeout
+select set_config('statement_timeout', $1, true);
 
 -- name: candles_exist
 select exists (
@@ -239,11 +260,90 @@ select array_agg(id), array_agg('empty'::tstzrange) from instruments, moved havi
 -- Aggregates that are not made yet of what lies behind it.
 select done < timestamptz 'epoch' + $1::int8 * interval '1 ms' or exists (
   select from agg_dirty where lower(span) < timestamptz 'epoch' + $1::int8 * interval '1 ms') as blocked from agg_state;
+-- name: instruments_matching
+-- Those of which anything is stored: a listed symbol that nobody asked for has nothing to be wrong.
+select id, market, provider, symbol from instruments i
+where (exists (select from coverage c where c.instrument_id = i.id) or exists (select from ohlcv_data d where d.instrument_id = i.id))
+  and ($1::text is null or market = $1) and ($2::text is null or provider = $2) and ($3::text is null or symbol like $3)
+order by market, provider, symbol;
+
+-- name: stored_hull
+select (extract(epoch from min({stamp})) * 1000)::int8 as first, (extract(epoch from max({stamp})) * 1000)::int8 as last
+from {relation}, (select $2::text as tf) q where instrument_id = $1 {filter};
+
+-- name: base_faults
+select count(*) as checked, count(*) filter (where c.covered @> d."timestamp" is not true) as uncovered,
+       count(*) filter (where date_bin('1 minute', d."timestamp", timestamptz 'epoch') <> d."timestamp") as off_grid
+from ohlcv_data d left join coverage c using (instrument_id, timeframe)
+where d.instrument_id = $1 and d.timeframe = '1m'
+  and d."timestamp" >= timestamptz 'epoch' + $2::int8 * interval '1 ms'
+  and d."timestamp" < timestamptz 'epoch' + $3::int8 * interval '1 ms';
+
+-- name: aggregate_differences
+-- What is kept of each bucket against what its minutes say. A volume is a sum of floats, and those depend on their order.
+with said as (
+  select {edge} as bucketed_time, array_agg(open order by "timestamp") as opens, max(high) as high, min(low) as low,
+         array_agg(close order by "timestamp") as closes, sum(volume) as volume
+  from ohlcv_data
+  where instrument_id = $1 and timeframe = '1m'
+    and "timestamp" >= timestamptz 'epoch' + $2::int8 * interval '1 ms'
+    and "timestamp" < timestamptz 'epoch' + $3::int8 * interval '1 ms'
+  group by 1),
+kept as (
+  select * from {relation}
+  where instrument_id = $1 and bucketed_time >= timestamptz 'epoch' + $2::int8 * interval '1 ms'
+    and bucketed_time < timestamptz 'epoch' + $3::int8 * interval '1 ms'),
+compared as (
+  select bucketed_time, k.instrument_id is null as missing, s.opens is null as extra,
+         (k.open, k.high, k.low, k.close) is distinct from (s.opens[1], s.high, s.low, s.closes[cardinality(s.closes)])
+         or not abs(k.volume - s.volume) <= 1e-9 * abs(s.volume) as different
+  from said s full join kept k using (bucketed_time))
+select count(*) as checked, count(*) filter (where missing) as missing, count(*) filter (where extra) as extra,
+       count(*) filter (where different and not missing and not extra) as different,
+       (extract(epoch from min(bucketed_time) filter (where missing or extra or different)) * 1000)::int8 as first,
+       (extract(epoch from max(bucketed_time) filter (where missing or extra or different)) * 1000)::int8 as last
+from compared;
+
+-- name: aggregate_orphans
+-- One index probe an instrument: a plain `distinct` would read the whole relation.
+with recursive seen (id) as (
+  select min(instrument_id) from {relation}
+  union all
+  select (select min(r.instrument_id) from {relation} r where r.instrument_id > seen.id) from seen where seen.id is not null)
+select count(*) as orphans from seen where id is not null and not exists (select from instruments i where i.id = seen.id);
+
+-- name: corrections_newest
+select c.*, i.market, i.provider, i.symbol
+from corrections c join instruments i on i.id = c.instrument_id
+where ($1::text is null or i.market = $1) and ($2::text is null or i.provider = $2) and ($3::text is null or i.symbol = $3)
+order by c.id desc limit $4;
 
 -- name: fetch_log_add
 insert into fetch_log (instrument_id, timeframe, asked, rows, outcome, milliseconds)
 values ($1, $2, tstzrange(timestamptz 'epoch' + $3::int8 * interval '1 ms', timestamptz 'epoch' + $4::int8 * interval '1 ms'),
         $5, $6, $7);
+
+-- name: suspects_add
+insert into suspects as s (instrument_id, timeframe, asked_at, spans)
+select $1, $2, timestamptz 'epoch' + $3::int8 * interval '1 ms',
+       range_agg(tstzrange(timestamptz 'epoch' + x.since * interval '1 ms', timestamptz 'epoch' + x.until * interval '1 ms'))
+from unnest($4::int8[], $5::int8[]) x (since, until)
+on conflict (instrument_id, timeframe, asked_at) do update set spans = s.spans + excluded.spans;
+
+-- name: suspects_settle
+with settled as (
+  select range_agg(tstzrange(timestamptz 'epoch' + x.since * interval '1 ms', timestamptz 'epoch' + x.until * interval '1 ms'))
+         as spans
+  from unnest($4::int8[], $5::int8[]) x (since, until)),
+old as (
+  select s.instrument_id, s.timeframe, s.asked_at, s.spans - settled.spans as rest from suspects s, settled
+  where s.instrument_id = $1 and s.timeframe = $2 and s.asked_at <= timestamptz 'epoch' + $3::int8 * interval '1 ms'
+    and s.spans && settled.spans),
+gone as (
+  delete from suspects s using old
+  where (s.instrument_id, s.timeframe, s.asked_at) = (old.instrument_id, old.timeframe, old.asked_at) and isempty(old.rest))
+update suspects s set spans = old.rest from old
+where (s.instrument_id, s.timeframe, s.asked_at) = (old.instrument_id, old.timeframe, old.asked_at) and not isempty(old.rest);
 
 -- name: user_by_name
 select * from users where lower(name) = lower($1);
@@ -473,3 +573,78 @@ select count(*) from {relation}, (select $2::text as tf) q where instrument_id =
 
 -- name: fetches_of
 select at, asked, rows, outcome, milliseconds from fetch_log where instrument_id = $1 and timeframe = $2 order by at desc limit $3;
+
+-- name: leases_take
+-- All of them at once, in one order; those that are ours now, with their epochs.
+insert into leases as l (name, holder, expires_at)
+select x, $2, now() + $3::float8 * interval '1 s' from unnest($1::text[]) x order by x
+on conflict (name) do update
+set holder = excluded.holder, expires_at = excluded.expires_at, epoch = l.epoch + (l.holder <> excluded.holder)::int
+where l.holder = excluded.holder or l.expires_at < now()
+returning name, epoch;
+
+-- name: leases_free
+update leases set expires_at = '-infinity' where name = any ($1::text[]) and holder = $2;
+
+-- name: follow
+insert into follows (instrument_id, timeframe, zone, process, expires_at)
+select i, tf, z, $4, now() + $5::float8 * interval '1 s' from unnest($1::int4[], $2::text[], $3::text[]) x (i, tf, z) order by i, tf, z
+on conflict (instrument_id, timeframe, zone, process) do update set expires_at = excluded.expires_at;
+
+-- name: unfollow
+delete from follows where process = $1 and (instrument_id, timeframe, zone) in (select * from unnest($2::int4[], $3::text[], $4::text[]));
+
+-- name: follows_all
+-- What is followed by anybody, and what is tracked: that is followed at 1m by nobody.
+select f.instrument_id, f.timeframe, f.zone, array_agg(f.process) as processes, i.market, i.provider
+from follows f join instruments i on i.id = f.instrument_id where f.expires_at > now() group by 1, 2, 3, 5, 6
+union all
+select t.instrument_id, '1m', 'UTC', '{}', i.market, i.provider
+from tracked t join instruments i on i.id = t.instrument_id where i.listed and i.active;
+
+-- name: follows_sweep
+delete from follows where expires_at < now() - interval '1 minute';
+
+-- name: live_open
+-- A topic that is followed (again): where its count stands. One that was left long ago begins anew at $4, behind what it
+-- had counted.
+insert into live_topics as t (instrument_id, timeframe, zone, edge, epoch)
+values ($1, $2, $3, timestamptz 'epoch' + $4::int8 * interval '1 ms', $5)
+on conflict (instrument_id, timeframe, zone) do update
+set epoch = excluded.epoch, updated_at = now(),
+    edge = case when t.edge < excluded.edge - $6::float8 * interval '1 s' then excluded.edge else t.edge end
+where t.epoch <= excluded.epoch
+returning seq, edge;
+
+-- name: live_append
+-- Count what was closed or corrected, by the one who holds the lease at this epoch: the row of the lease is held meanwhile,
+-- so that whoever takes it over does so before this, and then nothing is written, or after it.
+with held as (select from leases where name = $1 and epoch = $2 and holder = $3 and expires_at > now() for share),
+given as (
+  select i, tf, z, timestamptz 'epoch' + edge * interval '1 ms' as edge, count
+  from unnest($4::int4[], $5::text[], $6::text[], $7::int8[], $8::int4[]) x (i, tf, z, edge, count) where exists (select from held)),
+counted as (
+  update live_topics t set seq = t.seq + g.count, edge = greatest(t.edge, g.edge), epoch = $2, updated_at = now()
+  from given g where t.instrument_id = g.i and t.timeframe = g.tf and t.zone = g.z and t.epoch <= $2
+  returning t.instrument_id, t.timeframe, t.zone, t.seq),
+appended as (
+  insert into live_events (instrument_id, timeframe, zone, seq, kind, opened)
+  select c.instrument_id, c.timeframe, c.zone, c.seq - g.count + e.n, e.kind::"char", timestamptz 'epoch' + e.opened * interval '1 ms'
+  from counted c join given g on g.i = c.instrument_id and g.tf = c.timeframe and g.z = c.zone
+  join unnest($9::int4[], $10::text[], $11::text[], $12::int4[], $13::text[], $14::int8[]) e (i, tf, z, n, kind, opened)
+    on e.i = g.i and e.tf = g.tf and e.z = g.z)
+select instrument_id, timeframe, zone, seq from counted;
+
+-- name: live_state
+select t.instrument_id, t.timeframe, t.zone, t.seq, t.edge, t.epoch from live_topics t
+where (t.instrument_id, t.timeframe, t.zone) in (select * from unnest($1::int4[], $2::text[], $3::text[]));
+
+-- name: live_missed
+select seq, kind::text, opened from live_events
+where instrument_id = $1 and timeframe = $2 and zone = $3 and seq > $4 order by seq limit $5;
+
+-- name: live_sweep
+delete from live_events where at < now() - interval '10 minutes';
+
+-- name: database_id
+select database_id from storage_layout;

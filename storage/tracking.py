@@ -15,6 +15,7 @@ from candlegraph.series import Record
 from candlegraph.span import Span, Spans
 from candlegraph.timeframe import MINUTE, Timeframe
 from storage.backfill import PART_CALLS, Backfills, missing
+from storage.collector import Want
 from storage.database import SQL, to_ms
 from storage.history import History
 from storage.lease import Lease
@@ -145,11 +146,8 @@ class Tracking:
         span = Span(today - -(-late // DAY_MS) * DAY_MS, today)
         known = (await self._history.ledgers.load([record.id]))[0].spans.get(MINUTE, Spans()) & Spans([span])
         for part in known:
-            result = await asyncio.shield(
-                self._history.collector.collect(
-                    record, provider, MINUTE, part, newest=False, again=True, urgency=Urgency.BACKFILL
-                )
-            )
+            want = Want(MINUTE, part, urgency=Urgency.BACKFILL, again=True)
+            result = await asyncio.shield(self._history.collector.collect(record, provider, want))
             if result.failure:
                 return  # once more in half a minute
         async with self._database.connection() as connection:

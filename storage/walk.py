@@ -10,14 +10,14 @@ from candlegraph import clock
 from candlegraph.answer import Answer, Ask, Fill, Gap, GapReason, SourceKind, SourceSpan, Wait
 from candlegraph.candle import Candles, concat
 from candlegraph.errors import ProviderError, ProviderRefused, ProviderUnavailable, UnknownSymbol, Unsupported
-from candlegraph.provider import Provider
+from candlegraph.provider import Upstream
 from candlegraph.resample import fill_previous, fold
 from candlegraph.series import Record
 from candlegraph.span import Span, Spans
 from candlegraph.timeframe import Timeframe
 from candlegraph.zone import Int64s, Zone, zone
 from storage.candles import Ledger, Read
-from storage.collector import MAX_CALLS, Collected, Collector
+from storage.collector import MAX_CALLS, Collected, Collector, Want
 from storage.plan import Part, Plan, Stretch
 from storage.reader import Reader
 
@@ -31,7 +31,7 @@ class Walk:
 
     ask: Ask
     record: Record
-    provider: Provider | None
+    provider: Upstream | None
     reader: Reader
     collector: Collector
     deadline: float
@@ -181,7 +181,7 @@ class Walk:
             wanted = Span(
                 max(span.since, self._listed_from(base)), min(span.until, base.next(self.now, self.plan.days))
             )
-            task = self.collector.collect(self.record, self.provider, base, wanted, newest=not self.forward)
+            task = self.collector.collect(self.record, self.provider, Want(base, wanted, newest=not self.forward))
             tasks[task] = (span, base)
         if not tasks:
             return

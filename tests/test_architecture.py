@@ -37,6 +37,8 @@ def test_imports_run_only_downwards() -> None:
         ("storage/candles.py", "import resolvers.context", "Imports run only downwards"),
         ("storage/database.py", "import providers.registry", "Imports run only downwards"),
         ("candlegraph/span.py", "import asyncpg", "The nouns need numpy and the standard library only"),
+        ("candlegraph/clock.py", "import pytest", "Only the conformance suite needs pytest"),
+        ("providers/demo.py", "import candlegraph.testing.subject", "Nothing that runs needs the conformance suite"),
         ("resolvers/candles.py", "import asyncpg", "Each library stays on its floor: resolvers and schema"),
     ],
 )

@@ -3,27 +3,28 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
+from pathlib import Path
 from typing import Any
 
 import pytest
 from strawberry.types import ExecutionResult
 
-from candlegraph import Capabilities, Live, Timeframe, clock, fold
+from candlegraph import MINUTE, Instrument, Live, Series, Timeframe, clock, fold
+from candlegraph.answer import Answer, Ask, GapReason
 from candlegraph.clock import MINUTE_MS
 from candlegraph.provider import Status
+from providers import calls
 from providers.ccxt import Ccxt
-from realtime.hub import Hub
-from resolvers.accounts import Accounts
+from providers.guard import Guard
 from resolvers.context import Context, Services
-from resolvers.tokens import Tokens
 from schema.build import build_schema
 from storage import history as history_module
 from storage.database import Database
 from storage.history import History
-from storage.limits import Limiter
-from storage.users import Users
-from tests.fakes.binance import HTML, T0, FakeBinance, Fault, random_candles
-from tests.reading import READING
+from tests.fakes.binance import FakeBinance
+from tests.fakes.exchange import HTML, T0, Fault, random_candles
+from tests.fakes.kraken import FakeKraken
+from tests.fakes.services import services_over
 
 MINUTES = 4_000
 TRUTH = random_candles(T0, MINUTES, keep=0.97)
@@ -35,10 +36,10 @@ class One:
     """A registry of the one provider."""
 
     def __init__(self, provider: Ccxt) -> None:
-        self.provider = provider
+        self.provider = Guard(provider)
 
-    async def get(self, market: str, provider: str) -> Ccxt | None:
-        return self.provider if (market, provider) == ("crypto", "binance") else None
+    async def get(self, market: str, provider: str) -> Guard | None:
+        return self.provider if (market, provider) == ("crypto", self.provider.id) else None
 
     def statuses(self) -> list[Status]:
         return []
@@ -92,11 +93,10 @@ async def api(
 ) -> AsyncIterator[Api]:
     monkeypatch.setattr(clock, "now_ms", lambda: NOW)
     providers = One(binance)
-    history = History.over(database, providers, reading=READING)
+    monkeypatch.setattr(calls, "BACKOFF_S", 0.01)
+    history = History.over(database, providers)
     exchange.reset()
-    accounts = Accounts(Users(database), Tokens(list), Limiter())
-    hub = Hub(history)
-    yield Api(Services(history, history.instruments, providers, hub, 500, 5_000, accounts), exchange)
+    yield Api(services_over(history), exchange)
     await history.collector.close()
 
 
@@ -132,7 +132,7 @@ async def test_the_newest_candle_is_forming_and_is_not_stored(api: Api) -> None:
     newest = await api.candles("limit: 3")
     assert newest["columns"]["closed"][-1] is False
     stored = await api.services.history.store.ledgers([1])
-    assert all(span.until <= NOW - 5_000 for spans in stored[0].spans.values() for span in spans)
+    assert all(span.until <= NOW - 5_000 for spans in stored[0].values() for span in spans)
 
 
 FAULTS = {
@@ -207,7 +207,61 @@ async def test_rows_that_are_no_candles_are_refused_and_their_minutes_stay_uncov
     assert healed["columns"]["timestamp"] == closed(T0, 100)
 
 
-def test_the_exchange_s_candles_are_polled(binance: Ccxt) -> None:
-    """No websocket yet: the hub asks again and again."""
-    assert isinstance(binance.capabilities, Capabilities)
-    assert binance.capabilities.live is Live.POLL
+async def test_after_a_restart_neither_candles_nor_symbols_are_asked_for_again(
+    api: Api, exchange: FakeBinance, database: Database, tmp_path: Path
+) -> None:
+    """What is stored answers a server that was started anew; for a piece that is missing it costs that page alone."""
+    arguments = f"since: {T0}, until: {T0 + 3_000 * MINUTE_MS}, limit: 3000"
+    await api.candles(arguments)
+    for _ in range(2):
+        exchange.reset()
+        provider = Ccxt("binance", exchange.ccxt_options()["binance"], folder=tmp_path)
+        await provider.start()
+        providers = One(provider)
+        store = CandleStore(database)
+        collector = Collector(store)
+        instruments = Instruments(database, providers)
+        history = History(store, instruments, collector, providers)
+        series = Series(Instrument("crypto", "binance", "BTC/USDT"), MINUTE)
+        answer = (await history.answer([Ask(series, 3_000, T0, T0 + 3_000 * MINUTE_MS)]))[0]
+        assert isinstance(answer, Answer)
+        assert answer.candles.timestamp.tolist() == closed(T0, 3_000)
+        assert not exchange.calls
+        answer = (await history.answer([Ask(series, 3_000, T0, T0 + 3_100 * MINUTE_MS)]))[0]
+        await collector.close()
+        await provider.close()
+    assert exchange.calls == {}  # the second restart found the last piece stored, and the symbols in their file
+
+
+async def test_of_kraken_what_lies_behind_its_newest_rows_is_told_to_be_out_of_reach(
+    database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Five thousand minutes cost one call; the older part is UNAVAILABLE, and no minute of it is taken for empty."""
+    async with FakeKraken() as kraken:
+        kraken.add("BTC", "USD", TRUTH)
+        kraken.now = NOW
+        kraken.fillers = True
+        monkeypatch.setattr(clock, "now_ms", lambda: NOW)
+        provider = Ccxt("kraken", kraken.ccxt_options()["kraken"])
+        await provider.start()
+        store = CandleStore(database)
+        collector = Collector(store)
+        history = History(store, Instruments(database, One(provider)), collector, One(provider))
+        series = Series(Instrument("crypto", "kraken", "BTC/USD"), MINUTE)
+        since = MINUTE.floor(NOW) - 5_000 * MINUTE_MS
+        answer = (await history.answer([Ask(series, 5_000, since)]))[0]
+        assert isinstance(answer, Answer)
+        assert kraken.calls["/0/public/OHLC"] == 1
+        assert {gap.reason for gap in answer.gaps} == {GapReason.UNAVAILABLE}
+        first = int(answer.candles.timestamp[0])
+        assert [(gap.since, gap.until <= first) for gap in answer.gaps] == [(since, True)]
+        final = answer.candles[answer.candles.closed].timestamp.tolist()
+        assert final == [s for s in TRUTH.timestamp.tolist() if first <= s and s + MINUTE_MS <= NOW - 30_000]
+        assert len(final) > 650
+        await collector.close()
+        await provider.close()
+
+
+def test_the_exchange_s_candles_come_by_websocket(binance: Ccxt) -> None:
+    """So says ccxt of it; the hub follows."""
+    assert binance.capabilities.live is Live.STREAM

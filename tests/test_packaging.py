@@ -48,7 +48,10 @@ def test_the_wheel_holds_every_file_of_our_packages(wheel: zipfile.ZipFile) -> N
     names = set(wheel.namelist())
     assert _ours() - names == set()
     assert {"storage/queries.sql", "migrations/0001_candles.sql", "candlegraph/py.typed"} <= names
-    assert not [name for name in names if "__pycache__" in name or name.startswith(("tests/", "web/", "docs/"))]
+    assert {"candlegraph_pytest.py", "candlegraph/testing/installed.py"} <= names
+    assert not [
+        name for name in names if "__pycache__" in name or name.startswith(("tests/", "web/", "docs/", "examples/"))
+    ]
 
 
 def test_the_wheel_holds_the_page(wheel: zipfile.ZipFile) -> None:
@@ -63,11 +66,12 @@ def test_the_wheel_names_its_command_and_its_providers(wheel: zipfile.ZipFile) -
     text = wheel.read(name).decode()
     assert "candlegraph = server.cli:main" in text
     assert "[candlegraph.providers]" in text
+    assert "[pytest11]\ncandlegraph = candlegraph_pytest" in text
 
 
 def test_every_package_of_ours_is_in_the_wheel_and_checked() -> None:
     folders = {path.parent.name for path in ROOT.glob("*/__init__.py")} - {"tests", "benchmarks"}
-    assert set(PACKAGES) == folders
+    assert set(PACKAGES) == folders | {"candlegraph_pytest.py"}
     assert set(PROJECT["tool"]["mypy"]["packages"]) | {"migrations"} == folders
     assert set(PROJECT["tool"]["importlinter"]["root_packages"]) | {"migrations"} == folders
 
@@ -101,6 +105,7 @@ def test_the_sdist_can_build_the_wheel_again(built: Path) -> None:
     kept = {"pyproject.toml", "README.md", "LICENSE", "Makefile", "schema.graphql", "requirements.lock"}
     assert kept - names == set()
     assert {"server/web/graphiql.html", "web/package-lock.json", "tests/conftest.py"} - names == set()
+    assert {"docs/providers.md", "examples/candlegraph-acme/pyproject.toml"} - names == set()
     assert not [name for name in names if "node_modules" in name or "__pycache__" in name]
 
 
@@ -110,7 +115,7 @@ def test_no_other_distribution_claims_our_names() -> None:
         name = distribution.metadata["Name"]
         for file in distribution.files or ():
             top = file.parts[0].removesuffix(".py")
-            if name != "candlegraph" and top in PACKAGES:
+            if name != "candlegraph" and {top, f"{top}.py"} & set(PACKAGES):
                 claimed[top] = name
     assert claimed == {}
 

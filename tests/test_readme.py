@@ -44,5 +44,5 @@ def test_every_link_within_the_documentation_leads_somewhere() -> None:
 def test_every_provider_of_ours_is_described() -> None:
     """The table of providers names each market that a plugin of ours brings."""
     readme = (ROOT / "README.md").read_text(encoding="utf-8")
-    for market in ("demo", "files", "crypto"):
+    for market in ("demo", "files", "crypto", "stocks"):
         assert f"| `{market}` |" in readme

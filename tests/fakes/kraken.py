@@ -8,7 +8,7 @@ from candlegraph.candle import Candles
 from candlegraph.clock import MINUTE_MS
 from candlegraph.span import Span
 from candlegraph.timeframe import Timeframe
-from tests.fakes.binance import FakeExchange, Row
+from tests.fakes.exchange import FakeExchange, Row
 
 _MINUTES = {1: "1m", 5: "5m", 15: "15m", 30: "30m", 60: "1h", 240: "4h", 1_440: "1d"}
 
@@ -22,6 +22,7 @@ class FakeKraken(FakeExchange):
         """Lay the routes; see `FakeExchange`."""
         super().__init__()
         self.fillers = True
+        self._app.router.add_get("/0/public/Time", self._time)
         for name in ("Assets", "AssetPairs", "OHLC"):
             self._app.router.add_get(f"/0/public/{name}", getattr(self, f"_{name.lower()}"))
 
@@ -31,6 +32,9 @@ class FakeKraken(FakeExchange):
         urls: dict[str, object] = dict.fromkeys(("public", "private", "zendesk"), self.url)
         urls["ws"] = dict.fromkeys(feeds, f"ws://127.0.0.1:{self.port}/ws")
         return {"kraken": {"urls": {"api": urls}, "rateLimit": 20, "timeout_on_exit": 10}}
+
+    async def _time(self, request: web.Request) -> web.StreamResponse:
+        return await self.answer(request, _good({"unixtime": self.now // 1_000, "rfc1123": ""}))
 
     async def _assets(self, request: web.Request) -> web.StreamResponse:
         names = sorted({name for pair in self.pairs.values() for name in (pair.base, pair.quote)})

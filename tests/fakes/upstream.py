@@ -17,7 +17,18 @@ from candlegraph import clock
 from candlegraph.candle import Candles
 from candlegraph.clock import MINUTE_MS
 from candlegraph.errors import ProviderUnavailable, UnknownSymbol
-from candlegraph.provider import Capabilities, Listing, Live, Market, Page, Provider, State, Status
+from candlegraph.provider import (
+    Budget,
+    Capabilities,
+    Listing,
+    Live,
+    Market,
+    Page,
+    State,
+    Status,
+    Urgency,
+)
+from candlegraph.provider import Upstream as GuardedUpstream
 from candlegraph.resample import fill_previous, fold
 from candlegraph.series import Instrument
 from candlegraph.span import Span
@@ -25,6 +36,8 @@ from candlegraph.timeframe import MINUTE, Timeframe
 from candlegraph.zone import UTC, zone
 
 MARKET = Market("fake", "Fake", "Nothing here is real.")
+
+UNLIMITED = Budget(weight=1e9, per_s=1.0, concurrent=100)
 
 Fault = Callable[[Page], Awaitable[Page]]
 
@@ -49,11 +62,15 @@ class Call:
     timeframe: Timeframe
     span: Span
     at: int
+    urgency: Urgency = Urgency.QUERY
 
 
 @dataclass
 class Upstream:
-    """Implements `candlegraph.provider.Provider`. All fields may be changed at any time."""
+    """Implements `candlegraph.provider.Provider`, and `Upstream` too, so that a history can have it unguarded.
+
+    All fields may be changed at any time.
+    """
 
     truth: dict[str, Candles] = field(default_factory=dict)
     capabilities: Capabilities = field(
@@ -68,6 +85,8 @@ class Upstream:
     faults: list[Fault] = field(default_factory=list)  # what happens to the next calls, one each
     always: Fault | None = None  # what happens to every call without a fault of its own
     calls: list[Call] = field(default_factory=list)
+    refusals: int = 0  # rows of ours that were refused
+    skew_ms: int = 0  # how far our clock is from everybody else's
     listing_calls: int = 0
     listing_fault: Callable[[], Awaitable[None]] | None = None
     api_version: int = 1
@@ -91,9 +110,31 @@ class Upstream:
             await self.listing_fault()
         return [replace(self.listed.get(symbol, Listing(symbol)), symbol=symbol) for symbol in self.truth]
 
-    async def fetch(self, instrument: Instrument, timeframe: Timeframe, span: Span) -> Page:
+    def now_ms(self) -> int:
+        """The time by our clock."""
+        return clock.now_ms() + self.skew_ms
+
+    async def server_time(self) -> int:
+        """The time by our clock, for whoever has to ask."""
+        return self.now_ms()
+
+    async def first_available(self, instrument: Instrument) -> int | None:
+        """When the truth begins."""
+        stamps = self.truth[instrument.symbol].timestamp
+        return int(stamps[0]) if len(stamps) else None
+
+    def stream(self, instrument: Instrument) -> None:
+        """It has to be polled."""
+
+    def refused(self, rows: int) -> None:
+        """Count them."""
+        self.refusals += rows
+
+    async def fetch(
+        self, instrument: Instrument, timeframe: Timeframe, span: Span, urgency: Urgency = Urgency.QUERY
+    ) -> Page:
         """An honest page, and then what was ordered to happen to it."""
-        self.calls.append(Call(instrument.symbol, timeframe, span, clock.now_ms()))
+        self.calls.append(Call(instrument.symbol, timeframe, span, self.now_ms(), urgency))
         fault = self.faults.pop(0) if self.faults else self.always
         await asyncio.sleep(0)
         if instrument.symbol not in self.truth:
@@ -124,7 +165,7 @@ class Upstream:
         return rows
 
     def _page(self, symbol: str, timeframe: Timeframe, span: Span) -> Page:
-        now = clock.now_ms()
+        now = self.now_ms()
         rows, whole_from, until = self._rows(symbol, timeframe, now), span.since, span.until
         if self.vouches_to_now:
             until = min(until, timeframe.floor(now))
@@ -219,10 +260,10 @@ def lagging(rows: int) -> Fault:
 class Lineup:
     """Implements `candlegraph.provider.Providers` for tests: who is in it, and which of them cannot be started."""
 
-    members: list[Provider]
+    members: Sequence[GuardedUpstream]
     down: bool = False
 
-    async def get(self, market: str, provider: str) -> Provider | None:
+    async def get(self, market: str, provider: str) -> GuardedUpstream | None:
         """The member of that name."""
         await asyncio.sleep(0)
         for member in self.members:
@@ -234,4 +275,4 @@ class Lineup:
 
     def statuses(self) -> Sequence[Status]:
         """Every member."""
-        return [Status(m.market, m.id, m.name, m.description, m.version, State.READY) for m in self.members]
+        return [Status(m.market, m.id, m.name, "", "1", State.READY) for m in self.members]

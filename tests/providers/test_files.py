@@ -21,6 +21,7 @@ from candlegraph import (
     Live,
     Page,
     Provider,
+    ProviderRefused,
     ProviderUnavailable,
     Span,
     Timeframe,
@@ -35,6 +36,7 @@ from providers.files import MAX_ROWS, Files, create
 from providers.tables import Table, read_table
 
 START = 1_704_067_200_000  # 2024-01-01T00:00:00Z
+LATER = 1_719_792_000_000  # 2024-07-01T00:00:00Z: what is written here has long been final
 MINUTE_MS, HOUR_MS = 60_000, 3_600_000
 HOUR, DAY = Timeframe(1, "h"), Timeframe(1, "d")
 ALWAYS = Span(0, 9_999_999_999_999)
@@ -87,7 +89,7 @@ def read(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 @pytest.fixture(autouse=True)
 def time_flies(monkeypatch: pytest.MonkeyPatch) -> None:
     """Each look at the clock is a minute later, so that a missing file is looked for every time."""
-    now = iter(range(START, START * 2, MINUTE_MS))
+    now = iter(range(LATER, LATER * 2, MINUTE_MS))
     monkeypatch.setattr(clock, "now_ms", lambda: next(now))
 
 
@@ -163,6 +165,17 @@ async def test_a_page_vouches_from_the_first_row_to_the_end_of_the_last(
     assert times(page) == expected
     told = (page.complete_from, page.complete_to)
     assert told == ((inside.since, inside.until) if inside else (span.since, span.since))
+
+
+async def test_a_file_that_grows_vouches_for_no_row_that_is_still_forming(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its last row may be the bucket under way: it is shown, and asked for again once it is over."""
+    write(tmp_path / "A_1m.csv", 5)
+    provider = await started(tmp_path)
+    monkeypatch.setattr(clock, "now_ms", lambda: START + 4 * MINUTE_MS + 30_000)
+    page = await provider.fetch(instrument("A"), MINUTE, ALWAYS)
+    assert (len(page.candles), page.complete_to) == (5, START + 4 * MINUTE_MS)
 
 
 async def test_the_last_day_ends_where_the_local_day_does(tmp_path: Path) -> None:
@@ -245,7 +258,7 @@ async def test_a_file_that_is_gone_is_unavailable_until_it_is_missed(tmp_path: P
     path = write(tmp_path / "A_1m.csv", 3)
     provider = await started(tmp_path)
     path.unlink()
-    with pytest.raises(ProviderUnavailable, match=r"^A_1m\.csv: No such file or directory$"):
+    with pytest.raises(ProviderRefused, match=r"^A_1m\.csv: No such file or directory$"):
         await provider.fetch(instrument("A"), MINUTE, ALWAYS)
     assert await symbols(provider) == []
     with pytest.raises(UnknownSymbol):
@@ -258,7 +271,7 @@ async def test_a_broken_file_is_unavailable_and_says_why(tmp_path: Path, name: s
     with path.open("a") as file:
         file.write(f"{START + 3 * MINUTE_MS},1,3,9,2,10\n")
     provider = await started(tmp_path)
-    with pytest.raises(ProviderUnavailable, match=f"^{name}:5: low is above open, high or close$"):
+    with pytest.raises(ProviderRefused, match=f"^{name}:5: low is above open, high or close$"):
         await provider.fetch(instrument("A"), MINUTE, ALWAYS)
     write(path, 5)
     assert len((await provider.fetch(instrument("A"), MINUTE, ALWAYS)).candles) == 5
@@ -278,7 +291,7 @@ async def test_a_file_that_is_being_written_is_not_trusted(tmp_path: Path, monke
     path = write(tmp_path / "A_1m.csv", 3)
     provider = await started(tmp_path)
     monkeypatch.setattr(files, "read_table", lambda *rest: (read_table(*rest), write(path, 9))[0])
-    with pytest.raises(ProviderUnavailable, match="changed while it was read"):
+    with pytest.raises(ProviderRefused, match="changed while it was read"):
         await provider.fetch(instrument("A"), MINUTE, ALWAYS)
 
 
@@ -286,7 +299,7 @@ async def test_two_files_of_the_same_candles_are_not_chosen_between(tmp_path: Pa
     for name in ("A_1m.csv", "A_1m.parquet", "A.csv.gz", "A_1h.csv"):
         write(tmp_path / name, 3, HOUR_MS if "1h" in name else MINUTE_MS)
     provider = await started(tmp_path)
-    with pytest.raises(ProviderUnavailable, match="hold 1m candles of 'A' both"):
+    with pytest.raises(ProviderRefused, match="hold 1m candles of 'A' both"):
         await provider.fetch(instrument("A"), MINUTE, ALWAYS)
     assert len((await provider.fetch(instrument("A"), HOUR, ALWAYS)).candles) == 3
 
@@ -313,7 +326,7 @@ async def test_links_are_not_followed_out_of_the_folder(tmp_path: Path) -> None:
     assert await symbols(provider) == ["A", "alias"]
     inside.unlink()
     inside.symlink_to(secret)
-    with pytest.raises(ProviderUnavailable, match="leads out of FILES_DIR"):
+    with pytest.raises(ProviderRefused, match="leads out of FILES_DIR"):
         await provider.fetch(instrument("A"), MINUTE, ALWAYS)
 
 

@@ -13,10 +13,14 @@ import pytest
 
 from candlegraph import clock
 from candlegraph.errors import ConfigurationError, ProviderError, ProviderRefused, ProviderUnavailable
-from candlegraph.provider import ENTRY_POINT_GROUP, Provider, State
+from candlegraph.provider import ENTRY_POINT_GROUP, Failure, Market, Provider, State, Unconfigured
+from candlegraph.series import Instrument
+from candlegraph.span import Span
+from candlegraph.timeframe import MINUTE
 from providers import registry as registry_module
+from providers.guard import Guard
 from providers.registry import START_RETRY_MS, Registry
-from tests.fakes.upstream import Upstream
+from tests.fakes.upstream import Upstream, minutes, raising
 
 ENVIRON = {"FAKE_KEY": "k"}
 
@@ -26,10 +30,10 @@ class Point:
     """An entry point that is not installed."""
 
     name: str
-    factory: Callable[[Mapping[str, str]], Iterable[Provider]] | Exception
+    factory: Callable[[Mapping[str, str]], Iterable[Provider | Unconfigured]] | Exception
     value: str = "package.module:create"
 
-    def load(self) -> Callable[[Mapping[str, str]], Iterable[Provider]]:
+    def load(self) -> Callable[[Mapping[str, str]], Iterable[Provider | Unconfigured]]:
         if isinstance(self.factory, Exception):
             raise self.factory
         return self.factory
@@ -56,12 +60,18 @@ class Starting(Upstream):
             raise self.failing_close
 
 
-def registry(*points: Point) -> Registry:
-    return Registry(ENVIRON, points)  # type: ignore[arg-type]
+def registry(*points: Point, disabled: str = "") -> Registry:
+    return Registry({**ENVIRON, "PROVIDERS_DISABLED": disabled}, points)  # type: ignore[arg-type]
 
 
-def of(provider: Provider, name: str = "fake.upstream") -> Point:
+def of(provider: Provider | Unconfigured, name: str = "fake.upstream") -> Point:
     return Point(name, lambda environ: [provider])
+
+
+def unwrapped(upstream: object) -> object:
+    """The provider within its guard."""
+    assert isinstance(upstream, Guard)
+    return upstream._provider
 
 
 @pytest.fixture
@@ -81,7 +91,7 @@ async def test_a_factory_gets_the_environment_and_may_bring_many_providers() -> 
             yield Upstream(id=name)
 
     found = registry(Point("fake.many", create))
-    assert seen == [ENVIRON]
+    assert seen == [{**ENVIRON, "PROVIDERS_DISABLED": ""}]
     assert [(status.market.id, status.id, status.state) for status in found.statuses()] == [
         ("fake", "a", State.READY), ("fake", "b", State.READY),
     ]  # fmt: skip
@@ -107,7 +117,7 @@ async def test_a_plugin_that_cannot_be_loaded_is_shown_with_the_reason_and_distu
         assert (shown["rover"].market.id, shown["rover"].state) == ("mars", State.FAILED)
         assert str(error) in str(shown["rover"].reason)
         assert "package.module:create" in str(shown["rover"].reason)
-        assert await found.get("fake", "upstream") is good
+        assert unwrapped(await found.get("fake", "upstream")) is good
         with pytest.raises(ProviderUnavailable, match=r"package\.module:create"):
             await found.get("mars", "rover")
         await found.close()
@@ -133,7 +143,8 @@ async def test_a_provider_is_started_at_its_first_use_and_once_whoever_asks() ->
     found = registry(of(provider))
     found.statuses()
     assert provider.starts == 0
-    assert await asyncio.gather(*(found.get("fake", "upstream") for _ in range(20))) == [provider] * 20
+    guards = await asyncio.gather(*(found.get("fake", "upstream") for _ in range(20)))
+    assert {unwrapped(guard) is provider for guard in guards} == {True}
     assert provider.starts == 1
 
 
@@ -158,7 +169,7 @@ async def test_a_provider_that_does_not_start_is_tried_again_after_a_while(
     status = {status.id: status for status in found.statuses()}["upstream"]
     assert (status.state, status.retry_at) == (state, now[0] + START_RETRY_MS)
     assert said in str(status.reason)
-    assert await found.get("fake", "other") is other
+    assert unwrapped(await found.get("fake", "other")) is other
 
     now[0] += START_RETRY_MS - 1_000
     with pytest.raises(ProviderUnavailable, match=said) as again:
@@ -167,7 +178,7 @@ async def test_a_provider_that_does_not_start_is_tried_again_after_a_while(
     assert provider.starts == 1
     now[0] += 1_000
     provider.failing = None
-    assert await found.get("fake", "upstream") is provider
+    assert unwrapped(await found.get("fake", "upstream")) is provider
     status = {status.id: status for status in found.statuses()}["upstream"]
     assert (status.state, status.reason, status.retry_at) == (State.READY, None, None)
 
@@ -182,7 +193,7 @@ async def test_an_asker_that_leaves_during_the_start_leaves_the_provider_startab
     with pytest.raises(asyncio.CancelledError):
         await asker
     provider.slow.set()
-    assert await found.get("fake", "upstream") is provider
+    assert unwrapped(await found.get("fake", "upstream")) is provider
 
 
 async def test_closing_closes_everything_although_one_fails(caplog: pytest.LogCaptureFixture) -> None:
@@ -193,6 +204,75 @@ async def test_closing_closes_everything_although_one_fails(caplog: pytest.LogCa
         await found.close()
     assert (bad.closes, good.closes) == (1, 1)
     assert "stuck" in caplog.text
+
+
+async def test_what_lacks_a_setting_is_listed_with_the_reason_and_nobody_asks_it() -> None:
+    market = Market("stocks", "Stocks", "")
+    lacking = Unconfigured(market, "broker", "Broker", "Shares.", "2", "Set BROKER_KEY.")
+    found = registry(of(lacking, "stocks.broker"), of(Upstream()))
+    status = found.statuses()[1]
+    assert (status.market, status.id, status.name, status.version) == (market, "broker", "Broker", "2")
+    assert (status.state, status.reason, status.budget) == (State.NOT_CONFIGURED, "Set BROKER_KEY.", None)
+    for _ in range(2):
+        with pytest.raises(ProviderUnavailable, match=r"Set BROKER_KEY\."):
+            await found.get("stocks", "broker")
+    assert await found.get("fake", "upstream")
+    await found.close()
+
+
+@pytest.mark.parametrize(("speaks", "words"), [(2, "version 2"), (0, "version 0"), (None, "no version")])
+async def test_a_provider_of_another_interface_is_shown_with_both_versions_and_never_used(
+    speaks: int | None, words: str
+) -> None:
+    provider = Starting(api_version=speaks)  # type: ignore[arg-type]
+    found = registry(of(provider), of(Upstream(id="other"), "fake.other"))
+    status = {status.id: status for status in found.statuses()}["upstream"]
+    assert status.state is State.FAILED
+    assert words in str(status.reason)
+    assert "server speaks version 1" in str(status.reason)
+    with pytest.raises(ProviderUnavailable, match=words):
+        await found.get("fake", "upstream")
+    assert (provider.starts, len(provider.calls)) == (0, 0)
+    assert await found.get("fake", "other")
+
+
+async def test_what_is_disabled_is_as_if_it_were_not_installed() -> None:
+    loaded = []
+
+    def create(environ: Mapping[str, str]) -> Iterable[Provider]:
+        loaded.append(environ)
+        return [Upstream(id="a"), Upstream(id="b")]
+
+    found = registry(Point("fake.many", create), disabled=" fake.a, ")
+    assert [status.id for status in found.statuses()] == ["b"]
+    assert await found.get("fake", "a") is None
+    assert await found.get("fake", "b")
+    found = registry(Point("fake.many", create), of(Upstream()), disabled="fake.many")
+    assert [status.id for status in found.statuses()] == ["upstream"]
+    assert len(loaded) == 1, "its code was not even imported"
+
+
+def test_disabling_what_there_is_not_is_a_mistake_in_the_settings() -> None:
+    with pytest.raises(
+        ConfigurationError, match=r"PROVIDERS_DISABLED: there is no 'fake\.x'; known are fake\.upstream"
+    ):
+        registry(of(Upstream()), disabled="fake.x")
+    # Who knows what a plugin would have brought that could not be loaded?
+    registry(of(Upstream()), Point("mars.rover", ImportError("x")), disabled="fake.x")
+
+
+async def test_one_that_fails_while_it_runs_says_so(now: list[int]) -> None:
+    provider = Upstream({"X": minutes(0, 3)})
+    found = registry(of(provider))
+    guard = await found.get("fake", "upstream")
+    assert guard is not None
+    provider.always = raising(ProviderRefused("The key is not accepted."))
+    with pytest.raises(ProviderRefused):
+        await guard.fetch(Instrument("fake", "upstream", "X"), MINUTE, Span(0, 60_000))
+    (status,) = found.statuses()
+    assert (status.state, status.reason) == (State.DEGRADED, "The key is not accepted.")
+    assert status.last_failure == Failure("The key is not accepted.", now[0])
+    assert status.counters.calls == 2, "its clock was read at the start"
 
 
 async def test_a_status_shows_what_the_provider_can_do() -> None:

@@ -30,6 +30,7 @@ from candlegraph import (
 from candlegraph.answer import Ask
 from candlegraph.errors import NotFound
 from candlegraph.event import Event, EventKind
+from candlegraph.provider import Urgency
 from candlegraph.zone import UTC
 from realtime import feed as feed_module
 from realtime import hub as hub_module
@@ -39,7 +40,6 @@ from storage import collector as collector_module
 from storage.collector import Collector
 from storage.database import Database
 from storage.history import History
-from tests.reading import READING
 
 START = 1_709_251_200_000 + 30_000  # 2024-03-01T00:00:30Z
 BTC = Instrument("lab", "exchange", "BTC")
@@ -71,6 +71,8 @@ class Exchange:
         self.fetches = self.streams = 0
         self.down = False
         self.lag = 0  # how long after the fact it has anything
+        self.skew = 0  # how far its clock is from ours
+        self.urgencies: list[Urgency] = []
 
     async def start(self) -> None: ...
 
@@ -80,18 +82,29 @@ class Exchange:
         return [Listing("BTC", first_available=FIRST), Listing("ETH", first_available=FIRST)]
 
     def rows(self, span: Span) -> Candles:
-        until = min(span.until, clock.now_ms() - self.lag)
+        until = min(span.until, self.now_ms() - self.lag)
         stamps = [s for s in range(MINUTE.ceil(max(span.since, FIRST)), until, 60_000) if trades(s)]
         rows = []
         for stamp in stamps:
             row = minute(stamp)
-            if stamp + 60_000 > clock.now_ms():  # forming: half of its volume so far, and closing at its opening
+            if stamp + 60_000 > self.now_ms():  # forming: half of its volume so far, and closing at its opening
                 row = (*row[:4], row[1], row[5] / 2)
             rows.append(row)
         return Candles.from_rows(rows)
 
-    async def fetch(self, instrument: Instrument, timeframe: Timeframe, span: Span) -> Page:
+    def now_ms(self) -> int:
+        return clock.now_ms() + self.skew
+
+    async def first_available(self, instrument: Instrument) -> int | None:
+        return FIRST
+
+    def refused(self, rows: int) -> None: ...
+
+    async def fetch(
+        self, instrument: Instrument, timeframe: Timeframe, span: Span, urgency: Urgency = Urgency.QUERY
+    ) -> Page:
         self.fetches += 1
+        self.urgencies.append(urgency)
         await asyncio.sleep(0)
         if self.down:
             raise ProviderUnavailable("The exchange is down.")
@@ -99,15 +112,18 @@ class Exchange:
         candles = fold(self.rows(wide), timeframe)
         cut = candles[: self.capabilities.max_rows_per_call]
         to = span.until if len(cut) == len(candles) else timeframe.next(int(cut.timestamp[-1]))
-        return Page(cut, span.since, min(to, timeframe.floor(clock.now_ms() - self.lag)))
+        return Page(cut, span.since, min(to, timeframe.floor(self.now_ms() - self.lag)))
 
-    async def stream(self, instrument: Instrument) -> AsyncIterator[Candles]:
+    def stream(self, instrument: Instrument) -> AsyncIterator[Candles] | None:
+        return self._stream() if self.capabilities.live is Live.STREAM else None
+
+    async def _stream(self) -> AsyncIterator[Candles]:
         self.streams += 1
         while True:
             await asyncio.sleep(0.005)
             if self.down:
                 raise ProviderUnavailable("The socket was cut.")
-            opening = MINUTE.floor(clock.now_ms())
+            opening = MINUTE.floor(self.now_ms())
             candles = self.rows(Span(opening, opening + 60_000))
             if len(candles):
                 yield candles
@@ -170,7 +186,7 @@ async def build(database: Database, time: Time) -> AsyncIterator[Build]:
 
     def make(exchange: Exchange) -> Hub:
         providers = OneProvider(exchange)
-        history = History.over(database, providers, reading=READING)
+        history = History.over(database, providers)
         hub = Hub(history)
         made.append((hub, history.collector))
         time.hubs.append(hub)
@@ -331,6 +347,31 @@ async def test_a_provider_that_lags_loses_no_candle(build: Build, time: Time) ->
     expected = truth(MINUTE, client.since, MINUTE.floor(time.now - 5_000))
     await eventually(lambda: client.closed() == expected)
     assert client.closed() == expected
+    await client.leave()
+
+
+@pytest.mark.parametrize("skew", [-90_000, 90_000])
+async def test_a_minute_closes_by_the_clock_of_the_provider(build: Build, time: Time, skew: int) -> None:
+    """A machine whose clock is wrong neither closes a candle that still moves nor waits for one that is done."""
+    exchange = Exchange()
+    exchange.skew = skew
+    client = Client(build(exchange), "1m", MINUTE.floor(time.now - 600_000))
+    await asyncio.wait_for(client.caught_up.wait(), 5)
+    for _ in range(3):
+        time.now += 60_000
+        expected = truth(MINUTE, client.since, MINUTE.floor(time.now + skew - 5_000))
+        await eventually(lambda expected=expected: client.closed() == expected)
+        assert client.closed() == expected
+    await client.leave()
+
+
+async def test_what_is_live_is_asked_for_before_everything_else(build: Build, time: Time) -> None:
+    """The budget of an upstream that is short goes to those who watch."""
+    exchange = Exchange()
+    client = Client(build(exchange))
+    await asyncio.wait_for(client.caught_up.wait(), 5)
+    await time.turn(60_000)
+    assert set(exchange.urgencies) == {Urgency.LIVE}
     await client.leave()
 
 

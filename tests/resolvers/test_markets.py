@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from contextlib import suppress
+from dataclasses import dataclass, replace
 from typing import Any
 
 import pytest
@@ -10,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from candlegraph.errors import BadUserInput
+from candlegraph.provider import Budget, Capabilities, Counters, Failure, Market, State, Status
 from resolvers.markets import decode_cursor, encode_cursor
 from tests.fakes.laboratory import SYMBOLS, Laboratory
 
@@ -83,3 +85,53 @@ async def test_what_was_imported_is_shown_beside_what_plugins_bring(lab: Laborat
         "live": "NONE",
         "hasVolume": True,
     }
+
+
+_HEALTH = """{ providers(market: "m") { id state stateReason retryAt version lastError { message at }
+    limits { weight perSeconds concurrent callWeight } counters { calls failures retries rows refusedRows lastCallAt } } }"""
+
+
+@dataclass
+class Shown:
+    """Providers that are only looked at."""
+
+    shown: list[Status]
+
+    def statuses(self) -> list[Status]:
+        return self.shown
+
+
+@pytest.mark.parametrize("state", list(State))
+async def test_a_provider_shows_how_it_is_and_what_was_asked_of_it(lab: Laboratory, state: State) -> None:
+    at = 1_700_000_000_000
+    status = Status(
+        Market("m", "M", ""), "p", "P", "", "7", state, "Because.", at, Capabilities((), call_weight=2.0),
+        Budget(6000, 60, 8), Failure("It broke.", at), Counters(5, 4, 3, 2**40, 1, at),
+    )  # fmt: skip
+    plain = Status(Market("m", "M", ""), "q", "Q", "", "", state)
+    services = replace(lab.services, providers=Shown([status, plain]))
+    answer = await replace(lab, services=services).ask(_HEALTH)
+    assert not answer["errors"]
+    shown, bare = answer["data"]["providers"]
+    time = "2023-11-14T22:13:20Z"
+    assert shown == {
+        "id": "p", "state": state.value, "stateReason": "Because.", "retryAt": time, "version": "7",
+        "lastError": {"message": "It broke.", "at": time},
+        "limits": {"weight": 6000.0, "perSeconds": 60.0, "concurrent": 8, "callWeight": 2.0},
+        "counters": {
+            "calls": 5, "failures": 4, "retries": 3, "rows": float(2**40), "refusedRows": 1.0, "lastCallAt": time,
+        },
+    }  # fmt: skip
+    assert (bare["limits"], bare["lastError"], bare["counters"]["calls"]) == (None, None, 0)
+
+
+async def test_what_was_asked_of_a_provider_is_counted(lab: Laboratory) -> None:
+    ask = '{ providers(market: "demo") { state counters { calls rows failures } limits { concurrent } } }'
+    before = (await lab.ask(ask))["data"]["providers"][0]["counters"]
+    candles = 'candles(market: "demo", provider: "synthetic", symbol: "EUR/USD", since: 1500000000000, limit: 7)'
+    assert not (await lab.ask(f"{{ {candles} {{ complete }} }}"))["errors"]
+    (after,) = (await lab.ask(ask))["data"]["providers"]
+    assert after["state"] == "READY"
+    assert after["counters"]["calls"] > before["calls"]
+    assert after["counters"]["rows"] >= before["rows"] + 7
+    assert after["counters"]["failures"] == 0

@@ -58,7 +58,27 @@ def test_help_and_version_need_nothing() -> None:
 def test_the_providers_are_listed(cli: Command) -> None:
     result = cli("providers")
     assert (result.returncode, result.stderr) == (0, "")
-    assert any(line.split()[:3] == ["demo", "synthetic", "READY"] for line in result.stdout.splitlines())
+    lines = [line.split() for line in result.stdout.splitlines()]
+    assert lines[0] == [
+        "market",
+        "provider",
+        "state",
+        "version",
+        "live",
+        "calls",
+        "timeframes",
+        "description",
+        "last",
+        "error",
+    ]
+    assert ["demo", "synthetic", "READY", "1", "STREAM", "0"] in [line[:6] for line in lines]
+    fewer = cli("providers", PROVIDERS_DISABLED="demo.synthetic, crypto.kraken").stdout
+    assert "binance" in fewer
+    assert not any(name in fewer for name in ("synthetic", "kraken"))
+
+
+def test_disabling_an_unknown_provider_is_one_line(cli: Command) -> None:
+    is_one_line(cli("providers", PROVIDERS_DISABLED="crypto.krakn"), 2, "PROVIDERS_DISABLED", "crypto.kraken")
 
 
 def test_candles_in_three_formats_are_the_same(cli: Command) -> None:

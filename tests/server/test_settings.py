@@ -21,6 +21,8 @@ SECRETS = {
     "SECRET_KEY": f"{CANARY}-secret-key-of-more-than-thirty-two-bytes",
     "REDIS_URL": f"redis://:{CANARY}@127.0.0.1:1/0",
     "DB_CONNECTION_STRING": f"postgresql://user:{CANARY}@127.0.0.1:1/db",
+    "ALPACA_API_KEY": f"{CANARY}-key",
+    "ALPACA_API_SECRET": f"{CANARY}-secret",
 }
 
 WRONG = [
@@ -133,6 +135,24 @@ def test_an_empty_setting_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in Settings.model_fields:
         monkeypatch.setenv(name.upper(), "")
     assert Settings.read().port == 8000
+
+
+def test_a_provider_s_secret_may_lie_in_a_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The plugins get what the file holds as if it had been set; the server's own secrets are not handed on."""
+    names = ("ALPACA_API_SECRET", "CCXT_OPTIONS", "SECRET_KEY")
+    for name in names:
+        monkeypatch.setenv(f"{name}_FILE", str(path := tmp_path / name))
+        path.write_text(f"{name} {CANARY} of more than thirty-two bytes\n")
+    environ = Settings.read().environ()
+    for name in names[:2]:
+        assert environ[name] == f"{name} {CANARY} of more than thirty-two bytes"
+    assert "SECRET_KEY" not in environ
+
+
+def test_a_provider_s_secret_in_a_file_reaches_its_plugin(tmp_path: Path) -> None:
+    (tmp_path / "options").write_text(f'{{"binance": "{CANARY}"')
+    result = run("serve", PORT="0", DATA_DIR=str(tmp_path), CCXT_OPTIONS_FILE=str(tmp_path / "options"))
+    _is_one_line_about("CCXT_OPTIONS", result)
 
 
 def test_what_the_command_line_says_wins(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -13,16 +13,17 @@ from hypothesis import strategies as st
 
 from candlegraph.candle import Candles
 from candlegraph.clock import MINUTE_MS
+from candlegraph.errors import Unavailable
 from candlegraph.series import Instrument
 from candlegraph.span import Span, Spans
 from candlegraph.timeframe import MINUTE, Timeframe
 from storage import candles as candles_module
+from storage import database as database_module
 from storage.candles import CandleStore, Fetch, Ledger, Read, Write
 from storage.changes import Changes
 from storage.database import SQL, Database
 from storage.instruments import Instruments
 from tests.fakes.upstream import Lineup, minutes
-from tests.reading import READING
 from tests.storage.world import T0, rows_of
 
 HOUR = Timeframe.parse("1h")
@@ -30,7 +31,7 @@ HOUR = Timeframe.parse("1h")
 
 @pytest.fixture
 def store(database: Database) -> CandleStore:
-    return CandleStore(database, Changes(database), READING)
+    return CandleStore(database, Changes(database))
 
 
 async def new(store: CandleStore, symbol: str = "A") -> int:
@@ -208,6 +209,25 @@ async def test_a_long_write_tells_how_far_it_is(store: CandleStore, monkeypatch:
     await store.write([write(series, minutes(T0, 100, seed=2))], progress=told.append)
     assert told == [40, 40, 20] * 2
     assert rows_of(await all_of(store, series)) == rows_of(minutes(T0, 100, seed=2))
+
+
+async def test_a_long_write_is_given_more_time_than_a_question(
+    store: CandleStore, database_dsn: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(database_module, "STATEMENT_TIMEOUT_MS", 1_000)
+    monkeypatch.setattr(candles_module, "_COPY_ROWS", 1_000)
+    monkeypatch.setitem(SQL, "aggregates_written", "select pg_sleep(1.5), $1::int4[], $2::int8[], $3::int8[], $4::bool")
+    series, hasty = await new(store), Database(database_dsn)
+    await hasty.open()
+    try:
+        with pytest.raises(Unavailable):
+            await CandleStore(hasty, Changes(hasty)).write([write(series, minutes(T0, 1_000))])
+        await CandleStore(hasty, Changes(hasty)).write([write(series, minutes(T0, 3_000))])
+        async with hasty.connection() as connection:
+            assert await connection.fetchval("show statement_timeout") == "1s"
+    finally:
+        await hasty.close()
+    assert len(await all_of(store, series)) == 3_000
 
 
 async def test_the_flat_view_shows_the_wide_shape(store: CandleStore) -> None:

@@ -25,13 +25,15 @@ from candlegraph.errors import (
     UnknownSymbol,
     Unsupported,
 )
-from candlegraph.provider import Capabilities, Listing, Live, Page
+from candlegraph.provider import Budget, Capabilities, Listing, Live, Page
 from candlegraph.span import Span, Spans
 from candlegraph.timeframe import MINUTE, Timeframe
 from candlegraph.zone import zone
+from providers.guard import Guard
 from storage import collector, history, walk
 from storage.database import Database
 from tests.fakes.upstream import (
+    UNLIMITED,
     Upstream,
     changing,
     emptying,
@@ -62,9 +64,11 @@ async def make(database: Database, monkeypatch: pytest.MonkeyPatch) -> AsyncIter
     """Make a world: ``make(truth, now, ...)``, the rest are capabilities."""
     made: list[World] = []
 
-    def build(truth: Candles, now: int, **traits: Any) -> World:
-        settled = {"timeframes": (MINUTE,), "live": Live.POLL, "max_rows_per_call": 500, "settle_ms": 0} | traits
-        world = World(database, Upstream(capabilities=Capabilities(**settled)), now).lists(truth)
+    def build(truth: Candles, now: int, *, guarded: bool = False, **traits: Any) -> World:
+        settled = {
+            "timeframes": (MINUTE,), "live": Live.POLL, "max_rows_per_call": 500, "settle_ms": 0, "budget": UNLIMITED,
+        } | traits  # fmt: skip
+        world = World(database, Upstream(capabilities=Capabilities(**settled)), now, guarded=guarded).lists(truth)
         stop_clock(monkeypatch, world)
         made.append(world)
         return world
@@ -215,6 +219,22 @@ async def test_a_failed_flight_is_a_success_to_nobody_and_is_asked_again(
     assert (answer.complete, len(answer.candles), world.calls) == (True, 100, 2)
 
 
+async def test_an_answer_that_was_long_on_its_way_is_as_final_as_when_it_was_asked_for(make: Make) -> None:
+    """What was still unsettled then is read again, although it would be final by now."""
+    truth = minutes(T0, 300)
+    world = make(truth, at(100) + 5_000, settle_ms=30_000)
+
+    async def arrive_late(page: Page) -> Page:
+        world.now += 5 * MINUTE_MS
+        return page
+
+    world.upstream.faults = [arrive_late]
+    await world.ask(since=T0, until=at(100))
+    later = await world.ask(since=T0, until=at(100))
+    assert later.complete
+    assert rows_of(later.candles) == rows_of(truth[:100])
+
+
 async def test_many_questions_fail_and_succeed_each_on_its_own(make: Make) -> None:
     world = make(minutes(T0, 300), at(400))
     lost = replace(
@@ -348,11 +368,8 @@ async def test_wait_available_answers_at_once_and_has_it_later(make: Make) -> No
     assert (len(answer.candles), answer.complete) == (100, True)
 
 
-async def test_a_call_that_never_ends_does_not_keep_everybody_from_the_series(
-    make: Make, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(collector, "CALL_TIMEOUT_S", 0.05)
-    world = make(minutes(T0, 300), at(400))
+async def test_a_call_that_never_ends_does_not_keep_everybody_from_the_series(make: Make) -> None:
+    world = make(minutes(T0, 300), at(400), guarded=True, deadline_s=0.05)
     world.upstream.faults = [hanging()]
     assert isinstance(await world.try_ask(since=T0, until=at(100)), ProviderUnavailable)
     assert len((await world.ask(since=T0, until=at(100))).candles) == 100
@@ -362,13 +379,13 @@ async def test_a_call_that_never_ends_does_not_keep_everybody_from_the_series(
 async def test_a_mistake_in_a_plugin_is_the_providers_failure_and_is_logged(
     make: Make, mistake: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    world = make(minutes(T0, 300), at(400))
+    world = make(minutes(T0, 300), at(400), guarded=True, deadline_s=0.05)
     world.upstream.always = {
         "a TypeError": raising(TypeError("oops")),
         "no page": changing(lambda page: None),
         "no candles": changing(lambda page: replace(page, candles=[])),
     }[mistake]
-    with caplog.at_level(logging.ERROR, "storage.collector"):
+    with caplog.at_level(logging.ERROR):
         error = await world.try_ask(since=T0, until=at(100))
     assert isinstance(error, ProviderUnavailable)
     assert "oops" not in error.message
@@ -385,6 +402,7 @@ async def test_bad_rows_are_neither_stored_nor_covered_and_are_logged(
     assert len(answer.candles) == 97
     assert await world.covered() == Spans([Span(T0, at(10)), Span(at(12), at(40)), Span(at(41), at(100))])
     assert len(await world.stored()) == 97
+    assert world.upstream.refusals == 3
     assert "3 bad rows" in caplog.text
     assert world.symbol in caplog.text
     hourly = await world.ask("20m", since=T0, until=at(100))
@@ -482,6 +500,156 @@ async def test_before_listing_and_after_delisting_nobody_is_asked(make: Make) ->
     assert Spans(call.span for call in world.upstream.calls) == Spans([Span(at(90), at(720))])
     newest = await world.ask("1m", limit=50)
     assert ([c.timestamp for c in newest.candles], newest.has_more) == ([at(i) for i in range(640, 690)], True)
+
+
+async def test_a_page_of_something_else_is_kept_out_and_asked_for_once_more(make: Make) -> None:
+    """Every row of it lies outside of what was asked, and yet it vouches for that."""
+    world = make(minutes(T0, 3000), at(3000))
+    before = Page(world.upstream.truth[world.symbol][:100], at(200), at(300))
+    world.upstream.faults = [changing(lambda page: before)]
+    answer = await world.ask(since=at(200), until=at(300))
+    assert (len(answer.candles), answer.complete, await world.stored()) == (0, True, [])
+    world.now += 2 * HOUR_MS
+    world.restart()
+    answer = await world.ask(since=at(200), until=at(300))
+    assert (len(answer.candles), answer.complete, world.calls) == (100, True, 2)
+
+
+async def test_rows_in_disorder_and_rows_twice_are_put_in_order_and_the_last_of_equals_wins(make: Make) -> None:
+    truth = minutes(T0, 100)
+    world = make(truth, at(400))
+
+    def shuffle(page: Page) -> Page:
+        wrong = replace(page.candles, close=page.candles.open)
+        both = concat([wrong, page.candles])
+        order = np.random.default_rng(1).permutation(100)
+        return replace(page, candles=both[np.concatenate([order, order + 100])])
+
+    world.upstream.faults = [changing(shuffle)]
+    answer = await world.ask(since=T0, until=at(100))
+    assert (answer.complete, world.upstream.refusals) == (True, 0)
+    assert rows_of(answer.candles) == rows_of(truth)
+    assert await world.stored() == rows_of(truth)
+
+
+async def test_what_cannot_be_had_in_time_is_an_error_with_its_time_or_a_gap(make: Make) -> None:
+    """An upstream that asks to be left alone, one whose budget is spent, and one that failed too often."""
+    budget = Budget(weight=4, per_s=3600, concurrent=2)  # the list of symbols takes one
+    limited, spent, broken = (
+        make(minutes(T0, 300), at(400), guarded=True, budget=one) for one in (UNLIMITED, budget, UNLIMITED)
+    )
+    limited.upstream.always = raising(RateLimited("Slow down.", retry_after=600))
+    for since in (0, 100):  # nothing is left then
+        await spent.ask(since=at(since), until=at(since + 10))
+    broken.upstream.always = raising(ProviderUnavailable("down"))
+    for _ in range(2):
+        await broken.try_ask(since=T0, until=at(10))
+    for world, code in ((limited, "RATE_LIMITED"), (spent, "PROVIDER_UNAVAILABLE"), (broken, "PROVIDER_UNAVAILABLE")):
+        await world.keeps(Span(at(120), at(150)))
+        for _ in range(2):
+            calls = world.calls
+            error = await world.try_ask(since=at(50), until=at(100))
+            assert isinstance(error, ProviderError)
+            assert error.code == code
+            assert error.retry_after
+            answer = await world.ask(since=at(115), until=at(150))
+            assert (len(answer.candles), spans_of(answer)) == (30, [(at(115), at(120), GapReason.OUTAGE)])
+        assert world.calls == calls, "it is not even asked"
+
+
+# What is empty and may not be
+
+
+async def asked_again(world: World, **question: Any) -> Answer:
+    """The answer a while after a restart."""
+    world.restart()
+    return await world.ask(**question)
+
+
+@pytest.mark.parametrize(("length", "age", "doubted"), [(50, 200, True), (2000, 90_000, True), (1000, 90_000, False)])
+async def test_an_empty_page_that_is_long_or_recent_is_believed_and_asked_for_once_more_an_hour_later(
+    make: Make, length: int, age: int, doubted: bool
+) -> None:
+    truth = minutes(T0, length)
+    world = make(truth, at(age), max_rows_per_call=5000)
+    asking = {"since": T0, "until": at(length), "limit": 5000}
+    world.upstream.faults = [emptying()]
+    assert (await world.ask(**asking)).complete
+    world.now += HOUR_MS - MINUTE_MS
+    answer = await asked_again(world, **asking)
+    assert (len(answer.candles), answer.complete, world.calls) == (0, True, 1)
+    world.now += 12 * MINUTE_MS
+    answer = await asked_again(world, **asking)
+    assert answer.complete
+    if doubted:
+        assert rows_of(answer.candles) == rows_of(truth), "healed in the very answer that asked"
+        assert await world.stored() == rows_of(truth)
+    calls = world.calls
+    assert calls == 1 + doubted
+    world.now += DAY_MS
+    await asked_again(world, **asking)
+    assert world.calls == calls, "the second answer is final"
+
+
+async def test_a_second_empty_answer_is_final(make: Make) -> None:
+    world = make(minutes(T0, 100), at(200))
+    world.upstream.faults = [emptying(), emptying()]
+    await world.ask(since=T0, until=at(50))
+    world.now += 2 * HOUR_MS
+    for _ in range(3):
+        answer = await asked_again(world, since=T0, until=at(50))
+        assert (len(answer.candles), answer.complete, world.calls) == (0, True, 2)
+        world.now += 2 * HOUR_MS
+
+
+async def test_asking_again_takes_nothing_away_when_it_fails_and_is_tried_later(
+    make: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    world = make(minutes(T0, 100), at(200))
+    world.upstream.faults = [emptying()]
+    await world.ask(since=T0, until=at(50))
+    await world.ask(since=at(50), until=at(100))
+    world.now += 2 * HOUR_MS
+    world.upstream.always = raising(ProviderUnavailable("down"))
+    for _ in range(3):
+        answer = await asked_again(world, since=T0, until=at(100))
+        assert (len(answer.candles), answer.complete) == (50, True)
+        again = await world.ask(since=T0, until=at(100))
+        assert rows_of(again.candles) == rows_of(answer.candles)
+    assert world.calls == 2 + 3, "not by every question: once in half a minute"
+    world.upstream.always = None
+    answer = await asked_again(world, since=T0, until=at(100))
+    assert (len(answer.candles), answer.complete) == (100, True)
+
+
+async def test_only_what_a_question_speaks_of_is_asked_for_again(make: Make) -> None:
+    world = make(minutes(T0, 100), at(200))
+    world.upstream.listed = {world.symbol: Listing("", first_available=T0)}
+    world.upstream.faults = [emptying()]
+    await world.ask(since=T0, until=at(100))
+    assert (await world.covered()).covers(Span(T0, at(100)))
+    world.now += 2 * HOUR_MS
+    for since in (90, 40):
+        assert len((await asked_again(world, since=at(since), until=at(since + 10))).candles) == 10
+    assert [call.span for call in world.upstream.calls[1:]] == [Span(at(90), at(100)), Span(at(40), at(50))]
+    world.restart()
+    newest = await world.ask("1m", limit=1000, until=at(100))
+    assert len(newest.candles) == 100, "it says that there is nothing older, and so that is looked at"
+
+
+async def test_a_slow_second_answer_keeps_nobody_waiting_who_does_not_wait(make: Make) -> None:
+    world = make(minutes(T0, 100), at(200))
+    world.upstream.faults = [emptying()]
+    await world.ask(since=T0, until=at(50))
+    world.now += 2 * HOUR_MS
+    release = asyncio.Event()
+    world.upstream.faults = [hanging(release)]
+    async with asyncio.timeout(5):
+        answer = await asked_again(world, since=T0, until=at(50), wait=Wait.AVAILABLE)
+    assert (len(answer.candles), answer.complete) == (0, True)
+    release.set()
+    await drain(world)
+    assert len((await world.ask(since=T0, until=at(50))).candles) == 50
 
 
 # How much, and where to go on
@@ -649,6 +817,21 @@ async def test_a_forming_hour_is_made_of_its_stored_minutes_and_the_one_under_wa
     }
 
 
+@pytest.mark.parametrize("skew_ms", [-5 * MINUTE_MS, 5 * MINUTE_MS])
+async def test_what_is_final_is_final_by_the_clock_of_the_provider(make: Make, skew_ms: int) -> None:
+    world = make(minutes(T0, 300), at(200) - skew_ms + 20_000, guarded=True)
+    world.upstream.skew_ms = skew_ms
+    (guard,) = world.lineup.members
+    assert isinstance(guard, Guard)
+    await guard.start()
+    answer = await world.ask(limit=5)
+    assert [(c.timestamp, c.closed) for c in answer.candles] == [(at(i), i < 200) for i in range(196, 201)]
+    assert answer.complete
+    assert [row[0] for row in await world.stored()] == [at(i) for i in range(195, 200)][-len(await world.stored()) :]
+    assert (await world.covered()).covers(Span(at(196), at(200)))
+    assert not (await world.covered()).covers(Span(at(200), at(201)))
+
+
 async def test_late_rows_are_waited_for_and_not_taken_for_quiet_minutes(make: Make) -> None:
     world = make(minutes(T0, 100), at(100))
     world.upstream.faults = [lagging(3), lagging(3)]
@@ -761,3 +944,32 @@ async def test_filling_half_a_century_of_quiet_minutes_costs_no_more_than_its_li
         assert len((await world.ask(limit=100, fill=Fill.PREVIOUS, **question)).candles) == 100
     assert widest <= 200
     assert clock.now_ms() == world.now
+
+
+async def test_the_pages_of_a_symbol_that_trades_each_minute_are_asked_for_side_by_side(make: Make) -> None:
+    """One page shows how dense it is; those behind it need not wait for each other, and each is asked for once."""
+    world = make(minutes(T0, 5_000), at(6_000))
+    under_way, most = 0, 0
+
+    async def slowly(page: Page) -> Page:
+        nonlocal under_way, most
+        under_way += 1
+        most = max(most, under_way)
+        await asyncio.sleep(0.02)
+        under_way -= 1
+        return page
+
+    world.upstream.always = slowly
+    answer = await world.ask(since=T0, until=at(4_500), limit=5_000)
+    assert (answer.complete, len(answer.candles)) == (True, 4_500)
+    spans = sorted(call.span for call in world.upstream.calls)
+    assert [span.since for span in spans] == [at(500 * i) for i in range(9)]
+    assert most == 8
+
+
+async def test_the_pages_of_a_symbol_that_seldom_trades_are_asked_for_one_after_the_other(make: Make) -> None:
+    """A page of it reaches far: side by side most of them would be empty."""
+    world = make(minutes(T0, 5_000, holes=[i for i in range(5_000) if i % 5]), at(6_000))
+    answer = await world.ask(since=T0, until=at(4_500), limit=5_000)
+    assert (answer.complete, len(answer.candles)) == (True, 900)
+    assert world.calls == 2

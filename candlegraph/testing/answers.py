@@ -1,0 +1,318 @@
+"""What a page holds, and what it vouches for."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from itertools import pairwise
+
+import numpy as np
+
+from candlegraph import clock
+from candlegraph.candle import Candles
+from candlegraph.clock import HOUR_MS
+from candlegraph.errors import ProviderError, UnknownSymbol, Unsupported
+from candlegraph.provider import Clocked, Page, Probing
+from candlegraph.series import Instrument
+from candlegraph.span import Span
+from candlegraph.testing.bench import Bench
+from candlegraph.testing.outcome import Breach, NotApplicable, require
+from candlegraph.testing.rule import rule
+from candlegraph.timeframe import MINUTE, Timeframe
+from candlegraph.zone import Int64s
+
+_EVER = Span(-(2**53), 2**53)
+_ODD = tuple(map(Timeframe.parse, ("7m", "11h", "13d", "5mon")))  # nobody has these
+
+
+def _some(stamps: Int64s) -> list[int]:
+    """The first, the last and two of those between."""
+    return [int(stamps[i]) for i in sorted({0, len(stamps) // 3, len(stamps) * 2 // 3, len(stamps) - 1})]
+
+
+@rule("docs/providers.md, What a page holds")
+async def since_is_inclusive(bench: Bench) -> None:
+    """A candle that opens at `since` belongs to the answer; one that opened before does not."""
+    for timeframe, known in (await bench.known()).items():
+        days = await bench.days(timeframe)
+        for opens in _some(known.timestamp):
+            ends = timeframe.next(opens, days)
+            found = (await bench.page(timeframe, Span(opens, ends))).candles.timestamp
+            require(opens in found, f"The {timeframe} candle of {opens} is missing where since={opens}.")
+            found = (await bench.page(timeframe, Span(opens + 1, ends + 1))).candles.timestamp
+            require(not (found <= opens).any(), f"The {timeframe} candle of {opens} comes although since={opens + 1}.")
+
+
+@rule("docs/providers.md, What a page holds")
+async def until_is_exclusive(bench: Bench) -> None:
+    """A candle that opens at `until` does not belong to the answer."""
+    for timeframe, known in (await bench.known()).items():
+        days = await bench.days(timeframe)
+        for opens in _some(known.timestamp):
+            since = timeframe.shift(opens, -2, days)
+            found = (await bench.page(timeframe, Span(since, opens))).candles.timestamp
+            require(not (found >= opens).any(), f"The {timeframe} candle of {opens} comes although until={opens}.")
+
+
+@rule("docs/providers.md, What a page holds")
+async def rows_are_ascending_and_unique(bench: Bench) -> None:
+    """Candles ascend by their timestamps, and no timestamp comes twice."""
+    for timeframe in await bench.known():
+        steps = np.diff((await bench.page(timeframe, await _recent(bench, timeframe))).candles.timestamp)
+        require((steps >= 0).all(), f"{timeframe} candles are not sorted by their timestamps.")
+        require((steps != 0).all(), f"A {timeframe} candle comes twice.")
+
+
+@rule("docs/providers.md, What a page holds")
+async def rows_are_candles(bench: Bench) -> None:
+    """Every row opens a bucket of its timeframe in the market's time zone, and its numbers can be a candle's."""
+    for timeframe in await bench.known():
+        days = await bench.days(timeframe)
+        candles = (await bench.page(timeframe, await _recent(bench, timeframe))).candles
+        problems = candles.problems(timeframe, _EVER, days)
+        if problems:
+            at, why = next(iter(problems.items()))
+            shown = next(iter(candles[at : at + 1]))
+            raise Breach(f"{len(problems)} {timeframe} rows are none, the first at {shown.timestamp}: {why} ({shown}).")
+
+
+async def _recent(bench: Bench, timeframe: Timeframe) -> Span:
+    """Around what is known, the forming candle with it where it is near."""
+    known, days = (await bench.known())[timeframe], await bench.days(timeframe)
+    return Span(int(known.timestamp[0]), timeframe.next(int(known.timestamp[-1]), days))
+
+
+@rule("docs/providers.md, What a page vouches for")
+async def the_forming_candle_is_never_vouched_for(bench: Bench) -> None:
+    """`complete_to` is never later than the opening of the bucket under way."""
+    for timeframe in await bench.known():
+        days, now = await bench.days(timeframe), clock.now_ms()
+        forming, soon = timeframe.floor(now, days), timeframe.shift(now, 3, days)
+        before = timeframe.shift(now, -3, days)
+        for span in (
+            Span(before, soon),
+            Span(forming, soon),
+            Span(before, now + 1),
+            Span(timeframe.next(now, days), soon),
+        ):
+            page = await bench.page(timeframe, span)
+            by_now = timeframe.floor(await _latest_now(bench), days)
+            require(
+                page.complete_to <= by_now or page.complete_to <= page.complete_from,
+                f"Asked for {timeframe} candles of {span} it vouches until {page.complete_to}; the bucket of {by_now} "
+                "is still forming.",
+            )
+
+
+async def _latest_now(bench: Bench) -> int:
+    """By our clock or the upstream's, whichever is ahead."""
+    provider = bench.provider
+    theirs = await provider.server_time() if isinstance(provider, Clocked) else 0
+    return max(clock.now_ms(), theirs)
+
+
+@rule("docs/providers.md, What a page vouches for", since_is_inclusive, until_is_exclusive)
+async def what_a_page_vouches_for_is_whole(bench: Bench) -> None:
+    """Between `complete_from` and `complete_to` no other question, however it is cut, brings another candle."""
+    for timeframe in await bench.known():
+        span = await bench.stretch(timeframe)
+        if not span:
+            continue  # its only candle is the forming one
+        page, rows = await bench.tidy(timeframe, span)
+        cuts = _cuts(timeframe, span, rows.timestamp)
+        answers = [(span, page, rows), *[(cut, *await bench.tidy(timeframe, cut)) for cut in cuts]]
+        for asked, page, rows in answers:
+            _whole(bench, timeframe, asked, page, rows)
+
+
+def _cuts(timeframe: Timeframe, span: Span, stamps: Int64s) -> list[Span]:
+    """The span in two, beside a candle's opening and on it; what follows the first page; single buckets at its end."""
+    if not len(stamps):
+        return [Span(span.since, (span.since + span.until) // 2)]
+    middle, last = int(stamps[len(stamps) // 2]), int(stamps[-1])
+    steps = [timeframe.shift(last, step) for step in range(-2, 4)]
+    pieces = [
+        *(Span(span.since, middle + by) for by in (0, 1)),
+        *(Span(middle + by, span.until) for by in (-1, 0, 1)),
+        Span(last + 1, span.until),
+        *(Span(since, until) for since, until in pairwise(steps)),
+    ]
+    return [piece & span for piece in pieces if piece & span]
+
+
+def _whole(bench: Bench, timeframe: Timeframe, asked: Span, page: Page, rows: Candles) -> None:
+    claim = Span(page.complete_from, page.complete_to)
+    if not claim:
+        return
+    what = f"Asked for {timeframe} candles of {asked}, it vouches for {claim}"
+    require(claim & asked == claim, f"{what}, which is more than it was asked for.")
+    seen, found = bench.seen(timeframe, claim), rows.between(claim)
+    missing = np.setdiff1d(seen.timestamp, found.timestamp)
+    require(
+        not len(missing),
+        f"{what}, and another answer has {len(missing)} more there, the first at {missing[:1].tolist()}.",
+    )
+    differ = _differences(found, seen)
+    require(not len(differ), f"{what}, and another answer has other numbers there, the first at {differ[:1].tolist()}.")
+
+
+def _differences(found: Candles, seen: Candles) -> Int64s:
+    """The timestamps at which two batches have candles whose numbers are not the same."""
+    stamps, ours, theirs = np.intersect1d(found.timestamp, seen.timestamp, assume_unique=True, return_indices=True)
+    same = [np.equal(a[ours], b[theirs]) for a, b in zip(found.columns[1:6], seen.columns[1:6], strict=True)]
+    return np.asarray(stamps[~np.logical_and.reduce(same)])
+
+
+@rule("docs/providers.md, What a page vouches for", what_a_page_vouches_for_is_whole)
+async def pages_lead_to_the_end(bench: Bench) -> None:
+    """Asked again from `complete_to`, page after page, settled history comes to its end and no candle is lost."""
+    for timeframe in await bench.known():
+        if span := await bench.stretch(timeframe):
+            rows = await _walk(bench, timeframe, span)
+            lost = np.setdiff1d(bench.seen(timeframe, span).timestamp, rows.timestamp)
+            require(
+                not len(lost),
+                f"Page after page, {len(lost)} {timeframe} candles of {span} are lost: {lost[:3].tolist()}.",
+            )
+
+
+async def _walk(bench: Bench, timeframe: Timeframe, span: Span) -> Candles:
+    """Page through a span as the core does."""
+    traits = bench.provider.capabilities
+    buckets = (span.until - span.since) // timeframe.nominal_ms + 1
+    rows, cursor = Candles.empty(), span.since
+    for _ in range(10 + 4 * buckets // traits.max_rows_per_call):
+        page, found = await bench.tidy(timeframe, Span(cursor, span.until))
+        rows = rows.merge(found)
+        require(
+            page.complete_to > cursor,
+            f"Asked for {timeframe} candles of {Span(cursor, span.until)}, all of them settled, it vouches for nothing "
+            f"(until {page.complete_to}): nothing could ever be kept.",
+        )
+        if (cursor := page.complete_to) >= span.until:
+            return rows
+    raise Breach(f"Page after page, it does not come to the end of {span}: it is at {cursor}.")
+
+
+@rule("docs/providers.md, What a page vouches for", what_a_page_vouches_for_is_whole)
+async def nothing_out_of_reach_is_vouched_for(bench: Bench) -> None:
+    """Where a lookback is declared, a page vouches for nothing that lies behind it."""
+    traits, bounded = bench.provider.capabilities, False
+    for timeframe in await bench.known():
+        if (reach := traits.reach_ms(timeframe)) is not None:
+            days = await bench.days(timeframe)
+            until = timeframe.floor(clock.now_ms() - reach * 3 // 2, days)
+            asked, bounded = Span(timeframe.shift(until, -10, days), until), True
+            page = await bench.page(timeframe, asked)
+            require(
+                page.complete_to <= page.complete_from,
+                f"It reaches back {reach} ms, and vouches for {timeframe} candles of {asked}.",
+            )
+    if not bounded:
+        raise NotApplicable("no lookback is declared")
+
+
+@rule("docs/providers.md, What a page holds", what_a_page_vouches_for_is_whole)
+async def an_empty_range_is_no_error(bench: Bench) -> None:
+    """Before the listing, in the future and in an empty span there are no candles, and that is an answer."""
+    known, now = await bench.known(), clock.now_ms()
+    for timeframe in known:
+        days = await bench.days(timeframe)
+        opens, future = int(known[timeframe].timestamp[0]), timeframe.shift(now, 2, days)
+        spans = [Span(opens, opens), Span(future, timeframe.shift(future, 5, days))]
+        if opens > clock.DAY_MS * 365 * 20:
+            spans.append(Span(0, timeframe.shift(0, 10, days)))
+        for span in spans:
+            page = await bench.page(timeframe, span)
+            require(not len(page.candles), f"{span} has {len(page.candles)} {timeframe} candles.")
+            require(span or page.complete_to <= page.complete_from, f"It vouches for the empty span {span}.")
+
+
+@rule("docs/providers.md, Errors")
+async def an_unknown_symbol_is_told(bench: Bench) -> None:
+    """A symbol that the upstream does not have is UnknownSymbol."""
+    timeframe, known = next(iter((await bench.known()).items()))
+    market, span = bench.provider.market.id, Span(int(known.timestamp[0]), int(known.timestamp[-1]) + 1)
+    nobody = Instrument(market, bench.provider.id, "NO-SUCH/SYMBOL")
+    await _refused(bench, UnknownSymbol, nobody, timeframe, span)
+
+
+@rule("docs/providers.md, Errors")
+async def an_unsupported_timeframe_is_told(bench: Bench) -> None:
+    """A timeframe that is not among the native ones is Unsupported."""
+    known, instrument = next(iter((await bench.known()).values())), await bench.instrument()
+    span = Span(int(known.timestamp[0]), int(known.timestamp[-1]) + 1)
+    for timeframe in _ODD:
+        if timeframe not in bench.provider.capabilities.timeframes:
+            await _refused(bench, Unsupported, instrument, timeframe, span)
+
+
+async def _refused(
+    bench: Bench, kind: type[ProviderError], instrument: Instrument, timeframe: Timeframe, span: Span
+) -> None:
+    asked = f"Asked for {timeframe} candles of {instrument.symbol!r}"
+    try:
+        page = await bench.provider.fetch(instrument, timeframe, span)
+    except kind:
+        return
+    except Exception as error:
+        raise Breach(f"{asked}, it raises {type(error).__name__} instead of {kind.__name__}: {error}") from error
+    raise Breach(f"{asked}, it answers with {len(page.candles)} candles instead of raising {kind.__name__}.")
+
+
+@rule("docs/providers.md, What a provider is", what_a_page_vouches_for_is_whole)
+async def questions_at_once_do_not_mix(bench: Bench) -> None:
+    """Several fetches at the same time get the answers that each would get alone."""
+    questions: list[tuple[Timeframe, Span]] = []
+    for timeframe in await bench.known():
+        if span := await bench.stretch(timeframe):
+            middle = (span.since + span.until) // 2
+            questions += [
+                (timeframe, span),
+                (timeframe, Span(span.since, middle)),
+                (timeframe, Span(middle, span.until)),
+            ]
+    questions = questions[:8]
+    alone = [await bench.tidy(*question) for question in questions]
+    together: Sequence[tuple[Page, Candles]] = await asyncio.gather(*(bench.tidy(*each) for each in questions))
+    for (timeframe, span), (_, expected), (_, rows) in zip(questions, alone, together, strict=True):
+        same = np.array_equal(expected.timestamp, rows.timestamp) and not len(_differences(expected, rows))
+        require(same, f"Asked together with others, {timeframe} candles of {span} are not those it answers alone.")
+
+
+@rule("docs/providers.md, What a page holds", rows_are_candles, pages_lead_to_the_end)
+async def the_candles_are_the_known_ones(bench: Bench) -> None:
+    """Where the truth is known, it is what a provider answers."""
+    truth, span = bench.subject.truth, bench.subject.span
+    if truth is None or span is None or MINUTE not in await bench.known():
+        raise NotApplicable("nobody said which candles are right")
+    span = Span(MINUTE.ceil(span.since), min(span.until, await bench.settled(MINUTE)))
+    rows, truth = await _walk(bench, MINUTE, span), truth.between(span)
+    wrong = np.setxor1d(rows.timestamp, truth.timestamp)
+    require(not len(wrong), f"{len(wrong)} minutes of {span} are missing, or should be: {wrong[:3].tolist()}.")
+    differ = _differences(rows, truth)
+    require(not len(differ), f"{len(differ)} minutes have other numbers than the known ones: {differ[:3].tolist()}.")
+
+
+@rule("docs/providers.md, Probing and clocks", since_is_inclusive, until_is_exclusive)
+async def the_first_candle_is_where_it_says(bench: Bench) -> None:
+    """`first_available` is None, or the opening of the first 1m candle."""
+    if not isinstance(bench.provider, Probing):
+        raise NotApplicable("it does not probe")
+    first = await bench.provider.first_available(await bench.instrument())
+    if first is None:
+        return
+    require(first == MINUTE.floor(first), f"first_available is {first}, at which no minute opens.")
+    there = (await bench.page(MINUTE, Span(first, first + clock.MINUTE_MS))).candles
+    require(len(there), f"first_available is {first}, and there is no candle.")
+    before = (await bench.page(MINUTE, Span(first - HOUR_MS, first))).candles
+    require(not len(before), f"first_available is {first}, and there are {len(before)} candles before it.")
+
+
+@rule("docs/providers.md, Probing and clocks")
+async def its_clock_tells_the_time(bench: Bench) -> None:
+    """`server_time` is in milliseconds and within ten minutes of ours."""
+    if not isinstance(bench.provider, Clocked):
+        raise NotApplicable("it has no clock")
+    theirs, ours = await bench.provider.server_time(), clock.now_ms()
+    require(abs(theirs - ours) < 10 * clock.MINUTE_MS, f"server_time is {theirs}; here it is {ours}.")

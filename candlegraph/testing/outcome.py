@@ -1,0 +1,21 @@
+"""What can come of checking a rule, besides that it is kept."""
+
+from __future__ import annotations
+
+
+class Breach(AssertionError):
+    """A rule is broken; the message says how."""
+
+
+class NotApplicable(Exception):
+    """A rule speaks of something that this provider, or this upstream, does not have."""
+
+
+class NotTried(Exception):
+    """A rule rests on another one that is broken."""
+
+
+def require(met: object, detail: str) -> None:
+    """Breach with ``detail`` unless ``met``."""
+    if not met:
+        raise Breach(detail)

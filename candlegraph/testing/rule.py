@@ -1,0 +1,59 @@
+"""A rule of the contract, and how a breach of it is told."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Coroutine
+from dataclasses import dataclass
+from typing import Any
+
+from candlegraph.errors import CandlegraphError, ProviderError
+from candlegraph.testing.bench import Bench
+from candlegraph.testing.outcome import Breach, NotApplicable, NotTried
+
+Check = Callable[[Bench], Coroutine[Any, Any, None]]
+
+
+@dataclass(frozen=True, slots=True)
+class Rule:
+    """One rule: ``text`` states it, ``where`` says where it is written, ``check`` raises `Breach` where it is broken.
+
+    ``rests_on`` are the rules without which its check would only repeat their breach.
+    """
+
+    name: str
+    text: str
+    where: str
+    check: Check
+    rests_on: tuple[str, ...] = ()
+
+    def verify(self, bench: Bench) -> None:
+        """Try it. Breach, with what it says and where it is written; NotApplicable, NotTried."""
+        if rests_on := sorted(bench.broken.intersection(self.rests_on)):
+            bench.broken.add(self.name)  # for those that rest on this one
+            raise NotTried(f"rests on: {', '.join(rests_on)}")
+        try:
+            bench.run(self.check(bench))
+        except NotApplicable:
+            raise
+        except Breach as breach:
+            detail = str(breach)
+        except ProviderError as error:
+            detail = f"It raised {type(error).__name__} where it should have answered: {error.message}"
+        except CandlegraphError as error:
+            detail = f"It raised {type(error).__name__}, which is no ProviderError: {error.message}"
+        except Exception as error:  # noqa: BLE001 - a plugin may raise anything
+            detail = f"It raised {type(error).__name__}, and may raise nothing but ProviderErrors: {error}"
+        else:
+            return
+        bench.broken.add(self.name)
+        raise Breach(f"{bench.id} breaks a rule: {self.text}\n  {detail}\n  The rule is written in {self.where}.")
+
+
+def rule(where: str, *rests_on: Rule) -> Callable[[Check], Rule]:
+    """Make a rule of a check: its name is the check's, its text the docstring."""
+
+    def made(check: Check) -> Rule:
+        name = getattr(check, "__name__", "").replace("_", " ")
+        return Rule(name, " ".join((check.__doc__ or "").split()), where, check, tuple(r.name for r in rests_on))
+
+    return made

@@ -1,0 +1,102 @@
+"""What a provider with a stream does on it."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+
+from candlegraph import clock
+from candlegraph.candle import Candle, Candles
+from candlegraph.clock import MINUTE_MS
+from candlegraph.provider import Live, Streaming
+from candlegraph.span import Span
+from candlegraph.testing.answers import rows_are_candles, since_is_inclusive
+from candlegraph.testing.bench import Bench
+from candlegraph.testing.outcome import Breach, NotApplicable, require
+from candlegraph.testing.rule import rule
+from candlegraph.timeframe import MINUTE
+
+_PATIENCE_S = 150.0  # to see a minute end, of a symbol that may be quiet
+
+
+async def _stream(bench: Bench) -> AsyncIterator[Candles]:
+    if bench.provider.capabilities.live is not Live.STREAM or not isinstance(bench.provider, Streaming):
+        raise NotApplicable("it has no stream")
+    if not bench.subject.streams:
+        raise NotApplicable("the upstream has no live side")
+    return bench.provider.stream(await bench.instrument())
+
+
+async def _close(stream: AsyncIterator[Candles]) -> None:
+    if (aclose := getattr(stream, "aclose", None)) is not None:
+        await aclose()
+
+
+@rule("docs/providers.md, Streaming", rows_are_candles, since_is_inclusive)
+async def a_stream_goes_on_where_history_ends(bench: Bench) -> None:
+    """The minutes of a stream are those that a fetch tells once they are over: none is skipped, none is another."""
+    stream = await _stream(bench)
+    try:
+        async with asyncio.timeout(_PATIENCE_S):
+            streamed = await _past_a_minute(bench, stream)
+    except TimeoutError:
+        raise Breach(f"The stream did not come past a minute within {_PATIENCE_S:g} s.") from None
+    finally:
+        await _close(stream)
+    first, last = min(streamed), max(streamed)
+    settle_ms = bench.provider.capabilities.settle_ms
+    if bench.subject.advance:
+        bench.subject.advance(settle_ms)
+    else:
+        await asyncio.sleep(settle_ms / 1000)
+    page = await bench.page(MINUTE, Span(first, last))
+    final = {candle.timestamp: candle for candle in page.candles}
+    skipped = sorted(final.keys() - streamed.keys())
+    require(not skipped, f"The stream passed over the minutes {skipped}, which a fetch has.")
+    for minute, seen in streamed.items():
+        whole = final.get(minute)
+        if whole is None:
+            require(
+                not page.complete_from <= minute < page.complete_to,
+                f"The stream had {seen}, a fetch has nothing there.",
+            )
+        else:
+            grown = seen.open == whole.open and seen.high <= whole.high and seen.low >= whole.low
+            require(grown, f"The stream had {seen}, of which no {whole} can have come, as the fetch says.")
+
+
+async def _past_a_minute(bench: Bench, stream: AsyncIterator[Candles]) -> dict[int, Candle]:
+    """The last that the stream told of each minute, from the first one until a later one came."""
+    streamed: dict[int, Candle] = {}
+    steps = 2 if bench.subject.advance else 1  # a jump of two minutes shows whether the one between is told
+    async for candles in stream:
+        problems = candles.problems(MINUTE, Span(0, clock.now_ms() + MINUTE_MS))
+        require(not problems, f"The stream yields rows that are no 1m candles of by now: {problems}.")
+        began = bool(streamed)
+        streamed |= {candle.timestamp: candle for candle in candles}
+        if streamed and max(streamed) - min(streamed) >= steps * MINUTE_MS:
+            return streamed
+        if streamed and not began and bench.subject.advance:
+            bench.subject.advance(steps * MINUTE_MS)
+    raise Breach("The stream ended by itself before a minute had passed.")
+
+
+@rule("docs/providers.md, Streaming")
+async def closing_a_stream_leaves_nothing(bench: Bench) -> None:
+    """A stream that is cancelled while it waits, or closed, ends at once and leaves no task behind."""
+    before, stream = asyncio.all_tasks(), await _stream(bench)
+
+    async def listen() -> None:
+        async for _ in stream:
+            pass
+
+    listener = asyncio.ensure_future(listen())
+    await asyncio.wait({listener}, timeout=0.1)
+    if listener.done():
+        raise Breach(f"The stream ended at once: {listener.exception()!r}.")
+    listener.cancel()
+    done, _ = await asyncio.wait({listener}, timeout=bench.leave_s)
+    require(done and listener.cancelled(), "A stream that is cancelled goes on.")
+    await _close(stream)
+    left = await bench.left_behind(before)
+    require(not left, f"Still there after the stream was closed: {left}.")

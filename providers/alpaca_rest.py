@@ -1,0 +1,178 @@
+"""Alpaca's REST interface: one request with the account's keys, its answer or its error in our terms, bars as candles.
+
+No error is chained to one of aiohttp's: some of those hold the request, and with it the keys.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from json import JSONDecoder
+
+import aiohttp
+import numpy as np
+import orjson
+
+from candlegraph import clock
+from candlegraph.candle import Candles
+from candlegraph.errors import (
+    ProviderError,
+    ProviderRefused,
+    ProviderUnavailable,
+    RateLimited,
+    UnknownSymbol,
+    Unsupported,
+)
+
+MAX_BODY = 32 << 20  # bytes; the longest answer, the list of all assets, is about 13 MB
+
+_LONGEST_WAIT_S = 3_600.0
+_KEYS_REFUSED = "Alpaca refuses the keys: look at ALPACA_API_KEY, ALPACA_API_SECRET and, for those of a live account, ALPACA_TRADING_URL."
+
+
+class RecentRefused(ProviderRefused):
+    """Alpaca's plan does not include the last 15 minutes of this feed."""
+
+
+@dataclass(frozen=True, slots=True)
+class Account:
+    """A pair of keys and the hosts they are for; printed without the keys."""
+
+    key: str = field(repr=False)
+    secret: str = field(repr=False)
+    data_url: str
+    trading_url: str
+    stream_url: str
+
+
+class Rest:
+    """The connections of one provider to Alpaca's two REST hosts."""
+
+    def __init__(self, account: Account) -> None:
+        """Nothing is opened yet."""
+        self.account = account
+        self._http: aiohttp.ClientSession | None = None
+
+    async def start(self) -> None:
+        """Make a pool of connections; no request yet."""
+        self._http = aiohttp.ClientSession(
+            cookie_jar=aiohttp.DummyCookieJar(), timeout=aiohttp.ClientTimeout(total=None)
+        )
+
+    async def close(self) -> None:
+        """Close the connections."""
+        http, self._http = self._http, None
+        if http:
+            await http.close()
+
+    async def get(self, url: str, params: Mapping[str, str], deadline_s: float) -> bytes:
+        """The body of a 200, at most `MAX_BODY` bytes; every other outcome is a ProviderError."""
+        if self._http is None:
+            raise ProviderUnavailable("Alpaca has not been started.")
+        keys = {"APCA-API-KEY-ID": self.account.key, "APCA-API-SECRET-KEY": self.account.secret}
+        try:
+            # A redirect would carry the keys to another host.
+            request = self._http.get(url, params=params, headers=keys, allow_redirects=False)
+            async with asyncio.timeout(deadline_s), request as response:
+                body = await _body(response)
+        except TimeoutError:
+            raise ProviderUnavailable("Alpaca did not answer in time.") from None
+        except (aiohttp.ClientError, OSError, ValueError) as error:
+            raise ProviderUnavailable(f"Alpaca could not be reached or broke off ({type(error).__name__}).") from None
+        if response.status != 200:
+            raise _error(response.status, response.headers, body)
+        return body
+
+
+async def _body(response: aiohttp.ClientResponse) -> bytes:
+    chunks, size = [], 0
+    async for chunk in response.content.iter_any():
+        size += len(chunk)
+        if size > MAX_BODY:
+            response.close()
+            raise unreadable()
+        chunks.append(chunk)
+    return b"".join(chunks)
+
+
+def _error(status: int, headers: Mapping[str, str], body: bytes) -> ProviderError:
+    """What a status means. Bad keys and a plan that is too small are 403 both: the message tells them apart."""
+    said = body[:2_000].decode(errors="replace").lower()
+    if status == 429:
+        return RateLimited("Alpaca asks us to slow down.", retry_after=_retry_after(headers))
+    if status in {401, 403} and "subscription" in said:
+        return RecentRefused() if "recent" in said else ProviderRefused("Alpaca's plan does not include this feed.")
+    if status in {401, 403}:
+        return ProviderRefused(_KEYS_REFUSED)
+    if status in {400, 422}:
+        if "invalid symbol" in said:
+            return UnknownSymbol("Alpaca does not know this symbol.")
+        return Unsupported(f"Alpaca cannot answer such a question (HTTP {status}).")
+    return ProviderUnavailable(f"Alpaca answered with HTTP {status}.", retry_after=_retry_after(headers))
+
+
+def _retry_after(headers: Mapping[str, str]) -> float | None:
+    """Seconds until the limit is lifted: X-Ratelimit-Reset is an instant (s since the epoch), Retry-After a wait."""
+    number = re.compile(r"[0-9]{1,15}")
+    if number.fullmatch(reset := headers.get("X-Ratelimit-Reset", "")):
+        wait = int(reset) - clock.now_ms() / 1000
+    elif number.fullmatch(after := headers.get("Retry-After", "")):
+        wait = float(after)
+    else:
+        return None
+    return min(max(wait, 0.0), _LONGEST_WAIT_S)
+
+
+def unreadable() -> ProviderUnavailable:
+    """The error for an answer that is not what was asked for."""
+    return ProviderUnavailable("Alpaca sent an answer that could not be read.")
+
+
+def json_of(body: bytes | str) -> object:
+    """The body as JSON; ProviderUnavailable where it is none."""
+    try:
+        parsed: object = orjson.loads(body)
+    except ValueError:
+        raise unreadable() from None
+    return parsed
+
+
+def objects_of(body: bytes) -> Iterator[object]:
+    """The elements of a JSON array, one by one: a parser that takes 13 MB at once keeps every thread waiting."""
+    decode, step = JSONDecoder().raw_decode, re.compile(r"\s*(,|\]\s*\Z)\s*")
+    try:
+        text = body.decode().strip()
+        opened = re.match(r"\[\s*", text)
+        if not opened:
+            raise unreadable()
+        at, end = opened.end(), len(text) - 1
+        if text[end] == "]" and at == end:
+            return
+        while True:
+            item, at = decode(text, at)
+            yield item
+            separator = step.match(text, at)
+            if not separator:
+                raise unreadable()
+            if separator[1] != ",":
+                return
+            at = separator.end()
+    except ValueError:
+        raise unreadable() from None
+
+
+def candles_of(rows: Sequence[Mapping[str, object]]) -> Candles:
+    """Bars, of REST or of the stream, in any order; of equal instants the last wins. ProviderUnavailable if unreadable."""
+    try:
+        texts = [row["t"] for row in rows]
+        if not all(isinstance(text, str) and text.endswith("Z") for text in texts):
+            raise unreadable()
+        stamps = np.array([str(text)[:-1] for text in texts], "datetime64[ms]")
+        numbers = np.array([[row[name] for name in "ohlcv"] for row in rows], np.float64).reshape(len(rows), 5)
+    except (KeyError, TypeError, ValueError):
+        raise unreadable() from None
+    if np.isnat(stamps).any():
+        raise unreadable()
+    return Candles.of(stamps.astype(np.int64), *numbers.T).sorted()

@@ -1,0 +1,85 @@
+"""When American exchanges trade, the hours before the opening and after the close included: Alpaca's own calendar.
+
+A minute in which they were closed has no candle, and need not be asked for.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from datetime import UTC, date, datetime, timedelta
+from zoneinfo import ZoneInfo
+
+from candlegraph import clock
+from candlegraph.errors import ProviderError
+from candlegraph.span import Span, Spans
+from providers.alpaca_rest import Rest, json_of, unreadable
+
+RETRY_S = 600.0
+
+_NEW_YORK = ZoneInfo("America/New_York")
+_AROUND = timedelta(days=7)  # so far before and after today it is read: what is followed live is recent
+_DEADLINE_S = 3.0
+
+
+class Sessions:
+    """The sessions of these days, read once a day; nothing depends on having them."""
+
+    def __init__(self, rest: Rest) -> None:
+        """Nothing is read yet."""
+        self._rest = rest
+        self._read_on: date | None = None
+        self._open = Spans()
+        self._retry_at = 0.0
+        self._lock = asyncio.Lock()
+
+    async def closed_during(self, span: Span) -> bool:
+        """Whether nothing can have traded in ``span``; False where that is not known."""
+        today = datetime.fromtimestamp(clock.now_ms() / 1000, UTC).astimezone(_NEW_YORK).date()
+        first, last = today - _AROUND, today + _AROUND
+        known = Span(_instant(first, "0000"), _instant(last, "0000"))
+        if not span or span & known != span:
+            return False
+        async with self._lock:
+            if self._read_on != today and not await self._read(first, last, today):
+                return False
+        return not self._open & Spans([span])
+
+    async def _read(self, first: date, last: date, today: date) -> bool:
+        if time.monotonic() < self._retry_at:
+            return False
+        url = f"{self._rest.account.trading_url}/v2/calendar"
+        try:
+            body = await self._rest.get(url, {"start": str(first), "end": str(last)}, _DEADLINE_S)
+            self._open = _sessions(json_of(body))
+        except ProviderError as error:
+            self._retry_at = time.monotonic() + RETRY_S
+            logging.getLogger(__name__).warning("no calendar, so closed hours are asked for as well: %s", error)
+            return False
+        self._read_on = today
+        return True
+
+
+def _sessions(days: object) -> Spans:
+    try:
+        if not isinstance(days, list) or not days:  # two weeks without a session there have never been
+            raise unreadable()
+        return Spans(
+            Span(
+                _instant(date.fromisoformat(day["date"]), day[opens]),
+                _instant(date.fromisoformat(day["date"]), day[closes]),
+            )
+            for day in days
+            for opens, closes in [("session_open", "session_close")]
+        )
+    except (KeyError, TypeError, ValueError, AttributeError):
+        raise unreadable() from None
+
+
+def _instant(day: date, local: str) -> int:
+    """A New York time such as ``0930`` or ``09:30`` (ms, UTC)."""
+    at = datetime.strptime(local.replace(":", ""), "%H%M").replace(
+        year=day.year, month=day.month, day=day.day, tzinfo=_NEW_YORK
+    )
+    return round(at.timestamp() * 1000)

@@ -1,0 +1,73 @@
+"""The circuit breaker: who fails again and again is left alone for a while, then asked by one call first."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from candlegraph.errors import ProviderError, ProviderUnavailable
+
+THRESHOLD = 5  # failures in a row
+REST_S, MAX_REST_S = 5.0, 60.0
+PROBE_S = 1.0  # when to come back while somebody else probes
+
+
+class Breaker:
+    """Closed, calls pass. Open, none does. Half open, one passes: its success closes, its failure opens for longer.
+
+    Only ProviderUnavailable is a failure: whatever else an upstream answers, it answers.
+    """
+
+    def __init__(self) -> None:
+        """Closed."""
+        self._failures = 0
+        self._rest_s = REST_S
+        self._open_until = 0.0
+        self._probing = False
+
+    @property
+    def closed(self) -> bool:
+        """Whether calls pass."""
+        return self._failures < THRESHOLD
+
+    def opens_in(self) -> float:
+        """How many seconds until a call has a chance: 0 where it has one now."""
+        left = 0.0 if self.closed else self._open_until - _now()
+        return left if left > 0 else PROBE_S if self._probing else 0.0
+
+    @contextmanager
+    def watch(self) -> Iterator[None]:
+        """Learn from the call inside what the upstream is like; a call that is cancelled tells nothing."""
+        probe = not self.closed
+        self._probing |= probe
+        try:
+            yield
+        except ProviderUnavailable:
+            self._fail(probe=probe)
+            raise
+        except ProviderError:
+            self._close()
+            raise
+        else:
+            self._close()
+        finally:
+            if probe:
+                self._probing = False
+
+    def _fail(self, *, probe: bool) -> None:
+        if probe:
+            self._rest_s = min(self._rest_s * 2, MAX_REST_S)
+        elif self.closed:
+            self._failures += 1
+        if probe or not (self.closed or self._open_until):
+            # Not to the second: the processes of a cluster must not come back together.
+            self._open_until = _now() + self._rest_s * random.uniform(0.8, 1.0)  # noqa: S311
+
+    def _close(self) -> None:
+        self._failures, self._rest_s, self._open_until = 0, REST_S, 0.0
+
+
+def _now() -> float:
+    return asyncio.get_running_loop().time()

@@ -1,0 +1,142 @@
+"""Calls to one upstream: retried, in turn, with a deadline, kept away from one that fails, and counted."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable
+from typing import TypeVar
+
+from tenacity import (
+    AsyncRetrying,
+    RetryCallState,
+    retry_if_exception,
+    wait_random_exponential,
+)
+
+from candlegraph import clock
+from candlegraph.errors import ProviderError, ProviderUnavailable, RateLimited, UnknownSymbol, Unsupported
+from candlegraph.provider import Counters, Failure, Provider, State, Urgency
+from candlegraph.quota import Quota
+from providers.breaker import Breaker
+from providers.turnstile import Turnstile
+
+log = logging.getLogger(__name__)
+T = TypeVar("T")
+
+ATTEMPTS = 3
+BACKOFF_S, MAX_BACKOFF_S = 0.5, 8.0  # full jitter: between nothing and this, doubled a try
+BACKFILL_PATIENCE_S = 120.0  # how long a call nobody waits for may wait for its turn; the others: as long as a call
+RECENT_S = 60.0  # so long after a failure a provider counts as DEGRADED
+HOLD_S, MAX_HOLD_S = 2.0, 7 * 86_400.0  # after a 429 that does not say how long, doubled each time up to a minute
+
+
+class Calls:
+    """Makes the calls of one provider. Raises nothing but ProviderError."""
+
+    def __init__(self, provider: Provider, quota: Quota) -> None:
+        """Nothing was asked yet."""
+        self._provider = provider
+        self._breaker = Breaker()
+        self._turnstile = Turnstile(f"{provider.market.id}/{provider.id}", provider.name, quota)
+        self._made = self._failures = self._retries = 0
+        self._last_call_at: int | None = None
+        self._failed_at = float("-inf")
+        self._limits_in_a_row = 0
+        self.last_failure: Failure | None = None
+
+    async def make(self, ask: Callable[[], Awaitable[T]], urgency: Urgency, deadline_s: float) -> T:
+        """Ask until there is an answer, an error that another try would not mend, or no time for one."""
+        until = _now() + (BACKFILL_PATIENCE_S if urgency is Urgency.BACKFILL else deadline_s)
+
+        def is_enough(state: RetryCallState) -> bool:
+            error = state.outcome.exception() if state.outcome else None
+            retry_after = (error.retry_after or 0.0) if isinstance(error, ProviderError) else 0.0
+            return state.attempt_number >= ATTEMPTS or _now() + max(state.upcoming_sleep, retry_after) > until
+
+        retrying = AsyncRetrying(
+            retry=retry_if_exception(self._is_worth_a_retry),
+            wait=wait_random_exponential(multiplier=BACKOFF_S, max=MAX_BACKOFF_S),
+            stop=is_enough,
+            before_sleep=self._count_retry,
+            reraise=True,
+        )
+        return await retrying(self.make_once, ask, urgency, until, deadline_s)
+
+    async def make_once(self, ask: Callable[[], Awaitable[T]], urgency: Urgency, until: float, deadline_s: float) -> T:
+        """Ask once. Its turn has to come before ``until`` by the loop's clock, its answer within ``deadline_s`` then."""
+        self._check_breaker()
+        async with self._turnstile.turn(self._provider.capabilities, urgency, until):
+            self._check_breaker()  # it may have opened while we waited
+            with self._breaker.watch():
+                answer = await self._timed(ask, deadline_s)
+        self._limits_in_a_row = 0
+        return answer
+
+    def _is_worth_a_retry(self, error: BaseException) -> bool:
+        return isinstance(error, ProviderUnavailable | RateLimited) and self._breaker.closed
+
+    def _count_retry(self, _: RetryCallState) -> None:
+        self._retries += 1
+
+    def _check_breaker(self) -> None:
+        if seconds := self._breaker.opens_in():
+            said = f": {self.last_failure.message}" if self.last_failure else "."
+            raise ProviderUnavailable(
+                f"{self._provider.name} failed too often and is left alone{said}", retry_after=seconds
+            )
+
+    async def _timed(self, ask: Callable[[], Awaitable[T]], deadline_s: float) -> T:
+        self._made += 1
+        self._last_call_at = clock.now_ms()
+        limit = asyncio.timeout(deadline_s)
+        try:
+            async with limit:
+                return await ask()
+        except asyncio.CancelledError as error:
+            if (task := asyncio.current_task()) and task.cancelling():
+                raise
+            raise await self.noted(error) from error  # something within the plugin was cancelled, not we
+        except Exception as error:
+            known = ProviderUnavailable(f"{self._provider.name} did not answer in time.") if limit.expired() else error
+            raise await self.noted(known) from error
+
+    async def noted(self, error: BaseException) -> ProviderError:
+        """The error in our terms, counted; where it says how long to wait, nobody calls before."""
+        if isinstance(error, UnknownSymbol | Unsupported):
+            return error
+        if not isinstance(error, ProviderError):
+            name, kind = self._provider.name, type(error).__name__
+            log.error("provider %s/%s failed unexpectedly", self._provider.market.id, self._provider.id, exc_info=error)
+            error = ProviderUnavailable(f"{name} failed: {kind}.")
+        self._failures += 1
+        self._failed_at = _now()
+        self.last_failure = Failure(error.message, clock.now_ms())
+        if isinstance(error, RateLimited):
+            self._limits_in_a_row += 1
+            if error.retry_after is None:
+                error.retry_after = min(HOLD_S * 2 ** min(self._limits_in_a_row - 1, 9), 60.0)
+        if error.retry_after and error.retry_after > 0:
+            error.retry_after = min(error.retry_after, MAX_HOLD_S)
+            await self._turnstile.hold(error, error.retry_after, self._provider.capabilities)
+        return error
+
+    def counters(self, rows: int, refused: int) -> Counters:
+        """What was counted here and by whoever looked at the answers."""
+        return Counters(self._made, self._failures, self._retries, rows, refused, self._last_call_at)
+
+    def health(self) -> tuple[State, str | None, float | None]:
+        """The state, why it is so, and in how many seconds the upstream will be asked again."""
+        said = self.last_failure.message if self.last_failure else None
+        if limited := self._turnstile.limited():
+            return State.RATE_LIMITED, limited[1].message, limited[0]
+        if not self._breaker.closed:
+            seconds = self._breaker.opens_in()
+            return (State.FAILED, said, seconds) if seconds else (State.DEGRADED, said, None)
+        if self.last_failure and _now() - self._failed_at < RECENT_S:
+            return State.DEGRADED, said, None
+        return State.READY, None, None
+
+
+def _now() -> float:
+    return asyncio.get_running_loop().time()

@@ -1,0 +1,106 @@
+"""What an error of ccxt's means in our terms, and what one request was answered with."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
+from importlib import import_module
+
+from candlegraph import clock
+from candlegraph.errors import (
+    ProviderError,
+    ProviderRefused,
+    ProviderUnavailable,
+    RateLimited,
+    UnknownSymbol,
+    Unsupported,
+)
+
+_LONGEST_WAIT_S = 3 * 86_400.0  # the longest ban Binance documents
+_SECRETS = re.compile(r"(?<=\?)\S+|(?<=//)[^/@\s]+(?=@)")  # a URL's query (keys, signatures) and its user:password@
+
+
+@dataclass(slots=True)
+class Answer:
+    """The HTTP answer to one request."""
+
+    status: int = 0
+    retry_after: float | None = None
+    body: object = None
+
+
+last_answer: ContextVar[Answer | None] = ContextVar("ccxt_answer", default=None)
+"""The answer to the last request of the task at hand: an instance of ccxt's knows only the last one of all."""
+
+
+@contextmanager
+def border(name: str) -> Iterator[None]:
+    """Let nothing but a ProviderError out."""
+    try:
+        yield
+    except ProviderError:
+        raise
+    except Exception as error:
+        raise translated(name, error) from error
+
+
+def translated(name: str, error: Exception) -> ProviderError:
+    """What an error of ccxt's means to us. It keeps no URL's query: the messages of ccxt quote whole requests."""
+    errors = import_module("ccxt.base.errors")
+    answer = getattr(error, "answer", None) or _handshake(error) or Answer()
+    if isinstance(error, errors.BaseError):
+        error.args = tuple(_SECRETS.sub("...", str(arg))[:500] for arg in error.args)
+    if answer.status in {418, 429} or isinstance(error, errors.DDoSProtection | errors.RateLimitExceeded):
+        return RateLimited(f"{name} asks us to slow down.", retry_after=answer.retry_after)
+    if answer.status == 451 or isinstance(error, errors.RestrictedLocation):
+        return ProviderRefused(f"{name} does not serve the region we are in.")
+    if answer.status >= 500:  # whatever its body says
+        return ProviderUnavailable(f"{name} answered with HTTP {answer.status}.", retry_after=answer.retry_after)
+    kinds: tuple[tuple[type[Exception], type[ProviderError], str], ...] = (
+        (errors.AuthenticationError, ProviderRefused, "refuses us: the API key, or what it is allowed to"),
+        (errors.BadSymbol, UnknownSymbol, "does not know this symbol"),
+        (errors.BadRequest, Unsupported, "cannot answer such a question"),
+        (errors.NotSupported, Unsupported, "cannot answer such a question"),
+        (errors.RequestTimeout, ProviderUnavailable, "did not answer in time"),
+        (TimeoutError, ProviderUnavailable, "did not answer in time"),
+        (errors.InvalidProxySettings, ProviderUnavailable, "cannot be reached with the proxy settings of CCXT_OPTIONS"),
+    )
+    for kind, ours, reason in kinds:
+        if isinstance(error, kind):
+            return ours(f"{name} {reason}.")
+    if not isinstance(error, errors.BaseError):  # ccxt stumbled over the answer
+        return unreadable(name)
+    said = f" (HTTP {answer.status})" if answer.status >= 400 else ""
+    return ProviderUnavailable(f"{name} is not available{said}.")
+
+
+def unreadable(name: str) -> ProviderUnavailable:
+    """The error for an answer that is none."""
+    return ProviderUnavailable(f"{name} sent an answer that could not be read.")
+
+
+def _handshake(error: Exception) -> Answer | None:
+    """What a websocket's handshake was answered with; ccxt puts aiohttp's error into its own."""
+    inner = error.args[0] if error.args else None
+    status, headers = getattr(inner, "status", None), getattr(inner, "headers", None)
+    return Answer(status, retry_after(headers or {})) if isinstance(status, int) else None
+
+
+def retry_after(headers: Mapping[str, str]) -> float | None:
+    """Seconds to wait by the header Retry-After: a number of seconds or a date."""
+    text = next((value for name, value in headers.items() if name.lower() == "retry-after"), "")
+    try:
+        if re.fullmatch(r"[0-9]{1,9}(\.[0-9]{1,9})?", text):
+            seconds = float(text)
+        else:
+            at = parsedate_to_datetime(text)
+            now = datetime.fromtimestamp(clock.now_ms() / 1000, UTC)
+            seconds = (at.replace(tzinfo=at.tzinfo or UTC) - now).total_seconds()
+    except ValueError:
+        return None
+    return min(max(seconds, 0.0), _LONGEST_WAIT_S)

@@ -1,0 +1,171 @@
+"""An exchange class of ccxt's, sealed: nothing unreadable passes for an answer, and no row is hidden."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterable, Mapping
+from contextvars import ContextVar
+from copy import deepcopy
+from importlib import import_module
+from typing import Any, Protocol, cast
+
+from candlegraph.clock import DAY_MS, HOUR_MS
+from candlegraph.errors import BadUserInput, ConfigurationError, ProviderUnavailable
+from candlegraph.timeframe import Timeframe
+from providers.ccxt_errors import Answer, last_answer, retry_after, unreadable
+
+KEEP_ALIVE_MS = 15_000  # Binance's class waits 180 s before it notices a dead line
+_BINANCE = ("binance", "binanceus", "binanceusdm", "binancecoinm")
+_DAYS_NOT_UTC = ("htx", "bittrade")  # their days open at midnight in Singapore
+
+Rows = list[list[float]]
+MarketInfo = Mapping[str, object]  # what ccxt knows of one symbol
+spent: ContextVar[list[float] | None] = ContextVar("ccxt_spent", default=None)
+"""What ccxt's rate limiter charged for each request of the task at hand."""
+socket: ContextVar[object] = ContextVar("ccxt_socket", default=None)
+"""The websocket client that the task at hand watches."""
+
+
+class Exchange(Protocol):
+    """What we use of an instance of ccxt's."""
+
+    name: str
+    rateLimit: float  # noqa: N815
+    timeout: float
+    has: Mapping[str, object]
+    timeframes: Mapping[str, object] | None
+    markets: dict[str, MarketInfo] | None
+    markets_by_id: dict[str, list[MarketInfo]] | None
+    symbols: list[str]
+    ids: list[str]
+    ohlcvs: dict[str, object]
+    clients: dict[str, Any]
+
+    async def load_markets(self) -> object: ...
+    async def fetch_ohlcv(self, symbol: str, timeframe: str, since: int, limit: int) -> Rows: ...
+    async def fetch_time(self) -> object: ...
+    async def watch_ohlcv(self, symbol: str, timeframe: str, since: None, limit: int) -> Rows: ...
+    async def un_watch_ohlcv(self, symbol: str, timeframe: str) -> object: ...
+    async def close_ws_clients(self) -> None: ...
+    async def close(self) -> None: ...
+    def feature_value(self, symbol: str, method: str, param: str) -> object: ...
+    def feature_value_by_type(self, kind: str, sub: str | None, method: str, param: str) -> object: ...
+
+
+class _Sealed:
+    """Put in front of an exchange class of ccxt's.
+
+    ``last_response_headers`` of an instance is whatever request ended last; here each request keeps its own answer,
+    and an error carries it.
+    """
+
+    name: str
+    own_session: bool
+    session: Any
+    aiohttp_trust_env: bool
+    clients: dict[str, Any]
+    _bounded: object = None
+
+    def open(self, lazy: bool = False) -> None:
+        """Open the session, and put a bounded one in its place."""
+        super().open(lazy)  # type: ignore[misc]
+        if self.own_session and self.session is not None and self.session is not self._bounded:
+            bounded = import_module("providers.ccxt_session").bounded
+            self.session = self._bounded = bounded(self.session, trust_env=self.aiohttp_trust_env)
+
+    async def throttle(self, cost: float | None = None) -> None:
+        """Wait for ccxt's rate limiter, and note what it charges."""
+        if (charges := spent.get()) is not None:
+            charges.append(1.0 if cost is None else float(cost))
+        await super().throttle(cost)  # type: ignore[misc]
+
+    async def fetch(
+        self, url: str, method: str = "GET", headers: object = None, body: object = None
+    ) -> dict[str, object] | list[object]:
+        """Do one HTTP request. Where the body is no JSON, ccxt returns its text: that is an error here."""
+        answer = Answer()
+        last_answer.set(answer)
+        try:
+            parsed: object = await super().fetch(url, method, headers, body)  # type: ignore[misc]
+        except Exception as error:
+            error.answer = answer  # type: ignore[attr-defined]
+            raise
+        if not isinstance(parsed, dict | list):
+            raise unreadable(self.name)
+        answer.body = parsed
+        return parsed
+
+    def on_rest_response(
+        self, code: int, reason: str, url: str, method: str, headers: dict[str, str], *rest: str
+    ) -> str:
+        """Note the status and Retry-After; ccxt calls it for every answer before it looks for errors."""
+        if answer := last_answer.get():
+            answer.status = code
+            answer.retry_after = retry_after(headers)
+        return cast(str, super().on_rest_response(code, reason, url, method, headers, *rest))  # type: ignore[misc]
+
+    def parse_ohlcvs(self, rows: object, market: object = None, timeframe: str = "1m", *_: object) -> object:
+        """Parse and sort, but leave out ``since`` and ``limit``: rows that were not asked for show what was done."""
+        return super().parse_ohlcvs(rows, market, timeframe)  # type: ignore[misc]
+
+    def watch(self, url: str, *rest: object) -> object:
+        """Subscribe; see `_note_socket`."""
+        self._note_socket(url)
+        return super().watch(url, *rest)  # type: ignore[misc]
+
+    def watch_multiple(self, url: str, *rest: object) -> object:
+        """Subscribe; see `_note_socket`."""
+        self._note_socket(url)
+        return super().watch_multiple(url, *rest)  # type: ignore[misc]
+
+    def _note_socket(self, url: str) -> None:
+        """Note which socket is watched; where none may be dialled yet, say so instead of sleeping over it."""
+        wait = 0.0 if url in self.clients else super().ws_dial_delay(url)  # type: ignore[misc]
+        if wait > 0:
+            raise ProviderUnavailable(f"{self.name} is not to be connected to yet.", retry_after=wait)
+        socket.set(super().client(url))  # type: ignore[misc]
+
+    def on_connected(self, client: Any, message: object = None) -> None:
+        """Hang up where everybody left while the socket was being dialled."""
+        super().on_connected(client, message)  # type: ignore[misc]
+        if self.clients.get(client.url) is not client:
+            asyncio.ensure_future(client.close(1000))  # noqa: RUF006 - as ccxt itself closes one
+
+
+def make(exchange_id: str, options: Mapping[str, object]) -> Exchange:
+    """Import ccxt and make an instance; ConfigurationError. Slow: for a thread. The id must be one of ccxt's files."""
+    bases = [getattr(import_module(module), exchange_id, None) for module in ("ccxt.pro", "ccxt.async_support")]
+    base = next(base for base in bases if base is not None)
+    try:
+        exchange = type(exchange_id, (_Sealed, base), {})(deepcopy(dict(options)))
+    except Exception as error:  # noqa: BLE001 - whatever odd options lead to inside ccxt
+        kind = type(error).__name__
+        raise ConfigurationError(f"CCXT_OPTIONS: ccxt takes no such options for {exchange_id} ({kind}).") from None
+    if not exchange.has.get("fetchOHLCV"):
+        raise ConfigurationError(f"CCXT_EXCHANGES: {exchange_id} publishes no candles, or ccxt cannot read them.")
+    exchange.newUpdates = False  # what is new is told for each listener, not once for all of them
+    if "streaming" not in options:
+        keep_alive = min(exchange.streaming.get("keepAlive") or KEEP_ALIVE_MS, KEEP_ALIVE_MS)
+        exchange.streaming = {**exchange.streaming, "keepAlive": keep_alive}
+    return cast(Exchange, exchange)
+
+
+def native_timeframes(exchange_id: str, names: Iterable[str]) -> dict[Timeframe, str]:
+    """ccxt's name of each native timeframe whose buckets open where ours do.
+
+    Weeks, months and long hours are believed of Binance alone: elsewhere weeks begin on a Thursday or a Sunday, and
+    long hours count from an Asian midnight. Hours up to four fit any of these; the rest is folded from them.
+    """
+    found: dict[Timeframe, str] = {}
+    for name in names:
+        try:
+            timeframe = Timeframe.parse(name)
+        except BadUserInput:  # seconds, for one
+            continue
+        widest = DAY_MS if exchange_id in _BINANCE else 4 * HOUR_MS
+        fits = bool(timeframe.width_ms) and timeframe.width_ms <= widest and DAY_MS % timeframe.width_ms == 0
+        fits |= timeframe == Timeframe(1, "d") and exchange_id not in _DAYS_NOT_UTC
+        fits |= timeframe in {Timeframe(1, "w"), Timeframe(1, "mon")} and exchange_id in _BINANCE
+        if fits:
+            found.setdefault(timeframe, name)
+    return found

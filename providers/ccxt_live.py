@@ -1,0 +1,194 @@
+"""Live minutes over the websocket of an exchange: one task a symbol, one instance and so few sockets for all of them.
+
+ccxt says neither when a line was cut while nobody waited (it dials again and minutes are missing), nor which minute is
+final, and it changes rows that it handed out. So what is told here are copies, a line that was not the same all along is
+an error, and so is silence: whoever follows begins anew, with the history first.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator
+from contextlib import suppress
+from dataclasses import dataclass, field
+from importlib import import_module
+from typing import Any
+
+import numpy as np
+
+from candlegraph.candle import Candles
+from candlegraph.errors import ProviderError, ProviderUnavailable
+from candlegraph.span import Span
+from candlegraph.timeframe import MINUTE
+from providers.ccxt_errors import border
+from providers.ccxt_exchange import Exchange, Rows, socket
+
+SILENCE_S = 90.0  # the shortest that is suspicious
+_LONGEST_SILENCE_S = 3_600.0
+_LEAVING_S = 2.0
+_TAIL = 10  # rows that are looked at after each message: a minute may be corrected, or come late
+_ALL_TIME = Span(0, 2**53)
+
+Row = tuple[float, ...]
+
+
+@dataclass(slots=True, eq=False)
+class _Watch:
+    """A symbol that somebody follows."""
+
+    rows: dict[float, Row] = field(default_factory=dict)  # the newest ones by their opening
+    moved: asyncio.Event = field(default_factory=asyncio.Event)  # replaced when it is set
+    failure: ProviderError | None = None
+    followers: int = 0
+    client: Any = None  # ccxt's, of the socket it comes by
+    moved_at: float = 0.0
+    task: asyncio.Task[None] | None = None
+
+    def tell(self, rows: Rows, now: float) -> None:
+        """Keep copies of the rows, and wake those who wait."""
+        self.rows = {row[0]: tuple(row[:6]) for row in rows}
+        self.moved_at = now
+        self._wake()
+
+    def fail(self, error: ProviderError) -> None:
+        """End it for everybody."""
+        self.failure = error
+        self._wake()
+
+    def _wake(self) -> None:
+        moved, self.moved = self.moved, asyncio.Event()
+        moved.set()
+
+
+class Live:
+    """What moves on an exchange."""
+
+    def __init__(self, exchange: Exchange) -> None:
+        """Nothing is followed yet."""
+        self._exchange = exchange
+        self._name = exchange.name
+        self._watches: dict[str, _Watch] = {}
+        self._leaving: dict[str, asyncio.Event] = {}
+        self._silences: dict[str, float] = {}  # seconds that a symbol is known to be silent for
+
+    async def stream(self, symbol: str) -> AsyncGenerator[Candles]:
+        """Yield the minutes that changed; ends in a ProviderError. Who reads slowly gets the newest state."""
+        while symbol in self._leaving:
+            await self._leaving[symbol].wait()
+        watch = self._watches.get(symbol) or self._begin(symbol)
+        watch.followers += 1
+        known: dict[float, Row] = {}
+        try:
+            while True:
+                moved, rows = watch.moved, watch.rows
+                changed = [row for stamp, row in rows.items() if known.get(stamp) != row]
+                known = rows
+                if changed:
+                    if len(candles := _candles(changed)):
+                        yield candles
+                elif watch.failure:
+                    raise type(watch.failure)(watch.failure.message, retry_after=watch.failure.retry_after)
+                else:
+                    await moved.wait()
+        finally:
+            watch.followers -= 1
+            if not watch.followers:
+                await self._leave(symbol, watch)
+
+    async def close(self) -> None:
+        """End everything that is followed."""
+        tasks = [watch.task for watch in self._watches.values() if watch.task]
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+    def _begin(self, symbol: str) -> _Watch:
+        watch = self._watches[symbol] = _Watch(moved_at=asyncio.get_running_loop().time())
+        watch.task = asyncio.create_task(self._follow(symbol, watch))
+        return watch
+
+    async def _leave(self, symbol: str, watch: _Watch) -> None:
+        """Stop a symbol, and with the last one the sockets."""
+        left = self._leaving[symbol] = asyncio.Event()
+        task, followed = watch.task, self._watches.get(symbol) is watch
+        try:
+            if task and followed:
+                task.cancel()
+                await asyncio.wait([task])
+            with suppress(Exception):  # it is only a courtesy
+                if not self._watches:
+                    await self._exchange.close_ws_clients()
+                elif followed:
+                    await self._unsubscribe(symbol)
+        finally:
+            left.set()
+            if self._leaving.get(symbol) is left:
+                del self._leaving[symbol]
+
+    async def _unsubscribe(self, symbol: str) -> None:
+        if self._exchange.has.get("unWatchOHLCV"):
+            async with asyncio.timeout(_LEAVING_S):
+                await self._exchange.un_watch_ohlcv(symbol, "1m")
+
+    async def _follow(self, symbol: str, watch: _Watch) -> None:
+        """Wait for rows and tell them, until something breaks."""
+        self._exchange.ohlcvs.pop(symbol, None)  # the half-made minute of an earlier time would look like a whole one
+        try:
+            with border(self._name):
+                while True:
+                    rows = await self._rows(symbol, watch)
+                    client = socket.get()
+                    if watch.client not in {None, client}:
+                        raise ProviderUnavailable(f"The line to {self._name} was cut.")
+                    watch.client = client
+                    watch.tell(rows, asyncio.get_running_loop().time())
+        except ProviderError as error:
+            watch.fail(error)
+        finally:  # ccxt cancels those who wait on a socket that it closes: to them it is a cut
+            if not watch.failure:
+                watch.fail(ProviderUnavailable(f"The line to {self._name} was closed."))
+            del self._watches[symbol]  # whoever comes now begins anew
+
+    async def _rows(self, symbol: str, watch: _Watch) -> Rows:
+        """The newest rows once there is a change; ProviderUnavailable after a silence that nothing explains."""
+        loop = asyncio.get_running_loop()
+        while True:
+            began = loop.time()
+            usual = self._silences.get(symbol, 0.0)
+            # Subscribing takes ccxt up to a second for each symbol before us.
+            patience = min(max(SILENCE_S, 3 * usual, len(self._watches)), _LONGEST_SILENCE_S)
+            try:
+                async with asyncio.timeout(patience):
+                    rows = await self._exchange.watch_ohlcv(symbol, "1m", None, _TAIL)
+            except TimeoutError:
+                self._silences[symbol] = patience
+                await self._break(symbol, watch, patience)
+            else:
+                self._silences[symbol] = max(loop.time() - began, usual * 0.9)
+                return rows
+
+    async def _break(self, symbol: str, watch: _Watch, patience: float) -> None:
+        """Begin a silent symbol anew: alone where others move on its socket, else with the socket.
+
+        Where a symbol cannot be unsubscribed, its neighbours are not cut for it: each minute is read from the history
+        anyway when it closes.
+        """
+        client: Any = watch.client or socket.get()
+        since = asyncio.get_running_loop().time() - patience
+        others = any(other.client is client and other.moved_at > since for other in self._watches.values())
+        if not others:
+            if client is not None:
+                client.on_error(import_module("ccxt").NetworkError("silence"))
+        elif self._exchange.has.get("unWatchOHLCV"):
+            with suppress(TimeoutError):
+                await self._unsubscribe(symbol)
+        else:
+            return
+        raise ProviderUnavailable(f"{self._name} sent nothing of {symbol} for {patience:.0f} seconds.")
+
+
+def _candles(rows: list[Row]) -> Candles:
+    """The rows that are candles: no number missing, and somebody traded."""
+    candles = Candles.from_rows(rows)
+    bad = np.isin(np.arange(len(candles)), list(candles.problems(MINUTE, _ALL_TIME)))
+    return candles[~bad & (candles.volume > 0)]

@@ -1,0 +1,219 @@
+"""The symbols of an exchange as ccxt knows them: listed in a process of their own, and kept in a file over restarts.
+
+Making them costs ccxt seconds of CPU and single steps of 100 ms that let nobody else run, in whatever thread. The child
+process prints one line a symbol; what reads them here never works on more than one line at a time.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import hashlib
+import json
+import logging
+import os
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import orjson
+
+from candlegraph import clock, errors
+from candlegraph.clock import DAY_MS
+from candlegraph.errors import ProviderError, ProviderUnavailable
+from candlegraph.provider import Listing
+from providers.ccxt_errors import border
+from providers.ccxt_exchange import Exchange, MarketInfo, make
+
+log = logging.getLogger(__name__)
+
+DEADLINE_S = 60.0
+FRESH_MS = DAY_MS  # older symbols are used still, while new ones are being fetched
+
+
+class Markets:
+    """Fills an exchange's ``markets``: from the file where that will do, else from the exchange itself."""
+
+    def __init__(
+        self, exchange_id: str, options: Mapping[str, object], version: str, folder: Path | None = None
+    ) -> None:
+        """Nothing is read yet; without a ``folder`` nothing is kept."""
+        self._id = exchange_id
+        self._options = options
+        # Other options may mean other symbols. They may hold keys, too: 32 bits of a digest tell none of them.
+        said = json.dumps(dict(options), sort_keys=True, default=str).encode()
+        self._written_for = {"ccxt": version, "options": hashlib.blake2b(said, digest_size=4).hexdigest()}
+        self._file = folder / "ccxt" / f"{exchange_id}.jsonl" if folder else None
+        self._at = 0  # when those in use were listed
+        self._loading: asyncio.Task[None] | None = None
+        self._child: subprocess.Popen[bytes] | None = None
+        self._closed = False
+
+    async def ready(self, exchange: Exchange) -> None:
+        """Have symbols, perhaps a day old; ProviderError where there are none to be had."""
+        if not exchange.markets:
+            await self._once(exchange, kept=True)
+        if clock.now_ms() - self._at > FRESH_MS:
+            self._begin(exchange, kept=False)
+
+    async def refresh(self, exchange: Exchange) -> None:
+        """Ask the exchange; whoever asks meanwhile waits for the same answer. ProviderError."""
+        await self._once(exchange, kept=False)
+
+    async def close(self) -> None:
+        """Give a list up that is still being loaded."""
+        self._closed = True
+        if self._loading and not self._loading.done():
+            if self._child:
+                self._child.kill()
+            await asyncio.wait([self._loading])
+
+    async def _once(self, exchange: Exchange, *, kept: bool) -> None:
+        await asyncio.shield(self._begin(exchange, kept=kept))
+
+    def _begin(self, exchange: Exchange, *, kept: bool) -> asyncio.Task[None]:
+        if self._loading is None or self._loading.done():
+            self._loading = asyncio.create_task(self._load(exchange, kept=kept))
+            self._loading.add_done_callback(lambda task: task.cancelled() or task.exception())  # fetched by somebody
+        return self._loading
+
+    async def _load(self, exchange: Exchange, *, kept: bool) -> None:
+        if not (kept and await asyncio.to_thread(self._restore, exchange)):
+            self._at = clock.now_ms()  # a failed try counts, too: the next one behind is tomorrow's
+            await asyncio.to_thread(self._list, exchange)
+
+    def _restore(self, exchange: Exchange) -> bool:
+        """Take the symbols of the file; whatever is wrong with it, they are asked for instead."""
+        try:
+            header, *lines = self._file.read_bytes().splitlines() if self._file else [b"{}"]
+            head = orjson.loads(header)
+            if {name: head.get(name) for name in self._written_for} != self._written_for or head["count"] != len(lines):
+                return False
+            at = int(head["at"])
+            _adopt(exchange, lines)
+        except FileNotFoundError:
+            return False
+        except Exception as error:  # noqa: BLE001 - anything may stand in a file
+            log.warning("%s is of no use: %r", self._file, error)
+            return False
+        self._at = min(at, clock.now_ms())
+        return True
+
+    def _list(self, exchange: Exchange) -> None:
+        """Have a child list the symbols, use them, and keep them."""
+        lines = self._ask_child(exchange.name)
+        if not lines:
+            raise ProviderUnavailable(f"{exchange.name} listed no symbols.")
+        with border(exchange.name):
+            _adopt(exchange, lines)
+        if self._file:
+            header = orjson.dumps({**self._written_for, "at": self._at, "count": len(lines)})
+            try:
+                _write(self._file, [header, *lines])
+            except OSError as error:
+                log.warning("the symbols of %s could not be kept: %s", exchange.name, error)
+
+    def _ask_child(self, name: str) -> Sequence[bytes]:
+        command = [sys.executable, "-c", f"from {__name__} import child; child()"]
+        environ = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
+        pipe, away = subprocess.PIPE, subprocess.DEVNULL
+        question = json.dumps([self._id, dict(self._options)]).encode()  # by the pipe: others can read a command line
+        with subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=away, env=environ) as self._child:  # noqa: S603
+            if self._closed:
+                self._child.kill()
+            try:
+                told, _ = self._child.communicate(question, timeout=DEADLINE_S)
+            except subprocess.TimeoutExpired:
+                self._child.kill()
+                raise ProviderUnavailable(f"{name} did not list its symbols in time.") from None
+        if self._closed:
+            raise ProviderUnavailable(f"{name} is being closed.")
+        lines = told.splitlines()
+        if self._child.returncode == 0:
+            return lines
+        try:
+            kind, message, retry_after = orjson.loads(lines[-1])
+        except (IndexError, ValueError):
+            raise ProviderUnavailable(f"The symbols of {name} could not be listed.") from None
+        raise getattr(errors, kind)(message, retry_after=retry_after)
+
+
+def listing(market: MarketInfo) -> Listing:
+    """One line of a symbol list."""
+    created = market.get("created")
+    texts = {key: str(market[key]) if market.get(key) else None for key in ("id", "base", "quote")}
+    return Listing(
+        symbol=str(market["symbol"]),
+        name=texts["id"],
+        base=texts["base"],
+        quote=texts["quote"],
+        active=market.get("active") is not False,  # None: the exchange does not say
+        first_available=created if isinstance(created, int) and created > 0 else None,
+    )
+
+
+def _adopt(exchange: Exchange, lines: Iterable[bytes]) -> None:
+    """Give ``exchange`` the markets of these lines, as ``set_markets`` would have; ValueError, KeyError."""
+    collecting = gc.isenabled()
+    gc.disable()  # so many new objects would have it walk through all of them, and nobody could run meanwhile
+    try:
+        markets: dict[str, MarketInfo] = {}
+        by_id: dict[str, list[MarketInfo]] = {}
+        for line in lines:
+            market: dict[str, Any] = orjson.loads(line)
+            if not all(isinstance(market[key], str) for key in ("symbol", "id")):
+                raise ValueError("A market has no name.")
+            markets[market["symbol"]] = market
+            by_id.setdefault(market["id"], []).append(market)
+        old = exchange.markets, exchange.markets_by_id
+        exchange.markets, exchange.markets_by_id = markets, by_id
+        exchange.symbols, exchange.ids = sorted(markets), sorted(by_id)
+        for table in old:
+            while table:  # freed one by one: all at once would take 30 ms
+                table.popitem()
+        gc.freeze()  # they stay until tomorrow
+    finally:
+        if collecting:
+            gc.enable()
+
+
+def _write(file: Path, lines: Iterable[bytes]) -> None:
+    """Put a file in the place of another in one step: nobody ever finds half of it."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    descriptor, name = tempfile.mkstemp(dir=file.parent, prefix=file.stem)
+    try:
+        with os.fdopen(descriptor, "wb") as written:
+            written.writelines(line + b"\n" for line in lines)
+        Path(name).replace(file)
+    except BaseException:
+        with suppress(OSError):
+            Path(name).unlink()
+        raise
+
+
+def child() -> None:
+    """What the child process does: print the markets, or as its last line what went wrong."""
+    exchange_id, options = orjson.loads(sys.stdin.buffer.read())
+    try:
+        for line in asyncio.run(listed(exchange_id, options)):
+            sys.stdout.buffer.write(line + b"\n")
+    except ProviderError as error:
+        sys.stdout.buffer.write(b"\n" + orjson.dumps([type(error).__name__, error.message, error.retry_after]))
+        sys.exit(1)
+
+
+async def listed(exchange_id: str, options: Mapping[str, object]) -> list[bytes]:
+    """The markets of an exchange, a line of JSON each; ProviderError."""
+    exchange = make(exchange_id, options)
+    try:
+        with border(exchange.name):
+            async with asyncio.timeout(DEADLINE_S):
+                await exchange.load_markets()
+    finally:
+        await exchange.close()
+    markets = (exchange.markets or {}).values()
+    return [orjson.dumps(market, default=str, option=orjson.OPT_NON_STR_KEYS) for market in markets]

@@ -1,0 +1,44 @@
+"""The HTTP session that ccxt asks with: it follows no redirect and reads no endless answer.
+
+Imported when an exchange is started, for aiohttp's sake.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import aiohttp
+
+MAX_BYTES = 32 << 20  # of one answer, unpacked; Binance lists all of its symbols in 15 MB
+_REDIRECTS = frozenset({301, 302, 303, 307, 308})
+
+
+class Response(aiohttp.ClientResponse):
+    """An answer within bounds; what is out of them is an error, to ccxt as to us."""
+
+    async def start(self, connection: Any) -> aiohttp.ClientResponse:
+        """Read the head. Elsewhere nobody has a right to our question, nor to the keys that may come with it."""
+        await super().start(connection)
+        if self.status in _REDIRECTS:
+            raise aiohttp.ClientPayloadError("The answer is a redirect.")
+        return self
+
+    async def read(self) -> bytes:
+        """Read the body."""
+        if self._body is None:
+            parts, size = [], 0
+            async for part in self.content.iter_any():
+                parts.append(part)
+                size += len(part)
+                if size > MAX_BYTES:
+                    self.close()
+                    raise aiohttp.ClientPayloadError("The answer is too long.")
+            self._body = b"".join(parts)
+        return self._body
+
+
+def bounded(session: aiohttp.ClientSession, *, trust_env: bool) -> aiohttp.ClientSession:
+    """A session on the connector of another, which is spent by this."""
+    connector = session.connector
+    session.detach()
+    return aiohttp.ClientSession(connector=connector, trust_env=trust_env, response_class=Response)

@@ -1,0 +1,169 @@
+"""What the core does around every provider: a plugin's raw provider goes in, and comes out as an `Upstream`."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Sequence
+from operator import index
+from typing import TypeVar
+
+from candlegraph import clock
+from candlegraph.candle import Candles
+from candlegraph.provider import (
+    Capabilities,
+    Listing,
+    Live,
+    Market,
+    Page,
+    Probing,
+    Provider,
+    Status,
+    Streaming,
+    Urgency,
+)
+from candlegraph.quota import OwnQuota, Quota
+from candlegraph.series import Instrument
+from candlegraph.span import Span
+from candlegraph.timeframe import Timeframe
+from providers.calls import Calls
+from providers.offset import Offset
+from providers.turnstile import budget_of
+
+T = TypeVar("T")
+
+LISTINGS_S = 60.0  # a list of symbols is long
+
+
+class Guard:
+    """One provider, with retries, a rate budget, a circuit breaker and deadlines; implements `Upstream`."""
+
+    def __init__(self, provider: Provider, quota: Quota | None = None) -> None:
+        """Nothing is started; ``quota`` counts the budget, this process's own where there is none."""
+        self._provider = provider
+        self._calls = Calls(provider, quota or OwnQuota())
+        self._offset = Offset(provider, self._calls)
+        self._rows = self._refused = 0
+
+    @property
+    def market(self) -> Market:
+        """The market it belongs to."""
+        return self._provider.market
+
+    @property
+    def id(self) -> str:
+        """Its name within the market."""
+        return self._provider.id
+
+    @property
+    def name(self) -> str:
+        """What people call it."""
+        return self._provider.name
+
+    @property
+    def capabilities(self) -> Capabilities:
+        """What it can do."""
+        return self._provider.capabilities
+
+    async def start(self) -> None:
+        """Start the provider, and find out how its upstream's clock goes. Raises whatever its start raises."""
+        await self._provider.start()
+        await self._offset.measure()
+
+    async def close(self) -> None:
+        """Close the provider."""
+        await self._offset.close()
+        await self._provider.close()
+
+    def now_ms(self) -> int:
+        """As `Upstream.now_ms`."""
+        return clock.now_ms() + self._offset.ms
+
+    async def listings(self) -> Sequence[Listing]:
+        """As `Upstream.listings`."""
+
+        async def ask() -> Sequence[Listing]:
+            found: Sequence[object] = await self._provider.listings()
+            return [_expected(item, Listing) for item in found]
+
+        return await self._calls.make(ask, Urgency.QUERY, max(LISTINGS_S, self.capabilities.deadline_s))
+
+    async def fetch(
+        self, instrument: Instrument, timeframe: Timeframe, span: Span, urgency: Urgency = Urgency.QUERY
+    ) -> Page:
+        """As `Upstream.fetch`."""
+
+        async def ask() -> Page:
+            return _checked(await self._provider.fetch(instrument, timeframe, span))
+
+        self._offset.keep()
+        page = await self._calls.make(ask, urgency, self.capabilities.deadline_s)
+        self._rows += len(page.candles)
+        return page
+
+    async def first_available(self, instrument: Instrument) -> int | None:
+        """As `Upstream.first_available`."""
+        provider = self._provider
+        if not isinstance(provider, Probing):
+            return None
+
+        async def ask() -> int | None:
+            found = await provider.first_available(instrument)
+            return None if found is None else index(found)
+
+        return await self._calls.make(ask, Urgency.QUERY, self.capabilities.deadline_s)
+
+    def stream(self, instrument: Instrument) -> AsyncIterator[Candles] | None:
+        """As `Upstream.stream`."""
+        provider = self._provider
+        if self.capabilities.live is not Live.STREAM or not isinstance(provider, Streaming):
+            return None
+        return self._stream(provider, instrument)
+
+    async def _stream(self, provider: Streaming, instrument: Instrument) -> AsyncIterator[Candles]:
+        try:
+            source = provider.stream(instrument)
+            try:
+                async for candles in source:
+                    yield _expected(candles, Candles)
+            finally:
+                if close := getattr(source, "aclose", None):
+                    await close()
+        except Exception as error:
+            raise await self._calls.noted(error) from error
+
+    def refused(self, rows: int) -> None:
+        """As `Upstream.refused`."""
+        self._refused += rows
+
+    def status(self) -> Status:
+        """How it is, and what was asked of it."""
+        provider = self._provider
+        state, reason, seconds = self._calls.health()
+        return Status(
+            provider.market,
+            provider.id,
+            provider.name,
+            provider.description,
+            provider.version,
+            state,
+            reason,
+            None if seconds is None else clock.now_ms() + round(seconds * 1000),
+            provider.capabilities,
+            budget_of(provider.capabilities),
+            self._calls.last_failure,
+            self._calls.counters(self._rows, self._refused),
+        )
+
+
+def _checked(page: object) -> Page:
+    """The page, if it is one; whether its rows are candles is for whoever keeps them to see."""
+    page = _expected(page, Page)
+    candles: object = page.candles
+    stamps, opened, high, low, close, volume, closed, synthetic = _expected(candles, Candles).columns
+    made = Candles.of(stamps, opened, high, low, close, volume, closed=closed, synthetic=synthetic)
+    return Page(made, index(page.complete_from), index(page.complete_to))
+
+
+def _expected(answer: object, kind: type[T]) -> T:
+    if not isinstance(answer, kind):
+        raise TypeError(f"the plugin answered with a {type(answer).__name__} instead of a {kind.__name__}")
+    return answer

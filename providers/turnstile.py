@@ -1,0 +1,132 @@
+"""The turnstile before an upstream: few calls at once, within its budget, the urgent ones first."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
+from dataclasses import dataclass, field
+
+from candlegraph.errors import ProviderError, ProviderUnavailable
+from candlegraph.provider import Budget, Capabilities, Urgency
+from candlegraph.quota import Quota
+
+CAUTIOUS = Budget(weight=60, per_s=60, concurrent=2)  # where a provider names none
+MAX_WAITING = 256  # calls of one urgency
+STARVING_S = 30.0  # who has waited for so long goes next, whatever it is for
+# What each may bring the budget to. It leaves something to those above, other processes' too, that need not wait then.
+SHARES = {Urgency.LIVE: 1.0, Urgency.QUERY: 0.95, Urgency.BACKFILL: 0.8}
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Waiter:
+    urgency: Urgency
+    since: float
+    until: float  # when it gives up
+    woken: asyncio.Event = field(default_factory=asyncio.Event)
+
+
+class Turnstile:
+    """Lets calls of one upstream through. Raises ProviderError where one could not go in time."""
+
+    def __init__(self, key: str, name: str, quota: Quota) -> None:
+        """``key`` names the budget, which other processes may share; ``name`` is the upstream's, for people."""
+        self._key, self._name, self._quota = key, name, quota
+        self._queues: dict[Urgency, deque[_Waiter]] = {urgency: deque() for urgency in Urgency}
+        self._running = 0
+        self._held: tuple[float, ProviderError] | None = None
+        self._late: tuple[float, ProviderError] | None = None
+
+    def limited(self) -> tuple[float, ProviderError] | None:
+        """For how many more seconds calls are turned away, and the error that says why."""
+        for limit in (self._held, self._late):
+            if limit and (left := limit[0] - _now()) > 0:
+                return left, limit[1]
+        return None
+
+    async def hold(self, error: ProviderError, seconds: float, capabilities: Capabilities) -> None:
+        """Let nobody through for a while, because the upstream asked for it with this error."""
+        until = _now() + seconds
+        if self._held is None or until > self._held[0]:
+            self._held = until, error
+        await self._quota.hold(self._key, budget_of(capabilities), seconds)
+
+    @asynccontextmanager
+    async def turn(self, capabilities: Capabilities, urgency: Urgency, until: float) -> AsyncIterator[None]:
+        """Wait for a turn, at most until ``until`` by the loop's clock, and hold the place while inside."""
+        await self._wait(capabilities, urgency, until)
+        try:
+            yield
+        finally:
+            self._running -= 1
+            self._wake()
+
+    async def _wait(self, capabilities: Capabilities, urgency: Urgency, until: float) -> None:
+        queue = self._queues[urgency]
+        if len(queue) >= MAX_WAITING:
+            raise ProviderUnavailable(f"Too many calls wait for {self._name}.", retry_after=1)
+        waiter = _Waiter(urgency, _now(), until)
+        queue.append(waiter)
+        try:
+            while pause := await self._try(waiter, capabilities):
+                self._give_up(waiter, pause)
+                with suppress(TimeoutError):
+                    async with asyncio.timeout(min(pause, until - _now())):
+                        await waiter.woken.wait()
+                waiter.woken.clear()
+        finally:
+            queue.remove(waiter)
+            self._wake()
+
+    async def _try(self, waiter: _Waiter, capabilities: Capabilities) -> float:
+        """0 where it may go; otherwise when to try again, infinity for not before it is woken."""
+        budget = budget_of(capabilities)
+        if self._first() is not waiter or self._running >= budget.concurrent:
+            return float("inf")
+        self._running += 1  # before anything is awaited: the place is taken
+        pause = float("inf")
+        try:
+            share = 1.0 if self._starves(waiter) else SHARES[waiter.urgency]
+            pause = await self._quota.spend(self._key, budget, capabilities.call_weight, share)
+        finally:
+            if pause:
+                self._running -= 1
+                if self._first() is not waiter:  # somebody came meanwhile, and found the place taken
+                    self._wake()
+        return pause
+
+    def _give_up(self, waiter: _Waiter, pause: float) -> None:
+        """Raise where the next try would come too late."""
+        now = _now()
+        held = self._held
+        if held and held[0] > max(now, waiter.until):
+            raise type(held[1])(held[1].message, retry_after=held[0] - now)
+        if pause != float("inf") and now + pause > waiter.until:
+            error = ProviderUnavailable(
+                f"{self._name} has been asked as often as it allows for now.", retry_after=pause
+            )
+            self._late = now + pause, error
+            raise error
+        if now >= waiter.until:
+            raise ProviderUnavailable(f"{self._name} is busy: the call did not get its turn.", retry_after=1)
+
+    def _first(self) -> _Waiter | None:
+        heads = [queue[0] for queue in self._queues.values() if queue]  # in the order of urgency
+        return next((head for head in heads if self._starves(head)), heads[0] if heads else None)
+
+    def _starves(self, waiter: _Waiter) -> bool:
+        return _now() - waiter.since > STARVING_S
+
+    def _wake(self) -> None:
+        if first := self._first():
+            first.woken.set()
+
+
+def budget_of(capabilities: Capabilities) -> Budget:
+    """The budget that is kept."""
+    return capabilities.budget or CAUTIOUS
+
+
+def _now() -> float:
+    return asyncio.get_running_loop().time()

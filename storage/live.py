@@ -1,0 +1,157 @@
+"""What is followed live and what has happened to it: the rows that all processes of a cluster agree through."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from candlegraph.errors import Unavailable
+from candlegraph.timeframe import Timeframe
+from storage.database import SQL, Database, to_ms
+
+LEASE_S = 3.0  # how long after its holder's death a lease is free
+FOLLOW_S = 15.0  # and a process is taken for gone
+STALE_S = 86_400.0  # after so long, what happened in between is not told: a listener has to start again
+
+
+class LeaseLost(Unavailable):
+    """Somebody else leads now."""
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class TopicKey:
+    """A series in a time zone, as it is followed."""
+
+    instrument_id: int
+    timeframe: str
+    zone: str
+
+
+@dataclass(frozen=True, slots=True)
+class Followed:
+    """A topic, the provider it comes from, and the processes that want to hear of it."""
+
+    key: TopicKey
+    market: str
+    provider: str
+    processes: frozenset[uuid.UUID]
+
+
+@dataclass(frozen=True, slots=True)
+class Held:
+    """A lease at the epoch at which it became ours."""
+
+    name: str
+    epoch: int
+    holder: uuid.UUID
+
+
+@dataclass(frozen=True, slots=True)
+class Happened:
+    """A candle of a topic that was closed (``C``) or corrected (``X``), or too much to tell (``R``); ``opened`` in ms."""
+
+    kind: str
+    opened: int
+    seq: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Standing:
+    """How far a topic is: every candle that opens before the bucket of ``edge`` is closed, and ``seq`` were told."""
+
+    seq: int
+    edge: int
+    epoch: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class LiveStore:
+    """The relations ``leases``, ``follows``, ``live_topics`` and ``live_events``, as one process sees them."""
+
+    database: Database = field(repr=False)
+    process: uuid.UUID = field(default_factory=uuid.uuid4)
+
+    async def take(self, names: Sequence[str]) -> dict[str, Held]:
+        """Take or renew leases; those that are ours now."""
+        rows = await self._fetch("leases_take", sorted(names), self.process, LEASE_S)
+        return {row["name"]: Held(row["name"], row["epoch"], self.process) for row in rows}
+
+    async def free(self, names: Sequence[str]) -> None:
+        """Give leases back: somebody else may have them at once."""
+        await self._fetch("leases_free", list(names), self.process)
+
+    async def follow(self, keys: Sequence[TopicKey]) -> None:
+        """Say that this process wants to hear of these topics, for the next seconds."""
+        await self._fetch("follow", *_columns(keys), self.process, FOLLOW_S)
+
+    async def unfollow(self, keys: Sequence[TopicKey]) -> None:
+        """Say that it does not any more."""
+        await self._fetch("unfollow", self.process, *_columns(keys))
+
+    async def followed(self) -> list[Followed]:
+        """What anybody follows, and what is tracked."""
+        found: dict[TopicKey, Followed] = {}
+        for row in await self._fetch("follows_all"):
+            key = TopicKey(row["instrument_id"], row["timeframe"], row["zone"])
+            processes = frozenset(row["processes"]) | (found[key].processes if key in found else frozenset())
+            found[key] = Followed(key, row["market"], row["provider"], processes)
+        return list(found.values())
+
+    async def open(self, key: TopicKey, edge: int, held: Held) -> Standing:
+        """Begin, or go on, to count a topic. LeaseLost."""
+        rows = await self._fetch("live_open", key.instrument_id, key.timeframe, key.zone, edge, held.epoch, STALE_S)
+        if not rows:
+            raise LeaseLost
+        return Standing(rows[0]["seq"], to_ms(rows[0]["edge"]), held.epoch)
+
+    async def append(self, held: Held, edge: int, happened: dict[TopicKey, list[Happened]]) -> dict[TopicKey, int]:
+        """Count what happened to topics, each told up to ``edge``; the new count of each. LeaseLost: nothing was written."""
+        keys = sorted(happened)
+        events = [(key, n, one) for key in keys for n, one in enumerate(happened[key], 1)]
+        rows = await self._fetch(
+            "live_append", held.name, held.epoch, held.holder,
+            *_columns(keys), [edge] * len(keys), [len(happened[key]) for key in keys],
+            *_columns([key for key, _, _ in events]), [n for _, n, _ in events],
+            [one.kind for _, _, one in events], [one.opened for _, _, one in events],
+        )  # fmt: skip
+        if len(rows) < len(keys):
+            raise LeaseLost
+        return {TopicKey(row["instrument_id"], row["timeframe"], row["zone"]): row["seq"] for row in rows}
+
+    async def standings(self, keys: Sequence[TopicKey]) -> dict[TopicKey, Standing]:
+        """How far topics are."""
+        return {
+            TopicKey(row["instrument_id"], row["timeframe"], row["zone"]): Standing(
+                row["seq"], to_ms(row["edge"]), row["epoch"]
+            )
+            for row in await self._fetch("live_state", *_columns(keys))
+        }
+
+    async def missed(self, key: TopicKey, seq: int, most: int) -> list[Happened]:
+        """What has happened to a topic since ``seq``, the oldest ``most`` of it; what is older than minutes is gone."""
+        rows = await self._fetch("live_missed", key.instrument_id, key.timeframe, key.zone, seq, most)
+        return [Happened(row["kind"], to_ms(row["opened"]), row["seq"]) for row in rows]
+
+    async def database_id(self) -> str:
+        """The name of the database among those that share a Redis."""
+        return str((await self._fetch("database_id"))[0]["database_id"])
+
+    async def sweep(self) -> None:
+        """Forget what nobody needs any more."""
+        await self._fetch("live_sweep")
+        await self._fetch("follows_sweep")
+
+    async def _fetch(self, name: str, *arguments: object) -> Sequence[Any]:
+        async with self.database.connection() as connection:
+            return await connection.fetch(SQL[name], *arguments)  # type: ignore[no-any-return]
+
+
+def _columns(keys: Sequence[TopicKey]) -> list[list[object]]:
+    return [[key.instrument_id for key in keys], [key.timeframe for key in keys], [key.zone for key in keys]]
+
+
+def timeframe_of(key: TopicKey) -> Timeframe:
+    """Its timeframe."""
+    return Timeframe.parse(key.timeframe)

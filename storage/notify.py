@@ -1,0 +1,52 @@
+"""PostgreSQL's LISTEN and NOTIFY: a line between the processes that share a database."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from candlegraph.errors import CandlegraphError
+from storage.database import Database
+
+log = logging.getLogger(__name__)
+
+CHANNEL = "candlegraph_live"
+RETRY_S = 1.0
+
+
+class Notifications:
+    """One channel, heard on a connection of its own."""
+
+    def __init__(self, database: Database, hear: Callable[[str], None]) -> None:
+        """Nothing is opened before `listen`."""
+        self._database = database
+        self._hear = hear
+
+    async def send(self, payloads: Sequence[str]) -> None:
+        """Notify everybody of each payload, of fewer than 8,000 bytes; what cannot be sent is lost."""
+        try:
+            async with self._database.connection() as connection:
+                await connection.execute("select pg_notify($1, x) from unnest($2::text[]) x", CHANNEL, list(payloads))
+        except CandlegraphError as error:
+            log.debug("live messages could not be sent: %s", error.message)
+
+    async def listen(self) -> None:
+        """Hear until cancelled; a connection that ends is opened again."""
+        while True:
+            try:
+                await self._listen_once()
+            except CandlegraphError as error:
+                log.debug("live messages cannot be heard: %s", error.message)
+            await asyncio.sleep(RETRY_S)
+
+    async def _listen_once(self) -> None:
+        ended = asyncio.Event()
+        async with self._database.alone() as connection:
+            connection.add_termination_listener(lambda _: ended.set())
+            await connection.add_listener(CHANNEL, self._heard)
+            await ended.wait()
+
+    def _heard(self, _connection: Any, _process: int, _channel: str, payload: str) -> None:
+        self._hear(payload)

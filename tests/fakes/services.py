@@ -1,0 +1,23 @@
+"""The services of a process over a history, as the server wires them; nothing of it runs by itself."""
+
+from __future__ import annotations
+
+from realtime.cluster import Cluster
+from resolvers.accounts import Accounts
+from resolvers.context import Services
+from resolvers.tokens import Tokens
+from storage.backfill import Backfills
+from storage.history import History
+from storage.limits import Limiter
+from storage.tracking import Tracking
+from storage.users import Users
+
+
+def services_over(history: History, cluster: Cluster | None = None) -> Services:
+    accounts = Accounts(Users(history.store.database), Tokens(list), Limiter())
+    cluster = cluster or Cluster(history)
+    backfills = Backfills(history)
+    tracking = Tracking(history, backfills)
+    return Services(
+        history, history.instruments, history.providers, cluster.hub, backfills, tracking, 500, 5_000, accounts
+    )

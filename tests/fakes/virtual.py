@@ -1,0 +1,58 @@
+"""Time that passes only when everybody waits for it: an hour of backoff is tested in a millisecond, and to the digit."""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import selectors
+from collections.abc import Callable, Coroutine
+from typing import Any, ParamSpec
+
+import pytest
+
+from candlegraph import clock
+
+P = ParamSpec("P")
+EPOCH_MS = 1_709_856_000_000  # when a virtual loop begins
+
+
+class _Selector(selectors.DefaultSelector):
+    """Does not wait: it tells the loop how long it would have."""
+
+    waited = 0.0
+
+    def select(self, timeout: float | None = None) -> list[Any]:
+        found = super().select(0)
+        if not found:
+            if timeout is None:
+                raise AssertionError("everybody waits for what will never happen")
+            self.waited += max(timeout, 0)
+        return found
+
+
+class _Loop(asyncio.SelectorEventLoop):
+    def __init__(self) -> None:
+        self._virtual = _Selector()
+        super().__init__(self._virtual)
+
+    def time(self) -> float:
+        return 1000.0 + self._virtual.waited
+
+
+def virtual(test: Callable[P, Coroutine[Any, Any, None]]) -> Callable[P, None]:
+    """Run a test in virtual time, by `candlegraph.clock` too; no task may be left when it ends."""
+
+    async def main(*args: P.args, **kwargs: P.kwargs) -> None:
+        loop, began = asyncio.get_running_loop(), asyncio.get_running_loop().time()
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(clock, "now_ms", lambda: EPOCH_MS + round((loop.time() - began) * 1000))
+            await test(*args, **kwargs)
+        left = asyncio.all_tasks() - {asyncio.current_task()}
+        assert not left, left
+
+    @functools.wraps(test)
+    def run(*args: P.args, **kwargs: P.kwargs) -> None:
+        with asyncio.Runner(loop_factory=_Loop) as runner:
+            runner.run(main(*args, **kwargs))
+
+    return run

@@ -1,0 +1,220 @@
+"""Every provider of ours keeps the rules that plugins are held to, and each rule's check bites."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager, suppress
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from unittest.mock import patch
+
+import pytest
+
+from candlegraph import Candles, Span, clock, fold
+from candlegraph.clock import DAY_MS, HOUR_MS, MINUTE_MS
+from candlegraph.testing import (
+    RETRY_AFTER_S,
+    RULES,
+    Bench,
+    Breach,
+    Conformance,
+    Fault,
+    NotApplicable,
+    NotTried,
+    Subject,
+)
+from candlegraph.timeframe import Timeframe
+from providers.ccxt import Ccxt
+from providers.demo import Synthetic
+from providers.files import MAX_ROWS, Files
+from tests.fakes import binance as fakes
+from tests.fakes import broken
+from tests.fakes.binance import FakeBinance, FakeExchange, random_candles
+from tests.fakes.broken import SYMBOL, Honest
+from tests.fakes.kraken import FakeKraken
+
+# From Python 3.12.7 on aiohttp warns of an argument that ccxt gives its connector.
+pytestmark = pytest.mark.filterwarnings("ignore:enable_cleanup_closed ignored:DeprecationWarning")
+
+T0 = 1_735_689_600_000  # 2025-01-01T00:00Z
+NOW = T0 + 3 * DAY_MS + 11 * HOUR_MS + 20_000
+MINUTES = (NOW - T0) // MINUTE_MS + 60  # an hour of them is still to come
+
+
+class _Clock:
+    """Stands still until it is moved."""
+
+    def __init__(self, now: int) -> None:
+        self.now = now
+
+    def __call__(self) -> int:
+        return self.now
+
+    def advance(self, ms: int) -> None:
+        self.now += ms
+
+
+@contextmanager
+def _time(now: int) -> Iterator[_Clock]:
+    with patch.object(clock, "now_ms", _Clock(now)) as standing:
+        yield standing
+
+
+@asynccontextmanager
+async def synthetic() -> AsyncIterator[Subject]:
+    with _time(NOW) as time:
+        yield Subject(make=Synthetic, symbol="BTC/USD", advance=time.advance)
+
+
+@asynccontextmanager
+async def files() -> AsyncIterator[Subject]:
+    """A folder whose tables are still being written: their last rows are forming."""
+    minutes = random_candles(NOW // MINUTE_MS * MINUTE_MS - (MAX_ROWS + 500) * MINUTE_MS, MAX_ROWS + 501, keep=0.9)
+    with TemporaryDirectory() as folder, _time(NOW):
+        paths = [_write(Path(folder), name, fold(minutes, Timeframe.parse(name))) for name in ("1m", "1h", "1d")]
+        sound = {path: path.read_bytes() for path in paths}
+
+        def fail(fault: Fault | None) -> None:
+            for path, body in sound.items():
+                path.write_bytes(body if fault is None else b"<html><body>Just a moment...</body></html>")
+
+        yield Subject(
+            make=lambda: Files(folder, ""),
+            span=Span(int(minutes.timestamp[0]), NOW),
+            truth=minutes,
+            fail=fail,
+            faults=[Fault.HTML],
+        )
+
+
+def _write(folder: Path, timeframe: str, candles: Candles) -> Path:
+    path = folder / f"BTCUSD_{timeframe}.csv"
+    rows = (f"{c.timestamp},{c.open},{c.high},{c.low},{c.close},{c.volume}" for c in candles)
+    path.write_text("\n".join(["timestamp,open,high,low,close,volume", *rows, ""]), encoding="utf-8")
+    return path
+
+
+FAULTS = {
+    Fault.SERVER_ERROR: fakes.Fault(status=500, body=b'{"code":-1000,"msg":"An unknown error occurred."}'),
+    Fault.RATE_LIMITED: fakes.Fault(status=429, body=b"{}", headers={"Retry-After": str(RETRY_AFTER_S)}),
+    Fault.HANG: fakes.Fault(hang=True),
+    Fault.TRUNCATED: fakes.Fault(truncate=True),
+    Fault.HTML: fakes.HTML,
+    Fault.NONSENSE: fakes.Fault(body=b'{"data":null}'),
+}
+
+
+def _failing(fake: FakeExchange, fault: Fault | None) -> None:
+    fake.reset()
+    for path in ("candles", "markets") if fault else ():
+        fake.fail(FAULTS[fault], times=100, path=path)
+
+
+@asynccontextmanager
+async def binance() -> AsyncIterator[Subject]:
+    truth = random_candles(T0, MINUTES, keep=0.8)
+    async with FakeBinance() as fake:
+        fake.add("BTC", "USDT", truth)
+        fake.now = NOW
+        options = fake.ccxt_options()["binance"]
+        with _time(NOW) as time:
+
+            def advance(ms: int) -> None:
+                time.advance(ms)
+                fake.now = time.now
+
+            yield Subject(
+                make=lambda: Ccxt("binance", options),
+                symbol="BTC/USDT",
+                span=Span(T0, NOW),
+                truth=truth,
+                fail=lambda fault: _failing(fake, fault),
+                advance=advance,
+            )
+
+
+@asynccontextmanager
+async def kraken() -> AsyncIterator[Subject]:
+    truth = random_candles(T0, MINUTES)
+    async with FakeKraken() as fake:
+        fake.add("BTC", "USD", truth)
+        fake.now = NOW
+        options = fake.ccxt_options()["kraken"]
+        with _time(NOW):
+            yield Subject(
+                make=lambda: Ccxt("kraken", options),
+                symbol="BTC/USD",
+                span=Span(NOW - 700 * MINUTE_MS, NOW),
+                truth=truth,
+                fail=lambda fault: _failing(fake, fault),
+                streams=False,
+            )
+
+
+class TestOurs(Conformance):
+    """Each provider that comes with Candlegraph. A new one: one more name here."""
+
+    subjects = (synthetic, files, binance, kraken)
+
+
+@asynccontextmanager
+async def in_memory(kind: type[Honest]) -> AsyncIterator[Subject]:
+    """A provider that is honest, or breaks one rule."""
+    made: list[Honest] = []
+
+    def make() -> Honest:
+        made.append(kind())
+        return made[-1]
+
+    def fail(fault: Fault | None) -> None:
+        for provider in made:
+            provider.fail(fault)
+
+    with _time(broken.NOW) as time:
+        yield Subject(
+            make=make,
+            symbol=SYMBOL,
+            span=Span(broken.T0, broken.NOW),
+            truth=broken.TRUTH,
+            fail=fail,
+            advance=time.advance,
+        )
+
+
+def _breaches(kind: type[Honest]) -> dict[str, str]:
+    """The rules that a provider breaks, and what is said of each."""
+    told: dict[str, str] = {}
+    with Bench(lambda: in_memory(kind)) as bench:
+        for rule in RULES:
+            with suppress(NotApplicable, NotTried):
+                try:
+                    rule.verify(bench)
+                except Breach as breach:
+                    told[rule.name] = str(breach)
+    return told
+
+
+@pytest.fixture
+def hasty(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Tasks that were told to end have a moment to do so, not seconds."""
+    monkeypatch.setattr(Bench, "leave_s", 0.05)
+
+
+def test_every_rule_applies_to_an_honest_provider_that_has_everything_and_none_is_broken(hasty: None) -> None:
+    with Bench(lambda: in_memory(Honest)) as bench:
+        for rule in RULES:
+            rule.verify(bench)
+
+
+@pytest.mark.parametrize(("kind", "expected"), broken.BROKEN.items(), ids=[kind.__name__ for kind in broken.BROKEN])
+def test_a_broken_provider_is_caught_by_the_one_rule_that_it_breaks(
+    kind: type[Honest], expected: str, hasty: None
+) -> None:
+    told = _breaches(kind)
+    assert list(told) == [expected], "\n".join(told.values())
+    assert "fake.upstream breaks a rule" in told[expected]
+    assert "The rule is written in docs/providers.md" in told[expected]
+
+
+def test_every_rule_is_broken_by_somebody() -> None:
+    assert {rule.name for rule in RULES} == set(broken.BROKEN.values())
