@@ -12,9 +12,10 @@ from candlegraph.resample import fold
 from candlegraph.span import Span, Spans
 from candlegraph.timeframe import MINUTE, Timeframe
 from storage.candles import Read, read_rows, unpack
-from storage.database import SQL, Database, to_ms
+from storage.database import Database, named_statements, to_ms
 from storage.levels import BASE, Levels
 
+STATEMENTS = named_statements("continuous.sql")
 SLICE_ROWS = 200_000  # 1m candles read at once, 10 MB
 
 # The steps down from a stale bucket: each would do, these keep both the statements and the rows of an answer few.
@@ -41,7 +42,7 @@ class Continuous:
 
     async def __call__(self, database: Database, reads: Sequence[Read]) -> list[Candles]:
         """Answer every read, in their order."""
-        rows = await read_rows(database.fetch, reads, SQL["columns_of_staleness"])
+        rows = await read_rows(database.fetch, reads, STATEMENTS["columns_of_staleness"])
         answers = [unpack(row["rows"]) for row in rows]
         late = [i for i, (read, row) in enumerate(zip(reads, rows, strict=True)) if _touched(read, row)]
         if late:
@@ -54,7 +55,7 @@ class Continuous:
         found: dict[int, list[Candles]] = defaultdict(list)
         async with database.snapshot() as connection:
             # The lag of a moment ago is not that of this snapshot.
-            rows = await connection.fetch(SQL["staleness"], list({read.instrument_id for read in reads}))
+            rows = await connection.fetch(STATEMENTS["staleness"], list({read.instrument_id for read in reads}))
             lags = {row["instrument_id"]: _lag(row) for row in rows}
             pieces = [
                 (i, piece) for i, read in enumerate(reads) for piece in self._pieces(read, lags[read.instrument_id])

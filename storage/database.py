@@ -37,13 +37,14 @@ _AWAY = (
 _REFUSED = (asyncpg.InvalidAuthorizationSpecificationError, asyncpg.InvalidCatalogNameError)
 
 
-def _named_statements() -> dict[str, str]:
-    text = Path(__file__).with_name("queries.sql").read_text(encoding="utf-8")
+def named_statements(file: str) -> dict[str, str]:
+    """The statements of a file of this folder, by the names in it."""
+    text = Path(__file__).with_name(file).read_text(encoding="utf-8")
     parts = re.split(r"^-- name: (\w+)\n", text, flags=re.MULTILINE)[1:]
     return dict(zip(parts[::2], (body.strip().rstrip(";") for body in parts[1::2]), strict=True))
 
 
-SQL = _named_statements()
+SQL = named_statements("queries.sql")
 
 
 @contextmanager

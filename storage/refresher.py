@@ -19,6 +19,7 @@ from candlegraph.clock import MINUTE_MS
 from candlegraph.errors import CandlegraphError
 from candlegraph.span import Span, Spans
 from candlegraph.timeframe import Timeframe
+from storage.continuous import STATEMENTS
 from storage.database import SQL, Database, to_ms
 from storage.layout import Aggregates
 from storage.levels import ALL
@@ -62,7 +63,10 @@ class Refresher:
     async def round(self) -> bool:
         """Bring everything up to date that is closed; False where there was nothing to do, or another process does it."""
         upto = _FIVE_MINUTES.floor(clock.now_ms() - LAG_MS)
-        due = self.kind is Aggregates.CONTINUOUS and (await self.database.read("refresh_due", upto))[0]["due"]
+        due = (
+            self.kind is Aggregates.CONTINUOUS
+            and (await self.database.fetch(STATEMENTS["refresh_due"], upto))[0]["due"]
+        )
         if not due and self.retention_days is None:
             return False
         async with self.database.session() as session:
@@ -78,10 +82,10 @@ class Refresher:
 
 async def refresh(session: Any, upto: int) -> None:
     """Bring the aggregates up to date before ``upto`` (ms, UTC), and wherever the ledger says that they are not."""
-    await session.execute(SQL["refresh_claim"], upto)
-    work = await session.fetchrow(SQL["refresh_work"], ENTRIES)
+    await session.execute(STATEMENTS["refresh_claim"], upto)
+    work = await session.fetchrow(STATEMENTS["refresh_work"], ENTRIES)
     there = {row["view_name"] for row in await session.fetch(SQL["levels_there"])}
-    options = await session.fetchval(SQL["refresh_batches"])
+    options = await session.fetchval(STATEMENTS["refresh_batches"])
     until = to_ms(work["claimed"])
     stale = Spans(
         [Span(to_ms(work["done"]), until), *(Span(to_ms(r.lower), to_ms(r.upper)) for r in work["dirty"] or ())]
@@ -93,7 +97,7 @@ async def refresh(session: Any, upto: int) -> None:
             for window in windows(stale, timeframe, until):
                 bounds = (datetime.fromtimestamp(instant / 1000, UTC) for instant in (window.since, window.until))
                 await session.execute(_refresh_statement(relation, options=options), *bounds)
-    await session.execute(SQL["refresh_done"], work["ids"], work["claimed"])
+    await session.execute(STATEMENTS["refresh_done"], work["ids"], work["claimed"])
 
 
 def windows(stale: Spans, timeframe: Timeframe, until: int) -> Iterator[Span]:
@@ -110,7 +114,7 @@ def windows(stale: Spans, timeframe: Timeframe, until: int) -> Iterator[Span]:
 @lru_cache(maxsize=32)
 def _refresh_statement(relation: str, *, options: bool) -> str:
     unbatched = """, options => '{"buckets_per_batch": 0}'""" if options else ""
-    return SQL["refresh_level"].replace("{relation}", relation).replace("{options}", unbatched)
+    return STATEMENTS["refresh_level"].replace("{relation}", relation).replace("{options}", unbatched)
 
 
 async def retire(session: Any, kind: Aggregates, wanted: int) -> None:
@@ -124,5 +128,5 @@ async def retire(session: Any, kind: Aggregates, wanted: int) -> None:
     if now["horizon"] is None or to_ms(now["horizon"]) < wanted:
         async with session.transaction():
             await session.execute("select claim_aggregates()")
-            if kind is Aggregates.TABLES or not await session.fetchval(SQL["horizon_blocked"], wanted):
+            if kind is Aggregates.TABLES or not await session.fetchval(STATEMENTS["horizon_blocked"], wanted):
                 await session.execute(SQL["horizon_move"], wanted)

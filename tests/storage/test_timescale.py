@@ -59,7 +59,7 @@ async def timescale(timescale_dsn: str) -> AsyncIterator[Database]:
         await migrate(database)
         async with database.connection() as connection:
             await connection.execute("""
-                insert into instruments (market, provider, symbol) values ('m', 'p', 'old');
+                insert into instruments (market, provider, symbol, folded) values ('m', 'p', 'old', 'old');
                 insert into ohlcv_data select 1, '1m', 'a', t, 1, 2, 0.5, 1.5, 3
                 from generate_series(timestamptz '2023-11-05', '2023-11-07', interval '7 minutes') t;
                 insert into coverage (instrument_id, timeframe, covered)
