@@ -54,6 +54,10 @@ class Ledger:
         dropped = timeframe == MINUTE and self.horizon is not None
         return Spans([Span(-_FAR, self.horizon or 0)] if dropped else [])
 
+    def final(self, timeframe: Timeframe) -> Spans:
+        """What there is no use in asking for: it is known, or not taken."""
+        return self.spans.get(timeframe, Spans()) | self.behind(timeframe)
+
     def suspects(self, now: int) -> dict[Timeframe, Spans]:
         """What was answered with nothing so long before ``now`` that it is to be asked for once more."""
         before = now - AGAIN_MS - GRAIN_MS

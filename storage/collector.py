@@ -212,8 +212,7 @@ class _Errand:
         self.collector.ledgers.forget(self.record.id)
 
     def _unknown(self, span: Span, ledger: Ledger) -> Spans:
-        wanted = Spans([span]) - ledger.behind(self.timeframe)
-        return wanted if self.want.again else wanted - ledger.spans.get(self.timeframe, Spans())
+        return Spans([span]) - (ledger.behind if self.want.again else ledger.final)(self.timeframe)
 
     def _without_tail(self, missing: Spans, tail: _Tail | None) -> Spans:
         """``missing``, less what is not final and was looked at a moment ago."""

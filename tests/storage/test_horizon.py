@@ -11,7 +11,9 @@ from candlegraph.span import Span
 from candlegraph.timeframe import MINUTE, Timeframe
 from storage.database import Database
 from storage.layout import Aggregates
+from storage.levels import ALL
 from storage.refresher import Refresher
+from storage.verify import Verification, totals
 from tests.fakes.upstream import minutes
 from tests.storage.world import DAY_MS, HOUR_MS, T0, World, folded, rows_of, stop_clock
 
@@ -98,3 +100,13 @@ async def test_processes_that_run_learn_of_a_new_horizon(world: World) -> None:
     await Refresher(world.database, Aggregates.TABLES, DAYS).round()
     await changes.look()
     assert (await world.history.ledgers.load([(await world.record()).id]))[0].horizon == HORIZON + DAY_MS
+
+
+async def test_verify_does_not_miss_the_minutes_that_were_dropped(world: World) -> None:
+    before = await world.ask("1h", limit=5000, since=T0, until=HORIZON)
+    verification = Verification(world.store, ALL, repair=True)
+    tallies = [tally async for tally in verification.check((await world.record()).id)]
+    assert totals(tallies)
+    assert not [tally for tally in tallies if tally.wrong]
+    after = await world.ask("1h", limit=5000, since=T0, until=HORIZON)
+    assert rows_of(after.candles) == rows_of(before.candles)
