@@ -212,7 +212,7 @@ class _Errand:
         self.collector.ledgers.forget(self.record.id)
 
     def _unknown(self, span: Span, ledger: Ledger) -> Spans:
-        return Spans([span]) if self.want.again else Spans([span]) - ledger.spans.get(self.timeframe, Spans())
+        return Spans([span]) - (ledger.behind if self.want.again else ledger.final)(self.timeframe)
 
     def _without_tail(self, missing: Spans, tail: _Tail | None) -> Spans:
         """``missing``, less what is not final and was looked at a moment ago."""

@@ -62,15 +62,16 @@ select distinct c.timeframe from coverage c join instruments i on i.id = c.instr
 where i.market = $1 and i.provider = $2;
 
 -- name: coverage_by_instrument
-select c.instrument_id, c.timeframe, c.covered, c.revision,
+-- One row at least for each, for the horizon counts where nothing is covered too.
+select i as instrument_id, c.timeframe, c.covered, c.revision, (select horizon from storage_layout) as horizon,
   (select jsonb_agg(jsonb_build_array((extract(epoch from s.asked_at) * 1000)::int8, (extract(epoch from lower(x.span)) * 1000)::int8,
                                       (extract(epoch from upper(x.span)) * 1000)::int8))::text
    from suspects s, unnest(s.spans) x (span) where s.instrument_id = c.instrument_id and s.timeframe = c.timeframe) as suspects
-from coverage c where c.instrument_id = any ($1::int4[]);
+from unnest($1::int4[]) i left join coverage c on c.instrument_id = i;
 
 -- name: coverage_lock
 -- First in every writing transaction, and in the order of the keys: the row locks put writers in a line. Whether any of
--- it was covered before; null where $5 names a lease that is not held any more, by $7 at the epoch $6: its row is held
+-- it was covered before, and what 1m candles are still taken; null where $5 names a lease that is not held any more, by $7 at the epoch $6: its row is held
 -- meanwhile, so that whoever takes it over does so after this was written, or before, and then it is not.
 with held as (
   select from leases where name = $5 and epoch = $6 and holder = $7 and expires_at > now() for share),
@@ -83,7 +84,8 @@ locked as (
   insert into coverage as c (instrument_id, timeframe) select i, tf from given order by 1, 2
   on conflict (instrument_id, timeframe) do update set version = c.version + 1
   returning instrument_id, timeframe, covered)
-select bool_or(l.covered && g.spans) from locked l join given g on g.i = l.instrument_id and g.tf = l.timeframe;
+select bool_or(l.covered && g.spans) as known, (select horizon from storage_layout) as horizon
+from locked l join given g on g.i = l.instrument_id and g.tf = l.timeframe;
 
 -- name: coverage_extend
 -- Last: what was written is covered, and everybody is told. The revision goes up where what was known before has changed,
@@ -111,6 +113,9 @@ from (select) one left join changes c on c.xid >= $1::text::xid8;
 
 -- name: changes_forget
 delete from changes where at < now() - $1::float8 * interval '1 s';
+
+-- name: layout
+select kind from storage_layout;
 
 -- name: levels_there
 select view_name, target_timeframe, is_active from preaggregation_configs where to_regclass(view_name) is not null;
@@ -175,7 +180,7 @@ where (d.open, d.high, d.low, d.close, d.volume)
 -- name: candles_oldest
 -- Row-packed: one bytea a series, read by numpy in place (six 8-byte big-endian fields a row). What stands in braces is
 -- filled in by the program, from a closed set of relations.
-select p.rows from unnest($1::int4[], $2::text[], $3::int8[], $4::int8[], $5::int4[])
+select p.rows{columns} from unnest($1::int4[], $2::text[], $3::int8[], $4::int8[], $5::int4[])
   with ordinality q (i, tf, since, until, n, k)
 cross join lateral (
   select string_agg(timestamptz_send(s.{stamp}) || float8send(s.open) || float8send(s.high) || float8send(s.low)
@@ -188,7 +193,7 @@ cross join lateral (
 order by q.k;
 
 -- name: candles_newest
-select p.rows from unnest($1::int4[], $2::text[], $3::int8[], $4::int8[], $5::int4[])
+select p.rows{columns} from unnest($1::int4[], $2::text[], $3::int8[], $4::int8[], $5::int4[])
   with ordinality q (i, tf, since, until, n, k)
 cross join lateral (
   select string_agg(timestamptz_send(s.{stamp}) || float8send(s.open) || float8send(s.high) || float8send(s.low)
@@ -199,6 +204,22 @@ cross join lateral (
           and {stamp} < timestamptz 'epoch' + q.until * interval '1 ms'
         order by {stamp} desc limit q.n) s) p
 order by q.k;
+
+-- name: horizon
+select horizon, coalesce(moved_at < now() - interval '2 minutes' and (dropped_at is null or dropped_at < moved_at), false) as due
+from storage_layout;
+
+-- name: minutes_drop
+with dropped as (select minutes_drop(horizon) from storage_layout)
+update storage_layout set dropped_at = now() from dropped;
+
+-- name: horizon_move
+-- Nobody writes at this moment. Everybody is told, for their ledgers hold the horizon.
+with moved as (
+  update storage_layout set horizon = timestamptz 'epoch' + $1::int8 * interval '1 ms', moved_at = now()
+  where horizon is null or horizon < timestamptz 'epoch' + $1::int8 * interval '1 ms' returning only_one)
+insert into changes (instrument_ids, corrected)
+select array_agg(id), array_agg('empty'::tstzrange) from instruments, moved having count(*) > 0;
 
 -- name: instruments_matching
 -- Those of which anything is stored: a listed symbol that nobody asked for has nothing to be wrong.

@@ -70,11 +70,14 @@ class Verification:
     async def check(self, instrument_id: int) -> AsyncIterator[Tally]:
         """Check one instrument, piece by piece. A piece that was repaired is tallied as it is after that."""
         base = await self._hull(instrument_id, BASE)
+        horizon = await self.store.horizon()  # before it, aggregates have outlived what they were made of
         for piece in _pieces(base):
             yield await self._base(instrument_id, piece)
         for timeframe, relation in self.levels.items():
             kept = await self._hull(instrument_id, relation)
             both = Span(min(base.since, kept.since), max(base.until, kept.until))
+            if horizon is not None:
+                both = Span(max(both.since, timeframe.ceil(horizon)), both.until)
             for piece in _pieces(both.outer(timeframe), timeframe):
                 found = await self._aggregate(instrument_id, timeframe, relation, piece)
                 if found.wrong and self.repair:
