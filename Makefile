@@ -15,7 +15,7 @@ install: $(STAMPS)/install server/web/graphiql.html ## the virtual environment, 
 run: install ## serve http://127.0.0.1:8000 (HOST, PORT and DATA_DIR are obeyed)
 	@$(BIN)/candlegraph serve
 
-test: install $(STAMPS)/dev $(STAMPS)/clients ## every test; needs nothing that this does not install
+test: install $(STAMPS)/dev $(STAMPS)/clients $(STAMPS)/timescale ## every test; needs nothing that this does not install
 	$(BIN)/python -m pytest $(ARGS)
 
 check: install $(STAMPS)/dev ## formatting, lint, types, and no import upwards
@@ -35,7 +35,7 @@ lock: $(STAMPS)/dev ## renew requirements.lock and requirements-dev.lock from py
 	  --no-header --no-annotate --quiet --constraint requirements.lock --output-file requirements-dev.lock
 
 clean: ## remove what `make` made (the data directory is yours and stays)
-	rm -rf $(VENV) $(STAMPS) server/web web/node_modules tests/clients/node_modules
+	rm -rf $(VENV) $(STAMPS) server/web web/node_modules tests/clients/node_modules tests/timescale/node_modules
 
 $(BIN)/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "Python 3.11 or newer is needed: make PYTHON=python3.12" >&2; exit 1; }
@@ -54,6 +54,6 @@ $(STAMPS)/dev: requirements-dev.lock $(STAMPS)/install
 server/web/graphiql.html: $(wildcard web/package-lock.json web/*.mjs web/src/*)
 	cd web && npm ci --silent --no-audit --no-fund && node build.mjs
 
-$(STAMPS)/clients: tests/clients/package-lock.json
-	cd tests/clients && npm ci --silent --no-audit --no-fund
+$(STAMPS)/clients $(STAMPS)/timescale: $(STAMPS)/%: tests/%/package-lock.json
+	cd tests/$* && npm ci --silent --no-audit --no-fund
 	@mkdir -p $(STAMPS) && touch $@

@@ -26,6 +26,9 @@ create table storage_layout (
   only_one    boolean primary key default true check (only_one),
   kind        text not null check (kind in ('tables', 'continuous')),
   hypertable  boolean not null,
+  horizon     timestamptz,  -- 1m candles before it are dropped, and not taken any more; their aggregates stay
+  moved_at    timestamptz,  -- when it was last moved,
+  dropped_at  timestamptz,  -- and when what lies before it was last dropped
   database_id uuid not null default gen_random_uuid(),
   made_at     timestamptz not null default now()
 );
@@ -55,3 +58,20 @@ create table changes (
 );
 create index on changes (xid);
 create index on changes (at);
+
+-- One lock of many writers and one claimant, to the end of the transaction: taken late in a write, so it is held briefly.
+create function hold_aggregates(sinces timestamptz[]) returns void language plpgsql as $f$
+begin
+  perform pg_advisory_xact_lock_shared(hashtext('candlegraph aggregates'));
+  if exists (select from storage_layout, unnest(sinces) s where s < horizon) then
+    raise exception 'the horizon of 1m candles was moved meanwhile' using errcode = 'serialization_failure';
+  end if;
+end $f$;
+
+create function claim_aggregates() returns void language sql as $f$
+  select pg_advisory_xact_lock(hashtext('candlegraph aggregates'));
+$f$;
+
+create function minutes_drop(before timestamptz) returns void language sql as $f$
+  delete from ohlcv_data d using instruments i where d.instrument_id = i.id and d.timeframe = '1m' and d."timestamp" < before;
+$f$;

@@ -57,9 +57,10 @@ class Rest:
 
     async def start(self) -> None:
         """Make a pool of connections; no request yet."""
-        self._http = aiohttp.ClientSession(
-            cookie_jar=aiohttp.DummyCookieJar(), timeout=aiohttp.ClientTimeout(total=None)
-        )
+        if self._http is None:
+            self._http = aiohttp.ClientSession(
+                cookie_jar=aiohttp.DummyCookieJar(), timeout=aiohttp.ClientTimeout(total=None)
+            )
 
     async def close(self) -> None:
         """Close the connections."""

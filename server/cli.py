@@ -15,10 +15,12 @@ from typing import ParamSpec
 
 import click
 
-from candlegraph.errors import CandlegraphError, ConfigurationError
+from candlegraph.errors import BadUserInput, CandlegraphError, ConfigurationError
 from server.settings import Settings
 
 P = ParamSpec("P")
+
+_NUMBERS = frozenset({"open", "high", "low", "close", "volume", "checked", "missing", "extra", "different"})
 
 
 def _command(run: Callable[P, Coroutine[object, object, None]]) -> Callable[P, None]:
@@ -154,18 +156,15 @@ async def candles(  # noqa: PLR0913, PLR0917 - one a command-line option
     from resolvers.candles import resolve_candles  # noqa: PLC0415
     from resolvers.context import Context  # noqa: PLC0415
     from resolvers.markets import instrument  # noqa: PLC0415
-    from schema.scalars import parse_timestamp, print_datetime  # noqa: PLC0415
+    from schema.scalars import print_datetime  # noqa: PLC0415
     from server.machine import machine  # noqa: PLC0415
-
-    def instant(text: str | None) -> int | None:
-        return None if text is None else parse_timestamp(int(text) if text.isdecimal() and len(text) < 20 else text)
 
     async with machine(settings) as running:
         answer = await resolve_candles(
             Context(running.services, "cli"),
             Series(instrument(market, provider, symbol), Timeframe.parse(timeframe)),
-            since=instant(since),
-            until=instant(until),
+            since=_instant(since),
+            until=_instant(until),
             limit=limit,
         )
     names = ("timestamp", "time", "open", "high", "low", "close", "volume", "closed")
@@ -183,6 +182,79 @@ async def candles(  # noqa: PLR0913, PLR0917 - one a command-line option
     for gap in answer.gaps:
         missing = f"{print_datetime(gap.since)} .. {print_datetime(gap.until)}"
         click.echo(f"missing {missing} {gap.reason}: {gap.detail}", err=True)
+
+
+@main.command()
+@click.argument("market", required=False)
+@click.argument("provider", required=False)
+@click.argument("pattern", required=False)
+@click.option("--since", help="Check nothing older. Milliseconds, or ISO 8601 with an offset.")
+@click.option("--until", help="Check nothing from here on. Milliseconds, or ISO 8601 with an offset.")
+@click.option("--repair", is_flag=True, help="Make what is wrong anew, and check it again.")
+@_data_dir
+@_command
+async def verify(
+    market: str | None,
+    provider: str | None,
+    pattern: str | None,
+    since: str | None,
+    until: str | None,
+    repair: bool,
+    data_dir: Path | None,
+) -> None:
+    """Check that every aggregate is what its 1m candles say: all, or those of a MARKET, a PROVIDER and the symbols like PATTERN."""
+    settings = _settings(data_dir=data_dir)
+    from candlegraph.span import Span  # noqa: PLC0415
+    from server.verifying import verify_stored  # noqa: PLC0415
+    from storage.verify import ALWAYS  # noqa: PLC0415
+
+    earliest, latest = _instant(since), _instant(until)
+    span = Span(ALWAYS.since if earliest is None else earliest, ALWAYS.until if latest is None else latest)
+    if not span:
+        raise BadUserInput("`--since` must lie before `--until`.")
+    tallies = await verify_stored(settings, (market, provider, pattern), span, repair=repair)
+    _print_table(
+        ("relation", "checked", "missing", "extra", "different"),
+        [(t.relation, t.checked, t.missing, t.extra, t.different) for t in tallies],
+    )
+    if any(tally.wrong for tally in tallies):
+        raise click.exceptions.Exit(1)
+
+
+@main.command()
+@click.argument("market", required=False)
+@click.argument("provider", required=False)
+@click.argument("symbol", required=False)
+@click.option("--limit", type=click.IntRange(1, 10_000), default=50, show_default=True)
+@_data_dir
+@_command
+async def corrections(
+    market: str | None, provider: str | None, symbol: str | None, limit: int, data_dir: Path | None
+) -> None:
+    """List the newest changes of candles that were final: of everything, or of a MARKET, a PROVIDER and a SYMBOL."""
+    settings = _settings(data_dir=data_dir)
+    from schema.scalars import print_datetime  # noqa: PLC0415
+    from server.machine import database  # noqa: PLC0415
+    from storage.corrections import Version, newest_corrections  # noqa: PLC0415
+
+    def shown(version: Version | None) -> str:
+        return "none" if version is None else " ".join([*map(str, version.numbers), f"({version.source})"])
+
+    async with database(settings) as opened:
+        found = await newest_corrections(opened, market, provider, symbol, limit)
+    _print_table(
+        ("corrected", "series", "candle", "old (o h l c v)", "new (o h l c v)"),
+        [
+            (
+                print_datetime(round(c.corrected_at.timestamp() * 1000)),
+                f"{c.instrument} {c.timeframe}",
+                print_datetime(c.timestamp),
+                shown(c.old),
+                shown(c.new),
+            )
+            for c in found
+        ],
+    )
 
 
 @main.command()
@@ -222,6 +294,12 @@ async def providers(data_dir: Path | None) -> None:
             for status in statuses
         ],
     )
+
+
+def _instant(text: str | None) -> int | None:
+    from schema.scalars import parse_timestamp  # noqa: PLC0415
+
+    return None if text is None else parse_timestamp(int(text) if text.isdecimal() and len(text) < 20 else text)
 
 
 @main.command()
@@ -326,7 +404,7 @@ def _print_table(names: tuple[str, ...], rows: list[tuple[object, ...]]) -> None
 
     table = Table(box=None, header_style="bold")
     for name in names:
-        table.add_column(name, justify="right" if name in {"open", "high", "low", "close", "volume"} else "left")
+        table.add_column(name, justify="right" if name in _NUMBERS else "left")
     for row in rows:
         table.add_row(*map(str, row))
     # A narrow terminal wraps the lines; to fit them in, digits would have to go.

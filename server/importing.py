@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import sys
+from datetime import UTC, datetime
 from pathlib import Path
 
 from rich.console import Console
@@ -31,7 +32,8 @@ async def import_candles(
 ) -> str:
     """Import ``file`` as candles of ``name`` (market, provider, symbol); a sentence that says what was done.
 
-    Covers the first row to the last plus one step. InvalidCandles names the rows that are none; nothing is stored then.
+    Covers the first row to the last plus one step, without the minutes that are not kept any more (BadUserInput where that
+    is all of them). InvalidCandles names the rows that are none; nothing is stored then.
     """
     target = instrument(*name)
     asked = None if timeframe is None else Timeframe.parse(timeframe)
@@ -44,15 +46,27 @@ async def import_candles(
         record = await running.services.instruments.imported(target, days.name)
         stamps = table.candles.timestamp
         end = table.timeframe.next(int(stamps[-1]), days)
-        covered = Spans([Span(int(stamps[0]), end)])
+        whole = Write(record.id, table.timeframe, table.candles, Spans([Span(int(stamps[0]), end)]), "i")
+        horizon = await running.store.horizon()
+        kept = whole.since(horizon)
+        if not len(kept.candles):
+            raise BadUserInput(
+                f"None of these candles was imported: 1-minute candles before {_day(horizon)} are not kept."
+            )
         columns = (TextColumn("importing"), BarColumn(), TaskProgressColumn(), TimeRemainingColumn())
         with Progress(*columns, console=Console(file=sys.stderr), transient=True) as progress:
-            task = progress.add_task("", total=len(stamps))
+            task = progress.add_task("", total=len(kept.candles))
             await running.store.write(
-                [Write(record.id, table.timeframe, table.candles, covered, "i")],
+                [kept],
                 progress=lambda rows: progress.advance(task, rows),
             )
-    return f"Imported {len(stamps):,} candles of {table.timeframe} into {target}."
+    left_out = len(stamps) - len(kept.candles)
+    note = f" {left_out:,} were left out: 1-minute candles before {_day(horizon)} are not kept." if left_out else ""
+    return f"Imported {len(kept.candles):,} candles of {table.timeframe} into {target}.{note}"
+
+
+def _day(instant: int | None) -> str:
+    return datetime.fromtimestamp((instant or 0) / 1000, UTC).date().isoformat()
 
 
 def _market_zone(running: Machine, market: str) -> str:

@@ -19,13 +19,16 @@ from resolvers.tokens import Tokens
 from server.keys import kept_key
 from server.settings import Settings
 from storage.backfill import Backfills
-from storage.candles import CandleStore
+from storage.candles import CandleStore, read_tables
+from storage.continuous import Continuous
 from storage.database import Database
 from storage.embedded import EmbeddedPostgres
 from storage.history import History
+from storage.layout import Aggregates, layout_of
 from storage.levels import read_levels
 from storage.limits import Limiter
 from storage.migrate import migrate
+from storage.refresher import Refresher
 from storage.tracking import Tracking
 from storage.users import Users
 
@@ -121,7 +124,10 @@ async def machine(settings: Settings, *, serving: bool = False) -> AsyncIterator
     registry = Registry(settings.environ(), quota=limiter)
     async with database(settings) as opened, AsyncExitStack() as stack:
         stack.push_async_callback(registry.close)
-        history = History.over(opened, registry, await read_levels(opened))
+        levels, kind = await read_levels(opened), await layout_of(opened)
+        reading = Continuous(levels) if kind is Aggregates.CONTINUOUS else read_tables
+        history = History.over(opened, registry, levels, reading)
+        stack.push_async_callback(history.instruments.close)
         stack.push_async_callback(history.collector.close)
         cluster = Cluster(history, redis_url=redis_url, shards=settings.feed_shards)
         backfills = Backfills(history, workers=settings.backfill_workers)
@@ -129,6 +135,8 @@ async def machine(settings: Settings, *, serving: bool = False) -> AsyncIterator
         loops = [history.store.changes.watch()]
         if serving:
             loops += [cluster.run(), backfills.work(), tracking.keep()]
+            if kind is Aggregates.CONTINUOUS or settings.retention_days is not None:
+                loops.append(Refresher(opened, kind, settings.retention_days).run())
         for loop in loops:
             stack.push_async_callback(_cancelled, asyncio.create_task(loop))
         tokens = Tokens(partial(_keys, settings))

@@ -65,6 +65,11 @@ class Settings(BaseSettings):
             "it is there."
         ),
     )
+    retention_days: int | None = Field(
+        None,
+        ge=2,
+        description="For how many days 1-minute candles are kept; their aggregates always are. Empty keeps every minute.",
+    )
     redis_url: SecretStr | None = Field(
         None,
         description=(

@@ -236,9 +236,7 @@ class Backfills:
             if result.failure:
                 await self._fail(part, result)
                 return
-            left = Spans([part.span]) - (await self._history.ledgers.load([part.record.id]))[0].spans.get(
-                part.timeframe, Spans()
-            )
+            left = Spans([part.span]) - (await self._history.ledgers.load([part.record.id]))[0].final(part.timeframe)
             if not result.exhausted:
                 holes = _holes(left, result)
                 await self._end(part, "DONE", holes, None, result.calls, result.rows)
@@ -314,7 +312,7 @@ class Backfills:
         """What is not known of each symbol, within the time it was listed."""
         ledgers = await self._history.ledgers.load([record.id for record in records])
         return [
-            (record, missing(record, ledger.spans.get(order.timeframe, Spans()), order.timeframe, span, provider))
+            (record, missing(record, ledger.final(order.timeframe), order.timeframe, span, provider))
             for record, ledger in zip(records, ledgers, strict=True)
         ]
 

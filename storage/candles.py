@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import json
 from collections import defaultdict
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from itertools import groupby
 from typing import Any
@@ -19,7 +19,7 @@ from candlegraph.clock import MINUTE_MS
 from candlegraph.span import Span, Spans
 from candlegraph.timeframe import MINUTE, Timeframe
 from storage.changes import Change, Changes
-from storage.database import SQL, Database, to_ms
+from storage.database import SQL, STATEMENT_TIMEOUT_MS, Database, to_ms
 from storage.levels import BASE, Levels
 from storage.live import Held, LeaseLost
 from storage.suspects import AGAIN_MS, GRAIN_MS
@@ -27,20 +27,36 @@ from storage.suspects import AGAIN_MS, GRAIN_MS
 POSTGRES_EPOCH_MS = 946_684_800_000  # 2000-01-01, which PostgreSQL's binary timestamps count from
 _NUMBERS = ("open", "high", "low", "close", "volume")
 _PACKED = np.dtype([("timestamp", ">i8"), *((name, ">f8") for name in _NUMBERS)])
+_FAR = 10**16
 _COPY_ROWS = 100_000
+_LEAST_ROWS_A_SECOND = 2_000  # what the slowest machine that is worth waiting for brings in
 _COPY_HEADER = b"PGCOPY\n\xff\r\n\x00" + bytes(8)
 _COPY_TRAILER = b"\xff\xff"
 
 
 @dataclass(frozen=True, slots=True)
 class Ledger:
-    """What is known of an instrument: the final spans by timeframe, and how often something final has changed."""
+    """What is known of an instrument: the final spans by timeframe, and how often something final has changed.
+
+    1m candles before ``horizon`` are not kept; the aggregates over them are.
+    """
 
     spans: Mapping[Timeframe, Spans] = field(default_factory=dict)
     revision: int = 0
     doubts: Mapping[Timeframe, Sequence[tuple[int, Span]]] = field(
         default_factory=dict
     )  # when, and what: see suspects.py
+
+    horizon: int | None = None
+
+    def behind(self, timeframe: Timeframe) -> Spans:
+        """Where candles of ``timeframe`` are not taken any more."""
+        dropped = timeframe == MINUTE and self.horizon is not None
+        return Spans([Span(-_FAR, self.horizon or 0)] if dropped else [])
+
+    def final(self, timeframe: Timeframe) -> Spans:
+        """What there is no use in asking for: it is known, or not taken."""
+        return self.spans.get(timeframe, Spans()) | self.behind(timeframe)
 
     def suspects(self, now: int) -> dict[Timeframe, Spans]:
         """What was answered with nothing so long before ``now`` that it is to be asked for once more."""
@@ -78,6 +94,17 @@ class Write:
     source: str = "a"
     replaces: bool = False
 
+    def since(self, horizon: int | None) -> Write:
+        """Itself without the 1m candles before ``horizon``, where there is one."""
+        if horizon is None or self.timeframe != MINUTE:
+            return self
+        kept = Span(horizon, _FAR)
+        return replace(self, candles=self.candles.between(kept), covered=self.covered & Spans([kept]))
+
+
+Query = Callable[..., Awaitable[Sequence[Any]]]  # a statement and its arguments
+Reading = Callable[[Database, Sequence[Read]], Awaitable[list[Candles]]]  # how reads are answered, by the layout
+
 
 @dataclass(frozen=True, slots=True)
 class Fetch:
@@ -91,19 +118,50 @@ class Fetch:
     milliseconds: int
 
 
+async def read_rows(query: Query, reads: Sequence[Read], columns: str = "") -> list[Any]:
+    """A row for every read, in their order: one statement for each relation and direction.
+
+    Its ``rows`` are for `unpack`; those of an aggregate bring further ``columns`` of the statement.
+    """
+    answers: dict[int, Any] = {}
+    order = sorted(range(len(reads)), key=lambda i: (reads[i].relation, reads[i].newest))
+    for (relation, newest), group in groupby(order, key=lambda i: (reads[i].relation, reads[i].newest)):
+        positions = list(group)
+        rows = await query(
+            _read_statement(relation, "" if relation == BASE else columns, newest=newest),
+            [reads[i].instrument_id for i in positions],
+            [str(reads[i].timeframe) for i in positions],
+            [reads[i].span.since for i in positions],
+            [reads[i].span.until for i in positions],
+            [reads[i].limit for i in positions],
+        )
+        answers.update(zip(positions, rows, strict=True))
+    return [answers[i] for i in range(len(reads))]
+
+
+async def read_tables(database: Database, reads: Sequence[Read]) -> list[Candles]:
+    """Answer every read where aggregates are never behind."""
+    return [unpack(row["rows"]) for row in await read_rows(database.fetch, reads)]
+
+
 @dataclass(frozen=True, slots=True)
 class CandleStore:
     """The relations ``ohlcv_data``, ``coverage`` and ``fetch_log``, and the aggregates above the first."""
 
     database: Database = field(repr=False)
     changes: Changes
+    reading: Reading = read_tables
 
     async def ledgers(self, instrument_ids: Sequence[int]) -> list[Ledger]:
         """What is known of each instrument: one statement."""
         spans: dict[int, dict[Timeframe, Spans]] = defaultdict(dict)
         revisions: dict[int, int] = defaultdict(int)
+        horizon = None
         doubts: dict[int, dict[Timeframe, list[tuple[int, Span]]]] = defaultdict(dict)
         for row in await self.database.read("coverage_by_instrument", list(set(instrument_ids))):
+            horizon = to_ms(row["horizon"])
+            if row["timeframe"] is None:
+                continue
             spans[row["instrument_id"]][Timeframe.parse(row["timeframe"])] = Spans(
                 Span(to_ms(r.lower), to_ms(r.upper)) for r in row["covered"]
             )
@@ -111,24 +169,16 @@ class CandleStore:
             if row["suspects"]:
                 noted = [(at, Span(since, until)) for at, since, until in json.loads(row["suspects"])]
                 doubts[row["instrument_id"]][Timeframe.parse(row["timeframe"])] = noted
-        return [Ledger(spans[i], revisions[i], doubts[i]) for i in instrument_ids]
+        return [Ledger(spans[i], revisions[i], doubts[i], horizon) for i in instrument_ids]
+
+    async def horizon(self) -> int | None:
+        """Before it no 1m candles are kept (ms, UTC); None where all are."""
+        horizon: int | None = to_ms((await self.database.read("horizon"))[0]["horizon"])
+        return horizon
 
     async def read(self, reads: Sequence[Read]) -> list[Candles]:
-        """Answer every read, in their order: one statement for each relation and direction."""
-        answers: dict[int, Candles] = {}
-        order = sorted(range(len(reads)), key=lambda i: (reads[i].relation, reads[i].newest))
-        for (relation, newest), group in groupby(order, key=lambda i: (reads[i].relation, reads[i].newest)):
-            positions = list(group)
-            rows = await self.database.fetch(
-                _read_statement(relation, newest=newest),
-                [reads[i].instrument_id for i in positions],
-                [str(reads[i].timeframe) for i in positions],
-                [reads[i].span.since for i in positions],
-                [reads[i].span.until for i in positions],
-                [reads[i].limit for i in positions],
-            )
-            answers.update((i, _unpack(row["rows"])) for i, row in zip(positions, rows, strict=True))
-        return [answers[i] for i in range(len(reads))]
+        """Answer every read, in their order: one statement for each relation and direction, more where aggregates lag."""
+        return await self.reading(self.database, reads)
 
     async def write(
         self,
@@ -139,26 +189,37 @@ class CandleStore:
     ) -> None:
         """Store candles, their coverage and the aggregates over them, all or nothing.
 
-        A candle that is there already is replaced; what changes of what was final is logged in ``corrections``.
-        ``progress`` is told the number of rows after each chunk of a long write. LeaseLost where what is ``held`` is not
+        A candle that is there already is replaced; what changes of what was final is logged in ``corrections``. 1m candles
+        before the horizon are left out, and not covered; Unavailable where it was moved meanwhile. ``progress`` is told the number of rows after each chunk of a long write. LeaseLost where what is ``held`` is not
         any more: nothing was written then.
         """
         async with self.database.transaction() as connection:
             changed: list[Change] = []
-            xid = 0
-            if spans := _columns(
-                (w.instrument_id, str(w.timeframe), s.since, s.until) for w in writes for s in w.covered
-            ):
+            xid, known = 0, False
+            if spans := _covered(writes):
                 lease = (held.name, held.epoch, held.holder) if held else (None, None, None)
-                known = await connection.fetchval(SQL["coverage_lock"], *spans, *lease)
+                known, horizon = await connection.fetchrow(SQL["coverage_lock"], *spans, *lease)
                 if known is None:
                     raise LeaseLost
+                writes = [write.since(to_ms(horizon)) for write in writes]
+                spans = _covered(writes)
+            if spans:
                 changed = await _write_rows(connection, writes, progress, known=known)
                 xid = await _extend(connection, spans, changed)
             if fetch:
                 await _log(connection, fetch)
         if spans:
             self.changes.tell(xid, changed)
+
+    async def recompute(self, instrument_id: int, span: Span) -> None:
+        """Make the aggregates over the 1m candles of ``span`` anew, and have everybody forget what they were."""
+        spans = _columns([(instrument_id, str(MINUTE), span.since, span.since)])  # no more is covered than before
+        changed = [Change(instrument_id, span)]
+        async with self.database.transaction() as connection:
+            await connection.execute(SQL["coverage_lock"], *spans)
+            await connection.execute(SQL["aggregates_written"], [instrument_id], [span.since], [span.until], True)
+            xid = await _extend(connection, spans, changed)
+        self.changes.tell(xid, changed)
 
     async def log(self, fetch: Fetch) -> None:
         """Note an upstream call that brought nothing to store."""
@@ -198,6 +259,7 @@ async def _write_rows(
     # Our coverage rows are locked, so nobody adds to these series meanwhile: without a conflict the merge, which costs as
     # much again as the COPY, can be left out.
     merge = known or (bool(rows) and await connection.fetchval(SQL["candles_exist"], *hulls))
+    patience = await _be_patient(connection, sum(len(write.candles) for write in rows))
     if merge:
         await connection.execute(SQL["candles_stage"])
     for group in _alike(rows):
@@ -206,8 +268,9 @@ async def _write_rows(
             source=_copy_stream(group, progress),
             format="binary",
             columns=["instrument_id", "timeframe", "source", "timestamp", *_NUMBERS],
+            timeout=patience,
         )
-    corrected = await _merge(connection, writes) if merge else []
+    corrected = await _merge(connection, writes, patience) if merge else []
     minutes = [
         (w.instrument_id, int(w.candles.timestamp[0]), int(w.candles.timestamp[-1]) + MINUTE_MS)
         for w in rows
@@ -217,19 +280,28 @@ async def _write_rows(
     if emptied:
         minutes += [(c.instrument_id, c.corrected.since, c.corrected.until) for c in corrected if c.corrected]
     if minutes:
-        await connection.execute(SQL["aggregates_written"], *_columns(minutes), emptied)
+        await connection.execute(SQL["aggregates_written"], *_columns(minutes), emptied, timeout=patience)
     quiet = {write.instrument_id for write in writes} - {change.instrument_id for change in corrected}
     return [*corrected, *map(Change, sorted(quiet))]
 
 
-async def _merge(connection: Any, writes: Sequence[Write]) -> list[Change]:
+async def _be_patient(connection: Any, rows: int) -> float | None:
+    """Give the statements of a long write more time than a question gets: seconds, None for the usual ones."""
+    if rows <= _COPY_ROWS:
+        return None
+    seconds = STATEMENT_TIMEOUT_MS / 1000 + rows / _LEAST_ROWS_A_SECOND
+    await connection.execute(SQL["statement_timeout"], f"{seconds:.0f}s")
+    return seconds + 5
+
+
+async def _merge(connection: Any, writes: Sequence[Write], patience: float | None) -> list[Change]:
     """Put the staged rows in the place of those that are there; the corrections that this makes."""
     replaced = _columns(
         (w.instrument_id, str(w.timeframe), s.since, s.until) for w in writes if w.replaces for s in w.covered
     )
-    found = await connection.fetch(SQL["candles_withdraw"], *replaced) if replaced else []
-    found += await connection.fetch(SQL["candles_correct"])
-    await connection.execute(SQL["candles_merge"])
+    found = await connection.fetch(SQL["candles_withdraw"], *replaced, timeout=patience) if replaced else []
+    found += await connection.fetch(SQL["candles_correct"], timeout=patience)
+    await connection.execute(SQL["candles_merge"], timeout=patience)
     return [
         Change(r["instrument_id"], Span(to_ms(r["first"]), Timeframe.parse(r["timeframe"]).next(to_ms(r["last"]))))
         for r in found
@@ -245,17 +317,22 @@ async def _extend(connection: Any, spans: list[list[Any]], changed: Sequence[Cha
     return int(await connection.fetchval(SQL["coverage_extend"], *spans, *told, corrected))
 
 
+def _covered(writes: Sequence[Write]) -> list[list[Any]]:
+    return _columns((w.instrument_id, str(w.timeframe), s.since, s.until) for w in writes for s in w.covered)
+
+
 @lru_cache(maxsize=64)
-def _read_statement(relation: str, *, newest: bool) -> str:
+def _read_statement(relation: str, columns: str = "", *, newest: bool) -> str:
     """The statement that reads one relation; its name is one of ours."""
-    return read_statement(SQL["candles_newest" if newest else "candles_oldest"], relation)
+    return read_statement(SQL["candles_newest" if newest else "candles_oldest"], relation, columns)
 
 
-def read_statement(template: str, relation: str) -> str:
+def read_statement(template: str, relation: str, columns: str = "") -> str:
     """Fill in what differs between the base and its aggregates."""
     base = relation == BASE
     return (
         template.replace("{relation}", relation)
+        .replace("{columns}", columns)
         .replace("{stamp}", '"timestamp"' if base else "bucketed_time")
         .replace("{filter}", "and timeframe = q.tf" if base else "and q.tf is not null")
     )
@@ -279,7 +356,8 @@ async def _log(connection: Any, fetch: Fetch) -> None:
     await connection.execute(SQL["fetch_log_add"], *key, fetch.rows, fetch.outcome, fetch.milliseconds)
 
 
-def _unpack(packed: bytes | None) -> Candles:
+def unpack(packed: bytes | None) -> Candles:
+    """The candles of a packed row."""
     if packed is None:
         return Candles.empty()
     rows = np.frombuffer(packed, _PACKED)

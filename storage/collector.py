@@ -27,6 +27,7 @@ log = logging.getLogger(__name__)
 
 MAX_CALLS = 12  # upstream calls one question may cost; what is left is asked by the next page
 FORMING_TTL_S = 2.0
+DENSE = 0.8  # of a page's minutes have a candle: the next pages can be told beforehand
 
 
 @dataclass(frozen=True, slots=True)
@@ -213,7 +214,7 @@ class _Errand:
         self.collector.ledgers.forget(self.record.id)
 
     def _unknown(self, span: Span, ledger: Ledger) -> Spans:
-        return Spans([span]) if self.want.again else Spans([span]) - ledger.spans.get(self.timeframe, Spans())
+        return Spans([span]) - (ledger.behind if self.want.again else ledger.final)(self.timeframe)
 
     def _without_tail(self, missing: Spans, tail: _Tail | None) -> Spans:
         """``missing``, less what is not final and was looked at a moment ago."""
@@ -226,24 +227,43 @@ class _Errand:
 
     async def _fill(self, piece: Span) -> int:
         """Page through ``piece`` until it is settled, the budget is spent or the provider fails; the rows that came."""
-        cursor, rows = piece.since, 0
-        while cursor < piece.until:
+        left, rows, dense = Spans([piece]), 0, False
+        while left and not self.result.failure:
             if self.result.calls >= self.want.calls:
                 self.result.exhausted = True
                 break
-            self.result.calls += 1
-            asked, began = Span(cursor, piece.until), time.monotonic()
-            final_until = self._final_until()  # by when it was asked: what settles meanwhile was not final yet
-            try:
-                page = await self.provider.fetch(self.record.instrument, self.timeframe, asked, self.want.urgency)
-            except ProviderError as error:
-                self.result.failure = error
-                await self._log(asked, 0, error.code, began)
-                break
-            candles = page.candles.sorted().between(asked)
-            cursor = await self._keep(asked, page, candles, final_until, began)
-            rows += len(candles)
+            windows = self._windows(next(iter(left)), dense=dense)
+            pages = await asyncio.gather(*(self._call(window) for window in windows))
+            for window, (count, reached) in zip(windows, pages, strict=True):
+                rows += count
+                left -= Spans([Span(window.since, reached)])
+                dense = count * self.timeframe.nominal_ms >= DENSE * (reached - window.since)
         return rows
+
+    def _windows(self, rest: Span, *, dense: bool) -> list[Span]:
+        """What to ask for at once: all of the rest, of which a page comes; or where a page is as long as it has rows, page by
+        page side by side, as far as the budget of calls goes.
+        """
+        page = self.provider.capabilities.max_rows_per_call * self.timeframe.nominal_ms
+        calls = min(self.want.calls - self.result.calls, -(-(rest.until - rest.since) // page))
+        if not dense or calls < 2 or not self.timeframe.width_ms:
+            return [rest]
+        starts = [rest.since + i * page for i in range(calls)]
+        return [Span(start, min(start + page, rest.until)) for start in starts]
+
+    async def _call(self, asked: Span) -> tuple[int, int]:
+        """One upstream call: how many rows came, and the instant to go on from."""
+        self.result.calls += 1
+        began = time.monotonic()
+        final_until = self._final_until()  # by when it was asked: what settles meanwhile was not final yet
+        try:
+            page = await self.provider.fetch(self.record.instrument, self.timeframe, asked, self.want.urgency)
+        except ProviderError as error:
+            self.result.failure = error
+            await self._log(asked, 0, error.code, began)
+            return 0, asked.since
+        candles = page.candles.sorted().between(asked)
+        return len(candles), await self._keep(asked, page, candles, final_until, began)
 
     async def _keep(self, asked: Span, page: Page, candles: Candles, final_until: int, began: float) -> int:
         """Check and store one page; the instant to go on from (the end of the span where nothing more can come)."""

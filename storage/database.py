@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import re
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import asynccontextmanager, contextmanager, suppress
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, overload
@@ -28,6 +28,7 @@ _AWAY = (
     asyncpg.CrashShutdownError,
     asyncpg.TooManyConnectionsError,
     asyncpg.QueryCanceledError,
+    asyncpg.SerializationError,  # the horizon was moved under a write: the next try leaves out what lies behind it
     asyncpg.InterfaceError,
     asyncpg.InternalClientError,  # raised when the server is killed in the middle of a transaction
     OSError,
@@ -36,13 +37,14 @@ _AWAY = (
 _REFUSED = (asyncpg.InvalidAuthorizationSpecificationError, asyncpg.InvalidCatalogNameError)
 
 
-def _named_statements() -> dict[str, str]:
-    text = Path(__file__).with_name("queries.sql").read_text(encoding="utf-8")
+def named_statements(file: str) -> dict[str, str]:
+    """The statements of a file of this folder, by the names in it."""
+    text = Path(__file__).with_name(file).read_text(encoding="utf-8")
     parts = re.split(r"^-- name: (\w+)\n", text, flags=re.MULTILINE)[1:]
     return dict(zip(parts[::2], (body.strip().rstrip(";") for body in parts[1::2]), strict=True))
 
 
-SQL = _named_statements()
+SQL = named_statements("queries.sql")
 
 
 @contextmanager
@@ -145,6 +147,27 @@ class Database:
         """Borrow a connection for one READ COMMITTED transaction."""
         async with self.connection() as connection, connection.transaction():
             yield connection
+
+    @asynccontextmanager
+    async def snapshot(self) -> AsyncIterator[Any]:
+        """Borrow a connection whose statements all see the same moment, and only read."""
+        async with self.connection() as connection, connection.transaction(isolation="repeatable_read", readonly=True):
+            yield connection
+
+    @asynccontextmanager
+    async def session(self) -> AsyncIterator[Any]:
+        """Open a connection outside the pool, for statements that may take hours; its session locks end with it."""
+        with _translated():
+            opened = await asyncpg.connect(
+                self._dsn,
+                timeout=10,
+                server_settings={"application_name": "candlegraph", "timezone": "UTC", "statement_timeout": "0"},
+            )
+            try:
+                yield opened
+            finally:
+                with suppress(TimeoutError):  # it terminates itself then
+                    await opened.close(timeout=5)
 
     async def read(self, name: str, *arguments: object) -> Sequence[Any]:
         """Run a named statement that only reads; once more where the connection turns out to be dead."""

@@ -20,7 +20,7 @@ from candlegraph.series import Record, Series
 from candlegraph.span import Span, Spans
 from candlegraph.timeframe import Timeframe
 from candlegraph.zone import zone
-from storage.candles import CandleStore
+from storage.candles import CandleStore, Reading, read_tables
 from storage.changes import Changes
 from storage.collector import MAX_CALLS, Collector, Want
 from storage.database import Database
@@ -49,9 +49,11 @@ class History:
     levels: Levels
 
     @classmethod
-    def over(cls, database: Database, providers: Providers, levels: Levels = ALL) -> Self:
+    def over(
+        cls, database: Database, providers: Providers, levels: Levels = ALL, reading: Reading = read_tables
+    ) -> Self:
         """Put it together over a database and its providers; `storage.changes.Changes.watch` is for the caller to run."""
-        store = CandleStore(database, Changes(database))
+        store = CandleStore(database, Changes(database), reading)
         ledgers = Ledgers(store)
         return cls(store, ledgers, Instruments(database, providers), Collector(store, ledgers), providers, levels)
 

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import re
 import time
+import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
@@ -12,31 +14,35 @@ from typing import Any
 
 from candlegraph.errors import BadUserInput, CandlegraphError, NotFound, ProviderUnavailable
 from candlegraph.job import Selection
-from candlegraph.provider import Providers, Upstream
+from candlegraph.provider import Providers
 from candlegraph.series import Instrument, Record
 from storage.database import SQL, Database, to_ms
+
+log = logging.getLogger(__name__)
 
 RECORD_TTL_S = 30.0
 MAX_RECORDS = 20_000
 LISTING_TTL_S = 3600.0
 LISTING_RETRY_S = 30.0
+LISTING_TIMEOUT_S = 60.0
 LISTING_DEADLINE_S = 10.0  # how long somebody waits for a list; it is read on
 
 
 @dataclass(slots=True)
 class _List:
-    """The last read of a provider's symbol list, under way or done, and when it began."""
+    """What this process knows of a provider's symbol list; instants by `time.monotonic`."""
 
-    task: asyncio.Task[None]
-    began_at: float
+    asked_at: float | None = None  # when the list that is stored was asked for; None: never, as far as we know
+    failed_at: float | None = None
+    error: CandlegraphError | None = None  # why, where the last read failed
+    task: asyncio.Task[None] | None = None  # the read under way
 
     @property
-    def serves(self) -> bool:
-        """Whether this read still stands for one made now; a failed one does for half a minute."""
-        if not self.task.done():
-            return True
-        failed = self.task.cancelled() or self.task.exception() is not None
-        return time.monotonic() - self.began_at < (LISTING_RETRY_S if failed else LISTING_TTL_S)
+    def due(self) -> bool:
+        """Whether the list ought to be read: it is old, nobody reads it, and the last try did not fail just now."""
+        now = time.monotonic()
+        old = self.asked_at is None or now - self.asked_at >= LISTING_TTL_S
+        return old and self.task is None and (self.failed_at is None or now - self.failed_at >= LISTING_RETRY_S)
 
 
 class Instruments:
@@ -48,18 +54,15 @@ class Instruments:
         self._providers = providers
         self._lists: dict[tuple[str, str], _List] = {}
         self._records: dict[Instrument, tuple[float, Record]] = {}
-        self._behind: set[asyncio.Task[CandlegraphError | None]] = set()
 
     async def find(self, wanted: list[Instrument]) -> list[Record | CandlegraphError]:
         """Look instruments up, if need be in their provider's list; an error a key, never one for all."""
         kept = await self._recent(wanted)
         missing = [instrument for instrument in wanted if instrument not in kept]
-        for pair in {(i.market, i.provider) for i, record in kept.items() if not record.listed}:
-            self._list_behind(*pair)
+        await self._renew({(i.market, i.provider) for i in kept})
         if not missing:
             return [kept[instrument] for instrument in wanted]
-        pairs = {(instrument.market, instrument.provider) for instrument in missing}
-        errors = dict(zip(pairs, await asyncio.gather(*(self._try_refresh(*pair) for pair in pairs)), strict=True))
+        errors = await self._list({(instrument.market, instrument.provider) for instrument in missing})
         kept |= await self.kept(missing)
         return [
             kept.get(i)
@@ -73,8 +76,8 @@ class Instruments:
     ) -> tuple[list[Record], int]:
         """One page of a provider's symbols in the order of their names, and how many match in all."""
         market, provider, text, after = _plain(market), _plain(provider), text and _plain(text), after and _plain(after)
-        error = await self._try_refresh(market, provider)
-        pattern = None if not text else "%" + re.sub(r"([\\%_])", r"\\\1", text) + "%"
+        error = (await self._list({(market, provider)}))[market, provider]
+        pattern = None if not text else "%" + re.sub(r"([\\%_])", r"\\\1", _folded(text)) + "%"
         rows = await self._database.read("instruments_search", market, provider, inactive, pattern, after, first)
         count = (await self._database.read("instruments_count", market, provider, inactive, pattern))[0]["count"]
         if error and not count:
@@ -86,7 +89,7 @@ class Instruments:
         market, provider = selection.market, selection.provider
         if (selection.symbols is None) == (selection.pattern is None):
             raise BadUserInput("Give either `symbols` or a `pattern`.")
-        if error := await self._try_refresh(market, provider):
+        if error := (await self._list({(market, provider)}))[market, provider]:
             raise error
         names = None if selection.symbols is None else list(dict.fromkeys(map(_plain, selection.symbols)))
         records = [_record(row) for row in await self._database.read("instruments_named", market, provider, names)]
@@ -117,7 +120,8 @@ class Instruments:
         """The instrument that an import goes into, made if need be; an existing one keeps its time zone."""
         async with self._database.connection() as connection:
             key = (instrument.market, instrument.provider, instrument.symbol)
-            return _record(await connection.fetchrow(SQL["instrument_import"], *key, timezone))
+            folded = _folded(instrument.symbol)
+            return _record(await connection.fetchrow(SQL["instrument_import"], *key, timezone, folded))
 
     async def kept(self, wanted: Sequence[Instrument]) -> dict[Instrument, Record]:
         """Those that are in the store already; no provider is asked."""
@@ -138,50 +142,100 @@ class Instruments:
             records.update((instrument, (now, record)) for instrument, record in fresh.items())
         return found
 
-    def _list_behind(self, market: str, provider: str) -> None:
-        """Have the list read of a provider that may extend what was imported under its name; nobody waits for it."""
-        known = self._lists.get((market, provider))
-        plugins = {(status.market.id, status.id) for status in self._providers.statuses()}
-        if (market, provider) in plugins and not (known and known.serves):
-            task = asyncio.create_task(self._try_refresh(market, provider))
-            self._behind.add(task)
-            task.add_done_callback(self._behind.discard)
+    async def close(self) -> None:
+        """Stop the reads under way."""
+        tasks = [known.task for known in self._lists.values() if known.task]
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
 
-    async def _try_refresh(self, market: str, provider: str) -> CandlegraphError | None:
-        """Read the provider's list again if that is due; askers at the same time share one read."""
+    async def _renew(self, pairs: set[tuple[str, str]]) -> None:
+        """Have the lists read again that are due; nobody waits for them."""
+        for pair in await self._due(pairs):
+            if pair in self._plugins():
+                self._read_if_due(pair)
+            else:
+                self._lists.setdefault(pair, _List()).failed_at = time.monotonic()  # imported: nobody has a list of it
+
+    async def _list(self, pairs: set[tuple[str, str]]) -> dict[tuple[str, str], CandlegraphError | None]:
+        """See to it that the providers' symbols are stored, and of each say why they could not be.
+
+        An old list is read again behind us; one that never was read is waited for.
+        """
+        await self._due(pairs)
+        return dict(zip(pairs, await asyncio.gather(*map(self._listed, pairs)), strict=True))
+
+    async def _due(self, pairs: set[tuple[str, str]]) -> list[tuple[str, str]]:
+        """Those whose lists are due, also by what other processes have noted in the store."""
+        maybe = [pair for pair in pairs if pair not in self._lists or self._lists[pair].due]
+        if not maybe:
+            return []
+        columns = [[_plain(pair[part]) for pair in maybe] for part in range(2)]
+        for row in await self._database.read("listing_ages", *columns):
+            known = self._lists.setdefault((row["market"], row["provider"]), _List())
+            known.asked_at = time.monotonic() - row["age"]
+        return [pair for pair in maybe if pair not in self._lists or self._lists[pair].due]
+
+    def _plugins(self) -> set[tuple[str, str]]:
+        return {(status.market.id, status.id) for status in self._providers.statuses()}
+
+    async def _listed(self, pair: tuple[str, str]) -> CandlegraphError | None:
+        known = self._lists.get(pair)
+        if known and known.asked_at is not None:
+            self._read_if_due(pair)
+            return known.error
+        if pair not in self._plugins():
+            return None if pair in await self.pairs() else self._no_provider(*pair)
+        if task := self._read_if_due(pair):
+            _, late = await asyncio.wait([task], timeout=LISTING_DEADLINE_S)
+            if late:
+                return ProviderUnavailable("The list of symbols of {}/{} is not here yet.".format(*pair), retry_after=5)
+        return self._lists[pair].error
+
+    def _read_if_due(self, pair: tuple[str, str]) -> asyncio.Task[None] | None:
+        """The read of a list that is due or under way; everybody shares one, and no leaver stops it."""
+        known = self._lists.setdefault(pair, _List())
+        if known.due:
+            known.task = asyncio.create_task(self._read(pair, known))
+        return known.task
+
+    async def _read(self, pair: tuple[str, str], known: _List) -> None:
         try:
-            async with asyncio.timeout(LISTING_DEADLINE_S):
-                source = await self._providers.get(market, provider)
-                if source is None:
-                    return None if (market, provider) in await self.pairs() else self._no_provider(market, provider)
-                known = self._lists.get((market, provider))
-                if known is None or not known.serves:
-                    task = asyncio.create_task(self._read_list(source))
-                    known = self._lists[market, provider] = _List(task, time.monotonic())
-                await asyncio.shield(known.task)
+            async with asyncio.timeout(LISTING_TIMEOUT_S):
+                await self._read_list(*pair)
+            known.error, known.failed_at = None, None
         except CandlegraphError as error:
-            return error
-        except TimeoutError:
-            return ProviderUnavailable(f"The list of symbols of {market}/{provider} is not here yet.", retry_after=5)
-        return None
+            known.error, known.failed_at = error, time.monotonic()
+        except Exception as error:  # a plugin may raise anything
+            log.exception("provider %s/%s failed to list its symbols", *pair)
+            failure = ProviderUnavailable(f"{pair[1]} failed to list its symbols: {type(error).__name__}.")
+            known.error, known.failed_at = failure, time.monotonic()
+        finally:
+            known.task = None
 
-    async def _read_list(self, source: Upstream) -> None:
+    async def _read_list(self, market: str, provider: str) -> None:
+        source = await self._providers.get(market, provider)
+        if source is None:
+            raise self._no_provider(market, provider)
+        began = time.monotonic()
         # Of symbols named twice the last one counts, as with candles.
         listings = list({item.symbol: item for item in await source.listings()}.values())
-        market, provider = source.market, source.id
         columns: list[list[object]] = [
             [item.symbol for item in listings],
             [item.name for item in listings],
+            [_folded(item.symbol, item.name or "") for item in listings],
             [item.base for item in listings],
             [item.quote for item in listings],
-            [item.timezone or market.timezone for item in listings],
+            [item.timezone or source.market.timezone for item in listings],
             [item.active for item in listings],
             [item.first_available for item in listings],
             [item.ended_at for item in listings],
         ]
         async with self._database.transaction() as connection:
-            await connection.execute(SQL["instruments_list"], market.id, provider, *columns)
-            await connection.execute(SQL["instruments_unlist"], market.id, provider, columns[0])
+            if await connection.fetchval(SQL["listing_note"], market, provider, time.monotonic() - began):
+                await connection.execute(SQL["instruments_list"], market, provider, *columns)
+                await connection.execute(SQL["instruments_unlist"], market, provider, columns[0])
+        self._lists[market, provider].asked_at = began
         self._records = {}  # a new one: who is reading the old state puts it into the old one
 
     def _no_provider(self, market: str, provider: str) -> NotFound:
@@ -191,6 +245,16 @@ class Instruments:
             return NotFound(f"Unknown market {market[:64]!r}: known are {markets}.")
         names = ", ".join(status.id for status in known)
         return NotFound(f"Market {market} has no provider {provider[:64]!r}: known are {names}.")
+
+
+def _folded(*texts: str) -> str:
+    """Texts as a search compares them: blind to case, in every script, and to how a character is composed.
+
+    Between them stands what is no character: nobody finds the end of one together with the beginning of the next.
+    """
+    return unicodedata.normalize(
+        "NFKC", "\uffff".join(unicodedata.normalize("NFKC", text).casefold() for text in texts)
+    )
 
 
 def _plain(text: str) -> str:

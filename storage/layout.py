@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from candlegraph.errors import ConfigurationError
+from storage.database import Database
 
 _FOLDER = Path(__file__).parents[1] / "migrations" / "layouts"
 
@@ -19,35 +20,58 @@ class Aggregates(StrEnum):
     CONTINUOUS = "continuous"  # TimescaleDB's continuous aggregates
 
 
+# What each way is made of, beside the views that all have.
+_FILES = {Aggregates.TABLES: ["tables"], Aggregates.CONTINUOUS: ["continuous", "ledger"]}
+
+# The library has to be loaded at the start of the server (its settings show it), or `create extension` ends the session.
+_TIMESCALE = """
+select exists (select from pg_available_extensions where name = 'timescaledb')
+       and current_setting('timescaledb.disable_load', true) is not null as available,
+       exists (select from pg_extension where extname = 'timescaledb') as installed
+"""
+
+
 async def lay_out(connection: Any, wanted: Aggregates) -> None:
     """Make the aggregates of a new database; of an existing one, see that it is what the setting wants.
 
     To be called within the transaction that migrates. ConfigurationError where the two differ, or where TimescaleDB is
     gone that the database was made with.
     """
-    available = await connection.fetchval(
-        "select exists (select from pg_available_extensions where name = 'timescaledb')"
-    )
+    timescale = await connection.fetchrow(_TIMESCALE)
     made = await connection.fetchrow("select kind, hypertable from storage_layout")
     if made:
-        _check(Aggregates(made["kind"]), hypertable=made["hypertable"], wanted=wanted, available=available)
+        _check(Aggregates(made["kind"]), hypertable=made["hypertable"], wanted=wanted, there=timescale["installed"])
         return
+    available = timescale["available"]
     if wanted is Aggregates.CONTINUOUS and not available:
-        raise ConfigurationError("AGGREGATES: `continuous` needs TimescaleDB, which this PostgreSQL does not have.")
-    kind = Aggregates.CONTINUOUS if available and wanted is not Aggregates.TABLES else Aggregates.TABLES
+        raise ConfigurationError(
+            "AGGREGATES: `continuous` needs TimescaleDB, which this PostgreSQL does not have, or does not load at its start."
+        )
+    whole = False
     if available:
         await connection.execute(_sql("hypertable"))
-    await connection.execute(_sql(kind))
-    await connection.execute(_sql("views"))
+        whole = await connection.fetchval("select current_setting('timescaledb.license') = 'timescale'")
+    if wanted is Aggregates.CONTINUOUS and not whole:
+        raise ConfigurationError(
+            "AGGREGATES: the Apache edition of TimescaleDB has no continuous aggregates: use `tables`."
+        )
+    kind = Aggregates.CONTINUOUS if whole and wanted is not Aggregates.TABLES else Aggregates.TABLES
+    for name in [*_FILES[kind], "views"]:
+        await connection.execute(_sql(name))
     await connection.execute("insert into storage_layout (kind, hypertable) values ($1, $2)", kind, available)
 
 
-def _check(kind: Aggregates, *, hypertable: bool, wanted: Aggregates, available: bool) -> None:
+async def layout_of(database: Database) -> Aggregates:
+    """How an existing database keeps its aggregates."""
+    return Aggregates((await database.read("layout"))[0]["kind"])
+
+
+def _check(kind: Aggregates, *, hypertable: bool, wanted: Aggregates, there: bool) -> None:
     if wanted not in {Aggregates.AUTO, kind}:
         raise ConfigurationError(
             f"AGGREGATES: this database keeps its aggregates as `{kind}`, not `{wanted}`: docs/storage.md says how to move."
         )
-    if hypertable and not available:
+    if hypertable and not there:
         raise ConfigurationError(
             "DB_CONNECTION_STRING: the database was made with TimescaleDB, which is not there any more."
         )

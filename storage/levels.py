@@ -28,11 +28,14 @@ Levels = Mapping[Timeframe, str]
 ALL: Levels = MappingProxyType({Timeframe.parse(name.removeprefix("ohlcv_")): name for name in _MADE_OF})
 
 
-async def read_levels(database: Database) -> Levels:
-    """The aggregates that may be read, by ``preaggregation_configs``: active, there, and made of what is there too."""
+async def read_levels(database: Database, *, inactive: bool = False) -> Levels:
+    """The aggregates that may be read, by ``preaggregation_configs``: active, there, and made of what is there too.
+
+    Those that are not active are kept up to date all the same: ``inactive`` adds them.
+    """
     rows = await database.read("levels_there")
     there = {row["view_name"] for row in rows} | {BASE}
-    active = {row["view_name"]: row["target_timeframe"] for row in rows if row["is_active"]}
+    active = {row["view_name"]: row["target_timeframe"] for row in rows if row["is_active"] or inactive}
     whole = {BASE}
     for name, base in _MADE_OF.items():
         if name in there and base in whole:

@@ -86,8 +86,8 @@ class Plan:
         rest = Spans([window & Span(window.since, self.settled)])
         parts: list[Part] = []
         for base in self._bases():
-            whole = self.known(base, window).inner(self.timeframe, self.zone) & rest
             level, relation = self._level() if base == MINUTE else (base, BASE)
+            whole = self._kept(self.known(base, window), level).inner(self.timeframe, self.zone) & rest
             parts += [Part(span, (Stretch(span, level, relation),)) for span in whole]
             rest -= whole
         tail = window & Span(self.settled, window.until)
@@ -95,8 +95,10 @@ class Plan:
             final = base.floor(self.now - self.final_after_ms, self.days)
             if self.known(base, window).covers(Span(tail.since, final)):
                 ladder = tuple(self._ladder(Span(tail.since, final))) if base == MINUTE else ()
-                parts.append(Part(tail, ladder or (Stretch(Span(tail.since, final), base),), base))
-                break
+                stretches = ladder or (Stretch(Span(tail.since, final), base),)
+                if all(self._kept(Spans([s.span]), s.timeframe).covers(s.span) for s in stretches):
+                    parts.append(Part(tail, stretches, base))
+                    break
         return sorted(parts, key=lambda part: part.span)
 
     def missing(self, window: Span, forming: Collection[Timeframe]) -> Spans:
@@ -124,6 +126,10 @@ class Plan:
                 edge = self.timeframe.ceil(self.now - max(reach or 0 for reach in reaches), self.zone)
                 older = Span(window.since, edge) & window
                 beyond.append((GapReason.UNAVAILABLE, older, "The provider does not reach back so far."))
+        horizon = self.ledger.horizon
+        if horizon is not None and set(self.native()) <= {MINUTE}:
+            older = Span(window.since, self.timeframe.ceil(horizon, self.zone)) & window
+            beyond.append((GapReason.UNAVAILABLE, older, "1-minute candles are not kept for so long."))
         return [item for item in beyond if item[1]]
 
     def choose(self, span: Span) -> Timeframe | None:
@@ -132,6 +138,9 @@ class Plan:
         native = sorted(self.native(), key=lambda base: -base.nominal_ms)
         reaches = {base: self.capabilities.reach_ms(base) for base in native}
         within = [base for base, reach in reaches.items() if reach is None or self.now - reach <= span.since]
+        if self.ledger.horizon is not None and span.since < self.ledger.horizon:
+            within = [base for base in within if base != MINUTE]
+            native = [base for base in native if base != MINUTE]
         if MINUTE in within:
             minutes = Spans([span & Span(span.since, self.now)]) - self.known(MINUTE, span)
             calls = sum(gap.until - gap.since for gap in minutes) / 60_000 / self.capabilities.max_rows_per_call
@@ -142,6 +151,10 @@ class Plan:
     def native(self) -> list[Timeframe]:
         """The provider's own timeframes that fold into ours."""
         return [base for base in self.capabilities.timeframes if self._nests(base)] if self.capabilities else []
+
+    def _kept(self, spans: Spans, base: Timeframe) -> Spans:
+        """Where there still are candles of ``base`` to be read: minutes before the horizon are dropped."""
+        return spans - self.ledger.behind(base)
 
     def _nests(self, base: Timeframe) -> bool:
         """Whether candles of ``base`` fold into ours; stored days are days of the instrument's zone alone."""

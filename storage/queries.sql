@@ -7,31 +7,42 @@ join instruments i using (market, provider, symbol);
 
 -- name: instruments_search
 select i.* from instruments i
-where market = $1 and provider = $2 and (active or $3)
-  and ($4::text is null or symbol ilike $4 or name ilike $4)
+where market = $1 and provider = $2 and (active or $3) and ($4::text is null or folded like $4)
   and ($5::text is null or symbol > $5)
 order by symbol limit $6;
 
 -- name: instruments_count
 select count(*) from instruments i
-where market = $1 and provider = $2 and (active or $3) and ($4::text is null or symbol ilike $4 or name ilike $4);
+where market = $1 and provider = $2 and (active or $3) and ($4::text is null or folded like $4);
+
+-- name: listing_ages
+-- How many seconds ago each list was asked for.
+select market, provider, extract(epoch from now() - listed_at)::float8 as age from listings
+join unnest($1::text[], $2::text[]) q (market, provider) using (market, provider);
+
+-- name: listing_note
+-- First in the transaction that stores a list: its row puts processes in a line that read the same list. $3 is how many
+-- seconds ago it was asked for; nothing where one that was asked for later has been stored already.
+insert into listings as l (market, provider, listed_at) values ($1, $2, clock_timestamp() - $3::float8 * interval '1 s')
+on conflict (market, provider) do update set listed_at = excluded.listed_at where l.listed_at < excluded.listed_at
+returning true;
 
 -- name: instruments_list
 insert into instruments as i
-  (market, provider, symbol, name, base_currency, quote_currency, timezone, active, listed, first_available, ended_at)
-select $1, $2, x.symbol, x.name, x.base, x.quote, x.timezone, x.active, true,
+  (market, provider, symbol, name, folded, base_currency, quote_currency, timezone, active, listed, first_available, ended_at)
+select $1, $2, x.symbol, x.name, x.folded, x.base, x.quote, x.timezone, x.active, true,
        timestamptz 'epoch' + x.first * interval '1 ms', timestamptz 'epoch' + x.ended * interval '1 ms'
-from unnest($3::text[], $4::text[], $5::text[], $6::text[], $7::text[], $8::bool[], $9::int8[], $10::int8[])
-  x (symbol, name, base, quote, timezone, active, first, ended)
+from unnest($3::text[], $4::text[], $5::text[], $6::text[], $7::text[], $8::text[], $9::bool[], $10::int8[], $11::int8[])
+  x (symbol, name, folded, base, quote, timezone, active, first, ended)
 order by x.symbol
 on conflict (market, provider, symbol) do update set
-  name = excluded.name, base_currency = excluded.base_currency, quote_currency = excluded.quote_currency,
-  timezone = excluded.timezone, active = excluded.active, listed = true,
+  name = excluded.name, folded = excluded.folded, base_currency = excluded.base_currency,
+  quote_currency = excluded.quote_currency, timezone = excluded.timezone, active = excluded.active, listed = true,
   first_available = coalesce(excluded.first_available, i.first_available),
   ended_at = excluded.ended_at, updated_at = now()
-where (i.name, i.base_currency, i.quote_currency, i.timezone, i.active, i.listed, i.ended_at)
-      is distinct from (excluded.name, excluded.base_currency, excluded.quote_currency, excluded.timezone, excluded.active,
-                        true, excluded.ended_at)
+where (i.name, i.folded, i.base_currency, i.quote_currency, i.timezone, i.active, i.listed, i.ended_at)
+      is distinct from (excluded.name, excluded.folded, excluded.base_currency, excluded.quote_currency, excluded.timezone,
+                        excluded.active, true, excluded.ended_at)
    or excluded.first_available is distinct from i.first_available;
 
 -- name: instruments_unlist
@@ -39,7 +50,7 @@ update instruments set active = false, updated_at = now()
 where market = $1 and provider = $2 and listed and active and not symbol = any ($3::text[]);
 
 -- name: instrument_import
-insert into instruments as i (market, provider, symbol, timezone) values ($1, $2, $3, $4)
+insert into instruments as i (market, provider, symbol, timezone, folded) values ($1, $2, $3, $4, $5)
 on conflict (market, provider, symbol) do update set timezone = i.timezone
 returning *;
 
@@ -51,15 +62,16 @@ select distinct c.timeframe from coverage c join instruments i on i.id = c.instr
 where i.market = $1 and i.provider = $2;
 
 -- name: coverage_by_instrument
-select c.instrument_id, c.timeframe, c.covered, c.revision,
+-- One row at least for each, for the horizon counts where nothing is covered too.
+select i as instrument_id, c.timeframe, c.covered, c.revision, (select horizon from storage_layout) as horizon,
   (select jsonb_agg(jsonb_build_array((extract(epoch from s.asked_at) * 1000)::int8, (extract(epoch from lower(x.span)) * 1000)::int8,
                                       (extract(epoch from upper(x.span)) * 1000)::int8))::text
    from suspects s, unnest(s.spans) x (span) where s.instrument_id = c.instrument_id and s.timeframe = c.timeframe) as suspects
-from coverage c where c.instrument_id = any ($1::int4[]);
+from unnest($1::int4[]) i left join coverage c on c.instrument_id = i;
 
 -- name: coverage_lock
 -- First in every writing transaction, and in the order of the keys: the row locks put writers in a line. Whether any of
--- it was covered before; null where $5 names a lease that is not held any more, by $7 at the epoch $6: its row is held
+-- it was covered before, and what 1m candles are still taken; null where $5 names a lease that is not held any more, by $7 at the epoch $6: its row is held
 -- meanwhile, so that whoever takes it over does so after this was written, or before, and then it is not.
 with held as (
   select from leases where name = $5 and epoch = $6 and holder = $7 and expires_at > now() for share),
@@ -72,7 +84,8 @@ locked as (
   insert into coverage as c (instrument_id, timeframe) select i, tf from given order by 1, 2
   on conflict (instrument_id, timeframe) do update set version = c.version + 1
   returning instrument_id, timeframe, covered)
-select bool_or(l.covered && g.spans) from locked l join given g on g.i = l.instrument_id and g.tf = l.timeframe;
+select bool_or(l.covered && g.spans) as known, (select horizon from storage_layout) as horizon
+from locked l join given g on g.i = l.instrument_id and g.tf = l.timeframe;
 
 -- name: coverage_extend
 -- Last: what was written is covered, and everybody is told. The revision goes up where what was known before has changed,
@@ -101,12 +114,18 @@ from (select) one left join changes c on c.xid >= $1::text::xid8;
 -- name: changes_forget
 delete from changes where at < now() - $1::float8 * interval '1 s';
 
+-- name: layout
+select kind from storage_layout;
+
 -- name: levels_there
 select view_name, target_timeframe, is_active from preaggregation_configs where to_regclass(view_name) is not null;
 
 -- name: aggregates_written
 select aggregates_written($1::int4[], array(select timestamptz 'epoch' + s * interval '1 ms' from unnest($2::int8[]) with ordinality x (s, k) order by k),
   array(select timestamptz 'epoch' + s * interval '1 ms' from unnest($3::int8[]) with ordinality x (s, k) order by k), $4);
+
+-- name: statement_timeout
+select set_config('statement_timeout', $1, true);
 
 -- name: candles_exist
 select exists (
@@ -161,7 +180,7 @@ where (d.open, d.high, d.low, d.close, d.volume)
 -- name: candles_oldest
 -- Row-packed: one bytea a series, read by numpy in place (six 8-byte big-endian fields a row). What stands in braces is
 -- filled in by the program, from a closed set of relations.
-select p.rows from unnest($1::int4[], $2::text[], $3::int8[], $4::int8[], $5::int4[])
+select p.rows{columns} from unnest($1::int4[], $2::text[], $3::int8[], $4::int8[], $5::int4[])
   with ordinality q (i, tf, since, until, n, k)
 cross join lateral (
   select string_agg(timestamptz_send(s.{stamp}) || float8send(s.open) || float8send(s.high) || float8send(s.low)
@@ -174,7 +193,7 @@ cross join lateral (
 order by q.k;
 
 -- name: candles_newest
-select p.rows from unnest($1::int4[], $2::text[], $3::int8[], $4::int8[], $5::int4[])
+select p.rows{columns} from unnest($1::int4[], $2::text[], $3::int8[], $4::int8[], $5::int4[])
   with ordinality q (i, tf, since, until, n, k)
 cross join lateral (
   select string_agg(timestamptz_send(s.{stamp}) || float8send(s.open) || float8send(s.high) || float8send(s.low)
@@ -185,6 +204,80 @@ cross join lateral (
           and {stamp} < timestamptz 'epoch' + q.until * interval '1 ms'
         order by {stamp} desc limit q.n) s) p
 order by q.k;
+
+-- name: horizon
+select horizon, coalesce(moved_at < now() - interval '2 minutes' and (dropped_at is null or dropped_at < moved_at), false) as due
+from storage_layout;
+
+-- name: minutes_drop
+with dropped as (select minutes_drop(horizon) from storage_layout)
+update storage_layout set dropped_at = now() from dropped;
+
+-- name: horizon_move
+-- Nobody writes at this moment. Everybody is told, for their ledgers hold the horizon.
+with moved as (
+  update storage_layout set horizon = timestamptz 'epoch' + $1::int8 * interval '1 ms', moved_at = now()
+  where horizon is null or horizon < timestamptz 'epoch' + $1::int8 * interval '1 ms' returning only_one)
+insert into changes (instrument_ids, corrected)
+select array_agg(id), array_agg('empty'::tstzrange) from instruments, moved having count(*) > 0;
+
+-- name: instruments_matching
+-- Those of which anything is stored: a listed symbol that nobody asked for has nothing to be wrong.
+select id, market, provider, symbol from instruments i
+where (exists (select from coverage c where c.instrument_id = i.id) or exists (select from ohlcv_data d where d.instrument_id = i.id))
+  and ($1::text is null or market = $1) and ($2::text is null or provider = $2) and ($3::text is null or symbol like $3)
+order by market, provider, symbol;
+
+-- name: stored_hull
+select (extract(epoch from min({stamp})) * 1000)::int8 as first, (extract(epoch from max({stamp})) * 1000)::int8 as last
+from {relation}, (select $2::text as tf) q where instrument_id = $1 {filter};
+
+-- name: base_faults
+select count(*) as checked, count(*) filter (where c.covered @> d."timestamp" is not true) as uncovered,
+       count(*) filter (where date_bin('1 minute', d."timestamp", timestamptz 'epoch') <> d."timestamp") as off_grid
+from ohlcv_data d left join coverage c using (instrument_id, timeframe)
+where d.instrument_id = $1 and d.timeframe = '1m'
+  and d."timestamp" >= timestamptz 'epoch' + $2::int8 * interval '1 ms'
+  and d."timestamp" < timestamptz 'epoch' + $3::int8 * interval '1 ms';
+
+-- name: aggregate_differences
+-- What is kept of each bucket against what its minutes say. A volume is a sum of floats, and those depend on their order.
+with said as (
+  select {edge} as bucketed_time, array_agg(open order by "timestamp") as opens, max(high) as high, min(low) as low,
+         array_agg(close order by "timestamp") as closes, sum(volume) as volume
+  from ohlcv_data
+  where instrument_id = $1 and timeframe = '1m'
+    and "timestamp" >= timestamptz 'epoch' + $2::int8 * interval '1 ms'
+    and "timestamp" < timestamptz 'epoch' + $3::int8 * interval '1 ms'
+  group by 1),
+kept as (
+  select * from {relation}
+  where instrument_id = $1 and bucketed_time >= timestamptz 'epoch' + $2::int8 * interval '1 ms'
+    and bucketed_time < timestamptz 'epoch' + $3::int8 * interval '1 ms'),
+compared as (
+  select bucketed_time, k.instrument_id is null as missing, s.opens is null as extra,
+         (k.open, k.high, k.low, k.close) is distinct from (s.opens[1], s.high, s.low, s.closes[cardinality(s.closes)])
+         or not abs(k.volume - s.volume) <= 1e-9 * abs(s.volume) as different
+  from said s full join kept k using (bucketed_time))
+select count(*) as checked, count(*) filter (where missing) as missing, count(*) filter (where extra) as extra,
+       count(*) filter (where different and not missing and not extra) as different,
+       (extract(epoch from min(bucketed_time) filter (where missing or extra or different)) * 1000)::int8 as first,
+       (extract(epoch from max(bucketed_time) filter (where missing or extra or different)) * 1000)::int8 as last
+from compared;
+
+-- name: aggregate_orphans
+-- One index probe an instrument: a plain `distinct` would read the whole relation.
+with recursive seen (id) as (
+  select min(instrument_id) from {relation}
+  union all
+  select (select min(r.instrument_id) from {relation} r where r.instrument_id > seen.id) from seen where seen.id is not null)
+select count(*) as orphans from seen where id is not null and not exists (select from instruments i where i.id = seen.id);
+
+-- name: corrections_newest
+select c.*, i.market, i.provider, i.symbol
+from corrections c join instruments i on i.id = c.instrument_id
+where ($1::text is null or i.market = $1) and ($2::text is null or i.provider = $2) and ($3::text is null or i.symbol = $3)
+order by c.id desc limit $4;
 
 -- name: fetch_log_add
 insert into fetch_log (instrument_id, timeframe, asked, rows, outcome, milliseconds)

@@ -14,6 +14,7 @@ from hypothesis import settings
 
 from storage.database import Database
 from storage.embedded import EmbeddedPostgres
+from storage.layout import Aggregates
 from storage.migrate import migrate
 
 _numbers = itertools.count()
@@ -30,7 +31,10 @@ def _at(dsn: str, name: str) -> str:
 
 @pytest.fixture(scope="session")
 def postgres_dsn(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """The address of a running PostgreSQL with an empty database."""
+    """The address of a running PostgreSQL with an empty database: one of our own, or a TimescaleDB that is named."""
+    if given := os.environ.get("TEST_TIMESCALE_DSN"):
+        yield given
+        return
     postgres = EmbeddedPostgres(tmp_path_factory.mktemp("postgres"))
     try:
         yield postgres.start().dsn
@@ -60,7 +64,8 @@ async def migrated_template(new_database: Callable[..., object]) -> str:
     dsn = await new_database()
     database = Database(dsn, max_connections=1)
     await database.open()
-    await migrate(database)
+    # Over a TimescaleDB too, what the suite is about are the tables; what differs there has tests of its own.
+    await migrate(database, Aggregates.TABLES)
     await database.close()
     return urlsplit(dsn).path.removeprefix("/")
 

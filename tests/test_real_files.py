@@ -15,9 +15,13 @@ import pytest
 from candlegraph import UTC, Candles, Instrument, Series, Span, Spans, Timeframe, fold, zone
 from candlegraph.answer import Ask
 from providers.tables import read_table
-from storage.candles import Write
+from storage.candles import CandleStore, Read, Write
+from storage.changes import Changes
 from storage.database import Database
 from storage.history import History
+from storage.instruments import Instruments
+from storage.levels import ALL
+from storage.verify import Verification, totals
 
 LADDER = ("1m", "5m", "15m", "30m", "1h", "4h", "1d", "1w")
 NAMES = ("binance_BTCUSDT_2018", "binance_ETHUSDT_2018", "bittrex_ADABTC_2018")
@@ -77,6 +81,36 @@ async def test_imported_minutes_answer_every_timeframe_as_the_exchange_did(
         assert _differences(answer.candles, own.between(span), LACKING.get((name, text), set())) == []
         compared += len(answer.candles)
     assert compared > 100
+
+
+@pytest.mark.parametrize("name", NAMES)
+async def test_every_aggregate_relation_is_what_the_exchange_served(
+    name: str, database: Database, shared_data: Path | None
+) -> None:
+    """Where both are there and the minutes are whole. `pytest -s` prints how many of each."""
+    minutes = shared_data and _load(shared_data, name, "1m")
+    if not shared_data or not minutes:
+        return
+    store = CandleStore(database, Changes(database))
+    nobody = SimpleNamespace(get=_nobody, statuses=list)
+    one = (await Instruments(database, nobody).imported(Instrument("real", "files", name), "UTC")).id
+    covered = Span(int(minutes.timestamp[0]), int(minutes.timestamp[-1]) + 60_000)
+    await store.write([Write(one, Timeframe(1, "m"), minutes, Spans([covered]), "i")])
+    found = {}
+    for timeframe, relation in ALL.items():
+        own = _load(shared_data, name, str(timeframe))
+        whole = covered.inner(timeframe)
+        if own is None or not whole:
+            continue
+        ours = (await store.read([Read(one, timeframe, whole, 10**6, relation=relation)]))[0]
+        wrong = _differences(ours, own.between(whole), LACKING.get((name, str(timeframe)), set()))
+        found[relation] = (len(ours), wrong)
+        print(f"{name:24} {relation:12} {len(ours):8,} buckets, {len(wrong)} differ")
+    assert [wrong for _, wrong in found.values()] == [[]] * len(found)
+    assert len(found) >= 4
+    assert min(count for count, _ in found.values()) >= 1
+    tallies = totals(ALL, [tally async for tally in Verification(store, ALL).check(one)])
+    assert sum(tally.wrong for tally in tallies) == 0
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -72,6 +72,7 @@ declare
   span record;
   level text[];
 begin
+  perform hold_aggregates(sinces);
   for span in select s, u, array_agg(distinct i) as instruments from unnest(ids, sinces, untils) x (i, s, u) group by 1, 2 loop
     foreach level slice 1 in array array[
       ['ohlcv_5min', 'ohlcv_data'], ['ohlcv_15min', 'ohlcv_5min'], ['ohlcv_30min', 'ohlcv_15min'], ['ohlcv_1h', 'ohlcv_30min'],

@@ -42,7 +42,7 @@ from providers.alpaca import Alpaca, create
 from providers.registry import Registry
 from server.settings import Settings
 from tests.fakes.alpaca import KEY, SECRET, FakeAlpaca, new_york, session_candles
-from tests.fakes.binance import HTML, Fault
+from tests.fakes.exchange import HTML, Fault
 from tests.providers.test_registry import Point
 
 NEW_YORK = zone("America/New_York")

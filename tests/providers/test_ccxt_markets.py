@@ -20,6 +20,7 @@ from candlegraph.span import Span
 from candlegraph.timeframe import MINUTE
 from providers import ccxt_markets
 from providers.ccxt import Ccxt, create
+from providers.ccxt_exchange import Exchange
 from tests.fakes.binance import FakeBinance
 from tests.fakes.coinbase import FakeCoinbase
 from tests.fakes.exchange import T0, Fault, random_candles
@@ -111,16 +112,25 @@ async def test_a_listing_is_always_read_afresh(start: Start, fake: FakeBinance) 
 
 @pytest.mark.usefixtures("listed_here")
 async def test_symbols_of_yesterday_are_used_while_those_of_today_are_fetched_behind(
-    start: Start, fake: FakeBinance
+    start: Start, fake: FakeBinance, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     await rows(await start())
     fake.add("ETH", "USDT", random_candles(T0, 100))
     fake.now += DAY_MS + 1
     fake.reset()
-    fake.fail(Fault(delay_s=0.2), path="markets")
+    release = asyncio.Event()
+    load = ccxt_markets.Markets._list
+
+    def held(self: ccxt_markets.Markets, exchange: Exchange) -> None:
+        asyncio.run_coroutine_threadsafe(release.wait(), loop).result(10)
+        load(self, exchange)
+
+    loop = asyncio.get_running_loop()
+    monkeypatch.setattr(ccxt_markets.Markets, "_list", held)
     provider = await start()
     assert await rows(provider) == 10
     assert fake.calls[INFO] == 0  # the answer did not wait for it
+    release.set()
     await behind(provider)
     assert await rows(provider, "ETH/USDT") == 10
     assert fake.calls[INFO] == 1

@@ -24,13 +24,16 @@ from candlegraph.testing import (
     Subject,
 )
 from candlegraph.timeframe import Timeframe
+from providers.alpaca import create as create_alpaca
 from providers.ccxt import Ccxt
 from providers.demo import Synthetic
 from providers.files import MAX_ROWS, Files
-from tests.fakes import binance as fakes
 from tests.fakes import broken
-from tests.fakes.binance import FakeBinance, FakeExchange, random_candles
+from tests.fakes import exchange as fakes
+from tests.fakes.alpaca import FakeAlpaca, session_candles
+from tests.fakes.binance import FakeBinance
 from tests.fakes.broken import SYMBOL, Honest
+from tests.fakes.exchange import FakeExchange, random_candles
 from tests.fakes.kraken import FakeKraken
 
 # From Python 3.12.7 on aiohttp warns of an argument that ccxt gives its connector.
@@ -151,10 +154,34 @@ async def kraken() -> AsyncIterator[Subject]:
             )
 
 
+@asynccontextmanager
+async def alpaca() -> AsyncIterator[Subject]:
+    truth = session_candles("2024-12-23", 9)
+    async with FakeAlpaca() as fake:
+        fake.free_plan = False
+        fake.lists("AAPL", truth)
+        fake.now = NOW
+        with _time(NOW) as time:
+
+            def advance(ms: int) -> None:
+                time.advance(ms)
+                fake.now = time.now
+
+            yield Subject(
+                make=lambda: next(iter(create_alpaca(fake.environ(ALPACA_FEEDS="sip")))),
+                symbol="AAPL",
+                span=Span(NOW - 11 * DAY_MS, NOW),
+                truth=truth,
+                fail=lambda fault: _failing(fake, fault),
+                advance=advance,
+                streams=False,  # the market is closed
+            )
+
+
 class TestOurs(Conformance):
     """Each provider that comes with Candlegraph. A new one: one more name here."""
 
-    subjects = (synthetic, files, binance, kraken)
+    subjects = (synthetic, files, binance, kraken, alpaca)
 
 
 @asynccontextmanager

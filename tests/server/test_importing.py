@@ -16,7 +16,11 @@ import numpy as np
 import polars as pl
 import psutil
 import pytest
+from pydantic import SecretStr
 
+from candlegraph.errors import BadUserInput
+from server.importing import import_candles
+from server.settings import Settings
 from storage.embedded import EmbeddedPostgres
 from tests.server.running import COMMAND, environment, run, serving
 from tests.server.test_cli import Command, cli, is_one_line  # noqa: F401 - a fixture
@@ -59,6 +63,25 @@ def test_the_last_candle_may_be_left_out(cli: Command, tmp_path: Path) -> None: 
     result = cli("import", str(minutes(tmp_path / "m.csv", 10)), *NAME, "CUT", "--drop-last")
     assert result.stdout.startswith("Imported 9 candles")
     assert len(stored(cli, "CUT", "--until", str(T0 + 600_000))) == 9
+
+
+async def test_minutes_that_are_not_kept_any_more_are_left_out_and_that_is_said(
+    database_dsn: str, tmp_path: Path
+) -> None:
+    settings, name = Settings.read(db_connection_string=SecretStr(database_dsn)), ("lab", "bench", "OLD")
+    connection = await asyncpg.connect(database_dsn)
+    await connection.execute("update storage_layout set horizon = '2024-05-02'")
+    file = minutes(tmp_path / "m.csv", 1440 + 10)
+    said = await import_candles(settings, file, name, timeframe=None, timezone=None, drop_last=False)
+    assert said == (
+        "Imported 10 candles of 1m into OLD (lab/bench). "
+        "1,440 were left out: 1-minute candles before 2024-05-02 are not kept."
+    )
+    assert await connection.fetchval("select count(*) from ohlcv_data") == 10
+    file = minutes(tmp_path / "older.csv", 60)
+    with pytest.raises(BadUserInput, match="None of these candles was imported"):
+        await import_candles(settings, file, name, timeframe=None, timezone=None, drop_last=False)
+    await connection.close()
 
 
 def test_a_bad_row_is_named_and_nothing_is_stored(cli: Command, tmp_path: Path) -> None:  # noqa: F811

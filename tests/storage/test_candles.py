@@ -13,10 +13,12 @@ from hypothesis import strategies as st
 
 from candlegraph.candle import Candles
 from candlegraph.clock import MINUTE_MS
+from candlegraph.errors import Unavailable
 from candlegraph.series import Instrument
 from candlegraph.span import Span, Spans
 from candlegraph.timeframe import MINUTE, Timeframe
 from storage import candles as candles_module
+from storage import database as database_module
 from storage.candles import CandleStore, Fetch, Ledger, Read, Write
 from storage.changes import Changes
 from storage.database import SQL, Database
@@ -165,7 +167,10 @@ async def test_many_series_are_read_in_one_statement_each_in_its_place(
     assert ledgers[0].spans == ledgers[2].spans == {MINUTE: Spans([Span(T0, T0 + 10 * MINUTE_MS)])}
 
 
-async def test_writers_of_the_same_series_lose_nothing(store: CandleStore) -> None:
+async def test_writers_of_the_same_series_lose_nothing(store: CandleStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(
+        database_module, "ACQUIRE_TIMEOUT_S", 60.0
+    )  # they wait for each other, on a slow machine for long
     series, table = await new(store), minutes(T0, 400)
     dice = random.Random(7)
     spans = [(start, start + dice.randrange(1, 60)) for start in (dice.randrange(0, 380) for _ in range(60))]
@@ -178,7 +183,12 @@ async def test_writers_of_the_same_series_lose_nothing(store: CandleStore) -> No
     ]
 
 
-async def test_writers_of_many_series_in_any_order_never_lock_each_other_out(store: CandleStore) -> None:
+async def test_writers_of_many_series_in_any_order_never_lock_each_other_out(
+    store: CandleStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(
+        database_module, "ACQUIRE_TIMEOUT_S", 60.0
+    )  # they wait for each other, on a slow machine for long
     series = [await new(store, f"S{i}") for i in range(6)]
     dice = random.Random(3)
 
@@ -207,6 +217,25 @@ async def test_a_long_write_tells_how_far_it_is(store: CandleStore, monkeypatch:
     await store.write([write(series, minutes(T0, 100, seed=2))], progress=told.append)
     assert told == [40, 40, 20] * 2
     assert rows_of(await all_of(store, series)) == rows_of(minutes(T0, 100, seed=2))
+
+
+async def test_a_long_write_is_given_more_time_than_a_question(
+    store: CandleStore, database_dsn: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(database_module, "STATEMENT_TIMEOUT_MS", 1_000)
+    monkeypatch.setattr(candles_module, "_COPY_ROWS", 1_000)
+    monkeypatch.setitem(SQL, "aggregates_written", "select pg_sleep(1.5), $1::int4[], $2::int8[], $3::int8[], $4::bool")
+    series, hasty = await new(store), Database(database_dsn)
+    await hasty.open()
+    try:
+        with pytest.raises(Unavailable):
+            await CandleStore(hasty, Changes(hasty)).write([write(series, minutes(T0, 1_000))])
+        await CandleStore(hasty, Changes(hasty)).write([write(series, minutes(T0, 3_000))])
+        async with hasty.connection() as connection:
+            assert await connection.fetchval("show statement_timeout") == "1s"
+    finally:
+        await hasty.close()
+    assert len(await all_of(store, series)) == 3_000
 
 
 async def test_the_flat_view_shows_the_wide_shape(store: CandleStore) -> None:

@@ -944,3 +944,32 @@ async def test_filling_half_a_century_of_quiet_minutes_costs_no_more_than_its_li
         assert len((await world.ask(limit=100, fill=Fill.PREVIOUS, **question)).candles) == 100
     assert widest <= 200
     assert clock.now_ms() == world.now
+
+
+async def test_the_pages_of_a_symbol_that_trades_each_minute_are_asked_for_side_by_side(make: Make) -> None:
+    """One page shows how dense it is; those behind it need not wait for each other, and each is asked for once."""
+    world = make(minutes(T0, 5_000), at(6_000))
+    under_way, most = 0, 0
+
+    async def slowly(page: Page) -> Page:
+        nonlocal under_way, most
+        under_way += 1
+        most = max(most, under_way)
+        await asyncio.sleep(0.02)
+        under_way -= 1
+        return page
+
+    world.upstream.always = slowly
+    answer = await world.ask(since=T0, until=at(4_500), limit=5_000)
+    assert (answer.complete, len(answer.candles)) == (True, 4_500)
+    spans = sorted(call.span for call in world.upstream.calls)
+    assert [span.since for span in spans] == [at(500 * i) for i in range(9)]
+    assert most == 8
+
+
+async def test_the_pages_of_a_symbol_that_seldom_trades_are_asked_for_one_after_the_other(make: Make) -> None:
+    """A page of it reaches far: side by side most of them would be empty."""
+    world = make(minutes(T0, 5_000, holes=[i for i in range(5_000) if i % 5]), at(6_000))
+    answer = await world.ask(since=T0, until=at(4_500), limit=5_000)
+    assert (answer.complete, len(answer.candles)) == (True, 900)
+    assert world.calls == 2

@@ -74,15 +74,121 @@ async def test_what_is_not_listed_any_more_becomes_inactive_and_keeps_what_is_kn
     await Instruments(database, Lineup([])).imported(of("C"), "UTC")
     source = upstream("A")
     instruments = Instruments(database, Lineup([source]))
+    monkeypatch.setattr(instruments_module, "LISTING_TTL_S", 0.0)
+    await names(instruments)
+    await read(instruments)
     assert await names(instruments) == ["A", "C"], "what was imported is nobody's to unlist"
     assert await names(instruments, inactive=True) == ["A", "B", "C"]
     after = (await found(instruments, "B"))[0]
     assert isinstance(before, Record)
     assert after == replace(before, active=False)
-    monkeypatch.setattr(instruments_module, "LISTING_TTL_S", 0.0)
     source.truth["B"] = Candles.empty()
+    await read(instruments)
+    await names(instruments)
+    await read(instruments)
     assert await names(instruments) == ["A", "B", "C"]
     assert (await found(instruments, "B"))[0] == before, "a first candle once known is not forgotten"
+    await instruments.close()
+
+
+async def test_a_fresh_list_in_the_store_spares_a_restart_the_question(database: Database) -> None:
+    source = upstream("A", "B")
+    lineup = Lineup([source])
+    await names(Instruments(database, lineup))
+    lineup.down = True
+    again = Instruments(database, lineup)
+    assert await names(again) == ["A", "B"]
+    assert isinstance((await found(again, "C"))[0], NotFound)
+    assert source.listing_calls == 1
+
+
+async def test_an_old_list_answers_at_once_and_is_read_again_behind(database: Database) -> None:
+    source = upstream("A")
+    await names(Instruments(database, Lineup([source])))
+    await age(database, 2 * instruments_module.LISTING_TTL_S)
+    source.truth["B"] = Candles.empty()
+    release = asyncio.Event()
+
+    async def hang() -> None:
+        await release.wait()
+
+    source.listing_fault = hang
+    for ask in (names, lambda one: found(one, "A")):  # a search, and a question about candles
+        instruments = Instruments(database, Lineup([source]))
+        async with asyncio.timeout(5):
+            await asyncio.gather(*(ask(instruments) for _ in range(5)))  # type: ignore[operator]
+        assert await names(instruments) == ["A"]
+        await instruments.close()
+    assert source.listing_calls == 3, "once, and once by either of those that were closed"
+    release.set()
+    instruments = Instruments(database, Lineup([source]))
+    await names(instruments)
+    await read(instruments)
+    assert await names(instruments) == ["A", "B"]
+    await names(Instruments(database, Lineup([source])))
+    assert source.listing_calls == 4
+
+
+async def test_a_list_that_could_not_be_read_again_takes_nothing_away(database: Database) -> None:
+    source = upstream("A")
+    await names(Instruments(database, Lineup([source])))
+    await age(database, 2 * instruments_module.LISTING_TTL_S)
+
+    async def fail() -> None:
+        raise ProviderUnavailable("down")
+
+    source.listing_fault = fail
+    instruments = Instruments(database, Lineup([source]))
+    for _ in range(5):
+        assert await names(instruments) == ["A"]
+        await read(instruments)
+    assert source.listing_calls == 2
+    assert isinstance((await found(instruments, "B"))[0], ProviderUnavailable), "it may have been listed since"
+
+
+async def test_processes_that_read_a_list_at_the_same_time_do_not_disturb_each_other(database: Database) -> None:
+    """Some of them see a longer list than others, in another order."""
+    symbols = [f"S{number}" for number in range(300)]
+
+    async def process(turn: int) -> None:
+        source = upstream(*(symbols if turn % 2 else symbols[100::-1]))
+        instruments = Instruments(database, Lineup([source]))
+        for _ in range(3):
+            known = instruments._lists.setdefault(("fake", "upstream"), instruments_module._List())
+            known.asked_at = known.failed_at = None
+            await instruments._read(("fake", "upstream"), known)
+            assert known.error is None
+
+    await asyncio.gather(*(process(turn) for turn in range(8)))
+    assert {len(await names(Instruments(database, Lineup([])), first=1000))} <= {101, 300}
+
+
+async def test_a_list_that_was_asked_for_earlier_does_not_take_the_place_of_a_later_one(database: Database) -> None:
+    slow, quick, release = upstream("OLD"), upstream("NEW"), asyncio.Event()
+
+    async def hang() -> None:
+        await release.wait()
+
+    slow.listing_fault = hang
+    one, other = Instruments(database, Lineup([slow])), Instruments(database, Lineup([quick]))
+    asking = asyncio.create_task(names(one))
+    async with asyncio.timeout(10):
+        while not slow.listing_calls:  # noqa: ASYNC110 - it happens within the provider
+            await asyncio.sleep(0.01)
+    assert await names(other) == ["NEW"]
+    release.set()
+    assert await asking == ["NEW"]
+
+
+async def age(database: Database, seconds: float) -> None:
+    """Have every list been read so long ago."""
+    async with database.connection() as connection:
+        await connection.execute("update listings set listed_at = now() - $1::float8 * interval '1 s'", seconds)
+
+
+async def read(instruments: Instruments) -> None:
+    """Wait for what is read behind."""
+    await asyncio.gather(*(known.task for known in instruments._lists.values() if known.task))
 
 
 async def test_an_unknown_symbol_is_not_found_and_disturbs_no_other(database: Database) -> None:
@@ -126,7 +232,6 @@ async def test_an_asker_that_leaves_does_not_stop_the_reading(database: Database
 async def test_a_provider_that_fails_is_an_error_for_what_is_not_kept_only(
     database: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    await found(Instruments(database, Lineup([upstream("AB")])), "AB")
     source = upstream()
 
     async def fail() -> None:
@@ -134,6 +239,7 @@ async def test_a_provider_that_fails_is_an_error_for_what_is_not_kept_only(
 
     source.listing_fault = fail
     instruments = Instruments(database, Lineup([source]))
+    await instruments.imported(of("AB"), "UTC")
     kept, missing = await found(instruments, "AB", "abc")
     assert isinstance(kept, Record)
     assert isinstance(missing, ProviderUnavailable)
@@ -188,7 +294,8 @@ async def test_a_symbol_that_is_listed_twice_is_one(database: Database, monkeypa
     ("text", "expected"),
     [
         (None, sorted(NAMES)), ("", sorted(NAMES)), ("ab", ["AB", "abc"]), ("B", ["AB", "BTC/USD", "abc"]),
-        ("%", ["x%y"]), ("_", ["a_c"]), ("\\", ["x\\y"]), ("x%y", ["x%y"]), ("a_c", ["a_c"]), ("Ünï/€", ["Ünï/€"]),
+        ("%", ["x%y"]), ("_", ["a_c"]), ("\\", ["x\\y"]), ("x%y", ["x%y"]), ("a_c", ["a_c"]), ("Ünï/€", ["Ünï/€"]), ("ÜNÏ", ["Ünï/€"]),
+        ("u\u0308n", ["Ünï/€"]), ("\n", []),
         ("\0", []), ("\ud800", []), ("%%", []), ("' or true --", []),
     ],
 )  # fmt: skip

@@ -13,10 +13,13 @@ from pathlib import Path
 import asyncpg
 import pytest
 
+from candlegraph.candle import Candles
 from candlegraph.errors import ConfigurationError
 from storage import migrate as migrate_module
 from storage.database import Database
+from storage.instruments import Instruments
 from storage.migrate import Migration, migrate, migrations
+from tests.fakes.upstream import Lineup, Upstream
 
 ROOT = Path(__file__).parents[2]
 # A process of its own that migrates when told to, and prints what it applied.
@@ -157,3 +160,30 @@ async def test_a_database_of_a_newer_candlegraph_is_refused(database: Database) 
         await connection.execute("insert into schema_migrations (number, name, checksum) values (4711, 'future', '?')")
     with pytest.raises(ConfigurationError, match=r"DB_CONNECTION_STRING.*newer Candlegraph \(migration 4711\)"):
         await migrate(database)
+
+
+async def test_lists_that_were_read_before_this_was_noted_are_kept_and_due(
+    empty: tuple[str, Database], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _, database = empty
+    monkeypatch.setattr(migrate_module, "migrations", lambda: migrations()[:3])
+    await migrate(database)
+    async with database.connection() as connection:
+        await connection.execute(
+            """insert into instruments (market, provider, symbol, name, listed) values
+               ('fake', 'upstream', 'A/B', 'Alpha', true), ('fake', 'upstream', 'C/D', null, false)"""
+        )
+    monkeypatch.undo()
+    assert (await migrate(database))[0].number == 4
+    source = Upstream({"A/B": Candles.empty(), "E/F": Candles.empty()})
+    lineup = Lineup([source], down=True)
+    instruments = Instruments(database, lineup)
+    records, _ = await instruments.search("fake", "upstream", text="ALPHA", inactive=False, after=None, first=9)
+    assert [record.instrument.symbol for record in records] == ["A/B"]
+    await instruments.close()
+    lineup.down = False
+    again = Instruments(database, lineup)
+    await again.search("fake", "upstream", text=None, inactive=False, after=None, first=9)
+    await asyncio.gather(*(known.task for known in again._lists.values() if known.task))
+    records, _ = await again.search("fake", "upstream", text=None, inactive=False, after=None, first=9)
+    assert [record.instrument.symbol for record in records] == ["A/B", "C/D", "E/F"]

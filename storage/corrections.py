@@ -1,0 +1,58 @@
+"""What became of candles that were final: the newest rows of the relation ``corrections``."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+from candlegraph.series import Instrument
+from storage.database import Database
+
+_NUMBERS = ("open", "high", "low", "close", "volume")
+_SOURCES = {"a": "api", "i": "import"}
+
+
+@dataclass(frozen=True, slots=True)
+class Version:
+    """A candle as it was at a time: open, high, low, close and volume, and where it came from."""
+
+    numbers: tuple[float, ...]
+    source: str
+
+
+@dataclass(frozen=True, slots=True)
+class Correction:
+    """A change of a final candle, opening at ``timestamp`` (ms); ``old`` is None where it is new, ``new`` where it is gone."""
+
+    corrected_at: datetime
+    instrument: Instrument
+    timeframe: str
+    timestamp: int
+    old: Version | None
+    new: Version | None
+
+
+async def newest_corrections(
+    database: Database, market: str | None, provider: str | None, symbol: str | None, limit: int
+) -> list[Correction]:
+    """The newest corrections, the last one first, of everything or of what is named."""
+    return [
+        Correction(
+            row["corrected_at"],
+            Instrument(row["market"], row["provider"], row["symbol"]),
+            row["timeframe"],
+            round(row["timestamp"].timestamp() * 1000),
+            _version(row, "old"),
+            _version(row, "new"),
+        )
+        for row in await database.read("corrections_newest", market, provider, symbol, limit)
+    ]
+
+
+def _version(row: Any, age: str) -> Version | None:
+    source = row[f"{age}_source"]
+    if source is None:
+        return None
+    name = source.decode() if isinstance(source, bytes) else source
+    return Version(tuple(row[f"{age}_{number}"] for number in _NUMBERS), _SOURCES.get(name, name))

@@ -1,0 +1,132 @@
+"""Keeping continuous aggregates up with the candles, and the minutes within their retention: one process at a time.
+
+A round claims a moment, so that writers note what they write before it, then refreshes every level where it is behind, the
+finer before the coarser, and says that it is done. Broken off anywhere it is simply done again.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from functools import lru_cache
+from typing import Any
+
+from candlegraph import clock
+from candlegraph.clock import MINUTE_MS
+from candlegraph.errors import CandlegraphError
+from candlegraph.span import Span, Spans
+from candlegraph.timeframe import Timeframe
+from storage.continuous import STATEMENTS
+from storage.database import SQL, Database, to_ms
+from storage.layout import Aggregates
+from storage.levels import ALL
+
+log = logging.getLogger(__name__)
+
+EVERY_S = 10.0
+MOST_S = 300.0  # between two rounds, where one after the other fails
+LAG_MS = MINUTE_MS  # candles come some seconds after their minute: what comes later is noted, and costs another refresh
+ENTRIES = 10_000  # of the ledger, in one round
+BUCKETS = 5_000  # in one refresh, so that a round of years can be stopped on the way
+DAY_MS = 1440 * MINUTE_MS
+_LOCK = 0x6361_6E64_6C66  # "candlf", beside that of the migrations
+
+_FIVE_MINUTES, _DAY = Timeframe.parse("5m"), Timeframe.parse("1d")
+
+
+@dataclass(frozen=True, slots=True)
+class Refresher:
+    """The rounds of one process; ``retention_days`` None keeps every minute."""
+
+    database: Database
+    kind: Aggregates
+    retention_days: int | None = None
+
+    async def run(self) -> None:
+        """A round every ten seconds until cancelled; after a failure the next one comes later and later."""
+        pause = EVERY_S
+        while True:
+            try:
+                await self.round()
+                pause = EVERY_S
+            except CandlegraphError as error:
+                pause = min(2 * pause, MOST_S)
+                log.warning("aggregates are not refreshed: %s", error.message)
+            except Exception:
+                pause = min(2 * pause, MOST_S)
+                log.exception("aggregates could not be refreshed; the next try is in %.0f s", pause)
+            await asyncio.sleep(pause)
+
+    async def round(self) -> bool:
+        """Bring everything up to date that is closed; False where there was nothing to do, or another process does it."""
+        upto = _FIVE_MINUTES.floor(clock.now_ms() - LAG_MS)
+        due = (
+            self.kind is Aggregates.CONTINUOUS
+            and (await self.database.fetch(STATEMENTS["refresh_due"], upto))[0]["due"]
+        )
+        if not due and self.retention_days is None:
+            return False
+        async with self.database.session() as session:
+            if not await session.fetchval("select pg_try_advisory_lock($1)", _LOCK):
+                return False
+            await session.execute("set lock_timeout = '5s'")
+            if due:
+                await refresh(session, upto)
+            if self.retention_days is not None:
+                await retire(session, self.kind, _DAY.floor(clock.now_ms() - self.retention_days * DAY_MS))
+        return True
+
+
+async def refresh(session: Any, upto: int) -> None:
+    """Bring the aggregates up to date before ``upto`` (ms, UTC), and wherever the ledger says that they are not."""
+    await session.execute(STATEMENTS["refresh_claim"], upto)
+    work = await session.fetchrow(STATEMENTS["refresh_work"], ENTRIES)
+    there = {row["view_name"] for row in await session.fetch(SQL["levels_there"])}
+    options = await session.fetchval(STATEMENTS["refresh_batches"])
+    until = to_ms(work["claimed"])
+    stale = Spans(
+        [Span(to_ms(work["done"]), until), *(Span(to_ms(r.lower), to_ms(r.upper)) for r in work["dirty"] or ())]
+    )
+    if work["horizon"]:
+        stale &= Spans([Span(to_ms(work["horizon"]), until)])
+    for timeframe, relation in ALL.items():
+        if relation in there:
+            for window in windows(stale, timeframe, until):
+                bounds = (datetime.fromtimestamp(instant / 1000, UTC) for instant in (window.since, window.until))
+                await session.execute(_refresh_statement(relation, options=options), *bounds)
+    await session.execute(STATEMENTS["refresh_done"], work["ids"], work["claimed"])
+
+
+def windows(stale: Spans, timeframe: Timeframe, until: int) -> Iterator[Span]:
+    """The whole, closed buckets of a level that are touched, in parts that one refresh takes."""
+    closed = timeframe.floor(until)
+    for span in Spans(span.outer(timeframe) for span in stale):
+        since, end = span.since, min(span.until, closed)
+        while since < end:
+            part = Span(since, min(end, timeframe.shift(since, BUCKETS)))
+            yield part
+            since = part.until
+
+
+@lru_cache(maxsize=32)
+def _refresh_statement(relation: str, *, options: bool) -> str:
+    unbatched = """, options => '{"buckets_per_batch": 0}'""" if options else ""
+    return STATEMENTS["refresh_level"].replace("{relation}", relation).replace("{options}", unbatched)
+
+
+async def retire(session: Any, kind: Aggregates, wanted: int) -> None:
+    """Drop the 1m candles before ``wanted`` (ms, UTC), once their aggregates are made and everybody knows the horizon.
+
+    The horizon moves first; two minutes later, when no reader can count on these candles any more, they go.
+    """
+    now = await session.fetchrow(SQL["horizon"])
+    if now["due"]:
+        await session.execute(SQL["minutes_drop"])
+    if now["horizon"] is None or to_ms(now["horizon"]) < wanted:
+        async with session.transaction():
+            await session.execute("select claim_aggregates()")
+            if kind is Aggregates.TABLES or not await session.fetchval(STATEMENTS["horizon_blocked"], wanted):
+                await session.execute(SQL["horizon_move"], wanted)

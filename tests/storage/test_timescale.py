@@ -1,0 +1,286 @@
+"""Continuous aggregates on a real TimescaleDB: late data, corrections, compression and retention, and no stale answer."""
+
+from __future__ import annotations
+
+import itertools
+import random
+from collections.abc import AsyncIterator, Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import asyncpg
+import numpy as np
+import pytest
+
+from candlegraph import clock
+from candlegraph.candle import Candles
+from candlegraph.clock import MINUTE_MS
+from candlegraph.resample import fold
+from candlegraph.series import Instrument
+from candlegraph.span import Span, Spans
+from candlegraph.timeframe import MINUTE, Timeframe
+from storage import migrate as migrate_module
+from storage.candles import CandleStore, Read, Write
+from storage.changes import Changes
+from storage.continuous import Continuous
+from storage.database import Database
+from storage.instruments import Instruments
+from storage.layout import Aggregates, lay_out, layout_of
+from storage.levels import ALL, read_levels
+from storage.migrate import migrate
+from storage.refresher import Refresher
+from tests.fakes.upstream import Lineup, minutes
+from tests.storage.world import DAY_MS, HOUR_MS, T0, rows_of
+from tests.timescale.server import insert_instead_of_copy, served
+
+NOW = T0 + 400 * DAY_MS + 7 * HOUR_MS + 13 * MINUTE_MS
+_numbers = itertools.count()
+
+
+@pytest.fixture(scope="module")
+def timescale_dsn() -> Iterator[str]:
+    with served() as dsn:
+        yield dsn
+
+
+@pytest.fixture(scope="module")
+async def timescale(timescale_dsn: str) -> AsyncIterator[Database]:
+    """A migrated database; it had candles before it had aggregates."""
+    database = Database(timescale_dsn, max_connections=1)
+    await database.open()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(asyncpg.Connection, "copy_to_table", insert_instead_of_copy)
+        patch.setattr(clock, "now_ms", lambda: NOW)
+
+        async def later(*_: object) -> None:
+            pass
+
+        patch.setattr(migrate_module, "lay_out", later)
+        await migrate(database)
+        async with database.connection() as connection:
+            await connection.execute("""
+                insert into instruments (market, provider, symbol, folded) values ('m', 'p', 'old', 'old');
+                insert into ohlcv_data select 1, '1m', 'a', t, 1, 2, 0.5, 1.5, 3
+                from generate_series(timestamptz '2023-11-05', '2023-11-07', interval '7 minutes') t;
+                insert into coverage (instrument_id, timeframe, covered)
+                values (1, '1m', '{[2023-11-05, 2023-11-07)}')""")
+        async with database.transaction() as connection:
+            await lay_out(connection, Aggregates.AUTO)
+        yield database
+    await database.close()
+
+
+@dataclass
+class Symbol:
+    """One instrument, and what was written of it."""
+
+    database: Database
+    id: int
+    truth: Candles = field(default_factory=Candles.empty)
+
+    @property
+    def store(self) -> CandleStore:
+        return CandleStore(self.database, Changes(self.database), Continuous(ALL))
+
+    async def write(self, candles: Candles) -> None:
+        whole = Span(int(candles.timestamp[0]), int(candles.timestamp[-1]) + MINUTE_MS)
+        await self.store.write([Write(self.id, MINUTE, candles, Spans([whole]))])
+        self.truth = self.truth.merge(candles)
+
+    def wanted(self, timeframe: Timeframe, span: Span) -> list[tuple[float, ...]]:
+        return rows_of(fold(self.truth, timeframe).between(span))
+
+    async def answers_right(self) -> None:
+        """Every level, whole and in part, from either end."""
+        first, last = int(self.truth.timestamp[0]), int(self.truth.timestamp[-1])
+        for timeframe, relation in ALL.items():
+            whole = Span(first, last + 1).outer(timeframe)
+            inner = Span(first + (last - first) // 3, last - (last - first) // 3).outer(timeframe)
+            for span, limit in ((whole, 10**6), (inner, 10**6), (whole, 3)):
+                reads = [Read(self.id, timeframe, span, limit, newest, relation) for newest in (False, True)]
+                oldest, newest = await self.store.read(reads)
+                wanted = self.wanted(timeframe, span)
+                assert same(rows_of(oldest), wanted[:limit]), (timeframe, span)
+                assert same(rows_of(newest), wanted[-limit:]), (timeframe, span)
+
+    async def materialised(self) -> dict[Timeframe, list[tuple[float, ...]]]:
+        """What stands in the aggregates themselves."""
+        plain = CandleStore(self.database, Changes(self.database))
+        reads = [Read(self.id, tf, Span(-(10**13), 10**13), 10**6, relation=name) for tf, name in ALL.items()]
+        return dict(zip(ALL, map(rows_of, await plain.read(reads)), strict=True))
+
+
+def same(found: list[tuple[float, ...]], wanted: list[tuple[float, ...]]) -> bool:
+    """To the bit but for the volume, which is summed in another order."""
+    volumes = [np.array([row[5] for row in rows]) for rows in (found, wanted)]
+    return [row[:5] for row in found] == [row[:5] for row in wanted] and np.allclose(*volumes, rtol=1e-9, atol=0)
+
+
+@pytest.fixture
+async def symbol(timescale: Database) -> Symbol:
+    name = Instrument("m", "p", f"S{next(_numbers)}")
+    return Symbol(timescale, (await Instruments(timescale, Lineup([])).imported(name, "UTC")).id)
+
+
+async def ledger(database: Database) -> list[Any]:
+    async with database.connection() as connection:
+        return list(await connection.fetch("select instrument_id, span from agg_dirty order by id"))
+
+
+async def refresh(database: Database) -> bool:
+    return await Refresher(database, Aggregates.CONTINUOUS).round()
+
+
+async def test_a_new_database_takes_continuous_aggregates_where_timescaledb_is(timescale: Database) -> None:
+    assert await layout_of(timescale) is Aggregates.CONTINUOUS
+    assert dict(await read_levels(timescale)) == dict(ALL)
+    async with timescale.connection() as connection:
+        views = await connection.fetch(
+            "select view_name, materialized_only from timescaledb_information.continuous_aggregates"
+        )
+        assert {(view["view_name"], view["materialized_only"]) for view in views} == {(n, True) for n in ALL.values()}
+        settings = await connection.fetchrow(
+            "select num_chunks, compression_enabled from timescaledb_information.hypertables where hypertable_name = 'ohlcv_data'"
+        )
+        assert settings["num_chunks"] >= 1
+        assert settings["compression_enabled"]
+        policies = await connection.fetch(
+            "select * from timescaledb_information.jobs where hypertable_name = 'ohlcv_data'"
+        )
+        assert len(policies) == 1
+    assert await migrate(timescale) == []
+
+
+async def test_candles_that_were_there_before_their_aggregates_are_answered_and_then_aggregated(
+    timescale: Database,
+) -> None:
+    old = Symbol(timescale, 1)
+    old.truth = (await old.store.read([Read(1, MINUTE, Span(0, 10**13), 10**6)]))[0]
+    assert len(old.truth) == 412
+    await old.answers_right()
+    assert await refresh(timescale)
+    await old.answers_right()
+    assert all(same(rows, old.wanted(tf, Span(0, 10**13))) for tf, rows in (await old.materialised()).items())
+
+
+async def test_late_candles_and_corrections_are_right_at_once_and_materialised_by_the_next_round(
+    timescale: Database, symbol: Symbol
+) -> None:
+    dice = random.Random(11)
+    for turn in range(4):
+        since = T0 + dice.randrange(0, 395) * DAY_MS + dice.randrange(1440) * MINUTE_MS
+        holes = dice.sample(range(600), 200)
+        await symbol.write(minutes(since, 600, holes=holes, seed=turn))
+        await symbol.answers_right()
+        if turn % 2:
+            # A correction of something that was final, and the row before it.
+            at = int(symbol.truth.timestamp[dice.randrange(len(symbol.truth))])
+            await symbol.write(minutes(at - MINUTE_MS, 2, seed=100 + turn))
+            await symbol.answers_right()
+            assert await refresh(timescale)
+            await symbol.answers_right()
+            until = NOW - MINUTE_MS
+            for timeframe, rows in (await symbol.materialised()).items():
+                assert same(rows, symbol.wanted(timeframe, Span(0, timeframe.floor(until)))), timeframe
+            assert await ledger(timescale) == []
+
+
+async def test_the_live_tail_leaves_nothing_in_the_ledger_and_late_candles_the_hours_they_are_in(
+    timescale: Database, symbol: Symbol
+) -> None:
+    await refresh(timescale)
+    await symbol.write(minutes(NOW - NOW % MINUTE_MS - MINUTE_MS, 1))
+    assert await ledger(timescale) == []
+    await symbol.answers_right()
+    late = T0 + 65 * MINUTE_MS
+    await symbol.write(minutes(late, 60))
+    ((owner, span),) = await ledger(timescale)
+    assert (owner, span.lower.timestamp() * 1000, span.upper.timestamp() * 1000) == (
+        symbol.id, T0 + HOUR_MS, T0 + 3 * HOUR_MS,
+    )  # fmt: skip
+    await symbol.answers_right()
+
+
+async def test_a_round_that_was_broken_off_leaves_no_stale_answer_and_is_made_up_for(
+    timescale: Database, symbol: Symbol, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await refresh(timescale)
+    await symbol.write(minutes(T0 + 5 * DAY_MS, 3000))
+    execute, calls = asyncpg.Connection.execute, itertools.count()
+
+    async def failing(self: asyncpg.Connection, query: str, *arguments: Any, **more: Any) -> Any:
+        if "refresh_continuous_aggregate" in query and next(calls) == breaks_at:
+            raise OSError("the network is gone")
+        return await execute(self, query, *arguments, **more)
+
+    for breaks_at in (0, 1, 4, 8):
+        await symbol.write(minutes(T0 + 5 * DAY_MS + 30 * MINUTE_MS, 3, seed=breaks_at))
+        with monkeypatch.context() as patch:
+            calls = itertools.count()
+            patch.setattr(asyncpg.Connection, "execute", failing)
+            with pytest.raises(Exception, match=r"does not answer"):
+                await refresh(timescale)
+        assert await ledger(timescale) != []
+        await symbol.answers_right()
+    assert await refresh(timescale)
+    assert await ledger(timescale) == []
+    await symbol.answers_right()
+
+
+async def test_compressed_candles_are_read_and_corrected_as_others_are(timescale: Database, symbol: Symbol) -> None:
+    await symbol.write(minutes(T0 + 40 * DAY_MS, 2000))
+    await refresh(timescale)
+    async with timescale.connection() as connection:
+        done = await connection.fetchval(
+            "select count(compress_chunk(c, if_not_compressed => true)) from show_chunks('ohlcv_data') c"
+        )
+    assert done >= 1
+    await symbol.answers_right()
+    await symbol.write(minutes(T0 + 40 * DAY_MS + 700 * MINUTE_MS, 30, seed=9))
+    await symbol.answers_right()
+    assert await refresh(timescale)
+    await symbol.answers_right()
+    base = (await symbol.store.read([Read(symbol.id, MINUTE, Span(0, 10**13), 10**6)]))[0]
+    assert rows_of(base) == rows_of(symbol.truth)
+
+
+async def test_minutes_are_dropped_behind_the_horizon_and_their_aggregates_outlive_them(
+    timescale: Database, symbol: Symbol
+) -> None:
+    await symbol.write(minutes(T0 + 10 * DAY_MS, 3000))
+    await symbol.write(minutes(NOW - 3 * DAY_MS - NOW % MINUTE_MS, 500, seed=2))
+    keeper = Refresher(timescale, Aggregates.CONTINUOUS, retention_days=200)
+    native = Write(symbol.id, Timeframe.parse("1d"), minutes(T0, 1), Spans([Span(T0, T0 + DAY_MS)]))
+    await symbol.store.write([native])
+    assert await keeper.round()
+    horizon = await symbol.store.horizon()
+    assert horizon == (NOW - 200 * DAY_MS) // DAY_MS * DAY_MS
+    before = await symbol.materialised()
+    async with timescale.connection() as connection:
+        assert await connection.fetchval(
+            "select count(*) from ohlcv_data where timeframe = '1m' and timestamp < $1::text::timestamptz", "2024-06-01"
+        )
+        await connection.execute("update storage_layout set moved_at = moved_at - interval '3 minutes'")
+    await keeper.round()
+    async with timescale.connection() as connection:
+        left = await connection.fetch(
+            "select timeframe, count(*) from ohlcv_data where timestamp < '2024-08-01' group by 1"
+        )
+        assert [tuple(row) for row in left] == [("1d", 1)]
+    assert await symbol.materialised() == before
+    await symbol.answers_right()
+    # What is late, but not too late, still refreshes; what is too late is neither taken nor covered.
+    await symbol.write(minutes(NOW - 2 * DAY_MS - NOW % MINUTE_MS, 90, seed=3))
+    refused = minutes(T0 + 12 * DAY_MS, 60, seed=4)
+    whole = Span(int(refused.timestamp[0]), int(refused.timestamp[-1]) + MINUTE_MS)
+    known = await symbol.store.ledgers([symbol.id])
+    await symbol.store.write([Write(symbol.id, MINUTE, refused, Spans([whole]))])
+    assert await symbol.store.ledgers([symbol.id]) == known
+    async with timescale.connection() as connection:
+        await connection.execute(
+            "insert into agg_dirty (instrument_id, span) values ($1, '[2024-01-01, 2024-12-01)')", symbol.id
+        )
+    await keeper.round()
+    await symbol.answers_right()
+    after = await symbol.materialised()
+    assert all(set(before[tf][:-1]) <= set(after[tf]) for tf in ALL if tf.nominal_ms <= HOUR_MS)
