@@ -32,6 +32,7 @@ class Leader:
         self._held: dict[str, Held] = {}
         self._held_until = 0.0  # by our own clock: who was frozen says nothing before looking
         self._feeds: dict[int, Feed] = {}
+        self._waits = False  # whether somebody else leads something that is followed
         self._others = False  # whether any other process follows anything of ours
         self._news = asyncio.Event()
         bus.hear(self._heard)
@@ -59,7 +60,7 @@ class Leader:
 
     async def _wait(self) -> None:
         try:
-            async with asyncio.timeout(EVERY_S):
+            async with asyncio.timeout(EVERY_S / 2 if self._waits else EVERY_S):
                 await self._news.wait()
         except TimeoutError:
             return
@@ -80,6 +81,7 @@ class Leader:
         for name in held.keys() ^ self._held.keys():
             log.info("%s is led by %s process now", name, "this" if name in held else "no or another")
         self._held, self._held_until = held, began + LEASE_S
+        self._waits = held.keys() != groups.keys()
         await self._follow({one.key: one for name in held for one in groups[name]}, held)
 
     async def _follow(self, ours: dict[TopicKey, Followed], held: dict[str, Held]) -> None:
