@@ -87,13 +87,13 @@ async def _run(dsn: str, folder: Path) -> bool:
                 until = MINUTE.floor(cluster.exchange.now) + 2 * MINUTE_MS
                 await all_told(followers, until, 60)
     missing, repeats = sum(f.missing(until) for f in followers), sum(f.repeats for f in followers)
-    took = sorted(cluster.takeovers)
+    took, errors = sorted(cluster.takeovers), [f.errors for f in followers]
     sys.stdout.write(
         f"{KILLS} deaths of the leader, {CUTS} cuts, {KILLS // 4} resets, {LISTENERS} listeners, "
         f"{time.monotonic() - began:.0f} s, {sum(f.connects for f in followers)} connections\n"
         f"closed candles told: {sum(len(f.closed) for f in followers)}, missing {missing}, repeated {repeats}\n"
         f"takeover: median {took[len(took) // 2]:.1f} s, longest {took[-1]:.1f} s\n"
-        f"errors told to listeners: {sum(len(f.errors) for f in followers)} {set(e for f in followers for e in f.errors)}\n"
+        f"errors told to listeners: {sum(map(len, errors))} {set().union(*errors)}\n"
     )
     return not missing and not repeats
 

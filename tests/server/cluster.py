@@ -9,7 +9,7 @@ import signal
 import sys
 import time
 from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from pathlib import Path
 from typing import Self
 
@@ -109,10 +109,8 @@ class Follower:
 
     async def _follow(self) -> None:
         while True:
-            try:
+            with suppress(aiohttp.ClientError, OSError, TypeError, ValueError):  # cut, or the server is gone
                 await self._once(random.choice(self._cluster.urls))
-            except (aiohttp.ClientError, OSError, TypeError, ValueError):
-                pass  # cut, or the server is gone
             await asyncio.sleep(random.uniform(0.05, 0.3))
 
     async def _once(self, url: str) -> None:
