@@ -213,6 +213,8 @@ class _Errand:
         left = Spans([piece])
         if final:  # whoever had it before us may have fetched some of it
             left = self._unknown(piece, (await self.collector.store.ledgers([self.record.id]))[0])
+            if left != Spans([piece]):  # and we may not have been told yet
+                self.collector.ledgers.forget(self.record.id)
         rows, length = 0, piece.until - piece.since
         for part in left:
             rows += await self._fill(Span(part.since - self.want.overlap_ms, part.until) if final else part)
