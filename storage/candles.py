@@ -216,7 +216,7 @@ class CandleStore:
         spans = _columns([(instrument_id, str(MINUTE), span.since, span.since)])  # no more is covered than before
         changed = [Change(instrument_id, span)]
         async with self.database.transaction() as connection:
-            await connection.execute(SQL["coverage_lock"], *spans)
+            await connection.execute(SQL["coverage_lock"], *spans, None, None, None)
             await connection.execute(SQL["aggregates_written"], [instrument_id], [span.since], [span.until], True)
             xid = await _extend(connection, spans, changed)
         self.changes.tell(xid, changed)
