@@ -95,7 +95,7 @@ class Ask:
     """A question: the oldest ``limit`` candles from ``since``, or without it the newest ones before ``until`` (or now).
 
     Both are compared with the opening of a bucket, ``since`` inclusive and ``until`` exclusive. ``zone`` None is the
-    instrument's own.
+    instrument's own. What ends before ``known_until`` (ms) is final, even by a clock of ours that goes behind.
     """
 
     series: Series
@@ -105,6 +105,7 @@ class Ask:
     fill: Fill = Fill.NONE
     zone: Zone | None = None
     wait: Wait = Wait.COMPLETE
+    known_until: int = 0
 
 
 @dataclass(frozen=True, slots=True)

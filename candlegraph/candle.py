@@ -148,6 +148,12 @@ class Candles:
             return newer if len(newer) else self
         return concat([self, newer]).sorted()
 
+    def same_as(self, other: Candles) -> bool:
+        """Whether both hold the same candles."""
+        return len(self) == len(other) and all(
+            bool((ours == theirs).all()) for ours, theirs in zip(self.columns, other.columns, strict=True)
+        )
+
     def with_closed(self, closed: Bools) -> Self:
         """The same candles, some final and some still forming."""
         return replace(self, closed=closed)

@@ -1,1 +1,1 @@
-"""What is moving: feeds and the hub."""
+"""What is moving: who follows the upstreams, and who tells the listeners."""

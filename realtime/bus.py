@@ -11,24 +11,27 @@ import asyncio
 import logging
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import orjson
 
+from candlegraph import errors
 from candlegraph.candle import Candles
+from candlegraph.errors import CandlegraphError, ProviderUnavailable
 from storage.live import TopicKey
 
 log = logging.getLogger(__name__)
 
 LARGEST = 7_500  # bytes of a message: NOTIFY takes fewer than 8,000
+MOST_WAITING = 10_000  # messages; what is more while nothing can be sent is lost
 
 
 @dataclass(frozen=True, slots=True)
 class Message:
     """What a leader says of a topic: ``kind`` C closed, X corrected, R start again, U forming (also: nothing happened).
 
-    ``candles``: the one meant, none where it has to be read. ``seq`` after it, ``edge`` as in `storage.live.Standing`.
+    ``candles``: the one meant, as many as form, or none. ``seq`` and ``edge`` after it, as in `storage.live.Standing`.
     """
 
     key: TopicKey
@@ -41,18 +44,30 @@ class Message:
 
 @dataclass(frozen=True, slots=True)
 class Follow:
-    """Somebody began to follow something: leaders, look."""
+    """Somebody in ``process`` wants to hear of a topic: its leader is to say how it stands. None: a lease was freed."""
+
+    key: TopicKey | None
+    process: str
+
+
+@dataclass(frozen=True, slots=True)
+class Failed:
+    """Why the leader cannot say how a topic stands."""
+
+    key: TopicKey
+    error: CandlegraphError
+
+
+News = Message | Follow | Failed
+Hear = Callable[[News], None]
 
 
 class Line(Protocol):
     """A way to other processes."""
 
-    async def send(self, payloads: Sequence[str]) -> None:
-        """Send to everybody, ourselves included, or lose it; raises nothing."""
+    async def send(self, payloads: Sequence[str]) -> bool:
+        """Send to everybody, ourselves included; whether that went well. Raises nothing."""
         ...
-
-
-Hear = Callable[[Message | Follow], None]
 
 
 class Bus:
@@ -60,25 +75,28 @@ class Bus:
 
     def __init__(self, name: str) -> None:
         """``name`` tells this process from others."""
-        self._name = name
+        self.name = name
         self._hearers: list[Hear] = []
-        self._line: Line | None = None
-        self._outgoing: list[str] = []
+        self._lines: Sequence[Line] = ()
+        self._outgoing: dict[object, News] = {}
         self._sending: asyncio.Task[None] | None = None
 
-    def connect(self, line: Line) -> None:
-        """Use ``line`` to reach the others; it calls `receive`."""
-        self._line = line
+    def connect(self, lines: Sequence[Line]) -> None:
+        """Use the first of ``lines`` that works to reach the others; all of them call `receive`."""
+        self._lines = lines
 
     def hear(self, hearer: Hear) -> None:
         """Call ``hearer`` with every message from now on."""
         self._hearers.append(hearer)
 
-    def publish(self, message: Message | Follow, *, others: bool) -> None:
+    def publish(self, news: News, *, others: bool) -> None:
         """Tell this process at once, and ``others`` in a moment: what is said in one turn of the loop travels together."""
-        self._deliver(message)
-        if others and self._line:
-            self._outgoing.append(_encoded(message))
+        self._deliver(news)
+        if others and self._lines and len(self._outgoing) < MOST_WAITING:
+            # Of how a forming candle stands only the newest is worth sending.
+            key = (news.key, "U") if isinstance(news, Message) and news.kind == "U" else object()
+            self._outgoing.pop(key, None)
+            self._outgoing[key] = news
             if self._sending is None or self._sending.done():
                 self._sending = asyncio.create_task(self._send())
 
@@ -86,12 +104,12 @@ class Bus:
         """Take in what another process said; anything that is no message of ours is left alone."""
         try:
             sender, *messages = orjson.loads(payload)
-            if sender == self._name:
-                return
-            for message in map(_decoded, messages):
-                self._deliver(message)
-        except (orjson.JSONDecodeError, ValueError, TypeError, KeyError, IndexError):
+            heard = [] if sender == self.name else [_decoded(str(sender), fields) for fields in messages]
+        except (ValueError, TypeError, KeyError, IndexError, OverflowError, CandlegraphError):
             log.warning("something else than a message came over the bus")
+            return
+        for news in heard:
+            self._deliver(news)
 
     async def close(self) -> None:
         """Send what is left."""
@@ -100,48 +118,64 @@ class Bus:
 
     async def _send(self) -> None:
         await asyncio.sleep(0)
-        while self._outgoing and self._line:
-            messages, self._outgoing = self._outgoing, []
-            await self._line.send(list(_batches(self._name, messages)))
+        while self._outgoing:
+            batch, self._outgoing = list(self._outgoing.values()), {}
+            payloads = list(_batches(self.name, map(_encoded, batch)))
+            for line in self._lines:
+                if await line.send(payloads):
+                    break
 
-    def _deliver(self, message: Message | Follow) -> None:
+    def _deliver(self, news: News) -> None:
         for hearer in self._hearers:
             try:
-                hearer(message)
+                hearer(news)
             except Exception:
                 log.exception("a message could not be taken in")
 
 
-def _encoded(message: Message | Follow) -> str:
-    if isinstance(message, Follow):
-        return "[]"
-    key, candles = message.key, message.candles
-    rows = [[int(c.timestamp), c.open, c.high, c.low, c.close, c.volume] for c in candles]  # one or none
-    return orjson.dumps(
-        [key.instrument_id, key.timeframe, key.zone, message.kind, message.seq, message.edge, message.epoch, rows]
-    ).decode()
+def _encoded(news: News) -> str:
+    key = [news.key.instrument_id, news.key.timeframe, news.key.zone] if news.key else []
+    if isinstance(news, Follow):
+        return orjson.dumps(["F", *key]).decode()
+    if isinstance(news, Failed):
+        error = news.error
+        return orjson.dumps(["E", *key, type(error).__name__, error.message[:500], error.retry_after]).decode()
+    rows = [[int(c.timestamp), c.open, c.high, c.low, c.close, c.volume] for c in news.candles]  # two at most
+    return orjson.dumps([news.kind, *key, news.seq, news.edge, news.epoch, rows]).decode()
 
 
-def _decoded(fields: list[object]) -> Message | Follow:
-    if not fields:
-        return Follow()
-    instrument_id, timeframe, zone, kind, seq, edge, epoch, rows = fields
-    candles = Candles.from_rows(rows)  # type: ignore[arg-type]
+def _decoded(sender: str, fields: list[Any]) -> News:
+    kind, *rest = fields
+    key = TopicKey(int(rest[0]), str(rest[1]), str(rest[2])) if rest else None
+    if kind == "F":
+        return Follow(key, sender)
+    if key is None or kind not in {"C", "X", "R", "U", "E"}:
+        raise ValueError(kind)
+    if kind == "E":
+        return Failed(key, _error(*rest[3:]))
+    seq, edge, epoch, rows = rest[3:]
+    candles = Candles.from_rows(rows)
     if kind == "U":
         candles = candles.with_closed(np.zeros(len(candles), np.bool_))
-    return Message(
-        TopicKey(int(instrument_id), str(timeframe), str(zone)),  # type: ignore[call-overload]
-        str(kind), int(seq), int(edge), int(epoch), candles,  # type: ignore[call-overload]
-    )  # fmt: skip
+    return Message(key, kind, int(seq), int(edge), int(epoch), candles)
 
 
-def _batches(sender: str, messages: list[str]) -> Iterable[str]:
+def _error(name: str, message: str, retry_after: float | None) -> CandlegraphError:
+    kind = getattr(errors, name, None)
+    if not isinstance(kind, type) or not issubclass(kind, CandlegraphError):
+        kind = ProviderUnavailable
+    return kind(message, retry_after=retry_after)
+
+
+def _batches(sender: str, messages: Iterable[str]) -> Iterable[str]:
     """Messages as JSON arrays behind the sender's name, each small enough."""
-    batch, size = [f'"{sender}"'], len(sender) + 4
+    head = orjson.dumps(sender).decode()
+    batch, size = [head], len(head) + 2
     for message in messages:
-        if size + len(message) + 1 > LARGEST and len(batch) > 1:
+        length = len(message.encode()) + 1
+        if size + length > LARGEST and len(batch) > 1:
             yield f"[{','.join(batch)}]"
-            batch, size = batch[:1], len(sender) + 4
+            batch, size = [head], len(head) + 2
         batch.append(message)
-        size += len(message) + 1
+        size += length
     yield f"[{','.join(batch)}]"

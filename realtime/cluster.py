@@ -29,15 +29,16 @@ class Cluster:
     async def run(self) -> None:
         """Lead, hear and tell until cancelled; what is led is given back then."""
         async with AsyncExitStack() as stack:
+            notifications = Notifications(self._database, self.bus.receive)
+            lines: list[RedisLine | Notifications] = [notifications]
             if self._redis_url:
+                # Everybody hears both: whoever cannot reach the one is heard by the other.
                 channel = f"candlegraph:{await self.store.database_id()}:live"
                 redis = RedisLine(self._redis_url, channel, self.bus.receive)
                 stack.push_async_callback(redis.close)
-                line: RedisLine | Notifications = redis
-            else:
-                line = Notifications(self._database, self.bus.receive)
-            self.bus.connect(line)
+                lines.insert(0, redis)
+            self.bus.connect(lines)
             stack.push_async_callback(self.bus.close)
             async with asyncio.TaskGroup() as group:
-                for loop in (line.listen(), self.leader.lead(), self.hub.watch()):
+                for loop in (*(line.listen() for line in lines), self.leader.lead(), self.hub.watch()):
                     group.create_task(loop)

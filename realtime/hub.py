@@ -4,32 +4,35 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 
 from candlegraph.answer import Answer, Ask, GapReason
-from candlegraph.candle import Candles
+from candlegraph.candle import Candles, concat
 from candlegraph.errors import BadUserInput, CandlegraphError, ProviderUnavailable
 from candlegraph.event import Event, EventKind
 from candlegraph.provider import Live
 from candlegraph.series import Record, Series
+from candlegraph.span import Span, Spans
 from candlegraph.timeframe import Timeframe
-from candlegraph.zone import Zone, zone
-from realtime.bus import Bus, Follow, Message
-from realtime.topic import MAX_QUEUED, Listener, Topic
+from candlegraph.zone import UTC, Zone, zone
+from realtime.bus import Bus, Failed, Follow, Message, News
+from realtime.topic import KINDS, MAX_QUEUED, Listener, Topic
 from storage.history import History
-from storage.live import LiveStore, Standing, TopicKey
+from storage.live import Happened, LiveStore, Standing, TopicKey
 
 log = logging.getLogger(__name__)
 
 HEARTBEAT_S = 15.0
-LINGER_S = 60.0
-READY_S = 10.0
+LINGER_S = 60.0  # how long a topic stays after its last listener
+READY_S = 10.0  # how long a leader may take to say how a topic stands
+ASK_S = 1.0  # after which it is asked again: the question or the answer may be lost
+ADOPT_S = 5.0  # after which a topic begins where the store says it stands: the bus may be down
 EVERY_S = 1.0  # how often what may have been missed is looked for
-RENEW_EVERY = 4  # of these, how often it is said again what is followed
+PATIENCE_S = 0.5  # how long a message may be on its way
+RENEW_S = 4.0  # how often it is said again what is followed
 PAGE = 1_000
 MAX_SNAPSHOT = 50_000
-_KINDS = {"C": EventKind.CLOSE, "X": EventKind.CORRECTION}
 
 
 class Hub:
@@ -41,7 +44,6 @@ class Hub:
         self._store = store
         self._bus = bus
         self._topics: dict[TopicKey, Topic] = {}
-        self._records: dict[int, Record] = {}
         bus.hear(self._heard)
 
     async def subscribe(self, series: Series, since: int | None, days: Zone | None) -> AsyncIterator[Event]:
@@ -51,13 +53,11 @@ class Hub:
         an error and not a shorter history.
         """
         record = await self._record(series)
-        days = days or zone(record.timezone)
-        async with self._listening(record, series.timeframe, days) as (listener, topic):
-            # Both taken at one moment: whatever happens from here on is in the listener's queue.
-            seq, forming = topic.seq, topic.forming
-            until = topic.opened if topic.live else None
+        async with self._listening(record, series.timeframe, days or zone(record.timezone)) as (listener, topic):
+            # All taken at one moment: whatever happens from here on is in the listener's queue.
+            seq, forming, until = topic.seq, topic.forming, topic.opened if topic.live else None
             pending: Event | None = None
-            async for candles in self._snapshots(series, since, until, days):
+            async for candles in self._snapshots(topic, since, until):
                 if pending:
                     yield pending
                 pending = Event(EventKind.SNAPSHOT, seq, candles)
@@ -68,32 +68,43 @@ class Hub:
             yield Event(EventKind.SNAPSHOT, seq, candles, caught_up=True)
             while True:
                 event = await listener.next(HEARTBEAT_S)
-                yield event or Event(EventKind.HEARTBEAT, topic.seq, Candles.empty())
-                if event and event.kind is EventKind.RESYNC:
+                if event is None or _is_known(event, since):
+                    event = Event(EventKind.HEARTBEAT, event.seq if event else topic.seq, Candles.empty())
+                yield event
+                if event.kind is EventKind.RESYNC:
                     return
 
     async def watch(self) -> None:
-        """Say what is followed, and mend what was missed, every second until cancelled."""
-        turn = 0
-        while True:
+        """Say what is followed, and mend what was missed, every second; when cancelled, say that nothing is any more."""
+        clock = asyncio.get_running_loop().time
+        renewed_at = float("-inf")
+        try:
+            while True:
+                try:
+                    await self._forget()
+                    if self._topics:
+                        if clock() - renewed_at >= RENEW_S:
+                            await self._store.follow(list(self._topics))
+                            renewed_at = clock()
+                        await self._mend()
+                except CandlegraphError as error:
+                    log.debug("what is followed cannot be looked after: %s", error.message)
+                except Exception:
+                    log.exception("looking after what is followed failed")
+                await asyncio.sleep(EVERY_S)
+        finally:
             try:
-                self._forget()
-                if self._topics:
-                    if turn % RENEW_EVERY == 0:
-                        await self._store.follow(list(self._topics))
-                    await self._mend()
-            except CandlegraphError as error:
-                log.debug("what is followed cannot be looked after: %s", error.message)
-            except Exception:
-                log.exception("looking after what is followed failed")
-            turn += 1
-            await asyncio.sleep(EVERY_S)
+                await self._store.unfollow(list(self._topics))
+            except CandlegraphError:
+                log.debug("what was followed ends by itself")
 
     async def _record(self, series: Series) -> Record:
         found = (await self._history.instruments.find([series.instrument]))[0]
         if isinstance(found, Exception):
             raise found
         return found
+
+    # Who listens
 
     @asynccontextmanager
     async def _listening(
@@ -103,34 +114,44 @@ class Hub:
         listener = Listener()
         if not await self._is_live(record):
             # Nothing moves: the history is all there is, and heartbeats say that we are still here.
-            yield listener, Topic(timeframe, days, live=False)
+            yield listener, Topic(record, timeframe, days, live=False)
             return
+        days = UTC if timeframe.width_ms else days  # below a day there is one grid for all zones
         key = TopicKey(record.id, str(timeframe), days.name)
         topic = self._topics.get(key)
         if topic is None:
-            topic = self._topics[key] = Topic(timeframe, days)
-            self._records[record.id] = record
+            topic = self._topics[key] = Topic(record, timeframe, days, began_at=asyncio.get_running_loop().time())
         topic.left_at = None
         topic.listeners.add(listener)
         try:
-            await self._ready(key, topic, record)
+            if not topic.ready:
+                await self._store.follow([key])
+                await self._ready(key, topic)
             yield listener, topic
         finally:
             topic.listeners.discard(listener)
             if not topic.listeners:
                 topic.left_at = asyncio.get_running_loop().time()
 
-    async def _ready(self, key: TopicKey, topic: Topic, record: Record) -> None:
-        if topic.ready.is_set():
-            return
-        await self._store.follow([key])
-        self._bus.publish(Follow(), others=True)
-        try:
-            async with asyncio.timeout(READY_S):
-                await topic.ready.wait()
-        except TimeoutError:
-            name = record.instrument.provider
-            raise ProviderUnavailable(f"{name} did not answer in time: try again.", retry_after=5) from None
+    async def _ready(self, key: TopicKey, topic: Topic) -> None:
+        """Ask the leader how a topic stands, until it says so."""
+        clock = asyncio.get_running_loop().time
+        deadline = clock() + READY_S
+        while not topic.ready:
+            answered = topic.answered
+            if clock() - topic.asked_at >= ASK_S:  # one asks for all who wait
+                topic.asked_at = clock()
+                self._bus.publish(Follow(key, self._bus.name), others=True)
+            try:
+                async with asyncio.timeout_at(min(clock() + ASK_S, deadline)):
+                    await answered.wait()
+            except TimeoutError:
+                if clock() >= deadline:
+                    name = topic.record.instrument.provider
+                    raise ProviderUnavailable(f"{name} did not answer in time: try again.", retry_after=5) from None
+            else:
+                if topic.answered is not answered and topic.failure:
+                    raise topic.failure
 
     async def _is_live(self, record: Record) -> bool:
         if not record.listed or not record.active:
@@ -138,102 +159,110 @@ class Hub:
         provider = await self._history.providers.get(record.instrument.market, record.instrument.provider)
         return provider is not None and provider.capabilities.live is not Live.NONE
 
+    async def _forget(self) -> None:
+        """Let go of what nobody has listened to for a while."""
+        now = asyncio.get_running_loop().time()
+        gone = [
+            key
+            for key, topic in self._topics.items()
+            if not topic.listeners and topic.left_at is not None and now - topic.left_at > LINGER_S
+        ]
+        for key in gone:
+            del self._topics[key]
+        if gone:
+            await self._store.unfollow(gone)
+
     # What the leader says
 
-    def _heard(self, message: Message | Follow) -> None:
-        if (
-            isinstance(message, Follow)
-            or (topic := self._topics.get(message.key)) is None
-            or message.epoch < topic.epoch
-        ):
+    def _heard(self, news: News) -> None:
+        if isinstance(news, Follow) or (topic := self._topics.get(news.key)) is None:
             return
-        if not topic.ready.is_set():
-            if message.kind == "U":
-                topic.seq, topic.edge, topic.epoch, topic.forming = (
-                    message.seq,
-                    message.edge,
-                    message.epoch,
-                    message.candles,
-                )
-                topic.ready.set()
-            return
+        if isinstance(news, Failed):
+            topic.fail(news.error)
+        elif news.epoch >= topic.epoch:
+            self._take(topic, news)
+
+    def _take(self, topic: Topic, message: Message) -> None:
+        """Take in what follows upon what we know; of what lies further ahead, something was missed: see `_mend`."""
         topic.epoch = message.epoch
         if message.kind == "U":
-            if message.seq == topic.seq:
-                topic.edge = max(topic.edge, message.edge)
-                self._form(topic, message.candles)
-        elif message.seq == topic.seq + 1:
-            self._happen(topic, message.kind, message.seq, message.edge, message.candles)
-        # What is ahead of us shows that something was missed: it is read from the store within a second.
+            if not topic.ready:
+                self._learn(topic)
+                topic.start(message.seq, message.edge, message.epoch, message.candles)
+            elif message.seq == topic.seq:
+                topic.settle(message.edge)
+                topic.form(message.candles)
+        elif topic.ready and message.seq == topic.seq + 1:
+            self._learn(topic)
+            if message.kind == "R":
+                topic.resync(message.seq, message.edge)
+            else:
+                topic.happen(message.kind, message.candles)
 
-    def _form(self, topic: Topic, forming: Candles) -> None:
-        moved = len(forming) and not _same(forming, topic.forming)
-        topic.forming = forming
-        if moved:
-            topic.publish(Event(EventKind.UPDATE, topic.seq, forming))
-
-    def _happen(self, topic: Topic, kind: str, seq: int, edge: int, candles: Candles) -> None:
-        topic.seq, topic.edge = seq, max(topic.edge, edge)
-        topic.forming = topic.forming[topic.forming.timestamp >= topic.opened]
-        if kind in _KINDS:
-            topic.publish(Event(_KINDS[kind], seq, candles))
-        else:
-            at = int(candles.timestamp[0]) if len(candles) else topic.opened
-            topic.publish(Event(EventKind.RESYNC, seq, Candles.empty(), resync_from=at))
+    def _learn(self, topic: Topic) -> None:
+        """Read its ledger anew: what another process has just told of may be stored without our having been told."""
+        self._history.ledgers.forget(topic.record.id)
 
     async def _mend(self) -> None:
-        """Read from the store what was missed: told in order, each candle as it is now."""
+        """Read from the store what was missed."""
         standings = await self._store.standings(list(self._topics))
         now = asyncio.get_running_loop().time()
         for key, standing in standings.items():
             topic = self._topics.get(key)
-            if topic is None or not topic.ready.is_set() or standing.seq <= topic.seq:
-                if topic is not None:
-                    topic.behind_since = None
+            if topic is None:
                 continue
-            if topic.behind_since is None:
+            if not topic.ready:
+                if now - topic.began_at >= ADOPT_S:
+                    topic.start(standing.seq, standing.edge, standing.epoch, Candles.empty())
+            elif standing.seq <= topic.seq:
+                topic.behind_since = None
+                if standing.seq == topic.seq:
+                    topic.settle(standing.edge)
+            elif topic.behind_since is None:
                 topic.behind_since = now  # its message may be on its way
-            elif now - topic.behind_since >= EVERY_S / 2:
-                await self._mend_topic(key, topic, standing)
+            elif now - topic.behind_since >= PATIENCE_S:
+                await self._catch_up(key, topic, standing)
 
-    async def _mend_topic(self, key: TopicKey, topic: Topic, standing: Standing) -> None:
-        missed = await self._store.missed(key, topic.seq, MAX_QUEUED)
-        record = self._records[key.instrument_id]
-        for one in missed:
-            if one.seq != topic.seq + 1:
-                break
-            candles = Candles.empty()
-            if one.kind in _KINDS:
-                series = Series(record.instrument, topic.timeframe)
-                answer = await self._ask(
-                    Ask(series, 1, one.opened, topic.timeframe.next(one.opened, topic.zone), zone=topic.zone)
-                )
-                candles = answer.candles
-            if one.seq == topic.seq + 1:  # the message may have come meanwhile
-                self._happen(topic, one.kind, one.seq, topic.edge, candles)
-        if topic.seq < standing.seq and not missed:
-            # It happened so long ago that nobody remembers: whoever listens has to start again.
-            self._happen(topic, "R", standing.seq, standing.edge, Candles.empty())
-        topic.edge = max(topic.edge, standing.edge) if topic.seq == standing.seq else topic.edge
+    async def _catch_up(self, key: TopicKey, topic: Topic, standing: Standing) -> None:
+        """Tell in order what was missed, each candle as it is now; where that cannot be done, listeners start again."""
+        seq = topic.seq
+        missed = await self._store.missed(key, seq, MAX_QUEUED)
+        whole = [one.seq for one in missed] == list(range(seq + 1, seq + 1 + len(missed)))
+        told = whole and len(missed) >= standing.seq - seq and all(one.kind in KINDS for one in missed)
+        found = await self._candles(topic, missed) if told else None
         topic.behind_since = None
+        if found is None:
+            topic.resync(max(standing.seq, topic.seq), standing.edge)
+            return
+        for one in missed:
+            if one.seq == topic.seq + 1:  # its message may have come meanwhile
+                topic.happen(one.kind, found.between(Span(one.opened, one.opened + 1)))
+        if topic.seq == standing.seq:
+            topic.settle(standing.edge)
 
-    def _forget(self) -> None:
-        """Let go of what nobody has listened to for a while."""
-        now = asyncio.get_running_loop().time()
-        for key, topic in list(self._topics.items()):
-            if not topic.listeners and topic.left_at is not None and now - topic.left_at > LINGER_S:
-                del self._topics[key]
-        self._records = {key.instrument_id: self._records[key.instrument_id] for key in self._topics}
+    async def _candles(self, topic: Topic, missed: Sequence[Happened]) -> Candles | None:
+        """The candles meant; None where some of them are not known any more."""
+        self._learn(topic)
+        spans = Spans(Span(one.opened, topic.timeframe.next(one.opened, topic.zone)) for one in missed)
+        answers = await self._history.answer(
+            [Ask(topic.series, MAX_QUEUED, s.since, s.until, zone=topic.zone, known_until=s.until) for s in spans]
+        )
+        found = []
+        for answer in answers:
+            if isinstance(answer, BaseException):
+                raise answer
+            if not answer.complete:
+                return None
+            found.append(answer.candles)
+        return concat(found)
 
     # History
 
-    async def _snapshots(
-        self, series: Series, since: int | None, until: int | None, days: Zone
-    ) -> AsyncIterator[Candles]:
+    async def _snapshots(self, topic: Topic, since: int | None, until: int | None) -> AsyncIterator[Candles]:
         """The closed candles of ``[since, until)``, in pages."""
         told = 0
         while since is not None and (until is None or since < until):
-            answer = await self._ask(Ask(series, PAGE, since, until, zone=days))
+            answer = await self._ask(Ask(topic.series, PAGE, since, until, zone=topic.zone, known_until=until or 0))
             told += len(answer.candles)
             if told > MAX_SNAPSHOT:
                 raise BadUserInput(
@@ -252,5 +281,6 @@ class Hub:
         return answer
 
 
-def _same(a: Candles, b: Candles) -> bool:
-    return len(a) == len(b) and all((x == y).all() for x, y in zip(a.columns, b.columns, strict=True))
+def _is_known(event: Event, since: int | None) -> bool:
+    """Whether a candle closed that lies before what was asked for: whoever resumes may have it of a process ahead of us."""
+    return event.kind is EventKind.CLOSE and since is not None and int(event.candles.timestamp[0]) < since

@@ -4,18 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import uuid
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from candlegraph.errors import CandlegraphError
-from candlegraph.provider import Live, Upstream
-from candlegraph.series import Record
-from realtime.bus import Bus, Follow, Message
+from realtime.bus import Bus, Follow, News
 from realtime.feed import Feed
 from storage.changes import Change
 from storage.history import History
-from storage.live import Followed, Held, LiveStore, TopicKey
+from storage.live import LEASE_S, Followed, Held, LiveStore, TopicKey
 
 log = logging.getLogger(__name__)
 
@@ -27,15 +24,15 @@ class Leader:
     """This process's leases, and the feeds that it runs by them."""
 
     def __init__(self, history: History, store: LiveStore, bus: Bus, *, shards: int = 1) -> None:
-        """Nothing runs before `lead`."""
+        """Nothing runs before `lead`. ``shards`` is the same in every process."""
         self._history = history
         self._store = store
         self._bus = bus
         self._shards = shards
         self._held: dict[str, Held] = {}
+        self._held_until = 0.0  # by our own clock: who was frozen says nothing before looking
         self._feeds: dict[int, Feed] = {}
-        self._followers: dict[TopicKey, frozenset[uuid.UUID]] = {}
-        self._others = False  # whether any other process follows anything
+        self._others = False  # whether any other process follows anything of ours
         self._news = asyncio.Event()
         bus.hear(self._heard)
         history.store.changes.subscribe(self._changed)
@@ -57,13 +54,8 @@ class Leader:
                     log.exception("leading failed")
                 await self._wait()
         finally:
-            await asyncio.gather(*(feed.close() for feed in self._feeds.values()))
-            self._feeds.clear()
-            if self._held:
-                try:
-                    await self._store.free(list(self._held))
-                except CandlegraphError:
-                    log.debug("leases end by themselves")
+            await self._close(list(self._feeds))
+            await self._free()
 
     async def _wait(self) -> None:
         try:
@@ -74,68 +66,62 @@ class Leader:
         self._news.clear()
 
     async def _look(self) -> None:
-        followed = await self._store.followed()
+        """See what is followed, keep or take its leases, and follow what they are for."""
         groups: dict[str, list[Followed]] = defaultdict(list)
-        for one in followed:
+        for one in await self._store.followed():
             shard = one.key.instrument_id % self._shards
             groups[f"feed:{one.market}/{one.provider}:{shard}"].append(one)
-        if not_needed := self._held.keys() - groups.keys():
-            await self._let_go(not_needed)
-        before = self._held
-        self._held = await self._store.take(list(groups)) if groups else {}
-        for name in before.keys() - self._held.keys():
-            log.info("%s is led by another process now", name)
-        ours = [one for name in self._held for one in groups[name]]
-        self._others = any(one.processes - {self._store.process} for one in ours)
-        await self._follow(
-            ours, {one.key.instrument_id: self._held[name] for name in self._held for one in groups[name]}
-        )
+        not_needed = self._held.keys() - groups.keys()
+        await self._close([i for i, feed in self._feeds.items() if feed.held.name in not_needed])
+        if not_needed:
+            await self._store.free(list(not_needed))
+        began = asyncio.get_running_loop().time()
+        held = await self._store.take(list(groups)) if groups else {}
+        for name in held.keys() ^ self._held.keys():
+            log.info("%s is led by %s process now", name, "this" if name in held else "no or another")
+        self._held, self._held_until = held, began + LEASE_S
+        await self._follow({one.key: one for name in held for one in groups[name]}, held)
 
-    async def _let_go(self, names: set[str]) -> None:
-        """Nothing is followed of these any more."""
-        for name in names:
-            await self._close([i for i, feed in self._feeds.items() if feed.held.name == name])
-        await self._store.free(list(names))
-
-    async def _follow(self, ours: Sequence[Followed], held: dict[int, Held]) -> None:
+    async def _follow(self, ours: dict[TopicKey, Followed], held: dict[str, Held]) -> None:
         """Run a feed for each instrument of ours and for no other."""
-        await self._close([i for i, feed in self._feeds.items() if feed.lost or held.get(i) != feed.held])
-        missing = sorted({one.key.instrument_id for one in ours} - self._feeds.keys())
-        for record in await self._history.instruments.by_id(missing) if missing else ():
-            if upstream := await self._upstream(record):
-                self._feeds[record.id] = Feed(
-                    record, upstream, self._history, self._store, self._publish, held[record.id]
-                )
         keys: dict[int, set[TopicKey]] = defaultdict(set)
-        news: dict[int, set[TopicKey]] = defaultdict(set)
-        for one in ours:
-            keys[one.key.instrument_id].add(one.key)
-            if one.processes - self._followers.get(one.key, frozenset()):
-                news[one.key.instrument_id].add(one.key)
-        self._followers = {one.key: one.processes for one in ours}
+        leases: dict[int, Held] = {}
+        for key, one in ours.items():
+            keys[key.instrument_id].add(key)
+            shard = key.instrument_id % self._shards
+            leases[key.instrument_id] = held[f"feed:{one.market}/{one.provider}:{shard}"]
+        self._others = any(one.processes - {self._store.process} for one in ours.values())
+        await self._close([i for i, feed in self._feeds.items() if feed.lost or leases.get(i) != feed.held])
+        missing = sorted(keys.keys() - self._feeds.keys())
+        for record in await self._history.instruments.by_id(missing) if missing else ():
+            self._feeds[record.id] = Feed(record, self._history, self._store, self._publish, leases[record.id])
         for instrument_id, feed in self._feeds.items():
-            feed.follow(keys[instrument_id], news[instrument_id])
+            feed.follow(keys[instrument_id])
 
-    async def _close(self, ids: Sequence[int]) -> None:
-        feeds = [self._feeds.pop(i) for i in ids]
-        await asyncio.gather(*(feed.close() for feed in feeds))
+    async def _close(self, ids: Iterable[int]) -> None:
+        await asyncio.gather(*(self._feeds.pop(i).close() for i in ids))
 
-    async def _upstream(self, record: Record) -> Upstream | None:
-        try:
-            found = await self._history.providers.get(record.instrument.market, record.instrument.provider)
-        except CandlegraphError as error:
-            log.debug("%s cannot be followed: %s", record.instrument, error.message)
-            return None
-        return found if found and found.capabilities.live is not Live.NONE else None
+    async def _free(self) -> None:
+        """Let somebody else lead at once."""
+        if self._held:
+            try:
+                await self._store.free(list(self._held))
+                self._bus.publish(Follow(None, self._bus.name), others=True)
+            except CandlegraphError:
+                log.debug("leases end by themselves")
 
-    def _publish(self, message: Message) -> None:
-        self._bus.publish(message, others=self._others)
+    def _publish(self, news: News) -> None:
+        if asyncio.get_running_loop().time() < self._held_until:
+            self._bus.publish(news, others=self._others)
 
-    def _heard(self, message: Message | Follow) -> None:
-        if isinstance(message, Follow):
-            self._news.set()
+    def _heard(self, news: News) -> None:
+        if isinstance(news, Follow):
+            self._others |= news.process != self._bus.name
+            feed = self._feeds.get(news.key.instrument_id) if news.key else None
+            if news.key is None or feed is None or not feed.tell(news.key):
+                self._news.set()
 
     def _changed(self, changes: Sequence[Change] | None) -> None:
         for change in changes or ():
             if change.corrected and (feed := self._feeds.get(change.instrument_id)):
-                feed.correct(change.corrected)
+                feed.correct()

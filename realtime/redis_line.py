@@ -30,8 +30,8 @@ class RedisLine:
         self._channel = channel
         self._hear = hear
 
-    async def send(self, payloads: Sequence[str]) -> None:
-        """Publish each payload; what cannot be sent is lost."""
+    async def send(self, payloads: Sequence[str]) -> bool:
+        """Publish each payload; False where that failed."""
         try:
             async with asyncio.timeout(TIMEOUT_S):
                 async with self._redis.pipeline(transaction=False) as pipe:
@@ -40,6 +40,8 @@ class RedisLine:
                     await pipe.execute()
         except self._failures as error:
             log.debug("live messages could not be sent: %s", type(error).__name__)
+            return False
+        return True
 
     async def listen(self) -> None:
         """Hear until cancelled; a connection that ends is opened again."""

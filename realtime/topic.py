@@ -7,11 +7,14 @@ from collections import deque
 from dataclasses import dataclass, field
 
 from candlegraph.candle import Candles
+from candlegraph.errors import CandlegraphError
 from candlegraph.event import Event, EventKind
+from candlegraph.series import Record, Series
 from candlegraph.timeframe import Timeframe
 from candlegraph.zone import Zone
 
 MAX_QUEUED = 1_000  # closed candles a listener may be behind
+KINDS = {"C": EventKind.CLOSE, "X": EventKind.CORRECTION}
 
 
 class Listener:
@@ -23,15 +26,15 @@ class Listener:
         self._arrived = asyncio.Event()
 
     def push(self, event: Event) -> None:
-        """Queue an event; over the bound all of them give way to one RESYNC."""
+        """Queue an event; over the bound all of them give way to one RESYNC, from the earliest that was not told."""
+        if self._events and self._events[-1].kind is EventKind.RESYNC:
+            return
         if event.kind is EventKind.UPDATE and self._events and self._events[-1].kind is EventKind.UPDATE:
             self._events.pop()
-        elif self._events and self._events[-1].kind is EventKind.RESYNC:
-            return
         elif len(self._events) >= MAX_QUEUED:
-            missed = next(e for e in self._events if e.kind is not EventKind.UPDATE)
+            untold = [int(e.candles.timestamp[0]) for e in self._events if e.kind is not EventKind.UPDATE]
             self._events.clear()
-            event = Event(EventKind.RESYNC, event.seq, Candles.empty(), resync_from=int(missed.candles.timestamp[0]))
+            event = Event(EventKind.RESYNC, event.seq, Candles.empty(), resync_from=min(untold))
         self._events.append(event)
         self._arrived.set()
 
@@ -49,29 +52,80 @@ class Listener:
 
 @dataclass(slots=True)
 class Topic:
-    """A timeframe of an instrument in one time zone, as far as this process was told: ``seq`` events, up to ``edge``.
+    """A timeframe of an instrument in one time zone, as far as this process was told.
 
-    A topic that is not ``live`` never moves.
+    ``seq`` and ``edge`` go together: these events brought every candle that opens before the bucket of ``edge``, and none
+    of a later one. A topic that is not ``live`` never moves.
     """
 
+    record: Record
     timeframe: Timeframe
     zone: Zone
-    edge: int = 0
-    seq: int = 0
-    epoch: int = 0
     live: bool = True
+    ready: bool = False  # whether the leader has said how it stands
+    failure: CandlegraphError | None = None  # or why it cannot
+    answered: asyncio.Event = field(default_factory=asyncio.Event)
+    began_at: float = 0.0
+    asked_at: float = float("-inf")
+    left_at: float | None = None  # when the last listener went
+    behind_since: float | None = None  # when it was first seen that something was missed
+    seq: int = 0
+    edge: int = 0
+    epoch: int = 0
     forming: Candles = field(default_factory=Candles.empty)
     listeners: set[Listener] = field(default_factory=set)
-    ready: asyncio.Event = field(default_factory=asyncio.Event)
-    behind_since: float | None = None  # when it was first seen that something was missed
-    left_at: float | None = None  # when the last listener went
+
+    @property
+    def series(self) -> Series:
+        """What it is of."""
+        return Series(self.record.instrument, self.timeframe)
 
     @property
     def opened(self) -> int:
         """The opening of the bucket that is not settled yet: every candle before it has been closed."""
         return self.timeframe.floor(self.edge, self.zone)
 
-    def publish(self, event: Event) -> None:
-        """Hand an event to every listener."""
+    def start(self, seq: int, edge: int, epoch: int, forming: Candles) -> None:
+        """Go on from here; whoever waits may begin."""
+        self.seq, self.edge, self.epoch, self.forming, self.ready = seq, edge, epoch, forming, True
+        self.answered.set()
+
+    def fail(self, error: CandlegraphError) -> None:
+        """Tell whoever waits why it cannot begin; who comes later asks anew."""
+        if not self.ready:
+            self.failure = error
+            self.answered.set()
+            self.answered = asyncio.Event()
+
+    def settle(self, edge: int) -> None:
+        """Nothing more has happened up to ``edge``."""
+        self.edge = max(self.edge, edge)
+        self.forming = self.forming[self.forming.timestamp >= self.opened]
+
+    def form(self, forming: Candles) -> None:
+        """The forming candle stands so now."""
+        moved = len(forming) and not forming.same_as(self.forming)
+        self.forming = forming
+        if moved:
+            self._publish(Event(EventKind.UPDATE, self.seq, forming))
+
+    def happen(self, kind: str, candles: Candles) -> None:
+        """The next candle was closed or corrected: one, or none where it was withdrawn since."""
+        self.seq += 1
+        if kind == "C" and len(candles):
+            # No further than this candle: the next one may close by the next message, and come too late for a listener
+            # who takes the edge of both for what the first one brought.
+            self.settle(self.timeframe.next(int(candles.timestamp[-1]), self.zone))
+        if len(candles):
+            self._publish(Event(KINDS[kind], self.seq, candles))
+
+    def resync(self, seq: int, edge: int) -> None:
+        """More happened than can be told: whoever listens has to start again from the last that was."""
+        event = Event(EventKind.RESYNC, seq, Candles.empty(), resync_from=self.opened)
+        self.seq = seq
+        self.settle(edge)
+        self._publish(event)
+
+    def _publish(self, event: Event) -> None:
         for listener in self.listeners:
             listener.push(event)

@@ -34,7 +34,8 @@ DENSE = 0.8  # of a page's minutes have a candle: the next pages can be told bef
 class Want:
     """What is to be fetched: what is missing of ``span``, or ``again`` all of it, in at most so many ``calls``.
 
-    The oldest first, or the ``newest``. What is ``held`` must still be so when something is stored.
+    The oldest first, or the ``newest``. What lies up to ``overlap_ms`` before it is looked at once more by the same call. What
+    is ``held`` must still be so when something is stored.
     """
 
     timeframe: Timeframe
@@ -43,6 +44,7 @@ class Want:
     urgency: Urgency = Urgency.QUERY
     calls: int = MAX_CALLS
     again: bool = False
+    overlap_ms: int = 0
     held: Held | None = None
 
 
@@ -189,7 +191,7 @@ class _Errand:
             left = self._unknown(piece, (await self.collector.store.ledgers([self.record.id]))[0])
         rows, length = 0, piece.until - piece.since
         for part in left:
-            rows += await self._fill(part)
+            rows += await self._fill(Span(part.since - self.want.overlap_ms, part.until) if final else part)
         if not self.result.exhausted:
             self.tried |= Spans([piece])
         if not left:

@@ -97,6 +97,8 @@ class History:
         provider, failure = await self._provider(record)
         deadline = asyncio.get_running_loop().time() + DEADLINE_S
         now = provider.now_ms() if provider else clock.now_ms()
+        if provider:
+            now = max(now, ask.known_until + provider.capabilities.final_after_ms)
         walk = Walk(ask, record, provider, reader, self.collector, deadline, now)
         answer = await walk.run(failure)
         if provider is None:

@@ -31,7 +31,8 @@ class Ledgers:
             try:
                 found.update(zip(missing, await self._store.ledgers(missing), strict=True))
             finally:
-                self._reading.remove(unchanged)
+                # Another read of the same instruments has an equal set: it is this one that has ended.
+                self._reading = [reading for reading in self._reading if reading is not unchanged]
             if len(self._kept) > MAX_KEPT:
                 self._kept.clear()
             if self._store.changes.fresh:

@@ -59,11 +59,25 @@ class Happened:
 
 @dataclass(frozen=True, slots=True)
 class Standing:
-    """How far a topic is: every candle that opens before the bucket of ``edge`` is closed, and ``seq`` were told."""
+    """How far a topic is: ``seq`` events told of every candle that opens before the bucket of ``edge``, and of no later one.
+
+    ``corrected`` is the last row of ``corrections`` that was told.
+    """
 
     seq: int
     edge: int
     epoch: int = 0
+    corrected: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """What happened to a topic up to ``edge`` and ``corrected``, to be counted."""
+
+    key: TopicKey
+    happened: Sequence[Happened]
+    edge: int
+    corrected: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,25 +114,32 @@ class LiveStore:
         return list(found.values())
 
     async def open(self, key: TopicKey, edge: int, held: Held) -> Standing:
-        """Begin, or go on, to count a topic. LeaseLost."""
-        rows = await self._fetch("live_open", key.instrument_id, key.timeframe, key.zone, edge, held.epoch, STALE_S)
+        """Begin at ``edge``, or go on, to count a topic. LeaseLost."""
+        lease = (held.name, held.epoch, held.holder)
+        rows = await self._fetch("live_open", *lease, key.instrument_id, key.timeframe, key.zone, edge, STALE_S)
         if not rows:
             raise LeaseLost
-        return Standing(rows[0]["seq"], to_ms(rows[0]["edge"]), held.epoch)
+        return Standing(rows[0]["seq"], to_ms(rows[0]["edge"]), held.epoch, rows[0]["corrected"])
 
-    async def append(self, held: Held, edge: int, happened: dict[TopicKey, list[Happened]]) -> dict[TopicKey, int]:
-        """Count what happened to topics, each told up to ``edge``; the new count of each. LeaseLost: nothing was written."""
-        keys = sorted(happened)
-        events = [(key, n, one) for key in keys for n, one in enumerate(happened[key], 1)]
+    async def append(self, held: Held, steps: Sequence[Step]) -> dict[TopicKey, int]:
+        """Count what happened to topics; the new count of each. LeaseLost: nothing was written."""
+        steps = sorted(steps, key=lambda step: step.key)
+        events = [(step.key, n, one) for step in steps for n, one in enumerate(step.happened, 1)]
         rows = await self._fetch(
             "live_append", held.name, held.epoch, held.holder,
-            *_columns(keys), [edge] * len(keys), [len(happened[key]) for key in keys],
+            *_columns([step.key for step in steps]), [step.edge for step in steps],
+            [step.corrected for step in steps], [len(step.happened) for step in steps],
             *_columns([key for key, _, _ in events]), [n for _, n, _ in events],
             [one.kind for _, _, one in events], [one.opened for _, _, one in events],
         )  # fmt: skip
-        if len(rows) < len(keys):
+        if len(rows) < len(steps):
             raise LeaseLost
         return {TopicKey(row["instrument_id"], row["timeframe"], row["zone"]): row["seq"] for row in rows}
+
+    async def corrections(self, instrument_id: int, after: int) -> list[tuple[int, int]]:
+        """The final minutes that were corrected after the row ``after`` of ``corrections``: row and opening (ms), in order."""
+        rows = await self._fetch("live_corrections", instrument_id, after)
+        return [(row["id"], to_ms(row["timestamp"])) for row in rows]
 
     async def standings(self, keys: Sequence[TopicKey]) -> dict[TopicKey, Standing]:
         """How far topics are."""

@@ -24,13 +24,15 @@ class Notifications:
         self._database = database
         self._hear = hear
 
-    async def send(self, payloads: Sequence[str]) -> None:
-        """Notify everybody of each payload, of fewer than 8,000 bytes; what cannot be sent is lost."""
+    async def send(self, payloads: Sequence[str]) -> bool:
+        """Notify everybody of each payload, of fewer than 8,000 bytes; False where that was lost."""
         try:
             async with self._database.connection() as connection:
                 await connection.execute("select pg_notify($1, x) from unnest($2::text[]) x", CHANNEL, list(payloads))
         except CandlegraphError as error:
             log.debug("live messages could not be sent: %s", error.message)
+            return False
+        return True
 
     async def listen(self) -> None:
         """Hear until cancelled; a connection that ends is opened again."""

@@ -536,11 +536,14 @@ select count(*) from {relation}, (select $2::text as tf) q where instrument_id =
 select at, asked, rows, outcome, milliseconds from fetch_log where instrument_id = $1 and timeframe = $2 order by at desc limit $3;
 
 -- name: leases_take
--- All of them at once, in one order; those that are ours now, with their epochs.
-insert into leases as l (name, holder, expires_at)
-select x, $2, now() + $3::float8 * interval '1 s' from unnest($1::text[]) x order by x
+-- Those that are free or ours, at once and in one order; which of them are ours now, and since which epoch. Those of others
+-- are not even touched: their rows are locked while something is written under them.
+insert into leases as l (name, holder, expires_at, epoch)
+select x, $2, now() + $3::float8 * interval '1 s', nextval('lease_epochs') from unnest($1::text[]) x
+where not exists (select from leases o where o.name = x and o.holder <> $2 and o.expires_at >= now()) order by x
 on conflict (name) do update
-set holder = excluded.holder, expires_at = excluded.expires_at, epoch = l.epoch + (l.holder <> excluded.holder)::int
+set holder = excluded.holder, expires_at = excluded.expires_at,
+    epoch = case l.holder when excluded.holder then l.epoch else excluded.epoch end
 where l.holder = excluded.holder or l.expires_at < now()
 returning name, epoch;
 
@@ -567,34 +570,44 @@ from tracked t join instruments i on i.id = t.instrument_id where i.listed and i
 delete from follows where expires_at < now() - interval '1 minute';
 
 -- name: live_open
--- A topic that is followed (again): where its count stands. One that was left long ago begins anew at $4, behind what it
--- had counted.
-insert into live_topics as t (instrument_id, timeframe, zone, edge, epoch)
-values ($1, $2, $3, timestamptz 'epoch' + $4::int8 * interval '1 ms', $5)
+-- A topic that is followed (again): where its count stands. One that was left long ago goes on at $7; the count jumps, for
+-- something was missed.
+with held as (select from leases where name = $1 and epoch = $2 and holder = $3 and expires_at > now() for share)
+insert into live_topics as t (instrument_id, timeframe, zone, edge, epoch, corrected)
+select $4, $5, $6, timestamptz 'epoch' + $7::int8 * interval '1 ms', $2, coalesce((select max(id) from corrections), 0)
+from (select) one where exists (select from held)
 on conflict (instrument_id, timeframe, zone) do update
 set epoch = excluded.epoch, updated_at = now(),
-    edge = case when t.edge < excluded.edge - $6::float8 * interval '1 s' then excluded.edge else t.edge end
+    seq = t.seq + (t.edge < excluded.edge - $8::float8 * interval '1 s')::int,
+    corrected = case when t.edge < excluded.edge - $8::float8 * interval '1 s' then excluded.corrected else t.corrected end,
+    edge = case when t.edge < excluded.edge - $8::float8 * interval '1 s' then excluded.edge else t.edge end
 where t.epoch <= excluded.epoch
-returning seq, edge;
+returning seq, edge, corrected;
 
 -- name: live_append
 -- Count what was closed or corrected, by the one who holds the lease at this epoch: the row of the lease is held meanwhile,
 -- so that whoever takes it over does so before this, and then nothing is written, or after it.
 with held as (select from leases where name = $1 and epoch = $2 and holder = $3 and expires_at > now() for share),
 given as (
-  select i, tf, z, timestamptz 'epoch' + edge * interval '1 ms' as edge, count
-  from unnest($4::int4[], $5::text[], $6::text[], $7::int8[], $8::int4[]) x (i, tf, z, edge, count) where exists (select from held)),
+  select i, tf, z, timestamptz 'epoch' + edge * interval '1 ms' as edge, corrected, count
+  from unnest($4::int4[], $5::text[], $6::text[], $7::int8[], $8::int8[], $9::int4[]) x (i, tf, z, edge, corrected, count)
+  where exists (select from held)),
 counted as (
-  update live_topics t set seq = t.seq + g.count, edge = greatest(t.edge, g.edge), epoch = $2, updated_at = now()
+  update live_topics t
+  set seq = t.seq + g.count, edge = greatest(t.edge, g.edge), corrected = greatest(t.corrected, g.corrected), epoch = $2,
+      updated_at = now()
   from given g where t.instrument_id = g.i and t.timeframe = g.tf and t.zone = g.z and t.epoch <= $2
-  returning t.instrument_id, t.timeframe, t.zone, t.seq),
+  returning t.instrument_id, t.timeframe, t.zone, t.seq, g.count),
 appended as (
   insert into live_events (instrument_id, timeframe, zone, seq, kind, opened)
-  select c.instrument_id, c.timeframe, c.zone, c.seq - g.count + e.n, e.kind::"char", timestamptz 'epoch' + e.opened * interval '1 ms'
-  from counted c join given g on g.i = c.instrument_id and g.tf = c.timeframe and g.z = c.zone
-  join unnest($9::int4[], $10::text[], $11::text[], $12::int4[], $13::text[], $14::int8[]) e (i, tf, z, n, kind, opened)
-    on e.i = g.i and e.tf = g.tf and e.z = g.z)
+  select c.instrument_id, c.timeframe, c.zone, c.seq - c.count + e.n, e.kind::"char", timestamptz 'epoch' + e.opened * interval '1 ms'
+  from counted c
+  join unnest($10::int4[], $11::text[], $12::text[], $13::int4[], $14::text[], $15::int8[]) e (i, tf, z, n, kind, opened)
+    on e.i = c.instrument_id and e.tf = c.timeframe and e.z = c.zone)
 select instrument_id, timeframe, zone, seq from counted;
+
+-- name: live_corrections
+select id, "timestamp" from corrections where instrument_id = $1 and timeframe = '1m' and id > $2 order by id;
 
 -- name: live_state
 select t.instrument_id, t.timeframe, t.zone, t.seq, t.edge, t.epoch from live_topics t

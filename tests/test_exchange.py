@@ -218,17 +218,14 @@ async def test_after_a_restart_neither_candles_nor_symbols_are_asked_for_again(
         provider = Ccxt("binance", exchange.ccxt_options()["binance"], folder=tmp_path)
         await provider.start()
         providers = One(provider)
-        store = CandleStore(database)
-        collector = Collector(store)
-        instruments = Instruments(database, providers)
-        history = History(store, instruments, collector, providers)
+        history = History.over(database, providers)
         series = Series(Instrument("crypto", "binance", "BTC/USDT"), MINUTE)
         answer = (await history.answer([Ask(series, 3_000, T0, T0 + 3_000 * MINUTE_MS)]))[0]
         assert isinstance(answer, Answer)
         assert answer.candles.timestamp.tolist() == closed(T0, 3_000)
         assert not exchange.calls
         answer = (await history.answer([Ask(series, 3_000, T0, T0 + 3_100 * MINUTE_MS)]))[0]
-        await collector.close()
+        await history.collector.close()
         await provider.close()
     assert exchange.calls == {}  # the second restart found the last piece stored, and the symbols in their file
 
@@ -244,9 +241,7 @@ async def test_of_kraken_what_lies_behind_its_newest_rows_is_told_to_be_out_of_r
         monkeypatch.setattr(clock, "now_ms", lambda: NOW)
         provider = Ccxt("kraken", kraken.ccxt_options()["kraken"])
         await provider.start()
-        store = CandleStore(database)
-        collector = Collector(store)
-        history = History(store, Instruments(database, One(provider)), collector, One(provider))
+        history = History.over(database, One(provider))
         series = Series(Instrument("crypto", "kraken", "BTC/USD"), MINUTE)
         since = MINUTE.floor(NOW) - 5_000 * MINUTE_MS
         answer = (await history.answer([Ask(series, 5_000, since)]))[0]
@@ -258,7 +253,7 @@ async def test_of_kraken_what_lies_behind_its_newest_rows_is_told_to_be_out_of_r
         final = answer.candles[answer.candles.closed].timestamp.tolist()
         assert final == [s for s in TRUTH.timestamp.tolist() if first <= s and s + MINUTE_MS <= NOW - 30_000]
         assert len(final) > 650
-        await collector.close()
+        await history.collector.close()
         await provider.close()
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import AsyncExitStack
 from dataclasses import dataclass
 
 import pytest
@@ -17,15 +18,13 @@ from candlegraph.provider import Provider, Unconfigured
 from providers.alpaca import Alpaca, create
 from providers.registry import Registry
 from realtime import feed as feed_module
+from realtime.cluster import Cluster
 from realtime.hub import Hub
 from storage import collector as collector_module
-from storage.candles import CandleStore
-from storage.collector import Collector
 from storage.database import Database
 from storage.history import History
-from storage.instruments import Instruments
 from tests.fakes.alpaca import KEY, LATE_MS, SECRET, FakeAlpaca, new_york, session_candles
-from tests.fakes.binance import Fault
+from tests.fakes.exchange import Fault
 from tests.providers.test_registry import Point
 
 NEW_YORK = zone("America/New_York")
@@ -61,8 +60,7 @@ Build = Callable[..., Awaitable[World]]
 async def build(database: Database, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Build]:
     monkeypatch.setattr(feed_module, "MAX_BACKOFF_S", 0.02)
     monkeypatch.setattr(collector_module, "FORMING_TTL_S", 0.0)
-    parts: list[Hub | Collector | Registry] = []
-    async with FakeAlpaca() as exchange:
+    async with FakeAlpaca() as exchange, AsyncExitStack() as stack:
         monkeypatch.setattr(clock, "now_ms", lambda: exchange.now)
 
         async def make(candles: Candles, now: int, feeds: str = "iex") -> World:
@@ -73,16 +71,20 @@ async def build(database: Database, monkeypatch: pytest.MonkeyPatch) -> AsyncIte
                 return list(create(exchange.environ(ALPACA_FEEDS=feeds)))
 
             registry = Registry({}, [Point("stocks.alpaca", factory)])
-            store = CandleStore(database)
-            collector = Collector(store)
-            history = History(store, Instruments(database, registry), collector, registry)
-            hub = Hub(history, collector, registry)
-            parts.extend((hub, collector, registry))
-            return World(exchange, history, hub, registry)
+            stack.push_async_callback(registry.close)
+            history = History.over(database, registry)
+            stack.push_async_callback(history.collector.close)
+            cluster = Cluster(history)
+            for loop in (cluster.run(), history.store.changes.watch()):
+                stack.push_async_callback(ended, asyncio.create_task(loop))
+            return World(exchange, history, cluster.hub, registry)
 
         yield make
-        for part in parts:
-            await part.close()
+
+
+async def ended(task: asyncio.Task[None]) -> None:
+    task.cancel()
+    await asyncio.wait([task])
 
 
 def rows(candles: Candles) -> list[list[float]]:

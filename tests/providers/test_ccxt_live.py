@@ -20,13 +20,12 @@ from candlegraph.span import Span
 from candlegraph.timeframe import MINUTE
 from providers import ccxt_live
 from providers.ccxt import Ccxt
+from providers.guard import Guard
 from realtime import feed as feed_module
-from realtime.hub import Hub
-from storage.candles import CandleStore, Read
-from storage.collector import Collector
+from realtime.cluster import Cluster
+from storage.candles import Read
 from storage.database import Database
 from storage.history import History
-from storage.instruments import Instruments
 from tests.fakes.binance import FakeBinance
 from tests.fakes.exchange import T0, Fault, random_candles
 
@@ -416,9 +415,9 @@ class One:
     """A registry of the one provider."""
 
     def __init__(self, provider: Ccxt) -> None:
-        self.provider = provider
+        self.provider = Guard(provider)
 
-    async def get(self, market: str, provider: str) -> Ccxt:
+    async def get(self, market: str, provider: str) -> Guard:
         return self.provider
 
     def statuses(self) -> Sequence[Status]:
@@ -433,16 +432,15 @@ async def test_twenty_live_symbols_outlive_three_cuts_and_the_store_equals_the_t
     monkeypatch.setattr(feed_module, "STREAM_POLL_S", 0.5)
     monkeypatch.setattr(feed_module, "MAX_BACKOFF_S", 0.3)
     providers = One(await connect())
-    store = CandleStore(database)
-    collector = Collector(store)
-    instruments = Instruments(database, providers)
-    hub = Hub(History(store, instruments, collector, providers), collector, providers)
+    history = History.over(database, providers)
+    cluster = Cluster(history)
+    loops = [asyncio.create_task(loop) for loop in (cluster.run(), history.store.changes.watch())]
     closed: dict[int, list[Candles]] = {number: [] for number in range(20)}
-    records = await instruments.find([instrument(number) for number in closed])
+    records = await history.instruments.find([instrument(number) for number in closed])
     caught_up = set()
 
     async def listen(number: int) -> None:
-        async for event in hub.subscribe(Series(instrument(number), MINUTE), START - 10 * MINUTE_MS, None):
+        async for event in cluster.hub.subscribe(Series(instrument(number), MINUTE), START - 10 * MINUTE_MS, None):
             closed[number].append(event.candles[event.candles.closed])
             if event.caught_up:
                 caught_up.add(number)
@@ -463,14 +461,13 @@ async def test_twenty_live_symbols_outlive_three_cuts_and_the_store_equals_the_t
         assert await eventually(lambda: all(told(number).timestamp[-1] >= end for number in closed), 20)
         assert await eventually(lambda: fake.sockets.opened >= 4)
     finally:
-        for task in listening:
+        for task in listening + loops:
             task.cancel()
-        await asyncio.gather(*listening, return_exceptions=True)
-        await hub.close()
-        await collector.close()
+        await asyncio.gather(*listening, *loops, return_exceptions=True)
+        await history.collector.close()
     span = Span(MINUTE.floor(START) - 9 * MINUTE_MS, end)
     for number, record in enumerate(records):
-        kept = (await store.read([Read(record.id, MINUTE, span, 1_000)]))[0]  # type: ignore[union-attr]
+        kept = (await history.store.read([Read(record.id, MINUTE, span, 1_000)]))[0]  # type: ignore[union-attr]
         expected = list(zip(*truth(number).between(span).columns[:6], strict=True))
         assert expected
         for candles in (kept, told(number).between(span)):

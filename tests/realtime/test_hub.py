@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable
 
 import numpy as np
 import pytest
@@ -13,15 +13,10 @@ from candlegraph import (
     MINUTE,
     BadUserInput,
     Candles,
-    Capabilities,
     Instrument,
-    Listing,
     Live,
-    Market,
-    Page,
     ProviderUnavailable,
     Series,
-    Span,
     Timeframe,
     clock,
     fold,
@@ -31,115 +26,12 @@ from candlegraph.answer import Ask
 from candlegraph.errors import NotFound
 from candlegraph.event import Event, EventKind
 from candlegraph.provider import Urgency
-from candlegraph.zone import UTC
-from realtime import feed as feed_module
 from realtime import hub as hub_module
 from realtime import topic as topic_module
 from realtime.hub import Hub
-from storage import collector as collector_module
-from storage.collector import Collector
 from storage.database import Database
-from storage.history import History
-
-START = 1_709_251_200_000 + 30_000  # 2024-03-01T00:00:30Z
-BTC = Instrument("lab", "exchange", "BTC")
-FIRST = START - 3 * 86_400_000
-
-
-def minute(stamp: int) -> tuple[float, ...]:
-    """The final candle of a minute; the truth of these tests."""
-    draw = random.Random(stamp)
-    low, high = sorted(draw.sample(range(1, 1000), 2))
-    return (stamp, draw.randint(low, high), high, low, draw.randint(low, high), draw.randint(1, 50))
-
-
-def trades(stamp: int) -> bool:
-    return random.Random(-stamp).random() < 0.8
-
-
-class Exchange:
-    """A provider that knows the truth up to the test's clock and counts what it is asked."""
-
-    api_version = 1
-    market = Market("lab", "Laboratory", "")
-    id, name, description, version = "exchange", "Exchange", "A truth that is known.", "1"
-
-    def __init__(self, live: Live = Live.POLL) -> None:
-        self.capabilities = Capabilities(
-            (MINUTE, Timeframe(1, "h"), Timeframe(1, "d")), live, max_rows_per_call=1000, settle_ms=5_000
-        )
-        self.fetches = self.streams = 0
-        self.down = False
-        self.lag = 0  # how long after the fact it has anything
-        self.skew = 0  # how far its clock is from ours
-        self.urgencies: list[Urgency] = []
-
-    async def start(self) -> None: ...
-
-    async def close(self) -> None: ...
-
-    async def listings(self) -> Sequence[Listing]:
-        return [Listing("BTC", first_available=FIRST), Listing("ETH", first_available=FIRST)]
-
-    def rows(self, span: Span) -> Candles:
-        until = min(span.until, self.now_ms() - self.lag)
-        stamps = [s for s in range(MINUTE.ceil(max(span.since, FIRST)), until, 60_000) if trades(s)]
-        rows = []
-        for stamp in stamps:
-            row = minute(stamp)
-            if stamp + 60_000 > self.now_ms():  # forming: half of its volume so far, and closing at its opening
-                row = (*row[:4], row[1], row[5] / 2)
-            rows.append(row)
-        return Candles.from_rows(rows)
-
-    def now_ms(self) -> int:
-        return clock.now_ms() + self.skew
-
-    async def first_available(self, instrument: Instrument) -> int | None:
-        return FIRST
-
-    def refused(self, rows: int) -> None: ...
-
-    async def fetch(
-        self, instrument: Instrument, timeframe: Timeframe, span: Span, urgency: Urgency = Urgency.QUERY
-    ) -> Page:
-        self.fetches += 1
-        self.urgencies.append(urgency)
-        await asyncio.sleep(0)
-        if self.down:
-            raise ProviderUnavailable("The exchange is down.")
-        wide = Span(span.since, timeframe.ceil(span.until))
-        candles = fold(self.rows(wide), timeframe)
-        cut = candles[: self.capabilities.max_rows_per_call]
-        to = span.until if len(cut) == len(candles) else timeframe.next(int(cut.timestamp[-1]))
-        return Page(cut, span.since, min(to, timeframe.floor(self.now_ms() - self.lag)))
-
-    def stream(self, instrument: Instrument) -> AsyncIterator[Candles] | None:
-        return self._stream() if self.capabilities.live is Live.STREAM else None
-
-    async def _stream(self) -> AsyncIterator[Candles]:
-        self.streams += 1
-        while True:
-            await asyncio.sleep(0.005)
-            if self.down:
-                raise ProviderUnavailable("The socket was cut.")
-            opening = MINUTE.floor(self.now_ms())
-            candles = self.rows(Span(opening, opening + 60_000))
-            if len(candles):
-                yield candles
-
-
-class OneProvider:
-    """A registry of the one."""
-
-    def __init__(self, provider: Exchange) -> None:
-        self.provider = provider
-
-    async def get(self, market: str, provider: str) -> Exchange | None:
-        return self.provider if (market, provider) == ("lab", "exchange") else None
-
-    def statuses(self) -> list[object]:
-        return []
+from storage.live import LiveStore
+from tests.realtime.world import START, Client, Exchange, Process, eventually, minute, quickly, trades
 
 
 class Time:
@@ -147,33 +39,21 @@ class Time:
 
     def __init__(self) -> None:
         self.now = START
-        self.hubs: list[Hub] = []
+        self.processes: list[Process] = []
 
     async def turn(self, milliseconds: int) -> None:
         """Let time pass, and every feed that can notice."""
         self.now += milliseconds
         edge = MINUTE.floor(self.now - 5_000)
-        feeds = [feed for hub in self.hubs for feed in hub._feeds.values() if not feed._provider.down]
+        feeds = [feed for process in self.processes for feed in process.feeds if not process.exchange.down]
         await eventually(lambda: all(feed.edge >= edge for feed in feeds))
-
-
-async def eventually(holds: Callable[[], bool]) -> None:
-    """Wait until something holds; the test's own assertion says what is wrong if it never does."""
-    for _ in range(500):
-        if holds():
-            break
-        await asyncio.sleep(0.01)
-    await asyncio.sleep(0.01)
 
 
 @pytest.fixture
 def time(monkeypatch: pytest.MonkeyPatch) -> Time:
     turned = Time()
     monkeypatch.setattr(clock, "now_ms", lambda: turned.now)
-    monkeypatch.setattr(feed_module, "POLL_S", 0.005)
-    monkeypatch.setattr(feed_module, "STREAM_POLL_S", 0.005)
-    monkeypatch.setattr(feed_module, "MAX_BACKOFF_S", 0.02)
-    monkeypatch.setattr(collector_module, "FORMING_TTL_S", 0.0)
+    quickly(monkeypatch)
     return turned
 
 
@@ -182,58 +62,14 @@ Build = Callable[[Exchange], Hub]
 
 @pytest.fixture
 async def build(database: Database, time: Time) -> AsyncIterator[Build]:
-    made: list[tuple[Hub, Collector]] = []
-
     def make(exchange: Exchange) -> Hub:
-        providers = OneProvider(exchange)
-        history = History.over(database, providers)
-        hub = Hub(history)
-        made.append((hub, history.collector))
-        time.hubs.append(hub)
-        return hub
+        process = Process(database, exchange)
+        time.processes.append(process)
+        return process.hub
 
     yield make
-    for hub, collector in made:
-        await hub.close()
-        await collector.close()
-
-
-class Client:
-    """Subscribes and keeps what it is told."""
-
-    def __init__(self, hub: Hub, timeframe: str = "1m", since: int | None = None, days: str = "UTC") -> None:
-        self.series = Series(BTC, Timeframe.parse(timeframe))
-        self.since = since
-        self.zone = zone(days) if days != "UTC" else UTC
-        self.events: list[Event] = []
-        self.caught_up = asyncio.Event()
-        self.task = asyncio.create_task(self._listen(hub))
-
-    async def _listen(self, hub: Hub) -> None:
-        async for event in hub.subscribe(self.series, self.since, self.zone):
-            self.events.append(event)
-            if event.caught_up:
-                self.caught_up.set()
-
-    async def leave(self) -> None:
-        self.task.cancel()
-        await asyncio.gather(self.task, return_exceptions=True)
-
-    def closed(self) -> list[object]:
-        """The final candles in the order they were told, from snapshots and from closes."""
-        told = [e for e in self.events if e.kind in {EventKind.SNAPSHOT, EventKind.CLOSE}]
-        return [candle for event in told for candle in event.candles if candle.closed]
-
-    def kinds(self) -> list[EventKind]:
-        return [event.kind for event in self.events]
-
-
-def truth(timeframe: Timeframe, since: int, until: int, days: str = "UTC") -> list[object]:
-    """The final candles that open in ``[since, until)``."""
-    at = UTC if days == "UTC" else zone(days)
-    opens, ends = timeframe.floor(since, at), timeframe.ceil(until, at)
-    rows = [minute(s) for s in range(max(opens, MINUTE.ceil(FIRST)), ends, 60_000) if trades(s)]
-    return list(fold(Candles.from_rows(rows), timeframe, at).between(Span(since, until)))
+    for process in time.processes:
+        await process.stop()
 
 
 async def test_history_joins_the_stream_without_a_gap_or_a_repeat_whenever_a_listener_comes(
@@ -241,7 +77,8 @@ async def test_history_joins_the_stream_without_a_gap_or_a_repeat_whenever_a_lis
 ) -> None:
     """Thirty listeners come at random moments, with random histories; each hears every final candle exactly once."""
     draw = random.Random(7)
-    hub = build(Exchange())
+    exchange = Exchange()
+    hub = build(exchange)
     clients = []
     for _ in range(30):
         timeframe = draw.choice(["1m", "5m", "7m", "1h", "1d"])
@@ -258,7 +95,7 @@ async def test_history_joins_the_stream_without_a_gap_or_a_repeat_whenever_a_lis
         timeframe = client.series.timeframe
         # The bucket at the end counts once its last minute is final.
         until = timeframe.floor(final, client.zone)
-        expected = truth(timeframe, client.since, until, client.zone.name)
+        expected = exchange.truth(timeframe, client.since, until, client.zone.name)
         await eventually(lambda client=client, expected=expected: client.closed() == expected)
         assert client.closed() == expected
         seqs = [event.seq for event in client.events if event.kind is EventKind.CLOSE]
@@ -303,6 +140,7 @@ async def test_the_forming_candle_of_a_month_holds_all_of_its_days_so_far(build:
     await time.turn(60_000)
     month = Timeframe(1, "mon")
     opened = month.floor(time.now)
+    await eventually(lambda: len(client.events[-1].candles) > 0)
     latest = client.events[-1].candles
     minutes = [minute(s) for s in range(opened, MINUTE.floor(time.now - 5_000), 60_000) if trades(s)]
     so_far = fold(Candles.from_rows(minutes), month)
@@ -326,7 +164,7 @@ async def test_a_provider_that_fails_for_a_while_loses_no_candle(build: Build, t
     exchange.down = False
     for _ in range(5):
         await time.turn(10_000)
-    expected = truth(MINUTE, client.since, MINUTE.floor(time.now - 5_000))
+    expected = exchange.truth(MINUTE, client.since, MINUTE.floor(time.now - 5_000))
     await eventually(lambda: client.closed() == expected)
     assert client.closed() == expected
     assert exchange.streams > 1
@@ -344,7 +182,7 @@ async def test_a_provider_that_lags_loses_no_candle(build: Build, time: Time) ->
         await asyncio.sleep(0.1)
     exchange.lag = 0
     await time.turn(60_000)
-    expected = truth(MINUTE, client.since, MINUTE.floor(time.now - 5_000))
+    expected = exchange.truth(MINUTE, client.since, MINUTE.floor(time.now - 5_000))
     await eventually(lambda: client.closed() == expected)
     assert client.closed() == expected
     await client.leave()
@@ -359,7 +197,7 @@ async def test_a_minute_closes_by_the_clock_of_the_provider(build: Build, time: 
     await asyncio.wait_for(client.caught_up.wait(), 5)
     for _ in range(3):
         time.now += 60_000
-        expected = truth(MINUTE, client.since, MINUTE.floor(time.now + skew - 5_000))
+        expected = exchange.truth(MINUTE, client.since, MINUTE.floor(time.now + skew - 5_000))
         await eventually(lambda expected=expected: client.closed() == expected)
         assert client.closed() == expected
     await client.leave()
@@ -466,34 +304,44 @@ async def test_the_forming_candle_conflates_in_a_listener_s_queue() -> None:
 
 
 async def test_a_feed_is_let_go_of_when_nobody_listens(
-    build: Build, time: Time, monkeypatch: pytest.MonkeyPatch
+    build: Build, time: Time, monkeypatch: pytest.MonkeyPatch, database: Database
 ) -> None:
-    """After the linger the upstream is not asked any more, and no task is left."""
+    """After the linger the upstream is not asked any more, no task is left, and the lease is free."""
     monkeypatch.setattr(hub_module, "LINGER_S", 0.05)
     exchange = Exchange(Live.STREAM)
     hub = build(exchange)
-    before = len(asyncio.all_tasks())
-    clients = [Client(hub) for _ in range(20)]
-    await asyncio.gather(*(asyncio.wait_for(client.caught_up.wait(), 5) for client in clients))
-    for client in clients:
-        await client.leave()
-    await asyncio.sleep(0.3)
-    asked = exchange.fetches
-    await asyncio.sleep(0.2)
-    assert exchange.fetches == asked
-    assert len(asyncio.all_tasks()) == before
+    leases = LiveStore(database)
+    tasks = []
+    for _ in range(2):
+        clients = [Client(hub) for _ in range(20)]
+        await asyncio.gather(*(asyncio.wait_for(client.caught_up.wait(), 5) for client in clients))
+        assert not await leases.take(["feed:lab/exchange:0"])
+        for client in clients:
+            await client.leave()
+        await eventually(lambda: not time.processes[0].feeds)
+        await asyncio.sleep(0.1)
+        asked = exchange.fetches
+        await asyncio.sleep(0.1)
+        assert exchange.fetches == asked
+        assert await leases.take(["feed:lab/exchange:0"])
+        await leases.free(["feed:lab/exchange:0"])
+        tasks.append(len(asyncio.all_tasks()))
+    assert tasks[0] == tasks[1]
 
 
 async def test_the_candles_that_are_told_are_those_that_are_stored(
     build: Build, time: Time, database: Database
 ) -> None:
     """A closed candle is final: the query gives the same one afterwards."""
-    hub = build(Exchange())
+    exchange = Exchange()
+    hub = build(exchange)
     client = Client(hub, "1m", MINUTE.floor(time.now))
     await asyncio.wait_for(client.caught_up.wait(), 5)
     for _ in range(4):
         await time.turn(60_000)
-    await eventually(lambda: len(client.closed()) == len(truth(MINUTE, client.since, MINUTE.floor(time.now - 5_000))))
+    await eventually(
+        lambda: len(client.closed()) == len(exchange.truth(MINUTE, client.since, MINUTE.floor(time.now - 5_000)))
+    )
     told = client.closed()
     stored = (await hub._history.answer([_ask(client.series, client.since)]))[0]
     assert told == [candle for candle in stored.candles if candle.closed]

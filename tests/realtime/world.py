@@ -1,0 +1,312 @@
+"""A provider whose truth is known, processes that share a database, and clients of theirs."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager
+from typing import Any, Self
+
+import pytest
+
+from candlegraph import (
+    MINUTE,
+    Candle,
+    Candles,
+    Capabilities,
+    Instrument,
+    Listing,
+    Live,
+    Market,
+    Page,
+    ProviderUnavailable,
+    Series,
+    Span,
+    Timeframe,
+    clock,
+    fold,
+    zone,
+)
+from candlegraph.candle import concat
+from candlegraph.event import Event, EventKind
+from candlegraph.provider import Urgency
+from candlegraph.zone import UTC
+from realtime import feed as feed_module
+from realtime import hub as hub_module
+from realtime import leader as leader_module
+from realtime.cluster import Cluster
+from realtime.feed import Feed
+from realtime.hub import Hub
+from storage import changes as changes_module
+from storage import collector as collector_module
+from storage import live as live_module
+from storage import notify as notify_module
+from storage.database import Database
+from storage.history import History
+
+START = 1_709_251_200_000 + 30_000  # 2024-03-01T00:00:30Z
+BTC = Instrument("lab", "exchange", "BTC")
+FIRST = START - 3 * 86_400_000
+
+
+def minute(stamp: int) -> tuple[float, ...]:
+    """The final candle of a minute; the truth of these tests."""
+    draw = random.Random(stamp)
+    low, high = sorted(draw.sample(range(1, 1000), 2))
+    return (stamp, draw.randint(low, high), high, low, draw.randint(low, high), draw.randint(1, 50))
+
+
+def trades(stamp: int) -> bool:
+    return random.Random(-stamp).random() < 0.8
+
+
+class Exchange:
+    """A provider that knows the truth up to the test's clock and counts what it is asked."""
+
+    api_version = 1
+    market = Market("lab", "Laboratory", "")
+    id, name, description, version = "exchange", "Exchange", "A truth that is known.", "1"
+
+    def __init__(self, live: Live = Live.POLL) -> None:
+        self.capabilities = Capabilities(
+            (MINUTE, Timeframe(1, "h"), Timeframe(1, "d")), live, max_rows_per_call=1000, settle_ms=5_000
+        )
+        self.fetches = self.streams = 0
+        self.down = False
+        self.lag = 0  # how long after the fact it has anything
+        self.skew = 0  # how far its clock is from ours
+        self.corrected: dict[int, tuple[float, ...]] = {}  # minutes that are not what they were
+        self.urgencies: list[Urgency] = []
+        self.spans: list[Span] = []
+
+    async def start(self) -> None: ...
+
+    async def close(self) -> None: ...
+
+    async def listings(self) -> Sequence[Listing]:
+        return [Listing("BTC", first_available=FIRST), Listing("ETH", first_available=FIRST)]
+
+    def rows(self, span: Span) -> Candles:
+        until = min(span.until, self.now_ms() - self.lag)
+        stamps = [s for s in range(MINUTE.ceil(max(span.since, FIRST)), until, 60_000) if self.minute(s)]
+        rows = []
+        for stamp in stamps:
+            row = self.minute(stamp)
+            if stamp + 60_000 > self.now_ms():  # forming: half of its volume so far, and closing at its opening
+                row = (*row[:4], row[1], row[5] / 2)
+            rows.append(row)
+        return Candles.from_rows(rows)
+
+    def minute(self, stamp: int) -> tuple[float, ...]:
+        """A minute as it is by now known to have been; nothing where nobody traded."""
+        return self.corrected.get(stamp) or (minute(stamp) if trades(stamp) else ())
+
+    def correct(self, stamp: int) -> None:
+        """Change what is said of a minute that is over."""
+        _, *prices, volume = self.corrected.get(stamp) or minute(stamp)
+        self.corrected[stamp] = (stamp, *prices, volume + 1000)
+
+    def truth(self, timeframe: Timeframe, since: int, until: int, days: str = "UTC") -> list[Candle]:
+        """The final candles that open in ``[since, until)``."""
+        at = zone(days)
+        opens, ends = timeframe.floor(since, at), timeframe.ceil(until, at)
+        rows = [row for s in range(max(opens, MINUTE.ceil(FIRST)), ends, 60_000) if (row := self.minute(s))]
+        return list(fold(Candles.from_rows(rows), timeframe, at).between(Span(since, until)))
+
+    def now_ms(self) -> int:
+        return clock.now_ms() + self.skew
+
+    async def first_available(self, instrument: Instrument) -> int | None:
+        return FIRST
+
+    def refused(self, rows: int) -> None: ...
+
+    async def fetch(
+        self, instrument: Instrument, timeframe: Timeframe, span: Span, urgency: Urgency = Urgency.QUERY
+    ) -> Page:
+        self.fetches += 1
+        self.urgencies.append(urgency)
+        self.spans.append(span)
+        await asyncio.sleep(0)
+        if self.down:
+            raise ProviderUnavailable("The exchange is down.")
+        wide = Span(span.since, timeframe.ceil(span.until))
+        candles = fold(self.rows(wide), timeframe)
+        cut = candles[: self.capabilities.max_rows_per_call]
+        to = span.until if len(cut) == len(candles) else timeframe.next(int(cut.timestamp[-1]))
+        return Page(cut, span.since, min(to, timeframe.floor(self.now_ms() - self.lag)))
+
+    def stream(self, instrument: Instrument) -> AsyncIterator[Candles] | None:
+        return self._stream() if self.capabilities.live is Live.STREAM else None
+
+    async def _stream(self) -> AsyncIterator[Candles]:
+        self.streams += 1
+        while True:
+            await asyncio.sleep(0.005)
+            if self.down:
+                raise ProviderUnavailable("The socket was cut.")
+            opening = MINUTE.floor(self.now_ms())
+            candles = self.rows(Span(opening, opening + 60_000))
+            if len(candles):
+                yield candles
+
+
+class OneProvider:
+    """A registry of the one."""
+
+    def __init__(self, provider: Exchange) -> None:
+        self.provider = provider
+
+    async def get(self, market: str, provider: str) -> Exchange | None:
+        return self.provider if (market, provider) == ("lab", "exchange") else None
+
+    def statuses(self) -> list[Candle]:
+        return []
+
+
+async def eventually(holds: Callable[[], bool]) -> None:
+    """Wait until something holds; the test's own assertion says what is wrong if it never does."""
+    for _ in range(500):
+        if holds():
+            break
+        await asyncio.sleep(0.01)
+    await asyncio.sleep(0.01)
+
+
+def quickly(patch: pytest.MonkeyPatch) -> None:
+    """Let everything that is done once a second be done much oftener."""
+    patch.setattr(feed_module, "POLL_S", 0.02)
+    patch.setattr(feed_module, "STREAM_POLL_S", 0.02)
+    patch.setattr(feed_module, "RETRY_S", 0.02)
+    patch.setattr(feed_module, "SPREAD_S", 0.0)
+    patch.setattr(feed_module, "MAX_BACKOFF_S", 0.02)
+    patch.setattr(leader_module, "EVERY_S", 0.05)
+    patch.setattr(hub_module, "EVERY_S", 0.05)
+    patch.setattr(hub_module, "PATIENCE_S", 0.05)
+    patch.setattr(hub_module, "RENEW_S", 0.2)
+    patch.setattr(hub_module, "ASK_S", 0.1)
+    patch.setattr(hub_module, "ADOPT_S", 2.0)
+    patch.setattr(notify_module, "RETRY_S", 0.05)
+    patch.setattr(changes_module, "EVERY_S", 0.05)
+    patch.setattr(collector_module, "FORMING_TTL_S", 0.0)
+    for module in (live_module, leader_module):
+        patch.setattr(module, "LEASE_S", 0.5)
+
+
+class Gate(Database):
+    """A pool whose process may be frozen: then nothing that it asks for goes on."""
+
+    def __init__(self, dsn: str) -> None:
+        super().__init__(dsn, max_connections=5)
+        self.open_gate = asyncio.Event()
+        self.open_gate.set()
+
+    @asynccontextmanager
+    async def connection(self) -> AsyncIterator[Any]:
+        await self.open_gate.wait()
+        async with super().connection() as connection:
+            yield connection
+
+    async def die(self) -> None:
+        """Lose every connection, and get none any more."""
+        assert self._pool
+        self._pool.terminate()
+
+
+class Process:
+    """One of those that share a database: a pool, a history and a cluster of its own, in this event loop."""
+
+    def __init__(self, database: Database, exchange: Exchange, redis_url: str | None = None) -> None:
+        self.exchange = exchange
+        self.database = database
+        self.history = History.over(database, OneProvider(exchange))
+        self.cluster = Cluster(self.history, redis_url=redis_url)
+        self.hub = self.cluster.hub
+        self.loss = 0.0  # the share of what others say that does not arrive
+        self._missed: list[Any] = []
+        self._receive = self.cluster.bus.receive
+        self.cluster.bus.receive = self._hear  # type: ignore[method-assign]
+        self._tasks = [asyncio.create_task(self.cluster.run()), asyncio.create_task(self.history.store.changes.watch())]
+
+    @classmethod
+    async def start(cls, dsn: str, exchange: Exchange) -> Self:
+        """Start one with connections of its own."""
+        gate = Gate(dsn)
+        await gate.open()
+        return cls(gate, exchange)
+
+    @property
+    def feeds(self) -> list[Feed]:
+        """What it leads."""
+        return list(self.cluster.leader._feeds.values())
+
+    def _hear(self, payload: str | bytes) -> None:
+        if isinstance(self.database, Gate) and not self.database.open_gate.is_set():
+            self._missed.append(payload)
+        elif random.random() >= self.loss:
+            self._receive(payload)
+
+    async def stop(self) -> None:
+        """End it as a signal does; what it holds is given back."""
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self.history.collector.close()
+        if isinstance(self.database, Gate):
+            await self.database.close()
+
+    async def kill(self) -> None:
+        """End it without a word to anybody."""
+        assert isinstance(self.database, Gate)
+        await self.database.die()
+        self.database.open_gate.set()
+        await self.stop()
+
+    def freeze(self) -> None:
+        """Let it stand still."""
+        assert isinstance(self.database, Gate)
+        self.database.open_gate.clear()
+
+    def thaw(self) -> None:
+        """Let it go on where it stood."""
+        assert isinstance(self.database, Gate)
+        self.database.open_gate.set()
+        missed, self._missed = self._missed, []
+        for payload in missed:
+            self._receive(payload)
+
+
+class Client:
+    """Subscribes and keeps what it is told."""
+
+    def __init__(self, hub: Hub, timeframe: str = "1m", since: int | None = None, days: str = "UTC") -> None:
+        self.series = Series(BTC, Timeframe.parse(timeframe))
+        self.since = since
+        self.zone = zone(days) if days != "UTC" else UTC
+        self.events: list[Event] = []
+        self.caught_up = asyncio.Event()
+        self.task = asyncio.create_task(self._listen(hub))
+
+    async def _listen(self, hub: Hub) -> None:
+        async for event in hub.subscribe(self.series, self.since, self.zone):
+            self.events.append(event)
+            if event.caught_up:
+                self.caught_up.set()
+
+    async def leave(self) -> None:
+        self.task.cancel()
+        await asyncio.gather(self.task, return_exceptions=True)
+
+    def closed(self) -> list[Candle]:
+        """The final candles in the order they were told, from snapshots and from closes."""
+        told = [e for e in self.events if e.kind in {EventKind.SNAPSHOT, EventKind.CLOSE}]
+        return [candle for event in told for candle in event.candles if candle.closed]
+
+    def known(self) -> list[Candle]:
+        """The final candles as they are known after all that was told."""
+        told = [e.candles for e in self.events if e.kind in {EventKind.SNAPSHOT, EventKind.CLOSE, EventKind.CORRECTION}]
+        return list(concat([candles[candles.closed] for candles in told]).sorted())
+
+    def kinds(self) -> list[EventKind]:
+        return [event.kind for event in self.events]
