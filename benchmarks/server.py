@@ -29,6 +29,7 @@ from schema.build import build_schema
 from schema.query import Query
 from schema.scalars import SCALARS
 from server.app import WEB
+from server.connections import Connections
 from server.endpoint import Endpoint
 from storage.database import Database
 from storage.history import History
@@ -63,7 +64,7 @@ async def main(kind: str, source: str, dsn: str) -> None:
         history = MemoryHistory()
     accounts = Accounts(Users(database), Tokens(list), Limiter())
     services = Services(history, stored.instruments, registry, Hub(stored), 500, 5_000, accounts)
-    endpoint: Any = Endpoint(build_schema(), services, WEB, [])
+    endpoint: Any = Endpoint(build_schema(), services, WEB, [], Connections())
     if kind == "stock":
         schema = strawberry.Schema(Query, config=StrawberryConfig(scalar_map=SCALARS))
 

@@ -10,7 +10,7 @@ from weakref import WeakValueDictionary
 from candlegraph.answer import Answer, Ask, GapReason
 from candlegraph.candle import Candles
 from candlegraph.errors import BadUserInput, ProviderUnavailable
-from candlegraph.event import Event, EventKind
+from candlegraph.event import Event, EventKind, heartbeat
 from candlegraph.provider import Live, Provider
 from candlegraph.series import Record, Series
 from candlegraph.timeframe import MINUTE, Timeframe
@@ -61,7 +61,7 @@ class Hub:
             yield Event(EventKind.SNAPSHOT, seq, candles, caught_up=True)
             while True:
                 event = await listener.next(HEARTBEAT_S)
-                yield event or Event(EventKind.HEARTBEAT, topic.seq, Candles.empty())
+                yield event or heartbeat(topic.seq)
                 if event and event.kind is EventKind.RESYNC:
                     return
 

@@ -83,6 +83,13 @@ class Settings(BaseSettings):
     allowed_origins: str = Field(
         "", description="Comma-separated origins of other sites whose pages may use the API from a browser."
     )
+    max_connections: int = Field(10_000, ge=1, description="How many WebSockets and event streams a process carries.")
+    max_connections_per_address: int = Field(
+        100, ge=1, description="How many of them one address may have (of IPv6, one /64 network)."
+    )
+    max_operations_per_socket: int = Field(
+        100, ge=1, le=10_000, description="How many operations a WebSocket carries at once."
+    )
     files_dir: Path | None = Field(None, description="The folder that the `files` provider serves.")
     files_timezone: str | None = Field(None, description="The IANA zone in which the days of these files open.")
     ccxt_exchanges: str = Field(
