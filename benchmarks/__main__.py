@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import sys
 
-from benchmarks import nouns, serving, startup, writing
+from benchmarks import fanout, nouns, serving, startup, writing
 
 BENCHMARKS = {
     "fold": nouns.fold_a_year,
@@ -14,6 +14,7 @@ BENCHMARKS = {
     "memory": serving.from_memory,
     "postgres": serving.from_postgres,
     "listeners": serving.listeners,
+    "fanout": fanout.fan_out,
 }
 
 
