@@ -139,7 +139,7 @@ async def test_a_thousand_listeners_are_served_and_leave_nothing() -> None:
 async def test_who_does_not_read_delays_nobody_and_is_closed_with_4410(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(wire, "STALLED_S", 0.5)
     stage = Stage()
-    async with staged(services(stage)) as serving:
+    async with staged(services(stage), ws_ping_interval=None) as serving:
         stalled = await Stalled.connect(serving.url, WIDE)
         clients = [asyncio.create_task(_count(serving, 3000)) for _ in range(50)]
         await until(lambda: len(stage.listeners) == 51)
@@ -170,11 +170,12 @@ async def test_a_peer_that_never_reads_again_is_cut_off(monkeypatch: pytest.Monk
     monkeypatch.setattr(wire, "STALLED_S", 0.1)
     monkeypatch.setattr(wire, "FAREWELL_S", 0.1)
     stage = Stage()
-    async with staged(services(stage)) as serving:
+    async with staged(services(stage), ws_ping_interval=None) as serving:
         stalled = await Stalled.connect(serving.url, WIDE)
-        while stage.listeners:
-            stage.close()
-            await asyncio.sleep(0)
+        async with asyncio.timeout(20):
+            while stage.listeners:
+                stage.close()
+                await asyncio.sleep(0)
         await until(lambda: not serving.server.server_state.connections)
         stalled.writer.close()
 
@@ -380,9 +381,10 @@ async def test_a_stream_that_is_not_read_is_cut_off(monkeypatch: pytest.MonkeyPa
             b"content-length: %d\r\n\r\n%s" % (len(body), body)
         )
         await until(lambda: len(stage.listeners))
-        while stage.listeners:
-            stage.close()
-            await asyncio.sleep(0)
+        async with asyncio.timeout(20):
+            while stage.listeners:
+                stage.close()
+                await asyncio.sleep(0)
         await until(lambda: not serving.server.server_state.connections)
         assert reader
         writer.close()
