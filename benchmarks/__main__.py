@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import sys
 
-from benchmarks import aggregates, nouns, serving, startup, writing
+from benchmarks import aggregates, fanout, nouns, serving, startup, writing
 
 BENCHMARKS = {
     "fold": nouns.fold_a_year,
@@ -15,6 +15,7 @@ BENCHMARKS = {
     "memory": serving.from_memory,
     "postgres": serving.from_postgres,
     "listeners": serving.listeners,
+    "fanout": fanout.fan_out,
 }
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Hashable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
@@ -77,6 +77,16 @@ class Context:
     def loaders(self) -> Loaders:
         """The loaders of this operation."""
         return Loaders(self.services)
+
+    @property
+    def scope(self) -> Hashable:
+        """What the viewer may see; who it is shows in no event of a subscription."""
+        return self.viewer.roles, self.origin.trusted
+
+    def for_audience(self) -> Context:
+        """Surroundings of everybody with the same scope: there is nothing in them that is one's own."""
+        origin = Origin(trusted=self.origin.trusted)
+        return replace(self, viewer=Viewer(roles=self.viewer.roles), origin=origin, connection_params=None)
 
     def for_operation(self) -> Context:
         """The same surroundings with loaders of its own."""

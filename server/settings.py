@@ -102,6 +102,13 @@ class Settings(BaseSettings):
     providers_disabled: str = Field(
         "", description="Comma-separated providers, such as `crypto.kraken`, or whole plugins not to use."
     )
+    max_connections: int = Field(10_000, ge=1, description="How many WebSockets and event streams a process carries.")
+    max_connections_per_address: int = Field(
+        100, ge=1, description="How many of them one address may have (of IPv6, one /64 network)."
+    )
+    max_operations_per_socket: int = Field(
+        100, ge=1, le=10_000, description="How many operations a WebSocket carries at once."
+    )
     files_dir: Path | None = Field(None, description="The folder that the `files` provider serves.")
     files_timezone: str | None = Field(None, description="The IANA zone in which the days of these files open.")
     ccxt_exchanges: str = Field(
