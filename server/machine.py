@@ -28,6 +28,7 @@ from storage.limits import Limiter
 from storage.migrate import migrate
 from storage.tracking import Tracking
 from storage.users import Users
+from storage.workers import Workers
 
 log = logging.getLogger(__name__)
 
@@ -124,11 +125,12 @@ async def machine(settings: Settings, *, serving: bool = False) -> AsyncIterator
         history = History.over(opened, registry, await read_levels(opened))
         stack.push_async_callback(history.collector.close)
         cluster = Cluster(history, redis_url=redis_url, shards=settings.feed_shards)
-        backfills = Backfills(history, workers=settings.backfill_workers)
-        tracking = Tracking(history, backfills)
+        backfills = Backfills(history)
+        tracking = Tracking(backfills)
         loops = [history.store.changes.watch()]
         if serving:
-            loops += [cluster.run(), backfills.work(), tracking.keep()]
+            workers = Workers(backfills, workers=settings.backfill_workers)
+            loops += [cluster.run(), workers.work(), tracking.keep()]
         for loop in loops:
             stack.push_async_callback(_cancelled, asyncio.create_task(loop))
         tokens = Tokens(partial(_keys, settings))
