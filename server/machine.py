@@ -31,6 +31,7 @@ from storage.migrate import migrate
 from storage.refresher import Refresher
 from storage.tracking import Tracking
 from storage.users import Users
+from storage.workers import Workers
 
 log = logging.getLogger(__name__)
 
@@ -130,11 +131,12 @@ async def machine(settings: Settings, *, serving: bool = False) -> AsyncIterator
         stack.push_async_callback(history.instruments.close)
         stack.push_async_callback(history.collector.close)
         cluster = Cluster(history, redis_url=redis_url, shards=settings.feed_shards)
-        backfills = Backfills(history, workers=settings.backfill_workers)
-        tracking = Tracking(history, backfills)
+        backfills = Backfills(history)
+        tracking = Tracking(backfills)
         loops = [history.store.changes.watch()]
         if serving:
-            loops += [cluster.run(), backfills.work(), tracking.keep()]
+            workers = Workers(backfills, workers=settings.backfill_workers)
+            loops += [cluster.run(), workers.work(), tracking.keep()]
             if kind is Aggregates.CONTINUOUS or settings.retention_days is not None:
                 loops.append(Refresher(opened, kind, settings.retention_days).run())
         for loop in loops:

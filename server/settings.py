@@ -91,7 +91,7 @@ class Settings(BaseSettings):
         1, ge=1, le=64, description="Among how many processes the live series of one provider may be divided."
     )
     backfill_workers: int = Field(
-        4, ge=1, le=64, description="How many parts of backfills this process works on at once."
+        4, ge=1, le=64, description="How many parts of backfills this process works on at once, of each provider."
     )
     require_auth: bool = Field(False, description="`true` shows market data to nobody who is not signed in.")
     default_chart_points: int = Field(500, ge=1, description="How many candles a query without `limit` returns.")

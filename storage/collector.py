@@ -60,6 +60,7 @@ class Collected:
     calls: int = 0
     rows: int = 0  # how many candles were stored
     exhausted: bool = False  # the call budget ended before the span did
+    reached: int = 0  # where it did: everything before was asked for (of the oldest first)
 
 
 @dataclass(frozen=True, slots=True)
@@ -189,6 +190,8 @@ class _Errand:
         left = Spans([piece])
         if final:  # whoever had it before us may have fetched some of it
             left = self._unknown(piece, (await self.collector.store.ledgers([self.record.id]))[0])
+            if left != Spans([piece]):
+                self.collector.ledgers.forget(self.record.id)  # we have not been told of it yet
         rows, length = 0, piece.until - piece.since
         for part in left:
             rows += await self._fill(Span(part.since - self.want.overlap_ms, part.until) if final else part)
@@ -230,7 +233,7 @@ class _Errand:
         left, rows, dense = Spans([piece]), 0, False
         while left and not self.result.failure:
             if self.result.calls >= self.want.calls:
-                self.result.exhausted = True
+                self.result.exhausted, self.result.reached = True, cursor
                 break
             windows = self._windows(next(iter(left)), dense=dense)
             pages = await asyncio.gather(*(self._call(window) for window in windows))

@@ -89,6 +89,8 @@ class Instruments:
         market, provider = selection.market, selection.provider
         if (selection.symbols is None) == (selection.pattern is None):
             raise BadUserInput("Give either `symbols` or a `pattern`.")
+        if selection.symbols is not None and not selection.symbols:
+            raise BadUserInput("`symbols` names no symbol.")
         if error := (await self._list({(market, provider)}))[market, provider]:
             raise error
         names = None if selection.symbols is None else list(dict.fromkeys(map(_plain, selection.symbols)))
