@@ -413,12 +413,6 @@ async def providers(data_dir: Path | None) -> None:
     )
 
 
-def _instant(text: str | None) -> int | None:
-    from schema.scalars import parse_timestamp  # noqa: PLC0415
-
-    return None if text is None else parse_timestamp(int(text) if text.isdecimal() and len(text) < 20 else text)
-
-
 @main.command()
 @_data_dir
 @_command

@@ -233,7 +233,7 @@ class _Errand:
         left, rows, dense = Spans([piece]), 0, False
         while left and not self.result.failure:
             if self.result.calls >= self.want.calls:
-                self.result.exhausted, self.result.reached = True, cursor
+                self.result.exhausted, self.result.reached = True, next(iter(left)).since
                 break
             windows = self._windows(next(iter(left)), dense=dense)
             pages = await asyncio.gather(*(self._call(window) for window in windows))

@@ -94,7 +94,7 @@ class Stage:
     async def empty(self) -> None:
         """Wait until nobody listens."""
         async with asyncio.timeout(10):
-            while self.listeners:  # noqa: ASYNC110
+            while self.listeners:
                 await asyncio.sleep(0.005)
 
 
@@ -131,7 +131,7 @@ async def staged(made: Services, caps: Caps | None = None, **config: Any) -> Asy
     settings = uvicorn.Config(app, port=0, log_config=None, access_log=False, lifespan="off", **protocols, **config)
     server = uvicorn.Server(settings)
     serving = asyncio.create_task(server._serve())
-    while not server.started:  # noqa: ASYNC110
+    while not server.started:
         await asyncio.sleep(0.005)
     try:
         port = server.servers[0].sockets[0].getsockname()[1]

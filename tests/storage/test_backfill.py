@@ -78,12 +78,8 @@ async def at_work(backfills: Backfills, count: int = 2) -> AsyncIterator[Workers
 
 async def done(backfills: Backfills, job: int, seconds: float = 20) -> Backfill:
     """The job when it has ended."""
-    last = None
     async with asyncio.timeout(seconds):
-        async for last in backfills.follow(job):
-            pass
-    assert last
-    return last
+        return [state async for state in backfills.follow(job)][-1]
 
 
 async def run(world: World, since: int, until: int | None, **more: object) -> Backfill:
