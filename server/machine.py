@@ -19,6 +19,7 @@ from resolvers.roster import Roster
 from resolvers.tokens import Tokens
 from server.keys import kept_key
 from server.settings import Settings
+from storage.cache import Cache
 from storage.candles import CandleStore
 from storage.database import Database
 from storage.embedded import EmbeddedPostgres
@@ -26,6 +27,8 @@ from storage.history import History
 from storage.levels import read_levels
 from storage.limits import Limiter
 from storage.migrate import migrate
+from storage.redis import Redis
+from storage.shelf import Shelf
 from storage.users import Users
 
 log = logging.getLogger(__name__)
@@ -42,6 +45,7 @@ class Machine:
     registry: Registry
     store: CandleStore
     services: Services
+    redis: Redis
 
 
 @asynccontextmanager
@@ -113,17 +117,19 @@ async def roster(settings: Settings) -> AsyncIterator[Roster]:
 async def machine(settings: Settings) -> AsyncIterator[Machine]:
     """Everything, started; stopped in reverse order on the way out."""
     registry = Registry(os.environ)
-    limiter = Limiter(settings.redis_url.get_secret_value() if settings.redis_url else None)
+    redis = Redis(settings.redis_url.get_secret_value() if settings.redis_url else None)
     async with database(settings) as opened, AsyncExitStack() as stack:
+        stack.push_async_callback(redis.close)
         stack.push_async_callback(registry.close)
-        history = History.over(opened, registry, await read_levels(opened))
+        cache = await stack.enter_async_context(_cache(settings, opened, redis))
+        history = History.over(opened, registry, await read_levels(opened), cache)
         stack.push_async_callback(history.collector.close)
         watching = asyncio.create_task(history.store.changes.watch())
         stack.push_async_callback(_cancelled, watching)
         hub = Hub(history)
         stack.push_async_callback(hub.close)
         tokens = Tokens(partial(_keys, settings))
-        accounts = Accounts(Users(opened), tokens, limiter, require_auth=settings.require_auth)
+        accounts = Accounts(Users(opened), tokens, Limiter(redis), require_auth=settings.require_auth)
         stack.push_async_callback(accounts.close)
         services = Services(
             history,
@@ -134,7 +140,21 @@ async def machine(settings: Settings) -> AsyncIterator[Machine]:
             settings.max_chart_points,
             accounts,
         )
-        yield Machine(settings, opened, registry, history.store, services)
+        yield Machine(settings, opened, registry, history.store, services, redis)
+
+
+@asynccontextmanager
+async def _cache(settings: Settings, opened: Database, redis: Redis) -> AsyncIterator[Cache | None]:
+    """The cache of candles; none where it could keep nothing."""
+    capacity = settings.cache_mb * 1_048_576
+    if not settings.redis_url:
+        yield Cache(capacity) if capacity else None
+        return
+    shelf = Shelf(redis, (await opened.read("database_name"))[0]["name"])
+    try:
+        yield Cache(capacity, shelf)
+    finally:
+        await shelf.close()
 
 
 def _keys(settings: Settings) -> list[bytes]:

@@ -65,7 +65,13 @@ class Settings(BaseSettings):
         ),
     )
     redis_url: SecretStr | None = Field(
-        None, description="A Redis or Valkey in which several processes count sign-ins together: `redis://host:6379/0`."
+        None,
+        description=(
+            "A Redis or Valkey in which several processes count sign-ins together and share final candles: `redis://host:6379/0`."
+        ),
+    )
+    cache_mb: int = Field(
+        64, ge=0, le=65_536, description="How many megabytes of final candles each process keeps in memory; 0 for none."
     )
     secret_key: SecretStr | None = Field(
         None,

@@ -15,6 +15,7 @@ from candlegraph.answer import Answer, Ask
 from candlegraph.errors import ProviderError, ProviderUnavailable
 from candlegraph.provider import Provider, Providers
 from candlegraph.series import Record
+from storage.cache import Cache
 from storage.candles import CandleStore
 from storage.changes import Changes
 from storage.collector import Collector
@@ -38,19 +39,20 @@ class History:
     collector: Collector
     providers: Providers
     levels: Levels
+    cache: Cache | None = None
 
     @classmethod
-    def over(cls, database: Database, providers: Providers, levels: Levels = ALL) -> Self:
+    def over(cls, database: Database, providers: Providers, levels: Levels = ALL, cache: Cache | None = None) -> Self:
         """Put it together over a database and its providers; `storage.changes.Changes.watch` is for the caller to run."""
         store = CandleStore(database, Changes(database))
-        return cls(store, Ledgers(store), Instruments(database, providers), Collector(store), providers, levels)
+        return cls(store, Ledgers(store), Instruments(database, providers), Collector(store), providers, levels, cache)
 
     async def answer(self, asks: Sequence[Ask]) -> list[Answer | BaseException]:
         """Answer many questions at once: what they need of the database is read in one statement a step.
 
         An item that fails is its exception (NotFound, BadUserInput, ProviderError, Unavailable) and disturbs no other.
         """
-        reader = Reader(self.store, self.ledgers, self.instruments, self.levels)
+        reader = Reader(self.store, self.ledgers, self.instruments, self.levels, self.cache)
         return await asyncio.gather(*(self._answer(ask, reader) for ask in asks), return_exceptions=True)
 
     async def _answer(self, ask: Ask, reader: Reader) -> Answer:
