@@ -17,7 +17,7 @@ from candlegraph.span import Span, Spans
 from storage.chunks import Chunk, Edition, Rows, between, candles_of, rows_of
 from storage.shelf import Shelf
 
-MAX_CHUNKS = 256  # 65,536 buckets: longer windows, those over sparse series, are none of the cache's business
+MAX_LONG_ROWS = 16_384  # a long chunk with more is not kept: nobody asks for so many candles
 ENTRY_BYTES = 480  # what an entry takes besides its columns
 
 
@@ -51,10 +51,6 @@ class Cache:
         self._entries: OrderedDict[str, _Entry] = OrderedDict()
         self.size = 0  # bytes
 
-    def __len__(self) -> int:
-        """How many chunks are kept, whole or not."""
-        return len(self._entries)
-
     def find(self, chunks: Sequence[Chunk], span: Span, shelved: Mapping[Chunk, Rows]) -> Found:
         """What is kept of ``span``, which ``chunks`` hold, or came from the shelf."""
         spans: list[Span] = []
@@ -77,9 +73,9 @@ class Cache:
 
     def keep(self, edition: Edition, span: Span, candles: Candles) -> None:
         """Keep the final candles of ``span``, whole buckets of which all are known."""
-        if not span:
-            return
         chunks = edition.chunks(span)
+        if chunks[0].long and len(candles) > MAX_LONG_ROWS:
+            return
         cuts = np.searchsorted(candles.timestamp, [chunk.span.until for chunk in chunks]).tolist()
         for chunk, low, high in zip(chunks, [0, *cuts], cuts, strict=False):
             self._put(chunk, chunk.span & span, rows_of(candles[low:high]))
@@ -100,7 +96,7 @@ class Cache:
             entry = _Entry(old.spans | entry.spans, np.concatenate([before, rows, after], axis=1))
             entry.rows.flags.writeable = False
         self._replace(chunk, entry)
-        if self.shelf and entry.spans.covers(chunk.span):
+        if self.shelf and not chunk.long and entry.spans.covers(chunk.span):
             self.shelf.offer(chunk, entry.rows)
 
     def _replace(self, chunk: Chunk, entry: _Entry) -> None:

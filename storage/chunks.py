@@ -18,6 +18,7 @@ from candlegraph.timeframe import Timeframe
 from candlegraph.zone import UTC, Zone
 
 BUCKETS = 256
+MAX_CHUNKS = 256  # 65,536 buckets
 VERSION = 1
 ROW_BYTES = 48  # six columns of eight bytes
 _HEADER = struct.Struct("<B3xI")  # the version, and the checksum of the name and the columns
@@ -27,10 +28,11 @@ Rows = NDArray[np.int64]  # (6, n): the timestamps, and the bits of the five num
 
 @dataclass(frozen=True, slots=True)
 class Chunk:
-    """A piece of an edition: ``span`` holds 256 whole buckets."""
+    """A piece of an edition: ``span`` holds 256 whole buckets; or more, of a sparse series: such a one is not shared."""
 
     name: str
     span: Span
+    long: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,28 +44,22 @@ class Edition:
     zone: Zone
 
     @classmethod
-    def of(cls, record: Record, revision: int, timeframe: Timeframe, zone: Zone) -> Edition:
-        """Name it by everything that an answer depends on."""
+    def of(cls, record: Record, revision: int, timeframe: Timeframe, zone: Zone, relation: str = "") -> Edition:
+        """Name it by everything that an answer depends on; with a ``relation``, by all that its stored candles depend on."""
         # Buckets of whole days can be made of stored days, which belong to a zone; shorter ones are the same in all.
         zone = UTC if timeframe.width_ms % DAY_MS else zone
         # What lies before the listing and behind the end counts as known, so where they are is a part of the name.
         known = f"{record.timezone}:{record.first_available}:{record.ended_at}"
-        return cls(f"{record.id}:{revision}:{known}:{timeframe}:{zone.name}", timeframe, zone)
-
-    def count(self, span: Span) -> int:
-        """How many chunks hold ``span``."""
-        first, last = self._numbers(span)
-        return last - first + 1
+        return cls(f"{record.id}:{revision}:{known}:{relation}:{timeframe}:{zone.name}", timeframe, zone)
 
     def chunks(self, span: Span) -> list[Chunk]:
-        """The chunks that hold ``span``, ascending."""
-        first, last = self._numbers(span)
+        """The chunks that hold ``span``, which is not empty, ascending; one long chunk where they would be too many."""
+        first, last = self.timeframe.index(np.array([span.since, span.until - 1], np.int64), self.zone).tolist()
+        first, last = first // BUCKETS, last // BUCKETS
+        if last - first >= MAX_CHUNKS:
+            return [Chunk(f"{self.name}:{span.since}-{span.until}", span, long=True)]
         edges = self.timeframe.open_at(np.arange(first, last + 2, dtype=np.int64) * BUCKETS, self.zone).tolist()
         return [Chunk(f"{self.name}:{first + i}", Span(edges[i], edges[i + 1])) for i in range(last - first + 1)]
-
-    def _numbers(self, span: Span) -> tuple[int, int]:
-        first, last = self.timeframe.index(np.array([span.since, span.until - 1], np.int64), self.zone) // BUCKETS
-        return int(first), int(last)
 
 
 def rows_of(candles: Candles) -> Rows:

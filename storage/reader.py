@@ -26,7 +26,7 @@ class Reader:
         self.levels = levels
         self.cache = cache
         self._shelved: DataLoader[tuple[Chunk, ...], dict[Chunk, Rows]] | None = None
-        if cache and cache.shelf:
+        if cache is not None and cache.shelf is not None:
             self._shelved = DataLoader(cache.shelf.load, cache=False)
         self.record: DataLoader[Instrument, Record] = DataLoader(instruments.find, cache=False)  # type: ignore[arg-type]
         self.ledger: DataLoader[int, Ledger] = DataLoader(ledgers.load, cache=False)
@@ -37,7 +37,7 @@ class Reader:
 
         Who asks for none waits as well, so that what all questions of a tick read of the database stays one statement.
         """
-        if not (self._shelved and self.cache and self.cache.shelf and self.cache.shelf.open):
+        if self._shelved is None or self.cache is None or self.cache.shelf is None or not self.cache.shelf.open:
             return {}
         found = await self._shelved.load(tuple(chunks))
         self.cache.keep_shelved(found)

