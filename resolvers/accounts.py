@@ -62,7 +62,6 @@ class Accounts:
     async def close(self) -> None:
         """Let go of what runs."""
         await self.standing.close()
-        await self._limiter.close()
 
     async def identify(self, authorization: str | None) -> Viewer:
         """Who shows this Authorization header. Never raises: what is wrong is said to the fields that ask who it is."""

@@ -46,6 +46,8 @@ def create_app(machine: Machine) -> Starlette:
                 await connection.fetchval("select 1")
         except CandlegraphError as error:
             return JSONResponse({"status": "unavailable", "detail": error.message}, 503)
+        if problem := await machine.redis.check():
+            return JSONResponse({"status": "degraded", "detail": f"{problem}: each process goes on alone."})
         return JSONResponse({"status": "ready"})
 
     app = Starlette(

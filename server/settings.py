@@ -73,9 +73,12 @@ class Settings(BaseSettings):
     redis_url: SecretStr | None = Field(
         None,
         description=(
-            "A Redis or Valkey in which several processes count sign-ins and upstream calls together: "
-            "`redis://host:6379/0`."
+            "A Redis or Valkey in which several processes count sign-ins and upstream calls together, share final candles and "
+            "tell each other what happens live: `redis://host:6379/0`."
         ),
+    )
+    cache_mb: int = Field(
+        64, ge=0, le=65_536, description="How many megabytes of final candles each process keeps in memory; 0 for none."
     )
     secret_key: SecretStr | None = Field(
         None,

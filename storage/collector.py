@@ -102,6 +102,11 @@ class Collector:
             task.add_done_callback(lambda done: self._retire(key, done))
         return task
 
+    def recent(self, record: Record, timeframe: Timeframe, ahead: Spans) -> Candles | None:
+        """The candles of ``ahead``, none of it final, where they were fetched within two seconds; asks nobody."""
+        tail = self._tails.get((record.id, timeframe))
+        return tail.candles if tail and tail.serves(ahead) else None
+
     async def close(self) -> None:
         """Stop what is under way; what was stored is stored, the rest will be asked for again."""
         for task in (tasks := list(self._tasks.values())):

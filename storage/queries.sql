@@ -120,6 +120,11 @@ select kind from storage_layout;
 -- name: levels_there
 select view_name, target_timeframe, is_active from preaggregation_configs where to_regclass(view_name) is not null;
 
+-- name: database_name
+-- What no other database is called: a copy of one has its id as well, but not its number.
+select database_id::text || '-' || (select oid::text from pg_database where datname = current_database()) as name
+from storage_layout;
+
 -- name: aggregates_written
 select aggregates_written($1::int4[], array(select timestamptz 'epoch' + s * interval '1 ms' from unnest($2::int8[]) with ordinality x (s, k) order by k),
   array(select timestamptz 'epoch' + s * interval '1 ms' from unnest($3::int8[]) with ordinality x (s, k) order by k), $4);
@@ -626,6 +631,3 @@ where instrument_id = $1 and timeframe = $2 and zone = $3 and seq > $4 order by 
 
 -- name: live_sweep
 delete from live_events where at < now() - interval '10 minutes';
-
--- name: database_id
-select database_id from storage_layout;
