@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import sys
 
-from benchmarks import nouns, serving, startup, writing
+from benchmarks import caching, nouns, serving, startup, writing
 
 BENCHMARKS = {
     "fold": nouns.fold_a_year,
@@ -14,6 +14,9 @@ BENCHMARKS = {
     "memory": serving.from_memory,
     "postgres": serving.from_postgres,
     "listeners": serving.listeners,
+    "cache": caching.one_series,
+    "watchlist": caching.watchlist,
+    "faults": caching.faults,
 }
 
 

@@ -1,4 +1,4 @@
-"""The servers that are measured: `python -m benchmarks.server ours|stock memory|postgres DSN`; prints its port.
+"""The servers that are measured: `python -m benchmarks.server ours|stock memory|postgres|cached DSN`; prints its port.
 
 `stock` is the same schema and resolvers on Strawberry's own executor, view and JSON.
 """
@@ -30,6 +30,7 @@ from schema.query import Query
 from schema.scalars import SCALARS
 from server.app import WEB
 from server.endpoint import Endpoint
+from storage.cache import Cache
 from storage.database import Database
 from storage.history import History
 from storage.limits import Limiter
@@ -55,9 +56,10 @@ async def main(kind: str, source: str, dsn: str) -> None:
     """Serve until ended."""
     database = Database(dsn, max_connections=4)
     registry = Registry({}, points=[])
-    if source == "postgres":
+    if source != "memory":
         await database.open()
-    stored = History.over(database, registry)
+    stored = History.over(database, registry, cache=Cache(64 << 20) if source == "cached" else None)
+    watching = asyncio.create_task(stored.store.changes.watch()) if source == "cached" else None
     history: Any = stored
     if source == "memory":
         history = MemoryHistory()
@@ -80,6 +82,8 @@ async def main(kind: str, source: str, dsn: str) -> None:
         await asyncio.sleep(0.01)
     print(server.servers[0].sockets[0].getsockname()[1], flush=True)
     await serving
+    if watching:
+        watching.cancel()
 
 
 if __name__ == "__main__":
