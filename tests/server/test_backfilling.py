@@ -169,8 +169,11 @@ async def test_a_thousand_identical_cold_queries_to_two_servers_make_one_call(
     remote: Remote, setting: dict[str, str], tmp_path: Path
 ) -> None:
     remote.latency_s = 0.5
-    query = """{ candles(market: "remote", provider: "tape", symbol: "A", since: %d, limit: 500)
-      { complete columns { timestamp close } } }""" % T0
+    query = (
+        """{ candles(market: "remote", provider: "tape", symbol: "A", since: %d, limit: 500)
+      { complete columns { timestamp close } } }"""
+        % T0
+    )
     with serving(tmp_path / "log1", **setting) as first, serving(tmp_path / "log2", **setting) as second:
         timeout = aiohttp.ClientTimeout(60)
         async with (
@@ -234,7 +237,8 @@ async def test_a_server_keeps_a_tracked_series_complete(
         remote.truth["A"] = minutes(since, 200)
         data = await ask(
             running,
-            'mutation { track(input: {market: "remote", provider: "tape", symbols: ["A"], since: %d}) { holes } }' % since,
+            'mutation { track(input: {market: "remote", provider: "tape", symbols: ["A"], since: %d}) { holes } }'
+            % since,
         )
         assert data["track"] == [{"holes": 1}]
         async with asyncio.timeout(20):

