@@ -242,6 +242,6 @@ async def test_a_server_keeps_a_tracked_series_complete(
         )
         assert data["track"] == [{"holes": 1}]
         async with asyncio.timeout(20):
-            while not (await ask(running, "{ tracked { nodes { holes } } }"))["tracked"]["nodes"] == [{"holes": 0}]:
+            while (await ask(running, "{ tracked { nodes { holes } } }"))["tracked"]["nodes"] != [{"holes": 0}]:
                 await asyncio.sleep(0.2)
     assert remote.asked[0][0] == "A"
