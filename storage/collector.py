@@ -185,7 +185,8 @@ class _Errand:
         if self.want.newest:
             piece = Span(max(piece.since, self.timeframe.floor(piece.until - self.reach, self.days)), piece.until)
         final = piece.since < self._final_until()
-        async with self.collector.claims.taken(self.key, piece, shared=final) as ours:
+        # Whoever leads need not wait until what a dead leader had claimed is free again: the lease says whose turn it is.
+        async with self.collector.claims.taken(self.key, piece, shared=final and not self.want.held) as ours:
             if ours:
                 await self._fetch(piece, final=final, missing=missing)
         return True

@@ -89,7 +89,9 @@ class Walk:
         return await self._answer(reached, cut=cut)
 
     async def _learn(self) -> None:
-        self.plan = replace(self.plan, ledger=await self.reader.ledger.load(self.record.id))
+        # A provider may learn what it can do while it is asked: that its feed is a delayed one, say.
+        capabilities = self.provider.capabilities if self.provider else None
+        self.plan = replace(self.plan, ledger=await self.reader.ledger.load(self.record.id), capabilities=capabilities)
 
     def _earliest(self, hi: int) -> int:
         """Where walking back ends: nothing is stored, and nothing can be fetched, before."""

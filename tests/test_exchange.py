@@ -12,7 +12,6 @@ from strawberry.types import ExecutionResult
 from candlegraph import MINUTE, Instrument, Live, Series, Timeframe, clock, fold
 from candlegraph.answer import Answer, Ask, GapReason
 from candlegraph.clock import MINUTE_MS
-from candlegraph.provider import Status
 from providers import calls
 from providers.ccxt import Ccxt
 from providers.guard import Guard
@@ -25,6 +24,7 @@ from tests.fakes.binance import FakeBinance
 from tests.fakes.exchange import HTML, T0, Fault, random_candles
 from tests.fakes.kraken import FakeKraken
 from tests.fakes.services import services_over
+from tests.fakes.upstream import Lineup
 
 MINUTES = 4_000
 TRUTH = random_candles(T0, MINUTES, keep=0.97)
@@ -32,17 +32,9 @@ NOW = int(TRUTH.timestamp[-1]) + 20_000  # the last one is forming
 SCHEMA = build_schema()
 
 
-class One:
+def alone(provider: Ccxt) -> Lineup:
     """A registry of the one provider."""
-
-    def __init__(self, provider: Ccxt) -> None:
-        self.provider = Guard(provider)
-
-    async def get(self, market: str, provider: str) -> Guard | None:
-        return self.provider if (market, provider) == ("crypto", self.provider.id) else None
-
-    def statuses(self) -> list[Status]:
-        return []
+    return Lineup([Guard(provider)])
 
 
 @pytest.fixture(scope="module")
@@ -92,7 +84,7 @@ async def api(
     database: Database, exchange: FakeBinance, binance: Ccxt, monkeypatch: pytest.MonkeyPatch
 ) -> AsyncIterator[Api]:
     monkeypatch.setattr(clock, "now_ms", lambda: NOW)
-    providers = One(binance)
+    providers = alone(binance)
     monkeypatch.setattr(calls, "BACKOFF_S", 0.01)
     history = History.over(database, providers)
     exchange.reset()
@@ -132,7 +124,7 @@ async def test_the_newest_candle_is_forming_and_is_not_stored(api: Api) -> None:
     newest = await api.candles("limit: 3")
     assert newest["columns"]["closed"][-1] is False
     stored = await api.services.history.store.ledgers([1])
-    assert all(span.until <= NOW - 5_000 for spans in stored[0].values() for span in spans)
+    assert all(span.until <= NOW - 5_000 for spans in stored[0].spans.values() for span in spans)
 
 
 FAULTS = {
@@ -217,7 +209,7 @@ async def test_after_a_restart_neither_candles_nor_symbols_are_asked_for_again(
         exchange.reset()
         provider = Ccxt("binance", exchange.ccxt_options()["binance"], folder=tmp_path)
         await provider.start()
-        providers = One(provider)
+        providers = alone(provider)
         history = History.over(database, providers)
         series = Series(Instrument("crypto", "binance", "BTC/USDT"), MINUTE)
         answer = (await history.answer([Ask(series, 3_000, T0, T0 + 3_000 * MINUTE_MS)]))[0]
@@ -241,7 +233,7 @@ async def test_of_kraken_what_lies_behind_its_newest_rows_is_told_to_be_out_of_r
         monkeypatch.setattr(clock, "now_ms", lambda: NOW)
         provider = Ccxt("kraken", kraken.ccxt_options()["kraken"])
         await provider.start()
-        history = History.over(database, One(provider))
+        history = History.over(database, alone(provider))
         series = Series(Instrument("crypto", "kraken", "BTC/USD"), MINUTE)
         since = MINUTE.floor(NOW) - 5_000 * MINUTE_MS
         answer = (await history.answer([Ask(series, 5_000, since)]))[0]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import aclosing
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,7 @@ from candlegraph import clock
 from candlegraph.candle import Candles, concat
 from candlegraph.clock import MINUTE_MS
 from candlegraph.errors import ProviderError, ProviderRefused, ProviderUnavailable, RateLimited, UnknownSymbol
-from candlegraph.provider import Live, Status, Streaming
+from candlegraph.provider import Live, Streaming
 from candlegraph.series import Instrument, Series
 from candlegraph.span import Span
 from candlegraph.timeframe import MINUTE
@@ -28,6 +28,7 @@ from storage.database import Database
 from storage.history import History
 from tests.fakes.binance import FakeBinance
 from tests.fakes.exchange import T0, Fault, random_candles
+from tests.fakes.upstream import Lineup
 
 pytestmark = pytest.mark.filterwarnings("ignore:enable_cleanup_closed ignored:DeprecationWarning")
 
@@ -411,19 +412,6 @@ async def test_pings_are_answered(connect: Connect, fake: FakeBinance) -> None:
 # From the socket to the store
 
 
-class One:
-    """A registry of the one provider."""
-
-    def __init__(self, provider: Ccxt) -> None:
-        self.provider = Guard(provider)
-
-    async def get(self, market: str, provider: str) -> Guard:
-        return self.provider
-
-    def statuses(self) -> Sequence[Status]:
-        return []
-
-
 @pytest.mark.usefixtures("listed_here")
 async def test_twenty_live_symbols_outlive_three_cuts_and_the_store_equals_the_truth(
     connect: Connect, fake: FakeBinance, database: Database, monkeypatch: pytest.MonkeyPatch
@@ -431,8 +419,7 @@ async def test_twenty_live_symbols_outlive_three_cuts_and_the_store_equals_the_t
     """The clock runs sixty times faster: a cut of a second loses a minute, which the history brings."""
     monkeypatch.setattr(feed_module, "STREAM_POLL_S", 0.5)
     monkeypatch.setattr(feed_module, "MAX_BACKOFF_S", 0.3)
-    providers = One(await connect())
-    history = History.over(database, providers)
+    history = History.over(database, Lineup([Guard(await connect())]))
     cluster = Cluster(history)
     loops = [asyncio.create_task(loop) for loop in (cluster.run(), history.store.changes.watch())]
     closed: dict[int, list[Candles]] = {number: [] for number in range(20)}

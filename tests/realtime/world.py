@@ -44,6 +44,7 @@ from storage import live as live_module
 from storage import notify as notify_module
 from storage.database import Database
 from storage.history import History
+from tests.fakes.upstream import Lineup
 
 START = 1_709_251_200_000 + 30_000  # 2024-03-01T00:00:30Z
 BTC = Instrument("lab", "exchange", "BTC")
@@ -79,6 +80,7 @@ class Exchange:
         self.corrected: dict[int, tuple[float, ...]] = {}  # minutes that are not what they were
         self.urgencies: list[Urgency] = []
         self.spans: list[Span] = []
+        self.late: list[int] = []  # minutes that a stream tells once more
 
     async def start(self) -> None: ...
 
@@ -148,28 +150,16 @@ class Exchange:
                 raise ProviderUnavailable("The socket was cut.")
             opening = MINUTE.floor(self.now_ms())
             candles = self.rows(Span(opening, opening + 60_000))
+            if self.late:
+                candles = Candles.from_rows([self.minute(stamp) for stamp in self.late]).merge(candles)
             if len(candles):
                 yield candles
 
 
-class OneProvider:
-    """A registry of the one."""
-
-    def __init__(self, provider: Exchange) -> None:
-        self.provider = provider
-
-    async def get(self, market: str, provider: str) -> Exchange | None:
-        return self.provider if (market, provider) == ("lab", "exchange") else None
-
-    def statuses(self) -> list[Candle]:
-        return []
-
-
-async def eventually(holds: Callable[[], bool]) -> None:
+async def eventually(holds: Callable[[], bool], seconds: float = 10) -> None:
     """Wait until something holds; the test's own assertion says what is wrong if it never does."""
-    for _ in range(500):
-        if holds():
-            break
+    deadline = asyncio.get_running_loop().time() + seconds
+    while not holds() and asyncio.get_running_loop().time() < deadline:  # noqa: ASYNC110 - there is no event
         await asyncio.sleep(0.01)
     await asyncio.sleep(0.01)
 
@@ -220,7 +210,7 @@ class Process:
     def __init__(self, database: Database, exchange: Exchange, redis_url: str | None = None) -> None:
         self.exchange = exchange
         self.database = database
-        self.history = History.over(database, OneProvider(exchange))
+        self.history = History.over(database, Lineup([exchange]))
         self.cluster = Cluster(self.history, redis_url=redis_url)
         self.hub = self.cluster.hub
         self.loss = 0.0  # the share of what others say that does not arrive
@@ -270,8 +260,8 @@ class Process:
 
     def thaw(self) -> None:
         """Let it go on where it stood."""
-        assert isinstance(self.database, Gate)
-        self.database.open_gate.set()
+        if isinstance(self.database, Gate):
+            self.database.open_gate.set()
         missed, self._missed = self._missed, []
         for payload in missed:
             self._receive(payload)
@@ -307,6 +297,11 @@ class Client:
         """The final candles as they are known after all that was told."""
         told = [e.candles for e in self.events if e.kind in {EventKind.SNAPSHOT, EventKind.CLOSE, EventKind.CORRECTION}]
         return list(concat([candles[candles.closed] for candles in told]).sorted())
+
+    def numbered(self) -> dict[int, tuple[EventKind, int]]:
+        """What each number stood for."""
+        counted = [e for e in self.events if e.kind in {EventKind.CLOSE, EventKind.CORRECTION}]
+        return {e.seq: (e.kind, int(e.candles.timestamp[0])) for e in counted}
 
     def kinds(self) -> list[EventKind]:
         return [event.kind for event in self.events]

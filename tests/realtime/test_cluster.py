@@ -1,0 +1,307 @@
+"""Several processes over one database: one of them leads, each tells its listeners the same, and any may die."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable
+
+import pytest
+
+from candlegraph import MINUTE, Live, Span, Timeframe, clock, fold
+from candlegraph.answer import Ask
+from candlegraph.candle import Candles
+from candlegraph.event import EventKind
+from candlegraph.span import Spans
+from realtime import feed as feed_module
+from realtime import leader as leader_module
+from storage import live as live_module
+from storage.candles import Write
+from storage.database import Database
+from storage.live import Happened, LeaseLost, LiveStore, Step, TopicKey
+from tests.realtime.world import START, Client, Exchange, Process, eventually, minute, quickly
+
+LEASE = "feed:lab/exchange:0"
+
+
+class World:
+    """The processes, the exchange that all of them ask, and the clock."""
+
+    def __init__(self, dsn: str) -> None:
+        self.dsn = dsn
+        self.now = START
+        self.exchange = Exchange()
+        self.processes: list[Process] = []
+
+    async def start(self) -> Process:
+        process = await Process.start(self.dsn, self.exchange)
+        self.processes.append(process)
+        return process
+
+    async def leading(self) -> Process:
+        """The process that has a feed, once there is one."""
+        await eventually(lambda: any(process.feeds for process in self.processes))
+        return next(process for process in self.processes if process.feeds)
+
+    def expected(self, client: Client) -> list[object]:
+        """What a client is to have been told by now."""
+        timeframe = client.series.timeframe
+        until = timeframe.floor(MINUTE.floor(self.now - 5_000), client.zone)
+        assert client.since is not None
+        return list(self.exchange.truth(timeframe, client.since, until, client.zone.name))
+
+    def forming(self, client: Client) -> list[tuple[float, ...]]:
+        """What is to be shown of the candles that are not final."""
+        timeframe = client.series.timeframe
+        opened = timeframe.floor(MINUTE.floor(self.now - 5_000), client.zone)
+        candles = fold(self.exchange.rows(Span(opened, self.now)), timeframe, client.zone)
+        return list(zip(*candles.columns[:6], strict=True))
+
+    async def told(self, *clients: Client) -> None:
+        """All of them were told the truth, each candle once and in order, and no number was left out."""
+        for client in clients:
+            await eventually(lambda client=client: client.known() == self.expected(client), 10)
+            assert client.known() == self.expected(client)
+            stamps = [candle.timestamp for candle in client.closed()]
+            assert stamps == sorted(set(stamps))
+            counted = [e.seq for e in client.events if e.kind in {EventKind.CLOSE, EventKind.CORRECTION}]
+            first = client.events[0].seq + 1
+            assert counted == list(range(first, first + len(counted)))
+
+    async def minutes(self, count: int, *clients: Client) -> None:
+        """Let minutes pass, one after the other."""
+        for _ in range(count):
+            self.now += 60_000
+            await self.told(*clients)
+
+
+@pytest.fixture
+async def world(database_dsn: str, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[World]:
+    quickly(monkeypatch)
+    world = World(database_dsn)
+    monkeypatch.setattr(clock, "now_ms", lambda: world.now)
+    yield world
+    for process in world.processes:
+        process.thaw()
+        await process.stop()
+
+
+async def joined(*clients: Client) -> None:
+    await asyncio.gather(*(asyncio.wait_for(client.caught_up.wait(), 10) for client in clients))
+
+
+def back(world: World, minutes: int) -> int:
+    return MINUTE.floor(world.now) - minutes * 60_000
+
+
+async def test_listeners_of_every_process_are_told_the_same_by_one_feed(world: World) -> None:
+    one, other = await world.start(), await world.start()
+    clients = [Client(process.hub, name, back(world, 30)) for process in (one, other) for name in ("1m", "5m")]
+    await joined(*clients)
+    await world.minutes(6, *clients)
+    assert len(one.feeds) + len(other.feeds) == 1
+    pairs = zip(clients[:2], clients[2:], strict=True)
+    for ours, theirs in pairs:
+        assert ours.numbered().items() & theirs.numbered().items()
+        shared = ours.numbered().keys() & theirs.numbered().keys()
+        assert {n: ours.numbered()[n] for n in shared} == {n: theirs.numbered()[n] for n in shared}
+    for client in clients:
+        await client.leave()
+
+
+async def test_more_listeners_cost_no_more_statements(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A minute is counted once for one listener, and once for a hundred in two processes."""
+    monkeypatch.setattr(live_module, "LEASE_S", 30.0)
+    monkeypatch.setattr(leader_module, "LEASE_S", 30.0)
+    one, other = await world.start(), await world.start()
+    first = Client(one.hub, since=back(world, 5))
+    await joined(first)
+    leader = await world.leading()
+    counts = []
+    for crowd in (0, 100):
+        clients = [Client((one, other)[n % 2].hub, since=back(world, 5)) for n in range(crowd)]
+        await joined(*clients)
+        feed = leader.feeds[0]
+        store = feed._store
+        counting = Counting(store)
+        feed._store = counting  # type: ignore[assignment]
+        await world.minutes(2, first, *clients)
+        await eventually(lambda feed=feed: feed.edge == back(world, 1))
+        counts.append(counting.appended)
+        feed._store = store
+    assert counts[0] == counts[1]
+
+
+class Counting:
+    """A store that notes how often something is counted."""
+
+    def __init__(self, store: LiveStore) -> None:
+        self._store = store
+        self.appended = 0
+
+    def __getattr__(self, name: str) -> object:
+        self.appended += name == "append"
+        return getattr(self._store, name)
+
+
+@pytest.mark.parametrize("how", ["stopped", "killed", "frozen"])
+async def test_another_process_takes_over_and_nobody_misses_or_repeats_a_candle(world: World, how: str) -> None:
+    one, other = await world.start(), await world.start()
+    clients = {process: Client(process.hub, since=back(world, 10)) for process in (one, other)}
+    await joined(*clients.values())
+    await world.minutes(2, *clients.values())
+    leader = await world.leading()
+    survivor = other if leader is one else one
+    held = leader.feeds[0].held
+    match how:
+        case "stopped":
+            await leader.stop()
+            world.processes.remove(leader)
+        case "killed":
+            await leader.kill()
+            world.processes.remove(leader)
+        case "frozen":
+            leader.freeze()
+    await world.minutes(3, clients[survivor])
+    assert survivor.feeds
+    assert survivor.feeds[0].held.epoch > held.epoch
+    if how == "frozen":
+        leader.thaw()
+        await world.minutes(2, *clients.values())
+        assert len(one.feeds) + len(other.feeds) == 1
+    for client in clients.values():
+        await client.leave()
+
+
+async def test_what_a_frozen_leader_still_wants_to_write_is_refused(world: World, database: Database) -> None:
+    """It held the lease once; somebody else does now."""
+    one = await world.start()
+    client = Client(one.hub, since=back(world, 10))
+    await joined(client)
+    feed = (await world.leading()).feeds[0]
+    stale = feed.held
+    await client.leave()
+    await one.kill()
+    world.processes.clear()
+    successor = LiveStore(database)
+    await eventually_async(lambda: successor.take([LEASE]))
+    key = TopicKey(feed._record.id, "1m", "UTC")
+    fresh = Process(database, world.exchange)
+    world.processes.append(fresh)
+    candles = Candles.from_rows([minute(back(world, 8))])
+    span = Spans([Span(back(world, 8), back(world, 7))])
+    with pytest.raises(LeaseLost):
+        await fresh.history.store.write([Write(key.instrument_id, MINUTE, candles, span)], held=stale)
+    with pytest.raises(LeaseLost):
+        await successor.append(stale, [Step(key, [Happened("C", back(world, 8))], back(world, 7), 0)])
+    with pytest.raises(LeaseLost):
+        await successor.open(key, back(world, 7), stale)
+
+
+async def eventually_async(holds: Callable[[], Awaitable[object]]) -> None:
+    for _ in range(500):
+        if await holds():
+            return
+        await asyncio.sleep(0.01)
+    raise AssertionError
+
+
+@pytest.mark.parametrize("live", [Live.POLL, Live.STREAM])
+async def test_a_correction_replaces_and_is_told_to_listeners_of_every_process(world: World, live: Live) -> None:
+    """A poll looks back three minutes when it closes one; a stream tells of it by itself."""
+    world.exchange = Exchange(live)
+    one, other = await world.start(), await world.start()
+    clients = [Client(process.hub, name, back(world, 20)) for process in (one, other) for name in ("1m", "5m")]
+    await joined(*clients)
+    await world.minutes(2, *clients)
+    corrected = next(s for s in range(back(world, 3), back(world, 0), 60_000) if world.exchange.minute(s))
+    world.exchange.correct(corrected)
+    if live is Live.STREAM:
+        world.exchange.late.append(corrected)
+    await world.minutes(4, *clients)
+    for client in clients:
+        kinds = [event for event in client.events if event.kind is EventKind.CORRECTION]
+        opened = client.series.timeframe.floor(corrected)
+        assert {int(event.candles.timestamp[0]) for event in kinds} == {opened}
+        await client.leave()
+
+
+async def test_messages_that_are_lost_are_read_from_the_store(world: World) -> None:
+    one, other = await world.start(), await world.start()
+    ours = Client(one.hub, since=back(world, 10))
+    await joined(ours)
+    theirs = Client(other.hub, since=back(world, 10))
+    await joined(theirs)
+    other.loss = one.loss = 1.0
+    await world.minutes(3, ours, theirs)
+    for client in (ours, theirs):
+        await client.leave()
+
+
+async def test_a_listener_may_begin_while_nothing_comes_over_the_bus(world: World) -> None:
+    one, other = await world.start(), await world.start()
+    ours = Client(one.hub, since=back(world, 10))
+    await joined(ours)
+    one.loss = other.loss = 1.0
+    theirs = Client(other.hub, since=back(world, 10))
+    await joined(theirs)
+    await world.minutes(2, ours, theirs)
+    for client in (ours, theirs):
+        await client.leave()
+
+
+async def test_whoever_was_away_too_long_is_told_to_start_again_and_has_all_after_that(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """More happened than is told one by one: RESYNC, and from where it says nothing is missing."""
+    monkeypatch.setattr(feed_module, "MOST_TOLD", 5)
+    one = await world.start()
+    client = Client(one.hub, since=back(world, 10))
+    await joined(client)
+    world.exchange.down = True
+    world.now += 30 * 60_000
+    await asyncio.sleep(0.2)
+    world.exchange.down = False
+    await asyncio.wait_for(client.task, 10)
+    resync = client.events[-1]
+    assert resync.kind is EventKind.RESYNC
+    before = [candle for candle in client.closed() if candle.timestamp < (resync.resync_from or 0)]
+    again = Client(one.hub, since=resync.resync_from)
+    await joined(again)
+    await world.minutes(1)
+    client.since = back(world, 41)
+    await eventually(lambda: before + again.closed() == world.expected(client))
+    assert before + again.closed() == world.expected(client)
+    await again.leave()
+
+
+def shown(client: Client) -> list[tuple[float, ...]]:
+    """The candles that are not final, as a client knows them."""
+    newest = next(e for e in reversed(client.events) if e.kind in {EventKind.UPDATE, EventKind.SNAPSHOT})
+    closed = client.known()
+    candles = newest.candles[~newest.candles.closed]
+    candles = candles[candles.timestamp > (closed[-1].timestamp if closed else 0)]
+    return list(zip(*candles.columns[:6], strict=True))
+
+
+@pytest.mark.parametrize("days", ["UTC", "America/New_York"])
+async def test_every_event_of_a_long_candle_is_the_fold_of_its_minutes(world: World, days: str) -> None:
+    """5m, a day, a week, a month and a year; over the end of a day each closes as its aggregate is."""
+    midnight = Timeframe(1, "d").next(world.now)
+    world.now = midnight - 3 * 60_000 + 30_000 + (5 * 3_600_000 if days != "UTC" else 0)
+    one = await world.start()
+    names = ("5m", "1d", "1w", "1mon", "1y")
+    since = world.now - 3 * 86_400_000
+    clients = [Client(one.hub, name, since, days) for name in names]
+    await joined(*clients)
+    for _ in range(6):
+        world.now += 60_000
+        for client in clients:
+            await eventually(lambda client=client: shown(client) == world.forming(client))
+            assert shown(client) == world.forming(client), client.series
+    await world.told(*clients)
+    assert len(clients[1].closed()) >= 3
+    for client in clients:
+        answer = (await one.history.answer([Ask(client.series, 5_000, since, zone=client.zone)]))[0]
+        assert not isinstance(answer, BaseException)
+        assert [c for c in answer.candles if c.closed] == client.known()
+        await client.leave()
