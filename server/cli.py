@@ -110,9 +110,10 @@ async def migrate(data_dir: Path | None) -> None:
     "--timezone", help="The IANA zone of a daily file's midnights, and of a new symbol. Default: the market's."
 )
 @click.option("--drop-last", is_flag=True, help="Leave the last candle out: it was still forming.")
+@click.option("--replace", is_flag=True, help="Withdraw what is stored between its candles and is not in the file.")
 @_data_dir
 @_command
-async def import_file(
+async def import_file(  # noqa: PLR0913, PLR0917 - an option each
     file: Path,
     market: str,
     provider: str,
@@ -120,14 +121,16 @@ async def import_file(
     timeframe: str | None,
     timezone: str | None,
     drop_last: bool,
+    replace: bool,
     data_dir: Path | None,
 ) -> None:
     """Import a CSV, CSV.gz or Parquet FILE of candles: all of it, or nothing where a row is bad."""
     settings = _settings(data_dir=data_dir)
     from server.importing import import_candles  # noqa: PLC0415
 
+    name = (market, provider, symbol)
     report = await import_candles(
-        settings, file, (market, provider, symbol), timeframe=timeframe, timezone=timezone, drop_last=drop_last
+        settings, file, name, timeframe=timeframe, timezone=timezone, drop_last=drop_last, replaces=replace
     )
     click.echo(report)
 

@@ -63,7 +63,7 @@ class Refresher:
     async def catch_up(self) -> int:
         """A round, also where another process is at one; up to where (ms, UTC) aggregates are as their candles are then."""
         while not await self.round() and (await self.database.fetch(STATEMENTS["refresh_due"], self._upto()))[0]["due"]:
-            await asyncio.sleep(1)  # noqa: ASYNC110 - what is waited for happens in another process
+            await asyncio.sleep(1)
         done: int = to_ms((await self.database.fetch(STATEMENTS["refresh_work"], 0))[0]["done"])
         return done
 
