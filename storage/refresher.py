@@ -62,7 +62,9 @@ class Refresher:
 
     async def catch_up(self) -> int:
         """A round, also where another process is at one; up to where (ms, UTC) aggregates are as their candles are then."""
-        while not await self.round() and (await self.database.fetch(STATEMENTS["refresh_due"], self._upto()))[0]["due"]:
+        while not await self.round():
+            if not (await self.database.fetch(STATEMENTS["refresh_due"], self._upto()))[0]["due"]:
+                break
             await asyncio.sleep(1)
         done: int = to_ms((await self.database.fetch(STATEMENTS["refresh_work"], 0))[0]["done"])
         return done
