@@ -16,7 +16,9 @@ from storage.plan import Part, Plan, Stretch
 from storage.reader import Reader
 
 _NOTHING = Found(Spans(), Candles.empty())
-CHEAP_ROWS = 2_048  # so many stored rows are read for a whole chunk where a part of it is asked for
+# So many stored rows are read for a whole chunk where a part of it is asked for. Far fewer than `storage.walk.READ_ROWS`:
+# a read that begins before its window must not end before it.
+CHEAP_ROWS = 2_048
 
 
 @dataclass(slots=True)
