@@ -119,6 +119,8 @@ class Feed:
                 self.lost = True
             except* Exception as group_error:  # noqa: BLE001 - it is logged, and the feed goes on
                 self._fail(group_error)
+            finally:
+                self._history.collector.watch(self._record.id, None)
             self._starting.clear()
             if self.lost:
                 break
@@ -167,6 +169,7 @@ class Feed:
             if loop.time() >= due:
                 whole = await self._advance(provider, again=polls)
                 due = loop.time() + (self._pause(provider, POLL_S if polls else STREAM_POLL_S) if whole else 0)
+                self._history.collector.watch(self._record.id, lambda: self._seen(provider))
             for key in self._joining - self._starting:
                 self._starting.add(key)
                 group.create_task(self._join(key, provider))
@@ -188,6 +191,10 @@ class Feed:
             except TimeoutError:
                 return
         self._news.clear()
+
+    def _seen(self, provider: Upstream) -> tuple[Candles, Span]:
+        """The minutes that are not final, for whoever asks a query."""
+        return self.minutes, Span(self.edge, MINUTE.next(provider.now_ms()))
 
     # What the provider says
 

@@ -32,6 +32,8 @@ class Leader:
         self._held: dict[str, Held] = {}
         self._held_until = 0.0  # by our own clock: who was frozen says nothing before looking
         self._feeds: dict[int, Feed] = {}
+        self._waits = False  # whether somebody else leads something that is followed
+        self._warming: dict[str, asyncio.Task[None]] = {}
         self._others = False  # whether any other process follows anything of ours
         self._news = asyncio.Event()
         bus.hear(self._heard)
@@ -54,12 +56,14 @@ class Leader:
                     log.exception("leading failed")
                 await self._wait()
         finally:
+            for task in self._warming.values():
+                task.cancel()
             await self._close(list(self._feeds))
             await self._free()
 
     async def _wait(self) -> None:
         try:
-            async with asyncio.timeout(EVERY_S):
+            async with asyncio.timeout(EVERY_S / 2 if self._waits else EVERY_S):
                 await self._news.wait()
         except TimeoutError:
             return
@@ -80,6 +84,9 @@ class Leader:
         for name in held.keys() ^ self._held.keys():
             log.info("%s is led by %s process now", name, "this" if name in held else "no or another")
         self._held, self._held_until = held, began + LEASE_S
+        self._waits = held.keys() != groups.keys()
+        for name in groups.keys() - held.keys() - self._warming.keys():
+            self._warming[name] = asyncio.create_task(self._warm(groups[name][0]))
         await self._follow({one.key: one for name in held for one in groups[name]}, held)
 
     async def _follow(self, ours: dict[TopicKey, Followed], held: dict[str, Held]) -> None:
@@ -97,6 +104,13 @@ class Leader:
             self._feeds[record.id] = Feed(record, self._history, self._store, self._publish, leases[record.id])
         for instrument_id, feed in self._feeds.items():
             feed.follow(keys[instrument_id])
+
+    async def _warm(self, one: Followed) -> None:
+        """Start a provider that somebody else leads: to take over must not take longer than to notice."""
+        try:
+            await self._history.providers.get(one.market, one.provider)
+        except CandlegraphError as error:
+            log.debug("%s/%s cannot be made ready: %s", one.market, one.provider, error.message)
 
     async def _close(self, ids: Iterable[int]) -> None:
         await asyncio.gather(*(self._feeds.pop(i).close() for i in ids))

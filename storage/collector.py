@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -15,7 +16,7 @@ from candlegraph.errors import CandlegraphError, ProviderError
 from candlegraph.provider import Page, Upstream, Urgency
 from candlegraph.series import Record
 from candlegraph.span import Span, Spans
-from candlegraph.timeframe import Timeframe
+from candlegraph.timeframe import MINUTE, Timeframe
 from candlegraph.zone import UTC, Zone, zone
 from storage.candles import CandleStore, Fetch, Ledger, Write
 from storage.claims import Claims
@@ -61,6 +62,7 @@ class Collected:
     rows: int = 0  # how many candles were stored
     exhausted: bool = False  # the call budget ended before the span did
     reached: int = 0  # where it did: everything before was asked for (of the oldest first)
+    live: bool = False  # what is forming came from whoever follows it
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,10 +72,16 @@ class _Tail:
     candles: Candles
     span: Span
     at: float
+    live: bool = False
 
     def serves(self, ahead: Spans) -> bool:
         """Whether it may stand for another look at ``ahead``."""
-        return time.monotonic() - self.at < FORMING_TTL_S and not ahead - Spans([self.span])
+        fresh = self.live or time.monotonic() - self.at < FORMING_TTL_S
+        return fresh and not ahead - Spans([self.span])
+
+
+# The 1m candles that are not final, and the span that they are all of; None where they are not known now.
+Peek = Callable[[], tuple[Candles, Span] | None]
 
 
 class Collector:
@@ -88,6 +96,7 @@ class Collector:
         self._tasks: dict[tuple[int, Want], asyncio.Task[Collected]] = {}
         self._tails: dict[tuple[int, Timeframe], _Tail] = {}
         self._reaches: dict[tuple[int, Timeframe], int] = {}
+        self._peeks: dict[int, Peek] = {}
 
     def collect(self, record: Record, provider: Upstream, want: Want) -> asyncio.Task[Collected]:
         """Start, or join, the fetching of what is missing of what is wanted; await it shielded.
@@ -114,6 +123,20 @@ class Collector:
         await asyncio.gather(*tasks, return_exceptions=True)
         await self.claims.close()
 
+    def watch(self, instrument_id: int, peek: Peek | None) -> None:
+        """Ask ``peek`` how the minute of an instrument that is followed stands, rather than its provider; None: no more."""
+        if peek:
+            self._peeks[instrument_id] = peek
+        else:
+            self._peeks.pop(instrument_id, None)
+
+    def _tail(self, key: tuple[int, Timeframe], want: Want) -> _Tail | None:
+        instrument_id, timeframe = key
+        peek = self._peeks.get(instrument_id)
+        if timeframe == MINUTE and want.held is None and peek and (seen := peek()):
+            return _Tail(*seen, time.monotonic(), live=True)
+        return self._tails.get(key)
+
     def _retire(self, key: tuple[int, Want], task: asyncio.Task[Collected]) -> None:
         del self._tasks[key]
         # Everybody who waited may have left: what broke then is seen here or never.
@@ -123,7 +146,7 @@ class Collector:
     async def _run(self, errand: _Errand) -> Collected:
         key = errand.key
         errand.reach = self._reaches.get(key, 0)
-        while await errand.step(self._tails.get(key)):
+        while await errand.step(self._tail(key, errand.want)):
             self._reaches[key] = errand.reach
             if errand.tail and errand.tail is not self._tails.get(key):
                 self._tails[key] = errand.tail
@@ -232,6 +255,7 @@ class _Errand:
         if not ahead or not tail or not tail.serves(ahead):
             return missing
         self.result.forming = tail.candles[tail.candles.timestamp >= final_until]
+        self.result.live = tail.live
         return missing - ahead
 
     async def _fill(self, piece: Span) -> int:

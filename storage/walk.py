@@ -48,6 +48,7 @@ class Walk:
     refused: Spans = field(default_factory=Spans)
     unavailable: Spans = field(default_factory=Spans)
     forming: dict[Timeframe, Candles] = field(default_factory=dict)
+    live: bool = False  # whether what is forming came from whoever follows it
     failure: ProviderError | None = None
     calls: int = 0
     exhausted: bool = False
@@ -230,6 +231,7 @@ class Walk:
         self.unavailable |= result.unavailable
         if span.until > self.settled and not result.failure and not result.exhausted:
             self.forming[base] = result.forming
+            self.live = result.live
 
     def _cut(self, window: Span) -> Span:
         """The part of a window next to where we came from, up to the first span that there were no calls left for."""
@@ -359,12 +361,15 @@ class Walk:
 
     def _sources(self, reached: Span) -> list[SourceSpan]:
         """Who answered which part, ascending."""
-        fresh = self.fetched | Spans([Span(self.settled, reached.until)] if self.forming else [])
+        ahead = Spans([Span(self.settled, reached.until)] if self.forming else [])
+        fresh = self.fetched if self.live else self.fetched | ahead
+        live = ahead - fresh
         sources = []
         for span, kind in self.answered:
             within = Spans([span & reached])
             sources += [SourceSpan(s.since, s.until, SourceKind.PROVIDER, self.now) for s in within & fresh]
-            sources += [SourceSpan(s.since, s.until, kind) for s in within - fresh]
+            sources += [SourceSpan(s.since, s.until, SourceKind.LIVE) for s in within & live]
+            sources += [SourceSpan(s.since, s.until, kind) for s in within - fresh - live]
         return _joined(sorted(sources, key=lambda source: source.since))
 
 

@@ -22,16 +22,17 @@ from candlegraph import (
     fold,
     zone,
 )
-from candlegraph.answer import Ask
+from candlegraph.answer import Ask, SourceKind
 from candlegraph.errors import NotFound
 from candlegraph.event import Event, EventKind
 from candlegraph.provider import Urgency
+from realtime import feed as feed_module
 from realtime import hub as hub_module
 from realtime import topic as topic_module
 from realtime.hub import Hub
 from storage.database import Database
 from storage.live import LiveStore
-from tests.realtime.world import START, Client, Exchange, Process, eventually, minute, quickly, trades
+from tests.realtime.world import BTC, START, Client, Exchange, Process, eventually, minute, quickly, trades
 
 
 class Time:
@@ -357,3 +358,31 @@ def test_the_truth_of_these_tests_has_holes() -> None:
     """Otherwise they would prove less than they say."""
     stamps = np.arange(START - START % 60_000, START + 3_600_000, 60_000).tolist()
     assert 0 < sum(map(trades, stamps)) < len(stamps)
+
+
+async def test_a_query_takes_the_forming_candle_of_a_followed_series_from_the_feed(
+    build: Build, time: Time, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The provider is not asked for it once more; who follows nothing asks as before."""
+    time.now = next(s for s in range(START, START + 3_600_000, 60_000) if trades(MINUTE.floor(s)))
+    exchange = Exchange(Live.STREAM)
+    hub = build(exchange)
+    client = Client(hub, "5m", time.now - 3_600_000)
+    await asyncio.wait_for(client.caught_up.wait(), 5)
+    monkeypatch.setattr(feed_module, "STREAM_POLL_S", 60.0)
+    await asyncio.sleep(0.1)
+    asked = exchange.fetches
+    for timeframe in ("1m", "5m"):
+        answer = (await hub._history.answer([Ask(Series(BTC, Timeframe.parse(timeframe)), 5)]))[0]
+        assert not isinstance(answer, BaseException)
+        assert not answer.candles.closed[-1]
+        assert answer.sources[-1].source is SourceKind.LIVE
+        assert answer.complete
+    assert exchange.fetches == asked
+    assert list(answer.candles)[-1] == list(client.events[-1].candles)[-1]
+    await client.leave()
+    await time.processes[0].stop()
+    answer = (await hub._history.answer([Ask(Series(BTC, MINUTE), 5)]))[0]
+    assert not isinstance(answer, BaseException)
+    assert answer.sources[-1].source is SourceKind.PROVIDER
+    assert exchange.fetches > asked

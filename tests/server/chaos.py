@@ -1,0 +1,113 @@
+"""The long form of `test_two_servers`, run by hand: deaths of the leader, cut clients and a proxy that resets.
+
+`make chaos` runs it; CHAOS_KILLS, CHAOS_CUTS and CHAOS_LISTENERS say how much of it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import random
+import sys
+import tempfile
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
+from pathlib import Path
+from urllib.parse import urlsplit
+
+from candlegraph.clock import MINUTE_MS
+from candlegraph.timeframe import MINUTE
+from storage.embedded import EmbeddedPostgres
+from tests.server.cluster import Cluster, Follower, all_told, following
+
+KILLS, CUTS, LISTENERS = (
+    int(os.environ.get(f"CHAOS_{name}", default))
+    for name, default in (("KILLS", 20), ("CUTS", 100), ("LISTENERS", 200))
+)
+
+
+class Proxy:
+    """Listeners reach one of the servers through it; ``reset`` breaks every connection."""
+
+    def __init__(self, cluster: Cluster) -> None:
+        self._cluster = cluster
+        self._writers: set[asyncio.StreamWriter] = set()
+
+    @asynccontextmanager
+    async def listening(self) -> AsyncIterator[str]:
+        server = await asyncio.start_server(self._serve, "127.0.0.1", 0)
+        async with server:
+            yield f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+
+    def reset(self) -> None:
+        for writer in self._writers:
+            writer.transport.abort()
+
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        behind = urlsplit(random.choice([server.url for server in self._cluster.servers]))
+        with suppress(OSError):
+            far_reader, far_writer = await asyncio.open_connection(behind.hostname, behind.port)
+            ends = {writer, far_writer}
+            self._writers |= ends
+            await asyncio.gather(_pipe(reader, far_writer), _pipe(far_reader, writer))
+            self._writers -= ends
+        writer.close()
+
+
+async def _pipe(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    with suppress(OSError):
+        while part := await reader.read(65_536):
+            writer.write(part)
+            await writer.drain()
+    writer.close()
+
+
+async def _cut(followers: list[Follower], cuts: int, seconds: float) -> None:
+    for _ in range(cuts):
+        random.choice(followers).cut()
+        await asyncio.sleep(seconds / cuts)
+
+
+async def _run(dsn: str, folder: Path) -> bool:
+    began = time.monotonic()
+    async with Cluster(dsn, folder) as cluster:
+        await cluster.start()
+        await cluster.start()
+        proxy = Proxy(cluster)
+        async with proxy.listening() as url:
+            cluster.urls += [url] * 2  # half of the listeners come through it
+            async with following(cluster, LISTENERS) as followers:
+                cutting = asyncio.create_task(_cut(followers, CUTS, 8.0 * KILLS))
+                for number in range(KILLS):
+                    await cluster.kill(cluster.leader())
+                    if number % 4 == 3:
+                        proxy.reset()
+                await cutting
+                until = MINUTE.floor(cluster.exchange.now) + 2 * MINUTE_MS
+                await all_told(followers, until, 60)
+    missing, repeats = sum(f.missing(until) for f in followers), sum(f.repeats for f in followers)
+    took, errors = sorted(cluster.takeovers), [f.errors for f in followers]
+    sys.stdout.write(
+        f"{KILLS} deaths of the leader, {CUTS} cuts, {KILLS // 4} resets, {LISTENERS} listeners, "
+        f"{time.monotonic() - began:.0f} s, {sum(f.connects for f in followers)} connections\n"
+        f"closed candles told: {sum(len(f.closed) for f in followers)}, missing {missing}, repeated {repeats}\n"
+        f"takeover: median {took[len(took) // 2]:.1f} s, longest {took[-1]:.1f} s\n"
+        f"errors told to listeners: {sum(map(len, errors))} {set().union(*errors)}\n"
+    )
+    return not missing and not repeats
+
+
+def main() -> None:
+    """Run it over a PostgreSQL of its own."""
+    with tempfile.TemporaryDirectory() as folder:
+        postgres = EmbeddedPostgres(Path(folder) / "postgres")
+        try:
+            held = asyncio.run(_run(postgres.start().dsn, Path(folder)))
+        finally:
+            postgres.stop()
+    sys.exit(not held)
+
+
+if __name__ == "__main__":
+    main()

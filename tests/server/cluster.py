@@ -1,0 +1,183 @@
+"""Servers over one database that follow one local exchange, listeners that come back to any of them, and what goes wrong."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import random
+import signal
+import sys
+import time
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from pathlib import Path
+from typing import Self
+
+import aiohttp
+import orjson
+
+from candlegraph.clock import MINUTE_MS
+from tests.fakes.binance import FakeBinance
+from tests.fakes.exchange import T0, random_candles
+from tests.server.fast import SPEED
+from tests.server.running import Running, serving
+
+TRUTH = random_candles(T0, 20_000, keep=0.9)
+BEGIN = T0 + 200 * MINUTE_MS
+SINCE = BEGIN - 20 * MINUTE_MS
+FOLLOW = """subscription ($since: Timestamp!) {
+  candles(market: "crypto", provider: "binance", symbol: "BTC/USDT", since: $since) {
+    kind seq caughtUp resyncFrom nodes { timestamp close volume closed } } }"""
+FAST = [sys.executable, "-m", "tests.server.fast"]
+
+
+class Cluster:
+    """The exchange, the servers, and the way to them."""
+
+    def __init__(self, dsn: str, folder: Path, **variables: str) -> None:
+        self.exchange = FakeBinance()
+        self.exchange.add("BTC", "USDT", TRUTH)
+        self.exchange.sockets.every_s = 0.5
+        self.servers: list[Running] = []
+        self.urls: list[str] = []  # where listeners go
+        self.takeovers: list[float] = []
+        self._stack = AsyncExitStack()
+        self._folder = folder
+        self._variables = {"DB_CONNECTION_STRING": dsn, "CCXT_EXCHANGES": "binance", **variables}
+        self._began = 0
+
+    async def __aenter__(self) -> Self:
+        await self._stack.enter_async_context(self.exchange)
+        self.exchange.now = BEGIN
+        self.exchange.run(SPEED)
+        self._variables |= {"FAST_BEGAN_AT": str(time.time()), "FAST_INSTANT": str(BEGIN)}
+        self._variables["CCXT_OPTIONS"] = orjson.dumps(self.exchange.ccxt_options()).decode()
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self._stack.aclose()
+
+    async def start(self) -> Running:
+        """Start one more server."""
+        self._began += 1
+        folder = self._folder / str(self._began)
+        folder.mkdir()
+        made = serving(folder / "log", command=FAST, DATA_DIR=str(folder), **self._variables)
+        running = await asyncio.to_thread(made.__enter__)
+        self._stack.push_async_callback(asyncio.to_thread, made.__exit__, None, None, None)
+        self.servers.append(running)
+        self.urls.append(running.url)
+        return running
+
+    def leader(self) -> Running:
+        """The server that said last that it leads."""
+        leads = [s for s in self.servers if "by this process now" in s.log.read_text(encoding="utf-8")]
+        return max(leads, key=lambda server: server.log.stat().st_mtime)
+
+    async def kill(self, victim: Running) -> None:
+        """Kill -9 the leader, note how long it takes until the exchange is followed again, and start another server."""
+        opened, began = self.exchange.sockets.opened, time.monotonic()
+        os.kill(victim.process.pid, signal.SIGKILL)
+        self.urls.remove(victim.url)
+        self.servers.remove(victim)
+        while self.exchange.sockets.opened == opened:
+            if time.monotonic() - began > 20:
+                raise AssertionError("Nobody took over.")
+            await asyncio.sleep(0.02)
+        self.takeovers.append(time.monotonic() - began)
+        await self.start()
+
+
+class Follower:
+    """A listener that reconnects to any server and resumes from its last closed candle."""
+
+    def __init__(self, cluster: Cluster, http: aiohttp.ClientSession) -> None:
+        self.closed: list[tuple[int, float, float]] = []
+        self.repeats = 0
+        self.connects = 0
+        self.errors: list[str] = []
+        self.ready = asyncio.Event()
+        self._cluster = cluster
+        self._http = http
+        self._socket: aiohttp.ClientWebSocketResponse | None = None
+        self.task = asyncio.create_task(self._follow())
+
+    def cut(self) -> None:
+        """Lose the connection as a broken cable would."""
+        if self._socket and self._socket._response.connection and self._socket._response.connection.transport:
+            self._socket._response.connection.transport.abort()
+
+    async def _follow(self) -> None:
+        while True:
+            with suppress(aiohttp.ClientError, OSError, TypeError, ValueError):  # cut, or the server is gone
+                await self._once(random.choice(self._cluster.urls))
+            await asyncio.sleep(random.uniform(0.05, 0.3))
+
+    async def _once(self, url: str) -> None:
+        since = self.closed[-1][0] if self.closed else SINCE
+        async with self._http.ws_connect(f"{url}/graphql", protocols=["graphql-transport-ws"]) as socket:
+            self._socket = socket
+            self.connects += 1
+            await socket.send_json({"type": "connection_init"})
+            await socket.send_json(
+                {"id": "1", "type": "subscribe", "payload": {"query": FOLLOW, "variables": {"since": since}}}
+            )
+            async for message in socket:
+                answer = orjson.loads(message.data)
+                match answer["type"]:
+                    case "next":
+                        if not self._take(answer["payload"], since):
+                            return
+                    case "ping":
+                        await socket.send_json({"type": "pong"})
+                    case "error":
+                        self.errors.append(answer["payload"][0]["message"])
+                        return
+
+    def _take(self, payload: dict[str, object], since: int) -> bool:
+        if payload.get("errors"):
+            self.errors.append(str(payload["errors"]))
+            return False
+        event = payload["data"]["candles"]  # type: ignore[index]
+        for node in event["nodes"]:
+            if node["closed"] and event["kind"] in {"SNAPSHOT", "CLOSE"}:
+                row = (node["timestamp"], node["close"], node["volume"])
+                if not self.closed or row[0] > self.closed[-1][0]:
+                    self.closed.append(row)
+                elif row[0] != since:  # the one asked for comes once more
+                    self.repeats += 1
+        if event["kind"] == "RESYNC":
+            self.closed = [row for row in self.closed if row[0] < event["resyncFrom"]]
+            return False
+        if event["caughtUp"]:
+            self.ready.set()
+        return True
+
+    def missing(self, until: int) -> int:
+        """How many candles before ``until`` it was not told, or told wrongly."""
+        inside = (TRUTH.timestamp >= SINCE) & (TRUTH.timestamp < until)
+        truth = TRUTH[inside]
+        rows = set(zip(truth.timestamp.tolist(), truth.close.tolist(), truth.volume.tolist(), strict=True))
+        return len(rows - set(self.closed))
+
+
+@asynccontextmanager
+async def following(cluster: Cluster, count: int) -> AsyncIterator[list[Follower]]:
+    """So many listeners, all of them caught up."""
+    async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0)) as http:
+        followers = [Follower(cluster, http) for _ in range(count)]
+        try:
+            async with asyncio.timeout(60):
+                await asyncio.gather(*(follower.ready.wait() for follower in followers))
+            yield followers
+        finally:
+            for follower in followers:
+                follower.task.cancel()
+            await asyncio.gather(*(follower.task for follower in followers), return_exceptions=True)
+
+
+async def all_told(followers: list[Follower], until: int, seconds: float = 20) -> None:
+    """Wait until everybody has every candle before ``until``, or long enough."""
+    deadline = time.monotonic() + seconds
+    while any(follower.missing(until) for follower in followers) and time.monotonic() < deadline:
+        await asyncio.sleep(0.1)
