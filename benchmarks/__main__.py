@@ -5,10 +5,11 @@ from __future__ import annotations
 import asyncio
 import sys
 
-from benchmarks import nouns, serving, startup, writing
+from benchmarks import backfilling, nouns, serving, startup, writing
 
 BENCHMARKS = {
     "fold": nouns.fold_a_year,
+    "backfill": backfilling.backfill,
     "import": writing.import_a_million,
     "startup": startup.start_and_rest,
     "memory": serving.from_memory,

@@ -104,9 +104,7 @@ class CandleStore:
         revisions: dict[int, int] = defaultdict(int)
         doubts: dict[int, dict[Timeframe, list[tuple[int, Span]]]] = defaultdict(dict)
         for row in await self.database.read("coverage_by_instrument", list(set(instrument_ids))):
-            spans[row["instrument_id"]][Timeframe.parse(row["timeframe"])] = Spans(
-                Span(to_ms(r.lower), to_ms(r.upper)) for r in row["covered"]
-            )
+            spans[row["instrument_id"]][Timeframe.parse(row["timeframe"])] = _unpack_spans(row["covered"])
             revisions[row["instrument_id"]] += row["revision"]
             if row["suspects"]:
                 noted = [(at, Span(since, until)) for at, since, until in json.loads(row["suspects"])]
@@ -277,6 +275,11 @@ def _alike(writes: Sequence[Write]) -> list[list[Write]]:
 async def _log(connection: Any, fetch: Fetch) -> None:
     key = (fetch.instrument_id, str(fetch.timeframe), fetch.asked.since, fetch.asked.until)
     await connection.execute(SQL["fetch_log_add"], *key, fetch.rows, fetch.outcome, fetch.milliseconds)
+
+
+def _unpack_spans(packed: bytes | None) -> Spans:
+    edges = np.frombuffer(packed or b"", ">i8").astype(np.int64) // 1000 + POSTGRES_EPOCH_MS
+    return Spans.apart(map(Span, edges[::2].tolist(), edges[1::2].tolist()))
 
 
 def _unpack(packed: bytes | None) -> Candles:

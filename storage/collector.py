@@ -115,14 +115,20 @@ class Collector:
     async def _run(self, errand: _Errand) -> Collected:
         key = errand.key
         errand.reach = self._reaches.get(key, 0)
-        while await errand.step(self._tails.get(key)):
+        while await errand.step():
             self._reaches[key] = errand.reach
-            if errand.tail and errand.tail is not self._tails.get(key):
-                self._tails[key] = errand.tail
-                asyncio.get_running_loop().call_later(FORMING_TTL_S, self._forget, key, errand.tail)
         if errand.want.again:
             await errand.settle()
         return errand.result
+
+    def tail(self, key: tuple[int, Timeframe]) -> _Tail | None:
+        """What was last seen of the candles of a series that are not final."""
+        return self._tails.get(key)
+
+    def remember(self, key: tuple[int, Timeframe], tail: _Tail) -> None:
+        """Have it serve whoever asks in the next moment."""
+        self._tails[key] = tail
+        asyncio.get_running_loop().call_later(FORMING_TTL_S, self._forget, key, tail)
 
     def _forget(self, key: tuple[int, Timeframe], tail: _Tail) -> None:
         if self._tails.get(key) is tail:
@@ -137,7 +143,6 @@ class _Errand:
     record: Record
     provider: Upstream
     want: Want
-    tail: _Tail | None = None
     reach: int = 0  # how far back one call asked last time, ms
     result: Collected = field(default_factory=Collected)
     tried: Spans = field(default_factory=Spans)  # asked for: what is not known by now cannot be had
@@ -161,15 +166,12 @@ class _Errand:
         """Candles that end here or before are final."""
         return self.timeframe.floor(self.provider.now_ms() - self.provider.capabilities.final_after_ms, self.days)
 
-    async def step(self, tail: _Tail | None) -> bool:
-        """Fetch one missing piece, the oldest or the newest; False where there is none, or no use in going on.
-
-        ``tail`` is what was last seen of the candles that are not final.
-        """
+    async def step(self) -> bool:
+        """Fetch one missing piece, the oldest or the newest; False where there is none, or no use in going on."""
         if self.result.failure or self.result.exhausted:
             return False
         ledger = (await self.collector.ledgers.load([self.record.id]))[0]
-        missing = self._without_tail(self._unknown(self.want.span, ledger) - self.tried, tail)
+        missing = self._without_tail(self._unknown(self.want.span, ledger) - self.tried)
         if not missing:
             return False
         self.reach = max(self.reach, self.provider.capabilities.max_rows_per_call * self.timeframe.nominal_ms)
@@ -189,6 +191,7 @@ class _Errand:
             left = self._unknown(piece, (await self.collector.store.ledgers([self.record.id]))[0])
             if left != Spans([piece]):
                 self.collector.ledgers.forget(self.record.id)  # we have not been told of it yet
+        left = self._without_tail(left)
         rows, length = 0, piece.until - piece.since
         for part in left:
             rows += await self._fill(part)
@@ -216,8 +219,9 @@ class _Errand:
     def _unknown(self, span: Span, ledger: Ledger) -> Spans:
         return Spans([span]) if self.want.again else Spans([span]) - ledger.spans.get(self.timeframe, Spans())
 
-    def _without_tail(self, missing: Spans, tail: _Tail | None) -> Spans:
+    def _without_tail(self, missing: Spans) -> Spans:
         """``missing``, less what is not final and was looked at a moment ago."""
+        tail = self.collector.tail(self.key)
         final_until = self._final_until()
         ahead = Spans(Span(max(span.since, final_until), span.until) for span in missing)
         if not ahead or not tail or not tail.serves(ahead):
@@ -283,7 +287,8 @@ class _Errand:
         whole = page.complete_to >= final_until and len(page.candles) < traits.max_rows_per_call
         reached = asked.until if nothing or whole else page.complete_to
         if not nothing and reached >= asked.until > final_until:
-            self.tail = _Tail(forming, Span(max(asked.since, final_until), asked.until), began)
+            tail = _Tail(forming, Span(max(asked.since, final_until), asked.until), began)
+            self.collector.remember(self.key, tail)
         return reached
 
     async def _doubt(self, covered: Spans, *, strayed: bool) -> None:

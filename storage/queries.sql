@@ -51,7 +51,9 @@ select distinct c.timeframe from coverage c join instruments i on i.id = c.instr
 where i.market = $1 and i.provider = $2;
 
 -- name: coverage_by_instrument
-select c.instrument_id, c.timeframe, c.covered, c.revision,
+-- The spans are row-packed as candles are: decoded one by one, ten thousand fragments would take a tenth of a second.
+select c.instrument_id, c.timeframe, c.revision,
+  (select string_agg(timestamptz_send(lower(r)) || timestamptz_send(upper(r)), ''::bytea order by r) from unnest(c.covered) r) as covered,
   (select jsonb_agg(jsonb_build_array((extract(epoch from s.asked_at) * 1000)::int8, (extract(epoch from lower(x.span)) * 1000)::int8,
                                       (extract(epoch from upper(x.span)) * 1000)::int8))::text
    from suspects s, unnest(s.spans) x (span) where s.instrument_id = c.instrument_id and s.timeframe = c.timeframe) as suspects

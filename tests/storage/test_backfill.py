@@ -78,12 +78,8 @@ async def at_work(backfills: Backfills, count: int = 2) -> AsyncIterator[Workers
 
 async def done(backfills: Backfills, job: int, seconds: float = 20) -> Backfill:
     """The job when it has ended."""
-    last = None
     async with asyncio.timeout(seconds):
-        async for last in backfills.follow(job):
-            pass
-    assert last
-    return last
+        return [told async for told in backfills.follow(job)][-1]
 
 
 async def run(world: World, since: int, until: int | None, **more: object) -> Backfill:
@@ -255,11 +251,11 @@ async def test_a_cancelled_job_asks_for_nothing_more_and_keeps_what_it_has(world
     backfills = Backfills(world.history)
     job = await backfills.start(order(world, T0, hours(10)))
     async with at_work(backfills, 1):
-        while not world.calls:
+        while not world.calls:  # noqa: ASYNC110 - it happens elsewhere
             await asyncio.sleep(0.01)
         cancelled = await backfills.cancel(job.id)
         release.set()
-        while len(await world.stored()) < PAGE:
+        while len(await world.stored()) < PAGE:  # noqa: ASYNC110 - it happens elsewhere
             await asyncio.sleep(0.01)
         await asyncio.sleep(0.1)
     assert cancelled.state is BackfillState.CANCELLED
@@ -274,7 +270,7 @@ async def test_a_question_is_answered_while_a_backfill_waits_for_the_provider(wo
     backfills = Backfills(world.history)
     await backfills.start(order(world, T0, hours(2)))
     async with at_work(backfills, 1):
-        while not world.calls:
+        while not world.calls:  # noqa: ASYNC110 - it happens elsewhere
             await asyncio.sleep(0.01)
         answer = await world.ask(limit=5, since=hours(20), until=hours(21))
         assert len(answer.candles) == 5
@@ -316,7 +312,7 @@ async def test_a_killed_worker_costs_one_page_and_somebody_else_goes_on(
     backfills = Backfills(world.history)
     job = await backfills.start(order(world, T0, hours(10)))
     async with at_work(Backfills(doomed.history), 1):
-        while pages < 5:
+        while pages < 5:  # noqa: ASYNC110 - it happens elsewhere
             await asyncio.sleep(0.01)
     await doomed.collector.close()
     async with at_work(backfills, 1):
@@ -452,7 +448,7 @@ async def test_after_any_faults_and_kills_the_ledger_is_what_was_asked_less_what
         for kill in sorted(kills):  # each time after so many more calls
             before = world.calls
             task = asyncio.create_task(Workers(Backfills(world.history), workers=workers).work())
-            while world.calls < before + kill and not (await Backfills(world.history).get(job.id)).state.ended:
+            while world.calls < before + kill and not (await Backfills(world.history).get(job.id)).state.ended:  # noqa: ASYNC110 - it happens elsewhere
                 await asyncio.sleep(0.001)
             task.cancel()
             await world.collector.close()

@@ -91,7 +91,7 @@ async def test_who_leaves_cancels_nobody(world: World) -> None:
     release = asyncio.Event()
     world.upstream.faults = [hanging(release)]
     first, second = (asyncio.create_task(world.ask(**ASK)) for _ in range(2))
-    while not world.calls:
+    while not world.calls:  # noqa: ASYNC110 - it happens elsewhere
         await asyncio.sleep(0.01)
     first.cancel()
     await asyncio.gather(first, return_exceptions=True)
@@ -138,7 +138,7 @@ async def test_available_answers_at_once_and_the_rest_is_fetched_behind(world: W
     assert [gap.reason for gap in answer.gaps] == [GapReason.PENDING]
     release.set()
     async with asyncio.timeout(5):
-        while (await world.ask(wait=Wait.AVAILABLE, **ASK)).gaps:
+        while (await world.ask(wait=Wait.AVAILABLE, **ASK)).gaps:  # noqa: ASYNC110 - it happens elsewhere
             await asyncio.sleep(0.02)
     assert world.calls == 1
 
@@ -165,7 +165,7 @@ async def test_two_readers_of_one_ledger_are_both_told_what_changed_meanwhile(
     record = await world.record()
     watching = asyncio.create_task(world.store.changes.watch())
     try:
-        while not world.store.changes.fresh:
+        while not world.store.changes.fresh:  # noqa: ASYNC110 - it happens elsewhere
             await asyncio.sleep(0.01)
         ledgers = Ledgers(world.store)
         read, gate = type(world.store).ledgers, asyncio.Event()
