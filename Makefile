@@ -5,7 +5,7 @@ BIN    := $(VENV)/bin
 STAMPS := .stamps
 
 .DEFAULT_GOAL := help
-.PHONY: help install run test check bench lock clean
+.PHONY: help install run test check bench chaos lock clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-9s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -26,6 +26,9 @@ check: install $(STAMPS)/dev ## formatting, lint, types, and no import upwards
 
 bench: install $(STAMPS)/dev ## the speed and memory figures of docs/benchmarks.md
 	$(BIN)/python -m benchmarks
+
+chaos: install $(STAMPS)/dev ## a long backfill through twenty kills of the server, PostgreSQL and Valkey: some minutes
+	$(BIN)/python -m tests.chaos
 
 lock: $(STAMPS)/dev ## renew requirements.lock and requirements-dev.lock from pyproject.toml
 	$(BIN)/python -m pip install --quiet uv

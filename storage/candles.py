@@ -184,6 +184,11 @@ class CandleStore:
             for r in rows
         ]
 
+    async def fetched_at(self, keys: Sequence[tuple[int, Timeframe, Span]]) -> list[int | None]:
+        """When something of each span of a series was last brought by an upstream call (ms, UTC); None where never."""
+        columns = _columns((instrument_id, str(tf), span.since, span.until) for instrument_id, tf, span in keys)
+        return [to_ms(row["at"]) for row in await self.database.read("fetched_at", *columns)]
+
 
 async def _write_rows(
     connection: Any, writes: Sequence[Write], progress: Callable[[int], None], *, known: bool

@@ -451,6 +451,13 @@ select count(*) from {relation}, (select $2::text as tf) q where instrument_id =
 -- name: fetches_of
 select at, asked, rows, outcome, milliseconds from fetch_log where instrument_id = $1 and timeframe = $2 order by at desc limit $3;
 
+-- name: fetched_at
+-- When something of each span was last brought by a call, of minutes or of the timeframe itself.
+select (select max(f.at) from fetch_log f
+        where f.instrument_id = q.i and f.timeframe in ('1m', q.tf) and f.outcome in ('ok', 'bad rows')
+          and f.asked && tstzrange(timestamptz 'epoch' + q.since * interval '1 ms', timestamptz 'epoch' + q.until * interval '1 ms')) as at
+from unnest($1::int4[], $2::text[], $3::int8[], $4::int8[]) with ordinality q (i, tf, since, until, k) order by q.k;
+
 -- name: leases_take
 -- All of them at once, in one order; those that are ours now, with their epochs.
 insert into leases as l (name, holder, expires_at)
