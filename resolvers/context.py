@@ -12,6 +12,8 @@ from aiodataloader import DataLoader
 from candlegraph.answer import Answer, Ask
 from candlegraph.provider import Providers
 from candlegraph.series import Instrument, Record
+from candlegraph.span import Span
+from candlegraph.timeframe import Timeframe
 from candlegraph.viewer import User, UserConfig, Viewer
 from realtime.hub import Hub
 from resolvers.accounts import Accounts
@@ -56,6 +58,11 @@ class Loaders:
         self.answer_by_ask: DataLoader[Ask, Answer] = DataLoader(services.history.answer)  # type: ignore[arg-type]
         self.record_by_instrument: DataLoader[Instrument, Record] = DataLoader(services.instruments.find)  # type: ignore[arg-type]
         self._services = services
+
+    @cached_property
+    def fetched_at_by_span(self) -> DataLoader[tuple[int, Timeframe, Span], int | None]:
+        """When spans of series were last fetched; few operations ask."""
+        return DataLoader(self._services.history.store.fetched_at)
 
     @cached_property
     def config_by_user(self) -> DataLoader[User, UserConfig]:

@@ -35,6 +35,7 @@ class Remote:
     latency_s: float = 0.0
     refuse: Refusal | None = None  # answers instead, where it answers anything
     asked: list[tuple[str, int]] = field(default_factory=list)
+    answered: list[tuple[str, int]] = field(default_factory=list)  # those of it that were answered with candles
     url: str = ""
 
     async def __aenter__(self) -> Self:
@@ -61,6 +62,7 @@ class Remote:
         if self.refuse and (refusal := await self.refuse(symbol, since)):
             return refusal
         await asyncio.sleep(self.latency_s)
+        self.answered.append((symbol, since))
         rows = self.truth[symbol].between(Span(since, until))[:ROWS]
         return web.Response(body=np.column_stack(rows.columns[:6]).astype(np.float64).tobytes())
 

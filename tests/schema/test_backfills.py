@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import AsyncIterator, Callable
+from datetime import datetime, timedelta
 from typing import Any
 
 import pytest
@@ -186,3 +187,14 @@ async def test_symbols_are_tracked_and_let_go(lab: Laboratory) -> None:
     assert tracked == {"symbol": {"symbol": "BTC/USD"}, "since": FROM, "holes": 1, "upToDateAt": None}
     assert (await ask(lab, UNTRACK, chosen, ADA))["data"] == {"untrack": 1}
     assert (await ask(lab, UNTRACK, chosen, ADA))["data"] == {"untrack": 0}
+
+
+async def test_sources_tell_when_what_is_stored_was_fetched(lab: Laboratory) -> None:
+    text = """{{ candles(market: "{0}", provider: "{1}", symbol: "{2}", since: {3}, limit: 5) {{ sources {{ source fetchedAt }} }} }}"""
+    demo = text.format("demo", "synthetic", "BTC/USD", T0)
+    first = (await ask(lab, demo))["data"]["candles"]["sources"]
+    again = (await ask(lab, demo))["data"]["candles"]["sources"]
+    assert [source["source"] for source in (*first, *again)] == ["PROVIDER", "STORE"]
+    assert abs(datetime.fromisoformat(first[0]["fetchedAt"]) - datetime.fromisoformat(again[0]["fetchedAt"])) < timedelta(seconds=10)  # fmt: skip
+    imported = await ask(lab, text.format("lab", "bench", "S0/USD", T0))
+    assert imported["data"]["candles"]["sources"] == [{"source": "STORE", "fetchedAt": None}]

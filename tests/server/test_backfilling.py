@@ -26,8 +26,8 @@ MINUTE_MS = 60_000
 COUNT = 12_000
 _HOUR = Timeframe(1, "h")
 UNTIL = T0 + COUNT * MINUTE_MS
-START = """mutation { startBackfill(input: {market: "remote", provider: "tape", pattern: "*", since: %d, until: %d})
-  { id state piecesTotal } }""" % (T0, UNTIL)
+START = f"""mutation {{ startBackfill(input: {{market: "remote", provider: "tape", pattern: "*", since: {T0}, until: {UNTIL}}})
+  {{ id state piecesTotal }} }}"""
 JOB = "{ backfill(id: 1) { state piecesDone piecesTotal candlesWritten calls holes { reason } lastError } }"
 
 
@@ -170,9 +170,8 @@ async def test_a_thousand_identical_cold_queries_to_two_servers_make_one_call(
 ) -> None:
     remote.latency_s = 0.5
     query = (
-        """{ candles(market: "remote", provider: "tape", symbol: "A", since: %d, limit: 500)
-      { complete columns { timestamp close } } }"""
-        % T0
+        f'{{ candles(market: "remote", provider: "tape", symbol: "A", since: {T0}, limit: 500) '
+        "{ complete columns { timestamp close } } }"
     )
     with serving(tmp_path / "log1", **setting) as first, serving(tmp_path / "log2", **setting) as second:
         timeout = aiohttp.ClientTimeout(60)
@@ -235,11 +234,8 @@ async def test_a_server_keeps_a_tracked_series_complete(
     with serving(tmp_path / "log", **setting) as running:
         since = int(time.time() * 1000) // MINUTE_MS * MINUTE_MS - 90 * MINUTE_MS
         remote.truth["A"] = minutes(since, 200)
-        data = await ask(
-            running,
-            'mutation { track(input: {market: "remote", provider: "tape", symbols: ["A"], since: %d}) { holes } }'
-            % since,
-        )
+        chosen = f'{{market: "remote", provider: "tape", symbols: ["A"], since: {since}}}'
+        data = await ask(running, f"mutation {{ track(input: {chosen}) {{ holes }} }}")
         assert data["track"] == [{"holes": 1}]
         async with asyncio.timeout(20):
             while (await ask(running, "{ tracked { nodes { holes } } }"))["tracked"]["nodes"] != [{"holes": 0}]:

@@ -79,7 +79,7 @@ async def at_work(backfills: Backfills, count: int = 2) -> AsyncIterator[Workers
 async def done(backfills: Backfills, job: int, seconds: float = 20) -> Backfill:
     """The job when it has ended."""
     async with asyncio.timeout(seconds):
-        return [state async for state in backfills.follow(job)][-1]
+        return [told async for told in backfills.follow(job)][-1]
 
 
 async def run(world: World, since: int, until: int | None, **more: object) -> Backfill:
