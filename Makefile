@@ -27,8 +27,9 @@ check: install $(STAMPS)/dev ## formatting, lint, types, and no import upwards
 bench: install $(STAMPS)/dev ## the speed and memory figures of docs/benchmarks.md
 	$(BIN)/python -m benchmarks
 
-chaos: install $(STAMPS)/dev ## servers killed and listeners cut for some minutes: nothing may be lost or repeated
+chaos: install $(STAMPS)/dev ## servers, databases and caches killed for some minutes: nothing may be lost or repeated
 	$(BIN)/python -m tests.server.chaos
+	$(BIN)/python -m tests.chaos
 
 lock: $(STAMPS)/dev ## renew requirements.lock and requirements-dev.lock from pyproject.toml
 	$(BIN)/python -m pip install --quiet uv

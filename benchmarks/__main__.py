@@ -5,16 +5,21 @@ from __future__ import annotations
 import asyncio
 import sys
 
-from benchmarks import aggregates, nouns, serving, startup, writing
+from benchmarks import aggregates, backfilling, caching, fanout, nouns, serving, startup, writing
 
 BENCHMARKS = {
     "fold": nouns.fold_a_year,
     "aggregates": aggregates.read_and_write,
+    "backfill": backfilling.backfill,
     "import": writing.import_a_million,
     "startup": startup.start_and_rest,
     "memory": serving.from_memory,
     "postgres": serving.from_postgres,
     "listeners": serving.listeners,
+    "fanout": fanout.fan_out,
+    "cache": caching.one_series,
+    "watchlist": caching.watchlist,
+    "faults": caching.faults,
 }
 
 

@@ -1,4 +1,4 @@
-"""The servers that are measured: `python -m benchmarks.server ours|stock memory|postgres DSN`; prints its port.
+"""The servers that are measured: `python -m benchmarks.server ours|stock memory|postgres|cached|live DSN`; prints its port.
 
 `stock` is the same schema and resolvers on Strawberry's own executor, view and JSON.
 """
@@ -7,30 +7,40 @@ from __future__ import annotations
 
 import asyncio
 import sys
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
 from typing import Any
 
 import numpy as np
 import strawberry
 import uvicorn
 from starlette.applications import Starlette
-from starlette.routing import Route
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import BaseRoute, Route, WebSocketRoute
 from strawberry.asgi import GraphQL
 from strawberry.schema.config import StrawberryConfig
 
-from candlegraph import Candles, Instrument, Record
+from candlegraph import Candles, Instrument, Record, Series
 from candlegraph.answer import Answer, Ask
+from candlegraph.event import Event, EventKind, heartbeat
+from candlegraph.zone import Zone
 from providers.registry import Registry
 from realtime.cluster import Cluster
+from realtime.hub import HEARTBEAT_S
+from realtime.topic import Listener
 from resolvers.accounts import Accounts
 from resolvers.context import Context, Services
 from resolvers.tokens import Tokens
 from schema.build import build_schema
 from schema.query import Query
 from schema.scalars import SCALARS
+from schema.subscription import Subscription
 from server.app import WEB
+from server.connections import Caps, Connections
 from server.endpoint import Endpoint
+from server.wire import HttpProtocol, WebSocketProtocol
 from storage.backfill import Backfills
+from storage.cache import Cache
 from storage.database import Database
 from storage.history import History
 from storage.limits import Limiter
@@ -53,46 +63,78 @@ class MemoryHistory:
         return [Answer(self._record, ask, UTC, self._candles[-ask.limit :], (), (), True, None, None) for ask in asks]
 
 
+class BurstHub:
+    """Tells all who listen of candles when it is told to, as fast as it can."""
+
+    def __init__(self) -> None:
+        self._listeners: set[Listener] = set()
+        self._seq = 0
+
+    async def subscribe(self, series: Series, since: int | None, days: Zone | None) -> AsyncIterator[Event]:
+        listener = Listener()
+        self._listeners.add(listener)
+        try:
+            yield Event(EventKind.SNAPSHOT, self._seq, Candles.empty(), caught_up=True)
+            while True:
+                event = await listener.next(HEARTBEAT_S)
+                yield event or heartbeat(self._seq)
+        finally:
+            self._listeners.discard(listener)
+
+    async def burst(self, request: Request) -> Response:
+        for _ in range(int(request.query_params["events"])):
+            self._seq += 1
+            candle = Candles.of(
+                [1_700_000_040_000 + self._seq * 60_000], [30_000.5], [30_003], [29_997], [30_001], [1.25]
+            )
+            event = Event(EventKind.CLOSE, self._seq, candle)
+            for listener in self._listeners:
+                listener.push(event)
+        return Response()
+
+
 async def main(kind: str, source: str, dsn: str) -> None:
     """Serve until ended."""
     database = Database(dsn, max_connections=4)
     registry = Registry({}, points=[])
-    if source == "postgres":
+    if source in {"postgres", "cached"}:
         await database.open()
-    stored = History.over(database, registry)
+    stored = History.over(database, registry, cache=Cache(64 << 20) if source == "cached" else None)
+    watching = asyncio.create_task(stored.store.changes.watch()) if source == "cached" else None
     history: Any = stored
     if source == "memory":
         history = MemoryHistory()
     accounts = Accounts(Users(database), Tokens(list), Limiter())
     backfills = Backfills(stored)
+    hub: Any = BurstHub() if source == "live" else Cluster(stored).hub
     services = Services(
-        history,
-        stored.instruments,
-        registry,
-        Cluster(stored).hub,
-        backfills,
-        Tracking(stored, backfills),
-        500,
-        5_000,
-        accounts,
+        history, stored.instruments, registry, hub, backfills, Tracking(backfills), 500, 5_000, accounts
     )
-    endpoint: Any = Endpoint(build_schema(), services, WEB, [])
+    everybody = Connections(Caps(connections=100_000, an_address=100_000))
+    endpoint: Any = Endpoint(build_schema(), services, WEB, [], everybody)
     if kind == "stock":
-        schema = strawberry.Schema(Query, config=StrawberryConfig(scalar_map=SCALARS))
+        schema = strawberry.Schema(Query, subscription=Subscription, config=StrawberryConfig(scalar_map=SCALARS))
 
         class Stock(GraphQL[Context, None]):
             async def get_context(self, request: Any, response: Any) -> Context:
                 return Context(services, "")
 
         endpoint = Stock(schema)
-    app = Starlette(routes=[Route("/graphql", endpoint)])
-    config = uvicorn.Config(app, port=0, log_config=None, access_log=False, lifespan="off")
+    routes: list[BaseRoute] = [Route("/graphql", endpoint), WebSocketRoute("/graphql", endpoint)]
+    if source == "live":
+        routes.append(Route("/burst", hub.burst))
+    protocols: dict[str, Any] = {"http": HttpProtocol, "ws": WebSocketProtocol} if kind == "ours" else {}
+    config = uvicorn.Config(
+        Starlette(routes=routes), port=0, log_config=None, access_log=False, lifespan="off", **protocols
+    )
     server = uvicorn.Server(config)
     serving = asyncio.create_task(server.serve())
     while not server.started:
         await asyncio.sleep(0.01)
     print(server.servers[0].sockets[0].getsockname()[1], flush=True)
     await serving
+    if watching:
+        watching.cancel()
 
 
 if __name__ == "__main__":

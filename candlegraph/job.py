@@ -57,7 +57,7 @@ class BackfillPart:
     pieces_done: int
     calls: int
     candles: int
-    state: str
+    state: BackfillState
     retry_at: int | None  # when it will be tried again after a failure
 
 
@@ -89,9 +89,9 @@ class Backfill:
 
 @dataclass(frozen=True, slots=True)
 class Tracked:
-    """A series of 1m candles that is kept complete from ``since`` on."""
+    """A series of 1m candles that is kept complete from ``since`` on; what it lacks, and when that was nothing (ms, UTC)."""
 
     record: Record
     since: int
-    holes: int
+    holes: tuple[Gap, ...]
     complete_at: int | None

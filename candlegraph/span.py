@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from bisect import bisect_left, bisect_right
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from typing import Self
 
 from candlegraph.timeframe import Timeframe
 from candlegraph.zone import UTC, Zone
@@ -48,6 +50,20 @@ class Spans:
                 merged.append(span)
         self._spans = tuple(merged)
 
+    @classmethod
+    def apart(cls, spans: Iterable[Span]) -> Self:
+        """Take ``spans`` that are sorted, non-empty and do not touch, as a ledger has them."""
+        made = cls()
+        made._spans = tuple(spans)
+        return made
+
+    def _near(self, other: Spans) -> tuple[Span, ...]:
+        """Those of ours that may meet ``other``; of thousands of fragments seldom more than a few do."""
+        if not other._spans:
+            return ()
+        first = bisect_right(self._spans, other._spans[0].since, key=lambda span: span.until)
+        return self._spans[first : bisect_left(self._spans, other._spans[-1].until, key=lambda span: span.since)]
+
     def __iter__(self) -> Iterator[Span]:
         """The spans, ascending."""
         return iter(self._spans)
@@ -74,7 +90,7 @@ class Spans:
 
     def __and__(self, other: Spans) -> Spans:
         """What both hold."""
-        found, ours, theirs = [], list(self._spans), list(other._spans)
+        found, ours, theirs = [], self._near(other), other._near(self)
         i = j = 0
         while i < len(ours) and j < len(theirs):
             found.append(ours[i] & theirs[j])
@@ -90,7 +106,7 @@ class Spans:
             return self
         edges = [
             self._spans[0].since,
-            *(edge for span in other._spans for edge in (span.since, span.until)),
+            *(edge for span in other._near(self) for edge in (span.since, span.until)),
             self._spans[-1].until,
         ]
         return self & Spans(Span(a, b) for a, b in zip(edges[::2], edges[1::2], strict=True))

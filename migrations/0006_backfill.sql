@@ -52,36 +52,39 @@ create table backfills (
 );
 create index on backfills (state, priority desc, id);
 
--- A stretch of one symbol's history, fetched page by page by one worker at a time. Without a job: a tracked series' hole.
+-- A stretch of one symbol's history, fetched page by page by one worker at a time. Without a job: a hole of a tracked
+-- series, or what is to be read `again` of it.
 create table backfill_parts (
   id            bigint generated always as identity primary key,
   backfill_id   bigint references backfills (id) on delete cascade,
   instrument_id int not null references instruments (id),
   timeframe     text not null,
   span          tstzrange not null,
+  again         boolean not null default false,
   priority      int not null,
   pieces        int not null,           -- upstream calls it was reckoned to take
   pieces_done   int not null default 0,
   calls         int not null default 0,
   candles       bigint not null default 0,
   state         text not null default 'OPEN' check (state in ('OPEN', 'DONE', 'FAILED', 'CANCELLED')),
+  reached       timestamptz not null,    -- what lies before it in `span` is done with
+  holes         jsonb not null default '[]',  -- of that, what cannot be had: [since ms, until ms, reason, detail]
   attempts      int not null default 0,  -- failures in a row
   next_at       timestamptz not null default now(),
   claimed_by    uuid,
   claimed_until timestamptz,
-  holes         jsonb not null default '[]'  -- [since ms, until ms, reason, detail]: what cannot be had
+  ended_at      timestamptz
 );
 create index on backfill_parts (backfill_id);
 create index on backfill_parts (priority desc, id) where state = 'OPEN';
-create unique index on backfill_parts (instrument_id, span) where backfill_id is null and state = 'OPEN';
+create index on backfill_parts (instrument_id) where backfill_id is null;
 
 create table tracked (
   instrument_id int primary key references instruments (id),
   since         timestamptz not null,
-  added_at      timestamptz not null default now(),
   added_by      text,
-  checked_at    timestamptz,
-  holes         int not null default 0,
+  checked_at    timestamptz not null default '-infinity',  -- whoever moves it on looks for holes
   complete_at   timestamptz,  -- when it was last seen without a hole
   reread_at     timestamptz   -- when its last days were last read again
 );
+create index on tracked (checked_at);

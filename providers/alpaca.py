@@ -14,7 +14,7 @@ from datetime import UTC, datetime
 
 from candlegraph import clock
 from candlegraph.candle import Candles
-from candlegraph.clock import MINUTE_MS
+from candlegraph.clock import DAY_MS, MINUTE_MS
 from candlegraph.errors import ConfigurationError, ProviderUnavailable, Unsupported
 from candlegraph.provider import Budget, Capabilities, Listing, Live, Market, Page, Provider, Unconfigured
 from candlegraph.series import Instrument
@@ -71,6 +71,7 @@ class Alpaca:
             _FEEDS[feed],
             max_rows_per_call=_MAX_ROWS,
             settle_ms=_SETTLE_MS,
+            corrects_within_ms=DAY_MS,
             budget=Budget(_CALLS_A_MINUTE / sharers, 60),
         )
         self._question = {"feed": feed, "adjustment": adjustment, "sort": "asc"}

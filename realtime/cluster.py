@@ -33,7 +33,7 @@ class Cluster:
             lines: list[RedisLine | Notifications] = [notifications]
             if self._redis_url:
                 # Everybody hears both: whoever cannot reach the one is heard by the other.
-                channel = f"candlegraph:{await self.store.database_id()}:live"
+                channel = f"candlegraph:{await self.store.database_name()}:live"
                 redis = RedisLine(self._redis_url, channel, self.bus.receive)
                 stack.push_async_callback(redis.close)
                 lines.insert(0, redis)

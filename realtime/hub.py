@@ -10,7 +10,7 @@ from contextlib import asynccontextmanager
 from candlegraph.answer import Answer, Ask, GapReason
 from candlegraph.candle import Candles, concat
 from candlegraph.errors import BadUserInput, CandlegraphError, ProviderUnavailable
-from candlegraph.event import Event, EventKind
+from candlegraph.event import Event, EventKind, heartbeat
 from candlegraph.provider import Live
 from candlegraph.series import Record, Series
 from candlegraph.span import Span, Spans
@@ -70,7 +70,7 @@ class Hub:
             while True:
                 event = await listener.next(HEARTBEAT_S)
                 if event is None or _is_known(event, since):
-                    event = Event(EventKind.HEARTBEAT, event.seq if event else topic.seq, Candles.empty())
+                    event = heartbeat(event.seq if event else topic.seq)
                 yield event
                 if event.kind is EventKind.RESYNC:
                     return

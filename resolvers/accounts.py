@@ -62,7 +62,6 @@ class Accounts:
     async def close(self) -> None:
         """Let go of what runs."""
         await self.standing.close()
-        await self._limiter.close()
 
     async def identify(self, authorization: str | None) -> Viewer:
         """Who shows this Authorization header. Never raises: what is wrong is said to the fields that ask who it is."""
@@ -88,7 +87,7 @@ class Accounts:
         """Sign in. The same Unauthenticated, after as long, for a user there is not, a closed one and a wrong password."""
         check_text("username", username)
         check_text("password", password)
-        name, address = username.lower(), _network(address)
+        name, address = username.lower(), network(address)
         pair = f"login:{name}:{address}"
         known = f"known:{name}:{address}"
         await self._count(f"login:{address}", _OF_AN_ADDRESS)
@@ -115,7 +114,7 @@ class Accounts:
 
     async def refresh(self, token: str, address: str) -> Session:
         """Use a refresh token up for new tokens. TokenUsed where another tab was faster, else Unauthenticated."""
-        await self._count(f"refresh:{_network(address)}", _REFRESHES)
+        await self._count(f"refresh:{network(address)}", _REFRESHES)
         successor = _new_token()
         user = await self._users.rotate(_hash(token), _hash(successor))
         if user:
@@ -129,7 +128,7 @@ class Accounts:
 
     async def logout(self, token: str, address: str) -> bool:
         """End the session of a refresh token; False where there is none to end."""
-        await self._count(f"refresh:{_network(address)}", _REFRESHES)
+        await self._count(f"refresh:{network(address)}", _REFRESHES)
         return await self._users.end(_hash(token))
 
     async def save_config(self, viewer: Viewer, config: object, if_updated_at: datetime | None) -> UserConfig:
@@ -160,7 +159,7 @@ def _hash(token: str) -> bytes:
     return hashlib.sha256(token.encode("utf-8", "surrogatepass")).digest()
 
 
-def _network(address: str) -> str:
+def network(address: str) -> str:
     """What one client has of addresses: an IPv6 host has 2^64 of them."""
     try:
         found = ipaddress.ip_address(address)

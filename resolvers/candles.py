@@ -3,17 +3,27 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Awaitable, Sequence
+from dataclasses import dataclass
 
-from candlegraph.answer import Answer, Ask, Fill, Wait
+from candlegraph.answer import Answer, Ask, Fill, SourceKind, SourceSpan, Wait
 from candlegraph.errors import BadUserInput, CandlegraphError
 from candlegraph.event import Event
 from candlegraph.series import Series
+from candlegraph.span import Span
 from candlegraph.timeframe import Timeframe
 from candlegraph.zone import zone
 from resolvers.context import Context
 from resolvers.markets import instrument
 
 MAX_BATCH = 100
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """Who answered a part of an answer."""
+
+    told: SourceSpan
+    answer: Answer
 
 
 def resolve_candles(  # noqa: PLR0913 - the contract's arguments
@@ -77,6 +87,15 @@ def _limit(context: Context, limit: int | None) -> int:
             f"`limit` must be between 1 and {most}, not {limit}. Page on with `nextSince` or `nextBefore`."
         )
     return limit
+
+
+async def resolve_fetched_at(context: Context, source: Source) -> int | None:
+    """When a part was brought by an upstream call: just now, or before it was stored; None where it was imported."""
+    told, answer = source.told, source.answer
+    if told.fetched_at is not None or told.source is SourceKind.LIVE:
+        return told.fetched_at
+    key = (answer.record.id, answer.ask.series.timeframe, Span(told.since, told.until))
+    return await context.loaders.fetched_at_by_span.load(key)
 
 
 def stream_candles(context: Context, series: Series, since: int | None, timezone: str | None) -> AsyncIterator[Event]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Hashable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
@@ -12,6 +12,8 @@ from aiodataloader import DataLoader
 from candlegraph.answer import Answer, Ask
 from candlegraph.provider import Providers
 from candlegraph.series import Instrument, Record
+from candlegraph.span import Span
+from candlegraph.timeframe import Timeframe
 from candlegraph.viewer import User, UserConfig, Viewer
 from realtime.hub import Hub
 from resolvers.accounts import Accounts
@@ -58,6 +60,11 @@ class Loaders:
         self._services = services
 
     @cached_property
+    def fetched_at_by_span(self) -> DataLoader[tuple[int, Timeframe, Span], int | None]:
+        """When spans of series were last fetched; few operations ask."""
+        return DataLoader(self._services.history.store.fetched_at)
+
+    @cached_property
     def config_by_user(self) -> DataLoader[User, UserConfig]:
         """What is kept for each user; few operations ask."""
         return DataLoader(self._services.accounts.configs)
@@ -77,6 +84,16 @@ class Context:
     def loaders(self) -> Loaders:
         """The loaders of this operation."""
         return Loaders(self.services)
+
+    @property
+    def scope(self) -> Hashable:
+        """What the viewer may see; who it is shows in no event of a subscription."""
+        return self.viewer.roles, self.origin.trusted
+
+    def for_audience(self) -> Context:
+        """Surroundings of everybody with the same scope: there is nothing in them that is one's own."""
+        origin = Origin(trusted=self.origin.trusted)
+        return replace(self, viewer=Viewer(roles=self.viewer.roles), origin=origin, connection_params=None)
 
     def for_operation(self) -> Context:
         """The same surroundings with loaders of its own."""

@@ -37,7 +37,7 @@ async def resolve_markets(context: Context) -> list[Market]:
 
 async def resolve_providers(context: Context, market_id: str) -> list[Status]:
     """The providers of a market, by id. NotFound where there is no such market."""
-    _check_name("market", market_id)
+    check_name("market", market_id)
     found = {status.id: status for status in context.services.providers.statuses() if status.market.id == market_id}
     for market, provider in await context.services.instruments.pairs():
         if market == market_id and provider not in found:
@@ -55,7 +55,7 @@ async def resolve_symbols(
     if not 0 <= first <= MAX_PAGE:
         raise BadUserInput(f"`first` must be between 0 and {MAX_PAGE}, not {first}.")
     for what, name in (("market", market), ("provider", provider), ("search", search or "-")):
-        _check_name(what, name)
+        check_name(what, name)
     start = None if after is None else decode_cursor(after)
     records, total = await context.services.instruments.search(
         market, provider, text=search, inactive=inactive, after=start, first=first + 1
@@ -71,7 +71,7 @@ async def resolve_symbol(context: Context, instrument: Instrument) -> Record:
 def instrument(market: str, provider: str, symbol: str) -> Instrument:
     """Name an instrument as a request does; BadUserInput for what could be no name."""
     for what, name in (("market", market), ("provider", provider), ("symbol", symbol)):
-        _check_name(what, name)
+        check_name(what, name)
     return Instrument(market, provider, symbol)
 
 
@@ -84,13 +84,14 @@ def decode_cursor(cursor: str) -> str:
     """The symbol a cursor stands behind; BadUserInput for what is no cursor of ours."""
     try:
         symbol = base64.urlsafe_b64decode(cursor.encode("ascii")).decode()
-        _check_name("after", symbol)
+        check_name("after", symbol)
     except (binascii.Error, ValueError, BadUserInput):
         raise BadUserInput("`after` is not a cursor of this list: pass the `endCursor` of the page before.") from None
     return symbol
 
 
-def _check_name(what: str, name: str) -> None:
+def check_name(what: str, name: str) -> None:
+    """Refuse with BadUserInput what could be no name."""
     # PostgreSQL takes neither a NUL nor half a surrogate pair in a text.
     if not name or len(name) > _LONGEST_NAME or "\0" in name or any("\ud800" <= char <= "\udfff" for char in name):
         raise BadUserInput(f"`{what}` must be a text of 1 to {_LONGEST_NAME} characters.")

@@ -57,3 +57,4 @@ SearchArg = Annotated[str | None, strawberry.argument(description="A part of the
 InactiveArg = Annotated[bool, strawberry.argument(description="Also symbols that are not traded any more.")]
 FirstArg = Annotated[int, strawberry.argument(description="The size of the page, at most 1,000.")]
 AfterArg = Annotated[str | None, strawberry.argument(description="The `endCursor` of the page before.")]
+JobArg = Annotated[strawberry.ID, strawberry.argument(description="The `id` of a backfill.")]

@@ -2,14 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import AsyncGenerator, Awaitable, Collection
+from typing import Any
+
 import strawberry
-from graphql import GraphQLError
+from graphql import ExecutionResult, GraphQLError, execute
+from graphql.execution import create_source_event_stream
 from strawberry.schema.config import StrawberryConfig
 from strawberry.types import ExecutionContext
+from strawberry.types.execution import PreExecutionError
+from strawberry.types.graphql import OperationType
 
+from resolvers.context import Context
 from schema.documents import Documents
 from schema.errors import CodedErrors
 from schema.executor import BulkExecutor
+from schema.live import Code, Refused, audience, encode, follow
 from schema.mutation import Mutation
 from schema.operation import NamedOperation
 from schema.query import Query
@@ -22,6 +30,63 @@ class Schema(strawberry.Schema):
 
     def process_errors(self, errors: list[GraphQLError], execution_context: ExecutionContext | None = None) -> None:
         """Log nothing: a client's mistake is not worth a traceback in the log."""
+
+    async def open(
+        self,
+        query: str,
+        variables: dict[str, Any] | None,
+        operation_name: str | None,
+        context: Context,
+        allowed: Collection[OperationType] = tuple(OperationType),
+    ) -> AsyncGenerator[str, None]:
+        """Begin an operation of any kind; it answers with payloads in JSON, one a query, many a subscription.
+
+        Refused where nothing is executed.
+        """
+        execution = self._create_execution_context(query or " ", allowed, variables, context, None, operation_name)
+        extensions = self.get_extensions()
+        for extension in extensions:
+            extension.execution_context = execution
+        runner = self.create_extensions_runner(execution, extensions)
+        coded = next(extension.coded for extension in extensions if isinstance(extension, CodedErrors))
+        result = None
+        async with runner.operation():
+            try:
+                refused = await self._prepare_operation_async(execution, runner)
+                if refused is None and execution.operation_type is not OperationType.SUBSCRIPTION:
+                    middleware = self._get_middleware_manager(extensions)
+                    result = await self._execute_operation(execution, runner, middleware, execute, {})
+            except Exception as error:  # noqa: BLE001 - it gets its code, or is logged, as every other
+                refused = PreExecutionError(None, [GraphQLError(str(error), original_error=error)])
+        if refused:
+            raise Refused(coded(refused.errors or []))
+        if isinstance(result, ExecutionResult):  # its errors were given their codes at the end of the operation
+            return _once(encode(result.data, result.errors))
+        return await self._subscribe(execution, coded)
+
+    async def _subscribe(self, execution: ExecutionContext, coded: Code) -> AsyncGenerator[str, None]:
+        assert execution.graphql_document is not None  # noqa: S101 - it was parsed
+        context: Context = execution.context
+        executor = BulkExecutor.build(
+            self._schema,
+            execution.graphql_document,
+            context_value=context,
+            raw_variable_values=execution.variables,
+            operation_name=execution.operation_name,
+        )
+        if isinstance(executor, list):
+            raise Refused(coded(executor))
+        source = create_source_event_stream(executor)
+        if isinstance(source, Awaitable):
+            source = await source
+        if isinstance(source, ExecutionResult):
+            raise Refused(coded(source.errors or []))
+        heard_with = audience(executor, execution.query or "", context.scope, context.for_audience)
+        return follow(source, executor, heard_with, coded)
+
+
+async def _once(payload: str) -> AsyncGenerator[str, None]:
+    yield payload
 
 
 def build_schema() -> Schema:

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from datetime import datetime
+from datetime import UTC, datetime
 
 import strawberry
-from strawberry import Parent
+from strawberry import Info, Parent
 
 from candlegraph.answer import Answer, GapReason, SourceKind
 from candlegraph.candle import Candles
 from candlegraph.timeframe import MINUTE, Timeframe
+from resolvers.candles import Source, resolve_fetched_at
+from resolvers.context import Context
 from schema.scalars import Timestamp
 
 strawberry.enum(
@@ -97,12 +99,26 @@ class Gap:
 
 @strawberry.type(description="Who answered a part of the range.")
 class SourceSpan:
-    """Resolved from `candlegraph.answer.SourceSpan`."""
+    """Resolved from `resolvers.candles.Source`."""
 
-    since: Timestamp = strawberry.field(description="Its beginning, inclusive.")
-    until: Timestamp = strawberry.field(description="Its end, exclusive.")
-    source: SourceKind = strawberry.field(description="Who answered.")
-    fetched_at: datetime | None = strawberry.field(description="When it was fetched upstream, for this answer.")
+    @strawberry.field(description="Its beginning, inclusive.")
+    def since(parent: Parent[Source]) -> Timestamp:
+        return Timestamp(parent.told.since)
+
+    @strawberry.field(description="Its end, exclusive.")
+    def until(parent: Parent[Source]) -> Timestamp:
+        return Timestamp(parent.told.until)
+
+    @strawberry.field(description="Who answered.")
+    def source(parent: Parent[Source]) -> SourceKind:
+        return parent.told.source
+
+    @strawberry.field(
+        description="When something of it was last fetched upstream; null where it was imported, or is live."
+    )
+    async def fetched_at(parent: Parent[Source], info: Info[Context, None]) -> datetime | None:
+        at = await resolve_fetched_at(info.context, parent)
+        return None if at is None else datetime.fromtimestamp(at / 1000, UTC)
 
 
 @strawberry.type(description="Candles of one series, and what is known about the range they stand for.")
@@ -147,7 +163,7 @@ class CandleSeries:
 
     @strawberry.field(description="Who answered which part.")
     def sources(parent: Parent[Answer]) -> list[SourceSpan]:
-        return parent.sources  # type: ignore[return-value]
+        return [Source(told, parent) for told in parent.sources]  # type: ignore[misc]
 
     @strawberry.field(description="There are, or may be, more candles in the direction asked.")
     def has_more(parent: Parent[Answer]) -> bool:

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 from graphql import GraphQLError, GraphQLSyntaxError, ValueNode, VariableNode
 from strawberry.extensions import MaskErrors
-from strawberry.schema.exceptions import CannotGetOperationTypeError
+from strawberry.schema.exceptions import CannotGetOperationTypeError, InvalidOperationTypeError
 
 from candlegraph.errors import CandlegraphError
 from resolvers.context import Context
@@ -27,8 +27,12 @@ class CodedErrors(MaskErrors):
         yield
         self._invalid = bool(self.execution_context.pre_execution_errors)
 
-    def _process_errors(self, errors: list[GraphQLError]) -> list[GraphQLError]:
+    def coded(self, errors: list[GraphQLError]) -> list[GraphQLError]:
+        """The errors as clients see them."""
         return [self._coded(error) for error in errors]
+
+    def _process_errors(self, errors: list[GraphQLError]) -> list[GraphQLError]:
+        return self.coded(errors)
 
     def _coded(self, error: GraphQLError) -> GraphQLError:
         cause = _cause(error)
@@ -43,6 +47,8 @@ class CodedErrors(MaskErrors):
             extensions = {"code": self._own_code(error), **(error.extensions or {})}
         elif isinstance(cause, CannotGetOperationTypeError):
             message, extensions = "The document has no such operation.", {"code": "BAD_USER_INPUT"}
+        elif isinstance(cause, InvalidOperationTypeError):
+            message, extensions = "This needs POST.", {"code": "BAD_USER_INPUT"}
         elif isinstance(cause, ValueError) and _is_literal(error):
             # graphql-core lets Python's limit of 4,300 digits through.
             message, extensions = "This number is too long.", {"code": "BAD_USER_INPUT"}

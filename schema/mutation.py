@@ -8,7 +8,12 @@ from typing import Annotated
 import strawberry
 from strawberry import Info
 
+from candlegraph.viewer import Role
+from resolvers.backfills import author, cancel_backfill, start_backfill, track, untrack
 from resolvers.context import Context
+from schema import arguments as arg
+from schema.backfill import Backfill, BackfillInput, Tracked, TrackInput
+from schema.permission import needs
 from schema.scalars import JSON
 from schema.user import AuthPayload, UserConfig
 
@@ -27,6 +32,8 @@ IfUpdatedAtArg = Annotated[
         description="Save only if it was saved last at this instant, else CONFLICT; left out, the last one to save wins."
     ),
 ]
+BackfillInputArg = Annotated[BackfillInput, strawberry.argument(description="What to fetch.")]
+TrackInputArg = Annotated[TrackInput, strawberry.argument(description="Which symbols.")]
 
 
 @strawberry.type(description="The root of what changes something. Over HTTP it needs POST.")
@@ -67,3 +74,41 @@ class Mutation:
     ) -> UserConfig:
         context = info.context
         return await context.services.accounts.save_config(context.viewer, config, if_updated_at)  # type: ignore[return-value]
+
+    @strawberry.mutation(
+        description=(
+            "Fetch what is missing of some history; every server of the cluster works on it. BAD_USER_INPUT for a pattern that "
+            "matches nothing, a span in the future or beyond the provider's reach, or a million pieces; NOT_FOUND for an "
+            "unknown symbol. Needs the role OPERATOR."
+        ),
+        extensions=needs(Role.OPERATOR),
+    )
+    async def start_backfill(self, info: Info[Context, None], input: BackfillInputArg) -> Backfill:
+        return await start_backfill(info.context, input.order(author(info.context)))  # type: ignore[return-value]
+
+    @strawberry.mutation(
+        description=(
+            "End a job; what it has stored stays. Needs the role OPERATOR, for a job of somebody else's ADMIN (FORBIDDEN). "
+            "NOT_FOUND for an unknown one; one that has ended is returned as it is."
+        ),
+        extensions=needs(Role.OPERATOR),
+    )
+    async def cancel_backfill(self, info: Info[Context, None], id: arg.JobArg) -> Backfill:
+        return await cancel_backfill(info.context, id)  # type: ignore[return-value]
+
+    @strawberry.mutation(
+        description=(
+            "Keep the 1m candles of some symbols complete from now on: their holes are filled, the newest first. One that "
+            "is tracked already takes the earlier `since`. Needs the role OPERATOR."
+        ),
+        extensions=needs(Role.OPERATOR),
+    )
+    async def track(self, info: Info[Context, None], input: TrackInputArg) -> list[Tracked]:
+        return await track(info.context, input.selection(), input.since)  # type: ignore[return-value]
+
+    @strawberry.mutation(
+        description="Keep some symbols complete no longer; how many were. What is stored stays. Needs the role OPERATOR.",
+        extensions=needs(Role.OPERATOR),
+    )
+    async def untrack(self, info: Info[Context, None], input: TrackInputArg) -> int:
+        return await untrack(info.context, input.selection())

@@ -8,19 +8,23 @@ import strawberry
 from strawberry import Info
 
 from candlegraph.answer import Fill, Wait
+from candlegraph.job import BackfillState
 from candlegraph.series import Series
 from candlegraph.timeframe import MINUTE
 from candlegraph.viewer import Role
+from resolvers.backfills import resolve_backfill, resolve_backfills, resolve_coverage, resolve_tracked
 from resolvers.candles import resolve_batch, resolve_candles
 from resolvers.context import Context
 from resolvers.markets import instrument, resolve_markets, resolve_providers, resolve_symbol, resolve_symbols
 from schema import arguments as arg
+from schema.backfill import Backfill, BackfillConnection, Coverage, TrackedConnection
 from schema.candles import CandleSeries, SeriesInput
 from schema.market import Market, Provider
 from schema.permission import needs
 from schema.symbol import Symbol, SymbolConnection
 from schema.user import User
 
+StateArg = Annotated[BackfillState | None, strawberry.argument(description="Only jobs in this state.")]
 SeriesArg = Annotated[list[SeriesInput], strawberry.argument(description="The series, at most 100.")]
 
 
@@ -122,6 +126,41 @@ class Query:
             timezone=timezone,
             wait=wait,
         )
+
+    @strawberry.field(
+        description="What is known of a series to the last candle, what is not and why, and how it came.",
+        extensions=needs(Role.VIEWER),
+    )
+    async def coverage(
+        self,
+        info: Info[Context, None],
+        market: arg.MarketArg,
+        provider: arg.ProviderArg,
+        symbol: arg.SymbolArg,
+        timeframe: arg.TimeframeArg = MINUTE,
+    ) -> Coverage | None:
+        series = Series(instrument(market, provider, symbol), timeframe)
+        return await resolve_coverage(info.context, series)  # type: ignore[return-value]
+
+    @strawberry.field(description="One job that fetches history.", extensions=needs(Role.VIEWER))
+    async def backfill(self, info: Info[Context, None], id: arg.JobArg) -> Backfill | None:
+        return await resolve_backfill(info.context, id)  # type: ignore[return-value]
+
+    @strawberry.field(description="The jobs that fetch history, the newest first.", extensions=needs(Role.VIEWER))
+    async def backfills(
+        self,
+        info: Info[Context, None],
+        state: StateArg = None,
+        first: arg.FirstArg = 50,
+        after: arg.AfterArg = None,
+    ) -> BackfillConnection | None:
+        return await resolve_backfills(info.context, state, first, after)  # type: ignore[return-value]
+
+    @strawberry.field(description="The symbols that are kept complete.", extensions=needs(Role.VIEWER))
+    async def tracked(
+        self, info: Info[Context, None], first: arg.FirstArg = 100, after: arg.AfterArg = None
+    ) -> TrackedConnection | None:
+        return await resolve_tracked(info.context, first, after)  # type: ignore[return-value]
 
     @strawberry.field(description="The signed-in user: identity, roles, saved configuration. Null when anonymous.")
     def me(self, info: Info[Context, None]) -> User | None:

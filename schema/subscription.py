@@ -11,10 +11,12 @@ from candlegraph.event import Event, EventKind
 from candlegraph.series import Series
 from candlegraph.timeframe import MINUTE
 from candlegraph.viewer import Role
+from resolvers.backfills import stream_backfill
 from resolvers.candles import stream_candles
 from resolvers.context import Context
 from resolvers.markets import instrument
 from schema import arguments as arg
+from schema.backfill import Backfill
 from schema.candles import Candle
 from schema.permission import needs
 from schema.scalars import Timestamp
@@ -73,3 +75,10 @@ class Subscription:
     ) -> AsyncGenerator[CandleEvent, None]:
         series = Series(instrument(market, provider, symbol), timeframe)
         return stream_candles(info.context, series, since, timezone)  # type: ignore[return-value]
+
+    @strawberry.subscription(
+        description="A job as it is, then whenever it has moved, at most twice a second; completes when it has ended.",
+        extensions=needs(Role.VIEWER),
+    )
+    async def backfill(self, info: Info[Context, None], id: arg.JobArg) -> AsyncGenerator[Backfill, None]:
+        return stream_backfill(info.context, id)  # type: ignore[return-value]

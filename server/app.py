@@ -15,6 +15,7 @@ from starlette.staticfiles import StaticFiles
 
 from candlegraph.errors import CandlegraphError
 from schema.build import build_schema
+from server.connections import Caps, Connections
 from server.endpoint import Endpoint
 from server.loopback import is_loopback_name
 from server.machine import Machine
@@ -25,9 +26,13 @@ WEB = Path(__file__).parent / "web"
 
 def create_app(machine: Machine) -> Starlette:
     """Put the application together over a started machine."""
-    origins = machine.settings.origins
-    trusts_loopback = machine.settings.env is Env.DEVELOPMENT and is_loopback_name(machine.settings.host)
-    endpoint = Endpoint(build_schema(), machine.services, WEB, origins, trusts_loopback=trusts_loopback)
+    settings = machine.settings
+    origins = settings.origins
+    trusts_loopback = settings.env is Env.DEVELOPMENT and is_loopback_name(settings.host)
+    connections = Connections(
+        Caps(settings.max_connections, settings.max_connections_per_address, settings.max_operations_per_socket)
+    )
+    endpoint = Endpoint(build_schema(), machine.services, WEB, origins, connections, trusts_loopback=trusts_loopback)
 
     async def home(_: Request) -> Response:
         return RedirectResponse("/graphql")
@@ -41,9 +46,11 @@ def create_app(machine: Machine) -> Starlette:
                 await connection.fetchval("select 1")
         except CandlegraphError as error:
             return JSONResponse({"status": "unavailable", "detail": error.message}, 503)
+        if problem := await machine.redis.check():
+            return JSONResponse({"status": "degraded", "detail": f"{problem}: each process goes on alone."})
         return JSONResponse({"status": "ready"})
 
-    return Starlette(
+    app = Starlette(
         routes=[
             Route("/", home),
             Route("/graphql", endpoint),
@@ -58,3 +65,5 @@ def create_app(machine: Machine) -> Starlette:
             Middleware(GZipMiddleware, minimum_size=2048, compresslevel=1),
         ],
     )
+    app.state.connections = connections
+    return app

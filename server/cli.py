@@ -11,12 +11,17 @@ import sys
 from collections.abc import Callable, Coroutine
 from functools import wraps
 from pathlib import Path
-from typing import ParamSpec
+from typing import TYPE_CHECKING, ParamSpec
 
 import click
 
 from candlegraph.errors import BadUserInput, CandlegraphError, ConfigurationError
 from server.settings import Settings
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from candlegraph.job import Selection
 
 P = ParamSpec("P")
 
@@ -105,9 +110,10 @@ async def migrate(data_dir: Path | None) -> None:
     "--timezone", help="The IANA zone of a daily file's midnights, and of a new symbol. Default: the market's."
 )
 @click.option("--drop-last", is_flag=True, help="Leave the last candle out: it was still forming.")
+@click.option("--replace", is_flag=True, help="Withdraw what is stored between its candles and is not in the file.")
 @_data_dir
 @_command
-async def import_file(
+async def import_file(  # noqa: PLR0913, PLR0917 - an option each
     file: Path,
     market: str,
     provider: str,
@@ -115,14 +121,16 @@ async def import_file(
     timeframe: str | None,
     timezone: str | None,
     drop_last: bool,
+    replace: bool,
     data_dir: Path | None,
 ) -> None:
     """Import a CSV, CSV.gz or Parquet FILE of candles: all of it, or nothing where a row is bad."""
     settings = _settings(data_dir=data_dir)
     from server.importing import import_candles  # noqa: PLC0415
 
+    name = (market, provider, symbol)
     report = await import_candles(
-        settings, file, (market, provider, symbol), timeframe=timeframe, timezone=timezone, drop_last=drop_last
+        settings, file, name, timeframe=timeframe, timezone=timezone, drop_last=drop_last, replaces=replace
     )
     click.echo(report)
 
@@ -182,6 +190,118 @@ async def candles(  # noqa: PLR0913, PLR0917 - one a command-line option
     for gap in answer.gaps:
         missing = f"{print_datetime(gap.since)} .. {print_datetime(gap.until)}"
         click.echo(f"missing {missing} {gap.reason}: {gap.detail}", err=True)
+
+
+def _instant(text: str | None) -> int | None:
+    from schema.scalars import parse_timestamp  # noqa: PLC0415
+
+    return None if text is None else parse_timestamp(int(text) if text.isdecimal() and len(text) < 20 else text)
+
+
+def _selection(market: str, provider: str, pattern: str) -> Selection:
+    from resolvers.backfills import selection  # noqa: PLC0415
+
+    named = not set("*?[") & set(pattern)
+    return selection(market, provider, [pattern] if named else None, None if named else pattern)
+
+
+def _console() -> Console:
+    from rich.console import Console  # noqa: PLC0415
+
+    console = Console()
+    if not console.is_terminal:
+        console.width = max(console.width, 160)
+    return console
+
+
+@main.command()
+@click.argument("market", required=False)
+@click.argument("provider", required=False)
+@click.argument("pattern", required=False)
+@click.option("--since", help="From where on: milliseconds, or ISO 8601 with an offset.")
+@click.option("--until", help="Up to where; now where it is left out.")
+@click.option("--timeframe", default="1m", show_default=True, help="A timeframe of the provider's own.")
+@click.option("--priority", type=int, default=0, show_default=True, help="Higher ones go first.")
+@click.option("--follow", type=int, metavar="ID", help="Take up a job instead: work on it and show how far it is.")
+@click.option("--cancel", type=int, metavar="ID", help="End a job instead; what it has stored stays.")
+@click.option("--list", "lists", is_flag=True, help="List the newest jobs instead.")
+@_data_dir
+@_command
+async def backfill(  # noqa: PLR0913, PLR0917 - one a command-line option
+    market: str | None,
+    provider: str | None,
+    pattern: str | None,
+    since: str | None,
+    until: str | None,
+    timeframe: str,
+    priority: int,
+    follow: int | None,
+    cancel: int | None,
+    lists: bool,
+    data_dir: Path | None,
+) -> None:
+    """Fetch what is missing of the symbols of PROVIDER that match PATTERN, such as '*/USDT'.
+
+    It works on the job itself, beside any server that runs. Ctrl-C leaves the job where it is, to be taken up again.
+    """
+    if [follow is not None, cancel is not None, lists, market is not None].count(True) != 1:
+        raise click.UsageError("Give MARKET PROVIDER PATTERN and --since, or one of --follow, --cancel and --list.")
+    if market is not None and None in {provider, pattern, since}:
+        raise click.UsageError("Give MARKET PROVIDER PATTERN and --since.")
+    settings = _settings(data_dir=data_dir)
+    from candlegraph.job import BackfillOrder  # noqa: PLC0415
+    from candlegraph.timeframe import Timeframe  # noqa: PLC0415
+    from server import backfilling  # noqa: PLC0415
+
+    if lists:
+        await backfilling.list_backfills(settings, _console())
+    elif cancel is not None:
+        await backfilling.cancel_backfill(settings, cancel, _console())
+    elif follow is not None:
+        await backfilling.backfill(settings, follow, _console())
+    else:
+        chosen = _selection(str(market), str(provider), str(pattern))
+        span = (_instant(since) or 0, _instant(until))
+        order = BackfillOrder(chosen, *span, Timeframe.parse(timeframe), priority)
+        await backfilling.backfill(settings, order, _console())
+
+
+@main.command()
+@click.argument("market")
+@click.argument("provider")
+@click.argument("pattern")
+@click.option("--since", help="From where on; the last 30 days where it is left out.")
+@_data_dir
+@_command
+async def track(market: str, provider: str, pattern: str, since: str | None, data_dir: Path | None) -> None:
+    """Have the servers keep the 1m candles of matching symbols complete from now on."""
+    from server import keeping  # noqa: PLC0415
+
+    settings = _settings(data_dir=data_dir)
+    await keeping.track(settings, _selection(market, provider, pattern), _instant(since), _console())
+
+
+@main.command()
+@click.argument("market")
+@click.argument("provider")
+@click.argument("pattern")
+@_data_dir
+@_command
+async def untrack(market: str, provider: str, pattern: str, data_dir: Path | None) -> None:
+    """Keep matching symbols complete no longer; what is stored stays."""
+    from server import keeping  # noqa: PLC0415
+
+    await keeping.untrack(_settings(data_dir=data_dir), _selection(market, provider, pattern), _console())
+
+
+@main.command()
+@_data_dir
+@_command
+async def holes(data_dir: Path | None) -> None:
+    """List what is missing of tracked series, and why."""
+    from server import keeping  # noqa: PLC0415
+
+    await keeping.print_holes(_settings(data_dir=data_dir), _console())
 
 
 @main.command()
@@ -294,12 +414,6 @@ async def providers(data_dir: Path | None) -> None:
             for status in statuses
         ],
     )
-
-
-def _instant(text: str | None) -> int | None:
-    from schema.scalars import parse_timestamp  # noqa: PLC0415
-
-    return None if text is None else parse_timestamp(int(text) if text.isdecimal() and len(text) < 20 else text)
 
 
 @main.command()

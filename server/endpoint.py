@@ -1,9 +1,8 @@
-"""GraphQL over HTTP and over graphql-transport-ws: the envelope around an operation, checked before it is opened."""
+"""GraphQL over HTTP, graphql-transport-ws and graphql-sse: the envelope around an operation, checked before it is opened."""
 
 from __future__ import annotations
 
 import secrets
-from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -22,10 +21,13 @@ from strawberry.types import ExecutionResult
 from strawberry.types.execution import PreExecutionError
 from strawberry.types.graphql import OperationType
 
+from candlegraph.errors import CandlegraphError
 from resolvers.context import Context, Origin, Services
 from schema.build import Schema
+from server.connections import Connections, status_of
+from server.events import EventStream, prefers_events
 from server.loopback import is_loopback
-from server.sockets import TextFrames, TransportHandler
+from server.sockets import Socket
 
 MAX_BODY = 262_144
 GRAPHQL_RESPONSE = "application/graphql-response+json"
@@ -45,44 +47,73 @@ CONTENT_SECURITY_POLICY = (
 class Endpoint(GraphQL[Context, None]):
     """The one endpoint of the API, an ASGI application."""
 
-    websocket_adapter_class = TextFrames
-    graphql_transport_ws_handler_class = TransportHandler
-
     def __init__(
         self,
         schema: Schema,
         services: Services,
         web: Path,
         allowed_origins: list[str],
+        connections: Connections,
         *,
         trusts_loopback: bool = False,
     ) -> None:
         """Serve ``schema``; ``web`` is the folder of the built page."""
         super().__init__(
-            schema,
-            subscription_protocols=[GRAPHQL_TRANSPORT_WS_PROTOCOL],
-            connection_init_wait_timeout=timedelta(seconds=5),
-            max_subscriptions_per_connection=None,  # the handler counts, so that its refusal has a code
-            allowed_origins=allowed_origins,
+            schema, subscription_protocols=[GRAPHQL_TRANSPORT_WS_PROTOCOL], allowed_origins=allowed_origins
         )
+        self._opener = schema
         self._services = services
+        self._connections = connections
         self._page = web / "graphiql.html"
         self._trusts_loopback = trusts_loopback
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer a request or a socket; what is wrong with the envelope is a coded error in JSON too."""
         if scope["type"] != "http":
-            await super().__call__(scope, receive, send)
+            await self._serve_socket(WebSocket(scope, receive, send))
             return
         request = Request(scope, _bounded(receive))
         request.state.id = secrets.token_hex(8)
         try:
-            response = await self.run(request)
+            streams = prefers_events(request.headers.get("accept", ""))
+            response = await (self._stream(request) if streams else self.run(request))
         except HTTPException as error:
             response = _refusal(error)
         response.headers["x-request-id"] = request.state.id
         response.headers["x-content-type-options"] = "nosniff"
-        await response(scope, receive, send)
+        try:
+            await response(scope, receive, send)
+        except CandlegraphError as error:  # an event stream that is not let in
+            await _not_admitted(error)(scope, receive, send)
+
+    async def _serve_socket(self, ws: WebSocket) -> None:
+        if not self._check_websocket_origin(ws):
+            await self.reject_websocket(ws)
+            return
+        context = await self.get_context(ws, ws)
+        socket = Socket(self._opener, ws, context, self._connections.caps.operations)
+        try:
+            with self._connections.admit(context.origin.address, socket.leave):
+                protocol = await self.pick_websocket_subprotocol(ws)
+                await ws.accept(protocol)
+                if protocol is None:
+                    await ws.close(4406, "Subprotocol not acceptable")
+                else:
+                    await socket.serve()
+        except CandlegraphError as error:
+            await ws.send_denial_response(_not_admitted(error))
+
+    async def _stream(self, request: Request) -> Response:
+        """Server-sent events instead of one JSON."""
+        adapter = self.request_adapter_class(request)
+        if not self.is_request_allowed(adapter):
+            raise HTTPException(405, "GraphQL only supports GET and POST requests.")
+        context = await self.get_context(request, Response())
+        try:
+            data = await self.parse_http_body(adapter)
+        except orjson.JSONDecodeError as error:
+            raise HTTPException(400, "Unable to parse request body as JSON") from error
+        return EventStream(self._opener, data, context, self._connections, may_write=request.method == "POST")
 
     async def get_context(self, request: Request | WebSocket, response: Response | WebSocket) -> Context:
         """Surround an operation; a socket's operations are given loaders of their own later."""
@@ -150,7 +181,7 @@ class Endpoint(GraphQL[Context, None]):
         root_value: None,
         request_data: GraphQLRequestData,
     ) -> ExecutionResult:
-        """Execute a query, or by POST a mutation. A subscription needs a WebSocket."""
+        """Execute a query, or by POST a mutation. A subscription is not answered once."""
         del root_value
         allowed = {OperationType.QUERY}
         if request_adapter.method == "POST":
@@ -167,7 +198,8 @@ class Endpoint(GraphQL[Context, None]):
         except InvalidOperationTypeError as error:
             if error.operation_type is OperationType.SUBSCRIPTION:
                 return _request_error(
-                    "Subscriptions need a WebSocket: connect with graphql-transport-ws at this address."
+                    "A subscription needs a WebSocket or an event stream: at this address connect with graphql-transport-ws, or "
+                    "ask with `Accept: text/event-stream`."
                 )
             raise HTTPException(405, "Mutations need POST.") from error
         except CannotGetOperationTypeError:
@@ -206,6 +238,13 @@ class Endpoint(GraphQL[Context, None]):
 
 def _request_error(message: str) -> PreExecutionError:
     return PreExecutionError(data=None, errors=[GraphQLError(message, extensions={"code": "BAD_USER_INPUT"})])
+
+
+def _not_admitted(error: CandlegraphError) -> Response:
+    extensions = {"code": error.code, "retryAfter": error.retry_after}
+    body = {"errors": [{"message": error.message, "extensions": extensions}]}
+    headers = {"retry-after": str(round(error.retry_after or 1))}
+    return Response(orjson.dumps(body), status_of(error), headers, "application/json; charset=utf-8")
 
 
 def _refusal(error: HTTPException) -> Response:

@@ -29,11 +29,12 @@ async def import_candles(
     timeframe: str | None,
     timezone: str | None,
     drop_last: bool,
+    replaces: bool = False,
 ) -> str:
     """Import ``file`` as candles of ``name`` (market, provider, symbol); a sentence that says what was done.
 
     Covers the first row to the last plus one step, without the minutes that are not kept any more (BadUserInput where that
-    is all of them). InvalidCandles names the rows that are none; nothing is stored then.
+    is all of them). Where it ``replaces``, stored candles between them are withdrawn. InvalidCandles names the rows that are none; nothing is stored then.
     """
     target = instrument(*name)
     asked = None if timeframe is None else Timeframe.parse(timeframe)
@@ -46,7 +47,7 @@ async def import_candles(
         record = await running.services.instruments.imported(target, days.name)
         stamps = table.candles.timestamp
         end = table.timeframe.next(int(stamps[-1]), days)
-        whole = Write(record.id, table.timeframe, table.candles, Spans([Span(int(stamps[0]), end)]), "i")
+        whole = Write(record.id, table.timeframe, table.candles, Spans([Span(int(stamps[0]), end)]), "i", replaces)
         horizon = await running.store.horizon()
         kept = whole.since(horizon)
         if not len(kept.candles):

@@ -19,6 +19,7 @@ from resolvers.tokens import Tokens
 from server.keys import kept_key
 from server.settings import Settings
 from storage.backfill import Backfills
+from storage.cache import Cache
 from storage.candles import CandleStore, read_tables
 from storage.continuous import Continuous
 from storage.database import Database
@@ -28,9 +29,12 @@ from storage.layout import Aggregates, layout_of
 from storage.levels import read_levels
 from storage.limits import Limiter
 from storage.migrate import migrate
+from storage.redis import Redis
 from storage.refresher import Refresher
+from storage.shelf import Shelf
 from storage.tracking import Tracking
 from storage.users import Users
+from storage.workers import Workers
 
 log = logging.getLogger(__name__)
 
@@ -46,6 +50,7 @@ class Machine:
     registry: Registry
     store: CandleStore
     services: Services
+    redis: Redis
 
 
 @asynccontextmanager
@@ -120,21 +125,25 @@ async def machine(settings: Settings, *, serving: bool = False) -> AsyncIterator
     While ``serving`` it leads, tells its listeners and works on backfills; a command of the CLI does none of it.
     """
     redis_url = settings.redis_url.get_secret_value() if settings.redis_url else None
-    limiter = Limiter(redis_url)
+    redis = Redis(redis_url)
+    limiter = Limiter(redis)
     registry = Registry(settings.environ(), quota=limiter)
     async with database(settings) as opened, AsyncExitStack() as stack:
+        stack.push_async_callback(redis.close)
         stack.push_async_callback(registry.close)
         levels, kind = await read_levels(opened), await layout_of(opened)
         reading = Continuous(levels) if kind is Aggregates.CONTINUOUS else read_tables
-        history = History.over(opened, registry, levels, reading)
+        cache = await stack.enter_async_context(_cache(settings, opened, redis))
+        history = History.over(opened, registry, levels, reading, cache)
         stack.push_async_callback(history.instruments.close)
         stack.push_async_callback(history.collector.close)
         cluster = Cluster(history, redis_url=redis_url, shards=settings.feed_shards)
-        backfills = Backfills(history, workers=settings.backfill_workers)
-        tracking = Tracking(history, backfills)
+        backfills = Backfills(history)
+        tracking = Tracking(backfills)
         loops = [history.store.changes.watch()]
         if serving:
-            loops += [cluster.run(), backfills.work(), tracking.keep()]
+            workers = Workers(backfills, workers=settings.backfill_workers)
+            loops += [cluster.run(), workers.work(), tracking.keep()]
             if kind is Aggregates.CONTINUOUS or settings.retention_days is not None:
                 loops.append(Refresher(opened, kind, settings.retention_days).run())
         for loop in loops:
@@ -153,7 +162,21 @@ async def machine(settings: Settings, *, serving: bool = False) -> AsyncIterator
             settings.max_chart_points,
             accounts,
         )
-        yield Machine(settings, opened, registry, history.store, services)
+        yield Machine(settings, opened, registry, history.store, services, redis)
+
+
+@asynccontextmanager
+async def _cache(settings: Settings, opened: Database, redis: Redis) -> AsyncIterator[Cache | None]:
+    """The cache of candles; none where it could keep nothing."""
+    capacity = settings.cache_mb * 1_048_576
+    if not settings.redis_url:
+        yield Cache(capacity) if capacity else None
+        return
+    shelf = Shelf(redis, (await opened.read("database_name"))[0]["name"])
+    try:
+        yield Cache(capacity, shelf)
+    finally:
+        await shelf.close()
 
 
 def _keys(settings: Settings) -> list[bytes]:

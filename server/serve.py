@@ -14,8 +14,12 @@ import uvicorn
 
 from candlegraph.errors import ConfigurationError
 from server.app import create_app
+from server.connections import Connections
 from server.machine import machine
 from server.settings import Settings
+from server.wire import HttpProtocol, WebSocketProtocol
+
+UNREAD_MS = 30_000  # how long the network keeps what a peer does not take, once we have closed the connection
 
 
 async def serve(settings: Settings) -> None:
@@ -28,10 +32,14 @@ async def serve(settings: Settings) -> None:
 
 async def _serve(settings: Settings, sockets: list[socket.socket]) -> None:
     async with machine(settings, serving=True) as running:
+        app = create_app(running)
         config = uvicorn.Config(
-            create_app(running),
-            ws="websockets-sansio",
+            app,
+            http=HttpProtocol,
+            ws=WebSocketProtocol,
             ws_max_size=65_536,
+            ws_ping_interval=15,  # a peer that is gone is noticed within 30 s
+            ws_ping_timeout=15,
             ws_per_message_deflate=False,  # costs twice the CPU of a fan-out
             lifespan="off",
             log_config=None,
@@ -40,7 +48,7 @@ async def _serve(settings: Settings, sockets: list[socket.socket]) -> None:
             timeout_graceful_shutdown=10,
         )
         logging.getLogger("uvicorn.error").setLevel(logging.WARNING)  # it writes the URL of a socket, and what is in it
-        server = _Announcing(config)
+        server = _Announcing(config, app.state.connections)
         # uvicorn raises the signal it stopped for once more when it has stopped; by default that would end the process
         # before the database is.
         asyncio.get_running_loop().remove_signal_handler(signal.SIGTERM)
@@ -61,6 +69,8 @@ def _bind(host: str, port: int) -> list[socket.socket]:
         one = socket.socket(family, kind)
         try:
             one.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # or a restart would wait for old connections
+            if hasattr(socket, "TCP_USER_TIMEOUT"):  # Linux; those who connect inherit it
+                one.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, UNREAD_MS)
             if family == socket.AF_INET6:
                 one.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
             one.bind(address)
@@ -79,7 +89,17 @@ def _bind(host: str, port: int) -> list[socket.socket]:
 
 
 class _Announcing(uvicorn.Server):
-    """Says where it listens, once it does."""
+    """Says where it listens, once it does; and says goodbye to those who are connected."""
+
+    def __init__(self, config: uvicorn.Config, connections: Connections) -> None:
+        super().__init__(config)
+        self._connections = connections
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        for server in self.servers:
+            server.close()
+        await self._connections.close()
+        await super().shutdown(sockets)
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)

@@ -73,9 +73,12 @@ class Settings(BaseSettings):
     redis_url: SecretStr | None = Field(
         None,
         description=(
-            "A Redis or Valkey in which several processes count sign-ins and upstream calls together: "
-            "`redis://host:6379/0`."
+            "A Redis or Valkey in which several processes count sign-ins and upstream calls together, share final candles and "
+            "tell each other what happens live: `redis://host:6379/0`."
         ),
+    )
+    cache_mb: int = Field(
+        64, ge=0, le=65_536, description="How many megabytes of final candles each process keeps in memory; 0 for none."
     )
     secret_key: SecretStr | None = Field(
         None,
@@ -91,7 +94,7 @@ class Settings(BaseSettings):
         1, ge=1, le=64, description="Among how many processes the live series of one provider may be divided."
     )
     backfill_workers: int = Field(
-        4, ge=1, le=64, description="How many parts of backfills this process works on at once."
+        4, ge=1, le=64, description="How many parts of backfills this process works on at once, of each provider."
     )
     require_auth: bool = Field(False, description="`true` shows market data to nobody who is not signed in.")
     default_chart_points: int = Field(500, ge=1, description="How many candles a query without `limit` returns.")
@@ -101,6 +104,13 @@ class Settings(BaseSettings):
     )
     providers_disabled: str = Field(
         "", description="Comma-separated providers, such as `crypto.kraken`, or whole plugins not to use."
+    )
+    max_connections: int = Field(10_000, ge=1, description="How many WebSockets and event streams a process carries.")
+    max_connections_per_address: int = Field(
+        100, ge=1, description="How many of them one address may have (of IPv6, one /64 network)."
+    )
+    max_operations_per_socket: int = Field(
+        100, ge=1, le=10_000, description="How many operations a WebSocket carries at once."
     )
     files_dir: Path | None = Field(None, description="The folder that the `files` provider serves.")
     files_timezone: str | None = Field(None, description="The IANA zone in which the days of these files open.")

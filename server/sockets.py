@@ -1,128 +1,221 @@
-"""graphql-transport-ws: every message is checked before it is acted upon, and a mistake in one operation ends only that."""
+"""graphql-transport-ws: every message is checked before it is acted upon, and a mistake in one operation ends only that.
+
+The protocol is https://github.com/enisdenjo/graphql-ws/blob/master/PROTOCOL.md. An operation is a task that writes what
+its stream yields. Where the peer does not read, the write waits, and with it only this socket's operations: the queue
+behind each of them is bounded, by `realtime.topic.Listener`.
+"""
 
 from __future__ import annotations
 
 import asyncio
+import logging
 import time
-from collections.abc import Mapping
-from contextlib import suppress
+from contextlib import aclosing, suppress
 from typing import Any
 
 import orjson
-from graphql import GraphQLError
-from starlette.websockets import WebSocketDisconnect
-from strawberry.asgi import ASGIWebSocketAdapter
-from strawberry.http.exceptions import WebSocketDisconnected
-from strawberry.subscriptions.protocols.graphql_transport_ws.handlers import BaseGraphQLTransportWSHandler
-from strawberry.subscriptions.protocols.graphql_transport_ws.types import ConnectionInitMessage, SubscribeMessage
+from starlette.websockets import WebSocket, WebSocketDisconnect
 
-from candlegraph.errors import TokenExpired, Unauthenticated
+from candlegraph.errors import CandlegraphError, Overloaded, TokenExpired, Unauthenticated
 from candlegraph.viewer import User
 from resolvers.context import Context
+from schema.build import Schema
+from schema.live import Refused
 
-MAX_OPERATIONS = 100
+log = logging.getLogger(__name__)
 
-
-class TextFrames(ASGIWebSocketAdapter):
-    """Writes text frames: a binary one, which orjson's bytes would become, ends every graphql-ws client."""
-
-    async def send_json(self, message: Mapping[str, object]) -> None:
-        """Send one message of the protocol."""
-        try:
-            await self.ws.send_text(orjson.dumps(message).decode())
-        except (WebSocketDisconnect, RuntimeError) as error:
-            raise WebSocketDisconnected from error
+INIT_S = 5.0
+FINISH_S = 5.0  # how long an answer may take when the server stops
 
 
-class TransportHandler(BaseGraphQLTransportWSHandler[Context, None]):
+class Socket:
     """One socket. It belongs to whom its `connection_init` says, and is closed when the token ends."""
 
-    _closing: asyncio.Task[None] | None = None
+    def __init__(self, schema: Schema, ws: WebSocket, context: Context, max_operations: int) -> None:
+        """Serve ``ws``, which is accepted."""
+        self._schema = schema
+        self._ws = ws
+        self._context = context
+        self._max_operations = max_operations
+        self._operations: dict[str, asyncio.Task[None]] = {}
+        self._tasks: set[asyncio.Task[None]] = set()  # theirs, and of those that are just being ended
+        self._unanswered: set[asyncio.Task[None]] = set()  # those that have said nothing yet
+        self._initialised = self._acknowledged = self._leaving = False
+        self._closing: asyncio.Task[None] | None = None
 
-    async def handle_connection_init(self, message: ConnectionInitMessage) -> None:
-        """Find out who it is, then acknowledge; a token that is not good closes the socket with 4403."""
-        payload = message.get("payload")
-        if not self.connection_init_received and isinstance(payload, dict | None):
-            sent = {name.lower(): value for name, value in (payload or {}).items()}
-            shown = sent.get("authorization", (self.context.connection_params or {}).get("Authorization"))
-            # What is no text is no token either, and is not to be taken for nobody's.
-            viewer = await self.context.services.accounts.identify(shown if isinstance(shown, str | None) else "Bearer")
-            if viewer.refusal:
-                # graphql-ws takes 4401 for final; these two it tries again, with a token that was refreshed meanwhile.
-                code = 4403 if isinstance(viewer.refusal, Unauthenticated) else 1013
-                await self.websocket.close(code, viewer.refusal.message)
+    async def serve(self) -> None:
+        """Serve until either side closes; nothing of the socket is left behind."""
+        try:
+            async with asyncio.timeout(INIT_S) as patience:
+                await self._listen(patience)
+        except TimeoutError:
+            await self._close(4408, "Connection initialisation timeout")
+        except _Closed as closed:
+            await self._close(closed.code, closed.reason)
+        except WebSocketDisconnect:
+            pass
+        finally:
+            tasks = [*self._tasks, *([self._closing] if self._closing else [])]
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+
+    async def leave(self) -> None:
+        """Answer what is not answered yet, then go: 1001 has clients connect again, a `complete` would not."""
+        self._leaving = True
+        if self._unanswered:
+            await asyncio.wait(self._unanswered, timeout=FINISH_S)
+        await self._close(1001, "The server is stopping")
+
+    async def _listen(self, patience: asyncio.Timeout) -> None:
+        while True:
+            received = await self._ws.receive()
+            if received["type"] == "websocket.disconnect":
                 return
-            self.context.viewer = viewer
-            if viewer.user:
-                self._closing = asyncio.create_task(self._close_in_time(viewer.user, viewer.expires_at or 0))
-        await super().handle_connection_init(message)
+            message = _read(received.get("text"))
+            match message["type"]:
+                case "connection_init":
+                    if self._initialised:
+                        raise _Closed(4429, "Too many initialisation requests")
+                    self._initialised = True
+                    patience.reschedule(None)
+                    await self._initialise(message.get("payload") or {})
+                case "ping":
+                    await self._send('{"type":"pong"}')
+                case "subscribe":
+                    await self._subscribe(message["id"], message["payload"])
+                case "complete":
+                    if task := self._operations.pop(message["id"], None):
+                        task.cancel()
+
+    async def _initialise(self, payload: dict[str, Any]) -> None:
+        """Find out who it is, then acknowledge; a token that is not good closes the socket with 4403."""
+        sent = {name.lower(): value for name, value in payload.items()}
+        shown = sent.get("authorization", (self._context.connection_params or {}).get("Authorization"))
+        # What is no text is no token either, and is not to be taken for nobody's.
+        viewer = await self._context.services.accounts.identify(shown if isinstance(shown, str | None) else "Bearer")
+        if viewer.refusal:
+            # graphql-ws takes 4401 for final; these two it tries again, with a token that was refreshed meanwhile.
+            raise _Closed(4403 if isinstance(viewer.refusal, Unauthenticated) else 1013, viewer.refusal.message)
+        self._context.viewer = viewer
+        self._context.connection_params = payload
+        if viewer.user:
+            self._closing = asyncio.create_task(self._close_in_time(viewer.user, viewer.expires_at or 0))
+        self._acknowledged = True
+        await self._send('{"type":"connection_ack"}')
 
     async def _close_in_time(self, user: User, expires_at: float) -> None:
         reason = "The access token is not valid any more: sign in again."
         try:
             async with asyncio.timeout(max(0, expires_at - time.time())):
-                await self.context.services.accounts.standing.ended(user)
+                await self._context.services.accounts.standing.ended(user)
         except TimeoutError:
             reason = TokenExpired().message
-        with suppress(RuntimeError, WebSocketDisconnect):  # its client may have been faster
-            await self.websocket.close(4403, reason)
+        await self._close(4403, reason)
 
-    async def shutdown(self) -> None:
-        """End what runs on the socket."""
-        if self._closing:
-            self._closing.cancel()
-        await super().shutdown()
-
-    async def handle_message(self, message: Any) -> None:
-        """Act upon a message; one that the protocol does not know closes the socket with 4400."""
-        if not _is_well_formed(message):
-            await self.handle_invalid_message("The message is not one of graphql-transport-ws")
-            return
-        if message.get("payload", {}) is None:
-            message = {key: value for key, value in message.items() if key != "payload"}
-        elif message["type"] == "subscribe" and not message["payload"]["query"]:
-            message["payload"]["query"] = " "  # of an empty text Strawberry says no more than that it failed
-        await super().handle_message(message)
-
-    async def handle_subscribe(self, message: SubscribeMessage) -> None:
+    async def _subscribe(self, id_: str, payload: dict[str, Any]) -> None:
         """Start an operation, unless the socket has as many as it may."""
-        is_new = self.connection_acknowledged and message["id"] not in self.operations
-        if is_new and len(self.operations) >= MAX_OPERATIONS:
-            refusal = f"A socket carries at most {MAX_OPERATIONS} operations at once: end one, or open another."
-            error = GraphQLError(refusal, extensions={"code": "OVERLOADED"})
-            await self.send_message({"id": message["id"], "type": "error", "payload": [error.formatted]})
+        if not self._acknowledged:
+            raise _Closed(4401, "Unauthorized")
+        if id_ in self._operations:
+            raise _Closed(4409, f"Subscriber for {id_} already exists")
+        refusal: CandlegraphError | None = None
+        if self._leaving:
+            refusal = Overloaded("The server is stopping: connect again in a moment.")
+        elif len(self._operations) >= self._max_operations:
+            refusal = Overloaded(
+                f"A socket carries at most {self._max_operations} operations at once: end one, or open another."
+            )
+        if refusal:
+            await self._send(_error(id_, [{"message": refusal.message, "extensions": {"code": refusal.code}}]))
             return
-        await super().handle_subscribe(message)
+        task = self._operations[id_] = asyncio.create_task(self._run(id_, payload))
+        for group in (self._tasks, self._unanswered):
+            group.add(task)
+            task.add_done_callback(group.discard)
 
-    async def handle_task_exception(self, error: Exception) -> None:
-        """Log what ended an operation; that its client was gone first is nothing to tell."""
-        if not isinstance(error, WebSocketDisconnected):
-            await super().handle_task_exception(error)
+    async def _run(self, id_: str, payload: dict[str, Any]) -> None:
+        last = orjson.dumps({"id": id_, "type": "complete"}).decode()
+        try:
+            answer = await self._schema.open(
+                payload["query"], payload.get("variables"), payload.get("operationName") or None, self._context
+            )
+            head = orjson.dumps({"id": id_, "type": "next"}).decode()[:-1] + ',"payload":'
+            async with aclosing(answer):
+                async for answered in answer:
+                    await self._send(head + answered + "}")
+                    if self._unanswered:
+                        self._unanswered.discard(asyncio.current_task())
+        except Refused as refused:
+            last = _error(id_, [error.formatted for error in refused.errors])
+        except WebSocketDisconnect:
+            return  # its client was faster
+        except Exception:
+            log.exception("an operation failed unexpectedly")
+            last = _error(id_, [{"message": "Something went wrong here.", "extensions": {"code": "INTERNAL"}}])
+        # Before it is told that the operation is over, so that the id may be used again at once.
+        self._operations.pop(id_, None)
+        with suppress(WebSocketDisconnect):
+            await self._send(last)
 
-    @staticmethod
-    def _get_pre_execution_close_reason(error: GraphQLError) -> str | None:  # noqa: ARG004
-        """Close nothing for a document that cannot be parsed: the other operations of the socket have done no wrong."""
-        return None
+    async def _send(self, text: str) -> None:
+        """Write a text frame: binary ones end every graphql-ws client. WebSocketDisconnect where the peer is gone."""
+        try:
+            await self._ws.send({"type": "websocket.send", "text": text})
+        except RuntimeError as error:  # closed from our side
+            raise WebSocketDisconnect(1006) from error
+
+    async def _close(self, code: int, reason: str) -> None:
+        with suppress(RuntimeError, WebSocketDisconnect):  # its client may have been faster
+            await self._ws.close(code, reason)
+
+
+class _Closed(Exception):
+    """What the peer did ends the socket."""
+
+    def __init__(self, code: int, reason: str) -> None:
+        super().__init__(reason)
+        self.code = code
+        self.reason = reason.encode()[:123].decode(errors="ignore")  # as much as fits a close frame
+
+
+def _error(id_: str, errors: list[Any]) -> str:
+    return orjson.dumps({"id": id_, "type": "error", "payload": errors}).decode()
+
+
+def _read(text: str | None) -> dict[str, Any]:
+    """A message of the protocol; whatever else it is closes the socket with 4400."""
+    try:
+        message = orjson.loads(text if text is not None else b"")
+    except orjson.JSONDecodeError:
+        what = "no text" if text is None else "no JSON"
+        raise _Closed(4400, f"The message is {what}") from None
+    if not _is_well_formed(message):
+        raise _Closed(4400, "The message is not one of graphql-transport-ws")
+    return message  # type: ignore[no-any-return]
 
 
 def _is_well_formed(message: Any) -> bool:
-    if not isinstance(message, dict) or not isinstance(message.get("type"), str):
+    if not isinstance(message, dict):
         return False
     payload = message.get("payload")
     if not isinstance(payload, dict | None):
-        return bool(message["type"] == "connection_init")  # the handler words this one itself
-    if message["type"] == "complete":
-        return _is_id(message)
-    if message["type"] != "subscribe":
-        return True
-    return (
-        _is_id(message)
-        and payload is not None
-        and isinstance(payload.get("query"), str)
-        and isinstance(payload.get("variables"), dict | None)
-        and isinstance(payload.get("operationName"), str | None)
-        and isinstance(payload.get("extensions"), dict | None)
-    )
+        return False
+    match message.get("type"):
+        case "connection_init" | "ping" | "pong":
+            return True
+        case "complete":
+            return _is_id(message)
+        case "subscribe":
+            return (
+                _is_id(message)
+                and payload is not None
+                and isinstance(payload.get("query"), str)
+                and isinstance(payload.get("variables"), dict | None)
+                and isinstance(payload.get("operationName"), str | None)
+                and isinstance(payload.get("extensions"), dict | None)
+            )
+    return False
 
 
 def _is_id(message: dict[str, Any]) -> bool:

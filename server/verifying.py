@@ -17,7 +17,9 @@ from server.machine import database
 from server.settings import Settings
 from storage.candles import CandleStore
 from storage.changes import Changes
+from storage.layout import Aggregates, layout_of
 from storage.levels import read_levels
+from storage.refresher import Refresher
 from storage.verify import Tally, Verification, instruments_matching, totals
 
 
@@ -33,7 +35,9 @@ async def verify_stored(
         if any(name) and not instruments:
             raise NotFound("Nothing of that name is stored.")
         levels = await read_levels(opened, inactive=True)
-        verification = Verification(CandleStore(opened, Changes(opened)), levels, span, repair=repair)
+        kind = await layout_of(opened)
+        catch_up = Refresher(opened, kind).catch_up if kind is Aggregates.CONTINUOUS else None
+        verification = Verification(CandleStore(opened, Changes(opened)), levels, span, repair, catch_up)
         tallies = [] if any(name) else await verification.orphans()
         with _progress(len(instruments)) as tell:
             for instrument_id, instrument in instruments:

@@ -1,136 +1,112 @@
-"""Backfills: jobs in PostgreSQL that fetch missing history, worked on by every process.
+"""Backfills: jobs in PostgreSQL that fetch missing history. What is ordered is here; who does it, in `storage.workers`.
 
-A job is cut into parts, one stretch of one symbol each, and a part is fetched page by page through the collector: what is
-missing is asked of the ledger before every page, each page is stored with its coverage in one transaction, and a claim on
-the part ends by itself. So a killed process costs one page a worker, and anybody goes on from there.
+A job is cut into parts, each a stretch of one symbol of as many upstream calls as one worker takes at a time. The parts
+of all symbols take turns, the newest of each first.
 """
 
 from __future__ import annotations
 
 import asyncio
 import json
-import logging
-import random
-import uuid
 from collections.abc import AsyncIterator, Iterable, Sequence
 from dataclasses import dataclass, replace
+from itertools import groupby, zip_longest
 from typing import Any
 
-from candlegraph import clock
 from candlegraph.answer import Gap, GapReason
-from candlegraph.errors import (
-    BadUserInput,
-    CandlegraphError,
-    NotFound,
-    ProviderError,
-    ProviderRefused,
-    UnknownSymbol,
-    Unsupported,
-)
+from candlegraph.errors import BadUserInput, NotFound
 from candlegraph.job import Backfill, BackfillOrder, BackfillPart, BackfillState
-from candlegraph.provider import Upstream, Urgency
+from candlegraph.provider import Upstream
 from candlegraph.series import Record
 from candlegraph.span import Span, Spans
 from candlegraph.timeframe import Timeframe
 from candlegraph.zone import zone
-from storage.collector import Collected, Want
+from storage.candles import Ledger
 from storage.database import SQL, to_ms
 from storage.history import History
-
-log = logging.getLogger(__name__)
+from storage.plan import Plan
 
 MAX_PIECES = 1_000_000
-PART_CALLS = 64  # upstream calls of one part: what two workers of one symbol divide between them
-MAX_ATTEMPTS = 10  # failures in a row before a part is given up
-LONGEST_REST_S = 300.0
-CLAIM_S = 10.0
-RENEW_S = 2.5
-LOOK_S = 1.0
+MAX_PRIORITY = 1_000_000
+MAX_HOLES = 1_000  # told of one job
+PART_CALLS = 64
 FOLLOW_S = 0.5
 
 
 @dataclass(frozen=True, slots=True)
-class _Part:
-    """A part that this process works on."""
+class Part:
+    """A stretch of a series to be fetched, or ``again`` all of it, in about so many calls; ``holes`` cannot be had."""
 
-    id: int
-    backfill_id: int | None
     record: Record
-    timeframe: Timeframe
     span: Span
-    attempts: int
+    pieces: int
+    again: bool = False
+    holes: tuple[Gap, ...] = ()
 
 
 class Backfills:
-    """The jobs, and this process's share of the work."""
+    """The relations ``backfills`` and ``backfill_parts``."""
 
-    def __init__(self, history: History, *, workers: int = 4) -> None:
-        """Nothing runs before `work`."""
-        self._history = history
+    def __init__(self, history: History) -> None:
+        """Jobs are worked on by `storage.workers.Workers`."""
+        self.history = history
+        self.news = asyncio.Event()  # there is something to do
         self._database = history.store.database
-        self._workers = workers
-        self._holder = uuid.uuid4()
-        self._running: set[asyncio.Task[None]] = set()
-        self._news = asyncio.Event()
-
-    # Orders
 
     async def start(self, order: BackfillOrder) -> Backfill:
-        """Queue a job for what is missing of what is ordered.
+        """Queue a job for what is missing of what is ordered; one that lacks nothing is done at once.
 
         BadUserInput for a pattern that matches nothing, a span in the future or beyond the provider's reach, a timeframe that
         is not native, or a million pieces; NotFound for a symbol the provider does not have; ProviderError.
         """
-        selection = order.selection
-        provider = await self._provider(selection.market, selection.provider)
-        traits = provider.capabilities
-        if order.timeframe not in traits.timeframes:
-            known = ", ".join(map(str, traits.timeframes))
+        if abs(order.priority) > MAX_PRIORITY:
+            raise BadUserInput(f"`priority` must be between -{MAX_PRIORITY:,} and {MAX_PRIORITY:,}.")
+        records = await self.history.instruments.select(order.selection)
+        provider = await self.provider(order.selection.market, order.selection.provider)
+        if order.timeframe not in provider.capabilities.timeframes:
+            known = ", ".join(map(str, provider.capabilities.timeframes))
             raise BadUserInput(f"{provider.name} has no {order.timeframe} candles of its own: it has {known}.")
-        records = await self._history.instruments.select(selection)
         span = _reachable(order, provider)
-        parts = [
-            part
-            for record, gaps in await self._missing(records, order, span, provider)
-            for part in _cut(record, gaps, order, provider)
-        ]
-        pieces = sum(part[3] for part in parts)
-        if pieces >= MAX_PIECES:
-            raise BadUserInput(
-                f"This would take {pieces:,} upstream calls, and a job may take {MAX_PIECES - 1:,}: order fewer symbols or a shorter span."
-            )
+        parts = await self._parts(records, order.timeframe, span, provider)
         async with self._database.transaction() as connection:
-            symbols = [record.instrument.symbol for record in records]
             job: int = await connection.fetchval(
-                SQL["backfill_add"], selection.market, selection.provider, symbols, str(order.timeframe),
+                SQL["backfill_add"], order.selection.market, order.selection.provider,
+                [record.instrument.symbol for record in records], str(order.timeframe),
                 span.since, span.until, order.priority, order.created_by,
             )  # fmt: skip
-            if parts:
-                columns = [list(column) for column in zip(*parts, strict=True)]
-                await connection.execute(SQL["backfill_parts_add"], job, str(order.timeframe), order.priority, *columns)
-            else:
-                await connection.execute(
-                    "update backfills set state = 'DONE', started_at = now(), ended_at = now() where id = $1", job
-                )
-        self._news.set()
+            await self.queue(connection, parts, order.timeframe, job=job, priority=order.priority)
+            await connection.execute(SQL["backfills_close"])
+        self.news.set()
         return await self.get(job)
+
+    async def queue(
+        self, connection: Any, parts: Iterable[Part], timeframe: Timeframe, *, job: int | None, priority: int
+    ) -> None:
+        """Add parts to be worked on, in this order."""
+        rows = [
+            (part.record.id, part.span.since, part.span.until, part.pieces, part.again, holes_as_json(part.holes))
+            for part in parts
+        ]
+        if rows:
+            columns = [list(column) for column in zip(*rows, strict=True)]
+            await connection.execute(SQL["backfill_parts_add"], job, str(timeframe), priority, *columns)
 
     async def cancel(self, job: int) -> Backfill:
         """End a job; what it has stored stays. One that has ended is left as it is. NotFound."""
         async with self._database.connection() as connection:
-            await connection.execute(SQL["backfill_cancel"], job)
+            await connection.execute(SQL["backfill_cancel"], _number(job))
         return await self.get(job)
 
     async def get(self, job: int) -> Backfill:
         """One job; NotFound."""
-        if not 0 < job < 2**63 or not (found := await self._database.read("backfills_by_id", [job])):
-            raise NotFound(f"There is no backfill {job}.")
+        if not (found := await self._database.read("backfills_by_id", [_number(job)], MAX_HOLES)):
+            raise _unknown(job)
         return _backfill(found[0])
 
     async def page(self, state: BackfillState | None, first: int, after: int | None) -> list[Backfill]:
         """The newest jobs, or those before ``after``."""
         ids = [row["id"] for row in await self._database.read("backfills_page", state, after, first)]
-        return [_backfill(row) for row in await self._database.read("backfills_by_id", ids)]
+        return [_backfill(row) for row in await self._database.read("backfills_by_id", ids, MAX_HOLES)]
 
     async def parts(self, job: int) -> list[BackfillPart]:
         """How far each symbol of a job is."""
@@ -141,7 +117,7 @@ class Backfills:
                 row["pieces_done"],
                 row["calls"],
                 row["candles"],
-                row["state"],
+                BackfillState.RUNNING if row["state"] == "OPEN" else BackfillState(row["state"]),
                 to_ms(row["retry_at"]),
             )
             for row in await self._database.read("backfill_parts_of", job)
@@ -155,186 +131,87 @@ class Backfills:
             if before is None or _told(now) != _told(before):
                 yield now
             before = now
-            await asyncio.sleep(FOLLOW_S if not now.state.ended else 0)
+            if not now.state.ended:
+                await asyncio.sleep(FOLLOW_S)
 
-    # Work
-
-    async def work(self) -> None:
-        """Work on whatever is queued, until cancelled."""
-        renewing = asyncio.create_task(self._renew())
-        try:
-            while True:
-                try:
-                    if len(self._running) < self._workers and (part := await self._claim()):
-                        task = asyncio.create_task(self._try(part))
-                        self._running.add(task)
-                        task.add_done_callback(self._done)
-                        continue
-                except CandlegraphError as error:
-                    log.debug("no part of a backfill can be claimed: %s", error.message)
-                await self._wait()
-        finally:
-            for task in (*self._running, renewing):
-                task.cancel()
-            await asyncio.gather(*self._running, renewing, return_exceptions=True)
-            await self._execute("backfill_release", self._holder)
-
-    def wake(self) -> None:
-        """There is something to do."""
-        self._news.set()
-
-    async def _wait(self) -> None:
-        try:
-            async with asyncio.timeout(LOOK_S):
-                await self._news.wait()
-        except TimeoutError:
-            return
-        self._news.clear()
-
-    def _done(self, task: asyncio.Task[None]) -> None:
-        self._running.discard(task)
-        self._news.set()
-
-    async def _renew(self) -> None:
-        while True:
-            await asyncio.sleep(RENEW_S)
-            if self._running:
-                await self._execute("backfill_renew", self._holder, CLAIM_S)
-
-    async def _claim(self) -> _Part | None:
-        async with self._database.connection() as connection:
-            row = await connection.fetchrow(SQL["backfill_claim"], self._holder, CLAIM_S)
-        if row is None:
-            return None
-        record = (await self._history.instruments.by_id([row["instrument_id"]]))[0]
-        span = Span(to_ms(row["span"].lower), to_ms(row["span"].upper))
-        return _Part(row["id"], row["backfill_id"], record, Timeframe.parse(row["timeframe"]), span, row["attempts"])
-
-    async def _try(self, part: _Part) -> None:
-        try:
-            await self._run(part)
-        except CandlegraphError as error:
-            log.warning("backfill of %s stopped: %s", part.record.instrument, error.message)
-            await self._execute("backfill_retry", part.id, self._holder, LOOK_S, 0, error.message)
-        except Exception:
-            log.exception("backfill of %s failed unexpectedly", part.record.instrument)
-            await self._end(
-                part, "FAILED", [Gap(*_ends(part.span), GapReason.OUTAGE, "The server failed.")], "INTERNAL", 0
-            )
-
-    async def _run(self, part: _Part) -> None:
-        """Page after page until nothing is missing that can be had."""
-        name = part.record.instrument
-        while True:
-            try:
-                provider = await self._provider(name.market, name.provider)
-            except ProviderError as error:
-                await self._fail(part, Collected(failure=error))
-                return
-            want = Want(part.timeframe, part.span, urgency=Urgency.BACKFILL, calls=1)
-            result = await asyncio.shield(self._history.collector.collect(part.record, provider, want))
-            if result.failure:
-                await self._fail(part, result)
-                return
-            left = Spans([part.span]) - (await self._history.ledgers.load([part.record.id]))[0].final(part.timeframe)
-            if not result.exhausted:
-                holes = _holes(left, result)
-                await self._end(part, "DONE", holes, None, result.calls, result.rows)
-                return
-            page = provider.capabilities.max_rows_per_call * part.timeframe.nominal_ms
-            pieces = -(-sum(gap.until - gap.since for gap in left) // page)
-            progress = (part.id, self._holder, pieces, result.calls, result.rows, CLAIM_S)
-            async with self._database.connection() as connection:
-                if not await connection.fetchval(SQL["backfill_progress"], *progress):
-                    return  # cancelled, or somebody took it for dead and goes on with it
-
-    async def _fail(self, part: _Part, result: Collected) -> None:
-        """Try again later, or give the part up where that is of no use."""
-        failure = result.failure
-        assert failure  # noqa: S101
-        attempts = (await self._database.read("backfill_attempts", part.id))[0]["attempts"]
-        if isinstance(failure, UnknownSymbol):  # the job goes on without it
-            await self._end(
-                part,
-                "DONE",
-                [Gap(*_ends(part.span), GapReason.UNAVAILABLE, failure.message)],
-                failure.message,
-                result.calls,
-            )
-        elif isinstance(failure, ProviderRefused | Unsupported):
-            await self._end(
-                part,
-                "FAILED",
-                [Gap(*_ends(part.span), GapReason.REFUSED, failure.message)],
-                failure.message,
-                result.calls,
-            )
-        elif attempts + 1 >= MAX_ATTEMPTS:
-            await self._end(
-                part,
-                "FAILED",
-                [Gap(*_ends(part.span), GapReason.OUTAGE, failure.message)],
-                failure.message,
-                result.calls,
-            )
-        else:
-            rest = random.uniform(0.5, 1) * min(LONGEST_REST_S, 2.0**attempts)  # noqa: S311
-            rest = max(rest, failure.retry_after or 0)
-            await self._execute("backfill_retry", part.id, self._holder, rest, result.calls, failure.message)
-
-    async def _end(
-        self, part: _Part, state: str, holes: Iterable[Gap], error: str | None, calls: int, candles: int = 0
-    ) -> None:
-        rows = json.dumps([[gap.since, gap.until, gap.reason, gap.detail] for gap in holes])
-        await self._execute("backfill_end", part.id, self._holder, state, rows, error, calls, candles)
-        if part.backfill_id is not None:
-            await self._execute("backfill_close", part.backfill_id)
-
-    async def _execute(self, name: str, *arguments: object) -> None:
-        """Run a statement that need not succeed: without it the claim ends, and somebody does it again."""
-        try:
-            async with self._database.connection() as connection:
-                await connection.execute(SQL[name], *arguments)
-        except CandlegraphError as error:
-            log.debug("%s: %s", name, error.message)
-
-    # What is missing
-
-    async def _provider(self, market: str, provider: str) -> Upstream:
-        found = await self._history.providers.get(market, provider)
+    async def provider(self, market: str, provider: str) -> Upstream:
+        """Whom to ask; NotFound, ProviderError."""
+        found = await self.history.providers.get(market, provider)
         if found is None:
             raise NotFound(f"There is no provider {market[:64]}/{provider[:64]} to ask.")
         return found
 
-    async def _missing(
-        self, records: Sequence[Record], order: BackfillOrder, span: Span, provider: Upstream
-    ) -> list[tuple[Record, Spans]]:
-        """What is not known of each symbol, within the time it was listed."""
-        ledgers = await self._history.ledgers.load([record.id for record in records])
-        return [
-            (record, missing(record, ledger.final(order.timeframe), order.timeframe, span, provider))
+    async def _parts(
+        self, records: Sequence[Record], timeframe: Timeframe, span: Span, provider: Upstream
+    ) -> list[Part]:
+        """What is not known of each symbol, cut and in the order of work, and what there is no use in asking for."""
+        ledgers = await self.history.ledgers.load([record.id for record in records])
+        found = [
+            (record, *missing(record, ledger, timeframe, span, provider))
             for record, ledger in zip(records, ledgers, strict=True)
         ]
+        page = provider.capabilities.max_rows_per_call * timeframe.nominal_ms
+        pieces = sum(-(-(gap.until - gap.since) // page) for _, gaps, _ in found for gap in gaps)
+        if pieces >= MAX_PIECES:
+            raise BadUserInput(
+                f"This would take {pieces:,} upstream calls, and a job may take {MAX_PIECES - 1:,}: "
+                "order fewer symbols or a shorter span."
+            )
+        told = [Part(record, span, 0, holes=holes) for record, _, holes in found if holes]
+        return told + in_turns([cut(record, gaps, timeframe, page) for record, gaps, _ in found])
 
 
-def missing(record: Record, known: Spans, timeframe: Timeframe, span: Span, provider: Upstream) -> Spans:
-    """What is not known of ``span`` and final, and may be had at all."""
+def missing(
+    record: Record, ledger: Ledger, timeframe: Timeframe, span: Span, provider: Upstream
+) -> tuple[Spans, tuple[Gap, ...]]:
+    """What is not known of ``span``, final and may be had; and of the rest, what can never be had and why."""
+    days, now = zone(record.timezone), provider.now_ms()
+    plan = Plan(record, provider.capabilities, ledger, {}, timeframe, days, days, now)
+    final = timeframe.floor(now - provider.capabilities.final_after_ms, days)
+    whole = Span(timeframe.ceil(span.since, days), min(timeframe.ceil(span.until, days), final))
+    unknown = Spans([whole]) - ledger.final(timeframe)
+    beyond = [
+        Gap(gap.since, gap.until, reason, detail)
+        for reason, part, detail in plan.beyond_reach(whole)
+        for gap in unknown & Spans([part])
+    ]
+    return unknown - Spans(Span(gap.since, gap.until) for gap in beyond), tuple(beyond)
+
+
+def cut(record: Record, gaps: Spans, timeframe: Timeframe, page: int) -> list[Part]:
+    """The parts that fill ``gaps``, the newest first; a call brings about ``page`` milliseconds."""
     days = zone(record.timezone)
-    final = timeframe.floor(provider.now_ms() - provider.capabilities.final_after_ms, days)
-    reach = provider.capabilities.reach_ms(timeframe)
-    listed = Span(
-        max(record.first_available or 0, 0 if reach is None else provider.now_ms() - reach),
-        min(final, record.ended_at or final),
-    )
-    return Spans([Span(timeframe.ceil(max(span.since, listed.since), days), min(span.until, listed.until))]) - known
+    parts: list[Part] = []
+    for gap in gaps:
+        since = gap.since
+        while since < gap.until:
+            until = min(gap.until, timeframe.floor(since + PART_CALLS * page, days))
+            pieces = -(-(until - since) // page)
+            if parts and parts[-1].pieces + pieces <= PART_CALLS:  # a part may have known stretches within
+                last = parts.pop()
+                parts.append(Part(record, Span(last.span.since, until), last.pieces + pieces))
+            else:
+                parts.append(Part(record, Span(since, until), pieces))
+            since = until
+    return parts[::-1]
+
+
+def in_turns(parts: Iterable[Sequence[Part]]) -> list[Part]:
+    """The first part of each series, then the second of each, and so on."""
+    return [part for turn in zip_longest(*parts) for part in turn if part]
+
+
+def holes_as_json(holes: Iterable[Gap]) -> str:
+    """Holes as they are kept in ``backfill_parts``."""
+    return json.dumps([[gap.since, gap.until, gap.reason, gap.detail] for gap in holes])
 
 
 def _reachable(order: BackfillOrder, provider: Upstream) -> Span:
     """The span that is ordered, as far as it lies in the past; BadUserInput where nothing of it can be had."""
     now = provider.now_ms()
-    span = Span(order.since, min(now, now if order.until is None else order.until))
     if order.until is not None and order.until <= order.since:
         raise BadUserInput(f"`since` ({order.since}) must lie before `until` ({order.until}).")
+    span = Span(order.since, now if order.until is None else min(now, order.until))
     if not span:
         raise BadUserInput(f"`since` ({order.since}) lies in the future: there is nothing to fetch yet.")
     reach = provider.capabilities.reach_ms(order.timeframe)
@@ -343,33 +220,14 @@ def _reachable(order: BackfillOrder, provider: Upstream) -> Span:
     return span
 
 
-def _cut(record: Record, gaps: Spans, order: BackfillOrder, provider: Upstream) -> list[tuple[int, int, int, int]]:
-    """The parts of one symbol: (instrument, since, until, calls), each of as many calls as one worker takes at a time."""
-    page = provider.capabilities.max_rows_per_call * order.timeframe.nominal_ms
-    days = zone(record.timezone)
-    parts = []
-    for gap in gaps:
-        since = gap.since
-        while since < gap.until:
-            until = min(gap.until, order.timeframe.floor(since + PART_CALLS * page, days))
-            parts.append((record.id, since, until, -(-(until - since) // page)))
-            since = until
-    return parts
+def _number(job: int) -> int:
+    if not 0 < job < 2**63:
+        raise _unknown(job)
+    return job
 
 
-def _holes(left: Spans, result: Collected) -> list[Gap]:
-    reasons = ((GapReason.REFUSED, result.refused, "The provider sent rows that are no candles."),)
-    gaps = []
-    for reason, spans, detail in reasons:
-        gaps += [Gap(span.since, span.until, reason, detail) for span in left & spans]
-        left -= spans
-    return gaps + [
-        Gap(span.since, span.until, GapReason.UNAVAILABLE, "The provider does not have it.") for span in left
-    ]
-
-
-def _ends(span: Span) -> tuple[int, int]:
-    return span.since, span.until
+def _unknown(job: int) -> NotFound:
+    return NotFound(f"There is no backfill {str(job)[:32]}.")
 
 
 def _told(job: Backfill) -> Backfill:
@@ -378,11 +236,11 @@ def _told(job: Backfill) -> Backfill:
 
 
 def _backfill(row: Any) -> Backfill:
-    started, ended, now = to_ms(row["started_at"]), to_ms(row["ended_at"]), clock.now_ms()
-    elapsed = max(1, (ended or now) - started) if started else 0
-    done, total = row["pieces_done"], row["pieces"]
-    state = BackfillState(row["state"])
-    ahead = None if not done or state.ended else now + elapsed * (total - done) // done
+    """A job; its rate and its end are reckoned by the database's clock, from when it was started."""
+    started, ended, seen = to_ms(row["started_at"]), to_ms(row["ended_at"]), to_ms(row["seen_at"])
+    elapsed = max(1, (ended or seen) - started) if started else 0
+    done, total, state = row["pieces_done"], row["pieces"], BackfillState(row["state"])
+    running = done and not state.ended
     return Backfill(
         id=row["id"],
         market=row["market"],
@@ -396,14 +254,22 @@ def _backfill(row: Any) -> Backfill:
         pieces_total=total,
         calls=row["calls"],
         candles_written=row["candles"],
-        holes=tuple(
-            Gap(since, until, GapReason(reason), detail) for since, until, reason, detail in json.loads(row["holes"])
-        ),
+        holes=_holes(json.loads(row["holes"]), several=len(row["symbols"]) > 1),
         last_error=row["last_error"],
         created_at=to_ms(row["created_at"]),
         created_by=row["created_by"],
         started_at=started,
         ended_at=ended,
         candles_per_second=row["candles"] * 1000 / elapsed if elapsed else 0.0,
-        estimated_end_at=ahead,
+        estimated_end_at=seen + elapsed * (total - done) // done if running else None,
     )
+
+
+def _holes(rows: Iterable[Any], *, several: bool) -> tuple[Gap, ...]:
+    """The holes of a job, neighbours as one; with the symbol in the detail where there are several."""
+    gaps: list[Gap] = []
+    rows = sorted((symbol, reason, detail or "", since, until) for symbol, (since, until, reason, detail) in rows)
+    for (symbol, reason, detail), group in groupby(rows, key=lambda row: row[:3]):
+        said = f"{symbol}: {detail}" if several else detail
+        gaps += [Gap(s.since, s.until, GapReason(reason), said) for s in Spans(Span(*row[3:]) for row in group)]
+    return tuple(gaps)

@@ -162,9 +162,7 @@ class CandleStore:
             horizon = to_ms(row["horizon"])
             if row["timeframe"] is None:
                 continue
-            spans[row["instrument_id"]][Timeframe.parse(row["timeframe"])] = Spans(
-                Span(to_ms(r.lower), to_ms(r.upper)) for r in row["covered"]
-            )
+            spans[row["instrument_id"]][Timeframe.parse(row["timeframe"])] = _unpack_spans(row["covered"])
             revisions[row["instrument_id"]] += row["revision"]
             if row["suspects"]:
                 noted = [(at, Span(since, until)) for at, since, until in json.loads(row["suspects"])]
@@ -216,7 +214,7 @@ class CandleStore:
         spans = _columns([(instrument_id, str(MINUTE), span.since, span.since)])  # no more is covered than before
         changed = [Change(instrument_id, span)]
         async with self.database.transaction() as connection:
-            await connection.execute(SQL["coverage_lock"], *spans)
+            await connection.execute(SQL["coverage_lock"], *spans, None, None, None)
             await connection.execute(SQL["aggregates_written"], [instrument_id], [span.since], [span.until], True)
             xid = await _extend(connection, spans, changed)
         self.changes.tell(xid, changed)
@@ -246,6 +244,11 @@ class CandleStore:
             )
             for r in rows
         ]
+
+    async def fetched_at(self, keys: Sequence[tuple[int, Timeframe, Span]]) -> list[int | None]:
+        """When something of each span of a series was last brought by an upstream call (ms, UTC); None where never."""
+        columns = _columns((instrument_id, str(tf), span.since, span.until) for instrument_id, tf, span in keys)
+        return [to_ms(row["at"]) for row in await self.database.read("fetched_at", *columns)]
 
 
 async def _write_rows(
@@ -354,6 +357,11 @@ def _alike(writes: Sequence[Write]) -> list[list[Write]]:
 async def _log(connection: Any, fetch: Fetch) -> None:
     key = (fetch.instrument_id, str(fetch.timeframe), fetch.asked.since, fetch.asked.until)
     await connection.execute(SQL["fetch_log_add"], *key, fetch.rows, fetch.outcome, fetch.milliseconds)
+
+
+def _unpack_spans(packed: bytes | None) -> Spans:
+    edges = np.frombuffer(packed or b"", ">i8").astype(np.int64) // 1000 + POSTGRES_EPOCH_MS
+    return Spans.apart(map(Span, edges[::2].tolist(), edges[1::2].tolist()))
 
 
 def unpack(packed: bytes | None) -> Candles:

@@ -50,7 +50,7 @@ class Claims:
         self._database = database
         self._holder = uuid.uuid4()
         self._series: dict[Key, _Series] = defaultdict(_Series)
-        self._held = 0
+        self._held: set[int] = set()
         self._renewing: asyncio.Task[None] | None = None
         changes.subscribe(self._wake)
 
@@ -101,20 +101,20 @@ class Claims:
                 SQL["claim_take"], key[0], str(key[1]), span.since, span.until, self._holder, TTL_S
             )
         if claim is not None:
-            self._held += 1
+            self._held.add(claim)
             if self._renewing is None:
                 self._renewing = asyncio.create_task(self._renew())
         return claim
 
     async def _release(self, claim: int) -> None:
-        self._held -= 1
+        self._held.discard(claim)
         await self._execute("claim_drop", claim)
 
     async def _renew(self) -> None:
         while True:
             await asyncio.sleep(RENEW_S)
             if self._held:
-                await self._execute("claims_renew", self._holder, TTL_S)
+                await self._execute("claims_renew", list(self._held), TTL_S)
 
     async def _execute(self, name: str, *arguments: object) -> None:
         """Run a statement that may as well fail: a claim ends by itself."""

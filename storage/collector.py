@@ -61,6 +61,7 @@ class Collected:
     calls: int = 0
     rows: int = 0  # how many candles were stored
     exhausted: bool = False  # the call budget ended before the span did
+    reached: int = 0  # where it did: everything before was asked for (of the oldest first)
     live: bool = False  # what is forming came from whoever follows it
 
 
@@ -110,6 +111,11 @@ class Collector:
             task.add_done_callback(lambda done: self._retire(key, done))
         return task
 
+    def recent(self, record: Record, timeframe: Timeframe, ahead: Spans) -> Candles | None:
+        """The candles of ``ahead``, none of it final, where they were fetched within two seconds; asks nobody."""
+        tail = self._tails.get((record.id, timeframe))
+        return tail.candles if tail and tail.serves(ahead) else None
+
     async def close(self) -> None:
         """Stop what is under way; what was stored is stored, the rest will be asked for again."""
         for task in (tasks := list(self._tasks.values())):
@@ -124,13 +130,6 @@ class Collector:
         else:
             self._peeks.pop(instrument_id, None)
 
-    def _tail(self, key: tuple[int, Timeframe], want: Want) -> _Tail | None:
-        instrument_id, timeframe = key
-        peek = self._peeks.get(instrument_id)
-        if timeframe == MINUTE and want.held is None and peek and (seen := peek()):
-            return _Tail(*seen, time.monotonic(), live=True)
-        return self._tails.get(key)
-
     def _retire(self, key: tuple[int, Want], task: asyncio.Task[Collected]) -> None:
         del self._tasks[key]
         # Everybody who waited may have left: what broke then is seen here or never.
@@ -140,14 +139,24 @@ class Collector:
     async def _run(self, errand: _Errand) -> Collected:
         key = errand.key
         errand.reach = self._reaches.get(key, 0)
-        while await errand.step(self._tail(key, errand.want)):
+        while await errand.step():
             self._reaches[key] = errand.reach
-            if errand.tail and errand.tail is not self._tails.get(key):
-                self._tails[key] = errand.tail
-                asyncio.get_running_loop().call_later(FORMING_TTL_S, self._forget, key, errand.tail)
         if errand.want.again:
             await errand.settle()
         return errand.result
+
+    def tail(self, key: tuple[int, Timeframe], want: Want) -> _Tail | None:
+        """How the candles of a series stand that are not final: as whoever follows it has them, or as they were last seen."""
+        instrument_id, timeframe = key
+        peek = self._peeks.get(instrument_id)
+        if timeframe == MINUTE and want.held is None and peek and (seen := peek()):
+            return _Tail(*seen, time.monotonic(), live=True)
+        return self._tails.get(key)
+
+    def remember(self, key: tuple[int, Timeframe], tail: _Tail) -> None:
+        """Have it serve whoever asks in the next moment."""
+        self._tails[key] = tail
+        asyncio.get_running_loop().call_later(FORMING_TTL_S, self._forget, key, tail)
 
     def _forget(self, key: tuple[int, Timeframe], tail: _Tail) -> None:
         if self._tails.get(key) is tail:
@@ -162,7 +171,6 @@ class _Errand:
     record: Record
     provider: Upstream
     want: Want
-    tail: _Tail | None = None
     reach: int = 0  # how far back one call asked last time, ms
     result: Collected = field(default_factory=Collected)
     tried: Spans = field(default_factory=Spans)  # asked for: what is not known by now cannot be had
@@ -186,15 +194,12 @@ class _Errand:
         """Candles that end here or before are final."""
         return self.timeframe.floor(self.provider.now_ms() - self.provider.capabilities.final_after_ms, self.days)
 
-    async def step(self, tail: _Tail | None) -> bool:
-        """Fetch one missing piece, the oldest or the newest; False where there is none, or no use in going on.
-
-        ``tail`` is what was last seen of the candles that are not final.
-        """
+    async def step(self) -> bool:
+        """Fetch one missing piece, the oldest or the newest; False where there is none, or no use in going on."""
         if self.result.failure or self.result.exhausted:
             return False
         ledger = (await self.collector.ledgers.load([self.record.id]))[0]
-        missing = self._without_tail(self._unknown(self.want.span, ledger) - self.tried, tail)
+        missing = self._without_tail(self._unknown(self.want.span, ledger) - self.tried)
         if not missing:
             return False
         self.reach = max(self.reach, self.provider.capabilities.max_rows_per_call * self.timeframe.nominal_ms)
@@ -213,8 +218,9 @@ class _Errand:
         left = Spans([piece])
         if final:  # whoever had it before us may have fetched some of it
             left = self._unknown(piece, (await self.collector.store.ledgers([self.record.id]))[0])
-            if left != Spans([piece]):  # and we may not have been told yet
-                self.collector.ledgers.forget(self.record.id)
+            if left != Spans([piece]):
+                self.collector.ledgers.forget(self.record.id)  # we have not been told of it yet
+        left = self._without_tail(left)
         rows, length = 0, piece.until - piece.since
         for part in left:
             rows += await self._fill(Span(part.since - self.want.overlap_ms, part.until) if final else part)
@@ -242,8 +248,9 @@ class _Errand:
     def _unknown(self, span: Span, ledger: Ledger) -> Spans:
         return Spans([span]) - (ledger.behind if self.want.again else ledger.final)(self.timeframe)
 
-    def _without_tail(self, missing: Spans, tail: _Tail | None) -> Spans:
+    def _without_tail(self, missing: Spans) -> Spans:
         """``missing``, less what is not final and was looked at a moment ago."""
+        tail = self.collector.tail(self.key, self.want)
         final_until = self._final_until()
         ahead = Spans(Span(max(span.since, final_until), span.until) for span in missing)
         if not ahead or not tail or not tail.serves(ahead):
@@ -257,7 +264,7 @@ class _Errand:
         left, rows, dense = Spans([piece]), 0, False
         while left and not self.result.failure:
             if self.result.calls >= self.want.calls:
-                self.result.exhausted = True
+                self.result.exhausted, self.result.reached = True, next(iter(left)).since
                 break
             windows = self._windows(next(iter(left)), dense=dense)
             pages = await asyncio.gather(*(self._call(window) for window in windows))
@@ -329,7 +336,8 @@ class _Errand:
         whole = page.complete_to >= final_until and len(page.candles) < traits.max_rows_per_call
         reached = asked.until if nothing or whole else page.complete_to
         if not nothing and reached >= asked.until > final_until:
-            self.tail = _Tail(forming, Span(max(asked.since, final_until), asked.until), began)
+            tail = _Tail(forming, Span(max(asked.since, final_until), asked.until), began)
+            self.collector.remember(self.key, tail)
         return reached
 
     async def _doubt(self, covered: Spans, *, strayed: bool) -> None:

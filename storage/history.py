@@ -20,6 +20,7 @@ from candlegraph.series import Record, Series
 from candlegraph.span import Span, Spans
 from candlegraph.timeframe import Timeframe
 from candlegraph.zone import zone
+from storage.cache import Cache
 from storage.candles import CandleStore, Reading, read_tables
 from storage.changes import Changes
 from storage.collector import MAX_CALLS, Collector, Want
@@ -47,22 +48,29 @@ class History:
     collector: Collector
     providers: Providers
     levels: Levels
+    cache: Cache | None = None
 
     @classmethod
     def over(
-        cls, database: Database, providers: Providers, levels: Levels = ALL, reading: Reading = read_tables
+        cls,
+        database: Database,
+        providers: Providers,
+        levels: Levels = ALL,
+        reading: Reading = read_tables,
+        cache: Cache | None = None,
     ) -> Self:
         """Put it together over a database and its providers; `storage.changes.Changes.watch` is for the caller to run."""
         store = CandleStore(database, Changes(database), reading)
         ledgers = Ledgers(store)
-        return cls(store, ledgers, Instruments(database, providers), Collector(store, ledgers), providers, levels)
+        instruments, collector = Instruments(database, providers), Collector(store, ledgers)
+        return cls(store, ledgers, instruments, collector, providers, levels, cache)
 
     async def answer(self, asks: Sequence[Ask]) -> list[Answer | BaseException]:
         """Answer many questions at once: what they need of the database is read in one statement a step.
 
         An item that fails is its exception (NotFound, BadUserInput, ProviderError, Unavailable) and disturbs no other.
         """
-        reader = Reader(self.store, self.ledgers, self.instruments, self.levels)
+        reader = Reader(self.store, self.ledgers, self.instruments, self.levels, self.cache)
         return await asyncio.gather(*(self._answer(ask, reader) for ask in asks), return_exceptions=True)
 
     async def coverage(self, series: Series) -> Coverage:
@@ -77,7 +85,7 @@ class History:
         capabilities = provider.capabilities if provider else None
         plan = Plan(record, capabilities, ledger, self.levels, series.timeframe, days, days, now)
         stretch = Span(0, plan.settled)
-        covered = Spans(part.span for part in plan.parts(stretch, ()))
+        covered = Spans(part.span for part in plan.final(stretch))
         beyond = plan.beyond_reach(stretch)
         first = min((span.since for span in covered), default=plan.settled)
         known = Span(

@@ -25,6 +25,7 @@ MAX_RECORDS = 20_000
 LISTING_TTL_S = 3600.0
 LISTING_RETRY_S = 30.0
 LISTING_TIMEOUT_S = 60.0
+UNKNOWN_AGAIN_S = 60.0  # how old a list may be that does not know a symbol somebody asks for
 LISTING_DEADLINE_S = 10.0  # how long somebody waits for a list; it is read on
 
 
@@ -40,8 +41,12 @@ class _List:
     @property
     def due(self) -> bool:
         """Whether the list ought to be read: it is old, nobody reads it, and the last try did not fail just now."""
+        return self.due_after(LISTING_TTL_S)
+
+    def due_after(self, seconds: float) -> bool:
+        """The same where a list is old after so many seconds."""
         now = time.monotonic()
-        old = self.asked_at is None or now - self.asked_at >= LISTING_TTL_S
+        old = self.asked_at is None or now - self.asked_at >= seconds
         return old and self.task is None and (self.failed_at is None or now - self.failed_at >= LISTING_RETRY_S)
 
 
@@ -62,8 +67,12 @@ class Instruments:
         await self._renew({(i.market, i.provider) for i in kept})
         if not missing:
             return [kept[instrument] for instrument in wanted]
-        errors = await self._list({(instrument.market, instrument.provider) for instrument in missing})
+        pairs = {(instrument.market, instrument.provider) for instrument in missing}
+        errors = await self._list(pairs)
         kept |= await self.kept(missing)
+        strangers = {pair for i in missing if i not in kept and not errors[pair := (i.market, i.provider)]}
+        if strangers and await self._again(strangers):
+            kept |= await self.kept(missing)
         return [
             kept.get(i)
             or errors[i.market, i.provider]
@@ -89,6 +98,8 @@ class Instruments:
         market, provider = selection.market, selection.provider
         if (selection.symbols is None) == (selection.pattern is None):
             raise BadUserInput("Give either `symbols` or a `pattern`.")
+        if selection.symbols is not None and not selection.symbols:
+            raise BadUserInput("`symbols` names no symbol.")
         if error := (await self._list({(market, provider)}))[market, provider]:
             raise error
         names = None if selection.symbols is None else list(dict.fromkeys(map(_plain, selection.symbols)))
@@ -148,6 +159,16 @@ class Instruments:
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
+
+    async def _again(self, pairs: set[tuple[str, str]]) -> bool:
+        """Wait for lists that lack what somebody asks for, unless they were read a moment ago; whether one was read."""
+        old = [pair for pair in pairs if pair in self._plugins() and self._lists[pair].due_after(UNKNOWN_AGAIN_S)]
+        for pair in old:
+            self._lists[pair].task = asyncio.create_task(self._read(pair, self._lists[pair]))
+        tasks = [task for pair in pairs if pair in self._lists and (task := self._lists[pair].task)]
+        if tasks:
+            await asyncio.wait(tasks, timeout=LISTING_DEADLINE_S)
+        return bool(tasks)
 
     async def _renew(self, pairs: set[tuple[str, str]]) -> None:
         """Have the lists read again that are due; nobody waits for them."""

@@ -17,7 +17,9 @@ class Ledgers:
         """Nothing is kept yet."""
         self._store = store
         self._kept: dict[int, Ledger] = {}
-        self._reading: list[set[int]] = []  # of each read under way, those that have not changed since it began
+        # Of each read under way, those that have not changed since it began. By number: two such sets may be equal.
+        self._reading: dict[int, set[int]] = {}
+        self._reads = 0
         store.changes.subscribe(self._drop)
 
     async def load(self, instrument_ids: Sequence[int]) -> list[Ledger]:
@@ -27,12 +29,13 @@ class Ledgers:
         found = {i: self._kept[i] for i in instrument_ids if i in self._kept}
         if missing := list({i for i in instrument_ids if i not in found}):
             unchanged = set(missing)
-            self._reading.append(unchanged)
+            self._reads += 1
+            read = self._reads
+            self._reading[read] = unchanged
             try:
                 found.update(zip(missing, await self._store.ledgers(missing), strict=True))
             finally:
-                # Another read of the same instruments has an equal set: it is this one that has ended.
-                self._reading = [reading for reading in self._reading if reading is not unchanged]
+                del self._reading[read]
             if len(self._kept) > MAX_KEPT:
                 self._kept.clear()
             if self._store.changes.fresh:
@@ -46,10 +49,10 @@ class Ledgers:
     def _drop(self, changes: Sequence[Change] | None) -> None:
         if changes is None:
             self._kept.clear()
-            for unchanged in self._reading:
+            for unchanged in self._reading.values():
                 unchanged.clear()
             return
         for change in changes:
             self._kept.pop(change.instrument_id, None)
-            for unchanged in self._reading:
+            for unchanged in self._reading.values():
                 unchanged.discard(change.instrument_id)

@@ -10,23 +10,14 @@ Every process counts for itself as well, so that Redis may die at any moment wit
 from __future__ import annotations
 
 import asyncio
-import logging
 import time
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
-from candlegraph.errors import ConfigurationError
 from candlegraph.provider import Budget
 from candlegraph.quota import SLOTS, OwnQuota
-
-if TYPE_CHECKING:
-    from redis.asyncio import Redis
-
-log = logging.getLogger(__name__)
+from storage.redis import Redis
 
 MAX_KEYS = 100_000
-REDIS_TIMEOUT_S = 0.25
-REDIS_REST_S = 1.0  # how long a Redis that failed is left alone
 
 # By the clock of Redis: those of the processes may differ.
 _TAKE = """
@@ -94,38 +85,11 @@ class Bucket:
 class Limiter:
     """Counts by key; implements `candlegraph.quota.Quota` too."""
 
-    def __init__(self, redis_url: str | None = None) -> None:
-        """Connect to nothing yet. ConfigurationError where the URL is none of Redis."""
+    def __init__(self, redis: Redis | None = None) -> None:
+        """Count alone, or together with all who share ``redis``; closing that is for the caller."""
         self._empty_at: dict[str, float] = {}  # in the order of use
         self._own = OwnQuota()
-        self._redis: Redis | None = None
-        self._rests_until = 0.0
-        self._failures: tuple[type[Exception], ...] = (OSError, TimeoutError)
-        if redis_url:
-            self._redis = self._client(redis_url)
-
-    def _client(self, redis_url: str) -> Redis:
-        # Imported by who uses it: it costs a start 75 ms.
-        from redis.asyncio import Redis  # noqa: PLC0415
-        from redis.asyncio.retry import Retry  # noqa: PLC0415
-        from redis.backoff import NoBackoff  # noqa: PLC0415
-        from redis.exceptions import RedisError  # noqa: PLC0415
-
-        self._failures = (RedisError, *self._failures)
-        try:
-            return Redis.from_url(
-                redis_url,
-                socket_timeout=REDIS_TIMEOUT_S,
-                socket_connect_timeout=REDIS_TIMEOUT_S,
-                retry=Retry(NoBackoff(), 0),
-            )
-        except ValueError:
-            raise ConfigurationError("REDIS_URL is no address such as redis://host:6379/0.") from None
-
-    async def close(self) -> None:
-        """Give the connections back."""
-        if self._redis:
-            await self._redis.aclose()
+        self._ask = (redis or Redis()).ask
 
     async def take(self, key: str, bucket: Bucket) -> float:
         """Count a try: 0, or how many seconds to wait, and then it was not counted."""
@@ -178,18 +142,6 @@ class Limiter:
         self._empty_at[key] = empty_at
         while len(self._empty_at) > MAX_KEYS:
             del self._empty_at[next(iter(self._empty_at))]
-
-    async def _ask(self, *command: object) -> bytes | int | None:
-        """Ask Redis; None where there is none, or it does not answer."""
-        if self._redis is None or time.monotonic() < self._rests_until:
-            return None
-        try:
-            async with asyncio.timeout(REDIS_TIMEOUT_S * 2):
-                return await self._redis.execute_command(*command)  # type: ignore[no-any-return, no-untyped-call]
-        except self._failures as error:
-            log.warning("Redis does not answer (%s): limits are counted by each process alone", type(error).__name__)
-            self._rests_until = time.monotonic() + REDIS_REST_S
-            return None
 
 
 def _key(key: str) -> str:

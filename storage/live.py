@@ -155,9 +155,9 @@ class LiveStore:
         rows = await self._fetch("live_missed", key.instrument_id, key.timeframe, key.zone, seq, most)
         return [Happened(row["kind"], to_ms(row["opened"]), row["seq"]) for row in rows]
 
-    async def database_id(self) -> str:
+    async def database_name(self) -> str:
         """The name of the database among those that share a Redis."""
-        return str((await self._fetch("database_id"))[0]["database_id"])
+        return str((await self._fetch("database_name"))[0]["name"])
 
     async def sweep(self) -> None:
         """Forget what nobody needs any more."""

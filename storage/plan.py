@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from candlegraph.answer import GapReason, SourceKind
 from candlegraph.provider import Capabilities
@@ -39,6 +39,10 @@ class Part:
         """Where it comes from."""
         aggregated = any(stretch.relation != BASE for stretch in self.stretches)
         return SourceKind.AGGREGATE if aggregated else SourceKind.STORE
+
+    def within(self, spans: Spans) -> list[Part]:
+        """What of it lies in ``spans``, whole buckets; for parts that are final."""
+        return [Part(span, (replace(self.stretches[0], span=span),)) for span in Spans([self.span]) & spans]
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,9 +83,9 @@ class Plan:
             known |= Spans([Span(base.ceil(ended, self.days), self.timeframe.ceil(ended, self.zone)) & window])
         return known
 
-    def parts(self, window: Span, forming: Collection[Timeframe]) -> list[Part]:
-        """What answers which whole buckets: 1m candles and their aggregates where they can, then the coarser native ones
-        before the finer. The bucket that is not settled needs one of ``forming``, the timeframes whose newest are at hand.
+    def final(self, window: Span) -> list[Part]:
+        """What answers which settled buckets, whole ones: 1m candles and their aggregates where they can, then the coarser
+        native ones before the finer. Each is made of one stretch.
         """
         rest = Spans([window & Span(window.since, self.settled)])
         parts: list[Part] = []
@@ -90,6 +94,12 @@ class Plan:
             whole = self._kept(self.known(base, window), level).inner(self.timeframe, self.zone) & rest
             parts += [Part(span, (Stretch(span, level, relation),)) for span in whole]
             rest -= whole
+        return sorted(parts, key=lambda part: part.span)
+
+    def tail(self, window: Span, forming: Collection[Timeframe]) -> list[Part]:
+        """What answers the buckets that are not settled, if anything: it needs one of ``forming``, the timeframes whose newest
+        candles are at hand.
+        """
         tail = window & Span(self.settled, window.until)
         for base in forming if tail else ():
             final = base.floor(self.now - self.final_after_ms, self.days)
@@ -97,13 +107,12 @@ class Plan:
                 ladder = tuple(self._ladder(Span(tail.since, final))) if base == MINUTE else ()
                 stretches = ladder or (Stretch(Span(tail.since, final), base),)
                 if all(self._kept(Spans([s.span]), s.timeframe).covers(s.span) for s in stretches):
-                    parts.append(Part(tail, stretches, base))
-                    break
-        return sorted(parts, key=lambda part: part.span)
+                    return [Part(tail, stretches, base)]
+        return []
 
     def missing(self, window: Span, forming: Collection[Timeframe]) -> Spans:
         """The buckets that the store cannot answer and the provider could, the forming one among them."""
-        answered = Spans(part.span for part in self.parts(window, forming))
+        answered = Spans(part.span for part in [*self.final(window), *self.tail(window, forming)])
         return Spans([window]) - answered - Spans(span for _, span, _ in self.beyond_reach(window))
 
     def beyond_reach(self, window: Span) -> list[tuple[GapReason, Span, str]]:

@@ -62,8 +62,10 @@ select distinct c.timeframe from coverage c join instruments i on i.id = c.instr
 where i.market = $1 and i.provider = $2;
 
 -- name: coverage_by_instrument
--- One row at least for each, for the horizon counts where nothing is covered too.
-select i as instrument_id, c.timeframe, c.covered, c.revision, (select horizon from storage_layout) as horizon,
+-- One row at least for each, for the horizon counts where nothing is covered too. The spans are row-packed as candles are:
+-- decoded one by one, ten thousand fragments would take a tenth of a second.
+select i as instrument_id, c.timeframe, c.revision, (select horizon from storage_layout) as horizon,
+  (select string_agg(timestamptz_send(lower(r)) || timestamptz_send(upper(r)), ''::bytea order by r) from unnest(c.covered) r) as covered,
   (select jsonb_agg(jsonb_build_array((extract(epoch from s.asked_at) * 1000)::int8, (extract(epoch from lower(x.span)) * 1000)::int8,
                                       (extract(epoch from upper(x.span)) * 1000)::int8))::text
    from suspects s, unnest(s.spans) x (span) where s.instrument_id = c.instrument_id and s.timeframe = c.timeframe) as suspects
@@ -119,6 +121,11 @@ select kind from storage_layout;
 
 -- name: levels_there
 select view_name, target_timeframe, is_active from preaggregation_configs where to_regclass(view_name) is not null;
+
+-- name: database_name
+-- What no other database is called: a copy of one has its id as well, but not its number.
+select database_id::text || '-' || (select oid::text from pg_database where datname = current_database()) as name
+from storage_layout;
 
 -- name: aggregates_written
 select aggregates_written($1::int4[], array(select timestamptz 'epoch' + s * interval '1 ms' from unnest($2::int8[]) with ordinality x (s, k) order by k),
@@ -388,17 +395,13 @@ delete from claims where id = $1;
 delete from claims where holder = $1;
 
 -- name: claims_renew
-update claims set expires_at = now() + $2::float8 * interval '1 s' where holder = $1;
+update claims set expires_at = now() + $2::float8 * interval '1 s' where id = any ($1::int8[]);
 
--- name: lease_take
-insert into leases as l (name, holder, expires_at) values ($1, $2, now() + $3::float8 * interval '1 s')
-on conflict (name) do update
-set holder = excluded.holder, expires_at = excluded.expires_at, epoch = l.epoch + (l.holder <> excluded.holder)::int
-where l.holder = excluded.holder or l.expires_at < now()
-returning epoch;
+-- name: instruments_named
+select * from instruments i where market = $1 and provider = $2 and ($3::text[] is null or symbol = any ($3)) order by symbol;
 
--- name: lease_free
-update leases set expires_at = '-infinity' where name = $1 and holder = $2;
+-- name: instruments_by_id
+select * from instruments i where id = any ($1::int4[]);
 
 -- name: backfill_add
 insert into backfills (market, provider, symbols, timeframe, span, priority, created_by)
@@ -406,17 +409,23 @@ values ($1, $2, $3, $4, tstzrange(timestamptz 'epoch' + $5::int8 * interval '1 m
 returning id;
 
 -- name: backfill_parts_add
-insert into backfill_parts (backfill_id, instrument_id, timeframe, span, priority, pieces)
-select $1, x.i, $2, tstzrange(timestamptz 'epoch' + x.since * interval '1 ms', timestamptz 'epoch' + x.until * interval '1 ms'), $3, x.pieces
-from unnest($4::int4[], $5::int8[], $6::int8[], $7::int4[]) with ordinality x (i, since, until, pieces, k) order by k
-on conflict do nothing;
+-- Parts with holes and without a piece tell only why nothing is asked for there.
+insert into backfill_parts (backfill_id, timeframe, priority, instrument_id, span, reached, pieces, again, holes, state, ended_at)
+select $1, $2, $3, x.i, tstzrange(timestamptz 'epoch' + x.since * interval '1 ms', timestamptz 'epoch' + x.until * interval '1 ms'),
+       timestamptz 'epoch' + x.since * interval '1 ms', x.pieces, x.again, x.holes::jsonb,
+       case x.pieces when 0 then 'DONE' else 'OPEN' end, case x.pieces when 0 then now() end
+from unnest($4::int4[], $5::int8[], $6::int8[], $7::int4[], $8::bool[], $9::text[]) with ordinality x (i, since, until, pieces, again, holes, k)
+order by k;
 
 -- name: backfills_by_id
-select b.*, p.* from backfills b
+select b.*, p.*, now() as seen_at,
+  (select coalesce(jsonb_agg(jsonb_build_array(h.symbol, h.hole)), '[]')::text from (
+     select i.symbol, h.hole from backfill_parts q join instruments i on i.id = q.instrument_id, jsonb_array_elements(q.holes) h (hole)
+     where q.backfill_id = b.id and q.holes <> '[]' order by q.id limit $2) h) as holes
+from backfills b
 cross join lateral (
   select coalesce(sum(pieces), 0)::int as pieces, coalesce(sum(pieces_done), 0)::int as pieces_done,
-         coalesce(sum(calls), 0)::int as calls, coalesce(sum(candles), 0)::int8 as candles,
-         jsonb_path_query_array(coalesce(jsonb_agg(holes), '[]'), '$[*][*]')::text as holes
+         coalesce(sum(calls), 0)::int as calls, coalesce(sum(candles), 0)::int8 as candles
   from backfill_parts where backfill_id = b.id) p
 where b.id = any ($1::int8[]) order by b.id desc;
 
@@ -425,84 +434,83 @@ select id from backfills where ($1::text is null or state = $1) and ($2::int8 is
 
 -- name: backfill_parts_of
 select i.symbol, sum(p.pieces)::int as pieces, sum(p.pieces_done)::int as pieces_done, sum(p.calls)::int as calls,
-       sum(p.candles)::int8 as candles, max(p.next_at) filter (where p.state = 'OPEN' and p.attempts > 0) as retry_at,
-       case when bool_or(p.state = 'OPEN') then 'OPEN' when bool_or(p.state = 'FAILED') then 'FAILED' else min(p.state) end as state
+       sum(p.candles)::int8 as candles, min(p.next_at) filter (where p.state = 'OPEN' and p.next_at > now()) as retry_at,
+       case when bool_or(p.state = 'OPEN') then 'OPEN' when bool_or(p.state = 'FAILED') then 'FAILED'
+            when bool_or(p.state = 'CANCELLED') then 'CANCELLED' else 'DONE' end as state
 from backfill_parts p join instruments i on i.id = p.instrument_id where p.backfill_id = $1 group by 1 order by 1;
 
 -- name: backfill_cancel
 with cancelled as (
   update backfills set state = 'CANCELLED', ended_at = now() where id = $1 and state in ('QUEUED', 'RUNNING') returning id)
-update backfill_parts set state = 'CANCELLED' where backfill_id = (select id from cancelled) and state = 'OPEN';
+update backfill_parts set state = 'CANCELLED', ended_at = now() where backfill_id = (select id from cancelled) and state = 'OPEN';
 
 -- name: backfill_claim
--- The most urgent part that nobody works on. `skip locked`: two workers that ask at once get two parts.
+-- The most urgent part that nobody works on: of job $3, or of any, but of none of the providers $4. `skip locked`: two
+-- workers that ask at once get two parts.
 with taken as (
   update backfill_parts set claimed_by = $1, claimed_until = now() + $2::float8 * interval '1 s'
   where id = (
-    select id from backfill_parts
-    where state = 'OPEN' and next_at <= now() and (claimed_until is null or claimed_until < now())
-    order by priority desc, id limit 1 for update skip locked)
+    select p.id from backfill_parts p join instruments i on i.id = p.instrument_id
+    where p.state = 'OPEN' and p.next_at <= now() and (p.claimed_until is null or p.claimed_until < now())
+      and ($3::int8 is null or p.backfill_id = $3) and i.market || '/' || i.provider <> all ($4::text[])
+    order by p.priority desc, p.id limit 1 for update of p skip locked)
   returning *),
 started as (
   update backfills set state = 'RUNNING', started_at = coalesce(started_at, now())
   where id = (select backfill_id from taken) and state = 'QUEUED')
-select t.id, t.backfill_id, t.instrument_id, t.timeframe, t.span, t.pieces, t.attempts, i.market, i.provider, i.symbol
-from taken t join instruments i on i.id = t.instrument_id;
+select * from taken;
 
 -- name: backfill_progress
 -- After each call: how far it is, and that somebody still works on it; nothing where it was cancelled or taken over.
 update backfill_parts
-set pieces_done = greatest(0, pieces - $3::int), calls = calls + $4, candles = candles + $5, attempts = 0,
-    claimed_until = now() + $6::float8 * interval '1 s'
+set reached = timestamptz 'epoch' + $3::int8 * interval '1 ms', calls = calls + $4, candles = candles + $5,
+    holes = holes || $6::text::jsonb, claimed_until = now() + $7::float8 * interval '1 s', attempts = 0,
+    pieces_done = pieces * extract(epoch from timestamptz 'epoch' + $3::int8 * interval '1 ms' - lower(span))
+                  / extract(epoch from upper(span) - lower(span))
 where id = $1 and claimed_by = $2 and state = 'OPEN' returning id;
 
--- name: backfill_retry
+-- name: backfill_rest
+-- Leave a part alone for a while; $5 is 0 where that was not its provider's fault.
 with failed as (
   update backfill_parts
-  set attempts = attempts + 1, calls = calls + $4, claimed_by = null, claimed_until = null,
+  set attempts = attempts + $5, calls = calls + $4, claimed_by = null, claimed_until = null,
       next_at = now() + $3::float8 * interval '1 s'
   where id = $1 and claimed_by = $2 and state = 'OPEN' returning backfill_id)
-update backfills set last_error = $5 where id = (select backfill_id from failed);
+update backfills set last_error = $6 where id = (select backfill_id from failed);
 
 -- name: backfill_end
--- A part ends; with the last one its job does, and it has failed if one of them has.
 with ended as (
   update backfill_parts
-  set state = $3, claimed_by = null, claimed_until = null, holes = $4::text::jsonb,
-      pieces_done = case $3 when 'DONE' then pieces else pieces_done end, calls = calls + $6, candles = candles + $7
-  where id = $1 and claimed_by = $2 and state = 'OPEN' returning id, backfill_id, state),
-noted as (update backfills set last_error = coalesce($5, last_error) where id = (select backfill_id from ended) and $5::text is not null)
-select backfill_id from ended;
+  set state = $3, claimed_by = null, claimed_until = null, ended_at = now(), calls = calls + $4, candles = candles + $5,
+      holes = holes || $6::text::jsonb, pieces_done = case $3 when 'DONE' then pieces else pieces_done end
+  where id = $1 and claimed_by = $2 and state = 'OPEN' returning backfill_id)
+update backfills set last_error = $7 where id = (select backfill_id from ended) and $7::text is not null;
 
--- name: backfill_renew
-update backfill_parts set claimed_until = now() + $2::float8 * interval '1 s' where claimed_by = $1 and state = 'OPEN';
-
--- name: backfill_attempts
-select attempts from backfill_parts where id = $1;
-
--- name: backfill_close
+-- name: backfills_close
+-- Jobs end with their last part, and have failed if one of these has. Not in one statement with it: the last two parts
+-- may end at the same time.
 update backfills b
 set state = case when exists (select from backfill_parts where backfill_id = b.id and state = 'FAILED') then 'FAILED' else 'DONE' end,
-    ended_at = now()
-where b.id = $1 and b.state = 'RUNNING' and not exists (select from backfill_parts where backfill_id = b.id and state = 'OPEN');
+    started_at = coalesce(started_at, now()), ended_at = now()
+where b.state in ('QUEUED', 'RUNNING') and not exists (select from backfill_parts where backfill_id = b.id and state = 'OPEN');
+
+-- name: backfill_renew
+update backfill_parts set claimed_until = now() + $3::float8 * interval '1 s'
+where id = any ($1::int8[]) and claimed_by = $2 and state = 'OPEN';
 
 -- name: backfill_release
 update backfill_parts set claimed_by = null, claimed_until = null where claimed_by = $1 and state = 'OPEN';
 
--- name: instruments_named
-select * from instruments i where market = $1 and provider = $2 and ($3::text[] is null or symbol = any ($3)) order by symbol;
-
--- name: instruments_by_id
-select * from instruments i where id = any ($1::int4[]);
-
 -- name: tracked_add
 insert into tracked as t (instrument_id, since, added_by)
 select i, timestamptz 'epoch' + $2::int8 * interval '1 ms', $3 from unnest($1::int4[]) i order by 1
-on conflict (instrument_id) do update set since = least(t.since, excluded.since);
+on conflict (instrument_id) do update set since = least(t.since, excluded.since), checked_at = '-infinity';
 
 -- name: tracked_remove
 with gone as (delete from tracked where instrument_id = any ($1::int4[]) returning 1),
-given_up as (update backfill_parts set state = 'CANCELLED' where backfill_id is null and state = 'OPEN' and instrument_id = any ($1::int4[]))
+given_up as (
+  update backfill_parts set state = 'CANCELLED', ended_at = now()
+  where backfill_id is null and state = 'OPEN' and instrument_id = any ($1::int4[]))
 select count(*) from gone;
 
 -- name: tracked_page
@@ -511,29 +519,42 @@ select * from tracked where instrument_id > $1 order by instrument_id limit $2;
 -- name: tracked_by_id
 select * from tracked where instrument_id = any ($1::int4[]);
 
--- name: tracked_checked
-update tracked t
-set checked_at = now(), holes = x.holes, complete_at = case x.holes when 0 then now() else t.complete_at end
-from unnest($1::int4[], $2::int4[]) x (i, holes) where t.instrument_id = x.i;
+-- name: tracked_take
+-- Series that nobody has looked at for $1 seconds; they are ours to look at now, and nobody else's.
+update tracked set checked_at = now() where instrument_id in (
+  select instrument_id from tracked where checked_at < now() - $1::float8 * interval '1 s'
+  order by checked_at limit $2 for update skip locked)
+returning *;
 
--- name: tracked_fill
-insert into backfill_parts (instrument_id, timeframe, span, priority, pieces)
-select $1, '1m', tstzrange(timestamptz 'epoch' + x.since * interval '1 ms', timestamptz 'epoch' + x.until * interval '1 ms'), -1, x.pieces
-from unnest($2::int8[], $3::int8[], $4::int4[]) with ordinality x (since, until, pieces, k)
-where not exists (
-  select from backfill_parts p where p.instrument_id = $1 and p.backfill_id is null
-    and (p.state = 'OPEN' or p.state = 'FAILED' and p.next_at > now() - interval '10 minutes'))
-order by k
-on conflict do nothing;
+-- name: tracked_complete
+update tracked set complete_at = now() where instrument_id = any ($1::int4[]);
+
+-- name: tracked_parts
+-- What is under way for tracked series, and what was tried a moment ago: the older it is, the longer a moment.
+select instrument_id, lower(span) as since, upper(span) as until, state, holes::text as holes
+from backfill_parts p
+where backfill_id is null and not again and instrument_id = any ($1::int4[])
+  and (state = 'OPEN' or ended_at > now() - least(interval '1 day', greatest(interval '1 minute', (now() - upper(span)) / 4)));
 
 -- name: tracked_reread
-update tracked set reread_at = now() where instrument_id = $1;
+update tracked set reread_at = timestamptz 'epoch' + $2::int8 * interval '1 ms' where instrument_id = any ($1::int4[]);
+
+-- name: tracked_sweep
+delete from backfill_parts
+where backfill_id is null and state <> 'OPEN' and (state <> 'FAILED' and holes = '[]' or ended_at < now() - interval '1 day');
 
 -- name: candles_count
 select count(*) from {relation}, (select $2::text as tf) q where instrument_id = $1 {filter};
 
 -- name: fetches_of
 select at, asked, rows, outcome, milliseconds from fetch_log where instrument_id = $1 and timeframe = $2 order by at desc limit $3;
+
+-- name: fetched_at
+-- When something of each span was last brought by a call, of minutes or of the timeframe itself.
+select (select max(f.at) from fetch_log f
+        where f.instrument_id = q.i and f.timeframe in ('1m', q.tf) and f.outcome in ('ok', 'bad rows')
+          and f.asked && tstzrange(timestamptz 'epoch' + q.since * interval '1 ms', timestamptz 'epoch' + q.until * interval '1 ms')) as at
+from unnest($1::int4[], $2::text[], $3::int8[], $4::int8[]) with ordinality q (i, tf, since, until, k) order by q.k;
 
 -- name: leases_take
 -- Those that are free or ours, at once and in one order; which of them are ours now, and since which epoch. Those of others
@@ -619,6 +640,3 @@ where instrument_id = $1 and timeframe = $2 and zone = $3 and seq > $4 order by 
 
 -- name: live_sweep
 delete from live_events where at < now() - interval '10 minutes';
-
--- name: database_id
-select database_id from storage_layout;

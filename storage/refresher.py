@@ -60,9 +60,22 @@ class Refresher:
                 log.exception("aggregates could not be refreshed; the next try is in %.0f s", pause)
             await asyncio.sleep(pause)
 
+    async def catch_up(self) -> int:
+        """A round, also where another process is at one; up to where (ms, UTC) aggregates are as their candles are then."""
+        while not await self.round():
+            if not (await self.database.fetch(STATEMENTS["refresh_due"], self._upto()))[0]["due"]:
+                break
+            await asyncio.sleep(1)
+        done: int = to_ms((await self.database.fetch(STATEMENTS["refresh_work"], 0))[0]["done"])
+        return done
+
+    @staticmethod
+    def _upto() -> int:
+        return _FIVE_MINUTES.floor(clock.now_ms() - LAG_MS)
+
     async def round(self) -> bool:
         """Bring everything up to date that is closed; False where there was nothing to do, or another process does it."""
-        upto = _FIVE_MINUTES.floor(clock.now_ms() - LAG_MS)
+        upto = self._upto()
         due = (
             self.kind is Aggregates.CONTINUOUS
             and (await self.database.fetch(STATEMENTS["refresh_due"], upto))[0]["due"]

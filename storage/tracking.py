@@ -1,172 +1,180 @@
-"""Series that are kept complete for ever: one process of the cluster looks for their holes, and all of them fill these."""
+"""Series that are kept complete for ever: some process looks for the holes of each, and all of them fill these.
+
+There is no leader: whoever moves ``checked_at`` on looks after a series for the next half minute, nobody else does, and
+if it dies another one goes on.
+"""
 
 from __future__ import annotations
 
 import asyncio
+import json
 import logging
+from collections import defaultdict
 from collections.abc import Sequence
 from typing import Any
 
-from candlegraph.clock import DAY_MS
-from candlegraph.errors import BadUserInput, CandlegraphError
+from candlegraph.answer import Gap, GapReason
+from candlegraph.clock import DAY_MS, MINUTE_MS
+from candlegraph.errors import BadUserInput, CandlegraphError, ProviderError
 from candlegraph.job import Selection, Tracked
-from candlegraph.provider import Upstream, Urgency
+from candlegraph.provider import Live, Upstream
 from candlegraph.series import Record
 from candlegraph.span import Span, Spans
 from candlegraph.timeframe import MINUTE, Timeframe
-from storage.backfill import PART_CALLS, Backfills, missing
-from storage.collector import Want
+from storage.backfill import Backfills, Part, cut, in_turns, missing
+from storage.candles import Ledger
 from storage.database import SQL, to_ms
-from storage.history import History
-from storage.lease import Lease
 
 log = logging.getLogger(__name__)
 
-EVERY_S = 30.0
+LOOK_S = 1.0
+EVERY_S = 30.0  # how often a series is looked at
 BATCH = 200  # series looked at in one go
-LISTED_SINCE_DAYS = 30  # how far back a series is kept where nobody says
+DEFAULT_DAYS = 30  # how far back a series is kept where nobody says
+LIVE_GRACE_MS = 2 * MINUTE_MS  # what is younger is the feed's to close, where there is one
+PRIORITY = -1  # what somebody ordered goes first
 _DAY = Timeframe(1, "d")
+_END = 2**53
 
 
 class Tracking:
-    """The relation ``tracked``, and the scheduler that keeps its series complete."""
+    """The relation ``tracked``, and this process's share of keeping its series complete."""
 
-    def __init__(self, history: History, backfills: Backfills) -> None:
+    def __init__(self, backfills: Backfills) -> None:
         """Nothing runs before `keep`."""
-        self._history = history
         self._backfills = backfills
-        self._database = history.store.database
-        self._lease = Lease(self._database, "tracking")
-        self._news = asyncio.Event()
+        self._history = backfills.history
+        self._database = backfills.history.store.database
 
     async def track(self, selection: Selection, since: int | None, by: str | None) -> list[Tracked]:
         """Keep the 1m candles of these symbols complete from ``since`` on; by default the last 30 days and what comes.
 
         A symbol that is tracked already takes the earlier of the two. BadUserInput, NotFound, ProviderError.
         """
-        provider = await self._history.providers.get(selection.market, selection.provider)
-        now = provider.now_ms() if provider else 0
-        if provider is None or MINUTE not in provider.capabilities.timeframes:
-            raise BadUserInput(f"{selection.market}/{selection.provider} has no 1m candles to be kept complete.")
+        records = await self._history.instruments.select(selection)
+        provider = await self._backfills.provider(selection.market, selection.provider)
+        if MINUTE not in provider.capabilities.timeframes:
+            raise BadUserInput(f"{provider.name} has no 1m candles that could be kept complete.")
+        now = provider.now_ms()
         if since is not None and since > now:
             raise BadUserInput(f"`since` ({since}) lies in the future.")
-        records = await self._history.instruments.select(selection)
-        start = _DAY.floor(now - LISTED_SINCE_DAYS * DAY_MS) if since is None else MINUTE.ceil(since)
-        ids = [record.id for record in records]
+        start = _DAY.floor(now - DEFAULT_DAYS * DAY_MS) if since is None else MINUTE.ceil(since)
         async with self._database.connection() as connection:
-            await connection.execute(SQL["tracked_add"], ids, start, by)
-        self._news.set()
+            await connection.execute(SQL["tracked_add"], [record.id for record in records], start, by)
         return await self._tracked(records)
 
     async def untrack(self, selection: Selection) -> int:
-        """Stop keeping these symbols; how many were. What is stored stays."""
+        """Stop keeping these symbols; how many were. What is stored stays. BadUserInput, NotFound, ProviderError."""
         records = await self._history.instruments.select(selection)
         async with self._database.connection() as connection:
             return int(await connection.fetchval(SQL["tracked_remove"], [record.id for record in records]))
 
-    async def page(self, first: int, after: int) -> list[Tracked]:
-        """Tracked series in the order in which they were instruments, those behind number ``after``."""
+    async def page(self, first: int, after: int = 0) -> list[Tracked]:
+        """Tracked series in the order of their instruments' numbers, those behind number ``after``."""
         rows = await self._database.read("tracked_page", after, first)
         return await self._tracked(await self._history.instruments.by_id([row["instrument_id"] for row in rows]))
 
-    async def holes(self, records: Sequence[Record]) -> list[Spans]:
-        """What is missing of tracked series, as far as it may be had; nothing of one that is not tracked."""
-        since = {row["instrument_id"]: to_ms(row["since"]) for row in await self._rows(records)}
-        ledgers = await self._history.ledgers.load([record.id for record in records])
-        found = []
-        for record, ledger in zip(records, ledgers, strict=True):
-            provider = await self._provider(record)
-            known = ledger.spans.get(MINUTE, Spans())
-            whole = Span(since.get(record.id, 2**62), 2**62)
-            found.append(missing(record, known, MINUTE, whole, provider) if provider else Spans())
-        return found
-
     async def keep(self) -> None:
-        """Look for holes every half minute while this process holds the lease, until cancelled."""
-        looked_at = 0.0
-        loop = asyncio.get_running_loop()
-        try:
-            while True:
-                try:
-                    if await self._lease.take() and (loop.time() - looked_at > EVERY_S or self._news.is_set()):
-                        self._news.clear()
-                        looked_at = loop.time()
-                        await self._look()
-                except CandlegraphError as error:
-                    log.debug("tracked series cannot be looked after: %s", error.message)
-                except Exception:
-                    log.exception("looking after tracked series failed")
-                await asyncio.sleep(1)
-        finally:
-            await self._lease.free()
+        """Look after every series twice a minute, together with the other processes, until cancelled."""
+        while True:
+            try:
+                while await self.look():
+                    pass
+            except CandlegraphError as error:
+                log.debug("tracked series cannot be looked after: %s", error.message)
+            except Exception:
+                log.exception("looking after tracked series failed")
+            await asyncio.sleep(LOOK_S)
 
-    async def _look(self) -> None:
-        after = 0
-        while rows := await self._database.read("tracked_page", after, BATCH):
-            records = await self._history.instruments.by_id([row["instrument_id"] for row in rows])
-            found = await self.holes(records)
-            for record, holes in zip(records, found, strict=True):
-                if holes:
-                    await self._queue(record, holes)
-            async with self._database.connection() as connection:
-                await connection.execute(
-                    SQL["tracked_checked"], [r.id for r in records], [len(holes) for holes in found]
-                )
-            for row, record in zip(rows, records, strict=True):
-                await self._reread(record, to_ms(row["reread_at"]))
-            after = rows[-1]["instrument_id"]
-            await self._lease.take()  # many series take longer than the lease lasts
-        self._backfills.wake()
-
-    async def _queue(self, record: Record, holes: Spans) -> None:
-        """Have the holes filled, the newest first; those that are being filled already are left alone."""
-        provider = await self._provider(record)
-        assert provider  # noqa: S101 - otherwise there would be no holes
-        page = provider.capabilities.max_rows_per_call * MINUTE.nominal_ms
-        parts = []
-        for hole in reversed(list(holes)):
-            until = hole.until
-            while until > hole.since:
-                since = max(hole.since, MINUTE.floor(until - PART_CALLS * page))
-                parts.append((since, until, -(-(until - since) // page)))
-                until = since
+    async def look(self) -> int:
+        """Have the holes filled of some series that nobody has looked at lately; how many series that were."""
         async with self._database.connection() as connection:
-            columns = [list(column) for column in zip(*parts, strict=True)]
-            await connection.execute(SQL["tracked_fill"], record.id, *columns)
+            rows = await connection.fetch(SQL["tracked_take"], EVERY_S, BATCH)
+        if not rows:
+            return 0
+        records = await self._history.instruments.by_id([row["instrument_id"] for row in rows])
+        ledgers = await self._history.ledgers.load([record.id for record in records])
+        tried = await self._tried(records)
+        fill, again, complete, read = [], [], [], {}
+        for row, record, ledger in zip(rows, records, ledgers, strict=True):
+            if (provider := await self._provider(record)) is None:
+                continue  # it is down: its holes stay until it is back
+            holes = _holes(row, record, ledger, provider)
+            if not holes:
+                complete.append(record.id)
+            page = provider.capabilities.max_rows_per_call * MINUTE_MS
+            fill.append(cut(record, holes - Spans(span for span, _, _ in tried[record.id]), MINUTE, page))
+            if late := _correctable(row, ledger, provider):
+                again += [Part(record, span, -(-(span.until - span.since) // page), again=True) for span in late]
+                read[record.id] = provider.now_ms()
+        async with self._database.transaction() as connection:
+            await self._backfills.queue(connection, [*in_turns(fill), *again], MINUTE, job=None, priority=PRIORITY)
+            await connection.execute(SQL["tracked_complete"], complete)
+            for instrument_id, at in read.items():
+                await connection.execute(SQL["tracked_reread"], [instrument_id], at)
+            await connection.execute(SQL["tracked_sweep"])
+        self._backfills.news.set()
+        return len(rows)
 
-    async def _reread(self, record: Record, reread_at: int | None) -> None:
-        """Read the last days once more, once a day, of a provider that corrects them late."""
-        provider = await self._provider(record)
-        late = provider.capabilities.corrects_within_ms if provider else None
-        if provider is None or late is None:
-            return
-        today = _DAY.floor(provider.now_ms())
-        if reread_at is not None and reread_at >= today:
-            return
-        span = Span(today - -(-late // DAY_MS) * DAY_MS, today)
-        known = (await self._history.ledgers.load([record.id]))[0].spans.get(MINUTE, Spans()) & Spans([span])
-        for part in known:
-            want = Want(MINUTE, part, urgency=Urgency.BACKFILL, again=True)
-            result = await asyncio.shield(self._history.collector.collect(record, provider, want))
-            if result.failure:
-                return  # once more in half a minute
-        async with self._database.connection() as connection:
-            await connection.execute(SQL["tracked_reread"], record.id)
+    async def _tried(self, records: Sequence[Record]) -> dict[int, list[tuple[Span, str, list[Any]]]]:
+        """What is under way of each series, and what was tried a moment ago: its span, its state, and what it lacked."""
+        tried: dict[int, list[tuple[Span, str, list[Any]]]] = defaultdict(list)
+        for row in await self._database.read("tracked_parts", [record.id for record in records]):
+            span = Span(to_ms(row["since"]), to_ms(row["until"]))
+            tried[row["instrument_id"]].append((span, row["state"], json.loads(row["holes"])))
+        return tried
+
+    async def _tracked(self, records: Sequence[Record]) -> list[Tracked]:
+        ids = [record.id for record in records]
+        rows = {row["instrument_id"]: row for row in await self._database.read("tracked_by_id", ids)}
+        ledgers = dict(zip(ids, await self._history.ledgers.load(ids), strict=True))
+        tried = await self._tried(records)
+        found = []
+        for record in records:
+            if row := rows.get(record.id):
+                provider = await self._provider(record)
+                holes = _holes(row, record, ledgers[record.id], provider) if provider else Spans()
+                gaps = _explained(holes, tried[record.id])
+                found.append(Tracked(record, to_ms(row["since"]), tuple(gaps), to_ms(row["complete_at"])))
+        return found
 
     async def _provider(self, record: Record) -> Upstream | None:
         try:
             return await self._history.providers.get(record.instrument.market, record.instrument.provider)
-        except CandlegraphError:
-            return None  # it is down: its holes stay until it is back
+        except ProviderError:
+            return None
 
-    async def _rows(self, records: Sequence[Record]) -> Sequence[Any]:
-        return await self._database.read("tracked_by_id", [record.id for record in records])
 
-    async def _tracked(self, records: Sequence[Record]) -> list[Tracked]:
-        rows = {row["instrument_id"]: row for row in await self._rows(records)}
-        holes = await self.holes(records)
-        return [
-            Tracked(record, to_ms(rows[record.id]["since"]), len(spans), to_ms(rows[record.id]["complete_at"]))
-            for record, spans in zip(records, holes, strict=True)
-            if record.id in rows
-        ]
+def _holes(row: Any, record: Record, ledger: Ledger, provider: Upstream) -> Spans:
+    """What is missing of a tracked series, as far as it may be had."""
+    holes, _ = missing(record, ledger, MINUTE, Span(to_ms(row["since"]), _END), provider)
+    if provider.capabilities.live is Live.NONE:
+        return holes
+    return holes & Spans([Span(0, provider.now_ms() - provider.capabilities.final_after_ms - LIVE_GRACE_MS)]).inner(
+        MINUTE
+    )
+
+
+def _correctable(row: Any, ledger: Ledger, provider: Upstream) -> Spans:
+    """What is known of the last whole days, once a day, of a provider that corrects them late."""
+    late, reread_at = provider.capabilities.corrects_within_ms, to_ms(row["reread_at"])
+    today = _DAY.floor(provider.now_ms())
+    if late is None or (reread_at is not None and reread_at >= today):
+        return Spans()
+    # The first of these days is read for the last time: all that can still be corrected of it has been.
+    span = Span(today - (-(-late // DAY_MS) + 1) * DAY_MS, today)
+    return ledger.spans.get(MINUTE, Spans()) & Spans([span])
+
+
+def _explained(holes: Spans, tried: list[tuple[Span, str, list[Any]]]) -> list[Gap]:
+    """The holes, each with why it is still there."""
+    gaps: list[Gap] = []
+    for _, _, lacked in tried:
+        for since, until, reason, detail in lacked:
+            hit = holes & Spans([Span(since, until)])
+            gaps += [Gap(span.since, span.until, GapReason(reason), detail) for span in hit]
+            holes -= hit
+    under_way = holes & Spans(span for span, state, _ in tried if state == "OPEN")
+    gaps += [Gap(s.since, s.until, GapReason.PENDING, "It is being fetched.") for s in under_way]
+    gaps += [Gap(s.since, s.until, GapReason.NOT_FETCHED, "It has not been asked for yet.") for s in holes - under_way]
+    return sorted(gaps, key=lambda gap: gap.since)

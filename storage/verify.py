@@ -7,7 +7,7 @@ aggregates. Base and aggregate are read in one statement, and so as of one momen
 from __future__ import annotations
 
 import re
-from collections.abc import AsyncIterator, Iterable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator
 from dataclasses import dataclass
 
 from candlegraph.series import Instrument
@@ -66,11 +66,13 @@ class Verification:
     levels: Levels
     span: Span = ALWAYS
     repair: bool = False
+    catch_up: Callable[[], Awaitable[int]] | None = None  # where aggregates lag: up to where (ms) they are right then
 
     async def check(self, instrument_id: int) -> AsyncIterator[Tally]:
         """Check one instrument, piece by piece. A piece that was repaired is tallied as it is after that."""
         base = await self._hull(instrument_id, BASE)
         horizon = await self.store.horizon()  # before it, aggregates have outlived what they were made of
+        done = await self.catch_up() if self.catch_up else ALWAYS.until
         for piece in _pieces(base):
             yield await self._base(instrument_id, piece)
         for timeframe, relation in self.levels.items():
@@ -78,10 +80,18 @@ class Verification:
             both = Span(min(base.since, kept.since), max(base.until, kept.until))
             if horizon is not None:
                 both = Span(max(both.since, timeframe.ceil(horizon)), both.until)
-            for piece in _pieces(both.outer(timeframe), timeframe):
+            whole = both.outer(timeframe)
+            if self.catch_up:
+                whole = Span(whole.since, min(whole.until, timeframe.floor(done)))
+            for piece in _pieces(whole, timeframe):
                 found = await self._aggregate(instrument_id, timeframe, relation, piece)
+                if found.wrong and self.catch_up:  # it may have been written after they had caught up
+                    await self.catch_up()
+                    found = await self._aggregate(instrument_id, timeframe, relation, piece)
                 if found.wrong and self.repair:
                     await self.store.recompute(instrument_id, found.wrong)
+                    if self.catch_up:
+                        await self.catch_up()
                     found = await self._aggregate(instrument_id, timeframe, relation, piece)
                 yield found.tally
 

@@ -20,6 +20,7 @@ from storage.candles import Ledger, Read
 from storage.collector import MAX_CALLS, Collected, Collector, Want
 from storage.plan import Part, Plan, Stretch
 from storage.reader import Reader
+from storage.recall import Recall
 
 READ_ROWS = 300_000  # stored rows read at once, 14 MB
 MAX_WINDOW = 50_000_000  # buckets; 95 years of minutes
@@ -128,17 +129,24 @@ class Walk:
         """Fetch what a window lacks, read it, and keep its candles; what of it was answered, and how many candles."""
         await self._fetch(window)
         window = self._cut(window) if self.exhausted else window
-        parts = self.plan.parts(window, self.forming)
-        stretches = [stretch for part in parts for stretch in part.stretches]
-        batches = await asyncio.gather(*(self.reader.candles.load(self._read(stretch)) for stretch in stretches))
-        stored = dict(zip(stretches, batches, strict=True))
-        for stretch, batch in stored.items():
+        recall = Recall(self.reader, self.record, self.plan)
+        kept, parts = await recall.look(window)
+        tail = self.plan.tail(window, self.forming)
+        parts, stored = [*parts, *tail], recall.look_below(tail)
+        unread = [stretch for part in parts for stretch in part.stretches if stretch not in stored]
+        batches = await asyncio.gather(*(self.reader.candles.load(self._read(stretch)) for stretch in unread))
+        whole = window
+        for stretch, batch in zip(unread, batches, strict=True):
+            stored[stretch] = batch
             window = self._read_part(window, self._read(stretch), batch)
-        folded = [self._fold(part, stored).between(window) for part in parts]
-        self.parts += folded
-        for part in parts:
-            self.answered.append((part.span & window, part.source))
-        return window, sum(map(len, folded))
+        made = [self._fold(part, stored) for part in parts]
+        for part, candles in zip(parts, made, strict=True):
+            recall.keep(part, part.span if window == whole else part.span & window, candles, stored)
+        found = [candles.between(window) for candles in (kept.candles, *made)]
+        self.parts += found
+        self.answered += [(span & window, SourceKind.CACHE) for span in kept.spans]
+        self.answered += [(part.span & window, part.source) for part in parts]
+        return window, sum(map(len, found))
 
     def _read(self, stretch: Stretch) -> Read:
         rows = max(READ_ROWS, 2 * -(-self.timeframe.nominal_ms // stretch.timeframe.nominal_ms))
@@ -184,6 +192,8 @@ class Walk:
             wanted = Span(
                 max(span.since, self._listed_from(base)), min(span.until, base.next(self.now, self.plan.days))
             )
+            if self._at_hand(base, wanted):
+                continue
             task = self.collector.collect(self.record, self.provider, Want(base, wanted, newest=not self.forward))
             tasks[task] = (span, base)
         if not tasks:
@@ -195,6 +205,18 @@ class Walk:
         for task in done:
             self._take(task.result(), *tasks[task])
         await self._learn()
+
+    def _at_hand(self, base: Timeframe, wanted: Span) -> bool:
+        """Whether all that lacks is what is not final, and that was fetched a moment ago."""
+        final_until = base.floor(self.now - self.plan.settle_ms, self.plan.days)
+        ahead = Spans([wanted]) - self.plan.ledger.spans.get(base, Spans())
+        if not ahead or next(iter(ahead)).since < final_until:
+            return False
+        recent = self.collector.recent(self.record, base, ahead)
+        if recent is None:
+            return False
+        self.forming[base] = recent[recent.timestamp >= final_until]
+        return True
 
     def _listed_from(self, base: Timeframe) -> int:
         first = self.record.first_available

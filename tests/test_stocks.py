@@ -250,7 +250,7 @@ async def test_a_stream_that_is_cut_three_times_loses_nothing(build: Build, monk
             connections = stream.counts["connections"]
             await cut()
             async with asyncio.timeout(5):
-                while stream.counts["connections"] == connections:  # noqa: ASYNC110 - the server does not say when
+                while stream.counts["connections"] == connections:
                     await asyncio.sleep(0.005)
         world.exchange.now += LATE_MS
     world.exchange.now = since + 15 * MINUTE_MS

@@ -1,4 +1,4 @@
-"""The clients that people use against a real server: graphql-ws, Apollo Client 4 and urql, run by node."""
+"""The clients that people use against a real server: graphql-ws, graphql-sse, Apollo Client 4 and urql, run by node."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import pytest
 from tests.server.running import Running
 
 SCRIPT = Path(__file__).with_name("clients.mjs")
-CLIENTS = ["graphql-ws", "apollo", "urql"]
+CLIENTS = ["graphql-ws", "graphql-sse", "apollo", "urql"]
 CHECKS = re.findall(r"^  async '(.+)'\(", SCRIPT.read_text(encoding="utf-8"), re.MULTILINE)
 
 

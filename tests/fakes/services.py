@@ -17,7 +17,7 @@ def services_over(history: History, cluster: Cluster | None = None) -> Services:
     accounts = Accounts(Users(history.store.database), Tokens(list), Limiter())
     cluster = cluster or Cluster(history)
     backfills = Backfills(history)
-    tracking = Tracking(history, backfills)
+    tracking = Tracking(backfills)
     return Services(
         history, history.instruments, history.providers, cluster.hub, backfills, tracking, 500, 5_000, accounts
     )

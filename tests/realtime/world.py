@@ -159,7 +159,7 @@ class Exchange:
 async def eventually(holds: Callable[[], bool], seconds: float = 10) -> None:
     """Wait until something holds; the test's own assertion says what is wrong if it never does."""
     deadline = asyncio.get_running_loop().time() + seconds
-    while not holds() and asyncio.get_running_loop().time() < deadline:  # noqa: ASYNC110 - there is no event
+    while not holds() and asyncio.get_running_loop().time() < deadline:
         await asyncio.sleep(0.01)
     await asyncio.sleep(0.01)
 

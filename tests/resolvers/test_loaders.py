@@ -10,7 +10,8 @@ import pytest
 
 from candlegraph.answer import Ask
 from storage import instruments
-from storage.database import Database
+from storage.changes import Changes
+from storage.database import SQL, Database
 from storage.history import History
 from tests.fakes.laboratory import SYMBOLS, T0, Laboratory
 
@@ -22,15 +23,19 @@ READ = "instruments_by_key", "coverage_by_instrument", "candles_oldest"
 def statements(monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
     """How often each named statement was sent."""
     sent: Counter[str] = Counter()
-    read = Database.read
+    fetch = Database.fetch
+    names = {statement: name for name, statement in SQL.items()}
     # What is remembered of an instrument for half a minute would spare the statement that is counted here.
     monkeypatch.setattr(instruments, "RECORD_TTL_S", 0.0)
+    monkeypatch.setattr(Changes, "fresh", property(lambda _: False))
 
-    async def counting(self: Database, name: str, *arguments: object) -> Sequence[Any]:
-        sent[name] += 1
-        return await read(self, name, *arguments)
+    async def counting(self: Database, statement: str, *arguments: object) -> Sequence[Any]:
+        name = names.get(statement, "candles_newest" if " desc limit " in statement else "candles_oldest")
+        if name != "listing_ages":  # once a minute at most, by whoever comes first
+            sent[name] += 1
+        return await fetch(self, statement, *arguments)
 
-    monkeypatch.setattr(Database, "read", counting)
+    monkeypatch.setattr(Database, "fetch", counting)
     return sent
 
 

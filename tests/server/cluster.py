@@ -179,5 +179,5 @@ async def following(cluster: Cluster, count: int) -> AsyncIterator[list[Follower
 async def all_told(followers: list[Follower], until: int, seconds: float = 20) -> None:
     """Wait until everybody has every candle before ``until``, or long enough."""
     deadline = time.monotonic() + seconds
-    while any(follower.missing(until) for follower in followers) and time.monotonic() < deadline:  # noqa: ASYNC110 - there is no event
+    while any(follower.missing(until) for follower in followers) and time.monotonic() < deadline:
         await asyncio.sleep(0.1)

@@ -59,6 +59,20 @@ def test_a_file_is_imported_once_and_once_more(cli: Command, tmp_path: Path) -> 
     assert [row["volume"] for row in hours] == [60.0, 60.0, 60.0]
 
 
+def test_a_file_may_take_the_place_of_what_was_stored_between_its_candles(cli: Command, tmp_path: Path) -> None:  # noqa: F811
+    whole, thin = minutes(tmp_path / "whole.csv", 120), minutes(tmp_path / "thin.csv", 60, step=120_000)
+    assert cli("import", str(whole), *NAME, "THIN").returncode == 0
+    assert cli("import", str(thin), *NAME, "THIN", "--timeframe", "1m").returncode == 0
+    until = ("--until", str(T0 + 2 * 3_600_000))
+    assert len(stored(cli, "THIN", *until)) == 120
+    result = cli("import", str(thin), *NAME, "THIN", "--timeframe", "1m", "--replace")
+    assert result.returncode == 0, result.stderr
+    # The last minute lies behind the file's last candle: nothing is said of it there.
+    assert len(stored(cli, "THIN", *until)) == 61
+    assert [row["volume"] for row in stored(cli, "THIN", "--timeframe", "1h", *until)] == [30.0, 31.0]
+    assert cli("corrections", "lab", "bench", "THIN").stdout.count("2024-05-01") >= 20
+
+
 def test_the_last_candle_may_be_left_out(cli: Command, tmp_path: Path) -> None:  # noqa: F811
     result = cli("import", str(minutes(tmp_path / "m.csv", 10)), *NAME, "CUT", "--drop-last")
     assert result.stdout.startswith("Imported 9 candles")

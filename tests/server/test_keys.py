@@ -84,7 +84,7 @@ def test_production_does_not_start_without_a_key_of_its_own(tmp_path: Path) -> N
 
 
 def test_a_secret_may_lie_in_a_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("SECRET_KEY", "SECRET_KEY_PREVIOUS", "DB_CONNECTION_STRING", "REDIS_URL", "CCXT_OPTIONS"):
+    for name in map(str.upper, Settings.secrets()):
         path = tmp_path / name
         path.write_text(STRONG + "\n")
         monkeypatch.setenv(name + "_FILE", str(path))
@@ -97,6 +97,8 @@ def test_a_secret_may_lie_in_a_file(tmp_path: Path, monkeypatch: pytest.MonkeyPa
         "db_connection_string",
         "redis_url",
         "ccxt_options",
+        "alpaca_api_key",
+        "alpaca_api_secret",
     }
     monkeypatch.setenv("SECRET_KEY", STRONG)
     with pytest.raises(ConfigurationError, match=r"SECRET_KEY_FILE.*SECRET_KEY is set as well"):

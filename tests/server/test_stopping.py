@@ -96,7 +96,7 @@ async def test_a_signal_stops_the_server_and_the_embedded_database(tmp_path: Pat
             assert (await socket.receive_json())["type"] == "connection_ack"
             code, seconds = await asyncio.to_thread(running.stop, number)
             farewell = await socket.receive()
-            assert (farewell.type, farewell.data) == (aiohttp.WSMsgType.CLOSE, 1012)
+            assert (farewell.type, farewell.data) == (aiohttp.WSMsgType.CLOSE, 1001)
     assert code == 0
     assert seconds < 15
     assert not database.is_running()

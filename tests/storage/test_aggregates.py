@@ -498,7 +498,7 @@ async def test_a_correction_two_years_back_is_seen_at_once_here_and_within_a_sec
 
 async def until(true: Callable[[], bool]) -> None:
     async with asyncio.timeout(10):
-        while not true():  # noqa: ASYNC110 - it happens in a task that tells nobody
+        while not true():
             await asyncio.sleep(0.01)
 
 

@@ -54,7 +54,7 @@ async def test_a_server_killed_in_the_middle_of_a_statement_is_unavailable(
     running = [asyncio.create_task(sleep_in(database)), asyncio.create_task(sleep_in_transaction(database))]
     async with database.connection() as connection, asyncio.timeout(20):
         asleep = "select count(*) from pg_stat_activity where wait_event = 'PgSleep'"
-        while await connection.fetchval(asleep) < 2:  # noqa: ASYNC110 - it happens in another process
+        while await connection.fetchval(asleep) < 2:
             await asyncio.sleep(0.01)
     postmaster = psutil.Process(server.pid)
     for process in [postmaster, *postmaster.children()] if crash else ():

@@ -181,7 +181,7 @@ async def test_an_asker_that_leaves_takes_nothing_from_the_others(make: Make) ->
     world.upstream.faults = [hanging(release)]
     await world.record()
     askers = [asyncio.create_task(world.ask(since=T0, until=at(100))) for _ in range(3)]
-    while not world.calls:  # noqa: ASYNC110 - it happens within the provider
+    while not world.calls:
         await asyncio.sleep(0.01)
     askers[0].cancel()
     await asyncio.sleep(0.02)

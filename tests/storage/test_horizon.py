@@ -13,7 +13,7 @@ from storage.database import Database
 from storage.layout import Aggregates
 from storage.levels import ALL
 from storage.refresher import Refresher
-from storage.verify import Verification, totals
+from storage.verify import Verification
 from tests.fakes.upstream import minutes
 from tests.storage.world import DAY_MS, HOUR_MS, T0, World, folded, rows_of, stop_clock
 
@@ -106,7 +106,7 @@ async def test_verify_does_not_miss_the_minutes_that_were_dropped(world: World) 
     before = await world.ask("1h", limit=5000, since=T0, until=HORIZON)
     verification = Verification(world.store, ALL, repair=True)
     tallies = [tally async for tally in verification.check((await world.record()).id)]
-    assert totals(tallies)
+    assert sum(tally.checked for tally in tallies) > 6 * 1440
     assert not [tally for tally in tallies if tally.wrong]
     after = await world.ask("1h", limit=5000, since=T0, until=HORIZON)
     assert rows_of(after.candles) == rows_of(before.candles)

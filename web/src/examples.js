@@ -272,6 +272,44 @@ query CoverageAndGaps(
   variables: { ...btc, timeframe: '1h', since: Date.UTC(2024, 2, 5), until: Date.UTC(2024, 2, 6) },
 }
 
+const backfills = {
+  query: `\
+# Fetch a month and watch it come; it needs the role
+# OPERATOR where somebody has an account. Then ask
+# what is known of the symbol.
+# The run button asks which of them to run.
+mutation StartBackfill($input: BackfillInput!) {
+  startBackfill(input: $input) {
+    id
+    state
+    piecesTotal
+  }
+}
+
+subscription FollowBackfill {
+  backfill(id: 1) {
+    state
+    piecesDone
+    piecesTotal
+    candlesWritten
+    lastError
+  }
+}
+
+query Coverage {
+  coverage(market: "demo", provider: "synthetic", symbol: "ETH/USD") {
+    covered { since until }
+    holes { since until reason detail }
+    rows
+    lastFetches { at rows outcome milliseconds }
+  }
+}
+`,
+  variables: {
+    input: { market: 'demo', provider: 'synthetic', symbols: ['ETH/USD'], since: '2024-03-01T00:00:00Z', until: '2024-04-01T00:00:00Z' },
+  },
+}
+
 const signIn = {
   query: `\
 # Sign in with an account that "candlegraph user add"
@@ -319,5 +357,5 @@ mutation SaveConfig($config: JSON!, $at: DateTime) {
 const json = (value) => value && JSON.stringify(value, null, 2)
 
 export const examples = [
-  markets, candles, liveCandles, columnsForCharts, watchlist, symbols, coverageAndGaps, signIn, me,
+  markets, candles, liveCandles, columnsForCharts, watchlist, symbols, coverageAndGaps, backfills, signIn, me,
 ].map(({ query, variables, headers }) => ({ query, variables: json(variables), headers: json(headers) }))

@@ -1,0 +1,205 @@
+"""Backfills: how fast history comes in, what a ragged ledger costs, and many who ask for the same at once."""
+
+from __future__ import annotations
+
+import asyncio
+import tempfile
+import time
+from collections.abc import AsyncIterator, Iterable, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import psutil
+
+from candlegraph import MINUTE, Candles, Instrument, Series, Span, Spans
+from candlegraph.answer import Ask
+from candlegraph.job import BackfillOrder, Selection
+from candlegraph.provider import Budget, Capabilities, Listing, Market, Page, State, Status, Upstream
+from candlegraph.timeframe import Timeframe
+from providers.guard import Guard
+from server.machine import machine
+from server.settings import Settings
+from storage.backfill import Backfills
+from storage.candles import Write
+from storage.history import History
+from storage.workers import Workers
+
+SYMBOLS, EACH, PAGE = 20, 50_000, 1_000
+SINCE = 1_577_836_800_000
+MINUTE_MS = 60_000
+
+
+@dataclass
+class Memory:
+    """An upstream without a limit, in this process."""
+
+    candles: Candles
+    latency_s: float = 0.0
+    calls: int = 0
+    api_version: int = 1
+    market: Market = field(default_factory=lambda: Market("bench", "Bench", "Not real."))
+    id: str = "memory"
+    name: str = "Memory"
+    description: str = ""
+    version: str = "1"
+    capabilities: Capabilities = field(
+        default_factory=lambda: Capabilities(
+            (MINUTE,), max_rows_per_call=PAGE, settle_ms=0, budget=Budget(1e9, 1, concurrent=1000)
+        )
+    )
+
+    async def start(self) -> None:
+        """Nothing to make ready."""
+
+    async def close(self) -> None:
+        """Nothing to let go."""
+
+    async def listings(self) -> Sequence[Listing]:
+        """The symbols."""
+        return [Listing(f"S{i}") for i in range(SYMBOLS)]
+
+    async def fetch(self, instrument: Instrument, timeframe: Timeframe, span: Span) -> Page:
+        """A page."""
+        self.calls += 1
+        await asyncio.sleep(self.latency_s)
+        rows = self.candles.between(span)[:PAGE]
+        cut = len(rows) == PAGE
+        return Page(rows, span.since, int(rows.timestamp[-1]) + MINUTE_MS if cut else span.until)
+
+
+@dataclass
+class Only:
+    """A registry of one."""
+
+    member: Guard
+
+    async def get(self, market: str, provider: str) -> Upstream | None:
+        """The one."""
+        return self.member if (market, provider) == ("bench", "memory") else None
+
+    def statuses(self) -> Sequence[Status]:
+        """It is ready."""
+        return [Status(self.member.market, self.member.id, self.member.name, "", "1", State.READY)]
+
+
+def _candles() -> Candles:
+    generator = np.random.default_rng(2)
+    close = np.round(30_000 + np.cumsum(generator.normal(0, 5, EACH)), 2)
+    stamps = SINCE + np.arange(EACH) * MINUTE_MS
+    return Candles.of(stamps, close, close + 3, close - 3, close, generator.random(EACH).round(4))
+
+
+@asynccontextmanager
+async def _history(upstream: Memory) -> AsyncIterator[History]:
+    with tempfile.TemporaryDirectory() as folder:
+        async with machine(Settings.read(data_dir=Path(folder) / "data")) as running:
+            history = History.over(running.database, Only(Guard(upstream)), running.services.history.levels)
+            watching = asyncio.create_task(history.store.changes.watch())
+            try:
+                yield history
+            finally:
+                watching.cancel()
+                await asyncio.gather(watching, return_exceptions=True)
+                await history.collector.close()
+
+
+async def a_million() -> Iterable[tuple[object, ...]]:
+    """A million 1m candles of 20 symbols, with their aggregates; the bar is 20,000 a second and 100 MB more memory."""
+    rows: list[tuple[object, ...]] = [
+        ("workers", "seconds", "rows/s", "calls", "CPU s of ours", "memory grew MB"),
+        ("---",) * 6,
+    ]
+    for count in (1, 4, 8):
+        upstream = Memory(_candles())
+        async with _history(upstream) as history:
+            backfills, process = Backfills(history), psutil.Process()
+            order = BackfillOrder(Selection("bench", "memory", pattern="*"), SINCE, SINCE + EACH * MINUTE_MS)
+            job = await backfills.start(order)
+            memory, cpu = process.memory_info().rss, sum(process.cpu_times()[:2])
+            peak, began = memory, time.perf_counter()
+            working = asyncio.create_task(Workers(backfills, workers=count).work())
+            while not (job := await backfills.get(job.id)).state.ended:
+                peak = max(peak, process.memory_info().rss)
+                await asyncio.sleep(0.2)
+            seconds = time.perf_counter() - began
+            working.cancel()
+            await asyncio.gather(working, return_exceptions=True)
+            assert job.candles_written == SYMBOLS * EACH, job
+            rows.append(
+                (
+                    count,
+                    f"{seconds:.1f}",
+                    f"{job.candles_written / seconds:,.0f}",
+                    upstream.calls,
+                    f"{sum(process.cpu_times()[:2]) - cpu:.1f}",
+                    f"{(peak - memory) / 2**20:.0f}",
+                )
+            )
+    return rows
+
+
+async def ragged() -> Iterable[tuple[object, ...]]:
+    """A question about a symbol whose ledger has 10,000 fragments; the bar is 30 ms more than with one."""
+    rows: list[tuple[object, ...]] = [("fragments", "ms, ledger at hand", "ms, ledger read"), ("---",) * 3]
+    upstream = Memory(_candles())
+    async with _history(upstream) as history:
+        found = await history.instruments.find([Instrument("bench", "memory", f"S{i}") for i in range(3)])
+        for record, count in zip(found, (1, 1_000, 10_000), strict=True):
+            end = SINCE + EACH * MINUTE_MS
+            if count == 1:
+                spans = Spans([Span(SINCE, end)])
+            else:
+                step = EACH // count
+                spans = Spans(Span(SINCE + i * step * MINUTE_MS, SINCE + (i * step + step - 1) * MINUTE_MS) for i in range(count))  # fmt: skip
+            await history.store.write([Write(record.id, MINUTE, Candles.empty(), spans)])  # type: ignore[union-attr]
+            ask = Ask(
+                Series(Instrument("bench", "memory", f"S{len(rows) - 2}"), MINUTE),
+                500,
+                end - 4 * MINUTE_MS,
+                end - 2 * MINUTE_MS,
+            )
+            times: dict[bool, list[float]] = {True: [], False: []}
+            await history.answer([ask])
+            for kept in (True, False):
+                for _ in range(30):
+                    if not kept:
+                        history.ledgers.forget(record.id)  # type: ignore[union-attr]
+                    began = time.perf_counter()
+                    answer = (await history.answer([ask]))[0]
+                    times[kept].append((time.perf_counter() - began) * 1000)
+                    if isinstance(answer, BaseException):
+                        raise answer
+            rows.append((count, *(f"{np.median(times[kept]):.2f}" for kept in (True, False))))
+    return rows
+
+
+async def a_thousand() -> Iterable[tuple[object, ...]]:
+    """A thousand identical cold questions while the upstream takes a second; the bar is a p99 of four, and one call."""
+    upstream = Memory(_candles(), latency_s=1.0)
+    async with _history(upstream) as history:
+        await history.instruments.find([Instrument("bench", "memory", "S0")])
+        ask = Ask(Series(Instrument("bench", "memory", "S0"), MINUTE), 500, SINCE, SINCE + 500 * MINUTE_MS)
+
+        async def one() -> float:
+            began = time.perf_counter()
+            answer = (await history.answer([ask]))[0]
+            if isinstance(answer, BaseException):
+                raise answer
+            return time.perf_counter() - began
+
+        times = await asyncio.gather(*(one() for _ in range(1_000)))
+    return [
+        ("questions", "upstream calls", "p50 s", "p99 s"),
+        ("---",) * 4,
+        (1_000, upstream.calls, f"{np.median(times):.2f}", f"{np.quantile(times, 0.99):.2f}"),
+    ]
+
+
+async def backfill() -> Iterable[tuple[object, ...]]:
+    """All of them."""
+    found: list[tuple[object, ...]] = []
+    for part in (a_million, ragged, a_thousand):
+        found += [*([("",)] if found else []), *await part()]
+    return found

@@ -1,0 +1,219 @@
+"""What the cache saves: in the process, in Redis, for a watchlist; and what happens when Redis fails under load."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import random
+import signal
+import tempfile
+import time
+from collections import Counter
+from collections.abc import AsyncIterator, Iterable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import median, quantiles
+
+import numpy as np
+
+from benchmarks.serving import _server
+from candlegraph import MINUTE, Candles, Instrument, Record, Series, Span, Spans
+from candlegraph.answer import Answer, Ask
+from server.machine import Machine, machine
+from server.settings import Settings
+from storage.cache import Cache
+from storage.candles import Write
+from storage.history import History
+from storage.redis import Redis
+from storage.shelf import Shelf
+from tests.fakes.valkey import Valkey
+
+T0, MINUTE_MS, ROWS = 1_700_000_040_000, 60_000, 6_000
+ROOMY = 64 << 20
+CANDLES = "timestamp open high low close volume"
+
+
+def _walk(seed: int, rows: int) -> Candles:
+    close = np.round(30_000 + np.cumsum(np.random.default_rng(seed).normal(0, 5, rows)), 2)
+    return Candles.of(T0 + MINUTE_MS * np.arange(rows), close, close + 3, close - 3, close, np.abs(close % 7).round(3))
+
+
+async def _furnish(running: Machine, symbol: str, candles: Candles) -> Record:
+    record = await running.services.instruments.imported(Instrument("bench", "memory", symbol), "UTC")
+    span = Span(int(candles.timestamp[0]), int(candles.timestamp[-1]) + MINUTE_MS)
+    await running.store.write([Write(record.id, MINUTE, candles, Spans([span]))])
+    return record
+
+
+@asynccontextmanager
+async def _machine() -> AsyncIterator[Machine]:
+    with tempfile.TemporaryDirectory() as folder:
+        async with machine(Settings.read(data_dir=Path(folder) / "data")) as running:
+            yield running
+
+
+async def one_series() -> Iterable[tuple[object, ...]]:
+    """1,000 candles through the orchestrator, side by side: from PostgreSQL, from Redis, from memory."""
+    rows: list[tuple[object, ...]] = [("1,000 candles from", "median ms", "p99 ms", "sources"), ("---",) * 4]
+    valkey = Valkey()
+    redis = Redis(valkey.url)
+    async with _machine() as running:
+        record = await _furnish(running, "A", _walk(3, ROWS))
+        shelf = Shelf(redis, "bench")
+        ways = {"PostgreSQL": None, "Redis": Cache(0, shelf), "memory": Cache(ROOMY)}
+        histories = {
+            name: History.over(running.database, running.registry, cache=cache) for name, cache in ways.items()
+        }
+        watching = [asyncio.create_task(history.store.changes.watch()) for history in histories.values()]
+        ask = Ask(Series(record.instrument, MINUTE), 1_000, until=T0 + 4_000 * MINUTE_MS)
+        times: dict[str, list[float]] = {name: [] for name in histories}
+        sources = {}
+        for number in range(420):
+            for name, history in histories.items():
+                began = time.perf_counter()
+                answer = await _answer(history, ask)
+                if number >= 20:
+                    times[name].append((time.perf_counter() - began) * 1000)
+                sources[name] = "+".join(source.source for source in answer.sources)
+            await asyncio.sleep(0.001)
+        for name, found in times.items():
+            rows.append((name, f"{median(found):.2f}", f"{quantiles(found, n=100)[98]:.2f}", sources[name]))
+        await asyncio.gather(*map(_cancelled, watching))
+        await shelf.close()
+    await redis.close()
+    valkey.server.stop()
+    return rows
+
+
+async def watchlist() -> Iterable[tuple[object, ...]]:
+    """50 symbols x 100 candles over HTTP: one operation against 50 requests one after the other; the bar is 4 times."""
+    rows: list[tuple[object, ...]] = [
+        ("candles from", "50 requests, ms", "one operation, ms", "times as fast"),
+        ("---",) * 4,
+    ]
+    symbols = [f"W{number}" for number in range(50)]
+    async with _machine() as running:
+        for number, symbol in enumerate(symbols):
+            await _furnish(running, symbol, _walk(number, 300))
+        arguments = f"until: {T0 + 250 * MINUTE_MS}, limit: 100"
+        single = [
+            f'{{ candles(market: "bench", provider: "memory", symbol: "{symbol}", {arguments}) {{ nodes {{ {CANDLES} }} }} }}'
+            for symbol in symbols
+        ]
+        series = ", ".join(f'{{ market: "bench", provider: "memory", symbol: "{symbol}" }}' for symbol in symbols)
+        batch = f"{{ candlesBatch(series: [{series}], {arguments}) {{ nodes {{ {CANDLES} }} }} }}"
+        for source in ("postgres", "cached"):
+            async with _server("ours", source, running.database._dsn) as (port, _):
+                times: dict[int, list[float]] = {1: [], 50: []}
+                for round_ in range(23):
+                    for queries in ([batch], single):
+                        began = time.perf_counter()
+                        await _post(port, queries)
+                        if round_ >= 3:
+                            times[len(queries)].append((time.perf_counter() - began) * 1000)
+            many, one = median(times[50]), median(times[1])
+            rows.append((source, f"{many:.1f}", f"{one:.1f}", f"{many / one:.1f}"))
+    return rows
+
+
+async def _post(port: int, queries: list[str]) -> None:
+    reader, writer = await asyncio.open_connection("127.0.0.1", port, limit=16_000_000)
+    for query in queries:
+        body = json.dumps({"query": query}).encode()
+        head = b"POST /graphql HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\ncontent-length: %d\r\n\r\n"
+        writer.write(head % len(body) + body)
+        answer = await reader.readuntil(b"\r\n\r\n")
+        length = int(answer.lower().split(b"content-length:")[1].split(b"\r\n")[0])
+        assert b'"errors"' not in (await reader.readexactly(length))[:200]
+    writer.close()
+
+
+@dataclass(slots=True)
+class _Load:
+    """200 questions a second about a series whose truth is known, answered from Redis where it can be."""
+
+    history: History
+    record: Record
+    truth: Candles
+    counts: Counter[str]
+    times: list[float]
+
+    async def run(self, seconds: float) -> tuple[object, ...]:
+        self.counts.clear()
+        self.times.clear()
+        dice, tasks = random.Random(1), []  # noqa: S311 - a load
+        began = time.perf_counter()
+        for number in range(int(200 * seconds)):
+            await asyncio.sleep(max(0.0, began + number / 200 - time.perf_counter()))
+            tasks.append(asyncio.create_task(self._ask(dice.randrange(ROWS - 1_000))))
+        await asyncio.gather(*tasks)
+        p50, p99 = median(self.times), quantiles(self.times, n=100)[98]
+        return (
+            *(self.counts[name] for name in ("right", "wrong", "failed")),
+            f"{p50:.1f}",
+            f"{p99:.1f}",
+            f"{max(self.times):.0f}",
+        )
+
+    async def _ask(self, first: int) -> None:
+        began = time.perf_counter()
+        ask = Ask(Series(self.record.instrument, MINUTE), 500, since=T0 + first * MINUTE_MS)
+        try:
+            candles = (await _answer(self.history, ask)).candles
+            right = np.array_equal(candles.close, self.truth.close[first : first + 500])
+            self.counts["right" if right else "wrong"] += 1
+        except Exception:  # noqa: BLE001 - counted
+            self.counts["failed"] += 1
+        self.times.append((time.perf_counter() - began) * 1000)
+
+
+async def faults() -> Iterable[tuple[object, ...]]:
+    """FLUSHALL, SIGSTOP and kill -9 of Valkey under 200 questions a second, none of them answered from memory."""
+    rows: list[tuple[object, ...]] = [
+        ("Valkey is", "right", "wrong", "failed", "p50 ms", "p99 ms", "max ms"),
+        ("---",) * 7,
+    ]
+    valkey = Valkey()
+    redis = Redis(valkey.url)
+    async with _machine() as running:
+        truth = _walk(3, ROWS)
+        record = await _furnish(running, "A", truth)
+        shelf = Shelf(redis, "bench")
+        history = History.over(running.database, running.registry, cache=Cache(0, shelf))
+        watching = asyncio.create_task(history.store.changes.watch())
+        load = _Load(history, record, truth, Counter(), [])
+        await load.run(2)
+        rows.append(("well", *await load.run(5)))
+        with valkey.server.client() as client:
+            client.flushall()
+        rows.append(("flushed", *await load.run(5)))
+        valkey.signal(signal.SIGSTOP)
+        rows.append(("stopped", *await load.run(5)))
+        valkey.signal(signal.SIGCONT)
+        rows.append(("going on", *await load.run(5)))
+        valkey.signal(signal.SIGKILL)
+        rows.append(("killed", *await load.run(5)))
+        successor = Valkey(valkey.port)
+        began = time.perf_counter()
+        while redis.problem:
+            await asyncio.sleep(0.01)
+        rows.append((f"another, after {time.perf_counter() - began:.1f} s", *await load.run(5)))
+        await _cancelled(watching)
+        await shelf.close()
+    await redis.close()
+    for one in (valkey, successor):
+        one.server.stop()
+    return rows
+
+
+async def _answer(history: History, ask: Ask) -> Answer:
+    (answer,) = await history.answer([ask])
+    if isinstance(answer, BaseException):
+        raise answer
+    return answer
+
+
+async def _cancelled(task: asyncio.Task[None]) -> None:
+    task.cancel()
+    await asyncio.gather(task, return_exceptions=True)

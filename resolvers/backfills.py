@@ -1,0 +1,133 @@
+"""Answers about coverage, backfills and tracked series, and who may change which."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+from collections.abc import AsyncIterator, Sequence
+from dataclasses import dataclass
+from typing import Generic, TypeVar
+
+from candlegraph.answer import Coverage
+from candlegraph.errors import BadUserInput, Forbidden, NotFound
+from candlegraph.job import Backfill, BackfillOrder, BackfillState, Selection, Tracked
+from candlegraph.series import Series
+from candlegraph.viewer import Role
+from resolvers.context import Context
+from resolvers.markets import MAX_PAGE, check_name
+
+T = TypeVar("T")
+MAX_SYMBOLS = 10_000
+
+
+@dataclass(frozen=True, slots=True)
+class Page(Generic[T]):
+    """A page of a list, and whether there is more on either side of it."""
+
+    items: Sequence[T]
+    has_next: bool
+    has_previous: bool
+
+
+async def resolve_coverage(context: Context, series: Series) -> Coverage:
+    """What is known of a series. NotFound, ProviderError, Unavailable."""
+    return await context.services.history.coverage(series)
+
+
+async def start_backfill(context: Context, order: BackfillOrder) -> Backfill:
+    """Queue a job in the viewer's name. Errors as `storage.backfill.Backfills.start`."""
+    return await context.services.backfills.start(order)
+
+
+async def cancel_backfill(context: Context, number: str) -> Backfill:
+    """End a job: one's own, or with the role ADMIN anybody's. NotFound, Forbidden."""
+    job = await context.services.backfills.get(job_number(number))
+    viewer = context.viewer
+    # Nobody is signed in where nobody can be: then it is the owner of the machine.
+    if viewer.user and Role.ADMIN not in viewer.roles and job.created_by != viewer.user.name:
+        raise Forbidden(
+            f"Backfill {job.id} is {job.created_by or 'the command line'}'s: cancelling it needs the role ADMIN."
+        )
+    return await context.services.backfills.cancel(job.id)
+
+
+async def resolve_backfill(context: Context, number: str) -> Backfill:
+    """One job; NotFound."""
+    return await context.services.backfills.get(job_number(number))
+
+
+async def resolve_backfills(
+    context: Context, state: BackfillState | None, first: int, after: str | None
+) -> Page[Backfill]:
+    """The newest jobs, in one state or in any."""
+    start = None if after is None else decode_number(after)
+    jobs = await context.services.backfills.page(state, _size(first) + 1, start)
+    return Page(jobs[:first], len(jobs) > first, start is not None)
+
+
+def stream_backfill(context: Context, number: str) -> AsyncIterator[Backfill]:
+    """A job whenever it has moved, until it has ended; NotFound."""
+    return context.services.backfills.follow(job_number(number))
+
+
+async def resolve_tracked(context: Context, first: int, after: str | None) -> Page[Tracked]:
+    """The series that are kept complete, in the order in which they were first seen."""
+    start = None if after is None else decode_number(after)
+    found = await context.services.tracking.page(_size(first) + 1, start or 0)
+    return Page(found[:first], len(found) > first, start is not None)
+
+
+async def track(context: Context, selection: Selection, since: int | None) -> list[Tracked]:
+    """Keep series complete. Errors as `storage.tracking.Tracking.track`."""
+    return await context.services.tracking.track(selection, since, author(context))
+
+
+async def untrack(context: Context, selection: Selection) -> int:
+    """Keep them so no longer; how many were."""
+    return await context.services.tracking.untrack(selection)
+
+
+def selection(market: str, provider: str, symbols: Sequence[str] | None, pattern: str | None) -> Selection:
+    """Name symbols as a request does; BadUserInput for what could be no name."""
+    if symbols is not None and len(symbols) > MAX_SYMBOLS:
+        raise BadUserInput(f"At most {MAX_SYMBOLS:,} symbols fit one order; these are {len(symbols):,}.")
+    for what, name in (("market", market), ("provider", provider), ("pattern", "*" if pattern is None else pattern)):
+        check_name(what, name)
+    for name in symbols or ():
+        check_name("symbols", name)
+    return Selection(market, provider, None if symbols is None else tuple(symbols), pattern)
+
+
+def author(context: Context) -> str | None:
+    """In whose name something is ordered; None is the owner of the machine."""
+    return context.viewer.user.name if context.viewer.user else None
+
+
+def job_number(text: str) -> int:
+    """The number of a job; NotFound for what is none."""
+    if not (text.isascii() and text.isdecimal() and len(text) < 20):
+        raise NotFound(f"There is no backfill {text[:32]!r}.")
+    return int(text)
+
+
+def encode_number(number: int) -> str:
+    """The opaque cursor that stands behind something numbered."""
+    return base64.urlsafe_b64encode(f"#{number}".encode()).decode()
+
+
+def decode_number(cursor: str) -> int:
+    """The number a cursor stands behind; BadUserInput for what is no cursor of ours."""
+    try:
+        mark, digits = (text := base64.urlsafe_b64decode(cursor.encode("ascii")).decode("ascii"))[:1], text[1:]
+        number = int(digits) if mark == "#" and digits.isdecimal() and len(digits) < 19 else None
+    except (binascii.Error, ValueError):
+        number = None
+    if number is None:
+        raise BadUserInput("`after` is not a cursor of this list: pass the `endCursor` of the page before.")
+    return number
+
+
+def _size(first: int) -> int:
+    if not 0 <= first <= MAX_PAGE:
+        raise BadUserInput(f"`first` must be between 0 and {MAX_PAGE}, not {first}.")
+    return first

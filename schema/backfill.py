@@ -1,0 +1,269 @@
+"""Coverage, backfills and tracked series in the contract."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+
+import strawberry
+from strawberry import Parent
+
+from candlegraph import answer, job
+from candlegraph.job import BackfillOrder, BackfillState, Selection
+from candlegraph.timeframe import MINUTE, Timeframe
+from resolvers.backfills import Page, encode_number, selection
+from schema.candles import Gap
+from schema.scalars import Timestamp
+from schema.symbol import PageInfo, Symbol
+
+strawberry.enum(
+    BackfillState,
+    name="BackfillState",
+    description=(
+        "QUEUED nobody has begun; RUNNING it is worked on, or rests until the provider is back; DONE all of it is stored "
+        "but what cannot be had; CANCELLED somebody ended it; FAILED some of it was given up: order it again."
+    ),
+)
+
+
+@strawberry.type(description="A span of time.")
+class SpanOf:
+    """Resolved from `candlegraph.span.Span`."""
+
+    since: Timestamp = strawberry.field(description="Its beginning, inclusive.")
+    until: Timestamp = strawberry.field(description="Its end, exclusive.")
+
+
+@strawberry.type(description="One upstream call for a series.")
+class Fetch:
+    """Resolved from `candlegraph.answer.FetchNote`."""
+
+    @strawberry.field(description="When it was answered.")
+    def at(parent: Parent[answer.FetchNote]) -> datetime:
+        return _instant(parent.at)
+
+    since: Timestamp = strawberry.field(description="The beginning of what was asked, inclusive.")
+    until: Timestamp = strawberry.field(description="Its end, exclusive.")
+    rows: int = strawberry.field(description="How many candles came.")
+    outcome: str = strawberry.field(description="`ok`, `bad rows`, or the code of the error.")
+    milliseconds: int = strawberry.field(description="How long it took, the wait for its turn included.")
+
+
+@strawberry.type(description="What is known of a series to the last candle, what is not and why, and how it came.")
+class Coverage:
+    """Resolved from `candlegraph.answer.Coverage`."""
+
+    @strawberry.field(
+        description="Where every candle there is is stored, ascending; a minute without one had no trade."
+    )
+    def covered(parent: Parent[answer.Coverage]) -> list[SpanOf]:
+        return list(parent.covered)  # type: ignore[arg-type]
+
+    @strawberry.field(description="What is not known between the first candle and now, and why.")
+    def holes(parent: Parent[answer.Coverage]) -> list[Gap]:
+        return parent.holes  # type: ignore[return-value]
+
+    @strawberry.field(description="The symbol's first candle, where that is known.")
+    def first_available(parent: Parent[answer.Coverage]) -> Timestamp | None:
+        return parent.record.first_available  # type: ignore[return-value]
+
+    @strawberry.field(description="When the symbol ceased to be traded.")
+    def ended_at(parent: Parent[answer.Coverage]) -> Timestamp | None:
+        return parent.record.ended_at  # type: ignore[return-value]
+
+    rows: int = strawberry.field(description="How many candles of this timeframe are stored, or kept as an aggregate.")
+
+    @strawberry.field(description="The newest upstream calls at this timeframe, at most 20.")
+    def last_fetches(parent: Parent[answer.Coverage]) -> list[Fetch]:
+        return parent.fetches  # type: ignore[return-value]
+
+
+@strawberry.input(description="An order to fetch history: `symbols` or a `pattern`, one of the two.")
+class BackfillInput:
+    """What `startBackfill` is given."""
+
+    market: strawberry.ID = strawberry.field(description="The id of a market.")
+    provider: strawberry.ID = strawberry.field(description="The id of a provider within its market.")
+    symbols: list[str] | None = strawberry.field(default=None, description="Symbols by name.")
+    pattern: str | None = strawberry.field(
+        default=None, description="A shell pattern that symbols match, such as `*/USDT`; delisted ones match too."
+    )
+    timeframe: Timeframe = strawberry.field(default=MINUTE, description="A timeframe of the provider's own.")
+    since: Timestamp = strawberry.field(description="From where on, inclusive.")
+    until: Timestamp | None = strawberry.field(default=None, description="Up to where, exclusive; now if null.")
+    priority: int = strawberry.field(
+        default=0, description="Higher ones go first, at most 1,000,000; tracked series have -1."
+    )
+
+    def order(self, by: str | None) -> BackfillOrder:
+        """The order, in somebody's name."""
+        chosen = selection(self.market, self.provider, self.symbols, self.pattern)
+        return BackfillOrder(chosen, self.since, self.until, self.timeframe, self.priority, by)
+
+
+@strawberry.type(description="A job that fetches history. What it has stored stays, whatever becomes of it.")
+class Backfill:
+    """Resolved from `candlegraph.job.Backfill`."""
+
+    @strawberry.field(description="Its number.")
+    def id(parent: Parent[job.Backfill]) -> strawberry.ID:
+        return strawberry.ID(str(parent.id))
+
+    market: strawberry.ID = strawberry.field(description="The id of the market.")
+    provider: strawberry.ID = strawberry.field(description="The id of the provider.")
+    symbols: list[str] = strawberry.field(description="The symbols, those that a pattern matched.")
+    timeframe: Timeframe = strawberry.field(description="The timeframe.")
+
+    @strawberry.field(description="The beginning of what was ordered, inclusive.")
+    def since(parent: Parent[job.Backfill]) -> Timestamp:
+        return Timestamp(parent.span.since)
+
+    @strawberry.field(description="Its end, exclusive.")
+    def until(parent: Parent[job.Backfill]) -> Timestamp:
+        return Timestamp(parent.span.until)
+
+    priority: int = strawberry.field(description="Higher ones go first.")
+    state: BackfillState = strawberry.field(description="How far it is.")
+    pieces_done: int = strawberry.field(description="How many of the pieces are done.")
+    pieces_total: int = strawberry.field(
+        description="How many upstream calls were reckoned for what was missing when it was ordered."
+    )
+    calls: int = strawberry.field(description="How many upstream calls were made, those that failed among them.")
+
+    @strawberry.field(description="How many candles it has stored.")
+    def candles_written(parent: Parent[job.Backfill]) -> float:
+        return float(parent.candles_written)
+
+    candles_per_second: float = strawberry.field(description="How many a second, on average since it was begun.")
+
+    @strawberry.field(description="When it will be done, if it goes on as it has so far.")
+    def estimated_end_at(parent: Parent[job.Backfill]) -> datetime | None:
+        return None if parent.estimated_end_at is None else _instant(parent.estimated_end_at)
+
+    last_error: str | None = strawberry.field(description="What went wrong last; it may have been overcome.")
+    holes: list[Gap] = strawberry.field(
+        description=(
+            "What cannot be had, and why, at most 1,000; the detail begins with the symbol where there are several."
+        )
+    )
+
+    @strawberry.field(description="When it was ordered.")
+    def created_at(parent: Parent[job.Backfill]) -> datetime:
+        return _instant(parent.created_at)
+
+    created_by: str | None = strawberry.field(description="Who ordered it; null is the owner of the server.")
+
+    @strawberry.field(description="When it ended.")
+    def ended_at(parent: Parent[job.Backfill]) -> datetime | None:
+        return None if parent.ended_at is None else _instant(parent.ended_at)
+
+
+@strawberry.type(description="A job and its place in the list.")
+class BackfillEdge:
+    """Resolved from `candlegraph.job.Backfill`."""
+
+    @strawberry.field(description="Where a page that begins behind it starts.")
+    def cursor(parent: Parent[job.Backfill]) -> str:
+        return encode_number(parent.id)
+
+    @strawberry.field(description="The job.")
+    def node(parent: Parent[job.Backfill]) -> Backfill:
+        return parent  # type: ignore[return-value]
+
+
+@strawberry.type(description="A page of jobs, the newest first.")
+class BackfillConnection:
+    """Resolved from `resolvers.backfills.Page`."""
+
+    @strawberry.field(description="The jobs with their cursors.")
+    def edges(parent: Parent[Page[job.Backfill]]) -> list[BackfillEdge]:
+        return parent.items  # type: ignore[return-value]
+
+    @strawberry.field(description="The jobs.")
+    def nodes(parent: Parent[Page[job.Backfill]]) -> list[Backfill]:
+        return parent.items  # type: ignore[return-value]
+
+    @strawberry.field(description="Where the page lies.")
+    def page_info(parent: Parent[Page[job.Backfill]]) -> PageInfo:
+        return _page_info(parent, [one.id for one in parent.items])
+
+
+@strawberry.input(description="Symbols to be kept complete: `symbols` or a `pattern`, one of the two.")
+class TrackInput:
+    """What `track` and `untrack` are given."""
+
+    market: strawberry.ID = strawberry.field(description="The id of a market.")
+    provider: strawberry.ID = strawberry.field(description="The id of a provider within its market.")
+    symbols: list[str] | None = strawberry.field(default=None, description="Symbols by name.")
+    pattern: str | None = strawberry.field(
+        default=None, description="A shell pattern that symbols match, such as `*/USDT`: those there are now."
+    )
+    since: Timestamp | None = strawberry.field(
+        default=None, description="From where on; the last 30 days if null. `untrack` takes no notice of it."
+    )
+
+    def selection(self) -> Selection:
+        """The symbols that are meant."""
+        return selection(self.market, self.provider, self.symbols, self.pattern)
+
+
+@strawberry.type(description="A symbol whose 1m candles are kept complete.")
+class Tracked:
+    """Resolved from `candlegraph.job.Tracked`."""
+
+    @strawberry.field(description="The symbol.")
+    def symbol(parent: Parent[job.Tracked]) -> Symbol:
+        return parent.record  # type: ignore[return-value]
+
+    since: Timestamp = strawberry.field(description="From where on.")
+
+    @strawberry.field(description="How many holes there are now; `coverage` says where.")
+    def holes(parent: Parent[job.Tracked]) -> int:
+        return len(parent.holes)
+
+    @strawberry.field(description="When it was last seen without a hole.")
+    def up_to_date_at(parent: Parent[job.Tracked]) -> datetime | None:
+        return None if parent.complete_at is None else _instant(parent.complete_at)
+
+
+@strawberry.type(description="A tracked symbol and its place in the list.")
+class TrackedEdge:
+    """Resolved from `candlegraph.job.Tracked`."""
+
+    @strawberry.field(description="Where a page that begins behind it starts.")
+    def cursor(parent: Parent[job.Tracked]) -> str:
+        return encode_number(parent.record.id)
+
+    @strawberry.field(description="The tracked symbol.")
+    def node(parent: Parent[job.Tracked]) -> Tracked:
+        return parent  # type: ignore[return-value]
+
+
+@strawberry.type(description="A page of tracked symbols.")
+class TrackedConnection:
+    """Resolved from `resolvers.backfills.Page`."""
+
+    @strawberry.field(description="The tracked symbols with their cursors.")
+    def edges(parent: Parent[Page[job.Tracked]]) -> list[TrackedEdge]:
+        return parent.items  # type: ignore[return-value]
+
+    @strawberry.field(description="The tracked symbols.")
+    def nodes(parent: Parent[Page[job.Tracked]]) -> list[Tracked]:
+        return parent.items  # type: ignore[return-value]
+
+    @strawberry.field(description="Where the page lies.")
+    def page_info(parent: Parent[Page[job.Tracked]]) -> PageInfo:
+        return _page_info(parent, [one.record.id for one in parent.items])
+
+
+def _page_info(page: Page[job.Backfill] | Page[job.Tracked], numbers: list[int]) -> PageInfo:
+    cursors = [encode_number(number) for number in numbers]
+    return PageInfo(
+        has_next_page=page.has_next,
+        has_previous_page=page.has_previous,
+        start_cursor=cursors[0] if cursors else None,
+        end_cursor=cursors[-1] if cursors else None,
+    )
+
+
+def _instant(milliseconds: int) -> datetime:
+    return datetime.fromtimestamp(milliseconds / 1000, UTC)

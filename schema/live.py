@@ -1,0 +1,171 @@
+"""Subscriptions: what is told of an event is executed and encoded once, for all who listen in the same way.
+
+A listener costs a write to its socket and no execution. Listeners are alike where nothing that shapes an answer differs:
+the selection, the variables it uses, and what the viewer may see. The arguments of the subscription itself, ``since`` among
+them, choose the events and not how one of them looks, so that they are no part of it; snapshots are each listener's own.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator, AsyncIterable, Awaitable, Callable, Hashable
+from contextlib import aclosing
+from copy import copy
+from dataclasses import replace
+from functools import lru_cache
+from typing import Any
+from weakref import WeakKeyDictionary, WeakValueDictionary
+
+import orjson
+from graphql import (
+    DocumentNode,
+    ExecutionResult,
+    FieldNode,
+    FragmentDefinitionNode,
+    GraphQLError,
+    GraphQLSchema,
+    OperationDefinitionNode,
+    TypeInfo,
+    TypeInfoVisitor,
+    VariableNode,
+    Visitor,
+    get_operation_ast,
+    parse,
+    print_ast,
+    visit,
+)
+from graphql.execution import Executor
+
+from candlegraph.event import Event, EventKind
+
+Code = Callable[[list[GraphQLError]], list[GraphQLError]]
+
+_OWN = (EventKind.SNAPSHOT, EventKind.RESYNC)
+_ABSENT = object()
+
+
+class Refused(Exception):
+    """Nothing was executed; ``errors`` say why."""
+
+    def __init__(self, errors: list[GraphQLError]) -> None:
+        """Take the errors as they are for the client."""
+        super().__init__(errors[0].message)
+        self.errors = errors
+
+
+def encode(data: Any, errors: list[GraphQLError] | None) -> str:
+    """A result as JSON."""
+    payload: dict[str, Any] = {"data": data}
+    if errors:
+        payload["errors"] = [error.formatted for error in errors]
+    return orjson.dumps(payload).decode()
+
+
+class Audience:
+    """Those who listen in the same way: each event's payload is made once, and forgotten with the event."""
+
+    def __init__(self, executor: Executor[Any]) -> None:
+        """Execute with ``executor``, whose context is nobody's in particular."""
+        self._executor = executor
+        self._payloads: WeakKeyDictionary[Event, str | asyncio.Future[str | None] | None] = WeakKeyDictionary()
+
+    async def payload(self, event: Event) -> str | None:
+        """What all are told of an event; None where it has errors, which point into the document of each listener."""
+        try:
+            payload = self._payloads[event]
+        except KeyError:
+            result = execute(self._executor, event)
+            payload = asyncio.ensure_future(_later(result)) if isinstance(result, Awaitable) else _shareable(result)
+            self._payloads[event] = payload
+        if isinstance(payload, asyncio.Future):
+            payload = await asyncio.shield(payload)
+        return payload
+
+
+_audiences: WeakValueDictionary[Hashable, Audience] = WeakValueDictionary()
+
+
+def audience(executor: Executor[Any], text: str, scope: Hashable, make_context: Callable[[], Any]) -> Audience | None:
+    """The audience of a subscription, met or made; None where a variable cannot be compared.
+
+    ``text`` is the document's, ``scope`` what the viewer may see; ``make_context`` gives a context with no more in it.
+    """
+    name = executor.operation.name
+    selection, names = _selection(executor.schema, text, name.value if name else None)
+    coerced = executor.variable_values.coerced
+    values = tuple((name, type(value), value) for name in names for value in [coerced.get(name, _ABSENT)])
+    key = (executor.schema, selection, values, scope)
+    try:
+        found = _audiences.get(key)
+    except TypeError:  # a list or an object among them
+        return None
+    if found is None:
+        shared = copy(executor)
+        shared.context_value = make_context()
+        found = _audiences[key] = Audience(shared)
+    return found
+
+
+def execute(executor: Executor[Any], event: object) -> ExecutionResult | Awaitable[ExecutionResult]:
+    """Execute a subscription's selection for one event."""
+    return executor.build_per_event_executor(event).execute_operation(False)  # type: ignore[return-value]
+
+
+async def follow(
+    source: AsyncIterable[Any], executor: Executor[Any], heard_with: Audience | None, code: Code
+) -> AsyncGenerator[str, None]:
+    """The payloads of a subscription; an error of its source is the last of them. ``code`` gives errors their codes."""
+    async with aclosing(source) as events:  # type: ignore[type-var]  # an async generator, as every source here
+        try:
+            async for event in events:
+                if heard_with and isinstance(event, Event) and event.kind not in _OWN:
+                    payload = await heard_with.payload(event)
+                    if payload is not None:
+                        yield payload
+                        continue
+                result = execute(executor, event)
+                if isinstance(result, Awaitable):
+                    result = await result
+                yield encode(result.data, code(result.errors) if result.errors else None)
+        except Exception as error:  # noqa: BLE001 - `code` logs what is not foreseen
+            located = error if isinstance(error, GraphQLError) else GraphQLError(str(error), original_error=error)
+            yield encode(None, code([located]))
+
+
+async def _later(result: Awaitable[ExecutionResult]) -> str | None:
+    return _shareable(await result)
+
+
+def _shareable(result: ExecutionResult) -> str | None:
+    return None if result.errors else encode(result.data, None)
+
+
+@lru_cache(maxsize=500)
+def _selection(schema: GraphQLSchema, text: str, operation_name: str | None) -> tuple[str, tuple[str, ...]]:
+    """What an operation selects of an event, in a canonical text, and the variables in that."""
+    document = parse(text, no_location=True)
+    operation = get_operation_ast(document, operation_name)
+    fragments = (one for one in document.definitions if isinstance(one, FragmentDefinitionNode))
+    types = TypeInfo(schema)
+    bare = _Bare(types, schema)
+    meant = DocumentNode(definitions=tuple(filter(None, (operation, *fragments))))
+    return print_ast(visit(meant, TypeInfoVisitor(types, bare))), tuple(sorted(bare.variables))
+
+
+class _Bare(Visitor):
+    """Takes the name, the variable definitions and the root fields' arguments off an operation."""
+
+    def __init__(self, types: TypeInfo, schema: GraphQLSchema) -> None:
+        super().__init__()
+        self._types = types
+        self._root = schema.subscription_type
+        self.variables: set[str] = set()
+
+    def enter_operation_definition(self, node: OperationDefinitionNode, *_: Any) -> OperationDefinitionNode:
+        return replace(node, name=None, variable_definitions=())
+
+    def enter_field(self, node: FieldNode, *_: Any) -> FieldNode | None:
+        return replace(node, arguments=()) if node.arguments and self._types.get_parent_type() is self._root else None
+
+    def enter_variable(self, node: VariableNode, *_: Any) -> None:
+        self.variables.add(node.name.value)

@@ -1,0 +1,73 @@
+"""Who is connected for longer than a request: how many may be, and how they are told to leave."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections import Counter
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+from candlegraph.errors import CandlegraphError, Overloaded, TooManyAttempts
+from resolvers.accounts import network
+
+log = logging.getLogger(__name__)
+
+Leave = Callable[[], Awaitable[None]]
+
+
+@dataclass(frozen=True, slots=True)
+class Caps:
+    """How many connections a process and an address may have, and how many operations a socket."""
+
+    connections: int = 10_000
+    an_address: int = 100
+    operations: int = 100
+
+
+class Connections:
+    """The sockets and event streams of this process."""
+
+    def __init__(self, caps: Caps = Caps()) -> None:
+        """Nobody is connected."""
+        self.caps = caps
+        self._leave: set[Leave] = set()
+        self._of: Counter[str] = Counter()
+        self._closed = False
+
+    def __len__(self) -> int:
+        """How many there are."""
+        return len(self._leave)
+
+    @contextmanager
+    def admit(self, address: str, leave: Leave) -> Iterator[None]:
+        """Count a connection for as long as it lasts; ``leave`` asks it to go. Overloaded or TooManyAttempts."""
+        name = network(address)
+        if self._closed:
+            raise Overloaded("The server is stopping: connect again in a moment.", retry_after=1)
+        if len(self._leave) >= self.caps.connections:
+            raise Overloaded("The server has as many connections as it can carry.", retry_after=5)
+        if self._of[name] >= self.caps.an_address:
+            raise TooManyAttempts(f"An address has at most {self.caps.an_address} connections.", retry_after=5)
+        self._of[name] += 1
+        self._leave.add(leave)
+        try:
+            yield
+        finally:
+            self._leave.discard(leave)
+            self._of[name] -= 1
+            if not self._of[name]:
+                del self._of[name]
+
+    async def close(self) -> None:
+        """Admit nobody any more, and have everybody leave."""
+        self._closed = True
+        for failure in await asyncio.gather(*(leave() for leave in list(self._leave)), return_exceptions=True):
+            if isinstance(failure, Exception):
+                log.error("a connection did not leave", exc_info=failure)
+
+
+def status_of(refusal: CandlegraphError) -> int:
+    """The HTTP status that a connection is refused with."""
+    return 503 if isinstance(refusal, Overloaded) else 429

@@ -1,0 +1,93 @@
+"""The web server's protocols: a peer that does not read, does not answer or sends rubbish is let go of.
+
+They are uvicorn's own, which wait for such peers as long as the network does.
+"""
+
+from __future__ import annotations
+
+import asyncio
+
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
+from websockets.exceptions import InvalidState
+
+STALLED_S = 10.0  # how long a peer may take no byte of what is buffered for it
+FAREWELL_S = 5.0  # and how long after that it may still read why it was closed
+STALLED = 4410
+
+
+class HttpProtocol(HttpToolsProtocol):
+    """HTTP, event streams too."""
+
+    _patience: asyncio.TimerHandle | None = None
+
+    def pause_writing(self) -> None:
+        """What is buffered is not taken: give the peer a while."""
+        super().pause_writing()
+        self._patience = self.loop.call_later(STALLED_S, self.transport.abort)
+
+    def resume_writing(self) -> None:
+        """It is taken."""
+        super().resume_writing()
+        _cancel(self._patience)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """The connection is gone."""
+        super().connection_lost(exc)
+        _cancel(self._patience)
+
+
+class WebSocketProtocol(WebSocketsSansIOProtocol):
+    """WebSockets."""
+
+    _patience: asyncio.TimerHandle | None = None
+
+    def pause_writing(self) -> None:
+        """What is buffered is not taken: give the peer a while."""
+        super().pause_writing()
+        self._patience = self.loop.call_later(STALLED_S, self._let_go)
+
+    def resume_writing(self) -> None:
+        """It is taken."""
+        super().resume_writing()
+        _cancel(self._patience)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """The connection is gone."""
+        super().connection_lost(exc)
+        _cancel(self._patience)
+
+    def keepalive_timeout(self) -> None:
+        """A ping was not answered. uvicorn closes with 1011, after which graphql-ws does not connect again."""
+        self._let_go()
+
+    def send_receive_event_to_app(self) -> None:
+        """A message is whole: a text that is no UTF-8 closes with 1007, which uvicorn also logs as a failure of ours."""
+        if self.curr_msg_data_type == "text" and not self.close_sent:
+            try:
+                b"".join(self.frames).decode()
+            except UnicodeDecodeError:
+                self.frames = []
+                self.conn.send_close(1007, "The text is not UTF-8")
+                self.handle_parser_exception()
+                return
+        super().send_receive_event_to_app()
+
+    def _let_go(self) -> None:
+        _cancel(self._patience)
+        if not self.close_sent and not self.transport.is_closing():
+            self.queue.put_nowait({"type": "websocket.disconnect", "code": STALLED, "reason": "stalled"})
+            try:
+                self.conn.send_close(STALLED, "The socket was not read from")
+            except InvalidState:
+                pass  # it is closing already
+            else:
+                # Behind what is buffered, and past the application, which waits until that is taken.
+                self.transport.write(b"".join(self.conn.data_to_send()))
+            self.close_sent = True
+        self._patience = self.loop.call_later(FAREWELL_S, self.transport.abort)
+
+
+def _cancel(timer: asyncio.TimerHandle | None) -> None:
+    if timer:
+        timer.cancel()

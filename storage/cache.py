@@ -1,0 +1,109 @@
+"""The cache of final candles: a bounded part of this process's memory, and behind it the shelf that all of them share.
+
+It holds what was answered, under the revision it was answered at. Whatever changes a final candle makes the revision go
+up, so nothing in here ever has to be taken back: what nobody asks for any more is what goes first.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from candlegraph.candle import Candles
+from candlegraph.span import Span, Spans
+from storage.chunks import Chunk, Edition, Rows, between, candles_of, rows_of
+from storage.shelf import Shelf
+
+MAX_LONG_ROWS = 16_384  # a long chunk with more is not kept: nobody asks for so many candles
+ENTRY_BYTES = 480  # what an entry takes besides its columns
+
+
+@dataclass(slots=True)
+class _Entry:
+    """What is kept of a chunk: all candles of ``spans``, whole buckets."""
+
+    spans: Spans
+    rows: Rows
+
+    @property
+    def size(self) -> int:
+        return ENTRY_BYTES + self.rows.nbytes
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """What the cache has of some chunks."""
+
+    spans: Spans
+    candles: Candles
+
+
+class Cache:
+    """Final candles by edition and chunk, the least recently used going first once they exceed ``capacity`` bytes."""
+
+    def __init__(self, capacity: int, shelf: Shelf | None = None) -> None:
+        """Nothing is kept yet; a ``capacity`` of 0 keeps nothing but what the shelf has."""
+        self._capacity = capacity
+        self.shelf = shelf
+        self._entries: OrderedDict[str, _Entry] = OrderedDict()
+        self.size = 0  # bytes
+
+    def find(self, chunks: Sequence[Chunk], span: Span, shelved: Mapping[Chunk, Rows]) -> Found:
+        """What is kept of ``span``, which ``chunks`` hold, or came from the shelf."""
+        spans: list[Span] = []
+        blocks: list[Rows] = []
+        for chunk in chunks:
+            if (rows := shelved.get(chunk)) is not None:
+                known: Spans = Spans([chunk.span])
+            elif entry := self._entries.get(chunk.name):
+                self._entries.move_to_end(chunk.name)
+                known, rows = entry.spans, entry.rows
+            else:
+                continue
+            within = span & chunk.span
+            if within != chunk.span:
+                known &= Spans([within])
+                rows = between(rows, within)
+            spans += known
+            blocks.append(rows)
+        return Found(Spans(spans), candles_of(blocks))
+
+    def keep(self, edition: Edition, span: Span, candles: Candles) -> None:
+        """Keep the final candles of ``span``, whole buckets of which all are known."""
+        chunks = edition.chunks(span)
+        if chunks[0].long and len(candles) > MAX_LONG_ROWS:
+            return
+        cuts = np.searchsorted(candles.timestamp, [chunk.span.until for chunk in chunks]).tolist()
+        for chunk, low, high in zip(chunks, [0, *cuts], cuts, strict=False):
+            self._put(chunk, chunk.span & span, rows_of(candles[low:high]))
+
+    def keep_shelved(self, shelved: Mapping[Chunk, Rows]) -> None:
+        """Keep whole chunks that came from the shelf."""
+        for chunk, rows in shelved.items():
+            self._replace(chunk, _Entry(Spans([chunk.span]), rows))
+
+    def _put(self, chunk: Chunk, span: Span, rows: Rows) -> None:
+        entry = _Entry(Spans([span]), rows)
+        if span != chunk.span and (old := self._entries.get(chunk.name)):
+            # The rows around may be known, and those within are the same: a revision has one truth.
+            before, after = (
+                between(old.rows, Span(chunk.span.since, span.since)),
+                between(old.rows, Span(span.until, chunk.span.until)),
+            )
+            entry = _Entry(old.spans | entry.spans, np.concatenate([before, rows, after], axis=1))
+            entry.rows.flags.writeable = False
+        self._replace(chunk, entry)
+        if self.shelf and not chunk.long and entry.spans.covers(chunk.span):
+            self.shelf.offer(chunk, entry.rows)
+
+    def _replace(self, chunk: Chunk, entry: _Entry) -> None:
+        if old := self._entries.pop(chunk.name, None):
+            self.size -= old.size
+        self._entries[chunk.name] = entry
+        self.size += entry.size
+        while self.size > self._capacity:
+            _, gone = self._entries.popitem(last=False)
+            self.size -= gone.size

@@ -1,0 +1,107 @@
+"""What is cached, in pieces of 256 buckets: how they are named, and how they are written down."""
+
+from __future__ import annotations
+
+import struct
+import zlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from candlegraph.candle import Candles
+from candlegraph.clock import DAY_MS
+from candlegraph.series import Record
+from candlegraph.span import Span
+from candlegraph.timeframe import Timeframe
+from candlegraph.zone import UTC, Zone
+
+BUCKETS = 256
+MAX_CHUNKS = 256  # 65,536 buckets
+VERSION = 1
+ROW_BYTES = 48  # six columns of eight bytes
+_HEADER = struct.Struct("<B3xI")  # the version, and the checksum of the name and the columns
+
+Rows = NDArray[np.int64]  # (6, n): the timestamps, and the bits of the five numbers
+
+
+@dataclass(frozen=True, slots=True)
+class Chunk:
+    """A piece of an edition: ``span`` holds 256 whole buckets; or more, of a sparse series: such a one is not shared."""
+
+    name: str
+    span: Span
+    long: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Edition:
+    """The final candles of a series as they are at one revision of its instrument: these never change."""
+
+    name: str
+    timeframe: Timeframe
+    zone: Zone
+
+    @classmethod
+    def of(cls, record: Record, revision: int, timeframe: Timeframe, zone: Zone, relation: str = "") -> Edition:
+        """Name it by everything that an answer depends on; with a ``relation``, by all that its stored candles depend on."""
+        # Buckets of whole days can be made of stored days, which belong to a zone; shorter ones are the same in all.
+        zone = UTC if timeframe.width_ms % DAY_MS else zone
+        # What lies before the listing and behind the end counts as known, so where they are is a part of the name.
+        known = f"{record.timezone}:{record.first_available}:{record.ended_at}"
+        return cls(f"{record.id}:{revision}:{known}:{relation}:{timeframe}:{zone.name}", timeframe, zone)
+
+    def chunks(self, span: Span) -> list[Chunk]:
+        """The chunks that hold ``span``, which is not empty, ascending; one long chunk where they would be too many."""
+        first, last = self.timeframe.index(np.array([span.since, span.until - 1], np.int64), self.zone).tolist()
+        first, last = first // BUCKETS, last // BUCKETS
+        if last - first >= MAX_CHUNKS:
+            return [Chunk(f"{self.name}:{span.since}-{span.until}", span, long=True)]
+        edges = self.timeframe.open_at(np.arange(first, last + 2, dtype=np.int64) * BUCKETS, self.zone).tolist()
+        return [Chunk(f"{self.name}:{first + i}", Span(edges[i], edges[i + 1])) for i in range(last - first + 1)]
+
+
+def rows_of(candles: Candles) -> Rows:
+    """Final candles as one block of their own: it keeps no larger batch alive."""
+    rows = np.empty((6, len(candles)), np.int64)
+    rows[0] = candles.timestamp
+    for row, column in zip(rows[1:], candles.columns[1:6], strict=True):
+        row[:] = column.view(np.int64)
+    rows.flags.writeable = False
+    return rows
+
+
+def candles_of(blocks: Sequence[Rows]) -> Candles:
+    """The candles of blocks that follow each other."""
+    if not blocks:
+        return Candles.empty()
+    rows = blocks[0] if len(blocks) == 1 else np.concatenate(blocks, axis=1)
+    return Candles.of(rows[0], *rows[1:].view(np.float64))
+
+
+def between(rows: Rows, span: Span) -> Rows:
+    """Those that open within ``span``."""
+    low, high = np.searchsorted(rows[0], [span.since, span.until])
+    return rows[:, low:high]
+
+
+def pack(chunk: Chunk, rows: Rows) -> bytes:
+    """A chunk as it is handed to others."""
+    columns = rows.astype("<i8", copy=False).tobytes()
+    return _HEADER.pack(VERSION, _checksum(chunk, columns)) + columns
+
+
+def unpack(chunk: Chunk, packed: bytes) -> Rows | None:
+    """What `pack` was given; None for anything that it did not make for this very chunk."""
+    columns = packed[_HEADER.size :]
+    if len(packed) < _HEADER.size or len(columns) % ROW_BYTES:
+        return None
+    version, checksum = _HEADER.unpack_from(packed)
+    if version != VERSION or checksum != _checksum(chunk, columns):
+        return None
+    return np.frombuffer(columns, "<i8").reshape(6, -1)
+
+
+def _checksum(chunk: Chunk, columns: bytes) -> int:
+    return zlib.crc32(columns, zlib.crc32(chunk.name.encode()))

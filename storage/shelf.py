@@ -1,0 +1,61 @@
+"""The chunks that all processes share, in Redis: read many at a time, written behind, and never relied upon."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+
+from storage.chunks import Chunk, Rows, pack, unpack
+from storage.redis import Redis
+
+KEPT_S = 86_400
+MAX_READ = 512  # chunks in one command, 6 MB: more would keep Redis and our loop busy for longer than one waits for it
+MAX_QUEUED = 256  # chunks that wait to be written, 3 MB; what does not fit is written by who reads it next
+
+
+class Shelf:
+    """Whole chunks by name; ``database`` is the part of the name that other databases do not share."""
+
+    def __init__(self, redis: Redis, database: str) -> None:
+        """Nothing is read or written yet."""
+        self._redis = redis
+        self._prefix = f"candlegraph:chunk:{database}:"
+        self._queue: dict[Chunk, Rows] = {}
+        self._writing: asyncio.Task[None] | None = None
+
+    @property
+    def open(self) -> bool:
+        """Whether there is any use in asking."""
+        return self._redis.reads
+
+    async def load(self, wanted: Sequence[tuple[Chunk, ...]]) -> list[dict[Chunk, Rows]]:
+        """What there is of each set of chunks: one command for all of them."""
+        chunks = list(dict.fromkeys(chunk for some in wanted for chunk in some))[:MAX_READ]
+        packed = chunks and await self._redis.ask("MGET", *(self._prefix + chunk.name for chunk in chunks))
+        if not packed:
+            return [{} for _ in wanted]
+        read = {chunk: unpack(chunk, found) for chunk, found in zip(chunks, packed, strict=True) if found}
+        return [{c: rows for c in some if (rows := read.get(c)) is not None} for some in wanted]
+
+    def offer(self, chunk: Chunk, rows: Rows) -> None:
+        """Have a chunk written when there is time for it; nobody waits."""
+        if not self._redis.writes or len(self._queue) >= MAX_QUEUED:
+            return
+        self._queue[chunk] = rows
+        if self._writing is None or self._writing.done():
+            self._writing = asyncio.create_task(self._write())
+
+    async def close(self) -> None:
+        """Stop writing; what was not written is read from the database again."""
+        if self._writing:
+            self._writing.cancel()
+            await asyncio.gather(self._writing, return_exceptions=True)
+
+    async def _write(self) -> None:
+        while self._queue:
+            chunk = next(iter(self._queue))
+            packed = pack(chunk, self._queue.pop(chunk))
+            if not self._redis.writes:
+                self._queue.clear()
+                return
+            await self._redis.ask("SET", self._prefix + chunk.name, packed, "EX", KEPT_S)

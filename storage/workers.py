@@ -1,0 +1,199 @@
+"""Working on backfills: what this process fetches of the parts that are queued, beside everybody else who does.
+
+A part is fetched page by page through the collector, which asks the ledger what is missing and stores each page with its
+coverage in one transaction. A part is claimed, and a claim ends by itself: a killed process costs one page a worker, and
+anybody goes on from there.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+import uuid
+from collections import Counter
+from dataclasses import dataclass
+
+from candlegraph.answer import Gap, GapReason
+from candlegraph.errors import CandlegraphError, ProviderError, ProviderRefused, UnknownSymbol, Unsupported
+from candlegraph.job import BackfillState
+from candlegraph.provider import Urgency
+from candlegraph.series import Record
+from candlegraph.span import Span, Spans
+from candlegraph.timeframe import Timeframe
+from storage.backfill import Backfills, holes_as_json
+from storage.collector import Collected, Want
+from storage.database import SQL, to_ms
+
+log = logging.getLogger(__name__)
+
+MAX_ATTEMPTS = 40  # failures in a row before a part is given up: about two hours
+LONGEST_REST_S = 300.0
+CLAIM_S = 10.0
+RENEW_S = 2.5
+LOOK_S = 1.0
+PROVIDERS = 8  # how many providers are worked with at once
+
+
+@dataclass(slots=True)
+class _Part:
+    """A part that this process works on; ``span`` is what is left of it."""
+
+    id: int
+    record: Record
+    timeframe: Timeframe
+    span: Span
+    again: bool
+    attempts: int
+
+
+class Workers:
+    """This process's share of the work: at most so many workers for each provider, whose budget they divide."""
+
+    def __init__(self, backfills: Backfills, *, workers: int = 4, job: int | None = None) -> None:
+        """Nothing runs before `work`; ``job`` is the only one to be worked on, where it is given."""
+        self._backfills = backfills
+        self._history = backfills.history
+        self._database = backfills.history.store.database
+        self._workers = workers
+        self._job = job
+        self._holder = uuid.uuid4()
+        self._running: dict[asyncio.Task[None], _Part] = {}
+
+    async def work(self) -> None:
+        """Work on whatever is queued, until cancelled."""
+        renewing = asyncio.create_task(self._renew())
+        try:
+            while True:
+                try:
+                    while len(self._running) < self._workers * PROVIDERS and (part := await self._claim()):
+                        self._begin(part)
+                    await self._execute("backfills_close")  # also what somebody left that way who died then
+                except CandlegraphError as error:
+                    log.debug("no part of a backfill can be claimed: %s", error.message)
+                except Exception:
+                    log.exception("backfills cannot be worked on")
+                await self._wait()
+        finally:
+            for task in (*self._running, renewing):
+                task.cancel()
+            await asyncio.gather(*self._running, renewing, return_exceptions=True)
+            await self._execute("backfill_release", self._holder)
+
+    async def _wait(self) -> None:
+        try:
+            async with asyncio.timeout(LOOK_S):
+                await self._backfills.news.wait()
+        except TimeoutError:
+            return
+        self._backfills.news.clear()
+
+    def _begin(self, part: _Part) -> None:
+        task = asyncio.create_task(self._try(part))
+        self._running[task] = part
+        task.add_done_callback(self._done)
+
+    def _done(self, task: asyncio.Task[None]) -> None:
+        del self._running[task]
+        self._backfills.news.set()
+
+    async def _renew(self) -> None:
+        """Keep the claims of what runs, and of nothing else: what a failure left behind must be free again."""
+        while True:
+            await asyncio.sleep(RENEW_S)
+            if ids := [part.id for part in self._running.values()]:
+                await self._execute("backfill_renew", ids, self._holder, CLAIM_S)
+
+    async def _claim(self) -> _Part | None:
+        busy = Counter(
+            f"{part.record.instrument.market}/{part.record.instrument.provider}" for part in self._running.values()
+        )
+        full = [name for name, count in busy.items() if count >= self._workers]
+        async with self._database.connection() as connection:
+            row = await connection.fetchrow(SQL["backfill_claim"], self._holder, CLAIM_S, self._job, full)
+        if row is None:
+            return None
+        record = (await self._history.instruments.by_id([row["instrument_id"]]))[0]
+        left = Span(to_ms(row["reached"]), to_ms(row["span"].upper))
+        return _Part(row["id"], record, Timeframe.parse(row["timeframe"]), left, row["again"], row["attempts"])
+
+    async def _try(self, part: _Part) -> None:
+        try:
+            await self._run(part)
+        except CandlegraphError as error:  # ours, not the provider's: it does not count
+            log.warning("backfill of %s rests: %s", part.record.instrument, error.message)
+            await self._execute("backfill_rest", part.id, self._holder, 2 * LOOK_S, 0, 0, error.message)
+        except Exception:
+            log.exception("backfill of %s failed unexpectedly", part.record.instrument)
+            failure = ProviderError("The server failed unexpectedly.")
+            await self._end(part, BackfillState.FAILED, Collected(failure=failure), GapReason.OUTAGE)
+
+    async def _run(self, part: _Part) -> None:
+        """Page after page until there is nothing more to ask for."""
+        name = part.record.instrument
+        while True:
+            try:
+                provider = await self._backfills.provider(name.market, name.provider)
+            except ProviderError as error:
+                await self._fail(part, Collected(failure=error))
+                return
+            want = Want(part.timeframe, part.span, urgency=Urgency.BACKFILL, calls=1, again=part.again)
+            result = await asyncio.shield(self._history.collector.collect(part.record, provider, want))
+            if result.failure:
+                await self._fail(part, result)
+                return
+            if not result.exhausted:
+                await self._end(part, BackfillState.DONE, result)
+                return
+            part.span, asked = Span(result.reached, part.span.until), Span(part.span.since, result.reached)
+            part.attempts = 0
+            holes = holes_as_json(_holes(Spans([asked]) & (result.refused | result.unavailable), result))
+            progress = (part.id, self._holder, result.reached, result.calls, result.rows, holes, CLAIM_S)
+            async with self._database.connection() as connection:
+                if not await connection.fetchval(SQL["backfill_progress"], *progress):
+                    return  # cancelled, or somebody took it for dead and goes on with it
+
+    async def _fail(self, part: _Part, result: Collected) -> None:
+        """Try again later, or give the part up where that is of no use."""
+        failure = result.failure
+        assert failure  # noqa: S101
+        if isinstance(failure, UnknownSymbol):  # the job goes on without it
+            await self._end(part, BackfillState.DONE, result, GapReason.UNAVAILABLE)
+        elif isinstance(failure, ProviderRefused | Unsupported):
+            await self._end(part, BackfillState.FAILED, result, GapReason.REFUSED)
+        elif part.attempts + 1 >= MAX_ATTEMPTS:
+            await self._end(part, BackfillState.FAILED, result, GapReason.OUTAGE)
+        else:
+            rest = random.uniform(0.5, 1) * min(LONGEST_REST_S, 2.0**part.attempts)  # noqa: S311
+            rest = max(rest, failure.retry_after or 0)
+            await self._execute("backfill_rest", part.id, self._holder, rest, result.calls, 1, failure.message)
+
+    async def _end(self, part: _Part, state: BackfillState, result: Collected, reason: GapReason | None = None) -> None:
+        """End a part; what is not known of it is a hole."""
+        ledger = (await self._history.ledgers.load([part.record.id]))[0]
+        left = Spans([part.span]) - ledger.final(part.timeframe)
+        message = result.failure.message if result.failure else None
+        holes = [Gap(s.since, s.until, reason, message) for s in left] if reason else _holes(left, result)
+        arguments = (state, result.calls, result.rows, holes_as_json(holes), message)
+        await self._execute("backfill_end", part.id, self._holder, *arguments)
+        await self._execute("backfills_close")
+
+    async def _execute(self, name: str, *arguments: object) -> None:
+        """Run a statement that need not succeed: without it the claim ends, and somebody does it again."""
+        try:
+            async with self._database.connection() as connection:
+                await connection.execute(SQL[name], *arguments)
+        except CandlegraphError as error:
+            log.debug("%s: %s", name, error.message)
+
+
+def _holes(left: Spans, result: Collected) -> list[Gap]:
+    """Why each span of ``left`` cannot be had."""
+    refused = [
+        Gap(span.since, span.until, GapReason.REFUSED, "The provider sent rows that are no candles.")
+        for span in left & result.refused
+    ]
+    return refused + [
+        Gap(span.since, span.until, GapReason.UNAVAILABLE, "The provider does not have it.")
+        for span in left - result.refused
+    ]

@@ -1,0 +1,143 @@
+"""The API in this process, over series that the test moves by hand."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import uvicorn
+from starlette.applications import Starlette
+from starlette.routing import Route, WebSocketRoute
+
+from candlegraph import Candles, Series
+from candlegraph.event import Event, EventKind, heartbeat
+from candlegraph.zone import Zone
+from realtime.topic import Listener
+from resolvers.accounts import Accounts
+from resolvers.context import Context, Services
+from resolvers.tokens import Tokens
+from schema.build import Schema, build_schema
+from server.app import WEB
+from server.connections import Caps, Connections
+from server.endpoint import Endpoint
+from server.wire import HttpProtocol, WebSocketProtocol
+from storage.limits import Limiter
+from storage.users import Users
+
+MINUTE_MS = 60_000
+FIRST = 1_700_000_040_000
+
+
+def candle(number: int, close: float = 2.5, *, closed: bool = True) -> Candles:
+    """The candle of a minute, by its number."""
+    return Candles.of([FIRST + number * MINUTE_MS], [1.5], [3], [1], [close], [4], closed=[closed])
+
+
+@dataclass
+class Stage:
+    """A hub of one series: `close` and `move` are what happens to it."""
+
+    told: list[Candles] = field(default_factory=list)
+    listeners: set[Listener] = field(default_factory=set)
+    page: int = 1000
+    gate: asyncio.Event = field(default_factory=asyncio.Event)  # closed: histories wait between their pages
+    patience: float = 15.0
+
+    def __post_init__(self) -> None:
+        self.gate.set()
+
+    @property
+    def seq(self) -> int:
+        return len(self.told)
+
+    async def subscribe(self, series: Series, since: int | None, days: Zone | None) -> AsyncIterator[Event]:
+        """As `realtime.hub.Hub.subscribe`: the listener first, then the history, then what came meanwhile."""
+        listener = Listener()
+        self.listeners.add(listener)
+        try:
+            seq = self.seq
+            history = [c for c in self.told if since is not None and c.timestamp[0] >= since]
+            while len(history) > self.page:
+                for one in history[: self.page]:
+                    yield Event(EventKind.SNAPSHOT, seq, one)
+                history = history[self.page :]
+                await self.gate.wait()
+            for one in history:
+                yield Event(EventKind.SNAPSHOT, seq, one)
+            await self.gate.wait()
+            yield Event(EventKind.SNAPSHOT, seq, Candles.empty(), caught_up=True)
+            while True:
+                event = await listener.next(self.patience)
+                yield event or heartbeat(self.seq)
+                if event and event.kind is EventKind.RESYNC:
+                    return
+        finally:
+            self.listeners.discard(listener)
+
+    def tell(self, event: Event) -> Event:
+        for listener in self.listeners:
+            listener.push(event)
+        return event
+
+    def close(self, close: float = 2.5) -> Event:
+        """A candle became final."""
+        self.told.append(candle(self.seq, close))
+        return self.tell(Event(EventKind.CLOSE, self.seq, self.told[-1]))
+
+    def move(self, close: float = 2.5) -> Event:
+        """The forming candle moved."""
+        return self.tell(Event(EventKind.UPDATE, self.seq, candle(self.seq, close, closed=False)))
+
+    async def empty(self) -> None:
+        """Wait until nobody listens."""
+        async with asyncio.timeout(10):
+            while self.listeners:
+                await asyncio.sleep(0.005)
+
+
+def services(stage: Stage, users: Users | None = None, tokens: Tokens | None = None) -> Services:
+    """Services that know of nothing but live candles, and of accounts where ``users`` are given."""
+    nothing: Any = None
+    accounts = Accounts(users or nothing, tokens or Tokens(list), Limiter())
+    hub: Any = stage
+    return Services(nothing, nothing, nothing, hub, 500, 5_000, accounts)
+
+
+def context(stage: Stage, **given: Any) -> Context:
+    """Surroundings of an operation."""
+    return Context(services(stage), "test", **given)
+
+
+@dataclass
+class Serving:
+    """The API, which listens."""
+
+    url: str
+    connections: Connections
+    schema: Schema
+    server: uvicorn.Server
+
+
+@asynccontextmanager
+async def staged(made: Services, caps: Caps | None = None, **config: Any) -> AsyncIterator[Serving]:
+    """Serve the API as `candlegraph serve` does, on a free port."""
+    schema, connections = build_schema(), Connections(caps or Caps())
+    endpoint: Any = Endpoint(schema, made, WEB, [], connections)
+    app = Starlette(routes=[Route("/graphql", endpoint), WebSocketRoute("/graphql", endpoint)])
+    protocols: dict[str, Any] = {"http": HttpProtocol, "ws": WebSocketProtocol, "ws_per_message_deflate": False}
+    settings = uvicorn.Config(app, port=0, log_config=None, access_log=False, lifespan="off", **protocols, **config)
+    server = uvicorn.Server(settings)
+    serving = asyncio.create_task(server._serve())
+    while not server.started:
+        await asyncio.sleep(0.005)
+    try:
+        port = server.servers[0].sockets[0].getsockname()[1]
+        yield Serving(f"http://127.0.0.1:{port}", connections, schema, server)
+    finally:
+        await connections.close()
+        server.should_exit = True
+        await serving
+        await made.accounts.close()

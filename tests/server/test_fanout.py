@@ -1,0 +1,449 @@
+"""Live candles on the wire: slow peers, ghosts, caps, event streams and the end of the server."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import json
+import os
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+import aiohttp
+import pytest
+from aiohttp import ClientWebSocketResponse as Socket
+
+from candlegraph.event import EventKind
+from candlegraph.viewer import Role
+from realtime import topic
+from resolvers.tokens import Tokens
+from server import events, wire
+from server.connections import Caps
+from server.events import prefers_events
+from storage.database import Database
+from storage.users import Users
+from tests.server.stage import FIRST, Serving, Stage, services, staged
+
+PROTOCOL = "graphql-transport-ws"
+LIVE = (
+    'subscription L($since: Timestamp) { candles(market: "m", provider: "p", symbol: "s", since: $since) '
+    "{ kind seq caughtUp nodes { timestamp close } resyncFrom } }"
+)
+# A message of a few kilobytes: what a peer does not read fills its buffers sooner.
+WIDE = LIVE.replace("timestamp close", " ".join(f"{'x' * 100}{at}: timestamp" for at in range(16)) + " close")
+
+
+@asynccontextmanager
+async def listening(serving: Serving, query: str = LIVE, id_: str = "1", **variables: object) -> AsyncIterator[Socket]:
+    """A client that listens, and has been told the history."""
+    async with (
+        aiohttp.ClientSession(serving.url) as http,
+        http.ws_connect("/graphql", protocols=[PROTOCOL]) as socket,
+    ):
+        await socket.send_json({"type": "connection_init"})
+        assert (await socket.receive_json(timeout=10))["type"] == "connection_ack"
+        payload = {"query": query, "variables": variables}
+        await socket.send_json({"id": id_, "type": "subscribe", "payload": payload})
+        while not (await told(socket))["caughtUp"]:
+            pass
+        yield socket
+
+
+async def told(socket: Socket) -> dict[str, Any]:
+    message = await socket.receive_json(timeout=20)
+    assert message["type"] == "next", message
+    event: dict[str, Any] = message["payload"]["data"]["candles"]
+    return event
+
+
+class Stalled:
+    """A client that subscribes and then reads nothing until it is told to."""
+
+    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self.reader, self.writer = reader, writer
+
+    @classmethod
+    async def connect(cls, url: str, query: str) -> Stalled:
+        host, port = url.removeprefix("http://").split(":")
+        reader, writer = await asyncio.open_connection(host, int(port), limit=2**12)
+        key = base64.b64encode(os.urandom(16)).decode()
+        writer.write(
+            f"GET /graphql HTTP/1.1\r\nHost: {host}:{port}\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
+            f"Sec-WebSocket-Key: {key}\r\nSec-WebSocket-Version: 13\r\nSec-WebSocket-Protocol: {PROTOCOL}\r\n\r\n".encode()
+        )
+        assert b" 101 " in await reader.readuntil(b"\r\n\r\n")
+        client = cls(reader, writer)
+        client.send({"type": "connection_init"})
+        assert (await client.frame())[0] == 1
+        client.send({"id": "1", "type": "subscribe", "payload": {"query": query}})
+        while b'"caughtUp":true' not in (await client.frame())[1]:
+            pass
+        return client
+
+    def send(self, message: object) -> None:
+        body = json.dumps(message).encode()
+        self.writer.write(b"\x81\xfe" + len(body).to_bytes(2, "big") + bytes(4) + body)
+
+    async def frame(self) -> tuple[int, bytes]:
+        """The opcode and the body of the next frame."""
+        opcode, length = await self.reader.readexactly(2)
+        if length == 126:
+            length = int.from_bytes(await self.reader.readexactly(2), "big")
+        return opcode & 15, await self.reader.readexactly(length)
+
+
+async def until(holds: Any) -> None:
+    async with asyncio.timeout(20):
+        while not holds():
+            await asyncio.sleep(0.005)
+
+
+def buffered(serving: Serving) -> int:
+    """The most that is buffered for one peer."""
+    return max(one.transport.get_write_buffer_size() for one in serving.server.server_state.connections)
+
+
+async def test_a_thousand_listeners_are_served_and_leave_nothing() -> None:
+    """On twenty sockets, so that the test's own client is not what it measures."""
+    stage = Stage()
+    async with staged(services(stage)) as serving:
+        before = len(asyncio.all_tasks())
+
+        async def listen() -> list[str]:
+            async with (
+                aiohttp.ClientSession(serving.url) as http,
+                http.ws_connect("/graphql", protocols=[PROTOCOL]) as ws,
+            ):
+                await ws.send_json({"type": "connection_init"})
+                for id_ in range(50):
+                    await ws.send_json({"id": str(id_), "type": "subscribe", "payload": {"query": LIVE}})
+                closed = []
+                while len(closed) < 50 * 5:
+                    message = await ws.receive_json(timeout=20)
+                    if message["type"] == "next" and message["payload"]["data"]["candles"]["kind"] == "CLOSE":
+                        closed.append(message["id"])
+                return closed
+
+        clients = [asyncio.create_task(listen()) for _ in range(20)]
+        await until(lambda: len(stage.listeners) == 1000)
+        for _ in range(5):
+            stage.close()
+        for ids in await asyncio.gather(*clients):
+            assert sorted(ids) == sorted(map(str, [*range(50)] * 5))
+        await stage.empty()
+        await until(lambda: len(asyncio.all_tasks()) <= before)
+        assert len(serving.connections) == 0
+
+
+async def test_who_does_not_read_delays_nobody_and_is_closed_with_4410(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(wire, "STALLED_S", 0.5)
+    stage = Stage()
+    async with staged(services(stage), ws_ping_interval=None) as serving:
+        stalled = await Stalled.connect(serving.url, WIDE)
+        clients = [asyncio.create_task(_count(serving, 3000)) for _ in range(50)]
+        await until(lambda: len(stage.listeners) == 51)
+        for _ in range(3000):
+            stage.close()
+            if stage.seq % 50 == 0:
+                await asyncio.sleep(0.001)
+                assert buffered(serving) < 256 * 1024
+        for stamps in await asyncio.wait_for(asyncio.gather(*clients), 60):
+            assert stamps == list(range(FIRST, FIRST + 3000 * 60_000, 60_000))
+        await stage.empty()  # what it listened to is let go of, though it reads nothing yet
+        frames = []
+        while not frames or frames[-1][0] != 8:
+            frames.append(await asyncio.wait_for(stalled.frame(), 5))
+        assert int.from_bytes(frames[-1][1][:2], "big") == 4410
+        stalled.writer.close()
+
+
+async def _count(serving: Serving, closed: int) -> list[int]:
+    async with listening(serving) as socket:
+        stamps: list[int] = []
+        while len(stamps) < closed:
+            stamps += [node["timestamp"] for node in (await told(socket))["nodes"]]
+        return stamps
+
+
+async def test_a_peer_that_never_reads_again_is_cut_off(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(wire, "STALLED_S", 0.1)
+    monkeypatch.setattr(wire, "FAREWELL_S", 0.1)
+    stage = Stage()
+    async with staged(services(stage), ws_ping_interval=None) as serving:
+        stalled = await Stalled.connect(serving.url, WIDE)
+        async with asyncio.timeout(20):
+            while stage.listeners:
+                stage.close()
+                await asyncio.sleep(0)
+        await until(lambda: not serving.server.server_state.connections)
+        stalled.writer.close()
+
+
+async def test_who_falls_behind_is_told_where_to_resume_and_resumes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Closed candles are never left out in silence: what it was told, and what it is told from there on, is all there is."""
+    monkeypatch.setattr(topic, "MAX_QUEUED", 20)
+    stage = Stage()
+    async with staged(services(stage)) as serving:
+        slow = await Stalled.connect(serving.url, WIDE)
+        (listener,) = stage.listeners
+        while not listener._events or listener._events[-1].kind is not EventKind.RESYNC:
+            stage.close()
+            stage.move()
+            await asyncio.sleep(0)
+        stamps: list[int] = []
+        while True:
+            message = json.loads((await asyncio.wait_for(slow.frame(), 10))[1])
+            if message["type"] == "complete":
+                break
+            event = message["payload"]["data"]["candles"]
+            if event["kind"] == "CLOSE":
+                stamps.append(event["nodes"][0]["x" * 100 + "0"])
+            resume_from = event["resyncFrom"]
+        assert resume_from == stamps[-1] + 60_000
+        assert not stage.listeners
+        async with aiohttp.ClientSession(serving.url) as http, http.ws_connect("/graphql", protocols=[PROTOCOL]) as ws:
+            await ws.send_json({"type": "connection_init"})
+            await ws.receive_json()
+            payload = {"query": LIVE, "variables": {"since": resume_from}}
+            await ws.send_json({"id": "1", "type": "subscribe", "payload": payload})
+            while not (event := await told(ws))["caughtUp"]:
+                stamps += [node["timestamp"] for node in event["nodes"]]
+        assert stamps == [int(candle.timestamp[0]) for candle in stage.told]
+        slow.writer.close()
+
+
+async def test_the_forming_candle_conflates_for_who_is_slow() -> None:
+    stage = Stage()
+    async with staged(services(stage)) as serving:
+        slow = await Stalled.connect(serving.url, WIDE)
+        (listener,) = stage.listeners
+        for at in range(20_000):
+            stage.move(float(at))
+            if at % 100 == 0:
+                await asyncio.sleep(0)
+        assert len(listener._events) <= 1
+        told_of = 0
+        closes: list[float] = []
+        while not closes or closes[-1] != 19_999:
+            message = json.loads((await asyncio.wait_for(slow.frame(), 10))[1])
+            closes.append(message["payload"]["data"]["candles"]["nodes"][0]["close"])
+            told_of += 1
+        assert closes == sorted(closes)
+        assert told_of < 20_000
+        slow.writer.close()
+
+
+async def test_a_ghost_is_noticed_by_the_pings_it_does_not_answer() -> None:
+    """With a code after which graphql-ws connects again: a laptop that wakes up has to."""
+    stage = Stage()
+    async with (
+        staged(services(stage), ws_ping_interval=0.1, ws_ping_timeout=0.1) as serving,
+        listening(serving) as alive,
+    ):
+        ghost = await Stalled.connect(serving.url, LIVE)
+        assert len(stage.listeners) == 2
+        receiving = asyncio.create_task(told(alive))  # which answers pings
+        await until(lambda: len(stage.listeners) == 1)
+        while (frame := await asyncio.wait_for(ghost.frame(), 5))[0] != 8:
+            pass
+        assert int.from_bytes(frame[1][:2], "big") == 4410
+        ghost.writer.close()
+        stage.close()
+        assert (await receiving)["kind"] == "CLOSE"
+
+
+async def test_an_address_and_a_server_have_so_many_connections() -> None:
+    """Refused before they are accepted, with a code and a status that say when to come again."""
+    stage = Stage()
+    for caps, status, code in ((Caps(2, 100), 503, "OVERLOADED"), (Caps(100, 2), 429, "RATE_LIMITED")):
+        async with staged(services(stage), caps) as serving, aiohttp.ClientSession(serving.url) as http:
+            async with listening(serving), listening(serving):
+                with pytest.raises(aiohttp.WSServerHandshakeError) as refused:
+                    await http.ws_connect("/graphql", protocols=[PROTOCOL])
+                assert refused.value.status == status
+                async with http.post("/graphql", json={"query": LIVE}, headers=SSE) as response:
+                    assert response.status == status
+                    assert (await response.json())["errors"][0]["extensions"]["code"] == code
+                    assert "retry-after" in response.headers
+                async with http.post("/graphql", json={"query": "{ __typename }"}) as response:
+                    assert await response.json() == {"data": {"__typename": "Query"}}
+            await until(lambda: not len(serving.connections))
+            async with listening(serving):
+                pass
+
+
+SSE = {"accept": "text/event-stream"}
+
+
+async def heard(response: aiohttp.ClientResponse) -> tuple[str, Any]:
+    """The next event of a stream."""
+    assert response.headers["content-type"].startswith("text/event-stream")
+    name, data = "", None
+    while line := (await asyncio.wait_for(response.content.readline(), 10)).decode():
+        if line == "\n" and name:
+            return name, json.loads(data) if data else None
+        key, _, value = line.rstrip("\n").partition(": ")
+        name, data = (value, data) if key == "event" else (name, value) if key == "data" else (name, data)
+    return "", None
+
+
+async def test_a_subscription_comes_as_events_to_who_asks_for_them() -> None:
+    stage = Stage()
+    for _ in range(3):
+        stage.close()
+    async with staged(services(stage)) as serving, aiohttp.ClientSession(serving.url) as http:
+        asked = {"query": LIVE, "variables": {"since": FIRST + 60_000}}
+        async with http.post("/graphql", json=asked, headers=SSE) as response, listening(serving) as socket:
+            assert response.status == 200
+            kinds = [(await heard(response))[1]["data"]["candles"]["kind"] for _ in range(3)]
+            assert kinds == ["SNAPSHOT"] * 3
+            stage.close()
+            name, payload = await heard(response)
+            assert name == "next"
+            assert payload["data"]["candles"] == await told(socket)
+        await stage.empty()
+        async with http.get("/graphql", params={"query": LIVE}, headers=SSE) as response:
+            assert (await heard(response))[1]["data"]["candles"]["caughtUp"]
+        await stage.empty()
+        await until(lambda: not len(serving.connections))
+
+
+async def test_queries_and_errors_come_as_events_too() -> None:
+    async with staged(services(Stage())) as serving, aiohttp.ClientSession(serving.url) as http:
+        for query, code in {
+            "{ __typename }": None,
+            "{": "GRAPHQL_PARSE_FAILED",
+            "subscription { nothing }": "GRAPHQL_VALIDATION_FAILED",
+            LIVE.replace("L($since", "L($no: Boolean!, $since"): "GRAPHQL_VALIDATION_FAILED",
+            "query A { __typename } query B { __typename }": "BAD_USER_INPUT",
+        }.items():
+            async with http.post("/graphql", json={"query": query}, headers=SSE) as response:
+                name, payload = await heard(response)
+                assert name == "next"
+                assert [e["extensions"]["code"] for e in payload.get("errors", [])] == ([code] if code else [])
+                assert await heard(response) == ("complete", None)
+        mutation = {"query": 'mutation { logout(token: "x") }'}
+        async with http.get("/graphql", params=mutation, headers=SSE) as response:
+            assert (await heard(response))[1]["errors"][0]["extensions"]["code"] == "BAD_USER_INPUT"
+        async with http.post("/graphql", data=b"{", headers={**SSE, "content-type": "application/json"}) as response:
+            assert response.status == 400
+        async with http.put("/graphql", json=mutation, headers=SSE) as response:
+            assert response.status == 405
+
+
+@pytest.mark.parametrize(
+    ("accept", "wants"),
+    [
+        ("text/event-stream", True),
+        ("Text/Event-Stream", True),
+        ("text/event-stream, application/json;q=0.5", True),
+        ("text/event-stream, */*;q=0.1", True),
+        ("", False),
+        ("*/*", False),
+        ("application/json", False),
+        ("text/event-stream, application/json", False),
+        ("text/event-stream;q=0.9, application/json", False),
+        ("text/event-stream;q=0", False),
+        ("text/event-stream;q=x, application/json", False),
+        # urql's and Apollo's
+        (
+            "application/graphql-response+json, application/graphql+json, application/json, text/event-stream, multipart/mixed",
+            False,
+        ),
+        ("multipart/mixed;boundary=graphql;subscriptionSpec=1.0,application/json", False),
+    ],
+)
+def test_events_are_sent_to_who_prefers_them(accept: str, wants: bool) -> None:
+    assert prefers_events(accept) is wants
+
+
+async def test_a_quiet_stream_has_comments_and_a_client_that_goes_frees_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(events, "COMMENT_S", 0.02)
+    stage = Stage()
+    async with staged(services(stage)) as serving, aiohttp.ClientSession(serving.url) as http:
+        async with http.post("/graphql", json={"query": LIVE}, headers=SSE) as response:
+            await heard(response)
+            assert await response.content.readline() == b":\n"
+        await stage.empty()
+        await until(lambda: not len(serving.connections))
+
+
+async def test_a_stream_that_is_not_read_is_cut_off(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(wire, "STALLED_S", 0.1)
+    stage = Stage()
+    async with staged(services(stage)) as serving:
+        host, port = serving.url.removeprefix("http://").split(":")
+        reader, writer = await asyncio.open_connection(host, int(port), limit=2**12)
+        body = json.dumps({"query": WIDE}).encode()
+        writer.write(
+            b"POST /graphql HTTP/1.1\r\nhost: x\r\naccept: text/event-stream\r\ncontent-type: application/json\r\n"
+            b"content-length: %d\r\n\r\n%s" % (len(body), body)
+        )
+        await until(lambda: len(stage.listeners))
+        async with asyncio.timeout(20):
+            while stage.listeners:
+                stage.close()
+                await asyncio.sleep(0)
+        await until(lambda: not serving.server.server_state.connections)
+        assert reader
+        writer.close()
+
+
+async def test_a_stream_ends_with_the_token_it_was_asked_for_with(
+    database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("resolvers.tokens.LIFETIME_S", 2)
+    users, stage = Users(database), Stage()
+    user = await users.add("ann", "hash", Role.VIEWER)
+    tokens = Tokens(lambda: [b"k" * 32])
+    token, _ = tokens.sign(user)
+    async with staged(services(stage, users, tokens)) as serving, aiohttp.ClientSession(serving.url) as http:
+        headers = {**SSE, "authorization": f"Bearer {token}"}
+        async with http.post("/graphql", json={"query": LIVE}, headers=headers) as response:
+            assert (await heard(response))[1]["data"]["candles"]["caughtUp"]
+            _, payload = await heard(response)
+            assert payload["errors"][0]["extensions"] == {"code": "UNAUTHENTICATED", "reason": "TOKEN_EXPIRED"}
+            assert await heard(response) == ("complete", None)
+        await stage.empty()
+
+
+async def test_a_plain_request_for_a_subscription_is_told_how_to_ask() -> None:
+    async with (
+        staged(services(Stage())) as serving,
+        aiohttp.ClientSession(serving.url) as http,
+        http.post("/graphql", json={"query": LIVE}) as response,
+    ):
+        (error,) = (await response.json())["errors"]
+    assert error["extensions"]["code"] == "BAD_USER_INPUT"
+    assert PROTOCOL in error["message"]
+    assert "text/event-stream" in error["message"]
+
+
+async def test_a_server_that_stops_closes_sockets_with_1001_and_streams_without_a_complete() -> None:
+    """A `complete` would tell clients that there is no more; after these two they connect again."""
+    stage = Stage()
+    async with staged(services(stage)) as serving, aiohttp.ClientSession(serving.url) as http:
+        async with listening(serving) as socket, http.post("/graphql", json={"query": LIVE}, headers=SSE) as response:
+            await heard(response)
+            await asyncio.wait_for(serving.connections.close(), 5)
+            assert (await socket.receive(timeout=5)).type is aiohttp.WSMsgType.CLOSE
+            assert socket.close_code == 1001
+            assert await heard(response) == ("", None)
+            with pytest.raises(aiohttp.WSServerHandshakeError) as refused:
+                await http.ws_connect("/graphql", protocols=[PROTOCOL])
+            assert refused.value.status == 503
+        await stage.empty()
+
+
+async def test_heartbeats_are_the_same_for_all() -> None:
+    stage = Stage(patience=0.05)
+    async with staged(services(stage)) as serving, listening(serving) as one, listening(serving) as other:
+        for socket in (one, other):
+            assert await told(socket) == {
+                "kind": "HEARTBEAT",
+                "seq": 0,
+                "caughtUp": False,
+                "nodes": [],
+                "resyncFrom": None,
+            }

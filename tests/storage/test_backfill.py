@@ -1,0 +1,618 @@
+"""Backfills: what was ordered is stored, each page is asked for once, and whoever dies in the middle is replaced."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager
+from dataclasses import replace
+
+import asyncpg
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from candlegraph.answer import GapReason
+from candlegraph.candle import Candles, concat
+from candlegraph.clock import MINUTE_MS
+from candlegraph.errors import BadUserInput, NotFound, ProviderRefused, ProviderUnavailable, UnknownSymbol
+from candlegraph.job import Backfill, BackfillOrder, BackfillState, Selection
+from candlegraph.provider import Capabilities, Listing, Live, Urgency
+from candlegraph.span import Span, Spans
+from candlegraph.timeframe import MINUTE, Timeframe
+from storage import workers as working
+from storage.backfill import Backfills
+from storage.collector import Want
+from storage.database import Database
+from storage.tracking import Tracking
+from storage.workers import Workers
+from tests.fakes.upstream import (
+    Fault,
+    changing,
+    hanging,
+    lagging,
+    minutes,
+    proving_nothing,
+    raising,
+    spoiling,
+)
+from tests.storage.world import DAY_MS, T0, World, folded, rows_of, stop_clock
+
+PAGE = 50
+
+
+@pytest.fixture(autouse=True)
+def brisk(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What waits for seconds in life waits for moments here."""
+    monkeypatch.setattr(working, "LOOK_S", 0.02)
+    monkeypatch.setattr("storage.backfill.FOLLOW_S", 0.02)
+    monkeypatch.setattr(working, "LONGEST_REST_S", 0.02)
+    monkeypatch.setattr("storage.claims.LOOK_S", 0.02)
+
+
+@pytest.fixture
+def world(database: Database, monkeypatch: pytest.MonkeyPatch) -> World:
+    """A provider with a day of minutes of one symbol, 50 to a page; it is a day later."""
+    world = World(database, now=T0 + 2 * DAY_MS)
+    world.upstream.capabilities = Capabilities((MINUTE,), Live.NONE, max_rows_per_call=PAGE, settle_ms=0)
+    world.lists(minutes(T0, 1440))
+    stop_clock(monkeypatch, world)
+    return world
+
+
+def order(world: World, since: int, until: int | None, **more: object) -> BackfillOrder:
+    return BackfillOrder(Selection("fake", "upstream", (world.symbol,)), since, until, **more)  # type: ignore[arg-type]
+
+
+@asynccontextmanager
+async def at_work(backfills: Backfills, count: int = 2) -> AsyncIterator[Workers]:
+    """Somebody works on the jobs meanwhile."""
+    workers = Workers(backfills, workers=count)
+    task = asyncio.create_task(workers.work())
+    try:
+        yield workers
+    finally:
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+
+
+async def done(backfills: Backfills, job: int, seconds: float = 20) -> Backfill:
+    """The job when it has ended."""
+    async with asyncio.timeout(seconds):
+        return [told async for told in backfills.follow(job)][-1]
+
+
+async def run(world: World, since: int, until: int | None, **more: object) -> Backfill:
+    backfills = Backfills(world.history)
+    job = await backfills.start(order(world, since, until, **more))
+    async with at_work(backfills):
+        return await done(backfills, job.id)
+
+
+def truth(world: World, since: int, until: int) -> list[tuple[float, ...]]:
+    return rows_of(world.upstream.truth[world.symbol].between(Span(since, until)))
+
+
+def repeated(world: World) -> list[int]:
+    """From where more than one page was asked for."""
+    starts = [call.span.since for call in world.upstream.calls]
+    return sorted({start for start in starts if starts.count(start) > 1})
+
+
+def hours(count: float) -> int:
+    return T0 + round(count * 60) * MINUTE_MS
+
+
+async def test_what_is_ordered_is_stored_with_each_page_asked_for_once(world: World) -> None:
+    job = await run(world, T0, hours(10))
+    assert job.state is BackfillState.DONE
+    assert (job.pieces_done, job.pieces_total, job.calls) == (12, 12, 12)
+    assert (job.candles_written, job.holes, job.last_error) == (600, (), None)
+    assert await world.stored() == truth(world, T0, hours(10))
+    assert await world.covered() == Spans([Span(T0, hours(10))])
+    assert world.calls == 12
+    assert {call.urgency for call in world.upstream.calls} == {Urgency.BACKFILL}
+
+
+async def test_the_same_order_again_asks_nobody(world: World) -> None:
+    await run(world, T0, hours(10))
+    again = await Backfills(world.history).start(order(world, T0, hours(10)))
+    assert (again.state, again.pieces_total) == (BackfillState.DONE, 0)
+    assert world.calls == 12
+
+
+async def test_only_holes_are_fetched_and_imported_history_is_no_hole(world: World) -> None:
+    await world.keeps(Span(hours(1), hours(3)), Span(hours(5), hours(5.5)))
+    job = await run(world, T0, hours(6))
+    assert await world.covered() == Spans([Span(T0, hours(6))])
+    assert await world.stored() == truth(world, T0, hours(6))
+    asked = Spans(call.span for call in world.upstream.calls)
+    assert not asked & Spans([Span(hours(1), hours(3)), Span(hours(5), hours(5.5))])
+    assert job.candles_written == 210
+
+
+async def test_a_long_job_is_divided_among_processes_and_no_page_is_asked_for_twice(
+    world: World, database_dsn: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("storage.backfill.PART_CALLS", 7)
+    world.lists(minutes(T0 - 2 * DAY_MS, 2 * 1440))
+    other = Database(database_dsn)
+    await other.open()
+    second = World(other, upstream=world.upstream, symbol=world.symbol)
+    try:
+        backfills = Backfills(world.history)
+        job = await backfills.start(order(world, T0 - 2 * DAY_MS, T0))
+        async with at_work(backfills), at_work(Backfills(second.history)):
+            job = await done(backfills, job.id)
+    finally:
+        await second.collector.close()
+        await other.close()
+    assert job.state is BackfillState.DONE
+    assert job.pieces_total <= world.calls == job.calls <= job.pieces_total + 1
+    assert not repeated(world)
+    assert len(await world.stored()) == 2_880
+
+
+async def test_the_newest_history_comes_first(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("storage.backfill.PART_CALLS", 4)
+    world.lists(minutes(T0 - DAY_MS, 1440))
+    backfills = Backfills(world.history)
+    job = await backfills.start(order(world, T0 - DAY_MS, T0))
+    async with at_work(backfills, 1):
+        await done(backfills, job.id)
+    first, last = world.upstream.calls[0].span, world.upstream.calls[-1].span
+    assert first.since >= T0 - 4 * PAGE * MINUTE_MS > last.since
+
+
+async def test_what_the_provider_cannot_prove_is_a_hole_and_does_not_hold_up_the_rest(world: World) -> None:
+    world.upstream.faults = [spoiling(3), proving_nothing()]
+    world.upstream.always = None
+    job = await run(world, T0, hours(10))
+    reasons = {(gap.reason, gap.since) for gap in job.holes}
+    assert (GapReason.REFUSED, T0 + 3 * MINUTE_MS) in reasons
+    assert GapReason.UNAVAILABLE in {reason for reason, _ in reasons}
+    assert job.state is BackfillState.DONE
+    assert world.calls <= 12
+
+
+async def test_a_hole_in_the_middle_is_asked_for_once_and_the_pages_behind_it_come(world: World) -> None:
+    cut = hours(2)
+
+    def late(page: object) -> object:
+        return replace(page, complete_from=max(page.complete_from, cut))  # type: ignore[attr-defined,type-var]
+
+    world.upstream.always = changing(late)
+    job = await run(world, T0, hours(6))
+    assert job.state is BackfillState.DONE
+    assert [(gap.since, gap.until, gap.reason) for gap in job.holes] == [(T0, cut, GapReason.UNAVAILABLE)]
+    assert await world.covered() == Spans([Span(cut, hours(6))])
+    assert world.calls == 8
+
+
+async def test_before_the_listing_and_after_the_end_nobody_is_asked_and_the_holes_say_why(world: World) -> None:
+    world.upstream.listed = {world.symbol: Listing(world.symbol, first_available=hours(2), ended_at=hours(8))}
+    job = await run(world, T0, hours(10))
+    assert [(gap.since, gap.until, gap.reason) for gap in job.holes] == [
+        (hours(8), hours(10), GapReason.AFTER_DELISTING),
+        (T0, hours(2), GapReason.BEFORE_LISTING),
+    ]
+    assert await world.covered() == Spans([Span(hours(2), hours(8))])
+    assert job.state is BackfillState.DONE
+
+
+async def test_a_symbol_that_is_gone_ends_its_part_and_not_the_job(world: World) -> None:
+    world.upstream.truth["GONE"] = minutes(T0, 1440)
+    backfills = Backfills(world.history)
+    job = await backfills.start(BackfillOrder(Selection("fake", "upstream", pattern="*"), T0, hours(4)))
+    assert sorted(job.symbols) == sorted(["GONE", world.symbol])
+    del world.upstream.truth["GONE"]
+    async with at_work(backfills):
+        job = await done(backfills, job.id)
+    assert job.state is BackfillState.DONE
+    assert [(gap.reason, (gap.detail or "").partition(":")[0]) for gap in job.holes] == [
+        (GapReason.UNAVAILABLE, "GONE")
+    ]
+    assert job.last_error == UnknownSymbol().message
+    assert await world.stored() == truth(world, T0, hours(4))
+    parts = {part.symbol: part for part in await backfills.parts(job.id)}
+    assert parts[world.symbol].candles == 240
+    assert parts["GONE"].state is BackfillState.DONE
+
+
+async def test_an_outage_is_waited_out(world: World) -> None:
+    world.upstream.faults = [raising(ProviderUnavailable("Closed for repairs.")) for _ in range(5)]
+    job = await run(world, T0, hours(10))
+    assert job.state is BackfillState.DONE
+    assert (job.holes, job.last_error) == ((), "Closed for repairs.")
+    assert job.calls == 17
+    assert await world.stored() == truth(world, T0, hours(10))
+
+
+async def test_a_refusal_fails_the_job_and_an_endless_outage_does_too(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    world.upstream.always = raising(ProviderRefused("Your plan does not cover this."))
+    job = await run(world, T0, hours(2))
+    assert (job.state, job.last_error) == (BackfillState.FAILED, "Your plan does not cover this.")
+    assert [gap.reason for gap in job.holes] == [GapReason.REFUSED]
+    monkeypatch.setattr(working, "MAX_ATTEMPTS", 3)
+    world.upstream.always = raising(ProviderUnavailable("Gone."))
+    calls = world.calls
+    job = await run(world, T0, hours(2))
+    assert (job.state, [gap.reason for gap in job.holes]) == (BackfillState.FAILED, [GapReason.OUTAGE])
+    assert world.calls == calls + 3
+    world.upstream.always = None
+    assert (await run(world, T0, hours(2))).state is BackfillState.DONE
+
+
+async def test_a_cancelled_job_asks_for_nothing_more_and_keeps_what_it_has(world: World) -> None:
+    release = asyncio.Event()
+    world.upstream.faults = [hanging(release)]
+    backfills = Backfills(world.history)
+    job = await backfills.start(order(world, T0, hours(10)))
+    async with at_work(backfills, 1):
+        while not world.calls:
+            await asyncio.sleep(0.01)
+        cancelled = await backfills.cancel(job.id)
+        release.set()
+        while len(await world.stored()) < PAGE:
+            await asyncio.sleep(0.01)
+        await asyncio.sleep(0.1)
+    assert cancelled.state is BackfillState.CANCELLED
+    assert world.calls == 1
+    assert len(await world.stored()) == PAGE
+    assert (await backfills.cancel(job.id)).state is BackfillState.CANCELLED
+
+
+async def test_a_question_is_answered_while_a_backfill_waits_for_the_provider(world: World) -> None:
+    release = asyncio.Event()
+    world.upstream.faults = [hanging(release)]
+    backfills = Backfills(world.history)
+    await backfills.start(order(world, T0, hours(2)))
+    async with at_work(backfills, 1):
+        while not world.calls:
+            await asyncio.sleep(0.01)
+        answer = await world.ask(limit=5, since=hours(20), until=hours(21))
+        assert len(answer.candles) == 5
+        assert world.upstream.calls[-1].urgency is Urgency.QUERY
+        release.set()
+
+
+async def test_a_higher_priority_goes_first(world: World) -> None:
+    backfills = Backfills(world.history)
+    late = await backfills.start(order(world, T0, hours(1)))
+    soon = await backfills.start(order(world, hours(10), hours(11), priority=5))
+    async with at_work(backfills, 1):
+        await done(backfills, late.id)
+    assert (await backfills.get(soon.id)).state is BackfillState.DONE
+    assert world.upstream.calls[0].span.since >= hours(10)
+
+
+async def test_a_killed_worker_costs_one_page_and_somebody_else_goes_on(
+    world: World, database_dsn: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(working, "CLAIM_S", 0.3)
+    monkeypatch.setattr(working, "RENEW_S", 0.1)
+    monkeypatch.setattr("storage.claims.TTL_S", 0.3)
+    monkeypatch.setattr("storage.claims.RENEW_S", 0.1)
+    doomed_database = Database(database_dsn)
+    await doomed_database.open()
+    doomed = World(doomed_database, upstream=world.upstream, symbol=world.symbol)
+    pages = 0
+
+    async def dies(page: object) -> object:
+        nonlocal pages
+        pages += 1
+        if pages == 5:
+            assert doomed_database._pool
+            doomed_database._pool.terminate()  # it writes nothing, and gives nothing back
+        return page
+
+    world.upstream.always = dies  # type: ignore[assignment]
+    backfills = Backfills(world.history)
+    job = await backfills.start(order(world, T0, hours(10)))
+    async with at_work(Backfills(doomed.history), 1):
+        while pages < 5:
+            await asyncio.sleep(0.01)
+    await doomed.collector.close()
+    async with at_work(backfills, 1):
+        job = await done(backfills, job.id)
+    assert await world.stored() == truth(world, T0, hours(10))
+    assert world.calls == 13
+    assert job.state is BackfillState.DONE
+
+
+async def test_a_database_that_dies_under_a_worker_is_waited_for(
+    world: World, monkeypatch: pytest.MonkeyPatch, database_dsn: str
+) -> None:
+    monkeypatch.setattr(working, "CLAIM_S", 0.3)
+    monkeypatch.setattr("storage.claims.TTL_S", 0.3)
+
+    async def cuts(page: object) -> object:
+        if world.calls in {2, 5}:
+            admin = await asyncpg.connect(database_dsn)
+            await admin.execute(
+                "select pg_terminate_backend(pid) from pg_stat_activity where pid <> pg_backend_pid() "
+                "and datname = current_database()"
+            )
+            await admin.close()
+        return page
+
+    world.upstream.always = cuts  # type: ignore[assignment]
+    job = await run(world, T0, hours(10))
+    assert job.state is BackfillState.DONE
+    assert await world.stored() == truth(world, T0, hours(10))
+    assert world.calls <= 14
+
+
+async def test_a_job_whose_last_worker_died_before_it_was_closed_is_closed(world: World) -> None:
+    backfills = Backfills(world.history)
+    job = await backfills.start(order(world, T0, hours(1)))
+    async with world.database.connection() as connection:
+        await connection.execute("update backfill_parts set state = 'DONE'")
+        await connection.execute("update backfills set state = 'RUNNING', started_at = now()")
+    async with at_work(backfills):
+        assert (await done(backfills, job.id)).state is BackfillState.DONE
+
+
+@pytest.mark.parametrize(
+    ("change", "error", "said"),
+    [
+        ({"selection": Selection("fake", "upstream", pattern="NOPE*")}, BadUserInput, "No symbol of fake/upstream"),
+        ({"selection": Selection("fake", "upstream", ("NOPE",))}, NotFound, "has no symbol 'NOPE'"),
+        ({"selection": Selection("fake", "upstream", ())}, BadUserInput, "names no symbol"),
+        ({"selection": Selection("fake", "upstream")}, BadUserInput, "either `symbols` or a `pattern`"),
+        ({"selection": Selection("fake", "nobody", ("X",))}, NotFound, "has no provider 'nobody'"),
+        ({"since": T0 + 3 * DAY_MS, "until": None}, BadUserInput, "in the future"),
+        ({"until": T0}, BadUserInput, "must lie before `until`"),
+        ({"since": 0, "until": T0 - 400 * DAY_MS}, BadUserInput, "reaches back to"),
+        ({"timeframe": Timeframe(7, "m")}, BadUserInput, "has no 7m candles of its own: it has 1m"),
+        ({"priority": 2**40}, BadUserInput, "`priority` must be between"),
+    ],
+)
+async def test_a_bad_order_is_refused_with_the_reason(
+    world: World, change: dict[str, object], error: type[Exception], said: str
+) -> None:
+    world.upstream.capabilities = replace(world.upstream.capabilities, max_lookback_ms=300 * DAY_MS)
+    with pytest.raises(error, match=said):
+        await Backfills(world.history).start(replace(order(world, T0, hours(1)), **change))  # type: ignore[arg-type]
+    assert await Backfills(world.history).page(None, 10, None) == []
+
+
+async def test_a_million_pieces_are_refused_with_the_figure(world: World) -> None:
+    world.upstream.capabilities = replace(world.upstream.capabilities, max_rows_per_call=1)
+    with pytest.raises(BadUserInput, match=r"would take 1,000,000 upstream calls"):
+        await Backfills(world.history).start(order(world, T0 - 1_000_000 * MINUTE_MS, T0))
+    job = await Backfills(world.history).start(order(world, T0 - 999_999 * MINUTE_MS, T0))
+    assert job.pieces_total == 999_999
+
+
+async def test_an_unknown_job_is_not_found(world: World) -> None:
+    backfills = Backfills(world.history)
+    for call in (backfills.get, backfills.cancel):
+        for number in (77, 0, -1, 2**70):
+            with pytest.raises(NotFound, match="There is no backfill"):
+                await call(number)
+
+
+async def test_jobs_are_listed_by_state_the_newest_first(world: World) -> None:
+    backfills = Backfills(world.history)
+    ids = [(await backfills.start(order(world, T0, hours(n)))).id for n in (1, 2, 3)]
+    await backfills.cancel(ids[1])
+    assert [job.id for job in await backfills.page(None, 2, None)] == ids[:0:-1]
+    assert [job.id for job in await backfills.page(None, 2, ids[1])] == ids[:1]
+    assert [job.id for job in await backfills.page(BackfillState.CANCELLED, 5, None)] == [ids[1]]
+
+
+# Whatever happens: the ledger is what was asked less what the provider lacks, and nothing is asked for twice
+
+
+FAULTS: list[Callable[[], Fault]] = [
+    lambda: raising(ProviderUnavailable()),
+    lambda: spoiling(0),
+    proving_nothing,
+    lambda: lagging(3),
+]
+
+
+@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    known=st.lists(st.tuples(st.integers(0, 600), st.integers(1, 200)), max_size=5),
+    untraded=st.sets(st.integers(0, 599), max_size=50),
+    faults=st.lists(st.one_of(st.none(), st.sampled_from(range(len(FAULTS)))), max_size=12),
+    kills=st.sets(st.integers(1, 12), max_size=3),
+    workers=st.integers(1, 3),
+)
+async def test_after_any_faults_and_kills_the_ledger_is_what_was_asked_less_what_there_is_not(
+    database: Database,
+    known: list[tuple[int, int]],
+    untraded: set[int],
+    faults: list[int | None],
+    kills: set[int],
+    workers: int,
+) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        world = World(database, now=T0 + 2 * DAY_MS)
+        stop_clock(patch, world)
+        patch.setattr(working, "CLAIM_S", 0.2)
+        patch.setattr("storage.claims.TTL_S", 0.2)
+        world.upstream.capabilities = Capabilities((MINUTE,), Live.NONE, max_rows_per_call=PAGE, settle_ms=0)
+        world.lists(minutes(T0, 720, holes=sorted(untraded)))
+        imported = Spans(Span(T0 + a * MINUTE_MS, T0 + (a + n) * MINUTE_MS) for a, n in known)
+        await world.keeps(*imported)
+        asked = Span(T0, T0 + 600 * MINUTE_MS)
+        world.upstream.faults = [
+            FAULTS[fault]() if fault is not None else changing(lambda page: page) for fault in faults
+        ]
+        job = await Backfills(world.history).start(order(world, asked.since, asked.until))
+        for kill in sorted(kills):  # each time after so many more calls
+            before = world.calls
+            task = asyncio.create_task(Workers(Backfills(world.history), workers=workers).work())
+            while world.calls < before + kill and not (await Backfills(world.history).get(job.id)).state.ended:
+                await asyncio.sleep(0.001)
+            task.cancel()
+            await world.collector.close()
+            await asyncio.gather(task, return_exceptions=True)
+            world.restart()
+        backfills = Backfills(world.history)
+        async with at_work(backfills, workers):
+            job = await done(backfills, job.id)
+        assert job.state is BackfillState.DONE
+        holes = Spans(Span(gap.since, gap.until) for gap in job.holes)
+        covered = await world.covered()
+        assert covered | holes == Spans([asked]) | imported
+        assert not covered & holes
+        kept = world.upstream.truth[world.symbol]
+        expected = rows_of(concat([Candles.empty(), *(kept.between(span) for span in covered)]))
+        assert await world.stored() == expected
+        # Each kill costs a page a worker at most, each fault a call; the rest is asked for once.
+        fresh = Spans([asked]) - imported
+        pages = sum(-(-(gap.until - gap.since) // (PAGE * MINUTE_MS)) for gap in fresh)
+        assert world.calls <= pages + 2 * len(faults) + len(kills) * workers
+        hour = Timeframe(1, "h")
+        async with database.connection() as connection:
+            rows = await connection.fetch(
+                """select (extract(epoch from bucketed_time) * 1000)::int8 as opened, open, high, low, close, volume
+                   from ohlcv_1h where instrument_id = $1 order by 1""",
+                (await world.record()).id,
+            )
+        assert {row[0]: tuple(row[1:]) for row in rows} == folded(expected, hour)
+        await world.collector.close()
+
+
+# Tracked series
+
+
+@pytest.fixture
+def tracking(world: World) -> Iterator[tuple[Tracking, Backfills]]:
+    backfills = Backfills(world.history)
+    return Tracking(backfills), backfills  # type: ignore[return-value]
+
+
+async def look_again(world: World, tracking: Tracking) -> int:
+    """As half a minute later."""
+    async with world.database.connection() as connection:
+        await connection.execute("update tracked set checked_at = '-infinity'")
+    return await tracking.look()
+
+
+async def settled(world: World) -> None:
+    """Wait until no part is open."""
+    async with asyncio.timeout(10):
+        while True:
+            async with world.database.connection() as connection:
+                if not await connection.fetchval("select count(*) from backfill_parts where state = 'OPEN'"):
+                    return
+            await asyncio.sleep(0.01)
+
+
+def selected(world: World) -> Selection:
+    return Selection("fake", "upstream", (world.symbol,))
+
+
+async def test_the_holes_of_a_tracked_series_are_filled_the_newest_first(
+    world: World, tracking: tuple[Tracking, Backfills], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("storage.backfill.PART_CALLS", 4)
+    keeper, backfills = tracking
+    start = T0 + DAY_MS
+    world.lists(minutes(start, 1440))
+    (tracked,) = await keeper.track(selected(world), start, "ada")
+    assert [(gap.since, gap.until, gap.reason) for gap in tracked.holes] == [(start, world.now, GapReason.NOT_FETCHED)]
+    assert await keeper.look() == 1
+    assert [gap.reason for gap in (await keeper.page(10))[0].holes] == [GapReason.PENDING]
+    async with at_work(backfills, 1):
+        await settled(world)
+    assert world.upstream.calls[0].span.since >= world.now - 4 * PAGE * MINUTE_MS
+    assert await look_again(world, keeper) == 1
+    (kept,) = await keeper.page(10)
+    assert kept.holes == ()
+    assert kept.complete_at is not None
+    calls = world.calls
+    world.now += 10 * MINUTE_MS
+    world.lists(minutes(start, 1440 + 10))
+    assert await look_again(world, keeper) == 1
+    async with at_work(backfills, 1):
+        await settled(world)
+    assert world.calls == calls + 1
+    assert await world.covered() == Spans([Span(start, world.now)])
+
+
+async def test_one_process_at_a_time_looks_after_a_series(world: World, tracking: tuple[Tracking, Backfills]) -> None:
+    keeper, _ = tracking
+    await keeper.track(selected(world), None, None)
+    looked = await asyncio.gather(keeper.look(), Tracking(Backfills(world.history)).look(), keeper.look())
+    assert sorted(looked) == [0, 0, 1]
+
+
+async def test_a_hole_that_cannot_be_filled_is_not_asked_for_again_at_once(
+    world: World, tracking: tuple[Tracking, Backfills]
+) -> None:
+    keeper, backfills = tracking
+    world.upstream.always = proving_nothing()
+    await keeper.track(selected(world), T0, None)
+    for _ in range(3):
+        await look_again(world, keeper)
+        async with at_work(backfills, 1):
+            await settled(world)
+    assert world.calls == 1
+    (tracked,) = await keeper.page(10)
+    assert [gap.reason for gap in tracked.holes] == [GapReason.UNAVAILABLE]
+
+
+async def test_the_last_days_are_read_again_where_the_provider_corrects_late(
+    world: World, tracking: tuple[Tracking, Backfills]
+) -> None:
+    keeper, backfills = tracking
+    late = replace(world.upstream.capabilities, corrects_within_ms=DAY_MS, max_rows_per_call=1000)
+    world.upstream.capabilities = late
+    world.lists(minutes(T0, 2 * 1440))
+    await keeper.track(selected(world), T0, None)
+    await keeper.look()
+    async with at_work(backfills, 1):
+        await settled(world)
+    corrected = minutes(T0, 2 * 1440, seed=1)
+    world.lists(corrected)
+    world.now += DAY_MS
+    await look_again(world, keeper)
+    async with at_work(backfills, 1):
+        await settled(world)
+    calls = world.calls
+    assert (await world.stored())[1440:] == rows_of(corrected)[1440:]
+    assert (await world.stored())[:1440] != rows_of(corrected)[:1440]  # it is too old to change
+    await look_again(world, keeper)
+    async with at_work(backfills, 1):
+        await settled(world)
+    assert world.calls == calls  # once a day
+
+
+async def test_an_untracked_series_is_left_alone(world: World, tracking: tuple[Tracking, Backfills]) -> None:
+    keeper, backfills = tracking
+    await keeper.track(selected(world), T0, None)
+    await keeper.look()
+    assert await keeper.untrack(selected(world)) == 1
+    assert await keeper.untrack(selected(world)) == 0
+    async with at_work(backfills):
+        await settled(world)
+    assert world.calls == 0
+    assert await keeper.page(10) == []
+
+
+async def test_what_cannot_be_kept_complete_is_refused(world: World, tracking: tuple[Tracking, Backfills]) -> None:
+    keeper, _ = tracking
+    with pytest.raises(NotFound, match="has no provider"):
+        await keeper.track(Selection("fake", "nobody", ("X",)), None, None)
+    with pytest.raises(BadUserInput, match="in the future"):
+        await keeper.track(selected(world), world.now + 1, None)
+    world.upstream.capabilities = replace(world.upstream.capabilities, timeframes=(Timeframe(1, "d"),))
+    with pytest.raises(BadUserInput, match="has no 1m candles"):
+        await keeper.track(selected(world), None, None)
+
+
+async def test_a_backfill_and_a_question_for_the_same_page_make_one_call(world: World) -> None:
+    record = await world.record()
+    span = Span(T0, T0 + PAGE * MINUTE_MS)
+    wants = [Want(MINUTE, span, urgency=urgency) for urgency in (Urgency.QUERY, Urgency.BACKFILL)]
+    results = await asyncio.gather(*(world.collector.collect(record, world.upstream, want) for want in wants))
+    assert world.calls == 1
+    assert sorted(result.calls for result in results) == [0, 1]
