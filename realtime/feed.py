@@ -375,7 +375,7 @@ class Feed:
             if isinstance(answer, BaseException):
                 raise answer
             for gap in answer.gaps:
-                if gap.reason in {GapReason.OUTAGE, GapReason.PENDING}:
+                if gap.reason in {GapReason.OUTAGE, GapReason.PENDING, GapReason.NOT_FETCHED}:
                     raise ProviderUnavailable(f"The history cannot be told whole: {gap.detail}", retry_after=5)
             found.append(answer.candles)
             if (since := answer.next_since) is None:

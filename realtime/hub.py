@@ -33,6 +33,7 @@ PATIENCE_S = 0.5  # how long a message may be on its way
 RENEW_S = 4.0  # how often it is said again what is followed
 PAGE = 1_000
 MAX_SNAPSHOT = 50_000
+_BROKEN = {GapReason.OUTAGE, GapReason.PENDING, GapReason.REFUSED, GapReason.NOT_FETCHED}
 
 
 class Hub:
@@ -276,7 +277,7 @@ class Hub:
         if isinstance(answer, BaseException):
             raise answer
         for gap in answer.gaps:
-            if gap.reason in {GapReason.OUTAGE, GapReason.PENDING, GapReason.REFUSED}:
+            if gap.reason in _BROKEN:
                 raise ProviderUnavailable(f"The history cannot be told whole: {gap.detail}", retry_after=5)
         return answer
 
