@@ -228,7 +228,9 @@ class Walk:
         self.failure = self.failure or result.failure
         self.fetched |= result.fetched
         self.refused |= result.refused
-        self.unavailable |= result.unavailable
+        # What a delayed feed does not have yet says nothing of what is older.
+        delay = self.provider.capabilities.delay_ms if self.provider else 0
+        self.unavailable |= result.unavailable - Spans([Span(self.now - delay, self.now)] if delay else [])
         if span.until > self.settled and not result.failure and not result.exhausted:
             self.forming[base] = result.forming
             self.live = result.live

@@ -397,7 +397,9 @@ async def test_fifty_symbols_cold_cost_one_statement_a_relation_and_equal_ones_a
         answers = await history.answer(asks + hours)
         assert all(isinstance(answer, Answer) and len(answer.candles) in {100, 5} for answer in answers)
         sent = Counter(
-            "candles" if "string_agg" in s else "coverage" if "from coverage" in s else s[:25] for s in statements
+            "coverage" if "join coverage" in s else "candles" if "string_agg" in s else s[:25]
+            for s in statements
+            if "listings" not in s  # once a minute at most
         )
         assert sent == {"candles": 2, "coverage": 1, "select q.k::int4 as posit": 1}
         statements.clear()
