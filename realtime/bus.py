@@ -31,7 +31,7 @@ MOST_WAITING = 10_000  # messages; what is more while nothing can be sent is los
 class Message:
     """What a leader says of a topic: ``kind`` C closed, X corrected, R start again, U forming (also: nothing happened).
 
-    ``candles``: the one meant, as many as form, or none. ``seq`` and ``edge`` after it, as in `storage.live.Standing`.
+    ``candles``: the one meant (of ``R`` the earliest), as many as form, or none. ``seq`` and ``edge`` after it, as in `storage.live.Standing`.
     """
 
     key: TopicKey

@@ -274,7 +274,7 @@ class Feed:
     def _publish_all(self, key: TopicKey, count: Count, kind: str, candles: Candles) -> None:
         """Tell of candles that were just counted."""
         if len(candles) > MOST_TOLD:
-            self._publish(Message(key, "R", count.seq, count.edge, self.held.epoch, candles[:0]))
+            self._publish(Message(key, "R", count.seq, count.edge, self.held.epoch, candles[:1]))
             return
         first = count.seq - len(candles) + 1
         for i in range(len(candles)):

@@ -196,7 +196,8 @@ class Hub:
         elif topic.ready and message.seq == topic.seq + 1:
             self._learn(topic)
             if message.kind == "R":
-                topic.resync(message.seq, message.edge)
+                earliest = int(message.candles.timestamp[0]) if len(message.candles) else None
+                topic.resync(message.seq, message.edge, earliest)
             else:
                 topic.happen(message.kind, message.candles)
 
@@ -233,7 +234,9 @@ class Hub:
         found = await self._candles(topic, missed) if told else None
         topic.behind_since = None
         if found is None:
-            topic.resync(max(standing.seq, topic.seq), standing.edge)
+            earliest = await self._store.earliest(key, topic.seq)
+            if topic.seq < standing.seq:
+                topic.resync(standing.seq, standing.edge, earliest)
             return
         for one in missed:
             if one.seq == topic.seq + 1:  # its message may have come meanwhile

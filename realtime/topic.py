@@ -37,8 +37,9 @@ class Listener:
         if event.kind is EventKind.UPDATE and last and last.kind is EventKind.UPDATE:
             self._events.pop()
         elif len(self._events) >= MAX_QUEUED:
-            event = _resync([*self._events, event])
+            untold = [_reaches_back(e) for e in (*self._events, event) if e.kind is not EventKind.UPDATE]
             self._events.clear()
+            event = Event(EventKind.RESYNC, event.seq, Candles.empty(), resync_from=min(untold))
         self._events.append(event)
         if self._waiting:
             _wake(self._waiting)
@@ -140,9 +141,13 @@ class Topic:
         if len(candles):
             self._publish(Event(KINDS[kind], self.seq, candles))
 
-    def resync(self, seq: int, edge: int) -> None:
-        """More happened than can be told: whoever listens has to start again from the last that was."""
-        event = Event(EventKind.RESYNC, seq, Candles.empty(), resync_from=self.opened)
+    def resync(self, seq: int, edge: int, earliest: int | None) -> None:
+        """More happened than can be told: whoever listens has to start again from the last that was.
+
+        Or from the ``earliest`` candle that something happened to.
+        """
+        since = self.opened if earliest is None else min(self.opened, earliest)
+        event = Event(EventKind.RESYNC, seq, Candles.empty(), resync_from=since)
         self.seq = seq
         self.settle(edge)
         self._publish(event)
@@ -150,3 +155,8 @@ class Topic:
     def _publish(self, event: Event) -> None:
         for listener in self.listeners:
             listener.push(event)
+
+
+def _reaches_back(event: Event) -> int:
+    """The opening of the candle that an event is about."""
+    return int(event.candles.timestamp[0]) if event.resync_from is None else event.resync_from

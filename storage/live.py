@@ -159,6 +159,12 @@ class LiveStore:
         """The name of the database among those that share a Redis."""
         return str((await self._fetch("database_name"))[0]["name"])
 
+    async def earliest(self, key: TopicKey, seq: int) -> int | None:
+        """The opening (ms) of the earliest candle that something happened to since ``seq``, as far as that is remembered."""
+        rows = await self._fetch("live_earliest", key.instrument_id, key.timeframe, key.zone, seq)
+        earliest: int | None = to_ms(rows[0]["opened"])
+        return earliest
+
     async def sweep(self) -> None:
         """Forget what nobody needs any more."""
         await self._fetch("live_sweep")

@@ -638,5 +638,8 @@ where (t.instrument_id, t.timeframe, t.zone) in (select * from unnest($1::int4[]
 select seq, kind::text, opened from live_events
 where instrument_id = $1 and timeframe = $2 and zone = $3 and seq > $4 order by seq limit $5;
 
+-- name: live_earliest
+select min(opened) as opened from live_events where instrument_id = $1 and timeframe = $2 and zone = $3 and seq > $4;
+
 -- name: live_sweep
 delete from live_events where at < now() - interval '10 minutes';

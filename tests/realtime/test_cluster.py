@@ -13,6 +13,7 @@ from candlegraph.candle import Candles
 from candlegraph.event import EventKind
 from candlegraph.span import Spans
 from realtime import feed as feed_module
+from realtime import hub as hub_module
 from realtime import leader as leader_module
 from storage import live as live_module
 from storage.candles import Write
@@ -124,8 +125,9 @@ async def test_more_listeners_cost_no_more_statements(world: World, monkeypatch:
         store = feed._store
         counting = Counting(store)
         feed._store = counting  # type: ignore[assignment]
-        await world.minutes(2, first, *clients)
-        await eventually(lambda feed=feed: feed.edge == back(world, 1))
+        for _ in range(2):
+            await world.minutes(1, first, *clients)
+            await eventually(lambda feed=feed: feed.edge == back(world, 0))
         counts.append(counting.appended)
         feed._store = store
     # Two minutes: counted one by one, or both at once where they were read together.
@@ -306,3 +308,31 @@ async def test_every_event_of_a_long_candle_is_the_fold_of_its_minutes(world: Wo
         assert not isinstance(answer, BaseException)
         assert [c for c in answer.candles if c.closed] == client.known()
         await client.leave()
+
+
+async def test_a_start_over_reaches_back_to_the_earliest_correction_that_was_not_told(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Too much was missed to be told one by one, and one of it was a correction of an old candle."""
+    monkeypatch.setattr(hub_module, "MAX_QUEUED", 3)
+    one, other = await world.start(), await world.start()
+    ours = Client(one.hub, since=back(world, 20))
+    await joined(ours)
+    theirs = Client(other.hub, since=back(world, 20))
+    await joined(theirs)
+    one.loss = other.loss = 1.0
+    monkeypatch.setattr(hub_module, "PATIENCE_S", 60.0)
+    leader = await world.leading()
+    follower = theirs if leader is one else ours
+    corrected = next(s for s in range(back(world, 15), back(world, 10), 60_000) if world.exchange.minute(s))
+    world.exchange.correct(corrected)
+    record = leader.feeds[0]._record
+    rows = Candles.from_rows([world.exchange.minute(corrected)])
+    await leader.history.store.write([Write(record.id, MINUTE, rows, Spans([Span(corrected, corrected + 60_000)]))])
+    leading = ours if leader is one else theirs
+    await world.minutes(6, leading)
+    monkeypatch.setattr(hub_module, "PATIENCE_S", 0.0)
+    await asyncio.wait_for(follower.task, 10)
+    assert follower.events[-1].kind is EventKind.RESYNC
+    assert follower.events[-1].resync_from == corrected
+    await leading.leave()
