@@ -52,6 +52,11 @@ class Reader:
         self.excused |= {at for at in self.told if at < self.resumes_at and self.told[at] != truth.get(at)}
         self.task = asyncio.create_task(self._listen(process))
 
+    def wrong_about(self, truth: dict[int, tuple[float, ...]]) -> str:
+        rows = {at: (self.told.get(at), truth.get(at)) for at in self.told.keys() | truth.keys()}
+        wrong = {at: pair for at, pair in sorted(rows.items()) if pair[0] != pair[1]}
+        return f"told and true: {wrong}, excused: {self.excused}, from {self.since}, task {self.task}"
+
     async def cut(self) -> None:
         if self.task:
             self.task.cancel()
@@ -241,14 +246,14 @@ class LiveMachine(RuleBasedStateMachine):
             process.thaw()
         self.frozen.clear()
         LiveMachine.now += 120_000
-        deadline = asyncio.get_running_loop().time() + 20
+        deadline = asyncio.get_running_loop().time() + 40
         for reader in self.readers:
             reader.reading.set()
             while not reader.knows(self._truth(reader)) and asyncio.get_running_loop().time() < deadline:
                 if reader.task is None or reader.task.done():  # told to start again, or refused for a while
                     await self._connect(reader, 0)
                 await asyncio.sleep(0.02)
-            assert reader.knows(self._truth(reader)), (reader.told, self._truth(reader))
+            assert reader.knows(self._truth(reader)), reader.wrong_about(self._truth(reader))
         assert not [wrong for reader in self.readers for wrong in reader.wrongs]
         for timeframe in {reader.timeframe for reader in self.readers}:
             meanings: dict[int, tuple[EventKind, int]] = {}
