@@ -23,12 +23,17 @@ class Cluster:
         self._redis_url = redis_url
         self.store = LiveStore(self._database)
         self.bus = Bus(str(self.store.process))
-        self.leader = Leader(history, self.store, self.bus, shards=shards)
+        # However many ask at once, when all listeners of a dead server come here, say: its leases must not wait for them.
+        self._aside = self._database.aside()
+        leases = LiveStore(self._aside, self.store.process)
+        self.leader = Leader(history, self.store, leases, self.bus, shards=shards)
         self.hub = Hub(history, self.store, self.bus)
 
     async def run(self) -> None:
         """Lead, hear and tell until cancelled; what is led is given back then."""
         async with AsyncExitStack() as stack:
+            stack.push_async_callback(self._aside.close)
+            await self._aside.open()
             notifications = Notifications(self._database, self.bus.receive)
             lines: list[RedisLine | Notifications] = [notifications]
             if self._redis_url:

@@ -123,11 +123,13 @@ class Hub:
         if topic is None:
             topic = self._topics[key] = Topic(record, timeframe, days, began_at=asyncio.get_running_loop().time())
         topic.left_at = None
-        topic.listeners.add(listener)
         try:
             if not topic.ready:
                 await self._store.follow([key])
                 await self._ready(key, topic)
+            # Only now, and nothing is awaited before its place is noted: what happened earlier is not for this listener.
+            topic.listeners.add(listener)
+            topic.left_at = None
             yield listener, topic
         finally:
             topic.listeners.discard(listener)

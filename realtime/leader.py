@@ -23,10 +23,11 @@ SWEEP_S = 60.0
 class Leader:
     """This process's leases, and the feeds that it runs by them."""
 
-    def __init__(self, history: History, store: LiveStore, bus: Bus, *, shards: int = 1) -> None:
+    def __init__(self, history: History, store: LiveStore, leases: LiveStore, bus: Bus, *, shards: int = 1) -> None:
         """Nothing runs before `lead`. ``shards`` is the same in every process."""
         self._history = history
         self._store = store
+        self._leases = leases
         self._bus = bus
         self._shards = shards
         self._held: dict[str, Held] = {}
@@ -72,15 +73,15 @@ class Leader:
     async def _look(self) -> None:
         """See what is followed, keep or take its leases, and follow what they are for."""
         groups: dict[str, list[Followed]] = defaultdict(list)
-        for one in await self._store.followed():
+        for one in await self._leases.followed():
             shard = one.key.instrument_id % self._shards
             groups[f"feed:{one.market}/{one.provider}:{shard}"].append(one)
         not_needed = self._held.keys() - groups.keys()
         await self._close([i for i, feed in self._feeds.items() if feed.held.name in not_needed])
         if not_needed:
-            await self._store.free(list(not_needed))
+            await self._leases.free(list(not_needed))
         began = asyncio.get_running_loop().time()
-        held = await self._store.take(list(groups)) if groups else {}
+        held = await self._leases.take(list(groups)) if groups else {}
         for name in held.keys() ^ self._held.keys():
             log.info("%s is led by %s process now", name, "this" if name in held else "no or another")
         self._held, self._held_until = held, began + LEASE_S
@@ -119,7 +120,7 @@ class Leader:
         """Let somebody else lead at once."""
         if self._held:
             try:
-                await self._store.free(list(self._held))
+                await self._leases.free(list(self._held))
                 self._bus.publish(Follow(None, self._bus.name), others=True)
             except CandlegraphError:
                 log.debug("leases end by themselves")

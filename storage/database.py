@@ -83,6 +83,10 @@ class Database:
         self._max_connections = max_connections
         self._pool: asyncpg.Pool | None = None
 
+    def aside(self) -> Database:
+        """The same database by one connection of its own, for what must not wait behind everything else."""
+        return Database(self._dsn, max_connections=1)
+
     async def open(self) -> None:
         """Connect. ConfigurationError where the database refuses us, Unavailable where there is none."""
         try:

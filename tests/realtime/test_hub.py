@@ -29,9 +29,11 @@ from candlegraph.provider import Urgency
 from realtime import feed as feed_module
 from realtime import hub as hub_module
 from realtime import topic as topic_module
+from realtime.bus import Message
 from realtime.hub import Hub
+from realtime.topic import Topic
 from storage.database import Database
-from storage.live import LiveStore
+from storage.live import LiveStore, TopicKey
 from tests.realtime.world import BTC, START, Client, Exchange, Process, eventually, minute, quickly, trades
 
 
@@ -386,3 +388,25 @@ async def test_a_query_takes_the_forming_candle_of_a_followed_series_from_the_fe
     assert not isinstance(answer, BaseException)
     assert answer.sources[-1].source is SourceKind.PROVIDER
     assert exchange.fetches > asked
+
+
+async def test_a_listener_is_told_nothing_twice_that_happened_while_it_was_being_let_in(
+    build: Build, time: Time, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The leader answers, and candles close before the waiting listener has its turn."""
+    hub = build(Exchange())
+    opened = MINUTE.floor(time.now) - 600_000
+
+    async def ready(key: TopicKey, topic: Topic) -> None:
+        topic.start(7, opened, 99, Candles.empty())
+        for n in range(3):
+            row = Candles.from_rows([(opened + n * 60_000, 1, 1, 1, 1, 1)])
+            hub._heard(Message(key, "C", 8 + n, opened + (n + 1) * 60_000, 99, row))
+
+    monkeypatch.setattr(hub, "_ready", ready)
+    client = Client(hub, "1m", opened)
+    await asyncio.wait_for(client.caught_up.wait(), 5)
+    assert client.events[0].seq == 10
+    await asyncio.sleep(0.05)
+    assert EventKind.CLOSE not in client.kinds()
+    await client.leave()

@@ -191,6 +191,14 @@ class Gate(Database):
         super().__init__(dsn, max_connections=5)
         self.open_gate = asyncio.Event()
         self.open_gate.set()
+        self._all = [self]
+
+    def aside(self) -> Gate:
+        """One more of the same process."""
+        beside = Gate(self._dsn)
+        beside.open_gate = self.open_gate
+        self._all.append(beside)
+        return beside
 
     @asynccontextmanager
     async def connection(self) -> AsyncIterator[Any]:
@@ -200,8 +208,9 @@ class Gate(Database):
 
     async def die(self) -> None:
         """Lose every connection, and get none any more."""
-        assert self._pool
-        self._pool.terminate()
+        for gate in self._all:
+            if gate._pool:
+                gate._pool.terminate()
 
 
 class Process:
