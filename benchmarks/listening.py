@@ -128,8 +128,8 @@ class Listener(asyncio.Protocol):
             if kind == "UPDATE" and tick > self.tick and not self.slow:
                 book.updates[int(now - tick)] += 1
                 book.counts["conflated"] += (tick - self.tick) // TICK_MS - 1 if self.tick else 0
-            book.counts["out of order"] += kind == "UPDATE" and tick < self.tick
-            self.tick = tick
+            book.counts["put back"] += kind == "UPDATE" and tick < self.tick
+            self.tick = max(self.tick, tick)
         if kind in {"SNAPSHOT", "CLOSE"}:
             for node in nodes:
                 if node["closed"]:

@@ -41,7 +41,7 @@ async def load() -> Rows:
         ("sockets, keys, seconds", f"{sockets:,}, {SYMBOLS}, {SECONDS}", ""),
         ("all connected and caught up", f"{connecting:.1f} s", ""),
         ("ticks told, of those due", f"{updates.total():,} of {due:,}", ""),
-        ("forming candles conflated", seen["counts"]["conflated"], ""),
+        ("forming candles conflated, put back", f"{seen['counts']['conflated']:,}, {seen['counts']['put back']:,}", ""),
         ("closed candles told", f"{seen['closes'].total() + late['closes'].total():,}", ""),
         ("wrong", _wrong(seen["counts"] + late["counts"]), "nothing"),
         ("a tick, p50, p99, longest", _told(updates), "p99 1,000 ms"),
