@@ -230,7 +230,7 @@ async def answer_to(world: World, ask: Ask) -> Answer:
     return answer
 
 
-@examples(40)
+@examples(70)
 @given(case=cases())
 async def test_an_answer_is_what_a_naive_fold_of_the_truth_gives_and_asking_again_is_free(
     case: Case, database: Database, monkeypatch: pytest.MonkeyPatch
@@ -257,7 +257,7 @@ async def test_an_answer_is_what_a_naive_fold_of_the_truth_gives_and_asking_agai
     assert any(np.asarray(again.candles.timestamp) >= 0) or not len(again.candles)
 
 
-@examples(20)
+@examples(35)
 @given(case=cases(honest=True))
 async def test_paging_gives_every_candle_exactly_once(
     case: Case, database: Database, monkeypatch: pytest.MonkeyPatch
