@@ -59,6 +59,7 @@ class Feed:
         self.lost = False
         self.edge = 0  # every minute before it is final and stored
         self.minutes = Candles.empty()  # those that are not final yet
+        self._streamed = Candles.empty()  # what a stream has shown of them since the history was last asked
         self._record = record
         self._history = history
         self._store = store
@@ -203,7 +204,8 @@ class Feed:
             late = candles[candles.timestamp < self.edge]
             if len(late):
                 await self._take_late(late)
-            self.minutes = self.minutes.merge(candles[candles.timestamp >= self.edge])
+            ahead = candles[candles.timestamp >= self.edge]
+            self.minutes, self._streamed = self.minutes.merge(ahead), self._streamed.merge(ahead)
             self._move()
         raise ProviderUnavailable(f"The stream of {self._record.instrument} has ended.")
 
@@ -224,6 +226,7 @@ class Feed:
         final = MINUTE.floor(_settled(provider))
         overlap = AGAIN_MS if again and final > self.edge else 0
         want = Want(MINUTE, Span(self.edge, MINUTE.next(now)), urgency=Urgency.LIVE, overlap_ms=overlap, held=self.held)
+        self._streamed = Candles.empty()
         result = await asyncio.shield(self._history.collector.collect(self._record, provider, want))
         if result.failure:
             raise result.failure
@@ -231,7 +234,8 @@ class Feed:
             self._corrected = False
             await self._tell_corrected()
         await self._count(await self._covered_until(Span(self.edge, final), result.refused, provider))
-        self.minutes = self.minutes.merge(result.forming)
+        # What the stream has shown since the question was put is newer than the answer.
+        self.minutes = self.minutes.merge(result.forming).merge(self._streamed)
         self.minutes = self.minutes[self.minutes.timestamp >= self.edge]
         self._move()
         return not result.exhausted
