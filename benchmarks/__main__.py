@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import sys
 
-from benchmarks import aggregates, backfilling, caching, fanout, nouns, serving, startup, writing
+from benchmarks import aggregates, backfilling, caching, fanout, load, nouns, serving, startup, writing
 
 BENCHMARKS = {
     "fold": nouns.fold_a_year,
@@ -20,12 +20,15 @@ BENCHMARKS = {
     "cache": caching.one_series,
     "watchlist": caching.watchlist,
     "faults": caching.faults,
+    "load": load.load,
+    "slow": load.slow,
+    "soak": load.soak,
 }
 
 
 def main() -> None:
-    """Run those named on the command line, or all."""
-    for name in sys.argv[1:] or BENCHMARKS:
+    """Run those named on the command line, or all but the soak, which takes half an hour."""
+    for name in sys.argv[1:] or [name for name in BENCHMARKS if name != "soak"]:
         print(f"\n## {name}\n")
         for row in asyncio.run(BENCHMARKS[name]()):
             print("| " + " | ".join(map(str, row)) + " |", flush=True)

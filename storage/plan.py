@@ -103,7 +103,8 @@ class Plan:
         tail = window & Span(self.settled, window.until)
         for base in forming if tail else ():
             final = base.floor(self.now - self.final_after_ms, self.days)
-            if self.known(base, window).covers(Span(tail.since, final)):
+            listed = base.floor(self.record.first_available or 0, self.days)  # before it there is nothing to know
+            if self.known(base, window).covers(Span(max(tail.since, listed), final)):
                 ladder = tuple(self._ladder(Span(tail.since, final))) if base == MINUTE else ()
                 stretches = ladder or (Stretch(Span(tail.since, final), base),)
                 if all(self._kept(Spans([s.span]), s.timeframe).covers(s.span) for s in stretches):

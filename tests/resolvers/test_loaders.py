@@ -16,6 +16,7 @@ from storage.history import History
 from tests.fakes.laboratory import SYMBOLS, T0, Laboratory
 
 FIELDS = "{ complete nodes { timestamp close } sources { source } }"
+BEHIND = {"listing_ages", "changes_since"}  # now and then, whatever is asked
 READ = "instruments_by_key", "coverage_by_instrument", "candles_oldest"
 
 
@@ -31,7 +32,7 @@ def statements(monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
 
     async def counting(self: Database, statement: str, *arguments: object) -> Sequence[Any]:
         name = names.get(statement, "candles_newest" if " desc limit " in statement else "candles_oldest")
-        if name != "listing_ages":  # once a minute at most, by whoever comes first
+        if name not in BEHIND:
             sent[name] += 1
         return await fetch(self, statement, *arguments)
 

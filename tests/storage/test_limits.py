@@ -197,11 +197,12 @@ async def test_processes_keep_one_budget_together(limiters: list[Limiter]) -> No
 _ANOTHER_PROCESS = """
 import asyncio, json, sys
 from storage.limits import Limiter
+from storage.redis import Redis
 from tests.storage.test_limits import spend_all
 async def main():
-    limiter = Limiter(sys.argv[1])
-    print(json.dumps(await spend_all(limiter, "processes", 1.5)))
-    await limiter.close()
+    redis = Redis(sys.argv[1])
+    print(json.dumps(await spend_all(Limiter(redis), "processes", 1.5)))
+    await redis.close()
 asyncio.run(main())
 """
 
@@ -247,7 +248,8 @@ async def test_who_is_told_to_wait_tells_the_others(valkey: Valkey, limiters: li
 
 async def test_without_redis_each_process_keeps_a_budget_of_its_own() -> None:
     valkey = Valkey()
-    limiter = Limiter(valkey.url)
+    redis = Redis(valkey.url)
+    limiter = Limiter(redis)
     try:
         slow = Budget(weight=10, per_s=1000)
         assert [await limiter.spend("a", slow, 1) for _ in range(9)] == [0] * 9
@@ -257,5 +259,5 @@ async def test_without_redis_each_process_keeps_a_budget_of_its_own() -> None:
         await limiter.hold("b", slow, 30)
         assert await limiter.spend("b", slow, 1) > 29
     finally:
-        await limiter.close()
+        await redis.close()
         valkey.server.stop()
