@@ -82,7 +82,7 @@ class Reader:
             if event.kind is not EventKind.UPDATE:
                 counted = event.seq
             self.excused -= rows.keys()
-            self.told |= rows
+            self.told |= {at: row for at, row in rows.items() if at >= self.since}  # older ones are corrected, too
 
     def knows(self, truth: dict[int, tuple[float, ...]]) -> bool:
         return {at: truth.get(at, row) if at in self.excused else row for at, row in self.told.items()} == truth
@@ -196,8 +196,11 @@ class LiveMachine(RuleBasedStateMachine):
     @precondition(lambda self: self.frozen)
     @rule()
     def thaw(self) -> None:
+        self.do(self._thaw())
+
+    async def _thaw(self) -> None:
         self.frozen.pop().thaw()
-        self.pause()
+        await asyncio.sleep(0.03)
 
     @rule(which=st.integers(0, PROCESSES - 1), share=st.sampled_from([0.0, 0.3, 1.0]))
     def lose_messages(self, which: int, share: float) -> None:
