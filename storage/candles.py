@@ -19,7 +19,7 @@ from candlegraph.clock import MINUTE_MS
 from candlegraph.span import Span, Spans
 from candlegraph.timeframe import MINUTE, Timeframe
 from storage.changes import Change, Changes
-from storage.database import SQL, STATEMENT_TIMEOUT_MS, Database, to_ms
+from storage.database import SQL, STATEMENT_TIMEOUT_MS, Database, to_ms, while_connected
 from storage.levels import BASE, Levels
 from storage.live import Held, LeaseLost
 from storage.suspects import AGAIN_MS, GRAIN_MS
@@ -266,13 +266,14 @@ async def _write_rows(
     if merge:
         await connection.execute(SQL["candles_stage"])
     for group in _alike(rows):
-        await connection.copy_to_table(
+        copying = connection.copy_to_table(
             "incoming" if merge else "ohlcv_data",
             source=_copy_stream(group, progress),
             format="binary",
             columns=["instrument_id", "timeframe", "source", "timestamp", *_NUMBERS],
             timeout=patience,
         )
+        await while_connected(connection, copying)
     corrected = await _merge(connection, writes, patience) if merge else []
     minutes = [
         (w.instrument_id, int(w.candles.timestamp[0]), int(w.candles.timestamp[-1]) + MINUTE_MS)

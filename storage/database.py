@@ -15,7 +15,7 @@ import asyncpg
 from candlegraph.errors import ConfigurationError, Overloaded, Unavailable
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Coroutine, Iterator, Sequence
 
 ACQUIRE_TIMEOUT_S = 2.0
 STATEMENT_TIMEOUT_MS = 60_000
@@ -55,6 +55,28 @@ def _translated() -> Iterator[None]:
         raise
     except _AWAY as error:
         raise Unavailable(retry_after=1) from error
+
+
+async def while_connected(connection: Any, work: Coroutine[Any, Any, object]) -> None:
+    """Do ``work`` on a connection, and no longer than that lives: a COPY waits for a dead server to read on."""
+    task, ended = asyncio.ensure_future(work), asyncio.Event()
+
+    def end(_: object) -> None:
+        ended.set()
+
+    connection.add_termination_listener(end)
+    watching = asyncio.ensure_future(ended.wait())
+    try:
+        await asyncio.wait({task, watching}, return_when=asyncio.FIRST_COMPLETED)
+        if not task.done():
+            raise asyncpg.ConnectionDoesNotExistError("the connection was lost in the middle of a COPY")
+        task.result()
+    finally:
+        for one in (task, watching):
+            one.cancel()
+        await asyncio.wait({task, watching}, timeout=1)
+        if not connection.is_closed():
+            connection.remove_termination_listener(end)
 
 
 async def _leave_as_it_is(_: object) -> None:

@@ -136,6 +136,9 @@ class EmbeddedPostgres:
     def _launch(self, account: Account, sockets: Path) -> Server:
         programs = find_binaries(self._explicit, self._cluster, account)
         options = [f"-c{key}={value}" for key, value in _SETTINGS.items()]
+        if int((self._cluster / "PG_VERSION").read_text(encoding="ascii")) >= 18:
+            # Its I/O workers die with the postmaster: who waits for one then waits for ever, and holds our lock.
+            options.append("-cio_method=sync")
         with self._locked("server.lock", 0) as lock:
             clear_remains(self._cluster, sockets)
             options.append(f"-cunix_socket_directories={sockets}")

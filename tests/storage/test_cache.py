@@ -399,12 +399,12 @@ async def test_fifty_symbols_cold_cost_one_statement_a_relation_and_equal_ones_a
         sent = Counter(
             "coverage" if "join coverage" in s else "candles" if "string_agg" in s else s[:25]
             for s in statements
-            if "listings" not in s  # once a minute at most
+            if "listings" not in s and "changes" not in s  # now and then, whatever is asked
         )
         assert sent == {"candles": 2, "coverage": 1, "select q.k::int4 as posit": 1}
         statements.clear()
         await history.answer(asks + hours)
-        assert statements == []
+        assert [s for s in statements if "changes" not in s] == []
 
 
 # How much it holds

@@ -152,7 +152,8 @@ async def test_many_series_are_read_in_one_statement_each_in_its_place(
     fetch = Database.fetch
 
     async def counted(self: Database, statement: str, *arguments: object) -> Any:
-        statements.append("ledgers" if "coverage" in statement else "newest" if " desc " in statement else "oldest")
+        if self is store.database and "from changes" not in statement:
+            statements.append("ledgers" if "coverage" in statement else "newest" if " desc " in statement else "oldest")
         return await fetch(self, statement, *arguments)
 
     monkeypatch.setattr(Database, "fetch", counted)
