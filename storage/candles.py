@@ -188,8 +188,9 @@ class CandleStore:
         """Store candles, their coverage and the aggregates over them, all or nothing.
 
         A candle that is there already is replaced; what changes of what was final is logged in ``corrections``. 1m candles
-        before the horizon are left out, and not covered; Unavailable where it was moved meanwhile. ``progress`` is told the number of rows after each chunk of a long write. LeaseLost where what is ``held`` is not
-        any more: nothing was written then.
+        before the horizon are left out, and not covered; Unavailable where it was moved meanwhile. ``progress`` is told
+        the number of rows after each chunk of a long write. LeaseLost where what is ``held`` is not any more: nothing was
+        written then.
         """
         async with self.database.transaction() as connection:
             changed: list[Change] = []

@@ -84,10 +84,12 @@ class Changes:
         self._told = {xid for xid in self._told | news.keys() if xid >= int(self._seen)}
 
     async def _sweep(self) -> None:
+        """Once a minute, forget what was told long ago, and upstream calls of more than a month ago."""
         if time.monotonic() - self._swept_at > KEPT_S / 10:
             self._swept_at = time.monotonic()
             async with self._database.connection() as connection:
                 await connection.execute(SQL["changes_forget"], KEPT_S)
+                await connection.execute(SQL["fetches_forget"])
 
     def _publish(self, changes: Sequence[Change] | None) -> None:
         for listener in self._listeners:

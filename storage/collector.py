@@ -267,8 +267,12 @@ class _Errand:
                 self.result.exhausted, self.result.reached = True, next(iter(left)).since
                 break
             windows = self._windows(next(iter(left)), dense=dense)
-            pages = await asyncio.gather(*(self._call(window) for window in windows))
-            for window, (count, reached) in zip(windows, pages, strict=True):
+            # All of them are waited for, also where one could not be stored: none goes on once the claim is given back.
+            pages = await asyncio.gather(*(self._call(window) for window in windows), return_exceptions=True)
+            for window, page in zip(windows, pages, strict=True):
+                if isinstance(page, BaseException):
+                    raise page
+                count, reached = page
                 rows += count
                 left -= Spans([Span(window.since, reached)])
                 dense = count * self.timeframe.nominal_ms >= DENSE * (reached - window.since)
@@ -312,18 +316,9 @@ class _Errand:
         kept = concat([candles.between(span) for span in covered])
         if empty and covered and not self.want.again:
             await self._doubt(covered, strayed=bool(len(page.candles)))
-        await self.collector.store.write(
-            [
-                Write(
-                    self.record.id,
-                    self.timeframe,
-                    kept,
-                    covered,
-                )
-            ],
-            fetch,
-            held=self.want.held,
-        )
+        if asked.since < final_until or bad:  # a look at the forming candle alone would only fill the log
+            write = Write(self.record.id, self.timeframe, kept, covered)
+            await self.collector.store.write([write], fetch, held=self.want.held)
         forming = candles[candles.timestamp >= final_until]
         result.forming = result.forming.merge(forming)
         result.fetched |= covered

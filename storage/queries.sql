@@ -119,6 +119,10 @@ delete from changes where at < now() - $1::float8 * interval '1 s';
 -- name: layout
 select kind from storage_layout;
 
+-- name: fetches_forget
+-- So many at once that it takes no time; more than are written in the minute until the next.
+delete from fetch_log where id in (select id from fetch_log where at < now() - interval '30 days' order by at limit 10000);
+
 -- name: levels_there
 select view_name, target_timeframe, is_active from preaggregation_configs where to_regclass(view_name) is not null;
 
