@@ -16,7 +16,7 @@ run: install ## serve http://127.0.0.1:8000 (HOST, PORT and DATA_DIR are obeyed)
 	@$(BIN)/candlegraph serve
 
 test: install $(STAMPS)/dev $(STAMPS)/clients $(STAMPS)/timescale ## every test; needs nothing that this does not install
-	$(BIN)/python -m pytest $(ARGS)
+	$(BIN)/python -m pytest --numprocesses logical --maxprocesses 4 --dist loadfile $(ARGS)
 
 check: install $(STAMPS)/dev ## formatting, lint, types, and no import upwards
 	$(BIN)/ruff format --check .

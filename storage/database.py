@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Coroutine, Iterator, Sequence
 
 ACQUIRE_TIMEOUT_S = 2.0
+_CROWDED_S = 0.05
 STATEMENT_TIMEOUT_MS = 60_000
 
 # The server is away or going away. Anything else that PostgreSQL says is a bug of ours and must be seen as one.
@@ -147,14 +148,24 @@ class Database:
         """Borrow an asyncpg connection. Overloaded where all are busy for two seconds."""
         assert self._pool is not None, "open() comes first"  # noqa: S101
         with _translated():
-            try:
-                connection = await self._pool.acquire(timeout=ACQUIRE_TIMEOUT_S)
-            except TimeoutError:
-                raise Overloaded(retry_after=1) from None
+            connection = await self._acquire(self._pool)
             try:
                 yield connection
             finally:
-                await self._pool.release(connection)
+                await self._pool.release(connection, timeout=ACQUIRE_TIMEOUT_S)
+
+    @staticmethod
+    async def _acquire(pool: asyncpg.Pool) -> Any:
+        try:
+            async with asyncio.timeout(ACQUIRE_TIMEOUT_S):
+                while True:
+                    try:
+                        return await pool.acquire()
+                    except asyncpg.TooManyConnectionsError:
+                        # The pool wanted to grow and may not: one that it has will soon be free.
+                        await asyncio.sleep(_CROWDED_S)
+        except TimeoutError:
+            raise Overloaded(retry_after=1) from None
 
     @asynccontextmanager
     async def alone(self) -> AsyncIterator[Any]:
@@ -204,6 +215,10 @@ class Database:
         try:
             async with self.connection() as connection:
                 return await connection.fetch(statement, *arguments)  # type: ignore[no-any-return]
-        except Unavailable:
+        except Unavailable as error:
+            if isinstance(error.__cause__, asyncpg.QueryCanceledError):
+                raise  # it would take as long again
+            if self._pool:
+                await self._pool.expire_connections()  # what ended one may have ended all of them
             async with self.connection() as connection:
                 return await connection.fetch(statement, *arguments)  # type: ignore[no-any-return]

@@ -38,7 +38,7 @@ _INITDB = ("--encoding=UTF8", "--locale=C", "--auth=trust", f"--username={USER}"
 _SETTINGS = {
     "listen_addresses": "",
     "port": str(PORT),
-    "max_connections": "50",
+    "max_connections": "100",
     "shared_buffers": "128MB",
     "jit": "off",
     "fsync": "on",

@@ -47,7 +47,7 @@ async def new_database(postgres_dsn: str) -> Callable[..., object]:
     """Make databases: ``await new_database()`` is the address of an empty one."""
 
     async def make(template: str = "template0") -> str:
-        name = f"test_{next(_numbers)}"
+        name = f"test_{os.environ.get('PYTEST_XDIST_WORKER', '')}_{next(_numbers)}"
         admin = await asyncpg.connect(postgres_dsn)
         try:
             await admin.execute(f"create database {name} template {template}")

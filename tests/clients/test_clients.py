@@ -17,7 +17,7 @@ CLIENTS = ["graphql-ws", "graphql-sse", "apollo", "urql"]
 CHECKS = re.findall(r"^  async '(.+)'\(", SCRIPT.read_text(encoding="utf-8"), re.MULTILINE)
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def report(server: Running) -> dict[str, dict[str, Any]]:
     """What each check came to, all of them run at once."""
     node = subprocess.run(["node", SCRIPT, server.url], capture_output=True, text=True, timeout=60, check=False)

@@ -53,13 +53,13 @@ TRUTH = random_candles(T0, MINUTES + 1)
 GAPPY = random_candles(T0, MINUTES, seed=2, keep=0.8)
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Where symbols are kept from test to test: listing them takes a second."""
     return tmp_path_factory.mktemp("data")
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 async def binance_server() -> AsyncIterator[FakeBinance]:
     async with FakeBinance() as fake:
         fake.add("BTC", "USDT", TRUTH)
@@ -71,7 +71,7 @@ async def binance_server() -> AsyncIterator[FakeBinance]:
         yield fake
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 async def binance_started(binance_server: FakeBinance) -> AsyncIterator[Ccxt]:
     options = binance_server.ccxt_options("spot", "linear")["binance"]
     provider = Ccxt("binance", {**options, "apiKey": "SECRET-API-KEY"})
@@ -81,7 +81,7 @@ async def binance_started(binance_server: FakeBinance) -> AsyncIterator[Ccxt]:
     await provider.close()
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 async def kraken_server() -> AsyncIterator[FakeKraken]:
     async with FakeKraken() as fake:
         fake.add("BTC", "USD", TRUTH)
@@ -90,7 +90,7 @@ async def kraken_server() -> AsyncIterator[FakeKraken]:
         yield fake
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 async def kraken_started(kraken_server: FakeKraken) -> AsyncIterator[Ccxt]:
     provider = Ccxt("kraken", kraken_server.ccxt_options()["kraken"])
     await provider.start()

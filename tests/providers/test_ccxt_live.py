@@ -36,7 +36,7 @@ START = T0 + 100 * MINUTE_MS + 20_000
 CROWD = 200
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 async def server() -> AsyncIterator[FakeBinance]:
     async with FakeBinance() as fake:
         for number in range(CROWD):
@@ -44,7 +44,7 @@ async def server() -> AsyncIterator[FakeBinance]:
         yield fake
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def symbols_kept(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("data")
 

@@ -64,7 +64,7 @@ async def start(fake: FakeBinance, tmp_path: Path, monkeypatch: pytest.MonkeyPat
         await provider.close()
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 async def listed() -> list[bytes]:
     """What a child prints of these symbols."""
     async with FakeBinance() as fake:

@@ -1,4 +1,4 @@
-"""One laboratory a session: these tests only read."""
+"""One laboratory a module: these tests only read."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import pytest
 from tests.fakes.laboratory import Laboratory, laboratory
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 async def lab(new_database: Callable[..., object], migrated_template: str) -> AsyncIterator[Laboratory]:
     """The schema over a database with two hours of ``lab/bench``."""
     async with laboratory(await new_database(migrated_template)) as opened:

@@ -1,4 +1,4 @@
-"""One server process a session, and a client of it."""
+"""One server process a module, and a client of it."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import pytest
 from tests.server.running import Running, serving
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 async def server(
     new_database: Callable[..., object], migrated_template: str, tmp_path_factory: pytest.TempPathFactory
 ) -> AsyncIterator[Running]:

@@ -18,7 +18,7 @@ FROM, UNTIL = "2024-05-01T00:00:00Z", "2024-05-01T00:05:00Z"
 HEADER = ["timestamp", "time", "open", "high", "low", "close", "volume", "closed"]
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 async def cli(
     new_database: Callable[..., object], migrated_template: str
 ) -> Callable[..., subprocess.CompletedProcess[str]]:

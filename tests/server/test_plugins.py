@@ -33,7 +33,7 @@ def create(environ):
 """
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder into which Candlegraph and the example are installed from their wheels, without a network."""
     folder = tmp_path_factory.mktemp("plugins")

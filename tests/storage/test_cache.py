@@ -413,17 +413,19 @@ async def test_fifty_symbols_cold_cost_one_statement_a_relation_and_equal_ones_a
 def test_its_size_is_that_of_its_memory_within_a_tenth() -> None:
     record = Record(1, Instrument("m", "p", "S"), None, None, None, "UTC", True, True, T0, None)
     for step in (1, 40, 10**9):
-        cache = Cache(1 << 30)
-        batches = [minutes(T0, 5000, seed=seed)[::step] for seed in range(3)]
-        tracemalloc.start()
-        before = tracemalloc.get_traced_memory()[0]
-        for revision in range(40):
-            edition = Edition.of(record, revision, MINUTE, UTC)
-            cache.keep(edition, Span(T0, T0 + 5000 * MINUTE_MS), batches[revision % 3])
-        held = tracemalloc.get_traced_memory()[0] - before
-        tracemalloc.stop()
+        held = []
+        for _ in range(3):  # what else of this process allocates meanwhile only adds to it
+            cache = Cache(1 << 30)
+            batches = [minutes(T0, 5000, seed=seed)[::step] for seed in range(3)]
+            tracemalloc.start()
+            before = tracemalloc.get_traced_memory()[0]
+            for revision in range(40):
+                edition = Edition.of(record, revision, MINUTE, UTC)
+                cache.keep(edition, Span(T0, T0 + 5000 * MINUTE_MS), batches[revision % 3])
+            held.append(tracemalloc.get_traced_memory()[0] - before)
+            tracemalloc.stop()
         assert cache.size == sum(ENTRY_BYTES + entry.rows.nbytes for entry in cache._entries.values())
-        assert 0.9 < cache.size / held < 1.1, (step, cache.size, held)
+        assert 0.9 < cache.size / min(held) < 1.1, (step, cache.size, held)
 
 
 async def test_it_never_outgrows_its_bound_whoever_asks_at_once(database: Database) -> None:

@@ -202,7 +202,8 @@ async def test_what_is_fresh_costs_one_statement_for_each_relation(
     fetch = asyncpg.Connection.fetch
 
     async def counted(self: asyncpg.Connection, query: str, *arguments: Any, **more: Any) -> Any:
-        statements.append(query)
+        if "bucketed_time" in query:  # whatever else of this process has something to ask, it is not candles
+            statements.append(query)
         return await fetch(self, query, *arguments, **more)
 
     monkeypatch.setattr(asyncpg.Connection, "fetch", counted)

@@ -134,6 +134,23 @@ async def test_a_pool_without_a_free_connection_is_overloaded(
     await database.close()
 
 
+async def test_a_server_that_gives_fewer_connections_than_the_pool_wants_answers_by_those_it_gives(
+    database_dsn: str,
+) -> None:
+    admin = await asyncpg.connect(database_dsn)
+    await admin.execute("create role crowded login connection limit 3")
+    parts = urlsplit(database_dsn)
+    database = Database(urlunsplit(parts._replace(netloc="crowded@")))
+    try:
+        await database.open()
+        answers = await asyncio.gather(*(database.fetch("select pg_sleep(0.01), 1 as one") for _ in range(50)))
+        assert [answer[0]["one"] for answer in answers] == [1] * 50
+        await database.close()
+    finally:
+        await admin.execute("drop role crowded")
+        await admin.close()
+
+
 @pytest.mark.parametrize(
     "dsn",
     [
