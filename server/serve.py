@@ -45,6 +45,7 @@ async def _serve(settings: Settings, sockets: list[socket.socket]) -> None:
             log_config=None,
             access_log=False,  # it would write tokens that somebody put into a URL
             server_header=False,
+            timeout_keep_alive=75,  # clients and proxies let go first: whoever does may lose a request under way
             timeout_graceful_shutdown=10,
         )
         logging.getLogger("uvicorn.error").setLevel(logging.WARNING)  # it writes the URL of a socket, and what is in it
