@@ -9,12 +9,13 @@ from contextlib import asynccontextmanager
 
 from candlegraph.answer import Answer, Ask, GapReason
 from candlegraph.candle import Candles, concat
+from candlegraph.clock import MINUTE_MS
 from candlegraph.errors import BadUserInput, CandlegraphError, ProviderUnavailable
 from candlegraph.event import Event, EventKind, heartbeat
 from candlegraph.provider import Live
 from candlegraph.series import Record, Series
 from candlegraph.span import Span, Spans
-from candlegraph.timeframe import Timeframe
+from candlegraph.timeframe import MINUTE, Timeframe
 from candlegraph.zone import UTC, Zone, zone
 from realtime.bus import Bus, Failed, Follow, Message, News
 from realtime.topic import KINDS, MAX_QUEUED, Listener, Topic
@@ -195,6 +196,9 @@ class Hub:
             elif message.seq == topic.seq:
                 topic.settle(message.edge)
                 topic.form(message.candles)
+            if topic.timeframe == MINUTE and len(message.candles):  # a question need not go to the provider either
+                span = Span(message.edge, int(message.candles.timestamp[-1]) + MINUTE_MS)
+                self._history.collector.overhear(topic.record.id, message.candles, span)
         elif topic.ready and message.seq == topic.seq + 1:
             self._learn(topic)
             if message.kind == "R":

@@ -66,8 +66,8 @@ class Collected:
 
 
 @dataclass(frozen=True, slots=True)
-class _Tail:
-    """The rows of ``span`` that were not final when it was asked for, and when that was."""
+class Tail:
+    """The rows of ``span`` that were not final when it was asked for, and when that was; ``live``: told by who follows it."""
 
     candles: Candles
     span: Span
@@ -94,7 +94,7 @@ class Collector:
         self.claims = Claims(store.database, store.changes)
         self.suspects = Suspects(store.database)
         self._tasks: dict[tuple[int, Want], asyncio.Task[Collected]] = {}
-        self._tails: dict[tuple[int, Timeframe], _Tail] = {}
+        self._tails: dict[tuple[int, Timeframe], Tail] = {}
         self._reaches: dict[tuple[int, Timeframe], int] = {}
         self._peeks: dict[int, Peek] = {}
 
@@ -111,10 +111,10 @@ class Collector:
             task.add_done_callback(lambda done: self._retire(key, done))
         return task
 
-    def recent(self, record: Record, timeframe: Timeframe, ahead: Spans) -> Candles | None:
-        """The candles of ``ahead``, none of it final, where they were fetched within two seconds; asks nobody."""
+    def recent(self, record: Record, timeframe: Timeframe, ahead: Spans) -> Tail | None:
+        """The candles of ``ahead``, none of it final, where they came within two seconds; asks nobody."""
         tail = self._tails.get((record.id, timeframe))
-        return tail.candles if tail and tail.serves(ahead) else None
+        return tail if tail and tail.serves(ahead) else None
 
     async def close(self) -> None:
         """Stop what is under way; what was stored is stored, the rest will be asked for again."""
@@ -129,6 +129,10 @@ class Collector:
             self._peeks[instrument_id] = peek
         else:
             self._peeks.pop(instrument_id, None)
+
+    def overhear(self, instrument_id: int, minutes: Candles, span: Span) -> None:
+        """Take what another process says that follows an instrument: the minutes of ``span``, none of them final."""
+        self.remember((instrument_id, MINUTE), Tail(minutes, span, time.monotonic(), live=True))
 
     def _retire(self, key: tuple[int, Want], task: asyncio.Task[Collected]) -> None:
         del self._tasks[key]
@@ -145,20 +149,21 @@ class Collector:
             await errand.settle()
         return errand.result
 
-    def tail(self, key: tuple[int, Timeframe], want: Want) -> _Tail | None:
+    def tail(self, key: tuple[int, Timeframe], want: Want) -> Tail | None:
         """How the candles of a series stand that are not final: as whoever follows it has them, or as they were last seen."""
         instrument_id, timeframe = key
         peek = self._peeks.get(instrument_id)
         if timeframe == MINUTE and want.held is None and peek and (seen := peek()):
-            return _Tail(*seen, time.monotonic(), live=True)
-        return self._tails.get(key)
+            return Tail(*seen, time.monotonic(), live=True)
+        tail = self._tails.get(key)
+        return None if tail and tail.live and want.held else tail  # who follows it does not ask itself
 
-    def remember(self, key: tuple[int, Timeframe], tail: _Tail) -> None:
+    def remember(self, key: tuple[int, Timeframe], tail: Tail) -> None:
         """Have it serve whoever asks in the next moment."""
         self._tails[key] = tail
         asyncio.get_running_loop().call_later(FORMING_TTL_S, self._forget, key, tail)
 
-    def _forget(self, key: tuple[int, Timeframe], tail: _Tail) -> None:
+    def _forget(self, key: tuple[int, Timeframe], tail: Tail) -> None:
         if self._tails.get(key) is tail:
             del self._tails[key]
 
@@ -331,7 +336,7 @@ class _Errand:
         whole = page.complete_to >= final_until and len(page.candles) < traits.max_rows_per_call
         reached = asked.until if nothing or whole else page.complete_to
         if not nothing and reached >= asked.until > final_until:
-            tail = _Tail(forming, Span(max(asked.since, final_until), asked.until), began)
+            tail = Tail(forming, Span(max(asked.since, final_until), asked.until), began)
             self.collector.remember(self.key, tail)
         return reached
 

@@ -215,7 +215,7 @@ class Walk:
         recent = self.collector.recent(self.record, base, ahead)
         if recent is None:
             return False
-        self.forming[base] = recent[recent.timestamp >= final_until]
+        self.forming[base], self.live = recent.candles[recent.candles.timestamp >= final_until], recent.live
         return True
 
     def _listed_from(self, base: Timeframe) -> int:

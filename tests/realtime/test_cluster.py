@@ -8,18 +8,20 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 import pytest
 
 from candlegraph import MINUTE, Live, Span, Timeframe, clock, fold
-from candlegraph.answer import Ask
+from candlegraph.answer import Ask, SourceKind
 from candlegraph.candle import Candles
 from candlegraph.event import EventKind
+from candlegraph.provider import Urgency
 from candlegraph.span import Spans
 from realtime import feed as feed_module
 from realtime import hub as hub_module
 from realtime import leader as leader_module
+from storage import collector as collector_module
 from storage import live as live_module
 from storage.candles import Write
 from storage.database import Database
 from storage.live import Happened, LeaseLost, LiveStore, Step, TopicKey
-from tests.realtime.world import START, Client, Exchange, Process, eventually, minute, quickly
+from tests.realtime.world import START, Client, Exchange, Process, eventually, minute, quickly, trades
 
 LEASE = "feed:lab/exchange:0"
 
@@ -105,6 +107,29 @@ async def test_listeners_of_every_process_are_told_the_same_by_one_feed(world: W
         assert ours.numbered().items() & theirs.numbered().items()
         shared = ours.numbered().keys() & theirs.numbered().keys()
         assert {n: ours.numbered()[n] for n in shared} == {n: theirs.numbered()[n] for n in shared}
+    for client in clients:
+        await client.leave()
+
+
+async def test_a_question_to_any_process_is_answered_with_what_that_hears_of_the_forming_minute(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(collector_module, "FORMING_TTL_S", 60.0)
+    processes = [await world.start(), await world.start()]
+    clients = [Client(process.hub, since=back(world, 5)) for process in processes]
+    await joined(*clients)
+    await world.minutes(1, *clients)
+    while not trades(MINUTE.floor(world.now)):
+        await world.minutes(1, *clients)
+    for process, client in zip(processes, clients, strict=True):
+        await eventually(lambda client=client: shown(client) == world.forming(client))
+        before = world.exchange.urgencies.count(Urgency.QUERY)
+        answer = (await process.history.answer([Ask(client.series, 100, client.since)]))[0]
+        assert not isinstance(answer, BaseException)
+        assert world.exchange.urgencies.count(Urgency.QUERY) == before
+        assert answer.sources[-1].source is SourceKind.LIVE
+        told = list(zip(*(column.tolist() for column in answer.candles.columns[:6]), strict=True))
+        assert told[-len(world.forming(client)) :] == world.forming(client)
     for client in clients:
         await client.leave()
 
