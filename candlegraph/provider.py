@@ -124,14 +124,8 @@ class Page:
     complete_to: int
 
 
-@runtime_checkable
-class Provider(Protocol):
-    """One upstream: an exchange, a broker, a folder of files."""
-
-    @property
-    def api_version(self) -> int:
-        """The `API_VERSION` it was written for; a class attribute ``api_version = 1`` will do."""
-        ...
+class Described(Protocol):
+    """What a provider tells of itself, on its own or guarded."""
 
     @property
     def market(self) -> Market:
@@ -149,6 +143,25 @@ class Provider(Protocol):
         ...
 
     @property
+    def capabilities(self) -> Capabilities:
+        """What it can do; may become more exact after the start."""
+        ...
+
+    async def listings(self) -> Sequence[Listing]:
+        """Every symbol it has, inactive ones too. ProviderError."""
+        ...
+
+
+@runtime_checkable
+class Provider(Described, Protocol):
+    """One upstream: an exchange, a broker, a folder of files."""
+
+    @property
+    def api_version(self) -> int:
+        """The `API_VERSION` it was written for; a class attribute ``api_version = 1`` will do."""
+        ...
+
+    @property
     def description(self) -> str:
         """One sentence; it says so where the data is not real."""
         ...
@@ -158,21 +171,12 @@ class Provider(Protocol):
         """The version of the plugin."""
         ...
 
-    @property
-    def capabilities(self) -> Capabilities:
-        """What it can do; may become more exact after `start`."""
-        ...
-
     async def start(self) -> None:
         """Make ready, at first use: import what is heavy, open connections. ConfigurationError, ProviderError."""
         ...
 
     async def close(self) -> None:
         """Let everything go; called once, also after a failed start."""
-        ...
-
-    async def listings(self) -> Sequence[Listing]:
-        """Every symbol it has, inactive ones too. ProviderError."""
         ...
 
     async def fetch(self, instrument: Instrument, timeframe: Timeframe, span: Span) -> Page:
@@ -228,38 +232,14 @@ class Unconfigured:
 
 
 @runtime_checkable
-class Upstream(Protocol):
+class Upstream(Described, Protocol):
     """A provider as the core uses it: guarded by retries, a rate budget, a circuit breaker and a deadline.
 
     Raises nothing but ProviderError; ``retry_after`` says when it is worth trying again.
     """
 
-    @property
-    def market(self) -> Market:
-        """The market it belongs to."""
-        ...
-
-    @property
-    def id(self) -> str:
-        """Its name within the market."""
-        ...
-
-    @property
-    def name(self) -> str:
-        """What people call it."""
-        ...
-
-    @property
-    def capabilities(self) -> Capabilities:
-        """What it can do."""
-        ...
-
     def now_ms(self) -> int:
         """The instant by the upstream's clock, as far as it was measured."""
-        ...
-
-    async def listings(self) -> Sequence[Listing]:
-        """Every symbol it has."""
         ...
 
     async def fetch(

@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import base64
-import binascii
+import re
 from collections.abc import AsyncIterator, Sequence
-from dataclasses import dataclass
-from typing import Generic, TypeVar
 
 from candlegraph.answer import Coverage
 from candlegraph.errors import BadUserInput, Forbidden, NotFound
@@ -14,19 +11,9 @@ from candlegraph.job import Backfill, BackfillOrder, BackfillState, Selection, T
 from candlegraph.series import Series
 from candlegraph.viewer import Role
 from resolvers.context import Context
-from resolvers.markets import MAX_PAGE, check_name
+from resolvers.markets import NO_CURSOR, Page, check_name, decode_cursor, encode_cursor, look_ahead
 
-T = TypeVar("T")
 MAX_SYMBOLS = 10_000
-
-
-@dataclass(frozen=True, slots=True)
-class Page(Generic[T]):
-    """A page of a list, and whether there is more on either side of it."""
-
-    items: Sequence[T]
-    has_next: bool
-    has_previous: bool
 
 
 async def resolve_coverage(context: Context, series: Series) -> Coverage:
@@ -61,7 +48,7 @@ async def resolve_backfills(
 ) -> Page[Backfill]:
     """The newest jobs, in one state or in any."""
     start = None if after is None else decode_number(after)
-    jobs = await context.services.backfills.page(state, _size(first) + 1, start)
+    jobs = await context.services.backfills.page(state, look_ahead(first), start)
     return Page(jobs[:first], len(jobs) > first, start is not None)
 
 
@@ -73,7 +60,7 @@ def stream_backfill(context: Context, number: str) -> AsyncIterator[Backfill]:
 async def resolve_tracked(context: Context, first: int, after: str | None) -> Page[Tracked]:
     """The series that are kept complete, in the order in which they were first seen."""
     start = None if after is None else decode_number(after)
-    found = await context.services.tracking.page(_size(first) + 1, start or 0)
+    found = await context.services.tracking.page(look_ahead(first), start or 0)
     return Page(found[:first], len(found) > first, start is not None)
 
 
@@ -112,22 +99,12 @@ def job_number(text: str) -> int:
 
 def encode_number(number: int) -> str:
     """The opaque cursor that stands behind something numbered."""
-    return base64.urlsafe_b64encode(f"#{number}".encode()).decode()
+    return encode_cursor(f"#{number}")
 
 
 def decode_number(cursor: str) -> int:
     """The number a cursor stands behind; BadUserInput for what is no cursor of ours."""
-    try:
-        mark, digits = (text := base64.urlsafe_b64decode(cursor.encode("ascii")).decode("ascii"))[:1], text[1:]
-        number = int(digits) if mark == "#" and digits.isdecimal() and len(digits) < 19 else None
-    except (binascii.Error, ValueError):
-        number = None
-    if number is None:
-        raise BadUserInput("`after` is not a cursor of this list: pass the `endCursor` of the page before.")
-    return number
-
-
-def _size(first: int) -> int:
-    if not 0 <= first <= MAX_PAGE:
-        raise BadUserInput(f"`first` must be between 0 and {MAX_PAGE}, not {first}.")
-    return first
+    text = decode_cursor(cursor)
+    if not re.fullmatch("#[0-9]{1,18}", text):
+        raise BadUserInput(NO_CURSOR)
+    return int(text[1:])

@@ -6,6 +6,7 @@ import base64
 import binascii
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Generic, TypeVar
 
 from candlegraph.errors import BadUserInput, NotFound
 from candlegraph.provider import Capabilities, Market, State, Status
@@ -13,18 +14,26 @@ from candlegraph.series import Instrument, Record
 from candlegraph.timeframe import Timeframe
 from resolvers.context import Context
 
-MAX_PAGE = 1000
+T = TypeVar("T")
+NO_CURSOR = "`after` is not a cursor of this list: pass the `endCursor` of the page before."
+_MAX_PAGE = 1000
 _LONGEST_NAME = 128
 
 
 @dataclass(frozen=True, slots=True)
-class SymbolPage:
-    """One page of symbols, in the order of their names."""
+class Page(Generic[T]):
+    """A page of a list, and whether there is more on either side of it."""
 
-    records: Sequence[Record]
-    total: int
+    items: Sequence[T]
     has_next: bool
     has_previous: bool
+
+
+@dataclass(frozen=True, slots=True)
+class SymbolPage(Page[Record]):
+    """One page of symbols, in the order of their names, and how many there are in all."""
+
+    total: int
 
 
 async def resolve_markets(context: Context) -> list[Market]:
@@ -52,15 +61,14 @@ async def resolve_symbols(
     context: Context, market: str, provider: str, search: str | None, *, inactive: bool, first: int, after: str | None
 ) -> SymbolPage:
     """One page of a provider's symbols, those whose symbol or name holds ``search`` in any case."""
-    if not 0 <= first <= MAX_PAGE:
-        raise BadUserInput(f"`first` must be between 0 and {MAX_PAGE}, not {first}.")
+    ahead = look_ahead(first)
     for what, name in (("market", market), ("provider", provider), ("search", search or "-")):
         check_name(what, name)
     start = None if after is None else decode_cursor(after)
     records, total = await context.services.instruments.search(
-        market, provider, text=search, inactive=inactive, after=start, first=first + 1
+        market, provider, text=search, inactive=inactive, after=start, first=ahead
     )
-    return SymbolPage(records[:first], total, len(records) > first, start is not None)
+    return SymbolPage(records[:first], len(records) > first, start is not None, total)
 
 
 async def resolve_symbol(context: Context, instrument: Instrument) -> Record:
@@ -75,6 +83,13 @@ def instrument(market: str, provider: str, symbol: str) -> Instrument:
     return Instrument(market, provider, symbol)
 
 
+def look_ahead(first: int) -> int:
+    """How many to read for a page of ``first``: one more, which says whether there is a next. BadUserInput."""
+    if not 0 <= first <= _MAX_PAGE:
+        raise BadUserInput(f"`first` must be between 0 and {_MAX_PAGE}, not {first}.")
+    return first + 1
+
+
 def encode_cursor(symbol: str) -> str:
     """The opaque cursor that stands behind a symbol."""
     return base64.urlsafe_b64encode(symbol.encode()).decode()
@@ -86,7 +101,7 @@ def decode_cursor(cursor: str) -> str:
         symbol = base64.urlsafe_b64decode(cursor.encode("ascii")).decode()
         check_name("after", symbol)
     except (binascii.Error, ValueError, BadUserInput):
-        raise BadUserInput("`after` is not a cursor of this list: pass the `endCursor` of the page before.") from None
+        raise BadUserInput(NO_CURSOR) from None
     return symbol
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
+from datetime import datetime
 
 import strawberry
 from strawberry import Parent
@@ -10,10 +10,11 @@ from strawberry import Parent
 from candlegraph import answer, job
 from candlegraph.job import BackfillOrder, BackfillState, Selection
 from candlegraph.timeframe import MINUTE, Timeframe
-from resolvers.backfills import Page, encode_number, selection
+from resolvers.backfills import encode_number, selection
+from resolvers.markets import Page
 from schema.candles import Gap
-from schema.scalars import Timestamp
-from schema.symbol import PageInfo, Symbol
+from schema.scalars import Timestamp, datetime_of
+from schema.symbol import PageInfo, Symbol, page_info
 
 strawberry.enum(
     BackfillState,
@@ -39,7 +40,7 @@ class Fetch:
 
     @strawberry.field(description="When it was answered.")
     def at(parent: Parent[answer.FetchNote]) -> datetime:
-        return _instant(parent.at)
+        return datetime_of(parent.at)
 
     since: Timestamp = strawberry.field(description="The beginning of what was asked, inclusive.")
     until: Timestamp = strawberry.field(description="Its end, exclusive.")
@@ -137,7 +138,7 @@ class Backfill:
 
     @strawberry.field(description="When it will be done, if it goes on as it has so far.")
     def estimated_end_at(parent: Parent[job.Backfill]) -> datetime | None:
-        return None if parent.estimated_end_at is None else _instant(parent.estimated_end_at)
+        return None if parent.estimated_end_at is None else datetime_of(parent.estimated_end_at)
 
     last_error: str | None = strawberry.field(description="What went wrong last; it may have been overcome.")
     holes: list[Gap] = strawberry.field(
@@ -148,13 +149,13 @@ class Backfill:
 
     @strawberry.field(description="When it was ordered.")
     def created_at(parent: Parent[job.Backfill]) -> datetime:
-        return _instant(parent.created_at)
+        return datetime_of(parent.created_at)
 
     created_by: str | None = strawberry.field(description="Who ordered it; null is the owner of the server.")
 
     @strawberry.field(description="When it ended.")
     def ended_at(parent: Parent[job.Backfill]) -> datetime | None:
-        return None if parent.ended_at is None else _instant(parent.ended_at)
+        return None if parent.ended_at is None else datetime_of(parent.ended_at)
 
 
 @strawberry.type(description="A job and its place in the list.")
@@ -184,7 +185,7 @@ class BackfillConnection:
 
     @strawberry.field(description="Where the page lies.")
     def page_info(parent: Parent[Page[job.Backfill]]) -> PageInfo:
-        return _page_info(parent, [one.id for one in parent.items])
+        return page_info(parent, [encode_number(one.id) for one in parent.items])
 
 
 @strawberry.input(description="Symbols to be kept complete: `symbols` or a `pattern`, one of the two.")
@@ -222,7 +223,7 @@ class Tracked:
 
     @strawberry.field(description="When it was last seen without a hole.")
     def up_to_date_at(parent: Parent[job.Tracked]) -> datetime | None:
-        return None if parent.complete_at is None else _instant(parent.complete_at)
+        return None if parent.complete_at is None else datetime_of(parent.complete_at)
 
 
 @strawberry.type(description="A tracked symbol and its place in the list.")
@@ -252,18 +253,4 @@ class TrackedConnection:
 
     @strawberry.field(description="Where the page lies.")
     def page_info(parent: Parent[Page[job.Tracked]]) -> PageInfo:
-        return _page_info(parent, [one.record.id for one in parent.items])
-
-
-def _page_info(page: Page[job.Backfill] | Page[job.Tracked], numbers: list[int]) -> PageInfo:
-    cursors = [encode_number(number) for number in numbers]
-    return PageInfo(
-        has_next_page=page.has_next,
-        has_previous_page=page.has_previous,
-        start_cursor=cursors[0] if cursors else None,
-        end_cursor=cursors[-1] if cursors else None,
-    )
-
-
-def _instant(milliseconds: int) -> datetime:
-    return datetime.fromtimestamp(milliseconds / 1000, UTC)
+        return page_info(parent, [encode_number(one.record.id) for one in parent.items])

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
+from datetime import datetime
 
 import strawberry
 from strawberry import Info, Parent
@@ -12,7 +12,7 @@ from candlegraph.candle import Candles
 from candlegraph.timeframe import MINUTE, Timeframe
 from resolvers.candles import Source, resolve_fetched_at
 from resolvers.context import Context
-from schema.scalars import Timestamp
+from schema.scalars import Timestamp, datetime_of
 
 strawberry.enum(
     GapReason,
@@ -118,7 +118,7 @@ class SourceSpan:
     )
     async def fetched_at(parent: Parent[Source], info: Info[Context, None]) -> datetime | None:
         at = await resolve_fetched_at(info.context, parent)
-        return None if at is None else datetime.fromtimestamp(at / 1000, UTC)
+        return None if at is None else datetime_of(at)
 
 
 @strawberry.type(description="Candles of one series, and what is known about the range they stand for.")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
+from datetime import datetime
 
 import strawberry
 from strawberry import Info, Parent
@@ -13,6 +13,7 @@ from candlegraph.timeframe import MINUTE, Timeframe
 from resolvers.context import Context
 from resolvers.markets import resolve_providers, resolve_symbols
 from schema import arguments as arg
+from schema.scalars import datetime_of
 from schema.symbol import SymbolConnection
 
 strawberry.enum(
@@ -38,7 +39,7 @@ class ProviderFailure:
 
     @strawberry.field(description="When it was.")
     def at(parent: Parent[Failure]) -> datetime:
-        return _instant(parent.at)
+        return datetime_of(parent.at)
 
 
 @strawberry.type(
@@ -76,7 +77,7 @@ class ProviderCounters:
 
     @strawberry.field(description="When the last call was made.")
     def last_call_at(parent: Parent[Counters]) -> datetime | None:
-        return None if parent.last_call_at is None else _instant(parent.last_call_at)
+        return None if parent.last_call_at is None else datetime_of(parent.last_call_at)
 
 
 @strawberry.type(description="An upstream: an exchange, a broker, a folder of files.")
@@ -99,7 +100,7 @@ class Provider:
 
     @strawberry.field(description="When it will be tried again.")
     def retry_at(parent: Parent[Status]) -> datetime | None:
-        return None if parent.retry_at is None else _instant(parent.retry_at)
+        return None if parent.retry_at is None else datetime_of(parent.retry_at)
 
     @strawberry.field(description="What went wrong last, long ago or not.")
     def last_error(parent: Parent[Status]) -> ProviderFailure | None:
@@ -158,10 +159,6 @@ class Market:
     @strawberry.field(description="The providers of its candles.")
     async def providers(parent: Parent[MarketNoun], info: Info[Context, None]) -> list[Provider]:
         return await resolve_providers(info.context, parent.id)  # type: ignore[return-value]
-
-
-def _instant(milliseconds: int) -> datetime:
-    return datetime.fromtimestamp(milliseconds / 1000, UTC)
 
 
 def _budget(status: Status) -> Budget:

@@ -60,9 +60,14 @@ def _parse_iso(text: str) -> datetime:
 _MILLISECOND = datetime(1970, 1, 1, 0, 0, 0, 1000, tzinfo=UTC) - datetime(1970, 1, 1, tzinfo=UTC)
 
 
+def datetime_of(milliseconds: int) -> datetime:
+    """The instant that a number of milliseconds names, in UTC."""
+    return datetime.fromtimestamp(milliseconds / 1000, UTC)
+
+
 def print_datetime(value: datetime | int) -> str:
     """Print an instant (aware, or in milliseconds) as ISO 8601 in UTC, ending in Z."""
-    instant = datetime.fromtimestamp(value / 1000, UTC) if isinstance(value, int) else value.astimezone(UTC)
+    instant = datetime_of(value) if isinstance(value, int) else value.astimezone(UTC)
     return instant.isoformat(timespec="milliseconds" if instant.microsecond else "seconds").replace("+00:00", "Z")
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import strawberry
 from strawberry import Info, Parent
 
@@ -10,7 +12,7 @@ from candlegraph.series import Record, Series
 from candlegraph.timeframe import MINUTE
 from resolvers.candles import resolve_candles
 from resolvers.context import Context
-from resolvers.markets import SymbolPage, encode_cursor
+from resolvers.markets import Page, SymbolPage, T, encode_cursor
 from schema import arguments as arg
 from schema.candles import CandleSeries
 from schema.scalars import Timestamp
@@ -93,27 +95,31 @@ class PageInfo:
     end_cursor: str | None = strawberry.field(description="The cursor of its last item: the `after` of the next page.")
 
 
+def page_info(page: Page[T], cursors: Sequence[str]) -> PageInfo:
+    """Where a page lies, by the cursors of its items."""
+    return PageInfo(
+        has_next_page=page.has_next,
+        has_previous_page=page.has_previous,
+        start_cursor=cursors[0] if cursors else None,
+        end_cursor=cursors[-1] if cursors else None,
+    )
+
+
 @strawberry.type(description="A page of symbols, in the order of their names.")
 class SymbolConnection:
     """Resolved from `resolvers.markets.SymbolPage`."""
 
     @strawberry.field(description="The symbols with their cursors.")
     def edges(parent: Parent[SymbolPage]) -> list[SymbolEdge]:
-        return parent.records  # type: ignore[return-value]
+        return parent.items  # type: ignore[return-value]
 
     @strawberry.field(description="The symbols.")
     def nodes(parent: Parent[SymbolPage]) -> list[Symbol]:
-        return parent.records  # type: ignore[return-value]
+        return parent.items  # type: ignore[return-value]
 
     @strawberry.field(description="Where the page lies.")
     def page_info(parent: Parent[SymbolPage]) -> PageInfo:
-        cursors = [encode_cursor(record.instrument.symbol) for record in parent.records]
-        return PageInfo(
-            has_next_page=parent.has_next,
-            has_previous_page=parent.has_previous,
-            start_cursor=cursors[0] if cursors else None,
-            end_cursor=cursors[-1] if cursors else None,
-        )
+        return page_info(parent, [encode_cursor(record.instrument.symbol) for record in parent.items])
 
     @strawberry.field(description="How many symbols there are in all.")
     def total_count(parent: Parent[SymbolPage]) -> int:

@@ -1,22 +1,86 @@
-"""The commands `track`, `untrack` and `holes`: series that are kept complete."""
+"""The commands `backfill`, `track`, `untrack` and `holes`: series that are made complete, and kept so."""
 
 from __future__ import annotations
 
-from rich.console import Console
-from rich.table import Table
+from typing import TYPE_CHECKING
 
-from candlegraph.job import Selection
-from schema.scalars import print_datetime
-from server.machine import machine
-from server.settings import Settings
+import click
+
+from server.command import command, instant
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from candlegraph.job import Selection
+    from server.settings import Settings
 
 PAGE = 500
 
 
-async def track(settings: Settings, selection: Selection, since: int | None, console: Console) -> None:
-    """Keep symbols complete; a server does the work."""
+@click.command()
+@click.argument("market", required=False)
+@click.argument("provider", required=False)
+@click.argument("pattern", required=False)
+@click.option("--since", help="From where on: milliseconds, or ISO 8601 with an offset.")
+@click.option("--until", help="Up to where; now where it is left out.")
+@click.option("--timeframe", default="1m", show_default=True, help="A timeframe of the provider's own.")
+@click.option("--priority", type=int, default=0, show_default=True, help="Higher ones go first.")
+@click.option("--follow", type=int, metavar="ID", help="Take up a job instead: work on it and show how far it is.")
+@click.option("--cancel", type=int, metavar="ID", help="End a job instead; what it has stored stays.")
+@click.option("--list", "lists", is_flag=True, help="List the newest jobs instead.")
+@command
+async def backfill(
+    settings: Settings,
+    market: str | None,
+    provider: str | None,
+    pattern: str | None,
+    since: str | None,
+    until: str | None,
+    timeframe: str,
+    priority: int,
+    follow: int | None,
+    cancel: int | None,
+    lists: bool,
+) -> None:
+    """Fetch what is missing of the symbols of PROVIDER that match PATTERN, such as '*/USDT'.
+
+    It works on the job itself, beside any server that runs. Ctrl-C leaves the job where it is, to be taken up again.
+    """
+    if [follow is not None, cancel is not None, lists, market is not None].count(True) != 1:
+        raise click.UsageError("Give MARKET PROVIDER PATTERN and --since, or one of --follow, --cancel and --list.")
+    if market is not None and None in {provider, pattern, since}:
+        raise click.UsageError("Give MARKET PROVIDER PATTERN and --since.")
+    from candlegraph.job import BackfillOrder
+    from candlegraph.timeframe import Timeframe
+    from server import backfilling
+
+    if lists:
+        await backfilling.list_backfills(settings, _console())
+    elif cancel is not None:
+        await backfilling.cancel_backfill(settings, cancel, _console())
+    elif follow is not None:
+        await backfilling.backfill(settings, follow, _console())
+    else:
+        chosen = _selection(str(market), str(provider), str(pattern))
+        span = (instant(since) or 0, instant(until))
+        order = BackfillOrder(chosen, *span, Timeframe.parse(timeframe), priority)
+        await backfilling.backfill(settings, order, _console())
+
+
+@click.command()
+@click.argument("market")
+@click.argument("provider")
+@click.argument("pattern")
+@click.option("--since", help="From where on; the last 30 days where it is left out.")
+@command
+async def track(settings: Settings, market: str, provider: str, pattern: str, since: str | None) -> None:
+    """Have the servers keep the 1m candles of matching symbols complete from now on."""
+    from schema.scalars import print_datetime
+    from server.machine import machine
+
+    selection, earliest, console = _selection(market, provider, pattern), instant(since), _console()
     async with machine(settings) as running:
-        tracked = await running.services.tracking.track(selection, since, None)
+        tracked = await running.services.tracking.track(selection, earliest, None)
     for one in tracked:
         console.print(
             f"{one.record.instrument} is kept complete from {print_datetime(one.since)} on.",
@@ -26,16 +90,31 @@ async def track(settings: Settings, selection: Selection, since: int | None, con
     console.print("A running server fills the holes.", highlight=False)
 
 
-async def untrack(settings: Settings, selection: Selection, console: Console) -> None:
-    """Keep them so no longer."""
+@click.command()
+@click.argument("market")
+@click.argument("provider")
+@click.argument("pattern")
+@command
+async def untrack(settings: Settings, market: str, provider: str, pattern: str) -> None:
+    """Keep matching symbols complete no longer; what is stored stays."""
+    from server.machine import machine
+
+    selection, console = _selection(market, provider, pattern), _console()
     async with machine(settings) as running:
         count = await running.services.tracking.untrack(selection)
     console.print(f"{count} of them {'was' if count == 1 else 'were'} tracked; what is stored stays.", highlight=False)
 
 
-async def print_holes(settings: Settings, console: Console) -> None:
-    """Print what is missing of tracked series, and why."""
-    table = Table("symbol", "since", "until", "minutes", "reason", "detail", box=None)
+@click.command()
+@command
+async def holes(settings: Settings) -> None:
+    """List what is missing of tracked series, and why."""
+    from rich.table import Table
+
+    from schema.scalars import print_datetime
+    from server.machine import machine
+
+    table, console = Table("symbol", "since", "until", "minutes", "reason", "detail", box=None), _console()
     after = count = 0
     async with machine(settings) as running:
         while page := await running.services.tracking.page(PAGE, after):
@@ -52,3 +131,19 @@ async def print_holes(settings: Settings, console: Console) -> None:
     if table.row_count:
         console.print(table)
     console.print(f"{count:,} tracked series, {table.row_count:,} holes.", highlight=False)
+
+
+def _selection(market: str, provider: str, pattern: str) -> Selection:
+    from resolvers.backfills import selection
+
+    named = not set("*?[") & set(pattern)
+    return selection(market, provider, [pattern] if named else None, None if named else pattern)
+
+
+def _console() -> Console:
+    from rich.console import Console
+
+    console = Console()
+    if not console.is_terminal:
+        console.width = max(console.width, 160)
+    return console

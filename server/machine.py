@@ -14,7 +14,6 @@ from providers.registry import Registry
 from realtime.cluster import Cluster
 from resolvers.accounts import Accounts
 from resolvers.context import Services
-from resolvers.roster import Roster
 from resolvers.tokens import Tokens
 from server.keys import kept_key
 from server.settings import Settings
@@ -109,13 +108,6 @@ async def _start(postgres: EmbeddedPostgres) -> str:
     finally:
         # A thread cannot be cancelled: whoever gave up waits, or would stop what is not there yet.
         await asyncio.wait([starting])
-
-
-@asynccontextmanager
-async def roster(settings: Settings) -> AsyncIterator[Roster]:
-    """The accounts alone, for the command line."""
-    async with database(settings) as opened:
-        yield Roster(Users(opened))
 
 
 @asynccontextmanager

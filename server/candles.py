@@ -1,0 +1,175 @@
+"""The commands `import`, `candles`, `verify` and `corrections`: candles in, out and looked at."""
+
+from __future__ import annotations
+
+import csv
+import json
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from candlegraph.errors import BadUserInput
+from server.command import command, instant, print_table
+
+if TYPE_CHECKING:
+    from server.settings import Settings
+    from storage.corrections import Version
+
+
+@click.command("import")
+@click.argument("file", type=click.Path(path_type=Path))
+@click.option("--market", required=True, help="The market to import into, new or not.")
+@click.option("--provider", required=True, help="The provider to import into, new or not.")
+@click.option("--symbol", required=True, help="The symbol the candles are of.")
+@click.option("--timeframe", help="How long a candle is; found out where it is left out.")
+@click.option(
+    "--timezone", help="The IANA zone of a daily file's midnights, and of a new symbol. Default: the market's."
+)
+@click.option("--drop-last", is_flag=True, help="Leave the last candle out: it was still forming.")
+@click.option("--replace", is_flag=True, help="Withdraw what is stored between its candles and is not in the file.")
+@command
+async def import_file(
+    settings: Settings,
+    file: Path,
+    market: str,
+    provider: str,
+    symbol: str,
+    timeframe: str | None,
+    timezone: str | None,
+    drop_last: bool,
+    replace: bool,
+) -> None:
+    """Import a CSV, CSV.gz or Parquet FILE of candles: all of it, or nothing where a row is bad."""
+    from server.importing import import_candles
+
+    name = (market, provider, symbol)
+    report = await import_candles(
+        settings, file, name, timeframe=timeframe, timezone=timezone, drop_last=drop_last, replaces=replace
+    )
+    click.echo(report)
+
+
+@click.command()
+@click.argument("market")
+@click.argument("provider")
+@click.argument("symbol")
+@click.option("--timeframe", default="1m", show_default=True)
+@click.option("--since", help="Milliseconds, or ISO 8601 with an offset.")
+@click.option("--until", help="Milliseconds, or ISO 8601 with an offset.")
+@click.option("--limit", type=int)
+@click.option("--format", "style", type=click.Choice(["table", "csv", "json"]), default="table", show_default=True)
+@command
+async def candles(
+    settings: Settings,
+    market: str,
+    provider: str,
+    symbol: str,
+    timeframe: str,
+    since: str | None,
+    until: str | None,
+    limit: int | None,
+    style: str,
+) -> None:
+    """Print candles, and on stderr what is missing of them."""
+    from candlegraph.series import Series
+    from candlegraph.timeframe import Timeframe
+    from resolvers.candles import resolve_candles
+    from resolvers.context import Context
+    from resolvers.markets import instrument
+    from schema.scalars import print_datetime
+    from server.machine import machine
+
+    async with machine(settings) as running:
+        answer = await resolve_candles(
+            Context(running.services, "cli"),
+            Series(instrument(market, provider, symbol), Timeframe.parse(timeframe)),
+            since=instant(since),
+            until=instant(until),
+            limit=limit,
+        )
+    names = ("timestamp", "time", "open", "high", "low", "close", "volume", "closed")
+    rows = [
+        (c.timestamp, print_datetime(c.timestamp), c.open, c.high, c.low, c.close, c.volume, c.closed)
+        for c in answer.candles
+    ]
+    if style == "json":
+        click.echo(json.dumps([dict(zip(names, row, strict=True)) for row in rows], indent=1))
+    elif style == "csv":
+        writer = csv.writer(sys.stdout, lineterminator="\n")
+        writer.writerows([names, *rows])
+    else:
+        print_table(names[1:], [row[1:] for row in rows])
+    for gap in answer.gaps:
+        missing = f"{print_datetime(gap.since)} .. {print_datetime(gap.until)}"
+        click.echo(f"missing {missing} {gap.reason}: {gap.detail}", err=True)
+
+
+@click.command()
+@click.argument("market", required=False)
+@click.argument("provider", required=False)
+@click.argument("pattern", required=False)
+@click.option("--since", help="Check nothing older. Milliseconds, or ISO 8601 with an offset.")
+@click.option("--until", help="Check nothing from here on. Milliseconds, or ISO 8601 with an offset.")
+@click.option("--repair", is_flag=True, help="Make what is wrong anew, and check it again.")
+@command
+async def verify(
+    settings: Settings,
+    market: str | None,
+    provider: str | None,
+    pattern: str | None,
+    since: str | None,
+    until: str | None,
+    repair: bool,
+) -> None:
+    """Check that every aggregate is what its 1m candles say: all, or those of a MARKET, a PROVIDER and the symbols like PATTERN."""
+    from candlegraph.span import Span
+    from server.verifying import verify_stored
+    from storage.verify import ALWAYS
+
+    earliest, latest = instant(since), instant(until)
+    span = Span(ALWAYS.since if earliest is None else earliest, ALWAYS.until if latest is None else latest)
+    if not span:
+        raise BadUserInput("`--since` must lie before `--until`.")
+    tallies = await verify_stored(settings, (market, provider, pattern), span, repair=repair)
+    print_table(
+        ("relation", "checked", "missing", "extra", "different"),
+        [(t.relation, t.checked, t.missing, t.extra, t.different) for t in tallies],
+    )
+    if any(tally.wrong for tally in tallies):
+        raise click.exceptions.Exit(1)
+
+
+@click.command()
+@click.argument("market", required=False)
+@click.argument("provider", required=False)
+@click.argument("symbol", required=False)
+@click.option("--limit", type=click.IntRange(1, 10_000), default=50, show_default=True)
+@command
+async def corrections(
+    settings: Settings, market: str | None, provider: str | None, symbol: str | None, limit: int
+) -> None:
+    """List the newest changes of candles that were final: of everything, or of a MARKET, a PROVIDER and a SYMBOL."""
+    from schema.scalars import print_datetime
+    from server.machine import database
+    from storage.corrections import newest_corrections
+
+    def shown(version: Version | None) -> str:
+        return "none" if version is None else " ".join([*map(str, version.numbers), f"({version.source})"])
+
+    async with database(settings) as opened:
+        found = await newest_corrections(opened, market, provider, symbol, limit)
+    print_table(
+        ("corrected", "series", "candle", "old (o h l c v)", "new (o h l c v)"),
+        [
+            (
+                print_datetime(round(c.corrected_at.timestamp() * 1000)),
+                f"{c.instrument} {c.timeframe}",
+                print_datetime(c.timestamp),
+                shown(c.old),
+                shown(c.new),
+            )
+            for c in found
+        ],
+    )

@@ -1,0 +1,92 @@
+"""What the commands share: how one runs, reads an instant and prints a table."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import signal
+import sys
+from collections.abc import Callable, Coroutine
+from functools import wraps
+from pathlib import Path
+from typing import TYPE_CHECKING, Concatenate
+
+import click
+
+from candlegraph.errors import CandlegraphError, ConfigurationError
+
+if TYPE_CHECKING:
+    from server.settings import Settings
+
+_OVERRIDES = ("host", "port", "data_dir")  # the options that stand in for a setting
+_NUMBERS = frozenset({"open", "high", "low", "close", "volume", "checked", "missing", "extra", "different"})
+
+
+def command(run: Callable[Concatenate[Settings, ...], Coroutine[object, object, None]]) -> Callable[..., None]:
+    """Run a coroutine of the settings as a command, which has ``--data-dir`` besides its own options.
+
+    An error of our tree is one line on stderr, and the exit code says so.
+    """
+
+    @click.option("--data-dir", type=click.Path(path_type=Path), help="Instead of DATA_DIR.")
+    @wraps(run)
+    def command(**given: object) -> None:
+        overrides = {name: given.pop(name) for name in _OVERRIDES if name in given}
+
+        async def work() -> None:
+            await run(_settings(**overrides), **given)
+
+        try:
+            asyncio.run(_stoppable(work()))
+        except ConfigurationError as error:
+            click.echo(f"candlegraph: {error.message}", err=True)
+            sys.exit(2)
+        except CandlegraphError as error:
+            click.echo(f"candlegraph: {error.message}", err=True)
+            sys.exit(1)
+        except KeyboardInterrupt:
+            sys.exit(130)
+        except asyncio.CancelledError:
+            sys.exit(143)
+
+    return command
+
+
+async def _stoppable(work: Coroutine[object, object, None]) -> None:
+    """Await ``work``; SIGTERM cancels it, so that it cleans up, where it would end the process on the spot."""
+    task = asyncio.ensure_future(work)
+    if sys.platform != "win32":
+        asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)
+    await task
+
+
+def _settings(**overrides: object) -> Settings:
+    from server.settings import Settings
+
+    settings = Settings.read(**overrides)
+    level = settings.log_level.upper()
+    logging.basicConfig(level=level, format="%(asctime)s %(levelname)s %(name)s: %(message)s", stream=sys.stderr)
+    logging.getLogger("ccxt").setLevel(max(logging.INFO, logging.getLogger().level))  # below, it logs headers with keys
+    logging.getLogger("asyncpg").setLevel(logging.ERROR)  # its pool writes a traceback a try while the database is away
+    return settings
+
+
+def instant(text: str | None) -> int | None:
+    """An option's instant, milliseconds or ISO 8601 with an offset, in milliseconds, UTC. BadUserInput."""
+    from schema.scalars import parse_timestamp
+
+    return None if text is None else parse_timestamp(int(text) if text.isdecimal() and len(text) < 20 else text)
+
+
+def print_table(names: tuple[str, ...], rows: list[tuple[object, ...]]) -> None:
+    """Print a row a line beneath the ``names`` of the columns."""
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(box=None, header_style="bold")
+    for name in names:
+        table.add_column(name, justify="right" if name in _NUMBERS else "left")
+    for row in rows:
+        table.add_row(*map(str, row))
+    # A narrow terminal wraps the lines; to fit them in, digits would have to go.
+    Console(width=max(Console().width, 110)).print(table)

@@ -1,0 +1,92 @@
+"""The commands `user ...`: who may sign in."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING
+
+import click
+
+from server.command import command, print_table
+
+if TYPE_CHECKING:
+    from resolvers.roster import Roster
+    from server.settings import Settings
+
+
+@click.group()
+def user() -> None:
+    """Make, list, close and reopen accounts, and change their passwords."""
+
+
+@user.command("add")
+@click.argument("name")
+@click.option("--role", type=click.Choice(["viewer", "operator", "admin"]), default="viewer", show_default=True)
+@command
+async def add_user(settings: Settings, name: str, role: str) -> None:
+    """Make an account; the password is asked for, or is the first line of stdin."""
+    from candlegraph.viewer import Role
+
+    async with _roster(settings) as accounts:
+        made = await accounts.add(name, _password(), Role(role))
+    click.echo(f"{made.name} may sign in, as {made.role.value}.")
+
+
+@user.command("list")
+@command
+async def list_users(settings: Settings) -> None:
+    """List the accounts."""
+    from server.machine import database
+    from storage.users import Users
+
+    async with database(settings) as opened:
+        rows = [(one.name, one.role.value, "closed" if one.disabled else "open") for one in await Users(opened).every()]
+    print_table(("name", "role", "state"), [*rows])
+
+
+@user.command("disable")
+@click.argument("name")
+@command
+async def disable_user(settings: Settings, name: str) -> None:
+    """Close an account: whoever is signed in with it is out within a second."""
+    async with _roster(settings) as accounts:
+        closed = await accounts.disable(name, disabled=True)
+    click.echo(f"{closed.name} may not sign in any more.")
+
+
+@user.command("enable")
+@click.argument("name")
+@command
+async def enable_user(settings: Settings, name: str) -> None:
+    """Open an account again."""
+    async with _roster(settings) as accounts:
+        opened = await accounts.disable(name, disabled=False)
+    click.echo(f"{opened.name} may sign in again.")
+
+
+@user.command("password")
+@click.argument("name")
+@command
+async def change_password(settings: Settings, name: str) -> None:
+    """Change a password, which ends every session of the account."""
+    async with _roster(settings) as accounts:
+        changed = await accounts.change_password(name, _password())
+    click.echo(f"{changed.name} has a new password; every older sign-in has ended.")
+
+
+@asynccontextmanager
+async def _roster(settings: Settings) -> AsyncIterator[Roster]:
+    from resolvers.roster import Roster
+    from server.machine import database
+    from storage.users import Users
+
+    async with database(settings) as opened:
+        yield Roster(Users(opened))
+
+
+def _password() -> str:
+    if sys.stdin.isatty():
+        return str(click.prompt("Password", hide_input=True, confirmation_prompt=True, err=True))
+    return sys.stdin.readline().rstrip("\r\n")
