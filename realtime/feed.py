@@ -26,7 +26,7 @@ from candlegraph.timeframe import MINUTE, Timeframe
 from candlegraph.zone import Zone, zone
 from realtime.bus import Failed, Message, News
 from realtime.count import Count
-from storage.candles import Read, Write
+from storage.candles import Write
 from storage.collector import Want
 from storage.history import History
 from storage.live import Happened, Held, LeaseLost, LiveStore, Step, TopicKey, timeframe_of
@@ -388,8 +388,7 @@ class Feed:
 
     async def _final_minutes(self, span: Span) -> Candles:
         """The stored minutes of ``span``."""
-        read = Read(self._record.id, MINUTE, span, (span.until - span.since) // MINUTE_MS)
-        return (await self._history.store.read([read]))[0]
+        return await self._history.store.minutes(self._record.id, span)
 
 
 def _settled(provider: Upstream) -> int:

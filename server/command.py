@@ -37,7 +37,8 @@ def command(run: Callable[Concatenate[Settings, ...], Coroutine[object, object, 
             await run(_settings(**overrides), **given)
 
         try:
-            asyncio.run(_stoppable(work()))
+            with asyncio.Runner(loop_factory=_new_loop) as runner:
+                runner.run(_stoppable(work()))
         except ConfigurationError as error:
             click.echo(f"candlegraph: {error.message}", err=True)
             sys.exit(2)
@@ -50,6 +51,15 @@ def command(run: Callable[Concatenate[Settings, ...], Coroutine[object, object, 
             sys.exit(143)
 
     return command
+
+
+def _new_loop() -> asyncio.AbstractEventLoop:
+    """An event loop: uvloop's where there is one, which writes to sockets at less cost."""
+    if sys.platform == "win32":
+        return asyncio.new_event_loop()
+    import uvloop
+
+    return uvloop.new_event_loop()
 
 
 async def _stoppable(work: Coroutine[object, object, None]) -> None:

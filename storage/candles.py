@@ -23,6 +23,7 @@ from storage.database import SQL, STATEMENT_TIMEOUT_MS, Database, to_ms, while_c
 from storage.levels import BASE, Levels
 from storage.live import Held, LeaseLost
 from storage.suspects import AGAIN_MS, GRAIN_MS
+from storage.together import Together
 
 POSTGRES_EPOCH_MS = 946_684_800_000  # 2000-01-01, which PostgreSQL's binary timestamps count from
 _NUMBERS = ("open", "high", "low", "close", "volume")
@@ -144,21 +145,32 @@ async def read_tables(database: Database, reads: Sequence[Read]) -> list[Candles
     return [unpack(row["rows"]) for row in await read_rows(database.fetch, reads)]
 
 
-@dataclass(frozen=True, slots=True)
 class CandleStore:
     """The relations ``ohlcv_data``, ``coverage`` and ``fetch_log``, and the aggregates above the first."""
 
-    database: Database = field(repr=False)
-    changes: Changes
-    reading: Reading = read_tables
+    def __init__(self, database: Database, changes: Changes, reading: Reading = read_tables) -> None:
+        """Over a database; ``reading`` is how its layout answers."""
+        self.database = database
+        self.changes = changes
+        self.reading = reading
+        self._ledgers: Together[None, Sequence[int], list[Ledger]] = Together(self._read_ledgers)
+        self._minutes: Together[None, Read, Candles] = Together(lambda _, reads: reading(database, reads))
 
     async def ledgers(self, instrument_ids: Sequence[int]) -> list[Ledger]:
-        """What is known of each instrument: one statement."""
+        """What is known of each instrument: one statement, which others may share."""
+        return await self._ledgers(None, instrument_ids)
+
+    async def minutes(self, instrument_id: int, span: Span) -> Candles:
+        """The stored 1m candles of ``span``, by a statement that others may share."""
+        read = Read(instrument_id, MINUTE, span, (span.until - span.since) // MINUTE_MS)
+        return await self._minutes(None, read) if read.limit else Candles.empty()
+
+    async def _read_ledgers(self, _: None, asked: Sequence[Sequence[int]]) -> list[list[Ledger]]:
         spans: dict[int, dict[Timeframe, Spans]] = defaultdict(dict)
         revisions: dict[int, int] = defaultdict(int)
         horizon = None
         doubts: dict[int, dict[Timeframe, list[tuple[int, Span]]]] = defaultdict(dict)
-        for row in await self.database.read("coverage_by_instrument", list(set(instrument_ids))):
+        for row in await self.database.read("coverage_by_instrument", list({i for ids in asked for i in ids})):
             horizon = to_ms(row["horizon"])
             if row["timeframe"] is None:
                 continue
@@ -167,7 +179,7 @@ class CandleStore:
             if row["suspects"]:
                 noted = [(at, Span(since, until)) for at, since, until in json.loads(row["suspects"])]
                 doubts[row["instrument_id"]][Timeframe.parse(row["timeframe"])] = noted
-        return [Ledger(spans[i], revisions[i], doubts[i], horizon) for i in instrument_ids]
+        return [[Ledger(spans[i], revisions[i], doubts[i], horizon) for i in ids] for ids in asked]
 
     async def horizon(self) -> int | None:
         """Before it no 1m candles are kept (ms, UTC); None where all are."""

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 from candlegraph.errors import Unavailable
 from candlegraph.timeframe import Timeframe
 from storage.database import SQL, Database, to_ms
+from storage.together import Together
 
 LEASE_S = 3.0  # how long after its holder's death a lease is free
 FOLLOW_S = 15.0  # and a process is taken for gone
@@ -80,12 +81,14 @@ class Step:
     corrected: int
 
 
-@dataclass(frozen=True, slots=True)
 class LiveStore:
     """The relations ``leases``, ``follows``, ``live_topics`` and ``live_events``, as one process sees them."""
 
-    database: Database = field(repr=False)
-    process: uuid.UUID = field(default_factory=uuid.uuid4)
+    def __init__(self, database: Database, process: uuid.UUID | None = None) -> None:
+        """Over a database; each process has a name of its own."""
+        self.database = database
+        self.process = process or uuid.uuid4()
+        self._append: Together[Held, Sequence[Step], dict[TopicKey, int]] = Together(self._append_all)
 
     async def take(self, names: Sequence[str]) -> dict[str, Held]:
         """Take or renew leases; those that are ours now."""
@@ -122,8 +125,11 @@ class LiveStore:
         return Standing(rows[0]["seq"], to_ms(rows[0]["edge"]), held.epoch, rows[0]["corrected"])
 
     async def append(self, held: Held, steps: Sequence[Step]) -> dict[TopicKey, int]:
-        """Count what happened to topics; the new count of each. LeaseLost: nothing was written."""
-        steps = sorted(steps, key=lambda step: step.key)
+        """Count what happened to topics, none of them twice; the new count of each. LeaseLost: nothing was written."""
+        return await self._append(held, steps)
+
+    async def _append_all(self, held: Held, asked: Sequence[Sequence[Step]]) -> list[dict[TopicKey, int]]:
+        steps = sorted((step for steps in asked for step in steps), key=lambda step: step.key)
         events = [(step.key, n, one) for step in steps for n, one in enumerate(step.happened, 1)]
         rows = await self._fetch(
             "live_append", held.name, held.epoch, held.holder,
@@ -134,7 +140,8 @@ class LiveStore:
         )  # fmt: skip
         if len(rows) < len(steps):
             raise LeaseLost
-        return {TopicKey(row["instrument_id"], row["timeframe"], row["zone"]): row["seq"] for row in rows}
+        seqs = {TopicKey(row["instrument_id"], row["timeframe"], row["zone"]): row["seq"] for row in rows}
+        return [{step.key: seqs[step.key] for step in steps} for steps in asked]
 
     async def corrections(self, instrument_id: int, after: int) -> list[tuple[int, int]]:
         """The final minutes that were corrected after the row ``after`` of ``corrections``: row and opening (ms), in order."""

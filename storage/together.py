@@ -74,7 +74,7 @@ class Together(Generic[K, T, R]):
     async def _make_all(self, key: K, calls: Sequence[_Call[T, R]]) -> None:
         try:
             results = await self._make(key, [call.what for call in calls])
-        except Exception as error:
+        except Exception as error:  # noqa: BLE001 - it is raised where the call was made
             if len(calls) > 1 and not isinstance(error, CandlegraphError):
                 for call in calls:
                     await self._make_all(key, [call])
