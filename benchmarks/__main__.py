@@ -20,6 +20,7 @@ BENCHMARKS = {
     "cache": caching.one_series,
     "watchlist": caching.watchlist,
     "faults": caching.faults,
+    "corrections": caching.corrections,
     "load": load.load,
     "slow": load.slow,
     "soak": load.soak,

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from statistics import median, quantiles
 
+import aiohttp
 import numpy as np
 
 from benchmarks.serving import _server
@@ -28,6 +29,7 @@ from storage.history import History
 from storage.redis import Redis
 from storage.shelf import Shelf
 from tests.fakes.valkey import Valkey
+from tests.server.running import serving
 
 T0, MINUTE_MS, ROWS = 1_700_000_040_000, 60_000, 6_000
 ROOMY = 64 << 20
@@ -205,6 +207,71 @@ async def faults() -> Iterable[tuple[object, ...]]:
     for one in (valkey, successor):
         one.server.stop()
     return rows
+
+
+async def corrections() -> Iterable[tuple[object, ...]]:
+    """How long after its commit a correction is in the answers of another process, 50 times each; the bar is a second."""
+    rows: list[tuple[object, ...]] = [
+        ("the other process", "other questions", "p50 ms", "p95 ms", "longest ms", "bar"),
+        ("---",) * 6,
+    ]
+    valkey = Valkey()
+    async with _machine() as running:
+        record = await _furnish(running, "A", _walk(3, ROWS))
+        folder = running.settings.data_dir
+        for redis in ({}, {"REDIS_URL": valkey.url}):
+            dsn = {"DB_CONNECTION_STRING": running.database._dsn, "DATA_DIR": str(folder / "other")}
+            with serving(folder / "other.log", **dsn, **redis) as other:
+                for load in (0, 100):
+                    took = await _told(running, record, len(rows) * 1_000, other.url, load)
+                    p95 = quantiles(took, n=20)[-1]
+                    rows.append(
+                        (
+                            "with Redis" if redis else "without Redis",
+                            f"{load} a second",
+                            f"{median(took):.0f}",
+                            f"{p95:.0f}",
+                            f"{max(took):.0f}",
+                            "1,000",
+                        )
+                    )
+    valkey.server.stop()
+    return rows
+
+
+async def _told(running: Machine, record: Record, price: int, url: str, load: int) -> list[float]:
+    """Milliseconds from the commit of each correction until ``url`` answers with it, under so many other questions a second."""
+    dice = random.Random(1)  # noqa: S311 - a load
+    took = []
+    async with aiohttp.ClientSession() as http:
+
+        async def ask(first: int, count: int) -> list[float]:
+            query = (
+                f'{{ candles(market: "bench", provider: "memory", symbol: "A", since: {T0 + first * MINUTE_MS}, '
+                f"limit: {count}) {{ columns {{ close }} }} }}"
+            )
+            async with http.post(f"{url}/graphql", json={"query": query}) as response:
+                return (await response.json())["data"]["candles"]["columns"]["close"]  # type: ignore[no-any-return]
+
+        async def press() -> None:
+            while True:
+                await asyncio.gather(asyncio.sleep(0.1), ask(dice.randrange(ROWS - 1_000), 500))
+
+        pressing = [asyncio.create_task(press()) for _ in range(load // 10)]
+        for _ in range(50):
+            await asyncio.sleep(dice.random() / 2)
+            first = dice.randrange(ROWS - 1_000)
+            price += 1
+            stamp = T0 + first * MINUTE_MS
+            right = Candles.of([stamp], *([price] for _ in range(4)), [1])
+            await ask(first, 500)
+            await running.store.write([Write(record.id, MINUTE, right, Spans([Span(stamp, stamp + MINUTE_MS)]))])
+            began = time.perf_counter()
+            while (await ask(first, 500))[0] != price:
+                await asyncio.sleep(0.005)
+            took.append((time.perf_counter() - began) * 1000)
+        await asyncio.gather(*map(_cancelled, pressing))
+    return took
 
 
 async def _answer(history: History, ask: Ask) -> Answer:

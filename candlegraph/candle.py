@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, fields, replace
 from datetime import UTC, datetime, timedelta
+from operator import attrgetter
 from typing import Self
 
 import numpy as np
@@ -127,11 +128,11 @@ class Candles:
     @property
     def columns(self) -> tuple[NDArray[np.generic], ...]:
         """The columns, in the order of the fields."""
-        return tuple(getattr(self, field.name) for field in fields(self))
+        return _columns_of(self)
 
     def sorted(self) -> Self:
         """Ascending and unique; of candles at the same instant the last one wins."""
-        if len(self) < 2 or bool((np.diff(self.timestamp) > 0).all()):
+        if bool((self.timestamp[1:] > self.timestamp[:-1]).all()):
             return self
         order = np.argsort(self.timestamp, kind="stable")
         stamps = self.timestamp[order]
@@ -139,8 +140,8 @@ class Candles:
 
     def between(self, span: Span) -> Self:
         """Those that open within ``span``."""
-        low, high = np.searchsorted(self.timestamp, [span.since, span.until])
-        return self[low:high]
+        low, high = self.timestamp.searchsorted([span.since, span.until]).tolist()
+        return self if high - low == len(self) else self[low:high]
 
     def merge(self, newer: Candles) -> Candles:
         """Both together; where both have a candle, the newer one."""
@@ -182,6 +183,9 @@ class Candles:
             for position in np.flatnonzero(bad).tolist():
                 found.setdefault(position, reason)
         return found
+
+
+_columns_of = attrgetter(*(field.name for field in fields(Candles)))
 
 
 def concat(batches: Sequence[Candles]) -> Candles:

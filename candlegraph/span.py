@@ -24,6 +24,8 @@ class Span:
 
     def __and__(self, other: Span) -> Span:
         """What both hold."""
+        if other.since <= self.since and self.until <= other.until:
+            return self
         return Span(max(self.since, other.since), min(self.until, other.until))
 
     def inner(self, timeframe: Timeframe, zone: Zone = UTC) -> Span:
@@ -42,13 +44,8 @@ class Spans:
 
     def __init__(self, spans: Iterable[Span] = ()) -> None:
         """Sort and merge ``spans``, in any order, overlapping or empty."""
-        merged: list[Span] = []
-        for span in sorted(s for s in spans if s):
-            if merged and span.since <= merged[-1].until:
-                merged[-1] = Span(merged[-1].since, max(merged[-1].until, span.until))
-            else:
-                merged.append(span)
-        self._spans = tuple(merged)
+        held = [span for span in spans if span.until > span.since]
+        self._spans = tuple(held if len(held) < 2 else _merged(held))
 
     @classmethod
     def apart(cls, spans: Iterable[Span]) -> Self:
@@ -59,7 +56,7 @@ class Spans:
 
     def _near(self, other: Spans) -> tuple[Span, ...]:
         """Those of ours that may meet ``other``; of thousands of fragments seldom more than a few do."""
-        if not other._spans:
+        if not self._spans or not other._spans:
             return ()
         first = bisect_right(self._spans, other._spans[0].since, key=lambda span: span.until)
         return self._spans[first : bisect_left(self._spans, other._spans[-1].until, key=lambda span: span.since)]
@@ -98,23 +95,35 @@ class Spans:
                 i += 1
             else:
                 j += 1
-        return Spans(found)
+        return Spans.apart(span for span in found if span)
 
     def __sub__(self, other: Spans) -> Spans:
         """What we hold and ``other`` does not."""
-        if not self._spans:
+        near = other._near(self)
+        if not near:
             return self
         edges = [
             self._spans[0].since,
-            *(edge for span in other._near(self) for edge in (span.since, span.until)),
+            *(edge for span in near for edge in (span.since, span.until)),
             self._spans[-1].until,
         ]
         return self & Spans(Span(a, b) for a, b in zip(edges[::2], edges[1::2], strict=True))
 
     def covers(self, span: Span) -> bool:
         """Whether every instant of ``span`` is held."""
-        return not Spans([span]) - self
+        at = bisect_right(self._spans, span.since, key=lambda held: held.since) - 1
+        return not span or (at >= 0 and span.until <= self._spans[at].until)
 
     def inner(self, timeframe: Timeframe, zone: Zone = UTC) -> Spans:
         """The whole buckets held by one of the spans each."""
         return Spans(span.inner(timeframe, zone) for span in self._spans)
+
+
+def _merged(spans: list[Span]) -> list[Span]:
+    merged: list[Span] = []
+    for span in sorted(spans, key=lambda span: span.since):
+        if merged and span.since <= merged[-1].until:
+            merged[-1] = Span(merged[-1].since, max(merged[-1].until, span.until))
+        else:
+            merged.append(span)
+    return merged

@@ -125,8 +125,8 @@ class Timeframe:
 
     def shift(self, instant: int, buckets: int, zone: Zone = UTC) -> int:
         """The opening of the bucket so many after (before, where negative) the one that holds ``instant``."""
-        if self.width_ms:
-            return ORIGIN_MS + ((instant - ORIGIN_MS) // self.width_ms + buckets) * self.width_ms
+        if width := self.width_ms:
+            return ORIGIN_MS + ((instant - ORIGIN_MS) // width + buckets) * width
         index = self.index(np.array([instant], np.int64), zone) + buckets
         return int(self.open_at(index, zone)[0])
 

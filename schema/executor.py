@@ -23,7 +23,8 @@ from schema.scalars import print_datetime
 
 def _floats(column: np.ndarray) -> list[float] | None:
     # NaN and infinity are errors of single fields: plain execution words them.
-    return column.tolist() if np.isfinite(column).all() else None
+    values: list[float] = column.tolist()
+    return values if _are_plain(values) else None
 
 
 def _times(candles: Candles) -> list[str]:

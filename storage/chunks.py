@@ -82,7 +82,7 @@ def candles_of(blocks: Sequence[Rows]) -> Candles:
 
 def between(rows: Rows, span: Span) -> Rows:
     """Those that open within ``span``."""
-    low, high = np.searchsorted(rows[0], [span.since, span.until])
+    low, high = rows[0].searchsorted([span.since, span.until]).tolist()
     return rows[:, low:high]
 
 

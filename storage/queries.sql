@@ -173,8 +173,10 @@ with changed as (
   select n.instrument_id, n.timeframe, n."timestamp", d.open, d.high, d.low, d.close, d.volume, d.source,
          n.open, n.high, n.low, n.close, n.volume, n.source
   from incoming n
-  left join ohlcv_data d using (instrument_id, timeframe, "timestamp")
-  left join coverage c using (instrument_id, timeframe)
+  -- Row by row in the index: a plan cannot know how many rows are staged, and would hash all candles there are.
+  left join lateral (select * from ohlcv_data o where o.instrument_id = n.instrument_id and o.timeframe = n.timeframe
+                     and o."timestamp" = n."timestamp" limit 1) d on true
+  left join coverage c on c.instrument_id = n.instrument_id and c.timeframe = n.timeframe
   where case when d.instrument_id is null then c.covered @> n."timestamp"
              else (d.open, d.high, d.low, d.close, d.volume) is distinct from (n.open, n.high, n.low, n.close, n.volume) end
   returning instrument_id, timeframe, "timestamp")

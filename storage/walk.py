@@ -134,7 +134,8 @@ class Walk:
         tail = self.plan.tail(window, self.forming)
         parts, stored = [*parts, *tail], recall.look_below(tail)
         unread = [stretch for part in parts for stretch in part.stretches if stretch not in stored]
-        batches = await asyncio.gather(*(self.reader.candles.load(self._read(stretch)) for stretch in unread))
+        loads = [self.reader.candles.load(self._read(stretch)) for stretch in unread]
+        batches = await asyncio.gather(*loads) if loads else []
         whole = window
         for stretch, batch in zip(unread, batches, strict=True):
             stored[stretch] = batch
@@ -334,11 +335,9 @@ class Walk:
     def _gaps(self, reached: Span) -> list[Gap]:
         """What of the settled buckets is not covered, each span with the first reason that fits it."""
         rest = Spans([reached & Span(reached.since, self.settled)]) - self.covered
-        reasons = (
-            [(reason, Spans([span]), detail) for reason, span, detail in self.plan.beyond_reach(reached)]
-            if rest
-            else []
-        )
+        if not rest:
+            return []
+        reasons = [(reason, Spans([span]), detail) for reason, span, detail in self.plan.beyond_reach(reached)]
         reasons += [
             (GapReason.PENDING, self.pending, "The provider is being asked: ask again in a moment."),
             (GapReason.REFUSED, self.refused, "The provider sent rows that are no candles."),

@@ -34,7 +34,7 @@ from candlegraph.zone import zone
 from storage.candles import CandleStore, Read, Write, _read_statement
 from storage.changes import Changes
 from storage.corrections import newest_corrections
-from storage.database import Database
+from storage.database import SQL, Database
 from storage.embedded import EmbeddedPostgres
 from storage.history import History
 from storage.instruments import Instruments
@@ -559,3 +559,14 @@ async def test_the_hot_reads_walk_the_primary_key_and_sort_no_series(
             assert scan["Scan Direction"] == ("Backward" if newest else "Forward")
             assert not [node for node, above in found if "Sort" in node["Node Type"] and "Limit" in above]
         await connection.execute("reset plan_cache_mode")
+
+
+async def test_a_merge_looks_its_rows_up_and_scans_no_others(store: CandleStore) -> None:
+    table = minutes(T0, 15_000)
+    await store.write([Write(await new(store.database), MINUTE, table, Spans([Span(T0, T0 + 15_000 * MINUTE_MS)]))])
+    async with store.database.transaction() as connection:
+        await connection.execute("analyze ohlcv_data")
+        await connection.execute(SQL["candles_stage"])
+        await connection.execute("insert into incoming select * from ohlcv_data limit 10000")
+        plan = json.loads(await connection.fetchval("explain (format json) " + SQL["candles_correct"]))[0]["Plan"]
+    assert [n["Node Type"] for n, _ in nodes(plan) if n.get("Relation Name") == "ohlcv_data"] == ["Index Scan"]
