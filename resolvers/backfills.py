@@ -15,9 +15,9 @@ from candlegraph.series import Series
 from candlegraph.viewer import Role
 from resolvers.context import Context
 from resolvers.markets import MAX_PAGE, check_name
+from storage.instruments import MAX_SELECTED
 
 T = TypeVar("T")
-MAX_SYMBOLS = 10_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,8 +89,8 @@ async def untrack(context: Context, selection: Selection) -> int:
 
 def selection(market: str, provider: str, symbols: Sequence[str] | None, pattern: str | None) -> Selection:
     """Name symbols as a request does; BadUserInput for what could be no name."""
-    if symbols is not None and len(symbols) > MAX_SYMBOLS:
-        raise BadUserInput(f"At most {MAX_SYMBOLS:,} symbols fit one order; these are {len(symbols):,}.")
+    if symbols is not None and len(symbols) > MAX_SELECTED:
+        raise BadUserInput(f"At most {MAX_SELECTED:,} symbols fit one order; these are {len(symbols):,}.")
     for what, name in (("market", market), ("provider", provider), ("pattern", "*" if pattern is None else pattern)):
         check_name(what, name)
     for name in symbols or ():

@@ -436,6 +436,9 @@ where b.id = any ($1::int8[]) order by b.id desc;
 -- name: backfills_page
 select id from backfills where ($1::text is null or state = $1) and ($2::int8 is null or id < $2) order by id desc limit $3;
 
+-- name: backfills_open
+select count(*) from backfills where state in ('QUEUED', 'RUNNING') and created_by is not distinct from $1;
+
 -- name: backfill_parts_of
 select i.symbol, sum(p.pieces)::int as pieces, sum(p.pieces_done)::int as pieces_done, sum(p.calls)::int as calls,
        sum(p.candles)::int8 as candles, min(p.next_at) filter (where p.state = 'OPEN' and p.next_at > now()) as retry_at,
@@ -509,6 +512,9 @@ update backfill_parts set claimed_by = null, claimed_until = null where claimed_
 insert into tracked as t (instrument_id, since, added_by)
 select i, timestamptz 'epoch' + $2::int8 * interval '1 ms', $3 from unnest($1::int4[]) i order by 1
 on conflict (instrument_id) do update set since = least(t.since, excluded.since), checked_at = '-infinity';
+
+-- name: tracked_beside
+select count(*) from tracked where instrument_id <> all ($1::int4[]);
 
 -- name: tracked_remove
 with gone as (delete from tracked where instrument_id = any ($1::int4[]) returning 1),
