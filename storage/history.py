@@ -24,6 +24,7 @@ from storage.cache import Cache
 from storage.candles import CandleStore, Reading, read_tables
 from storage.changes import Changes
 from storage.collector import MAX_CALLS, Collector, Want
+from storage.counts import Counts
 from storage.database import Database
 from storage.instruments import Instruments
 from storage.ledgers import Ledgers
@@ -48,6 +49,7 @@ class History:
     collector: Collector
     providers: Providers
     levels: Levels
+    counts: Counts
     cache: Cache | None = None
 
     @classmethod
@@ -63,7 +65,7 @@ class History:
         store = CandleStore(database, Changes(database), reading)
         ledgers = Ledgers(store)
         instruments, collector = Instruments(database, providers), Collector(store, ledgers)
-        return cls(store, ledgers, instruments, collector, providers, levels, cache)
+        return cls(store, ledgers, instruments, collector, providers, levels, Counts(database), cache)
 
     async def answer(self, asks: Sequence[Ask]) -> list[Answer | BaseException]:
         """Answer many questions at once: what they need of the database is read in one statement a step.
@@ -96,7 +98,7 @@ class History:
         holes = [Gap(s.since, s.until, reason, detail) for reason, span, detail in beyond for s in rest & Spans([span])]
         rest -= Spans(span for _, span, _ in beyond)
         holes += [Gap(s.since, s.until, GapReason.NOT_FETCHED, "It has not been asked for yet.") for s in rest]
-        rows = await self.store.count(record.id, series.timeframe, self.levels)
+        rows = await self.counts.of(record.id, series.timeframe, ledger, self.levels)
         fetches = await self.store.fetches(record.id, series.timeframe, FETCHES)
         return Coverage(record, covered, tuple(sorted(holes, key=lambda gap: gap.since)), rows, tuple(fetches))
 

@@ -553,6 +553,11 @@ update tracked set reread_at = timestamptz 'epoch' + $2::int8 * interval '1 ms' 
 delete from backfill_parts
 where backfill_id is null and state <> 'OPEN' and (state <> 'FAILED' and holes = '[]' or ended_at < now() - interval '1 day');
 
+-- name: candles_count_within
+select count(*) from unnest($3::int8[], $4::int8[]) x (since, until) join ohlcv_data d
+  on d.instrument_id = $1 and d.timeframe = $2 and d."timestamp" >= timestamptz 'epoch' + x.since * interval '1 ms'
+  and d."timestamp" < timestamptz 'epoch' + x.until * interval '1 ms';
+
 -- name: candles_count
 select count(*) from {relation}, (select $2::text as tf) q where instrument_id = $1 {filter};
 
