@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
+from typing import Any
 
 import pytest
 from graphql import get_introspection_query
 
 from resolvers.markets import MAX_PAGE
+from schema import documents
 from schema.limits import (
     MAX_DEPTH,
     MAX_INTROSPECTIONS,
@@ -205,3 +208,27 @@ async def test_sizes_are_those_of_the_variables(lab: Laboratory, first: float | 
     assert answer["errors"][0]["extensions"]["code"] == "BAD_USER_INPUT"
     assert ("may cost" in answer["errors"][0]["message"]) is bool(first or default)
     assert not (await lab.ask(document, {"n": 3}))["errors"]
+
+
+async def test_between_the_new_documents_of_one_address_everything_else_goes_on(
+    lab: Laboratory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    passes, read_in = 0, []
+    validate = documents.validate_document
+
+    def noted(*given: Any) -> Any:
+        read_in.append(passes)
+        return validate(*given)
+
+    async def count() -> None:
+        nonlocal passes
+        while True:
+            passes += 1
+            await asyncio.sleep(0)
+
+    monkeypatch.setattr(documents, "validate_document", noted)
+    counting = asyncio.create_task(count())
+    answers = await asyncio.gather(*(lab.ask(f"{{ between{i % 20}: __typename }}") for i in range(40)))
+    counting.cancel()
+    assert all(not answer["errors"] for answer in answers)
+    assert len(set(read_in)) == len(read_in) == 20
