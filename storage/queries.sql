@@ -447,9 +447,12 @@ select i.symbol, sum(p.pieces)::int as pieces, sum(p.pieces_done)::int as pieces
 from backfill_parts p join instruments i on i.id = p.instrument_id where p.backfill_id = $1 group by 1 order by 1;
 
 -- name: backfill_cancel
-with cancelled as (
-  update backfills set state = 'CANCELLED', ended_at = now() where id = $1 and state in ('QUEUED', 'RUNNING') returning id)
-update backfill_parts set state = 'CANCELLED', ended_at = now() where backfill_id = (select id from cancelled) and state = 'OPEN';
+-- The parts before the job, as those who end a part do: the other way round they would lock each other out.
+with parts as (
+  update backfill_parts set state = 'CANCELLED', ended_at = now()
+  where id in (select id from backfill_parts where backfill_id = $1 and state = 'OPEN' order by id for update) returning 1)
+update backfills set state = 'CANCELLED', ended_at = now()
+where (select count(*) from parts) >= 0 and id = $1 and state in ('QUEUED', 'RUNNING');
 
 -- name: backfill_claim
 -- The most urgent part that nobody works on: of job $3, or of any, but of none of the providers $4. `skip locked`: two

@@ -265,6 +265,19 @@ async def test_a_cancelled_job_asks_for_nothing_more_and_keeps_what_it_has(world
     assert (await backfills.cancel(job.id)).state is BackfillState.CANCELLED
 
 
+async def test_a_job_is_cancelled_while_a_part_of_it_ends(world: World) -> None:
+    backfills = Backfills(world.history)
+    job = await backfills.start(order(world, T0, hours(1)))
+    async with world.database.transaction() as connection:  # as `backfill_end`: the part, then its job
+        await connection.execute("update backfill_parts set calls = 1 where backfill_id = $1", job.id)
+        cancelling = asyncio.create_task(backfills.cancel(job.id))
+        async with asyncio.timeout(10):
+            while not await connection.fetchval("select count(*) from pg_locks where not granted"):
+                await asyncio.sleep(0.01)
+        await connection.execute("update backfills set last_error = 'x' where id = $1", job.id)
+    assert (await cancelling).state is BackfillState.CANCELLED
+
+
 async def test_a_question_is_answered_while_a_backfill_waits_for_the_provider(world: World) -> None:
     release = asyncio.Event()
     world.upstream.faults = [hanging(release)]
