@@ -12,8 +12,7 @@ from candlegraph.series import Series
 from candlegraph.viewer import Role
 from resolvers.context import Context
 from resolvers.markets import NO_CURSOR, Page, check_name, decode_cursor, encode_cursor, look_ahead
-
-MAX_SYMBOLS = 10_000
+from storage.instruments import MAX_SELECTED
 
 
 async def resolve_coverage(context: Context, series: Series) -> Coverage:
@@ -76,8 +75,8 @@ async def untrack(context: Context, selection: Selection) -> int:
 
 def selection(market: str, provider: str, symbols: Sequence[str] | None, pattern: str | None) -> Selection:
     """Name symbols as a request does; BadUserInput for what could be no name."""
-    if symbols is not None and len(symbols) > MAX_SYMBOLS:
-        raise BadUserInput(f"At most {MAX_SYMBOLS:,} symbols fit one order; these are {len(symbols):,}.")
+    if symbols is not None and len(symbols) > MAX_SELECTED:
+        raise BadUserInput(f"At most {MAX_SELECTED:,} symbols fit one order; these are {len(symbols):,}.")
     for what, name in (("market", market), ("provider", provider), ("pattern", "*" if pattern is None else pattern)):
         check_name(what, name)
     for name in symbols or ():

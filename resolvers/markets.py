@@ -16,7 +16,7 @@ from resolvers.context import Context
 
 T = TypeVar("T")
 NO_CURSOR = "`after` is not a cursor of this list: pass the `endCursor` of the page before."
-_MAX_PAGE = 1000
+MAX_PAGE = 1000
 _LONGEST_NAME = 128
 
 
@@ -85,8 +85,8 @@ def instrument(market: str, provider: str, symbol: str) -> Instrument:
 
 def look_ahead(first: int) -> int:
     """How many to read for a page of ``first``: one more, which says whether there is a next. BadUserInput."""
-    if not 0 <= first <= _MAX_PAGE:
-        raise BadUserInput(f"`first` must be between 0 and {_MAX_PAGE}, not {first}.")
+    if not 0 <= first <= MAX_PAGE:
+        raise BadUserInput(f"`first` must be between 0 and {MAX_PAGE}, not {first}.")
     return first + 1
 
 

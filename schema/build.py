@@ -14,6 +14,7 @@ from strawberry.types.execution import PreExecutionError
 from strawberry.types.graphql import OperationType
 
 from resolvers.context import Context
+from schema.cost import Cost
 from schema.documents import Documents
 from schema.errors import CodedErrors
 from schema.executor import BulkExecutor
@@ -97,5 +98,5 @@ def build_schema() -> Schema:
         subscription=Subscription,
         config=StrawberryConfig(scalar_map=SCALARS),
         execution_context_class=BulkExecutor,
-        extensions=[CodedErrors, Documents, NamedOperation],
+        extensions=[CodedErrors, Documents, NamedOperation, Cost],
     )

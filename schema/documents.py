@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections import OrderedDict
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
+from contextlib import suppress
+from weakref import WeakValueDictionary
 
-from graphql import DocumentNode
+from graphql import DocumentNode, GraphQLError, parse
 from strawberry.extensions import SchemaExtension
 from strawberry.schema.schema import validate_document
 
@@ -16,6 +19,7 @@ MAX_DOCUMENTS = 500
 MAX_CACHED_LENGTH = 20_000  # texts with literals in them may be many and long: they are not worth the memory
 
 _valid: OrderedDict[str, DocumentNode] = OrderedDict()
+_turns: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
 
 
 class Documents(SchemaExtension):
@@ -24,14 +28,34 @@ class Documents(SchemaExtension):
     It also gives every operation loaders of its own: on a WebSocket the transport hands one context to all of them.
     """
 
-    def on_operation(self) -> Iterator[None]:
-        """Set the limits; make fresh loaders."""
+    _errors: list[GraphQLError] | None = None
+
+    async def on_operation(self) -> AsyncIterator[None]:
+        """Set the limits; make fresh loaders; read a document that is new."""
         context = self.execution_context
         context.parse_options = {"max_tokens": MAX_TOKENS}
         context.validation_rules = (*context.validation_rules, DocumentLimits)
         if isinstance(context.context, Context):
             context.context = context.context.for_operation()
+            if context.query and context.query not in _valid:
+                await self._read(context.query, context.context.origin.address)
         yield
+
+    async def _read(self, text: str, address: str) -> None:
+        """Parse and validate, which takes milliseconds: one document of an address, then whatever else there is to do.
+
+        A thousand subscriptions may arrive in one packet.
+        """
+        turn = _turns.setdefault(address, asyncio.Lock())
+        async with turn:
+            await asyncio.sleep(0)
+            if text in _valid:
+                return
+            context = self.execution_context
+            with suppress(Exception):  # the core parses it once more and reports what is wrong
+                document = parse(text, **context.parse_options)
+                self._errors = validate_document(context.schema._schema, document, context.validation_rules)  # noqa: SLF001
+                context.graphql_document = document
 
     def on_parse(self) -> Iterator[None]:
         """Take the document from the cache; a text that cannot be parsed is left to the core, which reports it."""
@@ -48,7 +72,9 @@ class Documents(SchemaExtension):
             context.pre_execution_errors = [] if context.query in _valid else None
             yield
             return
-        errors = validate_document(context.schema._schema, context.graphql_document, context.validation_rules)  # noqa: SLF001
+        errors = self._errors
+        if errors is None:
+            errors = validate_document(context.schema._schema, context.graphql_document, context.validation_rules)  # noqa: SLF001
         context.pre_execution_errors = errors
         if not errors and len(context.query) <= MAX_CACHED_LENGTH:
             _valid[context.query] = context.graphql_document

@@ -9,7 +9,7 @@ from typing import Any
 import orjson
 from cross_web import AsyncHTTPRequestAdapter, HTTPException
 from graphql import GraphQLError
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 from starlette.responses import FileResponse, PlainTextResponse, Response
 from starlette.types import Message, Receive, Scope, Send
 from starlette.websockets import WebSocket
@@ -79,6 +79,8 @@ class Endpoint(GraphQL[Context, None]):
             response = await (self._stream(request) if streams else self.run(request))
         except HTTPException as error:
             response = _refusal(error)
+        except ClientDisconnect:  # in the middle of its body: nobody is there to be answered
+            return
         response.headers["x-request-id"] = request.state.id
         response.headers["x-content-type-options"] = "nosniff"
         try:

@@ -14,7 +14,7 @@ from itertools import groupby, zip_longest
 from typing import Any
 
 from candlegraph.answer import Gap, GapReason
-from candlegraph.errors import BadUserInput, NotFound
+from candlegraph.errors import BadUserInput, NotFound, Overloaded
 from candlegraph.job import Backfill, BackfillOrder, BackfillPart, BackfillState
 from candlegraph.provider import Upstream
 from candlegraph.series import Record
@@ -29,6 +29,7 @@ from storage.plan import Plan
 MAX_PIECES = 1_000_000
 MAX_PRIORITY = 1_000_000
 MAX_HOLES = 1_000  # told of one job
+MAX_OPEN = 1_000  # jobs that one author may have under way
 PART_CALLS = 64
 FOLLOW_S = 0.5
 
@@ -57,7 +58,8 @@ class Backfills:
         """Queue a job for what is missing of what is ordered; one that lacks nothing is done at once.
 
         BadUserInput for a pattern that matches nothing, a span in the future or beyond the provider's reach, a timeframe that
-        is not native, or a million pieces; NotFound for a symbol the provider does not have; ProviderError.
+        is not native, or a million pieces; NotFound for a symbol the provider does not have; Overloaded where too much of the
+        author's is under way; ProviderError.
         """
         if abs(order.priority) > MAX_PRIORITY:
             raise BadUserInput(f"`priority` must be between -{MAX_PRIORITY:,} and {MAX_PRIORITY:,}.")
@@ -67,6 +69,8 @@ class Backfills:
             known = ", ".join(map(str, provider.capabilities.timeframes))
             raise BadUserInput(f"{provider.name} has no {order.timeframe} candles of its own: it has {known}.")
         span = _reachable(order, provider)
+        if (await self._database.read("backfills_open", order.created_by))[0]["count"] >= MAX_OPEN:
+            raise Overloaded(f"{MAX_OPEN:,} jobs of yours are under way: wait until some are done, or cancel them.")
         parts = await self._parts(records, order.timeframe, span, provider)
         async with self._database.transaction() as connection:
             job: int = await connection.fetchval(
@@ -146,19 +150,26 @@ class Backfills:
     ) -> list[Part]:
         """What is not known of each symbol, cut and in the order of work, and what there is no use in asking for."""
         ledgers = await self.history.ledgers.load([record.id for record in records])
-        found = [
-            (record, *missing(record, ledger, timeframe, span, provider))
-            for record, ledger in zip(records, ledgers, strict=True)
-        ]
-        page = provider.capabilities.max_rows_per_call * timeframe.nominal_ms
-        pieces = sum(-(-(gap.until - gap.since) // page) for _, gaps, _ in found for gap in gaps)
-        if pieces >= MAX_PIECES:
-            raise BadUserInput(
-                f"This would take {pieces:,} upstream calls, and a job may take {MAX_PIECES - 1:,}: "
-                "order fewer symbols or a shorter span."
-            )
-        told = [Part(record, span, 0, holes=holes) for record, _, holes in found if holes]
-        return told + in_turns([cut(record, gaps, timeframe, page) for record, gaps, _ in found])
+        # Of ten thousand symbols it takes a second.
+        return await asyncio.to_thread(_planned, records, ledgers, timeframe, span, provider)
+
+
+def _planned(
+    records: Sequence[Record], ledgers: Sequence[Ledger], timeframe: Timeframe, span: Span, provider: Upstream
+) -> list[Part]:
+    found = [
+        (record, *missing(record, ledger, timeframe, span, provider))
+        for record, ledger in zip(records, ledgers, strict=True)
+    ]
+    page = provider.capabilities.max_rows_per_call * timeframe.nominal_ms
+    pieces = sum(-(-(gap.until - gap.since) // page) for _, gaps, _ in found for gap in gaps)
+    if pieces >= MAX_PIECES:
+        raise BadUserInput(
+            f"This would take {pieces:,} upstream calls, and a job may take {MAX_PIECES - 1:,}: "
+            "order fewer symbols or a shorter span."
+        )
+    told = [Part(record, span, 0, holes=holes) for record, _, holes in found if holes]
+    return told + in_turns([cut(record, gaps, timeframe, page) for record, gaps, _ in found])
 
 
 def missing(

@@ -20,7 +20,7 @@ from candlegraph.span import Span, Spans
 from candlegraph.timeframe import MINUTE, Timeframe
 from storage.changes import Change, Changes
 from storage.database import SQL, STATEMENT_TIMEOUT_MS, Database, to_ms, while_connected
-from storage.levels import BASE, Levels
+from storage.levels import BASE
 from storage.live import Held, LeaseLost
 from storage.suspects import AGAIN_MS, GRAIN_MS
 from storage.together import Together
@@ -236,12 +236,6 @@ class CandleStore:
         """Note an upstream call that brought nothing to store."""
         async with self.database.connection() as connection:
             await _log(connection, fetch)
-
-    async def count(self, instrument_id: int, timeframe: Timeframe, levels: Levels) -> int:
-        """How many candles of a timeframe are stored: its own, or those of its aggregate where that is read."""
-        relation = levels.get(timeframe, BASE)
-        rows = await self.database.fetch(read_statement(SQL["candles_count"], relation), instrument_id, str(timeframe))
-        return int(rows[0]["count"])
 
     async def fetches(self, instrument_id: int, timeframe: Timeframe, count: int) -> list[FetchNote]:
         """The newest upstream calls for a series."""

@@ -1,4 +1,4 @@
-"""Who changed what: each process is told of every write, its own at once and others' within half a second.
+"""Who changed what: each process is told of every write, its own at once and others' within a quarter of a second.
 
 A write leaves a row in ``changes``, under the number of its transaction. Everybody reads the rows of transactions that
 were not seen to have ended before: a counter would hide the row of a transaction that began early and ended late.
@@ -19,7 +19,7 @@ from storage.database import SQL, Database, to_ms
 
 log = logging.getLogger(__name__)
 
-EVERY_S = 0.5
+EVERY_S = 0.25
 FRESH_S = 2.0  # how old the last look may be for anything kept in this process to be believed
 KEPT_S = 600.0  # how long a row stays; who did not look for half of that has missed something
 
@@ -62,7 +62,7 @@ class Changes:
         self._publish(changes)
 
     async def watch(self) -> None:
-        """Look every half second until cancelled; while the database is away, nothing kept is believed."""
+        """Look four times a second until cancelled; while the database is away, nothing kept is believed."""
         while True:
             try:
                 await self.look()

@@ -24,12 +24,14 @@ from storage.cache import Cache
 from storage.candles import CandleStore, Reading, read_tables
 from storage.changes import Changes
 from storage.collector import MAX_CALLS, Collector, Want
+from storage.counts import Counts
 from storage.database import Database
 from storage.instruments import Instruments
 from storage.ledgers import Ledgers
 from storage.levels import ALL, Levels
 from storage.plan import Plan
 from storage.reader import Reader
+from storage.room import Room
 from storage.walk import Walk
 
 log = logging.getLogger(__name__)
@@ -48,6 +50,8 @@ class History:
     collector: Collector
     providers: Providers
     levels: Levels
+    counts: Counts
+    room: Room
     cache: Cache | None = None
 
     @classmethod
@@ -63,14 +67,14 @@ class History:
         store = CandleStore(database, Changes(database), reading)
         ledgers = Ledgers(store)
         instruments, collector = Instruments(database, providers), Collector(store, ledgers)
-        return cls(store, ledgers, instruments, collector, providers, levels, cache)
+        return cls(store, ledgers, instruments, collector, providers, levels, Counts(database), Room(), cache)
 
     async def answer(self, asks: Sequence[Ask]) -> list[Answer | BaseException]:
         """Answer many questions at once: what they need of the database is read in one statement a step.
 
         An item that fails is its exception (NotFound, BadUserInput, ProviderError, Unavailable) and disturbs no other.
         """
-        reader = Reader(self.store, self.ledgers, self.instruments, self.levels, self.cache)
+        reader = Reader(self.store, self.ledgers, self.instruments, self.levels, self.room, self.cache)
         return await asyncio.gather(*(self._answer(ask, reader) for ask in asks), return_exceptions=True)
 
     async def coverage(self, series: Series) -> Coverage:
@@ -96,7 +100,7 @@ class History:
         holes = [Gap(s.since, s.until, reason, detail) for reason, span, detail in beyond for s in rest & Spans([span])]
         rest -= Spans(span for _, span, _ in beyond)
         holes += [Gap(s.since, s.until, GapReason.NOT_FETCHED, "It has not been asked for yet.") for s in rest]
-        rows = await self.store.count(record.id, series.timeframe, self.levels)
+        rows = await self.counts.of(record.id, series.timeframe, ledger, self.levels)
         fetches = await self.store.fetches(record.id, series.timeframe, FETCHES)
         return Coverage(record, covered, tuple(sorted(holes, key=lambda gap: gap.since)), rows, tuple(fetches))
 

@@ -22,6 +22,7 @@ log = logging.getLogger(__name__)
 
 RECORD_TTL_S = 30.0
 MAX_RECORDS = 20_000
+MAX_SELECTED = 10_000
 LISTING_TTL_S = 3600.0
 LISTING_RETRY_S = 30.0
 LISTING_TIMEOUT_S = 60.0
@@ -94,7 +95,7 @@ class Instruments:
         return [_record(row) for row in rows], count
 
     async def select(self, selection: Selection) -> list[Record]:
-        """The listed symbols of a provider that are meant. NotFound names one there is not; BadUserInput: none fits."""
+        """The listed symbols of a provider that are meant. NotFound names one there is not; BadUserInput: none fits, or too many."""
         market, provider = selection.market, selection.provider
         if (selection.symbols is None) == (selection.pattern is None):
             raise BadUserInput("Give either `symbols` or a `pattern`.")
@@ -103,16 +104,19 @@ class Instruments:
         if error := (await self._list({(market, provider)}))[market, provider]:
             raise error
         names = None if selection.symbols is None else list(dict.fromkeys(map(_plain, selection.symbols)))
-        records = [_record(row) for row in await self._database.read("instruments_named", market, provider, names)]
-        found = {record.instrument.symbol: record for record in records if record.listed}
+        rows = await self._database.read("instruments_named", market, provider, names)
+        found = {row["symbol"]: row for row in rows if row["listed"]}
         if names is not None:
             for name in names:
                 if name not in found:
                     raise NotFound(f"{market}/{provider} has no symbol {name[:64]!r}: look it up with `symbols`.")
-        chosen = [r for name, r in found.items() if selection.pattern is None or fnmatchcase(name, selection.pattern)]
+        pattern = selection.pattern
+        chosen = [row for name, row in found.items() if pattern is None or fnmatchcase(name, pattern)]
         if not chosen:
-            raise BadUserInput(f"No symbol of {market}/{provider} matches {(selection.pattern or '')[:64]!r}.")
-        return chosen
+            raise BadUserInput(f"No symbol of {market}/{provider} matches {(pattern or '')[:64]!r}.")
+        if len(chosen) > MAX_SELECTED:
+            raise BadUserInput(f"At most {MAX_SELECTED:,} symbols fit one order; these are {len(chosen):,}.")
+        return [_record(row) for row in chosen]
 
     async def by_id(self, ids: Sequence[int]) -> list[Record]:
         """Instruments by their numbers, in that order; NotFound."""

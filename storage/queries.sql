@@ -438,6 +438,9 @@ where b.id = any ($1::int8[]) order by b.id desc;
 -- name: backfills_page
 select id from backfills where ($1::text is null or state = $1) and ($2::int8 is null or id < $2) order by id desc limit $3;
 
+-- name: backfills_open
+select count(*) from backfills where state in ('QUEUED', 'RUNNING') and created_by is not distinct from $1;
+
 -- name: backfill_parts_of
 select i.symbol, sum(p.pieces)::int as pieces, sum(p.pieces_done)::int as pieces_done, sum(p.calls)::int as calls,
        sum(p.candles)::int8 as candles, min(p.next_at) filter (where p.state = 'OPEN' and p.next_at > now()) as retry_at,
@@ -446,9 +449,12 @@ select i.symbol, sum(p.pieces)::int as pieces, sum(p.pieces_done)::int as pieces
 from backfill_parts p join instruments i on i.id = p.instrument_id where p.backfill_id = $1 group by 1 order by 1;
 
 -- name: backfill_cancel
-with cancelled as (
-  update backfills set state = 'CANCELLED', ended_at = now() where id = $1 and state in ('QUEUED', 'RUNNING') returning id)
-update backfill_parts set state = 'CANCELLED', ended_at = now() where backfill_id = (select id from cancelled) and state = 'OPEN';
+-- The parts before the job, as those who end a part do: the other way round they would lock each other out.
+with parts as (
+  update backfill_parts set state = 'CANCELLED', ended_at = now()
+  where id in (select id from backfill_parts where backfill_id = $1 and state = 'OPEN' order by id for update) returning 1)
+update backfills set state = 'CANCELLED', ended_at = now()
+where (select count(*) from parts) >= 0 and id = $1 and state in ('QUEUED', 'RUNNING');
 
 -- name: backfill_claim
 -- The most urgent part that nobody works on: of job $3, or of any, but of none of the providers $4. `skip locked`: two
@@ -512,6 +518,9 @@ insert into tracked as t (instrument_id, since, added_by)
 select i, timestamptz 'epoch' + $2::int8 * interval '1 ms', $3 from unnest($1::int4[]) i order by 1
 on conflict (instrument_id) do update set since = least(t.since, excluded.since), checked_at = '-infinity';
 
+-- name: tracked_beside
+select count(*) from tracked where instrument_id <> all ($1::int4[]);
+
 -- name: tracked_remove
 with gone as (delete from tracked where instrument_id = any ($1::int4[]) returning 1),
 given_up as (
@@ -548,6 +557,11 @@ update tracked set reread_at = timestamptz 'epoch' + $2::int8 * interval '1 ms' 
 -- name: tracked_sweep
 delete from backfill_parts
 where backfill_id is null and state <> 'OPEN' and (state <> 'FAILED' and holes = '[]' or ended_at < now() - interval '1 day');
+
+-- name: candles_count_within
+select count(*) from unnest($3::int8[], $4::int8[]) x (since, until) join ohlcv_data d
+  on d.instrument_id = $1 and d.timeframe = $2 and d."timestamp" >= timestamptz 'epoch' + x.since * interval '1 ms'
+  and d."timestamp" < timestamptz 'epoch' + x.until * interval '1 ms';
 
 -- name: candles_count
 select count(*) from {relation}, (select $2::text as tf) q where instrument_id = $1 {filter};

@@ -14,15 +14,23 @@ from storage.chunks import Chunk, Rows
 from storage.instruments import Instruments
 from storage.ledgers import Ledgers
 from storage.levels import Levels
+from storage.room import Room
 
 
 class Reader:
     """Gathers what the questions of one tick read; an item may be the exception of its key alone."""
 
     def __init__(
-        self, store: CandleStore, ledgers: Ledgers, instruments: Instruments, levels: Levels, cache: Cache | None = None
+        self,
+        store: CandleStore,
+        ledgers: Ledgers,
+        instruments: Instruments,
+        levels: Levels,
+        room: Room,
+        cache: Cache | None = None,
     ) -> None:
         """Make fresh loaders; their results are not cached, for an answer reads its ledger again after fetching."""
+        self.room = room
         self.levels = levels
         self.cache = cache
         self._shelved: DataLoader[tuple[Chunk, ...], dict[Chunk, Rows]] | None = None

@@ -29,6 +29,7 @@ log = logging.getLogger(__name__)
 
 LOOK_S = 1.0
 EVERY_S = 30.0  # how often a series is looked at
+MAX_TRACKED = 10_000  # in all; each is followed live
 BATCH = 200  # series looked at in one go
 DEFAULT_DAYS = 30  # how far back a series is kept where nobody says
 LIVE_GRACE_MS = 2 * MINUTE_MS  # what is younger is the feed's to close, where there is one
@@ -59,8 +60,14 @@ class Tracking:
         if since is not None and since > now:
             raise BadUserInput(f"`since` ({since}) lies in the future.")
         start = _DAY.floor(now - DEFAULT_DAYS * DAY_MS) if since is None else MINUTE.ceil(since)
+        ids = [record.id for record in records]
+        beside = (await self._database.read("tracked_beside", ids))[0]["count"]
+        if beside + len(ids) > MAX_TRACKED:
+            raise BadUserInput(
+                f"At most {MAX_TRACKED:,} symbols can be tracked: beside these {len(ids):,} there are {beside:,}."
+            )
         async with self._database.connection() as connection:
-            await connection.execute(SQL["tracked_add"], [record.id for record in records], start, by)
+            await connection.execute(SQL["tracked_add"], ids, start, by)
         return await self._tracked(records)
 
     async def untrack(self, selection: Selection) -> int:

@@ -134,15 +134,16 @@ class Walk:
         tail = self.plan.tail(window, self.forming)
         parts, stored = [*parts, *tail], recall.look_below(tail)
         unread = [stretch for part in parts for stretch in part.stretches if stretch not in stored]
-        loads = [self.reader.candles.load(self._read(stretch)) for stretch in unread]
-        batches = await asyncio.gather(*loads) if loads else []
-        whole = window
-        for stretch, batch in zip(unread, batches, strict=True):
-            stored[stretch] = batch
-            window = self._read_part(window, self._read(stretch), batch)
-        made = [self._fold(part, stored) for part in parts]
-        for part, candles in zip(parts, made, strict=True):
-            recall.keep(part, part.span if window == whole else part.span & window, candles, stored)
+        reads = [self._read(stretch) for stretch in unread]
+        async with self.reader.room.taken(sum(map(_most, reads))):
+            batches = await asyncio.gather(*map(self.reader.candles.load, reads)) if reads else []
+            whole = window
+            for stretch, read, batch in zip(unread, reads, batches, strict=True):
+                stored[stretch] = batch
+                window = self._read_part(window, read, batch)
+            made = [self._fold(part, stored) for part in parts]
+            for part, candles in zip(parts, made, strict=True):
+                recall.keep(part, part.span if window == whole else part.span & window, candles, stored)
         found = [candles.between(window) for candles in (kept.candles, *made)]
         self.parts += found
         self.answered += [(span & window, SourceKind.CACHE) for span in kept.spans]
@@ -382,3 +383,8 @@ def _joined(sources: list[SourceSpan]) -> list[SourceSpan]:
             source = replace(joined.pop(), until=source.until)  # noqa: PLW2901
         joined.append(source)
     return joined
+
+
+def _most(read: Read) -> int:
+    """How many rows a read may bring."""
+    return min(read.limit, -(-(read.span.until - read.span.since) // read.timeframe.nominal_ms))

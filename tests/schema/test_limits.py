@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
+from typing import Any
 
 import pytest
 from graphql import get_introspection_query
 
+from resolvers.markets import MAX_PAGE
+from schema import documents
 from schema.limits import (
     MAX_DEPTH,
     MAX_INTROSPECTIONS,
@@ -147,3 +151,84 @@ async def test_a_refused_document_is_refused_again(lab: Laboratory) -> None:
     for _ in range(3):
         assert (await lab.ask(ATTACKS["operations"]))["errors"]
         assert not (await lab.ask("{ markets { id } }"))["errors"]
+
+
+SERIES = 'market: "lab", provider: "bench"'
+WHOLE = "nodes { timestamp time open high low close volume closed synthetic } complete hasMore gaps { since }"
+SYMBOL = "id market provider symbol name base quote active timezone firstAvailable"
+HUNDRED = [{"market": "lab", "provider": "bench", "symbol": f"S{i % 12}/USD"} for i in range(100)]
+COSTLY = {
+    "candles of a thousand symbols": f"{{ symbols({SERIES}, first: 1000) {{ nodes {{ candles {{ complete }} }} }} }}",
+    "the same through edges": f"{{ symbols({SERIES}, first: 1000) {{ edges {{ node {{ candles {{ complete }} }} }} }} }}",
+    "the same through a fragment": f"{{ symbols({SERIES}, first: 1000) {{ ...F }} }} "
+    "fragment F on SymbolConnection { nodes { ... on Symbol { candles { complete } } } }",
+    "candles of every provider's symbols": "{ markets { providers { symbols { nodes { candles { complete } } } } } }",
+    "sixty batches": "query Q($s: [SeriesInput!]!) { "
+    + _numbered("b#: candlesBatch(series: $s) { nodes { close } }", 60)
+    + " }",
+    "one page sixty times": "{ " + _numbered(f"a#: symbols({SERIES}, first: 1000) {{ nodes {{ id }} }}", 60) + " }",
+    "one field of a page 400 times": f"{{ symbols({SERIES}, first: 1000) {{ nodes {{ {_numbered('a#: id', 400)} }} }} }}",
+    "the symbols of a thousand jobs": "{ backfills(first: 1000) { nodes { symbols } } }",
+}
+MODEST = {
+    "the largest batch, whole": "query Q($s: [SeriesInput!]!) { candlesBatch(limit: 5000, series: $s) { "
+    + WHOLE
+    + " } }",
+    "a page of symbols, whole": f"{{ symbols({SERIES}, first: 1000) {{ nodes {{ {SYMBOL} }} totalCount }} }}",
+    "sparklines of a page of symbols": f"{{ symbols({SERIES}) {{ nodes {{ symbol candles(limit: 50) {{ columns {{ close }} }} }} }} }}",
+    "everything there is": "{ markets { id providers { id state symbols { totalCount nodes { symbol name } } } } }",
+    "the coverage of sixty series": "{ "
+    + _numbered(
+        f'a#: coverage({SERIES}, symbol: "S1/USD") {{ rows covered {{ since until }} holes {{ since reason }} }}', 60
+    )
+    + " }",
+    "a page of jobs, whole": "{ backfills { nodes { id symbols holes { since reason } state } } }",
+}
+
+
+@pytest.mark.parametrize("document", COSTLY.values(), ids=COSTLY)
+async def test_what_would_bring_too_much_is_refused_before_anything_is_asked(lab: Laboratory, document: str) -> None:
+    answer = await lab.ask(document, {"s": HUNDRED} if "$s" in document else None)
+    assert answer["data"] is None
+    assert [error["extensions"]["code"] for error in answer["errors"]] == ["BAD_USER_INPUT"]
+    assert "an operation at most 6,000,000: ask for" in answer["errors"][0]["message"]
+
+
+@pytest.mark.parametrize("document", MODEST.values(), ids=MODEST)
+async def test_what_a_front_end_asks_for_may_be_had(lab: Laboratory, document: str) -> None:
+    answer = await lab.ask(document, {"s": HUNDRED} if "$s" in document else None)
+    assert answer["data"]
+
+
+@pytest.mark.parametrize("first", [MAX_PAGE, float(MAX_PAGE), None])
+@pytest.mark.parametrize("default", ["", " = 1000"])
+async def test_sizes_are_those_of_the_variables(lab: Laboratory, first: float | None, default: str) -> None:
+    document = f"query Q($n: Int!{default}) {{ symbols({SERIES}, first: $n) {{ nodes {{ candles {{ complete }} }} }} }}"
+    answer = await lab.ask(document, {"n": first} if first else {})
+    assert answer["errors"][0]["extensions"]["code"] == "BAD_USER_INPUT"
+    assert ("may cost" in answer["errors"][0]["message"]) is bool(first or default)
+    assert not (await lab.ask(document, {"n": 3}))["errors"]
+
+
+async def test_between_the_new_documents_of_one_address_everything_else_goes_on(
+    lab: Laboratory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    passes, read_in = 0, []
+    validate = documents.validate_document
+
+    def noted(*given: Any) -> Any:
+        read_in.append(passes)
+        return validate(*given)
+
+    async def count() -> None:
+        nonlocal passes
+        while True:
+            passes += 1
+            await asyncio.sleep(0)
+
+    monkeypatch.setattr(documents, "validate_document", noted)
+    counting = asyncio.create_task(count())
+    answers = await asyncio.gather(*(lab.ask(f"{{ between{i % 20}: __typename }}") for i in range(40)))
+    counting.cancel()
+    assert all(not answer["errors"] for answer in answers)
+    assert len(set(read_in)) == len(read_in) == 20

@@ -351,6 +351,23 @@ async def test_while_the_server_refuses_attacks_others_are_answered(http: aiohtt
     assert max(waits) < 2
 
 
+@pytest.mark.parametrize("accept", ["application/json", "text/event-stream"])
+async def test_who_leaves_in_the_middle_of_a_body_is_no_error_of_ours(server: Running, accept: str) -> None:
+    before = server.log.stat().st_size
+    host, port = server.url.removeprefix("http://").split(":")
+    for _ in range(5):
+        _, writer = await asyncio.open_connection(host, int(port))
+        head = f"POST /graphql HTTP/1.1\r\nhost: {host}\r\naccept: {accept}\r\ncontent-type: application/json\r\n"
+        writer.write(f"{head}content-length: 1000\r\n\r\n{{".encode())
+        await writer.drain()
+        writer.close()
+        await writer.wait_closed()
+    async with aiohttp.ClientSession(server.url) as http:  # by then the server has noticed
+        for _ in range(20):
+            assert (await post(http, {"query": "{ __typename }"}))[0] == 200
+    assert server.log.stat().st_size == before
+
+
 async def test_the_log_holds_no_traceback_after_all_this(server: Running) -> None:
     log = server.log.read_text(encoding="utf-8")
     assert "Traceback" not in log

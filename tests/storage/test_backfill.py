@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
 from dataclasses import replace
@@ -15,13 +16,13 @@ from hypothesis import strategies as st
 from candlegraph.answer import GapReason
 from candlegraph.candle import Candles, concat
 from candlegraph.clock import MINUTE_MS
-from candlegraph.errors import BadUserInput, NotFound, ProviderRefused, ProviderUnavailable, UnknownSymbol
+from candlegraph.errors import BadUserInput, NotFound, Overloaded, ProviderRefused, ProviderUnavailable, UnknownSymbol
 from candlegraph.job import Backfill, BackfillOrder, BackfillState, Selection
 from candlegraph.provider import Capabilities, Listing, Live, Urgency
 from candlegraph.span import Span, Spans
 from candlegraph.timeframe import MINUTE, Timeframe
 from storage import workers as working
-from storage.backfill import Backfills
+from storage.backfill import Backfills, missing
 from storage.collector import Want
 from storage.database import Database
 from storage.tracking import Tracking
@@ -264,6 +265,19 @@ async def test_a_cancelled_job_asks_for_nothing_more_and_keeps_what_it_has(world
     assert (await backfills.cancel(job.id)).state is BackfillState.CANCELLED
 
 
+async def test_a_job_is_cancelled_while_a_part_of_it_ends(world: World) -> None:
+    backfills = Backfills(world.history)
+    job = await backfills.start(order(world, T0, hours(1)))
+    async with world.database.transaction() as connection:  # as `backfill_end`: the part, then its job
+        await connection.execute("update backfill_parts set calls = 1 where backfill_id = $1", job.id)
+        cancelling = asyncio.create_task(backfills.cancel(job.id))
+        async with asyncio.timeout(10):
+            while not await connection.fetchval("select count(*) from pg_locks where not granted"):
+                await asyncio.sleep(0.01)
+        await connection.execute("update backfills set last_error = 'x' where id = $1", job.id)
+    assert (await cancelling).state is BackfillState.CANCELLED
+
+
 async def test_a_question_is_answered_while_a_backfill_waits_for_the_provider(world: World) -> None:
     release = asyncio.Event()
     world.upstream.faults = [hanging(release)]
@@ -385,6 +399,32 @@ async def test_a_million_pieces_are_refused_with_the_figure(world: World) -> Non
         await Backfills(world.history).start(order(world, T0 - 1_000_000 * MINUTE_MS, T0))
     job = await Backfills(world.history).start(order(world, T0 - 999_999 * MINUTE_MS, T0))
     assert job.pieces_total == 999_999
+
+
+async def test_the_jobs_of_one_author_are_bounded_and_nobody_elses(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("storage.backfill.MAX_OPEN", 2)
+    backfills = Backfills(world.history)
+    for author in ("ada", None):
+        jobs = [await backfills.start(order(world, T0, hours(1), created_by=author)) for _ in range(2)]
+        with pytest.raises(Overloaded, match="2 jobs of yours are under way"):
+            await backfills.start(order(world, T0, hours(1), created_by=author))
+        await backfills.cancel(jobs[0].id)
+        await backfills.start(order(world, T0, hours(1), created_by=author))
+
+
+async def test_a_long_order_is_planned_beside_the_event_loop(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    threads: list[threading.Thread] = []
+
+    def noted(*given: object) -> object:
+        threads.append(threading.current_thread())
+        return missing(*given)  # type: ignore[arg-type]
+
+    monkeypatch.setattr("storage.backfill.missing", noted)
+    await Backfills(world.history).start(order(world, T0, hours(1)))
+    assert threads
+    assert threading.current_thread() not in threads
 
 
 async def test_an_unknown_job_is_not_found(world: World) -> None:
@@ -607,6 +647,18 @@ async def test_what_cannot_be_kept_complete_is_refused(world: World, tracking: t
     world.upstream.capabilities = replace(world.upstream.capabilities, timeframes=(Timeframe(1, "d"),))
     with pytest.raises(BadUserInput, match="has no 1m candles"):
         await keeper.track(selected(world), None, None)
+
+
+async def test_so_many_symbols_can_be_tracked_and_no_more(
+    world: World, tracking: tuple[Tracking, Backfills], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    keeper, _ = tracking
+    world.upstream.truth["OTHER"] = minutes(T0, 10)
+    monkeypatch.setattr("storage.tracking.MAX_TRACKED", 1)
+    for _ in range(2):
+        assert len(await keeper.track(selected(world), None, None)) == 1
+    with pytest.raises(BadUserInput, match=r"At most 1 symbols can be tracked: beside these 1 there are 1\."):
+        await keeper.track(Selection("fake", "upstream", ("OTHER",)), None, None)
 
 
 async def test_a_backfill_and_a_question_for_the_same_page_make_one_call(world: World) -> None:

@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 
 from candlegraph.candle import Candles
-from candlegraph.errors import CandlegraphError, NotFound, ProviderUnavailable
+from candlegraph.errors import BadUserInput, CandlegraphError, NotFound, ProviderUnavailable
+from candlegraph.job import Selection
 from candlegraph.provider import Listing
 from candlegraph.series import Instrument, Record
 from storage import instruments as instruments_module
@@ -303,6 +304,16 @@ async def test_a_search_is_blind_to_case_and_takes_everything_else_literally(
     database: Database, text: str | None, expected: list[str]
 ) -> None:
     assert sorted(await names(Instruments(database, Lineup([upstream()])), text)) == sorted(expected)
+
+
+async def test_a_pattern_that_fits_too_much_is_refused_with_the_figure(
+    database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    instruments = Instruments(database, Lineup([upstream()]))
+    monkeypatch.setattr("storage.instruments.MAX_SELECTED", 2)
+    assert len(await instruments.select(Selection("fake", "upstream", pattern="[aA][bB]*"))) == 2
+    with pytest.raises(BadUserInput, match=f"At most 2 symbols fit one order; these are {len(NAMES)}"):
+        await instruments.select(Selection("fake", "upstream", pattern="*"))
 
 
 async def test_pages_of_a_search_give_every_symbol_once(database: Database) -> None:

@@ -1,0 +1,43 @@
+"""How many candles are stored. PostgreSQL has to visit every one: what was counted before is not counted again."""
+
+from __future__ import annotations
+
+import asyncio
+
+from candlegraph.span import Spans
+from candlegraph.timeframe import Timeframe
+from storage.candles import Ledger, read_statement
+from storage.database import SQL, Database
+from storage.levels import BASE, Levels
+
+MAX_KEPT = 20_000
+AT_ONCE = 2  # a count takes a connection for a second: the others are for who asks for candles
+
+
+class Counts:
+    """Counts over the base, kept with what was known then: while nothing final has changed, only what came since is new."""
+
+    def __init__(self, database: Database) -> None:
+        """Nothing was counted yet."""
+        self._database = database
+        self._kept: dict[tuple[int, Timeframe], tuple[int, Spans, int]] = {}  # the revision, where, and how many
+        self._turn = asyncio.Semaphore(AT_ONCE)
+
+    async def of(self, instrument_id: int, timeframe: Timeframe, ledger: Ledger, levels: Levels) -> int:
+        """How many candles of a timeframe are stored: its own where ``ledger`` covers them, or those of its aggregate."""
+        key, covered = (instrument_id, timeframe), ledger.spans.get(timeframe, Spans())
+        async with self._turn:
+            if (relation := levels.get(timeframe, BASE)) != BASE:
+                statement = read_statement(SQL["candles_count"], relation)
+                return int((await self._database.fetch(statement, instrument_id, str(timeframe)))[0]["count"])
+            revision, known, count = self._kept.get(key, (ledger.revision, Spans(), 0))
+            if revision != ledger.revision or known - covered:
+                known, count = Spans(), 0
+            if new := covered - known:
+                edges = [span.since for span in new], [span.until for span in new]
+                found = await self._database.read("candles_count_within", instrument_id, str(timeframe), *edges)
+                count += int(found[0]["count"])
+            if len(self._kept) > MAX_KEPT:
+                self._kept.clear()
+            self._kept[key] = ledger.revision, covered, count
+        return count

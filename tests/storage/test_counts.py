@@ -1,0 +1,72 @@
+"""How many candles are stored is always exact, and what was counted once is not counted again."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import pytest
+
+from candlegraph.candle import Candles
+from candlegraph.clock import MINUTE_MS
+from candlegraph.series import Series
+from candlegraph.span import Span, Spans
+from candlegraph.timeframe import MINUTE, Timeframe
+from storage.candles import Write
+from storage.database import Database
+from tests.fakes.upstream import minutes
+from tests.storage.world import DAY_MS, T0, World, stop_clock
+
+
+@pytest.fixture
+def world(database: Database, monkeypatch: pytest.MonkeyPatch) -> World:
+    """A day of minutes, one in five of them without a trade; it is a day later."""
+    world = World(database, now=T0 + 2 * DAY_MS)
+    world.lists(minutes(T0, 1440, holes=range(0, 1440, 5)))
+    stop_clock(monkeypatch, world)
+    return world
+
+
+def part(since: int, until: int) -> Span:
+    """A span by the numbers of its minutes."""
+    return Span(T0 + since * MINUTE_MS, T0 + until * MINUTE_MS)
+
+
+async def told(world: World, timeframe: Timeframe = MINUTE) -> int:
+    return (await world.history.coverage(Series(world.instrument, timeframe))).rows
+
+
+async def test_after_whatever_is_written_the_count_is_what_is_stored(world: World) -> None:
+    truth, record = world.upstream.truth[world.symbol], await world.record()
+    assert await told(world) == 0
+    await world.keeps(part(500, 600))
+    assert await told(world) == len(await world.stored()) == 80
+    await world.keeps(part(600, 700))  # beside it
+    await world.keeps(part(100, 200), part(900, 1000))  # and apart, on both sides
+    assert await told(world) == len(await world.stored()) == 320
+    late = Candles.of(T0 + MINUTE_MS * np.array([500, 505]), *([1.0, 1.0],) * 5)
+    await world.keeps(part(500, 506), rows=late)  # two minutes that had no trade after all
+    assert await told(world) == len(await world.stored()) == 322
+    covered = Spans([part(100, 200)])
+    await world.store.write([Write(record.id, MINUTE, truth.between(part(150, 160)), covered, replaces=True)])
+    assert await told(world) == len(await world.stored()) == 322 - 72  # the others were withdrawn
+    assert await told(world, Timeframe(1, "h")) == 7  # 2, 8 to 11, 15 and 16
+
+
+async def test_only_what_is_new_is_counted(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    counted: list[list[tuple[int, int]]] = []
+    read = Database.read
+
+    async def noted(self: Database, name: str, *arguments: Any) -> Sequence[Any]:
+        if name == "candles_count_within":
+            counted.append(list(zip(*arguments[2:], strict=True)))
+        return await read(self, name, *arguments)
+
+    monkeypatch.setattr(Database, "read", noted)
+    for until in (100, 100, 110):
+        await world.keeps(part(0, until))
+        await told(world)
+        await told(world)
+    whole, new = part(0, 100), part(100, 110)
+    assert counted == [[(whole.since, whole.until)], [(new.since, new.until)]]
