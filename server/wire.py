@@ -6,6 +6,7 @@ They are uvicorn's own, which wait for such peers as long as the network does.
 from __future__ import annotations
 
 import asyncio
+from typing import Any
 
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
@@ -56,6 +57,17 @@ class WebSocketProtocol(WebSocketsSansIOProtocol):
         """The connection is gone."""
         super().connection_lost(exc)
         _cancel(self._patience)
+
+    async def run_asgi(self) -> None:
+        """Have the application serve. Where it refuses the handshake, uvicorn would log that it made none."""
+        app = self.app
+
+        async def serve(*given: Any) -> None:
+            await app(*given)
+            self.handshake_complete |= self.close_sent
+
+        self.app = serve
+        await super().run_asgi()
 
     def keepalive_timeout(self) -> None:
         """A ping was not answered. uvicorn closes with 1011, after which graphql-ws does not connect again."""

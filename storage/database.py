@@ -125,6 +125,8 @@ class Database:
                         "application_name": "candlegraph",
                         "timezone": "UTC",
                         "statement_timeout": str(STATEMENT_TIMEOUT_MS),
+                        # What a process had locked when it froze, or vanished, is free again then.
+                        "idle_in_transaction_session_timeout": str(STATEMENT_TIMEOUT_MS),
                         "jit": "off",  # planning an expression tree costs more than our short statements
                     },
                 )

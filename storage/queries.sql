@@ -74,9 +74,12 @@ from unnest($1::int4[]) i left join coverage c on c.instrument_id = i;
 -- name: coverage_lock
 -- First in every writing transaction, and in the order of the keys: the row locks put writers in a line. Whether any of
 -- it was covered before, and what 1m candles are still taken; null where $5 names a lease that is not held any more, by $7 at the epoch $6: its row is held
--- meanwhile, so that whoever takes it over does so after this was written, or before, and then it is not.
+-- meanwhile, so that whoever takes it over does so after this was written, or before, and then it is not. Who freezes in the
+-- middle of it loses the transaction when the lease ends: the row would be held for as long as its connection lives.
 with held as (
-  select from leases where name = $5 and epoch = $6 and holder = $7 and expires_at > now() for share),
+  select set_config('idle_in_transaction_session_timeout',
+                    (1000 * greatest(1, extract(epoch from expires_at - now())))::int4::text, true)
+  from leases where name = $5 and epoch = $6 and holder = $7 and expires_at > now() for share),
 given as (
   select x.i, x.tf, range_agg(tstzrange(timestamptz 'epoch' + x.since * interval '1 ms',
                                         timestamptz 'epoch' + x.until * interval '1 ms')) as spans

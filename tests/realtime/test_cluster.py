@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
+from typing import Any
 
 import pytest
 
@@ -16,6 +17,7 @@ from candlegraph.span import Spans
 from realtime import feed as feed_module
 from realtime import hub as hub_module
 from realtime import leader as leader_module
+from storage import candles as candles_module
 from storage import collector as collector_module
 from storage import live as live_module
 from storage.candles import Write
@@ -225,6 +227,37 @@ async def test_what_a_frozen_leader_still_wants_to_write_is_refused(world: World
         await successor.open(key, back(world, 7), stale)
 
 
+async def test_a_leader_that_freezes_in_the_middle_of_a_write_keeps_nobody_from_its_lease(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its transaction has locked the row of the lease, and its connection lives."""
+    one, other = await world.start(), await world.start()
+    clients = {process: Client(process.hub, since=back(world, 10)) for process in (one, other)}
+    await joined(*clients.values())
+    leader = await world.leading()
+    survivor = other if leader is one else one
+    extend, begun, thawed = candles_module._extend, asyncio.Event(), asyncio.Event()
+
+    async def stand_still(*given: Any) -> int:
+        if not begun.is_set():
+            begun.set()
+            await thawed.wait()
+        return await extend(*given)
+
+    monkeypatch.setattr(candles_module, "_extend", stand_still)
+    world.now += 60_000
+    await asyncio.wait_for(begun.wait(), 10)
+    leader.freeze()
+    await world.minutes(2, clients[survivor])
+    assert survivor.feeds
+    thawed.set()
+    leader.thaw()
+    await world.minutes(2, *clients.values())
+    assert len(one.feeds) + len(other.feeds) == 1
+    for client in clients.values():
+        await client.leave()
+
+
 async def eventually_async(holds: Callable[[], Awaitable[object]]) -> None:
     for _ in range(500):
         if await holds():
@@ -312,8 +345,12 @@ def shown(client: Client) -> list[tuple[float, ...]]:
 
 
 @pytest.mark.parametrize("days", ["UTC", "America/New_York"])
-async def test_every_event_of_a_long_candle_is_the_fold_of_its_minutes(world: World, days: str) -> None:
+async def test_every_event_of_a_long_candle_is_the_fold_of_its_minutes(
+    world: World, days: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """5m, a day, a week, a month and a year; over the end of a day each closes as its aggregate is."""
+    monkeypatch.setattr(live_module, "LEASE_S", 30.0)  # nobody dies, but on a busy machine half a second is soon over
+    monkeypatch.setattr(leader_module, "LEASE_S", 30.0)
     midnight = Timeframe(1, "d").next(world.now)
     world.now = midnight - 3 * 60_000 + 30_000 + (5 * 3_600_000 if days != "UTC" else 0)
     one = await world.start()

@@ -1,6 +1,7 @@
-"""The long form of `test_two_servers`, run by hand: deaths of the leader, cut clients and a proxy that resets.
+"""The long form of `test_two_servers`, run by hand: deaths of the leader, cut clients, a proxy that resets, frozen leaders.
 
-`make chaos` runs it; CHAOS_KILLS, CHAOS_CUTS and CHAOS_LISTENERS say how much of it.
+`make chaos` runs it; CHAOS_KILLS, CHAOS_CUTS and CHAOS_LISTENERS say how much of it. After every fourth death the proxy
+resets and the leader is frozen over its lease.
 """
 
 from __future__ import annotations
@@ -71,7 +72,8 @@ async def _cut(followers: list[Follower], cuts: int, seconds: float) -> None:
 
 async def _run(dsn: str, folder: Path) -> bool:
     began = time.monotonic()
-    async with Cluster(dsn, folder) as cluster:
+    # All listeners come from one address, and now and then to one server.
+    async with Cluster(dsn, folder, MAX_CONNECTIONS_PER_ADDRESS=str(10 * LISTENERS)) as cluster:
         await cluster.start()
         await cluster.start()
         proxy = Proxy(cluster)
@@ -83,16 +85,21 @@ async def _run(dsn: str, folder: Path) -> bool:
                     await cluster.kill(cluster.leader())
                     if number % 4 == 3:
                         proxy.reset()
+                        await asyncio.sleep(random.uniform(0, 1))
+                        async with cluster.frozen(cluster.leader()):
+                            await asyncio.sleep(random.uniform(0, 4))
                 await cutting
                 until = MINUTE.floor(cluster.exchange.now) + 2 * MINUTE_MS
                 await all_told(followers, until, 60)
+    refused = sum(log.read_text(encoding="utf-8").count("LeaseLost") for log in cluster.logs)
     missing, repeats = sum(f.missing(until) for f in followers), sum(f.repeats for f in followers)
     took, errors = sorted(cluster.takeovers), [f.errors for f in followers]
     sys.stdout.write(
-        f"{KILLS} deaths of the leader, {CUTS} cuts, {KILLS // 4} resets, {LISTENERS} listeners, "
+        f"{KILLS} deaths of the leader, {CUTS} cuts, {KILLS // 4} resets, {KILLS // 4} frozen leaders, {LISTENERS} listeners, "
         f"{time.monotonic() - began:.0f} s, {sum(f.connects for f in followers)} connections\n"
         f"closed candles told: {sum(len(f.closed) for f in followers)}, missing {missing}, repeated {repeats}\n"
         f"takeover: median {took[len(took) // 2]:.1f} s, longest {took[-1]:.1f} s\n"
+        f"late writes refused: {refused}\n"
         f"errors told to listeners: {sum(map(len, errors))} {set().union(*errors)}\n"
     )
     return not missing and not repeats

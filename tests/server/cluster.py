@@ -3,44 +3,52 @@
 from __future__ import annotations
 
 import asyncio
-import os
 import random
+import re
 import signal
 import sys
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from pathlib import Path
 from typing import Self
 
 import aiohttp
+import numpy as np
 import orjson
 
+from candlegraph.candle import Candles
 from candlegraph.clock import MINUTE_MS
+from candlegraph.span import Span
 from tests.fakes.binance import FakeBinance
-from tests.fakes.exchange import T0, random_candles
+from tests.fakes.exchange import T0, Fault, random_candles
 from tests.server.fast import SPEED
 from tests.server.running import Running, serving
 
 TRUTH = random_candles(T0, 20_000, keep=0.9)
 BEGIN = T0 + 200 * MINUTE_MS
 SINCE = BEGIN - 20 * MINUTE_MS
+SETTLE_MS = 10_000  # more than what the provider waits for after a minute has ended
 FOLLOW = """subscription ($since: Timestamp!) {
   candles(market: "crypto", provider: "binance", symbol: "BTC/USDT", since: $since) {
     kind seq caughtUp resyncFrom nodes { timestamp close volume closed } } }"""
+LATEST = """{ candles(market: "crypto", provider: "binance", symbol: "BTC/USDT", limit: 1) { nodes { close } } }"""
 FAST = [sys.executable, "-m", "tests.server.fast"]
+_LED = re.compile(r"^(\S+ \S+) .* is led by (this|no or another) process now$", re.MULTILINE)
 
 
 class Cluster:
     """The exchange, the servers, and the way to them."""
 
     def __init__(self, dsn: str, folder: Path, **variables: str) -> None:
+        self.truth = TRUTH
         self.exchange = FakeBinance()
         self.exchange.add("BTC", "USDT", TRUTH)
         self.exchange.sockets.every_s = 0.5
         self.servers: list[Running] = []
         self.urls: list[str] = []  # where listeners go
         self.takeovers: list[float] = []
+        self.logs: list[Path] = []  # of the dead too
         self._stack = AsyncExitStack()
         self._folder = folder
         self._variables = {"DB_CONNECTION_STRING": dsn, "CCXT_EXCHANGES": "binance", **variables}
@@ -58,34 +66,75 @@ class Cluster:
         await self._stack.aclose()
 
     async def start(self) -> Running:
-        """Start one more server."""
+        """Start one more server; it has answered a query, so that its provider is there too."""
         self._began += 1
         folder = self._folder / str(self._began)
         folder.mkdir()
         made = serving(folder / "log", command=FAST, DATA_DIR=str(folder), **self._variables)
         running = await asyncio.to_thread(made.__enter__)
         self._stack.push_async_callback(asyncio.to_thread, made.__exit__, None, None, None)
+        async with (
+            aiohttp.ClientSession(running.url) as http,
+            http.post("/graphql", json={"query": LATEST}) as response,
+        ):
+            await response.read()
         self.servers.append(running)
+        self.logs.append(running.log)
         self.urls.append(running.url)
         return running
 
     def leader(self) -> Running:
-        """The server that said last that it leads."""
-        leads = [s for s in self.servers if "by this process now" in s.log.read_text(encoding="utf-8")]
-        return max(leads, key=lambda server: server.log.stat().st_mtime)
+        """The server that said last that it leads, and has not said since that it does not."""
+        said = [(_LED.findall(server.log.read_text(encoding="utf-8")), server) for server in self.servers]
+        leads = [(lines[-1][0], server) for lines, server in said if lines and lines[-1][1] == "this"]
+        return max(leads, key=lambda lead: lead[0])[1]
 
     async def kill(self, victim: Running) -> None:
         """Kill -9 the leader, note how long it takes until the exchange is followed again, and start another server."""
-        opened, began = self.exchange.sockets.opened, time.monotonic()
-        os.kill(victim.process.pid, signal.SIGKILL)
-        self.urls.remove(victim.url)
         self.servers.remove(victim)
-        while self.exchange.sockets.opened == opened:
-            if time.monotonic() - began > 20:
-                raise AssertionError("Nobody took over.")
-            await asyncio.sleep(0.02)
-        self.takeovers.append(time.monotonic() - began)
+        await self._lose(victim, signal.SIGKILL)
         await self.start()
+
+    @asynccontextmanager
+    async def frozen(self, victim: Running) -> AsyncIterator[None]:
+        """Stop the leader where it stands until another server has taken over, and for as long as the block takes."""
+        try:
+            await self._lose(victim, signal.SIGSTOP)
+            yield
+        finally:
+            victim.process.send_signal(signal.SIGCONT)
+        self.urls.append(victim.url)
+
+    async def asked(self) -> int:
+        """Wait until the leader asks for a minute that is over: its opening (ms). The answer is on its way for a second yet."""
+        while True:
+            seen = len(self._questions())
+            self.exchange.fail(Fault(delay_s=1.5))
+            await until(lambda seen=seen: len(self._questions()) > seen)
+            since = self._questions()[-1]
+            if len(self.over(since)):
+                return since
+
+    def _questions(self) -> list[int]:
+        return [int(query["startTime"]) for path, query in self.exchange.requests if path.endswith("/klines")]
+
+    def over(self, since: int) -> Candles:
+        """The minutes from ``since`` on that are final by now."""
+        return self.truth.between(Span(since, self.exchange.now - MINUTE_MS - SETTLE_MS))
+
+    def correct(self, since: int) -> None:
+        """Let the exchange say from now on that more was traded in the minutes that are ``over``."""
+        more = np.isin(self.truth.timestamp, self.over(since).timestamp)
+        opened, high, low, close, volume = self.truth.columns[1:6]
+        self.truth = Candles.of(self.truth.timestamp, opened, high, low, close, np.round(volume + more, 3))
+        self.exchange.add("BTC", "USDT", self.truth)
+
+    async def _lose(self, leader: Running, number: int) -> None:
+        opened, began = self.exchange.sockets.opened, time.monotonic()
+        leader.process.send_signal(number)
+        self.urls.remove(leader.url)
+        await until(lambda: self.exchange.sockets.opened > opened)
+        self.takeovers.append(time.monotonic() - began)
 
 
 class Follower:
@@ -153,10 +202,9 @@ class Follower:
             self.ready.set()
         return True
 
-    def missing(self, until: int) -> int:
-        """How many candles before ``until`` it was not told, or told wrongly."""
-        inside = (TRUTH.timestamp >= SINCE) & (TRUTH.timestamp < until)
-        truth = TRUTH[inside]
+    def missing(self, end: int) -> int:
+        """How many candles before ``end`` it was not told, or told wrongly."""
+        truth = self._cluster.truth.between(Span(SINCE, end))
         rows = set(zip(truth.timestamp.tolist(), truth.close.tolist(), truth.volume.tolist(), strict=True))
         return len(rows - set(self.closed))
 
@@ -176,8 +224,15 @@ async def following(cluster: Cluster, count: int) -> AsyncIterator[list[Follower
             await asyncio.gather(*(follower.task for follower in followers), return_exceptions=True)
 
 
-async def all_told(followers: list[Follower], until: int, seconds: float = 20) -> None:
-    """Wait until everybody has every candle before ``until``, or long enough."""
+async def until(holds: Callable[[], bool], seconds: float = 20) -> None:
+    """Wait until something holds."""
+    async with asyncio.timeout(seconds):
+        while not holds():
+            await asyncio.sleep(0.01)
+
+
+async def all_told(followers: list[Follower], end: int, seconds: float = 20) -> None:
+    """Wait until everybody has every candle before ``end``, or long enough."""
     deadline = time.monotonic() + seconds
-    while any(follower.missing(until) for follower in followers) and time.monotonic() < deadline:
+    while any(follower.missing(end) for follower in followers) and time.monotonic() < deadline:
         await asyncio.sleep(0.1)

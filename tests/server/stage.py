@@ -23,6 +23,7 @@ from schema.build import Schema, build_schema
 from server.app import WEB
 from server.connections import Caps, Connections
 from server.endpoint import Endpoint
+from server.serve import _bind
 from server.wire import HttpProtocol, WebSocketProtocol
 from storage.limits import Limiter
 from storage.users import Users
@@ -128,9 +129,9 @@ async def staged(made: Services, caps: Caps | None = None, **config: Any) -> Asy
     endpoint: Any = Endpoint(schema, made, WEB, [], connections)
     app = Starlette(routes=[Route("/graphql", endpoint), WebSocketRoute("/graphql", endpoint)])
     protocols: dict[str, Any] = {"http": HttpProtocol, "ws": WebSocketProtocol, "ws_per_message_deflate": False}
-    settings = uvicorn.Config(app, port=0, log_config=None, access_log=False, lifespan="off", **protocols, **config)
+    settings = uvicorn.Config(app, log_config=None, access_log=False, lifespan="off", **protocols, **config)
     server = uvicorn.Server(settings)
-    serving = asyncio.create_task(server._serve())
+    serving = asyncio.create_task(server._serve(_bind("127.0.0.1", 0)))
     while not server.started:
         await asyncio.sleep(0.005)
     try:

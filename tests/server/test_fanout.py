@@ -6,9 +6,12 @@ import asyncio
 import base64
 import json
 import os
+import socket
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
-from typing import Any
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import replace
+from typing import Any, Self
+from urllib.parse import urlsplit
 
 import aiohttp
 import pytest
@@ -18,7 +21,7 @@ from candlegraph.event import EventKind
 from candlegraph.viewer import Role
 from realtime import topic
 from resolvers.tokens import Tokens
-from server import events, wire
+from server import events, serve, wire
 from server.connections import Caps
 from server.events import prefers_events
 from storage.database import Database
@@ -253,8 +256,79 @@ async def test_a_ghost_is_noticed_by_the_pings_it_does_not_answer() -> None:
         assert (await receiving)["kind"] == "CLOSE"
 
 
-async def test_an_address_and_a_server_have_so_many_connections() -> None:
-    """Refused before they are accepted, with a code and a status that say when to come again."""
+class Cable:
+    """A way to the server. Once it is cut nothing passes in either direction, and nobody is told."""
+
+    def __init__(self, behind: str) -> None:
+        self._behind = urlsplit(behind)
+        self._ends: list[asyncio.StreamWriter] = []
+        self._pipes: list[asyncio.Task[None]] = []
+
+    async def __aenter__(self) -> Self:
+        self._server = await asyncio.start_server(self._serve, "127.0.0.1", 0)
+        self.url = f"http://127.0.0.1:{self._server.sockets[0].getsockname()[1]}"
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        self._server.close()
+        for end in self._ends:
+            end.transport.abort()
+
+    async def cut(self) -> None:
+        for pipe in self._pipes:
+            pipe.cancel()
+        await asyncio.gather(*self._pipes, return_exceptions=True)
+        for end in self._ends:
+            transport: Any = end.transport
+            transport.pause_reading()
+
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        far = socket.socket()
+        far.setsockopt(
+            socket.SOL_SOCKET, socket.SO_RCVBUF, 1
+        )  # as little as there is: what it holds is taken for delivered
+        far.connect((self._behind.hostname, self._behind.port))
+        far_reader, far_writer = await asyncio.open_connection(sock=far)
+        self._ends += writer, far_writer
+        self._pipes += map(asyncio.create_task, (_pipe(reader, far_writer), _pipe(far_reader, writer)))
+
+
+async def _pipe(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    while part := await reader.read(65_536):
+        writer.write(part)
+    writer.close()
+
+
+@pytest.mark.parametrize("how", ["graphql-ws", "graphql-sse"])
+async def test_a_client_whose_network_vanished_is_let_go_of(how: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is gone without a word. A socket's pings find that out; a stream has none, and the network gives it up."""
+    monkeypatch.setattr(wire, "FAREWELL_S", 0.1)
+    if how == "graphql-sse":
+        monkeypatch.setattr(serve, "UNREAD_MS", 500)
+    stage = Stage()
+    async with (
+        staged(services(stage), ws_ping_interval=0.2, ws_ping_timeout=1.0) as serving,
+        Cable(serving.url) as cable,
+        aiohttp.ClientSession(cable.url) as http,
+        AsyncExitStack() as stack,
+    ):
+        if how == "graphql-ws":
+            client = await stack.enter_async_context(listening(replace(serving, url=cable.url)))
+            answering = asyncio.create_task(client.receive())  # which answers pings
+            stack.callback(answering.cancel)
+        else:
+            await heard(await stack.enter_async_context(http.post("/graphql", json={"query": LIVE}, headers=SSE)))
+        assert len(stage.listeners) == 1
+        await cable.cut()
+        for _ in range(50):
+            stage.close()
+        await stage.empty()
+        await until(lambda: not serving.server.server_state.connections)
+        assert len(serving.connections) == 0
+
+
+async def test_an_address_and_a_server_have_so_many_connections(caplog: pytest.LogCaptureFixture) -> None:
+    """Refused before they are accepted, with a code and a status that say when to come again, and no line in the log."""
     stage = Stage()
     for caps, status, code in ((Caps(2, 100), 503, "OVERLOADED"), (Caps(100, 2), 429, "RATE_LIMITED")):
         async with staged(services(stage), caps) as serving, aiohttp.ClientSession(serving.url) as http:
@@ -271,6 +345,7 @@ async def test_an_address_and_a_server_have_so_many_connections() -> None:
             await until(lambda: not len(serving.connections))
             async with listening(serving):
                 pass
+    assert not caplog.records
 
 
 SSE = {"accept": "text/event-stream"}

@@ -1,14 +1,20 @@
-"""Two servers over one database follow an exchange by one connection; the one that does it is killed, twice."""
+"""Two servers over one database follow an exchange by one connection; the one that does it is killed, or frozen over its lease."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
+from candlegraph import Candles
 from candlegraph.clock import MINUTE_MS
 from candlegraph.timeframe import MINUTE
-from tests.server.cluster import Cluster, all_told, following
+from realtime.bus import Bus, Message
+from storage.database import Database
+from storage.notify import Notifications
+from tests.server.cluster import Cluster, all_told, following, until
 
 
 async def test_two_servers_follow_by_one_connection_and_two_deaths_lose_and_repeat_nothing(
@@ -16,19 +22,78 @@ async def test_two_servers_follow_by_one_connection_and_two_deaths_lose_and_repe
 ) -> None:
     dsn = await new_database(migrated_template)
     async with Cluster(dsn, tmp_path) as cluster:
-        await cluster.start()
-        await cluster.start()
+        await asyncio.gather(cluster.start(), cluster.start())
         async with following(cluster, 40) as followers:
             assert len(cluster.exchange.sockets.lines) == 1
             assert cluster.exchange.sockets.opened == 1
             for _ in range(2):
                 await cluster.kill(cluster.leader())
                 assert len(cluster.exchange.sockets.lines) == 1
-            until = MINUTE.floor(cluster.exchange.now) + 2 * MINUTE_MS
-            await all_told(followers, until)
-            assert [follower.missing(until) for follower in followers] == [0] * 40
+            end = MINUTE.floor(cluster.exchange.now) + 2 * MINUTE_MS
+            await all_told(followers, end)
+            assert [follower.missing(end) for follower in followers] == [0] * 40
             assert [follower.repeats for follower in followers] == [0] * 40
     print("takeovers:", [f"{seconds:.1f} s" for seconds in cluster.takeovers])
     assert max(cluster.takeovers) < 20
+    for server in cluster.servers:
+        assert "Traceback" not in server.log.read_text(encoding="utf-8")
+
+
+class Ear:
+    """Hears what the servers tell each other, and may speak as one of them."""
+
+    def __init__(self, database: Database) -> None:
+        self.bus = Bus("ear")
+        self.messages: list[Message] = []
+        self._line = Notifications(database, self.bus.receive)
+        self.bus.connect([self._line])
+        self.bus.hear(lambda news: self.messages.append(news) if isinstance(news, Message) else None)
+
+    @asynccontextmanager
+    async def listening(self) -> AsyncIterator[None]:
+        task = asyncio.create_task(self._line.listen())
+        try:
+            await until(lambda: bool(self.messages))
+            yield
+        finally:
+            task.cancel()
+            await self.bus.close()
+
+
+async def test_a_leader_that_was_frozen_over_its_lease_writes_and_says_nothing_any_more(
+    database: Database, database_dsn: str, tmp_path: Path
+) -> None:
+    """It freezes while an answer is on its way to it, and the exchange has corrected that before it wakes."""
+    async with Cluster(database_dsn, tmp_path) as cluster:
+        await asyncio.gather(cluster.start(), cluster.start())
+        ear = Ear(database)
+        async with following(cluster, 40) as followers, ear.listening():
+            frozen, connects = cluster.leader(), [follower.connects for follower in followers]
+            (former,) = {message.epoch for message in ear.messages}
+            corrected = await cluster.asked()
+            cluster.correct(corrected)
+            stood_at = cluster.exchange.now + MINUTE_MS
+            async with cluster.frozen(frozen):
+                await until(lambda: ear.messages[-1].epoch > former)
+            for line in ("is led by no or another process now", "LeaseLost"):  # what it wanted to write was refused
+                await until(lambda line=line: line in frozen.log.read_text(encoding="utf-8"))
+            assert cluster.leader() is not frozen
+            await until(lambda: len(cluster.exchange.sockets.lines) == 1)
+            # Of what it heard of the exchange when it woke it has told nobody, and nobody would have believed it.
+            late = [m for m in ear.messages if m.epoch == former and max(m.candles.timestamp, default=0) > stood_at]
+            assert late == []
+            last = ear.messages[-1]
+            for number in range(1, 4):
+                untrue = Candles.of([last.edge + number * MINUTE_MS], [1], [1], [1], [1], [1])
+                said = Message(last.key, "C", last.seq + number, int(untrue.timestamp[0]) + MINUTE_MS, former, untrue)
+                ear.bus.publish(said, others=True)
+            end = MINUTE.floor(cluster.exchange.now) + 2 * MINUTE_MS
+            await all_told(followers, end)
+            assert [follower.missing(end) for follower in followers] == [0] * 40
+            assert [follower.repeats for follower in followers] == [0] * 40
+            assert [follower.connects for follower in followers] == connects
+        async with following(cluster, 5) as followers:  # what is stored is what was told
+            assert [follower.missing(end) for follower in followers] == [0] * 5
+    print("takeover:", cluster.takeovers)
     for server in cluster.servers:
         assert "Traceback" not in server.log.read_text(encoding="utf-8")

@@ -36,6 +36,31 @@ async def doomed(tmp_path: Path) -> AsyncIterator[tuple[Server, Database]]:
         await asyncio.to_thread(postgres.stop)
 
 
+async def test_what_a_process_had_locked_when_it_froze_is_free_again(
+    database: Database, database_dsn: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """PostgreSQL ends a transaction that stands still; its connection lives."""
+    monkeypatch.setattr(database_module, "STATEMENT_TIMEOUT_MS", 500)
+    frozen, locked, thawed = Database(database_dsn), asyncio.Event(), asyncio.Event()
+    await frozen.open()
+
+    async def stand_still() -> None:
+        async with frozen.transaction() as connection:
+            await connection.execute("lock table fetch_log")
+            locked.set()
+            await thawed.wait()
+            await connection.execute("select 1")
+
+    standing = asyncio.create_task(stand_still())
+    await locked.wait()
+    async with database.transaction() as connection:
+        await connection.execute("lock table fetch_log", timeout=20)
+    thawed.set()
+    with pytest.raises(Unavailable):
+        await standing
+    await frozen.close()
+
+
 async def sleep_in(database: Database) -> None:
     async with database.connection() as connection:
         await connection.execute("select pg_sleep(30)")
