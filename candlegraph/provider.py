@@ -11,7 +11,7 @@ validation and fan-out are the core's business: it makes one upstream call when 
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Protocol, runtime_checkable
 
@@ -62,11 +62,15 @@ class Market:
 
 @dataclass(frozen=True, slots=True)
 class Budget:
-    """What an upstream lets one credential spend: ``weight`` in any ``per_s`` seconds, and ``concurrent`` calls at once."""
+    """What an upstream lets one credential spend: ``weight`` in any ``per_s`` seconds, and ``concurrent`` calls at once.
+
+    Who names another ``credential`` has a budget of their own; it leaves the process as a short hash alone.
+    """
 
     weight: float
     per_s: float
     concurrent: int = 4
+    credential: str = field(default="", repr=False)
 
 
 @dataclass(frozen=True, slots=True)

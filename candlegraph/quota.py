@@ -12,7 +12,7 @@ SLOTS = 60  # a window is counted in so many slots: a few numbers, however many 
 
 
 class Quota(Protocol):
-    """Counts what is spent of budgets by key, one for each upstream and credential."""
+    """Counts what is spent of budgets by key, one for each upstream, and by the credential that a budget names."""
 
     async def spend(self, key: str, budget: Budget, weight: float, share: float = 1.0) -> float:
         """Spend ``weight``: 0, or how many seconds to wait, and then nothing was spent.

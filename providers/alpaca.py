@@ -72,7 +72,7 @@ class Alpaca:
             max_rows_per_call=_MAX_ROWS,
             settle_ms=_SETTLE_MS,
             corrects_within_ms=DAY_MS,
-            budget=Budget(_CALLS_A_MINUTE / sharers, 60),
+            budget=Budget(_CALLS_A_MINUTE / sharers, 60, credential=account.key),
         )
         self._question = {"feed": feed, "adjustment": adjustment, "sort": "asc"}
         self._account = account

@@ -41,6 +41,7 @@ _SETTLE_MS = {"binance": 5_000}
 _TYPICAL = tuple(map(Timeframe.parse, ("1m", "5m", "15m", "30m", "1h", "4h", "1d")))
 _BUDGET_S = 60.0
 _CONCURRENT = 8  # of 8 pages at once, 100 take a fifth of the time; more of them only make a queue
+_CREDENTIALS = ("apiKey", "uid", "login", "walletAddress", "token")  # what ccxt calls those that say who asks
 _SILENT_ASKS = 3  # empty answers up to now after which a symbol that is not traded has ended
 
 
@@ -107,7 +108,7 @@ class Ccxt:
             timeframes=tuple(sorted(self._native, key=lambda timeframe: timeframe.nominal_ms)),
             live=Live.STREAM if streams else Live.POLL,
             max_rows_per_call=next((limit for limit in limits if isinstance(limit, int) and limit), _UNDECLARED_LIMIT),
-            budget=_budget(exchange),
+            budget=_budget(exchange, self._options),
             deadline_s=exchange.timeout / 1000,
         )
 
@@ -240,7 +241,7 @@ class Ccxt:
         return self._exchange
 
 
-def _budget(exchange: Exchange) -> Budget | None:
+def _budget(exchange: Exchange, options: Mapping[str, object]) -> Budget | None:
     """What ccxt allows for: a cost of 1 every ``rateLimit`` ms. Its own limiter stays behind this as the last guard.
 
     No more calls at once than that limiter lets begin in half of a call's deadline: the rest would only wait in it.
@@ -248,7 +249,8 @@ def _budget(exchange: Exchange) -> Budget | None:
     if not exchange.rateLimit:
         return None
     concurrent = max(1, min(_CONCURRENT, int(exchange.timeout / 2 / exchange.rateLimit)))
-    return Budget(_BUDGET_S * 1000 / exchange.rateLimit, _BUDGET_S, concurrent)
+    credential = "\n".join(f"{name}={options[name]}" for name in _CREDENTIALS if options.get(name))
+    return Budget(_BUDGET_S * 1000 / exchange.rateLimit, _BUDGET_S, concurrent, credential)
 
 
 def create(environ: Mapping[str, str]) -> Iterable[Provider]:

@@ -13,10 +13,12 @@ from candlegraph.clock import DAY_MS, HOUR_MS
 from candlegraph.errors import BadUserInput, ConfigurationError, ProviderUnavailable
 from candlegraph.timeframe import Timeframe
 from providers.ccxt_errors import Answer, last_answer, retry_after, unreadable
+from providers.ccxt_kraken import KrakenSocket
 
 KEEP_ALIVE_MS = 15_000  # Binance's class waits 180 s before it notices a dead line
 _BINANCE = ("binance", "binanceus", "binanceusdm", "binancecoinm")
 _DAYS_NOT_UTC = ("htx", "bittrade")  # their days open at midnight in Singapore
+_OWN = {"kraken": (KrakenSocket,)}  # what is put in front of a class besides
 
 Rows = list[list[float]]
 MarketInfo = Mapping[str, object]  # what ccxt knows of one symbol
@@ -46,6 +48,7 @@ class Exchange(Protocol):
     async def fetch_time(self) -> object: ...
     async def watch_ohlcv(self, symbol: str, timeframe: str, since: None, limit: int) -> Rows: ...
     async def un_watch_ohlcv(self, symbol: str, timeframe: str) -> object: ...
+    def is_quiet(self, symbol: str) -> bool: ...
     async def close_ws_clients(self) -> None: ...
     async def close(self) -> None: ...
     def feature_value(self, symbol: str, method: str, param: str) -> object: ...
@@ -118,6 +121,10 @@ class _Sealed:
         self._note_socket(url)
         return super().watch_multiple(url, *rest)  # type: ignore[misc]
 
+    def is_quiet(self, symbol: str) -> bool:  # noqa: ARG002 - of most exchanges nothing says so
+        """Whether a symbol that is silent is known to be one that nobody trades, by what else comes on its line."""
+        return False
+
     def _note_socket(self, url: str) -> None:
         """Note which socket is watched; where none may be dialled yet, say so instead of sleeping over it."""
         wait = 0.0 if url in self.clients else super().ws_dial_delay(url)  # type: ignore[misc]
@@ -137,7 +144,7 @@ def make(exchange_id: str, options: Mapping[str, object]) -> Exchange:
     bases = [getattr(import_module(module), exchange_id, None) for module in ("ccxt.pro", "ccxt.async_support")]
     base = next(base for base in bases if base is not None)
     try:
-        exchange = type(exchange_id, (_Sealed, base), {})(deepcopy(dict(options)))
+        exchange = type(exchange_id, (*_OWN.get(exchange_id, ()), _Sealed, base), {})(deepcopy(dict(options)))
     except Exception as error:  # noqa: BLE001 - whatever odd options lead to inside ccxt
         kind = type(error).__name__
         raise ConfigurationError(f"CCXT_OPTIONS: ccxt takes no such options for {exchange_id} ({kind}).") from None

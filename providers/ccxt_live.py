@@ -161,6 +161,8 @@ class Live:
                 async with asyncio.timeout(patience):
                     rows = await self._exchange.watch_ohlcv(symbol, "1m", None, _TAIL)
             except TimeoutError:
+                if self._exchange.is_quiet(symbol):
+                    continue
                 self._silences[symbol] = patience
                 await self._break(symbol, watch, patience)
             else:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator, Sequence
 from operator import index
 from typing import TypeVar
 
 from candlegraph import clock
 from candlegraph.candle import Candles
+from candlegraph.errors import ProviderUnavailable, UnknownSymbol
 from candlegraph.provider import (
     Capabilities,
     Listing,
@@ -31,6 +33,7 @@ from providers.turnstile import budget_of
 T = TypeVar("T")
 
 LISTINGS_S = 60.0  # a list of symbols is long
+POLLED_S = 3_600.0  # for so long a symbol is polled that the stream does not know
 
 
 class Guard:
@@ -41,6 +44,7 @@ class Guard:
         self._provider = provider
         self._calls = Calls(provider, quota or OwnQuota())
         self._offset = Offset(provider, self._calls)
+        self._polled: dict[Instrument, float] = {}  # those that its stream does not know, and until when to believe it
         self._rows = self._refused = 0
 
     @property
@@ -116,6 +120,8 @@ class Guard:
         provider = self._provider
         if self.capabilities.live is not Live.STREAM or not isinstance(provider, Streaming):
             return None
+        if self._polled.get(instrument, 0) > asyncio.get_running_loop().time():
+            return None
         return self._stream(provider, instrument)
 
     async def _stream(self, provider: Streaming, instrument: Instrument) -> AsyncIterator[Candles]:
@@ -127,6 +133,9 @@ class Guard:
             finally:
                 if close := getattr(source, "aclose", None):
                     await close()
+        except UnknownSymbol as error:  # its history may well know it
+            self._polled[instrument] = asyncio.get_running_loop().time() + POLLED_S
+            raise ProviderUnavailable(error.message) from error
         except Exception as error:
             raise await self._calls.noted(error) from error
 

@@ -12,6 +12,7 @@ from __future__ import annotations
 import asyncio
 import time
 from dataclasses import dataclass
+from hashlib import blake2b
 
 from candlegraph.provider import Budget
 from candlegraph.quota import SLOTS, OwnQuota
@@ -149,4 +150,6 @@ def _key(key: str) -> str:
 
 
 def _budget_key(key: str, budget: Budget) -> str:
-    return f"candlegraph:budget:{key}:{budget.per_s:g}"  # another window has other slots
+    # 32 bits of a digest tell nothing of a key. Another window has other slots.
+    whose = blake2b(budget.credential.encode(), digest_size=4).hexdigest() if budget.credential else ""
+    return f"candlegraph:budget:{key}:{whose}:{budget.per_s:g}"

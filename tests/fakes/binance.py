@@ -12,7 +12,7 @@ from aiohttp import web
 from candlegraph.candle import Candles
 from candlegraph.span import Span
 from candlegraph.timeframe import Timeframe
-from tests.fakes.binance_socket import Sockets
+from tests.fakes.binance_socket import BinanceSockets
 from tests.fakes.exchange import T0, FakeExchange, Pair, Row
 
 _INTERVALS = ("1m", "3m", "5m", "15m", "30m", "1h", "2h", "4h", "6h", "8h", "12h", "1d", "1w", "1M")
@@ -53,7 +53,7 @@ class FakeBinance(FakeExchange):
             self._app.router.add_get(f"/{root}/exchangeInfo", self._exchange_info)
             self._app.router.add_get(f"/{root}/klines", self._klines)
         self._app.router.add_get("/sapi/v1/{which:.*}", self._nothing)
-        self.sockets = Sockets(self, self._app)
+        self.sockets = BinanceSockets(self, self._app, "/ws", "/ws/{index}")
 
     def ccxt_options(self, *types: str) -> dict[str, dict[str, object]]:
         """What points the unmodified class here, for ``CCXT_OPTIONS``; ``types`` as ccxt's ``fetchMarkets.types``.

@@ -1,4 +1,7 @@
-"""A local server that speaks Kraken's REST wire format: whatever ``since`` says, the newest 720 rows at most."""
+"""A local server that speaks Kraken's REST wire format: whatever ``since`` says, the newest 720 rows at most.
+
+`kraken_socket` is its websocket.
+"""
 
 from __future__ import annotations
 
@@ -9,6 +12,7 @@ from candlegraph.clock import MINUTE_MS
 from candlegraph.span import Span
 from candlegraph.timeframe import Timeframe
 from tests.fakes.exchange import FakeExchange, Row
+from tests.fakes.kraken_socket import KrakenSockets
 
 _MINUTES = {1: "1m", 5: "5m", 15: "15m", 30: "30m", 60: "1h", 240: "4h", 1_440: "1d"}
 
@@ -25,12 +29,13 @@ class FakeKraken(FakeExchange):
         self._app.router.add_get("/0/public/Time", self._time)
         for name in ("Assets", "AssetPairs", "OHLC"):
             self._app.router.add_get(f"/0/public/{name}", getattr(self, f"_{name.lower()}"))
+        self.sockets = KrakenSockets(self, self._app, "/v2")
 
     def ccxt_options(self) -> dict[str, dict[str, object]]:
         """What points the unmodified class here, for ``CCXT_OPTIONS``."""
         feeds = ("public", "private", "privateV2", "publicV2", "beta", "beta-private")
         urls: dict[str, object] = dict.fromkeys(("public", "private", "zendesk"), self.url)
-        urls["ws"] = dict.fromkeys(feeds, f"ws://127.0.0.1:{self.port}/ws")
+        urls["ws"] = dict.fromkeys(feeds, f"ws://127.0.0.1:{self.port}/v2")
         return {"kraken": {"urls": {"api": urls}, "rateLimit": 20, "timeout_on_exit": 10}}
 
     async def _time(self, request: web.Request) -> web.StreamResponse:

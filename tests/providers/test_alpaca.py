@@ -342,6 +342,9 @@ async def test_feed_and_adjustment_are_part_of_the_identity(exchange: FakeAlpaca
     assert len(providers) == len(names)
     shares = {provider.capabilities.budget.weight for provider in providers}
     assert shares == {200 / len(providers)}  # they spend from the same account
+    key = exchange.environ()["ALPACA_API_KEY"]
+    assert {provider.capabilities.budget.credential for provider in providers} == {key}
+    assert not any(key in repr(provider.capabilities) for provider in providers)
     assert {provider.capabilities.live for provider in providers if "otc" in provider.id} == {Live.POLL}
 
 

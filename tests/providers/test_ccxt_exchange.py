@@ -114,6 +114,29 @@ async def test_the_budget_is_what_ccxt_allows_an_exchange_in_a_minute(start: Sta
     await kraken.close()
 
 
+async def test_the_budget_is_that_of_who_asks() -> None:
+    """Whoever signs with a key has its own; a secret, a password or an option besides makes no other of it."""
+    options: list[dict[str, object]] = [
+        {},
+        {"timeout": 5_000},
+        {"apiKey": "canary"},
+        {"apiKey": "canary", "secret": "s", "timeout": 5_000},
+        {"apiKey": "another"},
+        {"walletAddress": "canary"},
+    ]
+    credentials = []
+    for each in options:
+        provider = Ccxt("kraken", each)
+        await provider.start()
+        assert provider.capabilities.budget is not None
+        assert "canary" not in repr(provider.capabilities)
+        credentials.append(provider.capabilities.budget.credential)
+        await provider.close()
+    nobody, too, ours, still, another, wallet = credentials
+    assert (nobody, ours) == (too, still)
+    assert len({nobody, ours, another, wallet}) == 4
+
+
 async def test_a_call_weighs_what_ccxt_charges_for_it(start: Start, binance_fake: FakeBinance) -> None:
     assert Ccxt("binance").capabilities.call_weight == 1
     provider = await start(binance_fake)

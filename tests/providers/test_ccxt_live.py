@@ -15,20 +15,16 @@ from candlegraph.candle import Candles, concat
 from candlegraph.clock import MINUTE_MS
 from candlegraph.errors import ProviderError, ProviderRefused, ProviderUnavailable, RateLimited, UnknownSymbol
 from candlegraph.provider import Live, Streaming
-from candlegraph.series import Instrument, Series
+from candlegraph.series import Instrument
 from candlegraph.span import Span
 from candlegraph.timeframe import MINUTE
 from providers import ccxt_live
 from providers.ccxt import Ccxt
-from providers.guard import Guard
 from realtime import feed as feed_module
-from realtime.cluster import Cluster
-from storage.candles import Read
 from storage.database import Database
-from storage.history import History
 from tests.fakes.binance import FakeBinance
 from tests.fakes.exchange import T0, Fault, random_candles
-from tests.fakes.upstream import Lineup
+from tests.providers.following import eventually, first, following
 
 pytestmark = pytest.mark.filterwarnings("ignore:enable_cleanup_closed ignored:DeprecationWarning")
 
@@ -76,22 +72,11 @@ def fake(server: FakeBinance) -> Iterator[FakeBinance]:
     def calm() -> None:
         server.reset()
         server.run(0)
-        server.sockets.opened = 0
-        server.sockets.frames.clear()
-        server.sockets.stalled, server.sockets.deaf = set(), False
-        server.sockets.twice = server.sockets.backwards = False
+        server.sockets.calm()
 
     calm()
     yield server
     calm()
-
-
-async def eventually(holds: Callable[[], bool], seconds: float = 5.0) -> bool:
-    for _ in range(int(seconds / 0.01)):
-        if holds():
-            return True
-        await asyncio.sleep(0.01)
-    return holds()
 
 
 async def gone(fake: FakeBinance) -> bool:
@@ -108,10 +93,6 @@ def truth(number: int = 0) -> Candles:
 
 async def concat_all(stream: Any) -> Candles:
     return concat([candles async for candles in stream])
-
-
-async def first(stream: Any) -> Candles:
-    return await asyncio.wait_for(anext(stream), 10)  # type: ignore[no-any-return]
 
 
 async def test_an_exchange_with_a_websocket_is_streamed_and_one_without_is_polled(connect: Connect) -> None:
@@ -419,25 +400,8 @@ async def test_twenty_live_symbols_outlive_three_cuts_and_the_store_equals_the_t
     """The clock runs sixty times faster: a cut of a second loses a minute, which the history brings."""
     monkeypatch.setattr(feed_module, "STREAM_POLL_S", 0.5)
     monkeypatch.setattr(feed_module, "MAX_BACKOFF_S", 0.3)
-    history = History.over(database, Lineup([Guard(await connect())]))
-    cluster = Cluster(history)
-    loops = [asyncio.create_task(loop) for loop in (cluster.run(), history.store.changes.watch())]
-    closed: dict[int, list[Candles]] = {number: [] for number in range(20)}
-    records = await history.instruments.find([instrument(number) for number in closed])
-    caught_up = set()
-
-    async def listen(number: int) -> None:
-        async for event in cluster.hub.subscribe(Series(instrument(number), MINUTE), START - 10 * MINUTE_MS, None):
-            closed[number].append(event.candles[event.candles.closed])
-            if event.caught_up:
-                caught_up.add(number)
-
-    def told(number: int) -> Candles:
-        return concat(closed[number]).sorted()
-
-    listening = [asyncio.create_task(listen(number)) for number in closed]
-    try:
-        assert await eventually(lambda: len(caught_up) == len(closed))
+    instruments, since = [instrument(number) for number in range(20)], START - 10 * MINUTE_MS
+    async with following(await connect(), database, instruments, since) as followed:
         fake.run(60)
         for number, abort in enumerate((True, False, True)):
             assert await eventually(lambda number=number: fake.sockets.opened > number and len(fake.sockets.lines) == 1)
@@ -445,17 +409,11 @@ async def test_twenty_live_symbols_outlive_three_cuts_and_the_store_equals_the_t
             assert await eventually(lambda until=until: fake.now > until)
             await fake.sockets.cut(abort=abort)
         end = MINUTE.floor(fake.now)
-        assert await eventually(lambda: all(told(number).timestamp[-1] >= end for number in closed), 20)
+        assert await eventually(lambda: all(followed.closed(one).timestamp[-1] >= end for one in instruments), 20)
         assert await eventually(lambda: fake.sockets.opened >= 4)
-    finally:
-        for task in listening + loops:
-            task.cancel()
-        await asyncio.gather(*listening, *loops, return_exceptions=True)
-        await history.collector.close()
-    span = Span(MINUTE.floor(START) - 9 * MINUTE_MS, end)
-    for number, record in enumerate(records):
-        kept = (await history.store.read([Read(record.id, MINUTE, span, 1_000)]))[0]  # type: ignore[union-attr]
-        expected = list(zip(*truth(number).between(span).columns[:6], strict=True))
-        assert expected
-        for candles in (kept, told(number).between(span)):
-            assert list(zip(*candles.columns[:6], strict=True)) == expected
+        span = Span(MINUTE.floor(START) - 9 * MINUTE_MS, end)
+        for number, one in enumerate(instruments):
+            expected = list(zip(*truth(number).between(span).columns[:6], strict=True))
+            assert expected
+            for candles in (await followed.kept(one, span), followed.closed(one).sorted().between(span)):
+                assert list(zip(*candles.columns[:6], strict=True)) == expected

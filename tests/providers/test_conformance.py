@@ -143,14 +143,19 @@ async def kraken() -> AsyncIterator[Subject]:
         fake.add("BTC", "USD", truth)
         fake.now = NOW
         options = fake.ccxt_options()["kraken"]
-        with _time(NOW):
+        with _time(NOW) as time:
+
+            def advance(ms: int) -> None:
+                time.advance(ms)
+                fake.now = time.now
+
             yield Subject(
                 make=lambda: Ccxt("kraken", options),
                 symbol="BTC/USD",
                 span=Span(NOW - 700 * MINUTE_MS, NOW),
                 truth=truth,
                 fail=lambda fault: _failing(fake, fault),
-                streams=False,
+                advance=advance,
             )
 
 

@@ -640,6 +640,17 @@ async def test_a_stream_is_passed_on_until_it_breaks_with_a_provider_error(error
 
 
 @virtual
+async def test_a_symbol_that_the_stream_does_not_know_is_polled_for_an_hour_and_the_others_are_streamed_still() -> None:
+    _, _, guard, raised = await streamed(UnknownSymbol("Not on the wire."))
+    assert isinstance(raised, ProviderUnavailable), "its history knows it: nobody is told that it is not there"
+    assert guard.stream(X) is None
+    assert guard.stream(replace(X, symbol="Y")) is not None
+    assert (guard.status().state, guard.status().last_failure) == (State.READY, None)
+    await asyncio.sleep(3_600)
+    assert guard.stream(X) is not None, "it may know it by now"
+
+
+@virtual
 async def test_a_stream_that_nobody_reads_any_more_is_closed() -> None:
     upstream = Streamed()
     upstream.given = (minutes(0, 3),) * 10

@@ -286,6 +286,25 @@ async def test_a_correction_replaces_and_is_told_to_listeners_of_every_process(w
         await client.leave()
 
 
+class Mute(Exchange):
+    """Its stream hangs for ever."""
+
+    async def _stream(self) -> AsyncIterator[Candles]:
+        self.streams += 1
+        await asyncio.Event().wait()
+        yield Candles.empty()
+
+
+async def test_a_stream_that_hangs_without_a_word_costs_no_minute(world: World) -> None:
+    """Each is read from the history when it closes, whatever the stream does, and the forming one with it."""
+    world.exchange = Mute(Live.STREAM)
+    client = Client((await world.start()).hub, since=back(world, 10))
+    await joined(client)
+    await world.minutes(5, client)
+    assert world.exchange.streams == 1
+    await client.leave()
+
+
 async def test_messages_that_are_lost_are_read_from_the_store(world: World) -> None:
     one, other = await world.start(), await world.start()
     ours = Client(one.hub, since=back(world, 10))

@@ -11,6 +11,7 @@ import sys
 import time
 from collections import Counter
 from collections.abc import AsyncIterator, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -222,6 +223,28 @@ async def test_what_redis_refuses_is_not_counted_here_either(limiters: list[Limi
         wait = await other.spend("refund", slow, 1)
         assert 990 < wait <= 1020
     assert await other._own.spend("refund", slow, 10) == 0
+
+
+async def test_each_credential_has_a_budget_of_its_own_that_all_who_hold_it_share(
+    valkey: Valkey, limiters: list[Limiter]
+) -> None:
+    one, other, third = limiters
+    ours, theirs = (Budget(weight=10, per_s=1000, credential=f"{whose}-canary") for whose in ("ours", "theirs"))
+    assert await one.spend("whose", ours, 10) == 0
+    assert await one.spend("whose", theirs, 10) == 0, "within a process"
+    assert await other.spend("whose", replace(theirs, credential="another"), 10) == 0, "among processes"
+    assert await third.spend("whose", Budget(weight=10, per_s=1000), 10) == 0, "who has none"
+    for budget in (ours, theirs):
+        assert await other.spend("whose", budget, 1) > 0
+        assert await Limiter().spend("whose", budget, 1) == 0
+    await one.hold("asked", ours, 30)
+    assert await other.spend("asked", ours, 1) > 29
+    assert await other.spend("asked", theirs, 1) == 0, "who was told to wait waits alone"
+    client = valkey.server.client()
+    assert len(client.keys("*budget:whose*")) == 4
+    assert not client.keys("*canary*")
+    client.close()
+    assert "canary" not in repr(ours)
 
 
 async def test_a_share_leaves_the_rest_to_others(limiters: list[Limiter]) -> None:

@@ -1,0 +1,87 @@
+"""Instruments followed from a provider's stream to the store, and what the suites about streams wait with."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager, suppress
+from typing import Any
+
+from candlegraph.candle import Candles, concat
+from candlegraph.errors import ProviderUnavailable
+from candlegraph.provider import Provider
+from candlegraph.series import Instrument, Series
+from candlegraph.span import Span
+from candlegraph.timeframe import MINUTE
+from providers.guard import Guard
+from realtime.cluster import Cluster
+from storage.candles import Read
+from storage.database import Database
+from storage.history import History
+from tests.fakes.upstream import Lineup
+
+
+async def eventually(holds: Callable[[], bool], seconds: float = 5.0) -> bool:
+    for _ in range(int(seconds / 0.01)):
+        if holds():
+            return True
+        await asyncio.sleep(0.01)
+    return holds()
+
+
+async def first(stream: Any) -> Candles:
+    return await asyncio.wait_for(anext(stream), 10)  # type: ignore[no-any-return]
+
+
+class Following:
+    """What the listeners of some instruments were told of them."""
+
+    def __init__(self, history: History) -> None:
+        self.history = history
+        self.caught_up: set[Instrument] = set()
+        self.forming: dict[Instrument, Candles] = {}  # as it was told last
+        self._closed: dict[Instrument, list[Candles]] = {}
+
+    def closed(self, instrument: Instrument) -> Candles:
+        """The closed minutes in the order in which they were told."""
+        return concat(self._closed.get(instrument, [Candles.empty()]))
+
+    async def kept(self, instrument: Instrument, span: Span) -> Candles:
+        """What is stored."""
+        record = (await self.history.instruments.find([instrument]))[0]
+        return (await self.history.store.read([Read(record.id, MINUTE, span, 1_000)]))[0]  # type: ignore[union-attr]
+
+    async def listen(self, hub: Any, instrument: Instrument, since: int) -> None:
+        """As a client does: who is told to come again does. What it is told twice then would show."""
+        while True:
+            with suppress(ProviderUnavailable):
+                await self._listen(hub, instrument, since)
+            await asyncio.sleep(0.1)
+
+    async def _listen(self, hub: Any, instrument: Instrument, since: int) -> None:
+        async for event in hub.subscribe(Series(instrument, MINUTE), since, None):
+            candles = event.candles
+            self._closed.setdefault(instrument, []).append(candles[candles.closed])
+            if not candles.closed.all():
+                self.forming[instrument] = candles[~candles.closed]
+            if event.caught_up:
+                self.caught_up.add(instrument)
+
+
+@asynccontextmanager
+async def following(
+    provider: Provider, database: Database, instruments: Sequence[Instrument], since: int
+) -> AsyncIterator[Following]:
+    """A server's live part over one provider, and a listener for each of the instruments that has caught up."""
+    history = History.over(database, Lineup([Guard(provider)]))
+    cluster, followed = Cluster(history), Following(history)
+    loops = [asyncio.create_task(loop) for loop in (cluster.run(), history.store.changes.watch())]
+    listening = [asyncio.create_task(followed.listen(cluster.hub, instrument, since)) for instrument in instruments]
+    try:
+        assert await eventually(lambda: len(followed.caught_up) == len(instruments), 10)
+        yield followed
+    finally:
+        for task in listening + loops:
+            task.cancel()
+        await asyncio.gather(*listening, *loops, return_exceptions=True)
+        await history.collector.close()
