@@ -11,6 +11,7 @@ BENCHMARKS = {
     "fold": nouns.fold_a_year,
     "aggregates": aggregates.read_and_write,
     "backfill": backfilling.backfill,
+    "paging": backfilling.paging,
     "import": writing.import_a_million,
     "startup": startup.start_and_rest,
     "memory": serving.from_memory,

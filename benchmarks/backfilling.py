@@ -1,11 +1,16 @@
-"""Backfills: how fast history comes in, what a ragged ledger costs, and many who ask for the same at once."""
+"""Backfills: how fast history comes in, what a ragged ledger costs, many who ask for the same, and pages side by side."""
 
 from __future__ import annotations
 
 import asyncio
+import json
+import os
+import statistics
+import sys
 import tempfile
 import time
-from collections.abc import AsyncIterator, Iterable, Sequence
+from collections import defaultdict
+from collections.abc import AsyncIterator, Awaitable, Iterable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,17 +23,23 @@ from candlegraph.answer import Ask
 from candlegraph.job import BackfillOrder, Selection
 from candlegraph.provider import Budget, Capabilities, Listing, Market, Page, State, Status, Upstream
 from candlegraph.timeframe import Timeframe
+from providers.ccxt import Ccxt
 from providers.guard import Guard
 from server.machine import machine
 from server.settings import Settings
 from storage.backfill import Backfills
 from storage.candles import Write
+from storage.collector import MAX_CALLS
 from storage.history import History
 from storage.workers import Workers
+from tests.fakes.exchange import T0
 
 SYMBOLS, EACH, PAGE = 20, 50_000, 1_000
 SINCE = 1_577_836_800_000
 MINUTE_MS = 60_000
+PAGE_MS = PAGE * MINUTE_MS
+PAGING_ROUNDS = 5
+PAGING = ("bare ccxt, one by one", "stored, one by one", "side by side, from the oldest", "side by side, the newest")
 
 
 @dataclass
@@ -77,7 +88,7 @@ class Only:
 
     async def get(self, market: str, provider: str) -> Upstream | None:
         """The one."""
-        return self.member if (market, provider) == ("bench", "memory") else None
+        return self.member if (market, provider) == (self.member.market.id, self.member.id) else None
 
     def statuses(self) -> Sequence[Status]:
         """It is ready."""
@@ -92,10 +103,10 @@ def _candles() -> Candles:
 
 
 @asynccontextmanager
-async def _history(upstream: Memory) -> AsyncIterator[History]:
+async def _history(upstream: Guard) -> AsyncIterator[History]:
     with tempfile.TemporaryDirectory() as folder:
         async with machine(Settings.read(data_dir=Path(folder) / "data")) as running:
-            history = History.over(running.database, Only(Guard(upstream)), running.services.history.levels)
+            history = History.over(running.database, Only(upstream), running.services.history.levels)
             watching = asyncio.create_task(history.store.changes.watch())
             try:
                 yield history
@@ -113,7 +124,7 @@ async def a_million() -> Iterable[tuple[object, ...]]:
     ]
     for count in (1, 4, 8):
         upstream = Memory(_candles())
-        async with _history(upstream) as history:
+        async with _history(Guard(upstream)) as history:
             backfills, process = Backfills(history), psutil.Process()
             order = BackfillOrder(Selection("bench", "memory", pattern="*"), SINCE, SINCE + EACH * MINUTE_MS)
             job = await backfills.start(order)
@@ -144,7 +155,7 @@ async def ragged() -> Iterable[tuple[object, ...]]:
     """A question about a symbol whose ledger has 10,000 fragments; the bar is 30 ms more than with one."""
     rows: list[tuple[object, ...]] = [("fragments", "ms, ledger at hand", "ms, ledger read"), ("---",) * 3]
     upstream = Memory(_candles())
-    async with _history(upstream) as history:
+    async with _history(Guard(upstream)) as history:
         found = await history.instruments.find([Instrument("bench", "memory", f"S{i}") for i in range(3)])
         for record, count in zip(found, (1, 1_000, 10_000), strict=True):
             end = SINCE + EACH * MINUTE_MS
@@ -178,7 +189,7 @@ async def ragged() -> Iterable[tuple[object, ...]]:
 async def a_thousand() -> Iterable[tuple[object, ...]]:
     """A thousand identical cold questions while the upstream takes a second; the bar is a p99 of four, and one call."""
     upstream = Memory(_candles(), latency_s=1.0)
-    async with _history(upstream) as history:
+    async with _history(Guard(upstream)) as history:
         await history.instruments.find([Instrument("bench", "memory", "S0")])
         ask = Ask(Series(Instrument("bench", "memory", "S0"), MINUTE), 500, SINCE, SINCE + 500 * MINUTE_MS)
 
@@ -195,6 +206,112 @@ async def a_thousand() -> Iterable[tuple[object, ...]]:
         ("---",) * 4,
         (1_000, upstream.calls, f"{np.median(times):.2f}", f"{np.quantile(times, 0.99):.2f}"),
     ]
+
+
+@asynccontextmanager
+async def _exchange(latency_ms: int, pages: int, symbols: int) -> AsyncIterator[tuple[Ccxt, Guard]]:
+    """A provider of ccxt's, bare and guarded, of a local exchange whose budget is never spent."""
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", "benchmarks.exchange", str(latency_ms / 1000), str(pages * PAGE), str(symbols)),
+        stdin=asyncio.subprocess.PIPE,
+        stdout=asyncio.subprocess.PIPE,
+    )
+    assert process.stdin
+    assert process.stdout
+    provider = Ccxt("binance", {**json.loads(await process.stdout.readline()), "rateLimit": 1})
+    guard = Guard(provider)
+    await guard.start()
+    try:
+        await guard.listings()
+        yield provider, guard
+    finally:
+        await guard.close()
+        process.stdin.close()
+        await process.wait()
+
+
+async def _page_bare(provider: Ccxt, pages: int) -> None:
+    """What a script of ccxt's does: page after page, each from where the last one ended."""
+    since, exchange = T0, provider._started()
+    for _ in range(pages):
+        rows = await exchange.fetch_ohlcv("S0/USDT", "1m", since, PAGE)
+        assert len(rows) == PAGE
+        since = int(rows[-1][0]) + MINUTE_MS
+
+
+async def _page_guarded(guard: Guard, pages: int) -> None:
+    instrument = Instrument(guard.market.id, guard.id, "S0/USDT")
+    for since in range(T0, T0 + pages * PAGE_MS, PAGE_MS):
+        page = await guard.fetch(instrument, MINUTE, Span(since, since + PAGE_MS))
+        assert len(page.candles) == PAGE
+
+
+async def _ask(history: History, symbol: str, spans: Sequence[Span], *, newest: bool = False) -> None:
+    """A cold question for each span, one after the other; ``newest``: for the newest candles before its end."""
+    for span in spans:
+        series = Series(Instrument("crypto", "binance", symbol), MINUTE)
+        minutes = (span.until - span.since) // MINUTE_MS
+        ask = Ask(series, minutes, None if newest else span.since, span.until)
+        answer = (await history.answer([ask]))[0]
+        if isinstance(answer, BaseException):
+            raise answer
+        assert len(answer.candles) == minutes
+
+
+async def _timed(work: Awaitable[None]) -> float:
+    began = time.perf_counter()
+    await work
+    return (time.perf_counter() - began) * 1000
+
+
+async def paging() -> Iterable[tuple[object, ...]]:
+    """The guard's part of 100 pages, the bar is 10 %; then twelve pages through everything, the bar is three times the speed."""
+    times: dict[str, list[float]] = defaultdict(list)
+    async with _exchange(20, 100, 1) as (provider, guard):
+        await _page_guarded(guard, 100)
+        for _ in range(PAGING_ROUNDS):
+            times["bare"].append(await _timed(_page_bare(provider, 100)))
+            times["guarded"].append(await _timed(_page_guarded(guard, 100)))
+    bare, guarded = (statistics.median(times[name]) for name in ("bare", "guarded"))
+    rows: list[tuple[object, ...]] = [
+        ("100 pages, 20 ms each", "ms", "more than bare"),
+        ("---",) * 3,
+        ("ccxt, bare", f"{bare:,.0f}", ""),
+        ("provider with its guard", f"{guarded:,.0f}", f"{guarded / bare - 1:+.1%}"),
+        ("",),
+        ("12 pages, ms each", *PAGING, "from the oldest / one by one", "the newest / one by one"),
+        ("---",) * (len(PAGING) + 3),
+    ]
+    for latency_ms in (20, 50, 100):
+        found = await _twelve_pages(latency_ms)
+        _, stored, oldest, newest = (found[name] for name in PAGING)
+        figures = *(f"{found[name]:,.0f}" for name in PAGING), f"{stored / oldest:.1f}", f"{stored / newest:.1f}"
+        rows.append((latency_ms, *figures))
+    return [*rows, ("load of the machine", f"{os.getloadavg()[0]:.1f}")]
+
+
+async def _twelve_pages(latency_ms: int) -> dict[str, float]:
+    """Medians in milliseconds, each kind in turn; every question is about a symbol of which nothing is stored."""
+    times: dict[str, list[float]] = defaultdict(list)
+    whole = Span(T0, T0 + MAX_CALLS * PAGE_MS)
+    pages = [Span(since, since + PAGE_MS) for since in range(whole.since, whole.until, PAGE_MS)]
+    symbols = (f"S{number}/USDT" for number in range(3 * (PAGING_ROUNDS + 1)))
+    async with (
+        _exchange(latency_ms, MAX_CALLS, 3 * (PAGING_ROUNDS + 1)) as (provider, guard),
+        _history(guard) as history,
+    ):
+        await history.instruments.find([Instrument(guard.market.id, guard.id, "S0/USDT")])
+        for round_ in range(PAGING_ROUNDS + 1):
+            found = (
+                await _timed(_page_bare(provider, MAX_CALLS)),
+                await _timed(_ask(history, next(symbols), pages)),
+                await _timed(_ask(history, next(symbols), [whole])),
+                await _timed(_ask(history, next(symbols), [whole], newest=True)),
+            )
+            for name, took in zip(PAGING, found, strict=True):
+                if round_:  # the first one warms up
+                    times[name].append(took)
+    return {name: statistics.median(took) for name, took in times.items()}
 
 
 async def backfill() -> Iterable[tuple[object, ...]]:

@@ -193,7 +193,7 @@ class CandleStore:
     async def write(
         self,
         writes: Sequence[Write],
-        fetch: Fetch | None = None,
+        fetches: Sequence[Fetch] = (),
         progress: Callable[[int], None] = lambda _: None,
         held: Held | None = None,
     ) -> None:
@@ -217,7 +217,7 @@ class CandleStore:
             if spans:
                 changed = await _write_rows(connection, writes, progress, known=known)
                 xid = await _extend(connection, spans, changed)
-            if fetch:
+            for fetch in fetches:
                 await _log(connection, fetch)
         if spans:
             self.changes.tell(xid, changed)

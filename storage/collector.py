@@ -18,6 +18,7 @@ from candlegraph.series import Record
 from candlegraph.span import Span, Spans
 from candlegraph.timeframe import MINUTE, Timeframe
 from candlegraph.zone import UTC, Zone, zone
+from storage.arrivals import Arrivals
 from storage.candles import CandleStore, Fetch, Ledger, Write
 from storage.claims import Claims
 from storage.ledgers import Ledgers
@@ -177,8 +178,14 @@ class _Errand:
     provider: Upstream
     want: Want
     reach: int = 0  # how far back one call asked last time, ms
+    dense: bool = False  # the last page was as long as it has rows, or nearly
     result: Collected = field(default_factory=Collected)
     tried: Spans = field(default_factory=Spans)  # asked for: what is not known by now cannot be had
+    arrivals: Arrivals = field(init=False)
+
+    def __post_init__(self) -> None:
+        """Nothing has arrived."""
+        self.arrivals = Arrivals(self.collector.store, self.want.held)
 
     @property
     def timeframe(self) -> Timeframe:
@@ -195,6 +202,10 @@ class _Errand:
         """The zone whose days the timeframe counts."""
         return UTC if self.timeframe.width_ms else zone(self.record.timezone)
 
+    @property
+    def _page_ms(self) -> int:
+        return self.provider.capabilities.max_rows_per_call * self.timeframe.nominal_ms
+
     def _final_until(self) -> int:
         """Candles that end here or before are final."""
         return self.timeframe.floor(self.provider.now_ms() - self.provider.capabilities.final_after_ms, self.days)
@@ -207,10 +218,12 @@ class _Errand:
         missing = self._without_tail(self._unknown(self.want.span, ledger) - self.tried)
         if not missing:
             return False
-        self.reach = max(self.reach, self.provider.capabilities.max_rows_per_call * self.timeframe.nominal_ms)
+        self.reach = max(self.reach, self._page_ms)
         *_, piece = missing if self.want.newest else [next(iter(missing))]
         if self.want.newest:
-            piece = Span(max(piece.since, self.timeframe.floor(piece.until - self.reach, self.days)), piece.until)
+            calls = max(1, self.want.calls - self.result.calls) if self.dense else 1
+            reach = max(self.reach, calls * self._page_ms)
+            piece = Span(max(piece.since, self.timeframe.floor(piece.until - reach, self.days)), piece.until)
         final = piece.since < self._final_until()
         # Whoever leads need not wait until what a dead leader had claimed is free again: the lease says whose turn it is.
         async with self.collector.claims.taken(self.key, piece, shared=final and not self.want.held) as ours:
@@ -240,7 +253,7 @@ class _Errand:
         # A page of a symbol that seldom trades, or did not yet, reaches further back than its number of rows says.
         # It is remembered: otherwise every question would feel its way anew, and never arrive at the first trade.
         if rows * 4 * self.timeframe.nominal_ms >= length:
-            self.reach = self.provider.capabilities.max_rows_per_call * self.timeframe.nominal_ms
+            self.reach = self._page_ms
         elif length >= self.reach:
             self.reach *= 4
 
@@ -265,31 +278,35 @@ class _Errand:
         return missing - ahead
 
     async def _fill(self, piece: Span) -> int:
-        """Page through ``piece`` until it is settled, the budget is spent or the provider fails; the rows that came."""
-        left, rows, dense = Spans([piece]), 0, False
-        while left and not self.result.failure:
-            if self.result.calls >= self.want.calls:
-                self.result.exhausted, self.result.reached = True, next(iter(left)).since
-                break
-            windows = self._windows(next(iter(left)), dense=dense)
-            # All of them are waited for, also where one could not be stored: none goes on once the claim is given back.
-            pages = await asyncio.gather(*(self._call(window) for window in windows), return_exceptions=True)
-            for window, page in zip(windows, pages, strict=True):
-                if isinstance(page, BaseException):
-                    raise page
-                count, reached = page
-                rows += count
-                left -= Spans([Span(window.since, reached)])
-                dense = count * self.timeframe.nominal_ms >= DENSE * (reached - window.since)
+        """Page through ``piece`` until it is settled, the budget is spent or the provider fails; the rows that came.
+
+        A page is stored while the next ones are asked for; all are before this returns, and the claim is given back.
+        """
+        left, rows = Spans([piece]), 0
+        async with self.arrivals.stored():
+            while left and not self.result.failure:
+                if self.result.calls >= self.want.calls:
+                    self.result.exhausted, self.result.reached = True, next(iter(left)).since
+                    break
+                windows = self._windows(next(iter(left)))
+                # All of them are waited for, also where one broke: what the others bring is stored.
+                pages = await asyncio.gather(*(self._call(window) for window in windows), return_exceptions=True)
+                for window, page in zip(windows, pages, strict=True):
+                    if isinstance(page, BaseException):
+                        raise page
+                    count, reached = page
+                    rows += count
+                    left -= Spans([Span(window.since, reached)])
+                    self.dense = count * self.timeframe.nominal_ms >= DENSE * (reached - window.since)
         return rows
 
-    def _windows(self, rest: Span, *, dense: bool) -> list[Span]:
+    def _windows(self, rest: Span) -> list[Span]:
         """What to ask for at once: all of the rest, of which a page comes; or where a page is as long as it has rows, page by
         page side by side, as far as the budget of calls goes.
         """
-        page = self.provider.capabilities.max_rows_per_call * self.timeframe.nominal_ms
+        page = self._page_ms
         calls = min(self.want.calls - self.result.calls, -(-(rest.until - rest.since) // page))
-        if not dense or calls < 2 or not self.timeframe.width_ms:
+        if not self.dense or calls < 2 or not self.timeframe.width_ms:
             return [rest]
         starts = [rest.since + i * page for i in range(calls)]
         return [Span(start, min(start + page, rest.until)) for start in starts]
@@ -309,7 +326,7 @@ class _Errand:
         return len(candles), await self._keep(asked, page, candles, final_until, began)
 
     async def _keep(self, asked: Span, page: Page, candles: Candles, final_until: int, began: float) -> int:
-        """Check and store one page; the instant to go on from (the end of the span where nothing more can come)."""
+        """Check one page and have it stored; the instant to go on from (the end of the span where nothing more can come)."""
         traits, result, empty = self.provider.capabilities, self.result, not len(candles)
         candles, bad = self._checked(candles, asked)
         if traits.has_volume:
@@ -322,8 +339,7 @@ class _Errand:
         if empty and covered and not self.want.again:
             await self._doubt(covered, strayed=bool(len(page.candles)))
         if asked.since < final_until or bad:  # a look at the forming candle alone would only fill the log
-            write = Write(self.record.id, self.timeframe, kept, covered)
-            await self.collector.store.write([write], fetch, held=self.want.held)
+            self.arrivals.add(Write(self.record.id, self.timeframe, kept, covered), fetch)
         forming = candles[candles.timestamp >= final_until]
         result.forming = result.forming.merge(forming)
         result.fetched |= covered

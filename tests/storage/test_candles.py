@@ -67,7 +67,7 @@ async def test_rows_and_coverage_are_written_together_or_not_at_all(
         monkeypatch.setitem(SQL, broken, "no statement")
     fetch = Fetch(series, MINUTE, Span(T0, T0 + 1), 1, "ok", 1)
     with pytest.raises(Exception, match=r"syntax error|unexpected EOF|COPY"):
-        await store.write([write(series, minutes(T0 - 5 * MINUTE_MS, 40, seed=1))], fetch)
+        await store.write([write(series, minutes(T0 - 5 * MINUTE_MS, 40, seed=1))], [fetch])
     assert (rows_of(await all_of(store, series)), await store.ledgers([series])) == before
     assert await logged(store) == 0
 

@@ -6,7 +6,7 @@ import asyncio
 import logging
 import math
 from collections.abc import AsyncIterator, Awaitable, Callable
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -22,6 +22,7 @@ from candlegraph.errors import (
     ProviderRefused,
     ProviderUnavailable,
     RateLimited,
+    Unavailable,
     UnknownSymbol,
     Unsupported,
 )
@@ -31,11 +32,14 @@ from candlegraph.timeframe import MINUTE, Timeframe
 from candlegraph.zone import zone
 from providers.guard import Guard
 from storage import collector, history, walk
+from storage.candles import CandleStore
 from storage.database import Database
 from tests.fakes.upstream import (
     UNLIMITED,
+    Fault,
     Upstream,
     changing,
+    delaying,
     emptying,
     hanging,
     lagging,
@@ -946,7 +950,10 @@ async def test_filling_half_a_century_of_quiet_minutes_costs_no_more_than_its_li
     assert clock.now_ms() == world.now
 
 
-async def test_the_pages_of_a_symbol_that_trades_each_minute_are_asked_for_side_by_side(make: Make) -> None:
+@pytest.mark.parametrize("newest", [False, True])
+async def test_the_pages_of_a_symbol_that_trades_each_minute_are_asked_for_side_by_side(
+    make: Make, *, newest: bool
+) -> None:
     """One page shows how dense it is; those behind it need not wait for each other, and each is asked for once."""
     world = make(minutes(T0, 5_000), at(6_000))
     under_way, most = 0, 0
@@ -960,8 +967,9 @@ async def test_the_pages_of_a_symbol_that_trades_each_minute_are_asked_for_side_
         return page
 
     world.upstream.always = slowly
-    answer = await world.ask(since=T0, until=at(4_500), limit=5_000)
-    assert (answer.complete, len(answer.candles)) == (True, 4_500)
+    limit = 4_499  # one more is looked for
+    answer = await world.ask(since=None if newest else T0, until=at(4_500), limit=limit)
+    assert (answer.complete, len(answer.candles)) == (True, limit)
     spans = sorted(call.span for call in world.upstream.calls)
     assert [span.since for span in spans] == [at(500 * i) for i in range(9)]
     assert most == 8
@@ -973,3 +981,116 @@ async def test_the_pages_of_a_symbol_that_seldom_trades_are_asked_for_one_after_
     answer = await world.ask(since=T0, until=at(4_500), limit=5_000)
     assert (answer.complete, len(answer.candles)) == (True, 900)
     assert world.calls == 2
+
+
+@dataclass
+class Gate:
+    """Writes of candles wait for it to be opened; how many have begun."""
+
+    opened: asyncio.Event = field(default_factory=asyncio.Event)
+    writes: int = 0
+
+    @classmethod
+    def before(cls, monkeypatch: pytest.MonkeyPatch) -> Gate:
+        gate, write = cls(), CandleStore.write
+
+        async def waiting(store: CandleStore, *arguments: Any, **more: Any) -> None:
+            gate.writes += 1
+            await gate.opened.wait()
+            await write(store, *arguments, **more)
+
+        monkeypatch.setattr(CandleStore, "write", waiting)
+        return gate
+
+
+async def until_asked(world: World, calls: int) -> None:
+    async with asyncio.timeout(30):
+        while world.calls < calls:
+            await asyncio.sleep(0.01)
+    await asyncio.sleep(0.05)  # the last one is answered too
+
+
+async def claimed(world: World) -> int:
+    record = await world.record()
+    rows = await world.database.fetch("select count(*) from claims where instrument_id = $1", record.id)
+    return int(rows[0]["count"])
+
+
+async def logged_outcomes(world: World) -> list[str]:
+    record = await world.record()
+    return sorted(note.outcome for note in await world.store.fetches(record.id, MINUTE, 20))
+
+
+async def test_pages_that_arrive_while_one_is_stored_share_the_next_transaction(
+    make: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The claim stands until all of them are there, and each call has its line in the log."""
+    world = make(minutes(T0, 5_000), at(6_000))
+    await world.record()
+    gate = Gate.before(monkeypatch)
+    asking = asyncio.create_task(world.ask(since=T0, until=at(4_500), limit=5_000))
+    await until_asked(world, 9)
+    assert (gate.writes, await claimed(world), await world.stored()) == (1, 1, [])
+    gate.opened.set()
+    answer = await asking
+    assert (answer.complete, len(answer.candles), gate.writes, await claimed(world)) == (True, 4_500, 2, 0)
+    assert await world.stored() == rows_of(minutes(T0, 5_000)[:4_500])
+    assert await world.covered() == Spans([Span(T0, at(4_500))])
+    assert await logged_outcomes(world) == ["ok"] * 9
+
+
+@pytest.mark.parametrize("broken", [ProviderUnavailable("Not now."), RuntimeError("A bug.")])
+async def test_what_arrives_beside_a_page_that_fails_is_stored(make: Make, broken: Exception) -> None:
+    """Whatever the failure is, what the others brought need not be asked for again; until then the claim stands."""
+    world = make(minutes(T0, 5_000), at(6_000))
+    release = asyncio.Event()
+    world.upstream.faults, world.upstream.always = [*[delaying(0)] * 2, raising(broken)], hanging(release)
+    asking = asyncio.create_task(world.try_ask(since=T0, until=at(4_500), limit=5_000))
+    await until_asked(world, 9)
+    async with asyncio.timeout(30):
+        while not await world.covered():
+            await asyncio.sleep(0.01)
+    await asyncio.wait([asking], timeout=0.2)
+    assert (asking.done(), await claimed(world)) == (False, 1)
+    release.set()
+    await asking
+    failed = world.upstream.calls[2].span
+    assert world.calls == 9
+    assert await world.covered() == Spans([Span(T0, at(4_500))]) - Spans([failed])
+    stored = minutes(T0, 5_000)[:4_500]
+    inside = (stored.timestamp >= failed.since) & (stored.timestamp < failed.until)
+    assert await world.stored() == rows_of(stored[~inside])
+    assert await claimed(world) == 0
+
+
+async def test_a_page_that_cannot_be_stored_ends_the_asking(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Who cannot keep what comes does not ask for more, and says so."""
+    world = make(minutes(T0, 5_000, holes=range(1, 5_000, 2)), at(6_000), max_rows_per_call=100)
+    await world.record()
+
+    async def fail(*_: Any, **__: Any) -> None:
+        raise Unavailable
+
+    monkeypatch.setattr(CandleStore, "write", fail)
+    answer = await world.try_ask(since=T0, until=at(4_500), limit=5_000)
+    assert isinstance(answer, Unavailable)
+    assert 1 <= world.calls <= 3
+    assert (await world.covered(), await claimed(world)) == (Spans(), 0)
+
+
+@pytest.mark.parametrize("last", [delaying(0), hanging()])
+async def test_who_closes_does_not_wait_for_a_page_to_be_stored(
+    make: Make, monkeypatch: pytest.MonkeyPatch, last: Fault
+) -> None:
+    """Whether all of them have arrived or one is still on its way."""
+    world = make(minutes(T0, 5_000), at(6_000))
+    world.upstream.faults = [*[delaying(0)] * 8, last]
+    await world.record()
+    gate = Gate.before(monkeypatch)
+    asking = asyncio.create_task(world.try_ask(since=T0, until=at(4_500), limit=5_000))
+    await until_asked(world, 9)
+    async with asyncio.timeout(30):
+        await world.collector.close()
+    await asyncio.gather(asking, return_exceptions=True)
+    assert not gate.opened.is_set()
+    assert (await world.stored(), await world.covered(), await claimed(world)) == ([], Spans(), 0)
