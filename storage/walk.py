@@ -270,6 +270,8 @@ class Walk:
         gaps = self._gaps(reached)
         if not len(candles) and not self.covered & Spans([reached]):
             self._raise_failure()
+        # Where no candle was met yet, flat ones lie between the one before and here: the next page begins here again.
+        flat = self.ask.fill is Fill.PREVIOUS and not len(candles) and not gaps
         return Answer(
             self.record,
             self.ask,
@@ -279,7 +281,7 @@ class Walk:
             tuple(self._sources(reached)),
             cut,
             reached.until if cut and self.forward else None,
-            reached.since if cut and not self.forward else None,
+            (reached.until if flat else reached.since) if cut and not self.forward else None,
         )
 
     def _raise_failure(self) -> None:

@@ -907,6 +907,22 @@ async def test_the_previous_close_is_looked_up_before_the_range(make: Make) -> N
     assert world.calls == calls
 
 
+async def test_pages_back_over_a_silence_longer_than_one_question_may_ask_for_are_filled(make: Make) -> None:
+    silent = 3 * collector.MAX_CALLS * 50
+    truth = minutes(T0, silent + 1, holes=range(1, silent + 1))
+    world = make(truth, at(silent))
+    world.upstream.page_rows, world.upstream.fillers = 50, True
+    until, pages, told = None, 0, None
+    while told is None or not len(told.candles):
+        told = await world.ask(until=until, limit=5, fill=Fill.PREVIOUS)
+        until, pages = told.next_before, pages + 1
+        assert pages < 20
+    assert pages > 1
+    assert [(c.timestamp, c.close, c.synthetic) for c in told.candles] == [
+        (at(silent - i), truth.close[0], True) for i in (5, 4, 3, 2, 1)
+    ]
+
+
 async def test_nothing_is_filled_before_the_first_trade_nor_in_the_forming_bucket_nor_in_a_gap(make: Make) -> None:
     truth = minutes(T0, 60, holes=[*range(10, 20), *range(30, 40), *range(50, 60)])
     world = make(truth, at(59) + 1000)
