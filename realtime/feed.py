@@ -218,7 +218,7 @@ class Feed:
         changed = candles[np.array([row not in known and row[5] > 0 for row in rows], np.bool_)]
         if len(changed) and not changed.problems(MINUTE, span):
             spans = Spans(Span(stamp, stamp + MINUTE_MS) for stamp in changed.timestamp.tolist())
-            await self._history.store.write([Write(self._record.id, MINUTE, changed, spans)], held=self.held)
+            await self._history.store.write_led(Write(self._record.id, MINUTE, changed, spans), (), self.held)
 
     async def _advance(self, provider: Upstream, *, again: bool) -> bool:
         """Have what became final stored, counted and told, and show what is forming; False where there is more of it."""

@@ -50,7 +50,10 @@ class Arrivals:
         while self._waiting:
             pages, self._waiting = self._waiting, []
             writes, fetches = zip(*pages, strict=True)
-            await self._store.write([_joined(writes)], fetches, held=self._held)
+            if self._held:
+                await self._store.write_led(_joined(writes), fetches, self._held)
+            else:
+                await self._store.write([_joined(writes)], fetches)
 
 
 def _joined(writes: tuple[Write, ...]) -> Write:

@@ -155,6 +155,7 @@ class CandleStore:
         self.reading = reading
         self._ledgers: Together[None, Sequence[int], list[Ledger]] = Together(self._read_ledgers)
         self._minutes: Together[None, Read, Candles] = Together(lambda _, reads: reading(database, reads))
+        self._led: Together[Held, tuple[Write, Sequence[Fetch]], None] = Together(self._write_led)
 
     async def ledgers(self, instrument_ids: Sequence[int]) -> list[Ledger]:
         """What is known of each instrument: one statement, which others may share."""
@@ -217,10 +218,18 @@ class CandleStore:
             if spans:
                 changed = await _write_rows(connection, writes, progress, known=known)
                 xid = await _extend(connection, spans, changed)
-            for fetch in fetches:
-                await _log(connection, fetch)
+            if fetches:
+                await _log(connection, fetches)
         if spans:
             self.changes.tell(xid, changed)
+
+    async def write_led(self, write: Write, fetches: Sequence[Fetch], held: Held) -> None:
+        """As `write`, what one stores who leads: in one transaction with whatever else comes under the lease meanwhile."""
+        await self._led(held, (write, fetches))
+
+    async def _write_led(self, held: Held, asked: Sequence[tuple[Write, Sequence[Fetch]]]) -> list[None]:
+        await self.write([write for write, _ in asked], [fetch for _, all_ in asked for fetch in all_], held=held)
+        return [None] * len(asked)
 
     async def recompute(self, instrument_id: int, span: Span) -> None:
         """Make the aggregates over the 1m candles of ``span`` anew, and have everybody forget what they were."""
@@ -235,7 +244,7 @@ class CandleStore:
     async def log(self, fetch: Fetch) -> None:
         """Note an upstream call that brought nothing to store."""
         async with self.database.connection() as connection:
-            await _log(connection, fetch)
+            await _log(connection, [fetch])
 
     async def fetches(self, instrument_id: int, timeframe: Timeframe, count: int) -> list[FetchNote]:
         """The newest upstream calls for a series."""
@@ -362,9 +371,12 @@ def _alike(writes: Sequence[Write]) -> list[list[Write]]:
     return list(groups.values())
 
 
-async def _log(connection: Any, fetch: Fetch) -> None:
-    key = (fetch.instrument_id, str(fetch.timeframe), fetch.asked.since, fetch.asked.until)
-    await connection.execute(SQL["fetch_log_add"], *key, fetch.rows, fetch.outcome, fetch.milliseconds)
+async def _log(connection: Any, fetches: Sequence[Fetch]) -> None:
+    rows = [
+        (f.instrument_id, str(f.timeframe), f.asked.since, f.asked.until, f.rows, f.outcome, f.milliseconds)
+        for f in fetches
+    ]
+    await connection.executemany(SQL["fetch_log_add"], rows)
 
 
 def _unpack_spans(packed: bytes | None) -> Spans:
