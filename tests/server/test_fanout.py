@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import gc
 import json
 import os
+import weakref
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from typing import Any
 
 import aiohttp
@@ -18,7 +20,8 @@ from candlegraph.event import EventKind
 from candlegraph.viewer import Role
 from realtime import topic
 from resolvers.tokens import Tokens
-from server import events, wire
+from schema.executor import BulkExecutor
+from server import events, sockets, wire
 from server.connections import Caps
 from server.events import prefers_events
 from storage.database import Database
@@ -134,6 +137,49 @@ async def test_a_thousand_listeners_are_served_and_leave_nothing() -> None:
         await stage.empty()
         await until(lambda: len(asyncio.all_tasks()) <= before)
         assert len(serving.connections) == 0
+
+
+@pytest.mark.parametrize("how", ["dropped", "with a goodbye", "an event stream"])
+async def test_nothing_of_a_client_that_went_is_left_to_the_collector(how: str) -> None:
+    """It does not look at what was alive when a provider was started, which has everything frozen: that would stay."""
+    kinds = {asyncio.Task, topic.Listener, BulkExecutor, sockets.Socket, events.EventStream}
+    kinds |= {wire.HttpProtocol, wire.WebSocketProtocol}
+    stage = Stage()
+    async with staged(services(stage)) as serving:
+        gc.collect()
+        gc.disable()
+        try:
+            before = {id(one) for one in gc.get_objects() if type(one) in kinds}
+            client = await (Stalled.connect if how != "an event stream" else streaming)(serving.url, LIVE)
+            stage.close()
+            await until(lambda: all(not one._events for one in stage.listeners))
+            held = [weakref.ref(one) for one in gc.get_objects() if type(one) in kinds and id(one) not in before]
+            assert {type(one()) for one in held} >= {asyncio.Task, topic.Listener, BulkExecutor}
+            if how == "with a goodbye":
+                client.send({"id": "1", "type": "complete"})
+                client.writer.close()
+            else:
+                client.writer.transport.abort()
+            await stage.empty()
+            with suppress(TimeoutError):
+                await until(lambda: not any(one() for one in held))
+            assert [one() for one in held if one()] == []
+        finally:
+            gc.enable()
+
+
+async def streaming(url: str, query: str) -> Stalled:
+    """A client that asked for events over HTTP, and reads no more of them once it is caught up."""
+    host, port = url.removeprefix("http://").split(":")
+    reader, writer = await asyncio.open_connection(host, int(port))
+    body = json.dumps({"query": query}).encode()
+    writer.write(
+        f"POST /graphql HTTP/1.1\r\nHost: {host}:{port}\r\nAccept: text/event-stream\r\n"
+        f"Content-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n".encode()
+        + body
+    )
+    await reader.readuntil(b'"caughtUp":true')
+    return Stalled(reader, writer)
 
 
 async def test_who_does_not_read_delays_nobody_and_is_closed_with_4410(monkeypatch: pytest.MonkeyPatch) -> None:
