@@ -10,11 +10,10 @@ from typing import Any
 
 import pytest
 
-from candlegraph import MINUTE, Instrument, Live, Page, Span, Timeframe, clock, fold
+from candlegraph import MINUTE, Live, Span, Timeframe, clock, fold
 from candlegraph.answer import Ask
 from candlegraph.candle import Candles
 from candlegraph.event import EventKind
-from candlegraph.provider import Urgency
 from candlegraph.span import Spans
 from realtime import feed as feed_module
 from realtime import hub as hub_module
@@ -23,7 +22,7 @@ from storage import live as live_module
 from storage.candles import Write
 from storage.database import SQL, Database
 from storage.live import Happened, LeaseLost, LiveStore, Step, TopicKey
-from tests.realtime.world import START, Client, Exchange, Gate, Process, eventually, minute, quickly, trades
+from tests.realtime.world import START, Client, Exchange, Gate, Held, Process, eventually, minute, quickly, trades
 
 LEASE = "feed:lab/exchange:0"
 
@@ -113,25 +112,6 @@ async def test_listeners_of_every_process_are_told_the_same_by_one_feed(world: W
         await client.leave()
 
 
-class Held(Exchange):
-    """An exchange whose answers wait, while it is ``held``, each to be let through by the test."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.held = False
-        self.waiting = 0
-        self.turns = asyncio.Semaphore(0)
-
-    async def fetch(
-        self, instrument: Instrument, timeframe: Timeframe, span: Span, urgency: Urgency = Urgency.QUERY
-    ) -> Page:
-        if self.held:
-            self.waiting += 1
-            await self.turns.acquire()
-            self.waiting -= 1
-        return await super().fetch(instrument, timeframe, span, urgency)
-
-
 @pytest.fixture
 def statements(monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
     """What the processes ask their database, and how often; but for looks at what others wrote, which go by time."""
@@ -188,6 +168,7 @@ async def test_an_event_costs_a_thousand_listeners_the_calls_and_statements_that
         costs.append((exchange.fetches - called, statements.total()))
         exchange.held = False
         exchange.turns.release()
+        await eventually(lambda: not exchange.waiting)
     assert [calls for calls, _ in costs] == [6] * 4
     # 16 to 20 a minute: messages that come together are one, and a ledger is read while it is not known.
     assert max(asked for _, asked in costs[1:]) <= 60, costs
