@@ -14,7 +14,7 @@ from benchmarks.ticking import SYMBOLS, TICK_MS
 SECONDS = 60
 PSS = "servers' PSS"
 READERS, SLOW, STALL_S = 1_000, 50, 75
-AT_ONCE, WARM_S, SETTLE_S = 20, 20, 75  # topics linger for a minute after their last listener
+AT_ONCE, WARM_S, SETTLE_S = 20, 120, 75  # topics linger for a minute after their last listener
 WRONG = ("lost", "repeated", "out of order", "behind", "errors", "cut off", "RESYNC")
 
 Rows = Iterable[tuple[object, ...]]
@@ -100,7 +100,10 @@ async def soak() -> Rows:
         await asyncio.sleep(SETTLE_S)
         await it.do("mark")
         before, began = await it.held(), time.monotonic()
-        await it.do(f"churn {each} {seconds}")
+        churning = asyncio.create_task(it.do(f"churn {each} {seconds}"))
+        minutes = [before["servers' RSS"]]
+        while not (await asyncio.wait({churning}, timeout=60))[0]:
+            minutes.append(it.memory()["servers' RSS"])
         middle = await it.held()
         took = time.monotonic() - began
         await asyncio.sleep(SETTLE_S)
@@ -111,7 +114,11 @@ async def soak() -> Rows:
         ("---",) * 4,
     ]
     rows += [(name, *(f"{held[name]:,.0f}" for held in (before, middle, after))) for name in before]
-    return [*rows, (f"in {took / 60:.1f} minutes", _listed(counts), "", "")]
+    return [
+        *rows,
+        ("servers' RSS minute by minute", " ".join(f"{megabytes:.0f}" for megabytes in minutes), "", ""),
+        (f"in {took / 60:.1f} minutes", _listed(counts), "", ""),
+    ]
 
 
 def _wrong(counts: Mapping[object, int], names: Sequence[str] = WRONG) -> str:

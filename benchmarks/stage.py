@@ -122,7 +122,7 @@ class Stage:
         return sorted(took)
 
     async def held(self) -> dict[str, float]:
-        """What the servers hold now: memory, tasks, listeners, sockets, connections to the database."""
+        """What the servers hold now: memory, tasks, listeners, objects, sockets, connections to the database."""
         found: Counter[str] = Counter()
         for server in self.servers:
             process, file = psutil.Process(server.process.pid), self.folder / f"{server.process.pid}.json"

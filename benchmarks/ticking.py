@@ -54,6 +54,7 @@ class Ticking:
             "tasks": len(asyncio.all_tasks()),
             "listeners": sum(isinstance(thing, Listener) for thing in things),
             "topics": sum(isinstance(thing, Topic) for thing in things),
+            "objects": len(things),
         }
         part = self._file.with_suffix(".part")
         part.write_text(json.dumps(held), encoding="utf-8")

@@ -37,6 +37,11 @@ class HttpProtocol(HttpToolsProtocol):
         super().connection_lost(exc)
         _cancel(self._patience)
 
+    def handle_websocket_upgrade(self) -> None:
+        """Another protocol goes on. Ours is told of no end, at which uvicorn breaks the circle of it and its parser."""
+        super().handle_websocket_upgrade()
+        self.parser = None  # type: ignore[assignment]
+
 
 class WebSocketProtocol(WebSocketsSansIOProtocol):
     """WebSockets."""

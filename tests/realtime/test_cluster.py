@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
 from typing import Any
 
 import pytest
@@ -21,9 +23,9 @@ from storage import candles as candles_module
 from storage import collector as collector_module
 from storage import live as live_module
 from storage.candles import Write
-from storage.database import Database
+from storage.database import SQL, Database
 from storage.live import Happened, LeaseLost, LiveStore, Step, TopicKey
-from tests.realtime.world import START, Client, Exchange, Process, eventually, minute, quickly, trades
+from tests.realtime.world import START, Client, Exchange, Gate, Held, Process, eventually, minute, quickly, trades
 
 LEASE = "feed:lab/exchange:0"
 
@@ -136,41 +138,68 @@ async def test_a_question_to_any_process_is_answered_with_what_that_hears_of_the
         await client.leave()
 
 
-async def test_more_listeners_cost_no_more_statements(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A minute is counted once for one listener, and once for a hundred in two processes."""
-    monkeypatch.setattr(live_module, "LEASE_S", 30.0)
-    monkeypatch.setattr(leader_module, "LEASE_S", 30.0)
+@pytest.fixture
+def statements(monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
+    """What the processes ask their database, and how often; but for looks at what others wrote, which go by time."""
+    asked: Counter[str] = Counter()
+    borrow = Gate.connection
+
+    def note(query: Any) -> None:
+        drivers = "typeinfo" in query.query or "current_setting" in query.query  # once a connection
+        asked[query.query] += query.query != SQL["changes_since"] and not drivers
+
+    @asynccontextmanager
+    async def connection(gate: Gate) -> AsyncIterator[Any]:
+        async with borrow(gate) as connection:
+            with connection.query_logger(note):
+                yield connection
+
+    monkeypatch.setattr(Gate, "connection", connection)
+    return asked
+
+
+async def test_an_event_costs_a_thousand_listeners_the_calls_and_statements_that_it_costs_one(
+    world: World, statements: Counter[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Three minutes close: with one listener in each of two processes, with a hundred of them, and with a thousand."""
+    monkeypatch.setattr(live_module, "LEASE_S", 600.0)
+    monkeypatch.setattr(leader_module, "LEASE_S", 600.0)
+    exchange = world.exchange = Held()
+    hours = range(START, START + 86_400_000, 60_000)
+    world.now = next(s for s in hours if all(trades(MINUTE.floor(s) + n * 60_000) for n in range(12)))
     one, other = await world.start(), await world.start()
-    first = Client(one.hub, since=back(world, 5))
-    await joined(first)
-    leader = await world.leading()
-    counts = []
-    for crowd in (0, 100):
-        clients = [Client((one, other)[n % 2].hub, since=back(world, 5)) for n in range(crowd)]
-        await joined(*clients)
-        feed = leader.feeds[0]
-        store = feed._store
-        counting = Counting(store)
-        feed._store = counting  # type: ignore[assignment]
-        for _ in range(2):
-            await world.minutes(1, first, *clients)
-            await eventually(lambda feed=feed: feed.edge == back(world, 0))
-        counts.append(counting.appended)
-        feed._store = store
-    # Two minutes: counted one by one, or both at once where they were read together.
-    assert max(counts) <= 2
-
-
-class Counting:
-    """A store that notes how often something is counted."""
-
-    def __init__(self, store: LiveStore) -> None:
-        self._store = store
-        self.appended = 0
-
-    def __getattr__(self, name: str) -> object:
-        self.appended += name == "append"
-        return getattr(self._store, name)
+    clients = [Client(one.hub, since=back(world, 5))]
+    await joined(*clients)
+    costs = []
+    # What is done once is done in the first round, and what a process does every second for nobody in particular.
+    for crowd in (2, 2, 100, 1_000):
+        while len(clients) < crowd:  # not all at once: the history of each is read
+            more = [Client((other, one)[n % 2].hub, since=back(world, 5)) for n in range(min(50, crowd - len(clients)))]
+            await joined(*more)
+            clients += more
+        monkeypatch.setattr(hub_module, "EVERY_S", 600.0)
+        monkeypatch.setattr(leader_module, "EVERY_S", 600.0)
+        exchange.held = True
+        await eventually(lambda: exchange.waiting == 1)
+        statements.clear()
+        called = exchange.fetches
+        for _ in range(3):
+            world.now += 60_000
+            for _ in range(2):  # the poll that was under way, and the one that closes the minute
+                exchange.turns.release()
+            await world.told(*clients[:2])
+            await eventually(lambda clients=clients: len({client.events[-1].seq for client in clients}) == 1)
+            assert len({client.events[-1].seq for client in clients}) == 1
+            await eventually(lambda: exchange.waiting == 1)
+        costs.append((exchange.fetches - called, statements.total()))
+        exchange.held = False
+        exchange.turns.release()
+        await eventually(lambda: not exchange.waiting)
+    assert [calls for calls, _ in costs] == [6] * 4
+    # 16 to 20 a minute: messages that come together are one, and a ledger is read while it is not known.
+    assert max(asked for _, asked in costs[1:]) <= 60, costs
+    for client in clients:
+        await client.leave()
 
 
 @pytest.mark.parametrize("how", ["stopped", "killed", "frozen"])

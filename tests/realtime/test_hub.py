@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import random
 from collections.abc import AsyncIterator, Callable
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -34,7 +35,9 @@ from realtime.hub import Hub
 from realtime.topic import Topic
 from storage.database import Database
 from storage.live import LiveStore, TopicKey
-from tests.realtime.world import BTC, START, Client, Exchange, Process, eventually, minute, quickly, trades
+from tests.realtime.world import BTC, START, Client, Exchange, Held, Process, eventually, minute, quickly, trades
+
+LIVE = Path(__file__).parents[2] / "docs" / "live.md"
 
 
 class Time:
@@ -271,14 +274,57 @@ async def test_snapshots_hold_a_page_each_and_only_the_last_is_caught_up(
     await client.leave()
 
 
-async def test_a_quiet_series_sends_heartbeats(build: Build, time: Time, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Where nothing moves, the listener hears that the line is alive."""
-    monkeypatch.setattr(hub_module, "HEARTBEAT_S", 0.05)
-    client = Client(build(Exchange()))
+async def test_a_history_that_was_long_on_its_way_takes_nothing_of_the_stream_back(build: Build, time: Time) -> None:
+    """It tells of the forming candle as it stood when it was asked for; the stream has shown it since."""
+    time.now = next(s for s in range(START, START + 3_600_000, 60_000) if trades(MINUTE.floor(s)))
+    exchange = Held(Live.STREAM)
+    client = Client(build(exchange))
     await asyncio.wait_for(client.caught_up.wait(), 5)
-    await asyncio.sleep(0.3)
-    assert client.kinds().count(EventKind.HEARTBEAT) >= 3
+    exchange.held = True
+    await eventually(lambda: exchange.waiting == 1)
+    stamp, *prices, volume = minute(MINUTE.floor(time.now))
+    exchange.ticks.put_nowait(Candles.from_rows([(stamp, *prices, volume + 1)]))
+    await eventually(lambda: client.events[-1].kind is EventKind.UPDATE)
+    assert client.events[-1].candles.volume.tolist() == [volume + 1]
+    told, asked = len(client.events), exchange.fetches
+    exchange.turns.release()
+    await eventually(lambda: exchange.fetches > asked)  # the answer has been taken in: the next one is on its way
+    assert exchange.fetches > asked
+    assert time.processes[0].feeds[0].minutes.volume.tolist() == [volume + 1]
+    assert [event.candles.volume.tolist() for event in client.events[told:]] == []
+    exchange.held = False
+    exchange.turns.release()
     await client.leave()
+
+
+async def test_a_quiet_series_sends_heartbeats(build: Build, time: Time, monkeypatch: pytest.MonkeyPatch) -> None:
+    """All hear that the line is alive, also who came while nothing moved; the number is the last one and goes on from there."""
+    assert f"nothing happened for {hub_module.HEARTBEAT_S:.0f} seconds" in LIVE.read_text("utf-8")
+    monkeypatch.setattr(hub_module, "HEARTBEAT_S", 0.05)
+    time.now = next(
+        s
+        for s in range(START, START + 86_400_000, 60_000)
+        if all(trades(MINUTE.floor(s) + n * 60_000) for n in range(4))
+    )
+    hub = build(Exchange())
+    early = Client(hub, since=MINUTE.floor(time.now))
+    await asyncio.wait_for(early.caught_up.wait(), 5)
+    await time.turn(60_000)
+    await eventually(lambda: EventKind.CLOSE in early.kinds())
+    late = Client(hub)
+    await asyncio.wait_for(late.caught_up.wait(), 5)
+    early.events.clear()
+    late.events.clear()
+    for client in (early, late):
+        await eventually(lambda client=client: client.kinds().count(EventKind.HEARTBEAT) >= 3)
+        assert client.kinds().count(EventKind.HEARTBEAT) >= 3
+    seqs = {event.seq for client in (early, late) for event in client.events}
+    await time.turn(60_000)
+    for client in (early, late):
+        await eventually(lambda client=client: EventKind.CLOSE in client.kinds())
+        closed = next(event for event in client.events if event.kind is EventKind.CLOSE)
+        assert {closed.seq - 1} == seqs
+        await client.leave()
 
 
 async def test_a_listener_that_fell_behind_is_told_where_to_resume() -> None:

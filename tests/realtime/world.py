@@ -156,6 +156,31 @@ class Exchange:
                 yield candles
 
 
+class Held(Exchange):
+    """An exchange whose histories are on their way, while they are ``held``, until the test lets each of them through."""
+
+    def __init__(self, live: Live = Live.POLL) -> None:
+        super().__init__(live)
+        self.held = False
+        self.waiting = 0
+        self.turns = asyncio.Semaphore(0)
+        self.ticks: asyncio.Queue[Candles] = asyncio.Queue()  # what a stream tells, and nothing else
+
+    async def fetch(
+        self, instrument: Instrument, timeframe: Timeframe, span: Span, urgency: Urgency = Urgency.QUERY
+    ) -> Page:
+        page = await super().fetch(instrument, timeframe, span, urgency)
+        if self.held:
+            self.waiting += 1
+            await self.turns.acquire()
+            self.waiting -= 1
+        return page
+
+    async def _stream(self) -> AsyncIterator[Candles]:
+        while True:
+            yield await self.ticks.get()
+
+
 async def eventually(holds: Callable[[], bool], seconds: float = 10) -> None:
     """Wait until something holds; the test's own assertion says what is wrong if it never does."""
     deadline = asyncio.get_running_loop().time() + seconds

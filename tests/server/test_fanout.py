@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import gc
 import json
 import os
 import socket
+import weakref
 from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import replace
 from typing import Any, Self
 from urllib.parse import urlsplit
@@ -21,7 +23,8 @@ from candlegraph.event import EventKind
 from candlegraph.viewer import Role
 from realtime import topic
 from resolvers.tokens import Tokens
-from server import events, serve, wire
+from schema.executor import BulkExecutor
+from server import events, serve, sockets, wire
 from server.connections import Caps
 from server.events import prefers_events
 from storage.database import Database
@@ -137,6 +140,49 @@ async def test_a_thousand_listeners_are_served_and_leave_nothing() -> None:
         await stage.empty()
         await until(lambda: len(asyncio.all_tasks()) <= before)
         assert len(serving.connections) == 0
+
+
+@pytest.mark.parametrize("how", ["dropped", "with a goodbye", "an event stream"])
+async def test_nothing_of_a_client_that_went_is_left_to_the_collector(how: str) -> None:
+    """It does not look at what was alive when a provider was started, which has everything frozen: that would stay."""
+    kinds = {asyncio.Task, topic.Listener, BulkExecutor, sockets.Socket, events.EventStream}
+    kinds |= {wire.HttpProtocol, wire.WebSocketProtocol}
+    stage = Stage()
+    async with staged(services(stage)) as serving:
+        gc.collect()
+        gc.disable()
+        try:
+            before = {id(one) for one in gc.get_objects() if type(one) in kinds}
+            client = await (Stalled.connect if how != "an event stream" else streaming)(serving.url, LIVE)
+            stage.close()
+            await until(lambda: all(not one._events for one in stage.listeners))
+            held = [weakref.ref(one) for one in gc.get_objects() if type(one) in kinds and id(one) not in before]
+            assert {type(one()) for one in held} >= {asyncio.Task, topic.Listener, BulkExecutor}
+            if how == "with a goodbye":
+                client.send({"id": "1", "type": "complete"})
+                client.writer.close()
+            else:
+                client.writer.transport.abort()
+            await stage.empty()
+            with suppress(TimeoutError):
+                await until(lambda: not any(one() for one in held))
+            assert [one() for one in held if one()] == []
+        finally:
+            gc.enable()
+
+
+async def streaming(url: str, query: str) -> Stalled:
+    """A client that asked for events over HTTP, and reads no more of them once it is caught up."""
+    host, port = url.removeprefix("http://").split(":")
+    reader, writer = await asyncio.open_connection(host, int(port))
+    body = json.dumps({"query": query}).encode()
+    writer.write(
+        f"POST /graphql HTTP/1.1\r\nHost: {host}:{port}\r\nAccept: text/event-stream\r\n"
+        f"Content-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n".encode()
+        + body
+    )
+    await reader.readuntil(b'"caughtUp":true')
+    return Stalled(reader, writer)
 
 
 async def test_who_does_not_read_delays_nobody_and_is_closed_with_4410(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -512,13 +558,16 @@ async def test_a_server_that_stops_closes_sockets_with_1001_and_streams_without_
 
 
 async def test_heartbeats_are_the_same_for_all() -> None:
+    """By either transport, for who came while it was quiet too, and with the number of the last event."""
     stage = Stage(patience=0.05)
-    async with staged(services(stage)) as serving, listening(serving) as one, listening(serving) as other:
-        for socket in (one, other):
-            assert await told(socket) == {
-                "kind": "HEARTBEAT",
-                "seq": 0,
-                "caughtUp": False,
-                "nodes": [],
-                "resyncFrom": None,
-            }
+    stage.close()
+    quiet = {"kind": "HEARTBEAT", "seq": 1, "caughtUp": False, "nodes": [], "resyncFrom": None}
+    async with staged(services(stage)) as serving, aiohttp.ClientSession(serving.url) as http:
+        async with listening(serving) as one, http.post("/graphql", json={"query": LIVE}, headers=SSE) as response:
+            await heard(response)
+            assert await told(one) == quiet
+            async with listening(serving) as late:
+                for _ in range(2):
+                    assert await told(late) == await told(one) == quiet
+                    assert (await heard(response))[1]["data"]["candles"] == quiet
+        await stage.empty()
