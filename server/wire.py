@@ -72,7 +72,10 @@ class WebSocketProtocol(WebSocketsSansIOProtocol):
             self.handshake_complete |= self.close_sent
 
         self.app = serve
-        await super().run_asgi()
+        try:
+            await super().run_asgi()
+        finally:
+            self.app = app  # no circle is left behind
 
     def keepalive_timeout(self) -> None:
         """A ping was not answered. uvicorn closes with 1011, after which graphql-ws does not connect again."""
