@@ -80,9 +80,11 @@ class Ticking:
     async def stream(self, instrument: Instrument) -> AsyncIterator[Candles]:
         """The forming minute with every tick; each symbol ticks at its own place within the two seconds."""
         phase = _phase(instrument)
+        due = (clock.now_ms() - phase) // TICK_MS * TICK_MS + phase
         while True:
-            now = clock.now_ms()
-            await asyncio.sleep((TICK_MS - (now - phase) % TICK_MS) / 1000)
+            due += TICK_MS
+            while (early := due - clock.now_ms()) > 0:  # an event loop counts in whole milliseconds
+                await asyncio.sleep(early / 1000)
             minute = MINUTE.floor(clock.now_ms())
             page = await self.fetch(instrument, MINUTE, Span(minute, minute + MINUTE_MS))
             if len(page.candles):
