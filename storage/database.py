@@ -56,11 +56,16 @@ def _translated() -> Iterator[None]:
         raise
     except _AWAY as error:
         raise Unavailable(retry_after=1) from error
+    except RuntimeError as error:
+        if "handler is closed" not in str(error):  # what uvloop says of a connection that has just ended
+            raise
+        raise Unavailable(retry_after=1) from error
 
 
 async def while_connected(connection: Any, work: Coroutine[Any, Any, object]) -> None:
     """Do ``work`` on a connection, and no longer than that lives: a COPY waits for a dead server to read on."""
     task, ended = asyncio.ensure_future(work), asyncio.Event()
+    task.add_done_callback(lambda done: done.cancelled() or done.exception())  # given up, it may still fail
 
     def end(_: object) -> None:
         ended.set()
