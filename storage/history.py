@@ -20,6 +20,7 @@ from candlegraph.series import Record, Series
 from candlegraph.span import Span, Spans
 from candlegraph.timeframe import Timeframe
 from candlegraph.zone import zone
+from storage.admission import RowBudget
 from storage.cache import Cache
 from storage.candles import CandleStore, Reading, read_tables
 from storage.changes import Changes
@@ -31,7 +32,6 @@ from storage.ledgers import Ledgers
 from storage.levels import ALL, Levels
 from storage.plan import Plan
 from storage.reader import Reader
-from storage.room import Room
 from storage.walk import Walk
 
 log = logging.getLogger(__name__)
@@ -51,7 +51,7 @@ class History:
     providers: Providers
     levels: Levels
     counts: Counts
-    room: Room
+    row_budget: RowBudget
     cache: Cache | None = None
 
     @classmethod
@@ -67,14 +67,14 @@ class History:
         store = CandleStore(database, Changes(database), reading)
         ledgers = Ledgers(store)
         instruments, collector = Instruments(database, providers), Collector(store, ledgers)
-        return cls(store, ledgers, instruments, collector, providers, levels, Counts(database), Room(), cache)
+        return cls(store, ledgers, instruments, collector, providers, levels, Counts(database), RowBudget(), cache)
 
     async def answer(self, asks: Sequence[Ask]) -> list[Answer | BaseException]:
         """Answer many questions at once: what they need of the database is read in one statement a step.
 
-        An item that fails is its exception (NotFound, BadUserInput, ProviderError, Unavailable) and disturbs no other.
+        An item that fails is its exception (NotFound, BadUserInput, ProviderError, Overloaded, Unavailable) and disturbs no other.
         """
-        reader = Reader(self.store, self.ledgers, self.instruments, self.levels, self.room, self.cache)
+        reader = Reader(self.store, self.ledgers, self.instruments, self.levels, self.row_budget, self.cache)
         return await asyncio.gather(*(self._answer(ask, reader) for ask in asks), return_exceptions=True)
 
     async def coverage(self, series: Series) -> Coverage:

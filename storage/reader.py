@@ -8,13 +8,13 @@ from aiodataloader import DataLoader
 
 from candlegraph.candle import Candles
 from candlegraph.series import Instrument, Record
+from storage.admission import RowBudget
 from storage.cache import Cache
 from storage.candles import CandleStore, Ledger, Read
 from storage.chunks import Chunk, Rows
 from storage.instruments import Instruments
 from storage.ledgers import Ledgers
 from storage.levels import Levels
-from storage.room import Room
 
 
 class Reader:
@@ -26,11 +26,11 @@ class Reader:
         ledgers: Ledgers,
         instruments: Instruments,
         levels: Levels,
-        room: Room,
+        row_budget: RowBudget,
         cache: Cache | None = None,
     ) -> None:
         """Make fresh loaders; their results are not cached, for an answer reads its ledger again after fetching."""
-        self.room = room
+        self.row_budget = row_budget
         self.levels = levels
         self.cache = cache
         self._shelved: DataLoader[tuple[Chunk, ...], dict[Chunk, Rows]] | None = None

@@ -135,7 +135,7 @@ class Walk:
         parts, stored = [*parts, *tail], recall.look_below(tail)
         unread = [stretch for part in parts for stretch in part.stretches if stretch not in stored]
         reads = [self._read(stretch) for stretch in unread]
-        async with self.reader.room.taken(sum(map(_most, reads))):
+        async with self.reader.row_budget.reserve(sum(map(_most, reads)), self.deadline):
             batches = await asyncio.gather(*map(self.reader.candles.load, reads)) if reads else []
             whole = window
             for stretch, read, batch in zip(unread, reads, batches, strict=True):
