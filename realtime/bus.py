@@ -7,7 +7,6 @@ keeps anyway, and sharded channels only pay once one channel is more than a node
 
 from __future__ import annotations
 
-import asyncio
 import logging
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -17,6 +16,7 @@ import numpy as np
 import orjson
 
 from candlegraph import errors
+from candlegraph.batcher import Batcher
 from candlegraph.candle import Candles
 from candlegraph.errors import CandlegraphError, ProviderUnavailable
 from storage.live import TopicKey
@@ -71,7 +71,10 @@ class Line(Protocol):
 
 
 class Bus:
-    """Brings messages to every process, to this one first and at once."""
+    """Brings messages to every process, to this one first and at once.
+
+    The queue of outgoing messages is here and not in the batcher: it is bounded, and forming candles conflate in it.
+    """
 
     def __init__(self, name: str) -> None:
         """``name`` tells this process from others."""
@@ -79,7 +82,7 @@ class Bus:
         self._hearers: list[Hear] = []
         self._lines: Sequence[Line] = ()
         self._outgoing: dict[object, News] = {}
-        self._sending: asyncio.Task[None] | None = None
+        self._sender: Batcher[None, None, None] = Batcher(self._send)
 
     def connect(self, lines: Sequence[Line]) -> None:
         """Use the first of ``lines`` that works to reach the others; all of them call `receive`."""
@@ -95,10 +98,10 @@ class Bus:
         if others and self._lines and len(self._outgoing) < MOST_WAITING:
             # Of how a forming candle stands only the newest is worth sending.
             key = (news.key, "U") if isinstance(news, Message) and news.kind == "U" else object()
+            if not self._outgoing:
+                self._sender.submit(None, None)
             self._outgoing.pop(key, None)
             self._outgoing[key] = news
-            if self._sending is None or self._sending.done():
-                self._sending = asyncio.create_task(self._send())
 
     def receive(self, payload: str | bytes) -> None:
         """Take in what another process said; anything that is no message of ours is left alone."""
@@ -113,17 +116,15 @@ class Bus:
 
     async def close(self) -> None:
         """Send what is left."""
-        if self._sending:
-            await asyncio.gather(self._sending, return_exceptions=True)
+        await self._sender.drain()
 
-    async def _send(self) -> None:
-        await asyncio.sleep(0)
-        while self._outgoing:
-            batch, self._outgoing = list(self._outgoing.values()), {}
-            payloads = list(_batches(self.name, map(_encoded, batch)))
-            for line in self._lines:
-                if await line.send(payloads):
-                    break
+    async def _send(self, _: None, asked: Sequence[None]) -> Sequence[None]:
+        batch, self._outgoing = list(self._outgoing.values()), {}
+        payloads = list(_batches(self.name, map(_encoded, batch)))
+        for line in self._lines:
+            if await line.send(payloads):
+                break
+        return asked
 
     def _deliver(self, news: News) -> None:
         for hearer in self._hearers:

@@ -1,11 +1,12 @@
-"""Pages of a series on their way into the store: while one transaction runs others arrive, and share the next one."""
+"""Stores the fetched pages of a series: those that arrive while a transaction runs share the next one."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 
+from candlegraph.batcher import Batcher
 from candlegraph.candle import concat
 from candlegraph.span import Spans
 from storage.candles import CandleStore, Fetch, Write
@@ -19,41 +20,45 @@ class Arrivals:
         """Nothing has arrived; what is ``held`` must still be so when something is stored."""
         self._store = store
         self._held = held
-        self._waiting: list[tuple[Write, Fetch]] = []
-        self._storing: asyncio.Task[None] | None = None
+        self._pages: Batcher[None, tuple[Write, Fetch], None] = Batcher(self._write)
+        self._failure: BaseException | None = None
 
     @asynccontextmanager
     async def stored(self) -> AsyncIterator[None]:
-        """Whatever is added within is stored on the way out, also where that is an error; given up where it is cancelled.
+        """Pages added inside the block are stored on exit, also after an error; they are given up on cancellation.
 
-        Raises what storing has raised.
+        Raises the first error of storing.
         """
         try:
-            yield
+            try:
+                yield
+            except Exception:
+                await self._pages.drain()
+                raise
+            await self._pages.drain()
         except asyncio.CancelledError:
-            if self._storing:
-                self._storing.cancel()
+            await self._pages.cancel()
             raise
-        finally:
-            if self._storing:
-                await self._storing
+        if self._failure:
+            raise self._failure
 
     def add(self, write: Write, fetch: Fetch) -> None:
-        """Have a page of the series stored, and its call logged. Raises what storing those before it has raised."""
-        self._waiting.append((write, fetch))
-        if self._storing is None or self._storing.done():
-            if self._storing:
-                self._storing.result()
-            self._storing = asyncio.create_task(self._run())
+        """Have a page of the series stored, and its call logged. Raises the first error of storing those before it."""
+        if self._failure:
+            raise self._failure
+        self._pages.submit(None, (write, fetch)).add_done_callback(self._note)
 
-    async def _run(self) -> None:
-        while self._waiting:
-            pages, self._waiting = self._waiting, []
-            writes, fetches = zip(*pages, strict=True)
-            if self._held:
-                await self._store.write_led(_joined(writes), fetches, self._held)
-            else:
-                await self._store.write([_joined(writes)], fetches)
+    def _note(self, stored: asyncio.Future[None]) -> None:
+        if not stored.cancelled():
+            self._failure = self._failure or stored.exception()
+
+    async def _write(self, _: None, pages: Sequence[tuple[Write, Fetch]]) -> list[None]:
+        writes, fetches = zip(*pages, strict=True)
+        if self._held:
+            await self._store.write_led(_joined(writes), fetches, self._held)
+        else:
+            await self._store.write([_joined(writes)], fetches)
+        return [None] * len(pages)
 
 
 def _joined(writes: tuple[Write, ...]) -> Write:

@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from candlegraph.answer import FetchNote
+from candlegraph.batcher import Batcher
 from candlegraph.candle import Candles, concat
 from candlegraph.clock import MINUTE_MS
 from candlegraph.span import Span, Spans
@@ -23,7 +24,6 @@ from storage.database import SQL, STATEMENT_TIMEOUT_MS, Database, to_ms, while_c
 from storage.levels import BASE
 from storage.live import Held, LeaseLost
 from storage.suspects import AGAIN_MS, GRAIN_MS
-from storage.together import Together
 
 POSTGRES_EPOCH_MS = 946_684_800_000  # 2000-01-01, which PostgreSQL's binary timestamps count from
 _NUMBERS = ("open", "high", "low", "close", "volume")
@@ -153,18 +153,21 @@ class CandleStore:
         self.database = database
         self.changes = changes
         self.reading = reading
-        self._ledgers: Together[None, Sequence[int], list[Ledger]] = Together(self._read_ledgers)
-        self._minutes: Together[None, Read, Candles] = Together(lambda _, reads: reading(database, reads))
-        self._led: Together[Held, tuple[Write, Sequence[Fetch]], None] = Together(self._write_led)
+        self._ledgers: Batcher[None, Sequence[int], list[Ledger]]
+        self._ledgers = Batcher(self._read_ledgers, repeats_alone=True)
+        self._minutes: Batcher[None, Read, Candles]
+        self._minutes = Batcher(lambda _, reads: reading(database, reads), repeats_alone=True)
+        # A second run writes the same rows over themselves, which corrects nothing; at worst `fetch_log` has a line twice.
+        self._led: Batcher[Held, tuple[Write, Sequence[Fetch]], None] = Batcher(self._write_led, repeats_alone=True)
 
     async def ledgers(self, instrument_ids: Sequence[int]) -> list[Ledger]:
         """What is known of each instrument: one statement, which others may share."""
-        return await self._ledgers(None, instrument_ids)
+        return await self._ledgers.submit(None, instrument_ids)
 
     async def minutes(self, instrument_id: int, span: Span) -> Candles:
         """The stored 1m candles of ``span``, by a statement that others may share."""
         read = Read(instrument_id, MINUTE, span, (span.until - span.since) // MINUTE_MS)
-        return await self._minutes(None, read) if read.limit else Candles.empty()
+        return await self._minutes.submit(None, read) if read.limit else Candles.empty()
 
     async def _read_ledgers(self, _: None, asked: Sequence[Sequence[int]]) -> list[list[Ledger]]:
         spans: dict[int, dict[Timeframe, Spans]] = defaultdict(dict)
@@ -225,7 +228,7 @@ class CandleStore:
 
     async def write_led(self, write: Write, fetches: Sequence[Fetch], held: Held) -> None:
         """As `write`, what one stores who leads: in one transaction with whatever else comes under the lease meanwhile."""
-        await self._led(held, (write, fetches))
+        await self._led.submit(held, (write, fetches))
 
     async def _write_led(self, held: Held, asked: Sequence[tuple[Write, Sequence[Fetch]]]) -> list[None]:
         await self.write([write for write, _ in asked], [fetch for _, all_ in asked for fetch in all_], held=held)

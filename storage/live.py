@@ -7,10 +7,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from candlegraph.batcher import Batcher
 from candlegraph.errors import Unavailable
 from candlegraph.timeframe import Timeframe
 from storage.database import SQL, Database, to_ms
-from storage.together import Together
 
 LEASE_S = 3.0  # how long after its holder's death a lease is free
 FOLLOW_S = 15.0  # and a process is taken for gone
@@ -88,7 +88,7 @@ class LiveStore:
         """Over a database; each process has a name of its own."""
         self.database = database
         self.process = process or uuid.uuid4()
-        self._append: Together[Held, Sequence[Step], dict[TopicKey, int]] = Together(self._append_all)
+        self._append: Batcher[Held, Sequence[Step], dict[TopicKey, int]] = Batcher(self._append_all)
 
     async def take(self, names: Sequence[str]) -> dict[str, Held]:
         """Take or renew leases; those that are ours now."""
@@ -126,7 +126,7 @@ class LiveStore:
 
     async def append(self, held: Held, steps: Sequence[Step]) -> dict[TopicKey, int]:
         """Count what happened to topics, none of them twice; the new count of each. LeaseLost: nothing was written."""
-        return await self._append(held, steps)
+        return await self._append.submit(held, steps)
 
     async def _append_all(self, held: Held, asked: Sequence[Sequence[Step]]) -> list[dict[TopicKey, int]]:
         steps = sorted((step for steps in asked for step in steps), key=lambda step: step.key)

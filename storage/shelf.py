@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Sequence
 
+from candlegraph.batcher import Batcher
 from storage.chunks import Chunk, Rows, pack, unpack
 from storage.redis import Redis
 
@@ -20,8 +20,8 @@ class Shelf:
         """Nothing is read or written yet."""
         self._redis = redis
         self._prefix = f"candlegraph:chunk:{database}:"
-        self._queue: dict[Chunk, Rows] = {}
-        self._writing: asyncio.Task[None] | None = None
+        self._queued: set[Chunk] = set()
+        self._writes: Batcher[None, tuple[Chunk, Rows], None] = Batcher(self._write)
 
     @property
     def open(self) -> bool:
@@ -39,23 +39,17 @@ class Shelf:
 
     def offer(self, chunk: Chunk, rows: Rows) -> None:
         """Have a chunk written when there is time for it; nobody waits."""
-        if not self._redis.writes or len(self._queue) >= MAX_QUEUED:
+        if not self._redis.writes or chunk in self._queued or len(self._queued) >= MAX_QUEUED:
             return
-        self._queue[chunk] = rows
-        if self._writing is None or self._writing.done():
-            self._writing = asyncio.create_task(self._write())
+        self._queued.add(chunk)
+        self._writes.submit(None, (chunk, rows)).add_done_callback(lambda _: self._queued.discard(chunk))
 
     async def close(self) -> None:
         """Stop writing; what was not written is read from the database again."""
-        if self._writing:
-            self._writing.cancel()
-            await asyncio.gather(self._writing, return_exceptions=True)
+        await self._writes.cancel()
 
-    async def _write(self) -> None:
-        while self._queue:
-            chunk = next(iter(self._queue))
-            packed = pack(chunk, self._queue.pop(chunk))
-            if not self._redis.writes:
-                self._queue.clear()
-                return
-            await self._redis.ask("SET", self._prefix + chunk.name, packed, "EX", KEPT_S)
+    async def _write(self, _: None, chunks: Sequence[tuple[Chunk, Rows]]) -> list[None]:
+        for chunk, rows in chunks:
+            if self._redis.writes:
+                await self._redis.ask("SET", self._prefix + chunk.name, pack(chunk, rows), "EX", KEPT_S)
+        return [None] * len(chunks)

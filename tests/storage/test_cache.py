@@ -80,8 +80,7 @@ async def shelved(redis: Redis, capacity: int = 0) -> AsyncIterator[Cache]:
 async def written(cache: Cache) -> None:
     """Wait until the shelf has everything that was offered."""
     assert cache.shelf
-    while cache.shelf._writing and not cache.shelf._writing.done():
-        await cache.shelf._writing
+    await cache.shelf._writes.drain()
 
 
 @pytest.fixture
