@@ -266,7 +266,7 @@ class Feed:
     async def _close(self, counts: dict[TopicKey, Count], minutes: Candles, edge: int) -> None:
         ahead = {key: count.ahead(minutes, edge) for key, count in counts.items()}
         steps = [
-            Step(key, _happened("C", closed.timestamp), edge, counts[key].corrected)
+            Step(key, counts[key].seq, _happened("C", closed.timestamp), edge, counts[key].corrected)
             for key, (closed, _) in ahead.items()
         ]
         seqs = await self._store.append(self.held, steps)
@@ -297,7 +297,7 @@ class Feed:
         if not counts:
             return
         steps = [
-            Step(key, _happened("X", candles.timestamp), counts[key].edge, rows[-1][0])
+            Step(key, counts[key].seq, _happened("X", candles.timestamp), counts[key].edge, rows[-1][0])
             for key, candles in found.items()
         ]
         seqs = await self._store.append(self.held, steps)

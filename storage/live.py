@@ -21,6 +21,10 @@ class LeaseLost(Unavailable):
     """Somebody else leads now."""
 
 
+class TopicMoved(Unavailable):
+    """The topic was counted differently meanwhile: read it again."""
+
+
 @dataclass(frozen=True, slots=True, order=True)
 class TopicKey:
     """A series in a time zone, as it is followed."""
@@ -73,9 +77,10 @@ class Standing:
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """What happened to a topic up to ``edge`` and ``corrected``, to be counted."""
+    """What happened to a topic after its first ``seq`` events, up to ``edge`` and ``corrected``, to be counted."""
 
     key: TopicKey
+    seq: int
     happened: Sequence[Happened]
     edge: int
     corrected: int
@@ -88,7 +93,9 @@ class LiveStore:
         """Over a database; each process has a name of its own."""
         self.database = database
         self.process = process or uuid.uuid4()
-        self._append: Batcher[Held, Sequence[Step], dict[TopicKey, int]] = Batcher(self._append_all)
+        # `live_append` writes a step once however often it runs.
+        self._append: Batcher[Held, Sequence[Step], dict[TopicKey, int | None]]
+        self._append = Batcher(self._append_all, repeats_alone=True)
 
     async def take(self, names: Sequence[str]) -> dict[str, Held]:
         """Take or renew leases; those that are ours now."""
@@ -125,23 +132,30 @@ class LiveStore:
         return Standing(rows[0]["seq"], to_ms(rows[0]["edge"]), held.epoch, rows[0]["corrected"])
 
     async def append(self, held: Held, steps: Sequence[Step]) -> dict[TopicKey, int]:
-        """Count what happened to topics, none of them twice; the new count of each. LeaseLost: nothing was written."""
-        return await self._append.submit(held, steps)
+        """Count what happened to topics, once however often it is said; the new count of each.
 
-    async def _append_all(self, held: Held, asked: Sequence[Sequence[Step]]) -> list[dict[TopicKey, int]]:
+        LeaseLost: nothing was written. TopicMoved: nothing was written of the topics that do not stand at their step's ``seq``.
+        """
+        seqs = await self._append.submit(held, steps)
+        if len(seqs) < len(steps):
+            raise LeaseLost
+        counted = {key: seq for key, seq in seqs.items() if seq is not None}
+        if len(counted) < len(steps):
+            raise TopicMoved
+        return counted
+
+    async def _append_all(self, held: Held, asked: Sequence[Sequence[Step]]) -> list[dict[TopicKey, int | None]]:
         steps = sorted((step for steps in asked for step in steps), key=lambda step: step.key)
         events = [(step.key, n, one) for step in steps for n, one in enumerate(step.happened, 1)]
         rows = await self._fetch(
             "live_append", held.name, held.epoch, held.holder,
-            *_columns([step.key for step in steps]), [step.edge for step in steps],
+            *_columns([step.key for step in steps]), [step.seq for step in steps], [step.edge for step in steps],
             [step.corrected for step in steps], [len(step.happened) for step in steps],
             *_columns([key for key, _, _ in events]), [n for _, n, _ in events],
             [one.kind for _, _, one in events], [one.opened for _, _, one in events],
         )  # fmt: skip
-        if len(rows) < len(steps):
-            raise LeaseLost
         seqs = {TopicKey(row["instrument_id"], row["timeframe"], row["zone"]): row["seq"] for row in rows}
-        return [{step.key: seqs[step.key] for step in steps} for steps in asked]
+        return [{step.key: seqs[step.key] for step in steps if step.key in seqs} for steps in asked]
 
     async def corrections(self, instrument_id: int, after: int) -> list[tuple[int, int]]:
         """The final minutes that were corrected after the row ``after`` of ``corrections``: row and opening (ms), in order."""

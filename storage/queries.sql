@@ -629,26 +629,37 @@ where t.epoch <= excluded.epoch
 returning seq, edge, corrected;
 
 -- name: live_append
--- Count what was closed or corrected, by the one who holds the lease at this epoch: the row of the lease is held meanwhile,
--- so that whoever takes it over does so before this, and then nothing is written, or after it.
+-- Count closed or corrected candles under lease $1 at epoch $2. The lease row is share-locked until commit: a successor takes
+-- over before this write, which then writes nothing, or after it. A step is written once however often it is sent: it applies
+-- to a topic that stands at its `seq`, and changes nothing where it is counted already. Returns a row for each topic of ours:
+-- its count after the step, or null where it was counted differently meanwhile.
 with held as (select from leases where name = $1 and epoch = $2 and holder = $3 and expires_at > now() for share),
 given as (
-  select i, tf, z, timestamptz 'epoch' + edge * interval '1 ms' as edge, corrected, count
-  from unnest($4::int4[], $5::text[], $6::text[], $7::int8[], $8::int8[], $9::int4[]) x (i, tf, z, edge, corrected, count)
+  select i, tf, z, seq, timestamptz 'epoch' + edge * interval '1 ms' as edge, corrected, count
+  from unnest($4::int4[], $5::text[], $6::text[], $7::int8[], $8::int8[], $9::int8[], $10::int4[])
+    x (i, tf, z, seq, edge, corrected, count)
   where exists (select from held)),
-counted as (
+-- Locked first, so that a write of the same step that is about to commit is seen.
+found as (
+  select t.instrument_id, t.timeframe, t.zone, t.seq, g.edge, g.corrected, g.count,
+    t.seq = g.seq and (t.edge < g.edge or t.corrected < g.corrected) as applies,
+    t.seq = g.seq + g.count and t.edge >= g.edge and t.corrected >= g.corrected as counted
+  from given g join live_topics t on t.instrument_id = g.i and t.timeframe = g.tf and t.zone = g.z
+  where t.epoch <= $2 for update of t),
+moved as (
   update live_topics t
-  set seq = t.seq + g.count, edge = greatest(t.edge, g.edge), corrected = greatest(t.corrected, g.corrected), epoch = $2,
+  set seq = f.seq + f.count, edge = greatest(t.edge, f.edge), corrected = greatest(t.corrected, f.corrected), epoch = $2,
       updated_at = now()
-  from given g where t.instrument_id = g.i and t.timeframe = g.tf and t.zone = g.z and t.epoch <= $2
-  returning t.instrument_id, t.timeframe, t.zone, t.seq, g.count),
+  from found f
+  where f.applies and t.instrument_id = f.instrument_id and t.timeframe = f.timeframe and t.zone = f.zone),
 appended as (
   insert into live_events (instrument_id, timeframe, zone, seq, kind, opened)
-  select c.instrument_id, c.timeframe, c.zone, c.seq - c.count + e.n, e.kind::"char", timestamptz 'epoch' + e.opened * interval '1 ms'
-  from counted c
-  join unnest($10::int4[], $11::text[], $12::text[], $13::int4[], $14::text[], $15::int8[]) e (i, tf, z, n, kind, opened)
-    on e.i = c.instrument_id and e.tf = c.timeframe and e.z = c.zone)
-select instrument_id, timeframe, zone, seq from counted;
+  select f.instrument_id, f.timeframe, f.zone, f.seq + e.n, e.kind::"char", timestamptz 'epoch' + e.opened * interval '1 ms'
+  from found f
+  join unnest($11::int4[], $12::text[], $13::text[], $14::int4[], $15::text[], $16::int8[]) e (i, tf, z, n, kind, opened)
+    on e.i = f.instrument_id and e.tf = f.timeframe and e.z = f.zone
+  where f.applies)
+select instrument_id, timeframe, zone, case when applies then seq + count when counted then seq end as seq from found;
 
 -- name: live_corrections
 select id, "timestamp" from corrections where instrument_id = $1 and timeframe = '1m' and id > $2 order by id;

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -25,7 +25,20 @@ from storage import live as live_module
 from storage.candles import Write
 from storage.database import SQL, Database
 from storage.live import Happened, LeaseLost, LiveStore, Step, TopicKey
-from tests.realtime.world import START, Client, Exchange, Gate, Held, Process, eventually, minute, quickly, trades
+from tests.realtime.world import (
+    BTC,
+    ETH,
+    START,
+    Client,
+    Exchange,
+    Gate,
+    Held,
+    Process,
+    eventually,
+    minute,
+    quickly,
+    trades,
+)
 
 LEASE = "feed:lab/exchange:0"
 
@@ -251,7 +264,7 @@ async def test_what_a_frozen_leader_still_wants_to_write_is_refused(world: World
     with pytest.raises(LeaseLost):
         await fresh.history.store.write([Write(key.instrument_id, MINUTE, candles, span)], held=stale)
     with pytest.raises(LeaseLost):
-        await successor.append(stale, [Step(key, [Happened("C", back(world, 8))], back(world, 7), 0)])
+        await successor.append(stale, [Step(key, 0, [Happened("C", back(world, 8))], back(world, 7), 0)])
     with pytest.raises(LeaseLost):
         await successor.open(key, back(world, 7), stale)
 
@@ -284,6 +297,51 @@ async def test_a_leader_that_freezes_in_the_middle_of_a_write_keeps_nobody_from_
     await world.minutes(2, *clients.values())
     assert len(one.feeds) + len(other.feeds) == 1
     for client in clients.values():
+        await client.leave()
+
+
+async def test_a_feed_that_is_closed_while_its_minute_is_counted_repeats_nothing_of_its_neighbour(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Both close the minute by one statement; it has committed, and its answer is on its way, when one of them ends."""
+    monkeypatch.setattr(live_module, "LEASE_S", 30.0)  # nobody dies, but on a busy machine half a second is soon over
+    monkeypatch.setattr(leader_module, "LEASE_S", 30.0)
+    process = await world.start()
+    clients = [Client(process.hub, since=back(world, 10), of=instrument) for instrument in (BTC, ETH)]
+    await joined(*clients)
+    await world.minutes(1, *clients)
+    leader, store = process.cluster.leader, process.cluster.store
+    append, fetch, asked = store.append, store._fetch, list[int]()
+    committed, answers = asyncio.Queue[int](), asyncio.Semaphore(0)
+
+    async def noted(held: live_module.Held, steps: Sequence[Step]) -> dict[TopicKey, int]:
+        asked.extend(step.key.instrument_id for step in steps)
+        return await append(held, steps)
+
+    async def slowly(name: str, *arguments: object) -> Sequence[Any]:
+        rows = await fetch(name, *arguments)
+        if name == "live_append":
+            committed.put_nowait(len(rows))
+            await answers.acquire()
+        return rows
+
+    monkeypatch.setattr(store, "append", noted)
+    monkeypatch.setattr(store, "_fetch", slowly)
+    busy = asyncio.create_task(append(process.feeds[0].held, []))
+    assert await committed.get() == 0
+    world.now += 60_000
+    while not trades(back(world, 1)):  # until there is a candle to close
+        world.now += 60_000
+    await eventually(lambda: len(asked) == 2)
+    answers.release()
+    await busy
+    assert await committed.get() == 2
+    await asyncio.wait_for(leader._close(asked[:1]), 10)
+    for _ in range(100):
+        answers.release()
+    await world.told(*clients)
+    await world.minutes(2, *clients)
+    for client in clients:
         await client.leave()
 
 

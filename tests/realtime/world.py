@@ -47,7 +47,7 @@ from storage.history import History
 from tests.fakes.upstream import Lineup
 
 START = 1_709_251_200_000 + 30_000  # 2024-03-01T00:00:30Z
-BTC = Instrument("lab", "exchange", "BTC")
+BTC, ETH = Instrument("lab", "exchange", "BTC"), Instrument("lab", "exchange", "ETH")
 FIRST = START - 3 * 86_400_000
 
 
@@ -304,8 +304,10 @@ class Process:
 class Client:
     """Subscribes and keeps what it is told."""
 
-    def __init__(self, hub: Hub, timeframe: str = "1m", since: int | None = None, days: str = "UTC") -> None:
-        self.series = Series(BTC, Timeframe.parse(timeframe))
+    def __init__(
+        self, hub: Hub, timeframe: str = "1m", since: int | None = None, days: str = "UTC", of: Instrument = BTC
+    ) -> None:
+        self.series = Series(of, Timeframe.parse(timeframe))
         self.since = since
         self.zone = zone(days) if days != "UTC" else UTC
         self.events: list[Event] = []
