@@ -108,7 +108,7 @@ def audience(executor: Executor[Any], text: str, scope: Hashable, make_context: 
 
 def execute(executor: Executor[Any], event: object) -> ExecutionResult | Awaitable[ExecutionResult]:
     """Execute a subscription's selection for one event."""
-    return executor.build_per_event_executor(event).execute_operation(False)  # type: ignore[return-value]
+    return executor.build_per_event_executor(event).execute_operation(False)  # type: ignore[return-value]  # nothing is deferred here
 
 
 async def follow(
