@@ -90,6 +90,7 @@ class Schema(strawberry.Schema):
             source = await source
         if isinstance(source, ExecutionResult):
             raise Refused(coded(source.errors or []))
+        assert isinstance(source, AsyncGenerator)  # noqa: S101 - every source here is one
         heard_with = audience(executor, execution.query or "", context.scope, context.for_audience)
         return follow(source, executor, heard_with, coded)
 
