@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import AsyncIterator, Sequence
 
 from candlegraph.answer import Coverage
@@ -11,7 +10,8 @@ from candlegraph.job import Backfill, BackfillOrder, BackfillState, Selection, T
 from candlegraph.series import Series
 from candlegraph.viewer import Role
 from resolvers.context import Context
-from resolvers.markets import NO_CURSOR, Page, check_name, decode_cursor, encode_cursor, look_ahead
+from resolvers.names import check_name
+from resolvers.pagination import Page, decode_number, encode_number, look_ahead
 from storage.instruments import MAX_SELECTED
 
 
@@ -48,7 +48,7 @@ async def resolve_backfills(
     """The newest jobs, in one state or in any."""
     start = None if after is None else decode_number(after)
     jobs = await context.services.backfills.page(state, look_ahead(first), start)
-    return Page(jobs[:first], len(jobs) > first, start is not None)
+    return Page(jobs[:first], lambda job: encode_number(job.id), len(jobs) > first, start is not None)
 
 
 def stream_backfill(context: Context, number: str) -> AsyncIterator[Backfill]:
@@ -60,7 +60,7 @@ async def resolve_tracked(context: Context, first: int, after: str | None) -> Pa
     """The series that are kept complete, in the order in which they were first seen."""
     start = None if after is None else decode_number(after)
     found = await context.services.tracking.page(look_ahead(first), start or 0)
-    return Page(found[:first], len(found) > first, start is not None)
+    return Page(found[:first], lambda one: encode_number(one.record.id), len(found) > first, start is not None)
 
 
 async def track(context: Context, selection: Selection, since: int | None) -> list[Tracked]:
@@ -94,16 +94,3 @@ def job_number(text: str) -> int:
     if not (text.isascii() and text.isdecimal() and len(text) < 20):
         raise NotFound(f"There is no backfill {text[:32]!r}.")
     return int(text)
-
-
-def encode_number(number: int) -> str:
-    """The opaque cursor that stands behind something numbered."""
-    return encode_cursor(f"#{number}")
-
-
-def decode_number(cursor: str) -> int:
-    """The number a cursor stands behind; BadUserInput for what is no cursor of ours."""
-    text = decode_cursor(cursor)
-    if not re.fullmatch("#[0-9]{1,18}", text):
-        raise BadUserInput(NO_CURSOR)
-    return int(text[1:])

@@ -13,7 +13,7 @@ from candlegraph.span import Span
 from candlegraph.timeframe import Timeframe
 from candlegraph.zone import zone
 from resolvers.context import Context
-from resolvers.markets import instrument
+from resolvers.names import instrument
 
 MAX_BATCH = 100
 

@@ -21,16 +21,10 @@ def encode_config(config: object) -> str:
         raise BadUserInput("`config` must be a JSON object.")
     keys = 0
     for value, depth in _walk(config):
-        if isinstance(value, dict):
-            keys += len(value)
-            for key in value:
-                _check_text(key)
-        elif isinstance(value, str):
-            _check_text(value)
-        elif isinstance(value, int | float):
-            _check_number(value)
+        _check_value(value)
         if isinstance(value, dict | list) and depth > MAX_DEPTH:
             raise BadUserInput(f"`config` may be at most {MAX_DEPTH} levels deep.")
+        keys += len(value) if isinstance(value, dict) else 0
         if keys > MAX_KEYS:
             raise BadUserInput(f"`config` may have at most {MAX_KEYS} keys in all.")
     text = orjson.dumps(config)
@@ -49,6 +43,16 @@ def _walk(config: object) -> Iterator[tuple[object, int]]:
             rest.extend((inner, depth + 1) for inner in value.values())
         elif isinstance(value, list):
             rest.extend((inner, depth + 1) for inner in value)
+
+
+def _check_value(value: object) -> None:
+    if isinstance(value, dict):
+        for key in value:
+            _check_text(key)
+    elif isinstance(value, str):
+        _check_text(value)
+    elif isinstance(value, int | float):
+        _check_number(value)
 
 
 def _check_text(text: str) -> None:

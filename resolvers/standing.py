@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import time
 from contextlib import suppress
+
+from cachetools import TTLCache
 
 from candlegraph.errors import CandlegraphError
 from candlegraph.viewer import User
@@ -23,7 +24,7 @@ class Standing:
     def __init__(self, users: Users) -> None:
         """Know nothing yet."""
         self._users = users
-        self._known: dict[int, tuple[asyncio.Task[User | None], float]] = {}
+        self._known: TTLCache[int, asyncio.Task[User | None]] = TTLCache(MAX_KEPT, FRESH_S)
         self._waiting: dict[asyncio.Future[None], User] = {}
         self._watch: asyncio.Task[None] | None = None
 
@@ -37,12 +38,10 @@ class Standing:
     async def user(self, user_id: int) -> User | None:
         """The account as it is now, half a second old at most; None where it is closed or gone. Unavailable."""
         known = self._known.get(user_id)
-        if known is None or time.monotonic() - known[1] >= FRESH_S:
-            if len(self._known) >= MAX_KEPT:
-                self._known.clear()
+        if known is None:
             # A task, so that those who ask at the same time share one statement, and one who leaves does not end it.
-            known = self._known[user_id] = asyncio.create_task(self._look_up(user_id)), time.monotonic()
-        return await asyncio.shield(known[0])
+            known = self._known[user_id] = asyncio.create_task(self._look_up(user_id))
+        return await asyncio.shield(known)
 
     async def ended(self, user: User) -> None:
         """Wait until the account is closed, or is in any way not what ``user`` says any more."""

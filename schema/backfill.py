@@ -9,12 +9,14 @@ from strawberry import Parent
 
 from candlegraph import answer, job
 from candlegraph.job import BackfillOrder, BackfillState, Selection
+from candlegraph.series import Record
+from candlegraph.span import Span
 from candlegraph.timeframe import MINUTE, Timeframe
-from resolvers.backfills import encode_number, selection
-from resolvers.markets import Page
+from resolvers.backfills import selection
 from schema.candles import Gap
+from schema.pagination import connection
 from schema.scalars import Timestamp, datetime_of
-from schema.symbol import PageInfo, Symbol, page_info
+from schema.symbol import Symbol
 
 strawberry.enum(
     BackfillState,
@@ -54,28 +56,31 @@ class Coverage:
     """Resolved from `candlegraph.answer.Coverage`."""
 
     @strawberry.field(
-        description="Where every candle there is is stored, ascending; a minute without one had no trade."
+        description="Where every candle there is is stored, ascending; a minute without one had no trade.",
+        graphql_type=list[SpanOf],
     )
-    def covered(parent: Parent[answer.Coverage]) -> list[SpanOf]:
-        return list(parent.covered)  # type: ignore[arg-type]
+    def covered(parent: Parent[answer.Coverage]) -> list[Span]:
+        return list(parent.covered)
 
-    @strawberry.field(description="What is not known between the first candle and now, and why.")
-    def holes(parent: Parent[answer.Coverage]) -> list[Gap]:
-        return parent.holes  # type: ignore[return-value]
+    @strawberry.field(
+        description="What is not known between the first candle and now, and why.", graphql_type=list[Gap]
+    )
+    def holes(parent: Parent[answer.Coverage]) -> tuple[answer.Gap, ...]:
+        return parent.holes
 
-    @strawberry.field(description="The symbol's first candle, where that is known.")
-    def first_available(parent: Parent[answer.Coverage]) -> Timestamp | None:
-        return parent.record.first_available  # type: ignore[return-value]
+    @strawberry.field(description="The symbol's first candle, where that is known.", graphql_type=Timestamp | None)
+    def first_available(parent: Parent[answer.Coverage]) -> int | None:
+        return parent.record.first_available
 
-    @strawberry.field(description="When the symbol ceased to be traded.")
-    def ended_at(parent: Parent[answer.Coverage]) -> Timestamp | None:
-        return parent.record.ended_at  # type: ignore[return-value]
+    @strawberry.field(description="When the symbol ceased to be traded.", graphql_type=Timestamp | None)
+    def ended_at(parent: Parent[answer.Coverage]) -> int | None:
+        return parent.record.ended_at
 
     rows: int = strawberry.field(description="How many candles of this timeframe are stored, or kept as an aggregate.")
 
-    @strawberry.field(description="The newest upstream calls at this timeframe, at most 20.")
-    def last_fetches(parent: Parent[answer.Coverage]) -> list[Fetch]:
-        return parent.fetches  # type: ignore[return-value]
+    @strawberry.field(description="The newest upstream calls at this timeframe, at most 20.", graphql_type=list[Fetch])
+    def last_fetches(parent: Parent[answer.Coverage]) -> tuple[answer.FetchNote, ...]:
+        return parent.fetches
 
 
 @strawberry.input(description="An order to fetch history: `symbols` or a `pattern`, one of the two.")
@@ -158,34 +163,7 @@ class Backfill:
         return None if parent.ended_at is None else datetime_of(parent.ended_at)
 
 
-@strawberry.type(description="A job and its place in the list.")
-class BackfillEdge:
-    """Resolved from `candlegraph.job.Backfill`."""
-
-    @strawberry.field(description="Where a page that begins behind it starts.")
-    def cursor(parent: Parent[job.Backfill]) -> str:
-        return encode_number(parent.id)
-
-    @strawberry.field(description="The job.")
-    def node(parent: Parent[job.Backfill]) -> Backfill:
-        return parent  # type: ignore[return-value]
-
-
-@strawberry.type(description="A page of jobs, the newest first.")
-class BackfillConnection:
-    """Resolved from `resolvers.backfills.Page`."""
-
-    @strawberry.field(description="The jobs with their cursors.")
-    def edges(parent: Parent[Page[job.Backfill]]) -> list[BackfillEdge]:
-        return parent.items  # type: ignore[return-value]
-
-    @strawberry.field(description="The jobs.")
-    def nodes(parent: Parent[Page[job.Backfill]]) -> list[Backfill]:
-        return parent.items  # type: ignore[return-value]
-
-    @strawberry.field(description="Where the page lies.")
-    def page_info(parent: Parent[Page[job.Backfill]]) -> PageInfo:
-        return page_info(parent, [encode_number(one.id) for one in parent.items])
+BackfillConnection = connection(Backfill, "job", "A page of jobs, the newest first.")
 
 
 @strawberry.input(description="Symbols to be kept complete: `symbols` or a `pattern`, one of the two.")
@@ -211,9 +189,9 @@ class TrackInput:
 class Tracked:
     """Resolved from `candlegraph.job.Tracked`."""
 
-    @strawberry.field(description="The symbol.")
-    def symbol(parent: Parent[job.Tracked]) -> Symbol:
-        return parent.record  # type: ignore[return-value]
+    @strawberry.field(description="The symbol.", graphql_type=Symbol)
+    def symbol(parent: Parent[job.Tracked]) -> Record:
+        return parent.record
 
     since: Timestamp = strawberry.field(description="From where on.")
 
@@ -226,31 +204,4 @@ class Tracked:
         return None if parent.complete_at is None else datetime_of(parent.complete_at)
 
 
-@strawberry.type(description="A tracked symbol and its place in the list.")
-class TrackedEdge:
-    """Resolved from `candlegraph.job.Tracked`."""
-
-    @strawberry.field(description="Where a page that begins behind it starts.")
-    def cursor(parent: Parent[job.Tracked]) -> str:
-        return encode_number(parent.record.id)
-
-    @strawberry.field(description="The tracked symbol.")
-    def node(parent: Parent[job.Tracked]) -> Tracked:
-        return parent  # type: ignore[return-value]
-
-
-@strawberry.type(description="A page of tracked symbols.")
-class TrackedConnection:
-    """Resolved from `resolvers.backfills.Page`."""
-
-    @strawberry.field(description="The tracked symbols with their cursors.")
-    def edges(parent: Parent[Page[job.Tracked]]) -> list[TrackedEdge]:
-        return parent.items  # type: ignore[return-value]
-
-    @strawberry.field(description="The tracked symbols.")
-    def nodes(parent: Parent[Page[job.Tracked]]) -> list[Tracked]:
-        return parent.items  # type: ignore[return-value]
-
-    @strawberry.field(description="Where the page lies.")
-    def page_info(parent: Parent[Page[job.Tracked]]) -> PageInfo:
-        return page_info(parent, [encode_number(one.record.id) for one in parent.items])
+TrackedConnection = connection(Tracked, "tracked symbol", "A page of tracked symbols.")

@@ -8,6 +8,8 @@ from typing import Any
 import strawberry
 from graphql import ExecutionResult, GraphQLError, execute
 from graphql.execution import create_source_event_stream
+from strawberry.extensions import SchemaExtension
+from strawberry.extensions.runner import SchemaExtensionsRunner
 from strawberry.schema.config import StrawberryConfig
 from strawberry.types import ExecutionContext
 from strawberry.types.execution import PreExecutionError
@@ -50,20 +52,26 @@ class Schema(strawberry.Schema):
             extension.execution_context = execution
         runner = self.create_extensions_runner(execution, extensions)
         coded = next(extension.coded for extension in extensions if isinstance(extension, CodedErrors))
-        result = None
         async with runner.operation():
-            try:
-                refused = await self._prepare_operation_async(execution, runner)
-                if refused is None and execution.operation_type is not OperationType.SUBSCRIPTION:
-                    middleware = self._get_middleware_manager(extensions)
-                    result = await self._execute_operation(execution, runner, middleware, execute, {})
-            except Exception as error:  # noqa: BLE001 - it gets its code, or is logged, as every other
-                refused = PreExecutionError(None, [GraphQLError(str(error), original_error=error)])
-        if refused:
-            raise Refused(coded(refused.errors or []))
+            result = await self._prepare_and_execute(execution, runner, extensions)
+        if isinstance(result, PreExecutionError):
+            raise Refused(coded(result.errors or []))
         if isinstance(result, ExecutionResult):  # its errors were given their codes at the end of the operation
             return _once(encode(result.data, result.errors))
         return await self._subscribe(execution, coded)
+
+    async def _prepare_and_execute(
+        self, execution: ExecutionContext, runner: SchemaExtensionsRunner, extensions: list[SchemaExtension]
+    ) -> object:
+        """The result of a query or a mutation, None for a subscription; PreExecutionError if nothing is executed."""
+        try:
+            refused = await self._prepare_operation_async(execution, runner)
+            if refused or execution.operation_type is OperationType.SUBSCRIPTION:
+                return refused
+            middleware = self._get_middleware_manager(extensions)
+            return await self._execute_operation(execution, runner, middleware, execute, {})
+        except Exception as error:  # noqa: BLE001 - it gets its code, or is logged, as every other
+            return PreExecutionError(None, [GraphQLError(str(error), original_error=error)])
 
     async def _subscribe(self, execution: ExecutionContext, coded: Code) -> AsyncGenerator[str, None]:
         assert execution.graphql_document is not None  # noqa: S101 - it was parsed
@@ -82,6 +90,7 @@ class Schema(strawberry.Schema):
             source = await source
         if isinstance(source, ExecutionResult):
             raise Refused(coded(source.errors or []))
+        assert isinstance(source, AsyncGenerator)  # noqa: S101 - every source here is one
         heard_with = audience(executor, execution.query or "", context.scope, context.for_audience)
         return follow(source, executor, heard_with, coded)
 

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from datetime import datetime
+from typing import Any
 
+import numpy as np
 import strawberry
 from strawberry import Info, Parent
 
+from candlegraph import answer
 from candlegraph.answer import Answer, GapReason, SourceKind
 from candlegraph.candle import Candles
 from candlegraph.timeframe import MINUTE, Timeframe
@@ -56,35 +59,40 @@ class CandleColumns:
 
     @strawberry.field(description="The instants the buckets open.")
     def timestamp(parent: Parent[Candles]) -> list[Timestamp]:
-        return parent.timestamp.tolist()  # type: ignore[no-any-return]
+        return _values(parent.timestamp)
 
     @strawberry.field(description="The first prices.")
     def open(parent: Parent[Candles]) -> list[float]:
-        return parent.open.tolist()  # type: ignore[no-any-return]
+        return _values(parent.open)
 
     @strawberry.field(description="The highest prices.")
     def high(parent: Parent[Candles]) -> list[float]:
-        return parent.high.tolist()  # type: ignore[no-any-return]
+        return _values(parent.high)
 
     @strawberry.field(description="The lowest prices.")
     def low(parent: Parent[Candles]) -> list[float]:
-        return parent.low.tolist()  # type: ignore[no-any-return]
+        return _values(parent.low)
 
     @strawberry.field(description="The last prices.")
     def close(parent: Parent[Candles]) -> list[float]:
-        return parent.close.tolist()  # type: ignore[no-any-return]
+        return _values(parent.close)
 
     @strawberry.field(description="What was traded.")
     def volume(parent: Parent[Candles]) -> list[float]:
-        return parent.volume.tolist()  # type: ignore[no-any-return]
+        return _values(parent.volume)
 
     @strawberry.field(description="Which candles are final.")
     def closed(parent: Parent[Candles]) -> list[bool]:
-        return parent.closed.tolist()  # type: ignore[no-any-return]
+        return _values(parent.closed)
 
     @strawberry.field(description="Which candles `fill` put here.")
     def synthetic(parent: Parent[Candles]) -> list[bool]:
-        return parent.synthetic.tolist()  # type: ignore[no-any-return]
+        return _values(parent.synthetic)
+
+
+def _values(column: np.ndarray) -> list[Any]:
+    values: list[Any] = column.tolist()
+    return values
 
 
 @strawberry.type(description="A span of which nothing is known, and why.")
@@ -145,37 +153,43 @@ class CandleSeries:
     def timezone(parent: Parent[Answer]) -> str:
         return parent.zone.name
 
-    @strawberry.field(description="The candles, ascending and unique.")
-    def nodes(parent: Parent[Answer]) -> list[Candle]:
-        return parent.candles  # type: ignore[return-value]  # a batch; iterating it gives the objects
+    @strawberry.field(description="The candles, ascending and unique.", graphql_type=list[Candle])
+    def nodes(parent: Parent[Answer]) -> Candles:
+        return parent.candles
 
-    @strawberry.field(description="The same candles as equally long arrays.")
-    def columns(parent: Parent[Answer]) -> CandleColumns:
-        return parent.candles  # type: ignore[return-value]
+    @strawberry.field(description="The same candles as equally long arrays.", graphql_type=CandleColumns)
+    def columns(parent: Parent[Answer]) -> Candles:
+        return parent.candles
 
     @strawberry.field(description="Every settled bucket of the asked range is covered (the forming one never counts).")
     def complete(parent: Parent[Answer]) -> bool:
         return parent.complete
 
-    @strawberry.field(description="What is not covered, and why.")
-    def gaps(parent: Parent[Answer]) -> list[Gap]:
-        return parent.gaps  # type: ignore[return-value]
+    @strawberry.field(description="What is not covered, and why.", graphql_type=list[Gap])
+    def gaps(parent: Parent[Answer]) -> tuple[answer.Gap, ...]:
+        return parent.gaps
 
-    @strawberry.field(description="Who answered which part.")
-    def sources(parent: Parent[Answer]) -> list[SourceSpan]:
-        return [Source(told, parent) for told in parent.sources]  # type: ignore[misc]
+    @strawberry.field(description="Who answered which part.", graphql_type=list[SourceSpan])
+    def sources(parent: Parent[Answer]) -> list[Source]:
+        return [Source(told, parent) for told in parent.sources]
 
     @strawberry.field(description="There are, or may be, more candles in the direction asked.")
     def has_more(parent: Parent[Answer]) -> bool:
         return parent.has_more
 
-    @strawberry.field(description="The `since` of the next page, where the range was read from its beginning.")
-    def next_since(parent: Parent[Answer]) -> Timestamp | None:
-        return parent.next_since  # type: ignore[return-value]
+    @strawberry.field(
+        description="The `since` of the next page, where the range was read from its beginning.",
+        graphql_type=Timestamp | None,
+    )
+    def next_since(parent: Parent[Answer]) -> int | None:
+        return parent.next_since
 
-    @strawberry.field(description="The `before` of the next page, where the range was read from its end.")
-    def next_before(parent: Parent[Answer]) -> Timestamp | None:
-        return parent.next_before  # type: ignore[return-value]
+    @strawberry.field(
+        description="The `before` of the next page, where the range was read from its end.",
+        graphql_type=Timestamp | None,
+    )
+    def next_before(parent: Parent[Answer]) -> int | None:
+        return parent.next_before
 
 
 @strawberry.input(description="One series of a batch.")

@@ -12,6 +12,7 @@ from graphql import (
     FragmentDefinitionNode,
     FragmentSpreadNode,
     GraphQLError,
+    InlineFragmentNode,
     IntValueNode,
     ListValueNode,
     OperationDefinitionNode,
@@ -24,7 +25,7 @@ from graphql import (
 from strawberry.extensions import SchemaExtension
 
 from resolvers.context import Context
-from resolvers.markets import MAX_PAGE
+from resolvers.pagination import MAX_PAGE
 
 # In values of candles, which are completed in bulk: everything else is a hundred times as slow.
 MAX_COST = 6_000_000  # a batch of 100 series with 5,000 whole candles fits
@@ -54,8 +55,8 @@ class _Bill:
                 total += self._field(selection)
             elif isinstance(selection, FragmentSpreadNode):
                 total += self.of(self.fragments[selection.name.value].selection_set)
-            else:
-                total += self.of(selection.selection_set)  # type: ignore[attr-defined]  # an inline fragment
+            elif isinstance(selection, InlineFragmentNode):
+                total += self.of(selection.selection_set)
         return total
 
     def _field(self, node: FieldNode) -> int:

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-from collections import OrderedDict
 from collections.abc import AsyncIterator, Iterator
 from contextlib import suppress
 from weakref import WeakValueDictionary
 
+from cachetools import LRUCache
 from graphql import DocumentNode, GraphQLError, parse
 from strawberry.extensions import SchemaExtension
 from strawberry.schema.schema import validate_document
@@ -18,7 +18,7 @@ from schema.limits import MAX_TOKENS, DocumentLimits
 MAX_DOCUMENTS = 500
 MAX_CACHED_LENGTH = 20_000  # texts with literals in them may be many and long: they are not worth the memory
 
-_valid: OrderedDict[str, DocumentNode] = OrderedDict()
+_valid: LRUCache[str, DocumentNode] = LRUCache(MAX_DOCUMENTS)
 _turns: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
 
 
@@ -61,7 +61,6 @@ class Documents(SchemaExtension):
         """Take the document from the cache; a text that cannot be parsed is left to the core, which reports it."""
         text = self.execution_context.query
         if text is not None and (document := _valid.get(text)) is not None:
-            _valid.move_to_end(text)
             self.execution_context.graphql_document = document
         yield
 
@@ -78,6 +77,4 @@ class Documents(SchemaExtension):
         context.pre_execution_errors = errors
         if not errors and len(context.query) <= MAX_CACHED_LENGTH:
             _valid[context.query] = context.graphql_document
-            while len(_valid) > MAX_DOCUMENTS:
-                _valid.popitem(last=False)
         yield

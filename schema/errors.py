@@ -36,27 +36,15 @@ class CodedErrors(MaskErrors):
 
     def _coded(self, error: GraphQLError) -> GraphQLError:
         cause = _cause(error)
-        message = error.message
-        if isinstance(cause, CandlegraphError):
-            extensions: dict[str, object] = {"code": cause.code}
-            if cause.reason is not None:
-                extensions["reason"] = cause.reason
-            if cause.retry_after is not None:
-                extensions["retryAfter"] = round(cause.retry_after, 3)
-        elif cause is None:
-            extensions = {"code": self._own_code(error), **(error.extensions or {})}
-        elif isinstance(cause, CannotGetOperationTypeError):
-            message, extensions = "The document has no such operation.", {"code": "BAD_USER_INPUT"}
-        elif isinstance(cause, InvalidOperationTypeError):
-            message, extensions = "This needs POST.", {"code": "BAD_USER_INPUT"}
-        elif isinstance(cause, ValueError) and _is_literal(error):
-            # graphql-core lets Python's limit of 4,300 digits through.
-            message, extensions = "This number is too long.", {"code": "BAD_USER_INPUT"}
-        else:
-            return self._masked(error, cause)
-        if len(message) > _LONGEST_MESSAGE:  # it quotes the request, which may be long
-            message = message[:_LONGEST_MESSAGE] + "..."
-        return GraphQLError(message, error.nodes, error.source, error.positions, error.path, None, extensions)
+        if cause is None:
+            return _shown(error, error.message, {"code": self._own_code(error), **(error.extensions or {})})
+        if foreseen := _foreseen(error, cause):
+            return _shown(error, *foreseen)
+        context = self.execution_context.context
+        request_id = context.request_id if isinstance(context, Context) else None
+        log.error("request %s failed at %s", request_id, error.path, exc_info=cause)
+        message = "Something went wrong here, and it was logged."
+        return _shown(error, message, {"code": "INTERNAL", "requestId": request_id})
 
     def _own_code(self, error: GraphQLError) -> str:
         """The code of an error that GraphQL itself reports."""
@@ -68,13 +56,35 @@ class CodedErrors(MaskErrors):
             return "GRAPHQL_VALIDATION_FAILED"
         return "BAD_USER_INPUT"  # a value, in the document or among the variables
 
-    def _masked(self, error: GraphQLError, cause: Exception) -> GraphQLError:
-        context = self.execution_context.context
-        request_id = context.request_id if isinstance(context, Context) else None
-        log.error("request %s failed at %s", request_id, error.path, exc_info=cause)
-        message = "Something went wrong here, and it was logged."
-        extensions = {"code": "INTERNAL", "requestId": request_id}
-        return GraphQLError(message, error.nodes, error.source, error.positions, error.path, None, extensions)
+
+def _shown(error: GraphQLError, message: str, extensions: dict[str, object]) -> GraphQLError:
+    """The error with another text and other extensions; a text that quotes a long request is cut."""
+    if len(message) > _LONGEST_MESSAGE:
+        message = message[:_LONGEST_MESSAGE] + "..."
+    return GraphQLError(message, error.nodes, error.source, error.positions, error.path, None, extensions)
+
+
+def _foreseen(error: GraphQLError, cause: Exception) -> tuple[str, dict[str, object]] | None:
+    """The text and the extensions of an error with a known cause; None for any other."""
+    if isinstance(cause, CandlegraphError):
+        return error.message, _extensions(cause)
+    if isinstance(cause, CannotGetOperationTypeError):
+        return "The document has no such operation.", {"code": "BAD_USER_INPUT"}
+    if isinstance(cause, InvalidOperationTypeError):
+        return "This needs POST.", {"code": "BAD_USER_INPUT"}
+    if isinstance(cause, ValueError) and _is_literal(error):
+        # graphql-core lets Python's limit of 4,300 digits through.
+        return "This number is too long.", {"code": "BAD_USER_INPUT"}
+    return None
+
+
+def _extensions(cause: CandlegraphError) -> dict[str, object]:
+    extensions: dict[str, object] = {"code": cause.code}
+    if cause.reason is not None:
+        extensions["reason"] = cause.reason
+    if cause.retry_after is not None:
+        extensions["retryAfter"] = round(cause.retry_after, 3)
+    return extensions
 
 
 def _cause(error: GraphQLError) -> Exception | None:

@@ -103,7 +103,8 @@ def _row_maker(names: tuple[str, ...]) -> Callable[[Iterable[list[Any]]], list[d
     values = [f"v{position}" for position in range(len(names))]
     row = ", ".join(f"{name!r}: {value}" for name, value in zip(names, values, strict=True))
     source = f"lambda columns: [{{{row}}} for {', '.join(values)}, in zip(*columns, strict=True)]"
-    return eval(source, {"zip": zip})  # type: ignore[no-any-return]  # noqa: S307
+    maker: Callable[[Iterable[list[Any]]], list[dict[str, Any]]] = eval(source, {"zip": zip})  # noqa: S307
+    return maker
 
 
 def _are_plain(values: list[Any]) -> bool:

@@ -8,7 +8,7 @@ them, choose the events and not how one of them looks, so that they are no part 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterable, Awaitable, Callable, Hashable
+from collections.abc import AsyncGenerator, Awaitable, Callable, Hashable
 from contextlib import aclosing
 from copy import copy
 from dataclasses import replace
@@ -34,7 +34,7 @@ from graphql import (
     print_ast,
     visit,
 )
-from graphql.execution import Executor
+from graphql.execution import Executor, execute_subscription_event
 
 from candlegraph.event import Event, EventKind
 
@@ -108,14 +108,14 @@ def audience(executor: Executor[Any], text: str, scope: Hashable, make_context: 
 
 def execute(executor: Executor[Any], event: object) -> ExecutionResult | Awaitable[ExecutionResult]:
     """Execute a subscription's selection for one event."""
-    return executor.build_per_event_executor(event).execute_operation(False)  # type: ignore[return-value]
+    return execute_subscription_event(executor.build_per_event_executor(event))
 
 
 async def follow(
-    source: AsyncIterable[Any], executor: Executor[Any], heard_with: Audience | None, code: Code
+    source: AsyncGenerator[Any, None], executor: Executor[Any], heard_with: Audience | None, code: Code
 ) -> AsyncGenerator[str, None]:
     """The payloads of a subscription; an error of its source is the last of them. ``code`` gives errors their codes."""
-    async with aclosing(source) as events:  # type: ignore[type-var]  # an async generator, as every source here
+    async with aclosing(source) as events:
         try:
             async for event in events:
                 if heard_with and isinstance(event, Event) and event.kind not in _OWN:

@@ -11,7 +11,7 @@ from candlegraph.provider import Budget, Counters, Failure, Live, State, Status
 from candlegraph.provider import Market as MarketNoun
 from candlegraph.timeframe import MINUTE, Timeframe
 from resolvers.context import Context
-from resolvers.markets import resolve_providers, resolve_symbols
+from resolvers.markets import SymbolPage, resolve_providers, resolve_symbols
 from schema import arguments as arg
 from schema.scalars import datetime_of
 from schema.symbol import SymbolConnection
@@ -102,13 +102,15 @@ class Provider:
     def retry_at(parent: Parent[Status]) -> datetime | None:
         return None if parent.retry_at is None else datetime_of(parent.retry_at)
 
-    @strawberry.field(description="What went wrong last, long ago or not.")
-    def last_error(parent: Parent[Status]) -> ProviderFailure | None:
-        return parent.last_failure  # type: ignore[return-value]
+    @strawberry.field(description="What went wrong last, long ago or not.", graphql_type=ProviderFailure | None)
+    def last_error(parent: Parent[Status]) -> Failure | None:
+        return parent.last_failure
 
-    @strawberry.field(description="How much may be asked of it; null where nobody can be asked.")
-    def limits(parent: Parent[Status]) -> ProviderLimits | None:
-        return parent if parent.budget else None  # type: ignore[return-value]
+    @strawberry.field(
+        description="How much may be asked of it; null where nobody can be asked.", graphql_type=ProviderLimits | None
+    )
+    def limits(parent: Parent[Status]) -> Status | None:
+        return parent if parent.budget else None
 
     counters: ProviderCounters = strawberry.field(description="What was asked of it.")
 
@@ -133,7 +135,7 @@ class Provider:
         reach = parent.capabilities.reach_ms(MINUTE)
         return None if reach is None else f"PT{reach // 60_000}M"
 
-    @strawberry.field(description="Its symbols, in the order of their names.")
+    @strawberry.field(description="Its symbols, in the order of their names.", graphql_type=SymbolConnection | None)
     async def symbols(
         parent: Parent[Status],
         info: Info[Context, None],
@@ -141,8 +143,8 @@ class Provider:
         include_inactive: arg.InactiveArg = False,
         first: arg.FirstArg = 100,
         after: arg.AfterArg = None,
-    ) -> SymbolConnection | None:
-        return await resolve_symbols(  # type: ignore[return-value]
+    ) -> SymbolPage:
+        return await resolve_symbols(
             info.context, parent.market.id, parent.id, search, inactive=include_inactive, first=first, after=after
         )
 
@@ -156,9 +158,9 @@ class Market:
     description: str = strawberry.field(description="What is traded there.")
     timezone: str = strawberry.field(description="The IANA zone in which its days open.")
 
-    @strawberry.field(description="The providers of its candles.")
-    async def providers(parent: Parent[MarketNoun], info: Info[Context, None]) -> list[Provider]:
-        return await resolve_providers(info.context, parent.id)  # type: ignore[return-value]
+    @strawberry.field(description="The providers of its candles.", graphql_type=list[Provider])
+    async def providers(parent: Parent[MarketNoun], info: Info[Context, None]) -> list[Status]:
+        return await resolve_providers(info.context, parent.id)
 
 
 def _budget(status: Status) -> Budget:

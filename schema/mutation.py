@@ -8,7 +8,9 @@ from typing import Annotated
 import strawberry
 from strawberry import Info
 
+from candlegraph import job, viewer
 from candlegraph.viewer import Role
+from resolvers.accounts import Session
 from resolvers.backfills import author, cancel_backfill, start_backfill, track, untrack
 from resolvers.context import Context
 from schema import arguments as arg
@@ -43,21 +45,23 @@ class Mutation:
     @strawberry.mutation(
         description=(
             "Sign in. UNAUTHENTICATED for a wrong name or password, RATE_LIMITED with `retryAfter` after too many tries."
-        )
+        ),
+        graphql_type=AuthPayload,
     )
-    async def login(self, info: Info[Context, None], username: UsernameArg, password: PasswordArg) -> AuthPayload:
+    async def login(self, info: Info[Context, None], username: UsernameArg, password: PasswordArg) -> Session:
         context = info.context
-        return await context.services.accounts.login(username, password, context.origin.address)  # type: ignore[return-value]
+        return await context.services.accounts.login(username, password, context.origin.address)
 
     @strawberry.mutation(
         description=(
             "New tokens for the refresh token of the last AuthPayload, which is used up; replaying it later revokes the "
             "whole family. UNAUTHENTICATED with `reason` TOKEN_USED where another tab was faster by less than 10 s."
-        )
+        ),
+        graphql_type=AuthPayload,
     )
-    async def refresh(self, info: Info[Context, None], token: TokenArg) -> AuthPayload:
+    async def refresh(self, info: Info[Context, None], token: TokenArg) -> Session:
         context = info.context
-        return await context.services.accounts.refresh(token, context.origin.address)  # type: ignore[return-value]
+        return await context.services.accounts.refresh(token, context.origin.address)
 
     @strawberry.mutation(
         description=(
@@ -68,12 +72,14 @@ class Mutation:
         context = info.context
         return await context.services.accounts.logout(token, context.origin.address)
 
-    @strawberry.mutation(description="Keep a configuration for the signed-in user, in place of the one before.")
+    @strawberry.mutation(
+        description="Keep a configuration for the signed-in user, in place of the one before.", graphql_type=UserConfig
+    )
     async def save_config(
         self, info: Info[Context, None], config: ConfigArg, if_updated_at: IfUpdatedAtArg = None
-    ) -> UserConfig:
+    ) -> viewer.UserConfig:
         context = info.context
-        return await context.services.accounts.save_config(context.viewer, config, if_updated_at)  # type: ignore[return-value]
+        return await context.services.accounts.save_config(context.viewer, config, if_updated_at)
 
     @strawberry.mutation(
         description=(
@@ -82,9 +88,10 @@ class Mutation:
             "unknown symbol. Needs the role OPERATOR."
         ),
         extensions=needs(Role.OPERATOR),
+        graphql_type=Backfill,
     )
-    async def start_backfill(self, info: Info[Context, None], input: BackfillInputArg) -> Backfill:
-        return await start_backfill(info.context, input.order(author(info.context)))  # type: ignore[return-value]
+    async def start_backfill(self, info: Info[Context, None], input: BackfillInputArg) -> job.Backfill:
+        return await start_backfill(info.context, input.order(author(info.context)))
 
     @strawberry.mutation(
         description=(
@@ -92,9 +99,10 @@ class Mutation:
             "NOT_FOUND for an unknown one; one that has ended is returned as it is."
         ),
         extensions=needs(Role.OPERATOR),
+        graphql_type=Backfill,
     )
-    async def cancel_backfill(self, info: Info[Context, None], id: arg.JobArg) -> Backfill:
-        return await cancel_backfill(info.context, id)  # type: ignore[return-value]
+    async def cancel_backfill(self, info: Info[Context, None], id: arg.JobArg) -> job.Backfill:
+        return await cancel_backfill(info.context, id)
 
     @strawberry.mutation(
         description=(
@@ -102,9 +110,10 @@ class Mutation:
             "is tracked already takes the earlier `since`. Needs the role OPERATOR."
         ),
         extensions=needs(Role.OPERATOR),
+        graphql_type=list[Tracked],
     )
-    async def track(self, info: Info[Context, None], input: TrackInputArg) -> list[Tracked]:
-        return await track(info.context, input.selection(), input.since)  # type: ignore[return-value]
+    async def track(self, info: Info[Context, None], input: TrackInputArg) -> list[job.Tracked]:
+        return await track(info.context, input.selection(), input.since)
 
     @strawberry.mutation(
         description="Keep some symbols complete no longer; how many were. What is stored stays. Needs the role OPERATOR.",

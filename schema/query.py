@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
+from collections.abc import Awaitable
 from typing import Annotated
 
 import strawberry
 from strawberry import Info
 
-from candlegraph.answer import Fill, Wait
+from candlegraph import answer, job, provider, viewer
+from candlegraph.answer import Answer, Fill, Wait
 from candlegraph.job import BackfillState
-from candlegraph.series import Series
+from candlegraph.series import Record, Series
 from candlegraph.timeframe import MINUTE
 from candlegraph.viewer import Role
 from resolvers.backfills import resolve_backfill, resolve_backfills, resolve_coverage, resolve_tracked
 from resolvers.candles import resolve_batch, resolve_candles
 from resolvers.context import Context
-from resolvers.markets import instrument, resolve_markets, resolve_providers, resolve_symbol, resolve_symbols
+from resolvers.markets import SymbolPage, resolve_markets, resolve_providers, resolve_symbol, resolve_symbols
+from resolvers.names import instrument
+from resolvers.pagination import Page
 from schema import arguments as arg
 from schema.backfill import Backfill, BackfillConnection, Coverage, TrackedConnection
 from schema.candles import CandleSeries, SeriesInput
@@ -32,16 +36,20 @@ SeriesArg = Annotated[list[SeriesInput], strawberry.argument(description="The se
 class Query:
     """The contract's queries."""
 
-    @strawberry.field(description="Every market.", extensions=needs(Role.VIEWER))
-    async def markets(self, info: Info[Context, None]) -> list[Market]:
-        return await resolve_markets(info.context)  # type: ignore[return-value]
-
-    @strawberry.field(description="The providers of a market.", extensions=needs(Role.VIEWER))
-    async def providers(self, info: Info[Context, None], market: arg.MarketArg) -> list[Provider] | None:
-        return await resolve_providers(info.context, market)  # type: ignore[return-value]
+    @strawberry.field(description="Every market.", extensions=needs(Role.VIEWER), graphql_type=list[Market])
+    async def markets(self, info: Info[Context, None]) -> list[provider.Market]:
+        return await resolve_markets(info.context)
 
     @strawberry.field(
-        description="The symbols of a provider, in the order of their names.", extensions=needs(Role.VIEWER)
+        description="The providers of a market.", extensions=needs(Role.VIEWER), graphql_type=list[Provider] | None
+    )
+    async def providers(self, info: Info[Context, None], market: arg.MarketArg) -> list[provider.Status]:
+        return await resolve_providers(info.context, market)
+
+    @strawberry.field(
+        description="The symbols of a provider, in the order of their names.",
+        extensions=needs(Role.VIEWER),
+        graphql_type=SymbolConnection | None,
     )
     async def symbols(
         self,
@@ -52,16 +60,16 @@ class Query:
         include_inactive: arg.InactiveArg = False,
         first: arg.FirstArg = 100,
         after: arg.AfterArg = None,
-    ) -> SymbolConnection | None:
-        return await resolve_symbols(  # type: ignore[return-value]
+    ) -> SymbolPage:
+        return await resolve_symbols(
             info.context, market, provider, search, inactive=include_inactive, first=first, after=after
         )
 
-    @strawberry.field(description="One symbol.", extensions=needs(Role.VIEWER))
+    @strawberry.field(description="One symbol.", extensions=needs(Role.VIEWER), graphql_type=Symbol | None)
     async def symbol(
         self, info: Info[Context, None], market: arg.MarketArg, provider: arg.ProviderArg, symbol: arg.SymbolArg
-    ) -> Symbol | None:
-        return await resolve_symbol(info.context, instrument(market, provider, symbol))  # type: ignore[return-value]
+    ) -> Record:
+        return await resolve_symbol(info.context, instrument(market, provider, symbol))
 
     @strawberry.field(
         description=(
@@ -69,6 +77,7 @@ class Query:
             "ascending, with the truth about what is missing and who answered."
         ),
         extensions=needs(Role.VIEWER),
+        graphql_type=CandleSeries | None,
     )
     async def candles(
         self,
@@ -84,8 +93,8 @@ class Query:
         fill: arg.FillArg = Fill.NONE,
         timezone: arg.TimezoneArg = None,
         wait: arg.WaitArg = Wait.COMPLETE,
-    ) -> CandleSeries | None:
-        return await resolve_candles(  # type: ignore[return-value]
+    ) -> Answer:
+        return await resolve_candles(
             info.context,
             Series(instrument(market, provider, symbol), timeframe),
             since=since,
@@ -102,6 +111,7 @@ class Query:
             "Same arguments for many series, one round trip; an item that fails is null and its error carries its path."
         ),
         extensions=needs(Role.VIEWER),
+        graphql_type=list[CandleSeries | None],
     )
     async def candles_batch(
         self,
@@ -114,8 +124,8 @@ class Query:
         fill: arg.FillArg = Fill.NONE,
         timezone: arg.TimezoneArg = None,
         wait: arg.WaitArg = Wait.COMPLETE,
-    ) -> list[CandleSeries | None]:
-        return resolve_batch(  # type: ignore[return-value]
+    ) -> list[Awaitable[Answer] | Exception]:
+        return resolve_batch(
             info.context,
             [(one.market, one.provider, one.symbol, one.timeframe) for one in series],
             since=since,
@@ -130,6 +140,7 @@ class Query:
     @strawberry.field(
         description="What is known of a series to the last candle, what is not and why, and how it came.",
         extensions=needs(Role.VIEWER),
+        graphql_type=Coverage | None,
     )
     async def coverage(
         self,
@@ -138,33 +149,46 @@ class Query:
         provider: arg.ProviderArg,
         symbol: arg.SymbolArg,
         timeframe: arg.TimeframeArg = MINUTE,
-    ) -> Coverage | None:
+    ) -> answer.Coverage:
         series = Series(instrument(market, provider, symbol), timeframe)
-        return await resolve_coverage(info.context, series)  # type: ignore[return-value]
+        return await resolve_coverage(info.context, series)
 
-    @strawberry.field(description="One job that fetches history.", extensions=needs(Role.VIEWER))
-    async def backfill(self, info: Info[Context, None], id: arg.JobArg) -> Backfill | None:
-        return await resolve_backfill(info.context, id)  # type: ignore[return-value]
+    @strawberry.field(
+        description="One job that fetches history.", extensions=needs(Role.VIEWER), graphql_type=Backfill | None
+    )
+    async def backfill(self, info: Info[Context, None], id: arg.JobArg) -> job.Backfill:
+        return await resolve_backfill(info.context, id)
 
-    @strawberry.field(description="The jobs that fetch history, the newest first.", extensions=needs(Role.VIEWER))
+    @strawberry.field(
+        description="The jobs that fetch history, the newest first.",
+        extensions=needs(Role.VIEWER),
+        graphql_type=BackfillConnection | None,
+    )
     async def backfills(
         self,
         info: Info[Context, None],
         state: StateArg = None,
         first: arg.FirstArg = 50,
         after: arg.AfterArg = None,
-    ) -> BackfillConnection | None:
-        return await resolve_backfills(info.context, state, first, after)  # type: ignore[return-value]
+    ) -> Page[job.Backfill]:
+        return await resolve_backfills(info.context, state, first, after)
 
-    @strawberry.field(description="The symbols that are kept complete.", extensions=needs(Role.VIEWER))
+    @strawberry.field(
+        description="The symbols that are kept complete.",
+        extensions=needs(Role.VIEWER),
+        graphql_type=TrackedConnection | None,
+    )
     async def tracked(
         self, info: Info[Context, None], first: arg.FirstArg = 100, after: arg.AfterArg = None
-    ) -> TrackedConnection | None:
-        return await resolve_tracked(info.context, first, after)  # type: ignore[return-value]
+    ) -> Page[job.Tracked]:
+        return await resolve_tracked(info.context, first, after)
 
-    @strawberry.field(description="The signed-in user: identity, roles, saved configuration. Null when anonymous.")
-    def me(self, info: Info[Context, None]) -> User | None:
+    @strawberry.field(
+        description="The signed-in user: identity, roles, saved configuration. Null when anonymous.",
+        graphql_type=User | None,
+    )
+    def me(self, info: Info[Context, None]) -> viewer.User | None:
         viewer = info.context.viewer
         if viewer.refusal:
             raise viewer.refusal
-        return viewer.user  # type: ignore[return-value]
+        return viewer.user

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, AsyncIterator
 
 import strawberry
 from strawberry import Info, Parent
 
+from candlegraph import job
+from candlegraph.candle import Candles
 from candlegraph.event import Event, EventKind
 from candlegraph.series import Series
 from candlegraph.timeframe import MINUTE
@@ -14,7 +16,7 @@ from candlegraph.viewer import Role
 from resolvers.backfills import stream_backfill
 from resolvers.candles import stream_candles
 from resolvers.context import Context
-from resolvers.markets import instrument
+from resolvers.names import instrument
 from schema import arguments as arg
 from schema.backfill import Backfill
 from schema.candles import Candle
@@ -44,9 +46,9 @@ class CandleEvent:
     kind: EventKind = strawberry.field(description="Why it is sent.")
     seq: int = strawberry.field(description="How many candles of the series were closed or corrected so far.")
 
-    @strawberry.field(description="The candles it is about, ascending.")
-    def nodes(parent: Parent[Event]) -> list[Candle]:
-        return parent.candles  # type: ignore[return-value]  # a batch; iterating it gives the objects
+    @strawberry.field(description="The candles it is about, ascending.", graphql_type=list[Candle])
+    def nodes(parent: Parent[Event]) -> Candles:
+        return parent.candles
 
     caught_up: bool = strawberry.field(description="On the last snapshot: what follows is live.")
     resync_from: Timestamp | None = strawberry.field(description="On RESYNC: the `since` to subscribe with again.")
@@ -62,6 +64,7 @@ class Subscription:
             "them, then live events, without gap or repeat."
         ),
         extensions=needs(Role.VIEWER),
+        graphql_type=AsyncGenerator[CandleEvent, None],
     )
     async def candles(
         self,
@@ -72,13 +75,14 @@ class Subscription:
         timeframe: arg.TimeframeArg = MINUTE,
         since: arg.SinceArg = None,
         timezone: arg.TimezoneArg = None,
-    ) -> AsyncGenerator[CandleEvent, None]:
+    ) -> AsyncIterator[Event]:
         series = Series(instrument(market, provider, symbol), timeframe)
-        return stream_candles(info.context, series, since, timezone)  # type: ignore[return-value]
+        return stream_candles(info.context, series, since, timezone)
 
     @strawberry.subscription(
         description="A job as it is, then whenever it has moved, at most twice a second; completes when it has ended.",
         extensions=needs(Role.VIEWER),
+        graphql_type=AsyncGenerator[Backfill, None],
     )
-    async def backfill(self, info: Info[Context, None], id: arg.JobArg) -> AsyncGenerator[Backfill, None]:
-        return stream_backfill(info.context, id)  # type: ignore[return-value]
+    async def backfill(self, info: Info[Context, None], id: arg.JobArg) -> AsyncIterator[job.Backfill]:
+        return stream_backfill(info.context, id)

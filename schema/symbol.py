@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import strawberry
 from strawberry import Info, Parent
 
-from candlegraph.answer import Fill, Wait
+from candlegraph.answer import Answer, Fill, Wait
 from candlegraph.series import Record, Series
 from candlegraph.timeframe import MINUTE
 from resolvers.candles import resolve_candles
 from resolvers.context import Context
-from resolvers.markets import Page, SymbolPage, T, encode_cursor
 from schema import arguments as arg
 from schema.candles import CandleSeries
+from schema.pagination import connection, field
 from schema.scalars import Timestamp
 
 
@@ -46,7 +44,7 @@ class Symbol:
     timezone: str = strawberry.field(description="The IANA zone in which its days open.")
     first_available: Timestamp | None = strawberry.field(description="Its first candle, where that is known.")
 
-    @strawberry.field(description="Its candles.")
+    @strawberry.field(description="Its candles.", graphql_type=CandleSeries | None)
     async def candles(
         parent: Parent[Record],
         info: Info[Context, None],
@@ -58,8 +56,8 @@ class Symbol:
         fill: arg.FillArg = Fill.NONE,
         timezone: arg.TimezoneArg = None,
         wait: arg.WaitArg = Wait.COMPLETE,
-    ) -> CandleSeries | None:
-        return await resolve_candles(  # type: ignore[return-value]
+    ) -> Answer:
+        return await resolve_candles(
             info.context,
             Series(parent.instrument, timeframe),
             since=since,
@@ -72,55 +70,9 @@ class Symbol:
         )
 
 
-@strawberry.type(description="A symbol and its place in the list.")
-class SymbolEdge:
-    """Resolved from `candlegraph.series.Record`."""
-
-    @strawberry.field(description="Where a page that begins behind it starts.")
-    def cursor(parent: Parent[Record]) -> str:
-        return encode_cursor(parent.instrument.symbol)
-
-    @strawberry.field(description="The symbol.")
-    def node(parent: Parent[Record]) -> Symbol:
-        return parent  # type: ignore[return-value]
-
-
-@strawberry.type(description="Where a page lies in its list.")
-class PageInfo:
-    """Built for each page."""
-
-    has_next_page: bool = strawberry.field(description="There is more behind it.")
-    has_previous_page: bool = strawberry.field(description="There is more before it.")
-    start_cursor: str | None = strawberry.field(description="The cursor of its first item.")
-    end_cursor: str | None = strawberry.field(description="The cursor of its last item: the `after` of the next page.")
-
-
-def page_info(page: Page[T], cursors: Sequence[str]) -> PageInfo:
-    """Where a page lies, by the cursors of its items."""
-    return PageInfo(
-        has_next_page=page.has_next,
-        has_previous_page=page.has_previous,
-        start_cursor=cursors[0] if cursors else None,
-        end_cursor=cursors[-1] if cursors else None,
-    )
-
-
-@strawberry.type(description="A page of symbols, in the order of their names.")
-class SymbolConnection:
-    """Resolved from `resolvers.markets.SymbolPage`."""
-
-    @strawberry.field(description="The symbols with their cursors.")
-    def edges(parent: Parent[SymbolPage]) -> list[SymbolEdge]:
-        return parent.items  # type: ignore[return-value]
-
-    @strawberry.field(description="The symbols.")
-    def nodes(parent: Parent[SymbolPage]) -> list[Symbol]:
-        return parent.items  # type: ignore[return-value]
-
-    @strawberry.field(description="Where the page lies.")
-    def page_info(parent: Parent[SymbolPage]) -> PageInfo:
-        return page_info(parent, [encode_cursor(record.instrument.symbol) for record in parent.items])
-
-    @strawberry.field(description="How many symbols there are in all.")
-    def total_count(parent: Parent[SymbolPage]) -> int:
-        return parent.total
+SymbolConnection = connection(
+    Symbol,
+    "symbol",
+    "A page of symbols, in the order of their names.",
+    field("total_count", int, "How many symbols there are in all."),
+)

@@ -77,7 +77,7 @@ async def candles(
     from candlegraph.timeframe import Timeframe
     from resolvers.candles import resolve_candles
     from resolvers.context import Context
-    from resolvers.markets import instrument
+    from resolvers.names import instrument
     from schema.scalars import print_datetime
     from server.machine import machine
 

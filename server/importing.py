@@ -15,7 +15,7 @@ from candlegraph.span import Span, Spans
 from candlegraph.timeframe import Timeframe
 from candlegraph.zone import zone
 from providers.tables import read_table
-from resolvers.markets import instrument
+from resolvers.names import instrument
 from server.machine import Machine, machine
 from server.settings import Settings
 from storage.candles import Write

@@ -51,9 +51,7 @@ async def list_users(settings: Settings) -> None:
 @command
 async def disable_user(settings: Settings, name: str) -> None:
     """Close an account: whoever is signed in with it is out within a second."""
-    async with _roster(settings) as accounts:
-        closed = await accounts.disable(name, disabled=True)
-    click.echo(f"{closed.name} may not sign in any more.")
+    await _disable(settings, name, disabled=True)
 
 
 @user.command("enable")
@@ -61,9 +59,7 @@ async def disable_user(settings: Settings, name: str) -> None:
 @command
 async def enable_user(settings: Settings, name: str) -> None:
     """Open an account again."""
-    async with _roster(settings) as accounts:
-        opened = await accounts.disable(name, disabled=False)
-    click.echo(f"{opened.name} may sign in again.")
+    await _disable(settings, name, disabled=False)
 
 
 @user.command("password")
@@ -74,6 +70,12 @@ async def change_password(settings: Settings, name: str) -> None:
     async with _roster(settings) as accounts:
         changed = await accounts.change_password(name, _password())
     click.echo(f"{changed.name} has a new password; every older sign-in has ended.")
+
+
+async def _disable(settings: Settings, name: str, *, disabled: bool) -> None:
+    async with _roster(settings) as accounts:
+        account = await accounts.disable(name, disabled=disabled)
+    click.echo(f"{account.name} may {'not sign in any more' if disabled else 'sign in again'}.")
 
 
 @asynccontextmanager

@@ -6,11 +6,11 @@ up, so nothing in here ever has to be taken back: what nobody asks for any more 
 
 from __future__ import annotations
 
-from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from cachetools import LRUCache
 
 from candlegraph.candle import Candles
 from candlegraph.span import Span, Spans
@@ -18,7 +18,7 @@ from storage.chunks import Chunk, Edition, Rows, between, candles_of, rows_of
 from storage.shelf import Shelf
 
 MAX_LONG_ROWS = 16_384  # a long chunk with more is not kept: nobody asks for so many candles
-ENTRY_BYTES = 480  # what an entry takes besides its columns
+ENTRY_BYTES = 580  # what an entry takes besides its columns
 
 
 @dataclass(slots=True)
@@ -46,10 +46,13 @@ class Cache:
 
     def __init__(self, capacity: int, shelf: Shelf | None = None) -> None:
         """Nothing is kept yet; a ``capacity`` of 0 keeps nothing but what the shelf has."""
-        self._capacity = capacity
         self.shelf = shelf
-        self._entries: OrderedDict[str, _Entry] = OrderedDict()
-        self.size = 0  # bytes
+        self._entries: LRUCache[str, _Entry] = LRUCache(capacity, getsizeof=lambda entry: entry.size)
+
+    @property
+    def size(self) -> int:
+        """How much it holds, in bytes."""
+        return int(self._entries.currsize)
 
     def find(self, chunks: Sequence[Chunk], span: Span, shelved: Mapping[Chunk, Rows]) -> Found:
         """What is kept of ``span``, which ``chunks`` hold, or came from the shelf."""
@@ -59,7 +62,6 @@ class Cache:
             if (rows := shelved.get(chunk)) is not None:
                 known: Spans = Spans([chunk.span])
             elif entry := self._entries.get(chunk.name):
-                self._entries.move_to_end(chunk.name)
                 known, rows = entry.spans, entry.rows
             else:
                 continue
@@ -100,10 +102,5 @@ class Cache:
             self.shelf.offer(chunk, entry.rows)
 
     def _replace(self, chunk: Chunk, entry: _Entry) -> None:
-        if old := self._entries.pop(chunk.name, None):
-            self.size -= old.size
-        self._entries[chunk.name] = entry
-        self.size += entry.size
-        while self.size > self._capacity:
-            _, gone = self._entries.popitem(last=False)
-            self.size -= gone.size
+        if entry.size <= self._entries.maxsize:
+            self._entries[chunk.name] = entry

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 
+from cachetools import LRUCache
+
 from candlegraph.span import Spans
 from candlegraph.timeframe import Timeframe
 from storage.candles import Ledger, read_statement
@@ -20,7 +22,8 @@ class Counts:
     def __init__(self, database: Database) -> None:
         """Nothing was counted yet."""
         self._database = database
-        self._kept: dict[tuple[int, Timeframe], tuple[int, Spans, int]] = {}  # the revision, where, and how many
+        # The revision, where, and how many.
+        self._kept: LRUCache[tuple[int, Timeframe], tuple[int, Spans, int]] = LRUCache(MAX_KEPT)
         self._turn = asyncio.Semaphore(AT_ONCE)
 
     async def of(self, instrument_id: int, timeframe: Timeframe, ledger: Ledger, levels: Levels) -> int:
@@ -37,7 +40,5 @@ class Counts:
                 edges = [span.since for span in new], [span.until for span in new]
                 found = await self._database.read("candles_count_within", instrument_id, str(timeframe), *edges)
                 count += int(found[0]["count"])
-            if len(self._kept) > MAX_KEPT:
-                self._kept.clear()
             self._kept[key] = ledger.revision, covered, count
         return count

@@ -12,6 +12,8 @@ from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from typing import Any
 
+from cachetools import LRUCache
+
 from candlegraph.errors import BadUserInput, CandlegraphError, NotFound, ProviderUnavailable
 from candlegraph.job import Selection
 from candlegraph.provider import Providers
@@ -59,7 +61,8 @@ class Instruments:
         self._database = database
         self._providers = providers
         self._lists: dict[tuple[str, str], _List] = {}
-        self._records: dict[Instrument, tuple[float, Record]] = {}
+        # With the instant of its read: cachetools' TTLCache takes nine times as long to look a record up.
+        self._records: LRUCache[Instrument, tuple[float, Record]] = LRUCache(MAX_RECORDS)
 
     async def find(self, wanted: list[Instrument]) -> list[Record | CandlegraphError]:
         """Look instruments up, if need be in their provider's list; an error a key, never one for all."""
@@ -152,8 +155,6 @@ class Instruments:
         if missing := [i for i in wanted if i not in found]:
             fresh = await self.kept(missing)
             found |= fresh
-            if len(records) > MAX_RECORDS:
-                records.clear()
             records.update((instrument, (now, record)) for instrument, record in fresh.items())
         return found
 
@@ -261,7 +262,7 @@ class Instruments:
                 await connection.execute(SQL["instruments_list"], market, provider, *columns)
                 await connection.execute(SQL["instruments_unlist"], market, provider, columns[0])
         self._lists[market, provider].asked_at = began
-        self._records = {}  # a new one: who is reading the old state puts it into the old one
+        self._records = LRUCache(MAX_RECORDS)  # a new one: who is reading the old state puts it into the old one
 
     def _no_provider(self, market: str, provider: str) -> NotFound:
         known = [status for status in self._providers.statuses() if status.market.id == market]

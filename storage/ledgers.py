@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from cachetools import LRUCache
+
 from storage.candles import CandleStore, Ledger
 from storage.changes import Change
 
@@ -16,7 +18,7 @@ class Ledgers:
     def __init__(self, store: CandleStore) -> None:
         """Nothing is kept yet."""
         self._store = store
-        self._kept: dict[int, Ledger] = {}
+        self._kept: LRUCache[int, Ledger] = LRUCache(MAX_KEPT)
         # Of each read under way, those that have not changed since it began. By number: two such sets may be equal.
         self._reading: dict[int, set[int]] = {}
         self._reads = 0
@@ -36,8 +38,6 @@ class Ledgers:
                 found.update(zip(missing, await self._store.ledgers(missing), strict=True))
             finally:
                 del self._reading[read]
-            if len(self._kept) > MAX_KEPT:
-                self._kept.clear()
             if self._store.changes.fresh:
                 self._kept.update((i, found[i]) for i in unchanged)
         return [found[i] for i in instrument_ids]

@@ -14,6 +14,8 @@ import time
 from dataclasses import dataclass
 from hashlib import blake2b
 
+from cachetools import LRUCache
+
 from candlegraph.provider import Budget
 from candlegraph.quota import SLOTS, OwnQuota
 from storage.redis import Redis
@@ -88,7 +90,7 @@ class Limiter:
 
     def __init__(self, redis: Redis | None = None) -> None:
         """Count alone, or together with all who share ``redis``; closing that is for the caller."""
-        self._empty_at: dict[str, float] = {}  # in the order of use
+        self._empty_at: LRUCache[str, float] = LRUCache(MAX_KEYS)
         self._own = OwnQuota()
         self._ask = (redis or Redis()).ask
 
@@ -122,7 +124,7 @@ class Limiter:
 
     async def mark(self, key: str, seconds: float) -> None:
         """Remember a key for a while."""
-        self._keep(key, time.monotonic() + seconds)
+        self._empty_at[key] = time.monotonic() + seconds
         await self._ask("SET", _key(key), "1", "EX", int(seconds))
 
     async def marked(self, key: str) -> bool:
@@ -135,14 +137,8 @@ class Limiter:
         wait = empty - now - bucket.burst * bucket.every_s
         if wait > 1e-6:
             return wait
-        self._keep(key, empty)
+        self._empty_at[key] = empty
         return 0
-
-    def _keep(self, key: str, empty_at: float) -> None:
-        self._empty_at.pop(key, None)
-        self._empty_at[key] = empty_at
-        while len(self._empty_at) > MAX_KEYS:
-            del self._empty_at[next(iter(self._empty_at))]
 
 
 def _key(key: str) -> str:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import time
 from dataclasses import dataclass, field
+
+from cachetools import TTLCache
 
 from candlegraph.clock import DAY_MS, HOUR_MS, MINUTE_MS
 from candlegraph.span import Spans
@@ -27,7 +28,7 @@ class Suspects:
     """The relation ``suspects``, which is read with the ledgers. Instants are milliseconds since the epoch, UTC."""
 
     database: Database = field(repr=False)
-    _asked_at: dict[int, float] = field(default_factory=dict, repr=False)
+    _resting: TTLCache[int, None] = field(default_factory=lambda: TTLCache(MAX_RESTING, REST_S), repr=False)
 
     async def add(self, instrument_id: int, timeframe: Timeframe, spans: Spans, now: int) -> None:
         """Note that ``spans`` were answered with nothing."""
@@ -47,10 +48,7 @@ class Suspects:
 
     def wake(self, instrument_id: int) -> bool:
         """Whether to ask for what is suspect of an instrument now; not where somebody did a moment ago."""
-        now = time.monotonic()
-        if now - self._asked_at.get(instrument_id, -REST_S) < REST_S:
+        if instrument_id in self._resting:
             return False
-        if len(self._asked_at) > MAX_RESTING:
-            self._asked_at.clear()
-        self._asked_at[instrument_id] = now
+        self._resting[instrument_id] = None
         return True

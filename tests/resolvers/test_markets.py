@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from candlegraph.errors import BadUserInput
 from candlegraph.provider import Budget, Capabilities, Counters, Failure, Market, State, Status
-from resolvers.markets import decode_cursor, encode_cursor
+from resolvers.pagination import decode_cursor, encode_cursor
 from tests.fakes.laboratory import SYMBOLS, Laboratory
 
 names = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"), min_size=1, max_size=128)

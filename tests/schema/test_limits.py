@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from graphql import get_introspection_query
 
-from resolvers.markets import MAX_PAGE
+from resolvers.pagination import MAX_PAGE
 from schema import documents
 from schema.limits import (
     MAX_DEPTH,

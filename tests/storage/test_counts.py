@@ -13,7 +13,8 @@ from candlegraph.clock import MINUTE_MS
 from candlegraph.series import Series
 from candlegraph.span import Span, Spans
 from candlegraph.timeframe import MINUTE, Timeframe
-from storage.candles import Write
+from storage import counts as counts_module
+from storage.candles import Ledger, Write
 from storage.database import Database
 from tests.fakes.upstream import minutes
 from tests.storage.world import DAY_MS, T0, World, stop_clock
@@ -70,3 +71,21 @@ async def test_only_what_is_new_is_counted(world: World, monkeypatch: pytest.Mon
         await told(world)
     whole, new = part(0, 100), part(100, 110)
     assert counted == [[(whole.since, whole.until)], [(new.since, new.until)]]
+
+
+async def test_at_the_limit_one_count_goes_and_not_all(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    counted: list[int] = []
+
+    async def noted(_: Database, name: str, instrument_id: int, *__: object) -> Sequence[Any]:
+        assert name == "candles_count_within"
+        counted.append(instrument_id)
+        return [{"count": 7}]
+
+    monkeypatch.setattr(Database, "read", noted)
+    monkeypatch.setattr(counts_module, "MAX_KEPT", 3)
+    counts, ledger = counts_module.Counts(world.store.database), Ledger({MINUTE: Spans([part(0, 10)])})
+    for number in range(5):
+        await counts.of(number, MINUTE, ledger, {})
+    counted.clear()
+    assert [await counts.of(number, MINUTE, ledger, {}) for number in (4, 3, 2, 1)] == [7] * 4
+    assert counted == [1]

@@ -351,3 +351,20 @@ async def test_what_was_imported_is_extended_once_its_provider_is_found_to_list_
             break
     assert [isinstance(record, Record) and record.listed for record in records] == [True, False]
     assert source.listing_calls == 1
+
+
+async def test_at_the_limit_one_record_goes_and_not_all(database: Database, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(instruments_module, "MAX_RECORDS", 3)
+    instruments = Instruments(database, Lineup([upstream(*"ABCDEF")]))
+    for symbol in "ABCDEF":
+        await found(instruments, symbol)
+    read: list[list[str]] = []
+    kept = Instruments.kept
+
+    async def noted(self: Instruments, wanted: Sequence[Instrument]) -> dict[Instrument, Record]:
+        read.append([instrument.symbol for instrument in wanted])
+        return await kept(self, wanted)
+
+    monkeypatch.setattr(Instruments, "kept", noted)
+    await found(instruments, *"FEDC")
+    assert read == [["C"]]

@@ -72,8 +72,11 @@ async def test_what_is_remembered_is_bounded(monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setattr(limits, "MAX_KEYS", 100)
     limiter = Limiter()
     for number in range(1000):
-        await limiter.take(f"key {number}", FIVE)
+        for _ in range(5):
+            await limiter.take(f"key {number}", FIVE)
     assert len(limiter._empty_at) == 100
+    assert all([await limiter.take(f"key {number}", FIVE) for number in range(900, 1000)])
+    assert await limiter.take("key 899", FIVE) == 0
 
 
 async def test_processes_count_together(limiters: list[Limiter]) -> None:
