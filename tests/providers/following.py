@@ -84,4 +84,4 @@ async def following(
         for task in listening + loops:
             task.cancel()
         await asyncio.gather(*listening, *loops, return_exceptions=True)
-        await history.collector.close()
+        await history.fetcher.close()

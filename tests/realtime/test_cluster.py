@@ -20,7 +20,7 @@ from realtime import feed as feed_module
 from realtime import hub as hub_module
 from realtime import leader as leader_module
 from storage import candles as candles_module
-from storage import collector as collector_module
+from storage import forming as forming_module
 from storage import live as live_module
 from storage.candles import Write
 from storage.database import SQL, Database
@@ -118,7 +118,7 @@ async def test_listeners_of_every_process_are_told_the_same_by_one_feed(world: W
 async def test_a_question_to_any_process_is_answered_with_what_that_hears_of_the_forming_minute(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(collector_module, "FORMING_TTL_S", 60.0)
+    monkeypatch.setattr(forming_module, "FORMING_TTL_S", 60.0)
     processes = [await world.start(), await world.start()]
     clients = [Client(process.hub, since=back(world, 5)) for process in processes]
     await joined(*clients)

@@ -51,10 +51,10 @@ class World:
         """Forget what is only remembered."""
         providers = self.providers or self.lineup
         self.history = History.over(self.database, providers, cache=self.cache)
-        self.store, self.instruments, self.collector = (
+        self.store, self.instruments, self.fetcher = (
             self.history.store,
             self.history.instruments,
-            self.history.collector,
+            self.history.fetcher,
         )
 
     @property
