@@ -28,7 +28,7 @@ from providers.guard import Guard
 from server.machine import machine
 from server.settings import Settings
 from storage.backfill import Backfills
-from storage.candles import Write
+from storage.batches import Write
 from storage.fetch_job import MAX_CALLS
 from storage.history import History
 from storage.workers import Workers

@@ -26,7 +26,7 @@ from candlegraph.timeframe import MINUTE, Timeframe
 from candlegraph.zone import Zone, zone
 from realtime.bus import Failed, Message, News
 from realtime.count import Count
-from storage.candles import Write
+from storage.batches import Write
 from storage.fetch_job import FetchRequest
 from storage.history import History
 from storage.live import Happened, Held, LeaseLost, LiveStore, Step, TopicKey, timeframe_of

@@ -15,8 +15,10 @@ from candlegraph.span import Span, Spans
 from candlegraph.timeframe import Timeframe
 from candlegraph.zone import UTC, Zone, zone
 from storage.arrivals import Arrivals
-from storage.candles import CandleStore, Fetch, Ledger, Write
+from storage.batches import Fetch, Write
+from storage.candles import CandleStore
 from storage.claims import Claims
+from storage.coverage import Ledger
 from storage.forming import FormingCache, FormingCandles
 from storage.ledgers import Ledgers
 from storage.live import Held

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from storage.candles import CandleStore, Ledger
+from storage.candles import CandleStore
 from storage.changes import Change
+from storage.coverage import Ledger
 
 MAX_KEPT = 20_000
 

@@ -9,9 +9,11 @@ from aiodataloader import DataLoader
 
 from candlegraph.candle import Candles
 from candlegraph.series import Instrument, Record
+from storage.batches import Read
 from storage.cache import Cache, Entry
-from storage.candles import CandleStore, Ledger, Read
+from storage.candles import CandleStore
 from storage.chunks import Chunk
+from storage.coverage import Ledger
 from storage.instruments import Instruments
 from storage.ledgers import Ledgers
 from storage.levels import Levels

@@ -14,7 +14,8 @@ from candlegraph.span import Span, Spans
 from candlegraph.timeframe import Timeframe
 from candlegraph.zone import Zone, zone
 from storage.assembly import Findings, assemble
-from storage.candles import Ledger, Read
+from storage.batches import Read
+from storage.coverage import Ledger
 from storage.filling import Filling
 from storage.plan import Part, Plan, Stretch, WindowPlan
 from storage.query_fetches import QueryContext, QueryFetches

@@ -15,7 +15,7 @@ from candlegraph.span import Span
 from candlegraph.timeframe import MINUTE
 from providers.guard import Guard
 from realtime.cluster import Cluster
-from storage.candles import Read
+from storage.batches import Read
 from storage.database import Database
 from storage.history import History
 from tests.fakes.upstream import Lineup

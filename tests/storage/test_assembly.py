@@ -17,7 +17,7 @@ from candlegraph.span import Span, Spans
 from candlegraph.timeframe import MINUTE
 from candlegraph.zone import UTC
 from storage.assembly import Findings, assemble
-from storage.candles import Ledger
+from storage.coverage import Ledger
 from storage.levels import ALL
 from storage.plan import Plan
 from storage.query_fetches import FetchOutcome

@@ -28,8 +28,8 @@ from candlegraph.timeframe import MINUTE, Timeframe
 from candlegraph.zone import UTC, zone
 from storage import changes, forming
 from storage import redis as shared
+from storage.batches import Write
 from storage.cache import ENTRY_BYTES, Cache
-from storage.candles import Write
 from storage.chunks import BUCKETS, Chunk, Edition, pack, rows_of, unpack
 from storage.database import Database
 from storage.history import History

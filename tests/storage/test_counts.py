@@ -13,7 +13,7 @@ from candlegraph.clock import MINUTE_MS
 from candlegraph.series import Series
 from candlegraph.span import Span, Spans
 from candlegraph.timeframe import MINUTE, Timeframe
-from storage.candles import Write
+from storage.batches import Write
 from storage.database import Database
 from tests.fakes.upstream import minutes
 from tests.storage.world import DAY_MS, T0, World, stop_clock

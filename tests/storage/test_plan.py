@@ -14,7 +14,7 @@ from candlegraph.series import Instrument, Record
 from candlegraph.span import Span, Spans
 from candlegraph.timeframe import MINUTE, Timeframe
 from candlegraph.zone import UTC
-from storage.candles import Ledger
+from storage.coverage import Ledger
 from storage.levels import ALL, BASE
 from storage.plan import Plan
 from tests.storage.world import DAY_MS, HOUR_MS, T0

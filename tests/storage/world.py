@@ -16,8 +16,8 @@ from candlegraph.series import Instrument, Record, Series
 from candlegraph.span import Span, Spans
 from candlegraph.timeframe import MINUTE, Timeframe
 from providers.guard import Guard
+from storage.batches import Write
 from storage.cache import Cache
-from storage.candles import Write
 from storage.database import Database
 from storage.history import History
 from tests.candlegraph import scalar_calendar as scalar
