@@ -15,7 +15,8 @@ import numpy as np
 
 from candlegraph import MINUTE, Candles, Instrument, Span, Spans, Timeframe, fold
 from candlegraph.provider import Providers
-from storage.candles import CandleStore, Read, Write
+from storage.batches import Read, Write
+from storage.candles import CandleStore
 from storage.changes import Changes
 from storage.database import SQL, Database
 from storage.embedded import EmbeddedPostgres

@@ -28,8 +28,8 @@ from providers.guard import Guard
 from server.machine import machine
 from server.settings import Settings
 from storage.backfill import Backfills
-from storage.candles import Write
-from storage.collector import MAX_CALLS
+from storage.batches import Write
+from storage.fetch_job import MAX_CALLS
 from storage.history import History
 from storage.workers import Workers
 from tests.fakes.exchange import T0
@@ -113,7 +113,7 @@ async def _history(upstream: Guard) -> AsyncIterator[History]:
             finally:
                 watching.cancel()
                 await asyncio.gather(watching, return_exceptions=True)
-                await history.collector.close()
+                await history.fetcher.close()
 
 
 async def a_million() -> Iterable[tuple[object, ...]]:

@@ -23,8 +23,8 @@ from candlegraph import MINUTE, Candles, Instrument, Record, Series, Span, Spans
 from candlegraph.answer import Answer, Ask
 from server.machine import Machine, machine
 from server.settings import Settings
+from storage.batches import Write
 from storage.cache import Cache
-from storage.candles import Write
 from storage.history import History
 from storage.redis import Redis
 from storage.shelf import Shelf

@@ -18,7 +18,7 @@ import psutil
 from candlegraph import MINUTE, Candles, Instrument, Span, Spans
 from server.machine import machine
 from server.settings import Settings
-from storage.candles import Write
+from storage.batches import Write
 
 SECONDS = 1.5
 ROUNDS = 3

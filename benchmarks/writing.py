@@ -14,7 +14,8 @@ from candlegraph import MINUTE, UTC, Candles, Instrument, Span, Spans
 from providers.tables import read_table
 from server.machine import machine
 from server.settings import Settings
-from storage.candles import Write, _copy_stream
+from storage.batches import Write
+from storage.binary import copy_stream
 
 ROWS = 1_000_000
 
@@ -74,7 +75,7 @@ async def _bare_copy(database: object, write: Write) -> float:
     async with database.transaction() as connection:  # type: ignore[attr-defined]
         await connection.copy_to_table(
             "ohlcv_data",
-            source=_copy_stream(write, write.candles),
+            source=copy_stream([write], lambda _: None),
             format="binary",
             columns=["instrument_id", "timeframe", "source", "timestamp", "open", "high", "low", "close", "volume"],
         )

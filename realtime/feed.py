@@ -26,8 +26,8 @@ from candlegraph.timeframe import MINUTE, Timeframe
 from candlegraph.zone import Zone, zone
 from realtime.bus import Failed, Message, News
 from realtime.count import Count
-from storage.candles import Write
-from storage.collector import Want
+from storage.batches import Write
+from storage.fetch_job import FetchRequest
 from storage.history import History
 from storage.live import Happened, Held, LeaseLost, LiveStore, Step, TopicKey, timeframe_of
 
@@ -121,7 +121,7 @@ class Feed:
             except* Exception as group_error:  # noqa: BLE001 - it is logged, and the feed goes on
                 self._fail(group_error)
             finally:
-                self._history.collector.watch(self._record.id, None)
+                self._history.fetcher.forming.unfollow(self._record.id)
             self._starting.clear()
             if self.lost:
                 break
@@ -170,7 +170,7 @@ class Feed:
             if loop.time() >= due:
                 whole = await self._advance(provider, again=polls)
                 due = loop.time() + (self._pause(provider, POLL_S if polls else STREAM_POLL_S) if whole else 0)
-                self._history.collector.watch(self._record.id, lambda: self._seen(provider))
+                self._history.fetcher.forming.follow(self._record.id, lambda: self._seen(provider))
             for key in self._joining - self._starting:
                 self._starting.add(key)
                 group.create_task(self._join(key, provider))
@@ -225,9 +225,11 @@ class Feed:
         now = provider.now_ms()
         final = MINUTE.floor(_settled(provider))
         overlap = AGAIN_MS if again and final > self.edge else 0
-        want = Want(MINUTE, Span(self.edge, MINUTE.next(now)), urgency=Urgency.LIVE, overlap_ms=overlap, held=self.held)
+        request = FetchRequest(
+            MINUTE, Span(self.edge, MINUTE.next(now)), urgency=Urgency.LIVE, overlap_ms=overlap, held=self.held
+        )
         self._streamed = Candles.empty()
-        result = await asyncio.shield(self._history.collector.collect(self._record, provider, want))
+        result = await asyncio.shield(self._history.fetcher.fetch(self._record, provider, request))
         if result.failure:
             raise result.failure
         if self._corrected:
@@ -332,8 +334,8 @@ class Feed:
         """Tell what closed since a topic was left, by whoever led before."""
         missed, refused = Span(count.edge, self.edge), Spans()
         while True:
-            want = Want(MINUTE, missed, urgency=Urgency.LIVE, held=self.held)
-            result = await asyncio.shield(self._history.collector.collect(self._record, provider, want))
+            request = FetchRequest(MINUTE, missed, urgency=Urgency.LIVE, held=self.held)
+            result = await asyncio.shield(self._history.fetcher.fetch(self._record, provider, request))
             refused |= result.refused
             if result.failure:
                 raise result.failure

@@ -198,7 +198,7 @@ class Hub:
                 topic.form(message.candles)
             if topic.timeframe == MINUTE and len(message.candles):  # a question need not go to the provider either
                 span = Span(message.edge, int(message.candles.timestamp[-1]) + MINUTE_MS)
-                self._history.collector.overhear(topic.record.id, message.candles, span)
+                self._history.fetcher.forming.remember_live(topic.record.id, message.candles, span)
         elif topic.ready and message.seq == topic.seq + 1:
             self._learn(topic)
             if message.kind == "R":

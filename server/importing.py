@@ -18,7 +18,7 @@ from providers.tables import read_table
 from resolvers.names import instrument
 from server.machine import Machine, machine
 from server.settings import Settings
-from storage.candles import Write
+from storage.batches import Write
 
 
 async def import_candles(

@@ -128,7 +128,7 @@ async def machine(settings: Settings, *, serving: bool = False) -> AsyncIterator
         cache = await stack.enter_async_context(_cache(settings, opened, redis))
         history = History.over(opened, registry, levels, reading, cache)
         stack.push_async_callback(history.instruments.close)
-        stack.push_async_callback(history.collector.close)
+        stack.push_async_callback(history.fetcher.close)
         cluster = Cluster(history, redis_url=redis_url, shards=settings.feed_shards)
         backfills = Backfills(history)
         tracking = Tracking(backfills)

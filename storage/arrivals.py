@@ -9,7 +9,8 @@ from contextlib import asynccontextmanager
 from candlegraph.batcher import Batcher
 from candlegraph.candle import concat
 from candlegraph.span import Spans
-from storage.candles import CandleStore, Fetch, Write
+from storage.batches import Fetch, Write
+from storage.candles import CandleStore
 from storage.live import Held
 
 

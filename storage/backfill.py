@@ -21,7 +21,7 @@ from candlegraph.series import Record
 from candlegraph.span import Span, Spans
 from candlegraph.timeframe import Timeframe
 from candlegraph.zone import zone
-from storage.candles import Ledger
+from storage.coverage import Ledger
 from storage.database import SQL, to_ms
 from storage.history import History
 from storage.plan import Plan

@@ -54,12 +54,22 @@ class Edition:
 
     def chunks(self, span: Span) -> list[Chunk]:
         """The chunks that hold ``span``, which is not empty, ascending; one long chunk where they would be too many."""
-        first, last = self.timeframe.index(np.array([span.since, span.until - 1], np.int64), self.zone).tolist()
-        first, last = first // BUCKETS, last // BUCKETS
+        first, last = self._numbers(span)
         if last - first >= MAX_CHUNKS:
             return [Chunk(f"{self.name}:{span.since}-{span.until}", span, long=True)]
         edges = self.timeframe.open_at(np.arange(first, last + 2, dtype=np.int64) * BUCKETS, self.zone).tolist()
         return [Chunk(f"{self.name}:{first + i}", Span(edges[i], edges[i + 1])) for i in range(last - first + 1)]
+
+    def around(self, span: Span) -> Span:
+        """The span of whole chunks that holds ``span``, which is not empty."""
+        first, last = self._numbers(span)
+        edges = np.array([first, last + 1], np.int64) * BUCKETS
+        return Span(*self.timeframe.open_at(edges, self.zone).tolist())
+
+    def _numbers(self, span: Span) -> tuple[int, int]:
+        """The first and the last chunk that hold some of ``span``."""
+        first, last = self.timeframe.index(np.array([span.since, span.until - 1], np.int64), self.zone).tolist()
+        return first // BUCKETS, last // BUCKETS
 
 
 def rows_of(candles: Candles) -> Rows:

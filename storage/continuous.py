@@ -11,7 +11,9 @@ from candlegraph.candle import Candles, concat
 from candlegraph.resample import fold
 from candlegraph.span import Span, Spans
 from candlegraph.timeframe import MINUTE, Timeframe
-from storage.candles import Read, read_rows, unpack
+from storage.batches import Read
+from storage.binary import unpack
+from storage.candles import read_rows
 from storage.database import Database, named_statements, to_ms
 from storage.levels import BASE, Levels
 

@@ -8,7 +8,8 @@ from cachetools import LRUCache
 
 from candlegraph.span import Spans
 from candlegraph.timeframe import Timeframe
-from storage.candles import Ledger, read_statement
+from storage.candles import read_statement
+from storage.coverage import Ledger
 from storage.database import SQL, Database
 from storage.levels import BASE, Levels
 

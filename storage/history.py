@@ -24,15 +24,17 @@ from storage.admission import RowBudget
 from storage.cache import Cache
 from storage.candles import CandleStore, Reading, read_tables
 from storage.changes import Changes
-from storage.collector import MAX_CALLS, Collector, Want
+from storage.collector import Fetcher
 from storage.counts import Counts
 from storage.database import Database
+from storage.fetch_job import MAX_CALLS, FetchRequest
 from storage.instruments import Instruments
 from storage.ledgers import Ledgers
 from storage.levels import ALL, Levels
 from storage.plan import Plan
-from storage.reader import Reader
-from storage.walk import Walk
+from storage.query_fetches import QueryContext
+from storage.reader import BatchReader, ReadSources
+from storage.walk import CandleQuery
 
 log = logging.getLogger(__name__)
 
@@ -47,7 +49,7 @@ class History:
     store: CandleStore
     ledgers: Ledgers
     instruments: Instruments
-    collector: Collector
+    fetcher: Fetcher
     providers: Providers
     levels: Levels
     counts: Counts
@@ -66,15 +68,16 @@ class History:
         """Put it together over a database and its providers; `storage.changes.Changes.watch` is for the caller to run."""
         store = CandleStore(database, Changes(database), reading)
         ledgers = Ledgers(store)
-        instruments, collector = Instruments(database, providers), Collector(store, ledgers)
-        return cls(store, ledgers, instruments, collector, providers, levels, Counts(database), RowBudget(), cache)
+        instruments, fetcher = Instruments(database, providers), Fetcher(store, ledgers)
+        return cls(store, ledgers, instruments, fetcher, providers, levels, Counts(database), RowBudget(), cache)
 
     async def answer(self, asks: Sequence[Ask]) -> list[Answer | BaseException]:
         """Answer many questions at once: what they need of the database is read in one statement a step.
 
         An item that fails is its exception (NotFound, BadUserInput, ProviderError, Overloaded, Unavailable) and disturbs no other.
         """
-        reader = Reader(self.store, self.ledgers, self.instruments, self.levels, self.row_budget, self.cache)
+        sources = ReadSources(self.store, self.ledgers, self.instruments, self.levels, self.row_budget, self.cache)
+        reader = BatchReader(sources)
         return await asyncio.gather(*(self._answer(ask, reader) for ask in asks), return_exceptions=True)
 
     async def coverage(self, series: Series) -> Coverage:
@@ -88,37 +91,27 @@ class History:
         now = provider.now_ms() if provider else clock.now_ms()
         capabilities = provider.capabilities if provider else None
         plan = Plan(record, capabilities, ledger, self.levels, series.timeframe, days, days, now)
-        stretch = Span(0, plan.settled)
-        covered = Spans(part.span for part in plan.final(stretch))
-        beyond = plan.beyond_reach(stretch)
-        first = min((span.since for span in covered), default=plan.settled)
-        known = Span(
-            first if record.first_available is None else 0,
-            plan.settled if provider else max((s.until for s in covered), default=0),
-        )
-        rest = Spans([known]) - covered
-        holes = [Gap(s.since, s.until, reason, detail) for reason, span, detail in beyond for s in rest & Spans([span])]
-        rest -= Spans(span for _, span, _ in beyond)
-        holes += [Gap(s.since, s.until, GapReason.NOT_FETCHED, "It has not been asked for yet.") for s in rest]
+        covered, holes = _known_and_missing(plan)
         rows = await self.counts.of(record.id, series.timeframe, ledger, self.levels)
         fetches = await self.store.fetches(record.id, series.timeframe, FETCHES)
-        return Coverage(record, covered, tuple(sorted(holes, key=lambda gap: gap.since)), rows, tuple(fetches))
+        return Coverage(record, covered, holes, rows, tuple(fetches))
 
-    async def _answer(self, ask: Ask, reader: Reader) -> Answer:
+    async def _answer(self, ask: Ask, reader: BatchReader) -> Answer:
         record: Record = await reader.record.load(ask.series.instrument)
         provider, failure = await self._provider(record)
         deadline = asyncio.get_running_loop().time() + DEADLINE_S
         now = provider.now_ms() if provider else clock.now_ms()
         if provider:
             now = max(now, ask.known_until + provider.capabilities.final_after_ms)
-        walk = Walk(ask, record, provider, reader, self.collector, deadline, now)
-        answer = await walk.run(failure)
+        context = QueryContext(record, provider, self.fetcher, deadline, now)
+        query = CandleQuery(ask, context, reader)
+        answer = await query.run(failure)
         if provider is None:
             return answer
         try:
-            suspects = walk.plan.ledger.suspects(now)
+            suspects = query.plan.ledger.suspects(now)
             if suspects and await self._healed(answer, suspects, provider, deadline):
-                answer = await Walk(ask, record, provider, reader, self.collector, deadline, now).run(None)
+                answer = await CandleQuery(ask, context, reader).run(None)
         except CandlegraphError as error:
             log.warning("what is suspect of %s could not be asked for again: %s", record.instrument, error.message)
         return answer
@@ -130,9 +123,9 @@ class History:
         """
         record, told = answer.record, Spans([_told(answer)])
         pieces = [(timeframe, span) for timeframe, spans in due.items() for span in spans & told][:MAX_CALLS]
-        if not pieces or not self.collector.suspects.wake(record.id):
+        if not pieces or not self.fetcher.suspects.wake(record.id):
             return False
-        tasks = [self.collector.collect(record, provider, Want(*piece, again=True)) for piece in pieces]
+        tasks = [self.fetcher.fetch(record, provider, FetchRequest(*piece, again=True)) for piece in pieces]
         left = max(0.0, deadline - asyncio.get_running_loop().time())
         done, _ = await asyncio.wait(tasks, timeout=left if answer.ask.wait is Wait.COMPLETE else 0)
         return any(task.result().rows for task in done)
@@ -156,3 +149,23 @@ def _told(answer: Answer) -> Span:
         return Span(0, 0)
     whole = answer.ask.since is None and not answer.has_more
     return Span(0 if whole else answer.sources[0].since, answer.sources[-1].until)
+
+
+def _known_and_missing(plan: Plan) -> tuple[Spans, tuple[Gap, ...]]:
+    """What is covered of a series up to now, and why the rest is not."""
+    planned = plan.window(Span(0, plan.settled))
+    covered, imported = planned.covered, plan.capabilities is None
+    first = min((span.since for span in covered), default=plan.settled)
+    known = Span(
+        first if plan.record.first_available is None else 0,
+        max((span.until for span in covered), default=0) if imported else plan.settled,
+    )
+    rest = Spans([known]) - covered
+    holes = [
+        Gap(span.since, span.until, item.reason, item.detail)
+        for item in planned.out_of_reach
+        for span in rest & Spans([item.span])
+    ]
+    rest -= Spans(item.span for item in planned.out_of_reach)
+    holes += [Gap(s.since, s.until, GapReason.NOT_FETCHED, "It has not been asked for yet.") for s in rest]
+    return covered, tuple(sorted(holes, key=lambda gap: gap.since))

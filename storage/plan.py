@@ -1,9 +1,10 @@
-"""What is known of a series, and which relation answers which part of a window."""
+"""Which relation answers which part of a window, and what of it is missing."""
 
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 from candlegraph.answer import GapReason, SourceKind
 from candlegraph.provider import Capabilities
@@ -11,7 +12,7 @@ from candlegraph.series import Record
 from candlegraph.span import Span, Spans
 from candlegraph.timeframe import MINUTE, Timeframe
 from candlegraph.zone import Zone
-from storage.candles import Ledger
+from storage.coverage import Ledger
 from storage.levels import BASE, Levels
 
 FEW_CALLS = 3  # so many calls for 1m candles are worth it; beyond, a native timeframe is asked instead
@@ -43,6 +44,36 @@ class Part:
     def within(self, spans: Spans) -> list[Part]:
         """What of it lies in ``spans``, whole buckets; for parts that are final."""
         return [Part(span, (replace(self.stretches[0], span=span),)) for span in Spans([self.span]) & spans]
+
+
+class OutOfReach(NamedTuple):
+    """A span that no call can bring, and why."""
+
+    reason: GapReason
+    span: Span
+    detail: str
+
+
+@dataclass(frozen=True, slots=True)
+class WindowPlan:
+    """How the buckets of ``window`` are answered, by the coverage known when the plan was made.
+
+    Query, cache lookup and fetches read this one value. A fetch changes the coverage: after one, and only then, the
+    query makes a new plan. What comes without a fetch is the forming candles; see `Plan.with_forming`.
+    The native timeframe to ask for is chosen for a span when it is asked (`Plan.choose`): a window may have thousands of
+    missing spans, of which a query asks for a dozen.
+    """
+
+    window: Span
+    final: tuple[Part, ...]  # each answers settled buckets; the outer ones may extend past the window
+    tail: tuple[Part, ...]  # answers the buckets that are not settled: one part or none
+    missing: Spans  # buckets the store cannot answer and the provider could, the forming one among them
+    out_of_reach: tuple[OutOfReach, ...]
+
+    @property
+    def covered(self) -> Spans:
+        """What the final parts answer."""
+        return Spans(part.span for part in self.final)
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,9 +114,32 @@ class Plan:
             known |= Spans([Span(base.ceil(ended, self.days), self.timeframe.ceil(ended, self.zone)) & window])
         return known
 
-    def final(self, window: Span) -> list[Part]:
-        """What answers which settled buckets, whole ones: 1m candles and their aggregates where they can, then the coarser
-        native ones before the finer. Each is made of one stretch.
+    def window(self, window: Span, forming: Collection[Timeframe] = (), head: Span | None = None) -> WindowPlan:
+        """Plan the buckets of ``window``, whole ones; ``forming``: the timeframes whose newest candles are at hand.
+
+        Its settled buckets are planned as a part of ``head``, where that is given; an empty one means that they need no
+        plan, because the cache holds them all.
+        """
+        head = window if head is None else head
+        rest = window if head else Span(max(window.since, self.settled), window.until)
+        final = tuple(part for part in self._final(head) if part.span & window) if head else ()
+        out_of_reach = tuple(self.beyond_reach(window))
+        missing = Spans([rest]) - Spans(part.span for part in final) - Spans(item.span for item in out_of_reach)
+        return self.with_forming(WindowPlan(window, final, (), missing, out_of_reach), forming)
+
+    def with_forming(self, planned: WindowPlan, forming: Collection[Timeframe]) -> WindowPlan:
+        """The same plan now that the newest candles of ``forming`` are at hand: they answer the tail."""
+        tail = self._tail(planned.window, forming)
+        return (
+            replace(planned, tail=tail, missing=planned.missing - Spans(part.span for part in tail))
+            if tail
+            else planned
+        )
+
+    def _final(self, window: Span) -> list[Part]:
+        """What answers which settled buckets: 1m candles and their aggregates first, then native candles, coarse to fine.
+
+        Each part is made of one stretch.
         """
         rest = Spans([window & Span(window.since, self.settled)])
         parts: list[Part] = []
@@ -96,10 +150,8 @@ class Plan:
             rest -= whole
         return sorted(parts, key=lambda part: part.span)
 
-    def tail(self, window: Span, forming: Collection[Timeframe]) -> list[Part]:
-        """What answers the buckets that are not settled, if anything: it needs one of ``forming``, the timeframes whose newest
-        candles are at hand.
-        """
+    def _tail(self, window: Span, forming: Collection[Timeframe]) -> tuple[Part, ...]:
+        """What answers the buckets that are not settled, if anything: a base of ``forming`` that is known up to its newest."""
         tail = window & Span(self.settled, window.until)
         for base in forming if tail else ():
             final = base.floor(self.now - self.final_after_ms, self.days)
@@ -108,39 +160,39 @@ class Plan:
                 ladder = tuple(self._ladder(Span(tail.since, final))) if base == MINUTE else ()
                 stretches = ladder or (Stretch(Span(tail.since, final), base),)
                 if all(self._kept(Spans([s.span]), s.timeframe).covers(s.span) for s in stretches):
-                    return [Part(tail, stretches, base)]
-        return []
+                    return (Part(tail, stretches, base),)
+        return ()
 
-    def missing(self, window: Span, forming: Collection[Timeframe]) -> Spans:
-        """The buckets that the store cannot answer and the provider could, the forming one among them."""
-        answered = Spans(part.span for part in [*self.final(window), *self.tail(window, forming)])
-        return Spans([window]) - answered - Spans(span for _, span, _ in self.beyond_reach(window))
-
-    def beyond_reach(self, window: Span) -> list[tuple[GapReason, Span, str]]:
-        """What there is no use in asking for, and why."""
-        beyond: list[tuple[GapReason, Span, str]] = []
-        first, ended = self.record.first_available, self.record.ended_at
-        if first is not None:
-            before = Span(window.since, self.timeframe.floor(first, self.zone)) & window
-            beyond.append((GapReason.BEFORE_LISTING, before, "The symbol was not listed yet."))
-        if ended is not None:
-            after = Span(self.timeframe.ceil(ended, self.zone), window.until) & window
-            beyond.append((GapReason.AFTER_DELISTING, after, "The symbol is not traded any more."))
-        if self.capabilities and self.capabilities.delay_ms:
-            edge = self.timeframe.floor(self.now - self.capabilities.delay_ms, self.zone)
-            recent = Span(edge, self.settled) & window
-            beyond.append((GapReason.UNAVAILABLE, recent, "The provider's feed is delayed: it comes later."))
-        if self.capabilities:
-            reaches = [self.capabilities.reach_ms(base) for base in self.native()]
-            if reaches and None not in reaches:
-                edge = self.timeframe.ceil(self.now - max(reach or 0 for reach in reaches), self.zone)
-                older = Span(window.since, edge) & window
-                beyond.append((GapReason.UNAVAILABLE, older, "The provider does not reach back so far."))
+    def beyond_reach(self, window: Span) -> list[OutOfReach]:
+        """What no call can bring, and why."""
+        found = [*self._outside_listing(window), *self._outside_capabilities(window)]
         horizon = self.ledger.horizon
         if horizon is not None and set(self.native()) <= {MINUTE}:
             older = Span(window.since, self.timeframe.ceil(horizon, self.zone)) & window
-            beyond.append((GapReason.UNAVAILABLE, older, "1-minute candles are not kept for so long."))
-        return [item for item in beyond if item[1]]
+            found.append(OutOfReach(GapReason.UNAVAILABLE, older, "1-minute candles are not kept for so long."))
+        return [item for item in found if item.span]
+
+    def _outside_listing(self, window: Span) -> Iterator[OutOfReach]:
+        first, ended = self.record.first_available, self.record.ended_at
+        if first is not None:
+            before = Span(window.since, self.timeframe.floor(first, self.zone)) & window
+            yield OutOfReach(GapReason.BEFORE_LISTING, before, "The symbol was not listed yet.")
+        if ended is not None:
+            after = Span(self.timeframe.ceil(ended, self.zone), window.until) & window
+            yield OutOfReach(GapReason.AFTER_DELISTING, after, "The symbol is not traded any more.")
+
+    def _outside_capabilities(self, window: Span) -> Iterator[OutOfReach]:
+        if not self.capabilities:
+            return
+        if self.capabilities.delay_ms:
+            edge = self.timeframe.floor(self.now - self.capabilities.delay_ms, self.zone)
+            recent = Span(edge, self.settled) & window
+            yield OutOfReach(GapReason.UNAVAILABLE, recent, "The provider's feed is delayed: it comes later.")
+        reaches = [self.capabilities.reach_ms(base) for base in self.native()]
+        if reaches and None not in reaches:
+            edge = self.timeframe.ceil(self.now - max(reach or 0 for reach in reaches), self.zone)
+            older = Span(window.since, edge) & window
+            yield OutOfReach(GapReason.UNAVAILABLE, older, "The provider does not reach back so far.")
 
     def choose(self, span: Span) -> Timeframe | None:
         """The timeframe to ask the provider for: 1m while that is cheap, else the coarsest native one that folds into ours."""
@@ -157,6 +209,12 @@ class Plan:
             if calls <= FEW_CALLS:
                 return MINUTE
         return next(iter(within or native), None)
+
+    def askable(self, span: Span, base: Timeframe) -> Span:
+        """What of ``span`` the provider may have at ``base``: from the listing to the candle that is forming."""
+        first = self.record.first_available
+        listed = 0 if first is None else base.floor(first, self.days)
+        return Span(max(span.since, listed), min(span.until, base.next(self.now, self.days)))
 
     def native(self) -> list[Timeframe]:
         """The provider's own timeframes that fold into ours."""

@@ -1,52 +1,58 @@
-"""What one batch of questions reads of the database: each step of all of them in one statement."""
+"""What one batch of queries reads of the database: each step of all of them in one statement."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 from aiodataloader import DataLoader
 
 from candlegraph.candle import Candles
 from candlegraph.series import Instrument, Record
 from storage.admission import RowBudget
-from storage.cache import Cache
-from storage.candles import CandleStore, Ledger, Read
-from storage.chunks import Chunk, Rows
+from storage.batches import Read
+from storage.cache import Cache, Entry
+from storage.candles import CandleStore
+from storage.chunks import Chunk
+from storage.coverage import Ledger
 from storage.instruments import Instruments
 from storage.ledgers import Ledgers
 from storage.levels import Levels
 
 
-class Reader:
-    """Gathers what the questions of one tick read; an item may be the exception of its key alone."""
+@dataclass(frozen=True, slots=True)
+class ReadSources:
+    """What a batch reads from."""
 
-    def __init__(
-        self,
-        store: CandleStore,
-        ledgers: Ledgers,
-        instruments: Instruments,
-        levels: Levels,
-        row_budget: RowBudget,
-        cache: Cache | None = None,
-    ) -> None:
-        """Make fresh loaders; their results are not cached, for an answer reads its ledger again after fetching."""
-        self.row_budget = row_budget
-        self.levels = levels
-        self.cache = cache
-        self._shelved: DataLoader[tuple[Chunk, ...], dict[Chunk, Rows]] | None = None
-        if cache is not None and cache.shelf is not None:
-            self._shelved = DataLoader(cache.shelf.load, cache=False)
-        self.record: DataLoader[Instrument, Record] = DataLoader(instruments.find, cache=False)  # type: ignore[arg-type]
-        self.ledger: DataLoader[int, Ledger] = DataLoader(ledgers.load, cache=False)
+    store: CandleStore
+    ledgers: Ledgers
+    instruments: Instruments
+    levels: Levels
+    row_budget: RowBudget
+    cache: Cache | None = None
+
+
+class BatchReader:
+    """Gathers what the queries of one tick read; an item may be the exception of its key alone."""
+
+    def __init__(self, sources: ReadSources) -> None:
+        """Make fresh loaders; their results are not cached, for a query reads its coverage again after fetching."""
+        self.row_budget = sources.row_budget
+        self.levels = sources.levels
+        self.cache = sources.cache
+        self._shared: DataLoader[tuple[Chunk, ...], dict[Chunk, Entry]] | None = None
+        if self.cache is not None and self.cache.shelf is not None:
+            self._shared = DataLoader(self.cache.load, cache=False)
+        find, store = sources.instruments.find, sources.store
+        self.record: DataLoader[Instrument, Record] = DataLoader(find, cache=False)  # type: ignore[arg-type]
+        self.ledger: DataLoader[int, Ledger] = DataLoader(sources.ledgers.load, cache=False)
         self.candles: DataLoader[Read, Candles] = DataLoader(store.read, cache=False)
 
-    async def shelved(self, chunks: Sequence[Chunk]) -> dict[Chunk, Rows]:
-        """What the processes share of some chunks, kept from now on.
+    async def shared(self, chunks: Sequence[Chunk]) -> dict[Chunk, Entry]:
+        """Return what the processes share of some chunks; it is kept in memory from now on.
 
-        Who asks for none waits as well, so that what all questions of a tick read of the database stays one statement.
+        Awaits the batch for no chunks as well: the queries of a tick go on together, and read the database in one statement.
         """
-        if self._shelved is None or self.cache is None or self.cache.shelf is None or not self.cache.shelf.open:
+        if self._shared is None or self.cache is None or not self.cache.is_shared:
             return {}
-        found = await self._shelved.load(tuple(chunks))
-        self.cache.keep_shelved(found)
-        return found
+        return await self._shared.load(tuple(chunks))

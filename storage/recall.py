@@ -1,4 +1,4 @@
-"""What one window of a question has of the cache, what is left to be read, and what is kept of that."""
+"""The cache lookup for one window of a query: what it has, what is left to read, and what of that is kept."""
 
 from __future__ import annotations
 
@@ -8,12 +8,13 @@ from dataclasses import dataclass, field
 from candlegraph.candle import Candles
 from candlegraph.series import Record
 from candlegraph.span import Span, Spans
+from candlegraph.timeframe import Timeframe
 from candlegraph.zone import UTC
-from storage.cache import Cache, Found
+from storage.cache import Found, found_in
 from storage.chunks import BUCKETS, Chunk, Edition
 from storage.levels import BASE
-from storage.plan import Part, Plan, Stretch
-from storage.reader import Reader
+from storage.plan import Part, Plan, Stretch, WindowPlan
+from storage.reader import BatchReader
 
 _NOTHING = Found(Spans(), Candles.empty())
 # So many stored rows are read for a whole chunk where a part of it is asked for. Far fewer than `storage.walk.READ_ROWS`:
@@ -22,71 +23,83 @@ CHEAP_ROWS = 2_048
 
 
 @dataclass(slots=True)
-class Recall:
-    """The cache's share in one window, of which everything is known that ``plan`` says."""
+class CacheLookup:
+    """Looks one window up, by one plan: after a fetch there is another plan, and another lookup."""
 
-    reader: Reader
+    reader: BatchReader
     record: Record
     plan: Plan
+    window: Span
+    hits: Found | None = field(init=False)  # every settled bucket of the window, if the process has them all in memory
     below: dict[Stretch, Candles] = field(default_factory=dict)
 
-    async def look(self, window: Span) -> tuple[Found, list[Part]]:
-        """What the cache has of the settled buckets, and the parts to read for the others; these may reach beyond ``window``."""
-        cache, plan = self.reader.cache, self.plan
-        if cache is not None and (found := self._all(cache, Span(window.since, min(window.until, plan.settled)))):
-            return found, []
-        parts = plan.final(window)
-        if cache is None or not parts:
-            return _NOTHING, parts
-        known = Span(parts[0].span.since, parts[-1].span.until)
-        chunks = self._edition().chunks(known)
-        wide = Span(chunks[0].span.since, min(chunks[-1].span.until, plan.settled))
-        parts = [part for part in plan.final(wide) if part.span & known]
-        covered = Spans(part.span for part in parts)
-        wanted = covered & Spans([known])
-        found = cache.find(chunks, known, {})
-        lacking = _lacking(chunks, wanted - found.spans)
-        if not lacking:
-            return found, []
-        whole = [chunk for chunk in lacking if not chunk.long and covered.covers(chunk.span)]
-        if shelved := await self.reader.shelved(whole):
-            # What came may have put out what was found before.
-            found = cache.find(chunks, known, shelved)
-            lacking = _lacking(chunks, wanted - found.spans)
-        unread = Spans(chunk.span for chunk in lacking) - found.spans
-        return found, [piece for part in parts for piece in part.within(unread & Spans([self._room(part, known)]))]
+    def __post_init__(self) -> None:
+        """Look in memory: if that has everything, nothing is to be planned."""
+        self.hits = self._whole(self.settled) if self.settled else None
 
-    def _all(self, cache: Cache, settled: Span) -> Found | None:
-        """What is kept, where that is all: then there is nothing to plan."""
-        chunks = self._edition().chunks(settled) if settled else []
-        if not chunks or chunks[0].long:
-            return None
-        found = cache.find(chunks, settled, {})
-        return found if found.spans.covers(settled) else None
+    @property
+    def settled(self) -> Span:
+        """The settled part of the window."""
+        return Span(self.window.since, min(self.window.until, self.plan.settled))
 
-    def look_below(self, tail: Sequence[Part]) -> dict[Stretch, Candles]:
-        """What is kept of the final candles that the forming one is made of, too."""
+    @property
+    def head(self) -> Span:
+        """The span to plan for the settled buckets: whole chunks, since chunks are what the cache keeps; empty if all are here."""
+        if self.hits is not None:
+            return Span(0, 0)
+        return self._edition().around(self.settled) if self.reader.cache and self.settled else self.window
+
+    async def find(self, planned: WindowPlan) -> tuple[Found, list[Part]]:
+        """Return the settled buckets found, and the parts still to read; a part may extend past the window."""
+        cache = self.reader.cache
+        if cache is None or not planned.final:
+            return self.hits or _NOTHING, list(planned.final)
+        known = Span(planned.final[0].span.since, planned.final[-1].span.until) & self.window
+        chunks, covered = self._edition().chunks(known), planned.covered
+        entries = cache.get(chunks)
+        found = found_in(entries, known)
+        missed = overlapping(chunks, (covered & Spans([known])) - found.spans)
+        if not missed:
+            return found, []
+        shared = await self.reader.shared([c for c in missed if not c.long and covered.covers(c.span)])
+        if shared:
+            found = found_in({c: e for c in chunks if (e := shared.get(c) or entries.get(c))}, known)
+            missed = [chunk for chunk in missed if chunk not in shared]
+        unread = Spans(chunk.span for chunk in missed) - found.spans
+        return found, widened(planned.final, unread, known, self.plan.timeframe)
+
+    def find_below(self, tail: Sequence[Part]) -> dict[Stretch, Candles]:
+        """Return the final candles below the forming one that are in memory, too."""
         for stretch in [stretch for part in tail for stretch in part.stretches]:
             if not stretch.span:
                 self.below[stretch] = Candles.empty()
-            elif self.reader.cache is not None:
-                found = self.reader.cache.find(self._edition(stretch).chunks(stretch.span), stretch.span, {})
-                if found.spans.covers(stretch.span):
-                    self.below[stretch] = found.candles
+            elif found := self._whole(stretch.span, stretch):
+                self.below[stretch] = found.candles
         return dict(self.below)
 
-    def keep(self, part: Part, span: Span, candles: Candles, stored: Mapping[Stretch, Candles]) -> None:
-        """Keep what a part was answered with on ``span``; of one that is not final, what lies below the forming candle."""
+    def put(self, part: Part, span: Span, candles: Candles, stored: Mapping[Stretch, Candles]) -> None:
+        """Keep what answered a part on ``span``; of one that is not final, what lies below the forming candle."""
         if part.forming is None:
-            self._keep(self._edition(), span, candles.between(span))
+            self._put(self._edition(), span, candles.between(span))
         elif span == part.span:
             for stretch in part.stretches:
                 if stretch not in self.below:
-                    self._keep(self._edition(stretch), stretch.span, stored[stretch])
+                    self._put(self._edition(stretch), stretch.span, stored[stretch])
 
-    def _keep(self, edition: Edition, span: Span, candles: Candles) -> None:
+    def _put(self, edition: Edition, span: Span, candles: Candles) -> None:
         if self.reader.cache is not None and span:
-            self.reader.cache.keep(edition, span, candles)
+            self.reader.cache.put(edition, span, candles)
+
+    def _whole(self, span: Span, stretch: Stretch | None = None) -> Found | None:
+        """All of ``span``, if it is in memory."""
+        cache = self.reader.cache
+        if cache is None:
+            return None
+        chunks = self._edition(stretch).chunks(span)
+        if stretch is None and chunks[0].long:
+            return None
+        found = found_in(cache.get(chunks), span)
+        return found if found.spans.covers(span) else None
 
     def _edition(self, stretch: Stretch | None = None) -> Edition:
         """What is asked for; or stored candles as they are: those of an aggregate are UTC's, others the instrument's."""
@@ -96,11 +109,20 @@ class Recall:
         days = plan.days if stretch.relation == BASE else UTC
         return Edition.of(self.record, revision, stretch.timeframe, days, stretch.relation)
 
-    def _room(self, part: Part, known: Span) -> Span:
-        """How much of a part is read: whole chunks where they are cheap, so that others can use them as well."""
-        rows = BUCKETS * self.plan.timeframe.nominal_ms / part.stretches[0].timeframe.nominal_ms
-        return part.span if rows <= CHEAP_ROWS else part.span & known
+
+def widened(parts: Sequence[Part], unread: Spans, asked: Span, timeframe: Timeframe) -> list[Part]:
+    """The parts to read of ``unread`` chunks: whole chunks if they are cheap, so that others can use them; else what is asked.
+
+    ``timeframe`` is the one whose buckets a chunk holds.
+    """
+    narrow = unread & Spans([asked])
+    return [piece for part in parts for piece in part.within(unread if _is_cheap(part, timeframe) else narrow)]
 
 
-def _lacking(chunks: Sequence[Chunk], lacks: Spans) -> list[Chunk]:
-    return [chunk for chunk in chunks if lacks & Spans([chunk.span])] if lacks else []
+def overlapping(chunks: Sequence[Chunk], spans: Spans) -> list[Chunk]:
+    """The chunks that hold some of ``spans``."""
+    return [chunk for chunk in chunks if spans & Spans([chunk.span])] if spans else []
+
+
+def _is_cheap(part: Part, timeframe: Timeframe) -> bool:
+    return BUCKETS * timeframe.nominal_ms <= CHEAP_ROWS * part.stretches[0].timeframe.nominal_ms

@@ -22,7 +22,7 @@ from candlegraph.series import Record
 from candlegraph.span import Span, Spans
 from candlegraph.timeframe import MINUTE, Timeframe
 from storage.backfill import Backfills, Part, cut, in_turns, missing
-from storage.candles import Ledger
+from storage.coverage import Ledger
 from storage.database import SQL, to_ms
 
 log = logging.getLogger(__name__)

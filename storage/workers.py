@@ -1,6 +1,6 @@
 """Working on backfills: what this process fetches of the parts that are queued, beside everybody else who does.
 
-A part is fetched page by page through the collector, which asks the ledger what is missing and stores each page with its
+A part is fetched page by page through the fetcher, which asks the ledger what is missing and stores each page with its
 coverage in one transaction. A part is claimed, and a claim ends by itself: a killed process costs one page a worker, and
 anybody goes on from there.
 """
@@ -22,8 +22,8 @@ from candlegraph.series import Record
 from candlegraph.span import Span, Spans
 from candlegraph.timeframe import Timeframe
 from storage.backfill import Backfills, holes_as_json
-from storage.collector import Collected, Want
 from storage.database import SQL, to_ms
+from storage.fetch_job import FetchRequest, FetchResult
 
 log = logging.getLogger(__name__)
 
@@ -126,7 +126,7 @@ class Workers:
         except Exception:
             log.exception("backfill of %s failed unexpectedly", part.record.instrument)
             failure = ProviderError("The server failed unexpectedly.")
-            await self._end(part, BackfillState.FAILED, Collected(failure=failure), GapReason.OUTAGE)
+            await self._end(part, BackfillState.FAILED, FetchResult(failure=failure), GapReason.OUTAGE)
 
     async def _run(self, part: _Part) -> None:
         """Page after page until there is nothing more to ask for."""
@@ -135,10 +135,10 @@ class Workers:
             try:
                 provider = await self._backfills.provider(name.market, name.provider)
             except ProviderError as error:
-                await self._fail(part, Collected(failure=error))
+                await self._fail(part, FetchResult(failure=error))
                 return
-            want = Want(part.timeframe, part.span, urgency=Urgency.BACKFILL, calls=1, again=part.again)
-            result = await asyncio.shield(self._history.collector.collect(part.record, provider, want))
+            request = FetchRequest(part.timeframe, part.span, urgency=Urgency.BACKFILL, calls=1, again=part.again)
+            result = await asyncio.shield(self._history.fetcher.fetch(part.record, provider, request))
             if result.failure:
                 await self._fail(part, result)
                 return
@@ -153,7 +153,7 @@ class Workers:
                 if not await connection.fetchval(SQL["backfill_progress"], *progress):
                     return  # cancelled, or somebody took it for dead and goes on with it
 
-    async def _fail(self, part: _Part, result: Collected) -> None:
+    async def _fail(self, part: _Part, result: FetchResult) -> None:
         """Try again later, or give the part up where that is of no use."""
         failure = result.failure
         assert failure  # noqa: S101
@@ -168,7 +168,9 @@ class Workers:
             rest = max(rest, failure.retry_after or 0)
             await self._execute("backfill_rest", part.id, self._holder, rest, result.calls, 1, failure.message)
 
-    async def _end(self, part: _Part, state: BackfillState, result: Collected, reason: GapReason | None = None) -> None:
+    async def _end(
+        self, part: _Part, state: BackfillState, result: FetchResult, reason: GapReason | None = None
+    ) -> None:
         """End a part; what is not known of it is a hole."""
         ledger = (await self._history.ledgers.load([part.record.id]))[0]
         left = Spans([part.span]) - ledger.final(part.timeframe)
@@ -187,7 +189,7 @@ class Workers:
             log.debug("%s: %s", name, error.message)
 
 
-def _holes(left: Spans, result: Collected) -> list[Gap]:
+def _holes(left: Spans, result: FetchResult) -> list[Gap]:
     """Why each span of ``left`` cannot be had."""
     refused = [
         Gap(span.since, span.until, GapReason.REFUSED, "The provider sent rows that are no candles.")

@@ -89,7 +89,7 @@ async def api(
     history = History.over(database, providers)
     exchange.reset()
     yield Api(services_over(history), exchange)
-    await history.collector.close()
+    await history.fetcher.close()
 
 
 def closed(span_since: int, minutes: int) -> list[int]:
@@ -217,7 +217,7 @@ async def test_after_a_restart_neither_candles_nor_symbols_are_asked_for_again(
         assert answer.candles.timestamp.tolist() == closed(T0, 3_000)
         assert not exchange.calls
         answer = (await history.answer([Ask(series, 3_000, T0, T0 + 3_100 * MINUTE_MS)]))[0]
-        await history.collector.close()
+        await history.fetcher.close()
         await provider.close()
     assert exchange.calls == {}  # the second restart found the last piece stored, and the symbols in their file
 
@@ -245,7 +245,7 @@ async def test_of_kraken_what_lies_behind_its_newest_rows_is_told_to_be_out_of_r
         final = answer.candles[answer.candles.closed].timestamp.tolist()
         assert final == [s for s in TRUTH.timestamp.tolist() if first <= s and s + MINUTE_MS <= NOW - 30_000]
         assert len(final) > 650
-        await history.collector.close()
+        await history.fetcher.close()
         await provider.close()
 
 

@@ -15,7 +15,8 @@ import pytest
 from candlegraph import UTC, Candles, Instrument, Series, Span, Spans, Timeframe, fold, zone
 from candlegraph.answer import Ask
 from providers.tables import read_table
-from storage.candles import CandleStore, Read, Write
+from storage.batches import Read, Write
+from storage.candles import CandleStore
 from storage.changes import Changes
 from storage.database import Database
 from storage.history import History

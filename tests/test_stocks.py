@@ -20,7 +20,7 @@ from providers.registry import Registry
 from realtime import feed as feed_module
 from realtime.cluster import Cluster
 from realtime.hub import Hub
-from storage import collector as collector_module
+from storage import forming as forming_module
 from storage.database import Database
 from storage.history import History
 from tests.fakes.alpaca import KEY, LATE_MS, SECRET, FakeAlpaca, new_york, session_candles
@@ -59,7 +59,7 @@ Build = Callable[..., Awaitable[World]]
 @pytest.fixture
 async def build(database: Database, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Build]:
     monkeypatch.setattr(feed_module, "MAX_BACKOFF_S", 0.02)
-    monkeypatch.setattr(collector_module, "FORMING_TTL_S", 0.0)
+    monkeypatch.setattr(forming_module, "FORMING_TTL_S", 0.0)
     async with FakeAlpaca() as exchange, AsyncExitStack() as stack:
         monkeypatch.setattr(clock, "now_ms", lambda: exchange.now)
 
@@ -73,7 +73,7 @@ async def build(database: Database, monkeypatch: pytest.MonkeyPatch) -> AsyncIte
             registry = Registry({}, [Point("stocks.alpaca", factory)])
             stack.push_async_callback(registry.close)
             history = History.over(database, registry)
-            stack.push_async_callback(history.collector.close)
+            stack.push_async_callback(history.fetcher.close)
             cluster = Cluster(history)
             for loop in (cluster.run(), history.store.changes.watch()):
                 stack.push_async_callback(ended, asyncio.create_task(loop))

@@ -17,7 +17,8 @@ from resolvers.context import Context, Services
 from schema.build import Schema, build_schema
 from server.machine import machine
 from server.settings import Settings
-from storage.candles import CandleStore, Write
+from storage.batches import Write
+from storage.candles import CandleStore
 from storage.database import Database
 from storage.instruments import Instruments
 

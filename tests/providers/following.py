@@ -15,7 +15,7 @@ from candlegraph.span import Span
 from candlegraph.timeframe import MINUTE
 from providers.guard import Guard
 from realtime.cluster import Cluster
-from storage.candles import Read
+from storage.batches import Read
 from storage.database import Database
 from storage.history import History
 from tests.fakes.upstream import Lineup
@@ -84,4 +84,4 @@ async def following(
         for task in listening + loops:
             task.cancel()
         await asyncio.gather(*listening, *loops, return_exceptions=True)
-        await history.collector.close()
+        await history.fetcher.close()

@@ -19,10 +19,10 @@ from candlegraph.span import Spans
 from realtime import feed as feed_module
 from realtime import hub as hub_module
 from realtime import leader as leader_module
-from storage import candles as candles_module
-from storage import collector as collector_module
+from storage import forming as forming_module
 from storage import live as live_module
-from storage.candles import Write
+from storage import write_transaction
+from storage.batches import Write
 from storage.database import SQL, Database
 from storage.live import Happened, LeaseLost, LiveStore, Step, TopicKey
 from tests.realtime.world import (
@@ -131,7 +131,7 @@ async def test_listeners_of_every_process_are_told_the_same_by_one_feed(world: W
 async def test_a_question_to_any_process_is_answered_with_what_that_hears_of_the_forming_minute(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(collector_module, "FORMING_TTL_S", 60.0)
+    monkeypatch.setattr(forming_module, "FORMING_TTL_S", 60.0)
     processes = [await world.start(), await world.start()]
     clients = [Client(process.hub, since=back(world, 5)) for process in processes]
     await joined(*clients)
@@ -278,7 +278,7 @@ async def test_a_leader_that_freezes_in_the_middle_of_a_write_keeps_nobody_from_
     await joined(*clients.values())
     leader = await world.leading()
     survivor = other if leader is one else one
-    extend, begun, thawed = candles_module._extend, asyncio.Event(), asyncio.Event()
+    extend, begun, thawed = write_transaction.extend_coverage, asyncio.Event(), asyncio.Event()
 
     async def stand_still(*given: Any) -> int:
         if not begun.is_set():
@@ -286,7 +286,7 @@ async def test_a_leader_that_freezes_in_the_middle_of_a_write_keeps_nobody_from_
             await thawed.wait()
         return await extend(*given)
 
-    monkeypatch.setattr(candles_module, "_extend", stand_still)
+    monkeypatch.setattr(write_transaction, "extend_coverage", stand_still)
     world.now += 60_000
     await asyncio.wait_for(begun.wait(), 10)
     leader.freeze()

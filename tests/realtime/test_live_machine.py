@@ -22,7 +22,7 @@ from candlegraph.span import Spans
 from candlegraph.zone import UTC
 from realtime import feed as feed_module
 from realtime import topic as topic_module
-from storage.candles import Write
+from storage.batches import Write
 from tests.realtime.world import BTC, START, Exchange, Process, quickly
 
 PROCESSES = 3

@@ -39,7 +39,7 @@ from realtime.cluster import Cluster
 from realtime.feed import Feed
 from realtime.hub import Hub
 from storage import changes as changes_module
-from storage import collector as collector_module
+from storage import forming as forming_module
 from storage import live as live_module
 from storage import notify as notify_module
 from storage.database import Database
@@ -204,7 +204,7 @@ def quickly(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(hub_module, "ADOPT_S", 2.0)
     patch.setattr(notify_module, "RETRY_S", 0.05)
     patch.setattr(changes_module, "EVERY_S", 0.05)
-    patch.setattr(collector_module, "FORMING_TTL_S", 0.0)
+    patch.setattr(forming_module, "FORMING_TTL_S", 0.0)
     for module in (live_module, leader_module):
         patch.setattr(module, "LEASE_S", 0.5)
 
@@ -276,7 +276,7 @@ class Process:
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
-        await self.history.collector.close()
+        await self.history.fetcher.close()
         if isinstance(self.database, Gate):
             await self.database.close()
 

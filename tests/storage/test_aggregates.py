@@ -31,7 +31,8 @@ from candlegraph.series import Instrument
 from candlegraph.span import Span, Spans
 from candlegraph.timeframe import MINUTE, Timeframe
 from candlegraph.zone import zone
-from storage.candles import CandleStore, Read, Write, _read_statement
+from storage.batches import Read, Write
+from storage.candles import CandleStore, _read_statement
 from storage.changes import Changes
 from storage.corrections import newest_corrections
 from storage.database import SQL, Database
@@ -229,7 +230,8 @@ import asyncio, sys
 from candlegraph.series import Instrument
 from candlegraph.span import Span, Spans
 from candlegraph.timeframe import MINUTE
-from storage.candles import CandleStore, Write
+from storage.batches import Write
+from storage.candles import CandleStore
 from storage.changes import Changes
 from storage.database import Database
 from storage.instruments import Instruments

@@ -23,8 +23,8 @@ from candlegraph.span import Span, Spans
 from candlegraph.timeframe import MINUTE, Timeframe
 from storage import workers as working
 from storage.backfill import Backfills, missing
-from storage.collector import Want
 from storage.database import Database
+from storage.fetch_job import FetchRequest
 from storage.tracking import Tracking
 from storage.workers import Workers
 from tests.fakes.upstream import (
@@ -146,7 +146,7 @@ async def test_a_long_job_is_divided_among_processes_and_no_page_is_asked_for_tw
         async with at_work(backfills), at_work(Backfills(second.history)):
             job = await done(backfills, job.id)
     finally:
-        await second.collector.close()
+        await second.fetcher.close()
         await other.close()
     assert job.state is BackfillState.DONE
     assert job.pieces_total <= world.calls == job.calls <= job.pieces_total + 1
@@ -328,7 +328,7 @@ async def test_a_killed_worker_costs_one_page_and_somebody_else_goes_on(
     async with at_work(Backfills(doomed.history), 1):
         while pages < 5:
             await asyncio.sleep(0.01)
-    await doomed.collector.close()
+    await doomed.fetcher.close()
     async with at_work(backfills, 1):
         job = await done(backfills, job.id)
     assert await world.stored() == truth(world, T0, hours(10))
@@ -491,7 +491,7 @@ async def test_after_any_faults_and_kills_the_ledger_is_what_was_asked_less_what
             while world.calls < before + kill and not (await Backfills(world.history).get(job.id)).state.ended:
                 await asyncio.sleep(0.001)
             task.cancel()
-            await world.collector.close()
+            await world.fetcher.close()
             await asyncio.gather(task, return_exceptions=True)
             world.restart()
         backfills = Backfills(world.history)
@@ -517,7 +517,7 @@ async def test_after_any_faults_and_kills_the_ledger_is_what_was_asked_less_what
                 (await world.record()).id,
             )
         assert {row[0]: tuple(row[1:]) for row in rows} == folded(expected, hour)
-        await world.collector.close()
+        await world.fetcher.close()
 
 
 # Tracked series
@@ -664,7 +664,7 @@ async def test_so_many_symbols_can_be_tracked_and_no_more(
 async def test_a_backfill_and_a_question_for_the_same_page_make_one_call(world: World) -> None:
     record = await world.record()
     span = Span(T0, T0 + PAGE * MINUTE_MS)
-    wants = [Want(MINUTE, span, urgency=urgency) for urgency in (Urgency.QUERY, Urgency.BACKFILL)]
-    results = await asyncio.gather(*(world.collector.collect(record, world.upstream, want) for want in wants))
+    wants = [FetchRequest(MINUTE, span, urgency=urgency) for urgency in (Urgency.QUERY, Urgency.BACKFILL)]
+    results = await asyncio.gather(*(world.fetcher.fetch(record, world.upstream, want) for want in wants))
     assert world.calls == 1
     assert sorted(result.calls for result in results) == [0, 1]

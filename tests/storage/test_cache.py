@@ -26,10 +26,10 @@ from candlegraph.series import Instrument, Record, Series
 from candlegraph.span import Span, Spans
 from candlegraph.timeframe import MINUTE, Timeframe
 from candlegraph.zone import UTC, zone
-from storage import changes, collector
+from storage import changes, forming
 from storage import redis as shared
+from storage.batches import Write
 from storage.cache import ENTRY_BYTES, Cache
-from storage.candles import Write
 from storage.chunks import BUCKETS, Chunk, Edition, pack, rows_of, unpack
 from storage.database import Database
 from storage.history import History
@@ -87,7 +87,7 @@ async def written(cache: Cache) -> None:
 def statements(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """Every statement that goes through the pool, whoever sends it; what is kept is believed for as long as a test takes."""
     monkeypatch.setattr(changes, "FRESH_S", 60)
-    monkeypatch.setattr(collector, "FORMING_TTL_S", 60)
+    monkeypatch.setattr(forming, "FORMING_TTL_S", 60)
     sent: list[str] = []
     connection = Database.connection
 
@@ -182,7 +182,7 @@ async def test_the_newest_question_of_a_provider_costs_neither_a_statement_nor_a
         assert told(again) == told(first)
         assert not again.candles.closed[-1]
         assert again.candles.closed[:-1].all()
-    await world.collector.close()
+    await world.fetcher.close()
 
 
 async def test_the_forming_candle_is_in_no_cache(
@@ -202,7 +202,7 @@ async def test_the_forming_candle_is_in_no_cache(
             assert all(entry.rows[0].max(initial=0) < settled for entry in cache._entries.values())
             world.now += MINUTE_MS
         await written(cache)
-        await world.collector.close()
+        await world.fetcher.close()
 
 
 async def test_what_ended_long_ago_is_cached_for_those_who_ask_for_the_newest(
@@ -288,7 +288,7 @@ async def test_a_listing_that_turns_out_to_begin_earlier_is_no_longer_answered_f
         answer = await world.ask("1h", limit=10, since=T0, until=T0 + 2 * HOUR_MS)
         expected = folded(plain(truth[truth.timestamp >= T0 + first * MINUTE_MS]), HOUR)
         assert plain(answer.candles) == [(stamp, *row) for stamp, row in expected.items()][:2]
-    await world.collector.close()
+    await world.fetcher.close()
 
 
 # As the database would
@@ -379,7 +379,7 @@ async def test_paging_loses_and_repeats_nothing_while_candles_arrive(
     final = walked[walked.closed]
     assert plain(final) == plain(truth[: len(final)])
     assert len(final) >= len(truth.between(Span(0, world.now - 3 * MINUTE_MS)))
-    await world.collector.close()
+    await world.fetcher.close()
 
 
 async def test_fifty_symbols_cold_cost_one_statement_a_relation_and_equal_ones_are_asked_once(
@@ -420,7 +420,7 @@ def test_its_size_is_that_of_its_memory_within_a_tenth() -> None:
             before = tracemalloc.get_traced_memory()[0]
             for revision in range(40):
                 edition = Edition.of(record, revision, MINUTE, UTC)
-                cache.keep(edition, Span(T0, T0 + 5000 * MINUTE_MS), batches[revision % 3])
+                cache.put(edition, Span(T0, T0 + 5000 * MINUTE_MS), batches[revision % 3])
             held.append(tracemalloc.get_traced_memory()[0] - before)
             tracemalloc.stop()
         assert cache.size == sum(ENTRY_BYTES + entry.rows.nbytes for entry in cache._entries.values())

@@ -17,10 +17,12 @@ from candlegraph.errors import Unavailable
 from candlegraph.series import Instrument
 from candlegraph.span import Span, Spans
 from candlegraph.timeframe import MINUTE, Timeframe
-from storage import candles as candles_module
+from storage import binary
 from storage import database as database_module
-from storage.candles import CandleStore, Fetch, Ledger, Read, Write
+from storage.batches import Fetch, Read, Write
+from storage.candles import CandleStore
 from storage.changes import Changes
+from storage.coverage import Ledger
 from storage.database import SQL, Database
 from storage.instruments import Instruments
 from tests.fakes.upstream import Lineup, minutes
@@ -61,8 +63,8 @@ async def test_rows_and_coverage_are_written_together_or_not_at_all(
         await store.write([write(series, old)])
     before = (rows_of(await all_of(store, series)), await store.ledgers([series]))
     if broken == "copy":
-        packed = candles_module._packed
-        monkeypatch.setattr(candles_module, "_packed", lambda *rows: packed(*rows)[:-7])
+        packed = binary._packed
+        monkeypatch.setattr(binary, "_packed", lambda *rows: packed(*rows)[:-7])
     else:
         monkeypatch.setitem(SQL, broken, "no statement")
     fetch = Fetch(series, MINUTE, Span(T0, T0 + 1), 1, "ok", 1)
@@ -212,7 +214,7 @@ async def test_writers_of_many_series_in_any_order_never_lock_each_other_out(
 
 
 async def test_a_long_write_tells_how_far_it_is(store: CandleStore, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(candles_module, "_COPY_ROWS", 40)
+    monkeypatch.setattr(binary, "COPY_ROWS", 40)
     series, told = await new(store), list[int]()
     await store.write([write(series, minutes(T0, 100))], progress=told.append)
     await store.write([write(series, minutes(T0, 100, seed=2))], progress=told.append)
@@ -224,7 +226,7 @@ async def test_a_long_write_is_given_more_time_than_a_question(
     store: CandleStore, database_dsn: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(database_module, "STATEMENT_TIMEOUT_MS", 1_000)
-    monkeypatch.setattr(candles_module, "_COPY_ROWS", 1_000)
+    monkeypatch.setattr(binary, "COPY_ROWS", 1_000)
     monkeypatch.setitem(SQL, "aggregates_written", "select pg_sleep(1.5), $1::int4[], $2::int8[], $3::int8[], $4::bool")
     series, hasty = await new(store), Database(database_dsn)
     await hasty.open()

@@ -44,7 +44,7 @@ async def another_process(world: World, dsn: str) -> AsyncIterator[World]:
         for task in watching:
             task.cancel()
         await asyncio.gather(*watching, return_exceptions=True)
-        await other.collector.close()
+        await other.fetcher.close()
         await database.close()
 
 
@@ -123,10 +123,10 @@ async def test_what_a_dead_process_had_claimed_is_free_after_a_while(
     monkeypatch.setattr("storage.claims.TTL_S", 0.5)
     record = await world.record()
     async with another_process(world, database_dsn) as other:
-        claims = other.collector.claims
+        claims = other.fetcher.claims
         held = await claims._claim((record.id, MINUTE), Span(T0, T0 + DAY_MS))
         assert held is not None
-        assert await world.collector.claims._claim((record.id, MINUTE), Span(T0, T0 + MINUTE_MS)) is None
+        assert await world.fetcher.claims._claim((record.id, MINUTE), Span(T0, T0 + MINUTE_MS)) is None
         claims._held.clear()  # it is dead, and renews nothing
         assert whole([await world.ask(**ASK)], world)
 
@@ -156,7 +156,7 @@ async def test_complete_is_partial_at_the_deadline_and_says_what_is_pending(
         (T0 + 100 * MINUTE_MS, T0 + 300 * MINUTE_MS, GapReason.PENDING)
     ]
     release.set()
-    await world.collector.close()
+    await world.fetcher.close()
 
 
 async def test_two_readers_of_one_ledger_are_both_told_what_changed_meanwhile(

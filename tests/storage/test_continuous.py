@@ -24,7 +24,8 @@ from candlegraph.timeframe import MINUTE, Timeframe
 from storage import continuous as continuous_module
 from storage import layout, refresher
 from storage import migrate as migrate_module
-from storage.candles import CandleStore, Read, Write, read_tables
+from storage.batches import Read, Write
+from storage.candles import CandleStore, read_tables
 from storage.changes import Changes
 from storage.continuous import Continuous
 from storage.database import Database

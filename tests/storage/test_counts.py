@@ -14,7 +14,8 @@ from candlegraph.series import Series
 from candlegraph.span import Span, Spans
 from candlegraph.timeframe import MINUTE, Timeframe
 from storage import counts as counts_module
-from storage.candles import Ledger, Write
+from storage.batches import Write
+from storage.coverage import Ledger
 from storage.database import Database
 from tests.fakes.upstream import minutes
 from tests.storage.world import DAY_MS, T0, World, stop_clock

@@ -31,9 +31,10 @@ from candlegraph.span import Span, Spans
 from candlegraph.timeframe import MINUTE, Timeframe
 from candlegraph.zone import zone
 from providers.guard import Guard
-from storage import collector, history, walk
+from storage import forming, history, walk
 from storage.candles import CandleStore
 from storage.database import Database
+from storage.fetch_job import MAX_CALLS
 from tests.fakes.upstream import (
     UNLIMITED,
     Fault,
@@ -79,7 +80,7 @@ async def make(database: Database, monkeypatch: pytest.MonkeyPatch) -> AsyncIter
 
     yield build
     for world in made:
-        await world.collector.close()
+        await world.fetcher.close()
 
 
 def spans_of(answer: Answer) -> list[tuple[int, int, GapReason]]:
@@ -141,7 +142,7 @@ async def test_the_forming_candle_is_asked_for_at_most_once_in_two_seconds(
         again = await world.ask(limit=limit)
         assert rows_of(again.candles) == rows_of(first.candles)[-limit:]
     assert world.calls == 1
-    monkeypatch.setattr(collector, "FORMING_TTL_S", 0.0)
+    monkeypatch.setattr(forming, "FORMING_TTL_S", 0.0)
     await world.ask(limit=50)
     assert [call.span for call in world.upstream.calls[1:]] == [Span(at(200), at(201))]
 
@@ -160,7 +161,7 @@ async def test_what_settles_between_two_questions_is_asked_for_and_becomes_final
 async def test_two_hundred_cold_askers_at_once_cost_the_calls_of_one(
     make: Make, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(collector, "FORMING_TTL_S", 60.0)
+    monkeypatch.setattr(forming, "FORMING_TTL_S", 60.0)
     world = make(minutes(T0, 3000), at(2900) + 1000)
     answers = await asyncio.gather(*(world.ask(limit=1400) for _ in range(200)))
     shared = world.calls
@@ -206,15 +207,15 @@ async def test_a_failed_flight_is_a_success_to_nobody_and_is_asked_again(
         await release.wait()
         raise ProviderUnavailable
 
-    collect = world.collector.collect
+    fetch = world.fetcher.fetch
 
     def counted(*arguments: Any, **more: Any) -> Any:
         nonlocal joined
         if (joined := joined + 1) == 20:
             release.set()
-        return collect(*arguments, **more)
+        return fetch(*arguments, **more)
 
-    monkeypatch.setattr(world.collector, "collect", counted)
+    monkeypatch.setattr(world.fetcher, "fetch", counted)
     world.upstream.faults = [fail]
     failed = await asyncio.gather(*(world.try_ask(since=T0, until=at(100)) for _ in range(20)))
     assert {type(answer) for answer in failed} == {ProviderUnavailable}
@@ -338,7 +339,7 @@ async def test_a_slow_provider_is_an_error_or_a_pending_gap_and_what_it_sends_la
 
 
 async def drain(world: World) -> None:
-    while tasks := list(world.collector._tasks.values()):
+    while tasks := list(world.fetcher._tasks.values()):
         await asyncio.wait(tasks)
         await asyncio.sleep(0)
 
@@ -679,10 +680,10 @@ async def test_the_budget_of_calls_ends_an_answer_with_a_cursor_that_makes_progr
     world = make(minutes(T0, 2000), at(3000), max_rows_per_call=50)
     forward = await world.ask(limit=5000, since=T0, until=at(2000))
     assert (len(forward.candles), forward.has_more, forward.next_since) == (600, True, at(600))
-    assert (world.calls, spans_of(forward)) == (collector.MAX_CALLS, [])
+    assert (world.calls, spans_of(forward)) == (MAX_CALLS, [])
     backward = await world.ask(limit=1200, until=at(2000))
     assert (len(backward.candles), backward.has_more, backward.next_before) == (600, True, at(1400))
-    assert world.calls == 2 * collector.MAX_CALLS
+    assert world.calls == 2 * MAX_CALLS
 
 
 async def test_paging_back_beyond_the_first_trade_of_a_symbol_ends_soon(make: Make) -> None:
@@ -691,7 +692,7 @@ async def test_paging_back_beyond_the_first_trade_of_a_symbol_ends_soon(make: Ma
     while answer.has_more:
         answer, pages = await world.ask(limit=40, until=answer.next_before), pages + 1
     assert pages <= 3
-    assert world.calls <= 3 * collector.MAX_CALLS
+    assert world.calls <= 3 * MAX_CALLS
     calls = world.calls
     assert not (await world.ask(limit=40, until=T0)).has_more
     assert world.calls == calls
@@ -702,7 +703,7 @@ async def test_a_symbol_that_seldom_trades_is_reached_in_few_calls(make: Make) -
     world = make(truth, at(40_000))
     answer = await world.ask(limit=50)
     assert rows_of(answer.candles) == rows_of(truth)
-    assert world.calls <= collector.MAX_CALLS + 4
+    assert world.calls <= MAX_CALLS + 4
 
 
 async def test_a_year_of_days_costs_two_calls(make: Make) -> None:
@@ -908,7 +909,7 @@ async def test_the_previous_close_is_looked_up_before_the_range(make: Make) -> N
 
 
 async def test_pages_back_over_a_silence_longer_than_one_question_may_ask_for_are_filled(make: Make) -> None:
-    silent = 3 * collector.MAX_CALLS * 50
+    silent = 3 * MAX_CALLS * 50
     truth = minutes(T0, silent + 1, holes=range(1, silent + 1))
     world = make(truth, at(silent))
     world.upstream.page_rows, world.upstream.fillers = 50, True
@@ -1106,7 +1107,7 @@ async def test_who_closes_does_not_wait_for_a_page_to_be_stored(
     asking = asyncio.create_task(world.try_ask(since=T0, until=at(4_500), limit=5_000))
     await until_asked(world, 9)
     async with asyncio.timeout(30):
-        await world.collector.close()
+        await world.fetcher.close()
     await asyncio.gather(asking, return_exceptions=True)
     assert not gate.opened.is_set()
     assert (await world.stored(), await world.covered(), await claimed(world)) == ([], Spans(), 0)

@@ -16,8 +16,8 @@ from candlegraph.provider import Capabilities, Listing, Live
 from candlegraph.span import Span, Spans
 from candlegraph.timeframe import MINUTE, Timeframe
 from candlegraph.zone import zone
-from storage import collector
 from storage.database import Database
+from storage.fetch_job import MAX_CALLS
 from tests.candlegraph import scalar_calendar as scalar
 from tests.fakes.upstream import Upstream, minutes
 from tests.storage.world import DAY_MS, HOUR_MS, T0, World, folded, numbers, rows_of, stop_clock
@@ -241,7 +241,7 @@ async def test_an_answer_is_what_a_naive_fold_of_the_truth_gives_and_asking_agai
     answer = await answer_to(world, ask)
     check(case, world, ask, answer)
     first = list(world.upstream.calls)
-    assert len(first) <= collector.MAX_CALLS * (2 if case.fill is Fill.NONE else 4)
+    assert len(first) <= MAX_CALLS * (2 if case.fill is Fill.NONE else 4)
     for call in first:
         if call.timeframe == MINUTE:
             assert not before & Spans([call.span]), "what is covered was asked for"

@@ -20,7 +20,8 @@ from candlegraph.series import Instrument
 from candlegraph.span import Span, Spans
 from candlegraph.timeframe import MINUTE, Timeframe
 from storage import migrate as migrate_module
-from storage.candles import CandleStore, Read, Write
+from storage.batches import Read, Write
+from storage.candles import CandleStore
 from storage.changes import Changes
 from storage.continuous import Continuous
 from storage.database import Database

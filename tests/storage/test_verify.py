@@ -11,7 +11,8 @@ from candlegraph.series import Instrument
 from candlegraph.span import Span, Spans
 from candlegraph.timeframe import MINUTE
 from storage import verify
-from storage.candles import CandleStore, Write
+from storage.batches import Write
+from storage.candles import CandleStore
 from storage.changes import Change, Changes
 from storage.database import Database
 from storage.instruments import Instruments

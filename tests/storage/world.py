@@ -16,8 +16,8 @@ from candlegraph.series import Instrument, Record, Series
 from candlegraph.span import Span, Spans
 from candlegraph.timeframe import MINUTE, Timeframe
 from providers.guard import Guard
+from storage.batches import Write
 from storage.cache import Cache
-from storage.candles import Write
 from storage.database import Database
 from storage.history import History
 from tests.candlegraph import scalar_calendar as scalar
@@ -51,10 +51,10 @@ class World:
         """Forget what is only remembered."""
         providers = self.providers or self.lineup
         self.history = History.over(self.database, providers, cache=self.cache)
-        self.store, self.instruments, self.collector = (
+        self.store, self.instruments, self.fetcher = (
             self.history.store,
             self.history.instruments,
-            self.history.collector,
+            self.history.fetcher,
         )
 
     @property

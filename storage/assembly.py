@@ -1,0 +1,124 @@
+"""The answer to a query, made of what the query found: candles, gaps with their reasons, sources, cursors."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+from candlegraph.answer import Answer, Ask, Fill, Gap, GapReason, SourceKind, SourceSpan
+from candlegraph.candle import Candles
+from candlegraph.errors import ProviderRefused, UnknownSymbol, Unsupported
+from candlegraph.span import Span, Spans
+from storage.plan import OutOfReach, Plan
+from storage.query_fetches import FetchOutcome
+
+
+@dataclass(frozen=True, slots=True)
+class Findings:
+    """What a query has when it ends."""
+
+    candles: Candles  # ascending; filled where that is asked
+    reached: Span  # the windows it went through
+    cut: bool  # the budget of calls ended before the query did
+    answered: tuple[tuple[Span, SourceKind], ...]
+    outcome: FetchOutcome
+
+    @property
+    def covered(self) -> Spans:
+        """What was answered."""
+        return Spans(span for span, _ in self.answered)
+
+
+def assemble(ask: Ask, plan: Plan, findings: Findings) -> Answer:
+    """Make the answer; ``plan`` is the query's last one."""
+    reached, forward = findings.reached, ask.since is not None
+    unknown = Spans([Span(reached.since, min(reached.until, plan.settled))]) - findings.covered
+    out_of_reach = plan.beyond_reach(reached) if unknown else []
+    candles, told = _limited(ask, plan, findings)
+    more = findings.cut or len(candles) < len(findings.candles)
+    if not forward and len(candles) and (plan.capabilities or findings.outcome.failure):
+        # The answer begins at its first candle and shows no gap before it. A gap there makes it say that there is more:
+        # the next page says what is wrong.
+        reachable = unknown - Spans(item.span for item in out_of_reach)
+        more = more or bool(reachable & Spans([Span(reached.since, told.since)]))
+    gaps = explained(plan, findings.outcome, unknown & Spans([told]), out_of_reach)
+    # Where there was no candle yet, flat ones lie between the one before and here: the next page begins here again.
+    flat = ask.fill is Fill.PREVIOUS and not len(candles) and not gaps
+    return Answer(
+        plan.record,
+        ask,
+        plan.zone,
+        candles,
+        tuple(gaps),
+        tuple(sources(plan, findings, told)),
+        more,
+        told.until if more and forward else None,
+        (told.until if flat else told.since) if more and not forward else None,
+    )
+
+
+def _limited(ask: Ask, plan: Plan, findings: Findings) -> tuple[Candles, Span]:
+    """The candles that the limit lets through, and the span they stand for."""
+    candles, reached = findings.candles, findings.reached
+    if ask.since is None:
+        candles = candles[-ask.limit :]
+        return candles, Span(int(candles.timestamp[0]), reached.until) if len(candles) else reached
+    if len(candles) > ask.limit:
+        candles = candles[: ask.limit]
+        reached = Span(reached.since, plan.timeframe.next(int(candles.timestamp[-1]), plan.zone))
+    return candles, reached
+
+
+def explained(plan: Plan, outcome: FetchOutcome, unknown: Spans, out_of_reach: list[OutOfReach]) -> list[Gap]:
+    """The settled buckets that are not covered, each span with the first reason that fits it."""
+    if not unknown:
+        return []
+    reasons = [(item.reason, Spans([item.span]), item.detail) for item in out_of_reach]
+    reasons += [
+        (GapReason.PENDING, outcome.pending, "The provider is being asked: ask again in a moment."),
+        (GapReason.REFUSED, outcome.refused, "The provider sent rows that are no candles."),
+        (GapReason.UNAVAILABLE, outcome.unavailable, "The provider does not have it."),
+    ]
+    gaps: list[Gap] = []
+    for reason, spans, detail in reasons:
+        hit = unknown & Spans(span.outer(plan.timeframe, plan.zone) for span in spans)
+        gaps += [Gap(span.since, span.until, reason, detail) for span in hit]
+        unknown -= hit
+    reason, detail = _last_reason(plan, outcome)
+    gaps += [Gap(span.since, span.until, reason, detail) for span in unknown]
+    return sorted(gaps, key=lambda gap: gap.since)
+
+
+def _last_reason(plan: Plan, outcome: FetchOutcome) -> tuple[GapReason, str]:
+    failure = outcome.failure
+    if isinstance(failure, ProviderRefused | UnknownSymbol | Unsupported):
+        return GapReason.REFUSED, failure.message
+    if failure:
+        return GapReason.OUTAGE, failure.message
+    if plan.capabilities is None:
+        return GapReason.NOT_FETCHED, "It was not imported, and there is no provider to ask."
+    return GapReason.NOT_FETCHED, "It has not been asked for yet."
+
+
+def sources(plan: Plan, findings: Findings, told: Span) -> list[SourceSpan]:
+    """Where each part of ``told`` came from, ascending."""
+    outcome = findings.outcome
+    ahead = Spans([Span(plan.settled, told.until)] if outcome.forming else [])
+    fresh = outcome.fetched if outcome.live else outcome.fetched | ahead
+    live = ahead - fresh
+    found = []
+    for span, kind in findings.answered:
+        within = Spans([span & told])
+        found += [SourceSpan(s.since, s.until, SourceKind.PROVIDER, plan.now) for s in within & fresh]
+        found += [SourceSpan(s.since, s.until, SourceKind.LIVE) for s in within & live]
+        found += [SourceSpan(s.since, s.until, kind) for s in within - fresh - live]
+    return _joined(sorted(found, key=lambda source: source.since))
+
+
+def _joined(sources: list[SourceSpan]) -> list[SourceSpan]:
+    """Neighbours of one kind as one."""
+    joined: list[SourceSpan] = []
+    for source in sources:
+        if joined and joined[-1].until == source.since and joined[-1].source == source.source:
+            source = replace(joined.pop(), until=source.until)  # noqa: PLW2901
+        joined.append(source)
+    return joined

@@ -1,0 +1,60 @@
+"""What is read of the store and written to it in one go."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+from candlegraph.candle import Candles
+from candlegraph.span import Span, Spans
+from candlegraph.timeframe import MINUTE, Timeframe
+from storage.coverage import FAR
+from storage.levels import BASE
+
+
+@dataclass(frozen=True, slots=True)
+class Read:
+    """At most ``limit`` stored candles of a series within ``span``: the oldest of them, or the newest.
+
+    ``relation`` is the base, or the aggregate of ``timeframe``.
+    """
+
+    instrument_id: int
+    timeframe: Timeframe
+    span: Span
+    limit: int
+    newest: bool = False
+    relation: str = BASE
+
+
+@dataclass(frozen=True, slots=True)
+class Write:
+    """Final candles of a series, and the spans they are all of; ``source``: ``a`` a provider's API, ``i`` an import.
+
+    Where it ``replaces``, stored candles of these spans that are not among them are withdrawn.
+    """
+
+    instrument_id: int
+    timeframe: Timeframe
+    candles: Candles
+    covered: Spans
+    source: str = "a"
+    replaces: bool = False
+
+    def since(self, horizon: int | None) -> Write:
+        """Itself without the 1m candles before ``horizon``, where there is one."""
+        if horizon is None or self.timeframe != MINUTE:
+            return self
+        kept = Span(horizon, FAR)
+        return replace(self, candles=self.candles.between(kept), covered=self.covered & Spans([kept]))
+
+
+@dataclass(frozen=True, slots=True)
+class Fetch:
+    """One upstream call, for the log."""
+
+    instrument_id: int
+    timeframe: Timeframe
+    asked: Span
+    rows: int
+    outcome: str
+    milliseconds: int

@@ -1,0 +1,43 @@
+"""What is known of an instrument's candles."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+from candlegraph.span import Span, Spans
+from candlegraph.timeframe import MINUTE, Timeframe
+from storage.suspects import AGAIN_MS, GRAIN_MS
+
+FAR = 10**16  # ms: past every candle
+
+
+@dataclass(frozen=True, slots=True)
+class Ledger:
+    """What is known of an instrument: the final spans by timeframe, and how often something final has changed.
+
+    1m candles before ``horizon`` are not kept; the aggregates over them are.
+    """
+
+    spans: Mapping[Timeframe, Spans] = field(default_factory=dict)
+    revision: int = 0
+    doubts: Mapping[Timeframe, Sequence[tuple[int, Span]]] = field(
+        default_factory=dict
+    )  # when, and what: see suspects.py
+
+    horizon: int | None = None
+
+    def behind(self, timeframe: Timeframe) -> Spans:
+        """Where candles of ``timeframe`` are not taken any more."""
+        dropped = timeframe == MINUTE and self.horizon is not None
+        return Spans([Span(-FAR, self.horizon or 0)] if dropped else [])
+
+    def final(self, timeframe: Timeframe) -> Spans:
+        """What there is no use in asking for: it is known, or not taken."""
+        return self.spans.get(timeframe, Spans()) | self.behind(timeframe)
+
+    def suspects(self, now: int) -> dict[Timeframe, Spans]:
+        """What was answered with nothing so long before ``now`` that it is to be asked for once more."""
+        before = now - AGAIN_MS - GRAIN_MS
+        due = {tf: Spans(span for at, span in doubts if at <= before) for tf, doubts in self.doubts.items()}
+        return {timeframe: spans for timeframe, spans in due.items() if spans}

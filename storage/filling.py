@@ -1,0 +1,54 @@
+"""Flat candles where nobody traded, for ``fill: PREVIOUS``."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from candlegraph.answer import Ask
+from candlegraph.candle import Candles, concat
+from candlegraph.resample import fill_previous
+from candlegraph.span import Span, Spans
+from candlegraph.timeframe import Timeframe
+from candlegraph.zone import Int64s, Zone
+
+
+@dataclass(frozen=True, slots=True)
+class Filling:
+    """Fills the buckets of an answer, no more of them than it can want."""
+
+    ask: Ask
+    timeframe: Timeframe
+    zone: Zone
+
+    def lacks_close(self, candles: Candles, known: Spans, since: int) -> bool:
+        """Whether flat candles open at ``since``, the beginning of a query: they need the close before it.
+
+        A query that goes back in time comes to that close by itself.
+        """
+        first = next(iter(known), None)
+        if self.ask.since is None or first is None or first.since != since:
+            return False
+        inside = candles.between(first)
+        return not len(inside) or bool(inside.timestamp[0] != since)
+
+    def fill(self, candles: Candles, known: Spans, close: float | None) -> Candles:
+        """Add flat candles at the previous close in the ``known`` buckets that have none; ``close``: the one before them.
+
+        Nothing is filled behind a gap before the next candle: the previous close is not known there.
+        """
+        filled = [candles]
+        for span in known:
+            inside = candles.between(span)
+            if close is None:
+                span = Span(int(inside.timestamp[0]) if len(inside) else span.until, span.until)  # noqa: PLW2901
+            filled.append(fill_previous(inside, self._openings(span), close))
+            close = None
+        return concat(filled).sorted()
+
+    def _openings(self, span: Span) -> Int64s:
+        """The openings in ``span``, as many as an answer can want of them: a span may hold fifty years of minutes."""
+        if self.ask.since is not None:
+            span &= Span(span.since, self.timeframe.shift(span.since, self.ask.limit + 2, self.zone))
+        else:
+            span &= Span(self.timeframe.shift(span.until, -self.ask.limit - 2, self.zone), span.until)
+        return self.timeframe.edges(span.since, span.until, self.zone)

@@ -1,0 +1,102 @@
+"""What a provider's page is worth: which rows are candles, which spans they cover, and where to go on."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from candlegraph.candle import Candles, concat
+from candlegraph.provider import Capabilities, Page
+from candlegraph.span import Span, Spans
+from candlegraph.timeframe import Timeframe
+from candlegraph.zone import Zone
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """One upstream call for a series.
+
+    ``final_until`` is by the provider's clock before the call: what settles during it was not final yet.
+    """
+
+    timeframe: Timeframe
+    days: Zone  # whose days the timeframe counts
+    span: Span
+    final_until: int
+
+
+@dataclass(frozen=True, slots=True)
+class BadRows:
+    """The rows of a page that are no candles, and their buckets: these are neither stored nor covered."""
+
+    spans: Spans
+    count: int = 0
+    first: tuple[int, str] | None = None  # the timestamp of the first of them, and what is wrong with it
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """What one page is worth."""
+
+    kept: Candles  # final ones, to be stored
+    covered: Spans  # for which they are complete
+    forming: Candles
+    ahead: Span | None  # for which ``forming`` is complete; None if the page does not say
+    bad: BadRows
+    unavailable: Spans  # the provider does not have it
+    resume_at: int  # where the next call begins; the end of the call's span if nothing more can come
+    rows: int  # how many rows came for the span
+    candles: int  # how many of them are candles
+    is_empty_answer: bool  # no row came for a span that the page covers: to be checked again if that may be an outage
+    strayed: bool  # rows came, but for other spans
+
+
+def judge(page: Page, call: Call, traits: Capabilities) -> Verdict:
+    """Judge a page by the call it answers and by what its provider is like."""
+    asked, final_until = call.span, call.final_until
+    within = page.candles.sorted().between(asked)
+    candles, bad = _checked(within, call)
+    if traits.has_volume:
+        candles = candles[~_fillers(candles)]
+    covered = Spans([Span(page.complete_from, min(page.complete_to, final_until)) & asked]) - bad.spans
+    nothing = page.complete_to <= asked.since
+    unproved = asked.until if nothing else page.complete_from
+    # Past the last final candle comes the forming one alone, and only a full page can have cut that off.
+    whole = page.complete_to >= final_until and len(page.candles) < traits.max_rows_per_call
+    resume_at = asked.until if nothing or whole else page.complete_to
+    told_ahead = not nothing and resume_at >= asked.until > final_until
+    return Verdict(
+        kept=concat([candles.between(span) for span in covered]),
+        covered=covered,
+        forming=candles[candles.timestamp >= final_until],
+        ahead=Span(max(asked.since, final_until), asked.until) if told_ahead else None,
+        bad=bad,
+        unavailable=Spans([Span(asked.since, min(unproved, asked.until, final_until))]),
+        resume_at=resume_at,
+        rows=len(within),
+        candles=len(candles),
+        is_empty_answer=not len(within) and bool(covered),
+        strayed=not len(within) and bool(len(page.candles)),
+    )
+
+
+def _checked(candles: Candles, call: Call) -> tuple[Candles, BadRows]:
+    """The rows that are candles, and those that are not."""
+    problems = candles.problems(call.timeframe, call.span, call.days)
+    if not problems:
+        return candles, BadRows(Spans())
+    first = min(problems)
+    is_bad = np.isin(np.arange(len(candles)), list(problems))
+    buckets = Spans(
+        Span(call.timeframe.floor(stamp, call.days), call.timeframe.next(stamp, call.days))
+        for stamp in candles.timestamp[is_bad].tolist()
+    )
+    return candles[~is_bad], BadRows(buckets, len(problems), (int(candles.timestamp[first]), problems[first]))
+
+
+def _fillers(candles: Candles) -> NDArray[np.bool_]:
+    """The flat rows without volume that some exchanges put where nobody traded."""
+    flat = (candles.open == candles.close) & (candles.high == candles.low)
+    return np.asarray(flat & (candles.volume == 0))

@@ -1,0 +1,167 @@
+"""What one transaction does that writes candles: lock their coverage, bring the rows in, update the aggregates, extend coverage."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from candlegraph.clock import MINUTE_MS
+from candlegraph.span import Span
+from candlegraph.timeframe import MINUTE, Timeframe
+from storage import binary
+from storage.batches import Write
+from storage.changes import Change
+from storage.database import SQL, STATEMENT_TIMEOUT_MS, to_ms, while_connected
+from storage.live import Held, LeaseLost
+
+_LEAST_ROWS_A_SECOND = 2_000  # what the slowest machine that is worth waiting for brings in
+
+Columns = list[list[Any]]
+Progress = Callable[[int], None]
+
+
+@dataclass(frozen=True, slots=True)
+class CoverageLock:
+    """The coverage rows of a write are locked until its transaction ends: nobody else adds to these series."""
+
+    known: bool  # some of the spans were covered before, so there may be rows
+    horizon: int | None  # before it no 1m candles are kept
+
+
+@dataclass(frozen=True, slots=True)
+class Written:
+    """What a transaction has changed, to be told once it has ended."""
+
+    xid: int
+    changes: Sequence[Change]
+
+
+async def write_candles(
+    connection: Any, writes: Sequence[Write], progress: Progress, held: Held | None
+) -> Written | None:
+    """Store candles, their coverage and the aggregates over them; None where nothing is left to cover. LeaseLost."""
+    if not (spans := _covered(writes)):
+        return None
+    lock = await lock_coverage(connection, spans, held)
+    writes = [write.since(lock.horizon) for write in writes]
+    if not (spans := _covered(writes)):
+        return None
+    changes = await _write_rows(connection, writes, progress, lock)
+    return Written(await extend_coverage(connection, spans, changes), changes)
+
+
+async def recompute(connection: Any, instrument_id: int, span: Span) -> Written:
+    """Make the aggregates over the 1m candles of ``span`` anew."""
+    spans = columns_of([(instrument_id, str(MINUTE), span.since, span.since)])  # no more is covered than before
+    changes = [Change(instrument_id, span)]
+    await lock_coverage(connection, spans)
+    await connection.execute(SQL["aggregates_written"], [instrument_id], [span.since], [span.until], True)
+    return Written(await extend_coverage(connection, spans, changes), changes)
+
+
+async def lock_coverage(connection: Any, spans: Columns, held: Held | None = None) -> CoverageLock:
+    """Lock the coverage rows of ``spans``. LeaseLost if the lease is not ``held`` any more."""
+    lease = (held.name, held.epoch, held.holder) if held else (None, None, None)
+    known, horizon = await connection.fetchrow(SQL["coverage_lock"], *spans, *lease)
+    if known is None:  # no row was locked, since nobody holds the lease
+        raise LeaseLost
+    return CoverageLock(known, to_ms(horizon))
+
+
+async def extend_coverage(connection: Any, spans: Columns, changes: Sequence[Change]) -> int:
+    """Note that the spans are covered and who changed; the transaction's number."""
+    corrected = [change.instrument_id for change in changes if change.corrected]
+    told = columns_of(
+        (c.instrument_id, *((c.corrected.since, c.corrected.until) if c.corrected else (0, 0))) for c in changes
+    )
+    return int(await connection.fetchval(SQL["coverage_extend"], *spans, *told, corrected))
+
+
+def columns_of(rows: Iterable[tuple[Any, ...]]) -> Columns:
+    """Rows as the columns that ``unnest`` takes; nothing where there are none."""
+    return [list(column) for column in zip(*rows, strict=True)]
+
+
+def _covered(writes: Sequence[Write]) -> Columns:
+    return columns_of((w.instrument_id, str(w.timeframe), s.since, s.until) for w in writes for s in w.covered)
+
+
+async def _write_rows(connection: Any, writes: Sequence[Write], progress: Progress, lock: CoverageLock) -> list[Change]:
+    """Bring the rows in and the aggregates up to date; each instrument that was written, and what was corrected of it."""
+    rows = [write for write in writes if len(write.candles)]
+    # Nobody adds to these series meanwhile: without a conflict the merge, which costs as much again as the COPY, can be
+    # left out.
+    merge = lock.known or (bool(rows) and await _exist(connection, rows))
+    patience = await _be_patient(connection, sum(len(write.candles) for write in rows))
+    if merge:
+        await connection.execute(SQL["candles_stage"])
+    for group in _alike(rows):
+        copying = connection.copy_to_table(
+            "incoming" if merge else "ohlcv_data",
+            source=binary.copy_stream(group, progress),
+            format="binary",
+            columns=["instrument_id", "timeframe", "source", "timestamp", *binary.NUMBERS],
+            timeout=patience,
+        )
+        await while_connected(connection, copying)
+    corrected = await _merge(connection, writes, patience) if merge else []
+    await _aggregate(connection, writes, corrected, patience)
+    quiet = {write.instrument_id for write in writes} - {change.instrument_id for change in corrected}
+    return [*corrected, *map(Change, sorted(quiet))]
+
+
+async def _exist(connection: Any, rows: Sequence[Write]) -> bool:
+    """Whether there are candles between the first and the last of a write."""
+    hulls = columns_of(
+        (w.instrument_id, str(w.timeframe), int(w.candles.timestamp[0]), int(w.candles.timestamp[-1])) for w in rows
+    )
+    return bool(await connection.fetchval(SQL["candles_exist"], *hulls))
+
+
+async def _be_patient(connection: Any, rows: int) -> float | None:
+    """Give the statements of a long write more time than a query gets: seconds, None for the usual ones."""
+    if rows <= binary.COPY_ROWS:
+        return None
+    seconds = STATEMENT_TIMEOUT_MS / 1000 + rows / _LEAST_ROWS_A_SECOND
+    await connection.execute(SQL["statement_timeout"], f"{seconds:.0f}s")
+    return seconds + 5
+
+
+async def _merge(connection: Any, writes: Sequence[Write], patience: float | None) -> list[Change]:
+    """Put the staged rows in the place of those that are there; the corrections that this makes."""
+    replaced = columns_of(
+        (w.instrument_id, str(w.timeframe), s.since, s.until) for w in writes if w.replaces for s in w.covered
+    )
+    found = await connection.fetch(SQL["candles_withdraw"], *replaced, timeout=patience) if replaced else []
+    found += await connection.fetch(SQL["candles_correct"], timeout=patience)
+    await connection.execute(SQL["candles_merge"], timeout=patience)
+    return [
+        Change(r["instrument_id"], Span(to_ms(r["first"]), Timeframe.parse(r["timeframe"]).next(to_ms(r["last"]))))
+        for r in found
+    ]
+
+
+async def _aggregate(
+    connection: Any, writes: Sequence[Write], corrected: Sequence[Change], patience: float | None
+) -> None:
+    """Bring the aggregates over what was written up to date, and over what was withdrawn."""
+    minutes = [
+        (w.instrument_id, int(w.candles.timestamp[0]), int(w.candles.timestamp[-1]) + MINUTE_MS)
+        for w in writes
+        if w.timeframe == MINUTE and len(w.candles)
+    ]
+    emptied = any(write.replaces for write in writes)
+    if emptied:
+        minutes += [(c.instrument_id, c.corrected.since, c.corrected.until) for c in corrected if c.corrected]
+    if minutes:
+        await connection.execute(SQL["aggregates_written"], *columns_of(minutes), emptied, timeout=patience)
+
+
+def _alike(writes: Sequence[Write]) -> list[list[Write]]:
+    """The writes by timeframe and source: each group is one COPY of equally long rows."""
+    groups: dict[tuple[Timeframe, str], list[Write]] = defaultdict(list)
+    for write in writes:
+        groups[write.timeframe, write.source].append(write)
+    return list(groups.values())
