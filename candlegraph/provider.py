@@ -176,7 +176,10 @@ class Provider(Described, Protocol):
         ...
 
     async def start(self) -> None:
-        """Make ready, at first use: import what is heavy, open connections. ConfigurationError, ProviderError."""
+        """Make ready, at first use: import what is heavy, open connections. ConfigurationError, ProviderError.
+
+        It may take minutes; it is cancelled only when the server stops, or after ten minutes.
+        """
         ...
 
     async def close(self) -> None:
@@ -309,8 +312,11 @@ class Status:
 class Providers(Protocol):
     """The registry, as the floors below the server see it."""
 
-    async def get(self, market: str, provider: str) -> Upstream | None:
-        """The provider, started and guarded; None where no plugin brings it. ProviderError where it cannot be started now."""
+    async def get(self, market: str, provider: str, *, timeout_s: float | None = None) -> Upstream | None:
+        """The provider, started and guarded; None where no plugin brings it.
+
+        ProviderError where it cannot be started now; ProviderStarting where it is not ready within ``timeout_s``.
+        """
         ...
 
     def statuses(self) -> Sequence[Status]:

@@ -9,7 +9,14 @@ from dataclasses import dataclass, field, replace
 from candlegraph import clock
 from candlegraph.answer import Answer, Ask, Fill, Gap, GapReason, SourceKind, SourceSpan, Wait
 from candlegraph.candle import Candles, concat
-from candlegraph.errors import ProviderError, ProviderRefused, ProviderUnavailable, UnknownSymbol, Unsupported
+from candlegraph.errors import (
+    ProviderError,
+    ProviderRefused,
+    ProviderStarting,
+    ProviderUnavailable,
+    UnknownSymbol,
+    Unsupported,
+)
 from candlegraph.provider import Upstream
 from candlegraph.resample import fill_previous, fold
 from candlegraph.series import Record
@@ -285,7 +292,8 @@ class Walk:
         )
 
     def _raise_failure(self) -> None:
-        if self.failure:
+        starts = isinstance(self.failure, ProviderStarting)
+        if self.failure and not (starts and self.ask.wait is Wait.AVAILABLE):
             raise self.failure
         if self.pending and self.ask.wait is Wait.COMPLETE:
             name = self.provider.name if self.provider else "The provider"
@@ -357,6 +365,8 @@ class Walk:
     def _last_reason(self, rest: Spans) -> tuple[GapReason, Spans, str]:
         if isinstance(self.failure, ProviderRefused | UnknownSymbol | Unsupported):
             return GapReason.REFUSED, rest, self.failure.message
+        if isinstance(self.failure, ProviderStarting):
+            return GapReason.PENDING, rest, self.failure.message
         if self.failure:
             return GapReason.OUTAGE, rest, self.failure.message
         if self.provider is None:
