@@ -10,7 +10,7 @@ validation and fan-out are the core's business: it makes one upstream call when 
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Protocol, runtime_checkable
@@ -259,8 +259,8 @@ class Upstream(Described, Protocol):
         """As `Probing.first_available`; None where the provider cannot say."""
         ...
 
-    def stream(self, instrument: Instrument) -> AsyncIterator[Candles] | None:
-        """As `Streaming.stream`; None where it has to be polled."""
+    def stream(self, instrument: Instrument) -> AsyncGenerator[Candles, None] | None:
+        """As `Streaming.stream`, for the caller to close; None where it has to be polled."""
         ...
 
     def refused(self, rows: int) -> None:
