@@ -13,10 +13,12 @@ help: ## this list
 install: $(STAMPS)/install server/web/graphiql.html ## the virtual environment, `candlegraph` in it, and the web bundle
 
 run: install ## serve http://127.0.0.1:8000 (HOST, PORT and DATA_DIR are obeyed)
+	@echo "Starting the server at http://$(or $(HOST),127.0.0.1):$(or $(PORT),8000)/graphql"
 	@$(BIN)/candlegraph serve
 
 test: install $(STAMPS)/dev $(STAMPS)/clients $(STAMPS)/timescale ## every test; needs nothing that this does not install
-	$(BIN)/python -m pytest --numprocesses logical --maxprocesses 4 --dist loadfile $(ARGS)
+	@echo "Running the tests"
+	@$(BIN)/python -m pytest --numprocesses logical --maxprocesses 4 --dist loadfile $(ARGS)
 
 check: install $(STAMPS)/dev ## formatting, lint, types, and no import upwards
 	$(BIN)/ruff format --check .
@@ -43,21 +45,28 @@ clean: ## remove what `make` made (the data directory is yours and stays)
 
 $(BIN)/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "Python 3.11 or newer is needed: make PYTHON=python3.12" >&2; exit 1; }
-	$(PYTHON) -m venv $(VENV)
+	@echo "Creating the Python environment in $(VENV)"
+	@$(PYTHON) -m venv $(VENV)
 
 $(STAMPS)/install: requirements.lock pyproject.toml | $(BIN)/python
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements.lock
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
+	@echo "Installing the Python packages of the server (about a minute)"
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements.lock
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
 	@mkdir -p $(STAMPS) && touch $@
 
 $(STAMPS)/dev: requirements-dev.lock $(STAMPS)/install
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements-dev.lock
+	@echo "Installing the Python packages of the tests"
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements-dev.lock
 	@touch $@
 
 # The page is written last: it is there only when everything it names is.
 server/web/graphiql.html: $(wildcard web/package-lock.json web/*.mjs web/src/*)
-	cd web && npm ci --silent --no-audit --no-fund && node build.mjs
+	@echo "Installing the web packages"
+	@cd web && npm ci --silent --no-audit --no-fund
+	@echo "Building the page"
+	@cd web && node build.mjs
 
 $(STAMPS)/clients $(STAMPS)/timescale: $(STAMPS)/%: tests/%/package-lock.json
-	cd tests/$* && npm ci --silent --no-audit --no-fund
+	@echo "Installing the web packages of tests/$*"
+	@cd tests/$* && npm ci --silent --no-audit --no-fund
 	@mkdir -p $(STAMPS) && touch $@

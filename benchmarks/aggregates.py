@@ -35,7 +35,7 @@ ALL_TIME = Span(0, 10**14)
 class _Nobody:
     """No provider at all."""
 
-    async def get(self, market: str, provider: str) -> None:
+    async def get(self, market: str, provider: str, *, timeout_s: float | None = None) -> None:
         """Nobody."""
 
     def statuses(self) -> list[Any]:

@@ -86,7 +86,7 @@ class Only:
 
     member: Guard
 
-    async def get(self, market: str, provider: str) -> Upstream | None:
+    async def get(self, market: str, provider: str, *, timeout_s: float | None = None) -> Upstream | None:
         """The one."""
         return self.member if (market, provider) == (self.member.market.id, self.member.id) else None
 

@@ -15,6 +15,7 @@ CandlegraphError
 |-- InvalidCandles          INVALID_CANDLES         mend the named row
 `-- ProviderError           PROVIDER_UNAVAILABLE    the upstream, as a provider plugin reports it
     |-- ProviderUnavailable PROVIDER_UNAVAILABLE    retry; the upstream is down, slow or talks rubbish
+    |   `-- ProviderStarting PROVIDER_UNAVAILABLE   ask again after ``retry_after`` seconds
     |-- RateLimited         RATE_LIMITED            wait ``retry_after`` seconds
     |-- ProviderRefused     PROVIDER_REFUSED        do not retry: keys, region or plan
     |-- UnknownSymbol       NOT_FOUND               the upstream does not know the symbol
@@ -124,6 +125,10 @@ class ProviderError(CandlegraphError):
 
 class ProviderUnavailable(ProviderError):
     """The provider does not answer."""
+
+
+class ProviderStarting(ProviderUnavailable):
+    """The provider is starting: ask again in a moment."""
 
 
 class RateLimited(ProviderError):

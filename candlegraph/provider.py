@@ -10,7 +10,7 @@ validation and fan-out are the core's business: it makes one upstream call when 
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Protocol, runtime_checkable
@@ -176,7 +176,10 @@ class Provider(Described, Protocol):
         ...
 
     async def start(self) -> None:
-        """Make ready, at first use: import what is heavy, open connections. ConfigurationError, ProviderError."""
+        """Make ready, at first use: import what is heavy, open connections. ConfigurationError, ProviderError.
+
+        It may take minutes; it is cancelled only when the server stops, or after ten minutes.
+        """
         ...
 
     async def close(self) -> None:
@@ -256,8 +259,8 @@ class Upstream(Described, Protocol):
         """As `Probing.first_available`; None where the provider cannot say."""
         ...
 
-    def stream(self, instrument: Instrument) -> AsyncIterator[Candles] | None:
-        """As `Streaming.stream`; None where it has to be polled."""
+    def stream(self, instrument: Instrument) -> AsyncGenerator[Candles, None] | None:
+        """As `Streaming.stream`, for the caller to close; None where it has to be polled."""
         ...
 
     def refused(self, rows: int) -> None:
@@ -309,8 +312,11 @@ class Status:
 class Providers(Protocol):
     """The registry, as the floors below the server see it."""
 
-    async def get(self, market: str, provider: str) -> Upstream | None:
-        """The provider, started and guarded; None where no plugin brings it. ProviderError where it cannot be started now."""
+    async def get(self, market: str, provider: str, *, timeout_s: float | None = None) -> Upstream | None:
+        """The provider, started and guarded; None where no plugin brings it.
+
+        ProviderError where it cannot be started now; ProviderStarting where it is not ready within ``timeout_s``.
+        """
         ...
 
     def statuses(self) -> Sequence[Status]:

@@ -7,7 +7,6 @@ process prints one line a symbol; what reads them here never works on more than 
 from __future__ import annotations
 
 import asyncio
-import gc
 import hashlib
 import json
 import logging
@@ -17,8 +16,9 @@ import sys
 import tempfile
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import orjson
 
@@ -33,6 +33,39 @@ log = logging.getLogger(__name__)
 
 DEADLINE_S = 60.0
 FRESH_MS = DAY_MS  # older symbols are used still, while new ones are being fetched
+
+
+@dataclass(frozen=True, slots=True)
+class _Tables:
+    """The symbols of an exchange, as ccxt keeps them."""
+
+    markets: dict[str, MarketInfo]
+    by_id: dict[str, list[MarketInfo]]
+    symbols: list[str]
+    ids: list[str]
+
+    @classmethod
+    def of(cls, lines: Iterable[bytes]) -> Self:
+        """Read a line of JSON for each; ValueError, KeyError."""
+        markets: dict[str, MarketInfo] = {}
+        by_id: dict[str, list[MarketInfo]] = {}
+        for line in lines:
+            market: dict[str, Any] = orjson.loads(line)
+            if not all(isinstance(market[key], str) for key in ("symbol", "id")):
+                raise ValueError("A market has no name.")
+            markets[market["symbol"]] = market
+            by_id.setdefault(market["id"], []).append(market)
+        return cls(markets, by_id, sorted(markets), sorted(by_id))
+
+    def swap(self, exchange: Exchange) -> list[dict[str, Any]]:
+        """Give ``exchange`` these symbols, as ``set_markets`` would have; those that it had, unchanged.
+
+        In the event loop and without an ``await``: whoever looks a symbol up there sees the old ones or the new ones.
+        """
+        old: list[dict[str, Any]] = [exchange.markets or {}, exchange.markets_by_id or {}]
+        exchange.markets, exchange.markets_by_id = self.markets, self.by_id
+        exchange.symbols, exchange.ids = self.symbols, self.ids
+        return old
 
 
 class Markets:
@@ -82,40 +115,44 @@ class Markets:
         return self._loading
 
     async def _load(self, exchange: Exchange, *, kept: bool) -> None:
-        if not (kept and await asyncio.to_thread(self._restore, exchange)):
+        tables = await asyncio.to_thread(self._restore) if kept else None
+        if tables is None:
             self._at = clock.now_ms()  # a failed try counts, too: the next one behind is tomorrow's
-            await asyncio.to_thread(self._list, exchange)
+            tables = await asyncio.to_thread(self._list, exchange.name)
+        old = tables.swap(exchange)
+        await asyncio.to_thread(_free, old)
 
-    def _restore(self, exchange: Exchange) -> bool:
-        """Take the symbols of the file; whatever is wrong with it, they are asked for instead."""
+    def _restore(self) -> _Tables | None:
+        """The symbols of the file; None where anything is wrong with it, for they are asked for then."""
         try:
             header, *lines = self._file.read_bytes().splitlines() if self._file else [b"{}"]
             head = orjson.loads(header)
             if {name: head.get(name) for name in self._written_for} != self._written_for or head["count"] != len(lines):
-                return False
+                return None
             at = int(head["at"])
-            _adopt(exchange, lines)
+            tables = _Tables.of(lines)
         except FileNotFoundError:
-            return False
+            return None
         except Exception as error:  # noqa: BLE001 - anything may stand in a file
             log.warning("%s is of no use: %r", self._file, error)
-            return False
+            return None
         self._at = min(at, clock.now_ms())
-        return True
+        return tables
 
-    def _list(self, exchange: Exchange) -> None:
-        """Have a child list the symbols, use them, and keep them."""
-        lines = self._ask_child(exchange.name)
+    def _list(self, name: str) -> _Tables:
+        """Have a child list the symbols, and keep them."""
+        lines = self._ask_child(name)
         if not lines:
-            raise ProviderUnavailable(f"{exchange.name} listed no symbols.")
-        with border(exchange.name):
-            _adopt(exchange, lines)
+            raise ProviderUnavailable(f"{name} listed no symbols.")
+        with border(name):
+            tables = _Tables.of(lines)
         if self._file:
             header = orjson.dumps({**self._written_for, "at": self._at, "count": len(lines)})
             try:
                 _write(self._file, [header, *lines])
             except OSError as error:
-                log.warning("the symbols of %s could not be kept: %s", exchange.name, error)
+                log.warning("the symbols of %s could not be kept: %s", name, error)
+        return tables
 
     def _ask_child(self, name: str) -> Sequence[bytes]:
         command = [sys.executable, "-c", f"from {__name__} import child; child()"]
@@ -156,29 +193,12 @@ def listing(market: MarketInfo) -> Listing:
     )
 
 
-def _adopt(exchange: Exchange, lines: Iterable[bytes]) -> None:
-    """Give ``exchange`` the markets of these lines, as ``set_markets`` would have; ValueError, KeyError."""
-    collecting = gc.isenabled()
-    gc.disable()  # so many new objects would have it walk through all of them, and nobody could run meanwhile
-    try:
-        markets: dict[str, MarketInfo] = {}
-        by_id: dict[str, list[MarketInfo]] = {}
-        for line in lines:
-            market: dict[str, Any] = orjson.loads(line)
-            if not all(isinstance(market[key], str) for key in ("symbol", "id")):
-                raise ValueError("A market has no name.")
-            markets[market["symbol"]] = market
-            by_id.setdefault(market["id"], []).append(market)
-        old = exchange.markets, exchange.markets_by_id
-        exchange.markets, exchange.markets_by_id = markets, by_id
-        exchange.symbols, exchange.ids = sorted(markets), sorted(by_id)
-        for table in old:
-            while table:  # freed one by one: all at once would take 30 ms
-                table.popitem()
-        gc.freeze()  # they stay until tomorrow
-    finally:
-        if collecting:
-            gc.enable()
+def _free(tables: list[dict[str, Any]]) -> None:
+    """Free tables one value after the other: all at once would take 30 ms. What somebody still reads stays whole."""
+    values = [value for table in tables for value in table.values()]
+    tables.clear()
+    while values:
+        values.pop()
 
 
 def _write(file: Path, lines: Iterable[bytes]) -> None:

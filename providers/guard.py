@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, Sequence
 from operator import index
 from typing import TypeVar
 
@@ -25,6 +25,7 @@ from candlegraph.provider import (
 from candlegraph.quota import OwnQuota, Quota
 from candlegraph.series import Instrument
 from candlegraph.span import Span
+from candlegraph.stream import closing_stream
 from candlegraph.timeframe import Timeframe
 from providers.calls import Calls
 from providers.offset import Offset
@@ -115,7 +116,7 @@ class Guard:
 
         return await self._calls.make(ask, Urgency.QUERY, self.capabilities.deadline_s)
 
-    def stream(self, instrument: Instrument) -> AsyncIterator[Candles] | None:
+    def stream(self, instrument: Instrument) -> AsyncGenerator[Candles, None] | None:
         """As `Upstream.stream`."""
         provider = self._provider
         if self.capabilities.live is not Live.STREAM or not isinstance(provider, Streaming):
@@ -124,15 +125,11 @@ class Guard:
             return None
         return self._stream(provider, instrument)
 
-    async def _stream(self, provider: Streaming, instrument: Instrument) -> AsyncIterator[Candles]:
+    async def _stream(self, provider: Streaming, instrument: Instrument) -> AsyncGenerator[Candles, None]:
         try:
-            source = provider.stream(instrument)
-            try:
+            async with closing_stream(provider.stream(instrument)) as source:
                 async for candles in source:
                     yield _expected(candles, Candles)
-            finally:
-                if close := getattr(source, "aclose", None):
-                    await close()
         except UnknownSymbol as error:  # its history may well know it
             self._polled[instrument] = asyncio.get_running_loop().time() + POLLED_S
             raise ProviderUnavailable(error.message) from error

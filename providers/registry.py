@@ -6,14 +6,18 @@ A plugin that cannot be imported, and a provider that cannot be started, are sho
 from __future__ import annotations
 
 import asyncio
-import gc
 import logging
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from importlib.metadata import EntryPoint, entry_points
 
 from candlegraph import clock
-from candlegraph.errors import CandlegraphError, ConfigurationError, ProviderUnavailable
+from candlegraph.errors import (
+    ConfigurationError,
+    ProviderError,
+    ProviderStarting,
+    ProviderUnavailable,
+)
 from candlegraph.provider import (
     API_VERSION,
     ENTRY_POINT_GROUP,
@@ -31,6 +35,8 @@ from providers.guard import Guard
 log = logging.getLogger(__name__)
 
 START_RETRY_MS = 30_000
+START_TIMEOUT_S = 600.0
+RETRY_AFTER_S = 5.0
 DISABLED = "PROVIDERS_DISABLED"
 
 
@@ -41,7 +47,7 @@ class _Slot:
     shown: Status
     guard: Guard | None = None
     started: bool = False
-    lock: asyncio.Lock = field(default_factory=asyncio.Lock)
+    starting: asyncio.Task[ProviderError | None] | None = None
 
     def fail(self, state: State, reason: str, retry_at: int | None = None) -> None:
         now = clock.now_ms()
@@ -55,6 +61,8 @@ class _Slot:
         status = self.guard.status()
         if self.started:
             return status
+        if self.starting:
+            return replace(status, state=State.DEGRADED, reason=f"{status.name} is starting.")
         return replace(
             status,
             state=self.shown.state,
@@ -131,51 +139,76 @@ class Registry:
         else:
             slot.guard = Guard(provider, self._quota)
 
-    async def get(self, market: str, provider: str) -> Upstream | None:
+    async def get(self, market: str, provider: str, *, timeout_s: float | None = None) -> Upstream | None:
         """The provider, started and guarded; None where no plugin brings it.
 
-        ProviderUnavailable where it cannot be started, or is not configured.
+        ProviderUnavailable where it cannot be started, or is not configured; ProviderStarting where it is not ready
+        within ``timeout_s``. All callers share one start, which goes on when they leave.
         """
         slot = self._slots.get((market, provider))
         if slot is None:
             return None
         if slot.guard is None:
             raise ProviderUnavailable(slot.shown.reason)
-        async with slot.lock:
-            if not slot.started:
-                await self._start(slot, slot.guard)
+        if slot.started:
+            return slot.guard
+        task = slot.starting
+        if task is None:
+            _refuse_early(slot.shown)
+            task = slot.starting = asyncio.create_task(self._start(slot, slot.guard))
+        await asyncio.wait([task], timeout=timeout_s)
+        if not task.done():
+            raise ProviderStarting(f"{slot.guard.name} is starting: ask again in a moment.", retry_after=RETRY_AFTER_S)
+        error = ProviderUnavailable("The server is stopping.") if task.cancelled() else task.result()
+        if error:
+            raise error
         return slot.guard
 
-    async def _start(self, slot: _Slot, guard: Guard) -> None:
-        now, shown = clock.now_ms(), slot.shown
-        if shown.retry_at is not None and now < shown.retry_at:
-            raise ProviderUnavailable(shown.reason, retry_after=(shown.retry_at - now) / 1000)
+    async def _start(self, slot: _Slot, guard: Guard) -> ProviderError | None:
+        """Start a provider; what went wrong, for all who wait. The slot keeps it until the next attempt may begin."""
         try:
-            await guard.start()
+            async with asyncio.timeout(START_TIMEOUT_S):
+                await guard.start()
         except ConfigurationError as error:
-            slot.fail(State.NOT_CONFIGURED, error.message, now + START_RETRY_MS)
-            raise ProviderUnavailable(error.message) from error
-        except Exception as error:
-            slot.fail(State.FAILED, f"{guard.id} could not be started: {error}", now + START_RETRY_MS)
-            if isinstance(error, CandlegraphError):
-                raise
-            log.exception("provider %s/%s could not be started", guard.market.id, guard.id)
-            raise ProviderUnavailable(slot.shown.reason) from error
-        gc.freeze()  # what a start imported stays: the collector need not walk it again, 100 ms with ccxt
-        slot.started = True
+            slot.fail(State.NOT_CONFIGURED, error.message, clock.now_ms() + START_RETRY_MS)
+            return ProviderUnavailable(error.message)
+        except (Exception, asyncio.CancelledError) as error:
+            reason = f"{guard.id} could not be started: {str(error) or type(error).__name__}"
+            slot.fail(State.FAILED, reason, clock.now_ms() + START_RETRY_MS)
+            if isinstance(error, ProviderError):
+                return error
+            if not isinstance(error, asyncio.CancelledError):
+                log.exception("provider %s/%s could not be started", guard.market.id, guard.id)
+            return ProviderUnavailable(reason)
+        else:
+            slot.started = True
+            return None
+        finally:
+            slot.starting = None
 
     def statuses(self) -> Sequence[Status]:
         """Every provider, in the order of market and id."""
         return [slot.status() for _, slot in sorted(self._slots.items())]
 
     async def close(self) -> None:
-        """Close what was started; a provider that fails to close is logged."""
+        """Give up the starts under way, and close every provider; one that fails to close is logged."""
+        starting = [slot.starting for slot in self._slots.values() if slot.starting]
+        for task in starting:
+            task.cancel()
+        await asyncio.gather(*starting, return_exceptions=True)
         guards = [slot.guard for slot in self._slots.values() if slot.guard]
         for guard, result in zip(
             guards, await asyncio.gather(*(g.close() for g in guards), return_exceptions=True), strict=True
         ):
             if isinstance(result, Exception):
                 log.warning("provider %s did not close: %r", guard.id, result)
+
+
+def _refuse_early(shown: Status) -> None:
+    """ProviderUnavailable where the last start failed a moment ago."""
+    left_ms = (shown.retry_at or 0) - clock.now_ms()
+    if left_ms > 0:
+        raise ProviderUnavailable(shown.reason, retry_after=left_ms / 1000)
 
 
 def _unloaded(market: Market, name: str) -> Status:

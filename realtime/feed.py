@@ -10,7 +10,8 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
-from collections.abc import AsyncIterator, Callable, Iterable, Sequence
+from collections.abc import AsyncGenerator, Callable, Iterable, Sequence
+from contextlib import aclosing
 from zlib import crc32
 
 import numpy as np
@@ -199,14 +200,15 @@ class Feed:
 
     # What the provider says
 
-    async def _watch(self, stream: AsyncIterator[Candles]) -> None:
-        async for candles in stream:
-            late = candles[candles.timestamp < self.edge]
-            if len(late):
-                await self._take_late(late)
-            ahead = candles[candles.timestamp >= self.edge]
-            self.minutes, self._streamed = self.minutes.merge(ahead), self._streamed.merge(ahead)
-            self._move()
+    async def _watch(self, stream: AsyncGenerator[Candles, None]) -> None:
+        async with aclosing(stream):
+            async for candles in stream:
+                late = candles[candles.timestamp < self.edge]
+                if len(late):
+                    await self._take_late(late)
+                ahead = candles[candles.timestamp >= self.edge]
+                self.minutes, self._streamed = self.minutes.merge(ahead), self._streamed.merge(ahead)
+                self._move()
         raise ProviderUnavailable(f"The stream of {self._record.instrument} has ended.")
 
     async def _take_late(self, candles: Candles) -> None:

@@ -160,7 +160,8 @@ class Hub:
     async def _is_live(self, record: Record) -> bool:
         if not record.listed or not record.active:
             return False
-        provider = await self._history.providers.get(record.instrument.market, record.instrument.provider)
+        instrument = record.instrument
+        provider = await self._history.providers.get(instrument.market, instrument.provider, timeout_s=READY_S)
         return provider is not None and provider.capabilities.live is not Live.NONE
 
     async def _forget(self) -> None:

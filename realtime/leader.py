@@ -18,6 +18,7 @@ log = logging.getLogger(__name__)
 
 EVERY_S = 1.0
 SWEEP_S = 60.0
+WARM_RETRY_S = 10.0
 
 
 class Leader:
@@ -87,7 +88,7 @@ class Leader:
         self._held, self._held_until = held, began + LEASE_S
         self._waits = held.keys() != groups.keys()
         for name in groups.keys() - held.keys() - self._warming.keys():
-            self._warming[name] = asyncio.create_task(self._warm(groups[name][0]))
+            self._warming[name] = asyncio.create_task(self._warm(name, groups[name][0]))
         await self._follow({one.key: one for name in held for one in groups[name]}, held)
 
     async def _follow(self, ours: dict[TopicKey, Followed], held: dict[str, Held]) -> None:
@@ -106,12 +107,17 @@ class Leader:
         for instrument_id, feed in self._feeds.items():
             feed.follow(keys[instrument_id])
 
-    async def _warm(self, one: Followed) -> None:
-        """Start a provider that somebody else leads: to take over must not take longer than to notice."""
+    async def _warm(self, name: str, one: Followed) -> None:
+        """Start a provider that another process leads, so that taking over takes no longer than noticing.
+
+        A failure is forgotten after a while, so that the next look starts it again.
+        """
         try:
             await self._history.providers.get(one.market, one.provider)
         except CandlegraphError as error:
             log.debug("%s/%s cannot be made ready: %s", one.market, one.provider, error.message)
+            await asyncio.sleep(WARM_RETRY_S)
+            del self._warming[name]
 
     async def _close(self, ids: Iterable[int]) -> None:
         await asyncio.gather(*(self._feeds.pop(i).close() for i in ids))

@@ -14,6 +14,8 @@ from resolvers.names import check_name
 from resolvers.pagination import Page, decode_number, encode_number, look_ahead
 from storage.instruments import MAX_SELECTED
 
+_MAX_JOB, _MAX_INSTRUMENT = 2**63 - 1, 2**31 - 1  # the largest numbers their columns hold
+
 
 async def resolve_coverage(context: Context, series: Series) -> Coverage:
     """What is known of a series. NotFound, ProviderError, Unavailable."""
@@ -46,7 +48,7 @@ async def resolve_backfills(
     context: Context, state: BackfillState | None, first: int, after: str | None
 ) -> Page[Backfill]:
     """The newest jobs, in one state or in any."""
-    start = None if after is None else decode_number(after)
+    start = None if after is None else decode_number(after, _MAX_JOB)
     jobs = await context.services.backfills.page(state, look_ahead(first), start)
     return Page(jobs[:first], lambda job: encode_number(job.id), len(jobs) > first, start is not None)
 
@@ -58,7 +60,7 @@ def stream_backfill(context: Context, number: str) -> AsyncIterator[Backfill]:
 
 async def resolve_tracked(context: Context, first: int, after: str | None) -> Page[Tracked]:
     """The series that are kept complete, in the order in which they were first seen."""
-    start = None if after is None else decode_number(after)
+    start = None if after is None else decode_number(after, _MAX_INSTRUMENT)
     found = await context.services.tracking.page(look_ahead(first), start or 0)
     return Page(found[:first], lambda one: encode_number(one.record.id), len(found) > first, start is not None)
 
@@ -91,6 +93,6 @@ def author(context: Context) -> str | None:
 
 def job_number(text: str) -> int:
     """The number of a job; NotFound for what is none."""
-    if not (text.isascii() and text.isdecimal() and len(text) < 20):
+    if not (text.isascii() and text.isdecimal() and len(text) < 20 and int(text) <= _MAX_JOB):
         raise NotFound(f"There is no backfill {text[:32]!r}.")
     return int(text)

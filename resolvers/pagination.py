@@ -82,9 +82,9 @@ def encode_number(number: int) -> str:
     return encode_cursor(f"#{number}")
 
 
-def decode_number(cursor: str) -> int:
-    """The number in a cursor; BadUserInput for what is no cursor of ours."""
+def decode_number(cursor: str, largest: int) -> int:
+    """The number in a cursor, at most ``largest``; BadUserInput for what is no cursor of ours."""
     text = decode_cursor(cursor)
-    if not re.fullmatch("#[0-9]{1,18}", text):
+    if not re.fullmatch("#[0-9]{1,19}", text) or int(text[1:]) > largest:
         raise BadUserInput(_NO_CURSOR)
     return int(text[1:])

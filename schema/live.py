@@ -130,9 +130,6 @@ async def follow(
         except Exception as error:  # noqa: BLE001 - `code` logs what is not foreseen
             located = error if isinstance(error, GraphQLError) else GraphQLError(str(error), original_error=error)
             yield encode(None, code([located]))
-        finally:
-            # They hold the executor, and with it who listened: a circle is left to the collector.
-            del executor.async_helpers
 
 
 async def _later(result: Awaitable[ExecutionResult]) -> str | None:

@@ -20,7 +20,7 @@ strawberry.enum(
     State,
     name="ProviderState",
     description=(
-        "READY it answers; DEGRADED it failed within the last minute, or is being tried after a rest; RATE_LIMITED it asked "
+        "READY it answers; DEGRADED it is starting, failed within the last minute, or is being tried after a rest; RATE_LIMITED it asked "
         "us to wait, or its budget is spent; NOT_CONFIGURED a setting is missing; FAILED it cannot be used."
     ),
 )

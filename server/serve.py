@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import gc
 import logging
 import signal
 import socket
@@ -55,6 +56,9 @@ async def _serve(settings: Settings, sockets: list[socket.socket]) -> None:
         asyncio.get_running_loop().remove_signal_handler(signal.SIGTERM)
         for number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, lambda *_: setattr(server, "should_exit", True))
+        # What the start made stays: the collector need not walk it again. Garbage is collected first, or it would stay too.
+        gc.collect()
+        gc.freeze()
         await server.serve(sockets)
 
 

@@ -59,10 +59,6 @@ class Socket:
             for task in tasks:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
-            # A cancelled task holds its frames, and they hold us: such a circle is left to the collector, and is there for
-            # ever if a provider was started meanwhile, for all that is alive then is frozen (`providers.registry`).
-            self._operations.clear()
-            self._closing = None
 
     async def leave(self) -> None:
         """Answer what is not answered yet, then go: 1001 has clients connect again, a `complete` would not."""

@@ -37,11 +37,6 @@ class HttpProtocol(HttpToolsProtocol):
         super().connection_lost(exc)
         _cancel(self._patience)
 
-    def handle_websocket_upgrade(self) -> None:
-        """Another protocol goes on. Ours is told of no end, at which uvicorn breaks the circle of it and its parser."""
-        super().handle_websocket_upgrade()
-        self.parser = None  # type: ignore[assignment]
-
 
 class WebSocketProtocol(WebSocketsSansIOProtocol):
     """WebSockets."""
@@ -72,10 +67,7 @@ class WebSocketProtocol(WebSocketsSansIOProtocol):
             self.handshake_complete |= self.close_sent
 
         self.app = serve
-        try:
-            await super().run_asgi()
-        finally:
-            self.app = app  # no circle is left behind
+        await super().run_asgi()
 
     def keepalive_timeout(self) -> None:
         """A ping was not answered. uvicorn closes with 1011, after which graphql-ws does not connect again."""

@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 
 from candlegraph.answer import Answer, Ask, Fill, Gap, GapReason, SourceKind, SourceSpan
 from candlegraph.candle import Candles
-from candlegraph.errors import ProviderRefused, UnknownSymbol, Unsupported
+from candlegraph.errors import ProviderRefused, ProviderStarting, UnknownSymbol, Unsupported
 from candlegraph.span import Span, Spans
 from storage.plan import OutOfReach, Plan
 from storage.query_fetches import FetchOutcome
@@ -92,6 +92,8 @@ def _last_reason(plan: Plan, outcome: FetchOutcome) -> tuple[GapReason, str]:
     failure = outcome.failure
     if isinstance(failure, ProviderRefused | UnknownSymbol | Unsupported):
         return GapReason.REFUSED, failure.message
+    if isinstance(failure, ProviderStarting):
+        return GapReason.PENDING, failure.message
     if failure:
         return GapReason.OUTAGE, failure.message
     if plan.capabilities is None:

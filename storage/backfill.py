@@ -23,7 +23,7 @@ from candlegraph.timeframe import Timeframe
 from candlegraph.zone import zone
 from storage.coverage import Ledger
 from storage.database import SQL, to_ms
-from storage.history import History
+from storage.history import DEADLINE_S, History
 from storage.plan import Plan
 
 MAX_PIECES = 1_000_000
@@ -63,8 +63,9 @@ class Backfills:
         """
         if abs(order.priority) > MAX_PRIORITY:
             raise BadUserInput(f"`priority` must be between -{MAX_PRIORITY:,} and {MAX_PRIORITY:,}.")
-        records = await self.history.instruments.select(order.selection)
-        provider = await self.provider(order.selection.market, order.selection.provider)
+        selection = order.selection
+        records = await self.history.instruments.select(selection)
+        provider = await self.provider(selection.market, selection.provider, timeout_s=DEADLINE_S)
         if order.timeframe not in provider.capabilities.timeframes:
             known = ", ".join(map(str, provider.capabilities.timeframes))
             raise BadUserInput(f"{provider.name} has no {order.timeframe} candles of its own: it has {known}.")
@@ -74,7 +75,7 @@ class Backfills:
         parts = await self._parts(records, order.timeframe, span, provider)
         async with self._database.transaction() as connection:
             job: int = await connection.fetchval(
-                SQL["backfill_add"], order.selection.market, order.selection.provider,
+                SQL["backfill_add"], selection.market, selection.provider,
                 [record.instrument.symbol for record in records], str(order.timeframe),
                 span.since, span.until, order.priority, order.created_by,
             )  # fmt: skip
@@ -138,9 +139,9 @@ class Backfills:
             if not now.state.ended:
                 await asyncio.sleep(FOLLOW_S)
 
-    async def provider(self, market: str, provider: str) -> Upstream:
-        """Whom to ask; NotFound, ProviderError."""
-        found = await self.history.providers.get(market, provider)
+    async def provider(self, market: str, provider: str, *, timeout_s: float | None = None) -> Upstream:
+        """Whom to ask; NotFound, ProviderError, ProviderStarting where it is not ready within ``timeout_s``."""
+        found = await self.history.providers.get(market, provider, timeout_s=timeout_s)
         if found is None:
             raise NotFound(f"There is no provider {market[:64]}/{provider[:64]} to ask.")
         return found

@@ -14,7 +14,7 @@ from typing import Self
 
 from candlegraph import clock
 from candlegraph.answer import Answer, Ask, Coverage, Gap, GapReason, Wait
-from candlegraph.errors import CandlegraphError, ProviderError, ProviderUnavailable
+from candlegraph.errors import CandlegraphError, ProviderError
 from candlegraph.provider import Providers, Upstream
 from candlegraph.series import Record, Series
 from candlegraph.span import Span, Spans
@@ -85,7 +85,7 @@ class History:
         record = (await self.instruments.find([series.instrument]))[0]
         if isinstance(record, CandlegraphError):
             raise record
-        provider, _ = await self._provider(record)
+        provider, _ = await self._provider(record, DEADLINE_S)
         ledger = (await self.ledgers.load([record.id]))[0]
         days = zone(record.timezone)
         now = provider.now_ms() if provider else clock.now_ms()
@@ -98,8 +98,8 @@ class History:
 
     async def _answer(self, ask: Ask, reader: BatchReader) -> Answer:
         record: Record = await reader.record.load(ask.series.instrument)
-        provider, failure = await self._provider(record)
         deadline = asyncio.get_running_loop().time() + DEADLINE_S
+        provider, failure = await self._provider(record, DEADLINE_S if ask.wait is Wait.COMPLETE else 0)
         now = provider.now_ms() if provider else clock.now_ms()
         if provider:
             now = max(now, ask.known_until + provider.capabilities.final_after_ms)
@@ -130,17 +130,15 @@ class History:
         done, _ = await asyncio.wait(tasks, timeout=left if answer.ask.wait is Wait.COMPLETE else 0)
         return any(task.result().rows for task in done)
 
-    async def _provider(self, record: Record) -> tuple[Upstream | None, ProviderError | None]:
+    async def _provider(self, record: Record, timeout_s: float) -> tuple[Upstream | None, ProviderError | None]:
         """The provider to ask for more; none for what was imported, and a failed one takes nothing away."""
         if not record.listed:
             return None, None
+        instrument = record.instrument
         try:
-            async with asyncio.timeout(DEADLINE_S):
-                return await self.providers.get(record.instrument.market, record.instrument.provider), None
+            return await self.providers.get(instrument.market, instrument.provider, timeout_s=timeout_s), None
         except ProviderError as error:
             return None, error
-        except TimeoutError:
-            return None, ProviderUnavailable(f"{record.instrument.provider} did not start in time.", retry_after=5)
 
 
 def _told(answer: Answer) -> Span:

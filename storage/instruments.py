@@ -16,7 +16,7 @@ from cachetools import LRUCache
 
 from candlegraph.errors import BadUserInput, CandlegraphError, NotFound, ProviderUnavailable
 from candlegraph.job import Selection
-from candlegraph.provider import Providers
+from candlegraph.provider import Providers, Upstream
 from candlegraph.series import Instrument, Record
 from storage.database import SQL, Database, to_ms
 
@@ -227,8 +227,10 @@ class Instruments:
 
     async def _read(self, pair: tuple[str, str], known: _List) -> None:
         try:
+            # However long it takes to start: the list is read when it has.
+            source = await self._source(*pair)
             async with asyncio.timeout(LISTING_TIMEOUT_S):
-                await self._read_list(*pair)
+                await self._read_list(*pair, source)
             known.error, known.failed_at = None, None
         except CandlegraphError as error:
             known.error, known.failed_at = error, time.monotonic()
@@ -239,10 +241,13 @@ class Instruments:
         finally:
             known.task = None
 
-    async def _read_list(self, market: str, provider: str) -> None:
+    async def _source(self, market: str, provider: str) -> Upstream:
         source = await self._providers.get(market, provider)
         if source is None:
             raise self._no_provider(market, provider)
+        return source
+
+    async def _read_list(self, market: str, provider: str, source: Upstream) -> None:
         began = time.monotonic()
         # Of symbols named twice the last one counts, as with candles.
         listings = list({item.symbol: item for item in await source.listings()}.values())

@@ -24,6 +24,7 @@ from candlegraph.timeframe import MINUTE, Timeframe
 from storage.backfill import Backfills, Part, cut, in_turns, missing
 from storage.coverage import Ledger
 from storage.database import SQL, to_ms
+from storage.history import DEADLINE_S
 
 log = logging.getLogger(__name__)
 
@@ -53,7 +54,7 @@ class Tracking:
         A symbol that is tracked already takes the earlier of the two. BadUserInput, NotFound, ProviderError.
         """
         records = await self._history.instruments.select(selection)
-        provider = await self._backfills.provider(selection.market, selection.provider)
+        provider = await self._backfills.provider(selection.market, selection.provider, timeout_s=DEADLINE_S)
         if MINUTE not in provider.capabilities.timeframes:
             raise BadUserInput(f"{provider.name} has no 1m candles that could be kept complete.")
         now = provider.now_ms()
@@ -102,10 +103,11 @@ class Tracking:
         records = await self._history.instruments.by_id([row["instrument_id"] for row in rows])
         ledgers = await self._history.ledgers.load([record.id for record in records])
         tried = await self._tried(records)
+        providers = await self._providers(records)
         fill, again, complete, read = [], [], [], {}
         for row, record, ledger in zip(rows, records, ledgers, strict=True):
-            if (provider := await self._provider(record)) is None:
-                continue  # it is down: its holes stay until it is back
+            if (provider := providers[record.instrument.market, record.instrument.provider]) is None:
+                continue  # it is down, or still starting: its holes stay until it is back
             holes = _holes(row, record, ledger, provider)
             if not holes:
                 complete.append(record.id)
@@ -136,18 +138,24 @@ class Tracking:
         rows = {row["instrument_id"]: row for row in await self._database.read("tracked_by_id", ids)}
         ledgers = dict(zip(ids, await self._history.ledgers.load(ids), strict=True))
         tried = await self._tried(records)
+        providers = await self._providers(records)
         found = []
         for record in records:
             if row := rows.get(record.id):
-                provider = await self._provider(record)
+                provider = providers[record.instrument.market, record.instrument.provider]
                 holes = _holes(row, record, ledgers[record.id], provider) if provider else Spans()
                 gaps = _explained(holes, tried[record.id])
                 found.append(Tracked(record, to_ms(row["since"]), tuple(gaps), to_ms(row["complete_at"])))
         return found
 
-    async def _provider(self, record: Record) -> Upstream | None:
+    async def _providers(self, records: Sequence[Record]) -> dict[tuple[str, str], Upstream | None]:
+        """The providers of these records; None for one that cannot be asked now."""
+        pairs = {(record.instrument.market, record.instrument.provider) for record in records}
+        return dict(zip(pairs, await asyncio.gather(*(self._provider(*pair) for pair in pairs)), strict=True))
+
+    async def _provider(self, market: str, provider: str) -> Upstream | None:
         try:
-            return await self._history.providers.get(record.instrument.market, record.instrument.provider)
+            return await self._history.providers.get(market, provider, timeout_s=DEADLINE_S)
         except ProviderError:
             return None
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 
 from candlegraph.answer import Answer, Ask, Fill, SourceKind, Wait
 from candlegraph.candle import Candles, concat
-from candlegraph.errors import ProviderError, ProviderUnavailable
+from candlegraph.errors import ProviderError, ProviderStarting, ProviderUnavailable
 from candlegraph.resample import fold
 from candlegraph.span import Span, Spans
 from candlegraph.timeframe import Timeframe
@@ -212,7 +212,8 @@ class CandleQuery:
 
     def _raise_failure(self) -> None:
         outcome, provider = self.fetches.outcome, self.context.provider
-        if outcome.failure:
+        starts = isinstance(outcome.failure, ProviderStarting)
+        if outcome.failure and not (starts and self.ask.wait is Wait.AVAILABLE):
             raise outcome.failure
         if outcome.pending and self.ask.wait is Wait.COMPLETE:
             name = provider.name if provider else "The provider"

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 
 from candlegraph import clock
 from candlegraph.candle import Candle, Candles
 from candlegraph.clock import MINUTE_MS
 from candlegraph.provider import Live, Streaming
 from candlegraph.span import Span
+from candlegraph.stream import closing_stream
 from candlegraph.testing.answers import rows_are_candles, since_is_inclusive
 from candlegraph.testing.bench import Bench
 from candlegraph.testing.outcome import Breach, NotApplicable, require
@@ -19,30 +21,25 @@ from candlegraph.timeframe import MINUTE
 _PATIENCE_S = 150.0  # to see a minute end, of a symbol that may be quiet
 
 
-async def _stream(bench: Bench) -> AsyncIterator[Candles]:
+@asynccontextmanager
+async def _stream(bench: Bench) -> AsyncIterator[AsyncIterator[Candles]]:
     if bench.provider.capabilities.live is not Live.STREAM or not isinstance(bench.provider, Streaming):
         raise NotApplicable("it has no stream")
     if not bench.subject.streams:
         raise NotApplicable("the upstream has no live side")
-    return bench.provider.stream(await bench.instrument())
-
-
-async def _close(stream: AsyncIterator[Candles]) -> None:
-    if (aclose := getattr(stream, "aclose", None)) is not None:
-        await aclose()
+    async with closing_stream(bench.provider.stream(await bench.instrument())) as stream:
+        yield stream
 
 
 @rule("docs/providers.md, Streaming", rows_are_candles, since_is_inclusive)
 async def a_stream_goes_on_where_history_ends(bench: Bench) -> None:
     """The minutes of a stream are those that a fetch tells once they are over: none is skipped, none is another."""
-    stream = await _stream(bench)
-    try:
-        async with asyncio.timeout(_PATIENCE_S):
-            streamed = await _past_a_minute(bench, stream)
-    except TimeoutError:
-        raise Breach(f"The stream did not come past a minute within {_PATIENCE_S:g} s.") from None
-    finally:
-        await _close(stream)
+    async with _stream(bench) as stream:
+        try:
+            async with asyncio.timeout(_PATIENCE_S):
+                streamed = await _past_a_minute(bench, stream)
+        except TimeoutError:
+            raise Breach(f"The stream did not come past a minute within {_PATIENCE_S:g} s.") from None
     first, last = min(streamed), max(streamed)
     settle_ms = bench.provider.capabilities.settle_ms
     if bench.subject.advance:
@@ -84,19 +81,19 @@ async def _past_a_minute(bench: Bench, stream: AsyncIterator[Candles]) -> dict[i
 @rule("docs/providers.md, Streaming")
 async def closing_a_stream_leaves_nothing(bench: Bench) -> None:
     """A stream that is cancelled while it waits, or closed, ends at once and leaves no task behind."""
-    before, stream = asyncio.all_tasks(), await _stream(bench)
+    before = asyncio.all_tasks()
+    async with _stream(bench) as stream:
 
-    async def listen() -> None:
-        async for _ in stream:
-            pass
+        async def listen() -> None:
+            async for _ in stream:
+                pass
 
-    listener = asyncio.ensure_future(listen())
-    await asyncio.wait({listener}, timeout=0.1)
-    if listener.done():
-        raise Breach(f"The stream ended at once: {listener.exception()!r}.")
-    listener.cancel()
-    done, _ = await asyncio.wait({listener}, timeout=bench.leave_s)
-    require(done and listener.cancelled(), "A stream that is cancelled goes on.")
-    await _close(stream)
+        listener = asyncio.ensure_future(listen())
+        await asyncio.wait({listener}, timeout=0.1)
+        if listener.done():
+            raise Breach(f"The stream ended at once: {listener.exception()!r}.")
+        listener.cancel()
+        done, _ = await asyncio.wait({listener}, timeout=bench.leave_s)
+        require(done and listener.cancelled(), "A stream that is cancelled goes on.")
     left = await bench.left_behind(before)
     require(not left, f"Still there after the stream was closed: {left}.")

@@ -263,7 +263,7 @@ class Lineup:
     members: Sequence[GuardedUpstream]
     down: bool = False
 
-    async def get(self, market: str, provider: str) -> GuardedUpstream | None:
+    async def get(self, market: str, provider: str, *, timeout_s: float | None = None) -> GuardedUpstream | None:
         """The member of that name."""
         await asyncio.sleep(0)
         for member in self.members:

@@ -20,7 +20,6 @@ from candlegraph.span import Span
 from candlegraph.timeframe import MINUTE
 from providers import ccxt_markets
 from providers.ccxt import Ccxt, create
-from providers.ccxt_exchange import Exchange
 from tests.fakes.binance import FakeBinance
 from tests.fakes.coinbase import FakeCoinbase
 from tests.fakes.exchange import T0, Fault, random_candles
@@ -111,6 +110,38 @@ async def test_a_listing_is_always_read_afresh(start: Start, fake: FakeBinance) 
 
 
 @pytest.mark.usefixtures("listed_here")
+async def test_who_reads_the_symbols_while_new_ones_are_taken_over_reads_all_of_the_old_ones(
+    start: Start, fake: FakeBinance, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    provider = await start()
+    await rows(provider)
+    exchange = provider._exchange
+    assert exchange is not None
+    assert exchange.markets
+    held, known = exchange.markets, dict(exchange.markets)
+    fake.add("ETH", "USDT", random_candles(T0, 100))
+    found, freed = [], asyncio.Event()
+    loop, free = asyncio.get_running_loop(), ccxt_markets._free
+
+    def freeing(tables: list[dict[str, Any]]) -> None:
+        free(tables)
+        loop.call_soon_threadsafe(freed.set)
+        asyncio.run_coroutine_threadsafe(asked.wait(), loop).result(10)
+
+    asked = asyncio.Event()
+    monkeypatch.setattr(ccxt_markets, "_free", freeing)
+    listing = asyncio.create_task(provider.listings())
+    while not freed.is_set():
+        found.append((await provider._find(Instrument("crypto", provider.id, "BTC/USDT")))[1]["symbol"])
+        await asyncio.sleep(0)
+    asked.set()
+    await listing
+    assert set(found) == {"BTC/USDT"}
+    assert held == known
+    assert await rows(provider, "ETH/USDT") == 10
+
+
+@pytest.mark.usefixtures("listed_here")
 async def test_symbols_of_yesterday_are_used_while_those_of_today_are_fetched_behind(
     start: Start, fake: FakeBinance, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -121,9 +152,9 @@ async def test_symbols_of_yesterday_are_used_while_those_of_today_are_fetched_be
     release = asyncio.Event()
     load = ccxt_markets.Markets._list
 
-    def held(self: ccxt_markets.Markets, exchange: Exchange) -> None:
+    def held(self: ccxt_markets.Markets, name: str) -> object:
         asyncio.run_coroutine_threadsafe(release.wait(), loop).result(10)
-        load(self, exchange)
+        return load(self, name)
 
     loop = asyncio.get_running_loop()
     monkeypatch.setattr(ccxt_markets.Markets, "_list", held)

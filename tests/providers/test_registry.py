@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
 from importlib.metadata import EntryPoint
 from typing import Any
 
 import pytest
 
 from candlegraph import clock
-from candlegraph.errors import ConfigurationError, ProviderError, ProviderRefused, ProviderUnavailable
+from candlegraph.errors import ConfigurationError, ProviderError, ProviderRefused, ProviderStarting, ProviderUnavailable
 from candlegraph.provider import ENTRY_POINT_GROUP, Failure, Market, Provider, State, Unconfigured
 from candlegraph.series import Instrument
 from candlegraph.span import Span
@@ -20,52 +19,8 @@ from candlegraph.timeframe import MINUTE
 from providers import registry as registry_module
 from providers.guard import Guard
 from providers.registry import START_RETRY_MS, Registry
+from tests.fakes.starting import ENVIRON, Point, Starting, of, registry
 from tests.fakes.upstream import Upstream, minutes, raising
-
-ENVIRON = {"FAKE_KEY": "k"}
-
-
-@dataclass(frozen=True)
-class Point:
-    """An entry point that is not installed."""
-
-    name: str
-    factory: Callable[[Mapping[str, str]], Iterable[Provider | Unconfigured]] | Exception
-    value: str = "package.module:create"
-
-    def load(self) -> Callable[[Mapping[str, str]], Iterable[Provider | Unconfigured]]:
-        if isinstance(self.factory, Exception):
-            raise self.factory
-        return self.factory
-
-
-class Starting(Upstream):
-    """Counts its starts, and fails them as it is told."""
-
-    starts = 0
-    closes = 0
-    failing: BaseException | None = None
-    slow: asyncio.Event | None = None
-    failing_close: Exception | None = None
-
-    async def start(self) -> None:
-        self.starts += 1
-        await (self.slow.wait() if self.slow else asyncio.sleep(0))
-        if self.failing:
-            raise self.failing
-
-    async def close(self) -> None:
-        self.closes += 1
-        if self.failing_close:
-            raise self.failing_close
-
-
-def registry(*points: Point, disabled: str = "") -> Registry:
-    return Registry({**ENVIRON, "PROVIDERS_DISABLED": disabled}, points)  # type: ignore[arg-type]
-
-
-def of(provider: Provider | Unconfigured, name: str = "fake.upstream") -> Point:
-    return Point(name, lambda environ: [provider])
 
 
 def unwrapped(upstream: object) -> object:
@@ -194,6 +149,67 @@ async def test_an_asker_that_leaves_during_the_start_leaves_the_provider_startab
         await asker
     provider.slow.set()
     assert unwrapped(await found.get("fake", "upstream")) is provider
+
+
+async def test_a_long_start_is_begun_once_and_succeeds_although_all_who_asked_have_left() -> None:
+    provider = Starting(slow=asyncio.Event())
+    found = registry(of(provider))
+    for _ in range(4):
+        for left in await asyncio.gather(
+            *(found.get("fake", "upstream", timeout_s=0) for _ in range(2)), return_exceptions=True
+        ):
+            assert isinstance(left, ProviderStarting)
+            assert (left.code, left.retry_after) == ("PROVIDER_UNAVAILABLE", 5)
+    (status,) = found.statuses()
+    assert (status.state, status.reason) == (State.DEGRADED, "Upstream is starting.")
+    waiting = [asyncio.create_task(found.get("fake", "upstream")) for _ in range(2)]
+    await asyncio.sleep(0)
+    waiting[0].cancel()
+    provider.slow.set()
+    assert unwrapped(await waiting[1]) is provider
+    assert (provider.starts, provider.ended) == (1, ["started"])
+    (status,) = found.statuses()
+    assert (status.state, status.reason) == (State.READY, None)
+
+
+async def test_a_failed_long_start_is_told_to_all_who_wait_and_tried_again_after_a_while(now: list[int]) -> None:
+    provider = Starting(slow=asyncio.Event())
+    provider.failing = ProviderRefused("No.")
+    found = registry(of(provider))
+    waiting = [asyncio.create_task(found.get("fake", "upstream")) for _ in range(3)]
+    await asyncio.sleep(0)
+    now[0] += 60_000
+    provider.slow.set()
+    errors = await asyncio.gather(*waiting, return_exceptions=True)
+    assert {(type(error), str(error)) for error in errors} == {(ProviderRefused, "No.")}
+    with pytest.raises(ProviderUnavailable) as early:
+        await found.get("fake", "upstream")
+    assert early.value.retry_after == START_RETRY_MS / 1000, "counted from when it failed"
+    now[0] += START_RETRY_MS
+    provider.failing = None
+    assert unwrapped(await found.get("fake", "upstream")) is provider
+    assert provider.starts == 2
+
+
+async def test_closing_cancels_a_start_and_waits_for_it() -> None:
+    provider = Starting(slow=asyncio.Event())
+    found = registry(of(provider))
+    waiting = asyncio.create_task(found.get("fake", "upstream"))
+    while not provider.starts:
+        await asyncio.sleep(0)
+    await found.close()
+    assert (provider.ended, provider.closes) == (["cancelled"], 1), "it ended before the provider was closed"
+    with pytest.raises(ProviderUnavailable):
+        await waiting
+
+
+async def test_a_start_that_cancels_itself_has_failed() -> None:
+    provider = Starting()
+    provider.failing = asyncio.CancelledError()
+    found = registry(of(provider))
+    with pytest.raises(ProviderUnavailable, match="CancelledError"):
+        await found.get("fake", "upstream")
+    assert found.statuses()[0].state is State.FAILED
 
 
 async def test_closing_closes_everything_although_one_fails(caplog: pytest.LogCaptureFixture) -> None:

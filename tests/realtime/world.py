@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from typing import Any, Self
 
@@ -139,10 +139,10 @@ class Exchange:
         to = span.until if len(cut) == len(candles) else timeframe.next(int(cut.timestamp[-1]))
         return Page(cut, span.since, min(to, timeframe.floor(self.now_ms() - self.lag)))
 
-    def stream(self, instrument: Instrument) -> AsyncIterator[Candles] | None:
+    def stream(self, instrument: Instrument) -> AsyncGenerator[Candles, None] | None:
         return self._stream() if self.capabilities.live is Live.STREAM else None
 
-    async def _stream(self) -> AsyncIterator[Candles]:
+    async def _stream(self) -> AsyncGenerator[Candles, None]:
         self.streams += 1
         while True:
             await asyncio.sleep(0.005)
@@ -176,7 +176,7 @@ class Held(Exchange):
             self.waiting -= 1
         return page
 
-    async def _stream(self) -> AsyncIterator[Candles]:
+    async def _stream(self) -> AsyncGenerator[Candles, None]:
         while True:
             yield await self.ticks.get()
 

@@ -142,33 +142,66 @@ async def test_a_thousand_listeners_are_served_and_leave_nothing() -> None:
         assert len(serving.connections) == 0
 
 
-@pytest.mark.parametrize("how", ["dropped", "with a goodbye", "an event stream"])
-async def test_nothing_of_a_client_that_went_is_left_to_the_collector(how: str) -> None:
-    """It does not look at what was alive when a provider was started, which has everything frozen: that would stay."""
-    kinds = {asyncio.Task, topic.Listener, BulkExecutor, sockets.Socket, events.EventStream}
-    kinds |= {wire.HttpProtocol, wire.WebSocketProtocol}
+HOW = pytest.mark.parametrize("how", ["dropped", "with a goodbye", "an event stream"])
+KINDS = {
+    asyncio.Task, topic.Listener, BulkExecutor, sockets.Socket, events.EventStream,
+    wire.HttpProtocol, wire.WebSocketProtocol,
+}  # fmt: skip
+
+
+def alive() -> dict[int, object]:
+    """What the collector finds in use of what a client costs."""
+    gc.collect()
+    return {id(one): one for one in gc.get_objects() if type(one) in KINDS}
+
+
+async def come(serving: Serving, stage: Stage, how: str) -> Stalled:
+    """Listen, and be told of a candle."""
+    client = await (Stalled.connect if how != "an event stream" else streaming)(serving.url, LIVE)
+    stage.close()
+    await until(lambda: all(not one._events for one in stage.listeners))
+    return client
+
+
+async def go(stage: Stage, client: Stalled, how: str) -> None:
+    """Leave, until nobody listens."""
+    if how == "with a goodbye":
+        client.send({"id": "1", "type": "complete"})
+        client.writer.close()
+    else:
+        client.writer.transport.abort()
+    await stage.empty()
+
+
+@HOW
+async def test_nothing_holds_what_there_was_for_a_client_that_went(how: str) -> None:
     stage = Stage()
     async with staged(services(stage)) as serving:
-        gc.collect()
-        gc.disable()
-        try:
-            before = {id(one) for one in gc.get_objects() if type(one) in kinds}
-            client = await (Stalled.connect if how != "an event stream" else streaming)(serving.url, LIVE)
-            stage.close()
-            await until(lambda: all(not one._events for one in stage.listeners))
-            held = [weakref.ref(one) for one in gc.get_objects() if type(one) in kinds and id(one) not in before]
-            assert {type(one()) for one in held} >= {asyncio.Task, topic.Listener, BulkExecutor}
-            if how == "with a goodbye":
-                client.send({"id": "1", "type": "complete"})
-                client.writer.close()
-            else:
-                client.writer.transport.abort()
-            await stage.empty()
-            with suppress(TimeoutError):
-                await until(lambda: not any(one() for one in held))
-            assert [one() for one in held if one()] == []
-        finally:
-            gc.enable()
+        before = alive().keys()
+        client = await come(serving, stage, how)
+        held = [(type(one), weakref.ref(one)) for id_, one in alive().items() if id_ not in before]
+        assert {kind for kind, _ in held} >= {asyncio.Task, topic.Listener, BulkExecutor}
+        await go(stage, client, how)
+        with suppress(TimeoutError):
+            await until(lambda: gc.collect() >= 0 and not any(one() for _, one in held))
+        assert [one() for _, one in held if one()] == []
+
+
+@HOW
+async def test_clients_that_come_and_go_leave_no_garbage_that_grows(how: str) -> None:
+    """The collector reaches all that they leave, and what it finds in use becomes no more with each of them."""
+    stage = Stage()
+    async with staged(services(stage)) as serving:
+        counts, frozen = [], gc.get_freeze_count()
+        for _ in range(10):
+            for _ in range(16):
+                await go(stage, await come(serving, stage, how), how)
+            stage.told.clear()
+            await until(lambda: not serving.server.server_state.connections)
+            gc.collect()
+            counts.append(len(gc.get_objects()))
+        assert min(counts[5:]) - min(counts[:5]) < 80, "not one object for each visit between the two"
+        assert gc.get_freeze_count() == frozen
 
 
 async def streaming(url: str, query: str) -> Stalled:

@@ -20,6 +20,7 @@ from candlegraph.errors import (
     NotFound,
     ProviderError,
     ProviderRefused,
+    ProviderStarting,
     ProviderUnavailable,
     RateLimited,
     Unavailable,
@@ -35,6 +36,7 @@ from storage import forming, history, walk
 from storage.candles import CandleStore
 from storage.database import Database
 from storage.fetch_job import MAX_CALLS
+from tests.fakes.starting import Starting, of, registry
 from tests.fakes.upstream import (
     UNLIMITED,
     Fault,
@@ -298,20 +300,42 @@ async def test_a_provider_that_cannot_be_started_takes_nothing_stored_away(make:
     assert isinstance(await world.try_ask(since=at(60), until=at(70)), ProviderUnavailable)
 
 
-async def test_a_provider_that_hangs_at_its_start_is_waited_for_until_the_deadline_only(
+async def test_a_start_that_takes_longer_than_all_who_ask_succeeds_and_answers(
     make: Make, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """Each gets what is stored at its own deadline, and the start is begun once."""
+    provider = Starting(slow=asyncio.Event())
     world = make(minutes(T0, 300), at(400))
+    provider.truth = world.upstream.truth
     await world.keeps(Span(T0, at(50)))
-    monkeypatch.setattr(history, "DEADLINE_S", 0.05)
+    world.providers = registry(of(provider))
+    world.restart()
+    monkeypatch.setattr(history, "DEADLINE_S", 0.01)
+    for _ in range(4):
+        some, none = await asyncio.gather(world.ask(since=T0, until=at(60)), world.try_ask(since=at(60), until=at(70)))
+        assert (len(some.candles), spans_of(some)) == (50, [(at(50), at(60), GapReason.PENDING)])
+        assert isinstance(none, ProviderStarting)
+        assert (none.code, none.retry_after) == ("PROVIDER_UNAVAILABLE", 5)
+    assert (provider.starts, provider.ended) == (1, [])
+    provider.slow.set()
+    monkeypatch.setattr(history, "DEADLINE_S", 10)
+    answer = await world.ask(since=T0, until=at(70))
+    assert (len(answer.candles), answer.complete) == (70, True)
+    assert (provider.starts, provider.ended) == (1, ["started"])
 
-    async def hang(market: str, provider: str) -> None:
-        await asyncio.Event().wait()
 
-    monkeypatch.setattr(world.lineup, "get", hang)
-    async with asyncio.timeout(5):
-        answer = await world.ask(since=T0, until=at(60))
-    assert (len(answer.candles), spans_of(answer)) == (50, [(at(50), at(60), GapReason.OUTAGE)])
+async def test_an_answer_of_what_is_available_does_not_wait_for_a_start(make: Make) -> None:
+    provider = Starting(slow=asyncio.Event())
+    world = make(minutes(T0, 300), at(400))
+    provider.truth = world.upstream.truth
+    await world.keeps(Span(T0, at(50)))
+    world.providers = found = registry(of(provider))
+    world.restart()
+    some = await world.ask(since=T0, until=at(60), wait=Wait.AVAILABLE)
+    none = await world.ask(since=at(60), until=at(70), wait=Wait.AVAILABLE)
+    assert (len(some.candles), spans_of(some)) == (50, [(at(50), at(60), GapReason.PENDING)])
+    assert (len(none.candles), spans_of(none)) == (0, [(at(60), at(70), GapReason.PENDING)])
+    await found.close()
 
 
 async def test_a_slow_provider_is_an_error_or_a_pending_gap_and_what_it_sends_later_is_kept(
