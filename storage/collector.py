@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from candlegraph.candle import Candles, concat
 from candlegraph.errors import CandlegraphError, ProviderError
+from candlegraph.outage import Outage
 from candlegraph.provider import Page, Upstream, Urgency
 from candlegraph.series import Record
 from candlegraph.span import Span, Spans
@@ -98,6 +99,9 @@ class Collector:
         self._tails: dict[tuple[int, Timeframe], Tail] = {}
         self._reaches: dict[tuple[int, Timeframe], int] = {}
         self._peeks: dict[int, Peek] = {}
+        self.storing = Outage("storing what was fetched")
+        self.logging = Outage("logging failed fetches")
+        self.rechecking = Outage("fetching suspect candles again")
 
     def collect(self, record: Record, provider: Upstream, want: Want) -> asyncio.Task[Collected]:
         """Start, or join, the fetching of what is missing of what is wanted; await it shielded.
@@ -138,8 +142,13 @@ class Collector:
     def _retire(self, key: tuple[int, Want], task: asyncio.Task[Collected]) -> None:
         del self._tasks[key]
         # Everybody who waited may have left: what broke then is seen here or never.
-        if not task.cancelled() and (error := task.exception()):
-            log.warning("fetching %s of instrument %d was given up: %r", key[1].timeframe, key[0], error)
+        error = None if task.cancelled() else task.exception()
+        if isinstance(error, CandlegraphError):
+            self.storing.begin(error.message)
+        elif error:
+            log.error("fetching %s of instrument %d failed", key[1].timeframe, key[0], exc_info=error)
+        elif not task.cancelled():
+            self.storing.end()
 
     async def _run(self, errand: _Errand) -> Collected:
         key = errand.key
@@ -383,12 +392,9 @@ class _Errand:
         )
 
     async def _log(self, asked: Span, rows: int, outcome: str, began: float) -> None:
-        try:
-            await self.collector.store.log(
-                Fetch(self.record.id, self.timeframe, asked, rows, outcome, _ms_since(began))
-            )
-        except CandlegraphError as away:
-            log.warning("a failed fetch of %s could not be logged: %s", self.record.instrument, away)
+        fetch = Fetch(self.record.id, self.timeframe, asked, rows, outcome, _ms_since(began))
+        with self.collector.logging.watched():
+            await self.collector.store.log(fetch)
 
 
 def _fillers(candles: Candles) -> NDArray[np.bool_]:
