@@ -37,7 +37,8 @@ class Outage:
         self.reason = reason
         if now - self._logged_at >= self._remind_s:
             self._logged_at, self._logged = now, True
-            log.warning("%s has failed for %.0f s: %s", self._activity, now - self._since, reason)
+            how_long = f"has failed for {now - self._since:.0f} s" if now > self._since else "fails"
+            log.warning("%s %s: %s", self._activity, how_long, reason)
 
     def end(self) -> None:
         """Record a success; log it after an outage that was logged."""

@@ -31,9 +31,8 @@ def translated() -> Iterator[None]:
     except (RedisError, OSError) as error:  # TimeoutError is an OSError
         raise Unavailable(f"Redis does not answer ({type(error).__name__}).") from error
     except RuntimeError as error:
-        if "handler is closed" not in str(
-            error
-        ):  # uvloop, of a socket that has just been closed; redis-py passes it on
+        # uvloop raises it for a socket that has just been closed, and redis-py lets it through.
+        if "handler is closed" not in str(error):
             raise
         raise Unavailable("Redis does not answer (the connection was closed).") from error
 
