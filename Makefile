@@ -32,6 +32,7 @@ bench: install $(STAMPS)/dev ## the speed and memory figures of docs/benchmarks.
 chaos: install $(STAMPS)/dev ## servers, databases and caches killed for some minutes: nothing may be lost or repeated
 	$(BIN)/python -m tests.server.chaos
 	$(BIN)/python -m tests.chaos
+	$(BIN)/python -m tests.chaos.outages
 
 lock: $(STAMPS)/dev ## renew requirements.lock and requirements-dev.lock from pyproject.toml
 	$(BIN)/python -m pip install --quiet uv

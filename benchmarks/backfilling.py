@@ -22,6 +22,7 @@ from candlegraph import MINUTE, Candles, Instrument, Series, Span, Spans
 from candlegraph.answer import Ask
 from candlegraph.job import BackfillOrder, Selection
 from candlegraph.provider import Budget, Capabilities, Listing, Market, Page, State, Status, Upstream
+from candlegraph.supervision import Supervisor
 from candlegraph.timeframe import Timeframe
 from providers.ccxt import Ccxt
 from providers.guard import Guard
@@ -130,13 +131,14 @@ async def a_million() -> Iterable[tuple[object, ...]]:
             job = await backfills.start(order)
             memory, cpu = process.memory_info().rss, sum(process.cpu_times()[:2])
             peak, began = memory, time.perf_counter()
-            working = asyncio.create_task(Workers(backfills, workers=count).work())
+            workers = Workers(backfills, workers=count)
+            workers.start(supervisor := Supervisor())
             while not (job := await backfills.get(job.id)).state.ended:
                 peak = max(peak, process.memory_info().rss)
                 await asyncio.sleep(0.2)
             seconds = time.perf_counter() - began
-            working.cancel()
-            await asyncio.gather(working, return_exceptions=True)
+            await workers.close()
+            await supervisor.close()
             assert job.candles_written == SYMBOLS * EACH, job
             rows.append(
                 (

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import asyncio
 from contextlib import AsyncExitStack
 
+from candlegraph.supervision import Supervisor
 from realtime.bus import Bus
 from realtime.hub import Hub
 from realtime.leader import Leader
@@ -13,37 +13,53 @@ from storage.history import History
 from storage.live import LiveStore
 from storage.notify import Notifications
 
+_REDIS, _POSTGRES = "live messages over Redis", "live messages over PostgreSQL"  # the tasks
+_LEASES, _FOLLOWED = "leases", "followed series"
+
 
 class Cluster:
     """This process among those that share a database (and perhaps a Redis)."""
 
-    def __init__(self, history: History, *, redis_url: str | None = None, shards: int = 1) -> None:
-        """Connect to nothing yet. ConfigurationError where the URL is none of Redis."""
+    def __init__(self, history: History, *, redis: tuple[str, str] | None = None, shards: int = 1) -> None:
+        """Connect to nothing yet. ``redis``: its URL, and the name of the database among those that share it."""
         self._database = history.store.database
-        self._redis_url = redis_url
         self.store = LiveStore(self._database)
         self.bus = Bus(str(self.store.process))
+        self._redis_at = redis
+        self._redis: RedisLine | None = None
+        self._supervisor: Supervisor | None = None
         # However many ask at once, when all listeners of a dead server come here, say: its leases must not wait for them.
         self._aside = self._database.aside()
         leases = LiveStore(self._aside, self.store.process)
         self.leader = Leader(history, self.store, leases, self.bus, shards=shards)
         self.hub = Hub(history, self.store, self.bus)
 
-    async def run(self) -> None:
-        """Lead, hear and tell until cancelled; what is led is given back then."""
+    def start(self, supervisor: Supervisor) -> None:
+        """Lead, hear and tell, each in a task of its own, until `close`."""
+        self._supervisor = supervisor
+        notifications = Notifications(self._database, self.bus.receive)
+        lines: list[RedisLine | Notifications] = [notifications]
+        if self._redis_at:
+            # Everybody hears both: whoever cannot reach the one is heard by the other.
+            url, database = self._redis_at
+            self._redis = RedisLine(url, f"candlegraph:{database}:live", self.bus.receive)
+            lines.insert(0, self._redis)
+            supervisor.start(_REDIS, self._redis.listen, self._redis.outage)
+        self.bus.connect(lines)
+        supervisor.start(_POSTGRES, notifications.listen, notifications.outage)
+        supervisor.start(_LEASES, self.leader.lead, self.leader.outage)
+        supervisor.start(_FOLLOWED, self.hub.watch, self.hub.outage)
+
+    async def close(self) -> None:
+        """Give back what is led and followed, and the connections."""
+        if self._supervisor is None:
+            return
         async with AsyncExitStack() as stack:
             stack.push_async_callback(self._aside.close)
-            await self._aside.open()
-            notifications = Notifications(self._database, self.bus.receive)
-            lines: list[RedisLine | Notifications] = [notifications]
-            if self._redis_url:
-                # Everybody hears both: whoever cannot reach the one is heard by the other.
-                channel = f"candlegraph:{await self.store.database_name()}:live"
-                redis = RedisLine(self._redis_url, channel, self.bus.receive)
-                stack.push_async_callback(redis.close)
-                lines.insert(0, redis)
-            self.bus.connect(lines)
+            if self._redis:
+                stack.push_async_callback(self._redis.close)
             stack.push_async_callback(self.bus.close)
-            async with asyncio.TaskGroup() as group:
-                for loop in (*(line.listen() for line in lines), self.leader.lead(), self.hub.watch()):
-                    group.create_task(loop)
+            stack.push_async_callback(self.leader.close)
+            stack.push_async_callback(self.hub.close)
+            for name in (_REDIS, _POSTGRES, _LEASES, _FOLLOWED):
+                stack.push_async_callback(self._supervisor.stop, name)

@@ -72,11 +72,17 @@ class Feed:
         self._corrected = False
         self._news = asyncio.Event()
         self._task = asyncio.create_task(self._run())
+        self._task.add_done_callback(self._ended)
 
     async def close(self) -> None:
         """Stop following."""
         self._task.cancel()
         await asyncio.gather(self._task, return_exceptions=True)
+
+    def _ended(self, task: asyncio.Task[None]) -> None:
+        self.lost = True  # the leader replaces it, should it still hold the lease
+        if not task.cancelled() and (error := task.exception()):
+            log.error("the feed of %s failed; it is replaced", self._record.instrument, exc_info=error)
 
     def follow(self, keys: set[TopicKey]) -> None:
         """Count these topics and no others."""

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 
 from candlegraph.answer import Answer, Ask, GapReason
 from candlegraph.candle import Candles, concat
 from candlegraph.clock import MINUTE_MS
-from candlegraph.errors import BadUserInput, CandlegraphError, ProviderUnavailable
+from candlegraph.errors import BadUserInput, ProviderUnavailable
 from candlegraph.event import Event, EventKind, heartbeat
+from candlegraph.outage import Outage
 from candlegraph.provider import Live
 from candlegraph.series import Record, Series
 from candlegraph.span import Span, Spans
@@ -21,8 +21,6 @@ from realtime.bus import Bus, Failed, Follow, Message, News
 from realtime.topic import KINDS, MAX_QUEUED, Listener, Topic
 from storage.history import History
 from storage.live import Happened, LiveStore, Standing, TopicKey
-
-log = logging.getLogger(__name__)
 
 HEARTBEAT_S = 15.0
 LINGER_S = 60.0  # how long a topic stays after its last listener
@@ -46,6 +44,9 @@ class Hub:
         self._store = store
         self._bus = bus
         self._topics: dict[TopicKey, Topic] = {}
+        self._renewed_at = float("-inf")
+        self._unfollowing = asyncio.Lock()
+        self.outage = Outage("looking after the followed series")
         bus.hear(self._heard)
 
     async def subscribe(self, series: Series, since: int | None, days: Zone | None) -> AsyncIterator[Event]:
@@ -77,28 +78,26 @@ class Hub:
                     return
 
     async def watch(self) -> None:
-        """Say what is followed, and mend what was missed, every second; when cancelled, say that nothing is any more."""
-        clock = asyncio.get_running_loop().time
-        renewed_at = float("-inf")
-        try:
-            while True:
-                try:
-                    await self._forget()
-                    if self._topics:
-                        if clock() - renewed_at >= RENEW_S:
-                            await self._store.follow(list(self._topics))
-                            renewed_at = clock()
-                        await self._mend()
-                except CandlegraphError as error:
-                    log.debug("what is followed cannot be looked after: %s", error.message)
-                except Exception:
-                    log.exception("looking after what is followed failed")
-                await asyncio.sleep(EVERY_S)
-        finally:
-            try:
+        """Say what is followed, and mend what was missed, every second until cancelled."""
+        while True:
+            with self.outage.watched():
+                await self._look()
+            await asyncio.sleep(EVERY_S)
+
+    async def close(self) -> None:
+        """Say that nothing is followed any more, once `watch` has ended."""
+        if self._topics:
+            with self.outage.watched():  # where that cannot be said, it expires
                 await self._store.unfollow(list(self._topics))
-            except CandlegraphError:
-                log.debug("what was followed ends by itself")
+
+    async def _look(self) -> None:
+        clock = asyncio.get_running_loop().time
+        await self._forget()
+        if self._topics:
+            if clock() - self._renewed_at >= RENEW_S:
+                await self._store.follow(list(self._topics))
+                self._renewed_at = clock()
+            await self._mend()
 
     async def _record(self, series: Series) -> Record:
         found = (await self._history.instruments.find([series.instrument]))[0]
@@ -126,6 +125,8 @@ class Hub:
         topic.left_at = None
         try:
             if not topic.ready:
+                async with self._unfollowing:  # else a delete under way could take the new row along
+                    pass
                 await self._store.follow([key])
                 await self._ready(key, topic)
             # Only now, and nothing is awaited before its place is noted: what happened earlier is not for this listener.
@@ -172,10 +173,11 @@ class Hub:
             for key, topic in self._topics.items()
             if not topic.listeners and topic.left_at is not None and now - topic.left_at > LINGER_S
         ]
-        for key in gone:
-            del self._topics[key]
         if gone:
-            await self._store.unfollow(gone)
+            async with self._unfollowing:
+                for key in gone:
+                    del self._topics[key]
+                await self._store.unfollow(gone)
 
     # What the leader says
 

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 
 from candlegraph.errors import CandlegraphError
+from candlegraph.outage import Outage
 from realtime.bus import Bus, Follow, News
 from realtime.feed import Feed
 from storage.changes import Change
@@ -29,9 +31,12 @@ class Leader:
         self._history = history
         self._store = store
         self._leases = leases
+        self._opened = False  # whether the leases' database was
         self._bus = bus
         self._shards = shards
         self._held: dict[str, Held] = {}
+        self.outage = Outage("looking after the leases")
+        self._swept_at = time.monotonic()
         self._held_until = 0.0  # by our own clock: who was frozen says nothing before looking
         self._feeds: dict[int, Feed] = {}
         self._waits = False  # whether somebody else leads something that is followed
@@ -42,26 +47,27 @@ class Leader:
         history.store.changes.subscribe(self._changed)
 
     async def lead(self) -> None:
-        """Renew, take over and let go every second, until cancelled; then free every lease."""
-        loop = asyncio.get_running_loop()
-        swept_at = loop.time()
-        try:
-            while True:
-                try:
-                    await self._look()
-                    if self._held and loop.time() - swept_at > SWEEP_S:
-                        swept_at = loop.time()
-                        await self._store.sweep()
-                except CandlegraphError as error:
-                    log.debug("leases cannot be looked after: %s", error.message)
-                except Exception:
-                    log.exception("leading failed")
-                await self._wait()
-        finally:
-            for task in self._warming.values():
-                task.cancel()
-            await self._close(list(self._feeds))
-            await self._free()
+        """Renew, take over and let go every second, until cancelled; a failure leaves the feeds as they are."""
+        while True:
+            with self.outage.watched():
+                if not self._opened:  # there may be no connection left for it yet
+                    await self._leases.database.open()
+                    self._opened = True
+                await self._look()
+                await self._sweep()
+            await self._wait()
+
+    async def close(self) -> None:
+        """Close the feeds and free every lease, once `lead` has ended."""
+        for task in self._warming.values():
+            task.cancel()
+        await self._close(list(self._feeds))
+        await self._free()
+
+    async def _sweep(self) -> None:
+        if self._held and time.monotonic() - self._swept_at > SWEEP_S:
+            self._swept_at = time.monotonic()
+            await self._store.sweep()
 
     async def _wait(self) -> None:
         try:
@@ -125,11 +131,9 @@ class Leader:
     async def _free(self) -> None:
         """Let somebody else lead at once."""
         if self._held:
-            try:
+            with self.outage.watched():  # where they cannot be freed, they expire
                 await self._leases.free(list(self._held))
                 self._bus.publish(Follow(None, self._bus.name), others=True)
-            except CandlegraphError:
-                log.debug("leases end by themselves")
 
     def _publish(self, news: News) -> None:
         if asyncio.get_running_loop().time() < self._held_until:

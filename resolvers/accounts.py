@@ -59,10 +59,6 @@ class Accounts:
         self._anonymous = Viewer(roles=frozenset() if require_auth else frozenset({Role.VIEWER}))
         self.standing = Standing(users)
 
-    async def close(self) -> None:
-        """Let go of what runs."""
-        await self.standing.close()
-
     async def identify(self, authorization: str | None) -> Viewer:
         """Who shows this Authorization header. Never raises: what is wrong is said to the fields that ask who it is."""
         scheme, _, token = (authorization or "").strip().partition(" ")

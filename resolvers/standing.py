@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-import logging
-from contextlib import suppress
 
 from cachetools import TTLCache
 
 from candlegraph.errors import CandlegraphError
+from candlegraph.outage import Outage
 from candlegraph.viewer import User
 from storage.users import Users
-
-log = logging.getLogger(__name__)
 
 FRESH_S = 0.5
 MAX_KEPT = 10_000
@@ -22,18 +19,11 @@ class Standing:
     """What is known of the accounts that tokens are shown for."""
 
     def __init__(self, users: Users) -> None:
-        """Know nothing yet."""
+        """Know nothing yet; `watch` is for the caller to run."""
         self._users = users
         self._known: TTLCache[int, asyncio.Task[User | None]] = TTLCache(MAX_KEPT, FRESH_S)
         self._waiting: dict[asyncio.Future[None], User] = {}
-        self._watch: asyncio.Task[None] | None = None
-
-    async def close(self) -> None:
-        """Watch no more."""
-        if self._watch:
-            self._watch.cancel()
-            with suppress(asyncio.CancelledError):
-                await self._watch
+        self.outage = Outage("looking up the accounts of open connections")
 
     async def user(self, user_id: int) -> User | None:
         """The account as it is now, half a second old at most; None where it is closed or gone. Unavailable."""
@@ -45,8 +35,6 @@ class Standing:
 
     async def ended(self, user: User) -> None:
         """Wait until the account is closed, or is in any way not what ``user`` says any more."""
-        if self._watch is None:
-            self._watch = asyncio.create_task(self._watch_all())
         over = asyncio.get_running_loop().create_future()
         self._waiting[over] = user
         try:
@@ -62,20 +50,19 @@ class Standing:
             raise
         return user if user and not user.disabled else None
 
-    async def _watch_all(self) -> None:
-        """One statement for all who wait, however many they are."""
+    async def watch(self) -> None:
+        """Look twice a second whether what anybody waits for has happened, until cancelled."""
         while True:
             await asyncio.sleep(FRESH_S)
-            if not self._waiting:
-                continue
-            try:
-                found = await self._users.find({user.id for user in self._waiting.values()})
-            except CandlegraphError:
-                continue  # nobody can close an account while the database is away
-            except Exception:
-                log.exception("accounts could not be looked up")
-                continue
-            for over, user in self._waiting.items():
-                if found.get(user.id) != user and not over.done():
-                    self._known.pop(user.id, None)
-                    over.set_result(None)
+            with self.outage.watched():  # nobody can close an account while the database is away
+                await self._look()
+
+    async def _look(self) -> None:
+        """Run one statement for all who wait, however many they are."""
+        if not self._waiting:
+            return
+        found = await self._users.find({user.id for user in self._waiting.values()})
+        for over, user in self._waiting.items():
+            if found.get(user.id) != user and not over.done():
+                self._known.pop(user.id, None)
+                over.set_result(None)

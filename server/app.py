@@ -46,9 +46,10 @@ def create_app(machine: Machine) -> Starlette:
                 await connection.fetchval("select 1")
         except CandlegraphError as error:
             return JSONResponse({"status": "unavailable", "detail": error.message}, 503)
-        if problem := await machine.redis.check():
-            return JSONResponse({"status": "degraded", "detail": f"{problem}: each process goes on alone."})
-        return JSONResponse({"status": "ready"})
+        problem = await machine.redis.check()
+        details = [f"{problem}: each process goes on alone."] if problem else []
+        details += [f"{name}: {reason}" for name, reason in machine.supervisor.degraded().items()]
+        return JSONResponse({"status": "degraded", "detail": " ".join(details)} if details else {"status": "ready"})
 
     app = Starlette(
         routes=[

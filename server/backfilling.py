@@ -37,7 +37,7 @@ async def backfill(settings: Settings, what: BackfillOrder | int, console: Conso
         job = await (backfills.get(what) if isinstance(what, int) else backfills.start(what))
         console.print(f"Backfill {job.id}: {_sentence(job)}", highlight=False)
         workers = Workers(backfills, workers=settings.backfill_workers, job=job.id)
-        working = asyncio.create_task(workers.work())
+        workers.start(running.supervisor)
         try:
             job = await _watch(running, job, console)
         except asyncio.CancelledError:
@@ -48,8 +48,7 @@ async def backfill(settings: Settings, what: BackfillOrder | int, console: Conso
             )
             raise
         finally:
-            working.cancel()
-            await asyncio.gather(working, return_exceptions=True)
+            await workers.close()
         _report(job, console)
     if job.state is not BackfillState.DONE:
         said = f": {job.last_error}" if job.last_error and job.state is BackfillState.FAILED else "."

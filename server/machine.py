@@ -10,6 +10,8 @@ from dataclasses import dataclass
 from functools import partial
 
 from candlegraph.errors import ConfigurationError, Overloaded, Unavailable
+from candlegraph.outage import Outage
+from candlegraph.supervision import Supervisor
 from providers.registry import Registry
 from realtime.cluster import Cluster
 from resolvers.accounts import Accounts
@@ -50,11 +52,13 @@ class Machine:
     store: CandleStore
     services: Services
     redis: Redis
+    supervisor: Supervisor
 
 
 @asynccontextmanager
-async def database(settings: Settings) -> AsyncIterator[Database]:
-    """The database, embedded or given, open and up to date."""
+async def database(settings: Settings, supervisor: Supervisor | None = None) -> AsyncIterator[Database]:
+    """The database, embedded or given, open and up to date; ``supervisor`` keeps an embedded one alive."""
+    supervisor = supervisor or Supervisor()
     async with AsyncExitStack() as stack:
         postgres = None
         if settings.db_connection_string:
@@ -74,31 +78,25 @@ async def database(settings: Settings) -> AsyncIterator[Database]:
         for migration in await migrate(opened, settings.aggregates):
             log.info("applied migration %04d %s", migration.number, migration.name)
         if postgres:
-            reviving = asyncio.create_task(_revive(postgres, opened))
-            stack.push_async_callback(_cancelled, reviving)
+            outage = Outage("the embedded PostgreSQL")
+            supervisor.start("embedded PostgreSQL", partial(_revive, postgres, opened, outage), outage)
+            stack.push_async_callback(supervisor.close)  # before it is stopped: it would be started again
         yield opened
 
 
-async def _revive(postgres: EmbeddedPostgres, opened: Database) -> None:
+async def _revive(postgres: EmbeddedPostgres, opened: Database, outage: Outage) -> None:
     """Start the embedded PostgreSQL again where it died under us; until then the API says UNAVAILABLE."""
     while True:
         await asyncio.sleep(REVIVE_EVERY_S)
-        try:
-            async with opened.connection() as connection:
-                await connection.fetchval("select 1")
-        except Unavailable:
-            log.warning("the embedded PostgreSQL does not answer: starting it")
+        with outage.watched():
             try:
+                async with opened.connection() as connection:
+                    await connection.fetchval("select 1")
+            except Overloaded:
+                pass  # all connections are at work: it lives
+            except Unavailable:
+                outage.begin("It does not answer: starting it.")
                 await _start(postgres)
-            except (ConfigurationError, Unavailable) as error:
-                log.warning("it could not be started: %s", error.message)
-        except Overloaded:
-            continue  # all connections are at work: it lives
-
-
-async def _cancelled(task: asyncio.Task[None]) -> None:
-    task.cancel()
-    await asyncio.gather(task, return_exceptions=True)
 
 
 async def _start(postgres: EmbeddedPostgres) -> str:
@@ -111,38 +109,45 @@ async def _start(postgres: EmbeddedPostgres) -> str:
 
 
 @asynccontextmanager
-async def machine(settings: Settings, *, serving: bool = False) -> AsyncIterator[Machine]:
-    """Everything, started; stopped in reverse order on the way out.
+async def machine(
+    settings: Settings, *, serving: bool = False, supervisor: Supervisor | None = None
+) -> AsyncIterator[Machine]:
+    """Everything, started; stopped in reverse order on the way out. All that runs for ever does so under ``supervisor``.
 
     While ``serving`` it leads, tells its listeners and works on backfills; a command of the CLI does none of it.
     """
+    supervisor = supervisor or Supervisor()
     redis_url = settings.redis_url.get_secret_value() if settings.redis_url else None
-    redis = Redis(redis_url)
+    redis = Redis(redis_url, supervisor)
     limiter = Limiter(redis)
     registry = Registry(settings.environ(), quota=limiter)
-    async with database(settings) as opened, AsyncExitStack() as stack:
+    async with database(settings, supervisor) as opened, AsyncExitStack() as stack:
         stack.push_async_callback(redis.close)
         stack.push_async_callback(registry.close)
+        name = (await opened.read("database_name"))[0]["name"]
         levels, kind = await read_levels(opened), await layout_of(opened)
         reading = Continuous(levels) if kind is Aggregates.CONTINUOUS else read_tables
-        cache = await stack.enter_async_context(_cache(settings, opened, redis))
+        cache = await stack.enter_async_context(_cache(settings, name, redis))
         history = History.over(opened, registry, levels, reading, cache)
         stack.push_async_callback(history.instruments.close)
         stack.push_async_callback(history.fetcher.close)
-        cluster = Cluster(history, redis_url=redis_url, shards=settings.feed_shards)
+        cluster = Cluster(history, redis=(redis_url, name) if redis_url else None, shards=settings.feed_shards)
         backfills = Backfills(history)
         tracking = Tracking(backfills)
-        loops = [history.store.changes.watch()]
-        if serving:
-            workers = Workers(backfills, workers=settings.backfill_workers)
-            loops += [cluster.run(), workers.work(), tracking.keep()]
-            if kind is Aggregates.CONTINUOUS or settings.retention_days is not None:
-                loops.append(Refresher(opened, kind, settings.retention_days).run())
-        for loop in loops:
-            stack.push_async_callback(_cancelled, asyncio.create_task(loop))
         tokens = Tokens(partial(_keys, settings))
         accounts = Accounts(Users(opened), tokens, limiter, require_auth=settings.require_auth)
-        stack.push_async_callback(accounts.close)
+        workers = Workers(backfills, workers=settings.backfill_workers)
+        for close in (workers.close, cluster.close, supervisor.close):
+            stack.push_async_callback(close)
+        history.start(supervisor)
+        supervisor.start("accounts", accounts.standing.watch, accounts.standing.outage)
+        if serving:
+            workers.start(supervisor)
+            cluster.start(supervisor)
+            supervisor.start("tracked series", tracking.keep, tracking.outage)
+            if kind is Aggregates.CONTINUOUS or settings.retention_days is not None:
+                refresher = Refresher(opened, kind, settings.retention_days)
+                supervisor.start("aggregates", refresher.run, refresher.outage)
         services = Services(
             history,
             history.instruments,
@@ -154,17 +159,17 @@ async def machine(settings: Settings, *, serving: bool = False) -> AsyncIterator
             settings.max_chart_points,
             accounts,
         )
-        yield Machine(settings, opened, registry, history.store, services, redis)
+        yield Machine(settings, opened, registry, history.store, services, redis, supervisor)
 
 
 @asynccontextmanager
-async def _cache(settings: Settings, opened: Database, redis: Redis) -> AsyncIterator[Cache | None]:
+async def _cache(settings: Settings, database_name: str, redis: Redis) -> AsyncIterator[Cache | None]:
     """The cache of candles; none where it could keep nothing."""
     capacity = settings.cache_mb * 1_048_576
     if not settings.redis_url:
         yield Cache(capacity) if capacity else None
         return
-    shelf = Shelf(redis, (await opened.read("database_name"))[0]["name"])
+    shelf = Shelf(redis, database_name)
     try:
         yield Cache(capacity, shelf)
     finally:

@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from candlegraph.errors import CandlegraphError
+from candlegraph.outage import Outage
 from candlegraph.span import Span
 from storage.database import SQL, Database, to_ms
 
@@ -46,6 +46,7 @@ class Changes:
         self._told: set[int] = set()  # those that were told of since
         self._looked_at = 0.0
         self._swept_at = time.monotonic()
+        self.outage = Outage("reading the changes of other processes")
 
     @property
     def fresh(self) -> bool:
@@ -64,11 +65,9 @@ class Changes:
     async def watch(self) -> None:
         """Look four times a second until cancelled; while the database is away, nothing kept is believed."""
         while True:
-            try:
+            with self.outage.watched():
                 await self.look()
                 await self._sweep()
-            except CandlegraphError as error:
-                log.debug("changes cannot be read: %s", error.message)
             await asyncio.sleep(EVERY_S)
 
     async def look(self) -> None:

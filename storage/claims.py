@@ -8,20 +8,17 @@ that the forming candle needs.
 from __future__ import annotations
 
 import asyncio
-import logging
 import uuid
 from collections import defaultdict
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 
-from candlegraph.errors import CandlegraphError
+from candlegraph.outage import Outage
 from candlegraph.span import Span
 from candlegraph.timeframe import Timeframe
 from storage.changes import Change, Changes
 from storage.database import SQL, Database
-
-log = logging.getLogger(__name__)
 
 TTL_S = 10.0
 RENEW_S = 3.0
@@ -46,12 +43,14 @@ class Claims:
     """The claims of this process."""
 
     def __init__(self, database: Database, changes: Changes) -> None:
-        """Nothing is claimed."""
+        """Nothing is claimed; `renew` is for the caller to run."""
         self._database = database
         self._holder = uuid.uuid4()
         self._series: dict[Key, _Series] = defaultdict(_Series)
         self._held: set[int] = set()
-        self._renewing: asyncio.Task[None] | None = None
+        self._claimed = False  # whether this process ever held a claim
+        self.outage = Outage("renewing the claims of fetches")
+        self._releasing = Outage("releasing the claims of fetches")
         changes.subscribe(self._wake)
 
     @asynccontextmanager
@@ -81,11 +80,18 @@ class Claims:
             if claim is not None:
                 await self._release(claim)
 
+    async def renew(self) -> None:
+        """Keep what is claimed, until cancelled."""
+        while True:
+            with self.outage.watched():
+                if self._held:
+                    async with self._database.connection() as connection:
+                        await connection.execute(SQL["claims_renew"], list(self._held), TTL_S)
+            await asyncio.sleep(RENEW_S)
+
     async def close(self) -> None:
         """Let everything go at once; whoever waits elsewhere need not wait for it to expire."""
-        if self._renewing:
-            self._renewing.cancel()
-            await asyncio.gather(self._renewing, return_exceptions=True)
+        if self._claimed:
             await self._execute("claims_drop", self._holder)
 
     async def _moved(self, series: _Series) -> None:
@@ -102,27 +108,18 @@ class Claims:
             )
         if claim is not None:
             self._held.add(claim)
-            if self._renewing is None:
-                self._renewing = asyncio.create_task(self._renew())
+            self._claimed = True
         return claim
 
     async def _release(self, claim: int) -> None:
         self._held.discard(claim)
         await self._execute("claim_drop", claim)
 
-    async def _renew(self) -> None:
-        while True:
-            await asyncio.sleep(RENEW_S)
-            if self._held:
-                await self._execute("claims_renew", list(self._held), TTL_S)
-
     async def _execute(self, name: str, *arguments: object) -> None:
         """Run a statement that may as well fail: a claim ends by itself."""
-        try:
+        with self._releasing.watched():
             async with self._database.connection() as connection:
                 await connection.execute(SQL[name], *arguments)
-        except CandlegraphError as error:
-            log.debug("claims could not be kept up: %s", error.message)
 
     def _wake(self, changes: Sequence[Change] | None) -> None:
         changed = None if changes is None else {change.instrument_id for change in changes}

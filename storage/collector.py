@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import logging
 
+from candlegraph.errors import CandlegraphError
+from candlegraph.outage import Outage
 from candlegraph.provider import Upstream
 from candlegraph.series import Record
 from candlegraph.timeframe import Timeframe
@@ -29,6 +31,8 @@ class Fetcher:
         self._stores = FetchStores(store, ledgers, self.claims, self.suspects, self.forming)
         self._tasks: dict[tuple[int, FetchRequest], asyncio.Task[FetchResult]] = {}
         self._reaches: dict[tuple[int, Timeframe], int] = {}
+        self.storing = Outage("storing what was fetched")
+        self.rechecking = Outage("fetching suspect candles again")
 
     def fetch(self, record: Record, provider: Upstream, request: FetchRequest) -> asyncio.Task[FetchResult]:
         """Start, or join, the fetching of what is missing of a request; await it shielded.
@@ -53,9 +57,14 @@ class Fetcher:
 
     def _retire(self, key: tuple[int, FetchRequest], task: asyncio.Task[FetchResult]) -> None:
         del self._tasks[key]
-        # Every caller may have left: an unforeseen error is seen here or never.
-        if not task.cancelled() and (error := task.exception()):
-            log.warning("fetching %s of instrument %d was given up: %r", key[1].timeframe, key[0], error)
+        # Every caller may have left: what broke is seen here or never.
+        error = None if task.cancelled() else task.exception()
+        if isinstance(error, CandlegraphError):
+            self.storing.begin(error.message)
+        elif error:
+            log.error("fetching %s of instrument %d failed", key[1].timeframe, key[0], exc_info=error)
+        elif not task.cancelled():
+            self.storing.end()
 
     async def _run(self, job: FetchJob) -> FetchResult:
         job.reach = self._reaches.get(job.key, 0)

@@ -8,7 +8,8 @@ import time
 from dataclasses import dataclass, field
 
 from candlegraph.candle import Candles
-from candlegraph.errors import CandlegraphError, ProviderError
+from candlegraph.errors import ProviderError
+from candlegraph.outage import Outage
 from candlegraph.provider import Page, Upstream, Urgency
 from candlegraph.series import Record
 from candlegraph.span import Span, Spans
@@ -74,6 +75,7 @@ class FetchStores:
     claims: Claims
     suspects: Suspects
     forming: FormingCache
+    logging: Outage = field(default_factory=lambda: Outage("logging failed fetches"))
 
 
 @dataclass(slots=True)
@@ -280,10 +282,8 @@ class FetchJob:
             await self.stores.suspects.add(self.record.id, self.timeframe, verdict.covered, now)
 
     async def _log_failure(self, asked: Span, error: ProviderError, began: float) -> None:
-        try:
+        with self.stores.logging.watched():
             await self.stores.store.log(self._note(asked, 0, error.code, began))
-        except CandlegraphError as away:
-            log.warning("a failed fetch of %s could not be logged: %s", self.record.instrument, away)
 
     def _note(self, asked: Span, rows: int, outcome: str, began: float) -> Fetch:
         milliseconds = round((time.monotonic() - began) * 1000)

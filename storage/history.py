@@ -7,7 +7,6 @@ native timeframe that does. A bucket is only ever built from a source that cover
 from __future__ import annotations
 
 import asyncio
-import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Self
@@ -18,6 +17,7 @@ from candlegraph.errors import CandlegraphError, ProviderError
 from candlegraph.provider import Providers, Upstream
 from candlegraph.series import Record, Series
 from candlegraph.span import Span, Spans
+from candlegraph.supervision import Supervisor
 from candlegraph.timeframe import Timeframe
 from candlegraph.zone import zone
 from storage.admission import RowBudget
@@ -35,8 +35,6 @@ from storage.plan import Plan
 from storage.query_fetches import QueryContext
 from storage.reader import BatchReader, ReadSources
 from storage.walk import CandleQuery
-
-log = logging.getLogger(__name__)
 
 DEADLINE_S = 10.0
 FETCHES = 20  # how many of the newest upstream calls are told
@@ -65,11 +63,17 @@ class History:
         reading: Reading = read_tables,
         cache: Cache | None = None,
     ) -> Self:
-        """Put it together over a database and its providers; `storage.changes.Changes.watch` is for the caller to run."""
+        """Put it together over a database and its providers; `start` keeps it up."""
         store = CandleStore(database, Changes(database), reading)
         ledgers = Ledgers(store)
         instruments, fetcher = Instruments(database, providers), Fetcher(store, ledgers)
         return cls(store, ledgers, instruments, fetcher, providers, levels, Counts(database), RowBudget(), cache)
+
+    def start(self, supervisor: Supervisor) -> None:
+        """Follow what other processes write, and keep the claims of this one."""
+        changes, claims = self.store.changes, self.fetcher.claims
+        supervisor.start("changes", changes.watch, changes.outage)
+        supervisor.start("claims", claims.renew, claims.outage)
 
     async def answer(self, asks: Sequence[Ask]) -> list[Answer | BaseException]:
         """Answer many questions at once: what they need of the database is read in one statement a step.
@@ -108,12 +112,10 @@ class History:
         answer = await query.run(failure)
         if provider is None:
             return answer
-        try:
-            suspects = query.plan.ledger.suspects(now)
-            if suspects and await self._healed(answer, suspects, provider, deadline):
-                answer = await CandleQuery(ask, context, reader).run(None)
-        except CandlegraphError as error:
-            log.warning("what is suspect of %s could not be asked for again: %s", record.instrument, error.message)
+        if suspects := query.plan.ledger.suspects(now):
+            with self.fetcher.rechecking.watched():
+                if await self._healed(answer, suspects, provider, deadline):
+                    answer = await CandleQuery(ask, context, reader).run(None)
         return answer
 
     async def _healed(self, answer: Answer, due: dict[Timeframe, Spans], provider: Upstream, deadline: float) -> bool:

@@ -176,10 +176,6 @@ class LiveStore:
         rows = await self._fetch("live_missed", key.instrument_id, key.timeframe, key.zone, seq, most)
         return [Happened(row["kind"], to_ms(row["opened"]), row["seq"]) for row in rows]
 
-    async def database_name(self) -> str:
-        """The name of the database among those that share a Redis."""
-        return str((await self._fetch("database_name"))[0]["name"])
-
     async def earliest(self, key: TopicKey, seq: int) -> int | None:
         """The opening (ms) of the earliest candle that something happened to since ``seq``, as far as that is remembered."""
         rows = await self._fetch("live_earliest", key.instrument_id, key.timeframe, key.zone, seq)

@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from candlegraph.errors import CandlegraphError
+from candlegraph.outage import Outage
 from storage.database import Database
-
-log = logging.getLogger(__name__)
 
 CHANNEL = "candlegraph_live"
 RETRY_S = 1.0
@@ -23,24 +20,21 @@ class Notifications:
         """Nothing is opened before `listen`."""
         self._database = database
         self._hear = hear
+        self.outage = Outage("hearing live messages over PostgreSQL")
+        self._sending = Outage("sending live messages over PostgreSQL")
 
     async def send(self, payloads: Sequence[str]) -> bool:
         """Notify everybody of each payload, of fewer than 8,000 bytes; False where that was lost."""
-        try:
+        with self._sending.watched():
             async with self._database.connection() as connection:
                 await connection.execute("select pg_notify($1, x) from unnest($2::text[]) x", CHANNEL, list(payloads))
-        except CandlegraphError as error:
-            log.debug("live messages could not be sent: %s", error.message)
-            return False
-        return True
+        return self._sending.reason is None
 
     async def listen(self) -> None:
         """Hear until cancelled; a connection that ends is opened again."""
         while True:
-            try:
+            with self.outage.watched():
                 await self._listen_once()
-            except CandlegraphError as error:
-                log.debug("live messages cannot be heard: %s", error.message)
             await asyncio.sleep(RETRY_S)
 
     async def _listen_once(self) -> None:
@@ -48,6 +42,7 @@ class Notifications:
         async with self._database.alone() as connection:
             connection.add_termination_listener(lambda _: ended.set())
             await connection.add_listener(CHANNEL, self._heard)
+            self.outage.end()
             await ended.wait()
 
     def _heard(self, _connection: Any, _process: int, _channel: str, payload: str) -> None:

@@ -3,32 +3,52 @@
 from __future__ import annotations
 
 import asyncio
-import logging
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any
 
-from candlegraph.errors import ConfigurationError
+from candlegraph.errors import ConfigurationError, Unavailable
+from candlegraph.outage import Outage
+from candlegraph.supervision import Supervisor
 
 if TYPE_CHECKING:
     from redis.asyncio import Redis as Client
 
-log = logging.getLogger(__name__)
-
 TIMEOUT_S = 0.25
 PROBE_EVERY_S = 1.0
+_TASK = "Redis probe"
 _PROBE = ("SET", "candlegraph:probe", "1", "EX", 10)  # a write: one that is full still answers a PING
+
+
+@contextmanager
+def translated() -> Iterator[None]:
+    """Raise Unavailable, with the client's error as its cause, where Redis does not answer or refuses."""
+    # Imported by who uses it: it costs a start 75 ms.
+    from redis.exceptions import RedisError  # noqa: PLC0415
+
+    try:
+        yield
+    except (RedisError, OSError) as error:  # TimeoutError is an OSError
+        raise Unavailable(f"Redis does not answer ({type(error).__name__}).") from error
+    except RuntimeError as error:
+        # uvloop raises it for a socket that has just been closed, and redis-py lets it through.
+        if "handler is closed" not in str(error):
+            raise
+        raise Unavailable("Redis does not answer (the connection was closed).") from error
 
 
 class Redis:
     """Sends commands while it answers. Once it does not, it is left alone until a probe behind the scenes gets through."""
 
-    def __init__(self, url: str | None = None) -> None:
-        """Connect to nothing yet. ConfigurationError where the URL is none of Redis."""
+    def __init__(self, url: str | None = None, supervisor: Supervisor | None = None) -> None:
+        """Connect to nothing yet; ``supervisor`` runs the probe. ConfigurationError where the URL is none of Redis."""
         self._client: Client | None = None
-        self._failures: tuple[type[Exception], ...] = (OSError, TimeoutError)
+        self._supervisor = supervisor or Supervisor()
+        self._outage = Outage("sharing through Redis")
         self._full: tuple[type[Exception], ...] = ()
         self._away: str | None = None
         self._refuses: str | None = None
-        self._probing: asyncio.Task[None] | None = None
+        self._failed = asyncio.Event()  # set while the probe is to find out whether Redis is back
         if url:
             self._client = self._connect(url)
 
@@ -37,9 +57,9 @@ class Redis:
         from redis.asyncio import Redis as Client  # noqa: PLC0415
         from redis.asyncio.retry import Retry  # noqa: PLC0415
         from redis.backoff import NoBackoff  # noqa: PLC0415
-        from redis.exceptions import OutOfMemoryError, RedisError  # noqa: PLC0415
+        from redis.exceptions import OutOfMemoryError  # noqa: PLC0415
 
-        self._failures, self._full = (RedisError, *self._failures), (OutOfMemoryError,)
+        self._full = (OutOfMemoryError,)
         try:
             return Client.from_url(
                 url, socket_timeout=TIMEOUT_S, socket_connect_timeout=TIMEOUT_S, retry=Retry(NoBackoff(), 0)
@@ -64,11 +84,10 @@ class Redis:
 
     async def close(self) -> None:
         """Give the connections back."""
-        if self._probing:
-            self._probing.cancel()
-            await asyncio.gather(self._probing, return_exceptions=True)
+        await self._supervisor.stop(_TASK)
         if self._client:
-            await self._client.aclose()
+            with suppress(Unavailable), translated():
+                await self._client.aclose()
 
     async def ask(self, *command: object) -> Any:
         """Its answer; None where there is none, or it does not answer within a quarter of a second."""
@@ -82,35 +101,36 @@ class Redis:
     async def _send(self, *command: object) -> Any:
         assert self._client is not None  # noqa: S101 - the callers looked
         try:
-            async with asyncio.timeout(TIMEOUT_S):
-                return await self._client.execute_command(*command)  # type: ignore[no-untyped-call]
-        except self._full:
-            self._lost("Redis has no memory left", away=False)
-        except self._failures as error:
-            self._lost(f"Redis does not answer ({type(error).__name__})", away=True)
+            with translated():
+                async with asyncio.timeout(TIMEOUT_S):
+                    return await self._client.execute_command(*command)  # type: ignore[no-untyped-call]
+        except Unavailable as error:
+            if isinstance(error.__cause__, self._full):
+                self._lost("Redis has no memory left", away=False)
+            else:
+                self._lost(error.message.removesuffix("."), away=True)
         return None
 
     async def _drop(self) -> None:
         assert self._client is not None  # noqa: S101 - something was sent
-        try:
+        with suppress(Unavailable), translated():
             async with asyncio.timeout(TIMEOUT_S):
                 await self._client.connection_pool.disconnect(inuse_connections=False)
-        except self._failures as error:
-            log.debug("a dead connection could not be closed: %s", type(error).__name__)
 
     def _lost(self, problem: str, *, away: bool) -> None:
-        if problem not in {self._away, self._refuses}:
-            log.warning("%s: each process goes on alone", problem)
+        self._outage.begin(f"{problem}: each process goes on alone.")
         self._away, self._refuses = (problem, None) if away else (None, problem)
-        if self._probing is None or self._probing.done():
-            self._probing = asyncio.create_task(self._probe())
+        self._failed.set()
+        if _TASK not in self._supervisor.names:
+            self._supervisor.start(_TASK, self._probe)
 
     async def _probe(self) -> None:
         while True:
+            await self._failed.wait()
             await asyncio.sleep(PROBE_EVERY_S)
             # Connections that lie in the pool are as dead as the one that failed.
             await self._drop()
             if await self._send(*_PROBE):
                 self._away = self._refuses = None
-                log.warning("Redis answers again")
-                return
+                self._failed.clear()
+                self._outage.end()

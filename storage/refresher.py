@@ -7,24 +7,21 @@ finer before the coarser, and says that it is done. Broken off anywhere it is si
 from __future__ import annotations
 
 import asyncio
-import logging
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import lru_cache
 from typing import Any
 
 from candlegraph import clock
 from candlegraph.clock import MINUTE_MS
-from candlegraph.errors import CandlegraphError
+from candlegraph.outage import Outage
 from candlegraph.span import Span, Spans
 from candlegraph.timeframe import Timeframe
 from storage.continuous import STATEMENTS
 from storage.database import SQL, Database, to_ms
 from storage.layout import Aggregates
 from storage.levels import ALL
-
-log = logging.getLogger(__name__)
 
 EVERY_S = 10.0
 MOST_S = 300.0  # between two rounds, where one after the other fails
@@ -44,20 +41,15 @@ class Refresher:
     database: Database
     kind: Aggregates
     retention_days: int | None = None
+    outage: Outage = field(default_factory=lambda: Outage("refreshing the aggregates"))
 
     async def run(self) -> None:
         """A round every ten seconds until cancelled; after a failure the next one comes later and later."""
         pause = EVERY_S
         while True:
-            try:
+            with self.outage.watched():
                 await self.round()
-                pause = EVERY_S
-            except CandlegraphError as error:
-                pause = min(2 * pause, MOST_S)
-                log.warning("aggregates are not refreshed: %s", error.message)
-            except Exception:
-                pause = min(2 * pause, MOST_S)
-                log.exception("aggregates could not be refreshed; the next try is in %.0f s", pause)
+            pause = min(2 * pause, MOST_S) if self.outage.reason else EVERY_S
             await asyncio.sleep(pause)
 
     async def catch_up(self) -> int:

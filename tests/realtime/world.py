@@ -31,6 +31,7 @@ from candlegraph import (
 from candlegraph.candle import concat
 from candlegraph.event import Event, EventKind
 from candlegraph.provider import Urgency
+from candlegraph.supervision import Supervisor, Timings
 from candlegraph.zone import UTC
 from realtime import feed as feed_module
 from realtime import hub as hub_module
@@ -49,6 +50,7 @@ from tests.fakes.upstream import Lineup
 START = 1_709_251_200_000 + 30_000  # 2024-03-01T00:00:30Z
 BTC, ETH = Instrument("lab", "exchange", "BTC"), Instrument("lab", "exchange", "ETH")
 FIRST = START - 3 * 86_400_000
+QUICK = Timings(first_s=0.05, longest_s=0.2, healthy_s=0.2)
 
 
 def minute(stamp: int) -> tuple[float, ...]:
@@ -241,24 +243,26 @@ class Gate(Database):
 class Process:
     """One of those that share a database: a pool, a history and a cluster of its own, in this event loop."""
 
-    def __init__(self, database: Database, exchange: Exchange, redis_url: str | None = None) -> None:
+    def __init__(self, database: Database, exchange: Exchange, redis: tuple[str, str] | None = None) -> None:
         self.exchange = exchange
         self.database = database
         self.history = History.over(database, Lineup([exchange]))
-        self.cluster = Cluster(self.history, redis_url=redis_url)
+        self.cluster = Cluster(self.history, redis=redis)
         self.hub = self.cluster.hub
         self.loss = 0.0  # the share of what others say that does not arrive
         self._missed: list[Any] = []
         self._receive = self.cluster.bus.receive
         self.cluster.bus.receive = self._hear  # type: ignore[method-assign]
-        self._tasks = [asyncio.create_task(self.cluster.run()), asyncio.create_task(self.history.store.changes.watch())]
+        self.supervisor = Supervisor(QUICK)
+        self.history.start(self.supervisor)
+        self.cluster.start(self.supervisor)
 
     @classmethod
-    async def start(cls, dsn: str, exchange: Exchange, redis_url: str | None = None) -> Self:
+    async def start(cls, dsn: str, exchange: Exchange, redis: tuple[str, str] | None = None) -> Self:
         """Start one with connections of its own."""
         gate = Gate(dsn)
         await gate.open()
-        return cls(gate, exchange, redis_url)
+        return cls(gate, exchange, redis)
 
     @property
     def feeds(self) -> list[Feed]:
@@ -273,9 +277,8 @@ class Process:
 
     async def stop(self) -> None:
         """End it as a signal does; what it holds is given back."""
-        for task in self._tasks:
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self.supervisor.close()
+        await self.cluster.close()
         await self.history.fetcher.close()
         if isinstance(self.database, Gate):
             await self.database.close()

@@ -21,6 +21,7 @@ from candlegraph.errors import (
     Unauthenticated,
     Unavailable,
 )
+from candlegraph.supervision import Supervisor
 from candlegraph.viewer import Role, User, Viewer
 from resolvers import accounts as module
 from resolvers import passwords as passwords_module
@@ -66,8 +67,10 @@ async def house(database: Database) -> AsyncIterator[House]:
     accounts = Accounts(users, Tokens(lambda: [b"a key of thirty-two bytes and more"]), Limiter())
     roster = Roster(users)
     accounts._passwords = roster._passwords = Passwords(CHEAP)
+    supervisor = Supervisor()
+    supervisor.start("accounts", accounts.standing.watch)
     yield House(database, users, roster, accounts, await roster.add("ada", PASSWORD, Role.OPERATOR))
-    await accounts.close()
+    await supervisor.close()
 
 
 async def test_a_sign_in_brings_tokens_that_say_who_it_is(house: House) -> None:

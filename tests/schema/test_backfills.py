@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 from collections.abc import AsyncIterator, Callable
 from datetime import datetime, timedelta
@@ -10,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from candlegraph.supervision import Supervisor
 from candlegraph.viewer import Role, User, Viewer
 from resolvers.context import Context, Origin
 from storage.workers import Workers
@@ -65,15 +65,15 @@ async def test_a_backfill_is_ordered_followed_and_done(lab: Laboratory) -> None:
         "symbols": ["BTC/USD"], "timeframe": "1m", "since": FROM, "until": UNTIL, "state": "QUEUED", "piecesDone": 0,
         "piecesTotal": 1, "candlesWritten": 0.0, "lastError": None, "holes": [], "createdBy": "ada", "estimatedEndAt": None,
     }.items()  # fmt: skip
-    working = asyncio.create_task(Workers(lab.services.backfills).work())
+    workers = Workers(lab.services.backfills)
+    workers.start(Supervisor())
     context = Context(lab.services, "test", viewer=VERA)
     text = "subscription ($id: ID!) { backfill(id: $id) { state piecesDone candlesWritten } }"
     try:
         stream = await lab.schema.subscribe(text, variable_values={"id": job["id"]}, context_value=context)
         told = [result.data["backfill"] async for result in stream]  # type: ignore[union-attr]
     finally:
-        working.cancel()
-        await asyncio.gather(working, return_exceptions=True)
+        await workers.close()
     assert told[-1] == {"state": "DONE", "piecesDone": 1, "candlesWritten": 1440.0}
     covered = await ask(
         lab,

@@ -60,7 +60,7 @@ class Server:
 
     async def close(self) -> None:
         await self.services.instruments.close()
-        await self.services.history.collector.close()
+        await self.services.history.fetcher.close()
         await self.registry.close()
 
 

@@ -14,6 +14,7 @@ from starlette.routing import Route, WebSocketRoute
 
 from candlegraph import Candles, Series
 from candlegraph.event import Event, EventKind, heartbeat
+from candlegraph.supervision import Supervisor
 from candlegraph.zone import Zone
 from realtime.topic import Listener
 from resolvers.accounts import Accounts
@@ -131,6 +132,8 @@ async def staged(made: Services, caps: Caps | None = None, **config: Any) -> Asy
     protocols: dict[str, Any] = {"http": HttpProtocol, "ws": WebSocketProtocol, "ws_per_message_deflate": False}
     settings = uvicorn.Config(app, log_config=None, access_log=False, lifespan="off", **protocols, **config)
     server = uvicorn.Server(settings)
+    supervisor = Supervisor()
+    supervisor.start("accounts", made.accounts.standing.watch)
     serving = asyncio.create_task(server._serve(_bind("127.0.0.1", 0)))
     while not server.started:
         await asyncio.sleep(0.005)
@@ -141,4 +144,4 @@ async def staged(made: Services, caps: Caps | None = None, **config: Any) -> Asy
         await connections.close()
         server.should_exit = True
         await serving
-        await made.accounts.close()
+        await supervisor.close()

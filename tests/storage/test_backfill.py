@@ -20,6 +20,7 @@ from candlegraph.errors import BadUserInput, NotFound, Overloaded, ProviderRefus
 from candlegraph.job import Backfill, BackfillOrder, BackfillState, Selection
 from candlegraph.provider import Capabilities, Listing, Live, Urgency
 from candlegraph.span import Span, Spans
+from candlegraph.supervision import Supervisor
 from candlegraph.timeframe import MINUTE, Timeframe
 from storage import workers as working
 from storage.backfill import Backfills, missing
@@ -69,12 +70,12 @@ def order(world: World, since: int, until: int | None, **more: object) -> Backfi
 async def at_work(backfills: Backfills, count: int = 2) -> AsyncIterator[Workers]:
     """Somebody works on the jobs meanwhile."""
     workers = Workers(backfills, workers=count)
-    task = asyncio.create_task(workers.work())
+    workers.start(supervisor := Supervisor())
     try:
         yield workers
     finally:
-        task.cancel()
-        await asyncio.gather(task, return_exceptions=True)
+        await workers.close()
+        await supervisor.close()
 
 
 async def done(backfills: Backfills, job: int, seconds: float = 20) -> Backfill:
@@ -487,12 +488,12 @@ async def test_after_any_faults_and_kills_the_ledger_is_what_was_asked_less_what
         job = await Backfills(world.history).start(order(world, asked.since, asked.until))
         for kill in sorted(kills):  # each time after so many more calls
             before = world.calls
-            task = asyncio.create_task(Workers(Backfills(world.history), workers=workers).work())
+            killed = Workers(Backfills(world.history), workers=workers)
+            killed.start(Supervisor())
             while world.calls < before + kill and not (await Backfills(world.history).get(job.id)).state.ended:
                 await asyncio.sleep(0.001)
-            task.cancel()
+            await killed.close()
             await world.fetcher.close()
-            await asyncio.gather(task, return_exceptions=True)
             world.restart()
         backfills = Backfills(world.history)
         async with at_work(backfills, workers):
