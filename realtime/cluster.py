@@ -24,7 +24,7 @@ class Cluster:
         self.store = LiveStore(self._database)
         self.bus = Bus(str(self.store.process))
         # However many ask at once, when all listeners of a dead server come here, say: its leases must not wait for them.
-        self._aside = self._database.aside()
+        self._aside = self._database.dedicated_pool()
         leases = LiveStore(self._aside, self.store.process)
         self.leader = Leader(history, self.store, leases, self.bus, shards=shards)
         self.hub = Hub(history, self.store, self.bus)

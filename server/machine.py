@@ -9,6 +9,8 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from functools import partial
 
+from asyncpg import PostgresError
+
 from candlegraph.errors import ConfigurationError, Overloaded, Unavailable
 from providers.registry import Registry
 from realtime.cluster import Cluster
@@ -63,20 +65,26 @@ async def database(settings: Settings) -> AsyncIterator[Database]:
             postgres = EmbeddedPostgres(settings.data_dir, settings.postgres_bin)
             stack.push_async_callback(asyncio.to_thread, postgres.stop)
             dsn = await _start(postgres)
-        opened = Database(dsn)
+        listen = settings.db_listen_connection_string
+        opened = Database(dsn, listen_dsn=listen.get_secret_value() if listen else None)
         stack.push_async_callback(opened.close)
         try:
             await opened.open()
         except Unavailable as error:
             if not settings.db_connection_string:
                 raise
-            raise ConfigurationError("DB_CONNECTION_STRING: no database answers there.") from error
+            raise ConfigurationError(f"DB_CONNECTION_STRING: no database answers there{_reason(error)}.") from error
         for migration in await migrate(opened, settings.aggregates):
             log.info("applied migration %04d %s", migration.number, migration.name)
         if postgres:
             reviving = asyncio.create_task(_revive(postgres, opened))
             stack.push_async_callback(_cancelled, reviving)
         yield opened
+
+
+def _reason(error: Unavailable) -> str:
+    """What a server, or the pooler before it, gave as its reason; it holds no secret."""
+    return f" ({error.__cause__})" if isinstance(error.__cause__, PostgresError) else ""
 
 
 async def _revive(postgres: EmbeddedPostgres, opened: Database) -> None:

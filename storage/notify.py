@@ -35,7 +35,16 @@ class Notifications:
         return True
 
     async def listen(self) -> None:
-        """Hear until cancelled; a connection that ends is opened again."""
+        """Hear until cancelled; a connection that ends is opened again. Where nothing can be heard, wait.
+
+        The hub reads from the store, each second, what it has missed.
+        """
+        if not self._database.can_listen:
+            log.info(
+                "DB_CONNECTION_STRING leads to a connection pooler, which loses notifications: closed candles of other processes "
+                "are read once a second. DB_LISTEN_CONNECTION_STRING may name the server itself."
+            )
+            await asyncio.Event().wait()
         while True:
             try:
                 await self._listen_once()
@@ -45,7 +54,7 @@ class Notifications:
 
     async def _listen_once(self) -> None:
         ended = asyncio.Event()
-        async with self._database.alone() as connection:
+        async with self._database.listening() as connection:
             connection.add_termination_listener(lambda _: ended.set())
             await connection.add_listener(CHANNEL, self._heard)
             await ended.wait()
