@@ -9,7 +9,7 @@ from collections.abc import AsyncIterator
 import asyncpg
 import pytest
 
-from candlegraph.errors import Unavailable
+from candlegraph.errors import ConfigurationError, Unavailable
 from candlegraph.series import Instrument
 from candlegraph.span import Span, Spans
 from candlegraph.timeframe import MINUTE
@@ -178,3 +178,14 @@ async def test_without_its_name_one_line_says_so(pooled: Database, caplog: pytes
     listening.cancel()
     await asyncio.wait([listening])
     assert ["DB_LISTEN_CONNECTION_STRING" in record.message for record in caplog.records] == [True]
+
+
+async def test_a_server_that_is_too_old_is_named_with_its_version(database_dsn: str) -> None:
+    async with Pooler(database_dsn, status={"server_version": "13.14"}).listening() as dsn:
+        database = Database(dsn)
+        await database.open()
+        try:
+            with pytest.raises(ConfigurationError, match=r"DB_CONNECTION_STRING.*PostgreSQL 13: 14 or newer"):
+                await migrate(database)
+        finally:
+            await database.close()
