@@ -103,6 +103,7 @@ class Unavailable(CandlegraphError):
     """The storage does not answer: try again in a moment."""
 
     code = "UNAVAILABLE"
+    logged = False  # whether the outage behind it is in the log already
 
 
 class ConfigurationError(CandlegraphError):

@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-from candlegraph.errors import CandlegraphError
+from candlegraph.errors import CandlegraphError, Unavailable
 
 log = logging.getLogger(__name__)
 
@@ -29,13 +29,16 @@ class Outage:
         self._logged_at = float("-inf")
         self.reason: str | None = None
 
-    def begin(self, reason: str) -> None:
-        """Record a failure; log a warning unless one of this activity was logged within the last minute."""
+    def begin(self, reason: str, *, logged: bool = False) -> None:
+        """Record a failure; log a warning unless one of this activity was logged within the last minute.
+
+        A failure that is ``logged`` already, by what it depends on, is only recorded.
+        """
         now = self._clock()
         if self._since is None:
             self._since, self._logged = now, False
         self.reason = reason
-        if now - self._logged_at >= self._remind_s:
+        if not logged and now - self._logged_at >= self._remind_s:
             self._logged_at, self._logged = now, True
             how_long = f"has failed for {now - self._since:.0f} s" if now > self._since else "fails"
             log.warning("%s %s: %s", self._activity, how_long, reason)
@@ -46,12 +49,16 @@ class Outage:
             log.warning("%s works again after %.0f s", self._activity, self._clock() - self._since)
         self._since = self.reason = None
 
+    def fail(self, error: CandlegraphError) -> None:
+        """Record an error; that the database is away is logged once by the database, not by each of its users."""
+        self.begin(error.message, logged=isinstance(error, Unavailable) and error.logged)
+
     @contextmanager
     def watched(self) -> Iterator[None]:
         """Record the outcome of the block. A CandlegraphError ends the block and goes no further."""
         try:
             yield
         except CandlegraphError as error:
-            self.begin(error.message)
+            self.fail(error)
         else:
             self.end()

@@ -29,7 +29,7 @@ class Cluster:
         self._redis: RedisLine | None = None
         self._supervisor: Supervisor | None = None
         # However many ask at once, when all listeners of a dead server come here, say: its leases must not wait for them.
-        self._aside = self._database.aside()
+        self._aside = self._database.dedicated_pool()
         leases = LiveStore(self._aside, self.store.process)
         self.leader = Leader(history, self.store, leases, self.bus, shards=shards)
         self.hub = Hub(history, self.store, self.bus)

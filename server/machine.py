@@ -23,7 +23,7 @@ from storage.backfill import Backfills
 from storage.cache import Cache
 from storage.candles import CandleStore, read_tables
 from storage.continuous import Continuous
-from storage.database import Database
+from storage.database import Database, driver_reason
 from storage.embedded import EmbeddedPostgres
 from storage.history import History
 from storage.layout import Aggregates, layout_of
@@ -67,14 +67,17 @@ async def database(settings: Settings, supervisor: Supervisor | None = None) -> 
             postgres = EmbeddedPostgres(settings.data_dir, settings.postgres_bin)
             stack.push_async_callback(asyncio.to_thread, postgres.stop)
             dsn = await _start(postgres)
-        opened = Database(dsn)
+        listen = settings.db_listen_connection_string
+        opened = Database(dsn, listen_dsn=listen.get_secret_value() if listen else None)
         stack.push_async_callback(opened.close)
         try:
             await opened.open()
         except Unavailable as error:
             if not settings.db_connection_string:
                 raise
-            raise ConfigurationError("DB_CONNECTION_STRING: no database answers there.") from error
+            raise ConfigurationError(
+                f"DB_CONNECTION_STRING: no database answers there{driver_reason(error)}."
+            ) from error
         for migration in await migrate(opened, settings.aggregates):
             log.info("applied migration %04d %s", migration.number, migration.name)
         if postgres:

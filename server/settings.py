@@ -34,7 +34,13 @@ def _default_data_dir() -> Path:
 
 # An origin as a browser sends it: nothing behind the port, and no pattern.
 _ORIGIN = re.compile(r"https?://[^/*\s]+")
-_OUR_SECRETS = {"db_connection_string", "redis_url", "secret_key", "secret_key_previous"}  # no plugin needs them
+_OUR_SECRETS = {
+    "db_connection_string",
+    "db_listen_connection_string",
+    "redis_url",
+    "secret_key",
+    "secret_key_previous",
+}  # no plugin needs them
 _COMPUTED = {"data_dir": "`~/.local/share/candlegraph`, for root `/var/lib/candlegraph`"}
 
 
@@ -53,6 +59,10 @@ class Settings(BaseSettings):
     db_connection_string: SecretStr | None = Field(
         None,
         description="A PostgreSQL 14 or newer to use instead of the embedded one: `postgresql://user:password@host/db`.",
+    )
+    db_listen_connection_string: SecretStr | None = Field(
+        None,
+        description="The same database without the pooler, such as PgBouncer, that `DB_CONNECTION_STRING` leads to: for LISTEN alone.",
     )
     postgres_bin: Path | None = Field(
         None,

@@ -60,7 +60,7 @@ class Fetcher:
         # Every caller may have left: what broke is seen here or never.
         error = None if task.cancelled() else task.exception()
         if isinstance(error, CandlegraphError):
-            self.storing.begin(error.message)
+            self.storing.fail(error)
         elif error:
             log.error("fetching %s of instrument %d failed", key[1].timeframe, key[0], exc_info=error)
         elif not task.cancelled():

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import re
-from collections.abc import AsyncIterator
+import time
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, contextmanager, suppress
 from datetime import datetime
 from pathlib import Path
@@ -13,28 +14,20 @@ from typing import TYPE_CHECKING, Any, overload
 import asyncpg
 
 from candlegraph.errors import ConfigurationError, Overloaded, Unavailable
+from candlegraph.outage import Outage
+from storage.driver import EXHAUSTED, is_away, is_lost, takes_no_writes
 
 if TYPE_CHECKING:
     from collections.abc import Coroutine, Iterator, Sequence
 
+CONNECT_TIMEOUT_S = 10
+CLOSE_TIMEOUT_S = 2
 ACQUIRE_TIMEOUT_S = 2.0
+WRITES_RESUME_S = 10.0  # without a refused write, after which writing counts as possible again
 _CROWDED_S = 0.05
 STATEMENT_TIMEOUT_MS = 60_000
 
-# The server is away or going away. Anything else that PostgreSQL says is a bug of ours and must be seen as one.
-_AWAY = (
-    asyncpg.PostgresConnectionError,
-    asyncpg.CannotConnectNowError,
-    asyncpg.AdminShutdownError,
-    asyncpg.CrashShutdownError,
-    asyncpg.TooManyConnectionsError,
-    asyncpg.QueryCanceledError,
-    asyncpg.SerializationError,  # the horizon was moved under a write: the next try leaves out what lies behind it
-    asyncpg.InterfaceError,
-    asyncpg.InternalClientError,  # raised when the server is killed in the middle of a transaction
-    OSError,
-    TimeoutError,
-)
+_OF_ONE_STATEMENT = (asyncpg.QueryCanceledError, asyncpg.SerializationError, TimeoutError)  # the next may succeed
 _REFUSED = (asyncpg.InvalidAuthorizationSpecificationError, asyncpg.InvalidCatalogNameError)
 
 
@@ -46,20 +39,6 @@ def named_statements(file: str) -> dict[str, str]:
 
 
 SQL = named_statements("queries.sql")
-
-
-@contextmanager
-def _translated() -> Iterator[None]:
-    try:
-        yield
-    except asyncpg.ClientConfigurationError:  # one of the errors below by its class, but not by its meaning
-        raise
-    except _AWAY as error:
-        raise Unavailable(retry_after=1) from error
-    except RuntimeError as error:
-        if "handler is closed" not in str(error):  # what uvloop says of a connection that has just ended
-            raise
-        raise Unavailable(retry_after=1) from error
 
 
 async def while_connected(connection: Any, work: Coroutine[Any, Any, object]) -> None:
@@ -81,8 +60,13 @@ async def while_connected(connection: Any, work: Coroutine[Any, Any, object]) ->
         for one in (task, watching):
             one.cancel()
         await asyncio.wait({task, watching}, timeout=1)
-        if not connection.is_closed():
+        if not is_lost(connection):
             connection.remove_termination_listener(end)
+
+
+def driver_reason(error: Unavailable) -> str:
+    """What the server, or the pooler before it, gave as its reason, in brackets; it holds no secret."""
+    return f" ({error.__cause__})" if isinstance(error.__cause__, asyncpg.PostgresError) else ""
 
 
 async def _leave_as_it_is(_: object) -> None:
@@ -102,38 +86,66 @@ def to_ms(instant: datetime | None) -> int | None:
     return None if instant is None else round(instant.timestamp() * 1000)
 
 
-class Database:
-    """A pool of connections to one PostgreSQL, 14 or newer. Raises Unavailable while the server is away."""
+class _Outages:
+    """What the log says of a database, however many pools and loops notice it."""
 
-    def __init__(self, dsn: str, *, max_connections: int = 10) -> None:
-        """Remember where it is; nothing is opened yet."""
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self.connecting = Outage("connecting to the database", clock=clock)
+        self._writing = Outage("writing to the database", clock=clock)
+        self._clock = clock
+        self._refused_at = float("-inf")
+
+    def refuse_writes(self, reason: str) -> None:
+        self._refused_at = self._clock()
+        self._writing.begin(reason)
+
+    def end(self) -> None:
+        """Note a success: it may have been a read, so writing works again once no write was refused for a while."""
+        self.connecting.end()
+        if self._clock() - self._refused_at >= WRITES_RESUME_S:
+            self._writing.end()
+
+
+class Database:
+    """A pool of connections to one PostgreSQL, 14 or newer. Raises Unavailable while the server is away or takes no writes.
+
+    Nothing lives in a session beyond its transaction, so that a pooler such as PgBouncer may stand in between and give each
+    transaction another one. Only what PgBouncer accepts by default is asked for at the start of a session.
+    """
+
+    def __init__(self, dsn: str, *, max_connections: int = 10, listen_dsn: str | None = None) -> None:
+        """Remember where it is; nothing is opened yet. ``listen_dsn`` is the same database without a pooler."""
         self._dsn = dsn
+        self._listen_dsn = listen_dsn
         self._max_connections = max_connections
         self._pool: asyncpg.Pool | None = None
+        self._behind_pooler: bool | None = None  # None until the first connection
+        self._outages = _Outages()
 
-    def aside(self) -> Database:
+    @property
+    def can_listen(self) -> bool:
+        """Whether `listening` hears notifications: a pooler would lose them."""
+        return self._listen_dsn is not None or not self._behind_pooler
+
+    def dedicated_pool(self) -> Database:
         """The same database by one connection of its own, for what must not wait behind everything else."""
-        return Database(self._dsn, max_connections=1)
+        beside = Database(self._dsn, max_connections=1, listen_dsn=self._listen_dsn)
+        beside._behind_pooler, beside._outages = self._behind_pooler, self._outages
+        return beside
 
     async def open(self) -> None:
         """Connect. ConfigurationError where the database refuses us, Unavailable where there is none."""
         try:
-            with _translated():
+            with self._translated():
+                if self._behind_pooler is None:
+                    self._behind_pooler = await self._finds_pooler()
                 self._pool = await asyncpg.create_pool(
                     self._dsn,
                     min_size=1,
                     max_size=self._max_connections,
-                    timeout=10,
                     reset=_leave_as_it_is,
-                    command_timeout=STATEMENT_TIMEOUT_MS / 1000 + 5,
-                    server_settings={
-                        "application_name": "candlegraph",
-                        "timezone": "UTC",
-                        "statement_timeout": str(STATEMENT_TIMEOUT_MS),
-                        # What a process had locked when it froze, or vanished, is free again then.
-                        "idle_in_transaction_session_timeout": str(STATEMENT_TIMEOUT_MS),
-                        "jit": "off",  # planning an expression tree costs more than our short statements
-                    },
+                    command_timeout=STATEMENT_TIMEOUT_MS / 1000 + 5,  # a transaction has the server's
+                    **self._options(),
                 )
         except _REFUSED as error:
             raise ConfigurationError(
@@ -154,12 +166,15 @@ class Database:
     async def connection(self) -> AsyncIterator[Any]:
         """Borrow an asyncpg connection. Overloaded where all are busy for two seconds."""
         assert self._pool is not None, "open() comes first"  # noqa: S101
-        with _translated():
+        with self._translated():
             connection = await self._acquire(self._pool)
-            try:
+        try:
+            with self._translated(connection):
                 yield connection
-            finally:
+        finally:
+            with self._translated():
                 await self._pool.release(connection, timeout=ACQUIRE_TIMEOUT_S)
+        self._outages.end()
 
     @staticmethod
     async def _acquire(pool: asyncpg.Pool) -> Any:
@@ -175,43 +190,36 @@ class Database:
             raise Overloaded(retry_after=1) from None
 
     @asynccontextmanager
-    async def alone(self) -> AsyncIterator[Any]:
-        """Open a connection outside of the pool, for somebody who keeps it."""
-        with _translated():
+    async def connect(self) -> AsyncIterator[Any]:
+        """Open a connection outside the pool, for statements that may take hours."""
+        with self._translated():
+            connection = await asyncpg.connect(self._dsn, **self._options())
+        async with self._closing(connection):
+            yield connection
+
+    @asynccontextmanager
+    async def listening(self) -> AsyncIterator[Any]:
+        """Open a connection that hears notifications, past the pooler; see `can_listen`."""
+        with self._translated():
             connection = await asyncpg.connect(
-                self._dsn, timeout=10, server_settings={"application_name": "candlegraph"}
+                self._listen_dsn or self._dsn,
+                timeout=CONNECT_TIMEOUT_S,
+                server_settings={"application_name": "candlegraph"},
             )
-            try:
-                yield connection
-            finally:
-                await connection.close(timeout=2)
+        async with self._closing(connection):
+            yield connection
 
     @asynccontextmanager
     async def transaction(self) -> AsyncIterator[Any]:
         """Borrow a connection for one READ COMMITTED transaction."""
-        async with self.connection() as connection, connection.transaction():
+        async with self.connection() as connection, begun(connection):
             yield connection
 
     @asynccontextmanager
     async def snapshot(self) -> AsyncIterator[Any]:
         """Borrow a connection whose statements all see the same moment, and only read."""
-        async with self.connection() as connection, connection.transaction(isolation="repeatable_read", readonly=True):
+        async with self.connection() as connection, begun(connection, "isolation level repeatable read read only"):
             yield connection
-
-    @asynccontextmanager
-    async def session(self) -> AsyncIterator[Any]:
-        """Open a connection outside the pool, for statements that may take hours; its session locks end with it."""
-        with _translated():
-            opened = await asyncpg.connect(
-                self._dsn,
-                timeout=10,
-                server_settings={"application_name": "candlegraph", "timezone": "UTC", "statement_timeout": "0"},
-            )
-            try:
-                yield opened
-            finally:
-                with suppress(TimeoutError):  # it terminates itself then
-                    await opened.close(timeout=5)
 
     async def read(self, name: str, *arguments: object) -> Sequence[Any]:
         """Run a named statement that only reads; once more where the connection turns out to be dead."""
@@ -223,9 +231,81 @@ class Database:
             async with self.connection() as connection:
                 return await connection.fetch(statement, *arguments)  # type: ignore[no-any-return]
         except Unavailable as error:
-            if isinstance(error.__cause__, asyncpg.QueryCanceledError):
-                raise  # it would take as long again
+            if isinstance(error.__cause__, (asyncpg.QueryCanceledError, TimeoutError, *EXHAUSTED)):
+                raise  # it would take as long, or find as little space, again
             if self._pool:
                 await self._pool.expire_connections()  # what ended one may have ended all of them
             async with self.connection() as connection:
                 return await connection.fetch(statement, *arguments)  # type: ignore[no-any-return]
+
+    async def _finds_pooler(self) -> bool:
+        """Whether something stands between us and the server: then the process that greeted us is not the one at work."""
+        connection = await asyncpg.connect(self._dsn, timeout=CONNECT_TIMEOUT_S, statement_cache_size=0)
+        async with self._closing(connection):
+            return bool(connection.get_server_pid() != await connection.fetchval("select pg_backend_pid()"))
+
+    def _options(self) -> dict[str, Any]:
+        settings = {"application_name": "candlegraph", "timezone": "UTC"}
+        if self._behind_pooler:  # a statement prepared in one session would be executed in another
+            return {"timeout": CONNECT_TIMEOUT_S, "server_settings": settings, "statement_cache_size": 0}
+        # Compiling an expression costs more than our short statements. PgBouncer takes no such wish.
+        return {"timeout": CONNECT_TIMEOUT_S, "server_settings": {**settings, "jit": "off"}}
+
+    @asynccontextmanager
+    async def _closing(self, connection: Any) -> AsyncIterator[None]:
+        try:
+            with self._translated(connection):
+                yield
+        finally:
+            with self._translated(), suppress(TimeoutError):  # it terminates itself then
+                await connection.close(timeout=CLOSE_TIMEOUT_S)
+
+    @contextmanager
+    def _translated(self, connection: Any = None) -> Iterator[None]:
+        """Say Unavailable in the driver's place, and log the outage; not of the first connection, which `open` answers for."""
+        try:
+            yield
+        except Exception as error:
+            if sentence := takes_no_writes(error):
+                self._outages.refuse_writes(str(error))
+                refused = Unavailable(sentence, retry_after=5)
+                refused.logged = True
+                raise refused from error
+            if is_away(error, connection):
+                away = Unavailable(retry_after=1)
+                if self._pool and (connection is None or not isinstance(error, _OF_ONE_STATEMENT)):
+                    self._outages.connecting.begin(str(error) or type(error).__name__)
+                    away.logged = True
+                raise away from error
+            raise
+
+
+@asynccontextmanager
+async def begun(
+    connection: Any, mode: str = "", *, timeout_ms: int | None = None, lock_timeout_ms: int | None = None
+) -> AsyncIterator[None]:
+    """Run the body in a transaction; its time-outs, 0 for none, begin with it in one round trip and end with it."""
+    limits = {
+        "statement_timeout": STATEMENT_TIMEOUT_MS if timeout_ms is None else timeout_ms,
+        # What a process had locked when it froze, or vanished, is free again then.
+        "idle_in_transaction_session_timeout": STATEMENT_TIMEOUT_MS,
+        **({} if lock_timeout_ms is None else {"lock_timeout": lock_timeout_ms}),
+        "jit": "off",
+    }
+    try:
+        await connection.execute(f"begin {mode};" + ";".join(f"set local {k} = {v}" for k, v in limits.items()))
+        yield
+    except BaseException:
+        if not is_lost(connection):
+            await _rolled_back(connection)
+        raise
+    await connection.execute("commit")
+
+
+async def _rolled_back(connection: Any) -> None:
+    try:
+        await connection.execute("rollback")
+    except BaseException as error:
+        connection.terminate()  # the server rolls back then
+        if not isinstance(error, Exception):
+            raise

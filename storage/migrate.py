@@ -5,14 +5,19 @@ from __future__ import annotations
 import hashlib
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
+
+import asyncpg
 
 from candlegraph.errors import ConfigurationError
-from storage.database import Database
+from storage.database import Database, begun
 from storage.layout import Aggregates, lay_out
+from storage.requirements import check_configs, check_create, check_server
 
 _LOCK = 0x6361_6E64_6C65  # "candle"; any number that nobody else uses
+_UNIQUE_TIMEFRAMES = 10  # the migration since which `preaggregation_configs.target_timeframe` is unique
 _LEDGER = """
-create table if not exists schema_migrations (
+create table schema_migrations (
   number int primary key, name text not null, checksum text not null, applied_at timestamptz not null default now())
 """
 
@@ -45,24 +50,42 @@ async def migrate(database: Database, aggregates: Aggregates = Aggregates.AUTO) 
     """Apply what is missing, all in one transaction, and return it; then see to the layout of the aggregates.
 
     A process killed in the middle leaves nothing behind; one that comes second waits, then finds nothing to do.
-    ConfigurationError where the database was made by a newer Candlegraph or an applied file was changed.
+    ConfigurationError where the server is not one to store in, where the database was made by a newer Candlegraph, or where
+    an applied file was changed.
     """
+    async with database.connect() as connection:
+        await check_server(connection)
+        try:
+            async with begun(connection, timeout_ms=0):
+                return await _apply(connection, aggregates)
+        except asyncpg.InsufficientPrivilegeError as error:
+            raise ConfigurationError(
+                f"DB_CONNECTION_STRING: {error}: docs/postgres.md lists what the role needs."
+            ) from error
+
+
+async def _apply(connection: Any, aggregates: Aggregates) -> list[Migration]:
     known = migrations()
-    async with database.transaction() as connection:
-        await connection.execute("select pg_advisory_xact_lock($1)", _LOCK)
+    await connection.execute("select pg_advisory_xact_lock($1)", _LOCK)
+    made = await connection.fetchval("select to_regclass('schema_migrations') is not null")
+    applied = {row["number"]: row for row in await connection.fetch("select * from schema_migrations")} if made else {}
+    _check(known, {number: row["checksum"] for number, row in applied.items()})
+    missing = [migration for migration in known if migration.number not in applied]
+    if missing:
+        await check_create(connection)
+    if not made:
         await connection.execute(_LEDGER)
-        applied = {row["number"]: row for row in await connection.fetch("select * from schema_migrations")}
-        _check(known, {number: row["checksum"] for number, row in applied.items()})
-        missing = [migration for migration in known if migration.number not in applied]
-        for migration in missing:
-            await connection.execute(migration.sql)
-            await connection.execute(
-                "insert into schema_migrations (number, name, checksum) values ($1, $2, $3)",
-                migration.number,
-                migration.name,
-                migration.checksum,
-            )
-        await lay_out(connection, aggregates)
+    for migration in missing:
+        if migration.number == _UNIQUE_TIMEFRAMES:
+            await check_configs(connection)
+        await connection.execute(migration.sql)
+        await connection.execute(
+            "insert into schema_migrations (number, name, checksum) values ($1, $2, $3)",
+            migration.number,
+            migration.name,
+            migration.checksum,
+        )
+    await lay_out(connection, aggregates)
     return missing
 
 

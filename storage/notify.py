@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Callable, Sequence
 from typing import Any
 
 from candlegraph.outage import Outage
 from storage.database import Database
+
+log = logging.getLogger(__name__)
 
 CHANNEL = "candlegraph_live"
 RETRY_S = 1.0
@@ -31,7 +34,16 @@ class Notifications:
         return self._sending.reason is None
 
     async def listen(self) -> None:
-        """Hear until cancelled; a connection that ends is opened again."""
+        """Hear until cancelled; a connection that ends is opened again. Where nothing can be heard, wait.
+
+        The hub reads from the store, each second, what it has missed.
+        """
+        if not self._database.can_listen:
+            log.info(
+                "DB_CONNECTION_STRING leads to a connection pooler, which loses notifications: closed candles of other processes "
+                "are read once a second. DB_LISTEN_CONNECTION_STRING may name the server itself."
+            )
+            await asyncio.Event().wait()
         while True:
             with self.outage.watched():
                 await self._listen_once()
@@ -39,7 +51,7 @@ class Notifications:
 
     async def _listen_once(self) -> None:
         ended = asyncio.Event()
-        async with self._database.alone() as connection:
+        async with self._database.listening() as connection:
             connection.add_termination_listener(lambda _: ended.set())
             await connection.add_listener(CHANNEL, self._heard)
             self.outage.end()

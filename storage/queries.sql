@@ -89,7 +89,10 @@ locked as (
   insert into coverage as c (instrument_id, timeframe) select i, tf from given order by 1, 2
   on conflict (instrument_id, timeframe) do update set version = c.version + 1
   returning instrument_id, timeframe, covered)
-select bool_or(l.covered && g.spans) as known, (select horizon from storage_layout) as horizon
+select bool_or(l.covered && g.spans) as known, (select horizon from storage_layout) as horizon,
+  -- A backfill that is written over compressed chunks is long, not wrong: it must not be cut off at 100,000 rows.
+  (select set_config('timescaledb.max_tuples_decompressed_per_dml_transaction', '0', true)
+   where current_setting('timescaledb.max_tuples_decompressed_per_dml_transaction', true) is not null) as unlimited
 from locked l join given g on g.i = l.instrument_id and g.tf = l.timeframe;
 
 -- name: coverage_extend
@@ -150,7 +153,7 @@ select exists (
       and d."timestamp" <= timestamptz 'epoch' + x.last * interval '1 ms' limit 1) found);
 
 -- name: candles_stage
-create temp table if not exists incoming (like ohlcv_data including defaults) on commit delete rows;
+create temp table incoming (like ohlcv_data including defaults) on commit drop;
 
 -- name: candles_withdraw
 -- Of spans that were read again, the rows that are not there any more.

@@ -7,7 +7,9 @@ finer before the coarser, and says that it is done. Broken off anywhere it is si
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator
+import uuid
+from collections.abc import AsyncIterator, Iterator, Sequence
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import lru_cache
@@ -15,11 +17,12 @@ from typing import Any
 
 from candlegraph import clock
 from candlegraph.clock import MINUTE_MS
+from candlegraph.errors import CandlegraphError
 from candlegraph.outage import Outage
 from candlegraph.span import Span, Spans
 from candlegraph.timeframe import Timeframe
 from storage.continuous import STATEMENTS
-from storage.database import SQL, Database, to_ms
+from storage.database import SQL, Database, begun, to_ms
 from storage.layout import Aggregates
 from storage.levels import ALL
 
@@ -29,7 +32,9 @@ LAG_MS = MINUTE_MS  # candles come some seconds after their minute: what comes l
 ENTRIES = 10_000  # of the ledger, in one round
 BUCKETS = 5_000  # in one refresh, so that a round of years can be stopped on the way
 DAY_MS = 1440 * MINUTE_MS
-_LOCK = 0x6361_6E64_6C66  # "candlf", beside that of the migrations
+LEASE, LEASE_S = "refresher", 30.0
+LOCK_TIMEOUT_MS = 5_000
+CALL_TIMEOUT_S = 3_600.0  # for one refresh, which cannot run in a transaction and so has none of PostgreSQL's
 
 _FIVE_MINUTES, _DAY = Timeframe.parse("5m"), Timeframe.parse("1d")
 
@@ -74,20 +79,46 @@ class Refresher:
         )
         if not due and self.retention_days is None:
             return False
-        async with self.database.session() as session:
-            if not await session.fetchval("select pg_try_advisory_lock($1)", _LOCK):
+        async with self._lease() as held:
+            if not held:
                 return False
-            await session.execute("set lock_timeout = '5s'")
-            if due:
-                await refresh(session, upto)
-            if self.retention_days is not None:
-                await retire(session, self.kind, _DAY.floor(clock.now_ms() - self.retention_days * DAY_MS))
+            async with self.database.connect() as session:
+                if due:
+                    await refresh(session, upto)
+                if self.retention_days is not None:
+                    await retire(session, self.kind, _DAY.floor(clock.now_ms() - self.retention_days * DAY_MS))
         return True
+
+    @asynccontextmanager
+    async def _lease(self) -> AsyncIterator[bool]:
+        """Whether it is this process's turn, for as long as the body takes. Two at once would be slow, not wrong."""
+        holder, renewing = uuid.uuid4(), None
+        try:
+            if held := bool(await self._execute("leases_take", [LEASE], holder, LEASE_S)):
+                renewing = asyncio.create_task(self._renew(holder))
+            yield held
+        finally:
+            if renewing:
+                renewing.cancel()
+                await asyncio.wait([renewing])
+            with suppress(CandlegraphError):  # it ends by itself
+                await self._execute("leases_free", [LEASE], holder)
+
+    async def _renew(self, holder: uuid.UUID) -> None:
+        while True:
+            await asyncio.sleep(LEASE_S / 3)
+            with suppress(CandlegraphError):  # the next try is in time, or another process takes its turn
+                await self._execute("leases_take", [LEASE], holder, LEASE_S)
+
+    async def _execute(self, name: str, *arguments: object) -> Sequence[Any]:
+        async with self.database.connection() as connection:
+            return await connection.fetch(SQL[name], *arguments)  # type: ignore[no-any-return]
 
 
 async def refresh(session: Any, upto: int) -> None:
     """Bring the aggregates up to date before ``upto`` (ms, UTC), and wherever the ledger says that they are not."""
-    await session.execute(STATEMENTS["refresh_claim"], upto)
+    async with _lasting(session):
+        await session.execute(STATEMENTS["refresh_claim"], upto)
     work = await session.fetchrow(STATEMENTS["refresh_work"], ENTRIES)
     there = {row["view_name"] for row in await session.fetch(SQL["levels_there"])}
     options = await session.fetchval(STATEMENTS["refresh_batches"])
@@ -101,7 +132,8 @@ async def refresh(session: Any, upto: int) -> None:
         if relation in there:
             for window in windows(stale, timeframe, until):
                 bounds = (datetime.fromtimestamp(instant / 1000, UTC) for instant in (window.since, window.until))
-                await session.execute(_refresh_statement(relation, options=options), *bounds)
+                statement = _refresh_statement(relation, options=options)
+                await session.execute(statement, *bounds, timeout=CALL_TIMEOUT_S)
     await session.execute(STATEMENTS["refresh_done"], work["ids"], work["claimed"])
 
 
@@ -114,6 +146,11 @@ def windows(stale: Spans, timeframe: Timeframe, until: int) -> Iterator[Span]:
             part = Span(since, min(end, timeframe.shift(since, BUCKETS)))
             yield part
             since = part.until
+
+
+def _lasting(session: Any) -> AbstractAsyncContextManager[None]:
+    """A transaction that may take long, but does not wait long for a lock: whoever writes would wait behind it."""
+    return begun(session, timeout_ms=0, lock_timeout_ms=LOCK_TIMEOUT_MS)
 
 
 @lru_cache(maxsize=32)
@@ -129,9 +166,10 @@ async def retire(session: Any, kind: Aggregates, wanted: int) -> None:
     """
     now = await session.fetchrow(SQL["horizon"])
     if now["due"]:
-        await session.execute(SQL["minutes_drop"])
+        async with _lasting(session):
+            await session.execute(SQL["minutes_drop"])
     if now["horizon"] is None or to_ms(now["horizon"]) < wanted:
-        async with session.transaction():
+        async with _lasting(session):
             await session.execute("select claim_aggregates()")
             if kind is Aggregates.TABLES or not await session.fetchval(STATEMENTS["horizon_blocked"], wanted):
                 await session.execute(SQL["horizon_move"], wanted)

@@ -64,7 +64,7 @@ async def recompute(connection: Any, instrument_id: int, span: Span) -> Written:
 async def lock_coverage(connection: Any, spans: Columns, held: Held | None = None) -> CoverageLock:
     """Lock the coverage rows of ``spans``. LeaseLost if the lease is not ``held`` any more."""
     lease = (held.name, held.epoch, held.holder) if held else (None, None, None)
-    known, horizon = await connection.fetchrow(SQL["coverage_lock"], *spans, *lease)
+    known, horizon, _ = await connection.fetchrow(SQL["coverage_lock"], *spans, *lease)
     if known is None:  # no row was locked, since nobody holds the lease
         raise LeaseLost
     return CoverageLock(known, to_ms(horizon))

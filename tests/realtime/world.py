@@ -220,7 +220,7 @@ class Gate(Database):
         self.open_gate.set()
         self._all = [self]
 
-    def aside(self) -> Gate:
+    def dedicated_pool(self) -> Gate:
         """One more of the same process."""
         beside = Gate(self._dsn)
         beside.open_gate = self.open_gate

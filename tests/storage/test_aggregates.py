@@ -354,7 +354,8 @@ async def test_a_row_that_says_something_else_than_we_know_is_not_read(database:
     async with database.connection() as connection:
         await connection.execute(
             """create table ohlcv_evil (like ohlcv_1h);
-               alter table preaggregation_configs drop constraint preaggregation_configs_view_name_check;
+               alter table preaggregation_configs drop constraint preaggregation_configs_view_name_check,
+               drop constraint preaggregation_configs_target_timeframe_key;
                update preaggregation_configs set target_timeframe = '2h' where view_name = 'ohlcv_4h';
                update preaggregation_configs set view_name = 'ohlcv_evil' where view_name = 'ohlcv_5min';
                insert into preaggregation_configs (view_name, target_timeframe, base_timeframe, bucket_interval)

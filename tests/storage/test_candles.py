@@ -234,7 +234,7 @@ async def test_a_long_write_is_given_more_time_than_a_question(
         with pytest.raises(Unavailable):
             await CandleStore(hasty, Changes(hasty)).write([write(series, minutes(T0, 1_000))])
         await CandleStore(hasty, Changes(hasty)).write([write(series, minutes(T0, 3_000))])
-        async with hasty.connection() as connection:
+        async with hasty.transaction() as connection:
             assert await connection.fetchval("show statement_timeout") == "1s"
     finally:
         await hasty.close()

@@ -172,7 +172,7 @@ async def test_a_round_waits_for_the_write_that_does_not_know_of_it(lagging: Dat
     instrument = await new(lagging, "S")
     await store_of(lagging).write([write(instrument, T0, 5, 1)])
     at = "to_timestamp($2::int8 / 1000)"
-    async with lagging.session() as writer:
+    async with lagging.connect() as writer:
         async with writer.transaction():
             await writer.execute(
                 f"delete from ohlcv_data where instrument_id = $1 and timestamp = {at}", instrument, T0
@@ -239,8 +239,8 @@ async def test_a_long_stale_stretch_is_read_in_slices_and_is_the_same(
 
 async def test_only_one_process_refreshes_and_the_others_go_on(lagging: Database) -> None:
     await store_of(lagging).write([write(await new(lagging, "S"), T0, 100, 1)])
-    async with lagging.session() as other:
-        await other.execute("select pg_advisory_lock($1)", refresher._LOCK)
+    async with Refresher(lagging, Aggregates.CONTINUOUS)._lease() as held:
+        assert held
         assert not await Refresher(lagging, Aggregates.CONTINUOUS).round()
     assert await Refresher(lagging, Aggregates.CONTINUOUS).round()
     assert not await Refresher(lagging, Aggregates.CONTINUOUS).round()

@@ -17,7 +17,7 @@ from candlegraph.errors import CandlegraphError, ConfigurationError, Overloaded,
 from candlegraph.series import Instrument
 from storage import database as database_module
 from storage.candles import read_statement
-from storage.database import SQL, Database
+from storage.database import SQL, Database, _Outages
 from storage.embedded import EmbeddedPostgres, Server
 from storage.levels import ALL, BASE
 
@@ -37,7 +37,7 @@ async def doomed(tmp_path: Path) -> AsyncIterator[tuple[Server, Database]]:
 
 
 async def test_what_a_process_had_locked_when_it_froze_is_free_again(
-    database: Database, database_dsn: str, monkeypatch: pytest.MonkeyPatch
+    database_dsn: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """PostgreSQL ends a transaction that stands still; its connection lives."""
     monkeypatch.setattr(database_module, "STATEMENT_TIMEOUT_MS", 500)
@@ -53,8 +53,10 @@ async def test_what_a_process_had_locked_when_it_froze_is_free_again(
 
     standing = asyncio.create_task(stand_still())
     await locked.wait()
-    async with database.transaction() as connection:
-        await connection.execute("lock table fetch_log", timeout=20)
+    other = await asyncpg.connect(database_dsn)
+    async with other.transaction():
+        await other.execute("lock table fetch_log", timeout=20)
+    await other.close()
     thawed.set()
     with pytest.raises(Unavailable):
         await standing
@@ -213,10 +215,91 @@ async def test_a_mistake_of_ours_is_not_taken_for_an_outage(database: Database) 
         assert not isinstance(caught.value, CandlegraphError)
 
 
+async def test_a_misuse_of_a_connection_is_not_taken_for_an_outage(database: Database) -> None:
+    async def ask_twice_at_once() -> None:
+        async with database.connection() as connection:
+            both = (connection.fetchval("select pg_sleep(0.1)"), connection.fetchval("select 1"))
+            for result in await asyncio.gather(*both, return_exceptions=True):
+                if isinstance(result, BaseException):
+                    raise result
+
+    with pytest.raises(asyncpg.InterfaceError, match="another operation is in progress"):
+        await ask_twice_at_once()
+    assert await database.read("instrument_pairs") == []
+
+
+@pytest.mark.parametrize("error", [OSError("a file of ours"), TimeoutError("a wait of ours"), ConnectionResetError()])
+async def test_what_a_borrower_raises_is_not_taken_for_an_outage(database: Database, error: Exception) -> None:
+    for borrow in (database.connection, database.transaction, database.snapshot, database.connect):
+        with pytest.raises(type(error)) as caught:
+            async with borrow():
+                raise error
+        assert caught.value is error
+    with pytest.raises(TimeoutError):
+        async with database.connection(), asyncio.timeout(0):
+            await asyncio.Event().wait()
+    assert await database.read("instrument_pairs") == []
+
+
+async def test_what_the_source_of_a_copy_raises_is_not_taken_for_an_outage(database: Database) -> None:
+    async def source() -> AsyncIterator[bytes]:
+        yield b""
+        raise OSError("a file of ours")
+
+    with pytest.raises(OSError, match="a file of ours"):
+        async with database.transaction() as connection:
+            await connection.copy_to_table("fetch_log", source=source())
+
+
+async def test_a_database_that_takes_no_writes_is_unavailable_and_logged_once_a_minute(
+    database: Database, database_dsn: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    now = 0.0
+    database._outages = _Outages(lambda: now)
+    name = urlsplit(database_dsn).path.removeprefix("/")
+
+    async def switch(state: str) -> None:
+        connection = await asyncpg.connect(database_dsn)
+        await connection.execute("set default_transaction_read_only = off")
+        await connection.execute(f"alter database {name} set default_transaction_read_only = {state}")
+        await connection.close()
+        assert database._pool
+        await database._pool.expire_connections()
+
+    async def write() -> None:
+        async with database.transaction() as connection:
+            await connection.execute("insert into listings values ('m', 'p', now()) on conflict do nothing")
+
+    await switch("on")
+    for _ in range(130):  # two minutes and ten seconds
+        with pytest.raises(Unavailable, match="only reads") as caught:
+            await write()
+        assert caught.value.retry_after
+        assert await database.read("instrument_pairs") == []
+        now += 1
+    assert len(caplog.records) == 3
+    assert "120 s: cannot execute INSERT in a read-only transaction" in caplog.records[-1].message
+    await switch("off")
+    for _ in range(20):
+        await write()
+        now += 1
+    assert [record.message for record in caplog.records[3:]] == ["writing to the database works again after 139 s"]
+
+
+@pytest.mark.parametrize("sqlstate", ["53100", "53200", "53000", "58030"])
+async def test_a_server_without_space_is_unavailable(database: Database, sqlstate: str) -> None:
+    raising = f"do $$ begin raise exception 'could not extend file' using errcode = '{sqlstate}'; end $$"
+    with pytest.raises(Unavailable, match="disk space or memory") as caught:
+        async with database.transaction() as connection:
+            await connection.execute(raising)
+    assert caught.value.retry_after
+    assert await database.read("instrument_pairs") == []
+
+
 async def test_every_statement_is_one_that_the_database_understands(database: Database) -> None:
-    async with database.connection() as connection:
+    async with database.transaction() as connection:
+        await connection.execute(SQL["candles_stage"])
         for statement in SQL.values():
-            await connection.execute(SQL["candles_stage"])
             of_aggregates = "bucketed_time" in statement
             for relation in (
                 (*ALL.values(), *(() if of_aggregates else (BASE,))) if "{relation}" in statement else (BASE,)

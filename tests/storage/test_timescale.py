@@ -212,7 +212,7 @@ async def test_a_round_that_was_broken_off_leaves_no_stale_answer_and_is_made_up
 
     async def failing(self: asyncpg.Connection, query: str, *arguments: Any, **more: Any) -> Any:
         if "refresh_continuous_aggregate" in query and next(calls) == breaks_at:
-            raise OSError("the network is gone")
+            raise asyncpg.ConnectionDoesNotExistError("the network is gone")
         return await execute(self, query, *arguments, **more)
 
     for breaks_at in (0, 1, 4, 8):
@@ -244,6 +244,30 @@ async def test_compressed_candles_are_read_and_corrected_as_others_are(timescale
     await symbol.answers_right()
     base = (await symbol.store.read([Read(symbol.id, MINUTE, Span(0, 10**13), 10**6)]))[0]
     assert rows_of(base) == rows_of(symbol.truth)
+
+
+async def test_a_write_may_decompress_any_number_of_rows_and_leaves_the_limit_to_others(
+    timescale: Database, symbol: Symbol
+) -> None:
+    """A restored database has no settings of its own: the transaction that writes brings them along."""
+    limit = "show timescaledb.max_tuples_decompressed_per_dml_transaction"
+    async with timescale.connection() as connection:
+        before = await connection.fetchval(limit)
+    assert before != "0"
+    seen: list[str] = []
+    execute = asyncpg.Connection.execute
+
+    async def watching(self: asyncpg.Connection, query: str, *arguments: Any, **more: Any) -> Any:
+        if "aggregates_written" in query:
+            seen.append(await self.fetchval(limit))
+        return await execute(self, query, *arguments, **more)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(asyncpg.Connection, "execute", watching)
+        await symbol.write(minutes(T0 + 60 * DAY_MS, 10))
+    assert seen == ["0"]
+    async with timescale.connection() as connection:
+        assert await connection.fetchval(limit) == before
 
 
 async def test_minutes_are_dropped_behind_the_horizon_and_their_aggregates_outlive_them(

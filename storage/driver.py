@@ -1,0 +1,74 @@
+"""What an error of asyncpg means: the server is away, it takes no writes, or the mistake is ours."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import asyncpg
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from types import TracebackType
+
+# The server is away or going away. Anything else that PostgreSQL says is a bug of ours and must be seen as one.
+_AWAY = (
+    asyncpg.PostgresConnectionError,
+    asyncpg.CannotConnectNowError,
+    asyncpg.AdminShutdownError,
+    asyncpg.CrashShutdownError,
+    asyncpg.TooManyConnectionsError,
+    asyncpg.QueryCanceledError,
+    asyncpg.SerializationError,  # the horizon was moved under a write: the next try leaves out what lies behind it
+)
+_READ_ONLY = (asyncpg.ReadOnlySQLTransactionError,)
+EXHAUSTED = (asyncpg.DiskFullError, asyncpg.OutOfMemoryError, asyncpg.PostgresIOError)  # of space, memory or disk
+# The driver's own: of a connection that is lost, or of one that we use wrongly.
+_OF_THE_CLIENT = (asyncpg.InterfaceError, asyncpg.InternalClientError)
+_RUNTIME = {"asyncio", "uvloop", "ssl", "socket"}
+
+
+def takes_no_writes(error: BaseException) -> str | None:
+    """Return a sentence for the caller where the server answers but cannot store: it only reads, or is out of space."""
+    if isinstance(error, _READ_ONLY):
+        return "The database only reads at the moment: try again later."
+    if isinstance(error, EXHAUSTED) or type(error) is asyncpg.InsufficientResourcesError:
+        return "The database has run out of disk space or memory: try again later."
+    return None
+
+
+def is_away(error: BaseException, connection: Any = None) -> bool:
+    """Whether an error that ended the use of ``connection`` (None while there was none yet) is the server's absence.
+
+    A timeout, a socket's error and "another operation is in progress" are that only where the driver raised them, and,
+    of those two, over a connection that is lost: raised by code that merely borrowed a connection, they are bugs.
+    """
+    if isinstance(error, asyncpg.ClientConfigurationError):  # an InterfaceError by its class, but not by its meaning
+        return False
+    if isinstance(error, _AWAY):
+        return True
+    if isinstance(error, _OF_THE_CLIENT):
+        return connection is None or is_lost(connection)
+    closed_by_uvloop = isinstance(error, RuntimeError) and "handler is closed" in str(error)
+    if isinstance(error, OSError) or closed_by_uvloop:
+        return connection is None or _raised_by_driver(error.__traceback__)
+    return False
+
+
+def is_lost(connection: Any) -> bool:
+    """Whether a connection has ended; one that was borrowed is no part of its pool any more then, and says so."""
+    try:
+        return bool(connection.is_closed())
+    except asyncpg.InterfaceError:
+        return True
+
+
+def _raised_by_driver(traceback: TracebackType | None) -> bool:
+    """Whether the innermost frame, but for those of the event loop, is asyncpg's."""
+    packages = [name for name in _packages(traceback) if name not in _RUNTIME]
+    return bool(packages) and packages[-1] == "asyncpg"
+
+
+def _packages(traceback: TracebackType | None) -> Iterator[str]:
+    while traceback:
+        yield str(traceback.tb_frame.f_globals.get("__name__", "")).partition(".")[0]
+        traceback = traceback.tb_next
