@@ -210,7 +210,7 @@ class CandleStore:
             xid, known = 0, False
             if spans := _covered(writes):
                 lease = (held.name, held.epoch, held.holder) if held else (None, None, None)
-                known, horizon = await connection.fetchrow(SQL["coverage_lock"], *spans, *lease)
+                known, horizon, _ = await connection.fetchrow(SQL["coverage_lock"], *spans, *lease)
                 if known is None:
                     raise LeaseLost
                 writes = [write.since(to_ms(horizon)) for write in writes]

@@ -76,6 +76,7 @@ from unnest($1::int4[]) i left join coverage c on c.instrument_id = i;
 -- it was covered before, and what 1m candles are still taken; null where $5 names a lease that is not held any more, by $7 at the epoch $6: its row is held
 -- meanwhile, so that whoever takes it over does so after this was written, or before, and then it is not. Who freezes in the
 -- middle of it loses the transaction when the lease ends: the row would be held for as long as its connection lives.
+-- A write over compressed chunks is long, not wrong: this transaction lifts the limit at which TimescaleDB would end it.
 with held as (
   select set_config('idle_in_transaction_session_timeout',
                     (1000 * greatest(1, extract(epoch from expires_at - now())))::int4::text, true)
@@ -89,7 +90,9 @@ locked as (
   insert into coverage as c (instrument_id, timeframe) select i, tf from given order by 1, 2
   on conflict (instrument_id, timeframe) do update set version = c.version + 1
   returning instrument_id, timeframe, covered)
-select bool_or(l.covered && g.spans) as known, (select horizon from storage_layout) as horizon
+select bool_or(l.covered && g.spans) as known, (select horizon from storage_layout) as horizon,
+       (select set_config('timescaledb.max_tuples_decompressed_per_dml_transaction', '0', true)
+        from storage_layout where hypertable) as unlimited
 from locked l join given g on g.i = l.instrument_id and g.tf = l.timeframe;
 
 -- name: coverage_extend

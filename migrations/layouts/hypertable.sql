@@ -18,10 +18,6 @@ begin
                               timescaledb.compress_orderby = '"timestamp"');
   -- Some versions make a policy of their own when compression is switched on: theirs stays then.
   perform add_compression_policy('ohlcv_data', interval '35 days', if_not_exists => true);
-  -- A backfill that is written over compressed chunks is long, not wrong: it must not be cut off at 100,000 rows.
-  execute format('alter database %I set timescaledb.max_tuples_decompressed_per_dml_transaction = 0', current_database());
-exception when insufficient_privilege then
-  raise warning 'TimescaleDB: % (compression is left as it is)', sqlerrm;
 end $make$;
 
 create or replace function minutes_drop(before timestamptz) returns void language plpgsql as $f$

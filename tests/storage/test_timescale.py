@@ -245,6 +245,24 @@ async def test_compressed_candles_are_read_and_corrected_as_others_are(timescale
     assert rows_of(base) == rows_of(symbol.truth)
 
 
+async def test_a_correction_may_decompress_more_rows_than_the_server_s_limit(
+    timescale: Database, symbol: Symbol
+) -> None:
+    await symbol.write(minutes(T0 + 80 * DAY_MS, 3000))
+    async with timescale.connection() as connection:
+        await connection.execute("select compress_chunk(c, if_not_compressed => true) from show_chunks('ohlcv_data') c")
+        await connection.execute("set timescaledb.max_tuples_decompressed_per_dml_transaction = 100")
+    try:
+        async with timescale.connection() as connection:
+            with pytest.raises(asyncpg.ConfigurationLimitExceededError):
+                await connection.execute("update ohlcv_data set volume = 0 where instrument_id = $1", symbol.id)
+        await symbol.write(minutes(T0 + 80 * DAY_MS, 3000, seed=9))
+        await symbol.answers_right()
+    finally:
+        async with timescale.connection() as connection:
+            await connection.execute("reset timescaledb.max_tuples_decompressed_per_dml_transaction")
+
+
 async def test_minutes_are_dropped_behind_the_horizon_and_their_aggregates_outlive_them(
     timescale: Database, symbol: Symbol
 ) -> None:
