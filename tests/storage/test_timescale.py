@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import itertools
+import os
 import random
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -32,15 +33,19 @@ from storage.refresher import Refresher
 from storage.verify import Verification
 from tests.fakes.upstream import Lineup, minutes
 from tests.storage.world import DAY_MS, HOUR_MS, T0, rows_of
-from tests.timescale.server import insert_instead_of_copy, served
+from tests.timescale.server import insert_instead_of_copy, served, stop_jobs
 
 NOW = T0 + 400 * DAY_MS + 7 * HOUR_MS + 13 * MINUTE_MS
 _numbers = itertools.count()
 
 
 @pytest.fixture(scope="module")
-def timescale_dsn() -> Iterator[str]:
-    with served() as dsn:
+async def timescale_dsn(new_database: Callable[..., Awaitable[str]]) -> AsyncIterator[str]:
+    if os.environ.get("TEST_TIMESCALE_DSN"):
+        yield await new_database()
+        return
+    with served() as dsn, pytest.MonkeyPatch.context() as patch:
+        patch.setattr(asyncpg.Connection, "copy_to_table", insert_instead_of_copy)
         yield dsn
 
 
@@ -50,7 +55,6 @@ async def timescale(timescale_dsn: str) -> AsyncIterator[Database]:
     database = Database(timescale_dsn, max_connections=1)
     await database.open()
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(asyncpg.Connection, "copy_to_table", insert_instead_of_copy)
         patch.setattr(clock, "now_ms", lambda: NOW)
 
         async def later(*_: object) -> None:
@@ -67,6 +71,7 @@ async def timescale(timescale_dsn: str) -> AsyncIterator[Database]:
                 values (1, '1m', '{[2023-11-05, 2023-11-07)}')""")
         async with database.transaction() as connection:
             await lay_out(connection, Aggregates.AUTO)
+        await stop_jobs(database)
         yield database
     await database.close()
 
