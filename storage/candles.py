@@ -233,11 +233,21 @@ class CandleStore:
 
     async def recompute(self, instrument_id: int, span: Span) -> None:
         """Make the aggregates over the 1m candles of ``span`` anew, and have everybody forget what they were."""
-        spans = _columns([(instrument_id, str(MINUTE), span.since, span.since)])  # no more is covered than before
-        changed = [Change(instrument_id, span)]
+        await self._tell_corrected([instrument_id], span, recompute=True)
+
+    async def forget(self, instrument_id: int, span: Span) -> None:
+        """Have everybody forget aggregates over ``span``: of this instrument, and of all that have candles there."""
+        rows = await self.database.read("instruments_within", span.since, span.until)
+        await self._tell_corrected(sorted({instrument_id, *(row["instrument_id"] for row in rows)}), span)
+
+    async def _tell_corrected(self, instrument_ids: Sequence[int], span: Span, *, recompute: bool = False) -> None:
+        # No more is covered than before.
+        spans = _columns((instrument_id, str(MINUTE), span.since, span.since) for instrument_id in instrument_ids)
+        changed = [Change(instrument_id, span) for instrument_id in instrument_ids]
         async with self.database.transaction() as connection:
             await connection.execute(SQL["coverage_lock"], *spans, None, None, None)
-            await connection.execute(SQL["aggregates_written"], [instrument_id], [span.since], [span.until], True)
+            if recompute:
+                await connection.execute(SQL["aggregates_written"], instrument_ids, [span.since], [span.until], True)
             xid = await _extend(connection, spans, changed)
         self.changes.tell(xid, changed)
 

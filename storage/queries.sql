@@ -247,6 +247,12 @@ where (exists (select from coverage c where c.instrument_id = i.id) or exists (s
   and ($1::text is null or market = $1) and ($2::text is null or provider = $2) and ($3::text is null or symbol like $3)
 order by market, provider, symbol;
 
+-- name: instruments_within
+-- Those that may have 1m candles in the span from $1 to $2.
+select instrument_id from coverage
+where timeframe = '1m' and covered && tstzrange(timestamptz 'epoch' + $1::int8 * interval '1 ms',
+                                                timestamptz 'epoch' + $2::int8 * interval '1 ms');
+
 -- name: stored_hull
 select (extract(epoch from min({stamp})) * 1000)::int8 as first, (extract(epoch from max({stamp})) * 1000)::int8 as last
 from {relation}, (select $2::text as tf) q where instrument_id = $1 {filter};
@@ -280,8 +286,7 @@ compared as (
   from said s full join kept k using (bucketed_time))
 select count(*) as checked, count(*) filter (where missing) as missing, count(*) filter (where extra) as extra,
        count(*) filter (where different and not missing and not extra) as different,
-       (extract(epoch from min(bucketed_time) filter (where missing or extra or different)) * 1000)::int8 as first,
-       (extract(epoch from max(bucketed_time) filter (where missing or extra or different)) * 1000)::int8 as last
+       array_agg((extract(epoch from bucketed_time) * 1000)::int8) filter (where missing or extra or different) as wrong
 from compared;
 
 -- name: aggregate_orphans

@@ -16,7 +16,7 @@ from typing import Any
 
 from candlegraph import clock
 from candlegraph.clock import MINUTE_MS
-from candlegraph.errors import CandlegraphError
+from candlegraph.errors import CandlegraphError, ConfigurationError
 from candlegraph.span import Span, Spans
 from candlegraph.timeframe import Timeframe
 from storage.continuous import STATEMENTS
@@ -32,6 +32,7 @@ LAG_MS = MINUTE_MS  # candles come some seconds after their minute: what comes l
 ENTRIES = 10_000  # of the ledger, in one round
 BUCKETS = 5_000  # in one refresh, so that a round of years can be stopped on the way
 DAY_MS = 1440 * MINUTE_MS
+_EARLIEST = -(2**62)
 _LOCK = 0x6361_6E64_6C66  # "candlf", beside that of the migrations
 
 _FIVE_MINUTES, _DAY = Timeframe.parse("5m"), Timeframe.parse("1d")
@@ -69,6 +70,18 @@ class Refresher:
         done: int = to_ms((await self.database.fetch(STATEMENTS["refresh_work"], 0))[0]["done"])
         return done
 
+    async def rebuild(self, spans: Spans) -> Span | None:
+        """Refresh every level over ``spans`` by force, the finest first; the hull of what was refreshed.
+
+        For buckets that are wrong although TimescaleDB takes them for right. It refreshes them for all instruments, and from
+        the finest level on, for a level above a wrong one would be made wrong too. Buckets before the retention horizon stay,
+        and the ledger stays as it is. ConfigurationError where TimescaleDB is older than 2.18.
+        """
+        async with self.database.session() as session:
+            await session.execute("select pg_advisory_lock($1)", _LOCK)  # a round of another process may take a while
+            work = await session.fetchrow(STATEMENTS["refresh_work"], 0)
+            return await _refresh_levels(session, spans, work, to_ms(work["done"]), force=True)
+
     @staticmethod
     def _upto() -> int:
         return _FIVE_MINUTES.floor(clock.now_ms() - LAG_MS)
@@ -97,20 +110,33 @@ async def refresh(session: Any, upto: int) -> None:
     """Bring the aggregates up to date before ``upto`` (ms, UTC), and wherever the ledger says that they are not."""
     await session.execute(STATEMENTS["refresh_claim"], upto)
     work = await session.fetchrow(STATEMENTS["refresh_work"], ENTRIES)
-    there = {row["view_name"] for row in await session.fetch(SQL["levels_there"])}
-    options = await session.fetchval(STATEMENTS["refresh_batches"])
     until = to_ms(work["claimed"])
     stale = Spans(
         [Span(to_ms(work["done"]), until), *(Span(to_ms(r.lower), to_ms(r.upper)) for r in work["dirty"] or ())]
     )
-    if work["horizon"]:
-        stale &= Spans([Span(to_ms(work["horizon"]), until)])
+    await _refresh_levels(session, stale, work, until)
+    await session.execute(STATEMENTS["refresh_done"], work["ids"], work["claimed"])
+
+
+async def _refresh_levels(session: Any, stale: Spans, work: Any, until: int, *, force: bool = False) -> Span | None:
+    """Refresh each level over ``stale``, from the horizon to ``until`` (ms, UTC); the hull of what was refreshed."""
+    known = set(await session.fetchval(STATEMENTS["refresh_parameters"]))
+    if force and "force" not in known:
+        raise ConfigurationError(
+            "TimescaleDB older than 2.18 cannot refresh by force: update it to repair its aggregates."
+        )
+    there = {row["view_name"] for row in await session.fetch(SQL["levels_there"])}
+    # Before the horizon there are no minutes: a refresh would erase the buckets that have outlived them.
+    stale &= Spans([Span(to_ms(work["horizon"]) if work["horizon"] else _EARLIEST, until)])
+    done: list[Span] = []
     for timeframe, relation in ALL.items():
         if relation in there:
+            statement = _refresh_statement(relation, options="options" in known, force=force)
             for window in windows(stale, timeframe, until):
                 bounds = (datetime.fromtimestamp(instant / 1000, UTC) for instant in (window.since, window.until))
-                await session.execute(_refresh_statement(relation, options=options), *bounds)
-    await session.execute(STATEMENTS["refresh_done"], work["ids"], work["claimed"])
+                await session.execute(statement, *bounds)
+                done.append(window)
+    return Span(min(done).since, max(window.until for window in done)) if done else None
 
 
 def windows(stale: Spans, timeframe: Timeframe, until: int) -> Iterator[Span]:
@@ -125,9 +151,10 @@ def windows(stale: Spans, timeframe: Timeframe, until: int) -> Iterator[Span]:
 
 
 @lru_cache(maxsize=32)
-def _refresh_statement(relation: str, *, options: bool) -> str:
-    unbatched = """, options => '{"buckets_per_batch": 0}'""" if options else ""
-    return STATEMENTS["refresh_level"].replace("{relation}", relation).replace("{options}", unbatched)
+def _refresh_statement(relation: str, *, options: bool, force: bool) -> str:
+    parameters = """, options => '{"buckets_per_batch": 0}'""" if options else ""
+    parameters += ", force => true" if force else ""
+    return STATEMENTS["refresh_level"].replace("{relation}", relation).replace("{parameters}", parameters)
 
 
 async def retire(session: Any, kind: Aggregates, wanted: int) -> None:

@@ -384,6 +384,15 @@ async def test_layouts_are_never_mixed(
             await lay_out(connection, wanted)
 
 
+async def test_a_timescaledb_that_cannot_refresh_by_force_is_one_line() -> None:
+    class Old:
+        async def fetchval(self, _: str) -> list[str]:
+            return ["continuous_aggregate", "window_start", "window_end"]
+
+    with pytest.raises(ConfigurationError, match=r"older than 2\.18"):
+        await refresher._refresh_levels(Old(), Spans(), {}, NOW, force=True)
+
+
 async def test_a_plain_postgresql_gets_tables(database: Database) -> None:
     assert await layout.layout_of(database) is Aggregates.TABLES
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import os
 import random
+from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass, field
 from typing import Any
@@ -308,6 +309,9 @@ async def test_minutes_are_dropped_behind_the_horizon_and_their_aggregates_outli
     await symbol.answers_right()
     after = await symbol.materialised()
     assert all(set(before[tf][:-1]) <= set(after[tf]) for tf in ALL if tf.nominal_ms <= HOUR_MS)
+    # A repair makes nothing anew that has lost its minutes.
+    assert await keeper.rebuild(Spans([Span(T0, NOW)])) is not None
+    assert await symbol.materialised() == after
 
 
 async def test_verify_lets_the_aggregates_catch_up_and_finds_nothing_wrong_then(
@@ -315,7 +319,79 @@ async def test_verify_lets_the_aggregates_catch_up_and_finds_nothing_wrong_then(
 ) -> None:
     """What lags is no error: it is brought up to date first, and the bucket of today is left out."""
     await symbol.write(minutes(NOW - 300 * MINUTE_MS, 290, seed=6))
-    catch_up = Refresher(timescale, Aggregates.CONTINUOUS).catch_up
-    found = [tally async for tally in Verification(symbol.store, ALL, catch_up=catch_up).check(symbol.id)]
+    refresher = Refresher(timescale, Aggregates.CONTINUOUS)
+    found = [tally async for tally in Verification(symbol.store, ALL, refresher=refresher).check(symbol.id)]
     assert sum(tally.checked for tally in found) > 290 + 290 // 5
     assert [tally for tally in found if tally.wrong] == []
+
+
+async def spoil(database: Database, relation: str, fault: str, instrument_id: int) -> None:
+    """Change a materialised bucket behind TimescaleDB's back."""
+    async with database.connection() as connection:
+        stored = await connection.fetchval(
+            """select format('%I.%I', materialization_hypertable_schema, materialization_hypertable_name)
+               from timescaledb_information.continuous_aggregates where view_name = $1""",
+            relation,
+        )
+        await connection.execute(FAULTS[fault].replace("stored", stored), instrument_id)
+
+
+FAULTS = {
+    "different": "update stored set high = high + 1 where instrument_id = $1",
+    "missing": "delete from stored where instrument_id = $1",
+    "extra": """insert into stored select instrument_id, bucketed_time - interval '28 days', open, high, low, close, volume
+                from stored where instrument_id = $1""",
+}
+
+
+async def found_wrong(symbol: Symbol, *, repair: bool = False) -> dict[str, int]:
+    refresher = Refresher(symbol.database, Aggregates.CONTINUOUS)
+    verification = Verification(symbol.store, ALL, repair=repair, refresher=refresher)
+    wrong: Counter[str] = Counter()
+    async for tally in verification.check(symbol.id):
+        wrong[tally.relation] += tally.wrong
+    return dict(+wrong)
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+@pytest.mark.parametrize("relation", ["ohlcv_5min", "ohlcv_4h", "ohlcv_1w"])
+async def test_verify_repairs_what_timescaledb_takes_for_right(
+    timescale: Database, symbol: Symbol, relation: str, fault: str
+) -> None:
+    await symbol.write(minutes(NOW - 100 * DAY_MS - NOW % DAY_MS, 900))
+    assert await found_wrong(symbol) == {}
+    await spoil(timescale, relation, fault, symbol.id)
+    assert (await found_wrong(symbol)).keys() == {relation}
+    assert await found_wrong(symbol, repair=True) == {}
+    assert await found_wrong(symbol) == {}
+    assert await ledger(timescale) == []
+    await symbol.answers_right()
+
+
+async def test_a_repair_reaches_every_instrument_of_its_span_and_tells_of_each(
+    timescale: Database, symbol: Symbol
+) -> None:
+    """A refresh is of all instruments: a level above a wrong one must not be made wrong as well."""
+    instruments = Instruments(timescale, Lineup([]))
+    other = Symbol(timescale, (await instruments.imported(Instrument("m", "p", f"{symbol.id} other"), "UTC")).id)
+    for one in (symbol, other):
+        await one.write(minutes(NOW - 100 * DAY_MS - NOW % DAY_MS, 900))
+    assert await found_wrong(symbol) == await found_wrong(other) == {}
+    revisions = [known.revision for known in await symbol.store.ledgers([symbol.id, other.id])]
+    await spoil(timescale, "ohlcv_1h", "different", symbol.id)
+    await spoil(timescale, "ohlcv_5min", "different", other.id)
+    assert await found_wrong(symbol, repair=True) == {}
+    assert await found_wrong(other) == {}
+    after = [known.revision for known in await symbol.store.ledgers([symbol.id, other.id])]
+    assert all(new > old for new, old in zip(after, revisions, strict=True))
+
+
+async def test_a_repair_leaves_the_ledger_as_it_is(timescale: Database, symbol: Symbol) -> None:
+    await symbol.write(minutes(NOW - 100 * DAY_MS - NOW % DAY_MS, 900))
+    stale = await ledger(timescale)
+    assert stale
+    async with timescale.connection() as connection:
+        state = await connection.fetchrow("select claimed, done from agg_state")
+        await Refresher(timescale, Aggregates.CONTINUOUS).rebuild(Spans([Span(NOW - 110 * DAY_MS, NOW)]))
+        assert await connection.fetchrow("select claimed, done from agg_state") == state
+    assert await ledger(timescale) == stale
