@@ -36,8 +36,8 @@ async def verify_stored(
             raise NotFound("Nothing of that name is stored.")
         levels = await read_levels(opened, inactive=True)
         kind = await layout_of(opened)
-        catch_up = Refresher(opened, kind).catch_up if kind is Aggregates.CONTINUOUS else None
-        verification = Verification(CandleStore(opened, Changes(opened)), levels, span, repair, catch_up)
+        refresher = Refresher(opened, kind) if kind is Aggregates.CONTINUOUS else None
+        verification = Verification(CandleStore(opened, Changes(opened)), levels, span, repair, refresher)
         tallies = [] if any(name) else await verification.orphans()
         with _progress(len(instruments)) as tell:
             for instrument_id, instrument in instruments:

@@ -22,7 +22,7 @@ from storage.coverage import Ledger
 from storage.database import SQL, Database, to_ms
 from storage.levels import BASE
 from storage.live import Held
-from storage.write_transaction import columns_of, recompute, write_candles
+from storage.write_transaction import columns_of, mark_corrected, write_candles
 
 Query = Callable[..., Awaitable[Sequence[Any]]]  # a statement and its arguments
 Reading = Callable[[Database, Sequence[Read]], Awaitable[list[Candles]]]  # how reads are answered, by the layout
@@ -134,8 +134,16 @@ class CandleStore:
 
     async def recompute(self, instrument_id: int, span: Span) -> None:
         """Make the aggregates over the 1m candles of ``span`` anew, and have everybody forget what they were."""
+        await self._mark_corrected([instrument_id], span, recompute=True)
+
+    async def forget(self, instrument_id: int, span: Span) -> None:
+        """Have everybody forget aggregates over ``span``: of this instrument, and of all that have candles there."""
+        rows = await self.database.read("instruments_within", span.since, span.until)
+        await self._mark_corrected(sorted({instrument_id, *(row["instrument_id"] for row in rows)}), span)
+
+    async def _mark_corrected(self, instrument_ids: Sequence[int], span: Span, *, recompute: bool = False) -> None:
         async with self.database.transaction() as connection:
-            written = await recompute(connection, instrument_id, span)
+            written = await mark_corrected(connection, instrument_ids, span, recompute=recompute)
         self.changes.tell(written.xid, written.changes)
 
     async def log(self, fetch: Fetch) -> None:

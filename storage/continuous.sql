@@ -25,11 +25,13 @@ select s.done, s.claimed, (select horizon from storage_layout) as horizon,
 from agg_state s;
 
 -- name: refresh_level
--- Unbatched where the version can: ten batches of a month took thirty times as long.
-call refresh_continuous_aggregate('{relation}', $1::timestamptz, $2::timestamptz{options});
+-- Unbatched where the version can: ten batches of a month took thirty times as long. By itself it refreshes only buckets
+-- that TimescaleDB's own log calls invalid; `force` makes it refresh the whole window.
+call refresh_continuous_aggregate('{relation}', $1::timestamptz, $2::timestamptz{parameters});
 
--- name: refresh_batches
-select exists (select from pg_proc where proname = 'refresh_continuous_aggregate' and 'options' = any (proargnames)) as known;
+-- name: refresh_parameters
+-- Which of them this version has: `force` came with 2.18, `options` later.
+select array(select unnest(proargnames) from pg_proc where proname = 'refresh_continuous_aggregate') as known;
 
 -- name: refresh_done
 with gone as (delete from agg_dirty where id = any ($1::int8[]))

@@ -76,6 +76,7 @@ from unnest($1::int4[]) i left join coverage c on c.instrument_id = i;
 -- it was covered before, and what 1m candles are still taken; null where $5 names a lease that is not held any more, by $7 at the epoch $6: its row is held
 -- meanwhile, so that whoever takes it over does so after this was written, or before, and then it is not. Who freezes in the
 -- middle of it loses the transaction when the lease ends: the row would be held for as long as its connection lives.
+-- A write over compressed chunks is long, not wrong: this transaction lifts the limit at which TimescaleDB would end it.
 with held as (
   select set_config('idle_in_transaction_session_timeout',
                     (1000 * greatest(1, extract(epoch from expires_at - now())))::int4::text, true)
@@ -90,9 +91,8 @@ locked as (
   on conflict (instrument_id, timeframe) do update set version = c.version + 1
   returning instrument_id, timeframe, covered)
 select bool_or(l.covered && g.spans) as known, (select horizon from storage_layout) as horizon,
-  -- A backfill that is written over compressed chunks is long, not wrong: it must not be cut off at 100,000 rows.
-  (select set_config('timescaledb.max_tuples_decompressed_per_dml_transaction', '0', true)
-   where current_setting('timescaledb.max_tuples_decompressed_per_dml_transaction', true) is not null) as unlimited
+       (select set_config('timescaledb.max_tuples_decompressed_per_dml_transaction', '0', true)
+        from storage_layout where hypertable) as unlimited
 from locked l join given g on g.i = l.instrument_id and g.tf = l.timeframe;
 
 -- name: coverage_extend
@@ -247,6 +247,12 @@ where (exists (select from coverage c where c.instrument_id = i.id) or exists (s
   and ($1::text is null or market = $1) and ($2::text is null or provider = $2) and ($3::text is null or symbol like $3)
 order by market, provider, symbol;
 
+-- name: instruments_within
+-- Those that may have 1m candles in the span from $1 to $2.
+select instrument_id from coverage
+where timeframe = '1m' and covered && tstzrange(timestamptz 'epoch' + $1::int8 * interval '1 ms',
+                                                timestamptz 'epoch' + $2::int8 * interval '1 ms');
+
 -- name: stored_hull
 select (extract(epoch from min({stamp})) * 1000)::int8 as first, (extract(epoch from max({stamp})) * 1000)::int8 as last
 from {relation}, (select $2::text as tf) q where instrument_id = $1 {filter};
@@ -280,8 +286,7 @@ compared as (
   from said s full join kept k using (bucketed_time))
 select count(*) as checked, count(*) filter (where missing) as missing, count(*) filter (where extra) as extra,
        count(*) filter (where different and not missing and not extra) as different,
-       (extract(epoch from min(bucketed_time) filter (where missing or extra or different)) * 1000)::int8 as first,
-       (extract(epoch from max(bucketed_time) filter (where missing or extra or different)) * 1000)::int8 as last
+       array_agg((extract(epoch from bucketed_time) * 1000)::int8) filter (where missing or extra or different) as wrong
 from compared;
 
 -- name: aggregate_orphans

@@ -17,7 +17,7 @@ from typing import Any
 
 from candlegraph import clock
 from candlegraph.clock import MINUTE_MS
-from candlegraph.errors import CandlegraphError
+from candlegraph.errors import CandlegraphError, ConfigurationError
 from candlegraph.outage import Outage
 from candlegraph.span import Span, Spans
 from candlegraph.timeframe import Timeframe
@@ -35,6 +35,7 @@ DAY_MS = 1440 * MINUTE_MS
 LEASE, LEASE_S = "refresher", 30.0
 LOCK_TIMEOUT_MS = 5_000
 CALL_TIMEOUT_S = 3_600.0  # for one refresh, which cannot run in a transaction and so has none of PostgreSQL's
+_EARLIEST = -(2**62)
 
 _FIVE_MINUTES, _DAY = Timeframe.parse("5m"), Timeframe.parse("1d")
 
@@ -65,6 +66,21 @@ class Refresher:
             await asyncio.sleep(1)
         done: int = to_ms((await self.database.fetch(STATEMENTS["refresh_work"], 0))[0]["done"])
         return done
+
+    async def rebuild(self, spans: Spans) -> Span | None:
+        """Refresh every level over ``spans`` by force, the finest first; the hull of what was refreshed.
+
+        For buckets that are wrong although TimescaleDB takes them for right. It refreshes them for all instruments, and from
+        the finest level on, for a level above a wrong one would be made wrong too. Buckets before the retention horizon stay,
+        and the ledger stays as it is. ConfigurationError where TimescaleDB is older than 2.18.
+        """
+        while True:
+            async with self._lease() as held:
+                if held:
+                    async with self.database.connect() as session:
+                        work = await session.fetchrow(STATEMENTS["refresh_work"], 0)
+                        return await _refresh_levels(session, spans, work, to_ms(work["done"]), force=True)
+            await asyncio.sleep(1)  # a round of another process may take a while
 
     @staticmethod
     def _upto() -> int:
@@ -120,21 +136,33 @@ async def refresh(session: Any, upto: int) -> None:
     async with _lasting(session):
         await session.execute(STATEMENTS["refresh_claim"], upto)
     work = await session.fetchrow(STATEMENTS["refresh_work"], ENTRIES)
-    there = {row["view_name"] for row in await session.fetch(SQL["levels_there"])}
-    options = await session.fetchval(STATEMENTS["refresh_batches"])
     until = to_ms(work["claimed"])
     stale = Spans(
         [Span(to_ms(work["done"]), until), *(Span(to_ms(r.lower), to_ms(r.upper)) for r in work["dirty"] or ())]
     )
-    if work["horizon"]:
-        stale &= Spans([Span(to_ms(work["horizon"]), until)])
+    await _refresh_levels(session, stale, work, until)
+    await session.execute(STATEMENTS["refresh_done"], work["ids"], work["claimed"])
+
+
+async def _refresh_levels(session: Any, stale: Spans, work: Any, until: int, *, force: bool = False) -> Span | None:
+    """Refresh each level over ``stale``, from the horizon to ``until`` (ms, UTC); the hull of what was refreshed."""
+    known = set(await session.fetchval(STATEMENTS["refresh_parameters"]))
+    if force and "force" not in known:
+        raise ConfigurationError(
+            "TimescaleDB older than 2.18 cannot refresh by force: update it to repair its aggregates."
+        )
+    there = {row["view_name"] for row in await session.fetch(SQL["levels_there"])}
+    # Before the horizon there are no minutes: a refresh would erase the buckets that have outlived them.
+    stale &= Spans([Span(to_ms(work["horizon"]) if work["horizon"] else _EARLIEST, until)])
+    done: list[Span] = []
     for timeframe, relation in ALL.items():
         if relation in there:
+            statement = _refresh_statement(relation, options="options" in known, force=force)
             for window in windows(stale, timeframe, until):
                 bounds = (datetime.fromtimestamp(instant / 1000, UTC) for instant in (window.since, window.until))
-                statement = _refresh_statement(relation, options=options)
                 await session.execute(statement, *bounds, timeout=CALL_TIMEOUT_S)
-    await session.execute(STATEMENTS["refresh_done"], work["ids"], work["claimed"])
+                done.append(window)
+    return Span(min(done).since, max(window.until for window in done)) if done else None
 
 
 def windows(stale: Spans, timeframe: Timeframe, until: int) -> Iterator[Span]:
@@ -154,9 +182,10 @@ def _lasting(session: Any) -> AbstractAsyncContextManager[None]:
 
 
 @lru_cache(maxsize=32)
-def _refresh_statement(relation: str, *, options: bool) -> str:
-    unbatched = """, options => '{"buckets_per_batch": 0}'""" if options else ""
-    return STATEMENTS["refresh_level"].replace("{relation}", relation).replace("{options}", unbatched)
+def _refresh_statement(relation: str, *, options: bool, force: bool) -> str:
+    parameters = """, options => '{"buckets_per_batch": 0}'""" if options else ""
+    parameters += ", force => true" if force else ""
+    return STATEMENTS["refresh_level"].replace("{relation}", relation).replace("{parameters}", parameters)
 
 
 async def retire(session: Any, kind: Aggregates, wanted: int) -> None:

@@ -7,15 +7,16 @@ aggregates. Base and aggregate are read in one statement, and so as of one momen
 from __future__ import annotations
 
 import re
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator
+from collections.abc import AsyncIterator, Iterable, Iterator
 from dataclasses import dataclass
 
 from candlegraph.series import Instrument
-from candlegraph.span import Span
+from candlegraph.span import Span, Spans
 from candlegraph.timeframe import MINUTE, Timeframe
 from storage.candles import CandleStore, read_statement
 from storage.database import SQL, Database
 from storage.levels import BASE, Levels
+from storage.refresher import Refresher
 
 ALWAYS, NEVER = Span(-(2**62), 2**62), Span(2**62, -(2**62))
 PIECE_MS = 366 * 86_400_000  # of one instrument, checked in one statement: half a million minutes at most
@@ -52,10 +53,10 @@ class Tally:
 
 @dataclass(frozen=True, slots=True)
 class Piece:
-    """What came of one piece: its tally, and the hull of the buckets that are wrong."""
+    """The result for one piece: its tally, and the buckets that are wrong."""
 
     tally: Tally
-    wrong: Span | None = None
+    wrong: Spans
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,13 +67,13 @@ class Verification:
     levels: Levels
     span: Span = ALWAYS
     repair: bool = False
-    catch_up: Callable[[], Awaitable[int]] | None = None  # where aggregates lag: up to where (ms) they are right then
+    refresher: Refresher | None = None  # where aggregates lag
 
     async def check(self, instrument_id: int) -> AsyncIterator[Tally]:
         """Check one instrument, piece by piece. A piece that was repaired is tallied as it is after that."""
         base = await self._hull(instrument_id, BASE)
         horizon = await self.store.horizon()  # before it, aggregates have outlived what they were made of
-        done = await self.catch_up() if self.catch_up else ALWAYS.until
+        done = await self.refresher.catch_up() if self.refresher else ALWAYS.until
         for piece in _pieces(base):
             yield await self._base(instrument_id, piece)
         for timeframe, relation in self.levels.items():
@@ -81,19 +82,25 @@ class Verification:
             if horizon is not None:
                 both = Span(max(both.since, timeframe.ceil(horizon)), both.until)
             whole = both.outer(timeframe)
-            if self.catch_up:
+            if self.refresher:
                 whole = Span(whole.since, min(whole.until, timeframe.floor(done)))
             for piece in _pieces(whole, timeframe):
                 found = await self._aggregate(instrument_id, timeframe, relation, piece)
-                if found.wrong and self.catch_up:  # it may have been written after they had caught up
-                    await self.catch_up()
+                if found.wrong and self.refresher:  # it may have been written after they had caught up
+                    await self.refresher.catch_up()
                     found = await self._aggregate(instrument_id, timeframe, relation, piece)
                 if found.wrong and self.repair:
-                    await self.store.recompute(instrument_id, found.wrong)
-                    if self.catch_up:
-                        await self.catch_up()
+                    await self._repair(instrument_id, found.wrong)
                     found = await self._aggregate(instrument_id, timeframe, relation, piece)
                 yield found.tally
+
+    async def _repair(self, instrument_id: int, wrong: Spans) -> None:
+        if self.refresher is None:
+            await self.store.recompute(instrument_id, _hull(wrong))
+            return
+        if rebuilt := await self.refresher.rebuild(wrong):
+            await self.store.forget(instrument_id, rebuilt)
+        await self.refresher.catch_up()  # what was written meanwhile
 
     async def orphans(self) -> list[Tally]:
         """Of each aggregate, how many of its instruments do not exist."""
@@ -119,8 +126,7 @@ class Verification:
         statement = SQL["aggregate_differences"].replace("{relation}", relation).replace("{edge}", _edge(timeframe))
         row = (await self.store.database.fetch(statement, instrument_id, piece.since, piece.until))[0]
         tally = Tally(relation, row["checked"], row["missing"], row["extra"], row["different"])
-        wrong = Span(timeframe.floor(row["first"]), timeframe.next(row["last"])) if tally.wrong else None
-        return Piece(tally, wrong)
+        return Piece(tally, Spans(Span(timeframe.floor(at), timeframe.next(at)) for at in row["wrong"] or ()))
 
 
 async def instruments_matching(
@@ -138,6 +144,11 @@ def totals(levels: Levels, tallies: Iterable[Tally]) -> list[Tally]:
     for tally in tallies:
         sums[tally.relation] += tally
     return list(sums.values())
+
+
+def _hull(spans: Spans) -> Span:
+    each = list(spans)
+    return Span(each[0].since, each[-1].until)
 
 
 def _pieces(hull: Span, timeframe: Timeframe = MINUTE) -> Iterator[Span]:

@@ -52,12 +52,16 @@ async def write_candles(
     return Written(await extend_coverage(connection, spans, changes), changes)
 
 
-async def recompute(connection: Any, instrument_id: int, span: Span) -> Written:
-    """Make the aggregates over the 1m candles of ``span`` anew."""
-    spans = columns_of([(instrument_id, str(MINUTE), span.since, span.since)])  # no more is covered than before
-    changes = [Change(instrument_id, span)]
+async def mark_corrected(
+    connection: Any, instrument_ids: Sequence[int], span: Span, *, recompute: bool = False
+) -> Written:
+    """Note that aggregates over ``span`` changed; ``recompute`` makes those over its 1m candles anew."""
+    # No more is covered than before.
+    spans = columns_of((instrument_id, str(MINUTE), span.since, span.since) for instrument_id in instrument_ids)
+    changes = [Change(instrument_id, span) for instrument_id in instrument_ids]
     await lock_coverage(connection, spans)
-    await connection.execute(SQL["aggregates_written"], [instrument_id], [span.since], [span.until], True)
+    if recompute:
+        await connection.execute(SQL["aggregates_written"], instrument_ids, [span.since], [span.until], True)
     return Written(await extend_coverage(connection, spans, changes), changes)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import os
+import secrets
 from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 from urllib.parse import urlsplit, urlunsplit
@@ -16,6 +17,7 @@ from storage.database import Database
 from storage.embedded import EmbeddedPostgres
 from storage.layout import Aggregates
 from storage.migrate import migrate
+from tests.timescale.server import stop_jobs
 
 _numbers = itertools.count()
 
@@ -43,19 +45,35 @@ def postgres_dsn(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 
 
 @pytest.fixture(scope="session")
-async def new_database(postgres_dsn: str) -> Callable[..., object]:
-    """Make databases: ``await new_database()`` is the address of an empty one."""
+async def new_database(postgres_dsn: str) -> AsyncIterator[Callable[..., object]]:
+    """Make databases: ``await new_database()`` is the address of an empty one. They go when the session ends."""
+    run, made = secrets.token_hex(4), []  # a server that was named may be in use by other runs too
 
     async def make(template: str = "template0") -> str:
-        name = f"test_{os.environ.get('PYTEST_XDIST_WORKER', '')}_{next(_numbers)}"
+        name = f"test_{run}_{next(_numbers)}"
         admin = await asyncpg.connect(postgres_dsn)
         try:
+            if template != "template0":
+                await _leave_alone(admin, template)
             await admin.execute(f"create database {name} template {template}")
         finally:
             await admin.close()
+        made.append(name)
         return _at(postgres_dsn, name)
 
-    return make
+    yield make
+    admin = await asyncpg.connect(postgres_dsn)
+    try:
+        for name in made:
+            await admin.execute(f"drop database if exists {name} with (force)")
+    finally:
+        await admin.close()
+
+
+async def _leave_alone(admin: asyncpg.Connection, template: str) -> None:
+    """Let nobody connect to a template: TimescaleDB keeps a worker in each database, and nothing in use can be copied."""
+    await admin.execute(f"alter database {template} allow_connections false")
+    await admin.execute("select pg_terminate_backend(pid) from pg_stat_activity where datname = $1", template)
 
 
 @pytest.fixture(scope="session")
@@ -66,6 +84,7 @@ async def migrated_template(new_database: Callable[..., object]) -> str:
     await database.open()
     # Over a TimescaleDB too, what the suite is about are the tables; what differs there has tests of its own.
     await migrate(database, Aggregates.TABLES)
+    await stop_jobs(database)
     await database.close()
     return urlsplit(dsn).path.removeprefix("/")
 

@@ -18,8 +18,6 @@ begin
                               timescaledb.compress_orderby = '"timestamp"');
   -- Some versions make a policy of their own when compression is switched on: theirs stays then.
   perform add_compression_policy('ohlcv_data', interval '35 days', if_not_exists => true);
-exception when insufficient_privilege then
-  raise warning 'TimescaleDB: % (compression is left as it is)', sqlerrm;
 end $make$;
 
 create or replace function minutes_drop(before timestamptz) returns void language plpgsql as $f$

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import secrets
 import signal
 from collections.abc import AsyncIterator
 from contextlib import suppress
@@ -164,17 +165,17 @@ async def test_a_pool_without_a_free_connection_is_overloaded(
 async def test_a_server_that_gives_fewer_connections_than_the_pool_wants_answers_by_those_it_gives(
     database_dsn: str,
 ) -> None:
-    admin = await asyncpg.connect(database_dsn)
-    await admin.execute("create role crowded login connection limit 3")
+    admin, role = await asyncpg.connect(database_dsn), f"crowded_{secrets.token_hex(4)}"  # of the whole server
+    await admin.execute(f"create role {role} login connection limit 3")
     parts = urlsplit(database_dsn)
-    database = Database(urlunsplit(parts._replace(netloc="crowded@")))
+    database = Database(urlunsplit(parts._replace(netloc=f"{role}@{parts.netloc.rpartition('@')[2]}")))
     try:
         await database.open()
         answers = await asyncio.gather(*(database.fetch("select pg_sleep(0.01), 1 as one") for _ in range(50)))
         assert [answer[0]["one"] for answer in answers] == [1] * 50
         await database.close()
     finally:
-        await admin.execute("drop role crowded")
+        await admin.execute(f"drop role {role}")
         await admin.close()
 
 

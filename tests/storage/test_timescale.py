@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import itertools
+import os
 import random
-from collections.abc import AsyncIterator, Iterator
+from collections import Counter
+from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -33,15 +35,19 @@ from storage.refresher import Refresher
 from storage.verify import Verification
 from tests.fakes.upstream import Lineup, minutes
 from tests.storage.world import DAY_MS, HOUR_MS, T0, rows_of
-from tests.timescale.server import insert_instead_of_copy, served
+from tests.timescale.server import insert_instead_of_copy, served, stop_jobs
 
 NOW = T0 + 400 * DAY_MS + 7 * HOUR_MS + 13 * MINUTE_MS
 _numbers = itertools.count()
 
 
 @pytest.fixture(scope="module")
-def timescale_dsn() -> Iterator[str]:
-    with served() as dsn:
+async def timescale_dsn(new_database: Callable[..., Awaitable[str]]) -> AsyncIterator[str]:
+    if os.environ.get("TEST_TIMESCALE_DSN"):
+        yield await new_database()
+        return
+    with served() as dsn, pytest.MonkeyPatch.context() as patch:
+        patch.setattr(asyncpg.Connection, "copy_to_table", insert_instead_of_copy)
         yield dsn
 
 
@@ -51,7 +57,6 @@ async def timescale(timescale_dsn: str) -> AsyncIterator[Database]:
     database = Database(timescale_dsn, max_connections=1)
     await database.open()
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(asyncpg.Connection, "copy_to_table", insert_instead_of_copy)
         patch.setattr(clock, "now_ms", lambda: NOW)
 
         async def later(*_: object) -> None:
@@ -68,6 +73,7 @@ async def timescale(timescale_dsn: str) -> AsyncIterator[Database]:
                 values (1, '1m', '{[2023-11-05, 2023-11-07)}')""")
         async with database.transaction() as connection:
             await lay_out(connection, Aggregates.AUTO)
+        await stop_jobs(database)
         yield database
     await database.close()
 
@@ -270,6 +276,24 @@ async def test_a_write_may_decompress_any_number_of_rows_and_leaves_the_limit_to
         assert await connection.fetchval(limit) == before
 
 
+async def test_a_correction_may_decompress_more_rows_than_the_server_s_limit(
+    timescale: Database, symbol: Symbol
+) -> None:
+    await symbol.write(minutes(T0 + 80 * DAY_MS, 3000))
+    async with timescale.connection() as connection:
+        await connection.execute("select compress_chunk(c, if_not_compressed => true) from show_chunks('ohlcv_data') c")
+        await connection.execute("set timescaledb.max_tuples_decompressed_per_dml_transaction = 100")
+    try:
+        async with timescale.connection() as connection:
+            with pytest.raises(asyncpg.ConfigurationLimitExceededError):
+                await connection.execute("update ohlcv_data set volume = 0 where instrument_id = $1", symbol.id)
+        await symbol.write(minutes(T0 + 80 * DAY_MS, 3000, seed=9))
+        await symbol.answers_right()
+    finally:
+        async with timescale.connection() as connection:
+            await connection.execute("reset timescaledb.max_tuples_decompressed_per_dml_transaction")
+
+
 async def test_minutes_are_dropped_behind_the_horizon_and_their_aggregates_outlive_them(
     timescale: Database, symbol: Symbol
 ) -> None:
@@ -310,6 +334,9 @@ async def test_minutes_are_dropped_behind_the_horizon_and_their_aggregates_outli
     await symbol.answers_right()
     after = await symbol.materialised()
     assert all(set(before[tf][:-1]) <= set(after[tf]) for tf in ALL if tf.nominal_ms <= HOUR_MS)
+    # A repair makes nothing anew that has lost its minutes.
+    assert await keeper.rebuild(Spans([Span(T0, NOW)])) is not None
+    assert await symbol.materialised() == after
 
 
 async def test_verify_lets_the_aggregates_catch_up_and_finds_nothing_wrong_then(
@@ -317,7 +344,79 @@ async def test_verify_lets_the_aggregates_catch_up_and_finds_nothing_wrong_then(
 ) -> None:
     """What lags is no error: it is brought up to date first, and the bucket of today is left out."""
     await symbol.write(minutes(NOW - 300 * MINUTE_MS, 290, seed=6))
-    catch_up = Refresher(timescale, Aggregates.CONTINUOUS).catch_up
-    found = [tally async for tally in Verification(symbol.store, ALL, catch_up=catch_up).check(symbol.id)]
+    refresher = Refresher(timescale, Aggregates.CONTINUOUS)
+    found = [tally async for tally in Verification(symbol.store, ALL, refresher=refresher).check(symbol.id)]
     assert sum(tally.checked for tally in found) > 290 + 290 // 5
     assert [tally for tally in found if tally.wrong] == []
+
+
+async def spoil(database: Database, relation: str, fault: str, instrument_id: int) -> None:
+    """Change a materialised bucket behind TimescaleDB's back."""
+    async with database.connection() as connection:
+        stored = await connection.fetchval(
+            """select format('%I.%I', materialization_hypertable_schema, materialization_hypertable_name)
+               from timescaledb_information.continuous_aggregates where view_name = $1""",
+            relation,
+        )
+        await connection.execute(FAULTS[fault].replace("stored", stored), instrument_id)
+
+
+FAULTS = {
+    "different": "update stored set high = high + 1 where instrument_id = $1",
+    "missing": "delete from stored where instrument_id = $1",
+    "extra": """insert into stored select instrument_id, bucketed_time - interval '28 days', open, high, low, close, volume
+                from stored where instrument_id = $1""",
+}
+
+
+async def found_wrong(symbol: Symbol, *, repair: bool = False) -> dict[str, int]:
+    refresher = Refresher(symbol.database, Aggregates.CONTINUOUS)
+    verification = Verification(symbol.store, ALL, repair=repair, refresher=refresher)
+    wrong: Counter[str] = Counter()
+    async for tally in verification.check(symbol.id):
+        wrong[tally.relation] += tally.wrong
+    return dict(+wrong)
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+@pytest.mark.parametrize("relation", ["ohlcv_5min", "ohlcv_4h", "ohlcv_1w"])
+async def test_verify_repairs_what_timescaledb_takes_for_right(
+    timescale: Database, symbol: Symbol, relation: str, fault: str
+) -> None:
+    await symbol.write(minutes(NOW - 100 * DAY_MS - NOW % DAY_MS, 900))
+    assert await found_wrong(symbol) == {}
+    await spoil(timescale, relation, fault, symbol.id)
+    assert (await found_wrong(symbol)).keys() == {relation}
+    assert await found_wrong(symbol, repair=True) == {}
+    assert await found_wrong(symbol) == {}
+    assert await ledger(timescale) == []
+    await symbol.answers_right()
+
+
+async def test_a_repair_reaches_every_instrument_of_its_span_and_tells_of_each(
+    timescale: Database, symbol: Symbol
+) -> None:
+    """A refresh is of all instruments: a level above a wrong one must not be made wrong as well."""
+    instruments = Instruments(timescale, Lineup([]))
+    other = Symbol(timescale, (await instruments.imported(Instrument("m", "p", f"{symbol.id} other"), "UTC")).id)
+    for one in (symbol, other):
+        await one.write(minutes(NOW - 100 * DAY_MS - NOW % DAY_MS, 900))
+    assert await found_wrong(symbol) == await found_wrong(other) == {}
+    revisions = [known.revision for known in await symbol.store.ledgers([symbol.id, other.id])]
+    await spoil(timescale, "ohlcv_1h", "different", symbol.id)
+    await spoil(timescale, "ohlcv_5min", "different", other.id)
+    assert await found_wrong(symbol, repair=True) == {}
+    assert await found_wrong(other) == {}
+    after = [known.revision for known in await symbol.store.ledgers([symbol.id, other.id])]
+    assert all(new > old for new, old in zip(after, revisions, strict=True))
+
+
+async def test_a_repair_leaves_the_ledger_as_it_is(timescale: Database, symbol: Symbol) -> None:
+    await symbol.write(minutes(NOW - 100 * DAY_MS - NOW % DAY_MS, 900))
+    stale = await ledger(timescale)
+    assert stale
+    async with timescale.connection() as connection:
+        state = await connection.fetchrow("select claimed, done from agg_state")
+        await Refresher(timescale, Aggregates.CONTINUOUS).rebuild(Spans([Span(NOW - 110 * DAY_MS, NOW)]))
+        assert await connection.fetchrow("select claimed, done from agg_state") == state
+    assert await ledger(timescale) == stale

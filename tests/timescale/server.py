@@ -12,6 +12,8 @@ from typing import Any
 
 import asyncpg
 
+from storage.database import Database
+
 SCRIPT = Path(__file__).with_name("serve.mjs")
 _EPOCH = datetime(2000, 1, 1, tzinfo=UTC)
 
@@ -42,6 +44,13 @@ async def insert_instead_of_copy(
                         $8::float8[], $9::float8[]) x (i, tf, s, t, o, h, l, c, v)""",
         *map(list, values),
     )
+
+
+async def stop_jobs(database: Database) -> None:
+    """Let no job of TimescaleDB compress a chunk while a test looks at it."""
+    async with database.connection() as connection:
+        if await connection.fetchval("select exists (select from pg_extension where extname = 'timescaledb')"):
+            await connection.execute("select alter_job(job_id, scheduled => false) from timescaledb_information.jobs")
 
 
 def _rows(stream: bytes) -> Iterator[tuple[Any, ...]]:
