@@ -23,7 +23,7 @@ from storage.arrivals import Arrivals
 from storage.candles import CandleStore, Fetch, Ledger, Write
 from storage.claims import Claims
 from storage.ledgers import Ledgers
-from storage.live import Held
+from storage.live import Held, LeaseLost
 from storage.suspects import Suspects, is_suspect
 
 log = logging.getLogger(__name__)
@@ -143,7 +143,9 @@ class Collector:
         del self._tasks[key]
         # Everybody who waited may have left: what broke then is seen here or never.
         error = None if task.cancelled() else task.exception()
-        if isinstance(error, CandlegraphError):
+        if isinstance(error, LeaseLost):
+            log.warning("fetching %s of instrument %d was given up: %r", key[1].timeframe, key[0], error)
+        elif isinstance(error, CandlegraphError):
             self.storing.begin(error.message)
         elif error:
             log.error("fetching %s of instrument %d failed", key[1].timeframe, key[0], exc_info=error)
