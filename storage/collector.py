@@ -15,6 +15,7 @@ from storage.claims import Claims
 from storage.fetch_job import FetchJob, FetchRequest, FetchResult, FetchStores
 from storage.forming import FormingCache
 from storage.ledgers import Ledgers
+from storage.live import LeaseLost
 from storage.suspects import Suspects
 
 log = logging.getLogger(__name__)
@@ -59,7 +60,9 @@ class Fetcher:
         del self._tasks[key]
         # Every caller may have left: what broke is seen here or never.
         error = None if task.cancelled() else task.exception()
-        if isinstance(error, CandlegraphError):
+        if isinstance(error, LeaseLost):
+            log.warning("fetching %s of instrument %d was given up: %r", key[1].timeframe, key[0], error)
+        elif isinstance(error, CandlegraphError):
             self.storing.fail(error)
         elif error:
             log.error("fetching %s of instrument %d failed", key[1].timeframe, key[0], exc_info=error)

@@ -20,6 +20,7 @@ from candlegraph.errors import CandlegraphError, ConfigurationError
 from candlegraph.resample import fold
 from candlegraph.series import Instrument
 from candlegraph.span import Span, Spans
+from candlegraph.supervision import Supervisor, Timings
 from candlegraph.timeframe import MINUTE, Timeframe
 from storage import continuous as continuous_module
 from storage import layout, refresher
@@ -268,15 +269,15 @@ async def test_the_rounds_go_on_after_a_failure_and_end_when_they_are_told_to(
         return done
 
     monkeypatch.setattr(Refresher, "round", told)
-    running = asyncio.create_task(Refresher(lagging, Aggregates.CONTINUOUS).run())
+    supervisor = Supervisor(Timings(first_s=0.01))
+    supervisor.start("aggregates", Refresher(lagging, Aggregates.CONTINUOUS).run)
     async with asyncio.timeout(30):
         assert not await rounds.get()
         async with lagging.connection() as connection:
             await connection.execute("alter table lost rename to agg_state")
         while not await rounds.get():
             pass
-    running.cancel()
-    assert await asyncio.gather(running, return_exceptions=True) != [None]
+    await supervisor.close()
 
 
 def test_windows_are_whole_closed_buckets_in_parts_that_can_be_stopped() -> None:
