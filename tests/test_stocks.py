@@ -26,6 +26,7 @@ from storage.history import History
 from tests.fakes.alpaca import KEY, LATE_MS, SECRET, FakeAlpaca, new_york, session_candles
 from tests.fakes.exchange import Fault
 from tests.providers.test_registry import Point
+from tests.waiting import HANG_S, eventually
 
 NEW_YORK = zone("America/New_York")
 DAY = Timeframe(1, "d")
@@ -192,7 +193,7 @@ class Client:
                 self._told.notify_all()
 
     async def until(self, holds: Callable[[], bool]) -> None:
-        async with asyncio.timeout(10), self._told:
+        async with asyncio.timeout(HANG_S), self._told:
             await self._told.wait_for(holds)
 
     def closed(self) -> list[object]:
@@ -249,9 +250,7 @@ async def test_a_stream_that_is_cut_three_times_loses_nothing(build: Build, monk
         if cut := cuts.get(minute):
             connections = stream.counts["connections"]
             await cut()
-            async with asyncio.timeout(5):
-                while stream.counts["connections"] == connections:
-                    await asyncio.sleep(0.005)
+            await eventually(lambda before=connections: stream.counts["connections"] != before)
         world.exchange.now += LATE_MS
     world.exchange.now = since + 15 * MINUTE_MS
     ended = world.exchange.now - 2 * MINUTE_MS

@@ -24,6 +24,7 @@ from candlegraph.span import Span
 from candlegraph.timeframe import MINUTE, Timeframe
 from candlegraph.zone import zone
 from tests.fakes.exchange import FakeExchange, Fault, Pair, random_candles
+from tests.waiting import HANG_S
 
 KEY, SECRET = "PKCANARYKEYCANARYKEY", "canary-secret-of-alpaca"  # what no message may show
 NEW_YORK = ZoneInfo("America/New_York")
@@ -203,7 +204,7 @@ class _Stream:
 
     async def until(self, symbols: set[str]) -> None:
         """Wait until exactly these are subscribed to, over one connection."""
-        async with asyncio.timeout(5), self._changed:
+        async with asyncio.timeout(HANG_S), self._changed:
             await self._changed.wait_for(lambda: len(self.sockets) == bool(symbols) and self.subscribed() == symbols)
 
     async def serve(self, request: web.Request) -> web.StreamResponse:

@@ -16,6 +16,11 @@ P = ParamSpec("P")
 EPOCH_MS = 1_709_856_000_000  # when a virtual loop begins
 
 
+def now() -> float:
+    """The seconds of the loop's clock."""
+    return asyncio.get_running_loop().time()
+
+
 class _Selector(selectors.DefaultSelector):
     """Does not wait: it tells the loop how long it would have."""
 

@@ -14,6 +14,7 @@ from candlegraph.errors import ProviderError, ProviderRefused, ProviderUnavailab
 from providers import alpaca_stream
 from providers.alpaca import Alpaca, create
 from tests.fakes.alpaca import KEY, LATE_MS, SECRET, FakeAlpaca, new_york, session_candles
+from tests.waiting import HANG_S
 
 SINCE = new_york("2024-03-08 09:30")
 TRUTH = session_candles("2024-03-08", 1, keep=1.0)
@@ -56,14 +57,14 @@ class Listener:
             self._arrived.set()
 
     async def next(self) -> Candles:
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(HANG_S):
             while not self.heard:
                 self._arrived.clear()
                 await self._arrived.wait()
         return self.heard.pop(0)
 
     async def error(self) -> BaseException:
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(HANG_S):
             await asyncio.wait([self.task])
         error = self.task.exception()
         assert error is not None

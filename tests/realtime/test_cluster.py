@@ -26,6 +26,7 @@ from storage.candles import Write
 from storage.database import SQL, Database
 from storage.live import Happened, LeaseLost, LiveStore, Step, TopicKey
 from tests.realtime.world import START, Client, Exchange, Gate, Held, Process, eventually, minute, quickly, trades
+from tests.waiting import HANG_S
 
 LEASE = "feed:lab/exchange:0"
 
@@ -93,7 +94,7 @@ async def world(database_dsn: str, monkeypatch: pytest.MonkeyPatch) -> AsyncIter
 
 
 async def joined(*clients: Client) -> None:
-    await asyncio.gather(*(asyncio.wait_for(client.caught_up.wait(), 10) for client in clients))
+    await asyncio.gather(*(asyncio.wait_for(client.caught_up.wait(), HANG_S) for client in clients))
 
 
 def back(world: World, minutes: int) -> int:
@@ -275,7 +276,7 @@ async def test_a_leader_that_freezes_in_the_middle_of_a_write_keeps_nobody_from_
 
     monkeypatch.setattr(candles_module, "_extend", stand_still)
     world.now += 60_000
-    await asyncio.wait_for(begun.wait(), 10)
+    await asyncio.wait_for(begun.wait(), HANG_S)
     leader.freeze()
     await world.minutes(2, clients[survivor])
     assert survivor.feeds
@@ -370,7 +371,7 @@ async def test_whoever_was_away_too_long_is_told_to_start_again_and_has_all_afte
     world.now += 30 * 60_000
     await asyncio.sleep(0.2)
     world.exchange.down = False
-    await asyncio.wait_for(client.task, 10)
+    await asyncio.wait_for(client.task, HANG_S)
     resync = client.events[-1]
     assert resync.kind is EventKind.RESYNC
     before = [candle for candle in client.closed() if candle.timestamp < (resync.resync_from or 0)]
@@ -442,7 +443,7 @@ async def test_a_start_over_reaches_back_to_the_earliest_correction_that_was_not
     leading = ours if leader is one else theirs
     await world.minutes(6, leading)
     monkeypatch.setattr(hub_module, "PATIENCE_S", 0.0)
-    await asyncio.wait_for(follower.task, 10)
+    await asyncio.wait_for(follower.task, HANG_S)
     assert follower.events[-1].kind is EventKind.RESYNC
     assert follower.events[-1].resync_from == corrected
     await leading.leave()

@@ -6,6 +6,7 @@ import asyncio
 import os
 import uuid
 from collections.abc import Callable, Coroutine
+from contextlib import suppress
 from typing import Any
 from urllib.parse import urlsplit, urlunsplit
 
@@ -24,6 +25,7 @@ from realtime import feed as feed_module
 from realtime import topic as topic_module
 from storage.candles import Write
 from tests.realtime.world import BTC, START, Exchange, Process, quickly
+from tests.waiting import eventually
 
 PROCESSES = 3
 
@@ -249,13 +251,10 @@ class LiveMachine(RuleBasedStateMachine):
             process.thaw()
         self.frozen.clear()
         LiveMachine.now += 120_000
-        deadline = asyncio.get_running_loop().time() + 40
         for reader in self.readers:
             reader.reading.set()
-            while not reader.knows(self._truth(reader)) and asyncio.get_running_loop().time() < deadline:
-                if reader.task is None or reader.task.done():  # told to start again, or refused for a while
-                    await self._connect(reader, 0)
-                await asyncio.sleep(0.02)
+            with suppress(TimeoutError):
+                await eventually(lambda reader=reader: self._knows(reader))
             assert reader.knows(self._truth(reader)), reader.wrong_about(self._truth(reader))
         assert not [wrong for reader in self.readers for wrong in reader.wrongs]
         for timeframe in {reader.timeframe for reader in self.readers}:
@@ -264,6 +263,13 @@ class LiveMachine(RuleBasedStateMachine):
                 if reader.timeframe == timeframe:
                     for number, meaning in reader.numbers.items():
                         assert meanings.setdefault(number, meaning) == meaning
+
+    async def _knows(self, reader: Reader) -> bool:
+        if reader.knows(self._truth(reader)):
+            return True
+        if reader.task is None or reader.task.done():  # told to start again, or refused for a while
+            await self._connect(reader, 0)
+        return False
 
     def _truth(self, reader: Reader) -> dict[int, tuple[float, ...]]:
         until = reader.timeframe.floor(MINUTE.floor(self.now - 5_000))

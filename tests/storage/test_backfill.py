@@ -38,6 +38,7 @@ from tests.fakes.upstream import (
     spoiling,
 )
 from tests.storage.world import DAY_MS, T0, World, folded, rows_of, stop_clock
+from tests.waiting import HANG_S, eventually
 
 PAGE = 50
 
@@ -79,7 +80,7 @@ async def at_work(backfills: Backfills, count: int = 2) -> AsyncIterator[Workers
 
 async def done(backfills: Backfills, job: int, seconds: float = 20) -> Backfill:
     """The job when it has ended."""
-    async with asyncio.timeout(seconds):
+    async with asyncio.timeout(HANG_S):
         return [told async for told in backfills.follow(job)][-1]
 
 
@@ -252,8 +253,7 @@ async def test_a_cancelled_job_asks_for_nothing_more_and_keeps_what_it_has(world
     backfills = Backfills(world.history)
     job = await backfills.start(order(world, T0, hours(10)))
     async with at_work(backfills, 1):
-        while not world.calls:
-            await asyncio.sleep(0.01)
+        await eventually(lambda: world.calls)
         cancelled = await backfills.cancel(job.id)
         release.set()
         while len(await world.stored()) < PAGE:
@@ -271,7 +271,7 @@ async def test_a_job_is_cancelled_while_a_part_of_it_ends(world: World) -> None:
     async with world.database.transaction() as connection:  # as `backfill_end`: the part, then its job
         await connection.execute("update backfill_parts set calls = 1 where backfill_id = $1", job.id)
         cancelling = asyncio.create_task(backfills.cancel(job.id))
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(HANG_S):
             while not await connection.fetchval("select count(*) from pg_locks where not granted"):
                 await asyncio.sleep(0.01)
         await connection.execute("update backfills set last_error = 'x' where id = $1", job.id)
@@ -284,8 +284,7 @@ async def test_a_question_is_answered_while_a_backfill_waits_for_the_provider(wo
     backfills = Backfills(world.history)
     await backfills.start(order(world, T0, hours(2)))
     async with at_work(backfills, 1):
-        while not world.calls:
-            await asyncio.sleep(0.01)
+        await eventually(lambda: world.calls)
         answer = await world.ask(limit=5, since=hours(20), until=hours(21))
         assert len(answer.candles) == 5
         assert world.upstream.calls[-1].urgency is Urgency.QUERY
@@ -326,8 +325,7 @@ async def test_a_killed_worker_costs_one_page_and_somebody_else_goes_on(
     backfills = Backfills(world.history)
     job = await backfills.start(order(world, T0, hours(10)))
     async with at_work(Backfills(doomed.history), 1):
-        while pages < 5:
-            await asyncio.sleep(0.01)
+        await eventually(lambda: pages >= 5)
     await doomed.collector.close()
     async with at_work(backfills, 1):
         job = await done(backfills, job.id)
@@ -538,7 +536,7 @@ async def look_again(world: World, tracking: Tracking) -> int:
 
 async def settled(world: World) -> None:
     """Wait until no part is open."""
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(HANG_S):
         while True:
             async with world.database.connection() as connection:
                 if not await connection.fetchval("select count(*) from backfill_parts where state = 'OPEN'"):

@@ -18,6 +18,7 @@ from storage.database import Database
 from storage.ledgers import Ledgers
 from tests.fakes.upstream import delaying, hanging, minutes, raising
 from tests.storage.world import DAY_MS, T0, World, rows_of, stop_clock
+from tests.waiting import HANG_S, eventually
 
 ASK = {"since": T0, "until": T0 + 300 * MINUTE_MS}
 
@@ -91,8 +92,7 @@ async def test_who_leaves_cancels_nobody(world: World) -> None:
     release = asyncio.Event()
     world.upstream.faults = [hanging(release)]
     first, second = (asyncio.create_task(world.ask(**ASK)) for _ in range(2))
-    while not world.calls:
-        await asyncio.sleep(0.01)
+    await eventually(lambda: world.calls)
     first.cancel()
     await asyncio.gather(first, return_exceptions=True)
     release.set()
@@ -137,7 +137,7 @@ async def test_available_answers_at_once_and_the_rest_is_fetched_behind(world: W
     answer = await world.ask(wait=Wait.AVAILABLE, **ASK)
     assert [gap.reason for gap in answer.gaps] == [GapReason.PENDING]
     release.set()
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(HANG_S):
         while (await world.ask(wait=Wait.AVAILABLE, **ASK)).gaps:
             await asyncio.sleep(0.02)
     assert world.calls == 1
@@ -165,8 +165,7 @@ async def test_two_readers_of_one_ledger_are_both_told_what_changed_meanwhile(
     record = await world.record()
     watching = asyncio.create_task(world.store.changes.watch())
     try:
-        while not world.store.changes.fresh:
-            await asyncio.sleep(0.01)
+        await eventually(lambda: world.store.changes.fresh)
         ledgers = Ledgers(world.store)
         read, gate = type(world.store).ledgers, asyncio.Event()
         waits = [asyncio.Event(), asyncio.Event()]

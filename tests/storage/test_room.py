@@ -14,6 +14,7 @@ from storage.database import Database
 from storage.room import FEW, Room
 from tests.fakes.upstream import minutes
 from tests.storage.world import DAY_MS, T0, World, stop_clock
+from tests.waiting import HANG_S
 
 BIG = FEW + 1
 
@@ -60,7 +61,7 @@ async def test_who_does_not_wait_any_more_takes_nothing_along() -> None:
     await asyncio.sleep(0)
     tasks[2].cancel()  # when it was its turn, and it has not heard yet
     await asyncio.gather(*tasks, return_exceptions=True)
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(HANG_S):
         async with room.taken(2 * BIG):
             pass
     assert log == [2 * BIG]

@@ -12,6 +12,8 @@ from typing import Any
 
 import asyncpg
 
+from tests.waiting import HANG_S
+
 SCRIPT = Path(__file__).with_name("serve.mjs")
 _EPOCH = datetime(2000, 1, 1, tzinfo=UTC)
 
@@ -26,7 +28,7 @@ def served() -> Iterator[str]:
         assert port, "TimescaleDB did not start: `make test` installs what it needs"
         yield f"postgresql://postgres@127.0.0.1:{port}/postgres?sslmode=disable"
     finally:
-        node.communicate(timeout=30)
+        node.communicate(timeout=HANG_S)
 
 
 async def insert_instead_of_copy(
