@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -25,6 +25,7 @@ from storage import live as live_module
 from storage.candles import Write
 from storage.database import SQL, Database
 from storage.live import Happened, LeaseLost, LiveStore, Step, TopicKey
+from tests import waiting
 from tests.realtime.world import START, Client, Exchange, Gate, Held, Process, eventually, minute, quickly, trades
 from tests.waiting import HANG_S
 
@@ -243,7 +244,7 @@ async def test_what_a_frozen_leader_still_wants_to_write_is_refused(world: World
     await one.kill()
     world.processes.clear()
     successor = LiveStore(database)
-    await eventually_async(lambda: successor.take([LEASE]))
+    await waiting.eventually(lambda: successor.take([LEASE]))
     key = TopicKey(feed._record.id, "1m", "UTC")
     fresh = Process(database, world.exchange)
     world.processes.append(fresh)
@@ -286,14 +287,6 @@ async def test_a_leader_that_freezes_in_the_middle_of_a_write_keeps_nobody_from_
     assert len(one.feeds) + len(other.feeds) == 1
     for client in clients.values():
         await client.leave()
-
-
-async def eventually_async(holds: Callable[[], Awaitable[object]]) -> None:
-    for _ in range(500):
-        if await holds():
-            return
-        await asyncio.sleep(0.01)
-    raise AssertionError
 
 
 @pytest.mark.parametrize("live", [Live.POLL, Live.STREAM])
@@ -369,7 +362,8 @@ async def test_whoever_was_away_too_long_is_told_to_start_again_and_has_all_afte
     await joined(client)
     world.exchange.down = True
     world.now += 30 * 60_000
-    await asyncio.sleep(0.2)
+    asked = world.exchange.fetches
+    await eventually(lambda: world.exchange.fetches > asked)
     world.exchange.down = False
     await asyncio.wait_for(client.task, HANG_S)
     resync = client.events[-1]

@@ -27,7 +27,6 @@ from candlegraph.answer import Ask, SourceKind
 from candlegraph.errors import NotFound
 from candlegraph.event import Event, EventKind
 from candlegraph.provider import Urgency
-from realtime import feed as feed_module
 from realtime import hub as hub_module
 from realtime import topic as topic_module
 from realtime.bus import Message
@@ -186,7 +185,8 @@ async def test_a_provider_that_lags_loses_no_candle(build: Build, time: Time) ->
     exchange.lag = 90_000
     for _ in range(4):
         time.now += 60_000
-        await asyncio.sleep(0.1)
+        asked = exchange.fetches
+        await eventually(lambda asked=asked: exchange.fetches > asked)
     exchange.lag = 0
     await time.turn(60_000)
     expected = exchange.truth(MINUTE, client.since, MINUTE.floor(time.now - 5_000))
@@ -369,10 +369,7 @@ async def test_a_feed_is_let_go_of_when_nobody_listens(
         for client in clients:
             await client.leave()
         await eventually(lambda: not time.processes[0].feeds)
-        await asyncio.sleep(0.1)
-        asked = exchange.fetches
-        await asyncio.sleep(0.1)
-        assert exchange.fetches == asked
+        await eventually(lambda: not [task for task in asyncio.all_tasks() if "Feed." in str(task.get_coro())])
         assert await leases.take(["feed:lab/exchange:0"])
         await leases.free(["feed:lab/exchange:0"])
         tasks.append(len(asyncio.all_tasks()))
@@ -420,23 +417,20 @@ async def test_a_query_takes_the_forming_candle_of_a_followed_series_from_the_fe
     hub = build(exchange)
     client = Client(hub, "5m", time.now - 3_600_000)
     await asyncio.wait_for(client.caught_up.wait(), HANG_S)
-    monkeypatch.setattr(feed_module, "STREAM_POLL_S", 60.0)
-    await asyncio.sleep(0.1)
-    asked = exchange.fetches
     for timeframe in ("1m", "5m"):
         answer = (await hub._history.answer([Ask(Series(BTC, Timeframe.parse(timeframe)), 5)]))[0]
         assert not isinstance(answer, BaseException)
         assert not answer.candles.closed[-1]
         assert answer.sources[-1].source is SourceKind.LIVE
         assert answer.complete
-    assert exchange.fetches == asked
+    assert set(exchange.urgencies) == {Urgency.LIVE}, "only the feed asks"
     assert list(answer.candles)[-1] == list(client.events[-1].candles)[-1]
     await client.leave()
     await time.processes[0].stop()
     answer = (await hub._history.answer([Ask(Series(BTC, MINUTE), 5)]))[0]
     assert not isinstance(answer, BaseException)
     assert answer.sources[-1].source is SourceKind.PROVIDER
-    assert exchange.fetches > asked
+    assert Urgency.QUERY in exchange.urgencies
 
 
 async def test_a_listener_is_told_nothing_twice_that_happened_while_it_was_being_let_in(
@@ -446,7 +440,10 @@ async def test_a_listener_is_told_nothing_twice_that_happened_while_it_was_being
     hub = build(Exchange())
     opened = MINUTE.floor(time.now) - 600_000
 
+    keys: list[TopicKey] = []
+
     async def ready(key: TopicKey, topic: Topic) -> None:
+        keys.append(key)
         topic.start(7, opened, 99, Candles.empty())
         for n in range(3):
             row = Candles.from_rows([(opened + n * 60_000, 1, 1, 1, 1, 1)])
@@ -456,6 +453,8 @@ async def test_a_listener_is_told_nothing_twice_that_happened_while_it_was_being
     client = Client(hub, "1m", opened)
     await asyncio.wait_for(client.caught_up.wait(), HANG_S)
     assert client.events[0].seq == 10
-    await asyncio.sleep(0.05)
-    assert EventKind.CLOSE not in client.kinds()
+    row = Candles.from_rows([(opened + 3 * 60_000, 1, 1, 1, 1, 1)])
+    hub._heard(Message(keys[0], "C", 11, opened + 4 * 60_000, 99, row))
+    await eventually(lambda: EventKind.CLOSE in client.kinds())
+    assert [event.seq for event in client.events if event.kind is EventKind.CLOSE] == [11]
     await client.leave()

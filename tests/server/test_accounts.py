@@ -28,7 +28,7 @@ from storage.embedded import EmbeddedPostgres
 from storage.migrate import migrate
 from storage.users import Users
 from tests.server.running import COMMAND, Running, environment, serving
-from tests.waiting import HANG_S
+from tests.waiting import HANG_S, eventually
 
 SECRET_KEY = "canary-0-signing-8f2b64d09c7e41a5b3"
 PASSWORD, WRONG = "canary-1-password", "canary-2-guess"
@@ -360,7 +360,11 @@ async def test_while_the_database_is_away_nobody_is_told_that_the_password_is_wr
         async with client_of(dsn, tmp_path / "log", "ada") as client:
             signed_in = await client.login()
             await asyncio.to_thread(postgres.stop)
-            await asyncio.sleep(0.6)
+
+            async def away() -> bool:
+                return codes(await client.ask(ME, signed_in["token"])) == [("UNAVAILABLE", None)]
+
+            await eventually(away)
             for ask in (client.ask, client.ask_socket):
                 assert codes(await ask(LOGIN, name="ada", password=PASSWORD)) == [("UNAVAILABLE", None)]
                 assert codes(await ask(REFRESH, token=signed_in["refreshToken"])) == [("UNAVAILABLE", None)]

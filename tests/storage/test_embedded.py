@@ -14,6 +14,7 @@ import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import asyncpg
 import psutil
@@ -30,6 +31,7 @@ AS_ROOT = os.geteuid() == 0
 USER = """
 import sys
 from pathlib import Path
+from typing import Any
 from storage.embedded import EmbeddedPostgres
 postgres = EmbeddedPostgres(Path(sys.argv[1]))
 print(postgres.start().pid, flush=True)
@@ -259,14 +261,23 @@ async def test_committed_rows_outlive_a_server_killed_while_it_writes(postgres: 
     assert await fetch(again, "SELECT count(*) FROM written") in {committed, committed + 1}
 
 
-async def test_a_start_waits_for_the_children_of_a_killed_server(postgres: EmbeddedPostgres) -> None:
+async def test_a_start_waits_for_the_children_of_a_killed_server(
+    postgres: EmbeddedPostgres, monkeypatch: pytest.MonkeyPatch
+) -> None:
     server = postgres.start()
     postmaster, *children = family(server)
     stuck = next(child for child in children if "checkpointer" in " ".join(child.cmdline()))
     stuck.suspend()
     postmaster.kill()
+    launch, tries = EmbeddedPostgres._launch, []
+
+    def counted(self: EmbeddedPostgres, *given: Any) -> Server:
+        tries.append(given)
+        return launch(self, *given)
+
+    monkeypatch.setattr(EmbeddedPostgres, "_launch", counted)
     starting = asyncio.create_task(asyncio.to_thread(postgres.start))
-    await asyncio.sleep(1)
+    await eventually(lambda: len(tries) > 2)
     waited = not starting.done()
     stuck.resume()
     assert waited
