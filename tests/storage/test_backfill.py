@@ -300,13 +300,14 @@ async def test_a_higher_priority_goes_first(world: World) -> None:
     assert world.upstream.calls[0].span.since >= hours(10)
 
 
-async def test_a_killed_worker_costs_one_page_and_somebody_else_goes_on(
-    world: World, database_dsn: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(working, "CLAIM_S", 0.3)
-    monkeypatch.setattr(working, "RENEW_S", 0.1)
-    monkeypatch.setattr("storage.claims.TTL_S", 0.3)
-    monkeypatch.setattr("storage.claims.RENEW_S", 0.1)
+async def expire(database: Database) -> None:
+    """As if whoever holds a claim had been dead for long enough."""
+    async with database.connection() as connection:
+        await connection.execute("update claims set expires_at = '-infinity'")
+        await connection.execute("update backfill_parts set claimed_until = '-infinity' where claimed_by is not null")
+
+
+async def test_a_killed_worker_costs_one_page_and_somebody_else_goes_on(world: World, database_dsn: str) -> None:
     doomed_database = Database(database_dsn)
     await doomed_database.open()
     doomed = World(doomed_database, upstream=world.upstream, symbol=world.symbol)
@@ -326,6 +327,7 @@ async def test_a_killed_worker_costs_one_page_and_somebody_else_goes_on(
     async with at_work(Backfills(doomed.history), 1):
         await eventually(lambda: pages >= 5)
     await doomed.collector.close()
+    await expire(world.database)
     async with at_work(backfills, 1):
         job = await done(backfills, job.id)
     assert await world.stored() == truth(world, T0, hours(10))
@@ -336,8 +338,10 @@ async def test_a_killed_worker_costs_one_page_and_somebody_else_goes_on(
 async def test_a_database_that_dies_under_a_worker_is_waited_for(
     world: World, monkeypatch: pytest.MonkeyPatch, database_dsn: str
 ) -> None:
-    monkeypatch.setattr(working, "CLAIM_S", 0.3)
-    monkeypatch.setattr("storage.claims.TTL_S", 0.3)
+    for name, seconds in (("storage.workers.CLAIM_S", 3.0), ("storage.claims.TTL_S", 3.0)):
+        monkeypatch.setattr(name, seconds)
+    for name in ("storage.workers.RENEW_S", "storage.claims.RENEW_S"):
+        monkeypatch.setattr(name, 0.5)
 
     async def cuts(page: object) -> object:
         if world.calls in {2, 5}:
@@ -471,8 +475,6 @@ async def test_after_any_faults_and_kills_the_ledger_is_what_was_asked_less_what
     with pytest.MonkeyPatch.context() as patch:
         world = World(database, now=T0 + 2 * DAY_MS)
         stop_clock(patch, world)
-        patch.setattr(working, "CLAIM_S", 0.2)
-        patch.setattr("storage.claims.TTL_S", 0.2)
         world.upstream.capabilities = Capabilities((MINUTE,), Live.NONE, max_rows_per_call=PAGE, settle_ms=0)
         world.lists(minutes(T0, 720, holes=sorted(untraded)))
         imported = Spans(Span(T0 + a * MINUTE_MS, T0 + (a + n) * MINUTE_MS) for a, n in known)
@@ -490,6 +492,7 @@ async def test_after_any_faults_and_kills_the_ledger_is_what_was_asked_less_what
             task.cancel()
             await world.collector.close()
             await asyncio.gather(task, return_exceptions=True)
+            await expire(database)
             world.restart()
         backfills = Backfills(world.history)
         async with at_work(backfills, workers):
