@@ -68,7 +68,7 @@ class World:
     async def told(self, *clients: Client) -> None:
         """All of them were told the truth, each candle once and in order, and no number was left out."""
         for client in clients:
-            await eventually(lambda client=client: client.known() == self.expected(client), 10)
+            await eventually(lambda client=client: client.known() == self.expected(client))
             assert client.known() == self.expected(client)
             stamps = [candle.timestamp for candle in client.closed()]
             assert stamps == sorted(set(stamps))
