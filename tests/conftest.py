@@ -12,17 +12,29 @@ import asyncpg
 import pytest
 from hypothesis import settings
 
+from storage import database as database_module
+from storage import redis as redis_module
 from storage.database import Database
 from storage.embedded import EmbeddedPostgres
 from storage.layout import Aggregates
 from storage.migrate import migrate
+from tests.waiting import HANG_S
 
 _numbers = itertools.count()
 
 # CI draws the same examples each time, so that a red run is about the change; everybody else goes on searching.
-settings.register_profile("ci", derandomize=True)
-if os.environ.get("CI"):
-    settings.load_profile("ci")
+settings.register_profile("ci", derandomize=True, deadline=None)
+settings.register_profile("search", deadline=None)
+settings.load_profile("ci" if os.environ.get("CI") else "search")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def patient() -> Iterator[None]:
+    """On a busy machine everything takes longer; a test whose subject is a time-out sets it itself."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(database_module, "ACQUIRE_TIMEOUT_S", HANG_S)
+        patch.setattr(redis_module, "TIMEOUT_S", HANG_S)
+        yield
 
 
 def _at(dsn: str, name: str) -> str:

@@ -196,6 +196,7 @@ class _Stream:
         self.sockets: dict[web.WebSocketResponse, tuple[web.Request, str, set[str]]] = {}
         self.counts: Counter[str] = Counter()  # of connections, and of actions
         self.most_at_once = 0
+        self.farewell_s = 0.2  # how long a client may take to answer that it is closed
         self._changed = asyncio.Condition()
 
     def subscribed(self) -> set[str]:
@@ -210,7 +211,7 @@ class _Stream:
     async def serve(self, request: web.Request) -> web.StreamResponse:
         """One connection."""
         self.counts["connections"] += 1
-        ws = web.WebSocketResponse(autoping=False, timeout=0.2)
+        ws = web.WebSocketResponse(autoping=False, timeout=self.farewell_s)
         await ws.prepare(request)
         async with self._changed:
             self.sockets[ws] = (request, request.match_info["feed"], set())

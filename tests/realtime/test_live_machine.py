@@ -28,6 +28,7 @@ from tests.realtime.world import BTC, START, Exchange, Process, quickly
 from tests.waiting import eventually
 
 PROCESSES = 3
+MOMENT_S = 0.03  # something happens meanwhile, but what does not matter
 
 
 class Reader:
@@ -128,7 +129,7 @@ class LiveMachine(RuleBasedStateMachine):
     def do(self, work: Coroutine[Any, Any, None]) -> None:
         self.runner.run(work)
 
-    def pause(self, seconds: float = 0.03) -> None:
+    def pause(self, seconds: float = MOMENT_S) -> None:
         """Let things happen, but not to their end."""
         self.do(asyncio.sleep(seconds))
 
@@ -202,7 +203,7 @@ class LiveMachine(RuleBasedStateMachine):
 
     async def _thaw(self) -> None:
         self.frozen.pop().thaw()
-        await asyncio.sleep(0.03)
+        await asyncio.sleep(MOMENT_S)
 
     @rule(which=st.integers(0, PROCESSES - 1), share=st.sampled_from([0.0, 0.3, 1.0]))
     def lose_messages(self, which: int, share: float) -> None:
@@ -227,7 +228,7 @@ class LiveMachine(RuleBasedStateMachine):
         await reader.cut()
         reader.reading.set()
         reader.connect(self.alive[which % len(self.alive)], self._truth(reader))
-        await asyncio.sleep(0.02)
+        await asyncio.sleep(MOMENT_S)
 
     @precondition(lambda self: self.readers)
     @rule(who=st.integers(0, 5), reads=st.booleans())

@@ -186,7 +186,6 @@ async def eventually(holds: Callable[[], bool]) -> None:
     """Wait until something holds; the test's own assertion says what is wrong if it never does."""
     with suppress(TimeoutError):
         await waiting.eventually(holds)
-    await asyncio.sleep(0.01)
 
 
 def quickly(patch: pytest.MonkeyPatch) -> None:

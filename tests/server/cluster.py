@@ -48,7 +48,6 @@ class Cluster:
         self.exchange.sockets.every_s = 0.5
         self.servers: list[Running] = []
         self.urls: list[str] = []  # where listeners go
-        self.takeovers: list[float] = []
         self.logs: list[Path] = []  # of the dead too
         self._stack = AsyncExitStack()
         self._folder = folder
@@ -131,11 +130,10 @@ class Cluster:
         self.exchange.add("BTC", "USDT", self.truth)
 
     async def _lose(self, leader: Running, number: int) -> None:
-        opened, began = self.exchange.sockets.opened, time.monotonic()
+        opened = self.exchange.sockets.opened
         leader.process.send_signal(number)
         self.urls.remove(leader.url)
         await eventually(lambda: self.exchange.sockets.opened > opened)
-        self.takeovers.append(time.monotonic() - began)
 
 
 class Follower:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import signal
 import subprocess
-import time
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
@@ -15,7 +14,8 @@ import aiohttp
 import asyncpg
 import pytest
 
-from candlegraph.timeframe import Timeframe
+from candlegraph import clock
+from candlegraph.timeframe import MINUTE, Timeframe
 from tests.fakes.remote import ROWS, Remote, variables
 from tests.fakes.upstream import minutes
 from tests.server.running import COMMAND, Running, environment, run, serving
@@ -231,7 +231,7 @@ async def test_a_server_keeps_a_tracked_series_complete(
     remote: Remote, setting: dict[str, str], database_dsn: str, tmp_path: Path
 ) -> None:
     with serving(tmp_path / "log", **setting) as running:
-        since = int(time.time() * 1000) // MINUTE_MS * MINUTE_MS - 90 * MINUTE_MS
+        since = MINUTE.floor(clock.now_ms()) - 90 * MINUTE_MS
         remote.truth["A"] = minutes(since, 200)
         chosen = f'{{market: "remote", provider: "tape", symbols: ["A"], since: {since}}}'
         data = await ask(running, f"mutation {{ track(input: {chosen}) {{ holes }} }}")

@@ -34,8 +34,6 @@ async def test_two_servers_follow_by_one_connection_and_two_deaths_lose_and_repe
             await all_told(followers, end)
             assert [follower.missing(end) for follower in followers] == [0] * 40
             assert [follower.repeats for follower in followers] == [0] * 40
-    print("takeovers:", [f"{seconds:.1f} s" for seconds in cluster.takeovers])
-    assert max(cluster.takeovers) < 20
     for server in cluster.servers:
         assert "Traceback" not in server.log.read_text(encoding="utf-8")
 
@@ -95,6 +93,5 @@ async def test_a_leader_that_was_frozen_over_its_lease_writes_and_says_nothing_a
             assert [follower.connects for follower in followers] == connects
         async with following(cluster, 5) as followers:  # what is stored is what was told
             assert [follower.missing(end) for follower in followers] == [0] * 5
-    print("takeover:", cluster.takeovers)
     for server in cluster.servers:
         assert "Traceback" not in server.log.read_text(encoding="utf-8")

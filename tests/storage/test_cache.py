@@ -603,8 +603,14 @@ def littered(valkey: Valkey) -> Callable[[], None]:
     ("fault", "problem"), [(stopped, "answer"), (flushed, None), (filled, "memory"), (littered, None)]
 )
 async def test_whatever_happens_to_redis_no_question_fails_or_is_answered_wrong(
-    fault: Callable[[Valkey], Callable[[], None]], problem: str | None, database: Database, redis: Redis, valkey: Valkey
+    fault: Callable[[Valkey], Callable[[], None]],
+    problem: str | None,
+    database: Database,
+    redis: Redis,
+    valkey: Valkey,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    monkeypatch.setattr(shared, "TIMEOUT_S", 0.25)
     async with shelved(redis) as cache:
         history = History.over(database, Lineup([]), cache=cache)
         truth = minutes(T0, 6000)
@@ -661,6 +667,7 @@ async def test_nobody_waits_for_a_redis_that_hangs_but_those_who_found_out(
     database: Database, redis: Redis, valkey: Valkey, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(shared, "PROBE_EVERY_S", 60)
+    monkeypatch.setattr(shared, "TIMEOUT_S", 0.25)
     async with shelved(redis) as cache:
         history = History.over(database, Lineup([]), cache=cache)
         record = await series(history, minutes(T0, 3000))

@@ -340,10 +340,12 @@ async def test_what_was_imported_is_extended_once_its_provider_is_found_to_list_
     await instruments.imported(of("OWN/USD"), "UTC")
     first = await found(instruments, "BTC/USD", "OWN/USD")
     assert [isinstance(record, Record) and record.listed for record in first] == [False, False]
-    records = first
-    while True:
-        records = await found(instruments, "BTC/USD", "OWN/USD")
-        if isinstance(records[0], Record) and records[0].listed:
-            break
+
+    async def extended() -> bool:
+        (record,) = await found(instruments, "BTC/USD")
+        return isinstance(record, Record) and record.listed
+
+    await eventually(extended)
+    records = await found(instruments, "BTC/USD", "OWN/USD")
     assert [isinstance(record, Record) and record.listed for record in records] == [True, False]
     assert source.listing_calls == 1

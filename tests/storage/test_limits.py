@@ -145,6 +145,7 @@ async def test_one_that_hangs_is_waited_for_once_and_comes_back(
         return await execute(*command)  # type: ignore[no-untyped-call]
 
     monkeypatch.setattr(redis._client, "execute_command", noted)
+    monkeypatch.setattr(shared, "TIMEOUT_S", 0.25)
     valkey.signal(signal.SIGSTOP)
     try:
         sent.clear()
