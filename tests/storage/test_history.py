@@ -331,7 +331,7 @@ async def test_a_slow_provider_is_an_error_or_a_pending_gap_and_what_it_sends_la
     assert answer.ask.wait is Wait.COMPLETE
     release.set()
     await drain(world)
-    monkeypatch.setattr(history, "DEADLINE_S", 5.0)
+    monkeypatch.setattr(history, "DEADLINE_S", HANG_S)
     calls = world.calls
     answer = await world.ask(since=T0, until=at(200))
     assert (answer.complete, len(answer.candles), world.calls) == (True, 200, calls)

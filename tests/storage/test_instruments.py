@@ -271,7 +271,7 @@ async def test_a_list_that_never_comes_is_waited_for_until_a_deadline_only(
     async with asyncio.timeout(HANG_S):
         assert isinstance((await found(instruments, "AB"))[0], ProviderUnavailable)
     release.set()
-    monkeypatch.setattr(instruments_module, "LISTING_DEADLINE_S", 5.0)
+    monkeypatch.setattr(instruments_module, "LISTING_DEADLINE_S", HANG_S)
     assert isinstance((await found(instruments, "AB"))[0], Record)
     assert source.listing_calls == 1
 
