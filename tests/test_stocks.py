@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import pytest
 
 from candlegraph import MINUTE, Candles, Instrument, Series, Span, Timeframe, clock, fold, zone
-from candlegraph.answer import Answer, Ask, GapReason
+from candlegraph.answer import Answer, Ask, GapReason, SourceKind
 from candlegraph.clock import DAY_MS, HOUR_MS, MINUTE_MS
 from candlegraph.event import Event, EventKind
 from candlegraph.provider import Provider, Unconfigured
