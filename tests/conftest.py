@@ -12,6 +12,7 @@ import asyncpg
 import pytest
 from hypothesis import settings
 
+from storage import embedded
 from storage.database import Database
 from storage.embedded import EmbeddedPostgres
 from storage.layout import Aggregates
@@ -55,7 +56,12 @@ def postgres_dsn(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         return
     postgres = EmbeddedPostgres(tmp_path_factory.mktemp("postgres"))
     try:
-        yield postgres.start().dsn
+        with pytest.MonkeyPatch.context() as patch:
+            # Its databases last as long as the session. What must outlive a crash is tested on clusters of its own.
+            for name in ("fsync", "synchronous_commit", "full_page_writes"):
+                patch.setitem(embedded._SETTINGS, name, "off")
+            server = postgres.start()
+        yield server.dsn
     finally:
         postgres.stop()
 
