@@ -13,18 +13,37 @@ import asyncpg
 import pytest
 from hypothesis import settings
 
+from storage import embedded
 from storage.database import Database
 from storage.embedded import EmbeddedPostgres
 from storage.layout import Aggregates
 from storage.migrate import migrate
 from tests.timescale.server import stop_jobs
+from tests.waiting import HANG_S
 
 _numbers = itertools.count()
+_TIMEOUTS = (
+    "providers.ccxt_markets.DEADLINE_S",
+    "realtime.hub.READY_S",
+    "storage.database.ACQUIRE_TIMEOUT_S",
+    "storage.history.DEADLINE_S",
+    "storage.instruments.LISTING_DEADLINE_S",
+    "storage.redis.TIMEOUT_S",
+)
 
 # CI draws the same examples each time, so that a red run is about the change; everybody else goes on searching.
-settings.register_profile("ci", derandomize=True)
-if os.environ.get("CI"):
-    settings.load_profile("ci")
+settings.register_profile("ci", derandomize=True, deadline=None)
+settings.register_profile("search", deadline=None)
+settings.load_profile("ci" if os.environ.get("CI") else "search")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def patient() -> Iterator[None]:
+    """On a busy machine everything takes longer; a test whose subject is a time-out sets it itself."""
+    with pytest.MonkeyPatch.context() as patch:
+        for name in _TIMEOUTS:
+            patch.setattr(name, HANG_S)
+        yield
 
 
 def _at(dsn: str, name: str) -> str:
@@ -39,7 +58,12 @@ def postgres_dsn(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         return
     postgres = EmbeddedPostgres(tmp_path_factory.mktemp("postgres"))
     try:
-        yield postgres.start().dsn
+        with pytest.MonkeyPatch.context() as patch:
+            # Its databases last as long as the session. What must outlive a crash is tested on clusters of its own.
+            for name in ("fsync", "synchronous_commit", "full_page_writes"):
+                patch.setitem(embedded._SETTINGS, name, "off")
+            server = postgres.start()
+        yield server.dsn
     finally:
         postgres.stop()
 

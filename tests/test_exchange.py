@@ -25,6 +25,7 @@ from tests.fakes.exchange import HTML, T0, Fault, random_candles
 from tests.fakes.kraken import FakeKraken
 from tests.fakes.services import services_over
 from tests.fakes.upstream import Lineup
+from tests.waiting import HANG_S
 
 MINUTES = 4_000
 TRUTH = random_candles(T0, MINUTES, keep=0.97)
@@ -179,7 +180,7 @@ async def test_an_exchange_that_hangs_is_an_error_within_the_deadline(
     arguments = f"since: {T0}, until: {T0 + 100 * MINUTE_MS}"
     slow = await api.ask(arguments)
     assert [error.extensions["code"] for error in slow.errors or []] == ["PROVIDER_UNAVAILABLE"]
-    monkeypatch.setattr(history_module, "DEADLINE_S", 10.0)
+    monkeypatch.setattr(history_module, "DEADLINE_S", HANG_S)
     calls = api.calls
     healed = await api.candles(arguments)
     assert healed["complete"] is True

@@ -11,6 +11,7 @@ from candlegraph.errors import Unavailable
 from candlegraph.outage import Outage
 from candlegraph.supervision import Supervisor, Timings, Work
 from tests.realtime.world import eventually
+from tests.waiting import HANG_S
 
 QUICK = Timings(first_s=0.01, longest_s=0.02, healthy_s=0.05)
 
@@ -136,7 +137,8 @@ async def test_closing_stops_the_last_one_first_and_waits_for_each(supervisor: S
                 await asyncio.Event().wait()
             finally:
                 told.append(f"{name} ends")
-                await asyncio.sleep(0.01)
+                for _ in range(3):
+                    await asyncio.sleep(0)
                 told.append(f"{name} ended")
 
         return work
@@ -162,7 +164,7 @@ async def test_a_task_that_answers_its_cancellation_with_an_error_is_not_restart
 
     supervisor.start("one", work)
     await asyncio.sleep(0)
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(HANG_S):
         await supervisor.close()
     assert runs == 1
 
@@ -172,6 +174,6 @@ async def test_a_failed_task_is_closed_while_it_waits_for_its_restart() -> None:
     loop = Loop(ValueError())
     supervisor.start("one", loop.work)
     await eventually(lambda: bool(supervisor.degraded()))
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(HANG_S):
         await supervisor.close()
     assert supervisor.degraded() == {}

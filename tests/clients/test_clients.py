@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from tests.server.running import Running
+from tests.waiting import HANG_S
 
 SCRIPT = Path(__file__).with_name("clients.mjs")
 CLIENTS = ["graphql-ws", "graphql-sse", "apollo", "urql"]
@@ -20,7 +21,7 @@ CHECKS = re.findall(r"^  async '(.+)'\(", SCRIPT.read_text(encoding="utf-8"), re
 @pytest.fixture(scope="module")
 def report(server: Running) -> dict[str, dict[str, Any]]:
     """What each check came to, all of them run at once."""
-    node = subprocess.run(["node", SCRIPT, server.url], capture_output=True, text=True, timeout=60, check=False)
+    node = subprocess.run(["node", SCRIPT, server.url], capture_output=True, text=True, timeout=HANG_S, check=False)
     lines = [json.loads(line) for line in node.stdout.splitlines()]
     passed = all(line["ok"] for line in lines)
     # The bodies below tell which check failed; whatever else went wrong is told here.

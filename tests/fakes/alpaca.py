@@ -24,6 +24,7 @@ from candlegraph.span import Span
 from candlegraph.timeframe import MINUTE, Timeframe
 from candlegraph.zone import zone
 from tests.fakes.exchange import FakeExchange, Fault, Pair, random_candles
+from tests.waiting import HANG_S
 
 KEY, SECRET = "PKCANARYKEYCANARYKEY", "canary-secret-of-alpaca"  # what no message may show
 NEW_YORK = ZoneInfo("America/New_York")
@@ -195,6 +196,7 @@ class _Stream:
         self.sockets: dict[web.WebSocketResponse, tuple[web.Request, str, set[str]]] = {}
         self.counts: Counter[str] = Counter()  # of connections, and of actions
         self.most_at_once = 0
+        self.farewell_s = 0.2  # how long a client may take to answer that it is closed
         self._changed = asyncio.Condition()
 
     def subscribed(self) -> set[str]:
@@ -203,13 +205,13 @@ class _Stream:
 
     async def until(self, symbols: set[str]) -> None:
         """Wait until exactly these are subscribed to, over one connection."""
-        async with asyncio.timeout(5), self._changed:
+        async with asyncio.timeout(HANG_S), self._changed:
             await self._changed.wait_for(lambda: len(self.sockets) == bool(symbols) and self.subscribed() == symbols)
 
     async def serve(self, request: web.Request) -> web.StreamResponse:
         """One connection."""
         self.counts["connections"] += 1
-        ws = web.WebSocketResponse(autoping=False, timeout=0.2)
+        ws = web.WebSocketResponse(autoping=False, timeout=self.farewell_s)
         await ws.prepare(request)
         async with self._changed:
             self.sockets[ws] = (request, request.match_info["feed"], set())

@@ -13,7 +13,12 @@ import pytest
 from candlegraph import clock
 
 P = ParamSpec("P")
-EPOCH_MS = 1_709_856_000_000  # when a virtual loop begins
+EPOCH_MS, BEGINS_AT = 1_709_856_000_000, 1000.0  # when a virtual loop begins: by the wall, and by its own clock
+
+
+def now() -> float:
+    """The seconds of the loop's clock."""
+    return asyncio.get_running_loop().time()
 
 
 class _Selector(selectors.DefaultSelector):
@@ -36,16 +41,15 @@ class _Loop(asyncio.SelectorEventLoop):
         super().__init__(self._virtual)
 
     def time(self) -> float:
-        return 1000.0 + self._virtual.waited
+        return BEGINS_AT + self._virtual.waited
 
 
 def virtual(test: Callable[P, Coroutine[Any, Any, None]]) -> Callable[P, None]:
     """Run a test in virtual time, by `candlegraph.clock` too; no task may be left when it ends."""
 
     async def main(*args: P.args, **kwargs: P.kwargs) -> None:
-        loop, began = asyncio.get_running_loop(), asyncio.get_running_loop().time()
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(clock, "now_ms", lambda: EPOCH_MS + round((loop.time() - began) * 1000))
+            patch.setattr(clock, "now_ms", lambda: EPOCH_MS + round((now() - BEGINS_AT) * 1000))
             await test(*args, **kwargs)
         left = asyncio.all_tasks() - {asyncio.current_task()}
         assert not left, left

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager, suppress
 from typing import Any
 
@@ -20,18 +20,11 @@ from storage.batches import Read
 from storage.database import Database
 from storage.history import History
 from tests.fakes.upstream import Lineup
-
-
-async def eventually(holds: Callable[[], bool], seconds: float = 5.0) -> bool:
-    for _ in range(int(seconds / 0.01)):
-        if holds():
-            return True
-        await asyncio.sleep(0.01)
-    return holds()
+from tests.waiting import HANG_S, eventually
 
 
 async def first(stream: Any) -> Candles:
-    return await asyncio.wait_for(anext(stream), 10)  # type: ignore[no-any-return]
+    return await asyncio.wait_for(anext(stream), HANG_S)  # type: ignore[no-any-return]
 
 
 class Following:
@@ -81,7 +74,7 @@ async def following(
     cluster.start(supervisor)
     listening = [asyncio.create_task(followed.listen(cluster.hub, instrument, since)) for instrument in instruments]
     try:
-        assert await eventually(lambda: len(followed.caught_up) == len(instruments), 10)
+        await eventually(lambda: len(followed.caught_up) == len(instruments))
         yield followed
     finally:
         for task in listening:

@@ -14,6 +14,7 @@ from candlegraph.errors import ProviderError, ProviderRefused, ProviderUnavailab
 from providers import alpaca_stream
 from providers.alpaca import Alpaca, create
 from tests.fakes.alpaca import KEY, LATE_MS, SECRET, FakeAlpaca, new_york, session_candles
+from tests.waiting import HANG_S, eventually
 
 SINCE = new_york("2024-03-08 09:30")
 TRUTH = session_candles("2024-03-08", 1, keep=1.0)
@@ -56,14 +57,14 @@ class Listener:
             self._arrived.set()
 
     async def next(self) -> Candles:
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(HANG_S):
             while not self.heard:
                 self._arrived.clear()
                 await self._arrived.wait()
         return self.heard.pop(0)
 
     async def error(self) -> BaseException:
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(HANG_S):
             await asyncio.wait([self.task])
         error = self.task.exception()
         assert error is not None
@@ -154,18 +155,21 @@ async def test_a_slow_reader_gets_the_newest_of_each_minute(exchange: FakeAlpaca
     await exchange.stream.until({"AAPL"})
     await exchange.stream.tick()
     await first
+    quick = Listener(alpaca)
     for _ in range(3):
         exchange.now += MINUTE_MS
         await exchange.stream.tick()
         exchange.now += LATE_MS
         await exchange.stream.correct()
         exchange.now -= LATE_MS
-    await asyncio.sleep(0.05)  # all of it has arrived
-    candles = await anext(stream)
     truth = exchange.truth("AAPL")[1:4]
+    newest = (truth.timestamp[-1], truth.volume[-1])
+    await eventually(lambda: quick.heard and (quick.heard[-1].timestamp[-1], quick.heard[-1].volume[-1]) == newest)
+    candles = await anext(stream)
     assert candles.timestamp.tolist() == truth.timestamp.tolist()
     assert candles.volume.tolist() == truth.volume.tolist()
     await stream.aclose()
+    await quick.leave()
 
 
 # Ends

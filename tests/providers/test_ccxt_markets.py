@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import json
 import stat
-import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 from typing import Any
@@ -274,10 +273,8 @@ async def test_a_list_that_never_comes_is_given_up(
 ) -> None:
     monkeypatch.setattr(ccxt_markets, "DEADLINE_S", 0.2)
     provider = await start()
-    began = time.perf_counter()
     with pytest.raises(ProviderUnavailable, match="in time"):
         await rows(provider)
-    assert time.perf_counter() - began < 5
     assert provider._markets._child.poll() is not None  # type: ignore[union-attr]
 
 

@@ -36,6 +36,7 @@ from candlegraph import (
 from candlegraph.clock import DAY_MS, HOUR_MS, MINUTE_MS
 from providers import demo
 from providers.demo import Synthetic, create
+from tests.waiting import HANG_S
 
 HOUR, DAY = Timeframe(1, "h"), Timeframe(1, "d")
 NATIVE = (MINUTE, HOUR, DAY)
@@ -154,7 +155,7 @@ async def test_another_process_walks_the_same_way() -> None:
         "    print(hashlib.sha256(b''.join(c.tobytes() for c in page.candles.columns)).hexdigest())\n"
     )
     ran = await asyncio.to_thread(
-        subprocess.run, [sys.executable, "-c", script], capture_output=True, text=True, check=True, timeout=60
+        subprocess.run, [sys.executable, "-c", script], capture_output=True, text=True, check=True, timeout=HANG_S
     )
     here = [fingerprint((await page_of(symbol, DELISTED - 3 * DAY_MS, DELISTED)).candles) for symbol in EVERY]
     assert ran.stdout.split() == here

@@ -34,6 +34,7 @@ from candlegraph import (
 from providers import files
 from providers.files import MAX_ROWS, Files, create
 from providers.tables import Table, read_table
+from tests.waiting import HANG_S, eventually
 
 START = 1_704_067_200_000  # 2024-01-01T00:00:00Z
 LATER = 1_719_792_000_000  # 2024-07-01T00:00:00Z: what is written here has long been final
@@ -333,10 +334,10 @@ async def test_links_are_not_followed_out_of_the_folder(tmp_path: Path) -> None:
 async def test_the_loop_goes_on_while_a_file_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write(tmp_path / "A_1m.csv", 3)
     provider = await started(tmp_path)
-    free = threading.Event()
-    monkeypatch.setattr(files, "read_table", lambda *rest: (free.wait(10), read_table(*rest))[1])
+    begun, free = threading.Event(), threading.Event()
+    monkeypatch.setattr(files, "read_table", lambda *rest: (begun.set(), free.wait(HANG_S), read_table(*rest))[2])
     fetching = asyncio.create_task(provider.fetch(instrument("A"), MINUTE, ALWAYS))
-    await asyncio.sleep(0.05)
+    await eventually(begun.is_set)
     assert not fetching.done()
     free.set()
     assert len((await fetching).candles) == 3

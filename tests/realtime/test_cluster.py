@@ -25,6 +25,7 @@ from storage import write_transaction
 from storage.batches import Write
 from storage.database import SQL, Database
 from storage.live import Happened, LeaseLost, LiveStore, Step, TopicKey
+from tests import waiting
 from tests.realtime.world import (
     BTC,
     ETH,
@@ -39,6 +40,7 @@ from tests.realtime.world import (
     quickly,
     trades,
 )
+from tests.waiting import HANG_S
 
 LEASE = "feed:lab/exchange:0"
 
@@ -79,7 +81,7 @@ class World:
     async def told(self, *clients: Client) -> None:
         """All of them were told the truth, each candle once and in order, and no number was left out."""
         for client in clients:
-            await eventually(lambda client=client: client.known() == self.expected(client), 10)
+            await eventually(lambda client=client: client.known() == self.expected(client))
             assert client.known() == self.expected(client)
             stamps = [candle.timestamp for candle in client.closed()]
             assert stamps == sorted(set(stamps))
@@ -106,7 +108,7 @@ async def world(database_dsn: str, monkeypatch: pytest.MonkeyPatch) -> AsyncIter
 
 
 async def joined(*clients: Client) -> None:
-    await asyncio.gather(*(asyncio.wait_for(client.caught_up.wait(), 10) for client in clients))
+    await asyncio.gather(*(asyncio.wait_for(client.caught_up.wait(), HANG_S) for client in clients))
 
 
 def back(world: World, minutes: int) -> int:
@@ -255,7 +257,7 @@ async def test_what_a_frozen_leader_still_wants_to_write_is_refused(world: World
     await one.kill()
     world.processes.clear()
     successor = LiveStore(database)
-    await eventually_async(lambda: successor.take([LEASE]))
+    await waiting.eventually(lambda: successor.take([LEASE]))
     key = TopicKey(feed._record.id, "1m", "UTC")
     fresh = Process(database, world.exchange)
     world.processes.append(fresh)
@@ -288,7 +290,7 @@ async def test_a_leader_that_freezes_in_the_middle_of_a_write_keeps_nobody_from_
 
     monkeypatch.setattr(write_transaction, "extend_coverage", stand_still)
     world.now += 60_000
-    await asyncio.wait_for(begun.wait(), 10)
+    await asyncio.wait_for(begun.wait(), HANG_S)
     leader.freeze()
     await world.minutes(2, clients[survivor])
     assert survivor.feeds
@@ -336,7 +338,7 @@ async def test_a_feed_that_is_closed_while_its_minute_is_counted_repeats_nothing
     answers.release()
     await busy
     assert await committed.get() == 2
-    await asyncio.wait_for(leader._close(asked[:1]), 10)
+    await asyncio.wait_for(leader._close(asked[:1]), HANG_S)
     for _ in range(100):
         answers.release()
     await world.told(*clients)
@@ -426,9 +428,10 @@ async def test_whoever_was_away_too_long_is_told_to_start_again_and_has_all_afte
     await joined(client)
     world.exchange.down = True
     world.now += 30 * 60_000
-    await asyncio.sleep(0.2)
+    asked = world.exchange.fetches
+    await eventually(lambda: world.exchange.fetches > asked)
     world.exchange.down = False
-    await asyncio.wait_for(client.task, 10)
+    await asyncio.wait_for(client.task, HANG_S)
     resync = client.events[-1]
     assert resync.kind is EventKind.RESYNC
     before = [candle for candle in client.closed() if candle.timestamp < (resync.resync_from or 0)]
@@ -500,7 +503,7 @@ async def test_a_start_over_reaches_back_to_the_earliest_correction_that_was_not
     leading = ours if leader is one else theirs
     await world.minutes(6, leading)
     monkeypatch.setattr(hub_module, "PATIENCE_S", 0.0)
-    await asyncio.wait_for(follower.task, 10)
+    await asyncio.wait_for(follower.task, HANG_S)
     assert follower.events[-1].kind is EventKind.RESYNC
     assert follower.events[-1].resync_from == corrected
     await leading.leave()

@@ -27,7 +27,6 @@ from candlegraph.answer import Ask, SourceKind
 from candlegraph.errors import NotFound
 from candlegraph.event import Event, EventKind
 from candlegraph.provider import Urgency
-from realtime import feed as feed_module
 from realtime import hub as hub_module
 from realtime import topic as topic_module
 from realtime.bus import Message
@@ -36,6 +35,7 @@ from realtime.topic import Topic
 from storage.database import Database
 from storage.live import LiveStore, TopicKey
 from tests.realtime.world import BTC, START, Client, Exchange, Held, Process, eventually, minute, quickly, trades
+from tests.waiting import HANG_S
 
 LIVE = Path(__file__).parents[2] / "docs" / "live.md"
 
@@ -115,9 +115,9 @@ async def test_one_upstream_serves_however_many_listen(build: Build, time: Time)
     exchange = Exchange(Live.STREAM)
     hub = build(exchange)
     lonely = Client(hub)
-    await asyncio.wait_for(lonely.caught_up.wait(), 5)
+    await asyncio.wait_for(lonely.caught_up.wait(), HANG_S)
     clients = [Client(hub, ("1m", "5m", "15m")[i % 3]) for i in range(200)]
-    await asyncio.gather(*(asyncio.wait_for(client.caught_up.wait(), 10) for client in clients))
+    await asyncio.gather(*(asyncio.wait_for(client.caught_up.wait(), HANG_S) for client in clients))
     await time.turn(60_000)
     assert exchange.streams == 1
     assert {len([k for k in client.kinds() if k is EventKind.CLOSE]) <= 1 for client in clients} == {True}
@@ -129,7 +129,7 @@ async def test_without_since_the_forming_candle_comes_first_and_is_not_closed(bu
     """A subscription that asks for no history is caught up with its first event."""
     time.now = next(s for s in range(START, START + 3_600_000, 60_000) if trades(MINUTE.floor(s)))
     client = Client(build(Exchange()), "5m")
-    await asyncio.wait_for(client.caught_up.wait(), 5)
+    await asyncio.wait_for(client.caught_up.wait(), HANG_S)
     (event,) = client.events[:1]
     assert event.kind is EventKind.SNAPSHOT
     assert [candle.timestamp for candle in event.candles] == [Timeframe(5, "m").floor(time.now)]
@@ -141,7 +141,7 @@ async def test_the_forming_candle_of_a_month_holds_all_of_its_days_so_far(build:
     """Days, hours and minutes are put together into one candle, and the next final minute moves it on."""
     time.now = START + 2 * 86_400_000
     client = Client(build(Exchange()), "1mon")
-    await asyncio.wait_for(client.caught_up.wait(), 5)
+    await asyncio.wait_for(client.caught_up.wait(), HANG_S)
     await time.turn(60_000)
     await time.turn(60_000)
     month = Timeframe(1, "mon")
@@ -163,7 +163,7 @@ async def test_a_provider_that_fails_for_a_while_loses_no_candle(build: Build, t
     """What closed during an outage is told when it is over, in order."""
     exchange = Exchange(Live.STREAM)
     client = Client(build(exchange), "1m", time.now - 600_000)
-    await asyncio.wait_for(client.caught_up.wait(), 5)
+    await asyncio.wait_for(client.caught_up.wait(), HANG_S)
     exchange.down = True
     for _ in range(5):
         await time.turn(60_000)
@@ -181,11 +181,12 @@ async def test_a_provider_that_lags_loses_no_candle(build: Build, time: Time) ->
     """A minute that it does not have yet is not taken for one without a trade."""
     exchange = Exchange()
     client = Client(build(exchange), "1m", MINUTE.floor(time.now))
-    await asyncio.wait_for(client.caught_up.wait(), 5)
+    await asyncio.wait_for(client.caught_up.wait(), HANG_S)
     exchange.lag = 90_000
     for _ in range(4):
         time.now += 60_000
-        await asyncio.sleep(0.1)
+        asked = exchange.fetches
+        await eventually(lambda asked=asked: exchange.fetches > asked)
     exchange.lag = 0
     await time.turn(60_000)
     expected = exchange.truth(MINUTE, client.since, MINUTE.floor(time.now - 5_000))
@@ -200,7 +201,7 @@ async def test_a_minute_closes_by_the_clock_of_the_provider(build: Build, time: 
     exchange = Exchange()
     exchange.skew = skew
     client = Client(build(exchange), "1m", MINUTE.floor(time.now - 600_000))
-    await asyncio.wait_for(client.caught_up.wait(), 5)
+    await asyncio.wait_for(client.caught_up.wait(), HANG_S)
     for _ in range(3):
         time.now += 60_000
         expected = exchange.truth(MINUTE, client.since, MINUTE.floor(time.now + skew - 5_000))
@@ -213,7 +214,7 @@ async def test_what_is_live_is_asked_for_before_everything_else(build: Build, ti
     """The budget of an upstream that is short goes to those who watch."""
     exchange = Exchange()
     client = Client(build(exchange))
-    await asyncio.wait_for(client.caught_up.wait(), 5)
+    await asyncio.wait_for(client.caught_up.wait(), HANG_S)
     await time.turn(60_000)
     assert set(exchange.urgencies) == {Urgency.LIVE}
     await client.leave()
@@ -225,7 +226,7 @@ async def test_a_provider_that_is_down_at_first_is_a_coded_error(build: Build, t
     exchange.down = True
     client = Client(build(exchange))
     with pytest.raises(ProviderUnavailable):
-        await asyncio.wait_for(client.task, 5)
+        await asyncio.wait_for(client.task, HANG_S)
 
 
 async def test_a_history_that_cannot_be_told_whole_is_an_error(
@@ -235,11 +236,11 @@ async def test_a_history_that_cannot_be_told_whole_is_an_error(
     exchange = Exchange()
     hub = build(exchange)
     first = Client(hub)
-    await asyncio.wait_for(first.caught_up.wait(), 5)
+    await asyncio.wait_for(first.caught_up.wait(), HANG_S)
     exchange.down = True
     second = Client(hub, "1m", time.now - 7_200_000)
     with pytest.raises(ProviderUnavailable):
-        await asyncio.wait_for(second.task, 5)
+        await asyncio.wait_for(second.task, HANG_S)
     await first.leave()
 
 
@@ -257,7 +258,7 @@ async def test_more_history_than_a_snapshot_holds_is_refused(
     monkeypatch.setattr(hub_module, "MAX_SNAPSHOT", 100)
     client = Client(build(Exchange()), "1m", time.now - 86_400_000)
     with pytest.raises(BadUserInput, match="page through"):
-        await asyncio.wait_for(client.task, 10)
+        await asyncio.wait_for(client.task, HANG_S)
 
 
 async def test_snapshots_hold_a_page_each_and_only_the_last_is_caught_up(
@@ -266,7 +267,7 @@ async def test_snapshots_hold_a_page_each_and_only_the_last_is_caught_up(
     """A long history comes in pages; what is live follows the one that says so."""
     monkeypatch.setattr(hub_module, "PAGE", 50)
     client = Client(build(Exchange()), "1m", time.now - 4 * 3_600_000)
-    await asyncio.wait_for(client.caught_up.wait(), 10)
+    await asyncio.wait_for(client.caught_up.wait(), HANG_S)
     snapshots = [event for event in client.events if event.kind is EventKind.SNAPSHOT]
     assert len(snapshots) > 3
     assert [event.caught_up for event in snapshots] == [False] * (len(snapshots) - 1) + [True]
@@ -279,7 +280,7 @@ async def test_a_history_that_was_long_on_its_way_takes_nothing_of_the_stream_ba
     time.now = next(s for s in range(START, START + 3_600_000, 60_000) if trades(MINUTE.floor(s)))
     exchange = Held(Live.STREAM)
     client = Client(build(exchange))
-    await asyncio.wait_for(client.caught_up.wait(), 5)
+    await asyncio.wait_for(client.caught_up.wait(), HANG_S)
     exchange.held = True
     await eventually(lambda: exchange.waiting == 1)
     stamp, *prices, volume = minute(MINUTE.floor(time.now))
@@ -308,11 +309,11 @@ async def test_a_quiet_series_sends_heartbeats(build: Build, time: Time, monkeyp
     )
     hub = build(Exchange())
     early = Client(hub, since=MINUTE.floor(time.now))
-    await asyncio.wait_for(early.caught_up.wait(), 5)
+    await asyncio.wait_for(early.caught_up.wait(), HANG_S)
     await time.turn(60_000)
     await eventually(lambda: EventKind.CLOSE in early.kinds())
     late = Client(hub)
-    await asyncio.wait_for(late.caught_up.wait(), 5)
+    await asyncio.wait_for(late.caught_up.wait(), HANG_S)
     early.events.clear()
     late.events.clear()
     for client in (early, late):
@@ -363,15 +364,12 @@ async def test_a_feed_is_let_go_of_when_nobody_listens(
     tasks = []
     for _ in range(2):
         clients = [Client(hub) for _ in range(20)]
-        await asyncio.gather(*(asyncio.wait_for(client.caught_up.wait(), 5) for client in clients))
+        await asyncio.gather(*(asyncio.wait_for(client.caught_up.wait(), HANG_S) for client in clients))
         assert not await leases.take(["feed:lab/exchange:0"])
         for client in clients:
             await client.leave()
         await eventually(lambda: not time.processes[0].feeds)
-        await asyncio.sleep(0.1)
-        asked = exchange.fetches
-        await asyncio.sleep(0.1)
-        assert exchange.fetches == asked
+        await eventually(lambda: not [task for task in asyncio.all_tasks() if "Feed." in str(task.get_coro())])
         assert await leases.take(["feed:lab/exchange:0"])
         await leases.free(["feed:lab/exchange:0"])
         tasks.append(len(asyncio.all_tasks()))
@@ -387,7 +385,7 @@ async def test_the_candles_that_are_told_are_those_that_are_stored(
     exchange = Exchange()
     hub = build(exchange)
     client = Client(hub, "1m", MINUTE.floor(time.now))
-    await asyncio.wait_for(client.caught_up.wait(), 5)
+    await asyncio.wait_for(client.caught_up.wait(), HANG_S)
     for _ in range(4):
         await time.turn(60_000)
     await eventually(
@@ -418,24 +416,22 @@ async def test_a_query_takes_the_forming_candle_of_a_followed_series_from_the_fe
     exchange = Exchange(Live.STREAM)
     hub = build(exchange)
     client = Client(hub, "5m", time.now - 3_600_000)
-    await asyncio.wait_for(client.caught_up.wait(), 5)
-    monkeypatch.setattr(feed_module, "STREAM_POLL_S", 60.0)
-    await asyncio.sleep(0.1)
-    asked = exchange.fetches
+    await asyncio.wait_for(client.caught_up.wait(), HANG_S)
+    asked = exchange.urgencies.count(Urgency.QUERY)  # what the feed asks for is live
     for timeframe in ("1m", "5m"):
         answer = (await hub._history.answer([Ask(Series(BTC, Timeframe.parse(timeframe)), 5)]))[0]
         assert not isinstance(answer, BaseException)
         assert not answer.candles.closed[-1]
         assert answer.sources[-1].source is SourceKind.LIVE
         assert answer.complete
-    assert exchange.fetches == asked
+    assert exchange.urgencies.count(Urgency.QUERY) == asked
     assert list(answer.candles)[-1] == list(client.events[-1].candles)[-1]
     await client.leave()
     await time.processes[0].stop()
     answer = (await hub._history.answer([Ask(Series(BTC, MINUTE), 5)]))[0]
     assert not isinstance(answer, BaseException)
     assert answer.sources[-1].source is SourceKind.PROVIDER
-    assert exchange.fetches > asked
+    assert exchange.urgencies.count(Urgency.QUERY) > asked
 
 
 async def test_a_listener_is_told_nothing_twice_that_happened_while_it_was_being_let_in(
@@ -445,7 +441,10 @@ async def test_a_listener_is_told_nothing_twice_that_happened_while_it_was_being
     hub = build(Exchange())
     opened = MINUTE.floor(time.now) - 600_000
 
+    keys: list[TopicKey] = []
+
     async def ready(key: TopicKey, topic: Topic) -> None:
+        keys.append(key)
         topic.start(7, opened, 99, Candles.empty())
         for n in range(3):
             row = Candles.from_rows([(opened + n * 60_000, 1, 1, 1, 1, 1)])
@@ -453,8 +452,10 @@ async def test_a_listener_is_told_nothing_twice_that_happened_while_it_was_being
 
     monkeypatch.setattr(hub, "_ready", ready)
     client = Client(hub, "1m", opened)
-    await asyncio.wait_for(client.caught_up.wait(), 5)
+    await asyncio.wait_for(client.caught_up.wait(), HANG_S)
     assert client.events[0].seq == 10
-    await asyncio.sleep(0.05)
-    assert EventKind.CLOSE not in client.kinds()
+    row = Candles.from_rows([(opened + 3 * 60_000, 1, 1, 1, 1, 1)])
+    hub._heard(Message(keys[0], "C", 11, opened + 4 * 60_000, 99, row))
+    await eventually(lambda: EventKind.CLOSE in client.kinds())
+    assert [event.seq for event in client.events if event.kind is EventKind.CLOSE] == [11]
     await client.leave()

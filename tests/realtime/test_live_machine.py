@@ -6,6 +6,7 @@ import asyncio
 import os
 import uuid
 from collections.abc import Callable, Coroutine
+from contextlib import suppress
 from typing import Any
 from urllib.parse import urlsplit, urlunsplit
 
@@ -24,8 +25,10 @@ from realtime import feed as feed_module
 from realtime import topic as topic_module
 from storage.batches import Write
 from tests.realtime.world import BTC, START, Exchange, Process, quickly
+from tests.waiting import eventually
 
 PROCESSES = 3
+MOMENT_S = 0.03  # something happens meanwhile, but what does not matter
 
 
 class Reader:
@@ -126,7 +129,7 @@ class LiveMachine(RuleBasedStateMachine):
     def do(self, work: Coroutine[Any, Any, None]) -> None:
         self.runner.run(work)
 
-    def pause(self, seconds: float = 0.03) -> None:
+    def pause(self, seconds: float = MOMENT_S) -> None:
         """Let things happen, but not to their end."""
         self.do(asyncio.sleep(seconds))
 
@@ -200,7 +203,7 @@ class LiveMachine(RuleBasedStateMachine):
 
     async def _thaw(self) -> None:
         self.frozen.pop().thaw()
-        await asyncio.sleep(0.03)
+        await asyncio.sleep(MOMENT_S)
 
     @rule(which=st.integers(0, PROCESSES - 1), share=st.sampled_from([0.0, 0.3, 1.0]))
     def lose_messages(self, which: int, share: float) -> None:
@@ -225,7 +228,7 @@ class LiveMachine(RuleBasedStateMachine):
         await reader.cut()
         reader.reading.set()
         reader.connect(self.alive[which % len(self.alive)], self._truth(reader))
-        await asyncio.sleep(0.02)
+        await asyncio.sleep(MOMENT_S)
 
     @precondition(lambda self: self.readers)
     @rule(who=st.integers(0, 5), reads=st.booleans())
@@ -249,13 +252,10 @@ class LiveMachine(RuleBasedStateMachine):
             process.thaw()
         self.frozen.clear()
         LiveMachine.now += 120_000
-        deadline = asyncio.get_running_loop().time() + 40
         for reader in self.readers:
             reader.reading.set()
-            while not reader.knows(self._truth(reader)) and asyncio.get_running_loop().time() < deadline:
-                if reader.task is None or reader.task.done():  # told to start again, or refused for a while
-                    await self._connect(reader, 0)
-                await asyncio.sleep(0.02)
+            with suppress(TimeoutError):
+                await eventually(lambda reader=reader: self._knows(reader))
             assert reader.knows(self._truth(reader)), reader.wrong_about(self._truth(reader))
         assert not [wrong for reader in self.readers for wrong in reader.wrongs]
         for timeframe in {reader.timeframe for reader in self.readers}:
@@ -264,6 +264,13 @@ class LiveMachine(RuleBasedStateMachine):
                 if reader.timeframe == timeframe:
                     for number, meaning in reader.numbers.items():
                         assert meanings.setdefault(number, meaning) == meaning
+
+    async def _knows(self, reader: Reader) -> bool:
+        if reader.knows(self._truth(reader)):
+            return True
+        if reader.task is None or reader.task.done():  # told to start again, or refused for a while
+            await self._connect(reader, 0)
+        return False
 
     def _truth(self, reader: Reader) -> dict[int, tuple[float, ...]]:
         until = reader.timeframe.floor(MINUTE.floor(self.now - 5_000))

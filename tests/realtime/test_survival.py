@@ -23,6 +23,7 @@ from storage.redis import Redis
 from tests.fakes.valkey import Valkey
 from tests.realtime.test_bus import Ear, arrives
 from tests.realtime.world import START, Client, Exchange, Process, eventually, quickly
+from tests.waiting import HANG_S
 
 _numbers = itertools.count()
 
@@ -81,7 +82,7 @@ async def test_without_a_free_connection_at_the_start_it_becomes_live_when_there
         await eventually(lambda: len(process.supervisor.degraded()) == 2)
         assert process.supervisor.degraded().keys() == {"leases", "live messages over PostgreSQL"}
         await allow(10)
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(HANG_S):
             await client.caught_up.wait()
         assert client.closed() == process.exchange.truth(MINUTE, START - 600_000, START - 60_000)
         await eventually(lambda: not process.supervisor.degraded())
@@ -104,15 +105,15 @@ async def test_a_feed_that_fails_where_nobody_foresees_it_is_replaced(
         await back_off(self, *given)
 
     try:
-        await asyncio.wait_for(client.caught_up.wait(), 20)
+        await asyncio.wait_for(client.caught_up.wait(), HANG_S)
         monkeypatch.setattr(Feed, "_back_off", fail_once)
         process.exchange.down = True
-        await asyncio.wait_for(failed.wait(), 20)
+        await asyncio.wait_for(failed.wait(), HANG_S)
         process.exchange.down = False
         now, seen = START + 60_000, len(client.closed())
         monkeypatch.setattr(clock, "now_ms", lambda: now)
         truth = process.exchange.truth(MINUTE, START - 30_000, START + 30_000)
-        await eventually(lambda: client.closed()[seen:] == truth, 20)
+        await eventually(lambda: client.closed()[seen:] == truth)
         assert client.closed()[seen:] == truth
         assert "the feed of" in caplog.text
     finally:
@@ -204,20 +205,20 @@ async def test_a_listener_that_comes_while_its_topic_is_let_go_of_keeps_its_row(
         wrote.set()
 
     first = Client(process.hub)
-    await asyncio.wait_for(first.caught_up.wait(), 20)
+    await asyncio.wait_for(first.caught_up.wait(), HANG_S)
     monkeypatch.setattr(LiveStore, "unfollow", slowly)
     monkeypatch.setattr(LiveStore, "follow", written)
     monkeypatch.setattr("realtime.hub.LINGER_S", 0.0)
     await first.leave()
-    await asyncio.wait_for(deleting.wait(), 20)
+    await asyncio.wait_for(deleting.wait(), HANG_S)
     monkeypatch.setattr("realtime.hub.LINGER_S", 60.0)
     newcomer = Client(process.hub)
     try:
         for _ in range(20):  # it gets as far as it can meanwhile
             await asyncio.sleep(0.01)
         go_on.set()
-        await asyncio.wait_for(wrote.wait(), 20)
-        await asyncio.wait_for(newcomer.caught_up.wait(), 20)
+        await asyncio.wait_for(wrote.wait(), HANG_S)
+        await asyncio.wait_for(newcomer.caught_up.wait(), HANG_S)
         (followed,) = await store.followed()
         assert followed.processes == {store.process}
     finally:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import random
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from typing import Any, Self
 
 import pytest
@@ -45,6 +45,7 @@ from storage import live as live_module
 from storage import notify as notify_module
 from storage.database import Database
 from storage.history import History
+from tests import waiting
 from tests.fakes.upstream import Lineup
 
 START = 1_709_251_200_000 + 30_000  # 2024-03-01T00:00:30Z
@@ -183,12 +184,10 @@ class Held(Exchange):
             yield await self.ticks.get()
 
 
-async def eventually(holds: Callable[[], bool], seconds: float = 10) -> None:
+async def eventually(holds: Callable[[], bool]) -> None:
     """Wait until something holds; the test's own assertion says what is wrong if it never does."""
-    deadline = asyncio.get_running_loop().time() + seconds
-    while not holds() and asyncio.get_running_loop().time() < deadline:
-        await asyncio.sleep(0.01)
-    await asyncio.sleep(0.01)
+    with suppress(TimeoutError):
+        await waiting.eventually(holds)
 
 
 def quickly(patch: pytest.MonkeyPatch) -> None:

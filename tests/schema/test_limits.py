@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-import time
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import pytest
@@ -71,15 +73,34 @@ ATTACKS = {
 }
 
 
+class Work:
+    """The calls of functions so far: unlike seconds they are as many on every machine."""
+
+    calls = 0
+
+
+@contextmanager
+def work() -> Iterator[Work]:
+    done = Work()
+
+    def count(frame: object, event: str, argument: object) -> None:
+        done.calls += event == "call"
+
+    sys.setprofile(count)
+    try:
+        yield done
+    finally:
+        sys.setprofile(None)
+
+
 @pytest.mark.parametrize("attack", ATTACKS)
-async def test_it_is_refused_in_well_under_a_second(lab: Laboratory, attack: str) -> None:
-    began = time.perf_counter()
-    answer = await lab.ask(ATTACKS[attack])
-    took = time.perf_counter() - began
+async def test_it_is_refused_after_little_work(lab: Laboratory, attack: str) -> None:
+    with work() as done:
+        answer = await lab.ask(ATTACKS[attack])
     assert answer["data"] is None
     codes = {error["extensions"]["code"] for error in answer["errors"]}
     assert codes <= {"GRAPHQL_VALIDATION_FAILED", "GRAPHQL_PARSE_FAILED"}
-    assert took < 0.9
+    assert done.calls < 500_000
     assert len(str(answer)) < 65_536
 
 
@@ -97,11 +118,11 @@ async def test_it_is_refused_in_well_under_a_second(lab: Laboratory, attack: str
         + " } }",
     ],
 )
-async def test_the_worst_that_is_within_the_limits_is_still_checked_soon(lab: Laboratory, inner: str) -> None:
+async def test_the_worst_that_is_within_the_limits_is_bounded_work(lab: Laboratory, inner: str) -> None:
     """graphql-core compares the fields of one place in pairs: what the limits let through bounds the pairs."""
-    began = time.perf_counter()
-    await lab.ask(inner, name="Q0" if "Q0" in inner else None)
-    assert time.perf_counter() - began < 2
+    with work() as done:
+        await lab.ask(inner, name="Q0" if "Q0" in inner else None)
+    assert done.calls < 500_000
 
 
 async def test_every_limit_admits_what_lies_on_it_and_refuses_one_more(lab: Laboratory) -> None:

@@ -21,6 +21,7 @@ from schema.build import Schema, build_schema
 from schema.executor import BulkExecutor
 from schema.live import Refused
 from tests.server.stage import FIRST, Stage, candle, context
+from tests.waiting import HANG_S
 
 SCHEMA: Schema = build_schema()
 ROOT = 'candles(market: "m", provider: "p", symbol: "s", since: $since)'
@@ -295,7 +296,7 @@ async def test_no_event_is_missing_or_told_twice_where_the_history_ends() -> Non
         if number % 50 == 0:
             listening.append(asyncio.create_task(listen(FIRST, last)))
         await asyncio.sleep(0)
-    told = await asyncio.wait_for(asyncio.gather(*listening), 20)
+    told = await asyncio.wait_for(asyncio.gather(*listening), HANG_S)
     for stamps, first in zip(told, [0, 7, 20, 34, 0, 0, 0, 0], strict=True):
         assert stamps == list(range(FIRST + first * 60_000, last + 1, 60_000))
     assert not stage.listeners

@@ -21,6 +21,7 @@ from candlegraph.clock import MINUTE_MS
 from candlegraph.timeframe import MINUTE
 from storage.embedded import EmbeddedPostgres
 from tests.server.cluster import Cluster, Follower, all_told, following
+from tests.server.running import Running
 
 KILLS, CUTS, LISTENERS = (
     int(os.environ.get(f"CHAOS_{name}", default))
@@ -70,10 +71,20 @@ async def _cut(followers: list[Follower], cuts: int, seconds: float) -> None:
         await asyncio.sleep(seconds / cuts)
 
 
+class _Timed(Cluster):
+    takeovers: list[float]
+
+    async def _lose(self, leader: Running, number: int) -> None:
+        began = time.monotonic()
+        await super()._lose(leader, number)
+        self.takeovers.append(time.monotonic() - began)
+
+
 async def _run(dsn: str, folder: Path) -> bool:
     began = time.monotonic()
     # All listeners come from one address, and now and then to one server.
-    async with Cluster(dsn, folder, MAX_CONNECTIONS_PER_ADDRESS=str(10 * LISTENERS)) as cluster:
+    async with _Timed(dsn, folder, MAX_CONNECTIONS_PER_ADDRESS=str(10 * LISTENERS)) as cluster:
+        cluster.takeovers = []
         await cluster.start()
         await cluster.start()
         proxy = Proxy(cluster)
@@ -90,7 +101,7 @@ async def _run(dsn: str, folder: Path) -> bool:
                             await asyncio.sleep(random.uniform(0, 4))
                 await cutting
                 until = MINUTE.floor(cluster.exchange.now) + 2 * MINUTE_MS
-                await all_told(followers, until, 60)
+                await all_told(followers, until)
     refused = sum(log.read_text(encoding="utf-8").count("LeaseLost") for log in cluster.logs)
     missing, repeats = sum(f.missing(until) for f in followers), sum(f.repeats for f in followers)
     took, errors = sorted(cluster.takeovers), [f.errors for f in followers]

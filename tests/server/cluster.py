@@ -8,7 +8,7 @@ import re
 import signal
 import sys
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from pathlib import Path
 from typing import Self
@@ -24,6 +24,7 @@ from tests.fakes.binance import FakeBinance
 from tests.fakes.exchange import T0, Fault, random_candles
 from tests.server.fast import SPEED
 from tests.server.running import Running, serving
+from tests.waiting import HANG_S, eventually
 
 TRUTH = random_candles(T0, 20_000, keep=0.9)
 BEGIN = T0 + 200 * MINUTE_MS
@@ -47,7 +48,6 @@ class Cluster:
         self.exchange.sockets.every_s = 0.5
         self.servers: list[Running] = []
         self.urls: list[str] = []  # where listeners go
-        self.takeovers: list[float] = []
         self.logs: list[Path] = []  # of the dead too
         self._stack = AsyncExitStack()
         self._folder = folder
@@ -110,7 +110,7 @@ class Cluster:
         while True:
             seen = len(self._questions())
             self.exchange.fail(Fault(delay_s=1.5))
-            await until(lambda seen=seen: len(self._questions()) > seen)
+            await eventually(lambda seen=seen: len(self._questions()) > seen)
             since = self._questions()[-1]
             if len(self.over(since)):
                 return since
@@ -130,11 +130,10 @@ class Cluster:
         self.exchange.add("BTC", "USDT", self.truth)
 
     async def _lose(self, leader: Running, number: int) -> None:
-        opened, began = self.exchange.sockets.opened, time.monotonic()
+        opened = self.exchange.sockets.opened
         leader.process.send_signal(number)
         self.urls.remove(leader.url)
-        await until(lambda: self.exchange.sockets.opened > opened)
-        self.takeovers.append(time.monotonic() - began)
+        await eventually(lambda: self.exchange.sockets.opened > opened)
 
 
 class Follower:
@@ -215,7 +214,7 @@ async def following(cluster: Cluster, count: int) -> AsyncIterator[list[Follower
     async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0)) as http:
         followers = [Follower(cluster, http) for _ in range(count)]
         try:
-            async with asyncio.timeout(60):
+            async with asyncio.timeout(HANG_S):
                 await asyncio.gather(*(follower.ready.wait() for follower in followers))
             yield followers
         finally:
@@ -224,15 +223,7 @@ async def following(cluster: Cluster, count: int) -> AsyncIterator[list[Follower
             await asyncio.gather(*(follower.task for follower in followers), return_exceptions=True)
 
 
-async def until(holds: Callable[[], bool], seconds: float = 20) -> None:
-    """Wait until something holds."""
-    async with asyncio.timeout(seconds):
-        while not holds():
-            await asyncio.sleep(0.01)
-
-
-async def all_told(followers: list[Follower], end: int, seconds: float = 20) -> None:
-    """Wait until everybody has every candle before ``end``, or long enough."""
-    deadline = time.monotonic() + seconds
-    while any(follower.missing(end) for follower in followers) and time.monotonic() < deadline:
-        await asyncio.sleep(0.1)
+async def all_told(followers: list[Follower], end: int) -> None:
+    """Wait until everybody has every candle before ``end``."""
+    with suppress(TimeoutError):  # the caller says what is missing
+        await eventually(lambda: not any(follower.missing(end) for follower in followers))

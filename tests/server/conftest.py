@@ -8,6 +8,7 @@ import aiohttp
 import pytest
 
 from tests.server.running import Running, serving
+from tests.waiting import HANG_S
 
 
 @pytest.fixture(scope="module")
@@ -24,5 +25,5 @@ async def server(
 @pytest.fixture
 async def http(server: Running) -> AsyncIterator[aiohttp.ClientSession]:
     """A client of the server."""
-    async with aiohttp.ClientSession(server.url, timeout=aiohttp.ClientTimeout(30)) as session:
+    async with aiohttp.ClientSession(server.url, timeout=aiohttp.ClientTimeout(HANG_S)) as session:
         yield session

@@ -11,6 +11,7 @@ import aiohttp
 import orjson
 
 from tests.fakes.remote import Remote
+from tests.waiting import HANG_S
 
 MINUTE_MS = 60_000
 DAYS_MS = 1440 * MINUTE_MS
@@ -107,7 +108,7 @@ class Questions:
     async def backfilled(self, symbol: str) -> None:
         """A job, to its end."""
         job = await self._job(symbol)
-        async with asyncio.timeout(60):
+        async with asyncio.timeout(HANG_S):
             while True:
                 found = (await self.ask(f'{{ backfill(id: "{job}") {{ state lastError }} }}'))["backfill"]
                 if found["state"] not in {"QUEUED", "RUNNING"}:
@@ -130,14 +131,14 @@ class Questions:
             was, caught_up = caught_up, caught_up or data["candles"]["caughtUp"]
             return was
 
-        async with asyncio.timeout(60):
+        async with asyncio.timeout(HANG_S):
             await self.listen(f"subscription {{ candles({_DEMO}) {{ kind seq caughtUp {_NODES} }} }}", enough)
 
     async def job_followed(self, symbol: str) -> None:
         """A job by its subscription, to its end."""
         job = await self._job(symbol)
         last: dict[str, Any] = {}
-        async with asyncio.timeout(60):
+        async with asyncio.timeout(HANG_S):
             await self.listen(
                 f'subscription {{ backfill(id: "{job}") {{ state }} }}', lambda data: last.update(data) or False
             )

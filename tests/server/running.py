@@ -7,15 +7,15 @@ import re
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+from tests.waiting import HANG_S, eventually_blocking
+
 COMMAND = [sys.executable, "-m", "server.cli"]
 ROOT = Path(__file__).parents[2]
-START_S, STOP_S = 40.0, 20.0
 _LISTENS = re.compile(r"serves (http://\S+:\d+)/graphql")
 
 
@@ -25,7 +25,7 @@ def environment(**variables: str) -> dict[str, str]:
     return {**kept, "PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": "1", "COLUMNS": "200", **variables}
 
 
-def run(*arguments: str, timeout: float = 60, **variables: str) -> subprocess.CompletedProcess[str]:
+def run(*arguments: str, **variables: str) -> subprocess.CompletedProcess[str]:
     """Run a command to its end."""
     return subprocess.run(
         [*COMMAND, *arguments],
@@ -33,7 +33,7 @@ def run(*arguments: str, timeout: float = 60, **variables: str) -> subprocess.Co
         cwd="/",
         capture_output=True,
         text=True,
-        timeout=timeout,
+        timeout=HANG_S,
         check=False,
         stdin=subprocess.DEVNULL,
     )
@@ -47,12 +47,10 @@ class Running:
     url: str
     log: Path
 
-    def stop(self, number: int = signal.SIGTERM) -> tuple[int, float]:
-        """Stop it with a signal: its exit code, and how many seconds that took."""
-        began = time.monotonic()
+    def stop(self, number: int = signal.SIGTERM) -> int:
+        """Stop it with a signal: its exit code."""
         self.process.send_signal(number)
-        code = self.process.wait(STOP_S)
-        return code, time.monotonic() - began
+        return self.process.wait(HANG_S)
 
 
 @contextmanager
@@ -74,18 +72,18 @@ def serving(log: Path, *arguments: str, command: Sequence[str] = COMMAND, **vari
         if process.poll() is None:
             process.terminate()
             try:
-                process.wait(STOP_S)
+                process.wait(HANG_S)
             finally:
                 process.kill()
                 process.wait()
 
 
 def _address(process: subprocess.Popen[bytes], log: Path) -> str:
-    deadline = time.monotonic() + START_S
-    while time.monotonic() < deadline:
-        if match := _LISTENS.search(log.read_text(encoding="utf-8")):
-            return match[1]
-        if process.poll() is not None:
-            break
-        time.sleep(0.05)
+    def listens() -> re.Match[str] | None:
+        return _LISTENS.search(log.read_text(encoding="utf-8"))
+
+    with suppress(TimeoutError):
+        eventually_blocking(lambda: listens() or process.poll() is not None)
+    if match := listens():
+        return match[1]
     raise AssertionError(f"The server did not start ({process.poll()}):\n{log.read_text(encoding='utf-8')}")

@@ -28,6 +28,7 @@ from server.serve import _bind
 from server.wire import HttpProtocol, WebSocketProtocol
 from storage.limits import Limiter
 from storage.users import Users
+from tests.waiting import eventually
 
 MINUTE_MS = 60_000
 FIRST = 1_700_000_040_000
@@ -95,9 +96,7 @@ class Stage:
 
     async def empty(self) -> None:
         """Wait until nobody listens."""
-        async with asyncio.timeout(10):
-            while self.listeners:
-                await asyncio.sleep(0.005)
+        await eventually(lambda: not self.listeners)
 
 
 def services(stage: Stage, users: Users | None = None, tokens: Tokens | None = None) -> Services:
@@ -135,8 +134,7 @@ async def staged(made: Services, caps: Caps | None = None, **config: Any) -> Asy
     supervisor = Supervisor()
     supervisor.start("accounts", made.accounts.standing.watch)
     serving = asyncio.create_task(server._serve(_bind("127.0.0.1", 0)))
-    while not server.started:
-        await asyncio.sleep(0.005)
+    await eventually(lambda: server.started)
     try:
         port = server.servers[0].sockets[0].getsockname()[1]
         yield Serving(f"http://127.0.0.1:{port}", connections, schema, server)

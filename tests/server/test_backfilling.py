@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import signal
 import subprocess
-import time
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
@@ -15,11 +14,13 @@ import aiohttp
 import asyncpg
 import pytest
 
-from candlegraph.timeframe import Timeframe
+from candlegraph import clock
+from candlegraph.timeframe import MINUTE, Timeframe
 from tests.fakes.remote import ROWS, Remote, variables
 from tests.fakes.upstream import minutes
 from tests.server.running import COMMAND, Running, environment, run, serving
 from tests.storage.world import folded
+from tests.waiting import HANG_S, eventually
 
 T0 = 1_714_521_600_000
 MINUTE_MS = 60_000
@@ -46,7 +47,7 @@ def setting(remote: Remote, database_dsn: str, tmp_path: Path) -> dict[str, str]
 
 async def ask(running: Running, text: str) -> dict[str, Any]:
     async with (
-        aiohttp.ClientSession(running.url, timeout=aiohttp.ClientTimeout(20)) as http,
+        aiohttp.ClientSession(running.url, timeout=aiohttp.ClientTimeout(HANG_S)) as http,
         http.post("/graphql", json={"query": text}) as response,
     ):
         answer = await response.json()
@@ -56,7 +57,7 @@ async def ask(running: Running, text: str) -> dict[str, Any]:
 
 async def ended(running: Running, seconds: float = 60) -> dict[str, Any]:
     """The job, when it has."""
-    async with asyncio.timeout(seconds):
+    async with asyncio.timeout(HANG_S):
         while (job := (await ask(running, JOB))["backfill"])["state"] in {"QUEUED", "RUNNING"}:
             await asyncio.sleep(0.1)
     return job  # type: ignore[no-any-return]
@@ -85,9 +86,7 @@ async def is_whole(dsn: str, remote: Remote) -> None:
 
 
 async def reached(remote: Remote, calls: int) -> None:
-    async with asyncio.timeout(30):
-        while len(remote.asked) < calls:
-            await asyncio.sleep(0.005)
+    await eventually(lambda: len(remote.asked) >= calls)
 
 
 async def test_a_server_killed_again_and_again_finishes_its_job_and_asks_again_for_a_page_a_worker_at_most(
@@ -135,7 +134,7 @@ async def test_the_command_does_it_alone_and_ctrl_c_leaves_it_to_be_taken_up_aga
     process = start("remote", "tape", "*", *SPAN, **setting)
     await reached(remote, 4)
     process.send_signal(signal.SIGINT)
-    said, errors = await asyncio.to_thread(process.communicate, timeout=30)
+    said, errors = await asyncio.to_thread(process.communicate, timeout=HANG_S)
     assert process.returncode == 130, errors
     assert "candlegraph backfill --follow 1" in said
     assert "Traceback" not in errors
@@ -174,7 +173,7 @@ async def test_a_thousand_identical_cold_queries_to_two_servers_make_one_call(
         "{ complete columns { timestamp close } } }"
     )
     with serving(tmp_path / "log1", **setting) as first, serving(tmp_path / "log2", **setting) as second:
-        timeout = aiohttp.ClientTimeout(60)
+        timeout = aiohttp.ClientTimeout(HANG_S)
         async with (
             aiohttp.ClientSession(first.url, timeout=timeout) as one,
             aiohttp.ClientSession(second.url, timeout=timeout) as two,
@@ -232,12 +231,12 @@ async def test_a_server_keeps_a_tracked_series_complete(
     remote: Remote, setting: dict[str, str], database_dsn: str, tmp_path: Path
 ) -> None:
     with serving(tmp_path / "log", **setting) as running:
-        since = int(time.time() * 1000) // MINUTE_MS * MINUTE_MS - 90 * MINUTE_MS
+        since = MINUTE.floor(clock.now_ms()) - 90 * MINUTE_MS
         remote.truth["A"] = minutes(since, 200)
         chosen = f'{{market: "remote", provider: "tape", symbols: ["A"], since: {since}}}'
         data = await ask(running, f"mutation {{ track(input: {chosen}) {{ holes }} }}")
         assert data["track"] == [{"holes": 1}]
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(HANG_S):
             while (await ask(running, "{ tracked { nodes { holes } } }"))["tracked"]["nodes"] != [{"holes": 0}]:
                 await asyncio.sleep(0.2)
     assert remote.asked[0][0] == "A"

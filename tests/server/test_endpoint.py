@@ -6,7 +6,6 @@ import asyncio
 import io
 import json
 import re
-import time
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -333,22 +332,25 @@ async def test_while_the_server_refuses_attacks_others_are_answered(http: aiohtt
         {"query": "{ markets { " + "providers { id } " * 480 + "} }"},
         {"query": "{ markets " * 20_000},
     ]
-    waits: list[float] = []
+    answered = 0
     done = asyncio.Event()
 
     async def bystander() -> None:
+        nonlocal answered
         while not done.is_set():
-            began = time.perf_counter()
             assert (await post(http, {"query": "{ __typename }"}))[0] == 200
-            waits.append(time.perf_counter() - began)
+            answered += 1
 
     task = asyncio.create_task(bystander())
+    between = []
     for _ in range(3):
+        before = answered
         for _, answer, _ in await asyncio.gather(*(post(http, attack) for attack in attacks)):
             assert answer["errors"]
+        between.append(answered - before)
     done.set()
     await task
-    assert max(waits) < 2
+    assert min(between) > 0, "answered while attacks are"
 
 
 @pytest.mark.parametrize("accept", ["application/json", "text/event-stream"])

@@ -12,6 +12,7 @@ import weakref
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import replace
+from types import SimpleNamespace
 from typing import Any, Self
 from urllib.parse import urlsplit
 
@@ -30,6 +31,7 @@ from server.events import prefers_events
 from storage.database import Database
 from storage.users import Users
 from tests.server.stage import FIRST, Serving, Stage, services, staged
+from tests.waiting import HANG_S, eventually
 
 PROTOCOL = "graphql-transport-ws"
 LIVE = (
@@ -48,7 +50,7 @@ async def listening(serving: Serving, query: str = LIVE, id_: str = "1", **varia
         http.ws_connect("/graphql", protocols=[PROTOCOL]) as socket,
     ):
         await socket.send_json({"type": "connection_init"})
-        assert (await socket.receive_json(timeout=10))["type"] == "connection_ack"
+        assert (await socket.receive_json(timeout=HANG_S))["type"] == "connection_ack"
         payload = {"query": query, "variables": variables}
         await socket.send_json({"id": id_, "type": "subscribe", "payload": payload})
         while not (await told(socket))["caughtUp"]:
@@ -57,7 +59,7 @@ async def listening(serving: Serving, query: str = LIVE, id_: str = "1", **varia
 
 
 async def told(socket: Socket) -> dict[str, Any]:
-    message = await socket.receive_json(timeout=20)
+    message = await socket.receive_json(timeout=HANG_S)
     assert message["type"] == "next", message
     event: dict[str, Any] = message["payload"]["data"]["candles"]
     return event
@@ -99,12 +101,6 @@ class Stalled:
         return opcode & 15, await self.reader.readexactly(length)
 
 
-async def until(holds: Any) -> None:
-    async with asyncio.timeout(20):
-        while not holds():
-            await asyncio.sleep(0.005)
-
-
 def buffered(serving: Serving) -> int:
     """The most that is buffered for one peer."""
     return max(one.transport.get_write_buffer_size() for one in serving.server.server_state.connections)
@@ -126,19 +122,19 @@ async def test_a_thousand_listeners_are_served_and_leave_nothing() -> None:
                     await ws.send_json({"id": str(id_), "type": "subscribe", "payload": {"query": LIVE}})
                 closed = []
                 while len(closed) < 50 * 5:
-                    message = await ws.receive_json(timeout=20)
+                    message = await ws.receive_json(timeout=HANG_S)
                     if message["type"] == "next" and message["payload"]["data"]["candles"]["kind"] == "CLOSE":
                         closed.append(message["id"])
                 return closed
 
         clients = [asyncio.create_task(listen()) for _ in range(20)]
-        await until(lambda: len(stage.listeners) == 1000)
+        await eventually(lambda: len(stage.listeners) == 1000)
         for _ in range(5):
             stage.close()
         for ids in await asyncio.gather(*clients):
             assert sorted(ids) == sorted(map(str, [*range(50)] * 5))
         await stage.empty()
-        await until(lambda: len(asyncio.all_tasks()) <= before)
+        await eventually(lambda: len(asyncio.all_tasks()) <= before)
         assert len(serving.connections) == 0
 
 
@@ -159,7 +155,7 @@ async def come(serving: Serving, stage: Stage, how: str) -> Stalled:
     """Listen, and be told of a candle."""
     client = await (Stalled.connect if how != "an event stream" else streaming)(serving.url, LIVE)
     stage.close()
-    await until(lambda: all(not one._events for one in stage.listeners))
+    await eventually(lambda: all(not one._events for one in stage.listeners))
     return client
 
 
@@ -183,7 +179,7 @@ async def test_nothing_holds_what_there_was_for_a_client_that_went(how: str) -> 
         assert {kind for kind, _ in held} >= {asyncio.Task, topic.Listener, BulkExecutor}
         await go(stage, client, how)
         with suppress(TimeoutError):
-            await until(lambda: gc.collect() >= 0 and not any(one() for _, one in held))
+            await eventually(lambda: gc.collect() >= 0 and not any(one() for _, one in held))
         assert [one() for _, one in held if one()] == []
 
 
@@ -197,7 +193,7 @@ async def test_clients_that_come_and_go_leave_no_garbage_that_grows(how: str) ->
             for _ in range(16):
                 await go(stage, await come(serving, stage, how), how)
             stage.told.clear()
-            await until(lambda: not serving.server.server_state.connections)
+            await eventually(lambda: not serving.server.server_state.connections)
             gc.collect()
             counts.append(len(gc.get_objects()))
         assert min(counts[5:]) - min(counts[:5]) < 80, "not one object for each visit between the two"
@@ -224,18 +220,18 @@ async def test_who_does_not_read_delays_nobody_and_is_closed_with_4410(monkeypat
     async with staged(services(stage), ws_ping_interval=None) as serving:
         stalled = await Stalled.connect(serving.url, WIDE)
         clients = [asyncio.create_task(_count(serving, 3000)) for _ in range(50)]
-        await until(lambda: len(stage.listeners) == 51)
+        await eventually(lambda: len(stage.listeners) == 51)
         for _ in range(3000):
             stage.close()
             if stage.seq % 50 == 0:
                 await asyncio.sleep(0.001)
                 assert buffered(serving) < 256 * 1024
-        for stamps in await asyncio.wait_for(asyncio.gather(*clients), 60):
+        for stamps in await asyncio.wait_for(asyncio.gather(*clients), HANG_S):
             assert stamps == list(range(FIRST, FIRST + 3000 * 60_000, 60_000))
         await stage.empty()  # what it listened to is let go of, though it reads nothing yet
         frames = []
         while not frames or frames[-1][0] != 8:
-            frames.append(await asyncio.wait_for(stalled.frame(), 5))
+            frames.append(await asyncio.wait_for(stalled.frame(), HANG_S))
         assert int.from_bytes(frames[-1][1][:2], "big") == 4410
         stalled.writer.close()
 
@@ -254,11 +250,11 @@ async def test_a_peer_that_never_reads_again_is_cut_off(monkeypatch: pytest.Monk
     stage = Stage()
     async with staged(services(stage), ws_ping_interval=None) as serving:
         stalled = await Stalled.connect(serving.url, WIDE)
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(HANG_S):
             while stage.listeners:
                 stage.close()
                 await asyncio.sleep(0)
-        await until(lambda: not serving.server.server_state.connections)
+        await eventually(lambda: not serving.server.server_state.connections)
         stalled.writer.close()
 
 
@@ -275,7 +271,7 @@ async def test_who_falls_behind_is_told_where_to_resume_and_resumes(monkeypatch:
             await asyncio.sleep(0)
         stamps: list[int] = []
         while True:
-            message = json.loads((await asyncio.wait_for(slow.frame(), 10))[1])
+            message = json.loads((await asyncio.wait_for(slow.frame(), HANG_S))[1])
             if message["type"] == "complete":
                 break
             event = message["payload"]["data"]["candles"]
@@ -308,7 +304,7 @@ async def test_the_forming_candle_conflates_for_who_is_slow() -> None:
         told_of = 0
         closes: list[float] = []
         while not closes or closes[-1] != 19_999:
-            message = json.loads((await asyncio.wait_for(slow.frame(), 10))[1])
+            message = json.loads((await asyncio.wait_for(slow.frame(), HANG_S))[1])
             closes.append(message["payload"]["data"]["candles"]["nodes"][0]["close"])
             told_of += 1
         assert closes == sorted(closes)
@@ -326,8 +322,8 @@ async def test_a_ghost_is_noticed_by_the_pings_it_does_not_answer() -> None:
         ghost = await Stalled.connect(serving.url, LIVE)
         assert len(stage.listeners) == 2
         receiving = asyncio.create_task(told(alive))  # which answers pings
-        await until(lambda: len(stage.listeners) == 1)
-        while (frame := await asyncio.wait_for(ghost.frame(), 5))[0] != 8:
+        await eventually(lambda: len(stage.listeners) == 1)
+        while (frame := await asyncio.wait_for(ghost.frame(), HANG_S))[0] != 8:
             pass
         assert int.from_bytes(frame[1][:2], "big") == 4410
         ghost.writer.close()
@@ -402,7 +398,7 @@ async def test_a_client_whose_network_vanished_is_let_go_of(how: str, monkeypatc
         for _ in range(50):
             stage.close()
         await stage.empty()
-        await until(lambda: not serving.server.server_state.connections)
+        await eventually(lambda: not serving.server.server_state.connections)
         assert len(serving.connections) == 0
 
 
@@ -421,7 +417,7 @@ async def test_an_address_and_a_server_have_so_many_connections(caplog: pytest.L
                     assert "retry-after" in response.headers
                 async with http.post("/graphql", json={"query": "{ __typename }"}) as response:
                     assert await response.json() == {"data": {"__typename": "Query"}}
-            await until(lambda: not len(serving.connections))
+            await eventually(lambda: not len(serving.connections))
             async with listening(serving):
                 pass
     assert not caplog.records
@@ -434,7 +430,7 @@ async def heard(response: aiohttp.ClientResponse) -> tuple[str, Any]:
     """The next event of a stream."""
     assert response.headers["content-type"].startswith("text/event-stream")
     name, data = "", None
-    while line := (await asyncio.wait_for(response.content.readline(), 10)).decode():
+    while line := (await asyncio.wait_for(response.content.readline(), HANG_S)).decode():
         if line == "\n" and name:
             return name, json.loads(data) if data else None
         key, _, value = line.rstrip("\n").partition(": ")
@@ -460,7 +456,7 @@ async def test_a_subscription_comes_as_events_to_who_asks_for_them() -> None:
         async with http.get("/graphql", params={"query": LIVE}, headers=SSE) as response:
             assert (await heard(response))[1]["data"]["candles"]["caughtUp"]
         await stage.empty()
-        await until(lambda: not len(serving.connections))
+        await eventually(lambda: not len(serving.connections))
 
 
 async def test_queries_and_errors_come_as_events_too() -> None:
@@ -520,7 +516,7 @@ async def test_a_quiet_stream_has_comments_and_a_client_that_goes_frees_it(monke
             await heard(response)
             assert await response.content.readline() == b":\n"
         await stage.empty()
-        await until(lambda: not len(serving.connections))
+        await eventually(lambda: not len(serving.connections))
 
 
 async def test_a_stream_that_is_not_read_is_cut_off(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -534,12 +530,12 @@ async def test_a_stream_that_is_not_read_is_cut_off(monkeypatch: pytest.MonkeyPa
             b"POST /graphql HTTP/1.1\r\nhost: x\r\naccept: text/event-stream\r\ncontent-type: application/json\r\n"
             b"content-length: %d\r\n\r\n%s" % (len(body), body)
         )
-        await until(lambda: len(stage.listeners))
-        async with asyncio.timeout(20):
+        await eventually(lambda: len(stage.listeners))
+        async with asyncio.timeout(HANG_S):
             while stage.listeners:
                 stage.close()
                 await asyncio.sleep(0)
-        await until(lambda: not serving.server.server_state.connections)
+        await eventually(lambda: not serving.server.server_state.connections)
         assert reader
         writer.close()
 
@@ -547,11 +543,11 @@ async def test_a_stream_that_is_not_read_is_cut_off(monkeypatch: pytest.MonkeyPa
 async def test_a_stream_ends_with_the_token_it_was_asked_for_with(
     database: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("resolvers.tokens.LIFETIME_S", 2)
     users, stage = Users(database), Stage()
     user = await users.add("ann", "hash", Role.VIEWER)
     tokens = Tokens(lambda: [b"k" * 32])
-    token, _ = tokens.sign(user)
+    token, expires_at = tokens.sign(user)
+    monkeypatch.setattr(events, "time", SimpleNamespace(time=lambda: expires_at - 1.0))
     async with staged(services(stage, users, tokens)) as serving, aiohttp.ClientSession(serving.url) as http:
         headers = {**SSE, "authorization": f"Bearer {token}"}
         async with http.post("/graphql", json={"query": LIVE}, headers=headers) as response:
@@ -580,8 +576,8 @@ async def test_a_server_that_stops_closes_sockets_with_1001_and_streams_without_
     async with staged(services(stage)) as serving, aiohttp.ClientSession(serving.url) as http:
         async with listening(serving) as socket, http.post("/graphql", json={"query": LIVE}, headers=SSE) as response:
             await heard(response)
-            await asyncio.wait_for(serving.connections.close(), 5)
-            assert (await socket.receive(timeout=5)).type is aiohttp.WSMsgType.CLOSE
+            await asyncio.wait_for(serving.connections.close(), HANG_S)
+            assert (await socket.receive(timeout=HANG_S)).type is aiohttp.WSMsgType.CLOSE
             assert socket.close_code == 1001
             assert await heard(response) == ("", None)
             with pytest.raises(aiohttp.WSServerHandshakeError) as refused:

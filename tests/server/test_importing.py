@@ -24,6 +24,7 @@ from server.settings import Settings
 from storage.embedded import EmbeddedPostgres
 from tests.server.running import COMMAND, environment, run, serving
 from tests.server.test_cli import Command, cli, is_one_line  # noqa: F401 - a fixture
+from tests.waiting import HANG_S
 
 T0 = 1_714_521_600_000
 NAME = ("--market", "lab", "--provider", "bench", "--symbol")
@@ -157,7 +158,7 @@ async def importing(file: Path, data: Path, server: EmbeddedPostgres) -> AsyncIt
         start_new_session=True,
     )
     try:
-        async with asyncio.timeout(60):
+        async with asyncio.timeout(HANG_S):
             while not await watcher.fetchval("select count(*) from pg_stat_progress_copy where tuples_processed > 0"):
                 assert process.poll() is None, process.communicate()
                 await asyncio.sleep(0.005)

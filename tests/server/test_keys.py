@@ -67,7 +67,7 @@ def test_a_random_key_is_taken(key: str) -> None:
 
 
 def _stops(name: str, **variables: str) -> None:
-    result: subprocess.CompletedProcess[str] = run("serve", timeout=3, PORT="0", **variables)
+    result: subprocess.CompletedProcess[str] = run("serve", PORT="0", **variables)
     assert result.returncode == 2
     (line,) = result.stderr.splitlines()
     assert line.startswith("candlegraph: ")

@@ -16,6 +16,7 @@ import pytest
 
 from candlegraph import Timeframe, fold
 from tests.server.running import environment, serving
+from tests.waiting import HANG_S
 
 ROOT = Path(__file__).parents[2]
 EXAMPLE = ROOT / "examples" / "candlegraph-acme"
@@ -39,11 +40,11 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("plugins")
     for source in (ROOT, EXAMPLE):
         build = f"import hatchling.build as b; b.build_wheel({str(folder)!r})"
-        subprocess.run([sys.executable, "-c", build], cwd=source, check=True, capture_output=True, timeout=120)
+        subprocess.run([sys.executable, "-c", build], cwd=source, check=True, capture_output=True, timeout=HANG_S)
     pip = [sys.executable, "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
     wheels = map(str, folder.glob("*.whl"))
     options = ["--no-index", "--no-deps", "--no-compile", "--target", str(folder / "site")]
-    subprocess.run([*pip, *options, *wheels], check=True, capture_output=True, timeout=120)
+    subprocess.run([*pip, *options, *wheels], check=True, capture_output=True, timeout=HANG_S)
     return folder / "site"
 
 
@@ -69,7 +70,7 @@ async def run_pytest(site: Path, folder: Path, *arguments: str, **variables: str
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.STDOUT,
     )
-    output, _ = await asyncio.wait_for(process.communicate(), 100)
+    output, _ = await asyncio.wait_for(process.communicate(), HANG_S)
     assert process.returncode is not None
     return process.returncode, output.decode()
 
@@ -148,7 +149,7 @@ def install(folder: Path, name: str, point: str, target: str) -> None:
 
 async def ask(url: str, document: str) -> Any:
     async with (
-        aiohttp.ClientSession(url, timeout=aiohttp.ClientTimeout(60)) as http,
+        aiohttp.ClientSession(url, timeout=aiohttp.ClientTimeout(HANG_S)) as http,
         http.post("/graphql", json={"query": document}) as response,
     ):
         answer = await response.json()

@@ -12,6 +12,7 @@ from tests.fakes.remote import Remote, variables
 from tests.fakes.upstream import minutes
 from tests.server.questions import Questions
 from tests.server.running import serving
+from tests.waiting import HANG_S
 
 T0 = 1_714_521_600_000
 
@@ -27,7 +28,7 @@ async def test_queries_mutations_subscriptions_and_backfills_are_answered_throug
         server = serving(tmp_path / "log", **environ)
         running = await asyncio.to_thread(server.__enter__)
         try:
-            async with aiohttp.ClientSession(running.url, timeout=aiohttp.ClientTimeout(60)) as http:
+            async with aiohttp.ClientSession(running.url, timeout=aiohttp.ClientTimeout(HANG_S)) as http:
                 questions = Questions(http, remote)
                 for number in range(3):
                     assert await questions.all(number) == [""] * 10

@@ -18,6 +18,7 @@ from storage.embedded import EmbeddedPostgres
 from storage.postgres_binaries import find_binaries
 from tests.fakes.pooler import Pooler
 from tests.server.running import run
+from tests.waiting import HANG_S
 
 NewDatabase = Callable[..., Awaitable[str]]
 
@@ -60,7 +61,7 @@ def standby(tmp_path: Path) -> Iterator[str]:
         subprocess.run(
             [str(programs / "pg_basebackup"), *where, "--write-recovery-conf", "--checkpoint=fast"],
             check=True,
-            timeout=60,
+            timeout=HANG_S,
         )
         owner = server.socket_dir.stat()
         for path in (cluster, *cluster.rglob("*")) if os.geteuid() == 0 else ():

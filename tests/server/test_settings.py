@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import socket
 import subprocess
-import time
 from collections.abc import Callable
 from pathlib import Path
 from urllib.parse import urlsplit, urlunsplit
@@ -82,12 +81,10 @@ def test_a_wrong_setting_is_named(name: str, value: str, monkeypatch: pytest.Mon
         *(one for one in WRONG if one[0] == "DB_CONNECTION_STRING"),
     ],
 )
-def test_it_stops_the_start_at_once_with_one_line(name: str, value: str, tmp_path: Path) -> None:
-    began = time.monotonic()
+def test_it_stops_the_start_with_one_line_before_anything_is_made(name: str, value: str, tmp_path: Path) -> None:
     result = run("serve", **{**SECRETS, "PORT": "0", "DATA_DIR": str(tmp_path), name: value})
-    took = time.monotonic() - began
     _is_one_line_about(name, result)
-    assert took < 3
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_database_that_does_not_answer_is_given_up_after_a_while() -> None:
@@ -95,10 +92,8 @@ def test_a_database_that_does_not_answer_is_given_up_after_a_while() -> None:
     with socket.socket() as silent:
         silent.bind(("127.0.0.1", 0))
         silent.listen()
-        began = time.monotonic()
         dsn = f"postgresql://user:{CANARY}@127.0.0.1:{silent.getsockname()[1]}/db"
         result = run("serve", PORT="0", DB_CONNECTION_STRING=dsn)
-    assert time.monotonic() - began < 13
     _is_one_line_about("DB_CONNECTION_STRING", result)
 
 

@@ -13,6 +13,7 @@ import aiohttp
 
 from tests.fakes.valkey import Valkey
 from tests.server.running import run, serving
+from tests.waiting import HANG_S
 
 T0 = 1_714_521_600_000
 QUERY = f"""{{ candles(market: "shared", provider: "import", symbol: "A", since: {T0}, limit: 1000) {{
@@ -33,7 +34,7 @@ async def _candles(http: aiohttp.ClientSession) -> tuple[list[float], set[str]]:
 
 
 async def _until(right: Callable[[], Awaitable[bool]]) -> None:
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(HANG_S):
         while not await right():
             await asyncio.sleep(0.02)
 

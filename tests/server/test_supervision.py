@@ -23,6 +23,7 @@ from server.settings import Settings
 from tests.fakes.disturbing import Disturbing
 from tests.fakes.valkey import Valkey
 from tests.realtime.world import eventually
+from tests.waiting import HANG_S
 
 LOOPS = (
     "embedded PostgreSQL",
@@ -63,7 +64,7 @@ class Server:
 
     async def says(self, status: str) -> dict[str, str]:
         """Wait until /readyz says so, with HTTP 200."""
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(HANG_S):
             while (found := await self.ready())[1]["status"] != status:
                 await asyncio.sleep(0.02)
         assert found[0] == 200
@@ -72,7 +73,7 @@ class Server:
     async def told(self) -> None:
         """Wait until the listener is told of the moving candle twice: the second time by what moved since."""
         before = self.moves
-        await eventually(lambda: self.moves >= before + 2, 30)
+        await eventually(lambda: self.moves >= before + 2)
         assert self.moves >= before + 2
 
     @property

@@ -17,6 +17,7 @@ from storage.database import Database
 from tests.fakes.upstream import minutes
 from tests.fakes.virtual import virtual
 from tests.storage.world import DAY_MS, T0, World, stop_clock
+from tests.waiting import HANG_S
 
 BIG = EXEMPT_ROWS + 1
 
@@ -63,10 +64,13 @@ async def test_a_waiter_that_is_cancelled_takes_no_rows_along() -> None:
     await asyncio.sleep(0)
     tasks[2].cancel()  # when it was its turn, and it has not heard yet
     await asyncio.gather(*tasks, return_exceptions=True)
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(HANG_S):
         async with budget.reserve(2 * BIG):
             pass
     assert log == [2 * BIG]
+
+
+READ_S = 0.25  # of virtual time
 
 
 async def read_steadily(budget: RowBudget, log: list[int]) -> None:
@@ -75,7 +79,7 @@ async def read_steadily(budget: RowBudget, log: list[int]) -> None:
     async def read() -> None:
         async with budget.reserve(BIG):
             log.append(BIG)
-            await asyncio.sleep(0.25)
+            await asyncio.sleep(READ_S)
 
     async with asyncio.TaskGroup() as group:
         for _ in range(20):
@@ -161,7 +165,7 @@ async def test_a_question_that_finds_no_rows_by_its_deadline_is_told_when_to_com
     await world.keeps(Span(T0, T0 + 15 * DAY_MS))
     monkeypatch.setattr("storage.history.DEADLINE_S", 0.05)
     large = world.question("7m", 2_000, since=T0, until=T0 + 14_000 * MINUTE_MS)
-    async with world.history.row_budget.reserve(10**9), asyncio.timeout(30):
+    async with world.history.row_budget.reserve(10**9), asyncio.timeout(HANG_S):
         refused, small = await world.history.answer([large, world.question("7m", 10, since=T0)])
     assert isinstance(refused, Overloaded)
     assert refused.retry_after

@@ -39,6 +39,7 @@ from tests.fakes.upstream import (
     spoiling,
 )
 from tests.storage.world import DAY_MS, T0, World, folded, rows_of, stop_clock
+from tests.waiting import HANG_S, eventually
 
 PAGE = 50
 
@@ -80,7 +81,7 @@ async def at_work(backfills: Backfills, count: int = 2) -> AsyncIterator[Workers
 
 async def done(backfills: Backfills, job: int, seconds: float = 20) -> Backfill:
     """The job when it has ended."""
-    async with asyncio.timeout(seconds):
+    async with asyncio.timeout(HANG_S):
         return [told async for told in backfills.follow(job)][-1]
 
 
@@ -253,16 +254,14 @@ async def test_a_cancelled_job_asks_for_nothing_more_and_keeps_what_it_has(world
     backfills = Backfills(world.history)
     job = await backfills.start(order(world, T0, hours(10)))
     async with at_work(backfills, 1):
-        while not world.calls:
-            await asyncio.sleep(0.01)
+        await eventually(lambda: world.calls)
         cancelled = await backfills.cancel(job.id)
         release.set()
-        while len(await world.stored()) < PAGE:
-            await asyncio.sleep(0.01)
-        await asyncio.sleep(0.1)
+        other = await backfills.start(order(world, hours(20), hours(20) + PAGE * MINUTE_MS))
+        await done(backfills, other.id)  # the one worker is through with the first
     assert cancelled.state is BackfillState.CANCELLED
-    assert world.calls == 1
-    assert len(await world.stored()) == PAGE
+    assert [call.span.since for call in world.upstream.calls] == [T0, hours(20)]
+    assert len(await world.stored()) == 2 * PAGE
     assert (await backfills.cancel(job.id)).state is BackfillState.CANCELLED
 
 
@@ -272,7 +271,7 @@ async def test_a_job_is_cancelled_while_a_part_of_it_ends(world: World) -> None:
     async with world.database.transaction() as connection:  # as `backfill_end`: the part, then its job
         await connection.execute("update backfill_parts set calls = 1 where backfill_id = $1", job.id)
         cancelling = asyncio.create_task(backfills.cancel(job.id))
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(HANG_S):
             while not await connection.fetchval("select count(*) from pg_locks where not granted"):
                 await asyncio.sleep(0.01)
         await connection.execute("update backfills set last_error = 'x' where id = $1", job.id)
@@ -285,8 +284,7 @@ async def test_a_question_is_answered_while_a_backfill_waits_for_the_provider(wo
     backfills = Backfills(world.history)
     await backfills.start(order(world, T0, hours(2)))
     async with at_work(backfills, 1):
-        while not world.calls:
-            await asyncio.sleep(0.01)
+        await eventually(lambda: world.calls)
         answer = await world.ask(limit=5, since=hours(20), until=hours(21))
         assert len(answer.candles) == 5
         assert world.upstream.calls[-1].urgency is Urgency.QUERY
@@ -303,13 +301,14 @@ async def test_a_higher_priority_goes_first(world: World) -> None:
     assert world.upstream.calls[0].span.since >= hours(10)
 
 
-async def test_a_killed_worker_costs_one_page_and_somebody_else_goes_on(
-    world: World, database_dsn: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(working, "CLAIM_S", 0.3)
-    monkeypatch.setattr(working, "RENEW_S", 0.1)
-    monkeypatch.setattr("storage.claims.TTL_S", 0.3)
-    monkeypatch.setattr("storage.claims.RENEW_S", 0.1)
+async def expire(database: Database) -> None:
+    """As if whoever holds a claim had been dead for long enough."""
+    async with database.connection() as connection:
+        await connection.execute("update claims set expires_at = '-infinity'")
+        await connection.execute("update backfill_parts set claimed_until = '-infinity' where claimed_by is not null")
+
+
+async def test_a_killed_worker_costs_one_page_and_somebody_else_goes_on(world: World, database_dsn: str) -> None:
     doomed_database = Database(database_dsn)
     await doomed_database.open()
     doomed = World(doomed_database, upstream=world.upstream, symbol=world.symbol)
@@ -340,8 +339,10 @@ async def test_a_killed_worker_costs_one_page_and_somebody_else_goes_on(
 async def test_a_database_that_dies_under_a_worker_is_waited_for(
     world: World, monkeypatch: pytest.MonkeyPatch, database_dsn: str
 ) -> None:
-    monkeypatch.setattr(working, "CLAIM_S", 0.3)
-    monkeypatch.setattr("storage.claims.TTL_S", 0.3)
+    for name, seconds in (("storage.workers.CLAIM_S", 3.0), ("storage.claims.TTL_S", 3.0)):
+        monkeypatch.setattr(name, seconds)
+    for name in ("storage.workers.RENEW_S", "storage.claims.RENEW_S"):
+        monkeypatch.setattr(name, 0.5)
 
     async def cuts(page: object) -> object:
         if world.calls in {2, 5}:
@@ -475,8 +476,6 @@ async def test_after_any_faults_and_kills_the_ledger_is_what_was_asked_less_what
     with pytest.MonkeyPatch.context() as patch:
         world = World(database, now=T0 + 2 * DAY_MS)
         stop_clock(patch, world)
-        patch.setattr(working, "CLAIM_S", 0.2)
-        patch.setattr("storage.claims.TTL_S", 0.2)
         world.upstream.capabilities = Capabilities((MINUTE,), Live.NONE, max_rows_per_call=PAGE, settle_ms=0)
         world.lists(minutes(T0, 720, holes=sorted(untraded)))
         imported = Spans(Span(T0 + a * MINUTE_MS, T0 + (a + n) * MINUTE_MS) for a, n in known)
@@ -539,7 +538,7 @@ async def look_again(world: World, tracking: Tracking) -> int:
 
 async def settled(world: World) -> None:
     """Wait until no part is open."""
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(HANG_S):
         while True:
             async with world.database.connection() as connection:
                 if not await connection.fetchval("select count(*) from backfill_parts where state = 'OPEN'"):

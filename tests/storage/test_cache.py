@@ -39,6 +39,7 @@ from tests.fakes.upstream import Lineup, Upstream, minutes
 from tests.fakes.valkey import Valkey
 from tests.storage.world import DAY_MS, HOUR_MS, T0, World, folded, stop_clock
 from tests.storage.world import rows_of as plain
+from tests.waiting import HANG_S, eventually
 
 HOUR, DAY = Timeframe.parse("1h"), Timeframe.parse("1d")
 ROOMY = 64 << 20
@@ -240,7 +241,7 @@ async def test_a_correction_is_seen_at_once_and_by_another_process_once_it_is_to
             corrected = truth.merge(minutes(T0 + 300 * MINUTE_MS, 7, seed=seed))
             await write(one, record, corrected, Span(T0 + 300 * MINUTE_MS, T0 + 307 * MINUTE_MS))
             assert plain((await ask(one, record, **question)).candles) == plain(corrected[:1000])
-            async with asyncio.timeout(5):
+            async with asyncio.timeout(HANG_S):
                 found = await ask(other, record, **question)
                 while plain(found.candles) != plain(corrected[:1000]):
                     await asyncio.sleep(0.02)
@@ -558,16 +559,9 @@ async def clients(history: History, record: Record, truth: Candles) -> AsyncIter
 
 async def answered(counts: Counter[str], more: int = 60) -> None:
     """Wait for so many more answers."""
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(HANG_S):
         target = counts.total() + more
-        while counts.total() < target:
-            await asyncio.sleep(0.005)
-
-
-async def until(condition: Callable[[], bool]) -> None:
-    async with asyncio.timeout(10):
-        while not condition():
-            await asyncio.sleep(0.01)
+        await eventually(lambda: counts.total() >= target)
 
 
 def stopped(valkey: Valkey) -> Callable[[], None]:
@@ -608,8 +602,14 @@ def littered(valkey: Valkey) -> Callable[[], None]:
     ("fault", "problem"), [(stopped, "answer"), (flushed, None), (filled, "memory"), (littered, None)]
 )
 async def test_whatever_happens_to_redis_no_question_fails_or_is_answered_wrong(
-    fault: Callable[[Valkey], Callable[[], None]], problem: str | None, database: Database, redis: Redis, valkey: Valkey
+    fault: Callable[[Valkey], Callable[[], None]],
+    problem: str | None,
+    database: Database,
+    redis: Redis,
+    valkey: Valkey,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    monkeypatch.setattr(shared, "TIMEOUT_S", 0.25)
     async with shelved(redis) as cache:
         history = History.over(database, Lineup([]), cache=cache)
         truth = minutes(T0, 6000)
@@ -623,11 +623,11 @@ async def test_whatever_happens_to_redis_no_question_fails_or_is_answered_wrong(
                     assert cache.shelf
                     cache.shelf.offer(Chunk("new", Span(0, 1)), rows_of(truth))
                 if problem:
-                    await until(lambda: problem in (redis.problem or ""))
+                    await eventually(lambda: problem in (redis.problem or ""))
                 await answered(counts)
             finally:
                 mend()
-            await until(lambda: redis.problem is None)
+            await eventually(lambda: redis.problem is None)
             await answered(counts)
         assert set(counts) == {"right"}, counts
         await written(cache)
@@ -650,7 +650,7 @@ async def test_a_redis_that_was_killed_is_missed_by_nobody_and_its_successor_is_
                 await answered(counts, 200)
                 assert redis.problem
                 running.append(Valkey(running[0].port))
-                await until(lambda: redis.problem is None)
+                await eventually(lambda: redis.problem is None)
                 await answered(counts)
             assert set(counts) == {"right"}, counts
             await written(cache)
@@ -666,6 +666,7 @@ async def test_nobody_waits_for_a_redis_that_hangs_but_those_who_found_out(
     database: Database, redis: Redis, valkey: Valkey, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(shared, "PROBE_EVERY_S", 60)
+    monkeypatch.setattr(shared, "TIMEOUT_S", 0.25)
     async with shelved(redis) as cache:
         history = History.over(database, Lineup([]), cache=cache)
         record = await series(history, minutes(T0, 3000))

@@ -14,10 +14,12 @@ from candlegraph.errors import ProviderUnavailable
 from candlegraph.provider import Capabilities, Live
 from candlegraph.span import Span, Spans
 from candlegraph.timeframe import MINUTE
+from storage.claims import TTL_S
 from storage.database import Database
 from storage.ledgers import Ledgers
 from tests.fakes.upstream import delaying, hanging, minutes, raising
 from tests.storage.world import DAY_MS, T0, World, rows_of, stop_clock
+from tests.waiting import HANG_S, eventually
 
 ASK = {"since": T0, "until": T0 + 300 * MINUTE_MS}
 
@@ -91,8 +93,7 @@ async def test_who_leaves_cancels_nobody(world: World) -> None:
     release = asyncio.Event()
     world.upstream.faults = [hanging(release)]
     first, second = (asyncio.create_task(world.ask(**ASK)) for _ in range(2))
-    while not world.calls:
-        await asyncio.sleep(0.01)
+    await eventually(lambda: world.calls)
     first.cancel()
     await asyncio.gather(first, return_exceptions=True)
     release.set()
@@ -117,10 +118,7 @@ async def test_a_failure_in_one_process_leaves_the_span_to_the_other(world: Worl
     assert world.calls == 2
 
 
-async def test_what_a_dead_process_had_claimed_is_free_after_a_while(
-    world: World, database_dsn: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("storage.claims.TTL_S", 0.5)
+async def test_what_a_dead_process_had_claimed_is_free_after_a_while(world: World, database_dsn: str) -> None:
     record = await world.record()
     async with another_process(world, database_dsn) as other:
         claims = other.fetcher.claims
@@ -128,6 +126,8 @@ async def test_what_a_dead_process_had_claimed_is_free_after_a_while(
         assert held is not None
         assert await world.fetcher.claims._claim((record.id, MINUTE), Span(T0, T0 + MINUTE_MS)) is None
         claims._held.clear()  # it is dead, and renews nothing
+        async with world.database.connection() as connection:
+            await connection.execute(f"update claims set expires_at = expires_at - interval '{TTL_S} s'")
         assert whole([await world.ask(**ASK)], world)
 
 
@@ -137,7 +137,7 @@ async def test_available_answers_at_once_and_the_rest_is_fetched_behind(world: W
     answer = await world.ask(wait=Wait.AVAILABLE, **ASK)
     assert [gap.reason for gap in answer.gaps] == [GapReason.PENDING]
     release.set()
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(HANG_S):
         while (await world.ask(wait=Wait.AVAILABLE, **ASK)).gaps:
             await asyncio.sleep(0.02)
     assert world.calls == 1
@@ -165,8 +165,7 @@ async def test_two_readers_of_one_ledger_are_both_told_what_changed_meanwhile(
     record = await world.record()
     watching = asyncio.create_task(world.store.changes.watch())
     try:
-        while not world.store.changes.fresh:
-            await asyncio.sleep(0.01)
+        await eventually(lambda: world.store.changes.fresh)
         ledgers = Ledgers(world.store)
         read, gate = type(world.store).ledgers, asyncio.Event()
         waits = [asyncio.Event(), asyncio.Event()]

@@ -38,6 +38,7 @@ from storage.refresher import Refresher, windows
 from tests.fakes.upstream import Lineup, minutes
 from tests.storage.world import DAY_MS, HOUR_MS, T0, rows_of
 from tests.timescale.server import stop_jobs
+from tests.waiting import HANG_S
 
 NOW = T0 + 40 * DAY_MS + 5 * HOUR_MS + 17 * MINUTE_MS
 FOREVER = Span(0, 10**14)
@@ -184,7 +185,7 @@ async def test_a_round_waits_for_the_write_that_does_not_know_of_it(lagging: Dat
                 f"select aggregates_written(array[$1::int4], array[{at}], array[{at}], true)", instrument, T0
             )
             going = asyncio.create_task(Refresher(lagging, Aggregates.CONTINUOUS).round())
-            async with asyncio.timeout(4):
+            async with asyncio.timeout(HANG_S):
                 waiting = "select exists (select from pg_locks where locktype = 'advisory' and not granted)"
                 while not await writer.fetchval(waiting):
                     assert not going.done()
@@ -271,7 +272,7 @@ async def test_the_rounds_go_on_after_a_failure_and_end_when_they_are_told_to(
     monkeypatch.setattr(Refresher, "round", told)
     supervisor = Supervisor(Timings(first_s=0.01))
     supervisor.start("aggregates", Refresher(lagging, Aggregates.CONTINUOUS).run)
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(HANG_S):
         assert not await rounds.get()
         async with lagging.connection() as connection:
             await connection.execute("alter table lost rename to agg_state")

@@ -21,6 +21,7 @@ from storage.candles import read_statement
 from storage.database import SQL, Database, _Outages
 from storage.embedded import EmbeddedPostgres, Server
 from storage.levels import ALL, BASE
+from tests.waiting import HANG_S
 
 
 @pytest.fixture
@@ -56,7 +57,7 @@ async def test_what_a_process_had_locked_when_it_froze_is_free_again(
     await locked.wait()
     other = await asyncpg.connect(database_dsn)
     async with other.transaction():
-        await other.execute("lock table fetch_log", timeout=20)
+        await other.execute("lock table fetch_log", timeout=HANG_S)
     await other.close()
     thawed.set()
     with pytest.raises(Unavailable):
@@ -80,7 +81,7 @@ async def test_a_server_killed_in_the_middle_of_a_statement_is_unavailable(
 ) -> None:
     server, database = doomed
     running = [asyncio.create_task(sleep_in(database)), asyncio.create_task(sleep_in_transaction(database))]
-    async with database.connection() as connection, asyncio.timeout(20):
+    async with database.connection() as connection, asyncio.timeout(HANG_S):
         asleep = "select count(*) from pg_stat_activity where wait_event = 'PgSleep'"
         while await connection.fetchval(asleep) < 2:
             await asyncio.sleep(0.01)

@@ -52,6 +52,7 @@ from tests.fakes.upstream import (
     spoiling,
 )
 from tests.storage.world import DAY_MS, HOUR_MS, T0, World, folded, numbers, rows_of, stop_clock
+from tests.waiting import HANG_S, eventually
 
 DAY, HOUR = Timeframe.parse("1d"), Timeframe.parse("1h")
 Make = Callable[..., World]
@@ -188,10 +189,9 @@ async def test_an_asker_that_leaves_takes_nothing_from_the_others(make: Make) ->
     world.upstream.faults = [hanging(release)]
     await world.record()
     askers = [asyncio.create_task(world.ask(since=T0, until=at(100))) for _ in range(3)]
-    while not world.calls:
-        await asyncio.sleep(0.01)
+    await eventually(lambda: world.calls)
     askers[0].cancel()
-    await asyncio.sleep(0.02)
+    await asyncio.wait([askers[0]])
     release.set()
     left, *stayed = await asyncio.gather(*askers, return_exceptions=True)
     assert isinstance(left, asyncio.CancelledError)
@@ -356,7 +356,7 @@ async def test_a_slow_provider_is_an_error_or_a_pending_gap_and_what_it_sends_la
     assert answer.ask.wait is Wait.COMPLETE
     release.set()
     await drain(world)
-    monkeypatch.setattr(history, "DEADLINE_S", 5.0)
+    monkeypatch.setattr(history, "DEADLINE_S", HANG_S)
     calls = world.calls
     answer = await world.ask(since=T0, until=at(200))
     assert (answer.complete, len(answer.candles), world.calls) == (True, 200, calls)
@@ -386,7 +386,7 @@ async def test_wait_available_answers_at_once_and_has_it_later(make: Make) -> No
     await world.keeps(Span(at(50), at(100)))
     release = asyncio.Event()
     world.upstream.faults = [hanging(release)]
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(HANG_S):
         answer = await world.ask(since=T0, until=at(100), wait=Wait.AVAILABLE)
     assert (len(answer.candles), spans_of(answer)) == (50, [(T0, at(50), GapReason.PENDING)])
     before = await world.ask(limit=80, until=at(100), wait=Wait.AVAILABLE)
@@ -673,7 +673,7 @@ async def test_a_slow_second_answer_keeps_nobody_waiting_who_does_not_wait(make:
     world.now += 2 * HOUR_MS
     release = asyncio.Event()
     world.upstream.faults = [hanging(release)]
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(HANG_S):
         answer = await asked_again(world, since=T0, until=at(50), wait=Wait.AVAILABLE)
     assert (len(answer.candles), answer.complete) == (0, True)
     release.set()
@@ -891,7 +891,7 @@ async def test_ranges_without_a_bucket_are_empty_and_complete(make: Make, since:
 @pytest.mark.parametrize("fill", list(Fill))
 async def test_the_longest_ranges_are_answered(make: Make, timeframe: str, fill: Fill) -> None:
     world = make(minutes(T0, 100), at(50))
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(HANG_S):
         forward = await world.ask(timeframe, since=0, until=9_999_999_999_999, fill=fill)
         backward = await world.ask(timeframe, until=9_999_999_999_999, fill=fill)
         early = await world.ask(timeframe, until=86_400_000, fill=fill)
@@ -1003,7 +1003,8 @@ async def test_the_pages_of_a_symbol_that_trades_each_minute_are_asked_for_side_
         nonlocal under_way, most
         under_way += 1
         most = max(most, under_way)
-        await asyncio.sleep(0.02)
+        if world.calls > 1:  # the first one is alone
+            await eventually(lambda: most == 8)
         under_way -= 1
         return page
 
@@ -1045,10 +1046,9 @@ class Gate:
 
 
 async def until_asked(world: World, calls: int) -> None:
-    async with asyncio.timeout(30):
-        while world.calls < calls:
-            await asyncio.sleep(0.01)
-    await asyncio.sleep(0.05)  # the last one is answered too
+    await eventually(lambda: world.calls >= calls)
+    for _ in range(50):  # the last one is answered too: nothing but turns of the loop lies between
+        await asyncio.sleep(0)
 
 
 async def claimed(world: World) -> int:
@@ -1088,11 +1088,10 @@ async def test_what_arrives_beside_a_page_that_fails_is_stored(make: Make, broke
     world.upstream.faults, world.upstream.always = [*[delaying(0)] * 2, raising(broken)], hanging(release)
     asking = asyncio.create_task(world.try_ask(since=T0, until=at(4_500), limit=5_000))
     await until_asked(world, 9)
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(HANG_S):
         while not await world.covered():
             await asyncio.sleep(0.01)
-    await asyncio.wait([asking], timeout=0.2)
-    assert (asking.done(), await claimed(world)) == (False, 1)
+    assert (await claimed(world), asking.done()) == (1, False)
     release.set()
     await asking
     failed = world.upstream.calls[2].span
@@ -1130,7 +1129,7 @@ async def test_who_closes_does_not_wait_for_a_page_to_be_stored(
     gate = Gate.before(monkeypatch)
     asking = asyncio.create_task(world.try_ask(since=T0, until=at(4_500), limit=5_000))
     await until_asked(world, 9)
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(HANG_S):
         await world.fetcher.close()
     await asyncio.gather(asking, return_exceptions=True)
     assert not gate.opened.is_set()

@@ -18,6 +18,7 @@ from storage import instruments as instruments_module
 from storage.database import Database
 from storage.instruments import Instruments
 from tests.fakes.upstream import Lineup, Upstream
+from tests.waiting import HANG_S, eventually
 
 NAMES = ("AB", "BTC/USD", "a_c", "abc", "x%y", "x\\y", "Ünï/€")
 
@@ -116,7 +117,7 @@ async def test_an_old_list_answers_at_once_and_is_read_again_behind(database: Da
     source.listing_fault = hang
     for ask in (names, lambda one: found(one, "A")):  # a search, and a question about candles
         instruments = Instruments(database, Lineup([source]))
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(HANG_S):
             await asyncio.gather(*(ask(instruments) for _ in range(5)))  # type: ignore[operator]
         assert await names(instruments) == ["A"]
         await instruments.close()
@@ -173,9 +174,7 @@ async def test_a_list_that_was_asked_for_earlier_does_not_take_the_place_of_a_la
     slow.listing_fault = hang
     one, other = Instruments(database, Lineup([slow])), Instruments(database, Lineup([quick]))
     asking = asyncio.create_task(names(one))
-    async with asyncio.timeout(10):
-        while not slow.listing_calls:
-            await asyncio.sleep(0.01)
+    await eventually(lambda: slow.listing_calls)
     assert await names(other) == ["NEW"]
     release.set()
     assert await asking == ["NEW"]
@@ -220,9 +219,7 @@ async def test_an_asker_that_leaves_does_not_stop_the_reading(database: Database
     source.listing_fault = hang
     instruments = Instruments(database, Lineup([source]))
     askers = [asyncio.create_task(found(instruments, "AB")) for _ in range(2)]
-    async with asyncio.timeout(10):
-        while not source.listing_calls:
-            await asyncio.sleep(0.01)
+    await eventually(lambda: source.listing_calls)
     askers[0].cancel()
     await asyncio.sleep(0)
     release.set()
@@ -271,10 +268,10 @@ async def test_a_list_that_never_comes_is_waited_for_until_a_deadline_only(
 
     source.listing_fault = hang
     instruments = Instruments(database, Lineup([source]))
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(HANG_S):
         assert isinstance((await found(instruments, "AB"))[0], ProviderUnavailable)
     release.set()
-    monkeypatch.setattr(instruments_module, "LISTING_DEADLINE_S", 5.0)
+    monkeypatch.setattr(instruments_module, "LISTING_DEADLINE_S", HANG_S)
     assert isinstance((await found(instruments, "AB"))[0], Record)
     assert source.listing_calls == 1
 
@@ -343,12 +340,13 @@ async def test_what_was_imported_is_extended_once_its_provider_is_found_to_list_
     await instruments.imported(of("OWN/USD"), "UTC")
     first = await found(instruments, "BTC/USD", "OWN/USD")
     assert [isinstance(record, Record) and record.listed for record in first] == [False, False]
-    records = first
-    for _ in range(100):
-        await asyncio.sleep(0.02)
-        records = await found(instruments, "BTC/USD", "OWN/USD")
-        if isinstance(records[0], Record) and records[0].listed:
-            break
+
+    async def extended() -> bool:
+        (record,) = await found(instruments, "BTC/USD")
+        return isinstance(record, Record) and record.listed
+
+    await eventually(extended)
+    records = await found(instruments, "BTC/USD", "OWN/USD")
     assert [isinstance(record, Record) and record.listed for record in records] == [True, False]
     assert source.listing_calls == 1
 

@@ -20,6 +20,7 @@ from storage.database import Database
 from storage.instruments import Instruments
 from storage.migrate import Migration, migrate, migrations
 from tests.fakes.upstream import Lineup, Upstream
+from tests.waiting import HANG_S
 
 ROOT = Path(__file__).parents[2]
 # A process of its own that migrates when told to, and prints what it applied.
@@ -107,7 +108,7 @@ async def wait_until(connection: asyncpg.Connection, holds: str) -> None:
     others = (
         "select exists (select from pg_stat_activity where datname = current_database() and pid <> pg_backend_pid()"
     )
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(HANG_S):
         while not await connection.fetchval(f"{others} and {holds})"):
             await asyncio.sleep(0.02)
 

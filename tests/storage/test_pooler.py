@@ -25,6 +25,7 @@ from storage.refresher import Refresher
 from tests.fakes.pooler import Pooler
 from tests.fakes.upstream import Lineup, minutes
 from tests.storage.world import T0, rows_of
+from tests.waiting import HANG_S
 
 MINUTE_MS = 60_000
 
@@ -51,7 +52,7 @@ async def test_the_pooler_of_these_tests_breaks_what_pgbouncer_breaks(pooler: tu
         await asyncpg.connect(pooler[1], server_settings={"jit": "off"})
     connection = await asyncpg.connect(pooler[1], server_settings={"timezone": "Asia/Tokyo"}, statement_cache_size=0)
     for _ in range(4):
-        assert await connection.fetchval("show timezone", timeout=5) == "Asia/Tokyo"
+        assert await connection.fetchval("show timezone", timeout=HANG_S) == "Asia/Tokyo"
     await connection.close()
     kept = await asyncpg.connect(pooler[1])
     statement = await kept.prepare("select 1")
@@ -131,7 +132,7 @@ async def test_a_statement_without_an_end_is_cancelled_through_it(
     with pytest.raises(Unavailable):
         await database.fetch("select pg_sleep(60)")
     monitor = await asyncpg.connect(pooler[1], statement_cache_size=0)
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(HANG_S):
         while await monitor.fetchval("select count(*) from pg_stat_activity where wait_event = 'PgSleep'"):
             await asyncio.sleep(0.01)
     await monitor.close()
@@ -157,7 +158,7 @@ async def test_notifications_go_past_it_where_the_server_is_named(
     assert database.can_listen
     line = Notifications(database, heard.put_nowait)
     listening = asyncio.create_task(line.listen())
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(HANG_S):
         while not await database.fetch("select from pg_stat_activity where query ilike $1", f"%listen%{CHANNEL}%"):
             await asyncio.sleep(0.01)
         assert await line.send(["news"])
@@ -171,7 +172,7 @@ async def test_without_its_name_one_line_says_so(pooled: Database, caplog: pytes
     caplog.set_level(logging.INFO, "storage.notify")
     line = Notifications(pooled, lambda _: None)
     listening = asyncio.create_task(line.listen())
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(HANG_S):
         while not caplog.records:
             await asyncio.sleep(0)
     assert await line.send(["news"])

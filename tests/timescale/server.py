@@ -13,6 +13,7 @@ from typing import Any
 import asyncpg
 
 from storage.database import Database
+from tests.waiting import HANG_S
 
 SCRIPT = Path(__file__).with_name("serve.mjs")
 _EPOCH = datetime(2000, 1, 1, tzinfo=UTC)
@@ -28,7 +29,7 @@ def served() -> Iterator[str]:
         assert port, "TimescaleDB did not start: `make test` installs what it needs"
         yield f"postgresql://postgres@127.0.0.1:{port}/postgres?sslmode=disable"
     finally:
-        node.communicate(timeout=30)
+        node.communicate(timeout=HANG_S)
 
 
 async def insert_instead_of_copy(
