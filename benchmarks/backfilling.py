@@ -20,7 +20,7 @@ import psutil
 
 from candlegraph import MINUTE, Candles, Instrument, Series, Span, Spans
 from candlegraph.answer import Ask
-from candlegraph.job import BackfillOrder, Selection
+from candlegraph.backfill import BackfillOrder, Selection
 from candlegraph.provider import Budget, Capabilities, Listing, Market, Page, State, Status, Upstream
 from candlegraph.supervision import Supervisor
 from candlegraph.timeframe import Timeframe

@@ -17,7 +17,7 @@ from tenacity import (
 from candlegraph import clock
 from candlegraph.errors import ProviderError, ProviderUnavailable, RateLimited, UnknownSymbol, Unsupported
 from candlegraph.provider import Counters, Failure, Provider, State, Urgency
-from candlegraph.quota import Quota
+from candlegraph.rate_budget import Quota
 from providers.breaker import Breaker
 from providers.turnstile import Turnstile
 

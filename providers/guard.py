@@ -22,7 +22,7 @@ from candlegraph.provider import (
     Streaming,
     Urgency,
 )
-from candlegraph.quota import OwnQuota, Quota
+from candlegraph.rate_budget import OwnQuota, Quota
 from candlegraph.series import Instrument
 from candlegraph.span import Span
 from candlegraph.stream import closing_stream

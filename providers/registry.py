@@ -29,7 +29,7 @@ from candlegraph.provider import (
     Unconfigured,
     Upstream,
 )
-from candlegraph.quota import Quota
+from candlegraph.rate_budget import Quota
 from providers.guard import Guard
 
 log = logging.getLogger(__name__)

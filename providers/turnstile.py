@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 
 from candlegraph.errors import ProviderError, ProviderUnavailable
 from candlegraph.provider import Budget, Capabilities, Urgency
-from candlegraph.quota import Quota
+from candlegraph.rate_budget import Quota
 
 CAUTIOUS = Budget(weight=60, per_s=60, concurrent=2)  # where a provider names none
 MAX_WAITING = 256  # calls of one urgency

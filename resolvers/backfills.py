@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Sequence
 
 from candlegraph.answer import Coverage
+from candlegraph.backfill import Backfill, BackfillOrder, BackfillState, Selection, Tracked
 from candlegraph.errors import BadUserInput, Forbidden, NotFound
-from candlegraph.job import Backfill, BackfillOrder, BackfillState, Selection, Tracked
 from candlegraph.series import Series
 from candlegraph.viewer import Role
 from resolvers.context import Context

@@ -7,8 +7,9 @@ from datetime import datetime
 import strawberry
 from strawberry import Parent
 
-from candlegraph import answer, job
-from candlegraph.job import BackfillOrder, BackfillState, Selection
+from candlegraph import answer
+from candlegraph import backfill as job
+from candlegraph.backfill import BackfillOrder, BackfillState, Selection
 from candlegraph.series import Record
 from candlegraph.span import Span
 from candlegraph.timeframe import MINUTE, Timeframe
@@ -108,7 +109,7 @@ class BackfillInput:
 
 @strawberry.type(description="A job that fetches history. What it has stored stays, whatever becomes of it.")
 class Backfill:
-    """Resolved from `candlegraph.job.Backfill`."""
+    """Resolved from `candlegraph.backfill.Backfill`."""
 
     @strawberry.field(description="Its number.")
     def id(parent: Parent[job.Backfill]) -> strawberry.ID:
@@ -187,7 +188,7 @@ class TrackInput:
 
 @strawberry.type(description="A symbol whose 1m candles are kept complete.")
 class Tracked:
-    """Resolved from `candlegraph.job.Tracked`."""
+    """Resolved from `candlegraph.backfill.Tracked`."""
 
     @strawberry.field(description="The symbol.", graphql_type=Symbol)
     def symbol(parent: Parent[job.Tracked]) -> Record:

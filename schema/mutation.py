@@ -8,7 +8,8 @@ from typing import Annotated
 import strawberry
 from strawberry import Info
 
-from candlegraph import job, viewer
+from candlegraph import backfill as job
+from candlegraph import viewer
 from candlegraph.viewer import Role
 from resolvers.accounts import Session
 from resolvers.backfills import author, cancel_backfill, start_backfill, track, untrack

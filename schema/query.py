@@ -8,9 +8,10 @@ from typing import Annotated
 import strawberry
 from strawberry import Info
 
-from candlegraph import answer, job, provider, viewer
+from candlegraph import answer, provider, viewer
+from candlegraph import backfill as job
 from candlegraph.answer import Answer, Fill, Wait
-from candlegraph.job import BackfillState
+from candlegraph.backfill import BackfillState
 from candlegraph.series import Record, Series
 from candlegraph.timeframe import MINUTE
 from candlegraph.viewer import Role

@@ -7,7 +7,7 @@ from collections.abc import AsyncGenerator, AsyncIterator
 import strawberry
 from strawberry import Info, Parent
 
-from candlegraph import job
+from candlegraph import backfill as job
 from candlegraph.candle import Candles
 from candlegraph.event import Event, EventKind
 from candlegraph.series import Series

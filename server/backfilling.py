@@ -13,8 +13,8 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
+from candlegraph.backfill import Backfill, BackfillOrder, BackfillPart, BackfillState
 from candlegraph.errors import CandlegraphError, Unavailable
-from candlegraph.job import Backfill, BackfillOrder, BackfillPart, BackfillState
 from candlegraph.provider import Status
 from schema.scalars import print_datetime
 from server.machine import Machine, machine

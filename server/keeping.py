@@ -11,7 +11,7 @@ from server.command import command, instant
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from candlegraph.job import Selection
+    from candlegraph.backfill import Selection
     from server.settings import Settings
 
 PAGE = 500
@@ -50,7 +50,7 @@ async def backfill(
         raise click.UsageError("Give MARKET PROVIDER PATTERN and --since, or one of --follow, --cancel and --list.")
     if market is not None and None in {provider, pattern, since}:
         raise click.UsageError("Give MARKET PROVIDER PATTERN and --since.")
-    from candlegraph.job import BackfillOrder
+    from candlegraph.backfill import BackfillOrder
     from candlegraph.timeframe import Timeframe
     from server import backfilling
 

@@ -14,8 +14,8 @@ from itertools import groupby, zip_longest
 from typing import Any
 
 from candlegraph.answer import Gap, GapReason
+from candlegraph.backfill import Backfill, BackfillOrder, BackfillPart, BackfillState
 from candlegraph.errors import BadUserInput, NotFound, Overloaded
-from candlegraph.job import Backfill, BackfillOrder, BackfillPart, BackfillState
 from candlegraph.provider import Upstream
 from candlegraph.series import Record
 from candlegraph.span import Span, Spans

@@ -14,8 +14,8 @@ from typing import Any
 
 from cachetools import LRUCache
 
+from candlegraph.backfill import Selection
 from candlegraph.errors import BadUserInput, CandlegraphError, NotFound, ProviderUnavailable
-from candlegraph.job import Selection
 from candlegraph.provider import Providers, Upstream
 from candlegraph.series import Instrument, Record
 from storage.database import SQL, Database, to_ms

@@ -17,7 +17,7 @@ from hashlib import blake2b
 from cachetools import LRUCache
 
 from candlegraph.provider import Budget
-from candlegraph.quota import SLOTS, OwnQuota
+from candlegraph.rate_budget import SLOTS, OwnQuota
 from storage.redis import Redis
 
 MAX_KEYS = 100_000
@@ -34,7 +34,7 @@ redis.call('SET', KEYS[1], string.format('%.6f', empty), 'PX', math.ceil((empty 
 return '0'
 """
 
-# `candlegraph.quota.Window` over again: a hash of what was spent by slot, and until when nothing may be.
+# `candlegraph.rate_budget.Window` over again: a hash of what was spent by slot, and until when nothing may be.
 _SPEND = """
 local t = redis.call('TIME')
 local now = t[1] + t[2] / 1000000
@@ -86,7 +86,7 @@ class Bucket:
 
 
 class Limiter:
-    """Counts by key; implements `candlegraph.quota.Quota` too."""
+    """Counts by key; implements `candlegraph.rate_budget.Quota` too."""
 
     def __init__(self, redis: Redis | None = None) -> None:
         """Count alone, or together with all who share ``redis``; closing that is for the caller."""

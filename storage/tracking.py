@@ -13,9 +13,9 @@ from collections.abc import Sequence
 from typing import Any
 
 from candlegraph.answer import Gap, GapReason
+from candlegraph.backfill import Selection, Tracked
 from candlegraph.clock import DAY_MS, MINUTE_MS
 from candlegraph.errors import BadUserInput, ProviderError
-from candlegraph.job import Selection, Tracked
 from candlegraph.outage import Outage
 from candlegraph.provider import Live, Upstream
 from candlegraph.series import Record

@@ -15,8 +15,8 @@ from collections import Counter
 from dataclasses import dataclass
 
 from candlegraph.answer import Gap, GapReason
+from candlegraph.backfill import BackfillState
 from candlegraph.errors import CandlegraphError, ProviderError, ProviderRefused, UnknownSymbol, Unsupported
-from candlegraph.job import BackfillState
 from candlegraph.outage import Outage
 from candlegraph.provider import Urgency
 from candlegraph.series import Record

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from candlegraph.provider import Budget
-from candlegraph.quota import SLOTS, Window
+from candlegraph.rate_budget import SLOTS, Window
 
 pauses = st.lists(st.floats(0, 0.5), min_size=1, max_size=300)
 

@@ -14,10 +14,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from candlegraph.answer import GapReason
+from candlegraph.backfill import Backfill, BackfillOrder, BackfillState, Selection
 from candlegraph.candle import Candles, concat
 from candlegraph.clock import MINUTE_MS
 from candlegraph.errors import BadUserInput, NotFound, Overloaded, ProviderRefused, ProviderUnavailable, UnknownSymbol
-from candlegraph.job import Backfill, BackfillOrder, BackfillState, Selection
 from candlegraph.provider import Capabilities, Listing, Live, Urgency
 from candlegraph.span import Span, Spans
 from candlegraph.supervision import Supervisor

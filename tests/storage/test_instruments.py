@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 
+from candlegraph.backfill import Selection
 from candlegraph.candle import Candles
 from candlegraph.errors import BadUserInput, CandlegraphError, NotFound, ProviderUnavailable
-from candlegraph.job import Selection
 from candlegraph.provider import Listing
 from candlegraph.series import Instrument, Record
 from storage import instruments as instruments_module

@@ -19,7 +19,7 @@ import pytest
 
 from candlegraph.errors import ConfigurationError
 from candlegraph.provider import Budget
-from candlegraph.quota import Quota
+from candlegraph.rate_budget import Quota
 from storage import limits
 from storage import redis as shared
 from storage.limits import Bucket, Limiter
