@@ -4,7 +4,7 @@
 runs them over a provider of your own, with an upstream that can be made to fail. See docs/providers.md.
 """
 
-from candlegraph.testing.bench import Bench
+from candlegraph.testing.harness import Bench
 from candlegraph.testing.outcome import Breach, NotApplicable, NotTried
 from candlegraph.testing.rule import Rule
 from candlegraph.testing.subject import RETRY_AFTER_S, Fault, Subject, SubjectFactory

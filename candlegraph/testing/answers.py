@@ -15,7 +15,7 @@ from candlegraph.errors import ProviderError, UnknownSymbol, Unsupported
 from candlegraph.provider import Clocked, Page, Probing
 from candlegraph.series import Instrument
 from candlegraph.span import Span
-from candlegraph.testing.bench import Bench
+from candlegraph.testing.harness import Bench
 from candlegraph.testing.outcome import Breach, NotApplicable, require
 from candlegraph.testing.rule import rule
 from candlegraph.timeframe import MINUTE, Timeframe

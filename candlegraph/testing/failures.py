@@ -9,7 +9,7 @@ import numpy as np
 
 from candlegraph.errors import ProviderError, ProviderRefused, ProviderUnavailable, RateLimited
 from candlegraph.provider import Page
-from candlegraph.testing.bench import Bench
+from candlegraph.testing.harness import Bench
 from candlegraph.testing.outcome import Breach, require
 from candlegraph.testing.rule import rule
 from candlegraph.testing.subject import RETRY_AFTER_S, Fault

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from candlegraph.errors import CandlegraphError, ProviderError
-from candlegraph.testing.bench import Bench
+from candlegraph.testing.harness import Bench
 from candlegraph.testing.outcome import Breach, NotApplicable, NotTried
 
 Check = Callable[[Bench], Coroutine[Any, Any, None]]

@@ -9,7 +9,7 @@ from collections import Counter
 from candlegraph import clock
 from candlegraph.errors import BadUserInput
 from candlegraph.provider import API_VERSION, Capabilities, Listing, Live, Market, Provider, Streaming
-from candlegraph.testing.bench import Bench
+from candlegraph.testing.harness import Bench
 from candlegraph.testing.outcome import require
 from candlegraph.testing.rule import rule
 from candlegraph.timeframe import Timeframe

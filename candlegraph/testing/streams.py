@@ -13,7 +13,7 @@ from candlegraph.provider import Live, Streaming
 from candlegraph.span import Span
 from candlegraph.stream import closing_stream
 from candlegraph.testing.answers import rows_are_candles, since_is_inclusive
-from candlegraph.testing.bench import Bench
+from candlegraph.testing.harness import Bench
 from candlegraph.testing.outcome import Breach, NotApplicable, require
 from candlegraph.testing.rule import rule
 from candlegraph.timeframe import MINUTE

@@ -8,7 +8,7 @@ from typing import ClassVar
 import pytest
 
 from candlegraph.testing import answers, failures, shape, streams
-from candlegraph.testing.bench import Bench
+from candlegraph.testing.harness import Bench
 from candlegraph.testing.outcome import NotApplicable, NotTried
 from candlegraph.testing.rule import Rule
 from candlegraph.testing.subject import SubjectFactory
