@@ -7,10 +7,13 @@ from typing import ClassVar
 
 import pytest
 
-from candlegraph.testing import answers, failures, shape, streams
 from candlegraph.testing.harness import Bench
 from candlegraph.testing.outcome import NotApplicable, NotTried
 from candlegraph.testing.rule import Rule
+from candlegraph.testing.rules import description as shape
+from candlegraph.testing.rules import errors as failures
+from candlegraph.testing.rules import pages as answers
+from candlegraph.testing.rules import streams
 from candlegraph.testing.subject import SubjectFactory
 
 RULES: tuple[Rule, ...] = tuple(

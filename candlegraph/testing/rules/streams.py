@@ -12,10 +12,10 @@ from candlegraph.clock import MINUTE_MS
 from candlegraph.provider import Live, Streaming
 from candlegraph.span import Span
 from candlegraph.stream import closing_stream
-from candlegraph.testing.answers import rows_are_candles, since_is_inclusive
 from candlegraph.testing.harness import Bench
 from candlegraph.testing.outcome import Breach, NotApplicable, require
 from candlegraph.testing.rule import rule
+from candlegraph.testing.rules.pages import rows_are_candles, since_is_inclusive
 from candlegraph.timeframe import MINUTE
 
 _PATIENCE_S = 150.0  # to see a minute end, of a symbol that may be quiet

@@ -1,0 +1,1 @@
+"""The conformance rules, one family a file."""
