@@ -24,14 +24,14 @@ from candlegraph.backfill import BackfillOrder, Selection
 from candlegraph.provider import Budget, Capabilities, Listing, Market, Page, State, Status, Upstream
 from candlegraph.supervision import Supervisor
 from candlegraph.timeframe import Timeframe
+from history.fetch_job import MAX_CALLS
+from history.orchestrator import History
 from providers.ccxt import Ccxt
 from providers.guard import Guard
 from server.machine import machine
 from server.settings import Settings
 from storage.backfill import Backfills
 from storage.batches import Write
-from storage.fetch_job import MAX_CALLS
-from storage.history import History
 from storage.workers import Workers
 from tests.fakes.exchange import T0
 

@@ -21,11 +21,11 @@ import numpy as np
 from benchmarks.serving import _server
 from candlegraph import MINUTE, Candles, Instrument, Record, Series, Span, Spans
 from candlegraph.answer import Answer, Ask
+from history.orchestrator import History
 from server.machine import Machine, machine
 from server.settings import Settings
 from storage.batches import Write
 from storage.cache import Cache
-from storage.history import History
 from storage.redis import Redis
 from storage.shelf import Shelf
 from tests.fakes.valkey import Valkey

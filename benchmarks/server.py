@@ -24,6 +24,7 @@ from candlegraph import Candles, Instrument, Record, Series
 from candlegraph.answer import Answer, Ask
 from candlegraph.event import Event, EventKind, heartbeat
 from candlegraph.zone import Zone
+from history.orchestrator import History
 from providers.registry import Registry
 from realtime.cluster import Cluster
 from realtime.hub import HEARTBEAT_S
@@ -42,7 +43,6 @@ from server.wire import HttpProtocol, WebSocketProtocol
 from storage.backfill import Backfills
 from storage.cache import Cache
 from storage.database import Database
-from storage.history import History
 from storage.limits import Limiter
 from storage.tracking import Tracking
 from storage.users import Users

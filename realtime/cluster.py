@@ -5,11 +5,11 @@ from __future__ import annotations
 from contextlib import AsyncExitStack
 
 from candlegraph.supervision import Supervisor
+from history.orchestrator import History
 from realtime.bus import Bus
 from realtime.hub import Hub
 from realtime.leader import Leader
 from realtime.redis_line import RedisLine
-from storage.history import History
 from storage.live import LiveStore
 from storage.notify import Notifications
 

@@ -25,11 +25,11 @@ from candlegraph.series import Record, Series
 from candlegraph.span import Span, Spans
 from candlegraph.timeframe import MINUTE, Timeframe
 from candlegraph.zone import Zone, zone
+from history.fetch_job import FetchRequest
+from history.orchestrator import History
 from realtime.bus import Failed, Message, News
 from realtime.count import Count
 from storage.batches import Write
-from storage.fetch_job import FetchRequest
-from storage.history import History
 from storage.live import Happened, Held, LeaseLost, LiveStore, Step, TopicKey, timeframe_of
 
 log = logging.getLogger(__name__)

@@ -17,9 +17,9 @@ from candlegraph.series import Record, Series
 from candlegraph.span import Span, Spans
 from candlegraph.timeframe import MINUTE, Timeframe
 from candlegraph.zone import UTC, Zone, zone
+from history.orchestrator import History
 from realtime.bus import Bus, Failed, Follow, Message, News
 from realtime.topic import KINDS, MAX_QUEUED, Listener, Topic
-from storage.history import History
 from storage.live import Happened, LiveStore, Standing, TopicKey
 
 HEARTBEAT_S = 15.0

@@ -10,10 +10,10 @@ from collections.abc import Iterable, Sequence
 
 from candlegraph.errors import CandlegraphError
 from candlegraph.outage import Outage
+from history.orchestrator import History
 from realtime.bus import Bus, Follow, News
 from realtime.feed import Feed
 from storage.changes import Change
-from storage.history import History
 from storage.live import LEASE_S, Followed, Held, LiveStore, TopicKey
 
 log = logging.getLogger(__name__)

@@ -12,6 +12,7 @@ from functools import partial
 from candlegraph.errors import ConfigurationError, Overloaded, Unavailable
 from candlegraph.outage import Outage
 from candlegraph.supervision import Supervisor
+from history.orchestrator import History
 from providers.registry import Registry
 from realtime.cluster import Cluster
 from resolvers.accounts import Accounts
@@ -25,7 +26,6 @@ from storage.candles import CandleStore, read_tables
 from storage.continuous import Continuous
 from storage.database import Database, driver_reason
 from storage.embedded import EmbeddedPostgres
-from storage.history import History
 from storage.layout import Aggregates, layout_of
 from storage.levels import read_levels
 from storage.limits import Limiter

@@ -21,10 +21,10 @@ from candlegraph.series import Record
 from candlegraph.span import Span, Spans
 from candlegraph.timeframe import Timeframe
 from candlegraph.zone import zone
+from history.orchestrator import DEADLINE_S, History
+from history.plan import Plan
 from storage.coverage import Ledger
 from storage.database import SQL, to_ms
-from storage.history import DEADLINE_S, History
-from storage.plan import Plan
 
 MAX_PIECES = 1_000_000
 MAX_PRIORITY = 1_000_000

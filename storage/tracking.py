@@ -21,10 +21,10 @@ from candlegraph.provider import Live, Upstream
 from candlegraph.series import Record
 from candlegraph.span import Span, Spans
 from candlegraph.timeframe import MINUTE, Timeframe
+from history.orchestrator import DEADLINE_S
 from storage.backfill import Backfills, Part, cut, in_turns, missing
 from storage.coverage import Ledger
 from storage.database import SQL, to_ms
-from storage.history import DEADLINE_S
 
 LOOK_S = 1.0
 EVERY_S = 30.0  # how often a series is looked at

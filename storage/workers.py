@@ -23,9 +23,9 @@ from candlegraph.series import Record
 from candlegraph.span import Span, Spans
 from candlegraph.supervision import Supervisor
 from candlegraph.timeframe import Timeframe
+from history.fetch_job import FetchRequest, FetchResult
 from storage.backfill import Backfills, holes_as_json
 from storage.database import SQL, to_ms
-from storage.fetch_job import FetchRequest, FetchResult
 
 log = logging.getLogger(__name__)
 

@@ -26,7 +26,7 @@ _TIMEOUTS = (
     "providers.ccxt_markets.DEADLINE_S",
     "realtime.hub.READY_S",
     "storage.database.ACQUIRE_TIMEOUT_S",
-    "storage.history.DEADLINE_S",
+    "history.orchestrator.DEADLINE_S",
     "storage.instruments.LISTING_DEADLINE_S",
     "storage.redis.TIMEOUT_S",
 )

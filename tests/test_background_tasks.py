@@ -26,12 +26,12 @@ ALLOWED = {
     "server/sockets.py:Socket._subscribe": "An operation, which logs its failure; the end of its socket awaits it.",
     # Drains of a queue, which end when it is empty; the next entry starts another
     "realtime/bus.py:Bus.publish": "Bus.close awaits it.",
-    "storage/arrivals.py:Arrivals.add": "Arrivals.stored awaits it.",
+    "history/page_writer.py:Arrivals.add": "Arrivals.stored awaits it.",
     "storage/shelf.py:Shelf.offer": "Shelf.close cancels and awaits it.",
     # One piece of work that several callers share and await; who leaves does not end it
     "providers/ccxt_markets.py:Markets._begin": "Everybody who needs the list awaits it; Markets.close cancels it.",
     "resolvers/standing.py:Standing.user": "Everybody who asks for the account awaits it.",
-    "storage/collector.py:Collector.collect": "Who asked awaits it; Collector._retire logs its failure; Collector.close awaits it.",
+    "history/fetcher.py:Collector.collect": "Who asked awaits it; Collector._retire logs its failure; Collector.close awaits it.",
     "storage/instruments.py:Instruments._again": "Who asks for the list awaits it; Instruments.close awaits it.",
     "storage/instruments.py:Instruments._read_if_due": "Who asks for the list awaits it; Instruments.close awaits it.",
     # Nobody waits

@@ -12,14 +12,14 @@ from strawberry.types import ExecutionResult
 from candlegraph import MINUTE, Instrument, Live, Series, Timeframe, clock, fold
 from candlegraph.answer import Answer, Ask, GapReason
 from candlegraph.clock import MINUTE_MS
+from history import orchestrator as history_module
+from history.orchestrator import History
 from providers import calls
 from providers.ccxt import Ccxt
 from providers.guard import Guard
 from resolvers.context import Context, Services
 from schema.build import build_schema
-from storage import history as history_module
 from storage.database import Database
-from storage.history import History
 from tests.fakes.binance import FakeBinance
 from tests.fakes.exchange import HTML, T0, Fault, random_candles
 from tests.fakes.kraken import FakeKraken

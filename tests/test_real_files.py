@@ -14,12 +14,12 @@ import pytest
 
 from candlegraph import UTC, Candles, Instrument, Series, Span, Spans, Timeframe, fold, zone
 from candlegraph.answer import Ask
+from history.orchestrator import History
 from providers.tables import read_table
 from storage.batches import Read, Write
 from storage.candles import CandleStore
 from storage.changes import Changes
 from storage.database import Database
-from storage.history import History
 from storage.instruments import Instruments
 from storage.levels import ALL
 from storage.verify import Verification, totals

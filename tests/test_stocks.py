@@ -16,14 +16,14 @@ from candlegraph.clock import DAY_MS, HOUR_MS, MINUTE_MS
 from candlegraph.event import Event, EventKind
 from candlegraph.provider import Provider, Unconfigured
 from candlegraph.supervision import Supervisor
+from history import forming as forming_module
+from history.orchestrator import History
 from providers.alpaca import create
 from providers.registry import Registry
 from realtime import feed as feed_module
 from realtime.cluster import Cluster
 from realtime.hub import Hub
-from storage import forming as forming_module
 from storage.database import Database
-from storage.history import History
 from tests.fakes.alpaca import KEY, LATE_MS, SECRET, FakeAlpaca, new_york, session_candles
 from tests.fakes.exchange import Fault
 from tests.providers.test_registry import Point

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+from history.orchestrator import History
 from realtime.cluster import Cluster
 from resolvers.accounts import Accounts
 from resolvers.context import Services
 from resolvers.tokens import Tokens
 from storage.backfill import Backfills
-from storage.history import History
 from storage.limits import Limiter
 from storage.tracking import Tracking
 from storage.users import Users

@@ -14,11 +14,11 @@ from candlegraph.series import Instrument, Series
 from candlegraph.span import Span
 from candlegraph.supervision import Supervisor
 from candlegraph.timeframe import MINUTE
+from history.orchestrator import History
 from providers.guard import Guard
 from realtime.cluster import Cluster
 from storage.batches import Read
 from storage.database import Database
-from storage.history import History
 from tests.fakes.upstream import Lineup
 from tests.waiting import HANG_S, eventually
 

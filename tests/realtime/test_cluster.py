@@ -16,10 +16,10 @@ from candlegraph.candle import Candles
 from candlegraph.event import EventKind
 from candlegraph.provider import Urgency
 from candlegraph.span import Spans
+from history import forming as forming_module
 from realtime import feed as feed_module
 from realtime import hub as hub_module
 from realtime import leader as leader_module
-from storage import forming as forming_module
 from storage import live as live_module
 from storage import write_transaction
 from storage.batches import Write

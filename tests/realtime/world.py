@@ -33,6 +33,8 @@ from candlegraph.event import Event, EventKind
 from candlegraph.provider import Urgency
 from candlegraph.supervision import Supervisor, Timings
 from candlegraph.zone import UTC
+from history import forming as forming_module
+from history.orchestrator import History
 from realtime import feed as feed_module
 from realtime import hub as hub_module
 from realtime import leader as leader_module
@@ -40,11 +42,9 @@ from realtime.cluster import Cluster
 from realtime.feed import Feed
 from realtime.hub import Hub
 from storage import changes as changes_module
-from storage import forming as forming_module
 from storage import live as live_module
 from storage import notify as notify_module
 from storage.database import Database
-from storage.history import History
 from tests import waiting
 from tests.fakes.upstream import Lineup
 

@@ -9,10 +9,10 @@ from typing import Any
 import pytest
 
 from candlegraph.answer import Ask
+from history.orchestrator import History
 from storage import instruments
 from storage.changes import Changes
 from storage.database import SQL, Database
-from storage.history import History
 from tests.fakes.laboratory import SYMBOLS, T0, Laboratory
 
 FIELDS = "{ complete nodes { timestamp close } sources { source } }"

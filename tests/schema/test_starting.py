@@ -14,13 +14,14 @@ from candlegraph import clock
 from candlegraph.clock import MINUTE_MS
 from candlegraph.provider import Capabilities, Live
 from candlegraph.timeframe import MINUTE
+from history import orchestrator as history
+from history.orchestrator import History
 from providers.registry import Registry
 from realtime import hub
 from resolvers.context import Context, Services
 from schema.build import Schema, build_schema
-from storage import history, instruments
+from storage import instruments
 from storage.database import Database
-from storage.history import History
 from tests.fakes.services import services_over
 from tests.fakes.starting import Starting, of, registry
 from tests.fakes.upstream import UNLIMITED, minutes

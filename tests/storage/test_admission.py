@@ -11,7 +11,7 @@ from candlegraph.answer import Answer
 from candlegraph.clock import MINUTE_MS
 from candlegraph.errors import Overloaded
 from candlegraph.span import Span
-from storage.admission import EXEMPT_ROWS, RowBudget
+from history.admission import EXEMPT_ROWS, RowBudget
 from storage.candles import CandleStore
 from storage.database import Database
 from tests.fakes.upstream import minutes
@@ -163,7 +163,7 @@ async def test_a_question_that_finds_no_rows_by_its_deadline_is_told_when_to_com
     stop_clock(monkeypatch, world)
     world.lists(minutes(T0, 15 * 1440))
     await world.keeps(Span(T0, T0 + 15 * DAY_MS))
-    monkeypatch.setattr("storage.history.DEADLINE_S", 0.05)
+    monkeypatch.setattr("history.orchestrator.DEADLINE_S", 0.05)
     large = world.question("7m", 2_000, since=T0, until=T0 + 14_000 * MINUTE_MS)
     async with world.history.row_budget.reserve(10**9), asyncio.timeout(HANG_S):
         refused, small = await world.history.answer([large, world.question("7m", 10, since=T0)])

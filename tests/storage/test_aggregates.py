@@ -30,13 +30,13 @@ from candlegraph.series import Instrument
 from candlegraph.span import Span, Spans
 from candlegraph.timeframe import MINUTE, Timeframe
 from candlegraph.zone import zone
+from history.orchestrator import History
 from storage.batches import Read, Write
 from storage.candles import CandleStore, _read_statement
 from storage.changes import Changes
 from storage.corrections import newest_corrections
 from storage.database import SQL, Database
 from storage.embedded import EmbeddedPostgres
-from storage.history import History
 from storage.instruments import Instruments
 from storage.levels import ALL, BASE, read_levels
 from storage.migrate import migrate

@@ -13,7 +13,7 @@ from candlegraph.clock import MINUTE_MS
 from candlegraph.errors import ProviderUnavailable, Unavailable
 from candlegraph.span import Span, Spans
 from candlegraph.timeframe import MINUTE
-from storage.arrivals import Arrivals
+from history.page_writer import Arrivals
 from storage.candles import CandleStore, Fetch, Write
 
 

@@ -16,11 +16,11 @@ from candlegraph.series import Instrument, Record, Series
 from candlegraph.span import Span, Spans
 from candlegraph.timeframe import MINUTE
 from candlegraph.zone import UTC
-from storage.assembly import Findings, assemble
+from history.assembly import Findings, assemble
+from history.plan import Plan
+from history.query_fetches import FetchOutcome
 from storage.coverage import Ledger
 from storage.levels import ALL
-from storage.plan import Plan
-from storage.query_fetches import FetchOutcome
 from tests.fakes.upstream import minutes
 from tests.storage.world import T0
 

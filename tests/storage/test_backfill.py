@@ -22,10 +22,10 @@ from candlegraph.provider import Capabilities, Listing, Live, Urgency
 from candlegraph.span import Span, Spans
 from candlegraph.supervision import Supervisor
 from candlegraph.timeframe import MINUTE, Timeframe
+from history.fetch_job import FetchRequest
 from storage import workers as working
 from storage.backfill import Backfills, missing
 from storage.database import Database
-from storage.fetch_job import FetchRequest
 from storage.tracking import Tracking
 from storage.workers import Workers
 from tests.fakes.upstream import (

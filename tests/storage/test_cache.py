@@ -26,13 +26,14 @@ from candlegraph.series import Instrument, Record, Series
 from candlegraph.span import Span, Spans
 from candlegraph.timeframe import MINUTE, Timeframe
 from candlegraph.zone import UTC, zone
-from storage import changes, forming
+from history import forming
+from history.orchestrator import History
+from storage import changes
 from storage import redis as shared
 from storage.batches import Write
 from storage.cache import ENTRY_BYTES, Cache
 from storage.chunks import BUCKETS, Chunk, Edition, pack, rows_of, unpack
 from storage.database import Database
-from storage.history import History
 from storage.redis import Redis
 from storage.shelf import Shelf
 from tests.fakes.upstream import Lineup, Upstream, minutes

@@ -7,9 +7,9 @@ import pytest
 from candlegraph.clock import MINUTE_MS
 from candlegraph.span import Span, Spans
 from candlegraph.timeframe import MINUTE, Timeframe
+from history.cache_lookup import overlapping, widened
+from history.plan import Part, Stretch
 from storage.chunks import Chunk
-from storage.plan import Part, Stretch
-from storage.recall import overlapping, widened
 from tests.storage.world import HOUR_MS, T0
 
 HOUR = Timeframe.parse("1h")

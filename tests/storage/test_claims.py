@@ -146,7 +146,7 @@ async def test_available_answers_at_once_and_the_rest_is_fetched_behind(world: W
 async def test_complete_is_partial_at_the_deadline_and_says_what_is_pending(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("storage.history.DEADLINE_S", 0.2)
+    monkeypatch.setattr("history.orchestrator.DEADLINE_S", 0.2)
     await world.keeps(Span(T0, T0 + 100 * MINUTE_MS))
     release = asyncio.Event()
     world.upstream.faults = [hanging(release)]

@@ -31,11 +31,13 @@ from candlegraph.provider import Budget, Capabilities, Listing, Live, Page
 from candlegraph.span import Span, Spans
 from candlegraph.timeframe import MINUTE, Timeframe
 from candlegraph.zone import zone
+from history import forming
+from history import orchestrator as history
+from history import query as walk
+from history.fetch_job import MAX_CALLS
 from providers.guard import Guard
-from storage import forming, history, walk
 from storage.candles import CandleStore
 from storage.database import Database
-from storage.fetch_job import MAX_CALLS
 from tests.fakes.starting import Starting, of, registry
 from tests.fakes.upstream import (
     UNLIMITED,

@@ -16,8 +16,8 @@ from candlegraph.provider import Capabilities, Listing, Live
 from candlegraph.span import Span, Spans
 from candlegraph.timeframe import MINUTE, Timeframe
 from candlegraph.zone import zone
+from history.fetch_job import MAX_CALLS
 from storage.database import Database
-from storage.fetch_job import MAX_CALLS
 from tests.candlegraph import scalar_calendar as scalar
 from tests.fakes.upstream import Upstream, minutes
 from tests.storage.world import DAY_MS, HOUR_MS, T0, World, folded, numbers, rows_of, stop_clock

@@ -14,9 +14,9 @@ from candlegraph.series import Instrument, Record
 from candlegraph.span import Span, Spans
 from candlegraph.timeframe import MINUTE, Timeframe
 from candlegraph.zone import UTC
+from history.plan import Plan
 from storage.coverage import Ledger
 from storage.levels import ALL, BASE
-from storage.plan import Plan
 from tests.storage.world import DAY_MS, HOUR_MS, T0
 
 HOUR, DAY = Timeframe.parse("1h"), Timeframe.parse("1d")

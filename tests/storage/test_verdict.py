@@ -12,7 +12,7 @@ from candlegraph.provider import Capabilities, Page
 from candlegraph.span import Span, Spans
 from candlegraph.timeframe import MINUTE
 from candlegraph.zone import UTC
-from storage.verdict import Call, Verdict, judge
+from history.verdict import Call, Verdict, judge
 from tests.fakes.upstream import minutes
 from tests.storage.world import T0
 

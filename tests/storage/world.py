@@ -15,11 +15,11 @@ from candlegraph.provider import Providers
 from candlegraph.series import Instrument, Record, Series
 from candlegraph.span import Span, Spans
 from candlegraph.timeframe import MINUTE, Timeframe
+from history.orchestrator import History
 from providers.guard import Guard
 from storage.batches import Write
 from storage.cache import Cache
 from storage.database import Database
-from storage.history import History
 from tests.candlegraph import scalar_calendar as scalar
 from tests.fakes.upstream import Lineup, Upstream
 

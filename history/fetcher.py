@@ -10,10 +10,10 @@ from candlegraph.outage import Outage
 from candlegraph.provider import Upstream
 from candlegraph.series import Record
 from candlegraph.timeframe import Timeframe
+from history.fetch_job import FetchJob, FetchRequest, FetchResult, FetchStores
+from history.forming import FormingCache
 from storage.candles import CandleStore
 from storage.claims import Claims
-from storage.fetch_job import FetchJob, FetchRequest, FetchResult, FetchStores
-from storage.forming import FormingCache
 from storage.ledgers import Ledgers
 from storage.live import LeaseLost
 from storage.suspects import Suspects

@@ -8,8 +8,8 @@ from candlegraph.answer import Answer, Ask, Fill, Gap, GapReason, SourceKind, So
 from candlegraph.candle import Candles
 from candlegraph.errors import ProviderRefused, ProviderStarting, UnknownSymbol, Unsupported
 from candlegraph.span import Span, Spans
-from storage.plan import OutOfReach, Plan
-from storage.query_fetches import FetchOutcome
+from history.plan import OutOfReach, Plan
+from history.query_fetches import FetchOutcome
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,7 +9,7 @@ from aiodataloader import DataLoader
 
 from candlegraph.candle import Candles
 from candlegraph.series import Instrument, Record
-from storage.admission import RowBudget
+from history.admission import RowBudget
 from storage.batches import Read
 from storage.cache import Cache, Entry
 from storage.candles import CandleStore

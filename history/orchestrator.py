@@ -20,21 +20,21 @@ from candlegraph.span import Span, Spans
 from candlegraph.supervision import Supervisor
 from candlegraph.timeframe import Timeframe
 from candlegraph.zone import zone
-from storage.admission import RowBudget
+from history.admission import RowBudget
+from history.batch_reader import BatchReader, ReadSources
+from history.fetch_job import MAX_CALLS, FetchRequest
+from history.fetcher import Fetcher
+from history.plan import Plan
+from history.query import CandleQuery
+from history.query_fetches import QueryContext
 from storage.cache import Cache
 from storage.candles import CandleStore, Reading, read_tables
 from storage.changes import Changes
-from storage.collector import Fetcher
 from storage.counts import Counts
 from storage.database import Database
-from storage.fetch_job import MAX_CALLS, FetchRequest
 from storage.instruments import Instruments
 from storage.ledgers import Ledgers
 from storage.levels import ALL, Levels
-from storage.plan import Plan
-from storage.query_fetches import QueryContext
-from storage.reader import BatchReader, ReadSources
-from storage.walk import CandleQuery
 
 DEADLINE_S = 10.0
 FETCHES = 20  # how many of the newest upstream calls are told

@@ -13,14 +13,14 @@ from candlegraph.resample import fold
 from candlegraph.span import Span, Spans
 from candlegraph.timeframe import Timeframe
 from candlegraph.zone import Zone, zone
-from storage.assembly import Findings, assemble
+from history.assembly import Findings, assemble
+from history.batch_reader import BatchReader
+from history.cache_lookup import CacheLookup
+from history.filling import Filling
+from history.plan import Part, Plan, Stretch, WindowPlan
+from history.query_fetches import QueryContext, QueryFetches
 from storage.batches import Read
 from storage.coverage import Ledger
-from storage.filling import Filling
-from storage.plan import Part, Plan, Stretch, WindowPlan
-from storage.query_fetches import QueryContext, QueryFetches
-from storage.reader import BatchReader
-from storage.recall import CacheLookup
 
 READ_ROWS = 300_000  # stored rows read at once, 14 MB
 MAX_WINDOW = 50_000_000  # buckets; 95 years of minutes

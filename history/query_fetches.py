@@ -12,9 +12,9 @@ from candlegraph.provider import Upstream
 from candlegraph.series import Record
 from candlegraph.span import Span, Spans
 from candlegraph.timeframe import Timeframe
-from storage.collector import Fetcher
-from storage.fetch_job import MAX_CALLS, FetchRequest, FetchResult
-from storage.plan import Plan, WindowPlan
+from history.fetch_job import MAX_CALLS, FetchRequest, FetchResult
+from history.fetcher import Fetcher
+from history.plan import Plan, WindowPlan
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,14 +10,14 @@ from candlegraph.series import Record
 from candlegraph.span import Span, Spans
 from candlegraph.timeframe import Timeframe
 from candlegraph.zone import UTC
+from history.batch_reader import BatchReader
+from history.plan import Part, Plan, Stretch, WindowPlan
 from storage.cache import Found, found_in
 from storage.chunks import BUCKETS, Chunk, Edition
 from storage.levels import BASE
-from storage.plan import Part, Plan, Stretch, WindowPlan
-from storage.reader import BatchReader
 
 _NOTHING = Found(Spans(), Candles.empty())
-# So many stored rows are read for a whole chunk where a part of it is asked for. Far fewer than `storage.walk.READ_ROWS`:
+# So many stored rows are read for a whole chunk where a part of it is asked for. Far fewer than `history.query.READ_ROWS`:
 # a read that begins before its window must not end before it.
 CHEAP_ROWS = 2_048
 

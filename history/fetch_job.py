@@ -15,16 +15,16 @@ from candlegraph.series import Record
 from candlegraph.span import Span, Spans
 from candlegraph.timeframe import Timeframe
 from candlegraph.zone import UTC, Zone, zone
-from storage.arrivals import Arrivals
+from history.forming import FormingCache, FormingCandles
+from history.page_writer import Arrivals
+from history.verdict import BadRows, Call, Verdict, judge
 from storage.batches import Fetch, Write
 from storage.candles import CandleStore
 from storage.claims import Claims
 from storage.coverage import Ledger
-from storage.forming import FormingCache, FormingCandles
 from storage.ledgers import Ledgers
 from storage.live import Held
 from storage.suspects import Suspects, is_suspect
-from storage.verdict import BadRows, Call, Verdict, judge
 
 log = logging.getLogger(__name__)
 

@@ -1,0 +1,1 @@
+"""The floor of answers: cache, aggregate, store, provider, in this order; and the backfill."""
