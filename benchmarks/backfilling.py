@@ -24,15 +24,15 @@ from candlegraph.backfill import BackfillOrder, Selection
 from candlegraph.provider import Budget, Capabilities, Listing, Market, Page, State, Status, Upstream
 from candlegraph.supervision import Supervisor
 from candlegraph.timeframe import Timeframe
+from history.backfill.jobs import Backfills
+from history.backfill.workers import Workers
 from history.fetch_job import MAX_CALLS
 from history.orchestrator import History
 from providers.ccxt import Ccxt
 from providers.guard import Guard
 from server.machine import machine
 from server.settings import Settings
-from storage.backfill import Backfills
 from storage.batches import Write
-from storage.workers import Workers
 from tests.fakes.exchange import T0
 
 SYMBOLS, EACH, PAGE = 20, 50_000, 1_000

@@ -24,6 +24,8 @@ from candlegraph import Candles, Instrument, Record, Series
 from candlegraph.answer import Answer, Ask
 from candlegraph.event import Event, EventKind, heartbeat
 from candlegraph.zone import Zone
+from history.backfill.jobs import Backfills
+from history.backfill.tracking import Tracking
 from history.orchestrator import History
 from providers.registry import Registry
 from realtime.cluster import Cluster
@@ -40,11 +42,9 @@ from server.app import WEB
 from server.connections import Caps, Connections
 from server.endpoint import Endpoint
 from server.wire import HttpProtocol, WebSocketProtocol
-from storage.backfill import Backfills
 from storage.cache import Cache
 from storage.database import Database
 from storage.limits import Limiter
-from storage.tracking import Tracking
 from storage.users import Users
 
 

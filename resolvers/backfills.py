@@ -23,7 +23,7 @@ async def resolve_coverage(context: Context, series: Series) -> Coverage:
 
 
 async def start_backfill(context: Context, order: BackfillOrder) -> Backfill:
-    """Queue a job in the viewer's name. Errors as `storage.backfill.Backfills.start`."""
+    """Queue a job in the viewer's name. Errors as `history.backfill.jobs.Backfills.start`."""
     return await context.services.backfills.start(order)
 
 
@@ -66,7 +66,7 @@ async def resolve_tracked(context: Context, first: int, after: str | None) -> Pa
 
 
 async def track(context: Context, selection: Selection, since: int | None) -> list[Tracked]:
-    """Keep series complete. Errors as `storage.tracking.Tracking.track`."""
+    """Keep series complete. Errors as `history.backfill.tracking.Tracking.track`."""
     return await context.services.tracking.track(selection, since, author(context))
 
 

@@ -15,12 +15,12 @@ from candlegraph.series import Instrument, Record
 from candlegraph.span import Span
 from candlegraph.timeframe import Timeframe
 from candlegraph.viewer import User, UserConfig, Viewer
+from history.backfill.jobs import Backfills
+from history.backfill.tracking import Tracking
 from history.orchestrator import History
 from realtime.hub import Hub
 from resolvers.accounts import Accounts
-from storage.backfill import Backfills
 from storage.instruments import Instruments
-from storage.tracking import Tracking
 
 
 @dataclass(frozen=True, slots=True)

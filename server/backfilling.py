@@ -16,10 +16,10 @@ from rich.text import Text
 from candlegraph.backfill import Backfill, BackfillOrder, BackfillPart, BackfillState
 from candlegraph.errors import CandlegraphError, Unavailable
 from candlegraph.provider import Status
+from history.backfill.workers import Workers
 from schema.scalars import print_datetime
 from server.machine import Machine, machine
 from server.settings import Settings
-from storage.workers import Workers
 
 LOOK_S = 0.5
 SAY_S = 5.0  # how often a line is printed where there is no terminal
@@ -30,7 +30,7 @@ MAX_HOLES = 20
 async def backfill(settings: Settings, what: BackfillOrder | int, console: Console) -> None:
     """Order a job, or take up one by its number, and stay with it to its end.
 
-    Raises what `storage.backfill.Backfills.start` does, and CandlegraphError where the job failed or was cancelled.
+    Raises what `history.backfill.jobs.Backfills.start` does, and CandlegraphError where the job failed or was cancelled.
     """
     async with machine(settings) as running:
         backfills = running.services.backfills

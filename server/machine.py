@@ -12,6 +12,9 @@ from functools import partial
 from candlegraph.errors import ConfigurationError, Overloaded, Unavailable
 from candlegraph.outage import Outage
 from candlegraph.supervision import Supervisor
+from history.backfill.jobs import Backfills
+from history.backfill.tracking import Tracking
+from history.backfill.workers import Workers
 from history.orchestrator import History
 from providers.registry import Registry
 from realtime.cluster import Cluster
@@ -20,7 +23,6 @@ from resolvers.context import Services
 from resolvers.tokens import Tokens
 from server.keys import kept_key
 from server.settings import Settings
-from storage.backfill import Backfills
 from storage.cache import Cache
 from storage.candles import CandleStore, read_tables
 from storage.continuous import Continuous
@@ -33,9 +35,7 @@ from storage.migrate import migrate
 from storage.redis import Redis
 from storage.refresher import Refresher
 from storage.shelf import Shelf
-from storage.tracking import Tracking
 from storage.users import Users
-from storage.workers import Workers
 
 log = logging.getLogger(__name__)
 

@@ -18,7 +18,7 @@ ALLOWED = {
     "realtime/feed.py:Feed.__init__": "Feed.close cancels and awaits it; Feed._ended logs its failure, and the leader replaces it.",
     "realtime/feed.py:Feed._lead": "The group is entered by Feed._run, which awaits it.",
     "realtime/leader.py:Leader._look": "A provider is warmed up once; Leader.close cancels it.",
-    "storage/workers.py:Workers._begin": "A part of a backfill; it records its failure; Workers.close cancels and awaits it.",
+    "history/backfill/workers.py:Workers._begin": "A part of a backfill; it records its failure; Workers.close cancels and awaits it.",
     "providers/alpaca_stream.py:_Socket.__init__": "It tells its end to all its followers; Tape.close waits for it.",
     "providers/ccxt_live.py:Live._begin": "It tells its end to all its followers; Live.close awaits it.",
     "providers/offset.py:Offset.keep": "One measurement, which logs its failure; Offset.close awaits it.",

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
+from history.backfill.jobs import Backfills
+from history.backfill.tracking import Tracking
 from history.orchestrator import History
 from realtime.cluster import Cluster
 from resolvers.accounts import Accounts
 from resolvers.context import Services
 from resolvers.tokens import Tokens
-from storage.backfill import Backfills
 from storage.limits import Limiter
-from storage.tracking import Tracking
 from storage.users import Users
 
 

@@ -11,8 +11,8 @@ import pytest
 
 from candlegraph.supervision import Supervisor
 from candlegraph.viewer import Role, User, Viewer
+from history.backfill.workers import Workers
 from resolvers.context import Context, Origin
-from storage.workers import Workers
 from tests.fakes.laboratory import ROWS, T0, Laboratory, laboratory
 
 DAY_MS = 86_400_000

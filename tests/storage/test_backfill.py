@@ -22,12 +22,12 @@ from candlegraph.provider import Capabilities, Listing, Live, Urgency
 from candlegraph.span import Span, Spans
 from candlegraph.supervision import Supervisor
 from candlegraph.timeframe import MINUTE, Timeframe
+from history.backfill import workers as working
+from history.backfill.jobs import Backfills, missing
+from history.backfill.tracking import Tracking
+from history.backfill.workers import Workers
 from history.fetch_job import FetchRequest
-from storage import workers as working
-from storage.backfill import Backfills, missing
 from storage.database import Database
-from storage.tracking import Tracking
-from storage.workers import Workers
 from tests.fakes.upstream import (
     Fault,
     changing,
@@ -48,7 +48,7 @@ PAGE = 50
 def brisk(monkeypatch: pytest.MonkeyPatch) -> None:
     """What waits for seconds in life waits for moments here."""
     monkeypatch.setattr(working, "LOOK_S", 0.02)
-    monkeypatch.setattr("storage.backfill.FOLLOW_S", 0.02)
+    monkeypatch.setattr("history.backfill.jobs.FOLLOW_S", 0.02)
     monkeypatch.setattr(working, "LONGEST_REST_S", 0.02)
     monkeypatch.setattr("storage.claims.LOOK_S", 0.02)
 
@@ -137,7 +137,7 @@ async def test_only_holes_are_fetched_and_imported_history_is_no_hole(world: Wor
 async def test_a_long_job_is_divided_among_processes_and_no_page_is_asked_for_twice(
     world: World, database_dsn: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("storage.backfill.PART_CALLS", 7)
+    monkeypatch.setattr("history.backfill.jobs.PART_CALLS", 7)
     world.lists(minutes(T0 - 2 * DAY_MS, 2 * 1440))
     other = Database(database_dsn)
     await other.open()
@@ -157,7 +157,7 @@ async def test_a_long_job_is_divided_among_processes_and_no_page_is_asked_for_tw
 
 
 async def test_the_newest_history_comes_first(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("storage.backfill.PART_CALLS", 4)
+    monkeypatch.setattr("history.backfill.jobs.PART_CALLS", 4)
     world.lists(minutes(T0 - DAY_MS, 1440))
     backfills = Backfills(world.history)
     job = await backfills.start(order(world, T0 - DAY_MS, T0))
@@ -339,9 +339,9 @@ async def test_a_killed_worker_costs_one_page_and_somebody_else_goes_on(world: W
 async def test_a_database_that_dies_under_a_worker_is_waited_for(
     world: World, monkeypatch: pytest.MonkeyPatch, database_dsn: str
 ) -> None:
-    for name, seconds in (("storage.workers.CLAIM_S", 3.0), ("storage.claims.TTL_S", 3.0)):
+    for name, seconds in (("history.backfill.workers.CLAIM_S", 3.0), ("storage.claims.TTL_S", 3.0)):
         monkeypatch.setattr(name, seconds)
-    for name in ("storage.workers.RENEW_S", "storage.claims.RENEW_S"):
+    for name in ("history.backfill.workers.RENEW_S", "storage.claims.RENEW_S"):
         monkeypatch.setattr(name, 0.5)
 
     async def cuts(page: object) -> object:
@@ -406,7 +406,7 @@ async def test_a_million_pieces_are_refused_with_the_figure(world: World) -> Non
 async def test_the_jobs_of_one_author_are_bounded_and_nobody_elses(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("storage.backfill.MAX_OPEN", 2)
+    monkeypatch.setattr("history.backfill.jobs.MAX_OPEN", 2)
     backfills = Backfills(world.history)
     for author in ("ada", None):
         jobs = [await backfills.start(order(world, T0, hours(1), created_by=author)) for _ in range(2)]
@@ -423,7 +423,7 @@ async def test_a_long_order_is_planned_beside_the_event_loop(world: World, monke
         threads.append(threading.current_thread())
         return missing(*given)  # type: ignore[arg-type]
 
-    monkeypatch.setattr("storage.backfill.missing", noted)
+    monkeypatch.setattr("history.backfill.jobs.missing", noted)
     await Backfills(world.history).start(order(world, T0, hours(1)))
     assert threads
     assert threading.current_thread() not in threads
@@ -553,7 +553,7 @@ def selected(world: World) -> Selection:
 async def test_the_holes_of_a_tracked_series_are_filled_the_newest_first(
     world: World, tracking: tuple[Tracking, Backfills], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("storage.backfill.PART_CALLS", 4)
+    monkeypatch.setattr("history.backfill.jobs.PART_CALLS", 4)
     keeper, backfills = tracking
     start = T0 + DAY_MS
     world.lists(minutes(start, 1440))
@@ -654,7 +654,7 @@ async def test_so_many_symbols_can_be_tracked_and_no_more(
 ) -> None:
     keeper, _ = tracking
     world.upstream.truth["OTHER"] = minutes(T0, 10)
-    monkeypatch.setattr("storage.tracking.MAX_TRACKED", 1)
+    monkeypatch.setattr("history.backfill.tracking.MAX_TRACKED", 1)
     for _ in range(2):
         assert len(await keeper.track(selected(world), None, None)) == 1
     with pytest.raises(BadUserInput, match=r"At most 1 symbols can be tracked: beside these 1 there are 1\."):

@@ -23,8 +23,8 @@ from candlegraph.series import Record
 from candlegraph.span import Span, Spans
 from candlegraph.supervision import Supervisor
 from candlegraph.timeframe import Timeframe
+from history.backfill.jobs import Backfills, holes_as_json
 from history.fetch_job import FetchRequest, FetchResult
-from storage.backfill import Backfills, holes_as_json
 from storage.database import SQL, to_ms
 
 log = logging.getLogger(__name__)

@@ -1,4 +1,4 @@
-"""Backfills: jobs in PostgreSQL that fetch missing history. What is ordered is here; who does it, in `storage.workers`.
+"""Backfills: jobs in PostgreSQL that fetch missing history. What is ordered is here; who does it, in `history.backfill.workers`.
 
 A job is cut into parts, each a stretch of one symbol of as many upstream calls as one worker takes at a time. The parts
 of all symbols take turns, the newest of each first.
@@ -49,7 +49,7 @@ class Backfills:
     """The relations ``backfills`` and ``backfill_parts``."""
 
     def __init__(self, history: History) -> None:
-        """Jobs are worked on by `storage.workers.Workers`."""
+        """Jobs are worked on by `history.backfill.workers.Workers`."""
         self.history = history
         self.news = asyncio.Event()  # there is something to do
         self._database = history.store.database

@@ -21,8 +21,8 @@ from candlegraph.provider import Live, Upstream
 from candlegraph.series import Record
 from candlegraph.span import Span, Spans
 from candlegraph.timeframe import MINUTE, Timeframe
+from history.backfill.jobs import Backfills, Part, cut, in_turns, missing
 from history.orchestrator import DEADLINE_S
-from storage.backfill import Backfills, Part, cut, in_turns, missing
 from storage.coverage import Ledger
 from storage.database import SQL, to_ms
 

@@ -1,0 +1,1 @@
+"""Backfills: jobs, the workers that run them, and tracked series."""
