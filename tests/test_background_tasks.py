@@ -19,7 +19,7 @@ ALLOWED = {
     "realtime/feed.py:Feed._lead": "The group is entered by Feed._run, which awaits it.",
     "realtime/leader.py:Leader._look": "A provider is warmed up once; Leader.close cancels it.",
     "history/backfill/workers.py:Workers._begin": "A part of a backfill; it records its failure; Workers.close cancels and awaits it.",
-    "providers/alpaca_stream.py:_Socket.__init__": "It tells its end to all its followers; Tape.close waits for it.",
+    "providers/alpaca/streaming.py:_Socket.__init__": "It tells its end to all its followers; Tape.close waits for it.",
     "providers/ccxt_live.py:Live._begin": "It tells its end to all its followers; Live.close awaits it.",
     "providers/offset.py:Offset.keep": "One measurement, which logs its failure; Offset.close awaits it.",
     "server/sockets.py:Socket._initialise": "It closes its socket; the end of the socket cancels and awaits it.",

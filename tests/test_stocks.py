@@ -18,7 +18,7 @@ from candlegraph.provider import Provider, Unconfigured
 from candlegraph.supervision import Supervisor
 from history import forming as forming_module
 from history.orchestrator import History
-from providers.alpaca import create
+from providers.alpaca.provider import create
 from providers.registry import Registry
 from realtime import feed as feed_module
 from realtime.cluster import Cluster

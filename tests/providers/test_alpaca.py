@@ -36,9 +36,10 @@ from candlegraph.errors import (
     Unsupported,
 )
 from candlegraph.provider import API_VERSION, Clocked, Probing, State, Streaming
-from providers import alpaca as alpaca_module
-from providers import alpaca_rest, alpaca_sessions
-from providers.alpaca import Alpaca, create
+from providers.alpaca import calendar as alpaca_sessions
+from providers.alpaca import provider as alpaca_module
+from providers.alpaca import rest as alpaca_rest
+from providers.alpaca.provider import Alpaca, create
 from providers.registry import Registry
 from server.settings import Settings
 from tests.fakes.alpaca import KEY, SECRET, FakeAlpaca, new_york, session_candles

@@ -11,8 +11,8 @@ import pytest
 from candlegraph import Candles, Instrument, clock
 from candlegraph.clock import MINUTE_MS
 from candlegraph.errors import ProviderError, ProviderRefused, ProviderUnavailable
-from providers import alpaca_stream
-from providers.alpaca import Alpaca, create
+from providers.alpaca import streaming as alpaca_stream
+from providers.alpaca.provider import Alpaca, create
 from tests.fakes.alpaca import KEY, LATE_MS, SECRET, FakeAlpaca, new_york, session_candles
 from tests.waiting import HANG_S, eventually
 

@@ -24,7 +24,7 @@ from candlegraph.testing import (
     Subject,
 )
 from candlegraph.timeframe import Timeframe
-from providers.alpaca import create as create_alpaca
+from providers.alpaca.provider import create as create_alpaca
 from providers.ccxt import Ccxt
 from providers.demo import Synthetic
 from providers.files import MAX_ROWS, Files

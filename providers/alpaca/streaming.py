@@ -17,7 +17,7 @@ import aiohttp
 
 from candlegraph.candle import Candles
 from candlegraph.errors import ProviderError, ProviderRefused, ProviderUnavailable
-from providers.alpaca_rest import Account, candles_of, json_of, unreadable
+from providers.alpaca.rest import Account, candles_of, json_of, unreadable
 
 log = logging.getLogger(__name__)
 

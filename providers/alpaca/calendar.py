@@ -14,7 +14,7 @@ from zoneinfo import ZoneInfo
 from candlegraph import clock
 from candlegraph.errors import ProviderError
 from candlegraph.span import Span, Spans
-from providers.alpaca_rest import Rest, json_of, unreadable
+from providers.alpaca.rest import Rest, json_of, unreadable
 
 RETRY_S = 600.0
 

@@ -21,9 +21,9 @@ from candlegraph.series import Instrument
 from candlegraph.span import Span
 from candlegraph.timeframe import MINUTE, Timeframe
 from candlegraph.zone import zone
-from providers.alpaca_rest import Account, RecentRefused, Rest, candles_of, json_of, objects_of, unreadable
-from providers.alpaca_sessions import Sessions
-from providers.alpaca_stream import Tape
+from providers.alpaca.calendar import Sessions
+from providers.alpaca.rest import Account, RecentRefused, Rest, candles_of, json_of, objects_of, unreadable
+from providers.alpaca.streaming import Tape
 
 DEFAULT_FEEDS = "iex"
 DATA_URL = "https://data.alpaca.markets"

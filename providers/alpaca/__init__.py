@@ -1,0 +1,1 @@
+"""American stocks from Alpaca."""
