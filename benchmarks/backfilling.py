@@ -28,7 +28,7 @@ from history.backfill.jobs import Backfills
 from history.backfill.workers import Workers
 from history.fetch_job import MAX_CALLS
 from history.orchestrator import History
-from providers.ccxt import Ccxt
+from providers.ccxt.provider import Ccxt
 from providers.guard import Guard
 from server.machine import machine
 from server.settings import Settings

@@ -20,7 +20,7 @@ ALLOWED = {
     "realtime/leader.py:Leader._look": "A provider is warmed up once; Leader.close cancels it.",
     "history/backfill/workers.py:Workers._begin": "A part of a backfill; it records its failure; Workers.close cancels and awaits it.",
     "providers/alpaca/streaming.py:_Socket.__init__": "It tells its end to all its followers; Tape.close waits for it.",
-    "providers/ccxt_live.py:Live._begin": "It tells its end to all its followers; Live.close awaits it.",
+    "providers/ccxt/streaming.py:Live._begin": "It tells its end to all its followers; Live.close awaits it.",
     "providers/offset.py:Offset.keep": "One measurement, which logs its failure; Offset.close awaits it.",
     "server/sockets.py:Socket._initialise": "It closes its socket; the end of the socket cancels and awaits it.",
     "server/sockets.py:Socket._subscribe": "An operation, which logs its failure; the end of its socket awaits it.",
@@ -29,13 +29,13 @@ ALLOWED = {
     "history/page_writer.py:Arrivals.add": "Arrivals.stored awaits it.",
     "storage/shelf.py:Shelf.offer": "Shelf.close cancels and awaits it.",
     # One piece of work that several callers share and await; who leaves does not end it
-    "providers/ccxt_markets.py:Markets._begin": "Everybody who needs the list awaits it; Markets.close cancels it.",
+    "providers/ccxt/markets.py:Markets._begin": "Everybody who needs the list awaits it; Markets.close cancels it.",
     "resolvers/standing.py:Standing.user": "Everybody who asks for the account awaits it.",
     "history/fetcher.py:Collector.collect": "Who asked awaits it; Collector._retire logs its failure; Collector.close awaits it.",
     "storage/instruments.py:Instruments._again": "Who asks for the list awaits it; Instruments.close awaits it.",
     "storage/instruments.py:Instruments._read_if_due": "Who asks for the list awaits it; Instruments.close awaits it.",
     # Nobody waits
-    "providers/ccxt_exchange.py:_Sealed.on_connected": "ccxt closes a client so; the result is of no interest.",
+    "providers/ccxt/exchange.py:_Sealed.on_connected": "ccxt closes a client so; the result is of no interest.",
 }
 
 

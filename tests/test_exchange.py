@@ -15,7 +15,7 @@ from candlegraph.clock import MINUTE_MS
 from history import orchestrator as history_module
 from history.orchestrator import History
 from providers import calls
-from providers.ccxt import Ccxt
+from providers.ccxt.provider import Ccxt
 from providers.guard import Guard
 from resolvers.context import Context, Services
 from schema.build import build_schema

@@ -6,7 +6,7 @@ import asyncio
 
 import pytest
 
-from providers.ccxt_markets import Markets, listed
+from providers.ccxt.markets import Markets, listed
 
 
 @pytest.fixture

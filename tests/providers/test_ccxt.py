@@ -32,9 +32,9 @@ from candlegraph.resample import fold
 from candlegraph.series import Instrument
 from candlegraph.span import Span
 from candlegraph.timeframe import MINUTE, Timeframe
-from providers.ccxt import Ccxt, create
-from providers.ccxt_exchange import native_timeframes
-from providers.ccxt_pages import Asked, Reach, page_of, reach_of
+from providers.ccxt.exchange import native_timeframes
+from providers.ccxt.pages import Asked, Reach, page_of, reach_of
+from providers.ccxt.provider import Ccxt, create
 from tests.fakes.binance import FakeBinance
 from tests.fakes.exchange import HTML, T0, FakeExchange, Fault, random_candles
 from tests.fakes.kraken import FakeKraken
@@ -647,11 +647,11 @@ async def test_an_exchange_without_candles_cannot_be_started() -> None:
     await provider.close()
 
 
-# ``import providers.ccxt`` in a fresh interpreter, then ``start``; in which threads ccxt is imported.
+# ``import providers.ccxt.provider`` in a fresh interpreter, then ``start``; in which threads ccxt is imported.
 COLD_START = """
 import asyncio, sys, threading
-import providers.ccxt
-list(providers.ccxt.create({}))
+import providers.ccxt.provider
+list(providers.ccxt.provider.create({}))
 assert not [name for name in sys.modules if name.split(".")[0] == "ccxt"], "ccxt was imported"
 importers = set()
 class Watch:
@@ -660,7 +660,7 @@ class Watch:
             importers.add(threading.current_thread())
 sys.meta_path.insert(0, Watch())
 async def main():
-    provider = providers.ccxt.Ccxt("binance")
+    provider = providers.ccxt.provider.Ccxt("binance")
     await provider.start()
     await provider.close()
     print(len(importers), threading.main_thread() in importers)

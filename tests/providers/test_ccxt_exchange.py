@@ -16,8 +16,8 @@ from candlegraph.provider import Budget, Clocked, Page, Probing
 from candlegraph.series import Instrument
 from candlegraph.span import Span
 from candlegraph.timeframe import MINUTE
-from providers import ccxt_session
-from providers.ccxt import Ccxt
+from providers.ccxt import http_session as ccxt_session
+from providers.ccxt.provider import Ccxt
 from tests.fakes.binance import FakeBinance
 from tests.fakes.coinbase import FakeCoinbase
 from tests.fakes.exchange import T0, FakeExchange, Fault, random_candles

@@ -20,8 +20,9 @@ from candlegraph.provider import Live
 from candlegraph.series import Instrument, Series
 from candlegraph.span import Span
 from candlegraph.timeframe import MINUTE
-from providers import ccxt_kraken, ccxt_live
-from providers.ccxt import Ccxt
+from providers.ccxt import kraken as ccxt_kraken
+from providers.ccxt import streaming as ccxt_live
+from providers.ccxt.provider import Ccxt
 from realtime import feed as feed_module
 from storage.database import Database
 from tests.fakes.exchange import T0, Fault, random_candles

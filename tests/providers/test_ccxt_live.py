@@ -18,8 +18,8 @@ from candlegraph.provider import Live, Streaming
 from candlegraph.series import Instrument
 from candlegraph.span import Span
 from candlegraph.timeframe import MINUTE
-from providers import ccxt_live
-from providers.ccxt import Ccxt
+from providers.ccxt import streaming as ccxt_live
+from providers.ccxt.provider import Ccxt
 from realtime import feed as feed_module
 from storage.database import Database
 from tests.fakes.binance import FakeBinance

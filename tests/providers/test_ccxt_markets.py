@@ -17,8 +17,8 @@ from candlegraph.errors import ProviderUnavailable, UnknownSymbol
 from candlegraph.series import Instrument
 from candlegraph.span import Span
 from candlegraph.timeframe import MINUTE
-from providers import ccxt_markets
-from providers.ccxt import Ccxt, create
+from providers.ccxt import markets as ccxt_markets
+from providers.ccxt.provider import Ccxt, create
 from tests.fakes.binance import FakeBinance
 from tests.fakes.coinbase import FakeCoinbase
 from tests.fakes.exchange import T0, Fault, random_candles

@@ -25,7 +25,7 @@ from candlegraph.testing import (
 )
 from candlegraph.timeframe import Timeframe
 from providers.alpaca.provider import create as create_alpaca
-from providers.ccxt import Ccxt
+from providers.ccxt.provider import Ccxt
 from providers.demo import Synthetic
 from providers.files import MAX_ROWS, Files
 from tests.fakes import broken

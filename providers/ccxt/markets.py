@@ -26,8 +26,8 @@ from candlegraph import clock, errors
 from candlegraph.clock import DAY_MS
 from candlegraph.errors import ProviderError, ProviderUnavailable
 from candlegraph.provider import Listing
-from providers.ccxt_errors import border
-from providers.ccxt_exchange import Exchange, MarketInfo, make
+from providers.ccxt.errors import border
+from providers.ccxt.exchange import Exchange, MarketInfo, make
 
 log = logging.getLogger(__name__)
 

@@ -12,8 +12,8 @@ from typing import Any, Protocol, cast
 from candlegraph.clock import DAY_MS, HOUR_MS
 from candlegraph.errors import BadUserInput, ConfigurationError, ProviderUnavailable
 from candlegraph.timeframe import Timeframe
-from providers.ccxt_errors import Answer, last_answer, retry_after, unreadable
-from providers.ccxt_kraken import KrakenSocket
+from providers.ccxt.errors import Answer, last_answer, retry_after, unreadable
+from providers.ccxt.kraken import KrakenSocket
 
 KEEP_ALIVE_MS = 15_000  # Binance's class waits 180 s before it notices a dead line
 _BINANCE = ("binance", "binanceus", "binanceusdm", "binancecoinm")
@@ -73,7 +73,7 @@ class _Sealed:
         """Open the session, and put a bounded one in its place."""
         super().open(lazy)  # type: ignore[misc]
         if self.own_session and self.session is not None and self.session is not self._bounded:
-            bounded = import_module("providers.ccxt_session").bounded
+            bounded = import_module("providers.ccxt.http_session").bounded
             self.session = self._bounded = bounded(self.session, trust_env=self.aiohttp_trust_env)
 
     async def throttle(self, cost: float | None = None) -> None:

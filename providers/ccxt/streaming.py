@@ -20,8 +20,8 @@ from candlegraph.candle import Candles
 from candlegraph.errors import ProviderError, ProviderUnavailable
 from candlegraph.span import Span
 from candlegraph.timeframe import MINUTE
-from providers.ccxt_errors import border
-from providers.ccxt_exchange import Exchange, Rows, socket
+from providers.ccxt.errors import border
+from providers.ccxt.exchange import Exchange, Rows, socket
 
 SILENCE_S = 90.0  # the shortest that is suspicious
 _LONGEST_SILENCE_S = 3_600.0

@@ -27,11 +27,11 @@ from candlegraph.provider import Budget, Capabilities, Listing, Live, Market, Pa
 from candlegraph.series import Instrument
 from candlegraph.span import Span
 from candlegraph.timeframe import MINUTE, Timeframe
-from providers import ccxt_live
-from providers.ccxt_errors import border, last_answer, unreadable
-from providers.ccxt_exchange import Exchange, MarketInfo, make, native_timeframes, spent
-from providers.ccxt_markets import Markets, listing
-from providers.ccxt_pages import LOOKBACK_ROWS, Asked, Reach, has_rows_list, lookback_of, page_of, reach_of
+from providers.ccxt import streaming as ccxt_live
+from providers.ccxt.errors import border, last_answer, unreadable
+from providers.ccxt.exchange import Exchange, MarketInfo, make, native_timeframes, spent
+from providers.ccxt.markets import Markets, listing
+from providers.ccxt.pages import LOOKBACK_ROWS, Asked, Reach, has_rows_list, lookback_of, page_of, reach_of
 
 DEFAULT_EXCHANGES = "binance,kraken,coinbase"
 
