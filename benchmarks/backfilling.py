@@ -29,7 +29,7 @@ from history.backfill.workers import Workers
 from history.fetch_job import MAX_CALLS
 from history.orchestrator import History
 from providers.ccxt.provider import Ccxt
-from providers.guard import Guard
+from providers.guard.guard import Guard
 from server.machine import machine
 from server.settings import Settings
 from storage.batches import Write

@@ -30,7 +30,7 @@ from candlegraph.provider import (
     Upstream,
 )
 from candlegraph.rate_budget import Quota
-from providers.guard import Guard
+from providers.guard.guard import Guard
 
 log = logging.getLogger(__name__)
 

@@ -14,9 +14,9 @@ from candlegraph.answer import Answer, Ask, GapReason
 from candlegraph.clock import MINUTE_MS
 from history import orchestrator as history_module
 from history.orchestrator import History
-from providers import calls
 from providers.ccxt.provider import Ccxt
-from providers.guard import Guard
+from providers.guard import calls
+from providers.guard.guard import Guard
 from resolvers.context import Context, Services
 from schema.build import build_schema
 from storage.database import Database

@@ -15,7 +15,7 @@ from candlegraph.span import Span
 from candlegraph.supervision import Supervisor
 from candlegraph.timeframe import MINUTE
 from history.orchestrator import History
-from providers.guard import Guard
+from providers.guard.guard import Guard
 from realtime.cluster import Cluster
 from storage.batches import Read
 from storage.database import Database

@@ -30,9 +30,10 @@ from candlegraph.provider import Upstream as GuardedUpstream
 from candlegraph.series import Instrument
 from candlegraph.span import Span
 from candlegraph.timeframe import MINUTE
-from providers import breaker, turnstile
-from providers.calls import ATTEMPTS
-from providers.guard import Guard
+from providers.guard import call_queue as turnstile
+from providers.guard import circuit_breaker as breaker
+from providers.guard.calls import ATTEMPTS
+from providers.guard.guard import Guard
 from tests.fakes.upstream import UNLIMITED, Upstream, changing, hanging, minutes, raising
 from tests.fakes.virtual import EPOCH_MS, now, virtual
 

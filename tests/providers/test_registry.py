@@ -17,7 +17,7 @@ from candlegraph.series import Instrument
 from candlegraph.span import Span
 from candlegraph.timeframe import MINUTE
 from providers import registry as registry_module
-from providers.guard import Guard
+from providers.guard.guard import Guard
 from providers.registry import START_RETRY_MS, Registry
 from tests.fakes.starting import ENVIRON, Point, Starting, of, registry
 from tests.fakes.upstream import Upstream, minutes, raising

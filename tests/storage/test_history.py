@@ -35,7 +35,7 @@ from history import forming
 from history import orchestrator as history
 from history import query as walk
 from history.fetch_job import MAX_CALLS
-from providers.guard import Guard
+from providers.guard.guard import Guard
 from storage.candles import CandleStore
 from storage.database import Database
 from tests.fakes.starting import Starting, of, registry

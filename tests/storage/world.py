@@ -16,7 +16,7 @@ from candlegraph.series import Instrument, Record, Series
 from candlegraph.span import Span, Spans
 from candlegraph.timeframe import MINUTE, Timeframe
 from history.orchestrator import History
-from providers.guard import Guard
+from providers.guard.guard import Guard
 from storage.batches import Write
 from storage.cache import Cache
 from storage.database import Database

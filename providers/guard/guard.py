@@ -27,9 +27,9 @@ from candlegraph.series import Instrument
 from candlegraph.span import Span
 from candlegraph.stream import closing_stream
 from candlegraph.timeframe import Timeframe
-from providers.calls import Calls
-from providers.offset import Offset
-from providers.turnstile import budget_of
+from providers.guard.call_queue import budget_of
+from providers.guard.calls import Calls
+from providers.guard.clock_offset import Offset
 
 T = TypeVar("T")
 

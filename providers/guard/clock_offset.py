@@ -8,7 +8,7 @@ import logging
 from candlegraph import clock
 from candlegraph.clock import DAY_MS
 from candlegraph.provider import Clocked, Provider, Urgency
-from providers.calls import Calls
+from providers.guard.calls import Calls
 
 log = logging.getLogger(__name__)
 

@@ -18,8 +18,8 @@ from candlegraph import clock
 from candlegraph.errors import ProviderError, ProviderUnavailable, RateLimited, UnknownSymbol, Unsupported
 from candlegraph.provider import Counters, Failure, Provider, State, Urgency
 from candlegraph.rate_budget import Quota
-from providers.breaker import Breaker
-from providers.turnstile import Turnstile
+from providers.guard.call_queue import Turnstile
+from providers.guard.circuit_breaker import Breaker
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
