@@ -11,7 +11,7 @@ from statistics import median
 import numpy as np
 
 from candlegraph import MINUTE, UTC, Candles, Instrument, Span, Spans
-from providers.tables import read_table
+from providers.tables.reader import read_table
 from server.machine import machine
 from server.settings import Settings
 from storage.batches import Write

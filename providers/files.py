@@ -31,7 +31,7 @@ from candlegraph.series import Instrument
 from candlegraph.span import Span
 from candlegraph.timeframe import Timeframe
 from candlegraph.zone import UTC, Zone, zone
-from providers.tables import SUFFIXES, Table, read_table
+from providers.tables.reader import SUFFIXES, Table, read_table
 
 MARKET = Market("files", "Files", "Candles from CSV and Parquet files in a folder of yours.")
 MAX_ROWS = 10_000

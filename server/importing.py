@@ -14,7 +14,7 @@ from candlegraph.errors import BadUserInput
 from candlegraph.span import Span, Spans
 from candlegraph.timeframe import Timeframe
 from candlegraph.zone import zone
-from providers.tables import read_table
+from providers.tables.reader import read_table
 from resolvers.names import instrument
 from server.machine import Machine, machine
 from server.settings import Settings

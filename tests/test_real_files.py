@@ -15,7 +15,7 @@ import pytest
 from candlegraph import UTC, Candles, Instrument, Series, Span, Spans, Timeframe, fold, zone
 from candlegraph.answer import Ask
 from history.orchestrator import History
-from providers.tables import read_table
+from providers.tables.reader import read_table
 from storage.batches import Read, Write
 from storage.candles import CandleStore
 from storage.changes import Changes

@@ -33,7 +33,7 @@ from candlegraph import (
 )
 from providers import files
 from providers.files import MAX_ROWS, Files, create
-from providers.tables import Table, read_table
+from providers.tables.reader import Table, read_table
 from tests.waiting import HANG_S, eventually
 
 START = 1_704_067_200_000  # 2024-01-01T00:00:00Z

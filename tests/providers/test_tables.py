@@ -22,9 +22,10 @@ from hypothesis import strategies as st
 
 from candlegraph import UTC as UTC_ZONE
 from candlegraph import Candles, InvalidCandles, Timeframe, zone
-from providers import delimited, tables
-from providers.stamps import TIMES, instants
-from providers.tables import Table, read_table
+from providers.tables import delimited
+from providers.tables import reader as tables
+from providers.tables.reader import Table, read_table
+from providers.tables.timestamps import TIMES, instants
 
 REAL = Path(__file__).parents[3] / "shared/data"
 START = 1_704_067_200_000  # Monday 2024-01-01T00:00:00Z
@@ -71,7 +72,7 @@ def same(one: Candles, other: Candles) -> bool:
 
 
 def test_polars_is_not_imported_before_a_table_is_read() -> None:
-    code = "import sys, providers.tables, providers.files; sys.exit('polars' in sys.modules)"
+    code = "import sys, providers.tables.reader, providers.files; sys.exit('polars' in sys.modules)"
     subprocess.run([sys.executable, "-c", code], check=True, cwd=Path(__file__).parents[2])
 
 

@@ -16,7 +16,7 @@ import numpy as np
 
 from candlegraph.errors import InvalidCandles
 from candlegraph.zone import Int64s
-from providers.columns import Layout, layout_of, layout_without_names
+from providers.tables.columns import Layout, layout_of, layout_without_names
 
 if TYPE_CHECKING:
     import polars as pl

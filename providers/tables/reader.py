@@ -21,9 +21,9 @@ from candlegraph.candle import Bools, Candles, Floats
 from candlegraph.errors import InvalidCandles
 from candlegraph.timeframe import Timeframe
 from candlegraph.zone import UTC, Int64s, Zone
-from providers.columns import NUMBERS, Layout, floats, layout_of, times
-from providers.delimited import read_delimited
-from providers.stamps import NEVER, SKIPPED, TIMES, UNREADABLE, Kinds, on_clock, stamps_of, timeframe_of
+from providers.tables.columns import NUMBERS, Layout, floats, layout_of, times
+from providers.tables.delimited import read_delimited
+from providers.tables.timestamps import NEVER, SKIPPED, TIMES, UNREADABLE, Kinds, on_clock, stamps_of, timeframe_of
 
 if TYPE_CHECKING:
     import polars as pl

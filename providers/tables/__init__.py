@@ -1,0 +1,1 @@
+"""Tables of candles: CSV and Parquet files, read as columns."""
