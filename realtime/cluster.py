@@ -9,7 +9,7 @@ from history.orchestrator import History
 from realtime.bus import Bus
 from realtime.hub import Hub
 from realtime.leader import Leader
-from realtime.redis_line import RedisLine
+from realtime.redis_channel import RedisLine
 from storage.live import LiveStore
 from storage.notify import Notifications
 

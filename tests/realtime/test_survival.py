@@ -13,10 +13,10 @@ import pytest
 from redis.asyncio.connection import AbstractConnection
 
 from candlegraph import MINUTE, clock
-from realtime import redis_line as redis_module
+from realtime import redis_channel as redis_module
 from realtime.bus import Follow
 from realtime.feed import Feed
-from realtime.redis_line import RedisLine
+from realtime.redis_channel import RedisLine
 from storage import redis as shared
 from storage.live import LiveStore, TopicKey
 from storage.redis import Redis
