@@ -31,9 +31,9 @@ from providers.registry import Registry
 from realtime.cluster import Cluster
 from realtime.hub import HEARTBEAT_S
 from realtime.topic import Listener
-from resolvers.accounts import Accounts
+from resolvers.accounts.accounts import Accounts
+from resolvers.accounts.tokens import Tokens
 from resolvers.context import Context, Services
-from resolvers.tokens import Tokens
 from schema.build import build_schema
 from schema.query import Query
 from schema.scalars import SCALARS

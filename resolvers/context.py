@@ -19,7 +19,7 @@ from history.backfill.jobs import Backfills
 from history.backfill.tracking import Tracking
 from history.orchestrator import History
 from realtime.hub import Hub
-from resolvers.accounts import Accounts
+from resolvers.accounts.accounts import Accounts
 from storage.instruments import Instruments
 
 

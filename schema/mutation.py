@@ -11,7 +11,7 @@ from strawberry import Info
 from candlegraph import backfill as job
 from candlegraph import viewer
 from candlegraph.viewer import Role
-from resolvers.accounts import Session
+from resolvers.accounts.accounts import Session
 from resolvers.backfills import author, cancel_backfill, start_backfill, track, untrack
 from resolvers.context import Context
 from schema import arguments as arg

@@ -53,7 +53,7 @@ class UserConfig:
 
 @strawberry.type(description="The tokens of somebody who is signed in.")
 class AuthPayload:
-    """Resolved from `resolvers.accounts.Session`."""
+    """Resolved from `resolvers.accounts.accounts.Session`."""
 
     token: str = strawberry.field(
         description="The access token: `Authorization: Bearer ...`, as a header or in the payload of `connection_init`."

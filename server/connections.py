@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 
 from candlegraph.errors import CandlegraphError, Overloaded, TooManyAttempts
-from resolvers.accounts import network
+from resolvers.accounts.accounts import network
 
 log = logging.getLogger(__name__)
 

@@ -18,9 +18,9 @@ from history.backfill.workers import Workers
 from history.orchestrator import History
 from providers.registry import Registry
 from realtime.cluster import Cluster
-from resolvers.accounts import Accounts
+from resolvers.accounts.accounts import Accounts
+from resolvers.accounts.tokens import Tokens
 from resolvers.context import Services
-from resolvers.tokens import Tokens
 from server.keys import kept_key
 from server.settings import Settings
 from storage.cache import Cache

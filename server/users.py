@@ -12,7 +12,7 @@ import click
 from server.command import command, print_table
 
 if TYPE_CHECKING:
-    from resolvers.roster import Roster
+    from resolvers.accounts.administration import Roster
     from server.settings import Settings
 
 
@@ -80,7 +80,7 @@ async def _disable(settings: Settings, name: str, *, disabled: bool) -> None:
 
 @asynccontextmanager
 async def _roster(settings: Settings) -> AsyncIterator[Roster]:
-    from resolvers.roster import Roster
+    from resolvers.accounts.administration import Roster
     from server.machine import database
     from storage.users import Users
 

@@ -30,7 +30,7 @@ ALLOWED = {
     "storage/shelf.py:Shelf.offer": "Shelf.close cancels and awaits it.",
     # One piece of work that several callers share and await; who leaves does not end it
     "providers/ccxt/markets.py:Markets._begin": "Everybody who needs the list awaits it; Markets.close cancels it.",
-    "resolvers/standing.py:Standing.user": "Everybody who asks for the account awaits it.",
+    "resolvers/accounts/revocation.py:Standing.user": "Everybody who asks for the account awaits it.",
     "history/fetcher.py:Collector.collect": "Who asked awaits it; Collector._retire logs its failure; Collector.close awaits it.",
     "storage/instruments.py:Instruments._again": "Who asks for the list awaits it; Instruments.close awaits it.",
     "storage/instruments.py:Instruments._read_if_due": "Who asks for the list awaits it; Instruments.close awaits it.",

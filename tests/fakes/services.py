@@ -6,9 +6,9 @@ from history.backfill.jobs import Backfills
 from history.backfill.tracking import Tracking
 from history.orchestrator import History
 from realtime.cluster import Cluster
-from resolvers.accounts import Accounts
+from resolvers.accounts.accounts import Accounts
+from resolvers.accounts.tokens import Tokens
 from resolvers.context import Services
-from resolvers.tokens import Tokens
 from storage.limits import Limiter
 from storage.users import Users
 

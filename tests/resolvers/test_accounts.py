@@ -22,13 +22,13 @@ from candlegraph.errors import (
 )
 from candlegraph.supervision import Supervisor
 from candlegraph.viewer import Role, User, Viewer
-from resolvers import accounts as module
-from resolvers import passwords as passwords_module
-from resolvers import standing
-from resolvers.accounts import Accounts, Session
-from resolvers.passwords import Passwords
-from resolvers.roster import Roster
-from resolvers.tokens import Tokens
+from resolvers.accounts import accounts as module
+from resolvers.accounts import passwords as passwords_module
+from resolvers.accounts import revocation as standing
+from resolvers.accounts.accounts import Accounts, Session
+from resolvers.accounts.administration import Roster
+from resolvers.accounts.passwords import Passwords
+from resolvers.accounts.tokens import Tokens
 from storage.database import Database
 from storage.limits import Bucket, Limiter
 from storage.users import Users

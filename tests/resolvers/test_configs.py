@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from candlegraph.errors import BadUserInput
 from candlegraph.viewer import Role
-from resolvers.configs import MAX_BYTES, MAX_DEPTH, MAX_KEYS, encode_config
+from resolvers.accounts.user_config import MAX_BYTES, MAX_DEPTH, MAX_KEYS, encode_config
 from storage.database import Database
 from storage.users import Users
 

@@ -10,8 +10,8 @@ import pytest
 
 from candlegraph.errors import Unavailable
 from candlegraph.viewer import Role, User
-from resolvers import standing as standing_module
-from resolvers.standing import Standing
+from resolvers.accounts import revocation as standing_module
+from resolvers.accounts.revocation import Standing
 from storage.users import Users
 
 

@@ -16,8 +16,8 @@ from hypothesis import strategies as st
 
 from candlegraph.errors import TokenExpired, Unauthenticated
 from candlegraph.viewer import Role, User
-from resolvers import tokens as module
-from resolvers.tokens import LEEWAY_S, LIFETIME_S, Tokens
+from resolvers.accounts import tokens as module
+from resolvers.accounts.tokens import LEEWAY_S, LIFETIME_S, Tokens
 
 KEY, OLD_KEY, OTHER_KEY = b"k" * 40, b"o" * 40, b"x" * 40
 USER = User(7, "ada", Role.OPERATOR, disabled=False, version=3)

@@ -17,9 +17,9 @@ from candlegraph.event import Event, EventKind, heartbeat
 from candlegraph.supervision import Supervisor
 from candlegraph.zone import Zone
 from realtime.topic import Listener
-from resolvers.accounts import Accounts
+from resolvers.accounts.accounts import Accounts
+from resolvers.accounts.tokens import Tokens
 from resolvers.context import Context, Services
-from resolvers.tokens import Tokens
 from schema.build import Schema, build_schema
 from server.app import WEB
 from server.connections import Caps, Connections

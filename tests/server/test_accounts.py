@@ -22,7 +22,7 @@ from aiohttp import ClientWebSocketResponse as Socket
 from aiohttp import WSMsgType
 
 from candlegraph.viewer import Role
-from resolvers.roster import Roster
+from resolvers.accounts.administration import Roster
 from storage.database import Database
 from storage.embedded import EmbeddedPostgres
 from storage.migrate import migrate

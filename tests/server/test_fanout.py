@@ -23,7 +23,7 @@ from aiohttp import ClientWebSocketResponse as Socket
 from candlegraph.event import EventKind
 from candlegraph.viewer import Role
 from realtime import topic
-from resolvers.tokens import Tokens
+from resolvers.accounts.tokens import Tokens
 from schema.executor import BulkExecutor
 from server import events, serve, sockets, wire
 from server.connections import Caps

@@ -13,7 +13,7 @@ from aiohttp import ClientWebSocketResponse as Socket
 from aiohttp import WSMsgType
 
 from candlegraph.viewer import Role
-from resolvers.tokens import Tokens
+from resolvers.accounts.tokens import Tokens
 from server import sockets
 from storage.database import Database
 from storage.users import Users

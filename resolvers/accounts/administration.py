@@ -6,7 +6,7 @@ import re
 
 from candlegraph.errors import BadUserInput, Conflict, NotFound
 from candlegraph.viewer import Role, User
-from resolvers.passwords import Passwords
+from resolvers.accounts.passwords import Passwords
 from storage.users import Users
 
 # Only ASCII, so that no two names look alike; and short, for it is shown beside what somebody did.

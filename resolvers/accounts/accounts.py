@@ -12,10 +12,10 @@ from datetime import UTC, datetime
 
 from candlegraph.errors import CandlegraphError, TokenUsed, TooManyAttempts, Unauthenticated, Unavailable
 from candlegraph.viewer import Role, User, UserConfig, Viewer
-from resolvers.configs import encode_config
-from resolvers.passwords import Passwords, check_text
-from resolvers.standing import Standing
-from resolvers.tokens import Tokens
+from resolvers.accounts.passwords import Passwords, check_text
+from resolvers.accounts.revocation import Standing
+from resolvers.accounts.tokens import Tokens
+from resolvers.accounts.user_config import encode_config
 from storage.limits import Bucket, Limiter
 from storage.users import Users
 
