@@ -16,11 +16,11 @@ from strawberry.types.execution import PreExecutionError
 from strawberry.types.graphql import OperationType
 
 from resolvers.context import Context
+from schema.broadcast import Code, Refused, audience, encode, follow
 from schema.cost import Cost
 from schema.documents import Documents
 from schema.errors import CodedErrors
 from schema.executor import BulkExecutor
-from schema.live import Code, Refused, audience, encode, follow
 from schema.mutation import Mutation
 from schema.operation import NamedOperation
 from schema.query import Query

@@ -19,8 +19,8 @@ from strawberry.types.graphql import OperationType
 
 from candlegraph.errors import TokenExpired, Unauthenticated
 from resolvers.context import Context
+from schema.broadcast import Refused, encode
 from schema.build import Schema
-from schema.live import Refused, encode
 from server.connections import Connections
 
 COMMENT_S = 12.0

@@ -19,8 +19,8 @@ from starlette.websockets import WebSocket, WebSocketDisconnect
 from candlegraph.errors import CandlegraphError, Overloaded, TokenExpired, Unauthenticated
 from candlegraph.viewer import User
 from resolvers.context import Context
+from schema.broadcast import Refused
 from schema.build import Schema
-from schema.live import Refused
 
 log = logging.getLogger(__name__)
 

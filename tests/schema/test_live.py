@@ -16,10 +16,10 @@ from hypothesis import strategies as st
 
 from candlegraph.event import Event, EventKind
 from candlegraph.viewer import Role, User, Viewer
-from schema import live
+from schema import broadcast as live
+from schema.broadcast import Refused
 from schema.build import Schema, build_schema
 from schema.executor import BulkExecutor
-from schema.live import Refused
 from tests.server.stage import FIRST, Stage, candle, context
 from tests.waiting import HANG_S
 
