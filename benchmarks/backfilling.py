@@ -30,8 +30,8 @@ from history.fetch_job import MAX_CALLS
 from history.orchestrator import History
 from providers.ccxt.provider import Ccxt
 from providers.guard.guard import Guard
-from server.machine import machine
 from server.settings import Settings
+from server.wiring import machine
 from storage.batches import Write
 from tests.fakes.exchange import T0
 

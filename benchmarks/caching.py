@@ -22,8 +22,8 @@ from benchmarks.serving import _server
 from candlegraph import MINUTE, Candles, Instrument, Record, Series, Span, Spans
 from candlegraph.answer import Answer, Ask
 from history.orchestrator import History
-from server.machine import Machine, machine
 from server.settings import Settings
+from server.wiring import Machine, machine
 from storage.batches import Write
 from storage.cache import Cache
 from storage.redis import Redis

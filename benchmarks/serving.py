@@ -16,8 +16,8 @@ import numpy as np
 import psutil
 
 from candlegraph import MINUTE, Candles, Instrument, Span, Spans
-from server.machine import machine
 from server.settings import Settings
+from server.wiring import machine
 from storage.batches import Write
 
 SECONDS = 1.5

@@ -12,8 +12,8 @@ import numpy as np
 
 from candlegraph import MINUTE, UTC, Candles, Instrument, Span, Spans
 from providers.tables.reader import read_table
-from server.machine import machine
 from server.settings import Settings
+from server.wiring import machine
 from storage.batches import Write
 from storage.binary import copy_stream
 

@@ -18,8 +18,8 @@ from schema.build import build_schema
 from server.connections import Caps, Connections
 from server.endpoint import Endpoint
 from server.loopback import is_loopback_name
-from server.machine import Machine
 from server.settings import Env
+from server.wiring import Machine
 
 WEB = Path(__file__).parent / "web"
 

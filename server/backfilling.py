@@ -18,8 +18,8 @@ from candlegraph.errors import CandlegraphError, Unavailable
 from candlegraph.provider import Status
 from history.backfill.workers import Workers
 from schema.scalars import print_datetime
-from server.machine import Machine, machine
 from server.settings import Settings
+from server.wiring import Machine, machine
 
 LOOK_S = 0.5
 SAY_S = 5.0  # how often a line is printed where there is no terminal

@@ -79,7 +79,7 @@ async def candles(
     from resolvers.context import Context
     from resolvers.names import instrument
     from schema.scalars import print_datetime
-    from server.machine import machine
+    from server.wiring import machine
 
     async with machine(settings) as running:
         answer = await resolve_candles(
@@ -152,7 +152,7 @@ async def corrections(
 ) -> None:
     """List the newest changes of candles that were final: of everything, or of a MARKET, a PROVIDER and a SYMBOL."""
     from schema.scalars import print_datetime
-    from server.machine import database
+    from server.wiring import database
     from storage.corrections import newest_corrections
 
     def shown(version: Version | None) -> str:

@@ -40,7 +40,7 @@ async def serve(settings: Settings) -> None:
 @command
 async def migrate(settings: Settings) -> None:
     """Bring the database up to date (`serve` does it by itself)."""
-    from server.machine import database
+    from server.wiring import database
 
     async with database(settings):
         click.echo("The database is up to date.")
@@ -55,7 +55,7 @@ async def providers(settings: Settings) -> None:
     """
     from resolvers.context import Context
     from resolvers.markets import resolve_markets, resolve_providers
-    from server.machine import machine
+    from server.wiring import machine
 
     async with machine(settings) as running:
         context = Context(running.services, "cli")

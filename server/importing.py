@@ -16,8 +16,8 @@ from candlegraph.timeframe import Timeframe
 from candlegraph.zone import zone
 from providers.tables.reader import read_table
 from resolvers.names import instrument
-from server.machine import Machine, machine
 from server.settings import Settings
+from server.wiring import Machine, machine
 from storage.batches import Write
 
 

@@ -76,7 +76,7 @@ async def backfill(
 async def track(settings: Settings, market: str, provider: str, pattern: str, since: str | None) -> None:
     """Have the servers keep the 1m candles of matching symbols complete from now on."""
     from schema.scalars import print_datetime
-    from server.machine import machine
+    from server.wiring import machine
 
     selection, earliest, console = _selection(market, provider, pattern), instant(since), _console()
     async with machine(settings) as running:
@@ -97,7 +97,7 @@ async def track(settings: Settings, market: str, provider: str, pattern: str, si
 @command
 async def untrack(settings: Settings, market: str, provider: str, pattern: str) -> None:
     """Keep matching symbols complete no longer; what is stored stays."""
-    from server.machine import machine
+    from server.wiring import machine
 
     selection, console = _selection(market, provider, pattern), _console()
     async with machine(settings) as running:
@@ -112,7 +112,7 @@ async def holes(settings: Settings) -> None:
     from rich.table import Table
 
     from schema.scalars import print_datetime
-    from server.machine import machine
+    from server.wiring import machine
 
     table, console = Table("symbol", "since", "until", "minutes", "reason", "detail", box=None), _console()
     after = count = 0

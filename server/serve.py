@@ -16,9 +16,9 @@ import uvicorn
 from candlegraph.errors import ConfigurationError
 from server.app import create_app
 from server.connections import Connections
-from server.machine import machine
 from server.settings import Settings
 from server.wire import HttpProtocol, WebSocketProtocol
+from server.wiring import machine
 
 UNREAD_MS = 30_000  # how long the network keeps what a peer does not take, once we have closed the connection
 

@@ -13,7 +13,7 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from candlegraph.errors import BadUserInput, ConfigurationError
 from candlegraph.zone import zone
-from server.keys import weakness_of
+from server.signing_key import weakness_of
 from storage.layout import Aggregates
 
 

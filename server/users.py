@@ -38,7 +38,7 @@ async def add_user(settings: Settings, name: str, role: str) -> None:
 @command
 async def list_users(settings: Settings) -> None:
     """List the accounts."""
-    from server.machine import database
+    from server.wiring import database
     from storage.users import Users
 
     async with database(settings) as opened:
@@ -81,7 +81,7 @@ async def _disable(settings: Settings, name: str, *, disabled: bool) -> None:
 @asynccontextmanager
 async def _roster(settings: Settings) -> AsyncIterator[Roster]:
     from resolvers.accounts.administration import Roster
-    from server.machine import database
+    from server.wiring import database
     from storage.users import Users
 
     async with database(settings) as opened:

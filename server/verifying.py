@@ -13,8 +13,8 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from candlegraph.errors import NotFound
 from candlegraph.series import Instrument
 from candlegraph.span import Span
-from server.machine import database
 from server.settings import Settings
+from server.wiring import database
 from storage.candles import CandleStore
 from storage.changes import Changes
 from storage.layout import Aggregates, layout_of

@@ -10,8 +10,8 @@ from pydantic import SecretStr
 
 from resolvers.context import Context
 from schema.build import build_schema
-from server.machine import machine
 from server.settings import Settings
+from server.wiring import machine
 
 ROOT = Path(__file__).parents[1]
 

@@ -15,8 +15,8 @@ from candlegraph import MINUTE, Candles, Instrument
 from candlegraph.span import Span, Spans
 from resolvers.context import Context, Services
 from schema.build import Schema, build_schema
-from server.machine import machine
 from server.settings import Settings
+from server.wiring import machine
 from storage.batches import Write
 from storage.candles import CandleStore
 from storage.database import Database

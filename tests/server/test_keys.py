@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 from candlegraph.errors import ConfigurationError
-from server.keys import kept_key, weakness_of
 from server.settings import Settings
+from server.signing_key import kept_key, weakness_of
 from tests.server.running import run
 
 GOOD = "canary-5d0f1c8e7ab24963b1f2"  # 27 bytes

@@ -211,7 +211,7 @@ def test_no_setting_is_read_that_is_not_declared() -> None:
     names = {path.relative_to(ROOT).as_posix() for path in readers}
     assert names <= {
         "server/settings.py",
-        "server/machine.py",  # hands it to the plugins
+        "server/wiring.py",  # hands it to the plugins
         "storage/account.py",
         "candlegraph/provider.py",
         "candlegraph/testing/installed.py",  # it stands in for the server

@@ -18,8 +18,8 @@ from candlegraph import MINUTE, Instrument, Series
 from candlegraph.event import Event, EventKind
 from candlegraph.supervision import Timings
 from server.app import create_app
-from server.machine import Machine, machine
 from server.settings import Settings
+from server.wiring import Machine, machine
 from tests.fakes.disturbing import Disturbing
 from tests.fakes.valkey import Valkey
 from tests.realtime.world import eventually

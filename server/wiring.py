@@ -21,8 +21,8 @@ from realtime.cluster import Cluster
 from resolvers.accounts.accounts import Accounts
 from resolvers.accounts.tokens import Tokens
 from resolvers.context import Services
-from server.keys import kept_key
 from server.settings import Settings
+from server.signing_key import kept_key
 from storage.cache import Cache
 from storage.candles import CandleStore, read_tables
 from storage.continuous import Continuous
