@@ -49,12 +49,12 @@ def _import_seconds() -> float:
 async def _resident(*, ccxt: bool) -> float:
     with tempfile.TemporaryDirectory() as folder:
         environ = os.environ | {"DATA_DIR": folder + "/data", "PORT": "0"}
-        command = [sys.executable, "-m", "server.cli", "serve"]
+        command = [sys.executable, "-m", "server.cli.main", "serve"]
         if ccxt:
             command = [
                 sys.executable,
                 "-c",
-                "import ccxt.pro, sys; sys.argv[1:] = ['serve']; import server.cli; server.cli.main()",
+                "import ccxt.pro, sys; sys.argv[1:] = ['serve']; import server.cli.main; server.cli.main.main()",
             ]
         process = await asyncio.create_subprocess_exec(*command, env=environ, stderr=asyncio.subprocess.PIPE)
         assert process.stderr

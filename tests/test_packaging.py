@@ -66,7 +66,7 @@ def test_the_wheel_holds_the_page(wheel: zipfile.ZipFile) -> None:
 def test_the_wheel_names_its_command_and_its_providers(wheel: zipfile.ZipFile) -> None:
     (name,) = [name for name in wheel.namelist() if name.endswith("entry_points.txt")]
     text = wheel.read(name).decode()
-    assert "candlegraph = server.cli:main" in text
+    assert "candlegraph = server.cli.main:main" in text
     assert "[candlegraph.providers]" in text
     assert "[pytest11]\ncandlegraph = candlegraph_pytest" in text
 
@@ -82,7 +82,7 @@ def test_the_wheel_runs_from_where_it_is_put(wheel: zipfile.ZipFile, tmp_path: P
     """Without the checkout: the schema, the statements and the migrations are read from the wheel's own files."""
     wheel.extractall(tmp_path)  # noqa: S202 - we have built it
     code = (
-        "import server.cli, storage.database as d, storage.migrate as m, schema.build as b;"
+        "import server.cli.main, storage.database as d, storage.migrate as m, schema.build as b;"
         f"assert d.__file__.startswith({str(tmp_path)!r}), d.__file__; assert m.migrations() and d.SQL;"
         "print(b.build_schema().as_str())"
     )

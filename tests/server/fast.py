@@ -8,7 +8,7 @@ import time
 
 from candlegraph import clock
 from realtime import feed
-from server.cli import main
+from server.cli.main import main
 
 SPEED = 60.0
 

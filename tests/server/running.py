@@ -14,7 +14,7 @@ from pathlib import Path
 
 from tests.waiting import HANG_S, eventually_blocking
 
-COMMAND = [sys.executable, "-m", "server.cli"]
+COMMAND = [sys.executable, "-m", "server.cli.main"]
 ROOT = Path(__file__).parents[2]
 _LISTENS = re.compile(r"serves (http://\S+:\d+)/graphql")
 

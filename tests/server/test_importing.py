@@ -19,7 +19,7 @@ import pytest
 from pydantic import SecretStr
 
 from candlegraph.errors import BadUserInput
-from server.importing import import_candles
+from server.cli.importing import import_candles
 from server.settings import Settings
 from storage.embedded import EmbeddedPostgres
 from tests.server.running import COMMAND, environment, run, serving

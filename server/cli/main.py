@@ -6,10 +6,10 @@ from typing import TYPE_CHECKING
 
 import click
 
-from server.candles import candles, corrections, import_file, verify
-from server.command import command, print_table
-from server.keeping import backfill, holes, track, untrack
-from server.users import user
+from server.cli.backfill import backfill, holes, track, untrack
+from server.cli.candles import candles, corrections, import_file, verify
+from server.cli.command import command, print_table
+from server.cli.users import user
 
 if TYPE_CHECKING:
     from server.settings import Settings

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import click
 
 from candlegraph.errors import BadUserInput
-from server.command import command, instant, print_table
+from server.cli.command import command, instant, print_table
 
 if TYPE_CHECKING:
     from server.settings import Settings
@@ -42,7 +42,7 @@ async def import_file(
     replace: bool,
 ) -> None:
     """Import a CSV, CSV.gz or Parquet FILE of candles: all of it, or nothing where a row is bad."""
-    from server.importing import import_candles
+    from server.cli.importing import import_candles
 
     name = (market, provider, symbol)
     report = await import_candles(
@@ -125,7 +125,7 @@ async def verify(
 ) -> None:
     """Check that every aggregate is what its 1m candles say: all, or those of a MARKET, a PROVIDER and the symbols like PATTERN."""
     from candlegraph.span import Span
-    from server.verifying import verify_stored
+    from server.cli.verifying import verify_stored
     from storage.verify import ALWAYS
 
     earliest, latest = instant(since), instant(until)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from server.command import command, print_table
+from server.cli.command import command, print_table
 
 if TYPE_CHECKING:
     from resolvers.accounts.administration import Roster

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from server.command import command, instant
+from server.cli.command import command, instant
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -52,7 +52,7 @@ async def backfill(
         raise click.UsageError("Give MARKET PROVIDER PATTERN and --since.")
     from candlegraph.backfill import BackfillOrder
     from candlegraph.timeframe import Timeframe
-    from server import backfilling
+    from server.cli import backfill_display as backfilling
 
     if lists:
         await backfilling.list_backfills(settings, _console())
