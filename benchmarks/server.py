@@ -38,10 +38,10 @@ from schema.build import build_schema
 from schema.query import Query
 from schema.scalars import SCALARS
 from schema.subscription import Subscription
-from server.app import WEB
-from server.connections import Caps, Connections
-from server.endpoint import Endpoint
-from server.wire import HttpProtocol, WebSocketProtocol
+from server.transport.app import WEB
+from server.transport.connections import Caps, Connections
+from server.transport.graphql_http import Endpoint
+from server.transport.uvicorn_protocols import HttpProtocol, WebSocketProtocol
 from storage.cache import Cache
 from storage.database import Database
 from storage.limits import Limiter

@@ -22,7 +22,7 @@ MEGABYTE = 1_048_576
 async def start_and_rest() -> Iterable[tuple[object, ...]]:
     """The import of the application, the embedded database cold and warm, and the resident memory of an idle server."""
     rows: list[tuple[object, ...]] = [("what", "median", "bar"), ("---",) * 3]
-    rows.append(("import server.app", f"{median(_import_seconds() for _ in range(5)):.2f} s", "1 s"))
+    rows.append(("import server.transport.app", f"{median(_import_seconds() for _ in range(5)):.2f} s", "1 s"))
     cold, warm = [], []
     for _ in range(3):
         with tempfile.TemporaryDirectory() as folder:
@@ -42,7 +42,7 @@ async def start_and_rest() -> Iterable[tuple[object, ...]]:
 
 def _import_seconds() -> float:
     began = time.perf_counter()
-    subprocess.run([sys.executable, "-c", "import server.app"], check=True)
+    subprocess.run([sys.executable, "-c", "import server.transport.app"], check=True)
     return time.perf_counter() - began
 
 

@@ -14,10 +14,10 @@ from contextlib import ExitStack
 import uvicorn
 
 from candlegraph.errors import ConfigurationError
-from server.app import create_app
-from server.connections import Connections
 from server.settings import Settings
-from server.wire import HttpProtocol, WebSocketProtocol
+from server.transport.app import create_app
+from server.transport.connections import Connections
+from server.transport.uvicorn_protocols import HttpProtocol, WebSocketProtocol
 from server.wiring import machine
 
 UNREAD_MS = 30_000  # how long the network keeps what a peer does not take, once we have closed the connection
@@ -109,7 +109,7 @@ class _Announcing(uvicorn.Server):
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)
         for server in getattr(self, "servers", []):
-            for listening in server.sockets:
+            for listening in server.transport.graphql_ws:
                 host, port = listening.getsockname()[:2]
                 host = f"[{host}]" if ":" in host else host
                 sys.stderr.write(f"Candlegraph serves http://{host}:{port}/graphql  (Ctrl-C stops it)\n")

@@ -22,8 +22,8 @@ ALLOWED = {
     "providers/alpaca/streaming.py:_Socket.__init__": "It tells its end to all its followers; Tape.close waits for it.",
     "providers/ccxt/streaming.py:Live._begin": "It tells its end to all its followers; Live.close awaits it.",
     "providers/guard/clock_offset.py:Offset.keep": "One measurement, which logs its failure; Offset.close awaits it.",
-    "server/sockets.py:Socket._initialise": "It closes its socket; the end of the socket cancels and awaits it.",
-    "server/sockets.py:Socket._subscribe": "An operation, which logs its failure; the end of its socket awaits it.",
+    "server/transport/graphql_ws.py:Socket._initialise": "It closes its socket; the end of the socket cancels and awaits it.",
+    "server/transport/graphql_ws.py:Socket._subscribe": "An operation, which logs its failure; the end of its socket awaits it.",
     # Drains of a queue, which end when it is empty; the next entry starts another
     "realtime/bus.py:Bus.publish": "Bus.close awaits it.",
     "history/page_writer.py:Arrivals.add": "Arrivals.stored awaits it.",

@@ -75,7 +75,7 @@ def fake(server: FakeKraken, monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeKr
     def calm() -> None:
         server.reset()
         server.run(0)
-        server.sockets.calm()
+        server.transport.graphql_ws.calm()
 
     calm()
     server.now = START

@@ -16,7 +16,7 @@ from resolvers.context import Context, Origin
 from schema.build import Schema
 from schema.errors import CodedErrors
 from schema.permission import needs
-from server.loopback import is_loopback
+from server.transport.loopback import is_loopback
 from tests.fakes.laboratory import Laboratory, laboratory
 
 

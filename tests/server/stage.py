@@ -21,11 +21,11 @@ from resolvers.accounts.accounts import Accounts
 from resolvers.accounts.tokens import Tokens
 from resolvers.context import Context, Services
 from schema.build import Schema, build_schema
-from server.app import WEB
-from server.connections import Caps, Connections
-from server.endpoint import Endpoint
 from server.serve import _bind
-from server.wire import HttpProtocol, WebSocketProtocol
+from server.transport.app import WEB
+from server.transport.connections import Caps, Connections
+from server.transport.graphql_http import Endpoint
+from server.transport.uvicorn_protocols import HttpProtocol, WebSocketProtocol
 from storage.limits import Limiter
 from storage.users import Users
 from tests.waiting import eventually

@@ -13,7 +13,7 @@ from typing import Any
 import aiohttp
 import pytest
 
-from server.endpoint import MAX_BODY
+from server.transport.graphql_http import MAX_BODY
 from tests.server.running import Running
 
 JSON = {"content-type": "application/json"}

@@ -25,9 +25,12 @@ from candlegraph.viewer import Role
 from realtime import topic
 from resolvers.accounts.tokens import Tokens
 from schema.executor import BulkExecutor
-from server import events, serve, sockets, wire
-from server.connections import Caps
-from server.events import prefers_events
+from server import serve
+from server.transport import graphql_sse as events
+from server.transport import graphql_ws as sockets
+from server.transport import uvicorn_protocols as wire
+from server.transport.connections import Caps
+from server.transport.graphql_sse import prefers_events
 from storage.database import Database
 from storage.users import Users
 from tests.server.stage import FIRST, Serving, Stage, services, staged

@@ -14,7 +14,7 @@ from aiohttp import WSMsgType
 
 from candlegraph.viewer import Role
 from resolvers.accounts.tokens import Tokens
-from server import sockets
+from server.transport import graphql_ws as sockets
 from storage.database import Database
 from storage.users import Users
 from tests.server.stage import Serving, Stage, services, staged

@@ -17,8 +17,8 @@ from pydantic import SecretStr
 from candlegraph import MINUTE, Instrument, Series
 from candlegraph.event import Event, EventKind
 from candlegraph.supervision import Timings
-from server.app import create_app
 from server.settings import Settings
+from server.transport.app import create_app
 from server.wiring import Machine, machine
 from tests.fakes.disturbing import Disturbing
 from tests.fakes.valkey import Valkey

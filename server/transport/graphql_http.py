@@ -24,10 +24,10 @@ from strawberry.types.graphql import OperationType
 from candlegraph.errors import CandlegraphError
 from resolvers.context import Context, Origin, Services
 from schema.build import Schema
-from server.connections import Connections, status_of
-from server.events import EventStream, prefers_events
-from server.loopback import is_loopback
-from server.sockets import Socket
+from server.transport.connections import Connections, status_of
+from server.transport.graphql_sse import EventStream, prefers_events
+from server.transport.graphql_ws import Socket
+from server.transport.loopback import is_loopback
 
 MAX_BODY = 262_144
 GRAPHQL_RESPONSE = "application/graphql-response+json"

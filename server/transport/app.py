@@ -15,13 +15,13 @@ from starlette.staticfiles import StaticFiles
 
 from candlegraph.errors import CandlegraphError
 from schema.build import build_schema
-from server.connections import Caps, Connections
-from server.endpoint import Endpoint
-from server.loopback import is_loopback_name
 from server.settings import Env
+from server.transport.connections import Caps, Connections
+from server.transport.graphql_http import Endpoint
+from server.transport.loopback import is_loopback_name
 from server.wiring import Machine
 
-WEB = Path(__file__).parent / "web"
+WEB = Path(__file__).parents[1] / "web"
 
 
 def create_app(machine: Machine) -> Starlette:

@@ -21,7 +21,7 @@ from candlegraph.errors import TokenExpired, Unauthenticated
 from resolvers.context import Context
 from schema.broadcast import Refused, encode
 from schema.build import Schema
-from server.connections import Connections
+from server.transport.connections import Connections
 
 COMMENT_S = 12.0
 EVENT_STREAM = "text/event-stream"
