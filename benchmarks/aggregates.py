@@ -17,12 +17,12 @@ from candlegraph import MINUTE, Candles, Instrument, Span, Spans, Timeframe, fol
 from candlegraph.provider import Providers
 from storage.batches import Read, Write
 from storage.candles import CandleStore
-from storage.changes import Changes
+from storage.change_feed import Changes
 from storage.database import SQL, Database
 from storage.embedded import EmbeddedPostgres
 from storage.instruments import Instruments
-from storage.levels import ALL
 from storage.migrate import migrate
+from storage.relations import ALL
 from storage.verify import Verification
 
 YEAR = 525_600

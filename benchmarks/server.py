@@ -44,7 +44,7 @@ from server.transport.graphql_http import Endpoint
 from server.transport.uvicorn_protocols import HttpProtocol, WebSocketProtocol
 from storage.cache import Cache
 from storage.database import Database
-from storage.limits import Limiter
+from storage.rate_limits import Limiter
 from storage.users import Users
 
 

@@ -15,9 +15,9 @@ from storage.cache import Cache, Entry
 from storage.candles import CandleStore
 from storage.chunks import Chunk
 from storage.coverage import Ledger
+from storage.coverage_cache import Ledgers
 from storage.instruments import Instruments
-from storage.ledgers import Ledgers
-from storage.levels import Levels
+from storage.relations import Levels
 
 
 @dataclass(frozen=True, slots=True)

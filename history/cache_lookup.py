@@ -14,7 +14,7 @@ from history.batch_reader import BatchReader
 from history.plan import Part, Plan, Stretch, WindowPlan
 from storage.cache import Found, found_in
 from storage.chunks import BUCKETS, Chunk, Edition
-from storage.levels import BASE
+from storage.relations import BASE
 
 _NOTHING = Found(Spans(), Candles.empty())
 # So many stored rows are read for a whole chunk where a part of it is asked for. Far fewer than `history.query.READ_ROWS`:

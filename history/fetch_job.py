@@ -20,11 +20,11 @@ from history.page_writer import Arrivals
 from history.verdict import BadRows, Call, Verdict, judge
 from storage.batches import Fetch, Write
 from storage.candles import CandleStore
-from storage.claims import Claims
 from storage.coverage import Ledger
-from storage.ledgers import Ledgers
-from storage.live import Held
-from storage.suspects import Suspects, is_suspect
+from storage.coverage_cache import Ledgers
+from storage.fetch_claims import Claims
+from storage.rechecks import Suspects, is_suspect
+from storage.topics import Held
 
 log = logging.getLogger(__name__)
 

@@ -13,10 +13,10 @@ from candlegraph.timeframe import Timeframe
 from history.fetch_job import FetchJob, FetchRequest, FetchResult, FetchStores
 from history.forming import FormingCache
 from storage.candles import CandleStore
-from storage.claims import Claims
-from storage.ledgers import Ledgers
-from storage.live import LeaseLost
-from storage.suspects import Suspects
+from storage.coverage_cache import Ledgers
+from storage.fetch_claims import Claims
+from storage.rechecks import Suspects
+from storage.topics import LeaseLost
 
 log = logging.getLogger(__name__)
 

@@ -28,13 +28,13 @@ from history.plan import Plan
 from history.query import CandleQuery
 from history.query_fetches import QueryContext
 from storage.cache import Cache
+from storage.candle_counts import Counts
 from storage.candles import CandleStore, Reading, read_tables
-from storage.changes import Changes
-from storage.counts import Counts
+from storage.change_feed import Changes
+from storage.coverage_cache import Ledgers
 from storage.database import Database
 from storage.instruments import Instruments
-from storage.ledgers import Ledgers
-from storage.levels import ALL, Levels
+from storage.relations import ALL, Levels
 
 DEADLINE_S = 10.0
 FETCHES = 20  # how many of the newest upstream calls are told

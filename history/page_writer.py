@@ -11,7 +11,7 @@ from candlegraph.candle import concat
 from candlegraph.span import Spans
 from storage.batches import Fetch, Write
 from storage.candles import CandleStore
-from storage.live import Held
+from storage.topics import Held
 
 
 class Arrivals:

@@ -13,7 +13,7 @@ from candlegraph.span import Span, Spans
 from candlegraph.timeframe import MINUTE, Timeframe
 from candlegraph.zone import Zone
 from storage.coverage import Ledger
-from storage.levels import BASE, Levels
+from storage.relations import BASE, Levels
 
 FEW_CALLS = 3  # so many calls for 1m candles are worth it; beyond, a native timeframe is asked instead
 

@@ -19,7 +19,7 @@ from candlegraph import errors
 from candlegraph.batcher import Batcher
 from candlegraph.candle import Candles
 from candlegraph.errors import CandlegraphError, ProviderUnavailable
-from storage.live import TopicKey
+from storage.topics import TopicKey
 
 log = logging.getLogger(__name__)
 
@@ -31,7 +31,7 @@ MOST_WAITING = 10_000  # messages; what is more while nothing can be sent is los
 class Message:
     """What a leader says of a topic: ``kind`` C closed, X corrected, R start again, U forming (also: nothing happened).
 
-    ``candles``: the one meant (of ``R`` the earliest), as many as form, or none. ``seq`` and ``edge`` after it, as in `storage.live.Standing`.
+    ``candles``: the one meant (of ``R`` the earliest), as many as form, or none. ``seq`` and ``edge`` after it, as in `storage.topics.Standing`.
     """
 
     key: TopicKey

@@ -10,8 +10,8 @@ from realtime.bus import Bus
 from realtime.hub import Hub
 from realtime.leader import Leader
 from realtime.redis_channel import RedisLine
-from storage.live import LiveStore
 from storage.notify import Notifications
+from storage.topics import LiveStore
 
 _REDIS, _POSTGRES = "live messages over Redis", "live messages over PostgreSQL"  # the tasks
 _LEASES, _FOLLOWED = "leases", "followed series"

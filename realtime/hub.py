@@ -20,7 +20,7 @@ from candlegraph.zone import UTC, Zone, zone
 from history.orchestrator import History
 from realtime.bus import Bus, Failed, Follow, Message, News
 from realtime.topic import KINDS, MAX_QUEUED, Listener, Topic
-from storage.live import Happened, LiveStore, Standing, TopicKey
+from storage.topics import Happened, LiveStore, Standing, TopicKey
 
 HEARTBEAT_S = 15.0
 LINGER_S = 60.0  # how long a topic stays after its last listener

@@ -13,8 +13,8 @@ from candlegraph.outage import Outage
 from history.orchestrator import History
 from realtime.bus import Bus, Follow, News
 from realtime.feed import Feed
-from storage.changes import Change
-from storage.live import LEASE_S, Followed, Held, LiveStore, TopicKey
+from storage.change_feed import Change
+from storage.topics import LEASE_S, Followed, Held, LiveStore, TopicKey
 
 log = logging.getLogger(__name__)
 

@@ -29,11 +29,11 @@ from storage.continuous import Continuous
 from storage.database import Database, driver_reason
 from storage.embedded import EmbeddedPostgres
 from storage.layout import Aggregates, layout_of
-from storage.levels import read_levels
-from storage.limits import Limiter
 from storage.migrate import migrate
+from storage.rate_limits import Limiter
 from storage.redis import Redis
 from storage.refresher import Refresher
+from storage.relations import read_levels
 from storage.shelf import Shelf
 from storage.users import Users
 

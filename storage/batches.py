@@ -8,7 +8,7 @@ from candlegraph.candle import Candles
 from candlegraph.span import Span, Spans
 from candlegraph.timeframe import MINUTE, Timeframe
 from storage.coverage import FAR
-from storage.levels import BASE
+from storage.relations import BASE
 
 
 @dataclass(frozen=True, slots=True)

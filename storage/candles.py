@@ -17,11 +17,11 @@ from candlegraph.span import Span, Spans
 from candlegraph.timeframe import MINUTE, Timeframe
 from storage.batches import Fetch, Read, Write
 from storage.binary import unpack, unpack_spans
-from storage.changes import Changes
+from storage.change_feed import Changes
 from storage.coverage import Ledger
 from storage.database import SQL, Database, to_ms
-from storage.levels import BASE
-from storage.live import Held
+from storage.relations import BASE
+from storage.topics import Held
 from storage.write_transaction import columns_of, mark_corrected, write_candles
 
 Query = Callable[..., Awaitable[Sequence[Any]]]  # a statement and its arguments

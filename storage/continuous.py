@@ -15,7 +15,7 @@ from storage.batches import Read
 from storage.binary import unpack
 from storage.candles import read_rows
 from storage.database import Database, named_statements, to_ms
-from storage.levels import BASE, Levels
+from storage.relations import BASE, Levels
 
 STATEMENTS = named_statements("continuous.sql")
 SLICE_ROWS = 200_000  # 1m candles read at once, 10 MB

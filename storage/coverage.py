@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 from candlegraph.span import Span, Spans
 from candlegraph.timeframe import MINUTE, Timeframe
-from storage.suspects import AGAIN_MS, GRAIN_MS
+from storage.rechecks import AGAIN_MS, GRAIN_MS
 
 FAR = 10**16  # ms: past every candle
 

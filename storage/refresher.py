@@ -24,7 +24,7 @@ from candlegraph.timeframe import Timeframe
 from storage.continuous import STATEMENTS
 from storage.database import SQL, Database, begun, to_ms
 from storage.layout import Aggregates
-from storage.levels import ALL
+from storage.relations import ALL
 
 EVERY_S = 10.0
 MOST_S = 300.0  # between two rounds, where one after the other fails

@@ -15,8 +15,8 @@ from candlegraph.span import Span, Spans
 from candlegraph.timeframe import MINUTE, Timeframe
 from storage.candles import CandleStore, read_statement
 from storage.database import SQL, Database
-from storage.levels import BASE, Levels
 from storage.refresher import Refresher
+from storage.relations import BASE, Levels
 
 ALWAYS, NEVER = Span(-(2**62), 2**62), Span(2**62, -(2**62))
 PIECE_MS = 366 * 86_400_000  # of one instrument, checked in one statement: half a million minutes at most

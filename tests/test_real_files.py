@@ -18,10 +18,10 @@ from history.orchestrator import History
 from providers.tables.reader import read_table
 from storage.batches import Read, Write
 from storage.candles import CandleStore
-from storage.changes import Changes
+from storage.change_feed import Changes
 from storage.database import Database
 from storage.instruments import Instruments
-from storage.levels import ALL
+from storage.relations import ALL
 from storage.verify import Verification, totals
 
 LADDER = ("1m", "5m", "15m", "30m", "1h", "4h", "1d", "1w")

@@ -16,7 +16,7 @@ from resolvers.accounts.passwords import Passwords, check_text
 from resolvers.accounts.revocation import Standing
 from resolvers.accounts.tokens import Tokens
 from resolvers.accounts.user_config import encode_config
-from storage.limits import Bucket, Limiter
+from storage.rate_limits import Bucket, Limiter
 from storage.users import Users
 
 log = logging.getLogger(__name__)

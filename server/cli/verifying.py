@@ -16,10 +16,10 @@ from candlegraph.span import Span
 from server.settings import Settings
 from server.wiring import database
 from storage.candles import CandleStore
-from storage.changes import Changes
+from storage.change_feed import Changes
 from storage.layout import Aggregates, layout_of
-from storage.levels import read_levels
 from storage.refresher import Refresher
+from storage.relations import read_levels
 from storage.verify import Tally, Verification, instruments_matching, totals
 
 

@@ -9,7 +9,7 @@ from realtime.cluster import Cluster
 from resolvers.accounts.accounts import Accounts
 from resolvers.accounts.tokens import Tokens
 from resolvers.context import Services
-from storage.limits import Limiter
+from storage.rate_limits import Limiter
 from storage.users import Users
 
 

@@ -19,8 +19,8 @@ from realtime.bus import Bus, Failed, Follow, Line, Message, News
 from realtime.redis_channel import RedisLine
 from storage import notify as notify_module
 from storage.database import Database
-from storage.live import TopicKey
 from storage.notify import CHANNEL, Notifications
+from storage.topics import TopicKey
 from tests import waiting
 from tests.realtime.world import START, Client, Exchange, Process, eventually, quickly
 

@@ -20,11 +20,11 @@ from history import forming as forming_module
 from realtime import feed as feed_module
 from realtime import hub as hub_module
 from realtime import leader as leader_module
-from storage import live as live_module
+from storage import topics as live_module
 from storage import write_transaction
 from storage.batches import Write
 from storage.database import SQL, Database
-from storage.live import Happened, LeaseLost, LiveStore, Step, TopicKey
+from storage.topics import Happened, LeaseLost, LiveStore, Step, TopicKey
 from tests import waiting
 from tests.realtime.world import (
     BTC,

@@ -33,7 +33,7 @@ from realtime.bus import Message
 from realtime.hub import Hub
 from realtime.topic import Topic
 from storage.database import Database
-from storage.live import LiveStore, TopicKey
+from storage.topics import LiveStore, TopicKey
 from tests.realtime.world import BTC, START, Client, Exchange, Held, Process, eventually, minute, quickly, trades
 from tests.waiting import HANG_S
 

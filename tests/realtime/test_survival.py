@@ -18,8 +18,8 @@ from realtime.bus import Follow
 from realtime.feed import Feed
 from realtime.redis_channel import RedisLine
 from storage import redis as shared
-from storage.live import LiveStore, TopicKey
 from storage.redis import Redis
+from storage.topics import LiveStore, TopicKey
 from tests.fakes.valkey import Valkey
 from tests.realtime.test_bus import Ear, arrives
 from tests.realtime.world import START, Client, Exchange, Process, eventually, quickly

@@ -41,9 +41,9 @@ from realtime import leader as leader_module
 from realtime.cluster import Cluster
 from realtime.feed import Feed
 from realtime.hub import Hub
-from storage import changes as changes_module
-from storage import live as live_module
+from storage import change_feed as changes_module
 from storage import notify as notify_module
+from storage import topics as live_module
 from storage.database import Database
 from tests import waiting
 from tests.fakes.upstream import Lineup

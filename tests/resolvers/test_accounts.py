@@ -30,7 +30,7 @@ from resolvers.accounts.administration import Roster
 from resolvers.accounts.passwords import Passwords
 from resolvers.accounts.tokens import Tokens
 from storage.database import Database
-from storage.limits import Bucket, Limiter
+from storage.rate_limits import Bucket, Limiter
 from storage.users import Users
 from tests.waiting import HANG_S, eventually
 

@@ -11,7 +11,7 @@ import pytest
 from candlegraph.answer import Ask
 from history.orchestrator import History
 from storage import instruments
-from storage.changes import Changes
+from storage.change_feed import Changes
 from storage.database import SQL, Database
 from tests.fakes.laboratory import SYMBOLS, T0, Laboratory
 

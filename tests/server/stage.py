@@ -26,7 +26,7 @@ from server.transport.app import WEB
 from server.transport.connections import Caps, Connections
 from server.transport.graphql_http import Endpoint
 from server.transport.uvicorn_protocols import HttpProtocol, WebSocketProtocol
-from storage.limits import Limiter
+from storage.rate_limits import Limiter
 from storage.users import Users
 from tests.waiting import eventually
 

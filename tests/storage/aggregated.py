@@ -8,7 +8,7 @@ import numpy as np
 
 from candlegraph.candle import Candles
 from candlegraph.resample import fold
-from storage.levels import ALL, Levels
+from storage.relations import ALL, Levels
 
 _COLUMNS = "open, high, low, close, volume"
 

@@ -33,13 +33,13 @@ from candlegraph.zone import zone
 from history.orchestrator import History
 from storage.batches import Read, Write
 from storage.candles import CandleStore, _read_statement
-from storage.changes import Changes
+from storage.change_feed import Changes
 from storage.corrections import newest_corrections
 from storage.database import SQL, Database
 from storage.embedded import EmbeddedPostgres
 from storage.instruments import Instruments
-from storage.levels import ALL, BASE, read_levels
 from storage.migrate import migrate
+from storage.relations import ALL, BASE, read_levels
 from tests.fakes.upstream import Lineup, minutes
 from tests.storage.aggregated import differences
 from tests.storage.world import DAY_MS, HOUR_MS, T0, World, folded, rows_of, stop_clock
@@ -232,7 +232,7 @@ from candlegraph.span import Span, Spans
 from candlegraph.timeframe import MINUTE
 from storage.batches import Write
 from storage.candles import CandleStore
-from storage.changes import Changes
+from storage.change_feed import Changes
 from storage.database import Database
 from storage.instruments import Instruments
 from tests.fakes.upstream import Lineup, minutes

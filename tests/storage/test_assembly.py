@@ -20,7 +20,7 @@ from history.assembly import Findings, assemble
 from history.plan import Plan
 from history.query_fetches import FetchOutcome
 from storage.coverage import Ledger
-from storage.levels import ALL
+from storage.relations import ALL
 from tests.fakes.upstream import minutes
 from tests.storage.world import T0
 

@@ -50,7 +50,7 @@ def brisk(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(working, "LOOK_S", 0.02)
     monkeypatch.setattr("history.backfill.jobs.FOLLOW_S", 0.02)
     monkeypatch.setattr(working, "LONGEST_REST_S", 0.02)
-    monkeypatch.setattr("storage.claims.LOOK_S", 0.02)
+    monkeypatch.setattr("storage.fetch_claims.LOOK_S", 0.02)
 
 
 @pytest.fixture
@@ -339,9 +339,9 @@ async def test_a_killed_worker_costs_one_page_and_somebody_else_goes_on(world: W
 async def test_a_database_that_dies_under_a_worker_is_waited_for(
     world: World, monkeypatch: pytest.MonkeyPatch, database_dsn: str
 ) -> None:
-    for name, seconds in (("history.backfill.workers.CLAIM_S", 3.0), ("storage.claims.TTL_S", 3.0)):
+    for name, seconds in (("history.backfill.workers.CLAIM_S", 3.0), ("storage.fetch_claims.TTL_S", 3.0)):
         monkeypatch.setattr(name, seconds)
-    for name in ("history.backfill.workers.RENEW_S", "storage.claims.RENEW_S"):
+    for name in ("history.backfill.workers.RENEW_S", "storage.fetch_claims.RENEW_S"):
         monkeypatch.setattr(name, 0.5)
 
     async def cuts(page: object) -> object:

@@ -28,7 +28,7 @@ from candlegraph.timeframe import MINUTE, Timeframe
 from candlegraph.zone import UTC, zone
 from history import forming
 from history.orchestrator import History
-from storage import changes
+from storage import change_feed as changes
 from storage import redis as shared
 from storage.batches import Write
 from storage.cache import ENTRY_BYTES, Cache

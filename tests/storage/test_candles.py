@@ -21,7 +21,7 @@ from storage import binary
 from storage import database as database_module
 from storage.batches import Fetch, Read, Write
 from storage.candles import CandleStore
-from storage.changes import Changes
+from storage.change_feed import Changes
 from storage.coverage import Ledger
 from storage.database import SQL, Database
 from storage.instruments import Instruments

@@ -14,9 +14,9 @@ from candlegraph.errors import ProviderUnavailable
 from candlegraph.provider import Capabilities, Live
 from candlegraph.span import Span, Spans
 from candlegraph.timeframe import MINUTE
-from storage.claims import TTL_S
+from storage.coverage_cache import Ledgers
 from storage.database import Database
-from storage.ledgers import Ledgers
+from storage.fetch_claims import TTL_S
 from tests.fakes.upstream import delaying, hanging, minutes, raising
 from tests.storage.world import DAY_MS, T0, World, rows_of, stop_clock
 from tests.waiting import HANG_S, eventually

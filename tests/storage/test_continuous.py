@@ -27,14 +27,14 @@ from storage import layout, refresher
 from storage import migrate as migrate_module
 from storage.batches import Read, Write
 from storage.candles import CandleStore, read_tables
-from storage.changes import Changes
+from storage.change_feed import Changes
 from storage.continuous import Continuous
 from storage.database import Database
 from storage.instruments import Instruments
 from storage.layout import Aggregates, lay_out
-from storage.levels import ALL
 from storage.migrate import migrate
 from storage.refresher import Refresher, windows
+from storage.relations import ALL
 from tests.fakes.upstream import Lineup, minutes
 from tests.storage.world import DAY_MS, HOUR_MS, T0, rows_of
 from tests.timescale.server import stop_jobs

@@ -13,7 +13,7 @@ from candlegraph.clock import MINUTE_MS
 from candlegraph.series import Series
 from candlegraph.span import Span, Spans
 from candlegraph.timeframe import MINUTE, Timeframe
-from storage import counts as counts_module
+from storage import candle_counts as counts_module
 from storage.batches import Write
 from storage.coverage import Ledger
 from storage.database import Database

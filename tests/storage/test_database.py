@@ -20,7 +20,7 @@ from storage import database as database_module
 from storage.candles import read_statement
 from storage.database import SQL, Database, _Outages
 from storage.embedded import EmbeddedPostgres, Server
-from storage.levels import ALL, BASE
+from storage.relations import ALL, BASE
 from tests.waiting import HANG_S
 
 

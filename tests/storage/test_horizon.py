@@ -11,8 +11,8 @@ from candlegraph.span import Span
 from candlegraph.timeframe import MINUTE, Timeframe
 from storage.database import Database
 from storage.layout import Aggregates
-from storage.levels import ALL
 from storage.refresher import Refresher
+from storage.relations import ALL
 from storage.verify import Verification
 from tests.fakes.upstream import minutes
 from tests.storage.world import DAY_MS, HOUR_MS, T0, World, folded, rows_of, stop_clock

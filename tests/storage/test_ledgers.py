@@ -7,9 +7,9 @@ from typing import Any, cast
 
 import pytest
 
-from storage import ledgers as ledgers_module
+from storage import coverage_cache as ledgers_module
 from storage.candles import CandleStore, Ledger
-from storage.ledgers import Ledgers
+from storage.coverage_cache import Ledgers
 
 
 class Changes:

@@ -20,9 +20,9 @@ import pytest
 from candlegraph.errors import ConfigurationError
 from candlegraph.provider import Budget
 from candlegraph.rate_budget import Quota
-from storage import limits
+from storage import rate_limits as limits
 from storage import redis as shared
-from storage.limits import Bucket, Limiter
+from storage.rate_limits import Bucket, Limiter
 from storage.redis import Redis
 from tests.fakes.valkey import Valkey
 from tests.waiting import HANG_S
@@ -220,7 +220,7 @@ async def test_processes_keep_one_budget_together_and_use_it_up(limiters: list[L
 
 _ANOTHER_PROCESS = """
 import asyncio, json, sys
-from storage.limits import Limiter
+from storage.rate_limits import Limiter
 from storage.redis import Redis
 from tests.storage.test_limits import spend_some
 async def main():

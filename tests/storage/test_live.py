@@ -11,7 +11,7 @@ import pytest
 
 from candlegraph.clock import MINUTE_MS
 from storage.database import Database
-from storage.live import Happened, Held, LeaseLost, LiveStore, Step, TopicKey, TopicMoved
+from storage.topics import Happened, Held, LeaseLost, LiveStore, Step, TopicKey, TopicMoved
 from tests.fakes.upstream import minutes
 from tests.storage.world import T0, World
 

@@ -16,7 +16,7 @@ from candlegraph.timeframe import MINUTE, Timeframe
 from candlegraph.zone import UTC
 from history.plan import Plan
 from storage.coverage import Ledger
-from storage.levels import ALL, BASE
+from storage.relations import ALL, BASE
 from tests.storage.world import DAY_MS, HOUR_MS, T0
 
 HOUR, DAY = Timeframe.parse("1h"), Timeframe.parse("1d")

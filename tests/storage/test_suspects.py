@@ -6,9 +6,9 @@ from typing import Any, cast
 
 import pytest
 
-from storage import suspects as suspects_module
+from storage import rechecks as suspects_module
 from storage.database import Database
-from storage.suspects import Suspects
+from storage.rechecks import Suspects
 
 NO_DATABASE = cast("Database", cast("Any", None))
 

@@ -24,14 +24,14 @@ from candlegraph.timeframe import MINUTE, Timeframe
 from storage import migrate as migrate_module
 from storage.batches import Read, Write
 from storage.candles import CandleStore
-from storage.changes import Changes
+from storage.change_feed import Changes
 from storage.continuous import Continuous
 from storage.database import Database
 from storage.instruments import Instruments
 from storage.layout import Aggregates, lay_out, layout_of
-from storage.levels import ALL, read_levels
 from storage.migrate import migrate
 from storage.refresher import Refresher
+from storage.relations import ALL, read_levels
 from storage.verify import Verification
 from tests.fakes.upstream import Lineup, minutes
 from tests.storage.world import DAY_MS, HOUR_MS, T0, rows_of

@@ -13,10 +13,10 @@ from candlegraph.timeframe import MINUTE
 from storage import verify
 from storage.batches import Write
 from storage.candles import CandleStore
-from storage.changes import Change, Changes
+from storage.change_feed import Change, Changes
 from storage.database import Database
 from storage.instruments import Instruments
-from storage.levels import ALL, BASE
+from storage.relations import ALL, BASE
 from storage.verify import Tally, Verification, instruments_matching, totals
 from tests.fakes.upstream import Lineup, minutes
 from tests.storage.world import DAY_MS, HOUR_MS, T0

@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 from candlegraph.outage import Outage
 from candlegraph.span import Span
 from candlegraph.timeframe import Timeframe
-from storage.changes import Change, Changes
+from storage.change_feed import Change, Changes
 from storage.database import SQL, Database
 
 TTL_S = 10.0

@@ -11,7 +11,7 @@ from candlegraph.timeframe import Timeframe
 from storage.candles import read_statement
 from storage.coverage import Ledger
 from storage.database import SQL, Database
-from storage.levels import BASE, Levels
+from storage.relations import BASE, Levels
 
 MAX_KEPT = 20_000
 AT_ONCE = 2  # a count takes a connection for a second: the others are for who asks for candles

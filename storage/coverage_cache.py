@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from cachetools import LRUCache
 
 from storage.candles import CandleStore
-from storage.changes import Change
+from storage.change_feed import Change
 from storage.coverage import Ledger
 
 MAX_KEPT = 20_000
