@@ -15,6 +15,7 @@ import numpy as np
 
 from candlegraph import MINUTE, Candles, Instrument, Span, Spans, Timeframe, fold
 from candlegraph.provider import Providers
+from storage.aggregates.verify import Verification
 from storage.batches import Read, Write
 from storage.candles import CandleStore
 from storage.change_feed import Changes
@@ -23,7 +24,6 @@ from storage.embedded import EmbeddedPostgres
 from storage.instruments import Instruments
 from storage.migrate import migrate
 from storage.relations import ALL
-from storage.verify import Verification
 
 YEAR = 525_600
 SYMBOLS = 10

@@ -14,7 +14,7 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 from candlegraph.errors import BadUserInput, ConfigurationError
 from candlegraph.zone import zone
 from server.signing_key import weakness_of
-from storage.layout import Aggregates
+from storage.aggregates.layout import Aggregates
 
 
 class Env(StrEnum):

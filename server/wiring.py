@@ -23,16 +23,16 @@ from resolvers.accounts.tokens import Tokens
 from resolvers.context import Services
 from server.settings import Settings
 from server.signing_key import kept_key
+from storage.aggregates.continuous import Continuous
+from storage.aggregates.layout import Aggregates, layout_of
+from storage.aggregates.refresh import Refresher
 from storage.cache import Cache
 from storage.candles import CandleStore, read_tables
-from storage.continuous import Continuous
 from storage.database import Database, driver_reason
 from storage.embedded import EmbeddedPostgres
-from storage.layout import Aggregates, layout_of
 from storage.migrate import migrate
 from storage.rate_limits import Limiter
 from storage.redis import Redis
-from storage.refresher import Refresher
 from storage.relations import read_levels
 from storage.shelf import Shelf
 from storage.users import Users

@@ -10,8 +10,8 @@ from typing import Any
 import asyncpg
 
 from candlegraph.errors import ConfigurationError
+from storage.aggregates.layout import Aggregates, lay_out
 from storage.database import Database, begun
-from storage.layout import Aggregates, lay_out
 from storage.requirements import check_configs, check_create, check_server
 
 _LOCK = 0x6361_6E64_6C65  # "candle"; any number that nobody else uses

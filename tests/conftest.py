@@ -14,9 +14,9 @@ import pytest
 from hypothesis import settings
 
 from storage import embedded
+from storage.aggregates.layout import Aggregates
 from storage.database import Database
 from storage.embedded import EmbeddedPostgres
-from storage.layout import Aggregates
 from storage.migrate import migrate
 from tests.timescale.server import stop_jobs
 from tests.waiting import HANG_S

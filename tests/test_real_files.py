@@ -16,13 +16,13 @@ from candlegraph import UTC, Candles, Instrument, Series, Span, Spans, Timeframe
 from candlegraph.answer import Ask
 from history.orchestrator import History
 from providers.tables.reader import read_table
+from storage.aggregates.verify import Verification, totals
 from storage.batches import Read, Write
 from storage.candles import CandleStore
 from storage.change_feed import Changes
 from storage.database import Database
 from storage.instruments import Instruments
 from storage.relations import ALL
-from storage.verify import Verification, totals
 
 LADDER = ("1m", "5m", "15m", "30m", "1h", "4h", "1d", "1w")
 NAMES = ("binance_BTCUSDT_2018", "binance_ETHUSDT_2018", "bittrex_ADABTC_2018")

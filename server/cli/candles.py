@@ -126,7 +126,7 @@ async def verify(
     """Check that every aggregate is what its 1m candles say: all, or those of a MARKET, a PROVIDER and the symbols like PATTERN."""
     from candlegraph.span import Span
     from server.cli.verifying import verify_stored
-    from storage.verify import ALWAYS
+    from storage.aggregates.verify import ALWAYS
 
     earliest, latest = instant(since), instant(until)
     span = Span(ALWAYS.since if earliest is None else earliest, ALWAYS.until if latest is None else latest)

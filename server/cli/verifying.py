@@ -15,12 +15,12 @@ from candlegraph.series import Instrument
 from candlegraph.span import Span
 from server.settings import Settings
 from server.wiring import database
+from storage.aggregates.layout import Aggregates, layout_of
+from storage.aggregates.refresh import Refresher
+from storage.aggregates.verify import Tally, Verification, instruments_matching, totals
 from storage.candles import CandleStore
 from storage.change_feed import Changes
-from storage.layout import Aggregates, layout_of
-from storage.refresher import Refresher
 from storage.relations import read_levels
-from storage.verify import Tally, Verification, instruments_matching, totals
 
 
 async def verify_stored(

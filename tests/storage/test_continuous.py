@@ -22,18 +22,19 @@ from candlegraph.series import Instrument
 from candlegraph.span import Span, Spans
 from candlegraph.supervision import Supervisor, Timings
 from candlegraph.timeframe import MINUTE, Timeframe
-from storage import continuous as continuous_module
-from storage import layout, refresher
 from storage import migrate as migrate_module
+from storage.aggregates import continuous as continuous_module
+from storage.aggregates import layout
+from storage.aggregates import refresh as refresher
+from storage.aggregates.continuous import Continuous
+from storage.aggregates.layout import Aggregates, lay_out
+from storage.aggregates.refresh import Refresher, windows
 from storage.batches import Read, Write
 from storage.candles import CandleStore, read_tables
 from storage.change_feed import Changes
-from storage.continuous import Continuous
 from storage.database import Database
 from storage.instruments import Instruments
-from storage.layout import Aggregates, lay_out
 from storage.migrate import migrate
-from storage.refresher import Refresher, windows
 from storage.relations import ALL
 from tests.fakes.upstream import Lineup, minutes
 from tests.storage.world import DAY_MS, HOUR_MS, T0, rows_of

@@ -9,11 +9,11 @@ from candlegraph.clock import MINUTE_MS
 from candlegraph.provider import Capabilities, Live
 from candlegraph.span import Span
 from candlegraph.timeframe import MINUTE, Timeframe
+from storage.aggregates.layout import Aggregates
+from storage.aggregates.refresh import Refresher
+from storage.aggregates.verify import Verification
 from storage.database import Database
-from storage.layout import Aggregates
-from storage.refresher import Refresher
 from storage.relations import ALL
-from storage.verify import Verification
 from tests.fakes.upstream import minutes
 from tests.storage.world import DAY_MS, HOUR_MS, T0, World, folded, rows_of, stop_clock
 

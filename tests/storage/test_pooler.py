@@ -13,14 +13,14 @@ from candlegraph.errors import ConfigurationError, Unavailable
 from candlegraph.series import Instrument
 from candlegraph.span import Span, Spans
 from candlegraph.timeframe import MINUTE
+from storage.aggregates.layout import Aggregates
+from storage.aggregates.refresh import Refresher
 from storage.candles import CandleStore, Read, Write
 from storage.change_feed import Changes
 from storage.database import Database
 from storage.instruments import Instruments
-from storage.layout import Aggregates
 from storage.migrate import migrate
 from storage.notify import CHANNEL, Notifications
-from storage.refresher import Refresher
 from storage.topics import LiveStore
 from tests.fakes.pooler import Pooler
 from tests.fakes.upstream import Lineup, minutes

@@ -22,17 +22,17 @@ from candlegraph.series import Instrument
 from candlegraph.span import Span, Spans
 from candlegraph.timeframe import MINUTE, Timeframe
 from storage import migrate as migrate_module
+from storage.aggregates.continuous import Continuous
+from storage.aggregates.layout import Aggregates, lay_out, layout_of
+from storage.aggregates.refresh import Refresher
+from storage.aggregates.verify import Verification
 from storage.batches import Read, Write
 from storage.candles import CandleStore
 from storage.change_feed import Changes
-from storage.continuous import Continuous
 from storage.database import Database
 from storage.instruments import Instruments
-from storage.layout import Aggregates, lay_out, layout_of
 from storage.migrate import migrate
-from storage.refresher import Refresher
 from storage.relations import ALL, read_levels
-from storage.verify import Verification
 from tests.fakes.upstream import Lineup, minutes
 from tests.storage.world import DAY_MS, HOUR_MS, T0, rows_of
 from tests.timescale.server import insert_instead_of_copy, served, stop_jobs

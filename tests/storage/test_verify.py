@@ -10,14 +10,14 @@ from candlegraph.candle import concat
 from candlegraph.series import Instrument
 from candlegraph.span import Span, Spans
 from candlegraph.timeframe import MINUTE
-from storage import verify
+from storage.aggregates import verify
+from storage.aggregates.verify import Tally, Verification, instruments_matching, totals
 from storage.batches import Write
 from storage.candles import CandleStore
 from storage.change_feed import Change, Changes
 from storage.database import Database
 from storage.instruments import Instruments
 from storage.relations import ALL, BASE
-from storage.verify import Tally, Verification, instruments_matching, totals
 from tests.fakes.upstream import Lineup, minutes
 from tests.storage.world import DAY_MS, HOUR_MS, T0
 

@@ -9,7 +9,7 @@ from typing import Any
 from candlegraph.errors import ConfigurationError
 from storage.database import Database
 
-_FOLDER = Path(__file__).parents[1] / "migrations" / "layouts"
+_FOLDER = Path(__file__).parents[2] / "migrations" / "layouts"
 
 
 class Aggregates(StrEnum):

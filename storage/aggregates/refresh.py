@@ -21,9 +21,9 @@ from candlegraph.errors import CandlegraphError, ConfigurationError
 from candlegraph.outage import Outage
 from candlegraph.span import Span, Spans
 from candlegraph.timeframe import Timeframe
-from storage.continuous import STATEMENTS
+from storage.aggregates.continuous import STATEMENTS
+from storage.aggregates.layout import Aggregates
 from storage.database import SQL, Database, begun, to_ms
-from storage.layout import Aggregates
 from storage.relations import ALL
 
 EVERY_S = 10.0

@@ -13,9 +13,9 @@ from dataclasses import dataclass
 from candlegraph.series import Instrument
 from candlegraph.span import Span, Spans
 from candlegraph.timeframe import MINUTE, Timeframe
+from storage.aggregates.refresh import Refresher
 from storage.candles import CandleStore, read_statement
 from storage.database import SQL, Database
-from storage.refresher import Refresher
 from storage.relations import BASE, Levels
 
 ALWAYS, NEVER = Span(-(2**62), 2**62), Span(2**62, -(2**62))

@@ -1,0 +1,1 @@
+"""The aggregates: continuous ones, their refresh, and their verification."""
