@@ -25,9 +25,9 @@ from history.orchestrator import History
 from server.settings import Settings
 from server.wiring import Machine, machine
 from storage.batches import Write
-from storage.cache import Cache
+from storage.cache.memory import Cache
+from storage.cache.shared import Shelf
 from storage.redis import Redis
-from storage.shelf import Shelf
 from tests.fakes.valkey import Valkey
 from tests.server.running import serving
 

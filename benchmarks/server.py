@@ -42,7 +42,7 @@ from server.transport.app import WEB
 from server.transport.connections import Caps, Connections
 from server.transport.graphql_http import Endpoint
 from server.transport.uvicorn_protocols import HttpProtocol, WebSocketProtocol
-from storage.cache import Cache
+from storage.cache.memory import Cache
 from storage.database import Database
 from storage.rate_limits import Limiter
 from storage.users import Users

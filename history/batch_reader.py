@@ -11,9 +11,9 @@ from candlegraph.candle import Candles
 from candlegraph.series import Instrument, Record
 from history.admission import RowBudget
 from storage.batches import Read
-from storage.cache import Cache, Entry
+from storage.cache.chunks import Chunk
+from storage.cache.memory import Cache, Entry
 from storage.candles import CandleStore
-from storage.chunks import Chunk
 from storage.coverage import Ledger
 from storage.coverage_cache import Ledgers
 from storage.instruments import Instruments

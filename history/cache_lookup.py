@@ -12,8 +12,8 @@ from candlegraph.timeframe import Timeframe
 from candlegraph.zone import UTC
 from history.batch_reader import BatchReader
 from history.plan import Part, Plan, Stretch, WindowPlan
-from storage.cache import Found, found_in
-from storage.chunks import BUCKETS, Chunk, Edition
+from storage.cache.chunks import BUCKETS, Chunk, Edition
+from storage.cache.memory import Found, found_in
 from storage.relations import BASE
 
 _NOTHING = Found(Spans(), Candles.empty())

@@ -27,7 +27,7 @@ from history.fetcher import Fetcher
 from history.plan import Plan
 from history.query import CandleQuery
 from history.query_fetches import QueryContext
-from storage.cache import Cache
+from storage.cache.memory import Cache
 from storage.candle_counts import Counts
 from storage.candles import CandleStore, Reading, read_tables
 from storage.change_feed import Changes

@@ -26,7 +26,8 @@ from server.signing_key import kept_key
 from storage.aggregates.continuous import Continuous
 from storage.aggregates.layout import Aggregates, layout_of
 from storage.aggregates.refresh import Refresher
-from storage.cache import Cache
+from storage.cache.memory import Cache
+from storage.cache.shared import Shelf
 from storage.candles import CandleStore, read_tables
 from storage.database import Database, driver_reason
 from storage.embedded import EmbeddedPostgres
@@ -34,7 +35,6 @@ from storage.migrate import migrate
 from storage.rate_limits import Limiter
 from storage.redis import Redis
 from storage.relations import read_levels
-from storage.shelf import Shelf
 from storage.users import Users
 
 log = logging.getLogger(__name__)

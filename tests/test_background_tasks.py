@@ -27,7 +27,7 @@ ALLOWED = {
     # Drains of a queue, which end when it is empty; the next entry starts another
     "realtime/bus.py:Bus.publish": "Bus.close awaits it.",
     "history/page_writer.py:Arrivals.add": "Arrivals.stored awaits it.",
-    "storage/shelf.py:Shelf.offer": "Shelf.close cancels and awaits it.",
+    "storage/cache/shared.py:Shelf.offer": "Shelf.close cancels and awaits it.",
     # One piece of work that several callers share and await; who leaves does not end it
     "providers/ccxt/markets.py:Markets._begin": "Everybody who needs the list awaits it; Markets.close cancels it.",
     "resolvers/accounts/revocation.py:Standing.user": "Everybody who asks for the account awaits it.",

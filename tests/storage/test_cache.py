@@ -31,11 +31,11 @@ from history.orchestrator import History
 from storage import change_feed as changes
 from storage import redis as shared
 from storage.batches import Write
-from storage.cache import ENTRY_BYTES, Cache
-from storage.chunks import BUCKETS, Chunk, Edition, pack, rows_of, unpack
+from storage.cache.chunks import BUCKETS, Chunk, Edition, pack, rows_of, unpack
+from storage.cache.memory import ENTRY_BYTES, Cache
+from storage.cache.shared import Shelf
 from storage.database import Database
 from storage.redis import Redis
-from storage.shelf import Shelf
 from tests.fakes.upstream import Lineup, Upstream, minutes
 from tests.fakes.valkey import Valkey
 from tests.storage.world import DAY_MS, HOUR_MS, T0, World, folded, stop_clock

@@ -18,7 +18,7 @@ from candlegraph.timeframe import MINUTE, Timeframe
 from history.orchestrator import History
 from providers.guard.guard import Guard
 from storage.batches import Write
-from storage.cache import Cache
+from storage.cache.memory import Cache
 from storage.database import Database
 from tests.candlegraph import scalar_calendar as scalar
 from tests.fakes.upstream import Lineup, Upstream

@@ -14,8 +14,8 @@ from cachetools import LRUCache
 
 from candlegraph.candle import Candles
 from candlegraph.span import Span, Spans
-from storage.chunks import Chunk, Edition, Rows, between, candles_of, rows_of
-from storage.shelf import Shelf
+from storage.cache.chunks import Chunk, Edition, Rows, between, candles_of, rows_of
+from storage.cache.shared import Shelf
 
 MAX_LONG_ROWS = 16_384  # a long chunk with more is not kept: nobody asks for so many candles
 ENTRY_BYTES = 580  # what an entry takes besides its columns

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from candlegraph.batcher import Batcher
-from storage.chunks import Chunk, Rows, pack, unpack
+from storage.cache.chunks import Chunk, Rows, pack, unpack
 from storage.redis import Redis
 
 KEPT_S = 86_400

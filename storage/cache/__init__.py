@@ -1,0 +1,1 @@
+"""The caches of final candles: in this process and shared."""
