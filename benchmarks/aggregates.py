@@ -20,7 +20,7 @@ from storage.batches import Read, Write
 from storage.candles import CandleStore
 from storage.change_feed import Changes
 from storage.database import SQL, Database
-from storage.embedded import EmbeddedPostgres
+from storage.embedded.postgres import EmbeddedPostgres
 from storage.instruments import Instruments
 from storage.migrate import migrate
 from storage.relations import ALL

@@ -26,7 +26,7 @@ import psutil
 
 from benchmarks.startup import MEGABYTE
 from benchmarks.ticking import SYMBOLS
-from storage.embedded import EmbeddedPostgres
+from storage.embedded.postgres import EmbeddedPostgres
 from tests.server.running import ROOT, Running, serving
 
 SERVERS, CLIENTS = 2, 2

@@ -14,7 +14,7 @@ from statistics import median
 
 import psutil
 
-from storage.embedded import EmbeddedPostgres
+from storage.embedded.postgres import EmbeddedPostgres
 
 MEGABYTE = 1_048_576
 

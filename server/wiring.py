@@ -30,7 +30,7 @@ from storage.cache.memory import Cache
 from storage.cache.shared import Shelf
 from storage.candles import CandleStore, read_tables
 from storage.database import Database, driver_reason
-from storage.embedded import EmbeddedPostgres
+from storage.embedded.postgres import EmbeddedPostgres
 from storage.migrate import migrate
 from storage.rate_limits import Limiter
 from storage.redis import Redis

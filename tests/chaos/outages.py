@@ -20,7 +20,7 @@ from urllib.parse import urlsplit, urlunsplit
 import aiohttp
 import asyncpg
 
-from storage.embedded import EmbeddedPostgres
+from storage.embedded.postgres import EmbeddedPostgres
 from tests.fakes.valkey import Valkey
 from tests.server import test_supervision as loops
 from tests.server.running import Running, run, serving

@@ -21,7 +21,7 @@ from pathlib import Path
 
 import aiohttp
 
-from storage.embedded import EmbeddedPostgres, Server
+from storage.embedded.postgres import EmbeddedPostgres, Server
 from tests.fakes.remote import Remote, variables
 from tests.fakes.upstream import minutes
 from tests.server.questions import Questions

@@ -19,7 +19,7 @@ from urllib.parse import urlsplit
 
 from candlegraph.clock import MINUTE_MS
 from candlegraph.timeframe import MINUTE
-from storage.embedded import EmbeddedPostgres
+from storage.embedded.postgres import EmbeddedPostgres
 from tests.server.cluster import Cluster, Follower, all_told, following
 from tests.server.running import Running
 

@@ -24,7 +24,7 @@ from aiohttp import WSMsgType
 from candlegraph.viewer import Role
 from resolvers.accounts.administration import Roster
 from storage.database import Database
-from storage.embedded import EmbeddedPostgres
+from storage.embedded.postgres import EmbeddedPostgres
 from storage.migrate import migrate
 from storage.users import Users
 from tests.server.running import COMMAND, Running, environment, serving

@@ -13,9 +13,9 @@ from urllib.parse import urlsplit, urlunsplit
 import asyncpg
 import pytest
 
-from storage.account import account_of
-from storage.embedded import EmbeddedPostgres
-from storage.postgres_binaries import find_binaries
+from storage.embedded.binaries import find_binaries
+from storage.embedded.os_user import account_of
+from storage.embedded.postgres import EmbeddedPostgres
 from tests.fakes.pooler import Pooler
 from tests.server.running import run
 from tests.waiting import HANG_S

@@ -212,7 +212,7 @@ def test_no_setting_is_read_that_is_not_declared() -> None:
     assert names <= {
         "server/settings.py",
         "server/wiring.py",  # hands it to the plugins
-        "storage/account.py",
+        "storage/embedded/os_user.py",
         "candlegraph/provider.py",
         "candlegraph/testing/installed.py",  # it stands in for the server
     }

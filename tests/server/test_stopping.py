@@ -11,7 +11,7 @@ import aiohttp
 import psutil
 import pytest
 
-from storage.embedded import EmbeddedPostgres
+from storage.embedded.postgres import EmbeddedPostgres
 from tests.server.running import COMMAND, environment, run, serving
 from tests.waiting import HANG_S, eventually, eventually_blocking
 

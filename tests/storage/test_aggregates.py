@@ -36,7 +36,7 @@ from storage.candles import CandleStore, _read_statement
 from storage.change_feed import Changes
 from storage.corrections import newest_corrections
 from storage.database import SQL, Database
-from storage.embedded import EmbeddedPostgres
+from storage.embedded.postgres import EmbeddedPostgres
 from storage.instruments import Instruments
 from storage.migrate import migrate
 from storage.relations import ALL, BASE, read_levels

@@ -19,7 +19,7 @@ from candlegraph.series import Instrument
 from storage import database as database_module
 from storage.candles import read_statement
 from storage.database import SQL, Database, _Outages
-from storage.embedded import EmbeddedPostgres, Server
+from storage.embedded.postgres import EmbeddedPostgres, Server
 from storage.relations import ALL, BASE
 from tests.waiting import HANG_S
 

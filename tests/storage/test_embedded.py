@@ -21,8 +21,9 @@ import psutil
 import pytest
 
 from candlegraph.errors import ConfigurationError, Unavailable
-from storage import embedded, postgres_binaries
-from storage.embedded import EmbeddedPostgres, Server
+from storage.embedded import binaries as postgres_binaries
+from storage.embedded import postgres as embedded
+from storage.embedded.postgres import EmbeddedPostgres, Server
 from tests.waiting import HANG_S, eventually, eventually_blocking
 
 ROOT = Path(__file__).parents[2]
@@ -32,7 +33,7 @@ USER = """
 import sys
 from pathlib import Path
 from typing import Any
-from storage.embedded import EmbeddedPostgres
+from storage.embedded.postgres import EmbeddedPostgres
 postgres = EmbeddedPostgres(Path(sys.argv[1]))
 print(postgres.start().pid, flush=True)
 sys.stdin.read()

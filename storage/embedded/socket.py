@@ -12,7 +12,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from candlegraph.errors import ConfigurationError
-from storage.account import Account
+from storage.embedded.os_user import Account
 
 PORT, USER, DATABASE = 5432, "candlegraph", "postgres"
 _SOCKETS = Path("/tmp")  # noqa: S108  # short, as a socket's path has 107 bytes, and the same whatever TMPDIR says

@@ -25,9 +25,9 @@ from pathlib import Path
 from urllib.parse import quote
 
 from candlegraph.errors import ConfigurationError, Unavailable
-from storage.account import Account, account_of
-from storage.postgres_binaries import find_binaries
-from storage.postgres_socket import DATABASE, PORT, USER, claim_socket_dir, clear_remains, listener, socket_dir
+from storage.embedded.binaries import find_binaries
+from storage.embedded.os_user import Account, account_of
+from storage.embedded.socket import DATABASE, PORT, USER, claim_socket_dir, clear_remains, listener, socket_dir
 
 if sys.platform != "win32":
     import fcntl

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from candlegraph.errors import ConfigurationError
-from storage.account import ENVIRONMENT, Account
+from storage.embedded.os_user import ENVIRONMENT, Account
 
 _OLDEST = 14
 _SYSTEM_BINARIES = (

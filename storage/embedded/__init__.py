@@ -1,0 +1,1 @@
+"""The embedded PostgreSQL. It imports nothing else of this floor."""
