@@ -26,8 +26,8 @@ from candlegraph.timeframe import Timeframe
 from storage.embedded.postgres import EmbeddedPostgres
 from tests.fakes.remote import ROWS, Remote, variables
 from tests.fakes.upstream import minutes
+from tests.history.world import folded
 from tests.server.running import Running, serving
-from tests.storage.world import folded
 
 SYMBOLS, EACH, KILLS, WORKERS = 20, 50_000, 20, 4
 T0, MINUTE_MS = 1_704_067_200_000, 60_000

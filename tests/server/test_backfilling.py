@@ -18,8 +18,8 @@ from candlegraph import clock
 from candlegraph.timeframe import MINUTE, Timeframe
 from tests.fakes.remote import ROWS, Remote, variables
 from tests.fakes.upstream import minutes
+from tests.history.world import folded
 from tests.server.running import COMMAND, Running, environment, run, serving
-from tests.storage.world import folded
 from tests.waiting import HANG_S, eventually
 
 T0 = 1_714_521_600_000

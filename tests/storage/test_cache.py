@@ -38,8 +38,8 @@ from storage.database import Database
 from storage.redis import Redis
 from tests.fakes.upstream import Lineup, Upstream, minutes
 from tests.fakes.valkey import Valkey
-from tests.storage.world import DAY_MS, HOUR_MS, T0, World, folded, stop_clock
-from tests.storage.world import rows_of as plain
+from tests.history.world import DAY_MS, HOUR_MS, T0, World, folded, stop_clock
+from tests.history.world import rows_of as plain
 from tests.waiting import HANG_S, eventually
 
 HOUR, DAY = Timeframe.parse("1h"), Timeframe.parse("1d")

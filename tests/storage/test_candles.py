@@ -26,7 +26,7 @@ from storage.coverage import Ledger
 from storage.database import SQL, Database
 from storage.instruments import Instruments
 from tests.fakes.upstream import Lineup, minutes
-from tests.storage.world import T0, rows_of
+from tests.history.world import T0, rows_of
 
 HOUR = Timeframe.parse("1h")
 

@@ -18,7 +18,7 @@ from storage.coverage_cache import Ledgers
 from storage.database import Database
 from storage.fetch_claims import TTL_S
 from tests.fakes.upstream import delaying, hanging, minutes, raising
-from tests.storage.world import DAY_MS, T0, World, rows_of, stop_clock
+from tests.history.world import DAY_MS, T0, World, rows_of, stop_clock
 from tests.waiting import HANG_S, eventually
 
 ASK = {"since": T0, "until": T0 + 300 * MINUTE_MS}

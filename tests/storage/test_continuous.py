@@ -37,7 +37,7 @@ from storage.instruments import Instruments
 from storage.migrate import migrate
 from storage.relations import ALL
 from tests.fakes.upstream import Lineup, minutes
-from tests.storage.world import DAY_MS, HOUR_MS, T0, rows_of
+from tests.history.world import DAY_MS, HOUR_MS, T0, rows_of
 from tests.timescale.server import stop_jobs
 from tests.waiting import HANG_S
 

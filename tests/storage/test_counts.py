@@ -18,7 +18,7 @@ from storage.batches import Write
 from storage.coverage import Ledger
 from storage.database import Database
 from tests.fakes.upstream import minutes
-from tests.storage.world import DAY_MS, T0, World, stop_clock
+from tests.history.world import DAY_MS, T0, World, stop_clock
 
 
 @pytest.fixture

@@ -15,7 +15,7 @@ from storage.aggregates.verify import Verification
 from storage.database import Database
 from storage.relations import ALL
 from tests.fakes.upstream import minutes
-from tests.storage.world import DAY_MS, HOUR_MS, T0, World, folded, rows_of, stop_clock
+from tests.history.world import DAY_MS, HOUR_MS, T0, World, folded, rows_of, stop_clock
 
 HORIZON = T0 + 4 * DAY_MS
 DAYS = 6

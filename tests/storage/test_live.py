@@ -13,7 +13,7 @@ from candlegraph.clock import MINUTE_MS
 from storage.database import Database
 from storage.topics import Happened, Held, LeaseLost, LiveStore, Step, TopicKey, TopicMoved
 from tests.fakes.upstream import minutes
-from tests.storage.world import T0, World
+from tests.history.world import T0, World
 
 
 class Slow(LiveStore):

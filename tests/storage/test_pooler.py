@@ -24,7 +24,7 @@ from storage.notify import CHANNEL, Notifications
 from storage.topics import LiveStore
 from tests.fakes.pooler import Pooler
 from tests.fakes.upstream import Lineup, minutes
-from tests.storage.world import T0, rows_of
+from tests.history.world import T0, rows_of
 from tests.waiting import HANG_S
 
 MINUTE_MS = 60_000

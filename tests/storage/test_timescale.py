@@ -34,7 +34,7 @@ from storage.instruments import Instruments
 from storage.migrate import migrate
 from storage.relations import ALL, read_levels
 from tests.fakes.upstream import Lineup, minutes
-from tests.storage.world import DAY_MS, HOUR_MS, T0, rows_of
+from tests.history.world import DAY_MS, HOUR_MS, T0, rows_of
 from tests.timescale.server import insert_instead_of_copy, served, stop_jobs
 
 NOW = T0 + 400 * DAY_MS + 7 * HOUR_MS + 13 * MINUTE_MS

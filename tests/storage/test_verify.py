@@ -19,7 +19,7 @@ from storage.database import Database
 from storage.instruments import Instruments
 from storage.relations import ALL, BASE
 from tests.fakes.upstream import Lineup, minutes
-from tests.storage.world import DAY_MS, HOUR_MS, T0
+from tests.history.world import DAY_MS, HOUR_MS, T0
 
 FAULTS = {  # what somebody does to a relation behind our back, and what is found there
     "delete from {} where bucketed_time = (select min(bucketed_time) from {})": Tally("", missing=1),

@@ -20,7 +20,7 @@ from history.fetch_job import MAX_CALLS
 from storage.database import Database
 from tests.candlegraph import scalar_calendar as scalar
 from tests.fakes.upstream import Upstream, minutes
-from tests.storage.world import DAY_MS, HOUR_MS, T0, World, folded, numbers, rows_of, stop_clock
+from tests.history.world import DAY_MS, HOUR_MS, T0, World, folded, numbers, rows_of, stop_clock
 
 TIMEFRAMES = ("1m", "1m", "2m", "5m", "7m", "45m", "1h", "4h", "1d", "1d", "3d", "1w", "1mon", "1y")
 NATIVE = tuple(map(Timeframe.parse, ("5m", "15m", "1h", "4h", "1d", "1w", "1mon")))

@@ -14,7 +14,7 @@ from candlegraph.timeframe import MINUTE
 from candlegraph.zone import UTC
 from history.verdict import Call, Verdict, judge
 from tests.fakes.upstream import minutes
-from tests.storage.world import T0
+from tests.history.world import T0
 
 TRAITS = Capabilities(timeframes=(MINUTE,), max_rows_per_call=100)
 ROWS = minutes(T0, 60)

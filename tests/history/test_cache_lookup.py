@@ -10,7 +10,7 @@ from candlegraph.timeframe import MINUTE, Timeframe
 from history.cache_lookup import overlapping, widened
 from history.plan import Part, Stretch
 from storage.cache.chunks import Chunk
-from tests.storage.world import HOUR_MS, T0
+from tests.history.world import HOUR_MS, T0
 
 HOUR = Timeframe.parse("1h")
 

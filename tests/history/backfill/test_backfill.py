@@ -38,7 +38,7 @@ from tests.fakes.upstream import (
     raising,
     spoiling,
 )
-from tests.storage.world import DAY_MS, T0, World, folded, rows_of, stop_clock
+from tests.history.world import DAY_MS, T0, World, folded, rows_of, stop_clock
 from tests.waiting import HANG_S, eventually
 
 PAGE = 50

@@ -17,7 +17,7 @@ from candlegraph.zone import UTC
 from history.plan import Plan
 from storage.coverage import Ledger
 from storage.relations import ALL, BASE
-from tests.storage.world import DAY_MS, HOUR_MS, T0
+from tests.history.world import DAY_MS, HOUR_MS, T0
 
 HOUR, DAY = Timeframe.parse("1h"), Timeframe.parse("1d")
 NOW = T0 + 12 * HOUR_MS + 90_000  # the second minute of an hour is forming

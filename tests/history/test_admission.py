@@ -16,7 +16,7 @@ from storage.candles import CandleStore
 from storage.database import Database
 from tests.fakes.upstream import minutes
 from tests.fakes.virtual import virtual
-from tests.storage.world import DAY_MS, T0, World, stop_clock
+from tests.history.world import DAY_MS, T0, World, stop_clock
 from tests.waiting import HANG_S
 
 BIG = EXEMPT_ROWS + 1

@@ -53,7 +53,7 @@ from tests.fakes.upstream import (
     raising,
     spoiling,
 )
-from tests.storage.world import DAY_MS, HOUR_MS, T0, World, folded, numbers, rows_of, stop_clock
+from tests.history.world import DAY_MS, HOUR_MS, T0, World, folded, numbers, rows_of, stop_clock
 from tests.waiting import HANG_S, eventually
 
 DAY, HOUR = Timeframe.parse("1d"), Timeframe.parse("1h")

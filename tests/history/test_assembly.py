@@ -22,7 +22,7 @@ from history.query_fetches import FetchOutcome
 from storage.coverage import Ledger
 from storage.relations import ALL
 from tests.fakes.upstream import minutes
-from tests.storage.world import T0
+from tests.history.world import T0
 
 RECORD = Record(1, Instrument("m", "p", "s"), None, None, None, "UTC", True, True, None, None)
 PROVIDER = Capabilities(timeframes=(MINUTE,), settle_ms=0)
