@@ -42,10 +42,10 @@ from storage.migrate import migrate
 from storage.relations import ALL, BASE, read_levels
 from tests.fakes.upstream import Lineup, minutes
 from tests.history.world import DAY_MS, HOUR_MS, T0, World, folded, rows_of, stop_clock
-from tests.storage.aggregated import differences
+from tests.storage.aggregates.aggregated import differences
 from tests.waiting import HANG_S, eventually
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 _names = (f"A{number}" for number in count())
 
 

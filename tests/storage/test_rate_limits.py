@@ -222,7 +222,7 @@ _ANOTHER_PROCESS = """
 import asyncio, json, sys
 from storage.rate_limits import Limiter
 from storage.redis import Redis
-from tests.storage.test_limits import spend_some
+from tests.storage.test_rate_limits import spend_some
 async def main():
     redis = Redis(sys.argv[1])
     print(json.dumps(await spend_some(Limiter(redis), "processes", 15)))

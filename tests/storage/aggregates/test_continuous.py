@@ -405,7 +405,7 @@ async def test_a_plain_postgresql_gets_tables(database: Database) -> None:
 async def test_what_was_written_by_hand_is_told_as_the_documentation_says(
     kind: Aggregates, lagging: Database, database: Database
 ) -> None:
-    page = (Path(__file__).parents[2] / "docs" / "storage.md").read_text(encoding="utf-8")
+    page = (Path(__file__).parents[3] / "docs" / "storage.md").read_text(encoding="utf-8")
     told = page.split("```sql\n")[1].split("```")[0]
     database = lagging if kind is Aggregates.CONTINUOUS else database
     instrument = await new(database, "S")

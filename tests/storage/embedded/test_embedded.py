@@ -26,7 +26,7 @@ from storage.embedded import postgres as embedded
 from storage.embedded.postgres import EmbeddedPostgres, Server
 from tests.waiting import HANG_S, eventually, eventually_blocking
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 AS_ROOT = os.geteuid() == 0
 # A user of the data directory in a process of its own: it leaves when its standard input ends.
 USER = """
