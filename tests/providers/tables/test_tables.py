@@ -27,7 +27,7 @@ from providers.tables import reader as tables
 from providers.tables.reader import Table, read_table
 from providers.tables.timestamps import TIMES, instants
 
-REAL = Path(__file__).parents[3] / "shared/data"
+REAL = Path(__file__).parents[4] / "shared/data"
 START = 1_704_067_200_000  # Monday 2024-01-01T00:00:00Z
 MINUTE_MS, DAY_MS = 60_000, 86_400_000
 HEADER = "timestamp,open,high,low,close,volume"
@@ -73,7 +73,7 @@ def same(one: Candles, other: Candles) -> bool:
 
 def test_polars_is_not_imported_before_a_table_is_read() -> None:
     code = "import sys, providers.tables.reader, providers.files; sys.exit('polars' in sys.modules)"
-    subprocess.run([sys.executable, "-c", code], check=True, cwd=Path(__file__).parents[2])
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=Path(__file__).parents[3])
 
 
 price = st.floats(1e-12, 1e12, allow_nan=False, allow_infinity=False)
