@@ -18,7 +18,7 @@ from tests.server.running import Running
 
 JSON = {"content-type": "application/json"}
 MODERN = "application/graphql-response+json"
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 WEB = ROOT / "server" / "web"
 LEAKS = re.compile(
     rf"{re.escape(str(ROOT))}|"

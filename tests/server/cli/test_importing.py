@@ -22,8 +22,8 @@ from candlegraph.errors import BadUserInput
 from server.cli.importing import import_candles
 from server.settings import Settings
 from storage.embedded.postgres import EmbeddedPostgres
+from tests.server.cli.test_cli import Command, cli, is_one_line  # noqa: F401 - a fixture
 from tests.server.running import COMMAND, environment, run, serving
-from tests.server.test_cli import Command, cli, is_one_line  # noqa: F401 - a fixture
 from tests.waiting import HANG_S
 
 T0 = 1_714_521_600_000

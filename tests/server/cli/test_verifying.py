@@ -10,9 +10,9 @@ from pathlib import Path
 import asyncpg
 import pytest
 
+from tests.server.cli.test_cli import Command, cli, is_one_line  # noqa: F401 - a fixture
+from tests.server.cli.test_importing import NAME, T0, minutes
 from tests.server.running import COMMAND, environment, run, serving
-from tests.server.test_cli import Command, cli, is_one_line  # noqa: F401 - a fixture
-from tests.server.test_importing import NAME, T0, minutes
 
 
 @pytest.fixture
