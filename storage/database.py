@@ -8,7 +8,7 @@ import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, contextmanager, suppress
 from datetime import datetime
-from pathlib import Path
+from importlib.resources import files
 from typing import TYPE_CHECKING, Any, overload
 
 import asyncpg
@@ -31,14 +31,14 @@ _OF_ONE_STATEMENT = (asyncpg.QueryCanceledError, asyncpg.SerializationError, Tim
 _REFUSED = (asyncpg.InvalidAuthorizationSpecificationError, asyncpg.InvalidCatalogNameError)
 
 
-def named_statements(file: str) -> dict[str, str]:
-    """The statements of a file of this folder, by the names in it."""
-    text = Path(__file__).with_name(file).read_text(encoding="utf-8")
+def named_statements(package: str) -> dict[str, str]:
+    """The statements of a package's ``queries.sql``, by the names in it."""
+    text = files(package).joinpath("queries.sql").read_text(encoding="utf-8")
     parts = re.split(r"^-- name: (\w+)\n", text, flags=re.MULTILINE)[1:]
     return dict(zip(parts[::2], (body.strip().rstrip(";") for body in parts[1::2]), strict=True))
 
 
-SQL = named_statements("queries.sql")
+SQL = named_statements("storage")
 
 
 async def while_connected(connection: Any, work: Coroutine[Any, Any, object]) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import dataclass
-from pathlib import Path
+from importlib.resources import files
 from typing import Any
 
 import asyncpg
@@ -38,8 +38,7 @@ class Migration:
 
 def migrations() -> list[Migration]:
     """The files of ``migrations/``, by number."""
-    folder = Path(__file__).parents[1] / "migrations"
-    found = folder.glob("*.sql")
+    found = [path for path in files("migrations").iterdir() if path.name.endswith(".sql")]
     return sorted(
         (Migration(int(path.name[:4]), path.name[5:-4], path.read_text(encoding="utf-8")) for path in found),
         key=lambda migration: migration.number,

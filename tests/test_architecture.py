@@ -13,7 +13,7 @@ import pytest
 from tests.waiting import HANG_S
 
 ROOT = Path(__file__).parents[1]
-FLOORS = ("candlegraph", "storage", "providers", "realtime", "resolvers", "schema", "server")
+FLOORS = ("candlegraph", "storage", "history", "providers", "realtime", "resolvers", "schema", "server")
 
 
 def _lint(folder: Path) -> subprocess.CompletedProcess[str]:
@@ -38,6 +38,10 @@ def test_imports_run_only_downwards() -> None:
     [
         ("storage/candles.py", "import resolvers.context", "Imports run only downwards"),
         ("storage/database.py", "import providers.registry", "Imports run only downwards"),
+        ("history/plan.py", "import realtime.feed", "Imports run only downwards"),
+        ("history/fetcher.py", "import asyncpg", "History knows no driver, no web framework and no provider"),
+        ("history/query.py", "import providers.demo", "History knows no driver, no web framework and no provider"),
+        ("storage/candles.py", "import history.plan", "Imports run only downwards"),
         ("candlegraph/span.py", "import asyncpg", "The nouns need numpy and the standard library only"),
         ("candlegraph/clock.py", "import pytest", "Only the conformance suite needs pytest"),
         ("providers/demo.py", "import candlegraph.testing.subject", "Nothing that runs needs the conformance suite"),

@@ -21,10 +21,11 @@ from candlegraph.series import Record
 from candlegraph.span import Span, Spans
 from candlegraph.timeframe import Timeframe
 from candlegraph.zone import zone
+from history.backfill.statements import SQL
 from history.orchestrator import DEADLINE_S, History
 from history.plan import Plan
 from storage.coverage import Ledger
-from storage.database import SQL, to_ms
+from storage.database import to_ms
 
 MAX_PIECES = 1_000_000
 MAX_PRIORITY = 1_000_000
@@ -70,7 +71,7 @@ class Backfills:
             known = ", ".join(map(str, provider.capabilities.timeframes))
             raise BadUserInput(f"{provider.name} has no {order.timeframe} candles of its own: it has {known}.")
         span = _reachable(order, provider)
-        if (await self._database.read("backfills_open", order.created_by))[0]["count"] >= MAX_OPEN:
+        if (await self._database.fetch(SQL["backfills_open"], order.created_by))[0]["count"] >= MAX_OPEN:
             raise Overloaded(f"{MAX_OPEN:,} jobs of yours are under way: wait until some are done, or cancel them.")
         parts = await self._parts(records, order.timeframe, span, provider)
         async with self._database.transaction() as connection:
@@ -104,14 +105,14 @@ class Backfills:
 
     async def get(self, job: int) -> Backfill:
         """One job; NotFound."""
-        if not (found := await self._database.read("backfills_by_id", [_number(job)], MAX_HOLES)):
+        if not (found := await self._database.fetch(SQL["backfills_by_id"], [_number(job)], MAX_HOLES)):
             raise _unknown(job)
         return _backfill(found[0])
 
     async def page(self, state: BackfillState | None, first: int, after: int | None) -> list[Backfill]:
         """The newest jobs, or those before ``after``."""
-        ids = [row["id"] for row in await self._database.read("backfills_page", state, after, first)]
-        return [_backfill(row) for row in await self._database.read("backfills_by_id", ids, MAX_HOLES)]
+        ids = [row["id"] for row in await self._database.fetch(SQL["backfills_page"], state, after, first)]
+        return [_backfill(row) for row in await self._database.fetch(SQL["backfills_by_id"], ids, MAX_HOLES)]
 
     async def parts(self, job: int) -> list[BackfillPart]:
         """How far each symbol of a job is."""
@@ -125,7 +126,7 @@ class Backfills:
                 BackfillState.RUNNING if row["state"] == "OPEN" else BackfillState(row["state"]),
                 to_ms(row["retry_at"]),
             )
-            for row in await self._database.read("backfill_parts_of", job)
+            for row in await self._database.fetch(SQL["backfill_parts_of"], job)
         ]
 
     async def follow(self, job: int) -> AsyncIterator[Backfill]:

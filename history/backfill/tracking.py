@@ -22,9 +22,10 @@ from candlegraph.series import Record
 from candlegraph.span import Span, Spans
 from candlegraph.timeframe import MINUTE, Timeframe
 from history.backfill.jobs import Backfills, Part, cut, in_turns, missing
+from history.backfill.statements import SQL
 from history.orchestrator import DEADLINE_S
 from storage.coverage import Ledger
-from storage.database import SQL, to_ms
+from storage.database import to_ms
 
 LOOK_S = 1.0
 EVERY_S = 30.0  # how often a series is looked at
@@ -61,7 +62,7 @@ class Tracking:
             raise BadUserInput(f"`since` ({since}) lies in the future.")
         start = _DAY.floor(now - DEFAULT_DAYS * DAY_MS) if since is None else MINUTE.ceil(since)
         ids = [record.id for record in records]
-        beside = (await self._database.read("tracked_beside", ids))[0]["count"]
+        beside = (await self._database.fetch(SQL["tracked_beside"], ids))[0]["count"]
         if beside + len(ids) > MAX_TRACKED:
             raise BadUserInput(
                 f"At most {MAX_TRACKED:,} symbols can be tracked: beside these {len(ids):,} there are {beside:,}."
@@ -78,7 +79,7 @@ class Tracking:
 
     async def page(self, first: int, after: int = 0) -> list[Tracked]:
         """Tracked series in the order of their instruments' numbers, those behind number ``after``."""
-        rows = await self._database.read("tracked_page", after, first)
+        rows = await self._database.fetch(SQL["tracked_page"], after, first)
         return await self._tracked(await self._history.instruments.by_id([row["instrument_id"] for row in rows]))
 
     async def keep(self) -> None:
@@ -123,14 +124,14 @@ class Tracking:
     async def _tried(self, records: Sequence[Record]) -> dict[int, list[tuple[Span, str, list[Any]]]]:
         """What is under way of each series, and what was tried a moment ago: its span, its state, and what it lacked."""
         tried: dict[int, list[tuple[Span, str, list[Any]]]] = defaultdict(list)
-        for row in await self._database.read("tracked_parts", [record.id for record in records]):
+        for row in await self._database.fetch(SQL["tracked_parts"], [record.id for record in records]):
             span = Span(to_ms(row["since"]), to_ms(row["until"]))
             tried[row["instrument_id"]].append((span, row["state"], json.loads(row["holes"])))
         return tried
 
     async def _tracked(self, records: Sequence[Record]) -> list[Tracked]:
         ids = [record.id for record in records]
-        rows = {row["instrument_id"]: row for row in await self._database.read("tracked_by_id", ids)}
+        rows = {row["instrument_id"]: row for row in await self._database.fetch(SQL["tracked_by_id"], ids)}
         ledgers = dict(zip(ids, await self._history.ledgers.load(ids), strict=True))
         tried = await self._tried(records)
         providers = await self._providers(records)

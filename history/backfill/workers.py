@@ -24,8 +24,9 @@ from candlegraph.span import Span, Spans
 from candlegraph.supervision import Supervisor
 from candlegraph.timeframe import Timeframe
 from history.backfill.jobs import Backfills, holes_as_json
+from history.backfill.statements import SQL
 from history.fetch_job import FetchRequest, FetchResult
-from storage.database import SQL, to_ms
+from storage.database import to_ms
 
 log = logging.getLogger(__name__)
 

@@ -11,13 +11,13 @@ from candlegraph.candle import Candles, concat
 from candlegraph.resample import fold
 from candlegraph.span import Span, Spans
 from candlegraph.timeframe import MINUTE, Timeframe
+from storage.aggregates.statements import STATEMENTS
 from storage.batches import Read
 from storage.binary import unpack
 from storage.candles import read_rows
-from storage.database import Database, named_statements, to_ms
+from storage.database import Database, to_ms
 from storage.relations import BASE, Levels
 
-STATEMENTS = named_statements("continuous.sql")
 SLICE_ROWS = 200_000  # 1m candles read at once, 10 MB
 
 # The steps down from a stale bucket: each would do, these keep both the statements and the rows of an answer few.

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from enum import StrEnum
-from pathlib import Path
+from importlib.resources import files
 from typing import Any
 
 from candlegraph.errors import ConfigurationError
 from storage.database import Database
 
-_FOLDER = Path(__file__).parents[2] / "migrations" / "layouts"
+_FOLDER = files("migrations") / "layouts"
 
 
 class Aggregates(StrEnum):

@@ -1,4 +1,4 @@
--- The statements of layout `continuous`, by name: what they name is only there. Times as in queries.sql.
+-- The statements of the aggregates, by name; those on staleness and refreshing are of layout `continuous` alone. Times as in storage/queries.sql.
 
 -- name: columns_of_staleness
 -- With rows of a continuous aggregate, in the same statement and so of the same moment: where it is behind.
@@ -41,3 +41,66 @@ update agg_state set done = greatest(done, $2::timestamptz);
 -- Aggregates that are not made yet of what lies behind it.
 select done < timestamptz 'epoch' + $1::int8 * interval '1 ms' or exists (
   select from agg_dirty where lower(span) < timestamptz 'epoch' + $1::int8 * interval '1 ms') as blocked from agg_state;
+
+-- name: minutes_drop
+with dropped as (select minutes_drop(horizon) from storage_layout)
+update storage_layout set dropped_at = now() from dropped;
+
+-- name: horizon_move
+-- Nobody writes at this moment. Everybody is told, for their ledgers hold the horizon.
+with moved as (
+  update storage_layout set horizon = timestamptz 'epoch' + $1::int8 * interval '1 ms', moved_at = now()
+  where horizon is null or horizon < timestamptz 'epoch' + $1::int8 * interval '1 ms' returning only_one)
+insert into changes (instrument_ids, corrected)
+select array_agg(id), array_agg('empty'::tstzrange) from instruments, moved having count(*) > 0;
+
+-- name: instruments_matching
+-- Those of which anything is stored: a listed symbol that nobody asked for has nothing to be wrong.
+select id, market, provider, symbol from instruments i
+where (exists (select from coverage c where c.instrument_id = i.id) or exists (select from ohlcv_data d where d.instrument_id = i.id))
+  and ($1::text is null or market = $1) and ($2::text is null or provider = $2) and ($3::text is null or symbol like $3)
+order by market, provider, symbol;
+
+-- name: stored_hull
+select (extract(epoch from min({stamp})) * 1000)::int8 as first, (extract(epoch from max({stamp})) * 1000)::int8 as last
+from {relation}, (select $2::text as tf) q where instrument_id = $1 {filter};
+
+-- name: base_faults
+select count(*) as checked, count(*) filter (where c.covered @> d."timestamp" is not true) as uncovered,
+       count(*) filter (where date_bin('1 minute', d."timestamp", timestamptz 'epoch') <> d."timestamp") as off_grid
+from ohlcv_data d left join coverage c using (instrument_id, timeframe)
+where d.instrument_id = $1 and d.timeframe = '1m'
+  and d."timestamp" >= timestamptz 'epoch' + $2::int8 * interval '1 ms'
+  and d."timestamp" < timestamptz 'epoch' + $3::int8 * interval '1 ms';
+
+-- name: aggregate_differences
+-- What is kept of each bucket against what its minutes say. A volume is a sum of floats, and those depend on their order.
+with said as (
+  select {edge} as bucketed_time, array_agg(open order by "timestamp") as opens, max(high) as high, min(low) as low,
+         array_agg(close order by "timestamp") as closes, sum(volume) as volume
+  from ohlcv_data
+  where instrument_id = $1 and timeframe = '1m'
+    and "timestamp" >= timestamptz 'epoch' + $2::int8 * interval '1 ms'
+    and "timestamp" < timestamptz 'epoch' + $3::int8 * interval '1 ms'
+  group by 1),
+kept as (
+  select * from {relation}
+  where instrument_id = $1 and bucketed_time >= timestamptz 'epoch' + $2::int8 * interval '1 ms'
+    and bucketed_time < timestamptz 'epoch' + $3::int8 * interval '1 ms'),
+compared as (
+  select bucketed_time, k.instrument_id is null as missing, s.opens is null as extra,
+         (k.open, k.high, k.low, k.close) is distinct from (s.opens[1], s.high, s.low, s.closes[cardinality(s.closes)])
+         or not abs(k.volume - s.volume) <= 1e-9 * abs(s.volume) as different
+  from said s full join kept k using (bucketed_time))
+select count(*) as checked, count(*) filter (where missing) as missing, count(*) filter (where extra) as extra,
+       count(*) filter (where different and not missing and not extra) as different,
+       array_agg((extract(epoch from bucketed_time) * 1000)::int8) filter (where missing or extra or different) as wrong
+from compared;
+
+-- name: aggregate_orphans
+-- One index probe an instrument: a plain `distinct` would read the whole relation.
+with recursive seen (id) as (
+  select min(instrument_id) from {relation}
+  union all
+  select (select min(r.instrument_id) from {relation} r where r.instrument_id > seen.id) from seen where seen.id is not null)
+select count(*) as orphans from seen where id is not null and not exists (select from instruments i where i.id = seen.id);

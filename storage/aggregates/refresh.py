@@ -21,8 +21,8 @@ from candlegraph.errors import CandlegraphError, ConfigurationError
 from candlegraph.outage import Outage
 from candlegraph.span import Span, Spans
 from candlegraph.timeframe import Timeframe
-from storage.aggregates.continuous import STATEMENTS
 from storage.aggregates.layout import Aggregates
+from storage.aggregates.statements import STATEMENTS
 from storage.database import SQL, Database, begun, to_ms
 from storage.relations import ALL
 
@@ -196,9 +196,9 @@ async def retire(session: Any, kind: Aggregates, wanted: int) -> None:
     now = await session.fetchrow(SQL["horizon"])
     if now["due"]:
         async with _lasting(session):
-            await session.execute(SQL["minutes_drop"])
+            await session.execute(STATEMENTS["minutes_drop"])
     if now["horizon"] is None or to_ms(now["horizon"]) < wanted:
         async with _lasting(session):
             await session.execute("select claim_aggregates()")
             if kind is Aggregates.TABLES or not await session.fetchval(STATEMENTS["horizon_blocked"], wanted):
-                await session.execute(SQL["horizon_move"], wanted)
+                await session.execute(STATEMENTS["horizon_move"], wanted)

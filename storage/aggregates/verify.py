@@ -14,8 +14,9 @@ from candlegraph.series import Instrument
 from candlegraph.span import Span, Spans
 from candlegraph.timeframe import MINUTE, Timeframe
 from storage.aggregates.refresh import Refresher
+from storage.aggregates.statements import STATEMENTS
 from storage.candles import CandleStore, read_statement
-from storage.database import SQL, Database
+from storage.database import Database
 from storage.relations import BASE, Levels
 
 ALWAYS, NEVER = Span(-(2**62), 2**62), Span(2**62, -(2**62))
@@ -106,24 +107,26 @@ class Verification:
         """Of each aggregate, how many of its instruments do not exist."""
         database, found = self.store.database, []
         for relation in self.levels.values():
-            rows = await database.fetch(SQL["aggregate_orphans"].replace("{relation}", relation))
+            rows = await database.fetch(STATEMENTS["aggregate_orphans"].replace("{relation}", relation))
             found.append(Tally(relation, extra=rows[0]["orphans"]))
         return found
 
     async def _hull(self, instrument_id: int, relation: str) -> Span:
         """From the first to the last row of a relation, as far as it is to be checked."""
-        statement = read_statement(SQL["stored_hull"], relation)
+        statement = read_statement(STATEMENTS["stored_hull"], relation)
         row = (await self.store.database.fetch(statement, instrument_id, "1m"))[0]
         if row["first"] is None:
             return NEVER
         return Span(row["first"], row["last"] + 1) & self.span or NEVER
 
     async def _base(self, instrument_id: int, piece: Span) -> Tally:
-        row = (await self.store.database.read("base_faults", instrument_id, piece.since, piece.until))[0]
+        row = (await self.store.database.fetch(STATEMENTS["base_faults"], instrument_id, piece.since, piece.until))[0]
         return Tally(BASE, row["checked"], extra=row["uncovered"], different=row["off_grid"])
 
     async def _aggregate(self, instrument_id: int, timeframe: Timeframe, relation: str, piece: Span) -> Piece:
-        statement = SQL["aggregate_differences"].replace("{relation}", relation).replace("{edge}", _edge(timeframe))
+        statement = (
+            STATEMENTS["aggregate_differences"].replace("{relation}", relation).replace("{edge}", _edge(timeframe))
+        )
         row = (await self.store.database.fetch(statement, instrument_id, piece.since, piece.until))[0]
         tally = Tally(relation, row["checked"], row["missing"], row["extra"], row["different"])
         return Piece(tally, Spans(Span(timeframe.floor(at), timeframe.next(at)) for at in row["wrong"] or ()))
@@ -134,7 +137,7 @@ async def instruments_matching(
 ) -> list[tuple[int, Instrument]]:
     """What is stored of a market, a provider and the symbols like ``pattern``: ``*`` stands for any text, ``?`` for a character."""
     like = pattern and re.sub(r"([\\%_])", r"\\\1", pattern).replace("*", "%").replace("?", "_")
-    rows = await database.read("instruments_matching", market, provider, like)
+    rows = await database.fetch(STATEMENTS["instruments_matching"], market, provider, like)
     return [(row["id"], Instrument(row["market"], row["provider"], row["symbol"])) for row in rows]
 
 
