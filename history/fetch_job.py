@@ -23,8 +23,8 @@ from storage.candles import CandleStore
 from storage.coverage import Ledger
 from storage.coverage_cache import Ledgers
 from storage.fetch_claims import Claims
+from storage.leases import Held
 from storage.rechecks import Suspects, is_suspect
-from storage.topics import Held
 
 log = logging.getLogger(__name__)
 

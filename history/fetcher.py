@@ -15,8 +15,8 @@ from history.forming import FormingCache
 from storage.candles import CandleStore
 from storage.coverage_cache import Ledgers
 from storage.fetch_claims import Claims
+from storage.leases import LeaseLost
 from storage.rechecks import Suspects
-from storage.topics import LeaseLost
 
 log = logging.getLogger(__name__)
 

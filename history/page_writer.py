@@ -11,7 +11,7 @@ from candlegraph.candle import concat
 from candlegraph.span import Spans
 from storage.batches import Fetch, Write
 from storage.candles import CandleStore
-from storage.topics import Held
+from storage.leases import Held
 
 
 class Arrivals:

@@ -30,7 +30,8 @@ from history.orchestrator import History
 from realtime.bus import Failed, Message, News
 from realtime.topic_counter import Count
 from storage.batches import Write
-from storage.topics import Happened, Held, LeaseLost, LiveStore, Step, TopicKey, timeframe_of
+from storage.leases import Held, LeaseLost
+from storage.topics import Happened, LiveStore, Step, TopicKey, timeframe_of
 
 log = logging.getLogger(__name__)
 

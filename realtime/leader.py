@@ -14,7 +14,8 @@ from history.orchestrator import History
 from realtime.bus import Bus, Follow, News
 from realtime.feed import Feed
 from storage.change_feed import Change
-from storage.topics import LEASE_S, Followed, Held, LiveStore, TopicKey
+from storage.leases import LEASE_S, Held
+from storage.topics import Followed, LiveStore, TopicKey
 
 log = logging.getLogger(__name__)
 
@@ -26,11 +27,11 @@ WARM_RETRY_S = 10.0
 class Leader:
     """This process's leases, and the feeds that it runs by them."""
 
-    def __init__(self, history: History, store: LiveStore, leases: LiveStore, bus: Bus, *, shards: int = 1) -> None:
+    def __init__(self, history: History, store: LiveStore, dedicated: LiveStore, bus: Bus, *, shards: int = 1) -> None:
         """Nothing runs before `lead`. ``shards`` is the same in every process."""
         self._history = history
         self._store = store
-        self._leases = leases
+        self._dedicated = dedicated
         self._opened = False  # whether the leases' database was
         self._bus = bus
         self._shards = shards
@@ -51,7 +52,7 @@ class Leader:
         while True:
             with self.outage.watched():
                 if not self._opened:  # there may be no connection left for it yet
-                    await self._leases.database.open()
+                    await self._dedicated.database.open()
                     self._opened = True
                 await self._look()
                 await self._sweep()
@@ -80,15 +81,15 @@ class Leader:
     async def _look(self) -> None:
         """See what is followed, keep or take its leases, and follow what they are for."""
         groups: dict[str, list[Followed]] = defaultdict(list)
-        for one in await self._leases.followed():
+        for one in await self._dedicated.followed():
             shard = one.key.instrument_id % self._shards
             groups[f"feed:{one.market}/{one.provider}:{shard}"].append(one)
         not_needed = self._held.keys() - groups.keys()
         await self._close([i for i, feed in self._feeds.items() if feed.held.name in not_needed])
         if not_needed:
-            await self._leases.free(list(not_needed))
+            await self._dedicated.leases.free(list(not_needed))
         began = asyncio.get_running_loop().time()
-        held = await self._leases.take(list(groups)) if groups else {}
+        held = await self._dedicated.leases.take(list(groups), LEASE_S) if groups else {}
         for name in held.keys() ^ self._held.keys():
             log.info("%s is led by %s process now", name, "this" if name in held else "no or another")
         self._held, self._held_until = held, began + LEASE_S
@@ -132,7 +133,7 @@ class Leader:
         """Let somebody else lead at once."""
         if self._held:
             with self.outage.watched():  # where they cannot be freed, they expire
-                await self._leases.free(list(self._held))
+                await self._dedicated.leases.free(list(self._held))
                 self._bus.publish(Follow(None, self._bus.name), others=True)
 
     def _publish(self, news: News) -> None:

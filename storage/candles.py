@@ -20,8 +20,8 @@ from storage.binary import unpack, unpack_spans
 from storage.change_feed import Changes
 from storage.coverage import Ledger
 from storage.database import SQL, Database, to_ms
+from storage.leases import Held
 from storage.relations import BASE
-from storage.topics import Held
 from storage.write_transaction import columns_of, mark_corrected, write_candles
 
 Query = Callable[..., Awaitable[Sequence[Any]]]  # a statement and its arguments

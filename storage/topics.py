@@ -11,14 +11,10 @@ from candlegraph.batcher import Batcher
 from candlegraph.errors import Unavailable
 from candlegraph.timeframe import Timeframe
 from storage.database import SQL, Database, to_ms
+from storage.leases import Held, LeaseLost, Leases
 
-LEASE_S = 3.0  # how long after its holder's death a lease is free
 FOLLOW_S = 15.0  # and a process is taken for gone
 STALE_S = 86_400.0  # after so long, what happened in between is not told: a listener has to start again
-
-
-class LeaseLost(Unavailable):
-    """Somebody else leads now."""
 
 
 class TopicMoved(Unavailable):
@@ -42,15 +38,6 @@ class Followed:
     market: str
     provider: str
     processes: frozenset[uuid.UUID]
-
-
-@dataclass(frozen=True, slots=True)
-class Held:
-    """A lease at the epoch at which it became ours."""
-
-    name: str
-    epoch: int
-    holder: uuid.UUID
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,24 +74,16 @@ class Step:
 
 
 class LiveStore:
-    """The relations ``leases``, ``follows``, ``live_topics`` and ``live_events``, as one process sees them."""
+    """The relations ``follows``, ``live_topics`` and ``live_events``, and the leases of one process."""
 
     def __init__(self, database: Database, process: uuid.UUID | None = None) -> None:
         """Over a database; each process has a name of its own."""
         self.database = database
         self.process = process or uuid.uuid4()
+        self.leases = Leases(database, self.process)
         # `live_append` writes a step once however often it runs.
         self._append: Batcher[Held, Sequence[Step], dict[TopicKey, int | None]]
         self._append = Batcher(self._append_all, repeats_alone=True)
-
-    async def take(self, names: Sequence[str]) -> dict[str, Held]:
-        """Take or renew leases; those that are ours now."""
-        rows = await self._fetch("leases_take", sorted(names), self.process, LEASE_S)
-        return {row["name"]: Held(row["name"], row["epoch"], self.process) for row in rows}
-
-    async def free(self, names: Sequence[str]) -> None:
-        """Give leases back: somebody else may have them at once."""
-        await self._fetch("leases_free", list(names), self.process)
 
     async def follow(self, keys: Sequence[TopicKey]) -> None:
         """Say that this process wants to hear of these topics, for the next seconds."""

@@ -14,7 +14,7 @@ from storage import binary
 from storage.batches import Write
 from storage.change_feed import Change
 from storage.database import SQL, STATEMENT_TIMEOUT_MS, to_ms, while_connected
-from storage.topics import Held, LeaseLost
+from storage.leases import Held, LeaseLost
 
 _LEAST_ROWS_A_SECOND = 2_000  # what the slowest machine that is worth waiting for brings in
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import uuid
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncIterator, Iterator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -24,6 +24,7 @@ from candlegraph.timeframe import Timeframe
 from storage.aggregates.layout import Aggregates
 from storage.aggregates.statements import STATEMENTS
 from storage.database import SQL, Database, begun, to_ms
+from storage.leases import Leases
 from storage.relations import ALL
 
 EVERY_S = 10.0
@@ -108,27 +109,24 @@ class Refresher:
     @asynccontextmanager
     async def _lease(self) -> AsyncIterator[bool]:
         """Whether it is this process's turn, for as long as the body takes. Two at once would be slow, not wrong."""
-        holder, renewing = uuid.uuid4(), None
+        leases, renewing = Leases(self.database, uuid.uuid4()), None
         try:
-            if held := bool(await self._execute("leases_take", [LEASE], holder, LEASE_S)):
-                renewing = asyncio.create_task(self._renew(holder))
+            if held := bool(await leases.take([LEASE], LEASE_S)):
+                renewing = asyncio.create_task(self._renew(leases))
             yield held
         finally:
             if renewing:
                 renewing.cancel()
                 await asyncio.wait([renewing])
             with suppress(CandlegraphError):  # it ends by itself
-                await self._execute("leases_free", [LEASE], holder)
+                await leases.free([LEASE])
 
-    async def _renew(self, holder: uuid.UUID) -> None:
+    @staticmethod
+    async def _renew(leases: Leases) -> None:
         while True:
             await asyncio.sleep(LEASE_S / 3)
             with suppress(CandlegraphError):  # the next try is in time, or another process takes its turn
-                await self._execute("leases_take", [LEASE], holder, LEASE_S)
-
-    async def _execute(self, name: str, *arguments: object) -> Sequence[Any]:
-        async with self.database.connection() as connection:
-            return await connection.fetch(SQL[name], *arguments)  # type: ignore[no-any-return]
+                await leases.take([LEASE], LEASE_S)
 
 
 async def refresh(session: Any, upto: int) -> None:

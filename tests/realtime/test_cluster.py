@@ -24,7 +24,8 @@ from storage import topics as live_module
 from storage import write_transaction
 from storage.batches import Write
 from storage.database import SQL, Database
-from storage.topics import Happened, LeaseLost, LiveStore, Step, TopicKey
+from storage.leases import LeaseLost
+from storage.topics import Happened, LiveStore, Step, TopicKey
 from tests import waiting
 from tests.realtime.world import (
     BTC,
@@ -177,7 +178,6 @@ async def test_an_event_costs_a_thousand_listeners_the_calls_and_statements_that
     world: World, statements: Counter[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Three minutes close: with one listener in each of two processes, with a hundred of them, and with a thousand."""
-    monkeypatch.setattr(live_module, "LEASE_S", 600.0)
     monkeypatch.setattr(leader_module, "LEASE_S", 600.0)
     exchange = world.exchange = Held()
     hours = range(START, START + 86_400_000, 60_000)
@@ -306,7 +306,6 @@ async def test_a_feed_that_is_closed_while_its_minute_is_counted_repeats_nothing
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Both close the minute by one statement; it has committed, and its answer is on its way, when one of them ends."""
-    monkeypatch.setattr(live_module, "LEASE_S", 30.0)  # nobody dies, but on a busy machine half a second is soon over
     monkeypatch.setattr(leader_module, "LEASE_S", 30.0)
     process = await world.start()
     clients = [Client(process.hub, since=back(world, 10), of=instrument) for instrument in (BTC, ETH)]
@@ -458,7 +457,6 @@ async def test_every_event_of_a_long_candle_is_the_fold_of_its_minutes(
     world: World, days: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """5m, a day, a week, a month and a year; over the end of a day each closes as its aggregate is."""
-    monkeypatch.setattr(live_module, "LEASE_S", 30.0)  # nobody dies, but on a busy machine half a second is soon over
     monkeypatch.setattr(leader_module, "LEASE_S", 30.0)
     midnight = Timeframe(1, "d").next(world.now)
     world.now = midnight - 3 * 60_000 + 30_000 + (5 * 3_600_000 if days != "UTC" else 0)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import random
+import uuid
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 
@@ -33,7 +34,8 @@ from realtime.bus import Message
 from realtime.hub import Hub
 from realtime.topic import Topic
 from storage.database import Database
-from storage.topics import LiveStore, TopicKey
+from storage.leases import Leases
+from storage.topics import TopicKey
 from tests.realtime.world import BTC, START, Client, Exchange, Held, Process, eventually, minute, quickly, trades
 from tests.waiting import HANG_S
 
@@ -360,17 +362,17 @@ async def test_a_feed_is_let_go_of_when_nobody_listens(
     monkeypatch.setattr(hub_module, "LINGER_S", 0.05)
     exchange = Exchange(Live.STREAM)
     hub = build(exchange)
-    leases = LiveStore(database)
+    leases = Leases(database, uuid.uuid4())
     tasks = []
     for _ in range(2):
         clients = [Client(hub) for _ in range(20)]
         await asyncio.gather(*(asyncio.wait_for(client.caught_up.wait(), HANG_S) for client in clients))
-        assert not await leases.take(["feed:lab/exchange:0"])
+        assert not await leases.take(["feed:lab/exchange:0"], 3.0)
         for client in clients:
             await client.leave()
         await eventually(lambda: not time.processes[0].feeds)
         await eventually(lambda: not [task for task in asyncio.all_tasks() if "Feed." in str(task.get_coro())])
-        assert await leases.take(["feed:lab/exchange:0"])
+        assert await leases.take(["feed:lab/exchange:0"], 3.0)
         await leases.free(["feed:lab/exchange:0"])
         tasks.append(len(asyncio.all_tasks()))
     # One may be at work in the moment they are counted, a look at the store say; one that leaked would stay.

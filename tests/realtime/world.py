@@ -43,7 +43,6 @@ from realtime.feed import Feed
 from realtime.hub import Hub
 from storage import change_feed as changes_module
 from storage import notify as notify_module
-from storage import topics as live_module
 from storage.database import Database
 from tests import waiting
 from tests.fakes.upstream import Lineup
@@ -206,8 +205,7 @@ def quickly(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(notify_module, "RETRY_S", 0.05)
     patch.setattr(changes_module, "EVERY_S", 0.05)
     patch.setattr(forming_module, "FORMING_TTL_S", 0.0)
-    for module in (live_module, leader_module):
-        patch.setattr(module, "LEASE_S", 0.5)
+    patch.setattr(leader_module, "LEASE_S", 0.5)
 
 
 class Gate(Database):

@@ -11,7 +11,8 @@ import pytest
 
 from candlegraph.clock import MINUTE_MS
 from storage.database import Database
-from storage.topics import Happened, Held, LeaseLost, LiveStore, Step, TopicKey, TopicMoved
+from storage.leases import Held, LeaseLost
+from storage.topics import Happened, LiveStore, Step, TopicKey, TopicMoved
 from tests.fakes.upstream import minutes
 from tests.history.world import T0, World
 

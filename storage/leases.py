@@ -1,0 +1,44 @@
+"""Leases: which process of the cluster does what only one may do, by rows and the database's clock."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from candlegraph.errors import Unavailable
+from storage.database import SQL, Database
+
+LEASE_S = 3.0  # how long after its holder's death a lease is free
+
+
+class LeaseLost(Unavailable):
+    """Another process holds the lease now."""
+
+
+@dataclass(frozen=True, slots=True)
+class Held:
+    """A lease at the epoch at which it became ours: a fencing token, which every write under the lease carries."""
+
+    name: str
+    epoch: int
+    holder: uuid.UUID
+
+
+@dataclass(frozen=True, slots=True)
+class Leases:
+    """The relation ``leases``, as one ``holder`` sees it."""
+
+    database: Database
+    holder: uuid.UUID
+
+    async def take(self, names: Sequence[str], seconds: float) -> dict[str, Held]:
+        """Take or renew leases for ``seconds``; those that are ours now. Unavailable."""
+        async with self.database.connection() as connection:
+            rows = await connection.fetch(SQL["leases_take"], sorted(names), self.holder, seconds)
+        return {row["name"]: Held(row["name"], row["epoch"], self.holder) for row in rows}
+
+    async def free(self, names: Sequence[str]) -> None:
+        """Give leases back, so that another process may take them at once. Unavailable."""
+        async with self.database.connection() as connection:
+            await connection.execute(SQL["leases_free"], list(names), self.holder)
