@@ -14,7 +14,6 @@ from typing import Any
 import numpy as np
 
 from candlegraph import MINUTE, Candles, Instrument, Span, Spans, Timeframe, fold
-from candlegraph.provider import Providers
 from storage.aggregates.verify import Verification
 from storage.batches import Read, Write
 from storage.candles import CandleStore
@@ -70,8 +69,7 @@ async def _store() -> AsyncIterator[CandleStore]:
 
 
 async def _new(store: CandleStore, symbol: str) -> int:
-    nobody: Providers = _Nobody()
-    return (await Instruments(store.database, nobody).imported(Instrument("bench", "b", symbol), "UTC")).id
+    return (await Instruments(store.database).imported(Instrument("bench", "b", symbol), "UTC")).id
 
 
 async def _times(work: Callable[[], Awaitable[object]], repeats: int = 31) -> list[float]:

@@ -158,7 +158,7 @@ async def ragged() -> Iterable[tuple[object, ...]]:
     rows: list[tuple[object, ...]] = [("fragments", "ms, ledger at hand", "ms, ledger read"), ("---",) * 3]
     upstream = Memory(_candles())
     async with _history(Guard(upstream)) as history:
-        found = await history.instruments.find([Instrument("bench", "memory", f"S{i}") for i in range(3)])
+        found = await history.listings.find([Instrument("bench", "memory", f"S{i}") for i in range(3)])
         for record, count in zip(found, (1, 1_000, 10_000), strict=True):
             end = SINCE + EACH * MINUTE_MS
             if count == 1:
@@ -192,7 +192,7 @@ async def a_thousand() -> Iterable[tuple[object, ...]]:
     """A thousand identical cold questions while the upstream takes a second; the bar is a p99 of four, and one call."""
     upstream = Memory(_candles(), latency_s=1.0)
     async with _history(Guard(upstream)) as history:
-        await history.instruments.find([Instrument("bench", "memory", "S0")])
+        await history.listings.find([Instrument("bench", "memory", "S0")])
         ask = Ask(Series(Instrument("bench", "memory", "S0"), MINUTE), 500, SINCE, SINCE + 500 * MINUTE_MS)
 
         async def one() -> float:
@@ -302,7 +302,7 @@ async def _twelve_pages(latency_ms: int) -> dict[str, float]:
         _exchange(latency_ms, MAX_CALLS, 3 * (PAGING_ROUNDS + 1)) as (provider, guard),
         _history(guard) as history,
     ):
-        await history.instruments.find([Instrument(guard.market.id, guard.id, "S0/USDT")])
+        await history.listings.find([Instrument(guard.market.id, guard.id, "S0/USDT")])
         for round_ in range(PAGING_ROUNDS + 1):
             found = (
                 await _timed(_page_bare(provider, MAX_CALLS)),

@@ -42,7 +42,7 @@ def _walk(seed: int, rows: int) -> Candles:
 
 
 async def _furnish(running: Machine, symbol: str, candles: Candles) -> Record:
-    record = await running.services.instruments.imported(Instrument("bench", "memory", symbol), "UTC")
+    record = await running.services.history.instruments.imported(Instrument("bench", "memory", symbol), "UTC")
     span = Span(int(candles.timestamp[0]), int(candles.timestamp[-1]) + MINUTE_MS)
     await running.store.write([Write(record.id, MINUTE, candles, Spans([span]))])
     return record

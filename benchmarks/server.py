@@ -107,9 +107,7 @@ async def main(kind: str, source: str, dsn: str) -> None:
     accounts = Accounts(Users(database), Tokens(list), Limiter())
     backfills = Backfills(stored)
     hub: Any = BurstHub() if source == "live" else Cluster(stored).hub
-    services = Services(
-        history, stored.instruments, registry, hub, backfills, Tracking(backfills), 500, 5_000, accounts
-    )
+    services = Services(history, registry, hub, backfills, Tracking(backfills), 500, 5_000, accounts)
     everybody = Connections(Caps(connections=100_000, an_address=100_000))
     endpoint: Any = Endpoint(build_schema(), services, WEB, [], everybody)
     if kind == "stock":

@@ -35,7 +35,7 @@ async def from_postgres() -> Iterable[tuple[object, ...]]:
     """Candles read from PostgreSQL; the bar is 8 times stock at 1,000 candles."""
     with tempfile.TemporaryDirectory() as folder:
         async with machine(Settings.read(data_dir=Path(folder) / "data")) as running:
-            record = await running.services.instruments.imported(Instrument("bench", "memory", "A"), "UTC")
+            record = await running.services.history.instruments.imported(Instrument("bench", "memory", "A"), "UTC")
             stamps = 1_700_000_040_000 + np.arange(5_000) * 60_000
             close = np.round(30_000 + np.cumsum(np.random.default_rng(3).normal(0, 5, 5_000)), 2)
             candles = Candles.of(stamps, close, close + 3, close - 3, close, np.abs(close % 7).round(3))

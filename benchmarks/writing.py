@@ -45,7 +45,11 @@ async def import_a_million() -> Iterable[tuple[object, ...]]:
             store = running.store
             for number in range(3):
                 ids = [
-                    (await running.services.instruments.imported(Instrument("bench", kind, str(number)), "UTC")).id
+                    (
+                        await running.services.history.instruments.imported(
+                            Instrument("bench", kind, str(number)), "UTC"
+                        )
+                    ).id
                     for kind in ("bare", "ours", "csv")
                 ]
                 bare.append(await _bare_copy(running.database, Write(ids[0], MINUTE, candles, covered)))

@@ -10,13 +10,13 @@ from aiodataloader import DataLoader
 from candlegraph.candle import Candles
 from candlegraph.series import Instrument, Record
 from history.admission import RowBudget
+from history.listings import Listings
 from storage.batches import Read
 from storage.cache.chunks import Chunk
 from storage.cache.memory import Cache, Entry
 from storage.candles import CandleStore
 from storage.coverage import Ledger
 from storage.coverage_cache import Ledgers
-from storage.instruments import Instruments
 from storage.relations import Levels
 
 
@@ -26,7 +26,7 @@ class ReadSources:
 
     store: CandleStore
     ledgers: Ledgers
-    instruments: Instruments
+    listings: Listings
     levels: Levels
     row_budget: RowBudget
     cache: Cache | None = None
@@ -43,7 +43,7 @@ class BatchReader:
         self._shared: DataLoader[tuple[Chunk, ...], dict[Chunk, Entry]] | None = None
         if self.cache is not None and self.cache.shelf is not None:
             self._shared = DataLoader(self.cache.load, cache=False)
-        find, store = sources.instruments.find, sources.store
+        find, store = sources.listings.find, sources.store
         self.record: DataLoader[Instrument, Record] = DataLoader(find, cache=False)  # type: ignore[arg-type]
         self.ledger: DataLoader[int, Ledger] = DataLoader(sources.ledgers.load, cache=False)
         self.candles: DataLoader[Read, Candles] = DataLoader(store.read, cache=False)

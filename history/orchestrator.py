@@ -24,6 +24,7 @@ from history.admission import RowBudget
 from history.batch_reader import BatchReader, ReadSources
 from history.fetch_job import MAX_CALLS, FetchRequest
 from history.fetcher import Fetcher
+from history.listings import Listings
 from history.plan import Plan
 from history.query import CandleQuery
 from history.query_fetches import QueryContext
@@ -47,6 +48,7 @@ class History:
     store: CandleStore
     ledgers: Ledgers
     instruments: Instruments
+    listings: Listings
     fetcher: Fetcher
     providers: Providers
     levels: Levels
@@ -66,8 +68,11 @@ class History:
         """Put it together over a database and its providers; `start` keeps it up."""
         store = CandleStore(database, Changes(database), reading)
         ledgers = Ledgers(store)
-        instruments, fetcher = Instruments(database, providers), Fetcher(store, ledgers)
-        return cls(store, ledgers, instruments, fetcher, providers, levels, Counts(database), RowBudget(), cache)
+        instruments, fetcher = Instruments(database), Fetcher(store, ledgers)
+        listings = Listings(instruments, providers)
+        return cls(
+            store, ledgers, instruments, listings, fetcher, providers, levels, Counts(database), RowBudget(), cache
+        )
 
     def start(self, supervisor: Supervisor) -> None:
         """Follow what other processes write, and keep the claims of this one."""
@@ -80,13 +85,13 @@ class History:
 
         An item that fails is its exception (NotFound, BadUserInput, ProviderError, Overloaded, Unavailable) and disturbs no other.
         """
-        sources = ReadSources(self.store, self.ledgers, self.instruments, self.levels, self.row_budget, self.cache)
+        sources = ReadSources(self.store, self.ledgers, self.listings, self.levels, self.row_budget, self.cache)
         reader = BatchReader(sources)
         return await asyncio.gather(*(self._answer(ask, reader) for ask in asks), return_exceptions=True)
 
     async def coverage(self, series: Series) -> Coverage:
         """The ledger of a series. NotFound, ProviderError where its provider's list cannot be read."""
-        record = (await self.instruments.find([series.instrument]))[0]
+        record = (await self.listings.find([series.instrument]))[0]
         if isinstance(record, CandlegraphError):
             raise record
         provider, _ = await self._provider(record, DEADLINE_S)

@@ -100,7 +100,7 @@ class Hub:
             await self._mend()
 
     async def _record(self, series: Series) -> Record:
-        found = (await self._history.instruments.find([series.instrument]))[0]
+        found = (await self._history.listings.find([series.instrument]))[0]
         if isinstance(found, Exception):
             raise found
         return found

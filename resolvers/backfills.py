@@ -9,10 +9,10 @@ from candlegraph.backfill import Backfill, BackfillOrder, BackfillState, Selecti
 from candlegraph.errors import BadUserInput, Forbidden, NotFound
 from candlegraph.series import Series
 from candlegraph.viewer import Role
+from history.listings import MAX_SELECTED
 from resolvers.context import Context
 from resolvers.names import check_name
 from resolvers.pagination import Page, decode_number, encode_number, look_ahead
-from storage.instruments import MAX_SELECTED
 
 _MAX_JOB, _MAX_INSTRUMENT = 2**63 - 1, 2**31 - 1  # the largest numbers their columns hold
 

@@ -20,7 +20,6 @@ from history.backfill.tracking import Tracking
 from history.orchestrator import History
 from realtime.hub import Hub
 from resolvers.accounts.accounts import Accounts
-from storage.instruments import Instruments
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,7 +27,6 @@ class Services:
     """The machine below the API, wired once a process, and the limits it keeps."""
 
     history: History
-    instruments: Instruments
     providers: Providers
     hub: Hub
     backfills: Backfills
@@ -56,7 +54,7 @@ class Loaders:
         """Make them fresh: what one operation loaded, another must not see."""
         # An item may be the exception of its key alone, which the loader's type does not know.
         self.answer_by_ask: DataLoader[Ask, Answer] = DataLoader(services.history.answer)  # type: ignore[arg-type]
-        self.record_by_instrument: DataLoader[Instrument, Record] = DataLoader(services.instruments.find)  # type: ignore[arg-type]
+        self.record_by_instrument: DataLoader[Instrument, Record] = DataLoader(services.history.listings.find)  # type: ignore[arg-type]
         self._services = services
 
     @cached_property

@@ -23,7 +23,7 @@ class SymbolPage(Page[Record]):
 async def resolve_markets(context: Context) -> list[Market]:
     """Every market that a plugin brings or that something was imported into, by id."""
     markets = {status.market.id: status.market for status in context.services.providers.statuses()}
-    for market, _ in await context.services.instruments.pairs():
+    for market, _ in await context.services.history.instruments.pairs():
         markets.setdefault(market, Market(market, market, "Imported candles."))
     return [market for _, market in sorted(markets.items())]
 
@@ -32,7 +32,7 @@ async def resolve_providers(context: Context, market_id: str) -> list[Status]:
     """The providers of a market, by id. NotFound where there is no such market."""
     check_name("market", market_id)
     found = {status.id: status for status in context.services.providers.statuses() if status.market.id == market_id}
-    for market, provider in await context.services.instruments.pairs():
+    for market, provider in await context.services.history.instruments.pairs():
         if market == market_id and provider not in found:
             found[provider] = await _imported(context, market, provider)
     if not found:
@@ -49,7 +49,7 @@ async def resolve_symbols(
     for what, name in (("market", market), ("provider", provider), ("search", search or "-")):
         check_name(what, name)
     start = None if after is None else decode_cursor(after)
-    records, total = await context.services.instruments.search(
+    records, total = await context.services.history.listings.search(
         market, provider, text=search, inactive=inactive, after=start, first=ahead
     )
     return SymbolPage(records[:first], _cursor, len(records) > first, start is not None, total)
@@ -65,7 +65,7 @@ def _cursor(record: Record) -> str:
 
 
 async def _imported(context: Context, market: str, provider: str) -> Status:
-    stored = await context.services.instruments.timeframes(market, provider)
+    stored = await context.services.history.instruments.timeframes(market, provider)
     timeframes = sorted(map(Timeframe.parse, stored), key=lambda timeframe: timeframe.nominal_ms)
     return Status(
         Market(market, market, "Imported candles."),

@@ -132,7 +132,7 @@ async def machine(
         reading = Continuous(levels) if kind is Aggregates.CONTINUOUS else read_tables
         cache = await stack.enter_async_context(_cache(settings, name, redis))
         history = History.over(opened, registry, levels, reading, cache)
-        stack.push_async_callback(history.instruments.close)
+        stack.push_async_callback(history.listings.close)
         stack.push_async_callback(history.fetcher.close)
         cluster = Cluster(history, redis=(redis_url, name) if redis_url else None, shards=settings.feed_shards)
         backfills = Backfills(history)
@@ -153,7 +153,6 @@ async def machine(
                 supervisor.start("aggregates", refresher.run, refresher.outage)
         services = Services(
             history,
-            history.instruments,
             registry,
             cluster.hub,
             backfills,

@@ -27,7 +27,7 @@ _TIMEOUTS = (
     "realtime.hub.READY_S",
     "storage.database.ACQUIRE_TIMEOUT_S",
     "history.orchestrator.DEADLINE_S",
-    "storage.instruments.LISTING_DEADLINE_S",
+    "history.listings.LISTING_DEADLINE_S",
     "storage.redis.TIMEOUT_S",
 )
 

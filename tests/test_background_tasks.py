@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
-FLOORS = ("candlegraph", "storage", "providers", "realtime", "resolvers", "schema", "server")
+FLOORS = ("candlegraph", "storage", "history", "providers", "realtime", "resolvers", "schema", "server")
 SUPERVISOR = "candlegraph/supervision.py"
 
 # The others, each with who looks after it.
@@ -24,16 +24,15 @@ ALLOWED = {
     "providers/guard/clock_offset.py:Offset.keep": "One measurement, which logs its failure; Offset.close awaits it.",
     "server/transport/graphql_ws.py:Socket._initialise": "It closes its socket; the end of the socket cancels and awaits it.",
     "server/transport/graphql_ws.py:Socket._subscribe": "An operation, which logs its failure; the end of its socket awaits it.",
-    # Drains of a queue, which end when it is empty; the next entry starts another
-    "realtime/bus.py:Bus.publish": "Bus.close awaits it.",
-    "history/page_writer.py:Arrivals.add": "Arrivals.stored awaits it.",
-    "storage/cache/shared.py:Shelf.offer": "Shelf.close cancels and awaits it.",
+    # A batch: it ends when nothing waits; the next call starts another
+    "candlegraph/batcher.py:Batcher.submit": "It gives each call its result or error; Batcher.drain and Batcher.cancel await it.",
     # One piece of work that several callers share and await; who leaves does not end it
     "providers/ccxt/markets.py:Markets._begin": "Everybody who needs the list awaits it; Markets.close cancels it.",
+    "providers/registry.py:Registry.get": "The start of a provider; the callers await it, and Registry.close cancels it.",
     "resolvers/accounts/revocation.py:Standing.user": "Everybody who asks for the account awaits it.",
-    "history/fetcher.py:Collector.collect": "Who asked awaits it; Collector._retire logs its failure; Collector.close awaits it.",
-    "storage/instruments.py:Instruments._again": "Who asks for the list awaits it; Instruments.close awaits it.",
-    "storage/instruments.py:Instruments._read_if_due": "Who asks for the list awaits it; Instruments.close awaits it.",
+    "history/fetcher.py:Fetcher.fetch": "The callers await it; Fetcher._retire logs its failure; Fetcher.close awaits it.",
+    "history/listings.py:Listings._again": "Who asks for the list awaits it; Listings.close awaits it.",
+    "history/listings.py:Listings._read_if_due": "Who asks for the list awaits it; Listings.close awaits it.",
     # Nobody waits
     "providers/ccxt/exchange.py:_Sealed.on_connected": "ccxt closes a client so; the result is of no interest.",
 }

@@ -62,8 +62,7 @@ async def test_imported_minutes_answer_every_timeframe_as_the_exchange_did(
     minutes = shared_data and _load(shared_data, name, "1m")
     if not minutes:
         return
-    nobody = SimpleNamespace(get=_nobody, statuses=list)
-    history = History.over(database, nobody)
+    history = History.over(database, SimpleNamespace(get=_nobody, statuses=list))
     instrument = Instrument("real", "files", name)
     record = await history.instruments.imported(instrument, "UTC")
     covered = Span(int(minutes.timestamp[0]), int(minutes.timestamp[-1]) + 60_000)
@@ -93,8 +92,7 @@ async def test_every_aggregate_relation_is_what_the_exchange_served(
     if not shared_data or not minutes:
         return
     store = CandleStore(database, Changes(database))
-    nobody = SimpleNamespace(get=_nobody, statuses=list)
-    one = (await Instruments(database, nobody).imported(Instrument("real", "files", name), "UTC")).id
+    one = (await Instruments(database).imported(Instrument("real", "files", name), "UTC")).id
     covered = Span(int(minutes.timestamp[0]), int(minutes.timestamp[-1]) + 60_000)
     await store.write([Write(one, Timeframe(1, "m"), minutes, Spans([covered]), "i")])
     found = {}

@@ -65,7 +65,7 @@ class Backfills:
         if abs(order.priority) > MAX_PRIORITY:
             raise BadUserInput(f"`priority` must be between -{MAX_PRIORITY:,} and {MAX_PRIORITY:,}.")
         selection = order.selection
-        records = await self.history.instruments.select(selection)
+        records = await self.history.listings.select(selection)
         provider = await self.provider(selection.market, selection.provider, timeout_s=DEADLINE_S)
         if order.timeframe not in provider.capabilities.timeframes:
             known = ", ".join(map(str, provider.capabilities.timeframes))

@@ -53,7 +53,7 @@ class Tracking:
 
         A symbol that is tracked already takes the earlier of the two. BadUserInput, NotFound, ProviderError.
         """
-        records = await self._history.instruments.select(selection)
+        records = await self._history.listings.select(selection)
         provider = await self._backfills.provider(selection.market, selection.provider, timeout_s=DEADLINE_S)
         if MINUTE not in provider.capabilities.timeframes:
             raise BadUserInput(f"{provider.name} has no 1m candles that could be kept complete.")
@@ -73,7 +73,7 @@ class Tracking:
 
     async def untrack(self, selection: Selection) -> int:
         """Stop keeping these symbols; how many were. What is stored stays. BadUserInput, NotFound, ProviderError."""
-        records = await self._history.instruments.select(selection)
+        records = await self._history.listings.select(selection)
         async with self._database.connection() as connection:
             return int(await connection.fetchval(SQL["tracked_remove"], [record.id for record in records]))
 

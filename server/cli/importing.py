@@ -39,12 +39,12 @@ async def import_candles(
     target = instrument(*name)
     asked = None if timeframe is None else Timeframe.parse(timeframe)
     async with machine(settings) as running:
-        existing = (await running.services.instruments.kept([target])).get(target)
+        existing = (await running.services.history.instruments.kept([target])).get(target)
         if existing and timezone and existing.timezone != timezone:
             raise BadUserInput(f"{target} has the time zone {existing.timezone} already, not {timezone}.")
         days = zone(timezone or (existing.timezone if existing else _market_zone(running, target.market)))
         table = await asyncio.to_thread(read_table, file, asked, days, drop_last=drop_last)
-        record = await running.services.instruments.imported(target, days.name)
+        record = await running.services.history.instruments.imported(target, days.name)
         stamps = table.candles.timestamp
         end = table.timeframe.next(int(stamps[-1]), days)
         whole = Write(record.id, table.timeframe, table.candles, Spans([Span(int(stamps[0]), end)]), "i", replaces)

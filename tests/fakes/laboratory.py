@@ -55,7 +55,7 @@ class Laboratory:
 async def laboratory(dsn: str) -> AsyncIterator[Laboratory]:
     """Open one; every symbol of ``lab/bench`` has two hours of minutes from `T0`, all covered. Nothing is cached."""
     async with machine(Settings.read(db_connection_string=SecretStr(dsn), cache_mb=0)) as running:
-        await _furnish(running.store, running.services.instruments)
+        await _furnish(running.store, running.services.history.instruments)
         yield Laboratory(build_schema(), running.database, running.services)
 
 

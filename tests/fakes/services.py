@@ -18,6 +18,4 @@ def services_over(history: History, cluster: Cluster | None = None) -> Services:
     cluster = cluster or Cluster(history)
     backfills = Backfills(history)
     tracking = Tracking(backfills)
-    return Services(
-        history, history.instruments, history.providers, cluster.hub, backfills, tracking, 500, 5_000, accounts
-    )
+    return Services(history, history.providers, cluster.hub, backfills, tracking, 500, 5_000, accounts)

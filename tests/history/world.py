@@ -83,7 +83,7 @@ class World:
         return answer
 
     async def record(self) -> Record:
-        found = (await self.instruments.find([self.instrument]))[0]
+        found = (await self.history.listings.find([self.instrument]))[0]
         assert isinstance(found, Record)
         return found
 

@@ -42,7 +42,7 @@ class Following:
 
     async def kept(self, instrument: Instrument, span: Span) -> Candles:
         """What is stored."""
-        record = (await self.history.instruments.find([instrument]))[0]
+        record = (await self.history.listings.find([instrument]))[0]
         return (await self.history.store.read([Read(record.id, MINUTE, span, 1_000)]))[0]  # type: ignore[union-attr]
 
     async def listen(self, hub: Any, instrument: Instrument, since: int) -> None:

@@ -153,7 +153,7 @@ class LiveMachine(RuleBasedStateMachine):
             self.do(self._correct(self.alive[by % len(self.alive)], at))
 
     async def _correct(self, process: Process, at: int) -> None:
-        record = (await process.history.instruments.find([BTC]))[0]
+        record = (await process.history.listings.find([BTC]))[0]
         assert isinstance(record, Record)
         rows = Candles.from_rows([self.exchange.minute(at)])
         await process.history.store.write([Write(record.id, MINUTE, rows, Spans([Span(at, at + 60_000)]))])

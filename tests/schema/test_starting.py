@@ -60,7 +60,7 @@ class Server:
         return json.loads(json.dumps({"data": result.data, "errors": errors}))  # type: ignore[no-any-return]
 
     async def close(self) -> None:
-        await self.services.instruments.close()
+        await self.services.history.listings.close()
         await self.services.history.fetcher.close()
         await self.registry.close()
 

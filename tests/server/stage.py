@@ -104,7 +104,7 @@ def services(stage: Stage, users: Users | None = None, tokens: Tokens | None = N
     nothing: Any = None
     accounts = Accounts(users or nothing, tokens or Tokens(list), Limiter())
     hub: Any = stage
-    return Services(nothing, nothing, nothing, hub, nothing, nothing, 500, 5_000, accounts)
+    return Services(nothing, nothing, hub, nothing, nothing, 500, 5_000, accounts)
 
 
 def context(stage: Stage, **given: Any) -> Context:

@@ -1,14 +1,3 @@
-"""What the tests of this floor share."""
+"""What the tests of this floor share with those of the history above it."""
 
-from __future__ import annotations
-
-import pytest
-
-from storage import instruments
-
-
-@pytest.fixture(autouse=True)
-def _every_symbol_is_a_new_one(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Worlds share a database, and each lists a symbol of its own: it is found at once, not a minute later."""
-    if hasattr(request.module, "World"):
-        monkeypatch.setattr(instruments, "UNKNOWN_AGAIN_S", 0.0)
+from tests.history.conftest import _every_symbol_is_a_new_one  # noqa: F401 - a fixture

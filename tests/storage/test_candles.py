@@ -25,7 +25,7 @@ from storage.change_feed import Changes
 from storage.coverage import Ledger
 from storage.database import SQL, Database
 from storage.instruments import Instruments
-from tests.fakes.upstream import Lineup, minutes
+from tests.fakes.upstream import minutes
 from tests.history.world import T0, rows_of
 
 HOUR = Timeframe.parse("1h")
@@ -37,7 +37,7 @@ def store(database: Database) -> CandleStore:
 
 
 async def new(store: CandleStore, symbol: str = "A") -> int:
-    found = await Instruments(store.database, Lineup([])).imported(Instrument("m", "p", symbol), "UTC")
+    found = await Instruments(store.database).imported(Instrument("m", "p", symbol), "UTC")
     return found.id
 
 

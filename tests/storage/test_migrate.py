@@ -15,6 +15,7 @@ import pytest
 
 from candlegraph.candle import Candles
 from candlegraph.errors import ConfigurationError
+from history.listings import Listings
 from storage import migrate as migrate_module
 from storage.database import Database
 from storage.instruments import Instruments
@@ -178,12 +179,12 @@ async def test_lists_that_were_read_before_this_was_noted_are_kept_and_due(
     assert (await migrate(database))[0].number == 4
     source = Upstream({"A/B": Candles.empty(), "E/F": Candles.empty()})
     lineup = Lineup([source], down=True)
-    instruments = Instruments(database, lineup)
+    instruments = Listings(Instruments(database), lineup)
     records, _ = await instruments.search("fake", "upstream", text="ALPHA", inactive=False, after=None, first=9)
     assert [record.instrument.symbol for record in records] == ["A/B"]
     await instruments.close()
     lineup.down = False
-    again = Instruments(database, lineup)
+    again = Listings(Instruments(database), lineup)
     await again.search("fake", "upstream", text=None, inactive=False, after=None, first=9)
     await asyncio.gather(*(known.task for known in again._lists.values() if known.task))
     records, _ = await again.search("fake", "upstream", text=None, inactive=False, after=None, first=9)

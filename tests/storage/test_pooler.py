@@ -23,7 +23,7 @@ from storage.migrate import migrate
 from storage.notify import CHANNEL, Notifications
 from storage.topics import LiveStore
 from tests.fakes.pooler import Pooler
-from tests.fakes.upstream import Lineup, minutes
+from tests.fakes.upstream import minutes
 from tests.history.world import T0, rows_of
 from tests.waiting import HANG_S
 
@@ -79,7 +79,7 @@ async def test_candles_are_written_corrected_and_read_by_many_at_once(
     pooled: Database, pooler: tuple[Pooler, str]
 ) -> None:
     store = CandleStore(pooled, Changes(pooled))
-    instruments = Instruments(pooled, Lineup([]))
+    instruments = Instruments(pooled)
 
     async def one(number: int) -> None:
         record = await instruments.imported(Instrument("m", "p", f"S{number}"), "UTC")
@@ -109,7 +109,7 @@ async def test_time_outs_are_those_of_the_transaction_and_of_nobody_else(pooled:
 
 async def test_no_session_holds_anything_after_a_transaction(pooled: Database, database: Database) -> None:
     store = CandleStore(pooled, Changes(pooled))
-    record = await Instruments(pooled, Lineup([])).imported(Instrument("m", "p", "S"), "UTC")
+    record = await Instruments(pooled).imported(Instrument("m", "p", "S"), "UTC")
     for seed in range(3):
         whole = Span(T0, T0 + 10 * MINUTE_MS)
         await store.write([Write(record.id, MINUTE, minutes(T0, 10, seed=seed), Spans([whole]))])

@@ -257,7 +257,12 @@ async def test_whoever_is_closed_changed_or_gone_is_out(
         with pytest.raises(Unauthenticated, match="The user name or the password is wrong"):
             await house.login()
         await house.roster.disable("ada", disabled=False)
-        assert (await house.viewer(await house.login())).user
+        again = await house.login()
+
+        async def admitted() -> bool:
+            return (await house.viewer(again)).user is not None
+
+        await eventually(admitted)
         house.accounts.standing._known.clear()  # it is looked up again
         assert (await house.viewer(session)).refusal, "what had ended stays ended"
 

@@ -40,7 +40,7 @@ from storage.embedded.postgres import EmbeddedPostgres
 from storage.instruments import Instruments
 from storage.migrate import migrate
 from storage.relations import ALL, BASE, read_levels
-from tests.fakes.upstream import Lineup, minutes
+from tests.fakes.upstream import minutes
 from tests.history.world import DAY_MS, HOUR_MS, T0, World, folded, rows_of, stop_clock
 from tests.storage.aggregates.aggregated import differences
 from tests.waiting import HANG_S, eventually
@@ -68,7 +68,7 @@ def store(database: Database) -> CandleStore:
 
 async def new(database: Database, symbol: str | None = None) -> int:
     instrument = Instrument("m", "p", symbol or next(_names))
-    return (await Instruments(database, Lineup([])).imported(instrument, "UTC")).id
+    return (await Instruments(database).imported(instrument, "UTC")).id
 
 
 async def wrong(database: Database) -> list[str]:
@@ -241,7 +241,7 @@ async def main(dsn):
     database = Database(dsn)
     await database.open()
     store = CandleStore(database, Changes(database))
-    one = (await Instruments(database, Lineup([])).imported(Instrument("m", "p", "S"), "UTC")).id
+    one = (await Instruments(database).imported(Instrument("m", "p", "S"), "UTC")).id
     turn = 0
     while True:
         turn += 1

@@ -36,7 +36,7 @@ from storage.database import Database
 from storage.instruments import Instruments
 from storage.migrate import migrate
 from storage.relations import ALL
-from tests.fakes.upstream import Lineup, minutes
+from tests.fakes.upstream import minutes
 from tests.history.world import DAY_MS, HOUR_MS, T0, rows_of
 from tests.timescale.server import stop_jobs
 from tests.waiting import HANG_S
@@ -87,7 +87,7 @@ def store_of(database: Database) -> CandleStore:
 
 
 async def new(database: Database, symbol: str) -> int:
-    return (await Instruments(database, Lineup([])).imported(Instrument("m", "p", symbol), "UTC")).id
+    return (await Instruments(database).imported(Instrument("m", "p", symbol), "UTC")).id
 
 
 def write(instrument_id: int, since: int, count: int, seed: int, *, holes: int = 0) -> Write:

@@ -33,7 +33,7 @@ from storage.database import Database
 from storage.instruments import Instruments
 from storage.migrate import migrate
 from storage.relations import ALL, read_levels
-from tests.fakes.upstream import Lineup, minutes
+from tests.fakes.upstream import minutes
 from tests.history.world import DAY_MS, HOUR_MS, T0, rows_of
 from tests.timescale.server import insert_instead_of_copy, served, stop_jobs
 
@@ -127,7 +127,7 @@ def same(found: list[tuple[float, ...]], wanted: list[tuple[float, ...]]) -> boo
 @pytest.fixture
 async def symbol(timescale: Database) -> Symbol:
     name = Instrument("m", "p", f"S{next(_numbers)}")
-    return Symbol(timescale, (await Instruments(timescale, Lineup([])).imported(name, "UTC")).id)
+    return Symbol(timescale, (await Instruments(timescale).imported(name, "UTC")).id)
 
 
 async def ledger(database: Database) -> list[Any]:
@@ -397,7 +397,7 @@ async def test_a_repair_reaches_every_instrument_of_its_span_and_tells_of_each(
     timescale: Database, symbol: Symbol
 ) -> None:
     """A refresh is of all instruments: a level above a wrong one must not be made wrong as well."""
-    instruments = Instruments(timescale, Lineup([]))
+    instruments = Instruments(timescale)
     other = Symbol(timescale, (await instruments.imported(Instrument("m", "p", f"{symbol.id} other"), "UTC")).id)
     for one in (symbol, other):
         await one.write(minutes(NOW - 100 * DAY_MS - NOW % DAY_MS, 900))

@@ -18,7 +18,7 @@ from storage.change_feed import Change, Changes
 from storage.database import Database
 from storage.instruments import Instruments
 from storage.relations import ALL, BASE
-from tests.fakes.upstream import Lineup, minutes
+from tests.fakes.upstream import minutes
 from tests.history.world import DAY_MS, HOUR_MS, T0
 
 FAULTS = {  # what somebody does to a relation behind our back, and what is found there
@@ -37,7 +37,7 @@ def store(database: Database) -> CandleStore:
 
 async def filled(store: CandleStore, symbol: str = "A") -> int:
     """An instrument with some minutes in two years."""
-    one = (await Instruments(store.database, Lineup([])).imported(Instrument("m", "p", symbol), "UTC")).id
+    one = (await Instruments(store.database).imported(Instrument("m", "p", symbol), "UTC")).id
     table = concat([minutes(T0, 3000, holes=range(400, 900)), minutes(T0 + 400 * DAY_MS, 500, seed=1)])
     await store.write([Write(one, MINUTE, table, Spans([Span(T0, T0 + 401 * DAY_MS)]))])
     return one
@@ -158,7 +158,7 @@ async def test_writers_do_not_disturb_it(store: CandleStore) -> None:
 
 
 async def test_instruments_are_chosen_by_name_and_pattern(store: CandleStore) -> None:
-    instruments = Instruments(store.database, Lineup([]))
+    instruments = Instruments(store.database)
     for market, provider, symbol in (
         ("m", "p", "A/B"),
         ("m", "p", "A_B"),

@@ -12,8 +12,10 @@ import pytest
 from candlegraph.backfill import Selection
 from candlegraph.candle import Candles
 from candlegraph.errors import BadUserInput, CandlegraphError, NotFound, ProviderUnavailable
-from candlegraph.provider import Listing
+from candlegraph.provider import Listing, Providers
 from candlegraph.series import Instrument, Record
+from history import listings as listings_module
+from history.listings import Listings
 from storage import instruments as instruments_module
 from storage.database import Database
 from storage.instruments import Instruments
@@ -31,13 +33,17 @@ def of(symbol: str, market: str = "fake", provider: str = "upstream") -> Instrum
     return Instrument(market, provider, symbol)
 
 
-async def found(instruments: Instruments, *symbols: str) -> Sequence[Record | CandlegraphError]:
-    return await instruments.find([of(symbol) for symbol in symbols])
+def over(database: Database, providers: Providers) -> Listings:
+    return Listings(Instruments(database), providers)
 
 
-async def names(instruments: Instruments, text: str | None = None, **more: Any) -> list[str]:
+async def found(listings: Listings, *symbols: str) -> Sequence[Record | CandlegraphError]:
+    return await listings.find([of(symbol) for symbol in symbols])
+
+
+async def names(listings: Listings, text: str | None = None, **more: Any) -> list[str]:
     question = {"text": text, "inactive": False, "after": None, "first": 100} | more
-    records, count = await instruments.search("fake", "upstream", **question)
+    records, count = await listings.search("fake", "upstream", **question)
     assert count >= len(records)
     return [record.instrument.symbol for record in records]
 
@@ -56,9 +62,9 @@ async def test_a_listing_is_kept_and_a_restart_asks_nobody(database: Database) -
         )
     }
     lineup = Lineup([source])
-    first = (await found(Instruments(database, lineup), "AB"))[0]
+    first = (await found(over(database, lineup), "AB"))[0]
     lineup.down = True
-    again = (await found(Instruments(database, lineup), "AB"))[0]
+    again = (await found(over(database, lineup), "AB"))[0]
     assert isinstance(first, Record)
     assert first == again == Record(
         first.id, of("AB"), "Alpha Beta", "A", "B", "America/New_York", active=True, listed=True,
@@ -72,33 +78,33 @@ async def test_what_is_not_listed_any_more_becomes_inactive_and_keeps_what_is_kn
 ) -> None:
     source = upstream("A", "B")
     source.listed = {"B": Listing("", first_available=1_500_000_000_000)}
-    before = (await found(Instruments(database, Lineup([source])), "B"))[0]
-    await Instruments(database, Lineup([])).imported(of("C"), "UTC")
+    before = (await found(over(database, Lineup([source])), "B"))[0]
+    await Instruments(database).imported(of("C"), "UTC")
     source = upstream("A")
-    instruments = Instruments(database, Lineup([source]))
-    monkeypatch.setattr(instruments_module, "LISTING_TTL_S", 0.0)
-    await names(instruments)
-    await read(instruments)
-    assert await names(instruments) == ["A", "C"], "what was imported is nobody's to unlist"
-    assert await names(instruments, inactive=True) == ["A", "B", "C"]
-    after = (await found(instruments, "B"))[0]
+    listings = over(database, Lineup([source]))
+    monkeypatch.setattr(listings_module, "LISTING_TTL_S", 0.0)
+    await names(listings)
+    await read(listings)
+    assert await names(listings) == ["A", "C"], "what was imported is nobody's to unlist"
+    assert await names(listings, inactive=True) == ["A", "B", "C"]
+    after = (await found(listings, "B"))[0]
     assert isinstance(before, Record)
     assert after == replace(before, active=False)
     source.truth["B"] = Candles.empty()
-    await read(instruments)
-    await names(instruments)
-    await read(instruments)
-    assert await names(instruments) == ["A", "B", "C"]
-    assert (await found(instruments, "B"))[0] == before, "a first candle once known is not forgotten"
-    await instruments.close()
+    await read(listings)
+    await names(listings)
+    await read(listings)
+    assert await names(listings) == ["A", "B", "C"]
+    assert (await found(listings, "B"))[0] == before, "a first candle once known is not forgotten"
+    await listings.close()
 
 
 async def test_a_fresh_list_in_the_store_spares_a_restart_the_question(database: Database) -> None:
     source = upstream("A", "B")
     lineup = Lineup([source])
-    await names(Instruments(database, lineup))
+    await names(over(database, lineup))
     lineup.down = True
-    again = Instruments(database, lineup)
+    again = over(database, lineup)
     assert await names(again) == ["A", "B"]
     assert isinstance((await found(again, "C"))[0], NotFound)
     assert source.listing_calls == 1
@@ -106,8 +112,8 @@ async def test_a_fresh_list_in_the_store_spares_a_restart_the_question(database:
 
 async def test_an_old_list_answers_at_once_and_is_read_again_behind(database: Database) -> None:
     source = upstream("A")
-    await names(Instruments(database, Lineup([source])))
-    await age(database, 2 * instruments_module.LISTING_TTL_S)
+    await names(over(database, Lineup([source])))
+    await age(database, 2 * listings_module.LISTING_TTL_S)
     source.truth["B"] = Candles.empty()
     release = asyncio.Event()
 
@@ -116,36 +122,36 @@ async def test_an_old_list_answers_at_once_and_is_read_again_behind(database: Da
 
     source.listing_fault = hang
     for ask in (names, lambda one: found(one, "A")):  # a search, and a question about candles
-        instruments = Instruments(database, Lineup([source]))
+        listings = over(database, Lineup([source]))
         async with asyncio.timeout(HANG_S):
-            await asyncio.gather(*(ask(instruments) for _ in range(5)))  # type: ignore[operator]
-        assert await names(instruments) == ["A"]
-        await instruments.close()
+            await asyncio.gather(*(ask(listings) for _ in range(5)))  # type: ignore[operator]
+        assert await names(listings) == ["A"]
+        await listings.close()
     assert source.listing_calls == 3, "once, and once by either of those that were closed"
     release.set()
-    instruments = Instruments(database, Lineup([source]))
-    await names(instruments)
-    await read(instruments)
-    assert await names(instruments) == ["A", "B"]
-    await names(Instruments(database, Lineup([source])))
+    listings = over(database, Lineup([source]))
+    await names(listings)
+    await read(listings)
+    assert await names(listings) == ["A", "B"]
+    await names(over(database, Lineup([source])))
     assert source.listing_calls == 4
 
 
 async def test_a_list_that_could_not_be_read_again_takes_nothing_away(database: Database) -> None:
     source = upstream("A")
-    await names(Instruments(database, Lineup([source])))
-    await age(database, 2 * instruments_module.LISTING_TTL_S)
+    await names(over(database, Lineup([source])))
+    await age(database, 2 * listings_module.LISTING_TTL_S)
 
     async def fail() -> None:
         raise ProviderUnavailable("down")
 
     source.listing_fault = fail
-    instruments = Instruments(database, Lineup([source]))
+    listings = over(database, Lineup([source]))
     for _ in range(5):
-        assert await names(instruments) == ["A"]
-        await read(instruments)
+        assert await names(listings) == ["A"]
+        await read(listings)
     assert source.listing_calls == 2
-    assert isinstance((await found(instruments, "B"))[0], ProviderUnavailable), "it may have been listed since"
+    assert isinstance((await found(listings, "B"))[0], ProviderUnavailable), "it may have been listed since"
 
 
 async def test_processes_that_read_a_list_at_the_same_time_do_not_disturb_each_other(database: Database) -> None:
@@ -154,15 +160,15 @@ async def test_processes_that_read_a_list_at_the_same_time_do_not_disturb_each_o
 
     async def process(turn: int) -> None:
         source = upstream(*(symbols if turn % 2 else symbols[100::-1]))
-        instruments = Instruments(database, Lineup([source]))
+        listings = over(database, Lineup([source]))
         for _ in range(3):
-            known = instruments._lists.setdefault(("fake", "upstream"), instruments_module._List())
+            known = listings._lists.setdefault(("fake", "upstream"), listings_module._List())
             known.asked_at = known.failed_at = None
-            await instruments._read(("fake", "upstream"), known)
+            await listings._read(("fake", "upstream"), known)
             assert known.error is None
 
     await asyncio.gather(*(process(turn) for turn in range(8)))
-    assert {len(await names(Instruments(database, Lineup([])), first=1000))} <= {101, 300}
+    assert {len(await names(over(database, Lineup([])), first=1000))} <= {101, 300}
 
 
 async def test_a_list_that_was_asked_for_earlier_does_not_take_the_place_of_a_later_one(database: Database) -> None:
@@ -172,7 +178,7 @@ async def test_a_list_that_was_asked_for_earlier_does_not_take_the_place_of_a_la
         await release.wait()
 
     slow.listing_fault = hang
-    one, other = Instruments(database, Lineup([slow])), Instruments(database, Lineup([quick]))
+    one, other = over(database, Lineup([slow])), over(database, Lineup([quick]))
     asking = asyncio.create_task(names(one))
     await eventually(lambda: slow.listing_calls)
     assert await names(other) == ["NEW"]
@@ -186,15 +192,15 @@ async def age(database: Database, seconds: float) -> None:
         await connection.execute("update listings set listed_at = now() - $1::float8 * interval '1 s'", seconds)
 
 
-async def read(instruments: Instruments) -> None:
+async def read(listings: Listings) -> None:
     """Wait for what is read behind."""
-    await asyncio.gather(*(known.task for known in instruments._lists.values() if known.task))
+    await asyncio.gather(*(known.task for known in listings._lists.values() if known.task))
 
 
 async def test_an_unknown_symbol_is_not_found_and_disturbs_no_other(database: Database) -> None:
-    instruments = Instruments(database, Lineup([upstream()]))
+    listings = over(database, Lineup([upstream()]))
     asked = [of("AB"), of("?"), of("AB", "mars"), of("AB", "fake", "nobody"), of("abc"), of("A\0B"), of("\ud800")]
-    answers = await instruments.find(asked)
+    answers = await listings.find(asked)
     assert [type(answer) for answer in answers] == [Record, NotFound, NotFound, NotFound, Record, NotFound, NotFound]
     assert "known are fake" in str(answers[2])
     assert "known are upstream" in str(answers[3])
@@ -202,11 +208,11 @@ async def test_an_unknown_symbol_is_not_found_and_disturbs_no_other(database: Da
 
 async def test_finds_at_the_same_time_share_one_reading_of_the_list(database: Database) -> None:
     source = upstream()
-    instruments = Instruments(database, Lineup([source]))
-    answers = await asyncio.gather(*(found(instruments, "AB", "nope") for _ in range(30)), names(instruments))
+    listings = over(database, Lineup([source]))
+    answers = await asyncio.gather(*(found(listings, "AB", "nope") for _ in range(30)), names(listings))
     assert source.listing_calls == 1
     assert {type(answer[0]) for answer in answers[:-1]} == {Record}
-    await found(instruments, "nope")
+    await found(listings, "nope")
     assert source.listing_calls == 1
 
 
@@ -217,8 +223,8 @@ async def test_an_asker_that_leaves_does_not_stop_the_reading(database: Database
         await release.wait()
 
     source.listing_fault = hang
-    instruments = Instruments(database, Lineup([source]))
-    askers = [asyncio.create_task(found(instruments, "AB")) for _ in range(2)]
+    listings = over(database, Lineup([source]))
+    askers = [asyncio.create_task(found(listings, "AB")) for _ in range(2)]
     await eventually(lambda: source.listing_calls)
     askers[0].cancel()
     await asyncio.sleep(0)
@@ -236,43 +242,43 @@ async def test_a_provider_that_fails_is_an_error_for_what_is_not_kept_only(
         raise ProviderUnavailable("down")
 
     source.listing_fault = fail
-    instruments = Instruments(database, Lineup([source]))
-    await instruments.imported(of("AB"), "UTC")
-    kept, missing = await found(instruments, "AB", "abc")
+    listings = over(database, Lineup([source]))
+    await listings._instruments.imported(of("AB"), "UTC")
+    kept, missing = await found(listings, "AB", "abc")
     assert isinstance(kept, Record)
     assert isinstance(missing, ProviderUnavailable)
-    assert await names(instruments) == ["AB"]
-    await found(instruments, "abc")
+    assert await names(listings) == ["AB"]
+    await found(listings, "abc")
     assert source.listing_calls == 1, "a list that failed is not asked for again at once"
-    monkeypatch.setattr(instruments_module, "LISTING_RETRY_S", 0.0)
-    await found(instruments, "abc")
+    monkeypatch.setattr(listings_module, "LISTING_RETRY_S", 0.0)
+    await found(listings, "abc")
     assert source.listing_calls == 2
 
 
 async def test_a_search_with_nothing_kept_and_the_provider_down_is_its_error(database: Database) -> None:
     lineup = Lineup([upstream()], down=True)
     with pytest.raises(ProviderUnavailable):
-        await names(Instruments(database, lineup))
+        await names(over(database, lineup))
     with pytest.raises(NotFound):
-        await Instruments(database, lineup).search("fake", "?", text=None, inactive=False, after=None, first=5)
+        await over(database, lineup).search("fake", "?", text=None, inactive=False, after=None, first=5)
 
 
 async def test_a_list_that_never_comes_is_waited_for_until_a_deadline_only(
     database: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(instruments_module, "LISTING_DEADLINE_S", 0.05)
+    monkeypatch.setattr(listings_module, "LISTING_DEADLINE_S", 0.05)
     source, release = upstream(), asyncio.Event()
 
     async def hang() -> None:
         await release.wait()
 
     source.listing_fault = hang
-    instruments = Instruments(database, Lineup([source]))
+    listings = over(database, Lineup([source]))
     async with asyncio.timeout(HANG_S):
-        assert isinstance((await found(instruments, "AB"))[0], ProviderUnavailable)
+        assert isinstance((await found(listings, "AB"))[0], ProviderUnavailable)
     release.set()
-    monkeypatch.setattr(instruments_module, "LISTING_DEADLINE_S", HANG_S)
-    assert isinstance((await found(instruments, "AB"))[0], Record)
+    monkeypatch.setattr(listings_module, "LISTING_DEADLINE_S", HANG_S)
+    assert isinstance((await found(listings, "AB"))[0], Record)
     assert source.listing_calls == 1
 
 
@@ -283,7 +289,7 @@ async def test_a_symbol_that_is_listed_twice_is_one(database: Database, monkeypa
         return [Listing("A", "first"), Listing("A", "second")]
 
     monkeypatch.setattr(source, "listings", twice)
-    record = (await found(Instruments(database, Lineup([source])), "A"))[0]
+    record = (await found(over(database, Lineup([source])), "A"))[0]
     assert isinstance(record, Record)
     assert record.name == "second"
 
@@ -300,62 +306,62 @@ async def test_a_symbol_that_is_listed_twice_is_one(database: Database, monkeypa
 async def test_a_search_is_blind_to_case_and_takes_everything_else_literally(
     database: Database, text: str | None, expected: list[str]
 ) -> None:
-    assert sorted(await names(Instruments(database, Lineup([upstream()])), text)) == sorted(expected)
+    assert sorted(await names(over(database, Lineup([upstream()])), text)) == sorted(expected)
 
 
 async def test_a_pattern_that_fits_too_much_is_refused_with_the_figure(
     database: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    instruments = Instruments(database, Lineup([upstream()]))
-    monkeypatch.setattr("storage.instruments.MAX_SELECTED", 2)
-    assert len(await instruments.select(Selection("fake", "upstream", pattern="[aA][bB]*"))) == 2
+    listings = over(database, Lineup([upstream()]))
+    monkeypatch.setattr("history.listings.MAX_SELECTED", 2)
+    assert len(await listings.select(Selection("fake", "upstream", pattern="[aA][bB]*"))) == 2
     with pytest.raises(BadUserInput, match=f"At most 2 symbols fit one order; these are {len(NAMES)}"):
-        await instruments.select(Selection("fake", "upstream", pattern="*"))
+        await listings.select(Selection("fake", "upstream", pattern="*"))
 
 
 async def test_pages_of_a_search_give_every_symbol_once(database: Database) -> None:
-    instruments = Instruments(database, Lineup([upstream()]))
+    listings = over(database, Lineup([upstream()]))
     pages: list[list[str]] = [[]]
-    while len(page := await names(instruments, after=pages[-1][-1] if pages[-1] else None, first=2)):
+    while len(page := await names(listings, after=pages[-1][-1] if pages[-1] else None, first=2)):
         pages.append(page)
     assert [len(page) for page in pages] == [0, 2, 2, 2, 1]
     assert sorted(name for page in pages for name in page) == sorted(NAMES)
-    assert await names(instruments, after="\0") == await names(instruments, after="�")
+    assert await names(listings, after="\0") == await names(listings, after="�")
 
 
 async def test_an_import_keeps_the_zone_that_an_instrument_has(database: Database) -> None:
-    instruments = Instruments(database, Lineup([]))
-    first = await instruments.imported(of("A"), "Asia/Tokyo")
+    listings = over(database, Lineup([]))
+    first = await listings._instruments.imported(of("A"), "Asia/Tokyo")
     assert (first.listed, first.timezone) == (False, "Asia/Tokyo")
-    assert await instruments.imported(of("A"), "UTC") == first
-    assert await instruments.pairs() == [("fake", "upstream")]
-    assert (await found(instruments, "A"))[0] == first
+    assert await listings._instruments.imported(of("A"), "UTC") == first
+    assert await listings._instruments.pairs() == [("fake", "upstream")]
+    assert (await found(listings, "A"))[0] == first
 
 
 async def test_what_was_imported_is_extended_once_its_provider_is_found_to_list_it(database: Database) -> None:
     """The import is answered at once from the store; the provider's list is read behind it."""
     source = upstream("BTC/USD")
-    instruments = Instruments(database, Lineup([source]))
-    await instruments.imported(of("BTC/USD"), "UTC")
-    await instruments.imported(of("OWN/USD"), "UTC")
-    first = await found(instruments, "BTC/USD", "OWN/USD")
+    listings = over(database, Lineup([source]))
+    await listings._instruments.imported(of("BTC/USD"), "UTC")
+    await listings._instruments.imported(of("OWN/USD"), "UTC")
+    first = await found(listings, "BTC/USD", "OWN/USD")
     assert [isinstance(record, Record) and record.listed for record in first] == [False, False]
 
     async def extended() -> bool:
-        (record,) = await found(instruments, "BTC/USD")
+        (record,) = await found(listings, "BTC/USD")
         return isinstance(record, Record) and record.listed
 
     await eventually(extended)
-    records = await found(instruments, "BTC/USD", "OWN/USD")
+    records = await found(listings, "BTC/USD", "OWN/USD")
     assert [isinstance(record, Record) and record.listed for record in records] == [True, False]
     assert source.listing_calls == 1
 
 
 async def test_at_the_limit_one_record_goes_and_not_all(database: Database, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(instruments_module, "MAX_RECORDS", 3)
-    instruments = Instruments(database, Lineup([upstream(*"ABCDEF")]))
+    listings = over(database, Lineup([upstream(*"ABCDEF")]))
     for symbol in "ABCDEF":
-        await found(instruments, symbol)
+        await found(listings, symbol)
     read: list[list[str]] = []
     kept = Instruments.kept
 
@@ -364,5 +370,5 @@ async def test_at_the_limit_one_record_goes_and_not_all(database: Database, monk
         return await kept(self, wanted)
 
     monkeypatch.setattr(Instruments, "kept", noted)
-    await found(instruments, *"FEDC")
+    await found(listings, *"FEDC")
     assert read == [["C"]]

@@ -1,0 +1,213 @@
+"""The symbol lists of the providers: read when they are old, shared by all who wait, kept in the store."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+
+from candlegraph.backfill import Selection
+from candlegraph.errors import BadUserInput, CandlegraphError, NotFound, ProviderUnavailable
+from candlegraph.provider import Providers, Upstream
+from candlegraph.series import Instrument, Record
+from storage.instruments import Instruments
+
+log = logging.getLogger(__name__)
+
+MAX_SELECTED = 10_000
+LISTING_TTL_S = 3600.0
+LISTING_RETRY_S = 30.0
+LISTING_TIMEOUT_S = 60.0
+UNKNOWN_AGAIN_S = 60.0  # how old a list may be that does not know a symbol somebody asks for
+LISTING_DEADLINE_S = 10.0  # how long somebody waits for a list; it is read on
+
+
+@dataclass(slots=True)
+class _List:
+    """What this process knows of a provider's symbol list; instants by `time.monotonic`."""
+
+    asked_at: float | None = None  # when the list that is stored was asked for; None: never, as far as we know
+    failed_at: float | None = None
+    error: CandlegraphError | None = None  # why, where the last read failed
+    task: asyncio.Task[None] | None = None  # the read under way
+
+    @property
+    def due(self) -> bool:
+        """Whether the list ought to be read: it is old, nobody reads it, and the last try did not fail just now."""
+        return self.due_after(LISTING_TTL_S)
+
+    def due_after(self, seconds: float) -> bool:
+        """The same where a list is old after so many seconds."""
+        now = time.monotonic()
+        old = self.asked_at is None or now - self.asked_at >= seconds
+        return old and self.task is None and (self.failed_at is None or now - self.failed_at >= LISTING_RETRY_S)
+
+
+class Listings:
+    """Looks symbols up, in their provider's list where the store does not know them."""
+
+    def __init__(self, instruments: Instruments, providers: Providers) -> None:
+        """Nothing is asked before somebody needs it."""
+        self._instruments = instruments
+        self._providers = providers
+        self._lists: dict[tuple[str, str], _List] = {}
+
+    async def find(self, wanted: list[Instrument]) -> list[Record | CandlegraphError]:
+        """Look instruments up, if need be in their provider's list; an error a key, never one for all."""
+        kept = await self._instruments.recent(wanted)
+        missing = [instrument for instrument in wanted if instrument not in kept]
+        await self._renew({(i.market, i.provider) for i in kept})
+        if not missing:
+            return [kept[instrument] for instrument in wanted]
+        pairs = {(instrument.market, instrument.provider) for instrument in missing}
+        errors = await self._list(pairs)
+        kept |= await self._instruments.kept(missing)
+        strangers = {pair for i in missing if i not in kept and not errors[pair := (i.market, i.provider)]}
+        if strangers and await self._again(strangers):
+            kept |= await self._instruments.kept(missing)
+        return [
+            kept.get(i)
+            or errors[i.market, i.provider]
+            or NotFound(f"{i.market}/{i.provider} has no symbol {i.symbol[:64]!r}: look it up with `symbols`.")
+            for i in wanted
+        ]
+
+    async def search(
+        self, market: str, provider: str, *, text: str | None, inactive: bool, after: str | None, first: int
+    ) -> tuple[list[Record], int]:
+        """One page of a provider's symbols in the order of their names, and how many match in all."""
+        error = (await self._list({(market, provider)}))[market, provider]
+        found, count = await self._instruments.search(
+            market, provider, text=text, inactive=inactive, after=after, first=first
+        )
+        if error and not count:
+            raise error
+        return found, count
+
+    async def select(self, selection: Selection) -> list[Record]:
+        """The listed symbols of a provider that are meant. NotFound names one there is not; BadUserInput: none fits, or too many."""
+        market, provider = selection.market, selection.provider
+        if (selection.symbols is None) == (selection.pattern is None):
+            raise BadUserInput("Give either `symbols` or a `pattern`.")
+        if selection.symbols is not None and not selection.symbols:
+            raise BadUserInput("`symbols` names no symbol.")
+        if error := (await self._list({(market, provider)}))[market, provider]:
+            raise error
+        names = None if selection.symbols is None else list(dict.fromkeys(selection.symbols))
+        records = await self._instruments.named(market, provider, names)
+        found = {record.instrument.symbol: record for record in records if record.listed}
+        if names is not None:
+            for name in names:
+                if name not in found:
+                    raise NotFound(f"{market}/{provider} has no symbol {name[:64]!r}: look it up with `symbols`.")
+        pattern = selection.pattern
+        chosen = [record for name, record in found.items() if pattern is None or fnmatchcase(name, pattern)]
+        if not chosen:
+            raise BadUserInput(f"No symbol of {market}/{provider} matches {(pattern or '')[:64]!r}.")
+        if len(chosen) > MAX_SELECTED:
+            raise BadUserInput(f"At most {MAX_SELECTED:,} symbols fit one order; these are {len(chosen):,}.")
+        return chosen
+
+    async def close(self) -> None:
+        """Stop the reads under way."""
+        tasks = [known.task for known in self._lists.values() if known.task]
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+    async def _again(self, pairs: set[tuple[str, str]]) -> bool:
+        """Wait for lists that lack what somebody asks for, unless they were read a moment ago; whether one was read."""
+        old = [pair for pair in pairs if pair in self._plugins() and self._lists[pair].due_after(UNKNOWN_AGAIN_S)]
+        for pair in old:
+            self._lists[pair].task = asyncio.create_task(self._read(pair, self._lists[pair]))
+        tasks = [task for pair in pairs if pair in self._lists and (task := self._lists[pair].task)]
+        if tasks:
+            await asyncio.wait(tasks, timeout=LISTING_DEADLINE_S)
+        return bool(tasks)
+
+    async def _renew(self, pairs: set[tuple[str, str]]) -> None:
+        """Have the lists read again that are due; nobody waits for them."""
+        for pair in await self._due(pairs):
+            if pair in self._plugins():
+                self._read_if_due(pair)
+            else:
+                self._lists.setdefault(pair, _List()).failed_at = time.monotonic()  # imported: nobody has a list of it
+
+    async def _list(self, pairs: set[tuple[str, str]]) -> dict[tuple[str, str], CandlegraphError | None]:
+        """See to it that the providers' symbols are stored, and of each say why they could not be.
+
+        An old list is read again behind us; one that never was read is waited for.
+        """
+        await self._due(pairs)
+        return dict(zip(pairs, await asyncio.gather(*map(self._listed, pairs)), strict=True))
+
+    async def _due(self, pairs: set[tuple[str, str]]) -> list[tuple[str, str]]:
+        """Those whose lists are due, also by what other processes have noted in the store."""
+        maybe = [pair for pair in pairs if pair not in self._lists or self._lists[pair].due]
+        if not maybe:
+            return []
+        for pair, age in await self._instruments.listing_ages(maybe):
+            self._lists.setdefault(pair, _List()).asked_at = time.monotonic() - age
+        return [pair for pair in maybe if pair not in self._lists or self._lists[pair].due]
+
+    def _plugins(self) -> set[tuple[str, str]]:
+        return {(status.market.id, status.id) for status in self._providers.statuses()}
+
+    async def _listed(self, pair: tuple[str, str]) -> CandlegraphError | None:
+        known = self._lists.get(pair)
+        if known and known.asked_at is not None:
+            self._read_if_due(pair)
+            return known.error
+        if pair not in self._plugins():
+            return None if pair in await self._instruments.pairs() else self._no_provider(*pair)
+        if task := self._read_if_due(pair):
+            _, late = await asyncio.wait([task], timeout=LISTING_DEADLINE_S)
+            if late:
+                return ProviderUnavailable("The list of symbols of {}/{} is not here yet.".format(*pair), retry_after=5)
+        return self._lists[pair].error
+
+    def _read_if_due(self, pair: tuple[str, str]) -> asyncio.Task[None] | None:
+        """The read of a list that is due or under way; everybody shares one, and no leaver stops it."""
+        known = self._lists.setdefault(pair, _List())
+        if known.due:
+            known.task = asyncio.create_task(self._read(pair, known))
+        return known.task
+
+    async def _read(self, pair: tuple[str, str], known: _List) -> None:
+        try:
+            # However long it takes to start: the list is read when it has.
+            source = await self._source(*pair)
+            async with asyncio.timeout(LISTING_TIMEOUT_S):
+                await self._read_list(*pair, source)
+            known.error, known.failed_at = None, None
+        except CandlegraphError as error:
+            known.error, known.failed_at = error, time.monotonic()
+        except Exception as error:  # a plugin may raise anything
+            log.exception("provider %s/%s failed to list its symbols", *pair)
+            failure = ProviderUnavailable(f"{pair[1]} failed to list its symbols: {type(error).__name__}.")
+            known.error, known.failed_at = failure, time.monotonic()
+        finally:
+            known.task = None
+
+    async def _source(self, market: str, provider: str) -> Upstream:
+        source = await self._providers.get(market, provider)
+        if source is None:
+            raise self._no_provider(market, provider)
+        return source
+
+    async def _read_list(self, market: str, provider: str, source: Upstream) -> None:
+        began = time.monotonic()
+        # Of symbols named twice the last one counts, as with candles.
+        listings = list({item.symbol: item for item in await source.listings()}.values())
+        await self._instruments.store_list(market, provider, listings, source.market.timezone, time.monotonic() - began)
+        self._lists[market, provider].asked_at = began
+
+    def _no_provider(self, market: str, provider: str) -> NotFound:
+        known = [status for status in self._providers.statuses() if status.market.id == market]
+        if not known:
+            markets = ", ".join(sorted({status.market.id for status in self._providers.statuses()}))
+            return NotFound(f"Unknown market {market[:64]!r}: known are {markets}.")
+        names = ", ".join(status.id for status in known)
+        return NotFound(f"Market {market} has no provider {provider[:64]!r}: known are {names}.")
