@@ -99,6 +99,7 @@ async def test_history_joins_the_stream_without_a_gap_or_a_repeat_whenever_a_lis
         await time.turn(60_000)
     final = MINUTE.floor(time.now - 5_000)
     for client in clients:
+        await eventually(client.caught_up.is_set)
         assert client.caught_up.is_set(), client.task
         timeframe = client.series.timeframe
         # The bucket at the end counts once its last minute is final.
@@ -175,6 +176,7 @@ async def test_a_provider_that_fails_for_a_while_loses_no_candle(build: Build, t
     expected = exchange.truth(MINUTE, client.since, MINUTE.floor(time.now - 5_000))
     await eventually(lambda: client.closed() == expected)
     assert client.closed() == expected
+    await eventually(lambda: exchange.streams > 1)
     assert exchange.streams > 1
     await client.leave()
 
