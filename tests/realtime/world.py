@@ -75,7 +75,7 @@ class Exchange:
         self.capabilities = Capabilities(
             (MINUTE, Timeframe(1, "h"), Timeframe(1, "d")), live, max_rows_per_call=1000, settle_ms=5_000
         )
-        self.fetches = self.streams = 0
+        self.fetches = self.streams = self.cuts = 0
         self.down = False
         self.lag = 0  # how long after the fact it has anything
         self.skew = 0  # how far its clock is from ours
@@ -149,6 +149,7 @@ class Exchange:
         while True:
             await asyncio.sleep(0.005)
             if self.down:
+                self.cuts += 1
                 raise ProviderUnavailable("The socket was cut.")
             opening = MINUTE.floor(self.now_ms())
             candles = self.rows(Span(opening, opening + 60_000))
