@@ -155,6 +155,11 @@ class Candles:
             bool((ours == theirs).all()) for ours, theirs in zip(self.columns, other.columns, strict=True)
         )
 
+    def fillers(self) -> Bools:
+        """Which rows are flat and without volume: some exchanges put them where nobody traded."""
+        flat = (self.open == self.close) & (self.high == self.low)
+        return np.asarray(flat & (self.volume == 0))
+
     def with_closed(self, closed: Bools) -> Self:
         """The same candles, some final and some still forming."""
         return replace(self, closed=closed)

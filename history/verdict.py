@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 
 from candlegraph.candle import Candles, concat
 from candlegraph.provider import Capabilities, Page
@@ -59,7 +58,7 @@ def judge(page: Page, call: Call, traits: Capabilities) -> Verdict:
     within = page.candles.sorted().between(asked)
     candles, bad = _checked(within, call)
     if traits.has_volume:
-        candles = candles[~_fillers(candles)]
+        candles = candles[~candles.fillers()]
     covered = Spans([Span(page.complete_from, min(page.complete_to, final_until)) & asked]) - bad.spans
     nothing = page.complete_to <= asked.since
     unproved = asked.until if nothing else page.complete_from
@@ -94,9 +93,3 @@ def _checked(candles: Candles, call: Call) -> tuple[Candles, BadRows]:
         for stamp in candles.timestamp[is_bad].tolist()
     )
     return candles[~is_bad], BadRows(buckets, len(problems), (int(candles.timestamp[first]), problems[first]))
-
-
-def _fillers(candles: Candles) -> NDArray[np.bool_]:
-    """The flat rows without volume that some exchanges put where nobody traded."""
-    flat = (candles.open == candles.close) & (candles.high == candles.low)
-    return np.asarray(flat & (candles.volume == 0))

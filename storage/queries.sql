@@ -473,3 +473,15 @@ select min(opened) as opened from live_events where instrument_id = $1 and timef
 
 -- name: live_sweep
 delete from live_events where at < now() - interval '10 minutes';
+
+-- name: rows_beside
+-- The rows of one series next to each of some instants, so many before it or from it on: their openings and sources, packed.
+select (select string_agg(timestamptz_send(n."timestamp") || n.source::text::bytea, ''::bytea order by n."timestamp") from (
+  (select d."timestamp", d.source from ohlcv_data d
+   where q.before and d.instrument_id = $1 and d.timeframe = $2 and d."timestamp" < timestamptz 'epoch' + q.at * interval '1 ms'
+   order by d."timestamp" desc limit q.count)
+  union all
+  (select d."timestamp", d.source from ohlcv_data d
+   where not q.before and d.instrument_id = $1 and d.timeframe = $2 and d."timestamp" >= timestamptz 'epoch' + q.at * interval '1 ms'
+   order by d."timestamp" limit q.count)) n) as packed
+from unnest($3::int8[], $4::bool[], $5::int4[]) with ordinality q (at, before, count, k) order by q.k;

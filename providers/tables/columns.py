@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, cast
 
@@ -27,15 +28,22 @@ _NAMES = {
     "volume": ("volume", "vol", "v", "base_volume", "volume_base", "volumefrom", "tickvol", "tick_volume"),
 }
 _MONEY = {"usd", "usdt", "usdc", "busd", "eur", "gbp", "jpy", "krw", "currency", "quote", "quote_currency"}
+_SYMBOLS = ("symbol", "ticker", "tic", "sym", "instrument", "pair", "name")
+_SHOWN = 10  # symbols in a message
 _CLOCK = re.compile(r"\d{1,2}:\d\d(:\d\d(\.\d+)?)?|\d{4}|\d{6}")
 
 
 @dataclass(frozen=True, slots=True)
 class Layout:
-    """Which columns hold what: one column of times, or a date and a clock; no volume is None."""
+    """Which columns hold what: one column of times, or a date and a clock; no volume is None.
+
+    ``symbol`` is the column that says whose candles these are; ``names`` are those of all columns, none without a header.
+    """
 
     time: tuple[int, ...]
     numbers: tuple[int | None, ...]
+    symbol: int | None = None
+    names: tuple[str, ...] = ()
 
     @property
     def has_volume(self) -> bool:
@@ -45,7 +53,16 @@ class Layout:
     @property
     def columns(self) -> list[int]:
         """The positions of all of them, ascending."""
-        return sorted({*self.time, *(i for i in self.numbers if i is not None)})
+        return sorted({i for i in (*self.time, *self.numbers, self.symbol) if i is not None})
+
+    @property
+    def taken(self) -> dict[str, str]:
+        """What was taken for what: the names of the columns, or their places where they have none."""
+        named = {"time": " and ".join(map(self._name, self.time))}
+        return named | {name: self._name(at) for name, at in zip(NUMBERS, self.numbers, strict=True) if at is not None}
+
+    def _name(self, at: int) -> str:
+        return repr(self.names[at].strip()[:40]) if at < len(self.names) else f"column {at + 1}"
 
 
 def layout_of(names: Sequence[str], first: Sequence[str]) -> Layout:
@@ -62,7 +79,9 @@ def layout_of(names: Sequence[str], first: Sequence[str]) -> Layout:
     if missing or time is None:
         raise InvalidCandles(f"no column for {', '.join(missing)} among: {', '.join(map(repr, names))}"[:1000])
     apart = plain[time] == "time" and "date" in plain and _CLOCK.fullmatch(first[time].strip())
-    return Layout((plain.index("date"), time) if apart else (time,), tuple(numbers))
+    times = (plain.index("date"), time) if apart else (time,)
+    symbol = next((plain.index(name) for name in _SYMBOLS if plain.count(name) == 1), None)
+    return Layout(times, tuple(numbers), symbol, tuple(names))
 
 
 def layout_without_names(cells: Sequence[str]) -> Layout | None:
@@ -101,6 +120,18 @@ def _position_of_volume(plain: Sequence[str]) -> int | None:
     """``volume_btc`` where the volume is given in several currencies: the one that is not money, else the first."""
     found = [at for at, name in enumerate(plain) if name.startswith(("volume_", "vol_"))]
     return min(found, key=lambda at: plain[at].split("_", 1)[1] in _MONEY, default=None)
+
+
+def check_symbols(layout: Layout, found: AbstractSet[str], wanted: str | None) -> None:
+    """InvalidCandles where rows name several symbols and none is wanted, or none of them the one that is."""
+    names = ", ".join(map(repr, sorted(found)[:_SHOWN])) + " ..." * (len(found) > _SHOWN)
+    if layout.symbol is None:
+        if wanted is not None:
+            raise InvalidCandles("it has no column that names symbols, which --only would choose by")
+    elif wanted is not None and wanted not in found:
+        raise InvalidCandles(f"it has no row of {wanted!r}, only of {names}")
+    elif wanted is None and len(found) > 1:
+        raise InvalidCandles(f"its rows are of {len(found)} symbols, {names}: take one of them with --only")
 
 
 def times(frame: pl.DataFrame, layout: Layout) -> pl.Series:

@@ -28,12 +28,14 @@ _BLOCK_BYTES = 16 << 20
 class Rows:
     """Some rows: their cells as text in columns named by position, and why other lines are none.
 
-    ``line`` is (n,) int64 and counts from 1; an empty line is neither a row nor a problem.
+    ``line`` is (n,) int64 and counts from 1; an empty line is neither a row nor a problem. ``cut`` is the line in whose
+    last number the file seems to end.
     """
 
     cells: pl.DataFrame
     line: Int64s
     problems: dict[int, str]
+    cut: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,16 +66,17 @@ def _blocks(file: IO[bytes]) -> Iterator[bytes]:
         if magic.startswith(start):
             raise InvalidCandles(f"it is {what}, not a CSV: unpack or rename it first")
     source = cast(IO[bytes], gzip.GzipFile(fileobj=file)) if magic.startswith(b"\x1f\x8b") else file
-    rest = source.read(3).removeprefix(b"\xef\xbb\xbf")
+    held, rest = b"", source.read(3).removeprefix(b"\xef\xbb\xbf")
     while chunk := source.read(_BLOCK_BYTES):
         cut = chunk.rfind(b"\n") + 1
-        if cut:
-            yield rest + chunk[:cut]
-        rest = chunk[cut:] if cut else rest + chunk
+        if cut and held:
+            yield held
+        held, rest = (rest + chunk[:cut], chunk[cut:]) if cut else (held, rest + chunk)
         if len(rest) > _BLOCK_BYTES:
             raise InvalidCandles("it is no table: one of its lines is longer than any row")
-    if rest:
-        yield rest
+    # A last line without an end stays with those above it, which it is compared with.
+    if held or rest:
+        yield held + rest
 
 
 def _numbered(blocks: Iterable[bytes]) -> Iterator[tuple[int, bytes]]:
@@ -121,12 +124,31 @@ def _rows(block: bytes, line: int, text: _Text) -> Rows:
     first, last, over = (frame.get_column(str(at)) for at in (text.layout.time[0], text.width - 1, text.width))
     # An empty line, a row cut short and a row that is too long all show in one of these cells.
     odd = np.flatnonzero((first.is_null() | last.is_null() | over.is_not_null()).to_numpy())
+    cut = (
+        int(lines[-1])
+        if not block.endswith(b"\n") and _ends_cut(last) and text.width - 1 in text.layout.numbers
+        else None
+    )
     if not len(odd):
-        return Rows(frame, lines, {})
+        return Rows(frame, lines, {}, cut)
     reasons = _odd_rows(block, odd, text, frame)
     kept = np.ones(frame.height, np.bool_)
     kept[list(reasons)] = False
-    return Rows(frame.filter(kept), lines[kept], {line + at: reason for at, reason in reasons.items() if reason})
+    return Rows(frame.filter(kept), lines[kept], {line + at: reason for at, reason in reasons.items() if reason}, cut)
+
+
+def _ends_cut(last: pl.Series) -> bool:
+    """Whether the last cell of a column of numbers is shorter than all others, or has fewer decimals."""
+    cells = last.drop_nulls().str.strip_chars(' \t\r"')
+    if len(cells) < 3 or last[-1] is None:
+        return False
+    for lengths in (
+        cells.str.len_bytes(),
+        (cells.str.len_bytes() - cells.str.find(".", literal=True) - 1).fill_null(0),
+    ):
+        if lengths[-1] < (lengths[:-1].min() or 0):
+            return True
+    return False
 
 
 def _odd_rows(block: bytes, odd: Int64s, text: _Text, frame: pl.DataFrame) -> dict[int, str]:

@@ -11,7 +11,7 @@ import gzip
 import zlib
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -21,33 +21,68 @@ from candlegraph.candle import Bools, Candles, Floats
 from candlegraph.errors import InvalidCandles
 from candlegraph.timeframe import Timeframe
 from candlegraph.zone import UTC, Int64s, Zone
-from providers.tables.columns import NUMBERS, Layout, floats, layout_of, times
+from providers.tables.columns import NUMBERS, Layout, check_symbols, floats, layout_of, times
 from providers.tables.delimited import read_delimited
-from providers.tables.timestamps import NEVER, SKIPPED, TIMES, UNREADABLE, Kinds, on_clock, stamps_of, timeframe_of
+from providers.tables.steps import check_steps
+from providers.tables.timestamps import (
+    NEVER,
+    SKIPPED,
+    TIMES,
+    TWICE,
+    UNREADABLE,
+    Kinds,
+    on_clock,
+    stamps_of,
+    timeframe_of,
+)
 
 if TYPE_CHECKING:
     import polars as pl
 
 SUFFIXES = (".csv", ".csv.gz", ".parquet")
 
+CUT = "the file ends within this line: its last number may be cut. Leave it out with --drop-last, or end the line"
+
 _SHOWN = 10  # problems in a message
 _ENOUGH = 10_000  # problems after which no more of the file is read
 
 
 @dataclass(frozen=True, slots=True)
+class Hints:
+    """What a user says of a file besides its timeframe and zone.
+
+    Times without an offset are local to ``clock``, dates to ``dates``; either is the zone of the days where it is None.
+    ``thin``: the steps between the rows prove nothing. ``symbol``: of a file of several, the rows of this one.
+    """
+
+    clock: Zone | None = None
+    dates: Zone | None = None
+    thin: bool = False
+    symbol: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Table:
-    """Candles as a file holds them, ascending and unique; without a volume column their volume is 0."""
+    """Candles as a file holds them, ascending and unique; without a volume column their volume is 0.
+
+    ``rows`` were read, repeated ones too. ``dropped`` is (n,) int64 ms UTC: the openings of the rows left out.
+    ``facts`` are lines for people: which columns were taken, and how the times were read.
+    """
 
     candles: Candles
     timeframe: Timeframe
     has_volume: bool = True
+    rows: int = 0
+    dropped: Int64s = field(default_factory=lambda: np.empty(0, np.int64))
+    facts: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
 class _Sheet:
     """The readable rows of a file in its order, each known by its ``line``; why the others are none is in ``problems``.
 
-    ``stamp`` is (n,) int64 and means what ``kind`` says, ``numbers`` is (5, n).
+    ``stamp`` is (n,) int64 and means what ``kind`` says, ``numbers`` is (5, n). ``symbols`` are those that its rows name,
+    ``cut`` is the line in whose last number the file seems to end.
     """
 
     line: Int64s
@@ -55,6 +90,8 @@ class _Sheet:
     kind: Kinds
     numbers: Floats
     problems: dict[int, str]
+    symbols: frozenset[str] = frozenset()
+    cut: int | None = None
 
     def without(self, reasons: Mapping[int, str]) -> _Sheet:
         """The other rows; those at a place that has a reason have become problems."""
@@ -67,32 +104,75 @@ class _Sheet:
 
     def rows(self, kept: Bools | Int64s | slice) -> _Sheet:
         """Some of the rows."""
-        return _Sheet(self.line[kept], self.stamp[kept], self.kind[kept], self.numbers[:, kept], self.problems)
+        return replace(
+            self, line=self.line[kept], stamp=self.stamp[kept], kind=self.kind[kept], numbers=self.numbers[:, kept]
+        )
 
 
-def read_table(path: Path, timeframe: Timeframe | None = None, zone: Zone = UTC, *, drop_last: bool = False) -> Table:
+def read_table(
+    path: Path,
+    timeframe: Timeframe | None = None,
+    zone: Zone = UTC,
+    *,
+    drop_last: bool = False,
+    hints: Hints = Hints(),
+) -> Table:
     """Read the candles of ``path``; InvalidCandles names what is wrong, and nothing is ever half-read.
 
-    Times without an offset, and dates, are local to ``zone``; so are the days of ``timeframe``, which is told from the
-    steps between the rows where it is not given. ``drop_last`` leaves the newest row out: in an exchange's dump it is
-    still forming.
+    The days of ``timeframe`` are those of ``zone``; it is told from the steps between the rows where it is not given.
+    ``drop_last`` leaves the newest row out: in an exchange's dump it is still forming. The notes of InvalidCandles say what
+    was known of the file by then, as `Table.facts` does.
     """
+    facts: list[str] = []
+    try:
+        return _read(path, timeframe, zone, hints, facts, drop_last=drop_last)
+    except InvalidCandles as error:
+        for fact in facts:
+            error.add_note(fact)
+        raise
+
+
+def _read(
+    path: Path, timeframe: Timeframe | None, zone: Zone, hints: Hints, facts: list[str], *, drop_last: bool
+) -> Table:
     with _named(path):
-        sheet, has_volume = _read_parquet(path) if _is_parquet(path) else _read_csv(path)
-    stamp, kind, reasons = on_clock(sheet.stamp, sheet.kind, zone)
-    sheet = _sorted(replace(sheet, stamp=stamp, kind=kind).without(reasons))
+        sheet, layout = (_read_parquet if _is_parquet(path) else _read_csv)(path, hints.symbol)
+        facts.append("Columns: " + ", ".join(f"{name} {column}" for name, column in layout.taken.items()) + ".")
+        check_symbols(layout, sheet.symbols, hints.symbol)
+    dates = None if timeframe and timeframe.width_ms else hints.dates or zone
+    read = on_clock(sheet.stamp, sheet.kind, hints.clock or zone, dates)
+    facts.append(f"Times: {read.meaning}.")
+    sheet = _sorted(replace(sheet, stamp=read.ms, kind=read.kind).without(read.reasons))
     told = timeframe or _told_timeframe(sheet, path, zone)
     if told.width_ms:
-        sheet = sheet.without(_each(sheet.kind == SKIPPED, NEVER.format(zone.name)))
-    if drop_last:
-        sheet = sheet.rows(sheet.stamp < sheet.stamp.max(initial=0))
+        sheet = sheet.without(_each(sheet.kind == SKIPPED, NEVER.format(read.zone.name)))
+    every, newest = sheet.stamp, sheet.stamp.max(initial=0)
+    facts.append(_extent(every, told))
+    sheet = sheet.rows(sheet.stamp < newest) if drop_last else sheet
     candles = Candles.of(sheet.stamp, *sheet.numbers)
-    wrong = {int(sheet.line[at]): reason for at, reason in candles.problems(told, TIMES, zone).items()}
-    if problems := {**_repeats(sheet), **wrong, **sheet.problems}:
-        raise _refusal(path, problems, _hints(problems, told, zone, given=timeframe is not None))
+    if problems := _problems(sheet, candles, told, zone):
+        raise _refusal(path, problems, _hints(problems, told, read.zone, zone, given=timeframe is not None))
     if not len(candles):
         raise InvalidCandles(f"{path.name}: it has no rows{' but the newest, which was to be dropped' * drop_last}")
-    return Table(candles.sorted(), told, has_volume)
+    if not hints.thin:
+        with _named(path):
+            check_steps(every, told, zone)
+    dropped = np.full(int(drop_last), newest, np.int64)
+    return Table(candles.sorted(), told, layout.has_volume, len(every), dropped, tuple(facts))
+
+
+def _problems(sheet: _Sheet, candles: Candles, timeframe: Timeframe, zone: Zone) -> dict[int, str]:
+    """What is wrong with rows, by their lines."""
+    wrong = {int(sheet.line[at]): reason for at, reason in candles.problems(timeframe, TIMES, zone).items()}
+    cut = {sheet.cut: CUT} if sheet.cut is not None and sheet.cut in sheet.line else {}
+    return {**_repeats(sheet), **cut, **wrong, **sheet.problems}
+
+
+def _extent(stamps: Int64s, timeframe: Timeframe) -> str:
+    if not len(stamps):
+        return "Rows: none."
+    first, last = np.datetime_as_string(stamps[[0, -1]].astype("datetime64[ms]"), "s")
+    return f"Rows: {len(stamps):,} of {timeframe}, from {first}Z to {last}Z."
 
 
 def _each(bad: Bools, reason: str) -> dict[int, str]:
@@ -123,7 +203,9 @@ def _refusal(path: Path, problems: Mapping[int, str], hints: Iterable[str] = ())
     return InvalidCandles("\n".join([*shown, *hints]))
 
 
-def _hints(problems: Mapping[int, str], timeframe: Timeframe, zone: Zone, *, given: bool) -> Iterator[str]:
+def _hints(problems: Mapping[int, str], timeframe: Timeframe, clock: Zone, zone: Zone, *, given: bool) -> Iterator[str]:
+    if TWICE.format(clock.name) in problems.values():
+        yield "If the clock of the file never changes, name it: --clock EST, or its offset, such as --clock -05:00."
     if not any(reason.startswith("the timestamp is not the opening") for reason in problems.values()):
         return
     if not given:
@@ -142,8 +224,13 @@ def _told_timeframe(sheet: _Sheet, path: Path, zone: Zone) -> Timeframe:
         raise InvalidCandles(f"{path.name}: {error.message}") from None
 
 
-def _sheet_of(frame: pl.DataFrame, layout: Layout, line: Int64s, problems: dict[int, str]) -> _Sheet:
-    """Rows of a frame whose columns are named by their positions."""
+def _sheet_of(
+    frame: pl.DataFrame, layout: Layout, line: Int64s, problems: dict[int, str], symbol: str | None
+) -> _Sheet:
+    """Rows of a frame whose columns are named by their positions; only those of ``symbol``, where one is named."""
+    symbols, chosen = _symbols(frame, layout, symbol)
+    if chosen is not None:
+        frame, line = frame.filter(chosen), line[chosen]
     stamp, kind = stamps_of(times(frame, layout))
     numbers = np.zeros((5, len(line)))
     reasons: dict[int, str] = {}
@@ -152,7 +239,18 @@ def _sheet_of(frame: pl.DataFrame, layout: Layout, line: Int64s, problems: dict[
             numbers[row], bad = floats(frame.get_column(str(at)), name)
             reasons = bad | reasons
     unread = _each(kind == UNREADABLE, "the timestamp is not understood")
-    return _Sheet(line, stamp, kind, numbers, problems).without(unread | reasons)
+    return _Sheet(line, stamp, kind, numbers, problems, symbols).without(unread | reasons)
+
+
+def _symbols(frame: pl.DataFrame, layout: Layout, symbol: str | None) -> tuple[frozenset[str], Bools | None]:
+    """The symbols that rows name, and which rows are those of ``symbol``; None for all."""
+    import polars as pl  # noqa: PLC0415 - lazily, see above
+
+    if layout.symbol is None:
+        return frozenset(), None
+    cells = frame.get_column(str(layout.symbol)).cast(pl.String, strict=False).str.strip_chars().fill_null("")
+    found = frozenset(cells.unique().to_list()) - {""}
+    return found, None if symbol is None else (cells == symbol).to_numpy()
 
 
 @contextmanager
@@ -182,7 +280,7 @@ def _is_parquet(path: Path) -> bool:
     return path.suffix.lower() in {".parquet", ".pq"}
 
 
-def _read_parquet(path: Path) -> tuple[_Sheet, bool]:
+def _read_parquet(path: Path, symbol: str | None) -> tuple[_Sheet, Layout]:
     import polars as pl  # noqa: PLC0415 - lazily, see above
 
     with path.open("rb") as file:
@@ -198,17 +296,18 @@ def _read_parquet(path: Path) -> tuple[_Sheet, bool]:
     except (pl.exceptions.PolarsError, pl.exceptions.PanicException) as error:
         raise InvalidCandles(f"it is no Parquet file that can be read: {str(error).splitlines()[0][:200]}") from None
     frame = frame.rename({name: str(names.index(name)) for name in columns})
-    return _sheet_of(frame, layout, np.arange(1, frame.height + 1), {}), layout.has_volume
+    return _sheet_of(frame, layout, np.arange(1, frame.height + 1), {}, symbol), layout
 
 
-def _read_csv(path: Path) -> tuple[_Sheet, bool]:
+def _read_csv(path: Path, symbol: str | None) -> tuple[_Sheet, Layout]:
     sheets: list[_Sheet] = []
     problems: dict[int, str] = {}
+    cut = None
     with path.open("rb") as file:
         layout, blocks = read_delimited(file)
         for rows in blocks:
-            sheets.append(_sheet_of(rows.cells, layout, rows.line, rows.problems))
-            problems |= sheets[-1].problems
+            sheets.append(_sheet_of(rows.cells, layout, rows.line, rows.problems, symbol))
+            problems, cut = problems | sheets[-1].problems, rows.cut
             if len(problems) >= _ENOUGH:
                 break
     joined = _Sheet(
@@ -217,5 +316,7 @@ def _read_csv(path: Path) -> tuple[_Sheet, bool]:
         np.concatenate([sheet.kind for sheet in sheets]),
         np.concatenate([sheet.numbers for sheet in sheets], axis=1),
         problems,
+        frozenset[str]().union(*(sheet.symbols for sheet in sheets)),
+        cut,
     )
-    return joined, layout.has_volume
+    return joined, layout

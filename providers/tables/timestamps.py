@@ -7,6 +7,7 @@ of a local time or of an instant. `on_clock` makes instants of them.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 from datetime import UTC as UTC_TZ
 from datetime import datetime
 from functools import cache
@@ -30,8 +31,9 @@ Kinds = NDArray[np.int8]
 
 TIMES = Span(0, 10_000_000_000_000)  # what a Timestamp can say
 NEVER = "this local time does not exist in {}"
+TWICE = "this local time happens twice in {}, and the order of the rows does not tell which one is meant"
 
-_NUMBER, _LOCAL, _INSTANT, UNREADABLE, SKIPPED = range(5)
+_NUMBER, LOCAL, INSTANT, UNREADABLE, SKIPPED = range(5)
 _WORDS, _SECONDS, _MILLIS, _MICROS, _NANOS, _DATE, _NO_DATE = range(7)
 _SPELLINGS = (
     *("in words", "in seconds", "in milliseconds", "in microseconds", "in nanoseconds"),
@@ -51,10 +53,10 @@ def stamps_of(column: pl.Series) -> tuple[Int64s, Kinds]:
         return _stamps_of_text(column)
     kind = _NUMBER
     if isinstance(column.dtype, pl.Datetime):
-        kind = _INSTANT if column.dtype.time_zone else _LOCAL
+        kind = INSTANT if column.dtype.time_zone else LOCAL
         column = column.dt.timestamp("us")
     elif column.dtype == pl.Date:
-        kind = _LOCAL
+        kind = LOCAL
         column = column.cast(pl.Int64) * (DAY_MS * 1000)
     elif not column.dtype.is_numeric():
         raise InvalidCandles(f"its times are of type {column.dtype}")
@@ -94,7 +96,7 @@ def _stamps_of_text(text: pl.Series) -> tuple[Int64s, Kinds]:
         for how in fitting:
             micros, found = _filled(_read_as(rest, *how))
             stamps[waiting[found]] = micros[found]
-            kinds[waiting[found]] = _INSTANT if how[2] else _LOCAL
+            kinds[waiting[found]] = INSTANT if how[2] else LOCAL
             if found.all():
                 break
     return stamps, kinds
@@ -125,23 +127,69 @@ def _read_as(text: pl.Series, spelling: str, length: int, zone: str) -> pl.Serie
     return found.cast(pl.Int64)
 
 
-def on_clock(stamp: Int64s, kind: Kinds, zone: Zone) -> tuple[Int64s, Kinds, dict[int, str]]:
-    """The stamps in milliseconds UTC, and by their place why some of them are none.
+@dataclass(frozen=True, slots=True)
+class Instants:
+    """The stamps of a table as instants: (n,) int64 ms UTC, their kinds, and by their place why some are none.
 
-    A midnight that the clock skipped becomes the instant of the jump and is of the kind ``SKIPPED``.
+    ``zone`` is that of the local times among them; ``meaning`` says for people how the times were read.
     """
-    stamp, kind, reasons = _in_micros(stamp, kind)
-    ms, never = stamp // 1000, np.zeros(len(stamp), np.bool_)
-    midnight, local = ms % DAY_MS == 0, kind == _LOCAL
+
+    ms: Int64s
+    kind: Kinds
+    reasons: dict[int, str]
+    zone: Zone
+    meaning: str
+
+
+def on_clock(stamp: Int64s, kind: Kinds, clock: Zone, dates: Zone | None) -> Instants:
+    """The instants of stamps, which are in the order of their file.
+
+    Local times are those of ``clock``; where nearly all are midnights they are days of ``dates``, if that is given. A
+    midnight that the clock skipped becomes the instant of the jump and is of the kind ``SKIPPED``. Which one is meant of
+    a time that happens twice is told by the order of the rows.
+    """
+    stamp, kind, reasons, unit = _in_micros(stamp, kind)
+    ms, never, unclear = stamp // 1000, np.zeros(len(stamp), np.bool_), np.zeros(len(stamp), np.bool_)
+    midnight, local = ms % DAY_MS == 0, kind == LOCAL
+    are_days = dates is not None and np.count_nonzero(midnight & local) > 0.8 * np.count_nonzero(local)
+    zone = dates if dates is not None and are_days else clock
     if not zone.is_utc and local.any():
         ms[local], never[local] = instants(ms[local], zone)
+        if not are_days:
+            ms[local], unclear[local] = _in_order(ms[local], zone)
     for bad, reason in (
         (stamp % 1000 != 0, "the timestamp is not a whole number of milliseconds"),
         (never & ~midnight, NEVER.format(zone.name)),
+        (unclear, TWICE.format(zone.name)),
         ((ms < TIMES.since) | (ms >= TIMES.until), "the timestamp is before 1970 or after 2286"),
     ):
         reasons = dict.fromkeys(np.flatnonzero(bad).tolist(), reason) | reasons
-    return ms, np.where(never, np.int8(SKIPPED), kind), reasons
+    if local.any():
+        unit = f"dates, days of {zone.name}" if are_days else f"without an offset, read as {zone.name}"
+    return Instants(ms, np.where(never, np.int8(SKIPPED), kind), reasons, zone, unit)
+
+
+def _in_order(first: Int64s, zone: Zone) -> tuple[Int64s, Bools]:
+    """Of local times that happen twice, taken for the first one, the one that the order of the rows tells.
+
+    ``first`` is (n,) ms UTC in the order of the file. Where the clock of consecutive rows goes back once, those behind
+    are of the second hour; the flags say where it does not, or more than once.
+    """
+    era = np.searchsorted(zone.changes, first, side="right") - 1
+    following = np.minimum(era + 1, len(zone.changes) - 1)
+    back = zone.offsets[era] - zone.offsets[following]
+    twice = np.flatnonzero((back > 0) & (first + back >= zone.changes[following]))
+    found, unclear = first.copy(), np.zeros(len(first), np.bool_)
+    falls = len(first) > 0 and first[0] > first[-1]
+    for number in np.unique(era[twice]):
+        rows = twice[era[twice] == number]
+        rows = rows[::-1] if falls else rows
+        turns = np.flatnonzero(np.diff(first[rows]) <= 0)
+        if len(turns) == 1:
+            found[rows[turns[0] + 1 :]] += back[rows[0]]
+        else:
+            unclear[rows] = True
+    return found, unclear
 
 
 def instants(local: Int64s, zone: Zone) -> tuple[Int64s, Bools]:
@@ -155,11 +203,14 @@ def instants(local: Int64s, zone: Zone) -> tuple[Int64s, Bools]:
     return np.maximum(found, jumps), found < jumps
 
 
-def _in_micros(stamp: Int64s, kind: Kinds) -> tuple[Int64s, Kinds, dict[int, str]]:
-    """Bring the numbers among the stamps to microseconds; a file has one unit, so rows in another are problems."""
+def _in_micros(stamp: Int64s, kind: Kinds) -> tuple[Int64s, Kinds, dict[int, str], str]:
+    """Bring the numbers among the stamps to microseconds; a file has one unit, so rows in another are problems.
+
+    The last one is that unit for people.
+    """
     number = kind == _NUMBER
     if not number.any():
-        return stamp, kind, {}
+        return stamp, kind, {}, "with an offset"
     days, is_date = _days_of_date_numbers(stamp)
     spelling = _spelling(stamp, number, is_date)
     usual = int(np.bincount(spelling).argmax())
@@ -168,11 +219,12 @@ def _in_micros(stamp: Int64s, kind: Kinds) -> tuple[Int64s, Kinds, dict[int, str
         for at in np.flatnonzero(spelling != usual).tolist()
     }
     if usual == _DATE:
-        return days * (DAY_MS * 1000), np.full_like(kind, _LOCAL), reasons
+        return days * (DAY_MS * 1000), np.full_like(kind, LOCAL), reasons, _SPELLINGS[usual]
+    unit = f"{_SPELLINGS[usual]} since 1970, UTC" if usual else "with an offset"
     if usual == _NANOS:
         # Rounded up, so that what is no whole number of microseconds is no whole one of milliseconds either.
-        return -(-stamp // 1000), kind, reasons
-    return stamp * {_SECONDS: 1_000_000, _MILLIS: 1_000}.get(usual, 1), kind, reasons
+        return -(-stamp // 1000), kind, reasons, unit
+    return stamp * {_SECONDS: 1_000_000, _MILLIS: 1_000}.get(usual, 1), kind, reasons, unit
 
 
 def _spelling(stamps: Int64s, number: Bools, is_date: Bools) -> NDArray[np.int64]:
@@ -218,7 +270,11 @@ def timeframe_of(stamps: Int64s, zone: Zone) -> Timeframe:
     fits = [float(np.mean(timeframe.floor_all(stamps, zone) == stamps)) for timeframe in found]
     told = found[fits.index(1) if 1 in fits else 0]
     if max(fits) < 0.5:
-        remedy = "name its timeframe" if told.width_ms else f"name its time zone ({zone.name}?) or its timeframe"
+        remedy = f"name its time zone ({zone.name}?) or its timeframe"
+        if told.width_ms:
+            remedy = (
+                f"name its timeframe if it is another; {told} candles that open elsewhere in UTC cannot be imported"
+            )
         raise InvalidCandles(f"its rows are mostly {told} apart, but do not open {told} buckets: {remedy}")
     return told
 

@@ -6,10 +6,11 @@ import csv
 import json
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
+from candlegraph import clock
 from candlegraph.errors import BadUserInput
 from server.cli.command import command, instant, print_table
 
@@ -23,32 +24,26 @@ if TYPE_CHECKING:
 @click.option("--market", required=True, help="The market to import into, new or not.")
 @click.option("--provider", required=True, help="The provider to import into, new or not.")
 @click.option("--symbol", required=True, help="The symbol the candles are of.")
-@click.option("--timeframe", help="How long a candle is; found out where it is left out.")
-@click.option(
-    "--timezone", help="The IANA zone of a daily file's midnights, and of a new symbol. Default: the market's."
-)
+@click.option("--timeframe", help="How long a candle is. Default: what the steps between the rows show.")
+@click.option("--timezone", help="The IANA zone of a new symbol's days, and of a file's dates. Default: the market's.")
+@click.option("--clock", help="The zone of the file's times without an offset: an IANA name, or -05:00. Default: UTC.")
+@click.option("--only", metavar="SYMBOL", help="Of a file of several symbols, the rows of this one.")
+@click.option("--until", help="Leave out the rows from here on: an instant, or now.")
 @click.option("--drop-last", is_flag=True, help="Leave the last candle out: it was still forming.")
-@click.option("--replace", is_flag=True, help="Withdraw what is stored between its candles and is not in the file.")
+@click.option("--keep-fillers", is_flag=True, help="Keep the flat rows without volume, where the provider has none.")
+@click.option("--covers", is_flag=True, help="Nothing is missing between the first row and the last.")
+@click.option("--sparse", is_flag=True, help="Something may be missing between any two rows.")
+@click.option("--replace", is_flag=True, help="Withdraw what is stored in the spans covered and is not in the file.")
+@click.option("--dry-run", is_flag=True, help="Say what would be imported, and store nothing.")
 @command
 async def import_file(
-    settings: Settings,
-    file: Path,
-    market: str,
-    provider: str,
-    symbol: str,
-    timeframe: str | None,
-    timezone: str | None,
-    drop_last: bool,
-    replace: bool,
+    settings: Settings, file: Path, market: str, provider: str, symbol: str, until: str | None, **options: Any
 ) -> None:
     """Import a CSV, CSV.gz or Parquet FILE of candles: all of it, or nothing where a row is bad."""
-    from server.cli.importing import import_candles
+    from server.cli.importing import ImportOptions, import_candles
 
-    name = (market, provider, symbol)
-    report = await import_candles(
-        settings, file, name, timeframe=timeframe, timezone=timezone, drop_last=drop_last, replaces=replace
-    )
-    click.echo(report)
+    end = clock.now_ms() if until == "now" else instant(until)
+    click.echo(await import_candles(settings, file, (market, provider, symbol), ImportOptions(until=end, **options)))
 
 
 @click.command()

@@ -3,73 +3,206 @@
 from __future__ import annotations
 
 import asyncio
+import re
 import sys
-from datetime import UTC, datetime
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
 from pathlib import Path
 
+import numpy as np
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 
-from candlegraph.errors import BadUserInput
-from candlegraph.span import Span, Spans
+from candlegraph import clock
+from candlegraph.candle import Candles
+from candlegraph.clock import MINUTE_MS
+from candlegraph.errors import BadUserInput, InvalidCandles
+from candlegraph.evidence import bucket_ends
+from candlegraph.series import Instrument, Record
 from candlegraph.timeframe import Timeframe
-from candlegraph.zone import zone
-from providers.tables.reader import read_table
+from candlegraph.zone import UTC, Int64s, Zone, zone
+from providers.tables.reader import Hints, Table, read_table
 from resolvers.names import instrument
+from schema.scalars import print_datetime
+from server.cli.claim import Claim
 from server.settings import Settings
 from server.wiring import Machine, machine
 from storage.batches import Write
+from storage.imports import imported_beside
+
+_OFFSET = re.compile(r"([+-])(\d\d):?([0-5]\d)")
+
+
+@dataclass(frozen=True, slots=True)
+class ImportOptions:
+    """What a user says of an import; see docs/import.md. ``until`` in ms, UTC."""
+
+    timeframe: str | None = None
+    timezone: str | None = None
+    clock: str | None = None
+    only: str | None = None
+    until: int | None = None
+    drop_last: bool = False
+    keep_fillers: bool = False
+    covers: bool = False
+    sparse: bool = False
+    replace: bool = False
+    dry_run: bool = False
+
+    def hints(self) -> Hints:
+        """How the file is read. BadUserInput where its clock is unknown, or two options exclude each other."""
+        if self.covers and self.sparse:
+            raise BadUserInput("--covers and --sparse exclude each other.")
+        told = None if self.clock is None else _clock(self.clock)
+        return Hints(told or UTC, told, thin=self.covers or self.sparse, symbol=self.only)
+
+
+@dataclass(frozen=True, slots=True)
+class _Kept:
+    """The candles of a table that are imported, and how many rows were left out for which reason.
+
+    ``seen`` are the openings of the rows that are evidence: those kept, minutes without a trade too, and the first one
+    left out behind them. No claim goes beyond ``until``.
+    """
+
+    candles: Candles
+    left_out: dict[str, int]
+    seen: Int64s
+    until: int
 
 
 async def import_candles(
-    settings: Settings,
-    file: Path,
-    name: tuple[str, str, str],
-    *,
-    timeframe: str | None,
-    timezone: str | None,
-    drop_last: bool,
-    replaces: bool = False,
+    settings: Settings, file: Path, name: tuple[str, str, str], options: ImportOptions | None = None
 ) -> str:
-    """Import ``file`` as candles of ``name`` (market, provider, symbol); a sentence that says what was done.
+    """Import ``file`` as candles of ``name`` (market, provider, symbol); the lines say what was read, left out and covered.
 
-    Covers the first row to the last plus one step, without the minutes that are not kept any more (BadUserInput where that
-    is all of them). Where it ``replaces``, stored candles between them are withdrawn. InvalidCandles names the rows that are none; nothing is stored then.
+    InvalidCandles names the rows that are none; BadUserInput where no candle is kept any more. Nothing is stored then.
     """
-    target = instrument(*name)
-    asked = None if timeframe is None else Timeframe.parse(timeframe)
+    target, options = instrument(*name), options or ImportOptions()
+    hints = options.hints()
     async with machine(settings) as running:
         existing = (await running.services.history.instruments.kept([target])).get(target)
-        if existing and timezone and existing.timezone != timezone:
-            raise BadUserInput(f"{target} has the time zone {existing.timezone} already, not {timezone}.")
-        days = zone(timezone or (existing.timezone if existing else _market_zone(running, target.market)))
-        table = await asyncio.to_thread(read_table, file, asked, days, drop_last=drop_last)
+        days = zone(_days(running, target, existing, options.timezone))
+        zone_line = f"Time zone of {target.symbol}: {days.name}."
+        try:
+            table = await asyncio.to_thread(_read, file, options, days, hints)
+            drops = not options.keep_fillers and _drops_fillers(running, target)
+            kept = _kept(file.name, table, days, options.until, drops_fillers=drops)
+        except InvalidCandles as error:
+            raise InvalidCandles(f"{error.message}\n{zone_line}") from None
+        claim = Claim.of(kept.seen, table.timeframe, days, kept.until, covers=options.covers, sparse=options.sparse)
+        if existing and not options.sparse:
+            claim = claim.joined(await imported_beside(running.database, existing.id, table.timeframe, claim.spans))
+        write = Write(0, table.timeframe, kept.candles, claim.spans, "i", options.replace)
+        write, older = _since(write, await running.store.horizon())
+        lines = [*table.facts, zone_line, _left_out(kept.left_out | older), *claim.lines()]
+        lines += _warnings(file, write.candles, table, days)
+        count = f"{len(write.candles):,} candles of {table.timeframe}"
+        if options.dry_run:
+            return "\n".join([*lines, f"Nothing was stored, this is a dry run: {count} would go into {target}."])
         record = await running.services.history.instruments.imported(target, days.name)
-        stamps = table.candles.timestamp
-        end = table.timeframe.next(int(stamps[-1]), days)
-        whole = Write(record.id, table.timeframe, table.candles, Spans([Span(int(stamps[0]), end)]), "i", replaces)
-        horizon = await running.store.horizon()
-        kept = whole.since(horizon)
-        if not len(kept.candles):
-            raise BadUserInput(
-                f"None of these candles was imported: 1-minute candles before {_day(horizon)} are not kept."
-            )
-        columns = (TextColumn("importing"), BarColumn(), TaskProgressColumn(), TimeRemainingColumn())
-        with Progress(*columns, console=Console(file=sys.stderr), transient=True) as progress:
-            task = progress.add_task("", total=len(kept.candles))
-            await running.store.write(
-                [kept],
-                progress=lambda rows: progress.advance(task, rows),
-            )
-    left_out = len(stamps) - len(kept.candles)
-    note = f" {left_out:,} were left out: 1-minute candles before {_day(horizon)} are not kept." if left_out else ""
-    return f"Imported {len(kept.candles):,} candles of {table.timeframe} into {target}.{note}"
+        await _store(running, replace(write, instrument_id=record.id))
+    return "\n".join([*lines, f"Imported {count} into {target}."])
 
 
-def _day(instant: int | None) -> str:
-    return datetime.fromtimestamp((instant or 0) / 1000, UTC).date().isoformat()
+def _since(write: Write, horizon: int | None) -> tuple[Write, dict[str, int]]:
+    """What is kept of a write, and how many candles are too old; BadUserInput where all are."""
+    kept, day = write.since(horizon), print_datetime(horizon or 0)[:10]
+    if not len(kept.candles):
+        raise BadUserInput(f"None of these candles was imported: 1-minute candles before {day} are not kept.")
+    return kept, {f"older than {day}, before which 1m candles are not kept": len(write.candles) - len(kept.candles)}
+
+
+async def _store(running: Machine, write: Write) -> None:
+    columns = (TextColumn("importing"), BarColumn(), TaskProgressColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=Console(file=sys.stderr), transient=True) as progress:
+        task = progress.add_task("", total=len(write.candles))
+        await running.store.write([write], progress=lambda rows: progress.advance(task, rows))
+
+
+def _read(file: Path, options: ImportOptions, days: Zone, hints: Hints) -> Table:
+    asked = None if options.timeframe is None else Timeframe.parse(options.timeframe)
+    try:
+        return read_table(file, asked, days, drop_last=options.drop_last, hints=hints)
+    except InvalidCandles as error:
+        raise InvalidCandles("\n".join([error.message, *getattr(error, "__notes__", [])])) from None
+
+
+def _kept(name: str, table: Table, days: Zone, until: int | None, *, drops_fillers: bool) -> _Kept:
+    """The candles that are over and wanted. InvalidCandles where a row opens in the future, or none is left."""
+    now, stamps = clock.now_ms(), table.candles.timestamp
+    wanted = np.ones(len(stamps), np.bool_) if until is None else stamps < until
+    if (future := wanted & (stamps > now)).any():
+        raise _refused(
+            name,
+            table,
+            f"{np.count_nonzero(future):,} of its rows open later than now ({print_datetime(now)}), the first at "
+            f"{print_datetime(int(stamps[future.argmax()]))}: mend them, or leave them out with --until now",
+        )
+    over = bucket_ends(stamps, table.timeframe, days) <= now
+    candles = table.candles[wanted & over]
+    fillers = candles.fillers() & (drops_fillers and bool(candles.volume.any()))
+    left_out = {
+        "by --drop-last": len(table.dropped),
+        "from --until on": int(np.count_nonzero(~wanted)),
+        "not over yet": int(np.count_nonzero(wanted & ~over)),
+        "without a trade (flat, no volume)": int(np.count_nonzero(fillers)),
+        "repeated": table.rows - len(stamps) - len(table.dropped),
+    }
+    if not len(candles):
+        raise _refused(name, table, f"no row is left to import. {_left_out(left_out)}")
+    dropped = np.append(stamps[~(wanted & over)], table.dropped)
+    dropped = np.sort(dropped[dropped <= now])[:1]
+    end = min(table.timeframe.floor(now, days), int(dropped.min(initial=now)))
+    return _Kept(candles[~fillers], left_out, np.append(candles.timestamp, dropped), end)
+
+
+def _refused(name: str, table: Table, reason: str) -> InvalidCandles:
+    return InvalidCandles("\n".join([f"{name}: {reason}", *table.facts]))
+
+
+def _left_out(counts: dict[str, int]) -> str:
+    return f"Left out: {', '.join(f'{count:,} {why}' for why, count in counts.items() if count) or 'none'}."
+
+
+def _warnings(file: Path, candles: Candles, table: Table, days: Zone) -> Iterator[str]:
+    """What a look at the file itself adds."""
+    written = int(file.stat().st_mtime * 1000)
+    if table.timeframe.next(int(candles.timestamp[-1]), days) > written and not len(table.dropped):
+        yield (
+            f"The file was written at {print_datetime(written)}, before its last candle was over: "
+            "if that one was still forming, import the file again with --drop-last."
+        )
+
+
+def _clock(name: str) -> Zone:
+    """A clock by its IANA name, or by its offset from UTC."""
+    if match := _OFFSET.fullmatch(name):
+        minutes = int(match[2]) * 60 + int(match[3])
+        return Zone(name, UTC.changes, np.array([minutes * (-1 if match[1] == "-" else 1) * MINUTE_MS], np.int64))
+    return zone(name)
+
+
+def _days(running: Machine, target: Instrument, existing: Record | None, told: str | None) -> str:
+    """The zone of the symbol's days: an existing one keeps its own, a new one has the market's."""
+    if existing is None:
+        return told or _market_zone(running, target.market)
+    if told and existing.timezone != told:
+        raise BadUserInput(
+            f"{target} has the time zone {existing.timezone} already, not {told}: --clock names that of the file's times."
+        )
+    return existing.timezone
 
 
 def _market_zone(running: Machine, market: str) -> str:
     zones = [status.market.timezone for status in running.services.providers.statuses() if status.market.id == market]
     return zones[0] if zones else "UTC"
+
+
+def _drops_fillers(running: Machine, target: Instrument) -> bool:
+    """Whether candles that the provider itself brings come without minutes in which nobody traded."""
+    return any(
+        status.capabilities.has_volume and status.budget is not None  # None: nothing is known of it
+        for status in running.services.providers.statuses()
+        if (status.market.id, status.id) == (target.market, target.provider)
+    )

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from storage.live import TopicKey
 
 from candlegraph import (
     MINUTE,
@@ -36,7 +37,6 @@ from realtime.hub import Hub
 from realtime.topic import Topic
 from storage import live as live_module
 from storage.database import Database
-from storage.live import LiveStore, TopicKey
 from tests import waiting
 from tests.realtime.world import BTC, START, Client, Exchange, Held, Process, eventually, minute, quickly, trades
 from tests.waiting import HANG_S

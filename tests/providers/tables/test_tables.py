@@ -24,7 +24,7 @@ from candlegraph import UTC as UTC_ZONE
 from candlegraph import Candles, InvalidCandles, Timeframe, zone
 from providers.tables import delimited
 from providers.tables import reader as tables
-from providers.tables.reader import Table, read_table
+from providers.tables.reader import Hints, Table, read_table
 from providers.tables.timestamps import TIMES, instants
 
 REAL = Path(__file__).parents[4] / "shared/data"
@@ -494,8 +494,9 @@ def test_a_parquet_problem_names_its_row(tmp_path: Path) -> None:
     path = tmp_path / "a.parquet"
     one = [1.0, 1.0]
     pl.DataFrame({"t": [START, START + MINUTE_MS], "o": one, "h": one, "l": [1.0, None], "c": one}).write_parquet(path)
-    with pytest.raises(InvalidCandles, match=r"^a\.parquet: row 2: low is missing$"):
+    with pytest.raises(InvalidCandles) as caught:
         read_table(path, Timeframe(1, "m"))
+    assert caught.value.message == "a.parquet: row 2: low is missing"
 
 
 @pytest.mark.parametrize("column", ["t", "o"])
@@ -510,8 +511,9 @@ def test_a_parquet_column_of_another_type_is_refused(tmp_path: Path, column: str
 def test_a_parquet_file_without_rows_has_none(tmp_path: Path) -> None:
     path = tmp_path / "a.parquet"
     pl.DataFrame(schema=dict.fromkeys("tohlcv", pl.Float64)).write_parquet(path)
-    with pytest.raises(InvalidCandles, match=r"^a\.parquet: it has no rows$"):
+    with pytest.raises(InvalidCandles) as caught:
         read_table(path)
+    assert caught.value.message == "a.parquet: it has no rows"
 
 
 @pytest.mark.parametrize("name", ["UTC", "America/New_York", "Australia/Lord_Howe", "Africa/Cairo"])
@@ -578,8 +580,184 @@ def test_a_time_without_an_offset_is_local_and_one_with_it_is_not(read: Read) ->
         assert stamps(read(rows(text), Timeframe(1, "m"), NEW_YORK)) == [at("2024-07-01T13:30Z")]
 
 
-def test_an_ambiguous_local_time_is_the_earlier_one(read: Read) -> None:
-    assert stamps(read(rows("2024-11-03 01:30"), Timeframe(1, "m"), NEW_YORK)) == [at("2024-11-03T05:30Z")]
+REPEATED = ["2024-11-03T05:00Z", "2024-11-03T05:30Z", "2024-11-03T06:00Z", "2024-11-03T06:30Z"]
+
+
+@pytest.mark.parametrize("falls", [False, True], ids=["ascending", "descending"])
+@pytest.mark.parametrize("kept", [(0, 1, 2, 3), (1, 2, 3), (0, 1, 2), (1, 2), (0, 2)])
+def test_a_local_time_that_happens_twice_is_told_by_the_order(read: Read, kept: tuple[int, ...], falls: bool) -> None:
+    clock = ["2024-11-03 01:00", "2024-11-03 01:30"] * 2
+    texts = ["2024-11-03 00:00", "2024-11-03 00:30", *(clock[k] for k in kept), "2024-11-03 02:00"]
+    table = read(rows(*(reversed(texts) if falls else texts)), Timeframe(30, "m"), NEW_YORK)
+    assert stamps(table)[2:-1] == [at(REPEATED[k]) for k in kept]
+
+
+@pytest.mark.parametrize(
+    "texts",
+    [
+        [f"2024-11-03 0{hour}:{minute}" for hour in range(3) for minute in ("00", "30")],
+        ["2024-11-03 01:30"],
+        ["2024-11-03 01:00", "2024-11-03 01:30", "2024-11-03 01:00", "2024-11-03 01:30", "2024-11-03 01:00"],
+    ],
+)
+def test_a_local_time_that_happens_twice_is_refused_where_the_order_does_not_tell(read: Read, texts: list[str]) -> None:
+    lines = refusal(read, rows(*texts), Timeframe(30, "m"), NEW_YORK).splitlines()
+    twice = (
+        "this local time happens twice in America/New_York, and the order of the rows does not tell which one is meant"
+    )
+    assert lines[0].endswith(twice)
+    assert "--clock -05:00" in lines[-1]
+    fixed = Hints(clock=zone("EST"))
+    if len(texts) == 6:
+        assert stamps(read(rows(*texts), None, NEW_YORK, hints=fixed))[2] == at("2024-11-03T06:00Z")
+
+
+def test_the_clock_of_a_file_is_apart_from_the_zone_of_its_days(read: Read) -> None:
+    text = rows("2024-03-04 15:00:00", "2024-03-04 15:01:00")
+    utc = Hints(clock=UTC_ZONE)
+    assert stamps(read(text, None, NEW_YORK, hints=utc))[0] == at("2024-03-04T15:00Z")
+    assert stamps(read(text, None, NEW_YORK))[0] == at("2024-03-04T20:00Z")
+    dates = ("2024-03-07", "2024-03-08", "2024-03-11", "2024-03-12")
+    days = read(rows(*dates), None, NEW_YORK, hints=utc)
+    assert stamps(days)[1:3] == [at("2024-03-08T05:00Z"), at("2024-03-11T04:00Z")]
+    assert days.facts[1] == "Times: dates, days of America/New_York."
+    named = Hints(clock=UTC_ZONE, dates=UTC_ZONE)
+    assert "days are taken for those of America/New_York" in refusal(
+        read, rows(*dates), Timeframe(1, "d"), NEW_YORK, hints=named
+    )
+
+
+def test_midnights_are_instants_where_the_candles_are_shorter_than_a_day(read: Read) -> None:
+    utc = Hints(clock=UTC_ZONE)
+    assert stamps(read(rows("2024-03-04"), Timeframe(1, "m"), NEW_YORK, hints=utc)) == [at("2024-03-04T00:00Z")]
+    halves = read(rows("2024-03-04 00:00", "2024-03-04 12:00", "2024-03-05 00:00"), None, NEW_YORK, hints=utc)
+    assert stamps(halves)[0] == at("2024-03-04T00:00Z")
+
+
+@pytest.mark.parametrize(
+    ("name", "times", "said"),
+    [
+        ("1m", [START + n * 60 * MINUTE_MS for n in range(6)], "no row follows another after 1m, they are 1h apart"),
+        ("1m", [n * 60_000 for n in range(9)], "no row follows another after 1m"),  # milliseconds of the day as seconds
+        ("30m", [START + 30 * MINUTE_MS + n * 60 * MINUTE_MS for n in range(6)], "they are 1h apart"),
+        ("1h", [f"2024-01-{day:02} 16:00" for day in (2, 3, 4, 5, 8)], "they are 1d apart"),
+        ("1d", ["2024-01-01", "2024-01-08", "2024-01-15"], "they are 7d apart"),
+    ],
+)
+def test_a_named_timeframe_that_no_step_shows_is_refused(read: Read, name: str, times: list[object], said: str) -> None:
+    message = refusal(read, rows(*times), Timeframe.parse(name))
+    assert message.startswith("prices.csv: ")
+    assert said in message
+    assert "--sparse" in message
+    thin = read(rows(*times), Timeframe.parse(name), hints=Hints(thin=True))
+    assert len(thin.candles) == len(times)
+
+
+HOURS = [f"2024-02-01 {hour:02}:00" for hour in range(24)]
+DAYS = [f"2024-01-{day:02}" for day in range(8, 31) if day not in {13, 14, 20, 21, 27, 28}]
+
+
+@pytest.mark.parametrize(
+    "times",
+    [
+        [*DAYS, *HOURS[9:]],
+        [*HOURS, *(f"2024-02-{day:02}" for day in range(3, 12))],
+        [*(f"2024-01-01 {hour:02}:00" for hour in range(0, 24, 4)), *(f"2024-01-02 00:{m:02}" for m in range(30))],
+        [*(f"2023-{month:02}-01" for month in range(1, 12)), *DAYS],
+    ],
+    ids=["days, then hours", "hours, then days", "4h, then minutes", "months, then days"],
+)
+def test_two_timeframes_in_one_file_are_refused(read: Read, times: list[str]) -> None:
+    spelt = [time if " " in time else f"{time} 00:00" for time in times]
+    message = refusal(read, rows(*spelt))
+    assert "it holds two timeframes" in message
+    assert "--covers" in message
+    assert len(read(rows(*spelt), hints=Hints(thin=True)).candles) == len(times)
+
+
+@settings(max_examples=60, deadline=None)
+@given(seed=st.integers(0, 10_000), share=st.sampled_from([0.02, 0.1, 0.5, 0.9]))
+def test_minutes_of_a_thin_symbol_are_one_timeframe(
+    seed: int, share: float, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    """Quiet at first, busier later: no accident of its steps is taken for a coarser grid."""
+    draws = np.random.default_rng(seed)
+    quiet = np.flatnonzero(draws.random(4000) < share)
+    busy = 4000 + np.flatnonzero(draws.random(500) < 0.9)
+    times = START + MINUTE_MS * np.concatenate([quiet, busy])
+    path = tmp_path_factory.mktemp("thin") / "a.csv"
+    path.write_text(rows(*times.tolist()))
+    assert read_table(path, Timeframe(1, "m")).timeframe == Timeframe(1, "m")
+
+
+SYMBOLS = (
+    "date,symbol,open,high,low,close,volume\n"
+    "2024-01-02,AAPL,100,101,99,100.5,5\n"
+    "2024-01-03,AAPL,100,101,99,100.5,5\n"
+    "2024-01-04,AAPL,100,101,99,100.5,5\n"
+    "2024-01-05,MSFT,300,301,299,300.5,5\n"
+    "2024-01-08,MSFT,300,301,299,300.5,5\n"
+    "2024-01-09,MSFT,300,301,299,300.5,5\n"
+)
+
+
+@pytest.mark.parametrize("kind", ["csv", "parquet"])
+def test_of_two_symbols_in_one_file_one_must_be_chosen(tmp_path: Path, kind: str) -> None:
+    path = tmp_path / f"a.{kind}"
+    path.write_bytes(SYMBOLS.encode() if kind == "csv" else _parquet(pl.read_csv(io.StringIO(SYMBOLS))))
+    with pytest.raises(InvalidCandles) as caught:
+        read_table(path)
+    assert caught.value.message == f"a.{kind}: its rows are of 2 symbols, 'AAPL', 'MSFT': take one of them with --only"
+    chosen = read_table(path, hints=Hints(symbol="MSFT"))
+    assert chosen.candles.open.tolist() == [300, 300, 300]
+    with pytest.raises(InvalidCandles, match="no row of 'GOOG', only of 'AAPL', 'MSFT'"):
+        read_table(path, hints=Hints(symbol="GOOG"))
+
+
+def test_a_symbol_is_not_chosen_where_no_column_names_any(read: Read) -> None:
+    assert "no column that names symbols" in refusal(read, rows(START, START + 1), hints=Hints(symbol="X"))
+
+
+@pytest.mark.parametrize(
+    ("volumes", "cut"),
+    [
+        (["10", "11", "12", "1"], True),
+        (["10.25", "11.50", "112.75", "12.5"], True),
+        (["10", "11", "12", "13"], False),
+        (["9", "11", "12", "1"], False),
+        (["10.5", "1.25", "12.125", "13.5"], False),
+    ],
+)
+def test_a_last_line_cut_in_its_number_is_refused(read: Read, volumes: list[str], cut: bool) -> None:
+    lines = [f"{START + n * MINUTE_MS},1,3,0.5,2,{volume}" for n, volume in enumerate(volumes)]
+    text = "\n".join([HEADER, *lines])
+    assert len(read(text + "\n").candles) == 4
+    assert len(read(text, drop_last=True).candles) == 3
+    if cut:
+        assert refusal(read, text).startswith("prices.csv:5: the file ends within this line")
+    else:
+        assert len(read(text).candles) == 4
+
+
+def test_what_is_known_of_a_file_is_told_also_where_it_is_refused(read: Read) -> None:
+    known = (
+        "Columns: time 'timestamp', open 'open', high 'high', low 'low', close 'close', volume 'volume'.",
+        "Times: in milliseconds since 1970, UTC.",
+    )
+    table = read(rows(START, START + MINUTE_MS, START + MINUTE_MS))
+    assert table.facts == (*known, "Rows: 3 of 1m, from 2024-01-01T00:00:00Z to 2024-01-01T00:01:00Z.")
+    assert table.rows == 3
+    with pytest.raises(InvalidCandles) as caught:
+        read(rows(START, START + MINUTE_MS, START + 90_000))
+    assert caught.value.__notes__[:2] == list(known)
+    headless = read(f"{START},1,3,0.5,2,10\n{START + MINUTE_MS},1,3,0.5,2,10\n")
+    assert headless.facts[0].startswith("Columns: time column 1, open column 2")
+
+
+def test_the_row_left_out_is_told(read: Read) -> None:
+    table = read(rows(START, START + MINUTE_MS), Timeframe(1, "m"), drop_last=True)
+    assert table.dropped.tolist() == [START + MINUTE_MS]
+    assert not len(read(rows(START, START + MINUTE_MS)).dropped)
 
 
 def test_a_local_time_that_does_not_exist_is_refused(read: Read) -> None:

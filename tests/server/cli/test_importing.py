@@ -40,6 +40,15 @@ def minutes(path: Path, rows: int, *, step: int = 60_000) -> Path:
     return path
 
 
+def refused(result: subprocess.CompletedProcess[str], *words: str) -> list[str]:
+    """A refusal is on stderr, its reason first; the lines below it say what is known of the file."""
+    assert (result.returncode, result.stdout) == (1, ""), result.stdout + result.stderr
+    first, *known = result.stderr.strip().splitlines()
+    assert first.startswith("candlegraph: ")
+    assert all(word in first for word in words), first
+    return known
+
+
 def stored(cli: Command, symbol: str, *options: str) -> list[dict[str, object]]:  # noqa: F811
     """What `candles` prints of it, oldest first."""
     result = cli("candles", "lab", "bench", symbol, "--since", str(T0), "--format", "json", *options)
@@ -53,7 +62,7 @@ def test_a_file_is_imported_once_and_once_more(cli: Command, tmp_path: Path) -> 
     for _ in range(2):
         result = cli("import", str(file), *NAME, "GOOD")
         assert result.returncode == 0, result.stderr
-        assert result.stdout == "Imported 200 candles of 1m into GOOD (lab/bench).\n"
+        assert result.stdout.splitlines()[-1] == "Imported 200 candles of 1m into GOOD (lab/bench)."
     rows = stored(cli, "GOOD", "--limit", "1000", "--until", str(T0 + 200 * 60_000))
     assert [row["timestamp"] for row in rows] == [T0 + i * 60_000 for i in range(200)]
     hours = stored(cli, "GOOD", "--timeframe", "1h", "--until", str(T0 + 3 * 3_600_000))
@@ -63,10 +72,10 @@ def test_a_file_is_imported_once_and_once_more(cli: Command, tmp_path: Path) -> 
 def test_a_file_may_take_the_place_of_what_was_stored_between_its_candles(cli: Command, tmp_path: Path) -> None:  # noqa: F811
     whole, thin = minutes(tmp_path / "whole.csv", 120), minutes(tmp_path / "thin.csv", 60, step=120_000)
     assert cli("import", str(whole), *NAME, "THIN").returncode == 0
-    assert cli("import", str(thin), *NAME, "THIN", "--timeframe", "1m").returncode == 0
+    assert cli("import", str(thin), *NAME, "THIN", "--timeframe", "1m", "--covers").returncode == 0
     until = ("--until", str(T0 + 2 * 3_600_000))
     assert len(stored(cli, "THIN", *until)) == 120
-    result = cli("import", str(thin), *NAME, "THIN", "--timeframe", "1m", "--replace")
+    result = cli("import", str(thin), *NAME, "THIN", "--timeframe", "1m", "--covers", "--replace")
     assert result.returncode == 0, result.stderr
     # The last minute lies behind the file's last candle: nothing is said of it there.
     assert len(stored(cli, "THIN", *until)) == 61
@@ -76,7 +85,8 @@ def test_a_file_may_take_the_place_of_what_was_stored_between_its_candles(cli: C
 
 def test_the_last_candle_may_be_left_out(cli: Command, tmp_path: Path) -> None:  # noqa: F811
     result = cli("import", str(minutes(tmp_path / "m.csv", 10)), *NAME, "CUT", "--drop-last")
-    assert result.stdout.startswith("Imported 9 candles")
+    assert "Left out: 1 by --drop-last." in result.stdout
+    assert result.stdout.splitlines()[-1].startswith("Imported 9 candles")
     assert len(stored(cli, "CUT", "--until", str(T0 + 600_000))) == 9
 
 
@@ -87,15 +97,13 @@ async def test_minutes_that_are_not_kept_any_more_are_left_out_and_that_is_said(
     connection = await asyncpg.connect(database_dsn)
     await connection.execute("update storage_layout set horizon = '2024-05-02'")
     file = minutes(tmp_path / "m.csv", 1440 + 10)
-    said = await import_candles(settings, file, name, timeframe=None, timezone=None, drop_last=False)
-    assert said == (
-        "Imported 10 candles of 1m into OLD (lab/bench). "
-        "1,440 were left out: 1-minute candles before 2024-05-02 are not kept."
-    )
+    said = (await import_candles(settings, file, name)).splitlines()
+    assert said[-1] == "Imported 10 candles of 1m into OLD (lab/bench)."
+    assert "Left out: 1,440 older than 2024-05-02, before which 1m candles are not kept." in said
     assert await connection.fetchval("select count(*) from ohlcv_data") == 10
     file = minutes(tmp_path / "older.csv", 60)
     with pytest.raises(BadUserInput, match="None of these candles was imported"):
-        await import_candles(settings, file, name, timeframe=None, timezone=None, drop_last=False)
+        await import_candles(settings, file, name)
     await connection.close()
 
 
@@ -104,7 +112,7 @@ def test_a_bad_row_is_named_and_nothing_is_stored(cli: Command, tmp_path: Path) 
     head = "timestamp,open,high,low,close,volume\n1714521600000,5,6,4,5,1\n1714521660000,5,6,4,5,1\n"
     for row in ("1714521720000,5,4,6,5,1", "1714521720000,5,6,4"):
         file.write_text(f"{head}{row}\n1714521780000,5,6,4,5,1\n")
-        is_one_line(cli("import", str(file), *NAME, "BAD"), 1, "bad.csv:4")
+        refused(cli("import", str(file), *NAME, "BAD"), "bad.csv:4")
     is_one_line(cli("candles", "lab", "bench", "BAD"), 1, "no symbol 'BAD'")
 
 
