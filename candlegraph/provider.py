@@ -89,6 +89,7 @@ class Capabilities:
     budget: Budget | None = None  # None: nothing is known, and a cautious one is kept
     call_weight: float = 1.0  # what one `Provider.fetch` costs of it
     deadline_s: float = 10.0  # how long one call may take
+    revised: bool = False  # its past may be replaced as a whole: it is `Revised`
 
     @property
     def final_after_ms(self) -> int:
@@ -116,16 +117,31 @@ class Listing:
 
 
 @dataclass(frozen=True, slots=True)
+class Revision:
+    """Identifies the data that a provider has of a series, where these data may be replaced (see `Revised`).
+
+    Revisions of one ``lineage`` differ only by candles added after the last one. ``state`` identifies the data exactly, so
+    that the provider can tell after a restart whether its data are of the same lineage. Both are opaque to the core.
+    """
+
+    lineage: str
+    state: str
+
+
+@dataclass(frozen=True, slots=True)
 class Page:
     """An answer, and how much of the question it settles.
 
     On ``[complete_from, complete_to)`` the provider vouches that there is no other candle than these. A final candle
-    outside of it is not kept; the forming one lies behind it. ``complete_to <= complete_from`` proves nothing.
+    outside of it is not kept; the forming one lies behind it. ``complete_to <= complete_from`` proves nothing; where both
+    are an instant before what was asked for, the provider has nothing newer than that, and may have what is older.
+    ``revision`` is for a `Revised` provider: the data that the page was taken from.
     """
 
     candles: Candles
     complete_from: int
     complete_to: int
+    revision: Revision | None = None
 
 
 class Described(Protocol):
@@ -218,6 +234,33 @@ class Probing(Protocol):
 
 
 @runtime_checkable
+class Revised(Protocol):
+    """What a provider has besides whose past may be replaced as a whole: a file, a snapshot that is published anew.
+
+    The core never asks again for what is covered. It compares revisions instead: where the lineage differs from that of
+    the stored candles, it reads the covered spans again and replaces them in one transaction.
+    """
+
+    async def revision(self, instrument: Instrument, timeframe: Timeframe, stored: Revision | None) -> Revision | None:
+        """The revision of what `Provider.fetch` answers now; ``stored`` is that of the candles in the store, if known.
+
+        It has the lineage of ``stored`` where the data only grew since, or where they cannot be read at the moment: then what
+        is stored stays. None where there are no data of the series any more. Cheap: it is called for each question.
+        ProviderError.
+        """
+        ...
+
+
+@runtime_checkable
+class Inspected(Protocol):
+    """What a provider has besides whose own data may be faulty: a folder with files that cannot be read, say."""
+
+    async def inspect(self) -> str | None:
+        """Which of its data cannot be served and why, one line each; None where all can. Asks no remote upstream."""
+        ...
+
+
+@runtime_checkable
 class Clocked(Protocol):
     """What a provider has besides whose upstream tells the time."""
 
@@ -259,6 +302,10 @@ class Upstream(Described, Protocol):
         """As `Probing.first_available`; None where the provider cannot say."""
         ...
 
+    async def revision(self, instrument: Instrument, timeframe: Timeframe, stored: Revision | None) -> Revision | None:
+        """As `Revised.revision`; ``stored`` where the provider declares no revisions."""
+        ...
+
     def stream(self, instrument: Instrument) -> AsyncGenerator[Candles, None] | None:
         """As `Streaming.stream`, for the caller to close; None where it has to be polled."""
         ...
@@ -290,7 +337,9 @@ class Counters:
 
 @dataclass(frozen=True, slots=True)
 class Status:
-    """A provider as the registry sees it; ``reason`` says why it is not READY. ``retry_at`` in milliseconds, UTC.
+    """A provider as the registry sees it; ``reason`` says why it is not READY, or which of its data cannot be served.
+
+    ``retry_at`` in milliseconds, UTC.
 
     ``budget`` is the one that is kept: the provider's own, or a cautious one; None where nobody can be asked.
     """
@@ -321,6 +370,10 @@ class Providers(Protocol):
 
     def statuses(self) -> Sequence[Status]:
         """Every provider that a plugin brings, failed ones too."""
+        ...
+
+    async def inspect(self) -> None:
+        """Have the `Inspected` providers look at their data; what they find is the reason of their status."""
         ...
 
 

@@ -18,7 +18,7 @@ from candlegraph.zone import UTC, Zone, zone
 from history.forming import FormingCache, FormingCandles
 from history.page_writer import Arrivals
 from history.verdict import BadRows, Call, Verdict, judge
-from storage.batches import Fetch, Write
+from storage.batches import Fetch, Superseded, Write
 from storage.candles import CandleStore
 from storage.coverage import Ledger
 from storage.coverage_cache import Ledgers
@@ -58,6 +58,7 @@ class FetchResult:
     fetched: Spans = field(default_factory=Spans)
     refused: Spans = field(default_factory=Spans)  # the provider has rows there that are no candles
     unavailable: Spans = field(default_factory=Spans)  # the provider does not reach there
+    ended: Spans = field(default_factory=Spans)  # what of it is newer than everything the provider has
     failure: ProviderError | None = None
     calls: int = 0
     rows: int = 0  # how many candles were stored
@@ -160,7 +161,8 @@ class FetchJob:
             self.tried |= Spans([piece])
         if not left:
             return
-        if self.request.newest and Spans([Span(piece.since, piece.since + 1)]) & self.result.unavailable:
+        beyond_reach = self.result.unavailable - self.result.ended
+        if self.request.newest and Spans([Span(piece.since, piece.since + 1)]) & beyond_reach:
             older = Spans(Span(gap.since, min(gap.until, piece.since)) for gap in missing)
             self.result.unavailable |= older  # older than what the provider does not have
             self.tried |= older
@@ -202,6 +204,14 @@ class FetchJob:
 
         A page is stored while the next ones are asked for; all are before this returns, and the claim is given back.
         """
+        try:
+            return await self._fill_stored(piece)
+        except Superseded as error:
+            self.stores.ledgers.forget(self.record.id)
+            self.result.failure = error
+            return 0
+
+    async def _fill_stored(self, piece: Span) -> int:
         left, rows = Spans([piece]), 0
         async with self.arrivals.stored():
             while left and not self.result.failure:
@@ -255,7 +265,7 @@ class FetchJob:
         bad = verdict.bad.spans
         if call.span.since < call.final_until or bad:  # a look at the forming candle alone would only fill the log
             outcome = "bad rows" if bad else "ok"
-            write = Write(self.record.id, self.timeframe, verdict.kept, verdict.covered)
+            write = Write(self.record.id, self.timeframe, verdict.kept, verdict.covered, revision=page.revision)
             self.arrivals.add(write, self._note(call.span, verdict.candles, outcome, began))
         result = self.result
         result.forming = result.forming.merge(verdict.forming)
@@ -263,6 +273,7 @@ class FetchJob:
         result.rows += len(verdict.kept)
         result.refused |= bad
         result.unavailable |= verdict.unavailable
+        result.ended |= verdict.ended
         if verdict.ahead:
             self.stores.forming.remember(self.key, FormingCandles(verdict.forming, verdict.ahead, began))
         return verdict

@@ -7,7 +7,7 @@ native timeframe that does. A bucket is only ever built from a source that cover
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Self
 
@@ -28,6 +28,8 @@ from history.listings import Listings
 from history.plan import Plan
 from history.query import CandleQuery
 from history.query_fetches import QueryContext
+from history.revisions import Revisions
+from storage.batches import Superseded
 from storage.cache.memory import Cache
 from storage.candle_counts import Counts
 from storage.candles import CandleStore, Reading, read_tables
@@ -54,6 +56,7 @@ class History:
     levels: Levels
     counts: Counts
     row_budget: RowBudget
+    revisions: Revisions
     cache: Cache | None = None
 
     @classmethod
@@ -69,10 +72,9 @@ class History:
         store = CandleStore(database, Changes(database), reading)
         ledgers = Ledgers(store)
         instruments, fetcher = Instruments(database), Fetcher(store, ledgers)
-        listings = Listings(instruments, providers)
-        return cls(
-            store, ledgers, instruments, listings, fetcher, providers, levels, Counts(database), RowBudget(), cache
-        )
+        listings, revisions = Listings(instruments, providers), Revisions(store, ledgers, fetcher.claims)
+        counts, budget = Counts(database), RowBudget()
+        return cls(store, ledgers, instruments, listings, fetcher, providers, levels, counts, budget, revisions, cache)
 
     def start(self, supervisor: Supervisor) -> None:
         """Follow what other processes write, and keep the claims of this one."""
@@ -113,8 +115,7 @@ class History:
         if provider:
             now = max(now, ask.known_until + provider.capabilities.final_after_ms)
         context = QueryContext(record, provider, self.fetcher, deadline, now)
-        query = CandleQuery(ask, context, reader)
-        answer = await query.run(failure)
+        query, answer = await self._answer_one_revision(lambda: CandleQuery(ask, context, reader), failure)
         if provider is None:
             return answer
         if suspects := query.plan.ledger.suspects(now):
@@ -122,6 +123,32 @@ class History:
                 if await self._healed(answer, suspects, provider, deadline):
                     answer = await CandleQuery(ask, context, reader).run(None)
         return answer
+
+    async def _answer_one_revision(
+        self, begin: Callable[[], CandleQuery], failure: ProviderError | None
+    ) -> tuple[CandleQuery, Answer]:
+        """Answer from one revision of the provider's data; once more where these were replaced while they were read."""
+        query, answer = begin(), None
+        await self._follow(query)
+        try:
+            answer = await query.run(failure)
+        except Superseded as error:
+            query.fetches.outcome.failure = error
+        if answer is None or isinstance(query.fetches.outcome.failure, Superseded):
+            query = begin()
+            await self._follow(query)
+            answer = await query.run(failure)
+        return query, answer
+
+    async def _follow(self, query: CandleQuery) -> None:
+        """Bring what is stored to the provider's revision; also of a symbol that is not listed any more."""
+        context = query.context
+        record, provider = context.record, context.provider
+        left = max(0.0, context.deadline - asyncio.get_running_loop().time()) if query.ask.wait is Wait.COMPLETE else 0
+        if provider is None and not record.listed and (await query.reader.ledger.load(record.id)).sources:
+            provider, _ = await self._started(record, left)
+        if provider is not None:
+            await self.revisions.follow(record, provider, left)
 
     async def _healed(self, answer: Answer, due: dict[Timeframe, Spans], provider: Upstream, deadline: float) -> bool:
         """Ask once more for what is suspect of an answer, now that its time has come; whether that brought candles.
@@ -139,8 +166,9 @@ class History:
 
     async def _provider(self, record: Record, timeout_s: float) -> tuple[Upstream | None, ProviderError | None]:
         """The provider to ask for more; none for what was imported, and a failed one takes nothing away."""
-        if not record.listed:
-            return None, None
+        return await self._started(record, timeout_s) if record.listed else (None, None)
+
+    async def _started(self, record: Record, timeout_s: float) -> tuple[Upstream | None, ProviderError | None]:
         instrument = record.instrument
         try:
             return await self.providers.get(instrument.market, instrument.provider, timeout_s=timeout_s), None

@@ -9,7 +9,7 @@ from contextlib import asynccontextmanager
 from candlegraph.batcher import Batcher
 from candlegraph.candle import concat
 from candlegraph.span import Spans
-from storage.batches import Fetch, Write
+from storage.batches import Fetch, Superseded, Write
 from storage.candles import CandleStore
 from storage.leases import Held
 
@@ -66,4 +66,7 @@ def _joined(writes: tuple[Write, ...]) -> Write:
     """Pages of one series as one: the aggregates over them are made once."""
     candles = concat([write.candles for write in writes]).sorted()
     covered = Spans(span for write in writes for span in write.covered)
-    return Write(writes[0].instrument_id, writes[0].timeframe, candles, covered)
+    revision = writes[-1].revision
+    if revision and any(write.revision and write.revision.lineage != revision.lineage for write in writes):
+        raise Superseded
+    return Write(writes[0].instrument_id, writes[0].timeframe, candles, covered, revision=revision)

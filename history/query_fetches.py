@@ -37,6 +37,7 @@ class FetchOutcome:
     pending: Spans = field(default_factory=Spans)  # still being fetched at the deadline
     refused: Spans = field(default_factory=Spans)  # the provider's rows there are no candles
     unavailable: Spans = field(default_factory=Spans)  # the provider does not have it
+    ended: Spans = field(default_factory=Spans)  # newer than everything the provider has, at whatever timeframe
     forming: dict[Timeframe, Candles] = field(default_factory=dict)
     live: bool = False  # the forming candles came from a feed
     calls: int = 0
@@ -62,10 +63,11 @@ class QueryFetches:
         # A query that has something pending fetches no more: the next query will.
         if self.context.provider is None or outcome.failure or outcome.pending:
             return False
-        if self.newest_first and any(span.since <= window.until <= span.until for span in outcome.unavailable):
+        beyond_reach = outcome.unavailable - outcome.ended
+        if self.newest_first and any(span.since <= window.until <= span.until for span in beyond_reach):
             outcome.unavailable |= Spans([window])  # older than what the provider does not have
             return False
-        tasks = self._start(plan, planned.missing, self.context.provider)
+        tasks = self._start(plan, planned.missing - outcome.ended, self.context.provider)
         if not tasks:
             return False
         waits = self.ask.wait is Wait.COMPLETE
@@ -124,6 +126,8 @@ class QueryFetches:
         outcome.failure = outcome.failure or result.failure
         outcome.fetched |= result.fetched
         outcome.refused |= result.refused
+        outcome.ended |= Spans(part.inner(plan.timeframe, plan.zone) for part in result.ended)
+        outcome.unavailable |= outcome.ended
         # What a delayed feed does not have yet says nothing of what is older.
         delay = self.context.provider.capabilities.delay_ms if self.context.provider else 0
         outcome.unavailable |= result.unavailable - Spans([Span(plan.now - delay, plan.now)] if delay else [])

@@ -45,6 +45,7 @@ class Verdict:
     ahead: Span | None  # for which ``forming`` is complete; None if the page does not say
     bad: BadRows
     unavailable: Spans  # the provider does not have it
+    ended: Spans  # what of it is newer than everything the provider has
     resume_at: int  # where the next call begins; the end of the call's span if nothing more can come
     rows: int  # how many rows came for the span
     candles: int  # how many of them are candles
@@ -73,6 +74,9 @@ def judge(page: Page, call: Call, traits: Capabilities) -> Verdict:
         ahead=Span(max(asked.since, final_until), asked.until) if told_ahead else None,
         bad=bad,
         unavailable=Spans([Span(asked.since, min(unproved, asked.until, final_until))]),
+        ended=Spans(
+            [Span(page.complete_to, asked.until)] if not len(within) and page.complete_to < asked.since else []
+        ),
         resume_at=resume_at,
         rows=len(within),
         candles=len(candles),

@@ -13,6 +13,7 @@ from importlib.metadata import EntryPoint, entry_points
 
 from candlegraph import clock
 from candlegraph.errors import (
+    CandlegraphError,
     ConfigurationError,
     ProviderError,
     ProviderStarting,
@@ -46,6 +47,7 @@ class _Slot:
 
     shown: Status
     guard: Guard | None = None
+    notice: str | None = None  # which of its own data cannot be served
     started: bool = False
     starting: asyncio.Task[ProviderError | None] | None = None
 
@@ -60,7 +62,7 @@ class _Slot:
             return self.shown
         status = self.guard.status()
         if self.started:
-            return status
+            return replace(status, reason=status.reason or self.notice)
         if self.starting:
             return replace(status, state=State.DEGRADED, reason=f"{status.name} is starting.")
         return replace(
@@ -189,6 +191,17 @@ class Registry:
     def statuses(self) -> Sequence[Status]:
         """Every provider, in the order of market and id."""
         return [slot.status() for _, slot in sorted(self._slots.items())]
+
+    async def inspect(self) -> None:
+        """As `candlegraph.provider.Providers.inspect`: these are started, for they ask no remote upstream."""
+        for slot in self._slots.values():
+            if slot.guard and slot.guard.inspected:
+                try:
+                    await self.get(slot.guard.market.id, slot.guard.id)
+                    slot.notice = await slot.guard.inspect()
+                except CandlegraphError as error:
+                    log.debug("provider %s cannot be inspected: %s", slot.guard.id, error.message)
+                    slot.notice = error.message
 
     async def close(self) -> None:
         """Give up the starts under way, and close every provider; one that fails to close is logged."""

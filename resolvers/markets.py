@@ -31,6 +31,7 @@ async def resolve_markets(context: Context) -> list[Market]:
 async def resolve_providers(context: Context, market_id: str) -> list[Status]:
     """The providers of a market, by id. NotFound where there is no such market."""
     check_name("market", market_id)
+    await context.services.providers.inspect()
     found = {status.id: status for status in context.services.providers.statuses() if status.market.id == market_id}
     for market, provider in await context.services.history.instruments.pairs():
         if market == market_id and provider not in found:

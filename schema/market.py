@@ -94,7 +94,7 @@ class Provider:
     version: str = strawberry.field(description="The version of its plugin; empty where there is none.")
     state: State = strawberry.field(description="How it is.")
 
-    @strawberry.field(description="Why it is not READY.")
+    @strawberry.field(description="Why it is not READY, or which of its data cannot be served and why, one line each.")
     def state_reason(parent: Parent[Status]) -> str | None:
         return parent.reason
 

@@ -134,6 +134,7 @@ async def machine(
         history = History.over(opened, registry, levels, reading, cache)
         stack.push_async_callback(history.listings.close)
         stack.push_async_callback(history.fetcher.close)
+        stack.push_async_callback(history.revisions.close)
         cluster = Cluster(history, redis=(redis_url, name) if redis_url else None, shards=settings.feed_shards)
         backfills = Backfills(history)
         tracking = Tracking(backfills)

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 from candlegraph.candle import Candles
+from candlegraph.errors import ProviderUnavailable
+from candlegraph.provider import Revision
 from candlegraph.span import Span, Spans
 from candlegraph.timeframe import MINUTE, Timeframe
 from storage.coverage import FAR
@@ -30,7 +32,9 @@ class Read:
 class Write:
     """Final candles of a series, and the spans they are all of; ``source``: ``a`` a provider's API, ``i`` an import.
 
-    Where it ``replaces``, stored candles of these spans that are not among them are withdrawn.
+    Where it ``replaces``, stored candles of these spans that are not among them are withdrawn. So are those of ``revoked``,
+    which is no longer covered where the write does not cover it. ``revision`` is the provider's: a write is Superseded
+    where the stored candles are of another lineage, unless it revokes these.
     """
 
     instrument_id: int
@@ -39,13 +43,26 @@ class Write:
     covered: Spans
     source: str = "a"
     replaces: bool = False
+    revoked: Spans = field(default_factory=Spans)
+    revision: Revision | None = None
 
     def since(self, horizon: int | None) -> Write:
         """Itself without the 1m candles before ``horizon``, where there is one."""
         if horizon is None or self.timeframe != MINUTE:
             return self
         kept = Span(horizon, FAR)
-        return replace(self, candles=self.candles.between(kept), covered=self.covered & Spans([kept]))
+        inside = Spans([kept])
+        candles = self.candles.between(kept)
+        return replace(self, candles=candles, covered=self.covered & inside, revoked=self.revoked & inside)
+
+    @property
+    def rewritten(self) -> Spans:
+        """Where stored candles that are not among its own are withdrawn."""
+        return self.revoked | self.covered if self.replaces else self.revoked
+
+
+class Superseded(ProviderUnavailable):
+    """The provider's data were replaced while they were read."""
 
 
 @dataclass(frozen=True, slots=True)

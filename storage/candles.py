@@ -13,6 +13,7 @@ from candlegraph.answer import FetchNote
 from candlegraph.batcher import Batcher
 from candlegraph.candle import Candles
 from candlegraph.clock import MINUTE_MS
+from candlegraph.provider import Revision
 from candlegraph.span import Span, Spans
 from candlegraph.timeframe import MINUTE, Timeframe
 from storage.batches import Fetch, Read, Write
@@ -81,6 +82,7 @@ class CandleStore:
     async def _read_ledgers(self, _: None, asked: Sequence[Sequence[int]]) -> list[list[Ledger]]:
         spans: dict[int, dict[Timeframe, Spans]] = defaultdict(dict)
         revisions: dict[int, int] = defaultdict(int)
+        sources: dict[int, dict[Timeframe, Revision]] = defaultdict(dict)
         horizon = None
         doubts: dict[int, dict[Timeframe, list[tuple[int, Span]]]] = defaultdict(dict)
         for row in await self.database.read("coverage_by_instrument", list({i for ids in asked for i in ids})):
@@ -89,10 +91,13 @@ class CandleStore:
                 continue
             spans[row["instrument_id"]][Timeframe.parse(row["timeframe"])] = unpack_spans(row["covered"])
             revisions[row["instrument_id"]] += row["revision"]
+            if row["source_lineage"] is not None:
+                source = Revision(row["source_lineage"], row["source_state"])
+                sources[row["instrument_id"]][Timeframe.parse(row["timeframe"])] = source
             if row["suspects"]:
                 noted = [(at, Span(since, until)) for at, since, until in json.loads(row["suspects"])]
                 doubts[row["instrument_id"]][Timeframe.parse(row["timeframe"])] = noted
-        return [[Ledger(spans[i], revisions[i], doubts[i], horizon) for i in ids] for ids in asked]
+        return [[Ledger(spans[i], revisions[i], doubts[i], horizon, sources[i]) for i in ids] for ids in asked]
 
     async def horizon(self) -> int | None:
         """Before it no 1m candles are kept (ms, UTC); None where all are."""
@@ -114,7 +119,7 @@ class CandleStore:
 
         A candle that is there already is replaced; what changes of what was final is logged in ``corrections``. 1m candles
         before the horizon are left out, and not covered; Unavailable where it was moved meanwhile. ``progress`` is told
-        the number of rows after each chunk of a long write. LeaseLost where what is ``held`` is not any more: nothing was
+        the number of rows after each chunk of a long write. Superseded, and LeaseLost where what is ``held`` is not any more: nothing was
         written then.
         """
         async with self.database.transaction() as connection:
@@ -145,6 +150,12 @@ class CandleStore:
         async with self.database.transaction() as connection:
             written = await mark_corrected(connection, instrument_ids, span, recompute=recompute)
         self.changes.tell(written.xid, written.changes)
+
+    async def adopted(self, instrument_id: int, timeframe: Timeframe, source: Revision | None) -> bool:
+        """Note a first revision of a series that something was imported into, which stays; False where nothing was."""
+        arguments = (instrument_id, str(timeframe), source and source.lineage, source and source.state)
+        async with self.database.connection() as connection:
+            return bool(await connection.fetchval(SQL["coverage_adopt"], *arguments))
 
     async def log(self, fetch: Fetch) -> None:
         """Note an upstream call that brought nothing to store."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
+from candlegraph.provider import Revision
 from candlegraph.span import Span, Spans
 from candlegraph.timeframe import MINUTE, Timeframe
 from storage.rechecks import AGAIN_MS, GRAIN_MS
@@ -26,6 +27,9 @@ class Ledger:
     )  # when, and what: see suspects.py
 
     horizon: int | None = None
+    sources: Mapping[Timeframe, Revision] = field(
+        default_factory=dict
+    )  # what a provider of revisions had when it was asked
 
     def behind(self, timeframe: Timeframe) -> Spans:
         """Where candles of ``timeframe`` are not taken any more."""

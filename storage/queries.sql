@@ -64,7 +64,7 @@ where i.market = $1 and i.provider = $2;
 -- name: coverage_by_instrument
 -- One row at least for each, for the horizon counts where nothing is covered too. The spans are row-packed as candles are:
 -- decoded one by one, ten thousand fragments would take a tenth of a second.
-select i as instrument_id, c.timeframe, c.revision, (select horizon from storage_layout) as horizon,
+select i as instrument_id, c.timeframe, c.revision, c.source_lineage, c.source_state, (select horizon from storage_layout) as horizon,
   (select string_agg(timestamptz_send(lower(r)) || timestamptz_send(upper(r)), ''::bytea order by r) from unnest(c.covered) r) as covered,
   (select jsonb_agg(jsonb_build_array((extract(epoch from s.asked_at) * 1000)::int8, (extract(epoch from lower(x.span)) * 1000)::int8,
                                       (extract(epoch from upper(x.span)) * 1000)::int8))::text
@@ -94,6 +94,25 @@ select bool_or(l.covered && g.spans) as known, (select horizon from storage_layo
        (select set_config('timescaledb.max_tuples_decompressed_per_dml_transaction', '0', true)
         from storage_layout where hypertable) as unlimited
 from locked l join given g on g.i = l.instrument_id and g.tf = l.timeframe;
+
+-- name: coverage_source
+-- What the candles of a series come from, at $3 and $4 or (null) as before; nothing where they are of another lineage, unless
+-- $5: that is replaced.
+update coverage set source_lineage = coalesce($3, case when not $5 then source_lineage end),
+                    source_state = coalesce($4, case when not $5 then source_state end)
+where instrument_id = $1 and timeframe = $2 and ($5 or coalesce(source_lineage = $3, true)) returning true;
+
+-- name: coverage_adopt
+update coverage set source_lineage = $3, source_state = $4 where instrument_id = $1 and timeframe = $2
+and exists (select from ohlcv_data d where d.instrument_id = $1 and d.timeframe = $2 and d.source = 'i') returning true;
+
+-- name: coverage_revoke
+-- Spans are not covered any more; the cached candles of them are those of an older revision.
+update coverage c set covered = c.covered - x.spans, revision = c.revision + 1
+from (select x.i, x.tf, range_agg(tstzrange(timestamptz 'epoch' + x.since * interval '1 ms',
+                                            timestamptz 'epoch' + x.until * interval '1 ms')) as spans
+      from unnest($1::int4[], $2::text[], $3::int8[], $4::int8[]) x (i, tf, since, until) group by 1, 2) x
+where c.instrument_id = x.i and c.timeframe = x.tf;
 
 -- name: coverage_extend
 -- Last: what was written is covered, and everybody is told. The revision goes up where what was known before has changed,

@@ -11,7 +11,7 @@ from candlegraph.clock import MINUTE_MS
 from candlegraph.span import Span
 from candlegraph.timeframe import MINUTE, Timeframe
 from storage import binary
-from storage.batches import Write
+from storage.batches import Superseded, Write
 from storage.change_feed import Change
 from storage.database import SQL, STATEMENT_TIMEOUT_MS, to_ms, while_connected
 from storage.leases import Held, LeaseLost
@@ -48,7 +48,9 @@ async def write_candles(
     writes = [write.since(lock.horizon) for write in writes]
     if not (spans := _covered(writes)):
         return None
+    await _note_sources(connection, writes)
     changes = await _write_rows(connection, writes, progress, lock)
+    await _revoke(connection, writes)
     return Written(await extend_coverage(connection, spans, changes), changes)
 
 
@@ -89,7 +91,29 @@ def columns_of(rows: Iterable[tuple[Any, ...]]) -> Columns:
 
 
 def _covered(writes: Sequence[Write]) -> Columns:
-    return columns_of((w.instrument_id, str(w.timeframe), s.since, s.until) for w in writes for s in w.covered)
+    """What is covered; of a write that covers nothing and revokes something an empty span, so that its row is locked."""
+    return columns_of(
+        (w.instrument_id, str(w.timeframe), s.since, s.until)
+        for w in writes
+        for s in (w.covered or [Span(0, 0)] * bool(w.revoked))
+    )
+
+
+async def _note_sources(connection: Any, writes: Sequence[Write]) -> None:
+    """Note the revisions that the candles come from. Superseded where those in the store are of another lineage."""
+    for write in writes:
+        if write.revision or write.revoked:
+            source = (write.revision.lineage, write.revision.state) if write.revision else (None, None)
+            key = (write.instrument_id, str(write.timeframe))
+            if not await connection.fetchval(SQL["coverage_source"], *key, *source, bool(write.revoked)):
+                raise Superseded
+
+
+async def _revoke(connection: Any, writes: Sequence[Write]) -> None:
+    """Take the coverage of what is revoked back; after the rows, which are corrections where it stood."""
+    revoked = columns_of((w.instrument_id, str(w.timeframe), s.since, s.until) for w in writes for s in w.revoked)
+    if revoked:
+        await connection.execute(SQL["coverage_revoke"], *revoked)
 
 
 async def _write_rows(connection: Any, writes: Sequence[Write], progress: Progress, lock: CoverageLock) -> list[Change]:
@@ -97,7 +121,8 @@ async def _write_rows(connection: Any, writes: Sequence[Write], progress: Progre
     rows = [write for write in writes if len(write.candles)]
     # Nobody adds to these series meanwhile: without a conflict the merge, which costs as much again as the COPY, can be
     # left out.
-    merge = lock.known or (bool(rows) and await _exist(connection, rows))
+    emptied = any(write.rewritten for write in writes)
+    merge = lock.known or emptied or (bool(rows) and await _exist(connection, rows))
     patience = await _be_patient(connection, sum(len(write.candles) for write in rows))
     if merge:
         await connection.execute(SQL["candles_stage"])
@@ -135,9 +160,7 @@ async def _be_patient(connection: Any, rows: int) -> float | None:
 
 async def _merge(connection: Any, writes: Sequence[Write], patience: float | None) -> list[Change]:
     """Put the staged rows in the place of those that are there; the corrections that this makes."""
-    replaced = columns_of(
-        (w.instrument_id, str(w.timeframe), s.since, s.until) for w in writes if w.replaces for s in w.covered
-    )
+    replaced = columns_of((w.instrument_id, str(w.timeframe), s.since, s.until) for w in writes for s in w.rewritten)
     found = await connection.fetch(SQL["candles_withdraw"], *replaced, timeout=patience) if replaced else []
     found += await connection.fetch(SQL["candles_correct"], timeout=patience)
     await connection.execute(SQL["candles_merge"], timeout=patience)
@@ -156,7 +179,7 @@ async def _aggregate(
         for w in writes
         if w.timeframe == MINUTE and len(w.candles)
     ]
-    emptied = any(write.replaces for write in writes)
+    emptied = any(write.rewritten for write in writes)
     if emptied:
         minutes += [(c.instrument_id, c.corrected.since, c.corrected.until) for c in corrected if c.corrected]
     if minutes:

@@ -23,7 +23,7 @@ from tests.waiting import HANG_S
 
 _numbers = itertools.count()
 _TIMEOUTS = (
-    "providers.ccxt_markets.DEADLINE_S",
+    "providers.ccxt.markets.DEADLINE_S",
     "storage.database.ACQUIRE_TIMEOUT_S",
     "history.orchestrator.DEADLINE_S",
     "history.listings.LISTING_DEADLINE_S",

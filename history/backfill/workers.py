@@ -26,6 +26,7 @@ from candlegraph.timeframe import Timeframe
 from history.backfill.jobs import Backfills, holes_as_json
 from history.backfill.statements import SQL
 from history.fetch_job import FetchRequest, FetchResult
+from history.orchestrator import DEADLINE_S
 from storage.database import to_ms
 
 log = logging.getLogger(__name__)
@@ -152,6 +153,7 @@ class Workers:
             except ProviderError as error:
                 await self._fail(part, FetchResult(failure=error))
                 return
+            await self._history.revisions.follow(part.record, provider, DEADLINE_S)
             request = FetchRequest(part.timeframe, part.span, urgency=Urgency.BACKFILL, calls=1, again=part.again)
             result = await asyncio.shield(self._history.fetcher.fetch(part.record, provider, request))
             if result.failure:

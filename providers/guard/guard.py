@@ -3,21 +3,24 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Sequence
 from operator import index
 from typing import TypeVar
 
 from candlegraph import clock
 from candlegraph.candle import Candles
-from candlegraph.errors import ProviderUnavailable, UnknownSymbol
+from candlegraph.errors import CandlegraphError, ProviderUnavailable, UnknownSymbol
 from candlegraph.provider import (
     Capabilities,
+    Inspected,
     Listing,
     Live,
     Market,
     Page,
     Probing,
     Provider,
+    Revised,
+    Revision,
     Status,
     Streaming,
     Urgency,
@@ -116,6 +119,34 @@ class Guard:
 
         return await self._calls.make(ask, Urgency.QUERY, self.capabilities.deadline_s)
 
+    async def revision(self, instrument: Instrument, timeframe: Timeframe, stored: Revision | None) -> Revision | None:
+        """As `Upstream.revision`; without the rate budget, for it comes with each question. ProviderError."""
+        provider = self._provider
+        if not isinstance(provider, Revised):
+            return stored
+        found: object = await self._own(provider.revision(instrument, timeframe, stored))
+        return None if found is None else _expected(found, Revision)
+
+    async def inspect(self) -> str | None:
+        """As `Inspected.inspect`; None where the provider does not inspect its data. ProviderError."""
+        provider = self._provider
+        return await self._own(provider.inspect()) if isinstance(provider, Inspected) else None
+
+    @property
+    def inspected(self) -> bool:
+        """Whether the provider can look at its own data."""
+        return isinstance(self._provider, Inspected)
+
+    async def _own(self, answer: Awaitable[T]) -> T:
+        """What a provider says of its own data, in time."""
+        try:
+            async with asyncio.timeout(self.capabilities.deadline_s):
+                return await answer
+        except CandlegraphError:
+            raise
+        except Exception as error:  # a plugin may raise anything
+            raise ProviderUnavailable(f"{self.name} failed: {type(error).__name__}.") from error
+
     def stream(self, instrument: Instrument) -> AsyncGenerator[Candles, None] | None:
         """As `Upstream.stream`."""
         provider = self._provider
@@ -166,7 +197,9 @@ def _checked(page: object) -> Page:
     candles: object = page.candles
     stamps, opened, high, low, close, volume, closed, synthetic = _expected(candles, Candles).columns
     made = Candles.of(stamps, opened, high, low, close, volume, closed=closed, synthetic=synthetic)
-    return Page(made, index(page.complete_from), index(page.complete_to))
+    revision: object = page.revision
+    source = None if revision is None else _expected(revision, Revision)
+    return Page(made, index(page.complete_from), index(page.complete_to), source)
 
 
 def _expected(answer: object, kind: type[T]) -> T:

@@ -49,10 +49,11 @@ async def migrate(settings: Settings) -> None:
 @main.command()
 @command
 async def providers(settings: Settings) -> None:
-    """List the providers, and how each of them is; none of them is asked.
+    """List the providers, how each of them is, and which files in FILES_DIR cannot be served; no upstream is asked.
 
     The counts are of this process: those of a running server are in its API, as ``providers { counters }``.
     """
+    from candlegraph.provider import State
     from resolvers.context import Context
     from resolvers.markets import resolve_markets, resolve_providers
     from server.wiring import machine
@@ -75,12 +76,16 @@ async def providers(settings: Settings) -> None:
                 str(status.capabilities.live),
                 status.counters.calls,
                 " ".join(map(str, status.capabilities.timeframes)),
-                status.reason or status.description,
+                status.description if status.state is State.READY else status.reason,
                 status.last_failure.message if status.last_failure else "",
             )
             for status in statuses
         ],
     )
+    for status in statuses:
+        if status.state is State.READY and status.reason:  # which of its data cannot be served
+            for line in status.reason.splitlines():
+                click.echo(f"{status.market.id}/{status.id}: {line}")
 
 
 @main.command()

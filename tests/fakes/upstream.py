@@ -24,6 +24,7 @@ from candlegraph.provider import (
     Live,
     Market,
     Page,
+    Revision,
     State,
     Status,
     Urgency,
@@ -122,6 +123,10 @@ class Upstream:
         """When the truth begins."""
         stamps = self.truth[instrument.symbol].timestamp
         return int(stamps[0]) if len(stamps) else None
+
+    async def revision(self, instrument: Instrument, timeframe: Timeframe, stored: Revision | None) -> Revision | None:
+        """It declares none."""
+        return stored
 
     def stream(self, instrument: Instrument) -> None:
         """It has to be polled."""
@@ -276,3 +281,6 @@ class Lineup:
     def statuses(self) -> Sequence[Status]:
         """Every member."""
         return [Status(m.market, m.id, m.name, "", "1", State.READY) for m in self.members]
+
+    async def inspect(self) -> None:
+        """Nobody has data of their own."""

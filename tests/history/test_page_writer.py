@@ -14,7 +14,8 @@ from candlegraph.errors import ProviderUnavailable, Unavailable
 from candlegraph.span import Span, Spans
 from candlegraph.timeframe import MINUTE
 from history.page_writer import Arrivals
-from storage.candles import CandleStore, Fetch, Write
+from storage.batches import Fetch, Write
+from storage.candles import CandleStore
 
 
 class Store:

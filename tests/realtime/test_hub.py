@@ -10,7 +10,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from storage.live import TopicKey
 
 from candlegraph import (
     MINUTE,
@@ -35,8 +34,10 @@ from realtime import topic as topic_module
 from realtime.bus import Message
 from realtime.hub import Hub
 from realtime.topic import Topic
-from storage import live as live_module
+from storage import topics as live_module
 from storage.database import Database
+from storage.leases import Leases
+from storage.topics import TopicKey
 from tests import waiting
 from tests.realtime.world import BTC, START, Client, Exchange, Held, Process, eventually, minute, quickly, trades
 from tests.waiting import HANG_S

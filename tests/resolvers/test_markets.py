@@ -100,6 +100,9 @@ class Shown:
     def statuses(self) -> list[Status]:
         return self.shown
 
+    async def inspect(self) -> None:
+        """They have no data of their own."""
+
 
 @pytest.mark.parametrize("state", list(State))
 async def test_a_provider_shows_how_it_is_and_what_was_asked_of_it(lab: Laboratory, state: State) -> None:

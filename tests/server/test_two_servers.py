@@ -29,7 +29,7 @@ async def test_two_servers_follow_by_one_connection_and_two_deaths_lose_and_repe
             assert cluster.exchange.sockets.opened == 1
             for _ in range(2):
                 await cluster.kill(cluster.leader())
-                assert len(cluster.exchange.sockets.lines) == 1
+                await eventually(lambda: len(cluster.exchange.sockets.lines) == 1)
             end = MINUTE.floor(cluster.exchange.now) + 2 * MINUTE_MS
             await all_told(followers, end)
             assert [follower.missing(end) for follower in followers] == [0] * 40

@@ -8,7 +8,8 @@ from typing import Any, cast
 import pytest
 
 from storage import coverage_cache as ledgers_module
-from storage.candles import CandleStore, Ledger
+from storage.candles import CandleStore
+from storage.coverage import Ledger
 from storage.coverage_cache import Ledgers
 
 

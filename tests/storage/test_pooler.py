@@ -15,7 +15,8 @@ from candlegraph.span import Span, Spans
 from candlegraph.timeframe import MINUTE
 from storage.aggregates.layout import Aggregates
 from storage.aggregates.refresh import Refresher
-from storage.candles import CandleStore, Read, Write
+from storage.batches import Read, Write
+from storage.candles import CandleStore
 from storage.change_feed import Changes
 from storage.database import Database
 from storage.instruments import Instruments

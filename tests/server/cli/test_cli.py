@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import os
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
@@ -75,6 +76,16 @@ def test_the_providers_are_listed(cli: Command) -> None:
     fewer = cli("providers", PROVIDERS_DISABLED="demo.synthetic, crypto.kraken").stdout
     assert "binance" in fewer
     assert not any(name in fewer for name in ("synthetic", "kraken"))
+
+
+def test_files_that_cannot_be_served_are_listed_with_the_reason(cli: Command, tmp_path: Path) -> None:
+    (tmp_path / "A.zip").write_bytes(b"PK")
+    (tmp_path / "B.csv").write_text("nothing")
+    os.utime(tmp_path / "B.csv", (0, 0))
+    assert cli("providers", FILES_DIR=str(tmp_path)).stdout.splitlines()[-2:] == [
+        "files/files: A.zip: only CSV, TSV and other delimited text (plain or gzipped) and Parquet are read",
+        "files/files: B.csv: it is no table of candles: it begins with 'nothing'",
+    ]
 
 
 def test_disabling_an_unknown_provider_is_one_line(cli: Command) -> None:

@@ -219,6 +219,7 @@ async def streaming(url: str, query: str) -> Stalled:
 
 async def test_who_does_not_read_delays_nobody_and_is_closed_with_4410(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(wire, "STALLED_S", 0.5)
+    monkeypatch.setattr(wire, "FAREWELL_S", HANG_S)
     stage = Stage()
     async with staged(services(stage), ws_ping_interval=None) as serving:
         stalled = await Stalled.connect(serving.url, WIDE)
@@ -315,11 +316,12 @@ async def test_the_forming_candle_conflates_for_who_is_slow() -> None:
         slow.writer.close()
 
 
-async def test_a_ghost_is_noticed_by_the_pings_it_does_not_answer() -> None:
+async def test_a_ghost_is_noticed_by_the_pings_it_does_not_answer(monkeypatch: pytest.MonkeyPatch) -> None:
     """With a code after which graphql-ws connects again: a laptop that wakes up has to."""
+    monkeypatch.setattr(wire, "FAREWELL_S", HANG_S)
     stage = Stage()
     async with (
-        staged(services(stage), ws_ping_interval=0.1, ws_ping_timeout=0.1) as serving,
+        staged(services(stage), ws_ping_interval=0.1, ws_ping_timeout=1.0) as serving,
         listening(serving) as alive,
     ):
         ghost = await Stalled.connect(serving.url, LIVE)

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import gzip
+import itertools
 import os
+import tempfile
 import threading
 from collections.abc import Mapping
 from pathlib import Path
@@ -31,8 +33,8 @@ from candlegraph import (
     clock,
     zone,
 )
-from providers import files
-from providers.files import MAX_ROWS, Files, create
+from providers.files import readings, snapshots
+from providers.files.provider import MAX_ROWS, Files, create
 from providers.tables.reader import Table, read_table
 from tests.waiting import HANG_S, eventually
 
@@ -41,6 +43,7 @@ LATER = 1_719_792_000_000  # 2024-07-01T00:00:00Z: what is written here has long
 MINUTE_MS, HOUR_MS = 60_000, 3_600_000
 HOUR, DAY = Timeframe(1, "h"), Timeframe(1, "d")
 ALWAYS = Span(0, 9_999_999_999_999)
+_seconds = itertools.count(10**9)
 
 
 def write(path: Path, count: int, step_ms: int = MINUTE_MS, start: int = START, close: float = 2) -> Path:
@@ -48,11 +51,20 @@ def write(path: Path, count: int, step_ms: int = MINUTE_MS, start: int = START, 
     path.parent.mkdir(parents=True, exist_ok=True)
     lines = [f"{start + n * step_ms},1,3,0.5,{close},10" for n in range(count)]
     text = "\n".join(["timestamp,open,high,low,close,volume", *lines, ""]).encode()
-    if path.suffix == ".parquet":
+    if path.suffix in {".parquet", ".pq"}:
         pl.read_csv(text).write_parquet(path)
     else:
         path.write_bytes(gzip.compress(text) if path.suffix == ".gz" else text)
+    written_at = next(_seconds) * 10**9  # each file long ago, and no two at the same time
+    os.utime(path, ns=(written_at, written_at))
     return path
+
+
+def long_ago(folder: Path) -> None:
+    """Let all files of a folder stand still."""
+    for path in folder.iterdir():
+        if not path.is_symlink():
+            os.utime(path, (0, 0))
 
 
 async def started(folder: Path, **environ: str) -> Files:
@@ -80,10 +92,11 @@ def read(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     names: list[str] = []
 
     def noted(path: Path, timeframe: Timeframe | None, local: Zone) -> Table:
-        names.append(path.name)
+        if path.parent.name != tempfile.gettempdir().rpartition("/")[2]:  # not the head of one
+            names.append(path.name)
         return read_table(path, timeframe, local)
 
-    monkeypatch.setattr(files, "read_table", noted)
+    monkeypatch.setattr(readings, "read_table", noted)
     return names
 
 
@@ -165,7 +178,8 @@ async def test_a_page_vouches_from_the_first_row_to_the_end_of_the_last(
     expected = [t for t in range(START, START + 20 * MINUTE_MS, MINUTE_MS) if span.since <= t < span.until]
     assert times(page) == expected
     told = (page.complete_from, page.complete_to)
-    assert told == ((inside.since, inside.until) if inside else (span.since, span.since))
+    nothing = min(span.since, START + 20 * MINUTE_MS)  # what is asked for is older, or newer than the last row
+    assert told == ((inside.since, inside.until) if inside else (nothing, nothing))
 
 
 async def test_a_file_that_grows_vouches_for_no_row_that_is_still_forming(
@@ -182,6 +196,7 @@ async def test_a_file_that_grows_vouches_for_no_row_that_is_still_forming(
 async def test_the_last_day_ends_where_the_local_day_does(tmp_path: Path) -> None:
     text = "date,open,high,low,close\n2024-03-09,1,1,1,1\n2024-03-10,1,1,1,1\n"
     (tmp_path / "A_1d.csv").write_text(text)
+    os.utime(tmp_path / "A_1d.csv", (0, 0))
     provider = await started(tmp_path, FILES_TIMEZONE="America/New_York")
     page = await provider.fetch(instrument("A"), DAY, ALWAYS)
     days = zone("America/New_York").open_of_day(page.candles.timestamp // (24 * HOUR_MS))
@@ -225,7 +240,7 @@ async def test_a_file_that_did_not_change_is_read_once(tmp_path: Path, read: lis
 async def test_tables_are_let_go_when_they_take_too_much(
     tmp_path: Path, read: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(files, "CACHE_BYTES", 48 * 25)
+    monkeypatch.setattr(snapshots, "CACHE_BYTES", 48 * 25)
     for name in "ABC":
         write(tmp_path / f"{name}_1m.csv", 100 if name == "C" else 10)
     provider = await started(tmp_path)
@@ -291,8 +306,8 @@ async def test_a_file_that_came_to_hold_another_timeframe_is_not_mistaken(tmp_pa
 async def test_a_file_that_is_being_written_is_not_trusted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = write(tmp_path / "A_1m.csv", 3)
     provider = await started(tmp_path)
-    monkeypatch.setattr(files, "read_table", lambda *rest: (read_table(*rest), write(path, 9))[0])
-    with pytest.raises(ProviderRefused, match="changed while it was read"):
+    monkeypatch.setattr(readings, "read_table", lambda *rest: (read_table(*rest), write(path, 9))[0])
+    with pytest.raises(ProviderUnavailable, match=r"^A_1m\.csv: it is being written"):
         await provider.fetch(instrument("A"), MINUTE, ALWAYS)
 
 
@@ -335,7 +350,7 @@ async def test_the_loop_goes_on_while_a_file_is_read(tmp_path: Path, monkeypatch
     write(tmp_path / "A_1m.csv", 3)
     provider = await started(tmp_path)
     begun, free = threading.Event(), threading.Event()
-    monkeypatch.setattr(files, "read_table", lambda *rest: (begun.set(), free.wait(HANG_S), read_table(*rest))[2])
+    monkeypatch.setattr(readings, "read_table", lambda *rest: (begun.set(), free.wait(HANG_S), read_table(*rest))[2])
     fetching = asyncio.create_task(provider.fetch(instrument("A"), MINUTE, ALWAYS))
     await eventually(begun.is_set)
     assert not fetching.done()
@@ -356,3 +371,98 @@ async def test_a_folder_that_went_away_is_unavailable_and_not_empty(tmp_path: Pa
     (tmp_path / "in").rmdir()
     with pytest.raises(ProviderUnavailable, match="FILES_DIR cannot be read"):
         await provider.listings()
+
+
+async def test_a_new_file_is_read_once_it_stands_still(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path, now = write(tmp_path / "A_1m.csv", 3), LATER
+    monkeypatch.setattr(clock, "now_ms", lambda: now)
+    os.utime(path, ns=(now * 10**6, now * 10**6))
+    provider = await started(tmp_path)
+    now += 1_999
+    with pytest.raises(ProviderUnavailable, match="it is being written"):
+        await provider.fetch(instrument("A"), MINUTE, ALWAYS)
+    now += 1
+    assert len((await provider.fetch(instrument("A"), MINUTE, ALWAYS)).candles) == 3
+
+
+@pytest.mark.parametrize(
+    ("name", "step_ms", "told"),
+    [
+        ("A_5y.csv", 24 * HOUR_MS, "1d"),
+        ("A_30d.parquet", HOUR_MS, "1h"),
+        ("A_1M.csv.gz", MINUTE_MS, "1m"),
+        ("A_1m.tsv", HOUR_MS, "1h"),
+        ("A_1m.txt", MINUTE_MS, "1m"),
+        ("A_1m.pq", MINUTE_MS, "1m"),
+        ("A_1m.csv", 7 * MINUTE_MS, "7m"),
+    ],
+)
+async def test_rows_decide_where_the_name_says_another_timeframe(
+    tmp_path: Path, name: str, step_ms: int, told: str
+) -> None:
+    write(tmp_path / name, 40, step_ms)
+    provider = await started(tmp_path)
+    assert await symbols(provider) == ["A"]
+    assert len((await provider.fetch(instrument("A"), Timeframe.parse(told), ALWAYS)).candles) == 40
+    assert await provider.inspect() is None
+
+
+async def test_a_name_is_believed_where_some_rows_show_it(tmp_path: Path) -> None:
+    """A symbol that seldom trades has few rows a minute apart."""
+    lines = [f"{START + minute * MINUTE_MS},1,3,0.5,2,10" for minute in (0, 7, 14, 21, 22, 29, 36)]
+    (tmp_path / "A_1m.csv").write_text("\n".join(["timestamp,open,high,low,close,volume", *lines, ""]))
+    os.utime(tmp_path / "A_1m.csv", (0, 0))
+    provider = await started(tmp_path)
+    assert len((await provider.fetch(instrument("A"), MINUTE, ALWAYS)).candles) == 7
+
+
+async def test_every_file_that_cannot_be_served_is_listed_and_logged_once(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    write(tmp_path / "good_1m.csv", 3)
+    write(tmp_path / "C.csv", 3)
+    write(tmp_path / "C.parquet", 3)
+    deep = write(tmp_path / "deep_1m.csv", 900)
+    with deep.open("a") as file:
+        file.write("1,2\n")
+    for name in ("archive.zip", "sheet.xlsx", "broken.csv", "notes.txt", "cut_1m.parquet", "README.md"):
+        (tmp_path / name).write_bytes(b"PAR1" if "cut" in name else b"nothing")
+    (tmp_path / "dangling.csv").symlink_to(tmp_path / "nowhere")
+    mixed = [START + n * 24 * HOUR_MS for n in range(9)] + [START + 9 * 24 * HOUR_MS + n * HOUR_MS for n in range(1, 9)]
+    rows = "".join(f"{stamp},1,3,0.5,2,10\n" for stamp in mixed)
+    (tmp_path / "mixed_5y.csv").write_text(f"timestamp,open,high,low,close,volume\n{rows}")
+    long_ago(tmp_path)
+    provider = await started(tmp_path)
+    said = await provider.inspect()
+    assert said is not None
+    cut = "it is no Parquet file that can be read: parquet: File out of specification: A Parquet file must contain a header"
+    assert said.splitlines() == [
+        "C.csv and C.parquet hold 1m candles of 'C' both: keep one of them.",
+        "archive.zip: only CSV, TSV and other delimited text (plain or gzipped) and Parquet are read",
+        "broken.csv: it is no table of candles: it begins with 'nothing'",
+        f"cut_1m.parquet: {cut} and footer with at least 12 bytes",
+        "dangling.csv: it is a link to no file",
+        "deep_1m.csv:902: it has fewer than 6 fields",
+        "mixed_5y.csv: it holds two timeframes: it begins with 9 rows that are 1d apart and more, the others are of 1h. Import "
+        "the two in files of their own; if the symbol seldom trades, add --sparse (each row stands for itself) or --covers "
+        "(the file is whole)",
+        "notes.txt: it is no table of candles: it begins with 'nothing'",
+        "sheet.xlsx: only CSV, TSV and other delimited text (plain or gzipped) and Parquet are read",
+    ]
+    assert len(caplog.records) == 10
+    await provider.listings()
+    assert await provider.inspect() == said
+    assert len(caplog.records) == 10
+    for number in range(4):
+        (tmp_path / f"more{number}.zip").write_bytes(b"")
+    assert (await provider.inspect() or "").endswith("\nand 3 more files that cannot be served")
+
+
+async def test_a_duplicate_says_so_to_whoever_asks(tmp_path: Path) -> None:
+    for name in ("A.csv", "A.parquet"):
+        write(tmp_path / name, 3)
+    provider = await started(tmp_path)
+    assert await symbols(provider) == ["A"]
+    assert provider.capabilities.timeframes == (MINUTE,)
+    with pytest.raises(ProviderRefused, match="hold 1m candles of 'A' both"):
+        await provider.fetch(instrument("A"), MINUTE, ALWAYS)

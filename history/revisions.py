@@ -1,0 +1,135 @@
+"""Series whose provider may replace its past: what is stored of such a series is always of one lineage of revisions.
+
+What is covered is never asked for again, so a file that was replaced would be answered half old and half new. Each write
+therefore carries the revision that its candles come from (`candlegraph.provider.Revision`) and is refused where the store
+has another lineage. Before a question is answered, the provider is asked for its revision. Where the lineage differs, the
+covered spans are read again and replace the stored candles in one transaction: candles that are gone are withdrawn, others
+are corrected. A claim on the whole series makes one process do it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from dataclasses import dataclass, field
+
+from candlegraph.candle import concat
+from candlegraph.errors import CandlegraphError
+from candlegraph.provider import Revision, Upstream
+from candlegraph.series import Record
+from candlegraph.span import Span, Spans
+from candlegraph.timeframe import Timeframe
+from candlegraph.zone import UTC, zone
+from history.verdict import Call, judge
+from storage.batches import Superseded, Write
+from storage.candles import CandleStore
+from storage.coverage_cache import Ledgers
+from storage.fetch_claims import Claims
+
+log = logging.getLogger(__name__)
+
+ALWAYS = Span(-(10**14), 10**14)
+
+
+@dataclass(frozen=True, slots=True)
+class Revisions:
+    """Brings stored series to the lineage that their provider has now."""
+
+    store: CandleStore
+    ledgers: Ledgers
+    claims: Claims
+    _tasks: dict[tuple[int, Timeframe], asyncio.Task[None]] = field(default_factory=dict)
+
+    async def follow(self, record: Record, provider: Upstream, wait_s: float) -> None:
+        """Replace the series of an instrument whose lineage has changed; wait for that at most ``wait_s`` seconds.
+
+        Whatever comes of it, the store holds one lineage of each: the old one until the new one is written. Nothing is asked of
+        a provider that declares no revisions.
+        """
+        if not provider.capabilities.revised:
+            return
+        ledger = (await self.ledgers.load([record.id]))[0]
+        tasks = []
+        for timeframe in ledger.spans:
+            stored = ledger.sources.get(timeframe)
+            try:
+                found = await provider.revision(record.instrument, timeframe, stored)
+            except CandlegraphError as error:
+                log.debug("the revision of %s %s is not known: %s", record.instrument, timeframe, error.message)
+                continue
+            if _lineage(found) != _lineage(stored):
+                tasks.append(self._task(record, provider, timeframe))
+        if tasks:
+            await asyncio.wait(tasks, timeout=wait_s)
+
+    async def close(self) -> None:
+        """Stop what is under way: nothing of it is stored."""
+        for task in (tasks := list(self._tasks.values())):
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+    def _task(self, record: Record, provider: Upstream, timeframe: Timeframe) -> asyncio.Task[None]:
+        """The replacing of a series: everybody shares one, and nobody who leaves cancels it."""
+        key = (record.id, timeframe)
+        task = self._tasks.get(key)
+        if task is None:
+            task = self._tasks[key] = asyncio.create_task(self._replace(record, provider, timeframe))
+            task.add_done_callback(lambda _: self._tasks.pop(key, None))
+        return task
+
+    async def _replace(self, record: Record, provider: Upstream, timeframe: Timeframe) -> None:
+        try:
+            while not await self._replaced(record, provider, timeframe):
+                continue
+        except CandlegraphError as error:
+            log.warning("%s %s could not be replaced: %s", record.instrument, timeframe, error.message)
+        except Exception:
+            log.exception("%s %s could not be replaced", record.instrument, timeframe)
+
+    async def _replaced(self, record: Record, provider: Upstream, timeframe: Timeframe) -> bool:
+        """Replace a series under a claim; False where another process has it: then look again."""
+        async with self.claims.taken((record.id, timeframe), ALWAYS, shared=True) as ours:
+            if not ours:
+                return False
+            ledger = (await self.store.ledgers([record.id]))[0]
+            stored, covered = ledger.sources.get(timeframe), ledger.spans.get(timeframe, Spans())
+            found = await provider.revision(record.instrument, timeframe, stored)
+            if _lineage(found) == _lineage(stored):
+                self.ledgers.forget(record.id)
+                return True
+            if stored is None and await self.store.adopted(record.id, timeframe, found):
+                return True  # it was imported before there was a file
+            write = Write(record.id, timeframe, concat([]), Spans(), revoked=covered, revision=found)
+            if found is not None:
+                write = await self._read_again(write, record, provider)
+            await self.store.write([write])
+        log.info("%s %s was replaced by its provider: %d candles", record.instrument, timeframe, len(write.candles))
+        return True
+
+    async def _read_again(self, write: Write, record: Record, provider: Upstream) -> Write:
+        """The write with what the provider has now of what is revoked."""
+        timeframe, revision = write.timeframe, write.revision
+        days = UTC if timeframe.width_ms else zone(record.timezone)
+        final_until = timeframe.floor(provider.now_ms() - provider.capabilities.final_after_ms, days)
+        batches, covered = [], Spans()
+        for span in write.revoked:
+            since = span.since
+            while since < span.until:
+                page = await provider.fetch(record.instrument, timeframe, Span(since, span.until))
+                if _lineage(page.revision) != _lineage(revision):
+                    raise Superseded
+                revision = page.revision
+                verdict = judge(
+                    page, Call(timeframe, days, Span(since, span.until), final_until), provider.capabilities
+                )
+                provider.refused(verdict.bad.count)
+                batches.append(verdict.kept)
+                covered |= verdict.covered
+                if page.complete_to <= since:
+                    break
+                since = page.complete_to
+        return Write(write.instrument_id, timeframe, concat(batches), covered, revoked=write.revoked, revision=revision)
+
+
+def _lineage(revision: Revision | None) -> str | None:
+    return revision.lineage if revision else None

@@ -1,0 +1,114 @@
+"""What a folder holds: which file has which symbol and timeframe, and why the others cannot be served."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from candlegraph.errors import BadUserInput, InvalidCandles
+from candlegraph.timeframe import Timeframe
+
+_TEXTS = (".csv", ".tsv", ".txt")
+SUFFIXES = (*_TEXTS, *(f"{text}.gz" for text in _TEXTS), ".parquet", ".pq")
+# People keep candles in these as well; everything else is left alone without a word.
+_UNREAD = (".zip", ".gz", ".xz", ".bz2", ".zst", ".7z", ".json", ".feather", ".arrow", ".xls", ".xlsx", ".h5")
+_KINDS = "only CSV, TSV and other delimited text (plain or gzipped) and Parquet are read"
+
+Version = tuple[int, int, int, int]  # size, mtime, ctime (ns) and inode: what tells one content of a file from another
+
+
+@dataclass(frozen=True, slots=True)
+class Catalog:
+    """Each symbol's file of each timeframe; and by its name in the folder why a file cannot be served."""
+
+    files: Mapping[str, Mapping[Timeframe, Path]] = field(default_factory=dict)
+    problems: Mapping[str, str] = field(default_factory=dict)
+    suspended: Mapping[str, str] = field(default_factory=dict)  # why a symbol lacks a file that there is
+    symbols: tuple[str, ...] = ()  # those that are known to have a file, also one that cannot be served
+    timeframes: tuple[Timeframe, ...] = ()
+
+
+def version_of(path: Path) -> Version:
+    """The version of a file. OSError."""
+    stat = path.stat()
+    return stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns, stat.st_ino
+
+
+def catalog(root: Path, held: Callable[[Path, Timeframe | None], Timeframe]) -> Catalog:
+    """Look through a folder. ``held`` tells the timeframe that a file holds, given the one that its name has.
+
+    OSError where a folder cannot be read: it must not look like one that lost its files.
+    """
+    found: dict[tuple[str, Timeframe], list[Path]] = {}
+    problems: dict[str, str] = {}
+    suspended: dict[str, str] = {}
+    for path, name in _tables_under(root, problems):
+        symbol, named = name_of(name)
+        try:
+            found.setdefault((symbol, held(path, named)), []).append(path)
+        except (InvalidCandles, OSError) as error:
+            reason = error.message if isinstance(error, InvalidCandles) else f"{path.name}: {error.strerror}"
+            problems[name] = reason
+            if named:  # whoever asks is told the reason
+                found.setdefault((symbol, named), []).append(path)
+            else:
+                suspended[symbol] = reason
+    files: dict[str, dict[Timeframe, Path]] = {}
+    for (symbol, timeframe), paths in found.items():
+        if len(paths) == 1:
+            files.setdefault(symbol, {})[timeframe] = paths[0]
+        else:
+            # Which of them is right is nothing to guess.
+            names = " and ".join(path.name for path in paths)
+            problem = f"{names} hold {timeframe} candles of {symbol!r} both: keep one of them."
+            problems.update({path.relative_to(root).as_posix(): problem for path in paths})
+            suspended[symbol] = problem
+    timeframes = sorted({timeframe for _, timeframe in found}, key=lambda timeframe: timeframe.nominal_ms)
+    symbols = sorted({symbol for symbol, _ in found})
+    return Catalog(files, problems, suspended, tuple(symbols), tuple(timeframes))
+
+
+def name_of(name: str) -> tuple[str, Timeframe | None]:
+    """The symbol, and the timeframe where the name has one: ``binance/BTCUSDT_1m.csv.gz``."""
+    stem = name[: -max(len(suffix) for suffix in SUFFIXES if name.lower().endswith(suffix))]
+    symbol, _, tail = stem.rpartition("_")
+    if not symbol or symbol.endswith("/"):
+        return stem, None
+    try:
+        return symbol, Timeframe.parse(tail)
+    except BadUserInput:
+        return stem, None
+
+
+def _tables_under(root: Path, problems: dict[str, str]) -> Iterator[tuple[Path, str]]:
+    """Every table in a folder and those within it; links are followed to files inside of it only."""
+
+    def refuse(error: OSError) -> None:
+        raise error
+
+    for folder, subfolders, names in os.walk(root, onerror=refuse):
+        subfolders[:] = sorted(name for name in subfolders if not name.startswith("."))
+        for plain in sorted(names):
+            path = Path(folder, plain)
+            name = path.relative_to(root).as_posix()
+            if plain.startswith(".") or not plain.lower().endswith((*SUFFIXES, *_UNREAD)):
+                continue
+            if problem := _unserved(root, path, name):
+                problems[name.encode(errors="backslashreplace").decode()] = problem
+            else:
+                yield path, name
+
+
+def _unserved(root: Path, path: Path, name: str) -> str | None:
+    """Why a file is not even opened; None where it is."""
+    if not name.isprintable():
+        return f"{path.name!a}: its name cannot be printed"
+    if not path.name.lower().endswith(SUFFIXES):
+        return f"{path.name}: {_KINDS}"
+    if not path.exists():
+        return f"{path.name}: it is a link to no file"
+    if not path.resolve().is_relative_to(root):
+        return f"{path.name}: it leads out of FILES_DIR"
+    return None if path.is_file() else f"{path.name}: it is no regular file"

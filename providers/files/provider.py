@@ -1,0 +1,309 @@
+"""A folder of tables: ``<symbol>_<timeframe>.csv`` (or ``.tsv``, ``.txt``, each also gzipped), ``.parquet``, ``.pq``.
+
+The folder is the upstream: what is in it is read as it is now, so a file that grows or is replaced needs no restart. A
+symbol is looked up among the files that were found and never made into a path.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from functools import cache
+from importlib import metadata
+from pathlib import Path
+
+from candlegraph import clock
+from candlegraph.candle import Candles
+from candlegraph.errors import (
+    BadUserInput,
+    ConfigurationError,
+    InvalidCandles,
+    ProviderRefused,
+    ProviderUnavailable,
+    UnknownSymbol,
+    Unsupported,
+)
+from candlegraph.provider import Budget, Capabilities, Listing, Live, Market, Page, Provider, Revision
+from candlegraph.series import Instrument
+from candlegraph.span import Span, Spans
+from candlegraph.timeframe import Timeframe
+from candlegraph.zone import UTC, Zone, zone
+from providers.files.folder import Catalog, Version, catalog, version_of
+from providers.files.readings import read_head, shows
+from providers.files.snapshots import STILL_MS, BeingWritten, Snapshot, Snapshots
+
+log = logging.getLogger(__name__)
+
+MARKET = Market("files", "Files", "Candles from CSV and Parquet files in a folder of yours.")
+MAX_ROWS = 10_000
+WRITING = "it is being written: it is read once it has not changed for 2 s"
+
+_BUDGET = Budget(weight=1_000, per_s=1, concurrent=8)  # nobody else is asked
+_SHOWN = 10  # problems in a status
+_CHECK_S = 2.0  # how long an inspection reads files that nobody has asked for
+_SCAN_AGAIN_MS = 5_000  # an unknown symbol makes us look at the folder again, but no more often than this
+
+
+def create(environ: Mapping[str, str]) -> Iterable[Provider]:
+    """The one provider, over ``FILES_DIR``; days and times without an offset are those of ``FILES_TIMEZONE``."""
+    yield Files(environ.get("FILES_DIR", ""), environ.get("FILES_TIMEZONE", ""))
+
+
+@cache
+def _own_version() -> str:
+    return metadata.version("candlegraph")
+
+
+class Files:
+    """The provider over one folder."""
+
+    api_version = 1
+    market = MARKET
+    id = "files"
+    name = "Files"
+    description = "Candles from the CSV and Parquet files in FILES_DIR."
+
+    def __init__(self, folder: str, timezone: str) -> None:
+        """Remember the settings; they are looked at when it starts."""
+        self._folder, self._timezone = folder, timezone
+        self._root, self._zone = Path(), UTC
+        self._snapshots, self._catalog, self._scanned_at = Snapshots(UTC, ""), Catalog(), 0
+        self._held: dict[Path, tuple[Version, Timeframe]] = {}
+        self._missed: dict[tuple[str, Timeframe], int] = {}  # since when there is no such file
+        self._logged: dict[str, str] = {}
+        self._reading = asyncio.Lock()
+
+    @property
+    def version(self) -> str:
+        """The version of Candlegraph, which it comes with."""
+        return _own_version()
+
+    @property
+    def capabilities(self) -> Capabilities:
+        """The timeframes that were found. Nothing is dropped from files: what they hold is meant."""
+        return Capabilities(
+            self._catalog.timeframes,
+            Live.NONE,
+            has_volume=False,
+            max_rows_per_call=MAX_ROWS,
+            settle_ms=0,
+            budget=_BUDGET,
+            deadline_s=60.0,  # a large table takes a while to read
+            revised=True,
+        )
+
+    async def start(self) -> None:
+        """Look through the folder. ConfigurationError where there is none."""
+        if not self._folder:
+            raise ConfigurationError("FILES_DIR is not set: name the folder that your CSV and Parquet files are in.")
+        try:
+            self._zone = zone(self._timezone) if self._timezone else UTC
+        except BadUserInput as error:
+            raise ConfigurationError(f"FILES_TIMEZONE: {error.message}") from None
+        if not await asyncio.to_thread(os.path.isdir, self._folder):
+            raise ConfigurationError(f"FILES_DIR is {self._folder!r}, which is no folder that can be read.")
+        self._root = await asyncio.to_thread(Path(self._folder).resolve)
+        self._snapshots = Snapshots(self._zone, self.version)
+        await self._scan()
+
+    async def close(self) -> None:
+        """Forget the tables."""
+        self._snapshots.clear()
+        self._catalog = Catalog()
+
+    async def listings(self) -> Sequence[Listing]:
+        """Every symbol that a file was found for."""
+        await self._scan()
+        return [Listing(symbol, timezone=self._timezone or None) for symbol in self._catalog.symbols]
+
+    async def fetch(self, instrument: Instrument, timeframe: Timeframe, span: Span) -> Page:
+        """Candles of the symbol's file of this timeframe, which vouches from its first row to its last."""
+        path = await self._file(instrument.symbol, timeframe)
+        try:
+            # One file at a time: a table needs several times its size while it is read.
+            async with self._reading:
+                snapshot = await asyncio.to_thread(self._look, path)
+        except InvalidCandles as error:
+            raise ProviderRefused(error.message) from error
+        except BeingWritten:
+            raise ProviderUnavailable(f"{path.name}: {WRITING}.", retry_after=STILL_MS / 1000) from None
+        except OSError as error:
+            # Its own text would tell the client where our files are.
+            raise ProviderRefused(f"{path.name}: {error.strerror}") from error
+        if snapshot.table.timeframe != timeframe:
+            raise ProviderUnavailable(f"{path.name} has changed: it holds {snapshot.table.timeframe} candles now.")
+        return _page(snapshot, span, self._zone)
+
+    async def revision(self, instrument: Instrument, timeframe: Timeframe, stored: Revision | None) -> Revision | None:
+        """As `Revised.revision`: what a file holds now continues what is stored, or replaces it."""
+        key = (instrument.symbol, timeframe)
+        for _ in range(2):
+            path = self._catalog.files.get(instrument.symbol, {}).get(timeframe)
+            if path is not None:
+                try:
+                    async with self._reading:
+                        found = await asyncio.to_thread(self._revision_of, path, timeframe, stored)
+                except FileNotFoundError:
+                    found = None
+                except OSError as error:
+                    raise ProviderUnavailable(f"{path.name}: {error.strerror}") from error
+                if found is not None:
+                    self._missed.pop(key, None)
+                    return found
+            await self._scan()  # it is gone, or holds another timeframe
+        if instrument.symbol in self._catalog.suspended:
+            return stored
+        missed = self._missed.setdefault(key, clock.now_ms())
+        # A file that is replaced may be gone for a moment.
+        if clock.now_ms() - missed < STILL_MS:
+            return stored
+        async with self._reading:
+            await asyncio.to_thread(self._snapshots.forget_missing)
+        return None
+
+    async def inspect(self) -> str | None:
+        """As `Inspected.inspect`: which files cannot be served and why."""
+        if not 0 <= clock.now_ms() - self._scanned_at < _SCAN_AGAIN_MS:
+            await self._scan()
+        async with self._reading:
+            unread = await asyncio.to_thread(self._check)
+        self._log()
+        problems = list(dict.fromkeys(problem.splitlines()[0] for problem in self._problems().values()))
+        more = len(problems) - _SHOWN
+        return (
+            "\n".join(
+                [
+                    *problems[:_SHOWN],
+                    *[f"and {more:,} more files that cannot be served"] * (more > 0),
+                    *[f"{unread:,} files have not been read yet"] * (unread > 0),
+                ]
+            )
+            or None
+        )
+
+    async def _file(self, symbol: str, timeframe: Timeframe) -> Path:
+        known = self._catalog.files.get(symbol, {})
+        if timeframe not in known and not 0 <= clock.now_ms() - self._scanned_at < _SCAN_AGAIN_MS:
+            await self._scan()
+            known = self._catalog.files.get(symbol, {})
+        if timeframe in known:
+            return known[timeframe]
+        if reason := self._catalog.suspended.get(symbol):
+            raise ProviderRefused(reason)
+        if not known:
+            raise UnknownSymbol(f"There is no file of {symbol[:64]!r} in FILES_DIR.")
+        have = ", ".join(sorted(map(str, known)))
+        raise Unsupported(f"There is no file of {timeframe} candles of {symbol!r}, only of {have}.")
+
+    async def _scan(self) -> None:
+        """Look through the folder; ProviderUnavailable where that is not possible now."""
+        try:
+            async with self._reading:
+                self._catalog = await asyncio.to_thread(catalog, self._root, self._timeframe_of)
+        except OSError as error:
+            raise ProviderUnavailable(f"FILES_DIR cannot be read: {error.strerror}.") from error
+        self._scanned_at = clock.now_ms()
+        self._log()
+
+    def _timeframe_of(self, path: Path, named: Timeframe | None) -> Timeframe:
+        """The timeframe that a file holds: its first rows show the one that its name has, or it is read whole."""
+        version = version_of(path)
+        held = self._held.get(path)
+        if held is None or held[0] != version:
+            head = read_head(path, named, self._zone) if named and self._snapshots.kept(path) is None else None
+            shown = head is not None and len(head.candles) > 1 and shows(head, self._zone)
+            try:
+                found = named if named and shown else self._look(path).table.timeframe
+            except BeingWritten:
+                raise InvalidCandles(f"{path.name}: {WRITING}") from None
+            held = self._held[path] = (version, found)
+        return held[1]
+
+    def _look(self, path: Path) -> Snapshot:
+        # Looked at again: since the scan it may have become a link that leads out of the folder.
+        if not path.resolve(strict=True).is_relative_to(self._root):
+            raise InvalidCandles(f"{path.name}: it leads out of FILES_DIR")
+        return self._snapshots.look(path)
+
+    def _revision_of(self, path: Path, timeframe: Timeframe, stored: Revision | None) -> Revision | None:
+        """The revision of a file; None where it holds another timeframe now. OSError, ProviderUnavailable."""
+        snapshots = self._snapshots
+        if stored and not snapshots.kept(path) and snapshots.is_state_of(path, stored.state):
+            snapshots.adopt(path, stored.lineage)  # and need not read it
+            return stored
+        try:
+            snapshot = self._look(path)
+        except (InvalidCandles, BeingWritten):
+            if stored is None:
+                raise ProviderUnavailable(f"{path.name} cannot be read now.") from None
+            return stored
+        if snapshot.table.timeframe != timeframe:
+            return None
+        return snapshots.revision(path, snapshot, stored) if stored else snapshot.revision
+
+    def _check(self) -> int:
+        """Read the files that were not read yet, as long as that may take; how many are left."""
+        until = time.monotonic() + _CHECK_S
+        unread = 0
+        for path in [path for files in self._catalog.files.values() for path in files.values()]:
+            try:
+                if self._snapshots.looked_at(path, version_of(path)):
+                    continue
+                if time.monotonic() < until:
+                    self._look(path)
+                else:
+                    unread += 1
+            except (InvalidCandles, BeingWritten, OSError):
+                continue  # the reason is remembered
+        return unread
+
+    def _problems(self) -> dict[str, str]:
+        """Why files cannot be served as they are, by their names."""
+        served = [path for files in self._catalog.files.values() for path in files.values()]
+        found = {path.relative_to(self._root).as_posix(): self._snapshots.problem(path) for path in served}
+        problems = {name: problem for name, problem in found.items() if problem}
+        return dict(sorted((dict(self._catalog.problems) | problems).items()))
+
+    def _log(self) -> None:
+        """Log each problem once for each version of a file."""
+        problems = self._problems()
+        for name, problem in problems.items():
+            told = f"{self._stamp(name)} {problem}"
+            if self._logged.get(name) != told and WRITING not in problem:
+                log.warning("FILES_DIR: %s cannot be served: %s", name, problem)
+            self._logged[name] = told
+        self._logged = {name: told for name, told in self._logged.items() if name in problems}
+
+    def _stamp(self, name: str) -> str:
+        try:
+            return str(version_of(self._root / name))
+        except OSError:
+            return ""
+
+
+def _page(snapshot: Snapshot, span: Span, zone: Zone) -> Page:
+    """The rows within ``span`` of the first run of rows that it meets, up to a page's end.
+
+    A file that is still being written may end with the bucket under way: that one nobody vouches for.
+    """
+    table = snapshot.table
+    found = runs(table.candles, table.timeframe, zone)
+    asked = next((span & run for run in found if span & run), None)
+    if asked is None:
+        older = [run.until for run in found if run.until <= span.since]
+        nothing = older[-1] if older else span.since
+        return Page(Candles.empty(), nothing, nothing, snapshot.revision)
+    rows = table.candles.between(asked)
+    if len(rows) > MAX_ROWS:
+        asked = Span(asked.since, int(rows.timestamp[MAX_ROWS]))
+    forming = table.timeframe.floor(clock.now_ms(), zone)
+    return Page(rows[:MAX_ROWS], asked.since, min(asked.until, forming), snapshot.revision)
+
+
+def runs(candles: Candles, timeframe: Timeframe, zone: Zone) -> Spans:
+    """What a file's rows are evidence of: from the first one to the end of the last."""
+    stamps = candles.timestamp
+    return Spans([Span(int(stamps[0]), timeframe.next(int(stamps[-1]), zone))])

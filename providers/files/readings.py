@@ -1,0 +1,157 @@
+"""How files that change are read: whole, from where they grew, or their first rows alone."""
+
+from __future__ import annotations
+
+import gzip
+import hashlib
+import os
+import tempfile
+import zlib
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import IO
+
+import numpy as np
+
+from candlegraph.candle import Candles, concat
+from candlegraph.errors import InvalidCandles
+from candlegraph.timeframe import Timeframe
+from candlegraph.zone import Zone
+from providers.files.folder import name_of
+from providers.tables.reader import Table, read_table
+
+_HEAD_BYTES = 8_192  # the head of a text, which says how it is written
+_BLOCK_BYTES = 1 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """The table of a file; of a plain text the first ``size`` bytes, whole lines, have the hash ``digest``."""
+
+    table: Table
+    size: int = 0
+    digest: bytes = b""
+
+
+def read_whole(path: Path, zone: Zone) -> Reading:
+    """Read a file whole. InvalidCandles, OSError."""
+    size, digest = _lines_of(path)
+    return Reading(_table_of(path, zone), size, digest)
+
+
+def _table_of(path: Path, zone: Zone) -> Table:
+    """The table of a file. A timeframe in its name is believed where the rows show it, otherwise the rows decide.
+
+    InvalidCandles where they show none.
+    """
+    if named := name_of(path.name)[1]:
+        with suppress(InvalidCandles):
+            if shows(table := read_table(path, named, zone), zone):
+                return table
+    table = read_table(path, None, zone)
+    if named and not shows(table, zone, share=0.5):
+        raise InvalidCandles(f"{path.name}: its name says {named}, and its rows are not of one timeframe")
+    return table
+
+
+def shows(table: Table, zone: Zone, share: float = 0.0) -> bool:
+    """Whether more than a ``share`` of the steps between the rows are one bucket of their timeframe; one row shows all."""
+    stamps = table.candles.timestamp
+    steps = table.timeframe.floor_all(stamps[1:] - 1, zone) == stamps[:-1]
+    return not len(steps) or float(steps.mean()) > share
+
+
+def read_head(path: Path, timeframe: Timeframe, zone: Zone) -> Table | None:
+    """The first rows of a text, plain or gzipped; None where these alone cannot be read."""
+    if path.suffix.lower() in {".parquet", ".pq"}:
+        return None
+    try:
+        with path.open("rb") as plain, gzip.open(path) as packed:
+            is_gzip = plain.read(2) == b"\x1f\x8b"
+            plain.seek(0)
+            head = (packed if is_gzip else plain).read(_HEAD_BYTES)
+        return _read_text(head[: head.rfind(b"\n") + 1], timeframe, zone)
+    except (InvalidCandles, EOFError, OSError, zlib.error):
+        return None
+
+
+def _read_text(text: bytes, timeframe: Timeframe, zone: Zone) -> Table:
+    with tempfile.NamedTemporaryFile(suffix=".csv") as file:
+        file.write(text)
+        file.flush()
+        return read_table(Path(file.name), timeframe, zone)
+
+
+def _lines_of(path: Path) -> tuple[int, bytes]:
+    """How many bytes of a plain text are whole lines, and their hash; nothing of another file."""
+    with path.open("rb") as file:
+        if file.read(4) == b"PAR1" or _is_gzip(file):
+            return 0, b""
+        size = _size_of_lines(file)
+        return size, _hash_of(file, size).digest()
+
+
+def _is_gzip(file: IO[bytes]) -> bool:
+    file.seek(0)
+    return file.read(2) == b"\x1f\x8b"
+
+
+def _size_of_lines(file: IO[bytes]) -> int:
+    """Up to which byte a file consists of whole lines."""
+    end = file.seek(0, os.SEEK_END)
+    while end:
+        start = max(0, end - _BLOCK_BYTES)
+        file.seek(start)
+        if cut := file.read(end - start).rfind(b"\n") + 1:
+            return start + cut
+        end = start
+    return 0
+
+
+def _hash_of(file: IO[bytes], size: int) -> hashlib.blake2b:
+    """The hash of the first ``size`` bytes of a file, which stands behind them then."""
+    file.seek(0)
+    found = hashlib.blake2b(digest_size=16)
+    while size and (block := file.read(min(size, _BLOCK_BYTES))):
+        found.update(block)
+        size -= len(block)
+    return found
+
+
+def read_growth(path: Path, known: Reading, zone: Zone, *, still: bool) -> Reading | None:
+    """A plain text that only grew since it was read; None where it did not.
+
+    A last line that has no end yet is left out, unless the file stands still: then all of it has to be read.
+    """
+    with path.open("rb") as file:
+        if not known.size or file.seek(0, os.SEEK_END) < known.size:
+            return None
+        digest = _hash_of(file, known.size)
+        if digest.digest() != known.digest:
+            return None
+        added = file.read()
+        lines = added[: added.rfind(b"\n") + 1]
+        if len(lines) < len(added) and still:
+            return None
+        file.seek(0)
+        head = file.read(min(_HEAD_BYTES, known.size))
+    digest.update(lines)
+    table = _extended(known.table, head[: head.rfind(b"\n") + 1] + lines, zone) if lines else known.table
+    return None if table is None else Reading(table, known.size + len(lines), digest.digest())
+
+
+def _extended(known: Table, text: bytes, zone: Zone) -> Table | None:
+    """A table with the rows of ``text`` behind its own; None where any of these is not new, or differs."""
+    try:
+        rows = _read_text(text, known.timeframe, zone).candles
+    except (InvalidCandles, OSError):
+        return None  # the whole file is read then: its refusal names the line
+    old, new = rows[rows.timestamp <= known.candles.timestamp[-1]], rows[rows.timestamp > known.candles.timestamp[-1]]
+    same = known.candles[np.searchsorted(known.candles.timestamp, old.timestamp)]
+    return replace(known, candles=concat([known.candles, new])) if equal(same, old) else None
+
+
+def equal(one: Candles, other: Candles) -> bool:
+    """Whether two batches are the same candles."""
+    return all(np.array_equal(a, b) for a, b in zip(one.columns[:6], other.columns[:6], strict=True))
