@@ -443,9 +443,11 @@ async def test_every_file_that_cannot_be_served_is_listed_and_logged_once(
         f"cut_1m.parquet: {cut} and footer with at least 12 bytes",
         "dangling.csv: it is a link to no file",
         "deep_1m.csv:902: it has fewer than 6 fields",
-        "mixed_5y.csv: it holds two timeframes: it begins with 9 rows that are 1d apart and more, the others are of 1h. Import "
-        "the two in files of their own; if the symbol seldom trades, add --sparse (each row stands for itself) or --covers "
-        "(the file is whole)",
+        (
+            "mixed_5y.csv: it holds two timeframes: it begins with 9 rows that are 1d apart and more, the others are of 1h. Import "
+            "the two in files of their own; if the symbol seldom trades, add --sparse (each row stands for itself) or --covers "
+            "(the file is whole)"
+        ),
         "notes.txt: it is no table of candles: it begins with 'nothing'",
         "sheet.xlsx: only CSV, TSV and other delimited text (plain or gzipped) and Parquet are read",
     ]
