@@ -24,7 +24,6 @@ from candlegraph.provider import (
     Page,
     Probing,
     Provider,
-    State,
     Streaming,
     Unconfigured,
 )
@@ -32,6 +31,7 @@ from candlegraph.resample import fold
 from candlegraph.series import Instrument, Record, Series
 from candlegraph.span import Span, Spans
 from candlegraph.timeframe import MINUTE, Timeframe
+from candlegraph.upstream import State
 from candlegraph.zone import UTC, Zone, zone
 
 __all__ = [

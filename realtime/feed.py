@@ -20,10 +20,10 @@ from candlegraph.answer import Ask, GapReason
 from candlegraph.candle import Candles, concat
 from candlegraph.clock import MINUTE_MS
 from candlegraph.errors import CandlegraphError, ProviderUnavailable
-from candlegraph.provider import Upstream, Urgency
 from candlegraph.series import Record, Series
 from candlegraph.span import Span, Spans
 from candlegraph.timeframe import MINUTE, Timeframe
+from candlegraph.upstream import Upstream, Urgency
 from candlegraph.zone import Zone, zone
 from history.fetch_job import FetchRequest
 from history.orchestrator import History

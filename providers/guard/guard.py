@@ -10,23 +10,13 @@ from typing import TypeVar
 from candlegraph import clock
 from candlegraph.candle import Candles
 from candlegraph.errors import ProviderUnavailable, UnknownSymbol
-from candlegraph.provider import (
-    Capabilities,
-    Listing,
-    Live,
-    Market,
-    Page,
-    Probing,
-    Provider,
-    Status,
-    Streaming,
-    Urgency,
-)
+from candlegraph.provider import Capabilities, Listing, Live, Market, Page, Probing, Provider, Streaming
 from candlegraph.rate_budget import OwnQuota, Quota
 from candlegraph.series import Instrument
 from candlegraph.span import Span
 from candlegraph.stream import closing_stream
 from candlegraph.timeframe import Timeframe
+from candlegraph.upstream import Status, Urgency
 from providers.guard.call_queue import budget_of
 from providers.guard.calls import Calls
 from providers.guard.clock_offset import Offset

@@ -14,8 +14,8 @@ from candlegraph import MINUTE, Live, Span, Timeframe, clock, fold
 from candlegraph.answer import Ask, SourceKind
 from candlegraph.candle import Candles
 from candlegraph.event import EventKind
-from candlegraph.provider import Urgency
 from candlegraph.span import Spans
+from candlegraph.upstream import Urgency
 from history import forming as forming_module
 from realtime import feed as feed_module
 from realtime import hub as hub_module
