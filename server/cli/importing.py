@@ -54,16 +54,17 @@ async def import_candles(
             raise BadUserInput(
                 f"None of these candles was imported: 1-minute candles before {_day(horizon)} are not kept."
             )
-        columns = (TextColumn("importing"), BarColumn(), TaskProgressColumn(), TimeRemainingColumn())
-        with Progress(*columns, console=Console(file=sys.stderr), transient=True) as progress:
-            task = progress.add_task("", total=len(kept.candles))
-            await running.store.write(
-                [kept],
-                progress=lambda rows: progress.advance(task, rows),
-            )
+        await _write(running, kept)
     left_out = len(stamps) - len(kept.candles)
     note = f" {left_out:,} were left out: 1-minute candles before {_day(horizon)} are not kept." if left_out else ""
     return f"Imported {len(kept.candles):,} candles of {table.timeframe} into {target}.{note}"
+
+
+async def _write(running: Machine, kept: Write) -> None:
+    columns = (TextColumn("importing"), BarColumn(), TaskProgressColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=Console(file=sys.stderr), transient=True) as progress:
+        task = progress.add_task("", total=len(kept.candles))
+        await running.store.write([kept], progress=lambda rows: progress.advance(task, rows))
 
 
 def _day(instant: int | None) -> str:
