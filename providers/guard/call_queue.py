@@ -1,4 +1,4 @@
-"""The turnstile before an upstream: few calls at once, within its budget, the urgent ones first."""
+"""The queue before an upstream: few calls at once, within its budget, the urgent ones first."""
 
 from __future__ import annotations
 
