@@ -21,9 +21,10 @@ import psutil
 from candlegraph import MINUTE, Candles, Instrument, Series, Span, Spans
 from candlegraph.answer import Ask
 from candlegraph.backfill import BackfillOrder, Selection
-from candlegraph.provider import Budget, Capabilities, Listing, Market, Page, State, Status, Upstream
+from candlegraph.provider import Budget, Capabilities, Listing, Market, Page
 from candlegraph.supervision import Supervisor
 from candlegraph.timeframe import Timeframe
+from candlegraph.upstream import State, Status, Upstream
 from history.backfill.jobs import Backfills
 from history.backfill.workers import Workers
 from history.fetch_job import MAX_CALLS

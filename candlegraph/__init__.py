@@ -27,7 +27,6 @@ from candlegraph.provider import (
     Provider,
     Revised,
     Revision,
-    State,
     Streaming,
     Unconfigured,
 )
@@ -35,6 +34,7 @@ from candlegraph.resample import fold
 from candlegraph.series import Instrument, Record, Series
 from candlegraph.span import Span, Spans
 from candlegraph.timeframe import MINUTE, Timeframe
+from candlegraph.upstream import State
 from candlegraph.zone import UTC, Zone, zone
 
 __all__ = [

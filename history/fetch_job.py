@@ -10,10 +10,11 @@ from dataclasses import dataclass, field
 from candlegraph.candle import Candles
 from candlegraph.errors import ProviderError
 from candlegraph.outage import Outage
-from candlegraph.provider import Page, Upstream, Urgency
+from candlegraph.provider import Page
 from candlegraph.series import Record
 from candlegraph.span import Span, Spans
 from candlegraph.timeframe import Timeframe
+from candlegraph.upstream import Upstream, Urgency
 from candlegraph.zone import UTC, Zone, zone
 from history.forming import FormingCache, FormingCandles
 from history.page_writer import Arrivals

@@ -7,9 +7,9 @@ import logging
 
 from candlegraph.errors import CandlegraphError
 from candlegraph.outage import Outage
-from candlegraph.provider import Upstream
 from candlegraph.series import Record
 from candlegraph.timeframe import Timeframe
+from candlegraph.upstream import Upstream
 from history.fetch_job import FetchJob, FetchRequest, FetchResult, FetchStores
 from history.forming import FormingCache
 from storage.candles import CandleStore

@@ -10,8 +10,8 @@ from fnmatch import fnmatchcase
 
 from candlegraph.backfill import Selection
 from candlegraph.errors import BadUserInput, CandlegraphError, NotFound, ProviderUnavailable
-from candlegraph.provider import Providers, Upstream
 from candlegraph.series import Instrument, Record
+from candlegraph.upstream import Providers, Upstream
 from storage.instruments import Instruments
 
 log = logging.getLogger(__name__)

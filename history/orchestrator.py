@@ -14,11 +14,11 @@ from typing import Self
 from candlegraph import clock
 from candlegraph.answer import Answer, Ask, Coverage, Gap, GapReason, Wait
 from candlegraph.errors import CandlegraphError, ProviderError
-from candlegraph.provider import Providers, Upstream
 from candlegraph.series import Record, Series
 from candlegraph.span import Span, Spans
 from candlegraph.supervision import Supervisor
 from candlegraph.timeframe import Timeframe
+from candlegraph.upstream import Providers, Upstream
 from candlegraph.zone import zone
 from history.admission import RowBudget
 from history.batch_reader import BatchReader, ReadSources

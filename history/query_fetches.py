@@ -8,10 +8,10 @@ from dataclasses import dataclass, field
 from candlegraph.answer import Ask, Wait
 from candlegraph.candle import Candles
 from candlegraph.errors import ProviderError
-from candlegraph.provider import Upstream
 from candlegraph.series import Record
 from candlegraph.span import Span, Spans
 from candlegraph.timeframe import Timeframe
+from candlegraph.upstream import Upstream
 from history.fetch_job import MAX_CALLS, FetchRequest, FetchResult
 from history.fetcher import Fetcher
 from history.plan import Plan, WindowPlan

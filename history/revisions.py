@@ -15,10 +15,11 @@ from dataclasses import dataclass, field
 
 from candlegraph.candle import concat
 from candlegraph.errors import CandlegraphError
-from candlegraph.provider import Revision, Upstream
+from candlegraph.provider import Revision
 from candlegraph.series import Record
 from candlegraph.span import Span, Spans
 from candlegraph.timeframe import Timeframe
+from candlegraph.upstream import Upstream
 from candlegraph.zone import UTC, zone
 from history.verdict import Call, judge
 from storage.batches import Superseded, Write

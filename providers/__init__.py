@@ -1,1 +1,1 @@
-"""One upstream, one file."""
+"""One upstream, one file or folder."""

@@ -19,18 +19,9 @@ from candlegraph.errors import (
     ProviderStarting,
     ProviderUnavailable,
 )
-from candlegraph.provider import (
-    API_VERSION,
-    ENTRY_POINT_GROUP,
-    Failure,
-    Market,
-    Provider,
-    State,
-    Status,
-    Unconfigured,
-    Upstream,
-)
+from candlegraph.provider import API_VERSION, ENTRY_POINT_GROUP, Market, Provider, Unconfigured
 from candlegraph.rate_budget import Quota
+from candlegraph.upstream import Failure, State, Status, Upstream
 from providers.guard.guard import Guard
 
 log = logging.getLogger(__name__)
@@ -75,7 +66,7 @@ class _Slot:
 
 
 class Registry:
-    """The providers of all plugins; implements `candlegraph.provider.Providers`."""
+    """The providers of all plugins; implements `candlegraph.upstream.Providers`."""
 
     def __init__(
         self,

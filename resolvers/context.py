@@ -10,10 +10,10 @@ from typing import Any
 from aiodataloader import DataLoader
 
 from candlegraph.answer import Answer, Ask
-from candlegraph.provider import Providers
 from candlegraph.series import Instrument, Record
 from candlegraph.span import Span
 from candlegraph.timeframe import Timeframe
+from candlegraph.upstream import Providers
 from candlegraph.viewer import User, UserConfig, Viewer
 from history.backfill.jobs import Backfills
 from history.backfill.tracking import Tracking

@@ -5,9 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from candlegraph.errors import NotFound
-from candlegraph.provider import Capabilities, Market, State, Status
+from candlegraph.provider import Capabilities, Market
 from candlegraph.series import Instrument, Record
 from candlegraph.timeframe import Timeframe
+from candlegraph.upstream import State, Status
 from resolvers.context import Context
 from resolvers.names import check_name
 from resolvers.pagination import Page, decode_cursor, encode_cursor, look_ahead

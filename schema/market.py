@@ -7,9 +7,10 @@ from datetime import datetime
 import strawberry
 from strawberry import Info, Parent
 
-from candlegraph.provider import Budget, Counters, Failure, Live, State, Status
+from candlegraph.provider import Budget, Live
 from candlegraph.provider import Market as MarketNoun
 from candlegraph.timeframe import MINUTE, Timeframe
+from candlegraph.upstream import Counters, Failure, State, Status
 from resolvers.context import Context
 from resolvers.markets import SymbolPage, resolve_providers, resolve_symbols
 from schema import arguments as arg
@@ -33,7 +34,7 @@ strawberry.enum(
 
 @strawberry.type(description="What went wrong with a provider.")
 class ProviderFailure:
-    """Resolved from `candlegraph.provider.Failure`."""
+    """Resolved from `candlegraph.upstream.Failure`."""
 
     message: str = strawberry.field(description="What it was.")
 
@@ -67,7 +68,7 @@ class ProviderLimits:
 
 @strawberry.type(description="What the process that answers asked of a provider since it started.")
 class ProviderCounters:
-    """Resolved from `candlegraph.provider.Counters`."""
+    """Resolved from `candlegraph.upstream.Counters`."""
 
     calls: int = strawberry.field(description="Upstream calls, retries among them.")
     failures: int = strawberry.field(description="Calls and streams that failed.")
@@ -82,7 +83,7 @@ class ProviderCounters:
 
 @strawberry.type(description="An upstream: an exchange, a broker, a folder of files.")
 class Provider:
-    """Resolved from `candlegraph.provider.Status`."""
+    """Resolved from `candlegraph.upstream.Status`."""
 
     @strawberry.field(description="The id of its market.")
     def market(parent: Parent[Status]) -> strawberry.ID:

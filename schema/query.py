@@ -8,7 +8,7 @@ from typing import Annotated
 import strawberry
 from strawberry import Info
 
-from candlegraph import answer, provider, viewer
+from candlegraph import answer, provider, upstream, viewer
 from candlegraph import backfill as job
 from candlegraph.answer import Answer, Fill, Wait
 from candlegraph.backfill import BackfillState
@@ -44,7 +44,7 @@ class Query:
     @strawberry.field(
         description="The providers of a market.", extensions=needs(Role.VIEWER), graphql_type=list[Provider] | None
     )
-    async def providers(self, info: Info[Context, None], market: arg.MarketArg) -> list[provider.Status]:
+    async def providers(self, info: Info[Context, None], market: arg.MarketArg) -> list[upstream.Status]:
         return await resolve_providers(info.context, market)
 
     @strawberry.field(

@@ -28,13 +28,13 @@ from storage.aggregates.layout import Aggregates, layout_of
 from storage.aggregates.refresh import Refresher
 from storage.cache.memory import Cache
 from storage.cache.shared import Shelf
-from storage.candles import CandleStore, read_tables
+from storage.candles import CandleStore, Reading, read_tables
 from storage.database import Database, driver_reason
 from storage.embedded.postgres import EmbeddedPostgres
 from storage.migrate import migrate
 from storage.rate_limits import Limiter
 from storage.redis import Redis
-from storage.relations import read_levels
+from storage.relations import Levels, read_levels
 from storage.users import Users
 
 log = logging.getLogger(__name__)
@@ -129,9 +129,8 @@ async def machine(
         stack.push_async_callback(registry.close)
         name = (await opened.read("database_name"))[0]["name"]
         levels, kind = await read_levels(opened), await layout_of(opened)
-        reading = Continuous(levels) if kind is Aggregates.CONTINUOUS else read_tables
         cache = await stack.enter_async_context(_cache(settings, name, redis))
-        history = History.over(opened, registry, levels, reading, cache)
+        history = History.over(opened, registry, levels, _reads(levels, kind), cache)
         stack.push_async_callback(history.listings.close)
         stack.push_async_callback(history.fetcher.close)
         stack.push_async_callback(history.revisions.close)
@@ -149,20 +148,20 @@ async def machine(
             workers.start(supervisor)
             cluster.start(supervisor)
             supervisor.start("tracked series", tracking.keep, tracking.outage)
-            if kind is Aggregates.CONTINUOUS or settings.retention_days is not None:
-                refresher = Refresher(opened, kind, settings.retention_days)
-                supervisor.start("aggregates", refresher.run, refresher.outage)
-        services = Services(
-            history,
-            registry,
-            cluster.hub,
-            backfills,
-            tracking,
-            settings.default_chart_points,
-            settings.max_chart_points,
-            accounts,
-        )
+            _refresh(supervisor, opened, kind, settings.retention_days)
+        points = (settings.default_chart_points, settings.max_chart_points)
+        services = Services(history, registry, cluster.hub, backfills, tracking, *points, accounts)
         yield Machine(settings, opened, registry, history.store, services, redis, supervisor)
+
+
+def _reads(levels: Levels, kind: Aggregates) -> Reading:
+    return Continuous(levels) if kind is Aggregates.CONTINUOUS else read_tables
+
+
+def _refresh(supervisor: Supervisor, opened: Database, kind: Aggregates, retention_days: int | None) -> None:
+    if kind is Aggregates.CONTINUOUS or retention_days is not None:
+        refresher = Refresher(opened, kind, retention_days)
+        supervisor.start("aggregates", refresher.run, refresher.outage)
 
 
 @asynccontextmanager

@@ -1,1 +1,1 @@
-"""What is kept: PostgreSQL, embedded or given, and the question answered from it."""
+"""What is kept, in PostgreSQL (embedded or given) and in caches: one relation, one file."""

@@ -16,10 +16,10 @@ from typing import Any
 from candlegraph.answer import Gap, GapReason
 from candlegraph.backfill import Backfill, BackfillOrder, BackfillPart, BackfillState
 from candlegraph.errors import BadUserInput, NotFound, Overloaded
-from candlegraph.provider import Upstream
 from candlegraph.series import Record
 from candlegraph.span import Span, Spans
 from candlegraph.timeframe import Timeframe
+from candlegraph.upstream import Upstream
 from candlegraph.zone import zone
 from history.backfill.statements import SQL
 from history.orchestrator import DEADLINE_S, History

@@ -17,10 +17,11 @@ from candlegraph.backfill import Selection, Tracked
 from candlegraph.clock import DAY_MS, MINUTE_MS
 from candlegraph.errors import BadUserInput, ProviderError
 from candlegraph.outage import Outage
-from candlegraph.provider import Live, Upstream
+from candlegraph.provider import Live
 from candlegraph.series import Record
 from candlegraph.span import Span, Spans
 from candlegraph.timeframe import MINUTE, Timeframe
+from candlegraph.upstream import Upstream
 from history.backfill.jobs import Backfills, Part, cut, in_turns, missing
 from history.backfill.statements import SQL
 from history.orchestrator import DEADLINE_S

@@ -18,11 +18,11 @@ from candlegraph.answer import Gap, GapReason
 from candlegraph.backfill import BackfillState
 from candlegraph.errors import CandlegraphError, ProviderError, ProviderRefused, UnknownSymbol, Unsupported
 from candlegraph.outage import Outage
-from candlegraph.provider import Urgency
 from candlegraph.series import Record
 from candlegraph.span import Span, Spans
 from candlegraph.supervision import Supervisor
 from candlegraph.timeframe import Timeframe
+from candlegraph.upstream import Urgency
 from history.backfill.jobs import Backfills, holes_as_json
 from history.backfill.statements import SQL
 from history.fetch_job import FetchRequest, FetchResult

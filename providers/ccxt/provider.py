@@ -2,8 +2,8 @@
 
 Importing ccxt costs 1 s (8 s without bytecode) and 90 MiB, so it is done in a thread at first use. What ccxt returns is
 not taken for the truth as it stands: 200 with a cut body is an empty list to it, and a 503 of Binance a plain
-``ExchangeError``. `ccxt_exchange` watches each answer, `ccxt_errors` maps each error, `ccxt_pages` decides what an answer
-proves, `ccxt_markets` knows the symbols, `ccxt_live` follows them.
+``ExchangeError``. `exchange` watches each answer, `errors` maps each error, `pages` decides what an answer proves,
+`markets` knows the symbols, `streaming` follows them.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from candlegraph.provider import Budget, Capabilities, Listing, Live, Market, Pa
 from candlegraph.series import Instrument
 from candlegraph.span import Span
 from candlegraph.timeframe import MINUTE, Timeframe
-from providers.ccxt import streaming as ccxt_live
+from providers.ccxt import streaming
 from providers.ccxt.errors import border, last_answer, unreadable
 from providers.ccxt.exchange import Exchange, MarketInfo, make, native_timeframes, spent
 from providers.ccxt.markets import Markets, listing
@@ -69,7 +69,7 @@ class Ccxt:
         )
         self._options = options or {}
         self._exchange: Exchange | None = None
-        self._live: ccxt_live.Live | None = None
+        self._live: streaming.Live | None = None
         self._native: dict[Timeframe, str] = {}
         self._folder = folder
         self._markets = Markets(exchange_id, self._options, _ccxt_version(), folder)
@@ -95,7 +95,7 @@ class Ccxt:
             exchange = await asyncio.to_thread(make, self.id, self._options)
             self._learn(exchange)
             self._markets = Markets(self.id, self._options, self.version, self._folder)
-            self._exchange, self._live = exchange, ccxt_live.Live(exchange)
+            self._exchange, self._live = exchange, streaming.Live(exchange)
 
     def _learn(self, exchange: Exchange) -> None:
         self._native = native_timeframes(self.id, exchange.timeframes or {})

@@ -1,4 +1,4 @@
-"""The turnstile before an upstream: few calls at once, within its budget, the urgent ones first."""
+"""The queue before an upstream: few calls at once, within its budget, the urgent ones first."""
 
 from __future__ import annotations
 
@@ -9,8 +9,9 @@ from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 
 from candlegraph.errors import ProviderError, ProviderUnavailable
-from candlegraph.provider import Budget, Capabilities, Urgency
+from candlegraph.provider import Budget, Capabilities
 from candlegraph.rate_budget import Quota
+from candlegraph.upstream import Urgency
 
 CAUTIOUS = Budget(weight=60, per_s=60, concurrent=2)  # where a provider names none
 MAX_WAITING = 256  # calls of one urgency

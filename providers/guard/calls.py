@@ -16,8 +16,9 @@ from tenacity import (
 
 from candlegraph import clock
 from candlegraph.errors import ProviderError, ProviderUnavailable, RateLimited, UnknownSymbol, Unsupported
-from candlegraph.provider import Counters, Failure, Provider, State, Urgency
+from candlegraph.provider import Provider
 from candlegraph.rate_budget import Quota
+from candlegraph.upstream import Counters, Failure, State, Urgency
 from providers.guard.call_queue import Turnstile
 from providers.guard.circuit_breaker import Breaker
 

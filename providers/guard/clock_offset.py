@@ -7,7 +7,8 @@ import logging
 
 from candlegraph import clock
 from candlegraph.clock import DAY_MS
-from candlegraph.provider import Clocked, Provider, Urgency
+from candlegraph.provider import Clocked, Provider
+from candlegraph.upstream import Urgency
 from providers.guard.calls import Calls
 
 log = logging.getLogger(__name__)

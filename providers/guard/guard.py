@@ -21,15 +21,14 @@ from candlegraph.provider import (
     Provider,
     Revised,
     Revision,
-    Status,
     Streaming,
-    Urgency,
 )
 from candlegraph.rate_budget import OwnQuota, Quota
 from candlegraph.series import Instrument
 from candlegraph.span import Span
 from candlegraph.stream import closing_stream
 from candlegraph.timeframe import Timeframe
+from candlegraph.upstream import Status, Urgency
 from providers.guard.call_queue import budget_of
 from providers.guard.calls import Calls
 from providers.guard.clock_offset import Offset

@@ -15,7 +15,7 @@ from rich.text import Text
 
 from candlegraph.backfill import Backfill, BackfillOrder, BackfillPart, BackfillState
 from candlegraph.errors import CandlegraphError, Unavailable
-from candlegraph.provider import Status
+from candlegraph.upstream import Status
 from history.backfill.workers import Workers
 from schema.scalars import print_datetime
 from server.settings import Settings

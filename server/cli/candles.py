@@ -15,6 +15,7 @@ from candlegraph.errors import BadUserInput
 from server.cli.command import command, instant, print_table
 
 if TYPE_CHECKING:
+    from candlegraph.candle import Candles
     from server.settings import Settings
     from storage.corrections import Version
 
@@ -84,10 +85,18 @@ async def candles(
             until=instant(until),
             limit=limit,
         )
+    _print_candles(answer.candles, style)
+    for gap in answer.gaps:
+        missing = f"{print_datetime(gap.since)} .. {print_datetime(gap.until)}"
+        click.echo(f"missing {missing} {gap.reason}: {gap.detail}", err=True)
+
+
+def _print_candles(candles: Candles, style: str) -> None:
+    from schema.scalars import print_datetime
+
     names = ("timestamp", "time", "open", "high", "low", "close", "volume", "closed")
     rows = [
-        (c.timestamp, print_datetime(c.timestamp), c.open, c.high, c.low, c.close, c.volume, c.closed)
-        for c in answer.candles
+        (c.timestamp, print_datetime(c.timestamp), c.open, c.high, c.low, c.close, c.volume, c.closed) for c in candles
     ]
     if style == "json":
         click.echo(json.dumps([dict(zip(names, row, strict=True)) for row in rows], indent=1))
@@ -96,9 +105,6 @@ async def candles(
         writer.writerows([names, *rows])
     else:
         print_table(names[1:], [row[1:] for row in rows])
-    for gap in answer.gaps:
-        missing = f"{print_datetime(gap.since)} .. {print_datetime(gap.until)}"
-        click.echo(f"missing {missing} {gap.reason}: {gap.detail}", err=True)
 
 
 @click.command()

@@ -53,7 +53,7 @@ async def providers(settings: Settings) -> None:
 
     The counts are of this process: those of a running server are in its API, as ``providers { counters }``.
     """
-    from candlegraph.provider import State
+    from candlegraph.upstream import State
     from resolvers.context import Context
     from resolvers.markets import resolve_markets, resolve_providers
     from server.wiring import machine

@@ -41,15 +41,7 @@ def create_app(machine: Machine) -> Starlette:
         return JSONResponse({"status": "ok"})
 
     async def readyz(_: Request) -> Response:
-        try:
-            async with machine.database.connection() as connection:
-                await connection.fetchval("select 1")
-        except CandlegraphError as error:
-            return JSONResponse({"status": "unavailable", "detail": error.message}, 503)
-        problem = await machine.redis.check()
-        details = [f"{problem}: each process goes on alone."] if problem else []
-        details += [f"{name}: {reason}" for name, reason in machine.supervisor.degraded().items()]
-        return JSONResponse({"status": "degraded", "detail": " ".join(details)} if details else {"status": "ready"})
+        return await _readiness(machine)
 
     app = Starlette(
         routes=[
@@ -68,3 +60,15 @@ def create_app(machine: Machine) -> Starlette:
     )
     app.state.connections = connections
     return app
+
+
+async def _readiness(machine: Machine) -> Response:
+    try:
+        async with machine.database.connection() as connection:
+            await connection.fetchval("select 1")
+    except CandlegraphError as error:
+        return JSONResponse({"status": "unavailable", "detail": error.message}, 503)
+    problem = await machine.redis.check()
+    details = [f"{problem}: each process goes on alone."] if problem else []
+    details += [f"{name}: {reason}" for name, reason in machine.supervisor.degraded().items()]
+    return JSONResponse({"status": "degraded", "detail": " ".join(details)} if details else {"status": "ready"})

@@ -174,14 +174,14 @@ async def every_loop(folder: Path) -> None:
         await server.restore_redis()
         await server.says("ready")
         for name in loops.LOOPS:
-            before, began = len(server.transport.graphql_sse), time.monotonic()
+            before, began = len(server.events), time.monotonic()
             server.supervisor.disturb(name)
             detail = (await server.says("degraded"))["detail"]
             await server.says("ready")
             took = time.monotonic() - began
             await server.told()
             print(
-                f"  {name}: /readyz 200 degraded {detail!r}, ready after {took:.1f} s; {len(server.transport.graphql_sse) - before} events"
+                f"  {name}: /readyz 200 degraded {detail!r}, ready after {took:.1f} s; {len(server.events) - before} events"
             )
 
 

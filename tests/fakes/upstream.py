@@ -17,23 +17,13 @@ from candlegraph import clock
 from candlegraph.candle import Candles
 from candlegraph.clock import MINUTE_MS
 from candlegraph.errors import ProviderUnavailable, UnknownSymbol
-from candlegraph.provider import (
-    Budget,
-    Capabilities,
-    Listing,
-    Live,
-    Market,
-    Page,
-    Revision,
-    State,
-    Status,
-    Urgency,
-)
-from candlegraph.provider import Upstream as GuardedUpstream
+from candlegraph.provider import Budget, Capabilities, Listing, Live, Market, Page, Revision
 from candlegraph.resample import fill_previous, fold
 from candlegraph.series import Instrument
 from candlegraph.span import Span
 from candlegraph.timeframe import MINUTE, Timeframe
+from candlegraph.upstream import State, Status, Urgency
+from candlegraph.upstream import Upstream as GuardedUpstream
 from candlegraph.zone import UTC, zone
 
 MARKET = Market("fake", "Fake", "Nothing here is real.")
@@ -263,7 +253,7 @@ def lagging(rows: int) -> Fault:
 
 @dataclass
 class Lineup:
-    """Implements `candlegraph.provider.Providers` for tests: who is in it, and which of them cannot be started."""
+    """Implements `candlegraph.upstream.Providers` for tests: who is in it, and which of them cannot be started."""
 
     members: Sequence[GuardedUpstream]
     down: bool = False

@@ -12,8 +12,9 @@ import pytest
 from candlegraph.backfill import Selection
 from candlegraph.candle import Candles
 from candlegraph.errors import BadUserInput, CandlegraphError, NotFound, ProviderUnavailable
-from candlegraph.provider import Listing, Providers
+from candlegraph.provider import Listing
 from candlegraph.series import Instrument, Record
+from candlegraph.upstream import Providers
 from history import listings as listings_module
 from history.listings import Listings
 from storage import instruments as instruments_module

@@ -11,10 +11,10 @@ from candlegraph import clock
 from candlegraph.answer import Answer, Ask
 from candlegraph.candle import Candle, Candles, concat
 from candlegraph.clock import MINUTE_MS
-from candlegraph.provider import Providers
 from candlegraph.series import Instrument, Record, Series
 from candlegraph.span import Span, Spans
 from candlegraph.timeframe import MINUTE, Timeframe
+from candlegraph.upstream import Providers
 from history.orchestrator import History
 from providers.guard.guard import Guard
 from storage.batches import Write

@@ -12,10 +12,11 @@ import pytest
 
 from candlegraph import clock
 from candlegraph.errors import ConfigurationError, ProviderError, ProviderRefused, ProviderStarting, ProviderUnavailable
-from candlegraph.provider import ENTRY_POINT_GROUP, Failure, Market, Provider, State, Unconfigured
+from candlegraph.provider import ENTRY_POINT_GROUP, Market, Provider, Unconfigured
 from candlegraph.series import Instrument
 from candlegraph.span import Span
 from candlegraph.timeframe import MINUTE
+from candlegraph.upstream import Failure, State
 from providers import registry as registry_module
 from providers.guard.guard import Guard
 from providers.registry import START_RETRY_MS, Registry

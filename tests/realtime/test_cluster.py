@@ -14,12 +14,12 @@ from candlegraph import MINUTE, Live, Span, Timeframe, clock, fold
 from candlegraph.answer import Ask, SourceKind
 from candlegraph.candle import Candles
 from candlegraph.event import EventKind
-from candlegraph.provider import Urgency
 from candlegraph.span import Spans
+from candlegraph.upstream import Urgency
 from history import forming as forming_module
-from realtime import feed as feed_module
 from realtime import hub as hub_module
 from realtime import leader as leader_module
+from realtime import topic_publisher as publisher_module
 from storage import topics as live_module
 from storage import write_transaction
 from storage.batches import Write
@@ -257,7 +257,7 @@ async def test_what_a_frozen_leader_still_wants_to_write_is_refused(world: World
     await one.kill()
     world.processes.clear()
     successor = LiveStore(database)
-    await waiting.eventually(lambda: successor.take([LEASE]))
+    await waiting.eventually(lambda: successor.leases.take([LEASE], 3.0))
     key = TopicKey(feed._record.id, "1m", "UTC")
     fresh = Process(database, world.exchange)
     world.processes.append(fresh)
@@ -421,7 +421,7 @@ async def test_whoever_was_away_too_long_is_told_to_start_again_and_has_all_afte
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """More happened than is told one by one: RESYNC, and from where it says nothing is missing."""
-    monkeypatch.setattr(feed_module, "MOST_TOLD", 5)
+    monkeypatch.setattr(publisher_module, "MAX_EVENTS", 5)
     one = await world.start()
     client = Client(one.hub, since=back(world, 10))
     await joined(client)

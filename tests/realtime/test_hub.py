@@ -27,7 +27,7 @@ from candlegraph import (
 from candlegraph.answer import Ask, SourceKind
 from candlegraph.errors import NotFound
 from candlegraph.event import Event, EventKind
-from candlegraph.provider import Urgency
+from candlegraph.upstream import Urgency
 from realtime import hub as hub_module
 from realtime import leader as leader_module
 from realtime import topic as topic_module

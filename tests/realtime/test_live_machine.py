@@ -21,8 +21,8 @@ from candlegraph.event import EventKind
 from candlegraph.series import Record
 from candlegraph.span import Spans
 from candlegraph.zone import UTC
-from realtime import feed as feed_module
 from realtime import topic as topic_module
+from realtime import topic_publisher as publisher_module
 from storage.batches import Write
 from tests.realtime.world import BTC, START, Exchange, Process, quickly
 from tests.waiting import eventually
@@ -300,7 +300,7 @@ def test_whatever_happens_each_client_is_told_the_truth_once_and_in_order(
     quickly(monkeypatch)
     monkeypatch.setattr(clock, "now_ms", lambda: LiveMachine.now)
     monkeypatch.setattr(topic_module, "MAX_QUEUED", 8)
-    monkeypatch.setattr(feed_module, "MOST_TOLD", 40)
+    monkeypatch.setattr(publisher_module, "MAX_EVENTS", 40)
     monkeypatch.setattr(LiveMachine, "new_dsn", staticmethod(new_dsn), raising=False)
     examples = int(os.environ.get("LIVE_EXAMPLES", "8"))
     run_state_machine_as_test(  # type: ignore[no-untyped-call]

@@ -30,8 +30,8 @@ from candlegraph import (
 )
 from candlegraph.candle import concat
 from candlegraph.event import Event, EventKind
-from candlegraph.provider import Urgency
 from candlegraph.supervision import Supervisor, Timings
+from candlegraph.upstream import Urgency
 from candlegraph.zone import UTC
 from history import forming as forming_module
 from history.orchestrator import History

@@ -11,7 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from candlegraph.errors import BadUserInput
-from candlegraph.provider import Budget, Capabilities, Counters, Failure, Market, State, Status
+from candlegraph.provider import Budget, Capabilities, Market
+from candlegraph.upstream import Counters, Failure, State, Status
 from resolvers.pagination import decode_cursor, encode_cursor
 from tests.fakes.laboratory import SYMBOLS, Laboratory
 

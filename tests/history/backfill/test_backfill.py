@@ -18,10 +18,11 @@ from candlegraph.backfill import Backfill, BackfillOrder, BackfillState, Selecti
 from candlegraph.candle import Candles, concat
 from candlegraph.clock import MINUTE_MS
 from candlegraph.errors import BadUserInput, NotFound, Overloaded, ProviderRefused, ProviderUnavailable, UnknownSymbol
-from candlegraph.provider import Capabilities, Listing, Live, Urgency
+from candlegraph.provider import Capabilities, Listing, Live
 from candlegraph.span import Span, Spans
 from candlegraph.supervision import Supervisor
 from candlegraph.timeframe import MINUTE, Timeframe
+from candlegraph.upstream import Urgency
 from history.backfill import workers as working
 from history.backfill.jobs import Backfills, missing
 from history.backfill.tracking import Tracking

@@ -35,7 +35,8 @@ from candlegraph.errors import (
     UnknownSymbol,
     Unsupported,
 )
-from candlegraph.provider import API_VERSION, Clocked, Probing, State, Streaming
+from candlegraph.provider import API_VERSION, Clocked, Probing, Streaming
+from candlegraph.upstream import State
 from providers.alpaca import calendar as alpaca_sessions
 from providers.alpaca import provider as alpaca_module
 from providers.alpaca import rest as alpaca_rest

@@ -25,11 +25,12 @@ from candlegraph.errors import (
     UnknownSymbol,
     Unsupported,
 )
-from candlegraph.provider import Budget, Capabilities, Counters, Failure, Listing, Live, Page, State, Urgency
-from candlegraph.provider import Upstream as GuardedUpstream
+from candlegraph.provider import Budget, Capabilities, Listing, Live, Page
 from candlegraph.series import Instrument
 from candlegraph.span import Span
 from candlegraph.timeframe import MINUTE
+from candlegraph.upstream import Counters, Failure, State, Urgency
+from candlegraph.upstream import Upstream as GuardedUpstream
 from providers.guard import call_queue as turnstile
 from providers.guard import circuit_breaker as breaker
 from providers.guard.calls import ATTEMPTS

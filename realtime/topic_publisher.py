@@ -1,0 +1,93 @@
+"""The events of a feed's topics: counted in the store first, published after that."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+
+from candlegraph.candle import Candles
+from candlegraph.errors import CandlegraphError
+from realtime.bus import Failed, Message, News
+from realtime.final_candles import FinalCandles
+from realtime.topic_counter import Count
+from storage.leases import Held
+from storage.topics import Happened, LiveStore, Step, TopicKey
+
+MAX_EVENTS = 1_000  # closed or corrected candles at once; beyond, listeners have to start again
+
+Publish = Callable[[News], None]
+
+
+@dataclass(frozen=True, slots=True)
+class TopicPublisher:
+    """Writes events under the lease that is ``held``, and publishes them. LeaseLost, Unavailable."""
+
+    store: LiveStore
+    final: FinalCandles
+    publish: Publish
+    held: Held
+
+    async def close(self, counts: Mapping[TopicKey, Count], minutes: Candles, edge: int) -> None:
+        """Close the candles that end with the final ``minutes`` up to ``edge``."""
+        ahead = {key: count.ahead(minutes, edge) for key, count in counts.items()}
+        steps = [
+            Step(key, counts[key].seq, _happened("C", closed.timestamp), edge, counts[key].corrected)
+            for key, (closed, _) in ahead.items()
+        ]
+        seqs = await self.store.append(self.held, steps)
+        for key, (closed, settled) in ahead.items():
+            count = counts[key]
+            count.edge, count.settled, count.seq = edge, settled, seqs[key]
+            self._events(key, count, "C", closed)
+
+    async def correct(self, counting: Mapping[TopicKey, Count]) -> bool:
+        """Publish anew each closed candle over a corrected minute; False where nothing was corrected.
+
+        The current bucket takes its corrections in silently.
+        """
+        after = min((count.corrected for count in counting.values()), default=0)
+        rows = await self.store.corrections(self.final.record.id, after) if counting else []
+        counts = {key: count for key, count in counting.items() if rows and count.corrected < rows[-1][0]}
+        if not counts:
+            return False
+        found: dict[TopicKey, Candles] = {}
+        for key, count in counts.items():
+            found[key] = await self.final.candles(count, _corrected(count, rows)[: MAX_EVENTS + 1])
+            count.settled = await self.final.settled(count)
+        steps = [
+            Step(key, counts[key].seq, _happened("X", candles.timestamp), counts[key].edge, rows[-1][0])
+            for key, candles in found.items()
+        ]
+        seqs = await self.store.append(self.held, steps)
+        for key, candles in found.items():
+            counts[key].seq, counts[key].corrected = seqs[key], rows[-1][0]
+            self._events(key, counts[key], "X", candles)
+        return True
+
+    def forming(self, key: TopicKey, count: Count) -> None:
+        """Publish how a topic stands."""
+        self.publish(Message(key, "U", count.seq, count.edge, self.held.epoch, count.forming))
+
+    def failed(self, key: TopicKey, error: CandlegraphError) -> None:
+        """Publish why a topic cannot be counted now."""
+        self.publish(Failed(key, error))
+
+    def _events(self, key: TopicKey, count: Count, kind: str, candles: Candles) -> None:
+        """Publish candles that were just counted."""
+        if len(candles) > MAX_EVENTS:
+            self.publish(Message(key, "R", count.seq, count.edge, self.held.epoch, candles[:1]))
+            return
+        first = count.seq - len(candles) + 1
+        for i in range(len(candles)):
+            self.publish(Message(key, kind, first + i, count.edge, self.held.epoch, candles[i : i + 1]))
+
+
+def _corrected(count: Count, rows: Iterable[tuple[int, int]]) -> list[int]:
+    """The openings of the closed candles over the corrections (number, minute) that a topic does not know yet."""
+    opens = {count.timeframe.floor(at, count.zone) for n, at in rows if n > count.corrected}
+    return sorted(opened for opened in opens if opened < count.opened)
+
+
+def _happened(kind: str, stamps: Iterable[int]) -> list[Happened]:
+    happened = [Happened(kind, int(stamp)) for stamp in stamps]
+    return happened if len(happened) <= MAX_EVENTS else [Happened("R", happened[0].opened)]
