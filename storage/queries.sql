@@ -1,4 +1,4 @@
--- Every statement the storage floor sends, by name. Times travel as int8 milliseconds since the epoch, UTC.
+-- The statements of the storage layer, by name. Times travel as int8 milliseconds since the epoch, UTC; `ms` makes instants of them.
 
 -- name: instruments_by_key
 select q.k::int4 as position, i.*
@@ -31,7 +31,7 @@ returning true;
 insert into instruments as i
   (market, provider, symbol, name, folded, base_currency, quote_currency, timezone, active, listed, first_available, ended_at)
 select $1, $2, x.symbol, x.name, x.folded, x.base, x.quote, x.timezone, x.active, true,
-       timestamptz 'epoch' + x.first * interval '1 ms', timestamptz 'epoch' + x.ended * interval '1 ms'
+       ms(x.first), ms(x.ended)
 from unnest($3::text[], $4::text[], $5::text[], $6::text[], $7::text[], $8::text[], $9::bool[], $10::int8[], $11::int8[])
   x (symbol, name, folded, base, quote, timezone, active, first, ended)
 order by x.symbol
@@ -82,8 +82,7 @@ with held as (
                     (1000 * greatest(1, extract(epoch from expires_at - now())))::int4::text, true)
   from leases where name = $5 and epoch = $6 and holder = $7 and expires_at > now() for share),
 given as (
-  select x.i, x.tf, range_agg(tstzrange(timestamptz 'epoch' + x.since * interval '1 ms',
-                                        timestamptz 'epoch' + x.until * interval '1 ms')) as spans
+  select x.i, x.tf, range_agg(tstzrange(ms(x.since), ms(x.until))) as spans
   from unnest($1::int4[], $2::text[], $3::int8[], $4::int8[]) x (i, tf, since, until)
   where $5::text is null or exists (select from held) group by 1, 2),
 locked as (
@@ -100,16 +99,14 @@ from locked l join given g on g.i = l.instrument_id and g.tf = l.timeframe;
 -- or where 1m candles now take the place of coarser ones.
 with told as (
   insert into changes (instrument_ids, corrected)
-  select array_agg(x.i), array_agg(tstzrange(timestamptz 'epoch' + x.since * interval '1 ms',
-                                             timestamptz 'epoch' + x.until * interval '1 ms'))
+  select array_agg(x.i), array_agg(tstzrange(ms(x.since), ms(x.until)))
   from unnest($5::int4[], $6::int8[], $7::int8[]) x (i, since, until) returning xid),
 extended as (
   update coverage c
   set covered = c.covered + x.spans, updated_at = now(),
       revision = c.revision + (x.i = any ($8::int4[]) or exists (
         select from coverage o where o.instrument_id = x.i and o.timeframe <> x.tf and o.covered && x.spans))::int
-  from (select x.i, x.tf, range_agg(tstzrange(timestamptz 'epoch' + x.since * interval '1 ms',
-                                              timestamptz 'epoch' + x.until * interval '1 ms')) as spans
+  from (select x.i, x.tf, range_agg(tstzrange(ms(x.since), ms(x.until))) as spans
         from unnest($1::int4[], $2::text[], $3::int8[], $4::int8[]) x (i, tf, since, until) group by 1, 2) x
   where c.instrument_id = x.i and c.timeframe = x.tf)
 select xid::text from told;
@@ -138,8 +135,8 @@ select database_id::text || '-' || (select oid::text from pg_database where datn
 from storage_layout;
 
 -- name: aggregates_written
-select aggregates_written($1::int4[], array(select timestamptz 'epoch' + s * interval '1 ms' from unnest($2::int8[]) with ordinality x (s, k) order by k),
-  array(select timestamptz 'epoch' + s * interval '1 ms' from unnest($3::int8[]) with ordinality x (s, k) order by k), $4);
+select aggregates_written($1::int4[], array(select ms(s) from unnest($2::int8[]) with ordinality x (s, k) order by k),
+                          array(select ms(s) from unnest($3::int8[]) with ordinality x (s, k) order by k), $4);
 
 -- name: statement_timeout
 select set_config('statement_timeout', $1, true);
@@ -149,8 +146,7 @@ select exists (
   select from unnest($1::int4[], $2::text[], $3::int8[], $4::int8[]) x (i, tf, first, last)
   cross join lateral (
     select from ohlcv_data d where d.instrument_id = x.i and d.timeframe = x.tf
-      and d."timestamp" >= timestamptz 'epoch' + x.first * interval '1 ms'
-      and d."timestamp" <= timestamptz 'epoch' + x.last * interval '1 ms' limit 1) found);
+      and d."timestamp" >= ms(x.first) and d."timestamp" <= ms(x.last) limit 1) found);
 
 -- name: candles_stage
 create temp table incoming (like ohlcv_data including defaults) on commit drop;
@@ -161,8 +157,7 @@ with gone as (
   delete from ohlcv_data d
   using unnest($1::int4[], $2::text[], $3::int8[], $4::int8[]) x (i, tf, since, until)
   where d.instrument_id = x.i and d.timeframe = x.tf
-    and d."timestamp" >= timestamptz 'epoch' + x.since * interval '1 ms'
-    and d."timestamp" < timestamptz 'epoch' + x.until * interval '1 ms'
+    and d."timestamp" >= ms(x.since) and d."timestamp" < ms(x.until)
     and not exists (select from incoming n where n.instrument_id = d.instrument_id and n.timeframe = d.timeframe
                     and n."timestamp" = d."timestamp")
   returning d.*),
@@ -206,8 +201,7 @@ cross join lateral (
                     || float8send(s.close) || float8send(s.volume), ''::bytea order by s.{stamp}) as rows
   from (select {stamp}, open, high, low, close, volume from {relation}
         where instrument_id = q.i {filter}
-          and {stamp} >= timestamptz 'epoch' + q.since * interval '1 ms'
-          and {stamp} < timestamptz 'epoch' + q.until * interval '1 ms'
+          and {stamp} >= ms(q.since) and {stamp} < ms(q.until)
         order by {stamp} limit q.n) s) p
 order by q.k;
 
@@ -219,8 +213,7 @@ cross join lateral (
                     || float8send(s.close) || float8send(s.volume), ''::bytea order by s.{stamp}) as rows
   from (select {stamp}, open, high, low, close, volume from {relation}
         where instrument_id = q.i {filter}
-          and {stamp} >= timestamptz 'epoch' + q.since * interval '1 ms'
-          and {stamp} < timestamptz 'epoch' + q.until * interval '1 ms'
+          and {stamp} >= ms(q.since) and {stamp} < ms(q.until)
         order by {stamp} desc limit q.n) s) p
 order by q.k;
 
@@ -231,8 +224,7 @@ from storage_layout;
 -- name: instruments_within
 -- Those that may have 1m candles in the span from $1 to $2.
 select instrument_id from coverage
-where timeframe = '1m' and covered && tstzrange(timestamptz 'epoch' + $1::int8 * interval '1 ms',
-                                                timestamptz 'epoch' + $2::int8 * interval '1 ms');
+where timeframe = '1m' and covered && tstzrange(ms($1), ms($2));
 
 -- name: corrections_newest
 select c.*, i.market, i.provider, i.symbol
@@ -242,24 +234,21 @@ order by c.id desc limit $4;
 
 -- name: fetch_log_add
 insert into fetch_log (instrument_id, timeframe, asked, rows, outcome, milliseconds)
-values ($1, $2, tstzrange(timestamptz 'epoch' + $3::int8 * interval '1 ms', timestamptz 'epoch' + $4::int8 * interval '1 ms'),
-        $5, $6, $7);
+values ($1, $2, tstzrange(ms($3), ms($4)), $5, $6, $7);
 
 -- name: suspects_add
 insert into suspects as s (instrument_id, timeframe, asked_at, spans)
-select $1, $2, timestamptz 'epoch' + $3::int8 * interval '1 ms',
-       range_agg(tstzrange(timestamptz 'epoch' + x.since * interval '1 ms', timestamptz 'epoch' + x.until * interval '1 ms'))
+select $1, $2, ms($3), range_agg(tstzrange(ms(x.since), ms(x.until)))
 from unnest($4::int8[], $5::int8[]) x (since, until)
 on conflict (instrument_id, timeframe, asked_at) do update set spans = s.spans + excluded.spans;
 
 -- name: suspects_settle
 with settled as (
-  select range_agg(tstzrange(timestamptz 'epoch' + x.since * interval '1 ms', timestamptz 'epoch' + x.until * interval '1 ms'))
-         as spans
+  select range_agg(tstzrange(ms(x.since), ms(x.until))) as spans
   from unnest($4::int8[], $5::int8[]) x (since, until)),
 old as (
   select s.instrument_id, s.timeframe, s.asked_at, s.spans - settled.spans as rest from suspects s, settled
-  where s.instrument_id = $1 and s.timeframe = $2 and s.asked_at <= timestamptz 'epoch' + $3::int8 * interval '1 ms'
+  where s.instrument_id = $1 and s.timeframe = $2 and s.asked_at <= ms($3)
     and s.spans && settled.spans),
 gone as (
   delete from suspects s using old
@@ -340,7 +329,7 @@ where t.hash = $1 and f.id = t.family and f.revoked_at is null and f.expires_at 
 returning f.id;
 
 -- name: claim_take
-select claim_span($1, $2, tstzrange(timestamptz 'epoch' + $3::int8 * interval '1 ms', timestamptz 'epoch' + $4::int8 * interval '1 ms'), $5, $6);
+select claim_span($1, $2, tstzrange(ms($3), ms($4)), $5, $6);
 
 -- name: claim_drop
 delete from claims where id = $1;
@@ -359,8 +348,7 @@ select * from instruments i where id = any ($1::int4[]);
 
 -- name: candles_count_within
 select count(*) from unnest($3::int8[], $4::int8[]) x (since, until) join ohlcv_data d
-  on d.instrument_id = $1 and d.timeframe = $2 and d."timestamp" >= timestamptz 'epoch' + x.since * interval '1 ms'
-  and d."timestamp" < timestamptz 'epoch' + x.until * interval '1 ms';
+  on d.instrument_id = $1 and d.timeframe = $2 and d."timestamp" >= ms(x.since) and d."timestamp" < ms(x.until);
 
 -- name: candles_count
 select count(*) from {relation}, (select $2::text as tf) q where instrument_id = $1 {filter};
@@ -372,7 +360,7 @@ select at, asked, rows, outcome, milliseconds from fetch_log where instrument_id
 -- When something of each span was last brought by a call, of minutes or of the timeframe itself.
 select (select max(f.at) from fetch_log f
         where f.instrument_id = q.i and f.timeframe in ('1m', q.tf) and f.outcome in ('ok', 'bad rows')
-          and f.asked && tstzrange(timestamptz 'epoch' + q.since * interval '1 ms', timestamptz 'epoch' + q.until * interval '1 ms')) as at
+          and f.asked && tstzrange(ms(q.since), ms(q.until))) as at
 from unnest($1::int4[], $2::text[], $3::int8[], $4::int8[]) with ordinality q (i, tf, since, until, k) order by q.k;
 
 -- name: leases_take
@@ -414,7 +402,7 @@ delete from follows where expires_at < now() - interval '1 minute';
 -- something was missed.
 with held as (select from leases where name = $1 and epoch = $2 and holder = $3 and expires_at > now() for share)
 insert into live_topics as t (instrument_id, timeframe, zone, edge, epoch, corrected)
-select $4, $5, $6, timestamptz 'epoch' + $7::int8 * interval '1 ms', $2, coalesce((select max(id) from corrections), 0)
+select $4, $5, $6, ms($7), $2, coalesce((select max(id) from corrections), 0)
 from (select) one where exists (select from held)
 on conflict (instrument_id, timeframe, zone) do update
 set epoch = excluded.epoch, updated_at = now(),
@@ -431,7 +419,7 @@ returning seq, edge, corrected;
 -- its count after the step, or null where it was counted differently meanwhile.
 with held as (select from leases where name = $1 and epoch = $2 and holder = $3 and expires_at > now() for share),
 given as (
-  select i, tf, z, seq, timestamptz 'epoch' + edge * interval '1 ms' as edge, corrected, count
+  select i, tf, z, seq, ms(edge) as edge, corrected, count
   from unnest($4::int4[], $5::text[], $6::text[], $7::int8[], $8::int8[], $9::int8[], $10::int4[])
     x (i, tf, z, seq, edge, corrected, count)
   where exists (select from held)),
@@ -450,7 +438,7 @@ moved as (
   where f.applies and t.instrument_id = f.instrument_id and t.timeframe = f.timeframe and t.zone = f.zone),
 appended as (
   insert into live_events (instrument_id, timeframe, zone, seq, kind, opened)
-  select f.instrument_id, f.timeframe, f.zone, f.seq + e.n, e.kind::"char", timestamptz 'epoch' + e.opened * interval '1 ms'
+  select f.instrument_id, f.timeframe, f.zone, f.seq + e.n, e.kind::"char", ms(e.opened)
   from found f
   join unnest($11::int4[], $12::text[], $13::text[], $14::int4[], $15::text[], $16::int8[]) e (i, tf, z, n, kind, opened)
     on e.i = f.instrument_id and e.tf = f.timeframe and e.z = f.zone

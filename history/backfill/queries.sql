@@ -1,13 +1,12 @@
 -- name: backfill_add
 insert into backfills (market, provider, symbols, timeframe, span, priority, created_by)
-values ($1, $2, $3, $4, tstzrange(timestamptz 'epoch' + $5::int8 * interval '1 ms', timestamptz 'epoch' + $6::int8 * interval '1 ms'), $7, $8)
+values ($1, $2, $3, $4, tstzrange(ms($5), ms($6)), $7, $8)
 returning id;
 
 -- name: backfill_parts_add
 -- Parts with holes and without a piece tell only why nothing is asked for there.
 insert into backfill_parts (backfill_id, timeframe, priority, instrument_id, span, reached, pieces, again, holes, state, ended_at)
-select $1, $2, $3, x.i, tstzrange(timestamptz 'epoch' + x.since * interval '1 ms', timestamptz 'epoch' + x.until * interval '1 ms'),
-       timestamptz 'epoch' + x.since * interval '1 ms', x.pieces, x.again, x.holes::jsonb,
+select $1, $2, $3, x.i, tstzrange(ms(x.since), ms(x.until)), ms(x.since), x.pieces, x.again, x.holes::jsonb,
        case x.pieces when 0 then 'DONE' else 'OPEN' end, case x.pieces when 0 then now() end
 from unnest($4::int4[], $5::int8[], $6::int8[], $7::int4[], $8::bool[], $9::text[]) with ordinality x (i, since, until, pieces, again, holes, k)
 order by k;
@@ -64,9 +63,9 @@ select * from taken;
 -- name: backfill_progress
 -- After each call: how far it is, and that somebody still works on it; nothing where it was cancelled or taken over.
 update backfill_parts
-set reached = timestamptz 'epoch' + $3::int8 * interval '1 ms', calls = calls + $4, candles = candles + $5,
+set reached = ms($3), calls = calls + $4, candles = candles + $5,
     holes = holes || $6::text::jsonb, claimed_until = now() + $7::float8 * interval '1 s', attempts = 0,
-    pieces_done = pieces * extract(epoch from timestamptz 'epoch' + $3::int8 * interval '1 ms' - lower(span))
+    pieces_done = pieces * extract(epoch from ms($3) - lower(span))
                   / extract(epoch from upper(span) - lower(span))
 where id = $1 and claimed_by = $2 and state = 'OPEN' returning id;
 
@@ -104,7 +103,7 @@ update backfill_parts set claimed_by = null, claimed_until = null where claimed_
 
 -- name: tracked_add
 insert into tracked as t (instrument_id, since, added_by)
-select i, timestamptz 'epoch' + $2::int8 * interval '1 ms', $3 from unnest($1::int4[]) i order by 1
+select i, ms($2), $3 from unnest($1::int4[]) i order by 1
 on conflict (instrument_id) do update set since = least(t.since, excluded.since), checked_at = '-infinity';
 
 -- name: tracked_beside
@@ -141,7 +140,7 @@ where backfill_id is null and not again and instrument_id = any ($1::int4[])
   and (state = 'OPEN' or ended_at > now() - least(interval '1 day', greatest(interval '1 minute', (now() - upper(span)) / 4)));
 
 -- name: tracked_reread
-update tracked set reread_at = timestamptz 'epoch' + $2::int8 * interval '1 ms' where instrument_id = any ($1::int4[]);
+update tracked set reread_at = ms($2) where instrument_id = any ($1::int4[]);
 
 -- name: tracked_sweep
 delete from backfill_parts

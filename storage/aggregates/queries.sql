@@ -12,10 +12,10 @@ from agg_state s cross join unnest($1::int4[]) q (i)
 left join coverage c on c.instrument_id = q.i and c.timeframe = '1m';
 
 -- name: refresh_due
-select exists (select from agg_dirty) or done < timestamptz 'epoch' + $1::int8 * interval '1 ms' as due from agg_state;
+select exists (select from agg_dirty) or done < ms($1) as due from agg_state;
 
 -- name: refresh_claim
-select aggregates_claim(timestamptz 'epoch' + $1::int8 * interval '1 ms');
+select aggregates_claim(ms($1));
 
 -- name: refresh_work
 -- What is to be brought up to date, the oldest entries first; nothing from before the horizon, which would erase it.
@@ -39,8 +39,7 @@ update agg_state set done = greatest(done, $2::timestamptz);
 
 -- name: horizon_blocked
 -- Aggregates that are not made yet of what lies behind it.
-select done < timestamptz 'epoch' + $1::int8 * interval '1 ms' or exists (
-  select from agg_dirty where lower(span) < timestamptz 'epoch' + $1::int8 * interval '1 ms') as blocked from agg_state;
+select done < ms($1) or exists (select from agg_dirty where lower(span) < ms($1)) as blocked from agg_state;
 
 -- name: minutes_drop
 with dropped as (select minutes_drop(horizon) from storage_layout)
@@ -49,8 +48,8 @@ update storage_layout set dropped_at = now() from dropped;
 -- name: horizon_move
 -- Nobody writes at this moment. Everybody is told, for their ledgers hold the horizon.
 with moved as (
-  update storage_layout set horizon = timestamptz 'epoch' + $1::int8 * interval '1 ms', moved_at = now()
-  where horizon is null or horizon < timestamptz 'epoch' + $1::int8 * interval '1 ms' returning only_one)
+  update storage_layout set horizon = ms($1), moved_at = now()
+  where horizon is null or horizon < ms($1) returning only_one)
 insert into changes (instrument_ids, corrected)
 select array_agg(id), array_agg('empty'::tstzrange) from instruments, moved having count(*) > 0;
 
@@ -70,8 +69,7 @@ select count(*) as checked, count(*) filter (where c.covered @> d."timestamp" is
        count(*) filter (where date_bin('1 minute', d."timestamp", timestamptz 'epoch') <> d."timestamp") as off_grid
 from ohlcv_data d left join coverage c using (instrument_id, timeframe)
 where d.instrument_id = $1 and d.timeframe = '1m'
-  and d."timestamp" >= timestamptz 'epoch' + $2::int8 * interval '1 ms'
-  and d."timestamp" < timestamptz 'epoch' + $3::int8 * interval '1 ms';
+  and d."timestamp" >= ms($2) and d."timestamp" < ms($3);
 
 -- name: aggregate_differences
 -- What is kept of each bucket against what its minutes say. A volume is a sum of floats, and those depend on their order.
@@ -80,13 +78,11 @@ with said as (
          array_agg(close order by "timestamp") as closes, sum(volume) as volume
   from ohlcv_data
   where instrument_id = $1 and timeframe = '1m'
-    and "timestamp" >= timestamptz 'epoch' + $2::int8 * interval '1 ms'
-    and "timestamp" < timestamptz 'epoch' + $3::int8 * interval '1 ms'
+    and "timestamp" >= ms($2) and "timestamp" < ms($3)
   group by 1),
 kept as (
   select * from {relation}
-  where instrument_id = $1 and bucketed_time >= timestamptz 'epoch' + $2::int8 * interval '1 ms'
-    and bucketed_time < timestamptz 'epoch' + $3::int8 * interval '1 ms'),
+  where instrument_id = $1 and bucketed_time >= ms($2) and bucketed_time < ms($3)),
 compared as (
   select bucketed_time, k.instrument_id is null as missing, s.opens is null as extra,
          (k.open, k.high, k.low, k.close) is distinct from (s.opens[1], s.high, s.low, s.closes[cardinality(s.closes)])
