@@ -134,8 +134,8 @@ select view_name, target_timeframe, is_active from preaggregation_configs where 
 select database_id::text || '-' || (select oid::text from pg_database where datname = current_database()) as name
 from storage_layout;
 
--- name: aggregates_written
-select aggregates_written($1::int4[], array(select ms(s) from unnest($2::int8[]) with ordinality x (s, k) order by k),
+-- name: aggregates_update
+select update_aggregates($1::int4[], array(select ms(s) from unnest($2::int8[]) with ordinality x (s, k) order by k),
                           array(select ms(s) from unnest($3::int8[]) with ordinality x (s, k) order by k), $4);
 
 -- name: statement_timeout

@@ -64,7 +64,7 @@ begin
   end loop;
 end $make$;
 
-create function aggregates_written(ids int[], sinces timestamptz[], untils timestamptz[], emptied boolean) returns void
+create function update_aggregates(ids int[], sinces timestamptz[], untils timestamptz[], emptied boolean) returns void
 language plpgsql as $f$
 -- Recompute the buckets over spans of written 1m candles; `emptied`: some were deleted. Whoever calls holds the rows of
 -- `coverage` of these instruments: without that, two writers leave wrong buckets behind.
@@ -72,7 +72,7 @@ declare
   span record;
   level text[];
 begin
-  perform hold_aggregates(sinces);
+  perform lock_aggregates_shared(sinces);
   for span in select s, u, array_agg(distinct i) as instruments from unnest(ids, sinces, untils) x (i, s, u) group by 1, 2 loop
     foreach level slice 1 in array array[
       ['ohlcv_5min', 'ohlcv_data'], ['ohlcv_15min', 'ohlcv_5min'], ['ohlcv_30min', 'ohlcv_15min'], ['ohlcv_1h', 'ohlcv_30min'],
@@ -88,7 +88,7 @@ begin
 end $f$;
 
 -- Candles that were there before their aggregates were.
-select aggregates_written(array_agg(instrument_id), array_agg(first), array_agg(last), false)
+select update_aggregates(array_agg(instrument_id), array_agg(first), array_agg(last), false)
 from (select instrument_id, min("timestamp") as first, max("timestamp") + interval '1 minute' as last
       from ohlcv_data where timeframe = '1m' group by 1) d
 having count(*) > 0;

@@ -15,7 +15,7 @@ left join coverage c on c.instrument_id = q.i and c.timeframe = '1m';
 select exists (select from agg_dirty) or done < ms($1) as due from agg_state;
 
 -- name: refresh_claim
-select aggregates_claim(ms($1));
+select begin_refresh(ms($1));
 
 -- name: refresh_work
 -- What is to be brought up to date, the oldest entries first; nothing from before the horizon, which would erase it.

@@ -264,7 +264,7 @@ async def test_a_write_may_decompress_any_number_of_rows_and_leaves_the_limit_to
     execute = asyncpg.Connection.execute
 
     async def watching(self: asyncpg.Connection, query: str, *arguments: Any, **more: Any) -> Any:
-        if "aggregates_written" in query:
+        if "update_aggregates" in query:
             seen.append(await self.fetchval(limit))
         return await execute(self, query, *arguments, **more)
 
