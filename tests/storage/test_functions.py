@@ -22,6 +22,7 @@ from storage.candles import CandleStore
 from storage.change_feed import Changes
 from storage.database import Database
 from storage.migrate import migrate, migrations
+from storage.relations import MADE_OF
 from tests.fakes.upstream import minutes
 from tests.history.world import T0
 from tests.storage.aggregates.aggregated import differences
@@ -162,3 +163,14 @@ async def test_a_database_of_either_layout_is_upgraded_to_the_functions_of_a_new
             assert await connection.fetchval("select exists (select from ohlcv_1y)")
     finally:
         await database.close()
+
+
+async def test_the_relations_of_the_program_are_those_of_a_new_database(database: Database) -> None:
+    """The layouts make what `preaggregation_configs` has; the program reads no other names than its own."""
+    async with database.connection() as connection:
+        rows = await connection.fetch("""
+            select c.view_name, coalesce(b.view_name, 'ohlcv_data') as base
+            from preaggregation_configs c left join preaggregation_configs b on b.target_timeframe = c.base_timeframe
+            where to_regclass(c.view_name) is not null and to_regclass(c.view_name || '_flat') is not null
+            order by c.config_id""")
+    assert [(row["view_name"], row["base"]) for row in rows] == list(MADE_OF.items())
