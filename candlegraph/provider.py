@@ -10,7 +10,7 @@ validation and fan-out are the core's business: it makes one upstream call when 
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Protocol, runtime_checkable
@@ -322,6 +322,3 @@ class Providers(Protocol):
     def statuses(self) -> Sequence[Status]:
         """Every provider that a plugin brings, failed ones too."""
         ...
-
-
-Factory = Callable[[Mapping[str, str]], Iterable[Provider | Unconfigured]]

@@ -1,8 +1,8 @@
 -- The statements of the storage layer, by name. Times travel as int8 milliseconds since the epoch, UTC; `ms` makes instants of them.
 
 -- name: instruments_by_key
-select q.k::int4 as position, i.*
-from unnest($1::text[], $2::text[], $3::text[]) with ordinality q (market, provider, symbol, k)
+select i.*
+from unnest($1::text[], $2::text[], $3::text[]) q (market, provider, symbol)
 join instruments i using (market, provider, symbol);
 
 -- name: instruments_search
@@ -55,7 +55,7 @@ on conflict (market, provider, symbol) do update set timezone = i.timezone
 returning *;
 
 -- name: instrument_pairs
-select market, provider, bool_or(listed) as listed from instruments group by 1, 2 order by 1, 2;
+select distinct market, provider from instruments order by 1, 2;
 
 -- name: timeframes_stored
 select distinct c.timeframe from coverage c join instruments i on i.id = c.instrument_id
