@@ -16,18 +16,19 @@ select count(*) from instruments i
 where market = $1 and provider = $2 and (active or $3) and ($4::text is null or folded like $4);
 
 -- name: listing_ages
--- How many seconds ago each list was asked for.
+-- Returns the age of each stored list, in seconds.
 select market, provider, extract(epoch from now() - listed_at)::float8 as age from listings
 join unnest($1::text[], $2::text[]) q (market, provider) using (market, provider);
 
 -- name: listing_note
--- First in the transaction that stores a list: its row puts processes in a line that read the same list. $3 is how many
--- seconds ago it was asked for; nothing where one that was asked for later has been stored already.
+-- Run first in the transaction that stores a list: processes that read the same list queue on its row. The list is $3
+-- seconds old. Returns nothing if a newer one is stored already.
 insert into listings as l (market, provider, listed_at) values ($1, $2, clock_timestamp() - $3::float8 * interval '1 s')
 on conflict (market, provider) do update set listed_at = excluded.listed_at where l.listed_at < excluded.listed_at
 returning true;
 
 -- name: instruments_list
+-- Stores the symbols of a list and updates the rows that changed. A provider may stop reporting `first_available`: it is kept.
 insert into instruments as i
   (market, provider, symbol, name, folded, base_currency, quote_currency, timezone, active, listed, first_available, ended_at)
 select $1, $2, x.symbol, x.name, x.folded, x.base, x.quote, x.timezone, x.active, true,
@@ -46,10 +47,12 @@ where (i.name, i.folded, i.base_currency, i.quote_currency, i.timezone, i.active
    or excluded.first_available is distinct from i.first_available;
 
 -- name: instruments_unlist
+-- Deactivates the listed symbols that the new list no longer has.
 update instruments set active = false, updated_at = now()
 where market = $1 and provider = $2 and listed and active and not symbol = any ($3::text[]);
 
 -- name: instrument_import
+-- The update changes nothing; without it `returning` would leave out a row that exists.
 insert into instruments as i (market, provider, symbol, timezone, folded) values ($1, $2, $3, $4, $5)
 on conflict (market, provider, symbol) do update set timezone = i.timezone
 returning *;
@@ -62,8 +65,8 @@ select distinct c.timeframe from coverage c join instruments i on i.id = c.instr
 where i.market = $1 and i.provider = $2;
 
 -- name: coverage_by_instrument
--- One row at least for each, for the horizon counts where nothing is covered too. The spans are row-packed as candles are:
--- decoded one by one, ten thousand fragments would take a tenth of a second.
+-- Returns at least one row for each instrument: the horizon applies even if nothing is covered. The spans are packed into
+-- one bytea, as candles are: asyncpg takes a tenth of a second to decode ten thousand ranges.
 select i as instrument_id, c.timeframe, c.revision, (select horizon from storage_layout) as horizon,
   (select string_agg(timestamptz_send(lower(r)) || timestamptz_send(upper(r)), ''::bytea order by r) from unnest(c.covered) r) as covered,
   (select jsonb_agg(jsonb_build_array((extract(epoch from s.asked_at) * 1000)::int8, (extract(epoch from lower(x.span)) * 1000)::int8,
@@ -72,11 +75,11 @@ select i as instrument_id, c.timeframe, c.revision, (select horizon from storage
 from unnest($1::int4[]) i left join coverage c on c.instrument_id = i;
 
 -- name: coverage_lock
--- First in every writing transaction, and in the order of the keys: the row locks put writers in a line. Whether any of
--- it was covered before, and what 1m candles are still taken; null where $5 names a lease that is not held any more, by $7 at the epoch $6: its row is held
--- meanwhile, so that whoever takes it over does so after this was written, or before, and then it is not. Who freezes in the
--- middle of it loses the transaction when the lease ends: the row would be held for as long as its connection lives.
--- A write over compressed chunks is long, not wrong: this transaction lifts the limit at which TimescaleDB would end it.
+-- Run first in every writing transaction, in key order, so writers queue on the row locks. Returns whether any span was
+-- covered before, and the retention horizon. Returns null if lease $5 is no longer held by $7 at epoch $6. The lease row is
+-- share-locked until commit: a successor takes over before this write (which then fails) or after it. The idle timeout ends
+-- a frozen writer's transaction when its lease expires.
+-- TimescaleDB ends a transaction that decompresses many rows. A long write is not an error, so this one lifts the limit.
 with held as (
   select set_config('idle_in_transaction_session_timeout',
                     (1000 * greatest(1, extract(epoch from expires_at - now())))::int4::text, true)
@@ -95,8 +98,8 @@ select bool_or(l.covered && g.spans) as known, (select horizon from storage_layo
 from locked l join given g on g.i = l.instrument_id and g.tf = l.timeframe;
 
 -- name: coverage_extend
--- Last: what was written is covered, and everybody is told. The revision goes up where what was known before has changed,
--- or where 1m candles now take the place of coarser ones.
+-- Run last in a writing transaction: it covers the written spans and publishes the change to all processes. The revision
+-- goes up if final candles changed, or if 1m candles replace coarser ones.
 with told as (
   insert into changes (instrument_ids, corrected)
   select array_agg(x.i), array_agg(tstzrange(ms(x.since), ms(x.until)))
@@ -112,7 +115,8 @@ extended as (
 select xid::text from told;
 
 -- name: changes_since
--- By transaction numbers: $1 is the oldest transaction that was still running when this was last asked.
+-- $1 is the oldest transaction that was still running at the last call. A transaction may commit after one that began later,
+-- so this reads from there on, and callers see some changes twice.
 select pg_snapshot_xmin(pg_current_snapshot())::text as seen, c.xid::text, c.instrument_ids, c.corrected
 from (select) one left join changes c on c.xid >= $1::text::xid8;
 
@@ -123,14 +127,14 @@ delete from changes where at < now() - $1::float8 * interval '1 s';
 select kind from storage_layout;
 
 -- name: fetches_forget
--- So many at once that it takes no time; more than are written in the minute until the next.
+-- Deletes at most 10,000 rows, to stay short. It runs every minute, and fewer are written in a minute.
 delete from fetch_log where id in (select id from fetch_log where at < now() - interval '30 days' order by at limit 10000);
 
 -- name: levels_there
 select view_name, target_timeframe, is_active from preaggregation_configs where to_regclass(view_name) is not null;
 
 -- name: database_name
--- What no other database is called: a copy of one has its id as well, but not its number.
+-- A name that no other database has: a copy has the same `database_id`, but another oid.
 select database_id::text || '-' || (select oid::text from pg_database where datname = current_database()) as name
 from storage_layout;
 
@@ -152,7 +156,7 @@ select exists (
 create temp table incoming (like ohlcv_data including defaults) on commit drop;
 
 -- name: candles_withdraw
--- Of spans that were read again, the rows that are not there any more.
+-- Deletes the stored rows of re-read spans that the provider no longer returns, and logs each as a correction.
 with gone as (
   delete from ohlcv_data d
   using unnest($1::int4[], $2::text[], $3::int8[], $4::int8[]) x (i, tf, since, until)
@@ -167,7 +171,7 @@ logged as (
 select instrument_id, timeframe, min("timestamp") as first, max("timestamp") as last from gone group by 1, 2;
 
 -- name: candles_correct
--- What of the staged rows changes something that was final: another candle, or one where there was known to be none.
+-- Logs each staged row that changes a final minute: its candle differs, or the minute was known to have none.
 with changed as (
   insert into corrections (instrument_id, timeframe, "timestamp", old_open, old_high, old_low, old_close, old_volume, old_source,
                            new_open, new_high, new_low, new_close, new_volume, new_source)
@@ -192,8 +196,8 @@ where (d.open, d.high, d.low, d.close, d.volume)
       is distinct from (excluded.open, excluded.high, excluded.low, excluded.close, excluded.volume);
 
 -- name: candles_oldest
--- Row-packed: one bytea a series, read by numpy in place (six 8-byte big-endian fields a row). What stands in braces is
--- filled in by the program, from a closed set of relations.
+-- Returns one bytea for each read; numpy reads it in place (six 8-byte big-endian fields a row). The program fills in the
+-- braces, from a closed set of relations.
 select p.rows{columns} from unnest($1::int4[], $2::text[], $3::int8[], $4::int8[], $5::int4[])
   with ordinality q (i, tf, since, until, n, k)
 cross join lateral (
@@ -218,11 +222,12 @@ cross join lateral (
 order by q.k;
 
 -- name: horizon
+-- Returns the horizon, and whether the candles before it are due to be dropped: readers have had two minutes to learn of it.
 select horizon, coalesce(moved_at < now() - interval '2 minutes' and (dropped_at is null or dropped_at < moved_at), false) as due
 from storage_layout;
 
 -- name: instruments_within
--- Those that may have 1m candles in the span from $1 to $2.
+-- Returns the instruments that may have 1m candles between $1 and $2.
 select instrument_id from coverage
 where timeframe = '1m' and covered && tstzrange(ms($1), ms($2));
 
@@ -243,6 +248,7 @@ from unnest($4::int8[], $5::int8[]) x (since, until)
 on conflict (instrument_id, timeframe, asked_at) do update set spans = s.spans + excluded.spans;
 
 -- name: suspects_settle
+-- Takes the re-checked spans out of what was asked up to $3, and deletes the rows that are empty then.
 with settled as (
   select range_agg(tstzrange(ms(x.since), ms(x.until))) as spans
   from unnest($4::int8[], $5::int8[]) x (since, until)),
@@ -284,7 +290,7 @@ update users set password_hash = $3 where id = $1 and password_hash = $2;
 select user_id, config::text as config, updated_at from user_configs where user_id = any ($1::int4[]);
 
 -- name: config_save
--- $3 is when it was saved as far as the client knows, or null. Whole milliseconds, as they are printed, and always later.
+-- Saves only if the stored config is of $3 (null: any). `updated_at` is printed in whole milliseconds, and each save has a later one.
 insert into user_configs as c (user_id, config, updated_at)
 select $1, $2::text::json, date_trunc('milliseconds', clock_timestamp())
 where $3::timestamptz is null or exists (select from user_configs where user_id = $1)
@@ -294,7 +300,7 @@ where $3::timestamptz is null or c.updated_at = $3
 returning updated_at;
 
 -- name: refresh_begin
--- $1 user, $2 version, $3 hash, $4 seconds to live; nothing where the user was disabled or changed meanwhile.
+-- $1 is the user, $2 the version, $3 the hash, $4 the seconds to live. Returns nothing if the user was disabled or changed meanwhile.
 with swept as (delete from refresh_families where user_id = $1 and expires_at < now()),
 opened as (
   insert into refresh_families (user_id, version, expires_at)
@@ -303,7 +309,7 @@ opened as (
 insert into refresh_tokens (hash, family) select $3, id from opened returning family;
 
 -- name: refresh_rotate
--- Of any number of uses at once one updates the row; the others wait for it, then find it used.
+-- If a token is used several times at once, one call updates the row; the others wait for it, then find the token used.
 with used as (
   update refresh_tokens t set used_at = now(), successor = $2
   from refresh_families f join users u on u.id = f.user_id
@@ -314,7 +320,7 @@ issued as (insert into refresh_tokens (hash, family) select $2, family from used
 select * from used;
 
 -- name: refresh_refuse
--- Why it was not rotated. A use long after the first one ends the family: one of the two who hold the token is a thief.
+-- Returns why the token was not rotated. A use long after the first one ends the family: one of its two holders is a thief.
 with t as (
   select f.id, f.user_id, t.used_at > now() - $2::float8 * interval '1 s' as recent
   from refresh_tokens t join refresh_families f on f.id = t.family
@@ -357,15 +363,15 @@ select count(*) from {relation}, (select $2::text as tf) q where instrument_id =
 select at, asked, rows, outcome, milliseconds from fetch_log where instrument_id = $1 and timeframe = $2 order by at desc limit $3;
 
 -- name: fetched_at
--- When something of each span was last brought by a call, of minutes or of the timeframe itself.
+-- Returns when a call last fetched a part of each span, in minutes or in the timeframe itself.
 select (select max(f.at) from fetch_log f
         where f.instrument_id = q.i and f.timeframe in ('1m', q.tf) and f.outcome in ('ok', 'bad rows')
           and f.asked && tstzrange(ms(q.since), ms(q.until))) as at
 from unnest($1::int4[], $2::text[], $3::int8[], $4::int8[]) with ordinality q (i, tf, since, until, k) order by q.k;
 
 -- name: leases_take
--- Those that are free or ours, at once and in one order; which of them are ours now, and since which epoch. Those of others
--- are not even touched: their rows are locked while something is written under them.
+-- Takes or renews the leases that are free or ours, in one order, and returns ours with their epochs. It skips the leases of
+-- other holders: their rows are locked while a write under them runs.
 insert into leases as l (name, holder, expires_at, epoch)
 select x, $2, now() + $3::float8 * interval '1 s', nextval('lease_epochs') from unnest($1::text[]) x
 where not exists (select from leases o where o.name = x and o.holder <> $2 and o.expires_at >= now()) order by x
@@ -387,7 +393,7 @@ on conflict (instrument_id, timeframe, zone, process) do update set expires_at =
 delete from follows where process = $1 and (instrument_id, timeframe, zone) in (select * from unnest($2::int4[], $3::text[], $4::text[]));
 
 -- name: follows_all
--- What is followed by anybody, and what is tracked: that is followed at 1m by nobody.
+-- Returns all followed topics. A tracked series is a topic at 1m even if no process follows it.
 select f.instrument_id, f.timeframe, f.zone, array_agg(f.process) as processes, i.market, i.provider
 from follows f join instruments i on i.id = f.instrument_id where f.expires_at > now() group by 1, 2, 3, 5, 6
 union all
@@ -398,8 +404,8 @@ from tracked t join instruments i on i.id = t.instrument_id where i.listed and i
 delete from follows where expires_at < now() - interval '1 minute';
 
 -- name: live_open
--- A topic that is followed (again): where its count stands. One that was left long ago goes on at $7; the count jumps, for
--- something was missed.
+-- Opens a topic and returns its position. A topic that nobody followed for $8 seconds restarts at $7, and its count goes up
+-- by one: its followers missed something.
 with held as (select from leases where name = $1 and epoch = $2 and holder = $3 and expires_at > now() for share)
 insert into live_topics as t (instrument_id, timeframe, zone, edge, epoch, corrected)
 select $4, $5, $6, ms($7), $2, coalesce((select max(id) from corrections), 0)
