@@ -84,11 +84,11 @@ async def _times(work: Callable[[], Awaitable[object]], repeats: int = 31) -> li
 @asynccontextmanager
 async def _without_aggregates() -> AsyncIterator[None]:
     """Have writes leave the aggregates as they are."""
-    kept, SQL["aggregates_written"] = SQL["aggregates_written"], "select $1::int4[], $2::int8[], $3::int8[], $4::bool"
+    kept, SQL["aggregates_update"] = SQL["aggregates_update"], "select $1::int4[], $2::int8[], $3::int8[], $4::bool"
     try:
         yield
     finally:
-        SQL["aggregates_written"] = kept
+        SQL["aggregates_update"] = kept
 
 
 async def _size(store: CandleStore, *relations: str) -> float:

@@ -53,14 +53,6 @@ class Zone:
         ends = self.changes[1:] + self.offsets[:-1]
         return np.maximum.accumulate(np.append(ends, np.iinfo(np.int64).max))
 
-    @cached_property
-    def grid_ms(self) -> int:
-        """The widest UTC grid (a divisor of 24 hours) that every local day's opening since 1970 lies on."""
-        if self.is_utc:
-            return DAY_MS
-        days = np.arange(0, _SCAN_TO_S * 1000 // DAY_MS, dtype=np.int64)
-        return int(np.gcd.reduce(np.append(self.open_of_day(days) % DAY_MS, DAY_MS)))
-
     def open_of_day(self, day: Int64s) -> Int64s:
         """The first instant (ms, UTC) whose local date is at least ``day`` (days since 1970-01-01).
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import logging
 
+from cachetools import LRUCache
+
 from candlegraph.errors import CandlegraphError
 from candlegraph.outage import Outage
 from candlegraph.series import Record
@@ -20,6 +22,8 @@ from storage.rechecks import Suspects
 
 log = logging.getLogger(__name__)
 
+MAX_REACHES = 20_000  # a few MB; a series that is forgotten is asked the long way once more
+
 
 class Fetcher:
     """Runs fetches. Equal requests at the same time share one task, which no caller cancels."""
@@ -31,7 +35,7 @@ class Fetcher:
         self.forming = FormingCache()
         self._stores = FetchStores(store, ledgers, self.claims, self.suspects, self.forming)
         self._tasks: dict[tuple[int, FetchRequest], asyncio.Task[FetchResult]] = {}
-        self._reaches: dict[tuple[int, Timeframe], int] = {}
+        self._reaches: LRUCache[tuple[int, Timeframe], int] = LRUCache(MAX_REACHES)
         self.storing = Outage("storing what was fetched")
         self.rechecking = Outage("fetching suspect candles again")
 

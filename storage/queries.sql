@@ -1,8 +1,8 @@
--- Every statement the storage floor sends, by name. Times travel as int8 milliseconds since the epoch, UTC.
+-- The statements of the storage layer, by name. Times travel as int8 milliseconds since the epoch, UTC; `ms` makes instants of them.
 
 -- name: instruments_by_key
-select q.k::int4 as position, i.*
-from unnest($1::text[], $2::text[], $3::text[]) with ordinality q (market, provider, symbol, k)
+select i.*
+from unnest($1::text[], $2::text[], $3::text[]) q (market, provider, symbol)
 join instruments i using (market, provider, symbol);
 
 -- name: instruments_search
@@ -16,22 +16,23 @@ select count(*) from instruments i
 where market = $1 and provider = $2 and (active or $3) and ($4::text is null or folded like $4);
 
 -- name: listing_ages
--- How many seconds ago each list was asked for.
+-- Returns the age of each stored list, in seconds.
 select market, provider, extract(epoch from now() - listed_at)::float8 as age from listings
 join unnest($1::text[], $2::text[]) q (market, provider) using (market, provider);
 
 -- name: listing_note
--- First in the transaction that stores a list: its row puts processes in a line that read the same list. $3 is how many
--- seconds ago it was asked for; nothing where one that was asked for later has been stored already.
+-- Run first in the transaction that stores a list: processes that read the same list queue on its row. The list is $3
+-- seconds old. Returns nothing if a newer one is stored already.
 insert into listings as l (market, provider, listed_at) values ($1, $2, clock_timestamp() - $3::float8 * interval '1 s')
 on conflict (market, provider) do update set listed_at = excluded.listed_at where l.listed_at < excluded.listed_at
 returning true;
 
 -- name: instruments_list
+-- Stores the symbols of a list and updates the rows that changed. A provider may stop reporting `first_available`: it is kept.
 insert into instruments as i
   (market, provider, symbol, name, folded, base_currency, quote_currency, timezone, active, listed, first_available, ended_at)
 select $1, $2, x.symbol, x.name, x.folded, x.base, x.quote, x.timezone, x.active, true,
-       timestamptz 'epoch' + x.first * interval '1 ms', timestamptz 'epoch' + x.ended * interval '1 ms'
+       ms(x.first), ms(x.ended)
 from unnest($3::text[], $4::text[], $5::text[], $6::text[], $7::text[], $8::text[], $9::bool[], $10::int8[], $11::int8[])
   x (symbol, name, folded, base, quote, timezone, active, first, ended)
 order by x.symbol
@@ -46,24 +47,26 @@ where (i.name, i.folded, i.base_currency, i.quote_currency, i.timezone, i.active
    or excluded.first_available is distinct from i.first_available;
 
 -- name: instruments_unlist
+-- Deactivates the listed symbols that the new list no longer has.
 update instruments set active = false, updated_at = now()
 where market = $1 and provider = $2 and listed and active and not symbol = any ($3::text[]);
 
 -- name: instrument_import
+-- The update changes nothing; without it `returning` would leave out a row that exists.
 insert into instruments as i (market, provider, symbol, timezone, folded) values ($1, $2, $3, $4, $5)
 on conflict (market, provider, symbol) do update set timezone = i.timezone
 returning *;
 
 -- name: instrument_pairs
-select market, provider, bool_or(listed) as listed from instruments group by 1, 2 order by 1, 2;
+select distinct market, provider from instruments order by 1, 2;
 
 -- name: timeframes_stored
 select distinct c.timeframe from coverage c join instruments i on i.id = c.instrument_id
 where i.market = $1 and i.provider = $2;
 
 -- name: coverage_by_instrument
--- One row at least for each, for the horizon counts where nothing is covered too. The spans are row-packed as candles are:
--- decoded one by one, ten thousand fragments would take a tenth of a second.
+-- Returns at least one row for each instrument: the horizon applies even if nothing is covered. The spans are packed into
+-- one bytea, as candles are: asyncpg takes a tenth of a second to decode ten thousand ranges.
 select i as instrument_id, c.timeframe, c.revision, c.source_lineage, c.source_state, (select horizon from storage_layout) as horizon,
   (select string_agg(timestamptz_send(lower(r)) || timestamptz_send(upper(r)), ''::bytea order by r) from unnest(c.covered) r) as covered,
   (select jsonb_agg(jsonb_build_array((extract(epoch from s.asked_at) * 1000)::int8, (extract(epoch from lower(x.span)) * 1000)::int8,
@@ -72,18 +75,17 @@ select i as instrument_id, c.timeframe, c.revision, c.source_lineage, c.source_s
 from unnest($1::int4[]) i left join coverage c on c.instrument_id = i;
 
 -- name: coverage_lock
--- First in every writing transaction, and in the order of the keys: the row locks put writers in a line. Whether any of
--- it was covered before, and what 1m candles are still taken; null where $5 names a lease that is not held any more, by $7 at the epoch $6: its row is held
--- meanwhile, so that whoever takes it over does so after this was written, or before, and then it is not. Who freezes in the
--- middle of it loses the transaction when the lease ends: the row would be held for as long as its connection lives.
--- A write over compressed chunks is long, not wrong: this transaction lifts the limit at which TimescaleDB would end it.
+-- Run first in every writing transaction, in key order, so writers queue on the row locks. Returns whether any span was
+-- covered before, and the retention horizon. Returns null if lease $5 is no longer held by $7 at epoch $6. The lease row is
+-- share-locked until commit: a successor takes over before this write (which then fails) or after it. The idle timeout ends
+-- a frozen writer's transaction when its lease expires.
+-- TimescaleDB ends a transaction that decompresses many rows. A long write is not an error, so this one lifts the limit.
 with held as (
   select set_config('idle_in_transaction_session_timeout',
                     (1000 * greatest(1, extract(epoch from expires_at - now())))::int4::text, true)
   from leases where name = $5 and epoch = $6 and holder = $7 and expires_at > now() for share),
 given as (
-  select x.i, x.tf, range_agg(tstzrange(timestamptz 'epoch' + x.since * interval '1 ms',
-                                        timestamptz 'epoch' + x.until * interval '1 ms')) as spans
+  select x.i, x.tf, range_agg(tstzrange(ms(x.since), ms(x.until))) as spans
   from unnest($1::int4[], $2::text[], $3::int8[], $4::int8[]) x (i, tf, since, until)
   where $5::text is null or exists (select from held) group by 1, 2),
 locked as (
@@ -109,32 +111,31 @@ and exists (select from ohlcv_data d where d.instrument_id = $1 and d.timeframe 
 -- name: coverage_revoke
 -- Spans are not covered any more; the cached candles of them are those of an older revision.
 update coverage c set covered = c.covered - x.spans, revision = c.revision + 1
-from (select x.i, x.tf, range_agg(tstzrange(timestamptz 'epoch' + x.since * interval '1 ms',
-                                            timestamptz 'epoch' + x.until * interval '1 ms')) as spans
+from (select x.i, x.tf, range_agg(tstzrange(ms(x.since),
+                                            ms(x.until))) as spans
       from unnest($1::int4[], $2::text[], $3::int8[], $4::int8[]) x (i, tf, since, until) group by 1, 2) x
 where c.instrument_id = x.i and c.timeframe = x.tf;
 
 -- name: coverage_extend
--- Last: what was written is covered, and everybody is told. The revision goes up where what was known before has changed,
--- or where 1m candles now take the place of coarser ones.
+-- Run last in a writing transaction: it covers the written spans and publishes the change to all processes. The revision
+-- goes up if final candles changed, or if 1m candles replace coarser ones.
 with told as (
   insert into changes (instrument_ids, corrected)
-  select array_agg(x.i), array_agg(tstzrange(timestamptz 'epoch' + x.since * interval '1 ms',
-                                             timestamptz 'epoch' + x.until * interval '1 ms'))
+  select array_agg(x.i), array_agg(tstzrange(ms(x.since), ms(x.until)))
   from unnest($5::int4[], $6::int8[], $7::int8[]) x (i, since, until) returning xid),
 extended as (
   update coverage c
   set covered = c.covered + x.spans, updated_at = now(),
       revision = c.revision + (x.i = any ($8::int4[]) or exists (
         select from coverage o where o.instrument_id = x.i and o.timeframe <> x.tf and o.covered && x.spans))::int
-  from (select x.i, x.tf, range_agg(tstzrange(timestamptz 'epoch' + x.since * interval '1 ms',
-                                              timestamptz 'epoch' + x.until * interval '1 ms')) as spans
+  from (select x.i, x.tf, range_agg(tstzrange(ms(x.since), ms(x.until))) as spans
         from unnest($1::int4[], $2::text[], $3::int8[], $4::int8[]) x (i, tf, since, until) group by 1, 2) x
   where c.instrument_id = x.i and c.timeframe = x.tf)
 select xid::text from told;
 
 -- name: changes_since
--- By transaction numbers: $1 is the oldest transaction that was still running when this was last asked.
+-- $1 is the oldest transaction that was still running at the last call. A transaction may commit after one that began later,
+-- so this reads from there on, and callers see some changes twice.
 select pg_snapshot_xmin(pg_current_snapshot())::text as seen, c.xid::text, c.instrument_ids, c.corrected
 from (select) one left join changes c on c.xid >= $1::text::xid8;
 
@@ -145,20 +146,20 @@ delete from changes where at < now() - $1::float8 * interval '1 s';
 select kind from storage_layout;
 
 -- name: fetches_forget
--- So many at once that it takes no time; more than are written in the minute until the next.
+-- Deletes at most 10,000 rows, to stay short. It runs every minute, and fewer are written in a minute.
 delete from fetch_log where id in (select id from fetch_log where at < now() - interval '30 days' order by at limit 10000);
 
 -- name: levels_there
 select view_name, target_timeframe, is_active from preaggregation_configs where to_regclass(view_name) is not null;
 
 -- name: database_name
--- What no other database is called: a copy of one has its id as well, but not its number.
+-- A name that no other database has: a copy has the same `database_id`, but another oid.
 select database_id::text || '-' || (select oid::text from pg_database where datname = current_database()) as name
 from storage_layout;
 
--- name: aggregates_written
-select aggregates_written($1::int4[], array(select timestamptz 'epoch' + s * interval '1 ms' from unnest($2::int8[]) with ordinality x (s, k) order by k),
-  array(select timestamptz 'epoch' + s * interval '1 ms' from unnest($3::int8[]) with ordinality x (s, k) order by k), $4);
+-- name: aggregates_update
+select update_aggregates($1::int4[], array(select ms(s) from unnest($2::int8[]) with ordinality x (s, k) order by k),
+                          array(select ms(s) from unnest($3::int8[]) with ordinality x (s, k) order by k), $4);
 
 -- name: statement_timeout
 select set_config('statement_timeout', $1, true);
@@ -168,20 +169,18 @@ select exists (
   select from unnest($1::int4[], $2::text[], $3::int8[], $4::int8[]) x (i, tf, first, last)
   cross join lateral (
     select from ohlcv_data d where d.instrument_id = x.i and d.timeframe = x.tf
-      and d."timestamp" >= timestamptz 'epoch' + x.first * interval '1 ms'
-      and d."timestamp" <= timestamptz 'epoch' + x.last * interval '1 ms' limit 1) found);
+      and d."timestamp" >= ms(x.first) and d."timestamp" <= ms(x.last) limit 1) found);
 
 -- name: candles_stage
 create temp table incoming (like ohlcv_data including defaults) on commit drop;
 
 -- name: candles_withdraw
--- Of spans that were read again, the rows that are not there any more.
+-- Deletes the stored rows of re-read spans that the provider no longer returns, and logs each as a correction.
 with gone as (
   delete from ohlcv_data d
   using unnest($1::int4[], $2::text[], $3::int8[], $4::int8[]) x (i, tf, since, until)
   where d.instrument_id = x.i and d.timeframe = x.tf
-    and d."timestamp" >= timestamptz 'epoch' + x.since * interval '1 ms'
-    and d."timestamp" < timestamptz 'epoch' + x.until * interval '1 ms'
+    and d."timestamp" >= ms(x.since) and d."timestamp" < ms(x.until)
     and not exists (select from incoming n where n.instrument_id = d.instrument_id and n.timeframe = d.timeframe
                     and n."timestamp" = d."timestamp")
   returning d.*),
@@ -191,7 +190,7 @@ logged as (
 select instrument_id, timeframe, min("timestamp") as first, max("timestamp") as last from gone group by 1, 2;
 
 -- name: candles_correct
--- What of the staged rows changes something that was final: another candle, or one where there was known to be none.
+-- Logs each staged row that changes a final minute: its candle differs, or the minute was known to have none.
 with changed as (
   insert into corrections (instrument_id, timeframe, "timestamp", old_open, old_high, old_low, old_close, old_volume, old_source,
                            new_open, new_high, new_low, new_close, new_volume, new_source)
@@ -216,8 +215,8 @@ where (d.open, d.high, d.low, d.close, d.volume)
       is distinct from (excluded.open, excluded.high, excluded.low, excluded.close, excluded.volume);
 
 -- name: candles_oldest
--- Row-packed: one bytea a series, read by numpy in place (six 8-byte big-endian fields a row). What stands in braces is
--- filled in by the program, from a closed set of relations.
+-- Returns one bytea for each read; numpy reads it in place (six 8-byte big-endian fields a row). The program fills in the
+-- braces, from a closed set of relations.
 select p.rows{columns} from unnest($1::int4[], $2::text[], $3::int8[], $4::int8[], $5::int4[])
   with ordinality q (i, tf, since, until, n, k)
 cross join lateral (
@@ -225,8 +224,7 @@ cross join lateral (
                     || float8send(s.close) || float8send(s.volume), ''::bytea order by s.{stamp}) as rows
   from (select {stamp}, open, high, low, close, volume from {relation}
         where instrument_id = q.i {filter}
-          and {stamp} >= timestamptz 'epoch' + q.since * interval '1 ms'
-          and {stamp} < timestamptz 'epoch' + q.until * interval '1 ms'
+          and {stamp} >= ms(q.since) and {stamp} < ms(q.until)
         order by {stamp} limit q.n) s) p
 order by q.k;
 
@@ -238,20 +236,19 @@ cross join lateral (
                     || float8send(s.close) || float8send(s.volume), ''::bytea order by s.{stamp}) as rows
   from (select {stamp}, open, high, low, close, volume from {relation}
         where instrument_id = q.i {filter}
-          and {stamp} >= timestamptz 'epoch' + q.since * interval '1 ms'
-          and {stamp} < timestamptz 'epoch' + q.until * interval '1 ms'
+          and {stamp} >= ms(q.since) and {stamp} < ms(q.until)
         order by {stamp} desc limit q.n) s) p
 order by q.k;
 
 -- name: horizon
+-- Returns the horizon, and whether the candles before it are due to be dropped: readers have had two minutes to learn of it.
 select horizon, coalesce(moved_at < now() - interval '2 minutes' and (dropped_at is null or dropped_at < moved_at), false) as due
 from storage_layout;
 
 -- name: instruments_within
--- Those that may have 1m candles in the span from $1 to $2.
+-- Returns the instruments that may have 1m candles between $1 and $2.
 select instrument_id from coverage
-where timeframe = '1m' and covered && tstzrange(timestamptz 'epoch' + $1::int8 * interval '1 ms',
-                                                timestamptz 'epoch' + $2::int8 * interval '1 ms');
+where timeframe = '1m' and covered && tstzrange(ms($1), ms($2));
 
 -- name: corrections_newest
 select c.*, i.market, i.provider, i.symbol
@@ -261,24 +258,22 @@ order by c.id desc limit $4;
 
 -- name: fetch_log_add
 insert into fetch_log (instrument_id, timeframe, asked, rows, outcome, milliseconds)
-values ($1, $2, tstzrange(timestamptz 'epoch' + $3::int8 * interval '1 ms', timestamptz 'epoch' + $4::int8 * interval '1 ms'),
-        $5, $6, $7);
+values ($1, $2, tstzrange(ms($3), ms($4)), $5, $6, $7);
 
 -- name: suspects_add
 insert into suspects as s (instrument_id, timeframe, asked_at, spans)
-select $1, $2, timestamptz 'epoch' + $3::int8 * interval '1 ms',
-       range_agg(tstzrange(timestamptz 'epoch' + x.since * interval '1 ms', timestamptz 'epoch' + x.until * interval '1 ms'))
+select $1, $2, ms($3), range_agg(tstzrange(ms(x.since), ms(x.until)))
 from unnest($4::int8[], $5::int8[]) x (since, until)
 on conflict (instrument_id, timeframe, asked_at) do update set spans = s.spans + excluded.spans;
 
 -- name: suspects_settle
+-- Takes the re-checked spans out of what was asked up to $3, and deletes the rows that are empty then.
 with settled as (
-  select range_agg(tstzrange(timestamptz 'epoch' + x.since * interval '1 ms', timestamptz 'epoch' + x.until * interval '1 ms'))
-         as spans
+  select range_agg(tstzrange(ms(x.since), ms(x.until))) as spans
   from unnest($4::int8[], $5::int8[]) x (since, until)),
 old as (
   select s.instrument_id, s.timeframe, s.asked_at, s.spans - settled.spans as rest from suspects s, settled
-  where s.instrument_id = $1 and s.timeframe = $2 and s.asked_at <= timestamptz 'epoch' + $3::int8 * interval '1 ms'
+  where s.instrument_id = $1 and s.timeframe = $2 and s.asked_at <= ms($3)
     and s.spans && settled.spans),
 gone as (
   delete from suspects s using old
@@ -314,7 +309,7 @@ update users set password_hash = $3 where id = $1 and password_hash = $2;
 select user_id, config::text as config, updated_at from user_configs where user_id = any ($1::int4[]);
 
 -- name: config_save
--- $3 is when it was saved as far as the client knows, or null. Whole milliseconds, as they are printed, and always later.
+-- Saves only if the stored config is of $3 (null: any). `updated_at` is printed in whole milliseconds, and each save has a later one.
 insert into user_configs as c (user_id, config, updated_at)
 select $1, $2::text::json, date_trunc('milliseconds', clock_timestamp())
 where $3::timestamptz is null or exists (select from user_configs where user_id = $1)
@@ -324,7 +319,7 @@ where $3::timestamptz is null or c.updated_at = $3
 returning updated_at;
 
 -- name: refresh_begin
--- $1 user, $2 version, $3 hash, $4 seconds to live; nothing where the user was disabled or changed meanwhile.
+-- $1 is the user, $2 the version, $3 the hash, $4 the seconds to live. Returns nothing if the user was disabled or changed meanwhile.
 with swept as (delete from refresh_families where user_id = $1 and expires_at < now()),
 opened as (
   insert into refresh_families (user_id, version, expires_at)
@@ -333,7 +328,7 @@ opened as (
 insert into refresh_tokens (hash, family) select $3, id from opened returning family;
 
 -- name: refresh_rotate
--- Of any number of uses at once one updates the row; the others wait for it, then find it used.
+-- If a token is used several times at once, one call updates the row; the others wait for it, then find the token used.
 with used as (
   update refresh_tokens t set used_at = now(), successor = $2
   from refresh_families f join users u on u.id = f.user_id
@@ -344,7 +339,7 @@ issued as (insert into refresh_tokens (hash, family) select $2, family from used
 select * from used;
 
 -- name: refresh_refuse
--- Why it was not rotated. A use long after the first one ends the family: one of the two who hold the token is a thief.
+-- Returns why the token was not rotated. A use long after the first one ends the family: one of its two holders is a thief.
 with t as (
   select f.id, f.user_id, t.used_at > now() - $2::float8 * interval '1 s' as recent
   from refresh_tokens t join refresh_families f on f.id = t.family
@@ -359,7 +354,7 @@ where t.hash = $1 and f.id = t.family and f.revoked_at is null and f.expires_at 
 returning f.id;
 
 -- name: claim_take
-select claim_span($1, $2, tstzrange(timestamptz 'epoch' + $3::int8 * interval '1 ms', timestamptz 'epoch' + $4::int8 * interval '1 ms'), $5, $6);
+select claim_span($1, $2, tstzrange(ms($3), ms($4)), $5, $6);
 
 -- name: claim_drop
 delete from claims where id = $1;
@@ -378,8 +373,7 @@ select * from instruments i where id = any ($1::int4[]);
 
 -- name: candles_count_within
 select count(*) from unnest($3::int8[], $4::int8[]) x (since, until) join ohlcv_data d
-  on d.instrument_id = $1 and d.timeframe = $2 and d."timestamp" >= timestamptz 'epoch' + x.since * interval '1 ms'
-  and d."timestamp" < timestamptz 'epoch' + x.until * interval '1 ms';
+  on d.instrument_id = $1 and d.timeframe = $2 and d."timestamp" >= ms(x.since) and d."timestamp" < ms(x.until);
 
 -- name: candles_count
 select count(*) from {relation}, (select $2::text as tf) q where instrument_id = $1 {filter};
@@ -388,15 +382,15 @@ select count(*) from {relation}, (select $2::text as tf) q where instrument_id =
 select at, asked, rows, outcome, milliseconds from fetch_log where instrument_id = $1 and timeframe = $2 order by at desc limit $3;
 
 -- name: fetched_at
--- When something of each span was last brought by a call, of minutes or of the timeframe itself.
+-- Returns when a call last fetched a part of each span, in minutes or in the timeframe itself.
 select (select max(f.at) from fetch_log f
         where f.instrument_id = q.i and f.timeframe in ('1m', q.tf) and f.outcome in ('ok', 'bad rows')
-          and f.asked && tstzrange(timestamptz 'epoch' + q.since * interval '1 ms', timestamptz 'epoch' + q.until * interval '1 ms')) as at
+          and f.asked && tstzrange(ms(q.since), ms(q.until))) as at
 from unnest($1::int4[], $2::text[], $3::int8[], $4::int8[]) with ordinality q (i, tf, since, until, k) order by q.k;
 
 -- name: leases_take
--- Those that are free or ours, at once and in one order; which of them are ours now, and since which epoch. Those of others
--- are not even touched: their rows are locked while something is written under them.
+-- Takes or renews the leases that are free or ours, in one order, and returns ours with their epochs. It skips the leases of
+-- other holders: their rows are locked while a write under them runs.
 insert into leases as l (name, holder, expires_at, epoch)
 select x, $2, now() + $3::float8 * interval '1 s', nextval('lease_epochs') from unnest($1::text[]) x
 where not exists (select from leases o where o.name = x and o.holder <> $2 and o.expires_at >= now()) order by x
@@ -418,7 +412,7 @@ on conflict (instrument_id, timeframe, zone, process) do update set expires_at =
 delete from follows where process = $1 and (instrument_id, timeframe, zone) in (select * from unnest($2::int4[], $3::text[], $4::text[]));
 
 -- name: follows_all
--- What is followed by anybody, and what is tracked: that is followed at 1m by nobody.
+-- Returns all followed topics. A tracked series is a topic at 1m even if no process follows it.
 select f.instrument_id, f.timeframe, f.zone, array_agg(f.process) as processes, i.market, i.provider
 from follows f join instruments i on i.id = f.instrument_id where f.expires_at > now() group by 1, 2, 3, 5, 6
 union all
@@ -429,11 +423,11 @@ from tracked t join instruments i on i.id = t.instrument_id where i.listed and i
 delete from follows where expires_at < now() - interval '1 minute';
 
 -- name: live_open
--- A topic that is followed (again): where its count stands. One that was left long ago goes on at $7; the count jumps, for
--- something was missed.
+-- Opens a topic and returns its position. A topic that nobody followed for $8 seconds restarts at $7, and its count goes up
+-- by one: its followers missed something.
 with held as (select from leases where name = $1 and epoch = $2 and holder = $3 and expires_at > now() for share)
 insert into live_topics as t (instrument_id, timeframe, zone, edge, epoch, corrected)
-select $4, $5, $6, timestamptz 'epoch' + $7::int8 * interval '1 ms', $2, coalesce((select max(id) from corrections), 0)
+select $4, $5, $6, ms($7), $2, coalesce((select max(id) from corrections), 0)
 from (select) one where exists (select from held)
 on conflict (instrument_id, timeframe, zone) do update
 set epoch = excluded.epoch, updated_at = now(),
@@ -450,7 +444,7 @@ returning seq, edge, corrected;
 -- its count after the step, or null where it was counted differently meanwhile.
 with held as (select from leases where name = $1 and epoch = $2 and holder = $3 and expires_at > now() for share),
 given as (
-  select i, tf, z, seq, timestamptz 'epoch' + edge * interval '1 ms' as edge, corrected, count
+  select i, tf, z, seq, ms(edge) as edge, corrected, count
   from unnest($4::int4[], $5::text[], $6::text[], $7::int8[], $8::int8[], $9::int8[], $10::int4[])
     x (i, tf, z, seq, edge, corrected, count)
   where exists (select from held)),
@@ -469,7 +463,7 @@ moved as (
   where f.applies and t.instrument_id = f.instrument_id and t.timeframe = f.timeframe and t.zone = f.zone),
 appended as (
   insert into live_events (instrument_id, timeframe, zone, seq, kind, opened)
-  select f.instrument_id, f.timeframe, f.zone, f.seq + e.n, e.kind::"char", timestamptz 'epoch' + e.opened * interval '1 ms'
+  select f.instrument_id, f.timeframe, f.zone, f.seq + e.n, e.kind::"char", ms(e.opened)
   from found f
   join unnest($11::int4[], $12::text[], $13::text[], $14::int4[], $15::text[], $16::int8[]) e (i, tf, z, n, kind, opened)
     on e.i = f.instrument_id and e.tf = f.timeframe and e.z = f.zone
@@ -497,10 +491,10 @@ delete from live_events where at < now() - interval '10 minutes';
 -- The rows of one series next to each of some instants, so many before it or from it on: their openings and sources, packed.
 select (select string_agg(timestamptz_send(n."timestamp") || n.source::text::bytea, ''::bytea order by n."timestamp") from (
   (select d."timestamp", d.source from ohlcv_data d
-   where q.before and d.instrument_id = $1 and d.timeframe = $2 and d."timestamp" < timestamptz 'epoch' + q.at * interval '1 ms'
+   where q.before and d.instrument_id = $1 and d.timeframe = $2 and d."timestamp" < ms(q.at)
    order by d."timestamp" desc limit q.count)
   union all
   (select d."timestamp", d.source from ohlcv_data d
-   where not q.before and d.instrument_id = $1 and d.timeframe = $2 and d."timestamp" >= timestamptz 'epoch' + q.at * interval '1 ms'
+   where not q.before and d.instrument_id = $1 and d.timeframe = $2 and d."timestamp" >= ms(q.at)
    order by d."timestamp" limit q.count)) n) as packed
 from unnest($3::int8[], $4::bool[], $5::int4[]) with ordinality q (at, before, count, k) order by q.k;

@@ -11,7 +11,8 @@ from storage.database import Database
 BASE = "ohlcv_data"
 
 # Each aggregate with the relation it is made of, the finer before the coarser. A closed set: no other name gets into SQL.
-_MADE_OF = {
+# The rows that migration 3 puts into `preaggregation_configs` say the same, and the layouts are made of those.
+MADE_OF = {
     "ohlcv_5min": BASE,
     "ohlcv_15min": "ohlcv_5min",
     "ohlcv_30min": "ohlcv_15min",
@@ -25,7 +26,7 @@ _MADE_OF = {
 
 Levels = Mapping[Timeframe, str]
 
-ALL: Levels = MappingProxyType({Timeframe.parse(name.removeprefix("ohlcv_")): name for name in _MADE_OF})
+ALL: Levels = MappingProxyType({Timeframe.parse(name.removeprefix("ohlcv_")): name for name in MADE_OF})
 
 
 async def read_levels(database: Database, *, inactive: bool = False) -> Levels:
@@ -37,7 +38,7 @@ async def read_levels(database: Database, *, inactive: bool = False) -> Levels:
     there = {row["view_name"] for row in rows} | {BASE}
     active = {row["view_name"]: row["target_timeframe"] for row in rows if row["is_active"] or inactive}
     whole = {BASE}
-    for name, base in _MADE_OF.items():
+    for name, base in MADE_OF.items():
         if name in there and base in whole:
             whole.add(name)
     return MappingProxyType({tf: name for tf, name in ALL.items() if name in whole and active.get(name) == str(tf)})

@@ -63,7 +63,7 @@ async def mark_corrected(
     changes = [Change(instrument_id, span) for instrument_id in instrument_ids]
     await lock_coverage(connection, spans)
     if recompute:
-        await connection.execute(SQL["aggregates_written"], instrument_ids, [span.since], [span.until], True)
+        await connection.execute(SQL["aggregates_update"], instrument_ids, [span.since], [span.until], True)
     return Written(await extend_coverage(connection, spans, changes), changes)
 
 
@@ -183,7 +183,7 @@ async def _aggregate(
     if emptied:
         minutes += [(c.instrument_id, c.corrected.since, c.corrected.until) for c in corrected if c.corrected]
     if minutes:
-        await connection.execute(SQL["aggregates_written"], *columns_of(minutes), emptied, timeout=patience)
+        await connection.execute(SQL["aggregates_update"], *columns_of(minutes), emptied, timeout=patience)
 
 
 def _alike(writes: Sequence[Write]) -> list[list[Write]]:

@@ -1,13 +1,12 @@
 -- name: backfill_add
 insert into backfills (market, provider, symbols, timeframe, span, priority, created_by)
-values ($1, $2, $3, $4, tstzrange(timestamptz 'epoch' + $5::int8 * interval '1 ms', timestamptz 'epoch' + $6::int8 * interval '1 ms'), $7, $8)
+values ($1, $2, $3, $4, tstzrange(ms($5), ms($6)), $7, $8)
 returning id;
 
 -- name: backfill_parts_add
--- Parts with holes and without a piece tell only why nothing is asked for there.
+-- A part without pieces fetches nothing: it is DONE at once and only keeps why its holes cannot be filled.
 insert into backfill_parts (backfill_id, timeframe, priority, instrument_id, span, reached, pieces, again, holes, state, ended_at)
-select $1, $2, $3, x.i, tstzrange(timestamptz 'epoch' + x.since * interval '1 ms', timestamptz 'epoch' + x.until * interval '1 ms'),
-       timestamptz 'epoch' + x.since * interval '1 ms', x.pieces, x.again, x.holes::jsonb,
+select $1, $2, $3, x.i, tstzrange(ms(x.since), ms(x.until)), ms(x.since), x.pieces, x.again, x.holes::jsonb,
        case x.pieces when 0 then 'DONE' else 'OPEN' end, case x.pieces when 0 then now() end
 from unnest($4::int4[], $5::int8[], $6::int8[], $7::int4[], $8::bool[], $9::text[]) with ordinality x (i, since, until, pieces, again, holes, k)
 order by k;
@@ -38,7 +37,7 @@ select i.symbol, sum(p.pieces)::int as pieces, sum(p.pieces_done)::int as pieces
 from backfill_parts p join instruments i on i.id = p.instrument_id where p.backfill_id = $1 group by 1 order by 1;
 
 -- name: backfill_cancel
--- The parts before the job, as those who end a part do: the other way round they would lock each other out.
+-- Locks the parts before the job, in the same order as `backfill_end`: the other order would deadlock.
 with parts as (
   update backfill_parts set state = 'CANCELLED', ended_at = now()
   where id in (select id from backfill_parts where backfill_id = $1 and state = 'OPEN' order by id for update) returning 1)
@@ -46,8 +45,8 @@ update backfills set state = 'CANCELLED', ended_at = now()
 where (select count(*) from parts) >= 0 and id = $1 and state in ('QUEUED', 'RUNNING');
 
 -- name: backfill_claim
--- The most urgent part that nobody works on: of job $3, or of any, but of none of the providers $4. `skip locked`: two
--- workers that ask at once get two parts.
+-- Claims the most urgent free part: of job $3 if given, and never of the providers $4. `skip locked` gives two workers that
+-- ask at the same time two different parts.
 with taken as (
   update backfill_parts set claimed_by = $1, claimed_until = now() + $2::float8 * interval '1 s'
   where id = (
@@ -62,16 +61,16 @@ started as (
 select * from taken;
 
 -- name: backfill_progress
--- After each call: how far it is, and that somebody still works on it; nothing where it was cancelled or taken over.
+-- Records progress after each call and renews the claim. Returns nothing if the part was cancelled or claimed by another worker.
 update backfill_parts
-set reached = timestamptz 'epoch' + $3::int8 * interval '1 ms', calls = calls + $4, candles = candles + $5,
+set reached = ms($3), calls = calls + $4, candles = candles + $5,
     holes = holes || $6::text::jsonb, claimed_until = now() + $7::float8 * interval '1 s', attempts = 0,
-    pieces_done = pieces * extract(epoch from timestamptz 'epoch' + $3::int8 * interval '1 ms' - lower(span))
+    pieces_done = pieces * extract(epoch from ms($3) - lower(span))
                   / extract(epoch from upper(span) - lower(span))
 where id = $1 and claimed_by = $2 and state = 'OPEN' returning id;
 
 -- name: backfill_rest
--- Leave a part alone for a while; $5 is 0 where that was not its provider's fault.
+-- Releases a part and delays its next attempt by $3 seconds. $5 is 0 if the provider is not to blame.
 with failed as (
   update backfill_parts
   set attempts = attempts + $5, calls = calls + $4, claimed_by = null, claimed_until = null,
@@ -80,6 +79,7 @@ with failed as (
 update backfills set last_error = $6 where id = (select backfill_id from failed);
 
 -- name: backfill_end
+-- Ends a part in state $3 and records its error, if any, in the job.
 with ended as (
   update backfill_parts
   set state = $3, claimed_by = null, claimed_until = null, ended_at = now(), calls = calls + $4, candles = candles + $5,
@@ -88,8 +88,8 @@ with ended as (
 update backfills set last_error = $7 where id = (select backfill_id from ended) and $7::text is not null;
 
 -- name: backfills_close
--- Jobs end with their last part, and have failed if one of these has. Not in one statement with it: the last two parts
--- may end at the same time.
+-- Ends the jobs that have no open part; a job with a failed part has failed. It is a statement of its own because the last
+-- two parts may end at the same time.
 update backfills b
 set state = case when exists (select from backfill_parts where backfill_id = b.id and state = 'FAILED') then 'FAILED' else 'DONE' end,
     started_at = coalesce(started_at, now()), ended_at = now()
@@ -104,13 +104,15 @@ update backfill_parts set claimed_by = null, claimed_until = null where claimed_
 
 -- name: tracked_add
 insert into tracked as t (instrument_id, since, added_by)
-select i, timestamptz 'epoch' + $2::int8 * interval '1 ms', $3 from unnest($1::int4[]) i order by 1
+select i, ms($2), $3 from unnest($1::int4[]) i order by 1
 on conflict (instrument_id) do update set since = least(t.since, excluded.since), checked_at = '-infinity';
 
 -- name: tracked_beside
+-- Counts the tracked series other than $1.
 select count(*) from tracked where instrument_id <> all ($1::int4[]);
 
 -- name: tracked_remove
+-- Untracks series and cancels their open parts. Returns how many were tracked.
 with gone as (delete from tracked where instrument_id = any ($1::int4[]) returning 1),
 given_up as (
   update backfill_parts set state = 'CANCELLED', ended_at = now()
@@ -124,7 +126,7 @@ select * from tracked where instrument_id > $1 order by instrument_id limit $2;
 select * from tracked where instrument_id = any ($1::int4[]);
 
 -- name: tracked_take
--- Series that nobody has looked at for $1 seconds; they are ours to look at now, and nobody else's.
+-- Takes up to $2 series that no process has checked for $1 seconds; no other process gets them meanwhile.
 update tracked set checked_at = now() where instrument_id in (
   select instrument_id from tracked where checked_at < now() - $1::float8 * interval '1 s'
   order by checked_at limit $2 for update skip locked)
@@ -134,15 +136,16 @@ returning *;
 update tracked set complete_at = now() where instrument_id = any ($1::int4[]);
 
 -- name: tracked_parts
--- What is under way for tracked series, and what was tried a moment ago: the older it is, the longer a moment.
+-- Returns the open parts of tracked series, and the recently ended ones. The older the candles, the longer a part counts as recent.
 select instrument_id, lower(span) as since, upper(span) as until, state, holes::text as holes
 from backfill_parts p
 where backfill_id is null and not again and instrument_id = any ($1::int4[])
   and (state = 'OPEN' or ended_at > now() - least(interval '1 day', greatest(interval '1 minute', (now() - upper(span)) / 4)));
 
 -- name: tracked_reread
-update tracked set reread_at = timestamptz 'epoch' + $2::int8 * interval '1 ms' where instrument_id = any ($1::int4[]);
+update tracked set reread_at = ms($2) where instrument_id = any ($1::int4[]);
 
 -- name: tracked_sweep
+-- Deletes ended parts of tracked series at once, and those that failed or found holes after a day.
 delete from backfill_parts
 where backfill_id is null and state <> 'OPEN' and (state <> 'FAILED' and holes = '[]' or ended_at < now() - interval '1 day');

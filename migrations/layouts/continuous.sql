@@ -6,13 +6,10 @@ declare
   level record;
 begin
   for level in
-    select name, base, width, case base when 'ohlcv_data' then '"timestamp"' else 'bucketed_time' end as stamp,
-           case base when 'ohlcv_data' then 'where x.timeframe = ''1m''' else '' end as only_minutes
-    from (values
-      ('ohlcv_5min', 'ohlcv_data', '5 minutes'), ('ohlcv_15min', 'ohlcv_5min', '15 minutes'),
-      ('ohlcv_30min', 'ohlcv_15min', '30 minutes'), ('ohlcv_1h', 'ohlcv_30min', '1 hour'), ('ohlcv_4h', 'ohlcv_1h', '4 hours'),
-      ('ohlcv_1d', 'ohlcv_4h', '1 day'), ('ohlcv_1w', 'ohlcv_1d', '7 days'),
-      ('ohlcv_1mon', 'ohlcv_1d', '1 month'), ('ohlcv_1y', 'ohlcv_1mon', '1 year')) l (name, base, width)
+    select c.view_name as name, coalesce(b.view_name, 'ohlcv_data') as base, c.bucket_interval as width,
+           case when b.view_name is null then '"timestamp"' else 'bucketed_time' end as stamp,
+           case when b.view_name is null then 'where x.timeframe = ''1m''' else '' end as only_minutes
+    from preaggregation_configs c left join preaggregation_configs b on b.target_timeframe = c.base_timeframe order by c.config_id
   loop
     -- `time_bucket` needs no origin: its own, 2000-01-03 for widths and 2000-01-01 for months, are those of Timeframe.
     execute format($sql$

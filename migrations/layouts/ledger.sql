@@ -18,25 +18,25 @@ create table agg_state (
 insert into agg_state (claimed, done)
 select first, first from (select coalesce(min("timestamp"), now()) as first from ohlcv_data where timeframe = '1m') d;
 
-create function aggregates_written(ids int[], sinces timestamptz[], untils timestamptz[], emptied boolean) returns void
+create function update_aggregates(ids int[], sinces timestamptz[], untils timestamptz[], emptied boolean) returns void
 language plpgsql as $f$
 -- Note the hours over spans of written 1m candles; the live tail leaves nothing. Its lock is shared among writers and kept
 -- to the end of the transaction: who claims waits until what was written before is there to be read.
 begin
-  perform hold_aggregates(sinces);
+  perform lock_aggregates_shared(sinces);
   insert into agg_dirty (instrument_id, span)
   select i, tstzrange(date_bin('1 hour', s, timestamptz '2000-01-03 00:00+00'),
                       date_bin('1 hour', u - interval '1 us', timestamptz '2000-01-03 00:00+00') + interval '1 hour')
   from unnest(ids, sinces, untils) x (i, s, u) join agg_state on s < claimed;
 end $f$;
 
-create function aggregates_claim(upto timestamptz) returns timestamptz
+create function begin_refresh(upto timestamptz) returns timestamptz
 language plpgsql as $f$
 -- From here on, writers note what they write before `upto`. In a transaction of its own.
 declare
   reached timestamptz;
 begin
-  perform claim_aggregates();
+  perform lock_aggregates_exclusive();
   update agg_state set claimed = greatest(claimed, upto) returning claimed into reached;
   return reached;
 end $f$;

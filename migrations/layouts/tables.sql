@@ -3,17 +3,17 @@
 do $make$
 declare
   level record;
+  levels text[] := '{}';  -- each with the relation it is made of
   edge text;  -- the opening of the bucket that holds $t
   after text;  -- the opening of the first bucket that begins no earlier than $t
 begin
   for level in
-    select name, base, step, case base when 'ohlcv_data' then '"timestamp"' else 'bucketed_time' end as stamp,
-           case base when 'ohlcv_data' then 'and x.timeframe = ''1m''' else '' end as only_minutes
-    from (values
-      ('ohlcv_5min', 'ohlcv_data', '5 minutes'), ('ohlcv_15min', 'ohlcv_5min', '15 minutes'),
-      ('ohlcv_30min', 'ohlcv_15min', '30 minutes'), ('ohlcv_1h', 'ohlcv_30min', '1 hour'), ('ohlcv_4h', 'ohlcv_1h', '4 hours'),
-      ('ohlcv_1d', 'ohlcv_4h', '24 hours'), ('ohlcv_1w', 'ohlcv_1d', '168 hours'),
-      ('ohlcv_1mon', 'ohlcv_1d', 'month'), ('ohlcv_1y', 'ohlcv_1mon', 'year')) l (name, base, step)
+    select c.view_name as name, coalesce(b.view_name, 'ohlcv_data') as base,
+           case c.bucket_interval when '1 month' then 'month' when '1 year' then 'year' end as unit,
+           extract(epoch from c.bucket_interval)::int || ' seconds' as width,  -- no days: a session's zone makes 23 hours of some
+           case when b.view_name is null then '"timestamp"' else 'bucketed_time' end as stamp,
+           case when b.view_name is null then 'and x.timeframe = ''1m''' else '' end as only_minutes
+    from preaggregation_configs c left join preaggregation_configs b on b.target_timeframe = c.base_timeframe order by c.config_id
   loop
     execute format($sql$
       create table %I (
@@ -24,13 +24,13 @@ begin
       $sql$, level.name);
 
     -- In UTC, whatever the session's zone; `date_bin` and this origin are the grid of Timeframe.
-    if level.step in ('month', 'year') then
-      edge := format('date_trunc(%L, $t, ''UTC'')', level.step);
+    if level.unit is not null then
+      edge := format('date_trunc(%L, $t, ''UTC'')', level.unit);
       after := format('date_trunc(%1$L, date_trunc(%1$L, $t - interval ''1 us'', ''UTC'') + interval %2$L, ''UTC'')',
-                      level.step, case level.step when 'month' then '768 hours' else '8808 hours' end);
+                      level.unit, case level.unit when 'month' then '768 hours' else '8808 hours' end);
     else
-      edge := format('date_bin(%L, $t, timestamptz ''2000-01-03 00:00+00'')', level.step);
-      after := format('date_bin(%1$L, $t - interval ''1 us'', timestamptz ''2000-01-03 00:00+00'') + interval %1$L', level.step);
+      edge := format('date_bin(%L, $t, timestamptz ''2000-01-03 00:00+00'')', level.width);
+      after := format('date_bin(%1$L, $t - interval ''1 us'', timestamptz ''2000-01-03 00:00+00'') + interval %1$L', level.width);
     end if;
 
     -- A sequential scan is never right here, and a plan made while the table was small must not stay one. First and last are
@@ -61,34 +61,34 @@ begin
       level.name, replace(edge, '$t', 'since'), replace(after, '$t', 'until'), level.base, level.stamp,
       replace(after, '$t', '(a.bucketed_time + interval ''1 ms'')'), level.only_minutes,
       replace(edge, '$t', 'x.' || level.stamp));
+    levels := levels || array[[level.name, level.base]];
   end loop;
+
+  -- The levels stand in its text: whoever edits `preaggregation_configs` chooses what is read, not what is kept up to date.
+  execute format($sql$
+    create function update_aggregates(ids int[], sinces timestamptz[], untils timestamptz[], emptied boolean) returns void
+    language plpgsql as $f$
+    -- Recompute the buckets over spans of written 1m candles; `emptied`: some were deleted. The caller holds the rows of
+    -- `coverage` of these instruments: without that, two writers leave wrong buckets behind.
+    declare
+      span record;
+      level text[];
+    begin
+      perform lock_aggregates_shared(sinces);
+      for span in select s, u, array_agg(distinct i) as instruments from unnest(ids, sinces, untils) x (i, s, u) group by 1, 2 loop
+        foreach level slice 1 in array %L::text[] loop
+          -- A relation that somebody dropped is done without, and so is what is made of it: no reader uses either.
+          if to_regclass(level[1]) is not null and to_regclass(level[2]) is not null then
+            execute format('select refresh_%%s($1, $2, $3, $4)', level[1]) using span.instruments, span.s, span.u, emptied;
+          end if;
+        end loop;
+      end loop;
+    end $f$
+    $sql$, levels);
 end $make$;
 
-create function aggregates_written(ids int[], sinces timestamptz[], untils timestamptz[], emptied boolean) returns void
-language plpgsql as $f$
--- Recompute the buckets over spans of written 1m candles; `emptied`: some were deleted. Whoever calls holds the rows of
--- `coverage` of these instruments: without that, two writers leave wrong buckets behind.
-declare
-  span record;
-  level text[];
-begin
-  perform hold_aggregates(sinces);
-  for span in select s, u, array_agg(distinct i) as instruments from unnest(ids, sinces, untils) x (i, s, u) group by 1, 2 loop
-    foreach level slice 1 in array array[
-      ['ohlcv_5min', 'ohlcv_data'], ['ohlcv_15min', 'ohlcv_5min'], ['ohlcv_30min', 'ohlcv_15min'], ['ohlcv_1h', 'ohlcv_30min'],
-      ['ohlcv_4h', 'ohlcv_1h'], ['ohlcv_1d', 'ohlcv_4h'], ['ohlcv_1w', 'ohlcv_1d'], ['ohlcv_1mon', 'ohlcv_1d'],
-      ['ohlcv_1y', 'ohlcv_1mon']]
-    loop
-      -- A relation that somebody dropped is done without, and so is what is made of it: no reader uses either.
-      if to_regclass(level[1]) is not null and to_regclass(level[2]) is not null then
-        execute format('select refresh_%s($1, $2, $3, $4)', level[1]) using span.instruments, span.s, span.u, emptied;
-      end if;
-    end loop;
-  end loop;
-end $f$;
-
 -- Candles that were there before their aggregates were.
-select aggregates_written(array_agg(instrument_id), array_agg(first), array_agg(last), false)
+select update_aggregates(array_agg(instrument_id), array_agg(first), array_agg(last), false)
 from (select instrument_id, min("timestamp") as first, max("timestamp") + interval '1 minute' as last
       from ohlcv_data where timeframe = '1m' group by 1) d
 having count(*) > 0;

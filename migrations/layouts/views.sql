@@ -4,8 +4,7 @@ do $make$
 declare
   name text;
 begin
-  foreach name in array array['ohlcv_5min', 'ohlcv_15min', 'ohlcv_30min', 'ohlcv_1h', 'ohlcv_4h', 'ohlcv_1d', 'ohlcv_1w',
-                              'ohlcv_1mon', 'ohlcv_1y'] loop
+  for name in select view_name from preaggregation_configs loop
     execute format($sql$
       create view %I as
       select i.market, i.provider, i.symbol, p.target_timeframe as timeframe, a.bucketed_time, i.base_currency, i.quote_currency,

@@ -1,36 +1,36 @@
--- The statements of the aggregates, by name; those on staleness and refreshing are of layout `continuous` alone. Times as in storage/queries.sql.
+-- The statements of the aggregates, by name. Only layout `continuous` uses those on staleness and refreshing. Times as in storage/queries.sql.
 
 -- name: columns_of_staleness
--- With rows of a continuous aggregate, in the same statement and so of the same moment: where it is behind.
+-- Columns that say where a continuous aggregate is behind; in the statement that reads its rows, so of the same snapshot.
 , (select range_agg(d.span) from agg_dirty d where d.instrument_id = q.i) as dirty, (select done from agg_state) as done;
 
 -- name: staleness
--- Where aggregates are behind, and where there can be candles at all.
+-- Returns where aggregates are behind, and the hull of what is covered.
 select q.i as instrument_id, s.done, (select range_agg(d.span) from agg_dirty d where d.instrument_id = q.i) as dirty,
        lower(c.covered) as first, upper(c.covered) as last
 from agg_state s cross join unnest($1::int4[]) q (i)
 left join coverage c on c.instrument_id = q.i and c.timeframe = '1m';
 
 -- name: refresh_due
-select exists (select from agg_dirty) or done < timestamptz 'epoch' + $1::int8 * interval '1 ms' as due from agg_state;
+select exists (select from agg_dirty) or done < ms($1) as due from agg_state;
 
 -- name: refresh_claim
-select aggregates_claim(timestamptz 'epoch' + $1::int8 * interval '1 ms');
+select begin_refresh(ms($1));
 
 -- name: refresh_work
--- What is to be brought up to date, the oldest entries first; nothing from before the horizon, which would erase it.
+-- Returns what to refresh, the oldest entries first, and the horizon: a refresh before it would erase the aggregates.
 with seen as (select id, span from agg_dirty order by id limit $1)
 select s.done, s.claimed, (select horizon from storage_layout) as horizon,
        (select coalesce(array_agg(id), '{}') from seen) as ids, (select range_agg(span) from seen) as dirty
 from agg_state s;
 
 -- name: refresh_level
--- Unbatched where the version can: ten batches of a month took thirty times as long. By itself it refreshes only buckets
--- that TimescaleDB's own log calls invalid; `force` makes it refresh the whole window.
+-- Refreshes in one batch if the version can: ten batches of a month took thirty times as long. TimescaleDB refreshes only the
+-- buckets that its own log calls invalid; `force` makes it refresh the whole window.
 call refresh_continuous_aggregate('{relation}', $1::timestamptz, $2::timestamptz{parameters});
 
 -- name: refresh_parameters
--- Which of them this version has: `force` came with 2.18, `options` later.
+-- Returns the parameters that this version has: `force` came with 2.18, `options` later.
 select array(select unnest(proargnames) from pg_proc where proname = 'refresh_continuous_aggregate') as known;
 
 -- name: refresh_done
@@ -38,24 +38,23 @@ with gone as (delete from agg_dirty where id = any ($1::int8[]))
 update agg_state set done = greatest(done, $2::timestamptz);
 
 -- name: horizon_blocked
--- Aggregates that are not made yet of what lies behind it.
-select done < timestamptz 'epoch' + $1::int8 * interval '1 ms' or exists (
-  select from agg_dirty where lower(span) < timestamptz 'epoch' + $1::int8 * interval '1 ms') as blocked from agg_state;
+-- Returns whether aggregates before the new horizon $1 are still to be refreshed.
+select done < ms($1) or exists (select from agg_dirty where lower(span) < ms($1)) as blocked from agg_state;
 
 -- name: minutes_drop
 with dropped as (select minutes_drop(horizon) from storage_layout)
 update storage_layout set dropped_at = now() from dropped;
 
 -- name: horizon_move
--- Nobody writes at this moment. Everybody is told, for their ledgers hold the horizon.
+-- Run under the exclusive lock, so no write is under way. Publishes a change of every instrument: each process caches the horizon.
 with moved as (
-  update storage_layout set horizon = timestamptz 'epoch' + $1::int8 * interval '1 ms', moved_at = now()
-  where horizon is null or horizon < timestamptz 'epoch' + $1::int8 * interval '1 ms' returning only_one)
+  update storage_layout set horizon = ms($1), moved_at = now()
+  where horizon is null or horizon < ms($1) returning only_one)
 insert into changes (instrument_ids, corrected)
 select array_agg(id), array_agg('empty'::tstzrange) from instruments, moved having count(*) > 0;
 
 -- name: instruments_matching
--- Those of which anything is stored: a listed symbol that nobody asked for has nothing to be wrong.
+-- Returns the instruments that have stored data; a listed symbol without any has nothing to verify.
 select id, market, provider, symbol from instruments i
 where (exists (select from coverage c where c.instrument_id = i.id) or exists (select from ohlcv_data d where d.instrument_id = i.id))
   and ($1::text is null or market = $1) and ($2::text is null or provider = $2) and ($3::text is null or symbol like $3)
@@ -66,27 +65,25 @@ select (extract(epoch from min({stamp})) * 1000)::int8 as first, (extract(epoch 
 from {relation}, (select $2::text as tf) q where instrument_id = $1 {filter};
 
 -- name: base_faults
+-- Counts the minutes that are not covered, and those that are not on a whole minute.
 select count(*) as checked, count(*) filter (where c.covered @> d."timestamp" is not true) as uncovered,
        count(*) filter (where date_bin('1 minute', d."timestamp", timestamptz 'epoch') <> d."timestamp") as off_grid
 from ohlcv_data d left join coverage c using (instrument_id, timeframe)
 where d.instrument_id = $1 and d.timeframe = '1m'
-  and d."timestamp" >= timestamptz 'epoch' + $2::int8 * interval '1 ms'
-  and d."timestamp" < timestamptz 'epoch' + $3::int8 * interval '1 ms';
+  and d."timestamp" >= ms($2) and d."timestamp" < ms($3);
 
 -- name: aggregate_differences
--- What is kept of each bucket against what its minutes say. A volume is a sum of floats, and those depend on their order.
+-- Compares each stored bucket with the fold of its minutes. A volume may differ by rounding: a sum of floats depends on their order.
 with said as (
   select {edge} as bucketed_time, array_agg(open order by "timestamp") as opens, max(high) as high, min(low) as low,
          array_agg(close order by "timestamp") as closes, sum(volume) as volume
   from ohlcv_data
   where instrument_id = $1 and timeframe = '1m'
-    and "timestamp" >= timestamptz 'epoch' + $2::int8 * interval '1 ms'
-    and "timestamp" < timestamptz 'epoch' + $3::int8 * interval '1 ms'
+    and "timestamp" >= ms($2) and "timestamp" < ms($3)
   group by 1),
 kept as (
   select * from {relation}
-  where instrument_id = $1 and bucketed_time >= timestamptz 'epoch' + $2::int8 * interval '1 ms'
-    and bucketed_time < timestamptz 'epoch' + $3::int8 * interval '1 ms'),
+  where instrument_id = $1 and bucketed_time >= ms($2) and bucketed_time < ms($3)),
 compared as (
   select bucketed_time, k.instrument_id is null as missing, s.opens is null as extra,
          (k.open, k.high, k.low, k.close) is distinct from (s.opens[1], s.high, s.low, s.closes[cardinality(s.closes)])
@@ -98,7 +95,7 @@ select count(*) as checked, count(*) filter (where missing) as missing, count(*)
 from compared;
 
 -- name: aggregate_orphans
--- One index probe an instrument: a plain `distinct` would read the whole relation.
+-- Counts instrument ids without an instrument. It probes the index once per id; `distinct` would read the whole relation.
 with recursive seen (id) as (
   select min(instrument_id) from {relation}
   union all

@@ -197,6 +197,6 @@ async def retire(session: Any, kind: Aggregates, wanted: int) -> None:
             await session.execute(STATEMENTS["minutes_drop"])
     if now["horizon"] is None or to_ms(now["horizon"]) < wanted:
         async with _lasting(session):
-            await session.execute("select claim_aggregates()")
+            await session.execute("select lock_aggregates_exclusive()")
             if kind is Aggregates.TABLES or not await session.fetchval(STATEMENTS["horizon_blocked"], wanted):
                 await session.execute(STATEMENTS["horizon_move"], wanted)

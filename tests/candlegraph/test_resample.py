@@ -15,8 +15,6 @@ from candlegraph.resample import fill_previous
 from tests.candlegraph import scalar_calendar as scalar
 from tests.candlegraph.scalar_calendar import DAY, HOUR, MINUTE, at, examples
 
-Ohlcv = tuple[int, float, float, float, float, float]
-
 
 def _random(stamps: list[int] | np.ndarray[tuple[int], np.dtype[np.int64]], seed: int) -> Candles:
     """Candles like those of a market at the given stamps, some still forming and some synthetic."""

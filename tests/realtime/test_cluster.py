@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -344,14 +344,6 @@ async def test_a_feed_that_is_closed_while_its_minute_is_counted_repeats_nothing
     await world.minutes(2, *clients)
     for client in clients:
         await client.leave()
-
-
-async def eventually_async(holds: Callable[[], Awaitable[object]]) -> None:
-    for _ in range(500):
-        if await holds():
-            return
-        await asyncio.sleep(0.01)
-    raise AssertionError
 
 
 @pytest.mark.parametrize("live", [Live.POLL, Live.STREAM])

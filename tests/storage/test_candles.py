@@ -52,7 +52,7 @@ async def all_of(store: CandleStore, instrument_id: int, timeframe: Timeframe = 
     return (await store.read([Read(instrument_id, timeframe, Span(-(10**14), 10**14), 10**6)]))[0]
 
 
-@pytest.mark.parametrize("broken", ["aggregates_written", "copy", "fetch_log_add"])
+@pytest.mark.parametrize("broken", ["aggregates_update", "copy", "fetch_log_add"])
 @pytest.mark.parametrize("first", [True, False])
 async def test_rows_and_coverage_are_written_together_or_not_at_all(
     store: CandleStore, monkeypatch: pytest.MonkeyPatch, broken: str, first: bool
@@ -227,7 +227,7 @@ async def test_a_long_write_is_given_more_time_than_a_question(
 ) -> None:
     monkeypatch.setattr(database_module, "STATEMENT_TIMEOUT_MS", 1_000)
     monkeypatch.setattr(binary, "COPY_ROWS", 1_000)
-    monkeypatch.setitem(SQL, "aggregates_written", "select pg_sleep(1.5), $1::int4[], $2::int8[], $3::int8[], $4::bool")
+    monkeypatch.setitem(SQL, "aggregates_update", "select pg_sleep(1.5), $1::int4[], $2::int8[], $3::int8[], $4::bool")
     series, hasty = await new(store), Database(database_dsn)
     await hasty.open()
     try:

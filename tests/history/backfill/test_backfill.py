@@ -302,13 +302,6 @@ async def test_a_higher_priority_goes_first(world: World) -> None:
     assert world.upstream.calls[0].span.since >= hours(10)
 
 
-async def expire(database: Database) -> None:
-    """As if whoever holds a claim had been dead for long enough."""
-    async with database.connection() as connection:
-        await connection.execute("update claims set expires_at = '-infinity'")
-        await connection.execute("update backfill_parts set claimed_until = '-infinity' where claimed_by is not null")
-
-
 async def test_a_killed_worker_costs_one_page_and_somebody_else_goes_on(world: World, database_dsn: str) -> None:
     doomed_database = Database(database_dsn)
     await doomed_database.open()

@@ -5,8 +5,7 @@ do $make$
 declare
   name text;
 begin
-  foreach name in array array['ohlcv_5min', 'ohlcv_15min', 'ohlcv_30min', 'ohlcv_1h', 'ohlcv_4h', 'ohlcv_1d', 'ohlcv_1w',
-                              'ohlcv_1mon', 'ohlcv_1y'] loop
+  for name in select view_name from preaggregation_configs loop
     execute format($sql$
       create table %I (
         instrument_id int not null, bucketed_time timestamptz not null,
@@ -26,13 +25,12 @@ begin
   if not pg_try_advisory_xact_lock(1, 1) then
     raise exception 'a refresh is under way' using errcode = 'lock_not_available';
   end if;
-  select l.base, l.step into strict level
-  from (values
-    ('ohlcv_5min', 'ohlcv_data', '5 minutes'), ('ohlcv_15min', 'ohlcv_5min', '15 minutes'),
-    ('ohlcv_30min', 'ohlcv_15min', '30 minutes'), ('ohlcv_1h', 'ohlcv_30min', '1 hour'), ('ohlcv_4h', 'ohlcv_1h', '4 hours'),
-    ('ohlcv_1d', 'ohlcv_4h', '24 hours'), ('ohlcv_1w', 'ohlcv_1d', '168 hours'),
-    ('ohlcv_1mon', 'ohlcv_1d', 'month'), ('ohlcv_1y', 'ohlcv_1mon', 'year')) l (name, base, step)
-  where l.name = refresh_continuous_aggregate.name;
+  select coalesce(b.view_name, 'ohlcv_data') as base,
+         case c.bucket_interval when '1 month' then 'month' when '1 year' then 'year'
+                                else extract(epoch from c.bucket_interval)::int || ' seconds' end as step
+  into strict level
+  from preaggregation_configs c left join preaggregation_configs b on b.target_timeframe = c.base_timeframe
+  where c.view_name = refresh_continuous_aggregate.name;
   stamp := case level.base when 'ohlcv_data' then '"timestamp"' else 'bucketed_time' end;
   edge := case when level.step in ('month', 'year') then format('date_trunc(%L, $t, ''UTC'')', level.step)
                else format('date_bin(%L, $t, timestamptz ''2000-01-03 00:00+00'')', level.step) end;

@@ -151,7 +151,7 @@ async def test_every_level_opens_where_the_bucket_calculus_says(store: CandleSto
             *values,
         )
         hull = (values[1][0], values[1][-1])
-        await connection.execute("select aggregates_written($1, $2, $3, true)", [one], [hull[0]], [hull[1]])
+        await connection.execute("select update_aggregates($1, $2, $3, true)", [one], [hull[0]], [hull[1]])
         assert await differences(connection) == []
         await connection.execute("reset timezone")
 

@@ -183,7 +183,7 @@ async def test_a_round_waits_for_the_write_that_does_not_know_of_it(lagging: Dat
                 f"delete from ohlcv_data where instrument_id = $1 and timestamp = {at}", instrument, T0
             )
             await writer.execute(
-                f"select aggregates_written(array[$1::int4], array[{at}], array[{at}], true)", instrument, T0
+                f"select update_aggregates(array[$1::int4], array[{at}], array[{at}], true)", instrument, T0
             )
             going = asyncio.create_task(Refresher(lagging, Aggregates.CONTINUOUS).round())
             async with asyncio.timeout(HANG_S):
