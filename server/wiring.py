@@ -16,6 +16,7 @@ from history.backfill.jobs import Backfills
 from history.backfill.tracking import Tracking
 from history.backfill.workers import Workers
 from history.orchestrator import History
+from history.upgrade import Upgrade
 from providers.registry import Registry
 from realtime.cluster import Cluster
 from resolvers.accounts.accounts import Accounts
@@ -29,12 +30,14 @@ from storage.aggregates.refresh import Refresher
 from storage.cache.memory import Cache
 from storage.cache.shared import Shelf
 from storage.candles import CandleStore, Reading, read_tables
+from storage.change_feed import Changes
 from storage.database import Database, driver_reason
 from storage.embedded.postgres import EmbeddedPostgres
 from storage.migrate import migrate
 from storage.rate_limits import Limiter
 from storage.redis import Redis
 from storage.relations import Levels, read_levels
+from storage.upgrade import withdraw_ahead
 from storage.users import Users
 
 log = logging.getLogger(__name__)
@@ -78,13 +81,20 @@ async def database(settings: Settings, supervisor: Supervisor | None = None) -> 
             raise ConfigurationError(
                 f"DB_CONNECTION_STRING: no database answers there{driver_reason(error)}."
             ) from error
-        for migration in await migrate(opened, settings.aggregates):
-            log.info("applied migration %04d %s", migration.number, migration.name)
+        await _upgrade(opened, settings.aggregates)
         if postgres:
             outage = Outage("the embedded PostgreSQL")
             supervisor.start("embedded PostgreSQL", partial(_revive, postgres, opened, outage), outage)
             stack.push_async_callback(supervisor.close)  # before it is stopped: it would be started again
         yield opened
+
+
+async def _upgrade(opened: Database, aggregates: Aggregates) -> None:
+    """Bring a database up to date, before anything is asked of it."""
+    for migration in await migrate(opened, aggregates):
+        log.info("applied migration %04d %s", migration.number, migration.name)
+    if ahead := await withdraw_ahead(CandleStore(opened, Changes(opened))):
+        log.warning("withdrew the coverage of %d series beyond the time of the upgrade", ahead)
 
 
 async def _revive(postgres: EmbeddedPostgres, opened: Database, outage: Outage) -> None:
@@ -148,6 +158,8 @@ async def machine(
             workers.start(supervisor)
             cluster.start(supervisor)
             supervisor.start("tracked series", tracking.keep, tracking.outage)
+            upgrade = Upgrade(history)
+            supervisor.start("upgrade checks", upgrade.run, upgrade.outage)
             _refresh(supervisor, opened, kind, settings.retention_days)
         points = (settings.default_chart_points, settings.max_chart_points)
         services = Services(history, registry, cluster.hub, backfills, tracking, *points, accounts)

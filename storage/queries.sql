@@ -281,6 +281,78 @@ gone as (
 update suspects s set spans = old.rest from old
 where (s.instrument_id, s.timeframe, s.asked_at) = (old.instrument_id, old.timeframe, old.asked_at) and not isempty(old.rest);
 
+-- name: coverage_hold
+-- Lock the coverage of one series until the transaction ends; its spans, packed.
+select (select string_agg(timestamptz_send(lower(r)) || timestamptz_send(upper(r)), ''::bytea order by r)
+        from unnest(c.covered) r) as covered
+from coverage c where c.instrument_id = $1 and c.timeframe = $2 for update;
+
+-- name: coverage_withdraw
+-- What was known has changed, so the revision goes up, and every process is told.
+with told as (
+  insert into changes (instrument_ids, corrected) values (array[$1::int4], array['empty'::tstzrange]) returning xid),
+withdrawn as (
+  update coverage c
+  set covered = c.covered - x.spans, version = c.version + 1, revision = c.revision + 1, updated_at = now()
+  from (select coalesce(range_agg(tstzrange(ms(s.since),
+                                            ms(s.until))), '{}') as spans
+        from unnest($3::int8[], $4::int8[]) s (since, until)) x
+  where c.instrument_id = $1 and c.timeframe = $2)
+select xid::text from told;
+
+-- name: withdrawal_add
+insert into coverage_withdrawals (instrument_id, timeframe, span, uncovered, candles, reason)
+values ($1, $2, tstzrange(ms($3::int8), ms($4::int8)),
+        $5::int8 * interval '1 ms', $6, $7);
+
+-- name: withdrawals_newest
+select i.market, i.provider, i.symbol, w.timeframe, w.span, (extract(epoch from w.uncovered) * 1000)::int8 as uncovered,
+       w.candles, w.reason, w.at
+from coverage_withdrawals w join instruments i on i.id = w.instrument_id
+where ($1::text is null or i.market = $1) and ($2::text is null or i.provider = $2) and ($3::text is null or i.symbol like $3)
+order by w.id desc limit $4;
+
+-- name: openings_within
+-- The openings of the stored candles of a series, and where each came from, packed.
+select string_agg(timestamptz_send(d."timestamp") || d.source::text::bytea, ''::bytea order by d."timestamp") as packed
+from ohlcv_data d
+where d.instrument_id = $1 and d.timeframe = $2 and d."timestamp" >= ms($3::int8)
+  and d."timestamp" < ms($4::int8);
+
+-- name: fillers_imported
+-- The oldest imported candles in which nobody traded, of a series that has a volume at all.
+select (extract(epoch from d."timestamp") * 1000)::int8 as opened from ohlcv_data d
+where d.instrument_id = $1 and d.timeframe = $2 and d.source = 'i' and d.volume = 0 and d.open = d.close and d.high = d.low
+  and d."timestamp" > ms($3::int8)
+  and exists (select from ohlcv_data o where o.instrument_id = $1 and o.timeframe = $2 and o.volume > 0)
+order by d."timestamp" limit $4;
+
+-- name: imports_exist
+select exists (select from ohlcv_data where instrument_id = $1 and timeframe = $2 and source = 'i') as found;
+
+-- name: timeframes_covered
+select timeframe from coverage where instrument_id = $1 and not isempty(covered) order by timeframe;
+
+-- name: upgrade_open
+select t.instrument_id, t.timeframe, t.step, t.noted_at, i.timezone, i.market, i.provider
+from upgrade_tasks t join instruments i on i.id = t.instrument_id
+where t.done_at is null and t.step = any ($1::text[])
+order by t.instrument_id, t.timeframe, array_position($1::text[], t.step);
+
+-- name: upgrade_take
+-- Lock a task until the transaction ends; nothing where it is done.
+select true from upgrade_tasks where instrument_id = $1 and timeframe = $2 and step = $3 and done_at is null for update;
+
+-- name: upgrade_close
+update upgrade_tasks set done_at = now() where instrument_id = $1 and timeframe = $2 and step = $3 and done_at is null;
+
+-- name: upgrade_counts
+select step, count(*) as tasks, count(done_at) as done from upgrade_tasks group by step order by step;
+
+-- name: withdrawal_counts
+select reason, count(*) as withdrawals, (extract(epoch from sum(uncovered)) * 1000)::int8 as uncovered, sum(candles) as candles
+from coverage_withdrawals group by reason order by reason;
+
 -- name: user_by_name
 select * from users where lower(name) = lower($1);
 

@@ -114,6 +114,12 @@ def _print_candles(candles: Candles, style: str) -> None:
 @click.option("--since", help="Check nothing older. Milliseconds, or ISO 8601 with an offset.")
 @click.option("--until", help="Check nothing from here on. Milliseconds, or ISO 8601 with an offset.")
 @click.option("--repair", is_flag=True, help="Make what is wrong anew, and check it again.")
+@click.option(
+    "--upstream", is_flag=True, help="Compare stored 1m candles with the provider's instead, and correct them."
+)
+@click.option(
+    "--days", type=click.IntRange(1, 3660), help="With --upstream: so many stored days, newest first. Default: 1."
+)
 @command
 async def verify(
     settings: Settings,
@@ -123,22 +129,59 @@ async def verify(
     since: str | None,
     until: str | None,
     repair: bool,
+    upstream: bool,
+    days: int | None,
 ) -> None:
     """Check that every aggregate is what its 1m candles say: all, or those of a MARKET, a PROVIDER and the symbols like PATTERN."""
+    if upstream:
+        if None in {market, provider, pattern} or repair or since is not None or until is not None:
+            raise click.UsageError("--upstream takes MARKET PROVIDER PATTERN, and of the options --days alone.")
+        await _verify_upstream(settings, (str(market), str(provider), str(pattern)), days or 1)
+        return
+    if days is not None:
+        raise click.UsageError("--days needs --upstream.")
+    await _verify_stored(settings, (market, provider, pattern), (instant(since), instant(until)), repair=repair)
+
+
+async def _verify_stored(
+    settings: Settings,
+    name: tuple[str | None, str | None, str | None],
+    between: tuple[int | None, int | None],
+    *,
+    repair: bool,
+) -> None:
     from candlegraph.span import Span
     from server.cli.verifying import verify_stored
     from storage.aggregates.verify import ALWAYS
 
-    earliest, latest = instant(since), instant(until)
+    earliest, latest = between
     span = Span(ALWAYS.since if earliest is None else earliest, ALWAYS.until if latest is None else latest)
     if not span:
         raise BadUserInput("`--since` must lie before `--until`.")
-    tallies = await verify_stored(settings, (market, provider, pattern), span, repair=repair)
+    tallies = await verify_stored(settings, name, span, repair=repair)
     print_table(
         ("relation", "checked", "missing", "extra", "different"),
         [(t.relation, t.checked, t.missing, t.extra, t.different) for t in tallies],
     )
     if any(tally.wrong for tally in tallies):
+        raise click.exceptions.Exit(1)
+
+
+async def _verify_upstream(settings: Settings, name: tuple[str, str, str], days: int) -> None:
+    from schema.scalars import print_datetime
+    from server.cli.verifying import verify_upstream
+
+    checks, unanswered = await verify_upstream(settings, name, days)
+    print_table(
+        ("symbol", "day", "checked", "missing", "extra", "different", "not corrected"),
+        [
+            (one, print_datetime(c.day.since)[:10], c.checked, c.missing, c.extra, c.different, c.kept)
+            for one, c in checks
+        ],
+    )
+    for one, reason in unanswered:
+        click.echo(f"{one} could not be compared: {reason}", err=True)
+    if unanswered or any(check.wrong for _, check in checks):
         raise click.exceptions.Exit(1)
 
 

@@ -88,7 +88,7 @@ def instant(text: str | None) -> int | None:
     return None if text is None else parse_timestamp(int(text) if text.isdecimal() and len(text) < 20 else text)
 
 
-def print_table(names: tuple[str, ...], rows: list[tuple[object, ...]]) -> None:
+def print_table(names: tuple[str, ...], rows: list[tuple[object, ...]], width: int = 110) -> None:
     """Print a row a line beneath the ``names`` of the columns."""
     from rich.console import Console
     from rich.table import Table
@@ -99,4 +99,4 @@ def print_table(names: tuple[str, ...], rows: list[tuple[object, ...]]) -> None:
     for row in rows:
         table.add_row(*map(str, row))
     # A narrow terminal wraps the lines; to fit them in, digits would have to go.
-    Console(width=max(Console().width, 110)).print(table)
+    Console(width=max(Console().width, width)).print(table)

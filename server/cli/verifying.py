@@ -10,17 +10,21 @@ import click
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from candlegraph.errors import NotFound
+from candlegraph.errors import BadUserInput, NotFound, ProviderError
 from candlegraph.series import Instrument
-from candlegraph.span import Span
+from candlegraph.span import Span, Spans
+from candlegraph.timeframe import MINUTE
+from history.upstream_check import DayCheck, check_day, stored_days
 from server.settings import Settings
-from server.wiring import database
+from server.wiring import database, machine
 from storage.aggregates.layout import Aggregates, layout_of
 from storage.aggregates.refresh import Refresher
 from storage.aggregates.verify import Tally, Verification, instruments_matching, totals
 from storage.candles import CandleStore
 from storage.change_feed import Changes
+from storage.database import Database
 from storage.relations import read_levels
+from storage.upgrade import task_tallies, withdrawal_tallies
 
 
 async def verify_stored(
@@ -44,7 +48,51 @@ async def verify_stored(
                 found = [tally async for tally in verification.check(instrument_id)]
                 tell(instrument, found)
                 tallies += found
+        await _print_withdrawals(opened)
         return totals(levels, tallies)
+
+
+async def verify_upstream(
+    settings: Settings, name: tuple[str, str, str], days: int
+) -> tuple[list[tuple[Instrument, DayCheck]], list[tuple[Instrument, str]]]:
+    """Compare the newest stored days of each symbol with the provider's and correct them; and the symbols without an answer.
+
+    NotFound where nothing of the name is stored.
+    """
+    checks: list[tuple[Instrument, DayCheck]] = []
+    unanswered: list[tuple[Instrument, str]] = []
+    async with machine(settings) as running:
+        history = running.services.history
+        found = await instruments_matching(running.database, *name)
+        if not found:
+            raise NotFound("Nothing of that name is stored.")
+        upstream = await history.providers.get(name[0], name[1])
+        if upstream is None:
+            raise NotFound(f"No provider serves {name[0]}/{name[1]}: it was imported.")
+        if MINUTE not in upstream.capabilities.timeframes:
+            raise BadUserInput(f"{upstream.name} has no 1m candles to compare with.")
+        for record in await history.instruments.by_id([instrument_id for instrument_id, _ in found]):
+            covered = (await history.ledgers.load([record.id]))[0].spans.get(MINUTE, Spans())
+            try:
+                found_days = [
+                    await check_day(history.store, record, upstream, day) for day in stored_days(covered, days)
+                ]
+            except ProviderError as error:
+                unanswered.append((record.instrument, error.message))
+            else:
+                checks += [(record.instrument, check) for check in found_days]
+    return checks, unanswered
+
+
+async def _print_withdrawals(opened: Database) -> None:
+    """Print what was checked once after an upgrade, and what was withdrawn."""
+    for tally in await task_tallies(opened):
+        click.echo(f"upgrade, {tally.step}: {tally.done:,} of {tally.tasks:,} series checked", err=True)
+    for reason, count, uncovered, candles in await withdrawal_tallies(opened):
+        click.echo(
+            f"{reason}: {count:,} withdrawals, {uncovered // 60_000:,} minutes uncovered, {candles:,} candles corrected",
+            err=True,
+        )
 
 
 @contextmanager

@@ -136,9 +136,13 @@ async def instruments_matching(
     database: Database, market: str | None, provider: str | None, pattern: str | None
 ) -> list[tuple[int, Instrument]]:
     """What is stored of a market, a provider and the symbols like ``pattern``: ``*`` stands for any text, ``?`` for a character."""
-    like = pattern and re.sub(r"([\\%_])", r"\\\1", pattern).replace("*", "%").replace("?", "_")
-    rows = await database.fetch(STATEMENTS["instruments_matching"], market, provider, like)
+    rows = await database.fetch(STATEMENTS["instruments_matching"], market, provider, like(pattern))
     return [(row["id"], Instrument(row["market"], row["provider"], row["symbol"])) for row in rows]
+
+
+def like(pattern: str | None) -> str | None:
+    """A pattern of symbols as SQL's ``like`` has it."""
+    return pattern and re.sub(r"([\\%_])", r"\\\1", pattern).replace("*", "%").replace("?", "_")
 
 
 def totals(levels: Levels, tallies: Iterable[Tally]) -> list[Tally]:

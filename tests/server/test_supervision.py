@@ -37,6 +37,7 @@ LOOPS = (
     "leases",
     "followed series",
     "tracked series",
+    "upgrade checks",
     "aggregates",
     "Redis probe",
 )

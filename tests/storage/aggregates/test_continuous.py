@@ -36,6 +36,7 @@ from storage.database import Database
 from storage.instruments import Instruments
 from storage.migrate import migrate
 from storage.relations import ALL
+from storage.withdrawals import StoredSeries, withdraw
 from tests.fakes.upstream import minutes
 from tests.history.world import DAY_MS, HOUR_MS, T0, rows_of
 from tests.timescale.server import stop_jobs
@@ -423,3 +424,13 @@ async def test_what_was_written_by_hand_is_told_as_the_documentation_says(
     base, *answers = await reading(database, [Read(instrument, MINUTE, FOREVER, 10**6), *reads])
     for read, answer in zip(reads, answers, strict=True):
         assert rows_of(answer) == rows_of(fold(base, read.timeframe)) != []
+
+
+async def test_withdrawn_coverage_leaves_lagging_aggregates_as_their_candles_are(lagging: Database) -> None:
+    one, store = await new(lagging, "A"), store_of(lagging)
+    await store.write([write(one, T0, 2000, 1, holes=40)])
+    series = StoredSeries(one, MINUTE, "UTC")
+    lost = await withdraw(store, series, Spans([FOREVER]), "why")
+    assert sum(span.until - span.since for span in lost) == 40 * MINUTE_MS
+    await Refresher(lagging, Aggregates.CONTINUOUS).catch_up()
+    assert await stale_answers(lagging, [one]) == []

@@ -1,0 +1,170 @@
+"""Checks once, at the first start after an upgrade, what an older version claimed of imported series.
+
+Each task is a row of ``upgrade_tasks``, closed when it is done: a process that is killed leaves the rest to the next one.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import uuid
+from collections import Counter
+from dataclasses import dataclass, field
+from itertools import groupby
+
+import numpy as np
+
+from candlegraph.candle import Candles
+from candlegraph.errors import ProviderError, ProviderUnavailable, RateLimited
+from candlegraph.evidence import bucket_ends, longest_hole, runs
+from candlegraph.outage import Outage
+from candlegraph.series import Record
+from candlegraph.span import Span, Spans
+from candlegraph.upstream import Upstream, Urgency
+from candlegraph.zone import zone
+from history.fetch_job import FetchRequest
+from history.orchestrator import DEADLINE_S, History
+from storage.batches import Read, Write
+from storage.leases import Held, LeaseLost, Leases
+from storage.upgrade import Step, Task, close_task, open_tasks
+from storage.withdrawals import Openings, StoredSeries, has_imports, note, openings, withdraw
+
+log = logging.getLogger(__name__)
+
+LEASE = "upgrade"
+LEASE_S = 10.0
+RETRY_S = 5.0  # how long a provider that cannot be asked is left alone
+FILLERS_AT_ONCE = 20_000
+MAX_RUNS = 200  # imported runs of a series whose last candle is asked for again, the newest ones
+HOLES = "a hole between imported candles longer than an import covers"
+LAST = "the last candle of an imported run was asked for again"
+FILLERS = "imported minutes without a trade"
+ALL_TIME = Span(-62_135_596_800_000, 253_402_300_800_000)  # the years 1 to 9999
+
+
+@dataclass(slots=True)
+class Upgrade:
+    """The tasks that are open, done by one process of the cluster at a time."""
+
+    history: History
+    outage: Outage = field(default_factory=lambda: Outage("checking what an older version has stored"))
+    _counts: Counter[Step] = field(default_factory=Counter)
+    _leases: Leases = field(init=False)
+
+    def __post_init__(self) -> None:
+        """Take the name of a new holder."""
+        self._leases = Leases(self.history.store.database, uuid.uuid4())
+
+    async def run(self) -> None:
+        """Do all tasks, then wait until cancelled. A provider that is away is asked again later."""
+        left = 1
+        while left:
+            with self.outage.watched():
+                left = await self.work()
+            if left:
+                await asyncio.sleep(RETRY_S)
+        await asyncio.Event().wait()
+
+    async def work(self) -> int:
+        """Do what can be done now; how many tasks are left. Unavailable."""
+        store = self.history.store
+        tasks = await open_tasks(store.database, Step.HOLES, Step.LAST, Step.FILLERS)
+        left = len(tasks)
+        for series, group in groupby(tasks, key=lambda task: task.series):
+            try:
+                await self._hold()
+            except LeaseLost:  # another process does it
+                return left
+            imported = await has_imports(store.database, series)
+            for task in group:
+                if not imported or await self._does(task):
+                    await close_task(store.database, task)
+                    left -= 1
+        await self._leases.free([LEASE])
+        if counts := +self._counts:
+            said = ", ".join(f"{step}: {count:,}" for step, count in counts.items())
+            log.warning("checked the imports of an older version (%s); `candlegraph coverage log` lists it", said)
+            self._counts.clear()
+        return left
+
+    async def _hold(self) -> Held:
+        """Take or renew the lease. LeaseLost where another process has it."""
+        if held := (await self._leases.take([LEASE], LEASE_S)).get(LEASE):
+            return held
+        raise LeaseLost
+
+    async def _does(self, task: Task) -> bool:
+        """Do a task; False where its provider cannot be asked now."""
+        try:
+            if task.step is Step.HOLES:
+                self._counts[task.step] += await self._withdraw_holes(task.series)
+                return True
+            provider = await self.history.providers.get(task.market, task.provider, timeout_s=DEADLINE_S)
+            if provider and task.step is Step.LAST:
+                self._counts[task.step] += await self._ask_last(task.series, provider)
+            elif provider and provider.capabilities.has_volume:
+                self._counts[task.step] += await self._withdraw_fillers(task.series)
+        except (ProviderUnavailable, RateLimited) as error:
+            log.info("%s/%s cannot be asked after the upgrade yet: %s", task.market, task.provider, error.message)
+            return False
+        except ProviderError as error:  # it will not have an answer later either: the candle stays as it is
+            log.info("%s/%s does not answer for an imported candle: %s", task.market, task.provider, error.message)
+        return True
+
+    async def _withdraw_holes(self, series: StoredSeries) -> int:
+        """Withdraw coverage of long holes between the first and the last imported candle; of how many."""
+        found = await openings(self.history.store.database, series, ALL_TIME)
+        days, imported = zone(series.timezone), found.stamps[found.imported]
+        within = found.stamps[(found.stamps >= imported[0]) & (found.stamps <= imported[-1])]
+        longest = longest_hole(imported, series.timeframe, days)
+        whole = Spans([Span(int(imported[0]), series.timeframe.next(int(imported[-1]), days))])
+        holes = whole - runs(within, series.timeframe, days, longest)
+        return len(await withdraw(self.history.store, series, holes, HOLES)) if holes else 0
+
+    async def _ask_last(self, series: StoredSeries, provider: Upstream) -> int:
+        """Ask again for the last candle of each imported run; how many were corrected. ProviderError."""
+        store = self.history.store
+        found = await openings(store.database, series, ALL_TIME)
+        record: Record = (await self.history.instruments.by_id([series.instrument_id]))[0]
+        if not record.listed or series.timeframe not in provider.capabilities.timeframes:
+            return 0
+        corrected = 0
+        for span in list(_last_buckets(series, found))[-MAX_RUNS:]:
+            await self._hold()
+            read = Read(series.instrument_id, series.timeframe, span, 1)
+            before = (await store.read([read]))[0]
+            request = FetchRequest(series.timeframe, span, urgency=Urgency.BACKFILL, again=True)
+            result = await self.history.fetcher.fetch(record, provider, request)
+            if result.failure:
+                raise result.failure
+            changed = int(not before.same_as((await store.read([read]))[0]))
+            await note(store, series, span, LAST, changed)
+            corrected += changed
+        return corrected
+
+    async def _withdraw_fillers(self, series: StoredSeries) -> int:
+        """Withdraw imported candles without a trade, as corrections; their buckets stay covered. How many."""
+        store, days, count = self.history.store, zone(series.timezone), 0
+        key, after = (series.instrument_id, str(series.timeframe)), ALL_TIME.since
+        while rows := await store.database.read("fillers_imported", *key, after, FILLERS_AT_ONCE):
+            after = rows[-1]["opened"]
+            stamps = np.array([row["opened"] for row in rows], np.int64)
+            spans = Spans(map(Span, stamps.tolist(), bucket_ends(stamps, series.timeframe, days).tolist()))
+            gone = Write(series.instrument_id, series.timeframe, Candles.empty(), spans, replaces=True)
+            await store.write([gone], held=await self._hold())
+            *_, last = spans
+            await note(store, series, Span(next(iter(spans)).since, last.until), FILLERS, len(rows))
+            count += len(rows)
+        return count
+
+
+def _last_buckets(series: StoredSeries, found: Openings) -> Spans:
+    """The buckets of imported candles that no imported candle of the same run follows."""
+    days, stamps = zone(series.timezone), found.stamps
+    longest = longest_hole(stamps[found.imported], series.timeframe, days)
+    ends = {run.until for run in runs(stamps[found.imported], series.timeframe, days, longest)}
+    imported = found.imported
+    followed = np.append(imported[1:], True)
+    last = stamps[imported & ~followed].tolist()
+    buckets = [Span(at, series.timeframe.next(at, days)) for at in last]
+    return Spans([*buckets, *(Span(series.timeframe.floor(end - 1, days), end) for end in ends)])

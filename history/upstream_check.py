@@ -1,0 +1,107 @@
+"""Compares stored 1m candles with those that a provider has now, day by day, and corrects what differs."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from candlegraph.candle import Candles, concat
+from candlegraph.clock import DAY_MS
+from candlegraph.series import Record
+from candlegraph.span import Span, Spans
+from candlegraph.timeframe import MINUTE, Timeframe
+from candlegraph.upstream import Upstream, Urgency
+from candlegraph.zone import UTC
+from history.verdict import Call, judge
+from storage.batches import Read, Write
+from storage.candles import CandleStore
+
+_DAY = Timeframe(1, "d")
+_MINUTES_A_DAY = DAY_MS // MINUTE.width_ms
+
+
+@dataclass(frozen=True, slots=True)
+class DayCheck:
+    """What a comparison of one day (UTC) found.
+
+    ``missing``: covered here, without the candle that the provider has. ``extra``: the provider has no such candle.
+    ``different``: another open, high, low, close or volume. ``kept``: an extra candle is not withdrawn where the
+    provider has nothing at all of a day, for it may have forgotten the day.
+    """
+
+    day: Span
+    checked: int = 0
+    missing: int = 0
+    extra: int = 0
+    different: int = 0
+    kept: int = 0
+
+    @property
+    def wrong(self) -> int:
+        """All that differs."""
+        return self.missing + self.extra + self.different
+
+
+def stored_days(covered: Spans, count: int) -> list[Span]:
+    """The newest ``count`` days (UTC) of which anything is covered, the newest first."""
+    days: list[Span] = []
+    for span in reversed(list(covered)):
+        at = _DAY.floor(span.until - 1)
+        while len(days) < count and at + DAY_MS > span.since:
+            if not days or days[-1].since != at:
+                days.append(Span(at, at + DAY_MS))
+            at -= DAY_MS
+    return days
+
+
+async def check_day(store: CandleStore, record: Record, provider: Upstream, day: Span) -> DayCheck:
+    """Compare the covered part of a day and store the provider's candles, by the way of every write. ProviderError."""
+    known = (await store.ledgers([record.id]))[0].spans.get(MINUTE, Spans()) & Spans([day])
+    theirs, proved = await _fetched(record, provider, known)
+    known &= proved
+    stored = (await store.read([Read(record.id, MINUTE, day, _MINUTES_A_DAY)]))[0]
+    ours = concat([stored.between(span) for span in known])
+    theirs = concat([theirs.between(span) for span in known])
+    missing = int(np.count_nonzero(~np.isin(theirs.timestamp, ours.timestamp)))
+    # A flat minute without volume was imported to be kept: no provider's candle contradicts it.
+    extra = ~np.isin(ours.timestamp, theirs.timestamp) & ~_is_flat(ours)
+    kept_extra = 0 if len(theirs) else int(np.count_nonzero(extra))
+    different = _different(ours, theirs)
+    check = DayCheck(day, len(ours), missing, int(np.count_nonzero(extra)), different, kept_extra)
+    if check.wrong > kept_extra:
+        flat = ours[_is_flat(ours) & ~np.isin(ours.timestamp, theirs.timestamp)]
+        await store.write([Write(record.id, MINUTE, flat.merge(theirs), known, replaces=True)])
+    return check
+
+
+async def _fetched(record: Record, provider: Upstream, known: Spans) -> tuple[Candles, Spans]:
+    """The provider's final candles within ``known``, and the spans it answers in full. ProviderError."""
+    found, proved = [Candles.empty()], Spans()
+    final_until = MINUTE.floor(provider.now_ms() - provider.capabilities.final_after_ms)
+    at = min((span.since for span in known), default=final_until)
+    until = min(final_until, max((span.until for span in known), default=0))
+    while at < until:
+        call = Call(MINUTE, UTC, Span(at, until), final_until)
+        page = await provider.fetch(record.instrument, MINUTE, call.span, Urgency.BACKFILL)
+        verdict = judge(page, call, provider.capabilities)
+        found.append(verdict.kept)
+        proved |= verdict.covered
+        if verdict.resume_at <= at:
+            break
+        at = verdict.resume_at
+    return concat(found).sorted(), proved
+
+
+def _different(ours: Candles, theirs: Candles) -> int:
+    """How many candles that both have are not equal."""
+    both = np.intersect1d(ours.timestamp, theirs.timestamp)
+    left, right = (candles[np.isin(candles.timestamp, both)] for candles in (ours, theirs))
+    unequal = np.zeros(len(both), np.bool_)
+    for mine, other in zip(left.columns[1:6], right.columns[1:6], strict=True):
+        unequal |= mine != other
+    return int(np.count_nonzero(unequal))
+
+
+def _is_flat(candles: Candles) -> np.ndarray[tuple[int], np.dtype[np.bool_]]:
+    return np.asarray((candles.open == candles.close) & (candles.high == candles.low) & (candles.volume == 0))

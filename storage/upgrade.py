@@ -1,0 +1,111 @@
+"""What is checked once of the series that an older version has stored: the relation ``upgrade_tasks``."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+
+from candlegraph.candle import Candles
+from candlegraph.span import Span, Spans
+from candlegraph.timeframe import Timeframe
+from candlegraph.zone import zone
+from storage.batches import Write
+from storage.candles import CandleStore
+from storage.coverage import FAR
+from storage.database import SQL, Database, to_ms
+from storage.withdrawals import StoredSeries, openings, withdraw
+
+AHEAD = "coverage beyond the time of the upgrade"
+
+
+class Step(StrEnum):
+    """What is checked."""
+
+    AHEAD = "ahead"
+    HOLES = "holes"
+    LAST = "last"
+    FILLERS = "fillers"
+
+
+@dataclass(frozen=True, slots=True)
+class Task:
+    """One step for one series; ``noted_at`` is when the database was upgraded, ms."""
+
+    series: StoredSeries
+    step: Step
+    noted_at: int
+    market: str
+    provider: str
+
+
+@dataclass(frozen=True, slots=True)
+class Tally:
+    """How many of the tasks of a step there are, and how many of them are done."""
+
+    step: str
+    tasks: int
+    done: int
+
+
+async def open_tasks(database: Database, *steps: Step) -> list[Task]:
+    """The tasks that are not done, series by series."""
+    return [
+        Task(
+            StoredSeries(row["instrument_id"], Timeframe.parse(row["timeframe"]), row["timezone"]),
+            Step(row["step"]),
+            to_ms(row["noted_at"]),
+            row["market"],
+            row["provider"],
+        )
+        for row in await database.read("upgrade_open", [str(step) for step in steps])
+    ]
+
+
+async def close_task(database: Database, task: Task) -> None:
+    """Note that a task is done."""
+    async with database.connection() as connection:
+        await connection.execute(SQL["upgrade_close"], *_key(task))
+
+
+async def task_tallies(database: Database) -> list[Tally]:
+    """How far each step is; nothing where the database was new."""
+    return [Tally(row["step"], row["tasks"], row["done"]) for row in await database.read("upgrade_counts")]
+
+
+async def withdrawal_tallies(database: Database) -> Sequence[tuple[str, int, int, int]]:
+    """By reason: how many withdrawals, how much coverage (ms), and how many candles."""
+    return [
+        (row["reason"], row["withdrawals"], row["uncovered"], row["candles"])
+        for row in await database.read("withdrawal_counts")
+    ]
+
+
+async def withdraw_ahead(store: CandleStore) -> int:
+    """Withdraw the coverage beyond the time of the upgrade, and the candles that were not over then; of how many series.
+
+    This comes before anything is asked of a provider: coverage of a later time is no old claim. A process that comes
+    second waits for the first.
+    """
+    tasks = await open_tasks(store.database, Step.AHEAD)
+    for task in tasks:
+        async with store.database.transaction() as connection:
+            if await connection.fetchval(SQL["upgrade_take"], *_key(task)):
+                await _withdraw_ahead(store, task)
+                await connection.execute(SQL["upgrade_close"], *_key(task))
+    return len(tasks)
+
+
+async def _withdraw_ahead(store: CandleStore, task: Task) -> None:
+    series, timeframe = task.series, task.series.timeframe
+    ahead = Spans([Span(timeframe.floor(task.noted_at, zone(series.timezone)), FAR)])
+    ledger = (await store.ledgers([series.instrument_id]))[0]
+    if covered := ledger.spans.get(timeframe, Spans()) & ahead:
+        *_, last = covered
+        stored = await openings(store.database, series, Span(next(iter(covered)).since, last.until))
+        await store.write([Write(series.instrument_id, timeframe, Candles.empty(), covered, replaces=True)])
+        await withdraw(store, series, covered, AHEAD, len(stored.stamps))
+
+
+def _key(task: Task) -> tuple[int, str, str]:
+    return task.series.instrument_id, str(task.series.timeframe), str(task.step)
