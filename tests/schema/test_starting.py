@@ -14,13 +14,13 @@ from candlegraph import clock
 from candlegraph.clock import MINUTE_MS
 from candlegraph.provider import Capabilities, Live
 from candlegraph.timeframe import MINUTE
+from history import listings
 from history import orchestrator as history
 from history.orchestrator import History
 from providers.registry import Registry
 from realtime import hub
 from resolvers.context import Context, Services
 from schema.build import Schema, build_schema
-from storage import instruments
 from storage.database import Database
 from tests.fakes.services import services_over
 from tests.fakes.starting import Starting, of, registry
@@ -75,7 +75,7 @@ async def begin(
     """Begin a process; all of them have one database, and nobody waits for long."""
     monkeypatch.setattr(clock, "now_ms", lambda: T0 + 400 * MINUTE_MS)
     monkeypatch.setattr(history, "DEADLINE_S", 0.01)
-    monkeypatch.setattr(instruments, "LISTING_DEADLINE_S", 0.01)
+    monkeypatch.setattr(listings, "LISTING_DEADLINE_S", 0.01)
     monkeypatch.setattr(hub, "READY_S", 0.01)
     opened, schema, begun = Database(await new_database(migrated_template)), build_schema(), []
     await opened.open()
@@ -107,7 +107,7 @@ async def test_who_asks_during_a_long_start_learns_when_to_come_back_and_is_answ
 
     server.provider.slow.set()
     monkeypatch.setattr(history, "DEADLINE_S", 10)
-    monkeypatch.setattr(instruments, "LISTING_DEADLINE_S", 10)
+    monkeypatch.setattr(listings, "LISTING_DEADLINE_S", 10)
     answer = await server.ask(query(0, 60))
     assert answer["errors"] == []
     assert (len(answer["data"]["candles"]["nodes"]), answer["data"]["candles"]["gaps"]) == (60, [])
@@ -120,7 +120,7 @@ async def test_what_is_stored_is_answered_during_a_long_start_and_the_rest_is_pe
     begin: Begin, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(history, "DEADLINE_S", 10)
-    monkeypatch.setattr(instruments, "LISTING_DEADLINE_S", 10)
+    monkeypatch.setattr(listings, "LISTING_DEADLINE_S", 10)
     before = begin()
     before.provider.slow.set()
     assert (await before.ask(query(0, 50)))["errors"] == []
