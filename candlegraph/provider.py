@@ -89,6 +89,9 @@ class Capabilities:
     budget: Budget | None = None  # None: nothing is known, and a cautious one is kept
     call_weight: float = 1.0  # what one `Provider.fetch` costs of it
     deadline_s: float = 10.0  # how long one call may take
+    earliest_ms: int = (
+        0  # it is asked for nothing older, unless a listing says so; negative: there are candles before 1970
+    )
 
     @property
     def final_after_ms(self) -> int:

@@ -127,6 +127,7 @@ class Files:
             settle_ms=0,
             budget=_BUDGET,
             deadline_s=60.0,  # a large table takes a while to read
+            earliest_ms=clock.OLDEST_MS,
         )
 
     async def start(self) -> None:

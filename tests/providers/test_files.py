@@ -356,3 +356,13 @@ async def test_a_folder_that_went_away_is_unavailable_and_not_empty(tmp_path: Pa
     (tmp_path / "in").rmdir()
     with pytest.raises(ProviderUnavailable, match="FILES_DIR cannot be read"):
         await provider.listings()
+
+
+async def test_a_file_may_begin_before_1970(tmp_path: Path) -> None:
+    """It is asked for what is as old as a Timestamp can be."""
+    write(tmp_path / "IBM_1d.csv", 20_000, 24 * HOUR_MS, start=-2_921 * 24 * HOUR_MS)
+    provider = await started(tmp_path)
+    assert provider.capabilities.earliest_ms == clock.OLDEST_MS
+    page = await provider.fetch(instrument("IBM"), DAY, Span(-3 * 24 * HOUR_MS, 3 * 24 * HOUR_MS))
+    assert times(page) == [day * 24 * HOUR_MS for day in range(-3, 3)]
+    assert (page.complete_from, page.complete_to) == (-3 * 24 * HOUR_MS, 3 * 24 * HOUR_MS)
