@@ -49,6 +49,7 @@ async def its_capabilities_make_sense(bench: Bench) -> None:
     require(len(set(frames)) == len(frames), "A timeframe is named twice.")
     require(traits.max_rows_per_call >= 1, f"max_rows_per_call is {traits.max_rows_per_call}.")
     require(traits.settle_ms >= 0, f"settle_ms is {traits.settle_ms}.")
+    require(traits.earliest_ms >= clock.OLDEST_MS, f"earliest_ms is {traits.earliest_ms}; no Timestamp is before 1900.")
     require(traits.deadline_s > 0, f"deadline_s is {traits.deadline_s}.")
     require(traits.call_weight > 0, f"call_weight is {traits.call_weight}.")
     for what in ("max_lookback_ms", "max_lookback_candles"):
