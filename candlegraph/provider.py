@@ -72,6 +72,9 @@ class Capabilities:
     call_weight: float = 1.0  # what one `Provider.fetch` costs of it
     deadline_s: float = 10.0  # how long one call may take
     revised: bool = False  # its past may be replaced as a whole: it is `Revised`
+    earliest_ms: int = (
+        0  # it is asked for nothing older, unless a listing says so; negative: there are candles before 1970
+    )
 
     @property
     def final_after_ms(self) -> int:

@@ -15,7 +15,7 @@ from typing import Literal, Self, cast
 import numpy as np
 from numpy.typing import NDArray
 
-from candlegraph.clock import DAY_MS, HOUR_MS, MINUTE_MS
+from candlegraph.clock import DAY_MS, HOUR_MS, MINUTE_MS, NEWEST_MS
 from candlegraph.errors import BadUserInput
 from candlegraph.zone import UTC, Int64s, Zone
 
@@ -23,7 +23,6 @@ Unit = Literal["m", "h", "d", "w", "mon", "y"]
 
 ORIGIN_MS = 946_857_600_000  # Monday 2000-01-03T00:00:00Z
 _ORIGIN_DAY = ORIGIN_MS // DAY_MS
-_LAST_MS = 9_999_999_999_999  # the last valid Timestamp, 2286-11-20
 _ORIGIN_MONTH = 360  # 2000-01, in months since 1970-01
 _WIDTHS = {"m": MINUTE_MS, "h": HOUR_MS}
 _DAYS = {"d": 1, "w": 7}
@@ -138,22 +137,25 @@ class Timeframe:
         opens = np.unique(self.open_at(np.arange(first, last + 2, dtype=np.int64), zone))
         return opens[(opens >= since) & (opens < until)]
 
-    def nests_in(self, other: Timeframe, zone: Zone = UTC) -> bool:
-        """Whether every edge of ``other`` from the bucket of 1970-01-01 on is an edge of ours: ours fold into its exactly."""
+    def nests_in(self, other: Timeframe, zone: Zone = UTC, since: int = 0) -> bool:
+        """Whether every edge of ``other`` from the bucket of ``since`` on is an edge of ours: ours fold into its exactly.
+
+        Zones had odder offsets once: an hour nests in a day of Europe/Paris since 1911, and a minute before.
+        """
         if self.months:
             return bool(other.months) and other.months % self.months == 0
         if other.width_ms:
             ours = self.width_ms or (self.days * DAY_MS if zone.is_utc else 0)
             return bool(ours) and other.width_ms % ours == 0
         if self.width_ms:
-            return _grid_ms(other, zone) % self.width_ms == 0
+            return _grid_ms(other, zone, since) % self.width_ms == 0
         return self.days == 1 if other.months else other.days % self.days == 0
 
 
 @lru_cache(maxsize=1024)
-def _grid_ms(timeframe: Timeframe, zone: Zone) -> int:
-    """The widest UTC grid counted from the origin that holds all edges of ``timeframe`` from the bucket of 1970-01-01 on."""
-    return int(np.gcd.reduce(timeframe.edges(timeframe.floor(0, zone), _LAST_MS, zone) - ORIGIN_MS))
+def _grid_ms(timeframe: Timeframe, zone: Zone, since: int) -> int:
+    """The widest UTC grid counted from the origin that holds all edges of ``timeframe`` from the bucket of ``since`` on."""
+    return int(np.gcd.reduce(timeframe.edges(timeframe.floor(since, zone), NEWEST_MS, zone) - ORIGIN_MS))
 
 
 MINUTE = Timeframe(1, "m")

@@ -21,10 +21,12 @@ from candlegraph.errors import BadUserInput
 
 Int64s = NDArray[np.int64]
 
-_SCAN_FROM_S = -315_619_200  # 1960-01-01: a ten-year bucket around 1970 opens no earlier
-_SCAN_TO_S = 10_160_640_000  # 2291-12-23: past the last valid Timestamp
-# No zone since 1960 keeps an offset for less than 6.9 days (Gaza, Hebron, Recife): none hides between two probes.
-_PROBE_EVERY_S = 6 * 86_400
+_SCAN_FROM_S = -2_524_521_600  # 1890-01-01: a ten-year bucket around 1900 opens no earlier
+_SCAN_TO_S = 10_319_184_000  # 2297-01-01: a ten-year bucket around the last valid Timestamp ends no later
+# No zone keeps an offset for less than 3.9 days (Freetown in 1939), since 1960 for less than 6.9 (Gaza, Hebron, Recife):
+# none hides between two probes.
+_OLD_PROBE_EVERY_S, _PROBE_EVERY_S = 3 * 86_400, 6 * 86_400
+_OLD_UNTIL_S = -315_619_200  # 1960-01-01
 _RULES_ALONE_S = 4_102_444_800  # 2100-01-01: from here on there are only yearly rules, whose halves are months long
 # A capital first: "localtime", "posixrules" and "right/..." (which counts leap seconds) are files, not names of IANA's.
 _NAME = re.compile(r"[A-Z][A-Za-z0-9_+\-]*(/[A-Za-z0-9_+\-]+){0,2}")
@@ -32,7 +34,7 @@ _NAME = re.compile(r"[A-Z][A-Za-z0-9_+\-]*(/[A-Za-z0-9_+\-]+){0,2}")
 
 @dataclass(frozen=True, slots=False, eq=False)
 class Zone:
-    """A time zone between 1960 and 2291; before and after, its first and last offset go on.
+    """A time zone between 1890 and 2297; before and after, its first and last offset go on.
 
     ``offsets[i]`` (ms to add to UTC) holds on ``[changes[i], changes[i + 1])``. Both are cut to whole minutes, so
     that a day always opens on the edge of a 1m candle.
@@ -96,7 +98,8 @@ def _scan(name: str, tz: ZoneInfo) -> Zone:
 
     changes, offsets = [np.iinfo(np.int64).min // 2], [offset_at(_SCAN_FROM_S)]
     probes = [
-        *range(_SCAN_FROM_S, _RULES_ALONE_S, _PROBE_EVERY_S),
+        *range(_SCAN_FROM_S, _OLD_UNTIL_S, _OLD_PROBE_EVERY_S),
+        *range(_OLD_UNTIL_S, _RULES_ALONE_S, _PROBE_EVERY_S),
         *range(_RULES_ALONE_S, _SCAN_TO_S, 5 * _PROBE_EVERY_S),
     ]
     for before, after in pairwise(probes):

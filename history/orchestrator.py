@@ -181,16 +181,16 @@ def _told(answer: Answer) -> Span:
     if not answer.sources:
         return Span(0, 0)
     whole = answer.ask.since is None and not answer.has_more
-    return Span(0 if whole else answer.sources[0].since, answer.sources[-1].until)
+    return Span(clock.OLDEST_MS if whole else answer.sources[0].since, answer.sources[-1].until)
 
 
 def _known_and_missing(plan: Plan) -> tuple[Spans, tuple[Gap, ...]]:
     """What is covered of a series up to now, and why the rest is not."""
-    planned = plan.window(Span(0, plan.settled))
+    planned = plan.window(Span(plan.beginning, plan.settled))
     covered, imported = planned.covered, plan.capabilities is None
     first = min((span.since for span in covered), default=plan.settled)
     known = Span(
-        first if plan.record.first_available is None else 0,
+        first if plan.record.first_available is None else plan.beginning,
         max((span.until for span in covered), default=0) if imported else plan.settled,
     )
     rest = Spans([known]) - covered

@@ -6,6 +6,7 @@ from collections.abc import Collection, Iterator
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
+from candlegraph import clock
 from candlegraph.answer import GapReason, SourceKind
 from candlegraph.provider import Capabilities
 from candlegraph.series import Record
@@ -16,6 +17,8 @@ from storage.coverage import Ledger
 from storage.relations import BASE, Levels
 
 FEW_CALLS = 3  # so many calls for 1m candles are worth it; beyond, a native timeframe is asked instead
+
+_DECADE = Timeframe(10, "y")
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,6 +101,19 @@ class Plan:
     def final_after_ms(self) -> int:
         """How long after its end a candle is final and can be had."""
         return self.capabilities.final_after_ms if self.capabilities else 0
+
+    @property
+    def earliest(self) -> int:
+        """Nothing can be had of what opens before: by the listing, else by the provider."""
+        if self.record.first_available is not None:
+            return self.record.first_available
+        return self.capabilities.earliest_ms if self.capabilities else 0
+
+    @property
+    def beginning(self) -> int:
+        """The beginning of all that is known: 1970, or the first candle known before."""
+        known = [next(iter(spans)).since for spans in self.ledger.spans.values() if spans]
+        return max(clock.OLDEST_MS, min([0, self.record.first_available or 0, *known]))
 
     @property
     def settled(self) -> int:
@@ -184,6 +200,9 @@ class Plan:
     def _outside_capabilities(self, window: Span) -> Iterator[OutOfReach]:
         if not self.capabilities:
             return
+        if self.record.first_available is None:
+            before = Span(window.since, self.timeframe.ceil(self.earliest, self.zone)) & window
+            yield OutOfReach(GapReason.UNAVAILABLE, before, "The provider has nothing so old.")
         if self.capabilities.delay_ms:
             edge = self.timeframe.floor(self.now - self.capabilities.delay_ms, self.zone)
             recent = Span(edge, self.settled) & window
@@ -213,7 +232,7 @@ class Plan:
     def askable(self, span: Span, base: Timeframe) -> Span:
         """What of ``span`` the provider may have at ``base``: from the listing to the candle that is forming."""
         first = self.record.first_available
-        listed = 0 if first is None else base.floor(first, self.days)
+        listed = self.earliest if first is None else base.floor(first, self.days)
         return Span(max(span.since, listed), min(span.until, base.next(self.now, self.days)))
 
     def native(self) -> list[Timeframe]:
@@ -224,10 +243,15 @@ class Plan:
         """Where there still are candles of ``base`` to be read: minutes before the horizon are dropped."""
         return spans - self.ledger.behind(base)
 
+    @property
+    def _decade(self) -> int:
+        """The instant from which timeframes must nest: a whole decade, so that few have to be worked out."""
+        return _DECADE.floor(self.beginning)
+
     def _nests(self, base: Timeframe) -> bool:
         """Whether candles of ``base`` fold into ours; stored days are days of the instrument's zone alone."""
         same_days = self.zone.name == self.days.name or (self.zone.is_utc and self.days.is_utc)
-        return (bool(base.width_ms) or same_days) and base.nests_in(self.timeframe, self.zone)
+        return (bool(base.width_ms) or same_days) and base.nests_in(self.timeframe, self.zone, self._decade)
 
     def _bases(self) -> list[Timeframe]:
         return sorted(filter(self._nests, self.ledger.spans), key=lambda base: (base != MINUTE, -base.nominal_ms))
@@ -237,7 +261,7 @@ class Plan:
         found = [
             (level, relation)
             for level, relation in self.levels.items()
-            if (level.width_ms or self.zone.is_utc) and level.nests_in(self.timeframe, self.zone)
+            if (level.width_ms or self.zone.is_utc) and level.nests_in(self.timeframe, self.zone, self._decade)
         ]
         return sorted(found, key=lambda item: -item[0].nominal_ms)
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, replace
 
 from candlegraph.answer import Answer, Ask, Fill, SourceKind, Wait
 from candlegraph.candle import Candles, concat
+from candlegraph.clock import OLDEST_MS
 from candlegraph.errors import ProviderError, ProviderStarting, ProviderUnavailable
 from candlegraph.resample import fold
 from candlegraph.span import Span, Spans
@@ -98,9 +99,10 @@ class CandleQuery:
         """Where a query without ``since`` ends: nothing is stored, and nothing can be fetched, before."""
         known = [next(iter(spans)).since for spans in self.plan.ledger.spans.values() if spans]
         if self.context.provider or self.fetches.outcome.failure:
-            known.append(self.context.record.first_available or 0)
+            listed = self.context.record.first_available
+            known.append(self.timeframe.ceil(self.plan.earliest, self.zone) if listed is None else listed)
         first = min([until, *(self.timeframe.floor(instant, self.zone) for instant in known)])
-        return max(first, self.timeframe.ceil(0, self.zone))  # what opens before 1970 has no Timestamp
+        return max(first, self.timeframe.ceil(OLDEST_MS, self.zone))  # what opens before has no Timestamp
 
     async def _read_windows(self, asked: Span) -> Span:
         """Answer window after window; the span that was answered, shorter where the budget of calls ended."""

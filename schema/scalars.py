@@ -8,6 +8,7 @@ from typing import NewType
 import strawberry
 from strawberry.types.scalar import ScalarDefinition
 
+from candlegraph.clock import NEWEST_MS, OLDEST_MS, looks_like_seconds
 from candlegraph.errors import BadUserInput
 from candlegraph.timeframe import Timeframe
 
@@ -15,7 +16,6 @@ Timestamp = NewType("Timestamp", int)
 JSON = NewType("JSON", object)
 
 _DOCS = "https://candlegraph.org/docs/scalars"
-_OLDEST_MS, _NEWEST_MS = 100_000_000_000, 9_999_999_999_999
 _HINT = "A Timestamp is milliseconds since the epoch, UTC, or an ISO 8601 text with an offset"
 
 
@@ -25,21 +25,22 @@ def parse_timestamp(value: object) -> Timestamp:
         return _in_range(_from_text(value))
     if isinstance(value, bool) or not isinstance(value, int | float) or value != value // 1:
         raise BadUserInput(f"{_HINT}, not {str(value)[:32]!r}.")
+    if looks_like_seconds(int(value)):
+        raise _mistaken(int(value), "seconds", int(value) * 1000)
     return _in_range(int(value))
 
 
 def _in_range(milliseconds: int) -> Timestamp:
-    if milliseconds == 0 or _OLDEST_MS <= milliseconds <= _NEWEST_MS:
+    if OLDEST_MS <= milliseconds <= NEWEST_MS:
         return Timestamp(milliseconds)
-    guesses = {
-        "seconds": milliseconds * 1000,
-        "microseconds": milliseconds // 1000,
-        "nanoseconds": milliseconds // 1_000_000,
-    }
-    for unit, guess in guesses.items():
+    for unit, guess in (("microseconds", milliseconds // 1000), ("nanoseconds", milliseconds // 1_000_000)):
         if 631_152_000_000 <= guess <= 4_102_444_800_000:  # a time between 1990 and 2100 in that unit
-            raise BadUserInput(f"{_HINT}; {milliseconds} looks like {unit}: write {guess}.")
-    raise BadUserInput(f"{_HINT}: 0, or from {_OLDEST_MS} (1973) to {_NEWEST_MS} (2286), not {str(milliseconds)[:32]}.")
+            raise _mistaken(milliseconds, unit, guess)
+    raise BadUserInput(f"{_HINT}, from {OLDEST_MS} (1900) to {NEWEST_MS} (2286), not {str(milliseconds)[:32]}.")
+
+
+def _mistaken(number: int, unit: str, guess: int) -> BadUserInput:
+    return BadUserInput(f"{_HINT}; {number} looks like {unit}: write {guess}.")
 
 
 def _from_text(text: str) -> int:
@@ -87,8 +88,10 @@ SCALARS: dict[object, ScalarDefinition] = {
     Timestamp: strawberry.scalar(
         name="Timestamp",
         description=(
-            "Milliseconds since the epoch, UTC, as an integer. Input: 0, or 1e11 .. 9_999_999_999_999, or an ISO 8601 "
-            "string with an offset; anything else is refused with a hint."
+            "Milliseconds since the epoch, UTC, as an integer. Input: an integer from -2_208_988_800_000 (the year 1900) to "
+            "9_999_999_999_999, or an ISO 8601 string with an offset. Refused with a hint: 1_000_000_000 .. 9_999_999_999 "
+            "that is no whole minute (seconds of today look like that; every edge of a bucket is a whole minute), and "
+            "whatever is longer (micro- and nanoseconds). Every Timestamp that the API prints is accepted by it."
         ),
         specified_by_url=f"{_DOCS}#timestamp",
         serialize=int,

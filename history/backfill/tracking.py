@@ -14,7 +14,7 @@ from typing import Any
 
 from candlegraph.answer import Gap, GapReason
 from candlegraph.backfill import Selection, Tracked
-from candlegraph.clock import DAY_MS, MINUTE_MS
+from candlegraph.clock import DAY_MS, MINUTE_MS, OLDEST_MS
 from candlegraph.errors import BadUserInput, ProviderError
 from candlegraph.outage import Outage
 from candlegraph.provider import Live
@@ -162,9 +162,9 @@ def _holes(row: Any, record: Record, ledger: Ledger, provider: Upstream) -> Span
     holes, _ = missing(record, ledger, MINUTE, Span(to_ms(row["since"]), _END), provider)
     if provider.capabilities.live is Live.NONE:
         return holes
-    return holes & Spans([Span(0, provider.now_ms() - provider.capabilities.final_after_ms - LIVE_GRACE_MS)]).inner(
-        MINUTE
-    )
+    return holes & Spans(
+        [Span(OLDEST_MS, provider.now_ms() - provider.capabilities.final_after_ms - LIVE_GRACE_MS)]
+    ).inner(MINUTE)
 
 
 def _correctable(row: Any, ledger: Ledger, provider: Upstream) -> Spans:

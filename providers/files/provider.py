@@ -93,6 +93,7 @@ class Files:
             budget=_BUDGET,
             deadline_s=60.0,  # a large table takes a while to read
             revised=True,
+            earliest_ms=clock.OLDEST_MS,
         )
 
     async def start(self) -> None:

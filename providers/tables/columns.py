@@ -86,7 +86,7 @@ def layout_of(names: Sequence[str], first: Sequence[str]) -> Layout:
 
 def layout_without_names(cells: Sequence[str]) -> Layout | None:
     """A first row of numbers instead of names: time, open, high, low, close, volume, whatever (Binance's dumps)."""
-    if not cells[0].strip()[:1].isdigit():
+    if not cells[0].strip().removeprefix("-")[:1].isdigit():
         return None
     if len(cells) >= 7 and ":" in cells[1] and _CLOCK.fullmatch(cells[1].strip()) and all(map(_is_number, cells[2:7])):
         return Layout((0, 1), (2, 3, 4, 5, 6))

@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from candlegraph.candle import Bools
-from candlegraph.clock import DAY_MS, HOUR_MS, MINUTE_MS
+from candlegraph.clock import DAY_MS, HOUR_MS, MINUTE_MS, NEWEST_MS, OLDEST_MS
 from candlegraph.errors import BadUserInput, InvalidCandles
 from candlegraph.span import Span
 from candlegraph.timeframe import Timeframe
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 Kinds = NDArray[np.int8]
 
-TIMES = Span(0, 10_000_000_000_000)  # what a Timestamp can say
+TIMES = Span(OLDEST_MS, NEWEST_MS + 1)  # what a Timestamp can say
 NEVER = "this local time does not exist in {}"
 TWICE = "this local time happens twice in {}, and the order of the rows does not tell which one is meant"
 
@@ -161,7 +161,7 @@ def on_clock(stamp: Int64s, kind: Kinds, clock: Zone, dates: Zone | None) -> Ins
         (stamp % 1000 != 0, "the timestamp is not a whole number of milliseconds"),
         (never & ~midnight, NEVER.format(zone.name)),
         (unclear, TWICE.format(zone.name)),
-        ((ms < TIMES.since) | (ms >= TIMES.until), "the timestamp is before 1970 or after 2286"),
+        ((ms < TIMES.since) | (ms >= TIMES.until), "the timestamp is before 1900 or after 2286"),
     ):
         reasons = dict.fromkeys(np.flatnonzero(bad).tolist(), reason) | reasons
     if local.any():
@@ -214,6 +214,9 @@ def _in_micros(stamp: Int64s, kind: Kinds) -> tuple[Int64s, Kinds, dict[int, str
     days, is_date = _days_of_date_numbers(stamp)
     spelling = _spelling(stamp, number, is_date)
     usual = int(np.bincount(spelling).argmax())
+    # Around 1970 the numbers are short in every unit; a whole minute in the usual one is one of it.
+    minute = MINUTE_MS * {_MILLIS: 1, _MICROS: 10**3, _NANOS: 10**6}.get(usual, 0)
+    spelling[number & (spelling < usual) & (minute > 0) & (stamp % max(minute, 1) == 0)] = usual
     reasons = {
         at: f"the timestamp is {_SPELLINGS[spelling[at]]}, that of most rows is {_SPELLINGS[usual]}"
         for at in np.flatnonzero(spelling != usual).tolist()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import re
 import signal
 import sys
 from collections.abc import Callable, Coroutine
@@ -18,6 +19,7 @@ from candlegraph.errors import CandlegraphError, ConfigurationError
 if TYPE_CHECKING:
     from server.settings import Settings
 
+_INTEGER = re.compile(r"-?[0-9]{1,19}")
 _OVERRIDES = ("host", "port", "data_dir")  # the options that stand in for a setting
 _NUMBERS = frozenset({"open", "high", "low", "close", "volume", "checked", "missing", "extra", "different"})
 
@@ -85,7 +87,7 @@ def instant(text: str | None) -> int | None:
     """An option's instant, milliseconds or ISO 8601 with an offset, in milliseconds, UTC. BadUserInput."""
     from schema.scalars import parse_timestamp
 
-    return None if text is None else parse_timestamp(int(text) if text.isdecimal() and len(text) < 20 else text)
+    return None if text is None else parse_timestamp(int(text) if _INTEGER.fullmatch(text) else text)
 
 
 def print_table(names: tuple[str, ...], rows: list[tuple[object, ...]], width: int = 110) -> None:

@@ -20,6 +20,7 @@ from candlegraph import Timeframe
 MINUTE = 60_000
 HOUR = 60 * MINUTE
 DAY = 24 * HOUR
+OLDEST, NEWEST = -2_208_988_800_000, 9_999_999_999_999  # the first and the last Timestamp
 END = 4_102_444_800_000  # 2100-01-01
 
 HARD_ZONES = (
@@ -28,8 +29,11 @@ HARD_ZONES = (
     "America/St_Johns",  # till 2011 the clock changed at 00:01
     "America/New_York",
     "Europe/London",
+    "Europe/Dublin",  # offset -0:25:21 till 1916
+    "Asia/Kolkata",  # +5:53:20 till 1941, and summer time in the war
     "Africa/Casablanca",  # leaves and comes back around each Ramadan
     "Africa/Monrovia",  # offset -0:44:30 till 1972
+    "Africa/Freetown",  # kept an offset for four days in 1939
     "Asia/Gaza",
     "Asia/Kathmandu",  # +5:45
     "Australia/Lord_Howe",  # half an hour of summer time
@@ -178,15 +182,15 @@ def zone_names() -> st.SearchStrategy[str]:
 
 @st.composite
 def instants(draw: st.DrawFn, name: str, timeframe: Timeframe | None = None) -> int:
-    """An instant of 1970 to 2100: anywhere, in the week of a clock change, or within a few ms of an edge."""
-    anywhere = st.integers(0, END)
+    """An instant of 1900 to 2286: anywhere, in the week of a clock change, or within a few ms of an edge."""
+    anywhere = st.integers(OLDEST, NEWEST) | st.integers(0, END)
     kind = draw(st.sampled_from(["anywhere", "clock change", "clock change", "edge"]))
     instant = draw(anywhere)
     if kind == "clock change":
-        changes = clock_changes(name, draw(st.integers(1970, 2099))) or (instant,)
+        changes = clock_changes(name, draw(st.integers(1900, 2285) | st.integers(1970, 2040))) or (instant,)
         near = st.integers(-4 * DAY, 4 * DAY) | st.integers(-3 * 60, 3 * 60).map(lambda n: n * MINUTE)
         instant = draw(st.sampled_from(changes)) + draw(near | st.integers(-1, 1))
     if timeframe is not None and (kind == "edge" or draw(st.booleans())):
         instant = next_open(timeframe, instant, name) if draw(st.booleans()) else floor(timeframe, instant, name)
         instant += draw(st.integers(-1, 1))
-    return max(0, instant)
+    return min(max(OLDEST, instant), NEWEST)

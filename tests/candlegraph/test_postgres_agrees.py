@@ -12,7 +12,7 @@ import asyncpg
 import numpy as np
 
 from candlegraph import Timeframe
-from tests.candlegraph.scalar_calendar import _LONGEST, _USUAL, END
+from tests.candlegraph.scalar_calendar import _LONGEST, _USUAL, NEWEST, OLDEST
 from tests.candlegraph.scalar_calendar import floor as scalar_floor
 
 _BUCKETS = """
@@ -40,7 +40,7 @@ def _cases(draw: random.Random) -> tuple[list[Timeframe], list[int]]:
         unit = draw.choice(list(_LONGEST))
         count = draw.choice([draw.choice(_USUAL), draw.randint(1, 400), draw.randint(1, _LONGEST[unit])])
         timeframe = Timeframe.parse(f"{min(count, _LONGEST[unit])}{unit}")
-        instant = draw.randint(0, END)
+        instant = draw.randint(OLDEST, NEWEST)
         if draw.random() < 0.5:
             instant = scalar_floor(timeframe, instant, "UTC") + draw.randint(-1, 1)
         timeframes.append(timeframe)

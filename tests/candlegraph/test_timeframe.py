@@ -142,7 +142,9 @@ def test_buckets_open_where_the_scalar_calendar_says(data: st.DataObject) -> Non
     longest = max(1, 50 * 365 * scalar.DAY // timeframe.nominal_ms)
     buckets = data.draw(st.integers(-min(longest, 500), min(longest, 500)))
     shifted = scalar.open_at(timeframe, number + buckets, name)
-    assert timeframe.shift(instant, buckets, where) == shifted or shifted < at("1960-01-01")  # as `Zone` documents
+    assert timeframe.shift(instant, buckets, where) == shifted or not at("1890-01-01") <= shifted < at(
+        "2297-01-01"
+    )  # as `Zone` documents
 
 
 @given(st.data())
@@ -228,7 +230,7 @@ def test_instants_far_outside_the_tables_do_not_fail() -> None:
     """The first and last Timestamp there is, and a little beyond, have a bucket in every zone."""
     for name in scalar.HARD_ZONES:
         for timeframe in map(Timeframe.parse, ("1m", "7h", "1d", "1w", "1mon", "10y")):
-            for instant in (-scalar.DAY, -1, 0, 9_999_999_999_999, 10_100_000_000_000):
+            for instant in (scalar.OLDEST, -scalar.DAY, -1, 0, 9_999_999_999_999, 10_100_000_000_000):
                 floor = timeframe.floor(instant, zone(name))
                 assert floor <= instant < timeframe.next(instant, zone(name))
 

@@ -90,6 +90,12 @@ class CannotAffordACall(Honest):
         self.capabilities = replace(self.capabilities, budget=Budget(1, 60), call_weight=2)
 
 
+class HasCandlesOfTheMiddleAges(Honest):
+    def __init__(self) -> None:
+        super().__init__()
+        self.capabilities = replace(self.capabilities, earliest_ms=-(10**15))
+
+
 class SaysItStreams(Honest):
     stream = None  # type: ignore[assignment]
 
@@ -360,6 +366,7 @@ class StreamCannotBeCancelled(Honest):
 BROKEN: dict[type[Honest], str] = {
     OfAnotherVersion: "it describes itself",
     CannotAffordACall: "its capabilities make sense",
+    HasCandlesOfTheMiddleAges: "its capabilities make sense",
     SaysItStreams: "its capabilities make sense",
     StartsOnce: "start and close may be repeated",
     ClosesWhatWasNeverOpened: "start and close may be repeated",

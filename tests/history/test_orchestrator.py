@@ -36,6 +36,7 @@ from history import orchestrator as history
 from history import query as walk
 from history.fetch_job import MAX_CALLS
 from providers.guard.guard import Guard
+from storage.cache.memory import Cache
 from storage.candles import CandleStore
 from storage.database import Database
 from tests.fakes.starting import Starting, of, registry
@@ -97,6 +98,43 @@ def at(minute: int) -> int:
 
 
 # What is asked, and how often
+
+
+@pytest.mark.parametrize("listed", [True, False])
+async def test_a_provider_may_have_candles_from_before_1970(make: Make, listed: bool) -> None:
+    """They are asked for, kept, folded, cached, and covered; and a query without ``since`` goes back to them."""
+    first, rows = -30 * HOUR_MS, 3_000
+    truth = minutes(first, rows, holes=range(1_700, 1_900))
+    world = make(truth, first + 60 * HOUR_MS, earliest_ms=0 if listed else clock.OLDEST_MS)
+    if listed:
+        world.upstream.listed = {world.symbol: Listing(world.symbol, first_available=first)}
+    world.cache = Cache(16 << 20)
+    world.restart()
+    for timeframe in ("1h", "1d", "1m"):
+        parsed = Timeframe.parse(timeframe)
+        whole = Span(first, first + rows * MINUTE_MS).inner(parsed)
+        expected = folded(rows_of(truth.between(whole)), parsed)
+        for _ in range(2):
+            found = await world.ask(timeframe, limit=5_000, since=whole.since, until=whole.until)
+            assert {row[0]: row[1:] for row in rows_of(found.candles)} == expected
+            assert found.complete
+        before = await world.ask(timeframe, limit=20, until=min(HOUR_MS, whole.until))
+        older = [item for item in folded(rows_of(truth), parsed).items() if item[0] < min(HOUR_MS, whole.until)]
+        assert [(row[0], row[1:]) for row in rows_of(before.candles)] == older[-20:]
+    assert found.sources[0].source is SourceKind.CACHE
+    coverage = await world.history.coverage(world.question("1h").series)
+    assert coverage.covered.covers(Span(first, first + rows * MINUTE_MS))
+    assert (await world.covered()).covers(Span(first, first + rows * MINUTE_MS))
+
+
+async def test_what_is_older_than_a_provider_has_is_not_asked_for(make: Make) -> None:
+    """Most have nothing from before 1970: their upstreams know no negative times."""
+    world = make(minutes(T0, 100), at(200))
+    answer = await world.ask("1d", since=-DAY_MS, until=DAY_MS)
+    assert spans_of(answer) == [(-DAY_MS, 0, GapReason.UNAVAILABLE)]
+    assert all(call.span.since >= 0 for call in world.upstream.calls)
+    assert len((await world.ask(limit=1_000)).candles) == 100
+    assert all(call.span.since >= 0 for call in world.upstream.calls)
 
 
 @pytest.mark.parametrize("rows", [100, 499, 500, 1000, 3000])

@@ -8,12 +8,12 @@ from dataclasses import replace
 import pytest
 
 from candlegraph.answer import GapReason
-from candlegraph.clock import MINUTE_MS
+from candlegraph.clock import MINUTE_MS, OLDEST_MS
 from candlegraph.provider import Capabilities
 from candlegraph.series import Instrument, Record
 from candlegraph.span import Span, Spans
 from candlegraph.timeframe import MINUTE, Timeframe
-from candlegraph.zone import UTC
+from candlegraph.zone import UTC, zone
 from history.plan import Plan
 from storage.coverage import Ledger
 from storage.relations import ALL, BASE
@@ -149,3 +149,25 @@ def test_a_provider_is_asked_from_the_listing_to_the_forming_candle() -> None:
     ours = plan({}, HOUR, first_available=at(90))
     assert ours.askable(hours(0, 24), MINUTE) == Span(at(90), at(722))
     assert ours.askable(hours(0, 24), HOUR) == hours(1, 13)
+
+
+def test_a_provider_is_asked_for_nothing_from_before_1970_unless_it_says_so() -> None:
+    old, modern = Span(-2 * DAY_MS, -DAY_MS), Span(0, DAY_MS)
+    early = replace(PROVIDER, earliest_ms=OLDEST_MS)
+    assert plan({}).window(old).missing == Spans()
+    assert [(item.reason, item.span) for item in plan({}).beyond_reach(old)] == [(GapReason.UNAVAILABLE, old)]
+    assert plan({}).window(modern).missing == Spans([modern])
+    for ours in (plan({}, provider=early), plan({}, first_available=-3 * DAY_MS)):
+        assert ours.window(old).missing == Spans([old])
+        assert ours.askable(old, HOUR) == old
+
+
+def test_the_hours_of_a_day_are_used_where_its_zone_counted_whole_hours() -> None:
+    """Paris was 9 minutes and 21 seconds ahead till 1911: days that begin before are folded of minutes."""
+    paris = zone("Europe/Paris")
+    for year, nests in ((1905, False), (1912, False), (1925, True), (1962, True), (2024, True)):
+        start = HOUR.floor(int((year - 1970) * 365.2425 * DAY_MS))
+        ledger = Ledger({MINUTE: Spans([Span(start, start + 5 * DAY_MS)])})
+        ours = Plan(replace(RECORD, timezone=paris.name), None, ledger, ALL, DAY, paris, paris, NOW)
+        (part,) = ours.window(Span(start, start + 5 * DAY_MS).inner(DAY, paris)).final
+        assert part.stretches[0].relation == ("ohlcv_1h" if nests else BASE), year

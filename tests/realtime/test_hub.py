@@ -308,6 +308,17 @@ async def test_a_history_that_was_long_on_its_way_takes_nothing_of_the_stream_ba
     await client.leave()
 
 
+async def test_a_listener_may_ask_for_history_since_before_1970(build: Build, time: Time) -> None:
+    exchange = Exchange()
+    client = Client(build(exchange), "1h", since=-86_400_000)
+    await asyncio.wait_for(client.caught_up.wait(), HANG_S)
+    expected = exchange.truth(Timeframe(1, "h"), START - 4 * 86_400_000, Timeframe(1, "h").floor(time.now))
+    await eventually(lambda: client.closed() == expected)
+    assert client.closed() == expected
+    assert all(span.since >= 0 for span in exchange.spans)
+    await client.leave()
+
+
 async def test_a_quiet_series_sends_heartbeats(build: Build, time: Time, monkeypatch: pytest.MonkeyPatch) -> None:
     """All hear that the line is alive, also who came while nothing moved; the number is the last one and goes on from there."""
     assert f"nothing happened for {hub_module.HEARTBEAT_S:.0f} seconds" in LIVE.read_text("utf-8")

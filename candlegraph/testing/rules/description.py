@@ -16,7 +16,6 @@ from candlegraph.timeframe import Timeframe
 from candlegraph.zone import zone
 
 _ID = re.compile(r"[a-z][a-z0-9_-]{0,63}")
-_EARLIEST_MS, _LATEST_MS = 100_000_000_000, 9_999_999_999_999  # what a Timestamp may be; below: probably seconds
 
 
 @rule("docs/providers.md, What a provider is")
@@ -50,6 +49,7 @@ async def its_capabilities_make_sense(bench: Bench) -> None:
     require(len(set(frames)) == len(frames), "A timeframe is named twice.")
     require(traits.max_rows_per_call >= 1, f"max_rows_per_call is {traits.max_rows_per_call}.")
     require(traits.settle_ms >= 0, f"settle_ms is {traits.settle_ms}.")
+    require(traits.earliest_ms >= clock.OLDEST_MS, f"earliest_ms is {traits.earliest_ms}; no Timestamp is before 1900.")
     require(traits.deadline_s > 0, f"deadline_s is {traits.deadline_s}.")
     require(traits.call_weight > 0, f"call_weight is {traits.call_weight}.")
     for what in ("max_lookback_ms", "max_lookback_candles"):
@@ -118,7 +118,9 @@ def _listing(listing: Listing) -> None:
     require(symbol.strip() == symbol != "" and symbol.isprintable(), f"{symbol!r} cannot be typed.")
     first, ended = listing.first_available, listing.ended_at
     for what, instant in (("first_available", first), ("ended_at", ended)):
-        valid = instant is None or instant == 0 or _EARLIEST_MS <= instant <= _LATEST_MS
+        valid = instant is None or (
+            clock.OLDEST_MS <= instant <= clock.NEWEST_MS and not clock.looks_like_seconds(instant)
+        )
         require(valid, f"{what} of {symbol!r} is {instant}: milliseconds since the epoch are meant.")
     require(first is None or first <= clock.now_ms(), f"{symbol!r} begins in the future, at {first}.")
     require(first is None or ended is None or first <= ended, f"{symbol!r} ended before it began.")

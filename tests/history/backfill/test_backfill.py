@@ -39,7 +39,7 @@ from tests.fakes.upstream import (
     raising,
     spoiling,
 )
-from tests.history.world import DAY_MS, T0, World, folded, rows_of, stop_clock
+from tests.history.world import DAY_MS, HOUR_MS, T0, World, folded, rows_of, stop_clock
 from tests.waiting import HANG_S, eventually
 
 PAGE = 50
@@ -116,6 +116,23 @@ async def test_what_is_ordered_is_stored_with_each_page_asked_for_once(world: Wo
     assert await world.covered() == Spans([Span(T0, hours(10))])
     assert world.calls == 12
     assert {call.urgency for call in world.upstream.calls} == {Urgency.BACKFILL}
+
+
+async def test_what_is_older_than_a_provider_has_is_a_hole(world: World) -> None:
+    job = await run(world, -6 * HOUR_MS, 6 * HOUR_MS)
+    assert [(gap.since, gap.until, gap.reason) for gap in job.holes] == [(-6 * HOUR_MS, 0, GapReason.UNAVAILABLE)]
+    assert world.calls
+    assert all(call.span.since >= 0 for call in world.upstream.calls)
+
+
+async def test_a_backfill_reaches_over_1970_where_the_listing_does(world: World) -> None:
+    first, end = -3 * HOUR_MS, 3 * HOUR_MS
+    world.lists(minutes(first, 360))
+    world.upstream.listed = {world.symbol: Listing(world.symbol, first_available=first)}
+    job = await run(world, first, end)
+    assert (job.state, job.span, job.candles_written) == (BackfillState.DONE, Span(first, end), 360)
+    assert await world.stored() == truth(world, first, end)
+    assert await world.covered() == Spans([Span(first, end)])
 
 
 async def test_the_same_order_again_asks_nobody(world: World) -> None:

@@ -468,3 +468,13 @@ async def test_a_duplicate_says_so_to_whoever_asks(tmp_path: Path) -> None:
     assert provider.capabilities.timeframes == (MINUTE,)
     with pytest.raises(ProviderRefused, match="hold 1m candles of 'A' both"):
         await provider.fetch(instrument("A"), MINUTE, ALWAYS)
+
+
+async def test_a_file_may_begin_before_1970(tmp_path: Path) -> None:
+    """It is asked for what is as old as a Timestamp can be."""
+    write(tmp_path / "IBM_1d.csv", 20_000, 24 * HOUR_MS, start=-2_921 * 24 * HOUR_MS)
+    provider = await started(tmp_path)
+    assert provider.capabilities.earliest_ms == clock.OLDEST_MS
+    page = await provider.fetch(instrument("IBM"), DAY, Span(-3 * 24 * HOUR_MS, 3 * 24 * HOUR_MS))
+    assert times(page) == [day * 24 * HOUR_MS for day in range(-3, 3)]
+    assert (page.complete_from, page.complete_to) == (-3 * 24 * HOUR_MS, 3 * 24 * HOUR_MS)

@@ -321,8 +321,8 @@ BAD = {
     f"{START},1,3,0.5,2,11": "the same timestamp as 2, with other values",
     f"{START // 1000 + 60},1,3,0.5,2,10": ("the timestamp is in seconds, that of most rows is in milliseconds"),
     "2024-01-01 00:01,1,3,0.5,2,10": "the timestamp is in words, that of most rows is in milliseconds",
-    "-5000000000000,1,3,0.5,2,10": "the timestamp is before 1970 or after 2286",
-    "99999999999999,1,3,0.5,2,10": "the timestamp is before 1970 or after 2286",
+    "-5000000000000,1,3,0.5,2,10": "the timestamp is before 1900 or after 2286",
+    "99999999999999,1,3,0.5,2,10": "the timestamp is before 1900 or after 2286",
     "-9223372036854775808,1,3,0.5,2,10": "the timestamp is in nanoseconds, that of most rows is in milliseconds",
     f"{START}.5,1,3,0.5,2,10": "the timestamp is not understood",
     "yesterday,1,3,0.5,2,10": "the timestamp is not understood",
@@ -836,3 +836,30 @@ def _is_read(path: Path) -> None:
     plain = pl.read_csv(io.BytesIO(gzip.decompress(path.read_bytes())), infer_schema_length=None)
     assert stamps(table) == plain["timestamp_ms"].to_list()
     assert table.candles.close.tolist() == plain["close"].to_list()
+
+
+@pytest.mark.parametrize(
+    "unit", [1, 1000, 10**6, 10**9], ids=["seconds", "milliseconds", "microseconds", "nanoseconds"]
+)
+def test_days_since_1962_are_read_in_any_unit(read: Read, unit: int) -> None:
+    """Around 1970 the numbers are short; those of 1969-12-30 and 1970-01-02 are days, not seconds of another year."""
+    days = np.arange(-2_921, 19_000, dtype=np.int64)
+    table = read(rows(*(days * 86_400 * unit).tolist()))
+    assert (table.timeframe, stamps(table)) == (Timeframe(1, "d"), (days * DAY_MS).tolist())
+
+
+@pytest.mark.parametrize(
+    "text", ["1962-01-02", "1962-01-02T00:00:00Z", "19620102", "1900-01-01", "1969-12-30 00:00:00+00:00"]
+)
+def test_dates_before_1970_are_read(read: Read, text: str) -> None:
+    first = datetime.fromisoformat(text if "-" in text else "1962-01-02").replace(tzinfo=UTC)
+    spelled = text if "-" in text else "1962-01-02"
+    others = [spelled.replace(spelled[:10], (first + timedelta(days=n)).date().isoformat()) for n in range(4)]
+    table = read(rows(*(other if "-" in text else other.replace("-", "") for other in others)))
+    assert stamps(table) == [int(first.timestamp() * 1000) + n * DAY_MS for n in range(4)]
+
+
+def test_a_file_without_names_may_begin_before_1970(read: Read) -> None:
+    days = range(-3, 3)
+    table = read(rows(*(day * 86_400 for day in days)).split("\n", 1)[1])
+    assert (table.timeframe, stamps(table)) == (Timeframe(1, "d"), [day * DAY_MS for day in days])

@@ -69,6 +69,24 @@ def test_a_file_is_imported_once_and_once_more(cli: Command, tmp_path: Path) -> 
     assert [row["volume"] for row in hours] == [60.0, 60.0, 60.0]
 
 
+def test_days_before_1970_are_imported_and_asked_for(cli: Command, tmp_path: Path) -> None:  # noqa: F811
+    file = tmp_path / "old.csv"
+    rows = [
+        "1969-12-30,91.2,92.2,90.5,91.6,1",
+        "1969-12-31,91.6,92.94,91.15,92.06,1",
+        "1970-01-02,92.06,93.54,91.79,93.0,1",
+    ]
+    file.write_text("\n".join(["Date,Open,High,Low,Close,Volume", *rows, ""]))
+    result = cli("import", str(file), *NAME, "OLD")
+    assert result.stdout == "Imported 3 candles of 1d into OLD (lab/bench).\n", result.stderr
+    ask = ("candles", "lab", "bench", "OLD", "--timeframe", "1d", "--format", "json", "--since")
+    answers = [cli(*ask, since, "--until", "1970-01-03T00:00:00Z") for since in ("-172800000", "1969-12-30T00:00:00Z")]
+    found = [json.loads(answer.stdout) for answer in answers]
+    assert found[0] == found[1]
+    assert [row["timestamp"] for row in found[0]] == [-172_800_000, -86_400_000, 86_400_000]
+    assert found[0][0]["time"] == "1969-12-30T00:00:00Z"
+
+
 def test_a_file_may_take_the_place_of_what_was_stored_between_its_candles(cli: Command, tmp_path: Path) -> None:  # noqa: F811
     whole, thin = minutes(tmp_path / "whole.csv", 120), minutes(tmp_path / "thin.csv", 60, step=120_000)
     assert cli("import", str(whole), *NAME, "THIN").returncode == 0
