@@ -121,11 +121,13 @@ class Page:
 
     On ``[complete_from, complete_to)`` the provider vouches that there is no other candle than these. A final candle
     outside of it is not kept; the forming one lies behind it. ``complete_to <= complete_from`` proves nothing.
+    ``proved_until`` is for the core, which sets it by the upstream's clock: nothing later has settled for sure.
     """
 
     candles: Candles
     complete_from: int
     complete_to: int
+    proved_until: int | None = None
 
 
 class Described(Protocol):
@@ -246,7 +248,7 @@ class Upstream(Described, Protocol):
     """
 
     def now_ms(self) -> int:
-        """The instant by the upstream's clock, as far as it was measured."""
+        """The instant by the upstream's clock: its last time, plus the monotonic time since."""
         ...
 
     async def fetch(

@@ -58,6 +58,7 @@ class FetchResult:
     fetched: Spans = field(default_factory=Spans)
     refused: Spans = field(default_factory=Spans)  # the provider has rows there that are no candles
     unavailable: Spans = field(default_factory=Spans)  # the provider does not reach there
+    unproved: Spans = field(default_factory=Spans)  # the provider has not proved yet that they are over
     failure: ProviderError | None = None
     calls: int = 0
     rows: int = 0  # how many candles were stored
@@ -263,6 +264,7 @@ class FetchJob:
         result.rows += len(verdict.kept)
         result.refused |= bad
         result.unavailable |= verdict.unavailable
+        result.unproved |= verdict.unproved
         if verdict.ahead:
             self.stores.forming.remember(self.key, FormingCandles(verdict.forming, verdict.ahead, began))
         return verdict

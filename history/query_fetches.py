@@ -37,6 +37,7 @@ class FetchOutcome:
     pending: Spans = field(default_factory=Spans)  # still being fetched at the deadline
     refused: Spans = field(default_factory=Spans)  # the provider's rows there are no candles
     unavailable: Spans = field(default_factory=Spans)  # the provider does not have it
+    unproved: Spans = field(default_factory=Spans)  # the provider has not proved yet that they are over
     forming: dict[Timeframe, Candles] = field(default_factory=dict)
     live: bool = False  # the forming candles came from a feed
     calls: int = 0
@@ -79,7 +80,7 @@ class QueryFetches:
     def cut(self, plan: Plan, planned: WindowPlan) -> Span:
         """The part of a window next to where the query came from, up to the first span that no calls were left for."""
         outcome, window = self.outcome, planned.window
-        explained = outcome.pending | outcome.refused | outcome.unavailable
+        explained = outcome.pending | outcome.refused | outcome.unavailable | outcome.unproved
         unasked = list(planned.missing - Spans(span.outer(plan.timeframe, plan.zone) for span in explained))
         if not unasked:
             return window
@@ -124,6 +125,7 @@ class QueryFetches:
         outcome.failure = outcome.failure or result.failure
         outcome.fetched |= result.fetched
         outcome.refused |= result.refused
+        outcome.unproved |= result.unproved
         # What a delayed feed does not have yet says nothing of what is older.
         delay = self.context.provider.capabilities.delay_ms if self.context.provider else 0
         outcome.unavailable |= result.unavailable - Spans([Span(plan.now - delay, plan.now)] if delay else [])

@@ -20,7 +20,6 @@ from candlegraph import (
     ProviderUnavailable,
     Series,
     Timeframe,
-    clock,
     fold,
     zone,
 )
@@ -36,6 +35,7 @@ from realtime.topic import Topic
 from storage.database import Database
 from storage.leases import Leases
 from storage.topics import TopicKey
+from tests.fakes.clocks import set_clock
 from tests.realtime.world import BTC, START, Client, Exchange, Held, Process, eventually, minute, quickly, trades
 from tests.waiting import HANG_S
 
@@ -60,7 +60,7 @@ class Time:
 @pytest.fixture
 def time(monkeypatch: pytest.MonkeyPatch) -> Time:
     turned = Time()
-    monkeypatch.setattr(clock, "now_ms", lambda: turned.now)
+    set_clock(monkeypatch, lambda: turned.now)
     quickly(monkeypatch)
     return turned
 
