@@ -121,12 +121,14 @@ class Page:
     outside of it is not kept; the forming one lies behind it. ``complete_to <= complete_from`` proves nothing; where both
     are an instant before what was asked for, the provider has nothing newer than that, and may have what is older.
     ``revision`` is for a `Revised` provider: the data that the page was taken from.
+    ``proved_until`` is for the core, which sets it by the upstream's clock: nothing later has settled for sure.
     """
 
     candles: Candles
     complete_from: int
     complete_to: int
     revision: Revision | None = None
+    proved_until: int | None = None
 
 
 class Described(Protocol):

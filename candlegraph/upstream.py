@@ -43,7 +43,7 @@ class Upstream(Described, Protocol):
     """
 
     def now_ms(self) -> int:
-        """The instant by the upstream's clock, as far as it was measured."""
+        """The instant by the upstream's clock: its last time, plus the monotonic time since."""
         ...
 
     async def fetch(

@@ -77,6 +77,11 @@ def explained(plan: Plan, outcome: FetchOutcome, unknown: Spans, out_of_reach: l
         (GapReason.PENDING, outcome.pending, "The provider is being asked: ask again in a moment."),
         (GapReason.REFUSED, outcome.refused, "The provider sent rows that are no candles."),
         (GapReason.UNAVAILABLE, outcome.unavailable, "The provider does not have it."),
+        (
+            GapReason.PENDING,
+            outcome.unproved,
+            "The provider does not tell the time: a newer candle proves that it is over.",
+        ),
     ]
     gaps: list[Gap] = []
     for reason, spans, detail in reasons:

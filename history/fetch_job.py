@@ -60,6 +60,7 @@ class FetchResult:
     refused: Spans = field(default_factory=Spans)  # the provider has rows there that are no candles
     unavailable: Spans = field(default_factory=Spans)  # the provider does not reach there
     ended: Spans = field(default_factory=Spans)  # what of it is newer than everything the provider has
+    unproved: Spans = field(default_factory=Spans)  # the provider has not proved yet that they are over
     failure: ProviderError | None = None
     calls: int = 0
     rows: int = 0  # how many candles were stored
@@ -275,6 +276,7 @@ class FetchJob:
         result.refused |= bad
         result.unavailable |= verdict.unavailable
         result.ended |= verdict.ended
+        result.unproved |= verdict.unproved
         if verdict.ahead:
             self.stores.forming.remember(self.key, FormingCandles(verdict.forming, verdict.ahead, began))
         return verdict

@@ -38,6 +38,7 @@ class FetchOutcome:
     refused: Spans = field(default_factory=Spans)  # the provider's rows there are no candles
     unavailable: Spans = field(default_factory=Spans)  # the provider does not have it
     ended: Spans = field(default_factory=Spans)  # newer than everything the provider has, at whatever timeframe
+    unproved: Spans = field(default_factory=Spans)  # the provider has not proved yet that they are over
     forming: dict[Timeframe, Candles] = field(default_factory=dict)
     live: bool = False  # the forming candles came from a feed
     calls: int = 0
@@ -81,7 +82,7 @@ class QueryFetches:
     def cut(self, plan: Plan, planned: WindowPlan) -> Span:
         """The part of a window next to where the query came from, up to the first span that no calls were left for."""
         outcome, window = self.outcome, planned.window
-        explained = outcome.pending | outcome.refused | outcome.unavailable
+        explained = outcome.pending | outcome.refused | outcome.unavailable | outcome.unproved
         unasked = list(planned.missing - Spans(span.outer(plan.timeframe, plan.zone) for span in explained))
         if not unasked:
             return window
@@ -128,6 +129,7 @@ class QueryFetches:
         outcome.refused |= result.refused
         outcome.ended |= Spans(part.inner(plan.timeframe, plan.zone) for part in result.ended)
         outcome.unavailable |= outcome.ended
+        outcome.unproved |= result.unproved
         # What a delayed feed does not have yet says nothing of what is older.
         delay = self.context.provider.capabilities.delay_ms if self.context.provider else 0
         outcome.unavailable |= result.unavailable - Spans([Span(plan.now - delay, plan.now)] if delay else [])

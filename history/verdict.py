@@ -46,6 +46,7 @@ class Verdict:
     bad: BadRows
     unavailable: Spans  # the provider does not have it
     ended: Spans  # what of it is newer than everything the provider has
+    unproved: Spans  # perhaps not over: the provider tells no time, and has sent nothing newer
     resume_at: int  # where the next call begins; the end of the call's span if nothing more can come
     rows: int  # how many rows came for the span
     candles: int  # how many of them are candles
@@ -56,6 +57,8 @@ class Verdict:
 def judge(page: Page, call: Call, traits: Capabilities) -> Verdict:
     """Judge a page by the call it answers and by what its provider is like."""
     asked, final_until = call.span, call.final_until
+    if page.proved_until is not None:
+        final_until = min(final_until, call.timeframe.floor(page.proved_until, call.days))
     within = page.candles.sorted().between(asked)
     candles, bad = _checked(within, call)
     if traits.has_volume:
@@ -77,6 +80,7 @@ def judge(page: Page, call: Call, traits: Capabilities) -> Verdict:
         ended=Spans(
             [Span(page.complete_to, asked.until)] if not len(within) and page.complete_to < asked.since else []
         ),
+        unproved=Spans([Span(max(asked.since, final_until), min(asked.until, call.final_until))]),
         resume_at=resume_at,
         rows=len(within),
         candles=len(candles),

@@ -153,6 +153,13 @@ class Synthetic:
     version = "1"  # goes up when the walk changes
     capabilities = Capabilities(_NATIVE, Live.STREAM, max_rows_per_call=_MAX_ROWS, settle_ms=0, budget=_BUDGET)
 
+    def __init__(self) -> None:
+        """Set the market's clock; from now on it follows the monotonic clock, so that it never steps."""
+        self._began_ms, self._began_monotonic_ms = clock.wall_ms(), clock.monotonic_ms()
+
+    def _now_ms(self) -> int:
+        return self._began_ms + clock.monotonic_ms() - self._began_monotonic_ms
+
     async def start(self) -> None:
         """Nothing to make ready."""
 
@@ -173,7 +180,7 @@ class Synthetic:
             raise UnknownSymbol(f"The demo market has no symbol {instrument.symbol[:32]!r}.")
         if timeframe not in _NATIVE:
             raise Unsupported(f"The demo market has no candles of {timeframe}: fold them from 1m.")
-        now = clock.now_ms()
+        now = self._now_ms()
         forming = timeframe.floor(now)
         first = timeframe.ceil(max(span.since, walk.since))
         rows = min(_MAX_ROWS, _MAX_MINUTES * MINUTE_MS // timeframe.nominal_ms)
@@ -185,15 +192,19 @@ class Synthetic:
         candles = task() if work.until - work.since <= _MS_ON_LOOP else await asyncio.to_thread(task)
         return Page(candles.with_closed(candles.timestamp < forming), span.since, complete_to)
 
+    async def server_time(self) -> int:
+        """The market's clock."""
+        return self._now_ms()
+
     async def stream(self, instrument: Instrument) -> AsyncIterator[Candles]:
         """The forming minute once a second, each candle alone; every minute that ended before it, however many."""
-        since = MINUTE.floor(clock.now_ms())
+        since = MINUTE.floor(self._now_ms())
         while True:
-            page = await self.fetch(instrument, MINUTE, Span(since, clock.now_ms() + 1))
+            page = await self.fetch(instrument, MINUTE, Span(since, self._now_ms() + 1))
             for i in range(len(page.candles)):
                 yield page.candles[i : i + 1]
-            since = max(since, page.complete_to)  # a clock that is put back repeats nothing
-            await asyncio.sleep(1 - clock.now_ms() % 1000 / 1000)
+            since = max(since, page.complete_to)
+            await asyncio.sleep(1 - self._now_ms() % 1000 / 1000)
 
 
 def create(environ: Mapping[str, str]) -> Iterable[Provider]:  # noqa: ARG001 - it has no settings

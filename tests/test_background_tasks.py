@@ -21,7 +21,7 @@ ALLOWED = {
     "history/backfill/workers.py:Workers._begin": "A part of a backfill; it records its failure; Workers.close cancels and awaits it.",
     "providers/alpaca/streaming.py:_Socket.__init__": "It tells its end to all its followers; Tape.close waits for it.",
     "providers/ccxt/streaming.py:Live._begin": "It tells its end to all its followers; Live.close awaits it.",
-    "providers/guard/clock_offset.py:Offset.keep": "One measurement, which logs its failure; Offset.close awaits it.",
+    "providers/guard/provider_clock.py:ProviderClock.keep": "One measurement, which logs its failure; ProviderClock.close awaits it.",
     "server/transport/graphql_ws.py:Socket._initialise": "It closes its socket; the end of the socket cancels and awaits it.",
     "server/transport/graphql_ws.py:Socket._subscribe": "An operation, which logs its failure; the end of its socket awaits it.",
     # A batch: it ends when nothing waits; the next call starts another

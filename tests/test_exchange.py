@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from strawberry.types import ExecutionResult
 
-from candlegraph import MINUTE, Instrument, Live, Series, Timeframe, clock, fold
+from candlegraph import MINUTE, Instrument, Live, Series, Timeframe, fold
 from candlegraph.answer import Answer, Ask, GapReason
 from candlegraph.clock import MINUTE_MS
 from history import orchestrator as history_module
@@ -21,6 +21,7 @@ from resolvers.context import Context, Services
 from schema.build import build_schema
 from storage.database import Database
 from tests.fakes.binance import FakeBinance
+from tests.fakes.clocks import set_clock
 from tests.fakes.exchange import HTML, T0, Fault, random_candles
 from tests.fakes.kraken import FakeKraken
 from tests.fakes.services import services_over
@@ -84,7 +85,7 @@ class Api:
 async def api(
     database: Database, exchange: FakeBinance, binance: Ccxt, monkeypatch: pytest.MonkeyPatch
 ) -> AsyncIterator[Api]:
-    monkeypatch.setattr(clock, "now_ms", lambda: NOW)
+    set_clock(monkeypatch, lambda: NOW)
     providers = alone(binance)
     monkeypatch.setattr(calls, "BACKOFF_S", 0.01)
     history = History.over(database, providers)
@@ -231,7 +232,7 @@ async def test_of_kraken_what_lies_behind_its_newest_rows_is_told_to_be_out_of_r
         kraken.add("BTC", "USD", TRUTH)
         kraken.now = NOW
         kraken.fillers = True
-        monkeypatch.setattr(clock, "now_ms", lambda: NOW)
+        set_clock(monkeypatch, lambda: NOW)
         provider = Ccxt("kraken", kraken.ccxt_options()["kraken"])
         await provider.start()
         history = History.over(database, alone(provider))

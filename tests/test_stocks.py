@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import pytest
 
-from candlegraph import MINUTE, Candles, Instrument, Series, Span, Timeframe, clock, fold, zone
+from candlegraph import MINUTE, Candles, Instrument, Series, Span, Timeframe, fold, zone
 from candlegraph.answer import Answer, Ask, GapReason, SourceKind
 from candlegraph.clock import DAY_MS, HOUR_MS, MINUTE_MS
 from candlegraph.event import Event, EventKind
@@ -25,6 +25,7 @@ from realtime.cluster import Cluster
 from realtime.hub import Hub
 from storage.database import Database
 from tests.fakes.alpaca import KEY, LATE_MS, SECRET, FakeAlpaca, new_york, session_candles
+from tests.fakes.clocks import set_clock
 from tests.fakes.exchange import Fault
 from tests.providers.test_registry import Point
 from tests.waiting import HANG_S, eventually
@@ -63,7 +64,7 @@ async def build(database: Database, monkeypatch: pytest.MonkeyPatch) -> AsyncIte
     monkeypatch.setattr(feed_module, "MAX_BACKOFF_S", 0.02)
     monkeypatch.setattr(forming_module, "FORMING_TTL_S", 0.0)
     async with FakeAlpaca() as exchange, AsyncExitStack() as stack:
-        monkeypatch.setattr(clock, "now_ms", lambda: exchange.now)
+        set_clock(monkeypatch, lambda: exchange.now)
 
         async def make(candles: Candles, now: int, feeds: str = "iex") -> World:
             exchange.lists("AAPL", candles)

@@ -92,6 +92,7 @@ class Acme:
             raise ProviderUnavailable("Acme has not been started.")
         try:
             async with self._http.get(path, params=query) as answer:
+                clock.note_date(answer.headers)
                 if answer.status == 429:
                     raise RateLimited(retry_after=float(answer.headers.get("Retry-After", 1)))
                 if answer.status in {401, 403}:

@@ -82,6 +82,7 @@ class Rest:
             raise ProviderUnavailable("Alpaca did not answer in time.") from None
         except (aiohttp.ClientError, OSError, ValueError) as error:
             raise ProviderUnavailable(f"Alpaca could not be reached or broke off ({type(error).__name__}).") from None
+        clock.note_date(response.headers)
         if response.status != 200:
             raise _error(response.status, response.headers, body)
         return body

@@ -9,6 +9,7 @@ from copy import deepcopy
 from importlib import import_module
 from typing import Any, Protocol, cast
 
+from candlegraph import clock
 from candlegraph.clock import DAY_MS, HOUR_MS
 from candlegraph.errors import BadUserInput, ConfigurationError, ProviderUnavailable
 from candlegraph.timeframe import Timeframe
@@ -101,7 +102,8 @@ class _Sealed:
     def on_rest_response(
         self, code: int, reason: str, url: str, method: str, headers: dict[str, str], *rest: str
     ) -> str:
-        """Note the status and Retry-After; ccxt calls it for every answer before it looks for errors."""
+        """Note the status, Retry-After and Date; ccxt calls it for every answer before it looks for errors."""
+        clock.note_date(headers)
         if answer := last_answer.get():
             answer.status = code
             answer.retry_after = retry_after(headers)

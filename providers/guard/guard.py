@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncGenerator, Awaitable, Sequence
+from dataclasses import replace
 from operator import index
 from typing import TypeVar
 
@@ -31,7 +32,7 @@ from candlegraph.timeframe import Timeframe
 from candlegraph.upstream import Status, Urgency
 from providers.guard.call_queue import budget_of
 from providers.guard.calls import Calls
-from providers.guard.clock_offset import Offset
+from providers.guard.provider_clock import CallClock, ProviderClock
 
 T = TypeVar("T")
 
@@ -46,7 +47,7 @@ class Guard:
         """Nothing is started; ``quota`` counts the budget, this process's own where there is none."""
         self._provider = provider
         self._calls = Calls(provider, quota or OwnQuota())
-        self._offset = Offset(provider, self._calls)
+        self._clock = ProviderClock(provider, self._calls)
         self._polled: dict[Instrument, float] = {}  # those that its stream does not know, and until when to believe it
         self._rows = self._refused = 0
 
@@ -72,23 +73,26 @@ class Guard:
 
     async def start(self) -> None:
         """Start the provider, and find out how its upstream's clock goes. Raises whatever its start raises."""
-        await self._provider.start()
-        await self._offset.measure()
+        with clock.read_from(CallClock(self._clock)):
+            await self._provider.start()
+        await self._clock.measure()
 
     async def close(self) -> None:
         """Close the provider."""
-        await self._offset.close()
+        await self._clock.close()
         await self._provider.close()
 
     def now_ms(self) -> int:
         """As `Upstream.now_ms`."""
-        return clock.now_ms() + self._offset.ms
+        self._clock.keep()
+        return self._clock.now_ms()
 
     async def listings(self) -> Sequence[Listing]:
         """As `Upstream.listings`."""
 
         async def ask() -> Sequence[Listing]:
-            found: Sequence[object] = await self._provider.listings()
+            with clock.read_from(CallClock(self._clock)):
+                found: Sequence[object] = await self._provider.listings()
             return [_expected(item, Listing) for item in found]
 
         return await self._calls.make(ask, Urgency.QUERY, max(LISTINGS_S, self.capabilities.deadline_s))
@@ -99,9 +103,12 @@ class Guard:
         """As `Upstream.fetch`."""
 
         async def ask() -> Page:
-            return _checked(await self._provider.fetch(instrument, timeframe, span))
+            with clock.read_from(CallClock(self._clock)):
+                page = _checked(await self._provider.fetch(instrument, timeframe, span))
+            self._clock.note_rows(page.candles)
+            return replace(page, proved_until=self._clock.proved_until())
 
-        self._offset.keep()
+        self._clock.keep()
         page = await self._calls.make(ask, urgency, self.capabilities.deadline_s)
         self._rows += len(page.candles)
         return page
@@ -113,7 +120,8 @@ class Guard:
             return None
 
         async def ask() -> int | None:
-            found = await provider.first_available(instrument)
+            with clock.read_from(CallClock(self._clock)):
+                found = await provider.first_available(instrument)
             return None if found is None else index(found)
 
         return await self._calls.make(ask, Urgency.QUERY, self.capabilities.deadline_s)
@@ -158,7 +166,13 @@ class Guard:
     async def _stream(self, provider: Streaming, instrument: Instrument) -> AsyncGenerator[Candles, None]:
         try:
             async with closing_stream(provider.stream(instrument)) as source:
-                async for candles in source:
+                while True:
+                    with clock.read_from(
+                        CallClock(self._clock)
+                    ):  # not around the yield: that is the listener's context
+                        candles = await anext(source, None)
+                    if candles is None:
+                        return
                     yield _expected(candles, Candles)
         except UnknownSymbol as error:  # its history may well know it
             self._polled[instrument] = asyncio.get_running_loop().time() + POLLED_S

@@ -12,6 +12,7 @@ import time
 from collections import Counter, defaultdict, deque
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from email.utils import formatdate
 from typing import Self
 
 import numpy as np
@@ -115,7 +116,11 @@ class FakeExchange:
         self.port = 0
         self._faults: dict[str, deque[Fault]] = defaultdict(deque)
         self._app = web.Application()
+        self._app.on_response_prepare.append(self._date)
         self._runner = web.AppRunner(self._app, access_log=None, shutdown_timeout=0.1, handler_cancellation=True)
+
+    async def _date(self, _: web.Request, response: web.StreamResponse) -> None:
+        response.headers["Date"] = formatdate(self.now / 1000, usegmt=True)
 
     async def __aenter__(self) -> Self:
         """Listen on a free port."""

@@ -103,7 +103,7 @@ class Upstream:
 
     def now_ms(self) -> int:
         """The time by our clock."""
-        return clock.now_ms() + self.skew_ms
+        return clock.wall_ms() + self.skew_ms
 
     async def server_time(self) -> int:
         """The time by our clock, for whoever has to ask."""

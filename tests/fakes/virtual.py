@@ -10,7 +10,7 @@ from typing import Any, ParamSpec
 
 import pytest
 
-from candlegraph import clock
+from tests.fakes.clocks import set_clock
 
 P = ParamSpec("P")
 EPOCH_MS, BEGINS_AT = 1_709_856_000_000, 1000.0  # when a virtual loop begins: by the wall, and by its own clock
@@ -49,7 +49,7 @@ def virtual(test: Callable[P, Coroutine[Any, Any, None]]) -> Callable[P, None]:
 
     async def main(*args: P.args, **kwargs: P.kwargs) -> None:
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(clock, "now_ms", lambda: EPOCH_MS + round((now() - BEGINS_AT) * 1000))
+            set_clock(patch, lambda: EPOCH_MS + round((now() - BEGINS_AT) * 1000))
             await test(*args, **kwargs)
         left = asyncio.all_tasks() - {asyncio.current_task()}
         assert not left, left

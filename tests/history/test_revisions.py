@@ -11,7 +11,6 @@ from pathlib import Path
 import polars as pl
 import pytest
 
-from candlegraph import clock
 from candlegraph.answer import Answer, Ask
 from candlegraph.errors import CandlegraphError, UnknownSymbol
 from candlegraph.series import Instrument, Series
@@ -24,6 +23,7 @@ from providers.files.provider import Files
 from providers.guard.guard import Guard
 from storage.batches import Superseded, Write
 from storage.database import Database
+from tests.fakes.clocks import set_clock
 from tests.fakes.upstream import Lineup
 
 START = 1_709_564_400_000
@@ -99,7 +99,7 @@ class Server:
 @pytest.fixture
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Folder:
     folder = Folder(tmp_path)
-    monkeypatch.setattr(clock, "now_ms", lambda: folder.now)
+    set_clock(monkeypatch, lambda: folder.now)
     return folder
 
 

@@ -10,7 +10,6 @@ from typing import Any
 import numpy as np
 import pytest
 
-from candlegraph import clock
 from candlegraph.candle import Candles, concat
 from candlegraph.clock import MINUTE_MS
 from candlegraph.errors import ProviderUnavailable, Unavailable
@@ -29,6 +28,7 @@ from storage.migrate import migrate, migrations
 from storage.relations import ALL
 from storage.upgrade import AHEAD, task_tallies, withdraw_ahead
 from storage.withdrawals import newest_withdrawals
+from tests.fakes.clocks import set_clock
 from tests.fakes.upstream import Lineup, Upstream, minutes, raising
 from tests.history.world import DAY_MS, HOUR_MS, T0, rows_of
 
@@ -99,7 +99,7 @@ async def old(new_database: Callable[..., Awaitable[str]], monkeypatch: pytest.M
     with monkeypatch.context() as patch:
         patch.setattr(migrate_module, "migrations", lambda: before)
         await migrate(opened, Aggregates.TABLES)
-    monkeypatch.setattr(clock, "now_ms", lambda: NOW)
+    set_clock(monkeypatch, lambda: NOW)
     monkeypatch.setattr("history.listings.UNKNOWN_AGAIN_S", 0.0)
     try:
         yield Old(opened)

@@ -142,3 +142,20 @@ def test_rows_in_any_order_are_judged_as_if_they_ascended() -> None:
     shuffled = page(concat([ROWS[5:10], ROWS[:5]]), 0, 10)
     asked = call(0, 10, 60)
     assert told(judge(shuffled, asked, TRAITS)) == told(judge(page(ROWS[:10], 0, 10), asked, TRAITS))
+
+
+def test_what_the_provider_has_not_proved_to_be_over_is_not_covered_and_is_named() -> None:
+    """The page vouches for all of it, by a clock that may be wrong; the last row may be forming still."""
+    proved = replace(page(ROWS[:20], 0, 30), proved_until=at(19) + 30_000)
+    verdict = judge(proved, call(0, 30, 25), TRAITS)
+    assert verdict.covered == Spans([between(0, 19)])
+    assert len(verdict.kept) == 19
+    assert verdict.unproved == Spans([between(19, 25)])
+    assert not verdict.unavailable
+    assert verdict.forming.timestamp.tolist() == [at(19)]
+    assert verdict.resume_at == at(30), "asking on would bring nothing"
+
+
+def test_a_clock_that_has_moved_on_during_the_call_proves_no_more_than_before() -> None:
+    proved = replace(page(ROWS[:30], 0, 30), proved_until=at(28))
+    assert judge(proved, call(0, 30, 25), TRAITS).covered == Spans([between(0, 25)])

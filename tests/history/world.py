@@ -7,7 +7,6 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
-from candlegraph import clock
 from candlegraph.answer import Answer, Ask
 from candlegraph.candle import Candle, Candles, concat
 from candlegraph.clock import MINUTE_MS
@@ -21,6 +20,7 @@ from storage.batches import Write
 from storage.cache.memory import Cache
 from storage.database import Database
 from tests.candlegraph import scalar_calendar as scalar
+from tests.fakes.clocks import set_clock
 from tests.fakes.upstream import Lineup, Upstream
 
 HOUR_MS, DAY_MS = 60 * MINUTE_MS, 1440 * MINUTE_MS
@@ -133,4 +133,4 @@ def numbers(candle: Candle) -> tuple[float, ...]:
 
 
 def stop_clock(monkeypatch: Any, world: World) -> None:
-    monkeypatch.setattr(clock, "now_ms", lambda: world.now)
+    set_clock(monkeypatch, lambda: world.now)

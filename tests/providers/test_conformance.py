@@ -60,7 +60,8 @@ class _Clock:
 
 @contextmanager
 def _time(now: int) -> Iterator[_Clock]:
-    with patch.object(clock, "now_ms", _Clock(now)) as standing:
+    standing = _Clock(now)
+    with patch.multiple(clock, wall_ms=standing, monotonic_ms=standing):
         yield standing
 
 

@@ -29,13 +29,13 @@ from candlegraph import (
     Timeframe,
     UnknownSymbol,
     Unsupported,
-    clock,
     concat,
     fold,
 )
 from candlegraph.clock import DAY_MS, HOUR_MS, MINUTE_MS
 from providers import demo
 from providers.demo import Synthetic, create
+from tests.fakes.clocks import set_clock
 from tests.waiting import HANG_S
 
 HOUR, DAY = Timeframe(1, "h"), Timeframe(1, "d")
@@ -74,7 +74,7 @@ class FakeClock:
 def time(monkeypatch: pytest.MonkeyPatch) -> FakeClock:
     """It is `NOW` in every test, unless the test says otherwise."""
     fake = FakeClock(NOW)
-    monkeypatch.setattr(clock, "now_ms", fake)
+    set_clock(monkeypatch, fake)
     return fake
 
 

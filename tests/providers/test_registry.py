@@ -10,7 +10,6 @@ from typing import Any
 
 import pytest
 
-from candlegraph import clock
 from candlegraph.errors import ConfigurationError, ProviderError, ProviderRefused, ProviderStarting, ProviderUnavailable
 from candlegraph.provider import ENTRY_POINT_GROUP, Market, Provider, Unconfigured
 from candlegraph.series import Instrument
@@ -20,6 +19,7 @@ from candlegraph.upstream import Failure, State
 from providers import registry as registry_module
 from providers.guard.guard import Guard
 from providers.registry import START_RETRY_MS, Registry
+from tests.fakes.clocks import set_clock
 from tests.fakes.starting import ENVIRON, Point, Starting, of, registry
 from tests.fakes.upstream import Upstream, minutes, raising
 from tests.waiting import eventually
@@ -35,7 +35,7 @@ def unwrapped(upstream: object) -> object:
 def now(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """The time, to be set."""
     time = [1_700_000_000_000]
-    monkeypatch.setattr(clock, "now_ms", lambda: time[0])
+    set_clock(monkeypatch, lambda: time[0])
     return time
 
 

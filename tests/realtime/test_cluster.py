@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from candlegraph import MINUTE, Live, Span, Timeframe, clock, fold
+from candlegraph import MINUTE, Live, Span, Timeframe, fold
 from candlegraph.answer import Ask, SourceKind
 from candlegraph.candle import Candles
 from candlegraph.event import EventKind
@@ -27,6 +27,7 @@ from storage.database import SQL, Database
 from storage.leases import LeaseLost
 from storage.topics import Happened, LiveStore, Step, TopicKey
 from tests import waiting
+from tests.fakes.clocks import set_clock
 from tests.realtime.world import (
     BTC,
     ETH,
@@ -101,7 +102,7 @@ class World:
 async def world(database_dsn: str, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[World]:
     quickly(monkeypatch)
     world = World(database_dsn)
-    monkeypatch.setattr(clock, "now_ms", lambda: world.now)
+    set_clock(monkeypatch, lambda: world.now)
     yield world
     for process in world.processes:
         process.thaw()

@@ -6,10 +6,11 @@ from collections.abc import AsyncGenerator, AsyncIterator
 
 import pytest
 
-from candlegraph import Live, clock
+from candlegraph import Live
 from candlegraph.candle import Candles
 from realtime import leader as leader_module
 from realtime.feed import Feed
+from tests.fakes.clocks import set_clock
 from tests.fakes.upstream import Lineup
 from tests.realtime.world import START, Client, Exchange, Process, eventually, quickly
 
@@ -32,7 +33,7 @@ class Flagged(Exchange):
 async def processes(database_dsn: str, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[list[Process]]:
     """Two processes over one database and one exchange; the first leads."""
     quickly(monkeypatch)
-    monkeypatch.setattr(clock, "now_ms", lambda: START)
+    set_clock(monkeypatch, lambda: START)
     exchange = Flagged(Live.STREAM)
     started = [await Process.start(database_dsn, exchange) for _ in range(2)]
     yield started

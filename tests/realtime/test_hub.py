@@ -20,7 +20,6 @@ from candlegraph import (
     ProviderUnavailable,
     Series,
     Timeframe,
-    clock,
     fold,
     zone,
 )
@@ -39,6 +38,7 @@ from storage.database import Database
 from storage.leases import Leases
 from storage.topics import TopicKey
 from tests import waiting
+from tests.fakes.clocks import set_clock
 from tests.realtime.world import BTC, START, Client, Exchange, Held, Process, eventually, minute, quickly, trades
 from tests.waiting import HANG_S
 
@@ -63,7 +63,7 @@ class Time:
 @pytest.fixture
 def time(monkeypatch: pytest.MonkeyPatch) -> Time:
     turned = Time()
-    monkeypatch.setattr(clock, "now_ms", lambda: turned.now)
+    set_clock(monkeypatch, lambda: turned.now)
     quickly(monkeypatch)
     for module in (live_module, leader_module):  # nobody dies, but on a busy machine half a second is soon over
         monkeypatch.setattr(module, "LEASE_S", 30.0)

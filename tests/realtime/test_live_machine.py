@@ -16,7 +16,7 @@ from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule, run_state_machine_as_test
 
-from candlegraph import MINUTE, Candles, Live, Series, Span, Timeframe, clock
+from candlegraph import MINUTE, Candles, Live, Series, Span, Timeframe
 from candlegraph.event import EventKind
 from candlegraph.series import Record
 from candlegraph.span import Spans
@@ -24,6 +24,7 @@ from candlegraph.zone import UTC
 from realtime import topic as topic_module
 from realtime import topic_publisher as publisher_module
 from storage.batches import Write
+from tests.fakes.clocks import set_clock
 from tests.realtime.world import BTC, START, Exchange, Process, quickly
 from tests.waiting import eventually
 
@@ -298,7 +299,7 @@ def test_whatever_happens_each_client_is_told_the_truth_once_and_in_order(
         return urlunsplit(urlsplit(postgres_dsn)._replace(path=f"/{name}"))
 
     quickly(monkeypatch)
-    monkeypatch.setattr(clock, "now_ms", lambda: LiveMachine.now)
+    set_clock(monkeypatch, lambda: LiveMachine.now)
     monkeypatch.setattr(topic_module, "MAX_QUEUED", 8)
     monkeypatch.setattr(publisher_module, "MAX_EVENTS", 40)
     monkeypatch.setattr(LiveMachine, "new_dsn", staticmethod(new_dsn), raising=False)

@@ -12,7 +12,7 @@ import asyncpg
 import pytest
 from redis.asyncio.connection import AbstractConnection
 
-from candlegraph import MINUTE, clock
+from candlegraph import MINUTE
 from realtime import redis_channel as redis_module
 from realtime.bus import Follow
 from realtime.feed import Feed
@@ -20,6 +20,7 @@ from realtime.redis_channel import RedisLine
 from storage import redis as shared
 from storage.redis import Redis
 from storage.topics import LiveStore, TopicKey
+from tests.fakes.clocks import set_clock
 from tests.fakes.valkey import Valkey
 from tests.realtime.test_bus import Ear, arrives
 from tests.realtime.world import START, Client, Exchange, Process, eventually, quickly
@@ -33,7 +34,7 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     quickly(monkeypatch)
     monkeypatch.setattr(redis_module, "RETRY_S", 0.05)
     monkeypatch.setattr(shared, "PROBE_EVERY_S", 0.05)
-    monkeypatch.setattr(clock, "now_ms", lambda: START)
+    set_clock(monkeypatch, lambda: START)
 
 
 Start = Callable[[str], Awaitable[Process]]
@@ -111,7 +112,7 @@ async def test_a_feed_that_fails_where_nobody_foresees_it_is_replaced(
         await asyncio.wait_for(failed.wait(), HANG_S)
         process.exchange.down = False
         now, seen = START + 60_000, len(client.closed())
-        monkeypatch.setattr(clock, "now_ms", lambda: now)
+        set_clock(monkeypatch, lambda: now)
         truth = process.exchange.truth(MINUTE, START - 30_000, START + 30_000)
         await eventually(lambda: client.closed()[seen:] == truth)
         assert client.closed()[seen:] == truth

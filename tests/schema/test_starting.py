@@ -10,7 +10,6 @@ from typing import Any
 
 import pytest
 
-from candlegraph import clock
 from candlegraph.clock import MINUTE_MS
 from candlegraph.provider import Capabilities, Live
 from candlegraph.timeframe import MINUTE
@@ -22,6 +21,7 @@ from realtime import hub
 from resolvers.context import Context, Services
 from schema.build import Schema, build_schema
 from storage.database import Database
+from tests.fakes.clocks import set_clock
 from tests.fakes.services import services_over
 from tests.fakes.starting import Starting, of, registry
 from tests.fakes.upstream import UNLIMITED, minutes
@@ -73,7 +73,7 @@ async def begin(
     new_database: Callable[..., Awaitable[str]], migrated_template: str, monkeypatch: pytest.MonkeyPatch
 ) -> AsyncIterator[Begin]:
     """Begin a process; all of them have one database, and nobody waits for long."""
-    monkeypatch.setattr(clock, "now_ms", lambda: T0 + 400 * MINUTE_MS)
+    set_clock(monkeypatch, lambda: T0 + 400 * MINUTE_MS)
     monkeypatch.setattr(history, "DEADLINE_S", 0.01)
     monkeypatch.setattr(listings, "LISTING_DEADLINE_S", 0.01)
     monkeypatch.setattr(hub, "READY_S", 0.01)

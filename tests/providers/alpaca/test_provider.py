@@ -21,7 +21,6 @@ from candlegraph import (
     Span,
     Timeframe,
     Unconfigured,
-    clock,
     fold,
     zone,
 )
@@ -44,6 +43,7 @@ from providers.alpaca.provider import Alpaca, create
 from providers.registry import Registry
 from server.settings import Settings
 from tests.fakes.alpaca import KEY, SECRET, FakeAlpaca, new_york, session_candles
+from tests.fakes.clocks import set_clock
 from tests.fakes.exchange import HTML, Fault
 from tests.providers.test_registry import Point
 
@@ -60,7 +60,7 @@ async def exchange(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[FakeAlpaca]
     async with FakeAlpaca() as fake:
         fake.lists("AAPL", TRUTH)
         fake.now = NOW
-        monkeypatch.setattr(clock, "now_ms", lambda: fake.now)
+        set_clock(monkeypatch, lambda: fake.now)
         yield fake
 
 

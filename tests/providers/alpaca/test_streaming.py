@@ -8,12 +8,13 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 
 import pytest
 
-from candlegraph import Candles, Instrument, clock
+from candlegraph import Candles, Instrument
 from candlegraph.clock import MINUTE_MS
 from candlegraph.errors import ProviderError, ProviderRefused, ProviderUnavailable
 from providers.alpaca import streaming as alpaca_stream
 from providers.alpaca.provider import Alpaca, create
 from tests.fakes.alpaca import KEY, LATE_MS, SECRET, FakeAlpaca, new_york, session_candles
+from tests.fakes.clocks import set_clock
 from tests.waiting import HANG_S, eventually
 
 SINCE = new_york("2024-03-08 09:30")
@@ -28,7 +29,7 @@ async def exchange(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[FakeAlpaca]
         for name in NAMES:
             fake.lists(name, TRUTH)
         fake.now = SINCE + MINUTE_MS
-        monkeypatch.setattr(clock, "now_ms", lambda: fake.now)
+        set_clock(monkeypatch, lambda: fake.now)
         yield fake
 
 

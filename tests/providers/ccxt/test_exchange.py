@@ -8,7 +8,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from candlegraph import clock
 from candlegraph.candle import Candles, concat
 from candlegraph.clock import MINUTE_MS
 from candlegraph.errors import ProviderUnavailable, UnknownSymbol, Unsupported
@@ -19,6 +18,7 @@ from candlegraph.timeframe import MINUTE
 from providers.ccxt import http_session as ccxt_session
 from providers.ccxt.provider import Ccxt
 from tests.fakes.binance import FakeBinance
+from tests.fakes.clocks import set_clock
 from tests.fakes.coinbase import FakeCoinbase
 from tests.fakes.exchange import T0, FakeExchange, Fault, random_candles
 from tests.fakes.kraken import FakeKraken
@@ -70,7 +70,7 @@ Start = Callable[[FakeBinance | FakeKraken | FakeCoinbase], Awaitable[Ccxt]]
 
 @pytest.fixture
 async def start(folder: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Start]:
-    monkeypatch.setattr(clock, "now_ms", lambda: NOW)
+    set_clock(monkeypatch, lambda: NOW)
     made: list[Ccxt] = []
 
     async def make(fake: FakeBinance | FakeKraken | FakeCoinbase) -> Ccxt:

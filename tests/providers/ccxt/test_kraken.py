@@ -11,7 +11,6 @@ from typing import Any
 import numpy as np
 import pytest
 
-from candlegraph import clock
 from candlegraph.answer import Ask, GapReason
 from candlegraph.candle import Candles
 from candlegraph.clock import MINUTE_MS
@@ -25,6 +24,7 @@ from providers.ccxt import streaming as ccxt_live
 from providers.ccxt.provider import Ccxt
 from realtime import feed as feed_module
 from storage.database import Database
+from tests.fakes.clocks import set_clock
 from tests.fakes.exchange import T0, Fault, random_candles
 from tests.fakes.kraken import FakeKraken
 from tests.providers.following import Following, first, following
@@ -79,7 +79,7 @@ def fake(server: FakeKraken, monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeKr
 
     calm()
     server.now = START
-    monkeypatch.setattr(clock, "now_ms", lambda: server.now)
+    set_clock(monkeypatch, lambda: server.now)
     yield server
     calm()
 

@@ -11,7 +11,6 @@ from typing import Any
 
 import pytest
 
-from candlegraph import clock
 from candlegraph.clock import DAY_MS, MINUTE_MS
 from candlegraph.errors import ProviderUnavailable, UnknownSymbol
 from candlegraph.series import Instrument
@@ -20,6 +19,7 @@ from candlegraph.timeframe import MINUTE
 from providers.ccxt import markets as ccxt_markets
 from providers.ccxt.provider import Ccxt, create
 from tests.fakes.binance import FakeBinance
+from tests.fakes.clocks import set_clock
 from tests.fakes.coinbase import FakeCoinbase
 from tests.fakes.exchange import T0, Fault, random_candles
 from tests.fakes.kraken import FakeKraken
@@ -46,7 +46,7 @@ Start = Callable[..., Awaitable[Ccxt]]
 async def start(fake: FakeBinance, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Start]:
     """Start a provider as a server that is started anew would."""
     made: list[Ccxt] = []
-    monkeypatch.setattr(clock, "now_ms", lambda: fake.now)
+    set_clock(monkeypatch, lambda: fake.now)
 
     async def make(**more: Any) -> Ccxt:
         options = {**fake.ccxt_options("spot", "linear")["binance"], **more}
@@ -285,7 +285,7 @@ async def test_other_exchanges_are_restored_as_well(
     async with fake_class() as fake:
         fake.add("BTC", "USD", random_candles(T0, 100))
         fake.now = T0 + 100 * MINUTE_MS
-        monkeypatch.setattr(clock, "now_ms", lambda: fake.now)
+        set_clock(monkeypatch, lambda: fake.now)
         ((name, options),) = fake.ccxt_options().items()
         found = []
         for _ in range(2):

@@ -15,7 +15,6 @@ from typing import Any
 import numpy as np
 import pytest
 
-from candlegraph import clock
 from candlegraph.candle import Candles, concat
 from candlegraph.clock import DAY_MS, MINUTE_MS
 from candlegraph.errors import (
@@ -36,6 +35,7 @@ from providers.ccxt.exchange import native_timeframes
 from providers.ccxt.pages import Asked, Reach, page_of, reach_of
 from providers.ccxt.provider import Ccxt, create
 from tests.fakes.binance import FakeBinance
+from tests.fakes.clocks import set_clock
 from tests.fakes.exchange import HTML, T0, FakeExchange, Fault, random_candles
 from tests.fakes.kraken import FakeKraken
 from tests.waiting import HANG_S, eventually
@@ -101,7 +101,7 @@ async def kraken_started(kraken_server: FakeKraken) -> AsyncIterator[Ccxt]:
 
 @pytest.fixture(autouse=True)
 def exchange_time(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(clock, "now_ms", lambda: NOW)
+    set_clock(monkeypatch, lambda: NOW)
 
 
 @pytest.fixture(autouse=True)

@@ -10,7 +10,6 @@ from typing import Any
 
 import pytest
 
-from candlegraph import clock
 from candlegraph.candle import Candles, concat
 from candlegraph.clock import MINUTE_MS
 from candlegraph.errors import ProviderError, ProviderRefused, ProviderUnavailable, RateLimited, UnknownSymbol
@@ -23,6 +22,7 @@ from providers.ccxt.provider import Ccxt
 from realtime import feed as feed_module
 from storage.database import Database
 from tests.fakes.binance import FakeBinance
+from tests.fakes.clocks import set_clock
 from tests.fakes.exchange import T0, Fault, random_candles
 from tests.providers.following import first, following
 from tests.waiting import eventually
@@ -54,7 +54,7 @@ async def connect(server: FakeBinance, symbols_kept: Path, monkeypatch: pytest.M
     """Make started providers of the server; the clock is the server's."""
     made: list[Ccxt] = []
     server.now = START
-    monkeypatch.setattr(clock, "now_ms", lambda: server.now)
+    set_clock(monkeypatch, lambda: server.now)
 
     async def make(**options: Any) -> Ccxt:
         provider = Ccxt("binance", {**server.ccxt_options()["binance"], "rateLimit": 1, **options}, folder=symbols_kept)

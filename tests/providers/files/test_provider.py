@@ -36,6 +36,7 @@ from candlegraph import (
 from providers.files import readings, snapshots
 from providers.files.provider import MAX_ROWS, Files, create
 from providers.tables.reader import Table, read_table
+from tests.fakes.clocks import set_clock
 from tests.waiting import HANG_S, eventually
 
 START = 1_704_067_200_000  # 2024-01-01T00:00:00Z
@@ -104,7 +105,7 @@ def read(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 def time_flies(monkeypatch: pytest.MonkeyPatch) -> None:
     """Each look at the clock is a minute later, so that a missing file is looked for every time."""
     now = iter(range(LATER, LATER * 2, MINUTE_MS))
-    monkeypatch.setattr(clock, "now_ms", lambda: next(now))
+    set_clock(monkeypatch, lambda: next(now))
 
 
 async def test_it_is_a_provider_of_files_that_never_move(tmp_path: Path) -> None:
@@ -188,7 +189,7 @@ async def test_a_file_that_grows_vouches_for_no_row_that_is_still_forming(
     """Its last row may be the bucket under way: it is shown, and asked for again once it is over."""
     write(tmp_path / "A_1m.csv", 5)
     provider = await started(tmp_path)
-    monkeypatch.setattr(clock, "now_ms", lambda: START + 4 * MINUTE_MS + 30_000)
+    set_clock(monkeypatch, lambda: START + 4 * MINUTE_MS + 30_000)
     page = await provider.fetch(instrument("A"), MINUTE, ALWAYS)
     assert (len(page.candles), page.complete_to) == (5, START + 4 * MINUTE_MS)
 
@@ -261,12 +262,12 @@ async def test_a_new_file_is_found_without_a_restart(tmp_path: Path) -> None:
 async def test_unknown_symbols_do_not_make_it_walk_the_folder_each_time(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(clock, "now_ms", lambda: START)
+    set_clock(monkeypatch, lambda: START)
     provider = await started(tmp_path)
     write(tmp_path / "A_1m.csv", 3)
     with pytest.raises(UnknownSymbol):
         await provider.fetch(instrument("A"), MINUTE, ALWAYS)
-    monkeypatch.setattr(clock, "now_ms", lambda: START + 5_000)
+    set_clock(monkeypatch, lambda: START + 5_000)
     await provider.fetch(instrument("A"), MINUTE, ALWAYS)
 
 
@@ -375,7 +376,7 @@ async def test_a_folder_that_went_away_is_unavailable_and_not_empty(tmp_path: Pa
 
 async def test_a_new_file_is_read_once_it_stands_still(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path, now = write(tmp_path / "A_1m.csv", 3), LATER
-    monkeypatch.setattr(clock, "now_ms", lambda: now)
+    set_clock(monkeypatch, lambda: now)
     os.utime(path, ns=(now * 10**6, now * 10**6))
     provider = await started(tmp_path)
     now += 1_999

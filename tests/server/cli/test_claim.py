@@ -19,6 +19,7 @@ from server.cli.importing import ImportOptions, import_candles
 from server.settings import Settings
 from server.wiring import machine
 from storage.relations import ALL
+from tests.fakes.clocks import set_clock
 from tests.server.cli.test_cli import Command, cli  # noqa: F401 - a fixture
 from tests.server.cli.test_importing import NAME, minutes, refused
 from tests.server.running import run, serving
@@ -184,7 +185,7 @@ async def test_a_file_is_not_joined_over_what_a_provider_brought(desk: Desk) -> 
 async def test_a_row_that_is_not_over_is_left_out_and_the_one_before_it_is_covered(
     desk: Desk, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(clock, "now_ms", lambda: at("2024-05-01T00:12:01Z"))
+    set_clock(monkeypatch, lambda: at("2024-05-01T00:12:01Z"))
     quiet = [r for r in each("2024-05-01T00:00Z", 13) if not r.startswith(str(at("2024-05-01T00:11Z")))]
     said = await desk.take("NOW", quiet)
     assert "Left out: 1 not over yet." in said

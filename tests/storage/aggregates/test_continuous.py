@@ -14,7 +14,6 @@ from urllib.parse import urlsplit
 import asyncpg
 import pytest
 
-from candlegraph import clock
 from candlegraph.clock import MINUTE_MS
 from candlegraph.errors import CandlegraphError, ConfigurationError
 from candlegraph.resample import fold
@@ -37,6 +36,7 @@ from storage.instruments import Instruments
 from storage.migrate import migrate
 from storage.relations import ALL
 from storage.withdrawals import StoredSeries, withdraw
+from tests.fakes.clocks import set_clock
 from tests.fakes.upstream import minutes
 from tests.history.world import DAY_MS, HOUR_MS, T0, rows_of
 from tests.timescale.server import stop_jobs
@@ -74,7 +74,7 @@ async def lagging_template(new_database: Callable[..., Awaitable[str]]) -> str:
 async def lagging(
     new_database: Callable[..., Awaitable[str]], lagging_template: str, monkeypatch: pytest.MonkeyPatch
 ) -> AsyncIterator[Database]:
-    monkeypatch.setattr(clock, "now_ms", lambda: NOW)
+    set_clock(monkeypatch, lambda: NOW)
     database = Database(await new_database(lagging_template), max_connections=10)
     await database.open()
     try:
@@ -131,7 +131,7 @@ async def test_no_reader_sees_a_stale_bucket_whoever_writes_and_refreshes(
     ids = [await new(lagging, f"S{i}") for i in range(3)]
     store, over, checked = store_of(lagging), asyncio.Event(), 0
     now = T0 + 10 * DAY_MS
-    monkeypatch.setattr(clock, "now_ms", lambda: now)
+    set_clock(monkeypatch, lambda: now)
     await store.write([write(ids[0], T0, 2000, 1)])
 
     async def writes(seed: int) -> None:
@@ -297,7 +297,7 @@ def test_windows_are_whole_closed_buckets_in_parts_that_can_be_stopped() -> None
 async def test_minutes_behind_the_horizon_go_and_their_aggregates_stay(
     kind: Aggregates, lagging: Database, database: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(clock, "now_ms", lambda: NOW)
+    set_clock(monkeypatch, lambda: NOW)
     if kind is Aggregates.CONTINUOUS:
         database, store = lagging, store_of(lagging)
     else:

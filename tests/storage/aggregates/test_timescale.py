@@ -14,7 +14,6 @@ import asyncpg
 import numpy as np
 import pytest
 
-from candlegraph import clock
 from candlegraph.candle import Candles
 from candlegraph.clock import MINUTE_MS
 from candlegraph.resample import fold
@@ -33,6 +32,7 @@ from storage.database import Database
 from storage.instruments import Instruments
 from storage.migrate import migrate
 from storage.relations import ALL, read_levels
+from tests.fakes.clocks import set_clock
 from tests.fakes.upstream import minutes
 from tests.history.world import DAY_MS, HOUR_MS, T0, rows_of
 from tests.timescale.server import insert_instead_of_copy, served, stop_jobs
@@ -57,7 +57,7 @@ async def timescale(timescale_dsn: str) -> AsyncIterator[Database]:
     database = Database(timescale_dsn, max_connections=1)
     await database.open()
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(clock, "now_ms", lambda: NOW)
+        set_clock(patch, lambda: NOW)
 
         async def later(*_: object) -> None:
             pass

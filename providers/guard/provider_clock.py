@@ -1,0 +1,154 @@
+"""The clock of an upstream: what is final is final by it, and never by our wall clock, which can step."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from dataclasses import dataclass
+
+from candlegraph import clock
+from candlegraph.candle import Candles
+from candlegraph.clock import DAY_MS
+from candlegraph.provider import Clocked, Live, Provider
+from candlegraph.upstream import Urgency
+from providers.guard.calls import Calls
+
+log = logging.getLogger(__name__)
+
+DEADLINE_S = 2.0
+MEASURE_INTERVAL_S, RETRY_INTERVAL_S = 3600.0, 60.0
+STEP_MS = 1_000  # our two clocks have parted when they differ by more than before
+DATE_RESOLUTION_MS = 1_000
+
+
+@dataclass(frozen=True, slots=True)
+class Anchor:
+    """An instant by the upstream's clock, and what our monotonic clock showed then."""
+
+    at_ms: int
+    monotonic_ms: int
+
+    def now_ms(self) -> int:
+        """The upstream's clock now."""
+        return self.at_ms + clock.monotonic_ms() - self.monotonic_ms
+
+
+class ProviderClock:
+    """The upstream's last time, plus the monotonic time since.
+
+    It is measured at the start, each hour, and when our wall clock steps. An upstream without a ``server_time`` is read by the
+    ``Date`` of its answers. One without either has our wall clock, and its rows prove what is past; see `proved_until`.
+    """
+
+    def __init__(self, provider: Provider, calls: Calls) -> None:
+        """Not measured yet."""
+        self._provider, self._calls = provider, calls
+        self._told: Anchor | None = None  # by server_time or by a Date
+        self._is_measured = False  # by server_time, which is exacter
+        self._seen: Anchor | None = None  # by its rows: it is at least so late
+        self._newest = 0  # the opening of the newest row
+        self._parted_by = _parted_by()
+        self._next = self._retry_at = float("inf")
+        self._task: asyncio.Task[None] | None = None
+
+    def now_ms(self) -> int:
+        """The instant by the upstream's clock (ms, UTC)."""
+        if self._told:
+            return self._told.now_ms()
+        return max(clock.wall_ms(), self._seen.now_ms() if self._seen else 0)
+
+    def proved_until(self) -> int | None:
+        """What has settled for sure; None where nothing moves.
+
+        Where the upstream does not tell the time, its newest row is the evidence. What is older than a day is past by any clock.
+        """
+        capabilities = self._provider.capabilities
+        if capabilities.live is Live.NONE:
+            return None
+        if self._told:
+            return self._told.now_ms() - capabilities.settle_ms
+        proved = min(self._newest, self._seen.now_ms() - capabilities.settle_ms) if self._seen else 0
+        return max(proved, clock.wall_ms() - DAY_MS)
+
+    def note_date(self, at_ms: int, elapsed_ms: int = 0) -> None:
+        """Compare with the ``Date`` of an answer to a question that was put ``elapsed_ms`` ago."""
+        low, high = at_ms, at_ms + DATE_RESOLUTION_MS + elapsed_ms
+        if (self._told and low <= self._told.now_ms() <= high) or not _is_plausible(at_ms):
+            return
+        if self._is_measured:  # some servers' Date is not the clock of their candles
+            self._next = min(self._next, self._retry_at)
+        else:
+            ahead = self._told is not None and self._told.now_ms() > high
+            self._told = Anchor(high if ahead else low, clock.monotonic_ms())
+
+    def note_rows(self, candles: Candles) -> None:
+        """Take in rows that came: none opens in the future."""
+        newest = int(candles.timestamp.max()) if len(candles) else 0
+        if newest > clock.wall_ms() and not _is_plausible(newest):
+            return
+        self._newest = max(self._newest, newest)
+        if self._seen is None or newest > self._seen.now_ms():
+            self._seen = Anchor(newest, clock.monotonic_ms())
+
+    def keep(self) -> None:
+        """Have it measured again, should it be time or our wall clock have stepped; nobody waits for that."""
+        stepped = abs(_parted_by() - self._parted_by) > STEP_MS
+        if (stepped or asyncio.get_running_loop().time() >= self._next) and (self._task is None or self._task.done()):
+            self._next = float("inf")
+            self._task = asyncio.create_task(self.measure())
+
+    async def measure(self) -> None:
+        """Ask what time it is there: the answer is as old as half of its way. Without one, it goes on as it was."""
+        self._parted_by = _parted_by()
+        provider, loop = self._provider, asyncio.get_running_loop()
+        if not isinstance(provider, Clocked):
+            return
+        self._next = loop.time() + MEASURE_INTERVAL_S
+        self._retry_at = loop.time() + RETRY_INTERVAL_S
+
+        async def ask() -> Anchor:
+            began = clock.monotonic_ms()
+            there, ended = int(await provider.server_time()), clock.monotonic_ms()
+            return Anchor(there + (ended - began) // 2, ended)
+
+        where = f"{provider.market.id}/{provider.id}"
+        try:
+            told = await self._calls.make_once(ask, Urgency.LIVE, loop.time() + DEADLINE_S, DEADLINE_S)
+        except Exception as error:  # noqa: BLE001 - whatever it is, the clock goes on as it was
+            log.info("the clock of %s could not be read: %s", where, error)
+            return
+        if _is_plausible(told.at_ms):
+            self._told, self._is_measured = told, True
+        else:
+            log.warning("the clock of %s shows %d, a day or more from ours: it is not believed", where, told.at_ms)
+
+    async def close(self) -> None:
+        """Stop measuring."""
+        if self._task:
+            self._task.cancel()
+            await asyncio.gather(self._task, return_exceptions=True)
+
+
+class CallClock:
+    """The clock as one call of the provider reads it."""
+
+    def __init__(self, provider_clock: ProviderClock) -> None:
+        """The call begins now."""
+        self._clock, self._began_ms = provider_clock, clock.monotonic_ms()
+
+    def now_ms(self) -> int:
+        """As `ProviderClock.now_ms`."""
+        return self._clock.now_ms()
+
+    def note_date(self, at_ms: int) -> None:
+        """As `ProviderClock.note_date`."""
+        self._clock.note_date(at_ms, clock.monotonic_ms() - self._began_ms)
+
+
+def _is_plausible(at_ms: int) -> bool:
+    """Whether an upstream's clock may show it: one that is a day from ours counts in other units, or is broken."""
+    return abs(at_ms - clock.wall_ms()) < DAY_MS
+
+
+def _parted_by() -> int:
+    return clock.wall_ms() - clock.monotonic_ms()
