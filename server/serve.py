@@ -109,7 +109,7 @@ class _Announcing(uvicorn.Server):
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)
         for server in getattr(self, "servers", []):
-            for listening in server.transport.graphql_ws:
+            for listening in server.sockets:
                 host, port = listening.getsockname()[:2]
                 host = f"[{host}]" if ":" in host else host
                 sys.stderr.write(f"Candlegraph serves http://{host}:{port}/graphql  (Ctrl-C stops it)\n")

@@ -75,7 +75,7 @@ class Pooler:
             self._free.put_nowait(await self._connect())
         server = await asyncio.start_server(self._serve, "127.0.0.1", 0)
         try:
-            yield f"postgresql://{self._user}@127.0.0.1:{server.transport.graphql_ws[0].getsockname()[1]}/{self._database}?sslmode=disable"
+            yield f"postgresql://{self._user}@127.0.0.1:{server.sockets[0].getsockname()[1]}/{self._database}?sslmode=disable"
         finally:
             server.close()
             for writer in self._writers:

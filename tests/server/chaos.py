@@ -40,7 +40,7 @@ class Proxy:
     async def listening(self) -> AsyncIterator[str]:
         server = await asyncio.start_server(self._serve, "127.0.0.1", 0)
         async with server:
-            yield f"http://127.0.0.1:{server.transport.graphql_ws[0].getsockname()[1]}"
+            yield f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
 
     def reset(self) -> None:
         for writer in self._writers:

@@ -75,7 +75,7 @@ def fake(server: FakeKraken, monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeKr
     def calm() -> None:
         server.reset()
         server.run(0)
-        server.transport.graphql_ws.calm()
+        server.sockets.calm()
 
     calm()
     server.now = START

@@ -65,7 +65,7 @@ async def connect(server: FakeBinance, symbols_kept: Path, monkeypatch: pytest.M
     yield make
     for provider in made:
         await provider.close()
-    assert not server.transport.graphql_ws.lines or await gone(server)
+    assert not server.sockets.lines or await gone(server)
 
 
 @pytest.fixture
@@ -73,7 +73,7 @@ def fake(server: FakeBinance) -> Iterator[FakeBinance]:
     def calm() -> None:
         server.reset()
         server.run(0)
-        server.transport.graphql_ws.calm()
+        server.sockets.calm()
 
     calm()
     yield server
