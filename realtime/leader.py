@@ -14,7 +14,7 @@ from history.orchestrator import History
 from realtime.bus import Bus, Follow, News
 from realtime.feed import Feed
 from storage.change_feed import Change
-from storage.leases import LEASE_S, Held
+from storage.leases import Held
 from storage.topics import Followed, LiveStore, TopicKey
 
 log = logging.getLogger(__name__)
@@ -88,11 +88,11 @@ class Leader:
         await self._close([i for i, feed in self._feeds.items() if feed.held.name in not_needed])
         if not_needed:
             await self._dedicated.leases.free(list(not_needed))
-        began = asyncio.get_running_loop().time()
-        held = await self._dedicated.leases.take(list(groups), LEASE_S) if groups else {}
+        began, ttl_s = asyncio.get_running_loop().time(), self._dedicated.database.timings.lease_ttl_s
+        held = await self._dedicated.leases.take(list(groups), ttl_s) if groups else {}
         for name in held.keys() ^ self._held.keys():
             log.info("%s is led by %s process now", name, "this" if name in held else "no or another")
-        self._held, self._held_until = held, began + LEASE_S
+        self._held, self._held_until = held, began + ttl_s
         self._waits = held.keys() != groups.keys()
         for name in groups.keys() - held.keys() - self._warming.keys():
             self._warming[name] = asyncio.create_task(self._warm(name, groups[name][0]))

@@ -14,7 +14,6 @@ from candlegraph.provider import Listing
 from candlegraph.series import Instrument, Record
 from storage.database import SQL, Database, to_ms
 
-RECORD_TTL_S = 30.0
 MAX_RECORDS = 20_000
 
 
@@ -72,7 +71,8 @@ class Instruments:
     async def recent(self, wanted: list[Instrument]) -> dict[Instrument, Record]:
         """Those that are in the store, as they were at most half a minute ago: they seldom change."""
         now, records = time.monotonic(), self._records
-        found = {i: kept[1] for i in wanted if (kept := records.get(i)) and now - kept[0] < RECORD_TTL_S}
+        ttl_s = self._database.timings.record_ttl_s
+        found = {i: kept[1] for i in wanted if (kept := records.get(i)) and now - kept[0] < ttl_s}
         if missing := [i for i in wanted if i not in found]:
             fresh = await self.kept(missing)
             found |= fresh

@@ -54,6 +54,7 @@ from tests.fakes.upstream import (
     spoiling,
 )
 from tests.history.world import DAY_MS, HOUR_MS, T0, World, folded, numbers, rows_of, stop_clock
+from tests.timings import PATIENT
 from tests.waiting import HANG_S, eventually
 
 DAY, HOUR = Timeframe.parse("1d"), Timeframe.parse("1h")
@@ -63,7 +64,7 @@ Make = Callable[..., World]
 @pytest.fixture(scope="module")
 async def database(new_database: Callable[..., Awaitable[str]], migrated_template: str) -> AsyncIterator[Database]:
     """One for all of them: every world has a symbol of its own."""
-    opened = Database(await new_database(migrated_template))
+    opened = Database(await new_database(migrated_template), timings=PATIENT)
     await opened.open()
     yield opened
     await opened.close()
@@ -633,9 +634,7 @@ async def test_a_second_empty_answer_is_final(make: Make) -> None:
         world.now += 2 * HOUR_MS
 
 
-async def test_asking_again_takes_nothing_away_when_it_fails_and_is_tried_later(
-    make: Make, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_asking_again_takes_nothing_away_when_it_fails_and_is_tried_later(make: Make) -> None:
     world = make(minutes(T0, 100), at(200))
     world.upstream.faults = [emptying()]
     await world.ask(since=T0, until=at(50))

@@ -31,7 +31,7 @@ from candlegraph import (
 from candlegraph.candle import concat
 from candlegraph.event import Event, EventKind
 from candlegraph.provider import Urgency
-from candlegraph.supervision import Supervisor, Timings
+from candlegraph.supervision import RestartPolicy, Supervisor
 from candlegraph.zone import UTC
 from history import forming as forming_module
 from history.orchestrator import History
@@ -50,7 +50,7 @@ from tests.fakes.upstream import Lineup
 START = 1_709_251_200_000 + 30_000  # 2024-03-01T00:00:30Z
 BTC, ETH = Instrument("lab", "exchange", "BTC"), Instrument("lab", "exchange", "ETH")
 FIRST = START - 3 * 86_400_000
-QUICK = Timings(first_s=0.05, longest_s=0.2, healthy_s=0.2)
+QUICK = RestartPolicy(first_s=0.05, longest_s=0.2, healthy_s=0.2)
 
 
 def minute(stamp: int) -> tuple[float, ...]:

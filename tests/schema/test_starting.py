@@ -25,6 +25,7 @@ from storage.database import Database
 from tests.fakes.services import services_over
 from tests.fakes.starting import Starting, of, registry
 from tests.fakes.upstream import UNLIMITED, minutes
+from tests.timings import PATIENT
 
 T0 = 1_709_856_000_000
 TRAITS = Capabilities((MINUTE,), live=Live.POLL, settle_ms=0, budget=UNLIMITED)
@@ -77,7 +78,7 @@ async def begin(
     monkeypatch.setattr(history, "DEADLINE_S", 0.01)
     monkeypatch.setattr(instruments, "LISTING_DEADLINE_S", 0.01)
     monkeypatch.setattr(hub, "READY_S", 0.01)
-    opened, schema, begun = Database(await new_database(migrated_template)), build_schema(), []
+    opened, schema, begun = Database(await new_database(migrated_template), timings=PATIENT), build_schema(), []
     await opened.open()
 
     def start() -> Server:

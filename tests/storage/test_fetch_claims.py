@@ -16,9 +16,9 @@ from candlegraph.span import Span, Spans
 from candlegraph.timeframe import MINUTE
 from storage.coverage_cache import Ledgers
 from storage.database import Database
-from storage.fetch_claims import TTL_S
 from tests.fakes.upstream import delaying, hanging, minutes, raising
 from tests.history.world import DAY_MS, T0, World, rows_of, stop_clock
+from tests.timings import PATIENT
 from tests.waiting import HANG_S, eventually
 
 ASK = {"since": T0, "until": T0 + 300 * MINUTE_MS}
@@ -36,7 +36,7 @@ def world(database: Database, monkeypatch: pytest.MonkeyPatch) -> World:
 @asynccontextmanager
 async def another_process(world: World, dsn: str) -> AsyncIterator[World]:
     """The same provider and database, and nothing else in common."""
-    database = Database(dsn)
+    database = Database(dsn, timings=PATIENT)
     await database.open()
     other = World(database, upstream=world.upstream, symbol=world.symbol)
     watching = [asyncio.create_task(one.store.changes.watch()) for one in (world, other)]
@@ -127,7 +127,9 @@ async def test_what_a_dead_process_had_claimed_is_free_after_a_while(world: Worl
         assert await world.fetcher.claims._claim((record.id, MINUTE), Span(T0, T0 + MINUTE_MS)) is None
         claims._held.clear()  # it is dead, and renews nothing
         async with world.database.connection() as connection:
-            await connection.execute(f"update claims set expires_at = expires_at - interval '{TTL_S} s'")
+            await connection.execute(
+                f"update claims set expires_at = expires_at - interval '{world.database.timings.claim_ttl_s} s'"
+            )
         assert whole([await world.ask(**ASK)], world)
 
 

@@ -39,6 +39,7 @@ from tests.fakes.upstream import (
     spoiling,
 )
 from tests.history.world import DAY_MS, T0, World, folded, rows_of, stop_clock
+from tests.timings import PATIENT
 from tests.waiting import HANG_S, eventually
 
 PAGE = 50
@@ -139,7 +140,7 @@ async def test_a_long_job_is_divided_among_processes_and_no_page_is_asked_for_tw
 ) -> None:
     monkeypatch.setattr("history.backfill.jobs.PART_CALLS", 7)
     world.lists(minutes(T0 - 2 * DAY_MS, 2 * 1440))
-    other = Database(database_dsn)
+    other = Database(database_dsn, timings=PATIENT)
     await other.open()
     second = World(other, upstream=world.upstream, symbol=world.symbol)
     try:
@@ -309,7 +310,7 @@ async def expire(database: Database) -> None:
 
 
 async def test_a_killed_worker_costs_one_page_and_somebody_else_goes_on(world: World, database_dsn: str) -> None:
-    doomed_database = Database(database_dsn)
+    doomed_database = Database(database_dsn, timings=PATIENT)
     await doomed_database.open()
     doomed = World(doomed_database, upstream=world.upstream, symbol=world.symbol)
     pages = 0

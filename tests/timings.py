@@ -1,0 +1,10 @@
+"""The timings of the tests: on a busy machine everything takes longer, so only a test of a time-out shortens it."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from candlegraph.timings import Timings
+from tests.waiting import HANG_S
+
+PATIENT = replace(Timings(), acquire_timeout_s=HANG_S, redis_timeout_s=HANG_S)
