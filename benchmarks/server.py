@@ -23,13 +23,13 @@ from strawberry.schema.config import StrawberryConfig
 from candlegraph import Candles, Instrument, Record, Series
 from candlegraph.answer import Answer, Ask
 from candlegraph.event import Event, EventKind, heartbeat
+from candlegraph.timings import Timings
 from candlegraph.zone import Zone
 from history.backfill.jobs import Backfills
 from history.backfill.tracking import Tracking
 from history.orchestrator import History
 from providers.registry import Registry
 from realtime.cluster import Cluster
-from realtime.hub import HEARTBEAT_S
 from realtime.topic import Listener
 from resolvers.accounts.accounts import Accounts
 from resolvers.accounts.tokens import Tokens
@@ -76,7 +76,7 @@ class BurstHub:
         try:
             yield Event(EventKind.SNAPSHOT, self._seq, Candles.empty(), caught_up=True)
             while True:
-                event = await listener.next(HEARTBEAT_S)
+                event = await listener.next(Timings().hub_heartbeat_interval_s)
                 yield event or heartbeat(self._seq)
         finally:
             self._listeners.discard(listener)

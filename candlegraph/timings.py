@@ -24,7 +24,7 @@ class Timings:
     claim_poll_interval_s: float = 0.25  # how often a claim of another process is checked again
     lease_ttl_s: float = 3.0  # how long after its holder's death a lease is free
     follow_ttl_s: float = 15.0  # how long a process that stopped renewing still counts as a follower
-    topic_ttl_s: float = 86_400.0  # how long a topic nobody counted can be resumed
+    topic_resumption_s: float = 86_400.0  # how long a topic that nobody counts can be resumed
     notify_retry_s: float = 1.0  # how soon a lost LISTEN connection is opened again
     refresh_interval_s: float = 10.0  # between two rounds of the refresher
     refresh_max_backoff_s: float = 300.0  # between two rounds, where one after the other fails
@@ -53,3 +53,24 @@ class Timings:
     backfill_max_backoff_s: float = 300.0  # before the next try of a part that failed
     tracking_poll_interval_s: float = 1.0  # how often a process looks for tracked series that are due
     tracking_interval_s: float = 30.0  # how often each tracked series is checked
+
+    # realtime
+    feed_poll_interval_s: float = 5.0  # how often the forming minute is read where there is no stream
+    feed_stream_poll_interval_s: float = 60.0  # and where there is one: when the minute closes
+    feed_late_retries_s: tuple[float, ...] = (3.0, 10.0)  # after a minute was due, when it is read again if not there
+    feed_spread_s: float = 2.0  # over which the reads of all symbols are spread when a minute settles
+    feed_retry_s: float = 1.0  # how soon after a failure a feed tries again where somebody waits
+    feed_max_backoff_s: float = 60.0  # between two tries of a feed that fails
+    leader_interval_s: float = 1.0  # how often the leases are renewed and taken
+    leader_sweep_interval_s: float = 60.0  # how often rows that nobody needs are deleted
+    warm_up_retry_s: float = 10.0  # how soon a provider that could not be warmed up is tried again
+    hub_interval_s: float = 1.0  # how often the hub looks for what it missed
+    hub_heartbeat_interval_s: float = 15.0  # how long a listener hears nothing before a heartbeat
+    follow_renewal_interval_s: float = 4.0  # how often a process says what it follows
+    message_timeout_s: float = 0.5  # how long a message may be on its way before it counts as lost
+    topic_linger_s: float = 60.0  # how long a topic stays after its last listener
+    topic_ready_timeout_s: float = 10.0  # how long a leader may take to say how a topic stands
+    topic_ask_interval_s: float = 1.0  # how often it is asked again
+    topic_adoption_delay_s: float = 5.0  # after which a topic begins as the store has it: the bus may be down
+    redis_channel_timeout_s: float = 1.0  # how long connecting or publishing may take
+    redis_channel_retry_s: float = 1.0  # how soon a lost subscription is made again

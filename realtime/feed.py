@@ -24,6 +24,7 @@ from candlegraph.provider import Upstream, Urgency
 from candlegraph.series import Record, Series
 from candlegraph.span import Span, Spans
 from candlegraph.timeframe import MINUTE, Timeframe
+from candlegraph.timings import Timings
 from candlegraph.zone import Zone, zone
 from history.fetch_job import FetchRequest
 from history.orchestrator import History
@@ -35,12 +36,6 @@ from storage.topics import Happened, LiveStore, Step, TopicKey, timeframe_of
 
 log = logging.getLogger(__name__)
 
-POLL_S = 5.0  # how often the forming minute is asked for where there is no stream
-STREAM_POLL_S = 60.0  # and where there is one: at least once a minute, when it closes
-LATE_S = (3.0, 10.0)  # how long after it was due a minute is asked for again that should be final and is not there
-SPREAD_S = 2.0  # within which the symbols are read when a minute settles, each at its own place: not all at once
-RETRY_S = 1.0  # how soon after a failure it is tried again where somebody waits
-MAX_BACKOFF_S = 60.0
 BEHIND_MS = 5 * MINUTE_MS  # how far back a feed begins: a provider that lags has not said yet what it will have
 AGAIN_MS = 3 * MINUTE_MS  # how far back a poll looks for corrections when it closes a minute
 MOST_TOLD = 1_000  # closed or corrected candles at once; beyond, listeners have to start again
@@ -66,7 +61,7 @@ class Feed:
         self._history = history
         self._store = store
         self._publish = publish
-        self._place_s = crc32(str(record.instrument).encode()) % 1000 / 1000 * SPREAD_S
+        self._place_s = crc32(str(record.instrument).encode()) % 1000 / 1000 * self._timings.feed_spread_s
         self._counts: dict[TopicKey, Count] = {}
         self._joining: set[TopicKey] = set()
         self._starting: set[TopicKey] = set()
@@ -74,6 +69,10 @@ class Feed:
         self._news = asyncio.Event()
         self._task = asyncio.create_task(self._run())
         self._task.add_done_callback(self._ended)
+
+    @property
+    def _timings(self) -> Timings:
+        return self._history.timings
 
     async def close(self) -> None:
         """Stop following."""
@@ -133,7 +132,7 @@ class Feed:
             self._starting.clear()
             if self.lost:
                 break
-            failures = 1 if loop.time() - began > 2 * MAX_BACKOFF_S else failures + 1
+            failures = 1 if loop.time() - began > 2 * self._timings.feed_max_backoff_s else failures + 1
             await self._back_off(failures, provider)
 
     async def _upstream(self) -> Upstream:
@@ -161,11 +160,11 @@ class Feed:
     async def _back_off(self, failures: int, provider: Upstream | None) -> None:
         """Wait before the next attempt, no longer than until a minute settles."""
         # Full jitter: a thousand feeds cut at once must not come back at once.
-        longest = random.uniform(0.1, min(MAX_BACKOFF_S, 2.0**failures))  # noqa: S311
+        longest = random.uniform(0.1, min(self._timings.feed_max_backoff_s, 2.0**failures))  # noqa: S311
         if provider:
-            longest = min(longest, max(RETRY_S, self._pause(provider, longest)))
-        await asyncio.sleep(min(RETRY_S, longest))
-        await self._wait(longest - RETRY_S)
+            longest = min(longest, max(self._timings.feed_retry_s, self._pause(provider, longest)))
+        await asyncio.sleep(min(self._timings.feed_retry_s, longest))
+        await self._wait(longest - self._timings.feed_retry_s)
 
     async def _lead(self, group: asyncio.TaskGroup, provider: Upstream, *, polls: bool) -> None:
         """Read what became final when it is due, and do at once what comes up in between."""
@@ -177,18 +176,22 @@ class Feed:
                 await self._tell_corrected()
             if loop.time() >= due:
                 whole = await self._advance(provider, again=polls)
-                due = loop.time() + (self._pause(provider, POLL_S if polls else STREAM_POLL_S) if whole else 0)
+                due = loop.time() + (self._pause(provider, self._period(polls=polls)) if whole else 0)
                 self._history.fetcher.forming.follow(self._record.id, lambda: self._seen(provider))
             for key in self._joining - self._starting:
                 self._starting.add(key)
                 group.create_task(self._join(key, provider))
             await self._wait(due - loop.time())
 
+    def _period(self, *, polls: bool) -> float:
+        timings = self._timings
+        return timings.feed_poll_interval_s if polls else timings.feed_stream_poll_interval_s
+
     def _pause(self, provider: Upstream, period: float) -> float:
         """Seconds to the next read: when a minute settles, again where it is not there yet, and each ``period``."""
         due = (self.edge + MINUTE_MS - _settled(provider)) / 1000 + self._place_s
         if due <= 0:
-            due = next((after + due for after in LATE_S if after + due > 0), period)
+            due = next((after + due for after in self._timings.feed_late_retries_s if after + due > 0), period)
         return min(period, due)
 
     async def _wait(self, seconds: float) -> None:

@@ -19,10 +19,6 @@ from storage.topics import Followed, LiveStore, TopicKey
 
 log = logging.getLogger(__name__)
 
-EVERY_S = 1.0
-SWEEP_S = 60.0
-WARM_RETRY_S = 10.0
-
 
 class Leader:
     """This process's leases, and the feeds that it runs by them."""
@@ -66,13 +62,14 @@ class Leader:
         await self._free()
 
     async def _sweep(self) -> None:
-        if self._held and time.monotonic() - self._swept_at > SWEEP_S:
+        if self._held and time.monotonic() - self._swept_at > self._history.timings.leader_sweep_interval_s:
             self._swept_at = time.monotonic()
             await self._store.sweep()
 
     async def _wait(self) -> None:
+        interval_s = self._history.timings.leader_interval_s
         try:
-            async with asyncio.timeout(EVERY_S / 2 if self._waits else EVERY_S):
+            async with asyncio.timeout(interval_s / 2 if self._waits else interval_s):
                 await self._news.wait()
         except TimeoutError:
             return
@@ -88,7 +85,7 @@ class Leader:
         await self._close([i for i, feed in self._feeds.items() if feed.held.name in not_needed])
         if not_needed:
             await self._dedicated.leases.free(list(not_needed))
-        began, ttl_s = asyncio.get_running_loop().time(), self._dedicated.database.timings.lease_ttl_s
+        began, ttl_s = asyncio.get_running_loop().time(), self._history.timings.lease_ttl_s
         held = await self._dedicated.leases.take(list(groups), ttl_s) if groups else {}
         for name in held.keys() ^ self._held.keys():
             log.info("%s is led by %s process now", name, "this" if name in held else "no or another")
@@ -123,7 +120,7 @@ class Leader:
             await self._history.providers.get(one.market, one.provider)
         except CandlegraphError as error:
             log.debug("%s/%s cannot be made ready: %s", one.market, one.provider, error.message)
-            await asyncio.sleep(WARM_RETRY_S)
+            await asyncio.sleep(self._history.timings.warm_up_retry_s)
             del self._warming[name]
 
     async def _close(self, ids: Iterable[int]) -> None:

@@ -102,7 +102,7 @@ class LiveStore:
     async def open(self, key: TopicKey, edge: int, held: Held) -> Standing:
         """Begin at ``edge``, or go on, to count a topic. LeaseLost."""
         lease = (held.name, held.epoch, held.holder)
-        ttl_s = self.database.timings.topic_ttl_s
+        ttl_s = self.database.timings.topic_resumption_s
         rows = await self._fetch("live_open", *lease, key.instrument_id, key.timeframe, key.zone, edge, ttl_s)
         if not rows:
             raise LeaseLost

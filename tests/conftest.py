@@ -23,12 +23,7 @@ from tests.timings import PATIENT
 from tests.waiting import HANG_S
 
 _numbers = itertools.count()
-_TIMEOUTS = (
-    "providers.ccxt.markets.DEADLINE_S",
-    "realtime.hub.READY_S",
-    "history.orchestrator.DEADLINE_S",
-    "history.listings.LISTING_DEADLINE_S",
-)
+_TIMEOUTS = ("providers.ccxt.markets.DEADLINE_S",)
 
 # CI draws the same examples each time, so that a red run is about the change; everybody else goes on searching.
 settings.register_profile("ci", derandomize=True, deadline=None)

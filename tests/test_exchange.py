@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,6 @@ from strawberry.types import ExecutionResult
 from candlegraph import MINUTE, Instrument, Live, Series, Timeframe, clock, fold
 from candlegraph.answer import Answer, Ask, GapReason
 from candlegraph.clock import MINUTE_MS
-from history import orchestrator as history_module
 from history.orchestrator import History
 from providers.ccxt.provider import Ccxt
 from providers.guard import calls
@@ -171,16 +171,14 @@ async def test_a_page_that_breaks_in_the_middle_leaves_what_came_before_and_says
     assert healed["columns"]["timestamp"] == closed(T0, 2_000)
 
 
-async def test_an_exchange_that_hangs_is_an_error_within_the_deadline(
-    api: Api, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_an_exchange_that_hangs_is_an_error_within_the_deadline(api: Api, database: Database) -> None:
     """Nobody waits longer than the deadline, and what comes later is kept."""
-    monkeypatch.setattr(history_module, "DEADLINE_S", 0.3)
+    database.timings = replace(database.timings, query_deadline_s=0.3)
     api.exchange.fail(Fault(delay_s=1.0))
     arguments = f"since: {T0}, until: {T0 + 100 * MINUTE_MS}"
     slow = await api.ask(arguments)
     assert [error.extensions["code"] for error in slow.errors or []] == ["PROVIDER_UNAVAILABLE"]
-    monkeypatch.setattr(history_module, "DEADLINE_S", HANG_S)
+    database.timings = replace(database.timings, query_deadline_s=HANG_S)
     calls = api.calls
     healed = await api.candles(arguments)
     assert healed["complete"] is True

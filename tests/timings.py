@@ -7,4 +7,11 @@ from dataclasses import replace
 from candlegraph.timings import Timings
 from tests.waiting import HANG_S
 
-PATIENT = replace(Timings(), acquire_timeout_s=HANG_S, redis_timeout_s=HANG_S)
+PATIENT = replace(
+    Timings(),
+    acquire_timeout_s=HANG_S,
+    redis_timeout_s=HANG_S,
+    query_deadline_s=HANG_S,
+    listing_deadline_s=HANG_S,
+    topic_ready_timeout_s=HANG_S,
+)

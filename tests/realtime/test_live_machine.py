@@ -24,7 +24,7 @@ from candlegraph.zone import UTC
 from realtime import feed as feed_module
 from realtime import topic as topic_module
 from storage.batches import Write
-from tests.realtime.world import BTC, START, Exchange, Process, quickly
+from tests.realtime.world import BTC, START, Exchange, Process
 from tests.waiting import eventually
 
 PROCESSES = 3
@@ -297,7 +297,6 @@ def test_whatever_happens_each_client_is_told_the_truth_once_and_in_order(
             await admin.close()
         return urlunsplit(urlsplit(postgres_dsn)._replace(path=f"/{name}"))
 
-    quickly(monkeypatch)
     monkeypatch.setattr(clock, "now_ms", lambda: LiveMachine.now)
     monkeypatch.setattr(topic_module, "MAX_QUEUED", 8)
     monkeypatch.setattr(feed_module, "MOST_TOLD", 40)

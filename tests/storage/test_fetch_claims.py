@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from dataclasses import replace
 
 import pytest
 
@@ -145,10 +146,8 @@ async def test_available_answers_at_once_and_the_rest_is_fetched_behind(world: W
     assert world.calls == 1
 
 
-async def test_complete_is_partial_at_the_deadline_and_says_what_is_pending(
-    world: World, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("history.orchestrator.DEADLINE_S", 0.2)
+async def test_complete_is_partial_at_the_deadline_and_says_what_is_pending(world: World) -> None:
+    world.database.timings = replace(world.database.timings, query_deadline_s=0.2)
     await world.keeps(Span(T0, T0 + 100 * MINUTE_MS))
     release = asyncio.Event()
     world.upstream.faults = [hanging(release)]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import aclosing
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,6 @@ from candlegraph.timeframe import MINUTE
 from providers.ccxt import kraken as ccxt_kraken
 from providers.ccxt import streaming as ccxt_live
 from providers.ccxt.provider import Ccxt
-from realtime import feed as feed_module
 from storage.database import Database
 from tests.fakes.exchange import T0, Fault, random_candles
 from tests.fakes.kraken import FakeKraken
@@ -309,8 +309,7 @@ async def test_live_symbols_outlive_three_cuts_and_the_store_equals_the_truth(
     connect: Connect, fake: FakeKraken, database: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Each time it is subscribed, then read from the last final minute on, and each minute is told once."""
-    monkeypatch.setattr(feed_module, "STREAM_POLL_S", 0.5)
-    monkeypatch.setattr(feed_module, "MAX_BACKOFF_S", 0.3)
+    database.timings = replace(database.timings, feed_stream_poll_interval_s=0.5, feed_max_backoff_s=0.3)
     crowd = [Instrument("crypto", "kraken", f"S{number}/USD") for number in range(CROWD)]
     async with following(await connect(), database, [*crowd, QUIET], START - 10 * MINUTE_MS) as followed:
         fake.run(60)
@@ -331,8 +330,7 @@ async def test_live_symbols_outlive_three_cuts_and_the_store_equals_the_truth(
 async def test_a_symbol_that_the_socket_refuses_is_polled(
     connect: Connect, fake: FakeKraken, database: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(feed_module, "POLL_S", 0.1)
-    monkeypatch.setattr(feed_module, "SPREAD_S", 0.0)
+    database.timings = replace(database.timings, feed_poll_interval_s=0.1, feed_spread_s=0.0)
     fake.sockets.refusals["S0/USD"] = "Currency pair not supported S0/USD"
     async with following(await connect(), database, [BUSY, OTHER], START - 10 * MINUTE_MS) as followed:
         last = OPENED + 2 * MINUTE_MS
@@ -347,8 +345,7 @@ async def test_a_quiet_minute_is_closed_by_the_clock_and_a_look_at_the_history(
     connect: Connect, fake: FakeKraken, database: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The socket says nothing of it, and the filler in the history is no candle."""
-    monkeypatch.setattr(feed_module, "STREAM_POLL_S", 0.1)
-    monkeypatch.setattr(feed_module, "SPREAD_S", 0.0)
+    database.timings = replace(database.timings, feed_stream_poll_interval_s=0.1, feed_spread_s=0.0)
     async with following(await connect(), database, [QUIET], START - 10 * MINUTE_MS) as followed:
         fake.now = START + 5 * MINUTE_MS
         span = Span(OPENED - 9 * MINUTE_MS, OPENED + 5 * MINUTE_MS)
@@ -362,9 +359,9 @@ async def test_a_quiet_minute_is_closed_by_the_clock_and_a_look_at_the_history(
 async def test_a_gap_that_is_longer_than_the_history_reaches_back_is_told_not_hidden(
     connect: Connect, fake: FakeKraken, database: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(feed_module, "STREAM_POLL_S", 0.1)
-    monkeypatch.setattr(feed_module, "SPREAD_S", 0.0)
-    monkeypatch.setattr(feed_module, "MAX_BACKOFF_S", 0.3)
+    database.timings = replace(
+        database.timings, feed_stream_poll_interval_s=0.1, feed_spread_s=0.0, feed_max_backoff_s=0.3
+    )
     async with following(await connect(), database, [BUSY], START - 5 * MINUTE_MS) as followed:
         fake.fail(Fault(status=503), times=3, path="socket")
         fake.fail(Fault(status=503), times=3)

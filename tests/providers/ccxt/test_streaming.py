@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import aclosing
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,6 @@ from candlegraph.span import Span
 from candlegraph.timeframe import MINUTE
 from providers.ccxt import streaming as ccxt_live
 from providers.ccxt.provider import Ccxt
-from realtime import feed as feed_module
 from storage.database import Database
 from tests.fakes.binance import FakeBinance
 from tests.fakes.exchange import T0, Fault, random_candles
@@ -398,8 +398,7 @@ async def test_twenty_live_symbols_outlive_three_cuts_and_the_store_equals_the_t
     connect: Connect, fake: FakeBinance, database: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The clock runs sixty times faster: a cut of a second loses a minute, which the history brings."""
-    monkeypatch.setattr(feed_module, "STREAM_POLL_S", 0.5)
-    monkeypatch.setattr(feed_module, "MAX_BACKOFF_S", 0.3)
+    database.timings = replace(database.timings, feed_stream_poll_interval_s=0.5, feed_max_backoff_s=0.3)
     instruments, since = [instrument(number) for number in range(20)], START - 10 * MINUTE_MS
     async with following(await connect(), database, instruments, since) as followed:
         fake.run(60)

@@ -26,7 +26,6 @@ from candlegraph.series import Instrument, Record, Series
 from candlegraph.span import Span, Spans
 from candlegraph.timeframe import MINUTE, Timeframe
 from candlegraph.zone import UTC, zone
-from history import forming
 from history.orchestrator import History
 from storage.batches import Write
 from storage.cache.chunks import BUCKETS, Chunk, Edition, pack, rows_of, unpack
@@ -86,8 +85,7 @@ async def written(cache: Cache) -> None:
 @pytest.fixture
 def statements(database: Database, monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """Every statement that goes through the pool, whoever sends it; what is kept is believed for as long as a test takes."""
-    monkeypatch.setattr(database, "timings", replace(database.timings, change_freshness_s=60))
-    monkeypatch.setattr(forming, "FORMING_TTL_S", 60)
+    monkeypatch.setattr(database, "timings", replace(database.timings, change_freshness_s=60, forming_ttl_s=60))
     sent: list[str] = []
     connection = Database.connection
 
