@@ -74,3 +74,14 @@ class Timings:
     topic_adoption_delay_s: float = 5.0  # after which a topic begins as the store has it: the bus may be down
     redis_channel_timeout_s: float = 1.0  # how long connecting or publishing may take
     redis_channel_retry_s: float = 1.0  # how soon a lost subscription is made again
+
+    # accounts
+    account_freshness_s: float = 0.5  # how old may be what a process knows of an account
+
+    # transport
+    socket_init_timeout_s: float = 5.0  # how long a new socket may take to say `connection_init`
+    socket_finish_timeout_s: float = 5.0  # how long an answer may take when the server stops
+    stream_comment_interval_s: float = 12.0  # how often a quiet event stream sends a comment
+    stalled_peer_timeout_s: float = 10.0  # how long a peer may read nothing of what is buffered for it
+    farewell_timeout_s: float = 5.0  # how long after that it may still read why it was closed
+    unread_timeout_s: float = 30.0  # how long the network keeps what a peer does not read, after a close

@@ -145,7 +145,7 @@ async def machine(
         backfills = Backfills(history)
         tracking = Tracking(backfills)
         tokens = Tokens(partial(_keys, settings))
-        accounts = Accounts(Users(opened), tokens, limiter, require_auth=settings.require_auth)
+        accounts = Accounts(Users(opened), tokens, limiter, require_auth=settings.require_auth, timings=timings)
         workers = Workers(backfills, workers=settings.backfill_workers)
         for close in (workers.close, cluster.close, supervisor.close):
             stack.push_async_callback(close)
