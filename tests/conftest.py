@@ -20,24 +20,13 @@ from storage.embedded.postgres import EmbeddedPostgres
 from storage.migrate import migrate
 from tests.timescale.server import stop_jobs
 from tests.timings import PATIENT
-from tests.waiting import HANG_S
 
 _numbers = itertools.count()
-_TIMEOUTS = ("providers.ccxt.markets.DEADLINE_S",)
 
 # CI draws the same examples each time, so that a red run is about the change; everybody else goes on searching.
 settings.register_profile("ci", derandomize=True, deadline=None)
 settings.register_profile("search", deadline=None)
 settings.load_profile("ci" if os.environ.get("CI") else "search")
-
-
-@pytest.fixture(scope="session", autouse=True)
-def patient() -> Iterator[None]:
-    """On a busy machine everything takes longer; a test whose subject is a time-out sets it itself."""
-    with pytest.MonkeyPatch.context() as patch:
-        for name in _TIMEOUTS:
-            patch.setattr(name, HANG_S)
-        yield
 
 
 def _at(dsn: str, name: str) -> str:

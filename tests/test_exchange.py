@@ -15,7 +15,6 @@ from candlegraph.answer import Answer, Ask, GapReason
 from candlegraph.clock import MINUTE_MS
 from history.orchestrator import History
 from providers.ccxt.provider import Ccxt
-from providers.guard import calls
 from providers.guard.guard import Guard
 from resolvers.context import Context, Services
 from schema.build import build_schema
@@ -25,6 +24,7 @@ from tests.fakes.exchange import HTML, T0, Fault, random_candles
 from tests.fakes.kraken import FakeKraken
 from tests.fakes.services import services_over
 from tests.fakes.upstream import Lineup
+from tests.timings import PATIENT_CCXT
 from tests.waiting import HANG_S
 
 MINUTES = 4_000
@@ -34,8 +34,8 @@ SCHEMA = build_schema()
 
 
 def alone(provider: Ccxt) -> Lineup:
-    """A registry of the one provider."""
-    return Lineup([Guard(provider)])
+    """A registry of the one provider, which is tried again at once."""
+    return Lineup([Guard(provider, backoff_s=0.01)])
 
 
 @pytest.fixture(scope="module")
@@ -49,7 +49,7 @@ async def exchange() -> AsyncIterator[FakeBinance]:
 
 @pytest.fixture(scope="module")
 async def binance(exchange: FakeBinance) -> AsyncIterator[Ccxt]:
-    provider = Ccxt("binance", exchange.ccxt_options()["binance"])
+    provider = Ccxt("binance", exchange.ccxt_options()["binance"], timings=PATIENT_CCXT)
     await provider.start()
     yield provider
     await provider.close()
@@ -86,7 +86,6 @@ async def api(
 ) -> AsyncIterator[Api]:
     monkeypatch.setattr(clock, "now_ms", lambda: NOW)
     providers = alone(binance)
-    monkeypatch.setattr(calls, "BACKOFF_S", 0.01)
     history = History.over(database, providers)
     exchange.reset()
     yield Api(services_over(history), exchange)
@@ -206,7 +205,7 @@ async def test_after_a_restart_neither_candles_nor_symbols_are_asked_for_again(
     await api.candles(arguments)
     for _ in range(2):
         exchange.reset()
-        provider = Ccxt("binance", exchange.ccxt_options()["binance"], folder=tmp_path)
+        provider = Ccxt("binance", exchange.ccxt_options()["binance"], folder=tmp_path, timings=PATIENT_CCXT)
         await provider.start()
         providers = alone(provider)
         history = History.over(database, providers)
@@ -230,7 +229,7 @@ async def test_of_kraken_what_lies_behind_its_newest_rows_is_told_to_be_out_of_r
         kraken.now = NOW
         kraken.fillers = True
         monkeypatch.setattr(clock, "now_ms", lambda: NOW)
-        provider = Ccxt("kraken", kraken.ccxt_options()["kraken"])
+        provider = Ccxt("kraken", kraken.ccxt_options()["kraken"], timings=PATIENT_CCXT)
         await provider.start()
         history = History.over(database, alone(provider))
         series = Series(Instrument("crypto", "kraken", "BTC/USD"), MINUTE)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from candlegraph.timings import Timings
+from providers.ccxt.timings import CcxtTimings
 from tests.waiting import HANG_S
 
 PATIENT = replace(
@@ -15,3 +16,4 @@ PATIENT = replace(
     listing_deadline_s=HANG_S,
     topic_ready_timeout_s=HANG_S,
 )
+PATIENT_CCXT = CcxtTimings(listing_timeout_s=HANG_S)
