@@ -41,7 +41,7 @@ from schema.subscription import Subscription
 from server.transport.app import WEB
 from server.transport.connections import Caps, Connections
 from server.transport.graphql_http import Endpoint
-from server.transport.uvicorn_protocols import HttpProtocol, WebSocketProtocol
+from server.transport.uvicorn_protocols import protocols
 from storage.cache.memory import Cache
 from storage.database import Database
 from storage.rate_limits import Limiter
@@ -121,10 +121,8 @@ async def main(kind: str, source: str, dsn: str) -> None:
     routes: list[BaseRoute] = [Route("/graphql", endpoint), WebSocketRoute("/graphql", endpoint)]
     if source == "live":
         routes.append(Route("/burst", hub.burst))
-    protocols: dict[str, Any] = {"http": HttpProtocol, "ws": WebSocketProtocol} if kind == "ours" else {}
-    config = uvicorn.Config(
-        Starlette(routes=routes), port=0, log_config=None, access_log=False, lifespan="off", **protocols
-    )
+    ours = protocols(Timings()) if kind == "ours" else {}
+    config = uvicorn.Config(Starlette(routes=routes), port=0, log_config=None, access_log=False, lifespan="off", **ours)
     server = uvicorn.Server(config)
     serving = asyncio.create_task(server.serve())
     while not server.started:
