@@ -23,13 +23,13 @@ from strawberry.schema.config import StrawberryConfig
 from candlegraph import Candles, Instrument, Record, Series
 from candlegraph.answer import Answer, Ask
 from candlegraph.event import Event, EventKind, heartbeat
+from candlegraph.timings import Timings
 from candlegraph.zone import Zone
 from history.backfill.jobs import Backfills
 from history.backfill.tracking import Tracking
 from history.orchestrator import History
 from providers.registry import Registry
 from realtime.cluster import Cluster
-from realtime.hub import HEARTBEAT_S
 from realtime.topic import Listener
 from resolvers.accounts.accounts import Accounts
 from resolvers.accounts.tokens import Tokens
@@ -41,7 +41,7 @@ from schema.subscription import Subscription
 from server.transport.app import WEB
 from server.transport.connections import Caps, Connections
 from server.transport.graphql_http import Endpoint
-from server.transport.uvicorn_protocols import HttpProtocol, WebSocketProtocol
+from server.transport.uvicorn_protocols import protocols
 from storage.cache.memory import Cache
 from storage.database import Database
 from storage.rate_limits import Limiter
@@ -76,7 +76,7 @@ class BurstHub:
         try:
             yield Event(EventKind.SNAPSHOT, self._seq, Candles.empty(), caught_up=True)
             while True:
-                event = await listener.next(HEARTBEAT_S)
+                event = await listener.next(Timings().hub_heartbeat_interval_s)
                 yield event or heartbeat(self._seq)
         finally:
             self._listeners.discard(listener)
@@ -121,10 +121,8 @@ async def main(kind: str, source: str, dsn: str) -> None:
     routes: list[BaseRoute] = [Route("/graphql", endpoint), WebSocketRoute("/graphql", endpoint)]
     if source == "live":
         routes.append(Route("/burst", hub.burst))
-    protocols: dict[str, Any] = {"http": HttpProtocol, "ws": WebSocketProtocol} if kind == "ours" else {}
-    config = uvicorn.Config(
-        Starlette(routes=routes), port=0, log_config=None, access_log=False, lifespan="off", **protocols
-    )
+    ours = protocols(Timings()) if kind == "ours" else {}
+    config = uvicorn.Config(Starlette(routes=routes), port=0, log_config=None, access_log=False, lifespan="off", **ours)
     server = uvicorn.Server(config)
     serving = asyncio.create_task(server.serve())
     while not server.started:

@@ -17,7 +17,7 @@ Work = Callable[[], Coroutine[Any, Any, None]]
 
 
 @dataclass(frozen=True, slots=True)
-class Timings:
+class RestartPolicy:
     """When a failed task is restarted, and when it counts as running again, in seconds."""
 
     first_s: float = 1.0  # the longest pause after the first failure; it doubles with each further one
@@ -28,9 +28,9 @@ class Timings:
 class Supervisor:
     """Runs named endless tasks until it is closed."""
 
-    def __init__(self, timings: Timings | None = None) -> None:
+    def __init__(self, policy: RestartPolicy | None = None) -> None:
         """Start without tasks."""
-        self._timings = timings or Timings()
+        self._policy = policy or RestartPolicy()
         self._tasks: dict[str, asyncio.Task[None]] = {}
         self._outages: dict[str, Outage] = {}
         self._down: dict[str, str] = {}
@@ -71,15 +71,15 @@ class Supervisor:
         loop, failures = asyncio.get_running_loop(), 0
         while not _cancelled():
             began = loop.time()
-            recovering = loop.call_later(self._timings.healthy_s, self._recovered, name)
+            recovering = loop.call_later(self._policy.healthy_s, self._recovered, name)
             try:
                 reason = await _ending(name, work)
             finally:
                 recovering.cancel()
             self._down[name] = reason
-            healthy = loop.time() - began >= self._timings.healthy_s
+            healthy = loop.time() - began >= self._policy.healthy_s
             failures = 1 if healthy else min(failures + 1, 32)
-            pause = min(self._timings.longest_s, self._timings.first_s * 2 ** (failures - 1))
+            pause = min(self._policy.longest_s, self._policy.first_s * 2 ** (failures - 1))
             await asyncio.sleep(random.uniform(0, pause))  # noqa: S311 - full jitter, no secret
 
     def _recovered(self, name: str) -> None:

@@ -195,7 +195,7 @@ class FetchJob:
         forming = self.stores.forming.latest(self.key, leads=self.request.held is not None)
         final_until = self._final_until()
         ahead = Spans(Span(max(span.since, final_until), span.until) for span in missing)
-        if not ahead or not forming or not forming.serves(ahead):
+        if not ahead or not forming or not self.stores.forming.serves(forming, ahead):
             return missing
         self.result.forming = forming.candles[forming.candles.timestamp >= final_until]
         self.result.live = forming.live

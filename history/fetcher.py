@@ -32,7 +32,7 @@ class Fetcher:
         """Nothing runs yet."""
         self.claims = Claims(store.database, store.changes)
         self.suspects = Suspects(store.database)
-        self.forming = FormingCache()
+        self.forming = FormingCache(store.database)
         self._stores = FetchStores(store, ledgers, self.claims, self.suspects, self.forming)
         self._tasks: dict[tuple[int, FetchRequest], asyncio.Task[FetchResult]] = {}
         self._reaches: LRUCache[tuple[int, Timeframe], int] = LRUCache(MAX_REACHES)

@@ -10,8 +10,7 @@ from dataclasses import dataclass
 from candlegraph.candle import Candles
 from candlegraph.span import Span, Spans
 from candlegraph.timeframe import MINUTE, Timeframe
-
-FORMING_TTL_S = 2.0
+from storage.database import Database
 
 # The 1m candles that are not final, and the span that they are all of; None while they are not known.
 LiveSource = Callable[[], tuple[Candles, Span] | None]
@@ -26,24 +25,25 @@ class FormingCandles:
     at: float  # on the monotonic clock
     live: bool = False
 
-    def serves(self, ahead: Spans) -> bool:
-        """Whether they may stand for another fetch of ``ahead``."""
-        fresh = self.live or time.monotonic() - self.at < FORMING_TTL_S
-        return fresh and not ahead - Spans([self.span])
-
 
 class FormingCache:
     """The forming candles of every series that somebody asked for within two seconds."""
 
-    def __init__(self) -> None:
-        """Nothing is remembered."""
+    def __init__(self, database: Database) -> None:
+        """Nothing is remembered; the timings are the database's."""
+        self._database = database
         self._kept: dict[tuple[int, Timeframe], FormingCandles] = {}
         self._sources: dict[int, LiveSource] = {}
 
     def recent(self, key: tuple[int, Timeframe], ahead: Spans) -> FormingCandles | None:
         """The candles of ``ahead``, none of them final, if they were fetched within two seconds; asks nobody."""
         kept = self._kept.get(key)
-        return kept if kept and kept.serves(ahead) else None
+        return kept if kept and self.serves(kept, ahead) else None
+
+    def serves(self, forming: FormingCandles, ahead: Spans) -> bool:
+        """Whether ``forming`` may stand for another fetch of ``ahead``."""
+        fresh = forming.live or time.monotonic() - forming.at < self._ttl_s
+        return fresh and not ahead - Spans([forming.span])
 
     def latest(self, key: tuple[int, Timeframe], *, leads: bool) -> FormingCandles | None:
         """The newest known: the feed's if this process has one, else what was seen last.
@@ -60,7 +60,7 @@ class FormingCache:
     def remember(self, key: tuple[int, Timeframe], forming: FormingCandles) -> None:
         """Let ``forming`` serve the queries of the next moment."""
         self._kept[key] = forming
-        asyncio.get_running_loop().call_later(FORMING_TTL_S, self._forget, key, forming)
+        asyncio.get_running_loop().call_later(self._ttl_s, self._forget, key, forming)
 
     def remember_live(self, instrument_id: int, minutes: Candles, span: Span) -> None:
         """Remember what the feed of another process says: the minutes of ``span``, none of them final."""
@@ -73,6 +73,10 @@ class FormingCache:
     def unfollow(self, instrument_id: int) -> None:
         """Ask the provider again."""
         self._sources.pop(instrument_id, None)
+
+    @property
+    def _ttl_s(self) -> float:
+        return self._database.timings.forming_ttl_s
 
     def _forget(self, key: tuple[int, Timeframe], forming: FormingCandles) -> None:
         if self._kept.get(key) is forming:

@@ -11,17 +11,13 @@ from fnmatch import fnmatchcase
 from candlegraph.backfill import Selection
 from candlegraph.errors import BadUserInput, CandlegraphError, NotFound, ProviderUnavailable
 from candlegraph.series import Instrument, Record
+from candlegraph.timings import Timings
 from candlegraph.upstream import Providers, Upstream
 from storage.instruments import Instruments
 
 log = logging.getLogger(__name__)
 
 MAX_SELECTED = 10_000
-LISTING_TTL_S = 3600.0
-LISTING_RETRY_S = 30.0
-LISTING_TIMEOUT_S = 60.0
-UNKNOWN_AGAIN_S = 60.0  # how old a list may be that does not know a symbol somebody asks for
-LISTING_DEADLINE_S = 10.0  # how long somebody waits for a list; it is read on
 
 
 @dataclass(slots=True)
@@ -33,16 +29,11 @@ class _List:
     error: CandlegraphError | None = None  # why, where the last read failed
     task: asyncio.Task[None] | None = None  # the read under way
 
-    @property
-    def due(self) -> bool:
+    def due(self, ttl_s: float, retry_s: float) -> bool:
         """Whether the list ought to be read: it is old, nobody reads it, and the last try did not fail just now."""
-        return self.due_after(LISTING_TTL_S)
-
-    def due_after(self, seconds: float) -> bool:
-        """The same where a list is old after so many seconds."""
         now = time.monotonic()
-        old = self.asked_at is None or now - self.asked_at >= seconds
-        return old and self.task is None and (self.failed_at is None or now - self.failed_at >= LISTING_RETRY_S)
+        old = self.asked_at is None or now - self.asked_at >= ttl_s
+        return old and self.task is None and (self.failed_at is None or now - self.failed_at >= retry_s)
 
 
 class Listings:
@@ -117,14 +108,23 @@ class Listings:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
 
+    @property
+    def _timings(self) -> Timings:
+        return self._instruments.database.timings
+
+    def _is_due(self, known: _List) -> bool:
+        return known.due(self._timings.listing_ttl_s, self._timings.listing_retry_s)
+
     async def _again(self, pairs: set[tuple[str, str]]) -> bool:
         """Wait for lists that lack what somebody asks for, unless they were read a moment ago; whether one was read."""
-        old = [pair for pair in pairs if pair in self._plugins() and self._lists[pair].due_after(UNKNOWN_AGAIN_S)]
+        timings, plugins = self._timings, self._plugins()
+        ages = timings.unknown_symbol_ttl_s, timings.listing_retry_s
+        old = [pair for pair in pairs if pair in plugins and self._lists[pair].due(*ages)]
         for pair in old:
             self._lists[pair].task = asyncio.create_task(self._read(pair, self._lists[pair]))
         tasks = [task for pair in pairs if pair in self._lists and (task := self._lists[pair].task)]
         if tasks:
-            await asyncio.wait(tasks, timeout=LISTING_DEADLINE_S)
+            await asyncio.wait(tasks, timeout=self._timings.listing_deadline_s)
         return bool(tasks)
 
     async def _renew(self, pairs: set[tuple[str, str]]) -> None:
@@ -145,12 +145,12 @@ class Listings:
 
     async def _due(self, pairs: set[tuple[str, str]]) -> list[tuple[str, str]]:
         """Those whose lists are due, also by what other processes have noted in the store."""
-        maybe = [pair for pair in pairs if pair not in self._lists or self._lists[pair].due]
+        maybe = [pair for pair in pairs if pair not in self._lists or self._is_due(self._lists[pair])]
         if not maybe:
             return []
         for pair, age in await self._instruments.listing_ages(maybe):
             self._lists.setdefault(pair, _List()).asked_at = time.monotonic() - age
-        return [pair for pair in maybe if pair not in self._lists or self._lists[pair].due]
+        return [pair for pair in maybe if pair not in self._lists or self._is_due(self._lists[pair])]
 
     def _plugins(self) -> set[tuple[str, str]]:
         return {(status.market.id, status.id) for status in self._providers.statuses()}
@@ -163,7 +163,7 @@ class Listings:
         if pair not in self._plugins():
             return None if pair in await self._instruments.pairs() else self._no_provider(*pair)
         if task := self._read_if_due(pair):
-            _, late = await asyncio.wait([task], timeout=LISTING_DEADLINE_S)
+            _, late = await asyncio.wait([task], timeout=self._timings.listing_deadline_s)
             if late:
                 return ProviderUnavailable("The list of symbols of {}/{} is not here yet.".format(*pair), retry_after=5)
         return self._lists[pair].error
@@ -171,7 +171,7 @@ class Listings:
     def _read_if_due(self, pair: tuple[str, str]) -> asyncio.Task[None] | None:
         """The read of a list that is due or under way; everybody shares one, and no leaver stops it."""
         known = self._lists.setdefault(pair, _List())
-        if known.due:
+        if self._is_due(known):
             known.task = asyncio.create_task(self._read(pair, known))
         return known.task
 
@@ -179,7 +179,7 @@ class Listings:
         try:
             # However long it takes to start: the list is read when it has.
             source = await self._source(*pair)
-            async with asyncio.timeout(LISTING_TIMEOUT_S):
+            async with asyncio.timeout(self._timings.listing_timeout_s):
                 await self._read_list(*pair, source)
             known.error, known.failed_at = None, None
         except CandlegraphError as error:

@@ -18,6 +18,7 @@ from candlegraph.series import Record, Series
 from candlegraph.span import Span, Spans
 from candlegraph.supervision import Supervisor
 from candlegraph.timeframe import Timeframe
+from candlegraph.timings import Timings
 from candlegraph.upstream import Providers, Upstream
 from candlegraph.zone import zone
 from history.admission import RowBudget
@@ -39,7 +40,6 @@ from storage.database import Database
 from storage.instruments import Instruments
 from storage.relations import ALL, Levels
 
-DEADLINE_S = 10.0
 FETCHES = 20  # how many of the newest upstream calls are told
 
 
@@ -58,6 +58,11 @@ class History:
     row_budget: RowBudget
     revisions: Revisions
     cache: Cache | None = None
+
+    @property
+    def timings(self) -> Timings:
+        """The timings of this process, which its database carries."""
+        return self.store.database.timings
 
     @classmethod
     def over(
@@ -96,7 +101,7 @@ class History:
         record = (await self.listings.find([series.instrument]))[0]
         if isinstance(record, CandlegraphError):
             raise record
-        provider, _ = await self._provider(record, DEADLINE_S)
+        provider, _ = await self._provider(record, self.timings.query_deadline_s)
         ledger = (await self.ledgers.load([record.id]))[0]
         days = zone(record.timezone)
         now = provider.now_ms() if provider else clock.now_ms()
@@ -109,8 +114,9 @@ class History:
 
     async def _answer(self, ask: Ask, reader: BatchReader) -> Answer:
         record: Record = await reader.record.load(ask.series.instrument)
-        deadline = asyncio.get_running_loop().time() + DEADLINE_S
-        provider, failure = await self._provider(record, DEADLINE_S if ask.wait is Wait.COMPLETE else 0)
+        timeout_s = self.timings.query_deadline_s
+        deadline = asyncio.get_running_loop().time() + timeout_s
+        provider, failure = await self._provider(record, timeout_s if ask.wait is Wait.COMPLETE else 0)
         now = provider.now_ms() if provider else clock.now_ms()
         if provider:
             now = max(now, ask.known_until + provider.capabilities.final_after_ms)

@@ -23,7 +23,7 @@ from candlegraph.span import Span, Spans
 from candlegraph.upstream import Upstream, Urgency
 from candlegraph.zone import zone
 from history.fetch_job import FetchRequest
-from history.orchestrator import DEADLINE_S, History
+from history.orchestrator import History
 from storage.batches import Read, Write
 from storage.leases import Held, LeaseLost, Leases
 from storage.upgrade import Step, Task, close_task, open_tasks
@@ -99,7 +99,9 @@ class Upgrade:
             if task.step is Step.HOLES:
                 self._counts[task.step] += await self._withdraw_holes(task.series)
                 return True
-            provider = await self.history.providers.get(task.market, task.provider, timeout_s=DEADLINE_S)
+            provider = await self.history.providers.get(
+                task.market, task.provider, timeout_s=self.history.timings.query_deadline_s
+            )
             if provider and task.step is Step.LAST:
                 self._counts[task.step] += await self._ask_last(task.series, provider)
             elif provider and provider.capabilities.has_volume:

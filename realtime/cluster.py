@@ -42,7 +42,7 @@ class Cluster:
         if self._redis_at:
             # Everybody hears both: whoever cannot reach the one is heard by the other.
             url, database = self._redis_at
-            self._redis = RedisLine(url, f"candlegraph:{database}:live", self.bus.receive)
+            self._redis = RedisLine(url, f"candlegraph:{database}:live", self.bus.receive, self._database.timings)
             lines.insert(0, self._redis)
             supervisor.start(_REDIS, self._redis.listen, self._redis.outage)
         self.bus.connect(lines)

@@ -20,6 +20,7 @@ from candlegraph.errors import CandlegraphError, ProviderUnavailable
 from candlegraph.series import Record
 from candlegraph.span import Span, Spans
 from candlegraph.timeframe import MINUTE
+from candlegraph.timings import Timings
 from candlegraph.upstream import Upstream, Urgency
 from candlegraph.zone import zone
 from history.fetch_job import FetchRequest
@@ -35,12 +36,6 @@ from storage.topics import LiveStore, TopicKey, timeframe_of
 
 log = logging.getLogger(__name__)
 
-POLL_S = 5.0  # how often the forming minute is asked for where there is no stream
-STREAM_POLL_S = 60.0  # and where there is one: at least once a minute, when it closes
-LATE_S = (3.0, 10.0)  # how long after it was due a minute is asked for again that should be final and is not there
-SPREAD_S = 2.0  # within which the symbols are read when a minute settles, each at its own place: not all at once
-RETRY_S = 1.0  # how soon after a failure it is tried again where somebody waits
-MAX_BACKOFF_S = 60.0
 BEHIND_MS = 5 * MINUTE_MS  # how far back a feed begins: a provider that lags has not said yet what it will have
 AGAIN_MS = 3 * MINUTE_MS  # how far back a poll looks for corrections when it closes a minute
 
@@ -61,11 +56,15 @@ class Feed:
         self._final = FinalCandles(record, history)
         self._publisher = TopicPublisher(store, self._final, publish, held)
         self._topics = Topics()
-        self._offset_s = schedule.offset_s(record.instrument, SPREAD_S)
+        self._offset_s = schedule.offset_s(record.instrument, self._timings.feed_spread_s)
         self._corrected = False
         self._news = asyncio.Event()
         self._task = asyncio.create_task(self._run())
         self._task.add_done_callback(self._ended)
+
+    @property
+    def _timings(self) -> Timings:
+        return self._history.timings
 
     async def close(self) -> None:
         """Stop following."""
@@ -121,7 +120,7 @@ class Feed:
                 self._history.fetcher.forming.unfollow(self._record.id)
             if self.lost:
                 break
-            failures = 1 if loop.time() - began > 2 * MAX_BACKOFF_S else failures + 1
+            failures = 1 if loop.time() - began > 2 * self._timings.feed_max_backoff_s else failures + 1
             await self._back_off(failures, provider)
 
     async def _upstream(self) -> Upstream:
@@ -147,11 +146,11 @@ class Feed:
 
     async def _back_off(self, failures: int, provider: Upstream | None) -> None:
         """Wait before the next attempt, no longer than until a minute settles."""
-        longest = schedule.jittered_s(failures, MAX_BACKOFF_S)
+        longest = schedule.jittered_s(failures, self._timings.feed_max_backoff_s)
         if provider:
-            longest = min(longest, max(RETRY_S, self._pause(provider, longest)))
-        await asyncio.sleep(min(RETRY_S, longest))
-        await self._wait(longest - RETRY_S)
+            longest = min(longest, max(self._timings.feed_retry_s, self._pause(provider, longest)))
+        await asyncio.sleep(min(self._timings.feed_retry_s, longest))
+        await self._wait(longest - self._timings.feed_retry_s)
 
     async def _lead(self, group: asyncio.TaskGroup, provider: Upstream, *, polls: bool) -> None:
         """Read what became final when it is due, and do at once what comes up in between."""
@@ -161,16 +160,20 @@ class Feed:
             await self._publish_corrections()
             if loop.time() >= due:
                 whole = await self._advance(provider, again=polls)
-                due = loop.time() + (self._pause(provider, POLL_S if polls else STREAM_POLL_S) if whole else 0)
+                due = loop.time() + (self._pause(provider, self._period(polls=polls)) if whole else 0)
                 self._history.fetcher.forming.follow(self._record.id, lambda: self._seen(provider))
             for key in self._topics.start():
                 group.create_task(self._join(key, provider))
             await self._wait(due - loop.time())
 
+    def _period(self, *, polls: bool) -> float:
+        timings = self._timings
+        return timings.feed_poll_interval_s if polls else timings.feed_stream_poll_interval_s
+
     def _pause(self, provider: Upstream, period: float) -> float:
         """Seconds to the next read."""
         until_final_s = (self.edge + MINUTE_MS - _settled(provider)) / 1000 + self._offset_s
-        return schedule.pause_s(until_final_s, period, LATE_S)
+        return schedule.pause_s(until_final_s, period, self._timings.feed_late_retries_s)
 
     async def _wait(self, seconds: float) -> None:
         """For so long, or until something else is to be done."""

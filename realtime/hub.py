@@ -22,14 +22,6 @@ from realtime.bus import Bus, Failed, Follow, Message, News
 from realtime.topic import KINDS, MAX_QUEUED, Listener, Topic
 from storage.topics import Happened, LiveStore, Standing, TopicKey
 
-HEARTBEAT_S = 15.0
-LINGER_S = 60.0  # how long a topic stays after its last listener
-READY_S = 10.0  # how long a leader may take to say how a topic stands
-ASK_S = 1.0  # after which it is asked again: the question or the answer may be lost
-ADOPT_S = 5.0  # after which a topic begins where the store says it stands: the bus may be down
-EVERY_S = 1.0  # how often what may have been missed is looked for
-PATIENCE_S = 0.5  # how long a message may be on its way
-RENEW_S = 4.0  # how often it is said again what is followed
 PAGE = 1_000
 MAX_SNAPSHOT = 50_000
 _BROKEN = {GapReason.OUTAGE, GapReason.PENDING, GapReason.REFUSED, GapReason.NOT_FETCHED}
@@ -70,7 +62,7 @@ class Hub:
             candles = pending.candles.merge(forming) if pending else forming
             yield Event(EventKind.SNAPSHOT, seq, candles, caught_up=True)
             while True:
-                event = await listener.next(HEARTBEAT_S)
+                event = await listener.next(self._history.timings.hub_heartbeat_interval_s)
                 if event is None or _is_known(event, since):
                     event = heartbeat(event.seq if event else topic.seq)
                 yield event
@@ -82,7 +74,7 @@ class Hub:
         while True:
             with self.outage.watched():
                 await self._look()
-            await asyncio.sleep(EVERY_S)
+            await asyncio.sleep(self._history.timings.hub_interval_s)
 
     async def close(self) -> None:
         """Say that nothing is followed any more, once `watch` has ended."""
@@ -94,7 +86,7 @@ class Hub:
         clock = asyncio.get_running_loop().time
         await self._forget()
         if self._topics:
-            if clock() - self._renewed_at >= RENEW_S:
+            if clock() - self._renewed_at >= self._history.timings.follow_renewal_interval_s:
                 await self._store.follow(list(self._topics))
                 self._renewed_at = clock()
             await self._mend()
@@ -140,15 +132,15 @@ class Hub:
 
     async def _ready(self, key: TopicKey, topic: Topic) -> None:
         """Ask the leader how a topic stands, until it says so."""
-        clock = asyncio.get_running_loop().time
-        deadline = clock() + READY_S
+        clock, timings = asyncio.get_running_loop().time, self._history.timings
+        deadline = clock() + timings.topic_ready_timeout_s
         while not topic.ready:
             answered = topic.answered
-            if clock() - topic.asked_at >= ASK_S:  # one asks for all who wait
+            if clock() - topic.asked_at >= timings.topic_ask_interval_s:  # one asks for all who wait
                 topic.asked_at = clock()
                 self._bus.publish(Follow(key, self._bus.name), others=True)
             try:
-                async with asyncio.timeout_at(min(clock() + ASK_S, deadline)):
+                async with asyncio.timeout_at(min(clock() + timings.topic_ask_interval_s, deadline)):
                     await answered.wait()
             except TimeoutError:
                 if clock() >= deadline:
@@ -162,16 +154,17 @@ class Hub:
         if not record.listed or not record.active:
             return False
         instrument = record.instrument
-        provider = await self._history.providers.get(instrument.market, instrument.provider, timeout_s=READY_S)
+        timeout_s = self._history.timings.topic_ready_timeout_s
+        provider = await self._history.providers.get(instrument.market, instrument.provider, timeout_s=timeout_s)
         return provider is not None and provider.capabilities.live is not Live.NONE
 
     async def _forget(self) -> None:
         """Let go of what nobody has listened to for a while."""
-        now = asyncio.get_running_loop().time()
+        now, linger_s = asyncio.get_running_loop().time(), self._history.timings.topic_linger_s
         gone = [
             key
             for key, topic in self._topics.items()
-            if not topic.listeners and topic.left_at is not None and now - topic.left_at > LINGER_S
+            if not topic.listeners and topic.left_at is not None and now - topic.left_at > linger_s
         ]
         if gone:
             async with self._unfollowing:
@@ -223,7 +216,7 @@ class Hub:
             if topic is None:
                 continue
             if not topic.ready:
-                if now - topic.began_at >= ADOPT_S:
+                if now - topic.began_at >= self._history.timings.topic_adoption_delay_s:
                     topic.start(standing.seq, standing.edge, standing.epoch, Candles.empty())
             elif standing.seq <= topic.seq:
                 topic.behind_since = None
@@ -231,7 +224,7 @@ class Hub:
                     topic.settle(standing.edge)
             elif topic.behind_since is None:
                 topic.behind_since = now  # its message may be on its way
-            elif now - topic.behind_since >= PATIENCE_S:
+            elif now - topic.behind_since >= self._history.timings.message_timeout_s:
                 await self._catch_up(key, topic, standing)
 
     async def _catch_up(self, key: TopicKey, topic: Topic, standing: Standing) -> None:

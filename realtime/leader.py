@@ -14,14 +14,10 @@ from history.orchestrator import History
 from realtime.bus import Bus, Follow, News
 from realtime.feed import Feed
 from storage.change_feed import Change
-from storage.leases import LEASE_S, Held
+from storage.leases import Held
 from storage.topics import Followed, LiveStore, TopicKey
 
 log = logging.getLogger(__name__)
-
-EVERY_S = 1.0
-SWEEP_S = 60.0
-WARM_RETRY_S = 10.0
 
 
 class Leader:
@@ -66,13 +62,14 @@ class Leader:
         await self._free()
 
     async def _sweep(self) -> None:
-        if self._held and time.monotonic() - self._swept_at > SWEEP_S:
+        if self._held and time.monotonic() - self._swept_at > self._history.timings.leader_sweep_interval_s:
             self._swept_at = time.monotonic()
             await self._store.sweep()
 
     async def _wait(self) -> None:
+        interval_s = self._history.timings.leader_interval_s
         try:
-            async with asyncio.timeout(EVERY_S / 2 if self._waits else EVERY_S):
+            async with asyncio.timeout(interval_s / 2 if self._waits else interval_s):
                 await self._news.wait()
         except TimeoutError:
             return
@@ -88,11 +85,11 @@ class Leader:
         await self._close([i for i, feed in self._feeds.items() if feed.held.name in not_needed])
         if not_needed:
             await self._dedicated.leases.free(list(not_needed))
-        began = asyncio.get_running_loop().time()
-        held = await self._dedicated.leases.take(list(groups), LEASE_S) if groups else {}
+        began, ttl_s = asyncio.get_running_loop().time(), self._history.timings.lease_ttl_s
+        held = await self._dedicated.leases.take(list(groups), ttl_s) if groups else {}
         for name in held.keys() ^ self._held.keys():
             log.info("%s is led by %s process now", name, "this" if name in held else "no or another")
-        self._held, self._held_until = held, began + LEASE_S
+        self._held, self._held_until = held, began + ttl_s
         self._waits = held.keys() != groups.keys()
         for name in groups.keys() - held.keys() - self._warming.keys():
             self._warming[name] = asyncio.create_task(self._warm(name, groups[name][0]))
@@ -123,7 +120,7 @@ class Leader:
             await self._history.providers.get(one.market, one.provider)
         except CandlegraphError as error:
             log.debug("%s/%s cannot be made ready: %s", one.market, one.provider, error.message)
-            await asyncio.sleep(WARM_RETRY_S)
+            await asyncio.sleep(self._history.timings.warm_up_retry_s)
             del self._warming[name]
 
     async def _close(self, ids: Iterable[int]) -> None:

@@ -9,24 +9,25 @@ from typing import TYPE_CHECKING
 
 from candlegraph.errors import Unavailable
 from candlegraph.outage import Outage
+from candlegraph.timings import Timings
 from storage.redis import translated
 
 if TYPE_CHECKING:
     from redis.asyncio import Redis
 
-RETRY_S = 1.0
-TIMEOUT_S = 1.0
-
 
 class RedisLine:
     """One channel; a Redis that is away loses messages and nothing else."""
 
-    def __init__(self, url: str, channel: str, hear: Callable[[bytes], None]) -> None:
+    def __init__(self, url: str, channel: str, hear: Callable[[bytes], None], timings: Timings | None = None) -> None:
         """Connect to nothing yet. ``channel`` tells the clusters of one Redis apart."""
         # Imported by who uses it: it costs a start 75 ms.
         from redis.asyncio import Redis  # noqa: PLC0415
 
-        self._redis: Redis = Redis.from_url(url, socket_connect_timeout=TIMEOUT_S, health_check_interval=10)
+        self._timings = timings or Timings()
+        self._redis: Redis = Redis.from_url(
+            url, socket_connect_timeout=self._timings.redis_channel_timeout_s, health_check_interval=10
+        )
         self.outage = Outage("hearing live messages over Redis")
         self._sending = Outage("sending live messages over Redis")
         self._channel = channel
@@ -35,7 +36,10 @@ class RedisLine:
     async def send(self, payloads: Sequence[str]) -> bool:
         """Publish each payload; False where that failed."""
         with self._sending.watched(), translated():
-            async with asyncio.timeout(TIMEOUT_S), self._redis.pipeline(transaction=False) as pipe:
+            async with (
+                asyncio.timeout(self._timings.redis_channel_timeout_s),
+                self._redis.pipeline(transaction=False) as pipe,
+            ):
                 for payload in payloads:
                     pipe.publish(self._channel, payload)
                 await pipe.execute()
@@ -46,7 +50,7 @@ class RedisLine:
         while True:
             with self.outage.watched(), translated():
                 await self._listen_once()
-            await asyncio.sleep(RETRY_S)
+            await asyncio.sleep(self._timings.redis_channel_retry_s)
 
     async def _listen_once(self) -> None:
         async with self._redis.pubsub(ignore_subscribe_messages=True) as pubsub:

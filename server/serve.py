@@ -14,30 +14,29 @@ from contextlib import ExitStack
 import uvicorn
 
 from candlegraph.errors import ConfigurationError
+from candlegraph.timings import Timings
 from server.settings import Settings
 from server.transport.app import create_app
 from server.transport.connections import Connections
-from server.transport.uvicorn_protocols import HttpProtocol, WebSocketProtocol
+from server.transport.uvicorn_protocols import protocols
 from server.wiring import machine
 
-UNREAD_MS = 30_000  # how long the network keeps what a peer does not take, once we have closed the connection
 
-
-async def serve(settings: Settings) -> None:
+async def serve(settings: Settings, timings: Timings | None = None) -> None:
     """Start everything, listen, and stop everything in order on SIGINT or SIGTERM."""
+    timings = timings or Timings()
     with ExitStack() as stack:
         # Taken before anything is started, which would be for nothing; clients are let in when everything is.
-        sockets = [stack.enter_context(one) for one in _bind(settings.host, settings.port)]
-        await _serve(settings, sockets)
+        sockets = [stack.enter_context(one) for one in _bind(settings.host, settings.port, timings)]
+        await _serve(settings, sockets, timings)
 
 
-async def _serve(settings: Settings, sockets: list[socket.socket]) -> None:
-    async with machine(settings, serving=True) as running:
+async def _serve(settings: Settings, sockets: list[socket.socket], timings: Timings) -> None:
+    async with machine(settings, serving=True, timings=timings) as running:
         app = create_app(running)
         config = uvicorn.Config(
             app,
-            http=HttpProtocol,
-            ws=WebSocketProtocol,
+            **protocols(timings),
             ws_max_size=65_536,
             ws_ping_interval=15,  # a peer that is gone is noticed within 30 s
             ws_ping_timeout=15,
@@ -62,10 +61,11 @@ async def _serve(settings: Settings, sockets: list[socket.socket]) -> None:
         await server.serve(sockets)
 
 
-def _bind(host: str, port: int) -> list[socket.socket]:
+def _bind(host: str, port: int, timings: Timings) -> list[socket.socket]:
     """A socket for each address of a host's; ConfigurationError where one is taken or none is ours."""
     bound: list[socket.socket] = []
     failure: OSError | None = None
+    unread_ms = round(timings.unread_timeout_s * 1000)
     try:
         found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
     except OSError as error:
@@ -75,7 +75,7 @@ def _bind(host: str, port: int) -> list[socket.socket]:
         try:
             one.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # or a restart would wait for old connections
             if hasattr(socket, "TCP_USER_TIMEOUT"):  # Linux; those who connect inherit it
-                one.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, UNREAD_MS)
+                one.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, unread_ms)
             if family == socket.AF_INET6:
                 one.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
             one.bind(address)

@@ -12,6 +12,7 @@ from functools import partial
 from candlegraph.errors import ConfigurationError, Overloaded, Unavailable
 from candlegraph.outage import Outage
 from candlegraph.supervision import Supervisor
+from candlegraph.timings import Timings
 from history.backfill.jobs import Backfills
 from history.backfill.tracking import Tracking
 from history.backfill.workers import Workers
@@ -59,19 +60,21 @@ class Machine:
 
 
 @asynccontextmanager
-async def database(settings: Settings, supervisor: Supervisor | None = None) -> AsyncIterator[Database]:
+async def database(
+    settings: Settings, supervisor: Supervisor | None = None, timings: Timings | None = None
+) -> AsyncIterator[Database]:
     """The database, embedded or given, open and up to date; ``supervisor`` keeps an embedded one alive."""
-    supervisor = supervisor or Supervisor()
+    supervisor, timings = supervisor or Supervisor(), timings or Timings()
     async with AsyncExitStack() as stack:
         postgres = None
         if settings.db_connection_string:
             dsn = settings.db_connection_string.get_secret_value()
         else:
-            postgres = EmbeddedPostgres(settings.data_dir, settings.postgres_bin)
+            postgres = EmbeddedPostgres(settings.data_dir, settings.postgres_bin, timings)
             stack.push_async_callback(asyncio.to_thread, postgres.stop)
             dsn = await _start(postgres)
         listen = settings.db_listen_connection_string
-        opened = Database(dsn, listen_dsn=listen.get_secret_value() if listen else None)
+        opened = Database(dsn, listen_dsn=listen.get_secret_value() if listen else None, timings=timings)
         stack.push_async_callback(opened.close)
         try:
             await opened.open()
@@ -123,18 +126,22 @@ async def _start(postgres: EmbeddedPostgres) -> str:
 
 @asynccontextmanager
 async def machine(
-    settings: Settings, *, serving: bool = False, supervisor: Supervisor | None = None
+    settings: Settings,
+    *,
+    serving: bool = False,
+    supervisor: Supervisor | None = None,
+    timings: Timings | None = None,
 ) -> AsyncIterator[Machine]:
     """Everything, started; stopped in reverse order on the way out. All that runs for ever does so under ``supervisor``.
 
     While ``serving`` it leads, tells its listeners and works on backfills; a command of the CLI does none of it.
     """
-    supervisor = supervisor or Supervisor()
+    supervisor, timings = supervisor or Supervisor(), timings or Timings()
     redis_url = settings.redis_url.get_secret_value() if settings.redis_url else None
-    redis = Redis(redis_url, supervisor)
+    redis = Redis(redis_url, supervisor, timings)
     limiter = Limiter(redis)
     registry = Registry(settings.environ(), quota=limiter)
-    async with database(settings, supervisor) as opened, AsyncExitStack() as stack:
+    async with database(settings, supervisor, timings) as opened, AsyncExitStack() as stack:
         stack.push_async_callback(redis.close)
         stack.push_async_callback(registry.close)
         name = (await opened.read("database_name"))[0]["name"]
@@ -148,7 +155,7 @@ async def machine(
         backfills = Backfills(history)
         tracking = Tracking(backfills)
         tokens = Tokens(partial(_keys, settings))
-        accounts = Accounts(Users(opened), tokens, limiter, require_auth=settings.require_auth)
+        accounts = Accounts(Users(opened), tokens, limiter, require_auth=settings.require_auth, timings=timings)
         workers = Workers(backfills, workers=settings.backfill_workers)
         for close in (workers.close, cluster.close, supervisor.close):
             stack.push_async_callback(close)

@@ -123,7 +123,7 @@ class CandleStore:
         written then.
         """
         async with self.database.transaction() as connection:
-            written = await write_candles(connection, writes, progress, held)
+            written = await write_candles(connection, writes, progress, held, self.database.timings.statement_timeout_s)
             if fetches:
                 await _log(connection, fetches)
         if written:

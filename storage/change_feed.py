@@ -19,10 +19,6 @@ from storage.database import SQL, Database, to_ms
 
 log = logging.getLogger(__name__)
 
-EVERY_S = 0.25
-FRESH_S = 2.0  # how old the last look may be for anything kept in this process to be believed
-KEPT_S = 600.0  # how long a row stays; who did not look for half of that has missed something
-
 
 @dataclass(frozen=True, slots=True)
 class Change:
@@ -51,7 +47,7 @@ class Changes:
     @property
     def fresh(self) -> bool:
         """Whether what this process keeps in memory may be believed: it would have been told if it had changed."""
-        return time.monotonic() - self._looked_at < FRESH_S
+        return time.monotonic() - self._looked_at < self._database.timings.change_freshness_s
 
     def subscribe(self, listener: Listener) -> None:
         """Call ``listener`` with every change from now on, in the event loop."""
@@ -68,14 +64,14 @@ class Changes:
             with self.outage.watched():
                 await self.look()
                 await self._sweep()
-            await asyncio.sleep(EVERY_S)
+            await asyncio.sleep(self._database.timings.change_poll_interval_s)
 
     async def look(self) -> None:
         """Read what others have written, and tell."""
         began = time.monotonic()
         rows = await self._database.read("changes_since", self._seen or "0")
         news = {int(row["xid"]): row for row in rows if row["xid"] is not None and int(row["xid"]) not in self._told}
-        if self._seen is None or began - self._looked_at > KEPT_S / 2:
+        if self._seen is None or began - self._looked_at > self._database.timings.change_retention_s / 2:
             self._publish(None)
         elif news:
             self._publish([change for row in news.values() for change in _changes_of(row)])
@@ -84,10 +80,11 @@ class Changes:
 
     async def _sweep(self) -> None:
         """Once a minute, forget what was told long ago, and upstream calls of more than a month ago."""
-        if time.monotonic() - self._swept_at > KEPT_S / 10:
+        retention_s = self._database.timings.change_retention_s
+        if time.monotonic() - self._swept_at > retention_s / 10:
             self._swept_at = time.monotonic()
             async with self._database.connection() as connection:
-                await connection.execute(SQL["changes_forget"], KEPT_S)
+                await connection.execute(SQL["changes_forget"], retention_s)
                 await connection.execute(SQL["fetches_forget"])
 
     def _publish(self, changes: Sequence[Change] | None) -> None:

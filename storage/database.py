@@ -15,17 +15,14 @@ import asyncpg
 
 from candlegraph.errors import ConfigurationError, Overloaded, Unavailable
 from candlegraph.outage import Outage
+from candlegraph.timings import Timings
 from storage.driver import EXHAUSTED, is_away, is_lost, takes_no_writes
 
 if TYPE_CHECKING:
     from collections.abc import Coroutine, Iterator, Sequence
 
-CONNECT_TIMEOUT_S = 10
-CLOSE_TIMEOUT_S = 2
-ACQUIRE_TIMEOUT_S = 2.0
 WRITES_RESUME_S = 10.0  # without a refused write, after which writing counts as possible again
 _CROWDED_S = 0.05
-STATEMENT_TIMEOUT_MS = 60_000
 
 _OF_ONE_STATEMENT = (asyncpg.QueryCanceledError, asyncpg.SerializationError, TimeoutError)  # the next may succeed
 _REFUSED = (asyncpg.InvalidAuthorizationSpecificationError, asyncpg.InvalidCatalogNameError)
@@ -113,8 +110,11 @@ class Database:
     transaction another one. Only what PgBouncer accepts by default is asked for at the start of a session.
     """
 
-    def __init__(self, dsn: str, *, max_connections: int = 10, listen_dsn: str | None = None) -> None:
+    def __init__(
+        self, dsn: str, *, max_connections: int = 10, listen_dsn: str | None = None, timings: Timings | None = None
+    ) -> None:
         """Remember where it is; nothing is opened yet. ``listen_dsn`` is the same database without a pooler."""
+        self.timings = timings or Timings()
         self._dsn = dsn
         self._listen_dsn = listen_dsn
         self._max_connections = max_connections
@@ -129,7 +129,7 @@ class Database:
 
     def dedicated_pool(self) -> Database:
         """The same database by one connection of its own, for what must not wait behind everything else."""
-        beside = Database(self._dsn, max_connections=1, listen_dsn=self._listen_dsn)
+        beside = Database(self._dsn, max_connections=1, listen_dsn=self._listen_dsn, timings=self.timings)
         beside._behind_pooler, beside._outages = self._behind_pooler, self._outages
         return beside
 
@@ -144,7 +144,7 @@ class Database:
                     min_size=1,
                     max_size=self._max_connections,
                     reset=_leave_as_it_is,
-                    command_timeout=STATEMENT_TIMEOUT_MS / 1000 + 5,  # a transaction has the server's
+                    command_timeout=self.timings.statement_timeout_s + 5,  # a transaction has the server's
                     **self._options(),
                 )
         except _REFUSED as error:
@@ -173,13 +173,12 @@ class Database:
                 yield connection
         finally:
             with self._translated():
-                await self._pool.release(connection, timeout=ACQUIRE_TIMEOUT_S)
+                await self._pool.release(connection, timeout=self.timings.acquire_timeout_s)
         self._outages.end()
 
-    @staticmethod
-    async def _acquire(pool: asyncpg.Pool) -> Any:
+    async def _acquire(self, pool: asyncpg.Pool) -> Any:
         try:
-            async with asyncio.timeout(ACQUIRE_TIMEOUT_S):
+            async with asyncio.timeout(self.timings.acquire_timeout_s):
                 while True:
                     try:
                         return await pool.acquire()
@@ -203,7 +202,7 @@ class Database:
         with self._translated():
             connection = await asyncpg.connect(
                 self._listen_dsn or self._dsn,
-                timeout=CONNECT_TIMEOUT_S,
+                timeout=self.timings.connect_timeout_s,
                 server_settings={"application_name": "candlegraph"},
             )
         async with self._closing(connection):
@@ -212,13 +211,16 @@ class Database:
     @asynccontextmanager
     async def transaction(self) -> AsyncIterator[Any]:
         """Borrow a connection for one READ COMMITTED transaction."""
-        async with self.connection() as connection, begun(connection):
+        async with self.connection() as connection, begun(connection, self.timings):
             yield connection
 
     @asynccontextmanager
     async def snapshot(self) -> AsyncIterator[Any]:
         """Borrow a connection whose statements all see the same moment, and only read."""
-        async with self.connection() as connection, begun(connection, "isolation level repeatable read read only"):
+        async with (
+            self.connection() as connection,
+            begun(connection, self.timings, "isolation level repeatable read read only"),
+        ):
             yield connection
 
     async def read(self, name: str, *arguments: object) -> Sequence[Any]:
@@ -240,16 +242,16 @@ class Database:
 
     async def _finds_pooler(self) -> bool:
         """Whether something stands between us and the server: then the process that greeted us is not the one at work."""
-        connection = await asyncpg.connect(self._dsn, timeout=CONNECT_TIMEOUT_S, statement_cache_size=0)
+        connection = await asyncpg.connect(self._dsn, timeout=self.timings.connect_timeout_s, statement_cache_size=0)
         async with self._closing(connection):
             return bool(connection.get_server_pid() != await connection.fetchval("select pg_backend_pid()"))
 
     def _options(self) -> dict[str, Any]:
         settings = {"application_name": "candlegraph", "timezone": "UTC"}
         if self._behind_pooler:  # a statement prepared in one session would be executed in another
-            return {"timeout": CONNECT_TIMEOUT_S, "server_settings": settings, "statement_cache_size": 0}
+            return {"timeout": self.timings.connect_timeout_s, "server_settings": settings, "statement_cache_size": 0}
         # Compiling an expression costs more than our short statements. PgBouncer takes no such wish.
-        return {"timeout": CONNECT_TIMEOUT_S, "server_settings": {**settings, "jit": "off"}}
+        return {"timeout": self.timings.connect_timeout_s, "server_settings": {**settings, "jit": "off"}}
 
     @asynccontextmanager
     async def _closing(self, connection: Any) -> AsyncIterator[None]:
@@ -258,7 +260,7 @@ class Database:
                 yield
         finally:
             with self._translated(), suppress(TimeoutError):  # it terminates itself then
-                await connection.close(timeout=CLOSE_TIMEOUT_S)
+                await connection.close(timeout=self.timings.close_timeout_s)
 
     @contextmanager
     def _translated(self, connection: Any = None) -> Iterator[None]:
@@ -282,13 +284,19 @@ class Database:
 
 @asynccontextmanager
 async def begun(
-    connection: Any, mode: str = "", *, timeout_ms: int | None = None, lock_timeout_ms: int | None = None
+    connection: Any,
+    timings: Timings,
+    mode: str = "",
+    *,
+    timeout_ms: int | None = None,
+    lock_timeout_ms: int | None = None,
 ) -> AsyncIterator[None]:
     """Run the body in a transaction; its time-outs, 0 for none, begin with it in one round trip and end with it."""
+    usual_ms = round(timings.statement_timeout_s * 1000)
     limits = {
-        "statement_timeout": STATEMENT_TIMEOUT_MS if timeout_ms is None else timeout_ms,
+        "statement_timeout": usual_ms if timeout_ms is None else timeout_ms,
         # What a process had locked when it froze, or vanished, is free again then.
-        "idle_in_transaction_session_timeout": STATEMENT_TIMEOUT_MS,
+        "idle_in_transaction_session_timeout": usual_ms,
         **({} if lock_timeout_ms is None else {"lock_timeout": lock_timeout_ms}),
         "jit": "off",
     }

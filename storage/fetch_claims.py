@@ -20,10 +20,6 @@ from candlegraph.timeframe import Timeframe
 from storage.change_feed import Change, Changes
 from storage.database import SQL, Database
 
-TTL_S = 10.0
-RENEW_S = 3.0
-LOOK_S = 0.25  # how often a claim of another process is looked at again
-
 Key = tuple[int, Timeframe]
 
 
@@ -86,8 +82,10 @@ class Claims:
             with self.outage.watched():
                 if self._held:
                     async with self._database.connection() as connection:
-                        await connection.execute(SQL["claims_renew"], list(self._held), TTL_S)
-            await asyncio.sleep(RENEW_S)
+                        await connection.execute(
+                            SQL["claims_renew"], list(self._held), self._database.timings.claim_ttl_s
+                        )
+            await asyncio.sleep(self._database.timings.claim_renewal_interval_s)
 
     async def close(self) -> None:
         """Let everything go at once; whoever waits elsewhere need not wait for it to expire."""
@@ -96,7 +94,7 @@ class Claims:
 
     async def _moved(self, series: _Series) -> None:
         try:
-            async with asyncio.timeout(LOOK_S):
+            async with asyncio.timeout(self._database.timings.claim_poll_interval_s):
                 await series.moved.wait()
         except TimeoutError:
             return
@@ -104,7 +102,13 @@ class Claims:
     async def _claim(self, key: Key, span: Span) -> int | None:
         async with self._database.connection() as connection:
             claim: int | None = await connection.fetchval(
-                SQL["claim_take"], key[0], str(key[1]), span.since, span.until, self._holder, TTL_S
+                SQL["claim_take"],
+                key[0],
+                str(key[1]),
+                span.since,
+                span.until,
+                self._holder,
+                self._database.timings.claim_ttl_s,
             )
         if claim is not None:
             self._held.add(claim)

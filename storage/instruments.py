@@ -14,7 +14,6 @@ from candlegraph.provider import Listing
 from candlegraph.series import Instrument, Record
 from storage.database import SQL, Database, to_ms
 
-RECORD_TTL_S = 30.0
 MAX_RECORDS = 20_000
 
 
@@ -23,7 +22,7 @@ class Instruments:
 
     def __init__(self, database: Database) -> None:
         """Nothing is read before somebody needs it."""
-        self._database = database
+        self.database = database
         # With the instant of its read: cachetools' TTLCache takes nine times as long to look a record up.
         self._records: LRUCache[Instrument, tuple[float, Record]] = LRUCache(MAX_RECORDS)
 
@@ -33,31 +32,31 @@ class Instruments:
         """One page of the stored symbols of a provider in the order of their names, and how many match in all."""
         market, provider, text, after = _plain(market), _plain(provider), text and _plain(text), after and _plain(after)
         pattern = None if not text else "%" + re.sub(r"([\\%_])", r"\\\1", _folded(text)) + "%"
-        rows = await self._database.read("instruments_search", market, provider, inactive, pattern, after, first)
-        count = (await self._database.read("instruments_count", market, provider, inactive, pattern))[0]["count"]
+        rows = await self.database.read("instruments_search", market, provider, inactive, pattern, after, first)
+        count = (await self.database.read("instruments_count", market, provider, inactive, pattern))[0]["count"]
         return [_record(row) for row in rows], count
 
     async def named(self, market: str, provider: str, names: Sequence[str] | None) -> list[Record]:
         """The stored symbols of a provider: those that are named, or all."""
         plain = None if names is None else list(map(_plain, names))
-        return [_record(row) for row in await self._database.read("instruments_named", market, provider, plain)]
+        return [_record(row) for row in await self.database.read("instruments_named", market, provider, plain)]
 
     async def by_id(self, ids: Sequence[int]) -> list[Record]:
         """Instruments by their numbers, in that order; NotFound."""
-        rows = {row["id"]: _record(row) for row in await self._database.read("instruments_by_id", list(ids))}
+        rows = {row["id"]: _record(row) for row in await self.database.read("instruments_by_id", list(ids))}
         return [rows[i] for i in ids]
 
     async def pairs(self) -> list[tuple[str, str]]:
         """Every (market, provider) that something is kept of."""
-        return [(row["market"], row["provider"]) for row in await self._database.read("instrument_pairs")]
+        return [(row["market"], row["provider"]) for row in await self.database.read("instrument_pairs")]
 
     async def timeframes(self, market: str, provider: str) -> list[str]:
         """The timeframes that are stored of a provider."""
-        return [row["timeframe"] for row in await self._database.read("timeframes_stored", market, provider)]
+        return [row["timeframe"] for row in await self.database.read("timeframes_stored", market, provider)]
 
     async def imported(self, instrument: Instrument, timezone: str) -> Record:
         """The instrument that an import goes into, made if need be; an existing one keeps its time zone."""
-        async with self._database.connection() as connection:
+        async with self.database.connection() as connection:
             key = (instrument.market, instrument.provider, instrument.symbol)
             folded = _folded(instrument.symbol)
             return _record(await connection.fetchrow(SQL["instrument_import"], *key, timezone, folded))
@@ -66,13 +65,14 @@ class Instruments:
         """Those that are in the store already; no provider is asked."""
         keys = [(i.market, i.provider, i.symbol) for i in set(wanted)]
         columns = [[_plain(key[part]) for key in keys] for part in range(3)]
-        rows = await self._database.read("instruments_by_key", *columns)
+        rows = await self.database.read("instruments_by_key", *columns)
         return {record.instrument: record for record in map(_record, rows)}
 
     async def recent(self, wanted: list[Instrument]) -> dict[Instrument, Record]:
         """Those that are in the store, as they were at most half a minute ago: they seldom change."""
         now, records = time.monotonic(), self._records
-        found = {i: kept[1] for i in wanted if (kept := records.get(i)) and now - kept[0] < RECORD_TTL_S}
+        ttl_s = self.database.timings.record_ttl_s
+        found = {i: kept[1] for i in wanted if (kept := records.get(i)) and now - kept[0] < ttl_s}
         if missing := [i for i in wanted if i not in found]:
             fresh = await self.kept(missing)
             found |= fresh
@@ -82,7 +82,7 @@ class Instruments:
     async def listing_ages(self, pairs: Sequence[tuple[str, str]]) -> list[tuple[tuple[str, str], float]]:
         """Of the providers (market, provider) whose list is stored, for how many seconds it has been."""
         columns = [[_plain(pair[part]) for pair in pairs] for part in range(2)]
-        rows = await self._database.read("listing_ages", *columns)
+        rows = await self.database.read("listing_ages", *columns)
         return [((row["market"], row["provider"]), row["age"]) for row in rows]
 
     async def store_list(
@@ -100,7 +100,7 @@ class Instruments:
             [item.first_available for item in listings],
             [item.ended_at for item in listings],
         ]
-        async with self._database.transaction() as connection:
+        async with self.database.transaction() as connection:
             if await connection.fetchval(SQL["listing_note"], market, provider, age_s):
                 await connection.execute(SQL["instruments_list"], market, provider, *columns)
                 await connection.execute(SQL["instruments_unlist"], market, provider, columns[0])

@@ -9,8 +9,6 @@ from dataclasses import dataclass
 from candlegraph.errors import Unavailable
 from storage.database import SQL, Database
 
-LEASE_S = 3.0  # how long after its holder's death a lease is free
-
 
 class LeaseLost(Unavailable):
     """Another process holds the lease now."""

@@ -55,7 +55,7 @@ async def migrate(database: Database, aggregates: Aggregates = Aggregates.AUTO) 
     async with database.connect() as connection:
         await check_server(connection)
         try:
-            async with begun(connection, timeout_ms=0):
+            async with begun(connection, database.timings, timeout_ms=0):
                 return await _apply(connection, aggregates)
         except asyncpg.InsufficientPrivilegeError as error:
             raise ConfigurationError(

@@ -13,7 +13,6 @@ from storage.database import Database
 log = logging.getLogger(__name__)
 
 CHANNEL = "candlegraph_live"
-RETRY_S = 1.0
 
 
 class Notifications:
@@ -47,7 +46,7 @@ class Notifications:
         while True:
             with self.outage.watched():
                 await self._listen_once()
-            await asyncio.sleep(RETRY_S)
+            await asyncio.sleep(self._database.timings.notify_retry_s)
 
     async def _listen_once(self) -> None:
         ended = asyncio.Event()

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-
 from cachetools import TTLCache
 
 from candlegraph.clock import DAY_MS, HOUR_MS, MINUTE_MS
@@ -14,7 +12,6 @@ from storage.database import SQL, Database
 AGAIN_MS = HOUR_MS  # asked again after this
 GRAIN_MS = 10 * MINUTE_MS  # what is noted within this is one row
 LONG_MS = RECENT_MS = DAY_MS
-REST_S = 30.0  # how long an instrument is let be after somebody asked
 MAX_RESTING = 20_000
 
 
@@ -23,17 +20,18 @@ def is_suspect(covered: Spans, now: int) -> bool:
     return any(span.until - span.since > LONG_MS or span.until > now - RECENT_MS for span in covered)
 
 
-@dataclass(frozen=True, slots=True)
 class Suspects:
     """The relation ``suspects``, which is read with the ledgers. Instants are milliseconds since the epoch, UTC."""
 
-    database: Database = field(repr=False)
-    _resting: TTLCache[int, None] = field(default_factory=lambda: TTLCache(MAX_RESTING, REST_S), repr=False)
+    def __init__(self, database: Database, max_resting: int = MAX_RESTING) -> None:
+        """No instrument rests; at most ``max_resting`` do at a time."""
+        self._database = database
+        self._resting: TTLCache[int, None] = TTLCache(max_resting, database.timings.recheck_pause_s)
 
     async def add(self, instrument_id: int, timeframe: Timeframe, spans: Spans, now: int) -> None:
         """Note that ``spans`` were answered with nothing."""
         columns = [[span.since for span in spans], [span.until for span in spans]]
-        async with self.database.connection() as connection:
+        async with self._database.connection() as connection:
             await connection.execute(
                 SQL["suspects_add"], instrument_id, str(timeframe), now // GRAIN_MS * GRAIN_MS, *columns
             )
@@ -41,7 +39,7 @@ class Suspects:
     async def settle(self, instrument_id: int, timeframe: Timeframe, spans: Spans, now: int) -> None:
         """Forget what was asked for again within ``spans``: the second answer is final."""
         columns = [[span.since for span in spans], [span.until for span in spans]]
-        async with self.database.connection() as connection:
+        async with self._database.connection() as connection:
             await connection.execute(
                 SQL["suspects_settle"], instrument_id, str(timeframe), now - AGAIN_MS - GRAIN_MS, *columns
             )

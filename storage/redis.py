@@ -10,12 +10,11 @@ from typing import TYPE_CHECKING, Any
 from candlegraph.errors import ConfigurationError, Unavailable
 from candlegraph.outage import Outage
 from candlegraph.supervision import Supervisor
+from candlegraph.timings import Timings
 
 if TYPE_CHECKING:
     from redis.asyncio import Redis as Client
 
-TIMEOUT_S = 0.25
-PROBE_EVERY_S = 1.0
 _TASK = "Redis probe"
 _PROBE = ("SET", "candlegraph:probe", "1", "EX", 10)  # a write: one that is full still answers a PING
 
@@ -40,8 +39,11 @@ def translated() -> Iterator[None]:
 class Redis:
     """Sends commands while it answers. Once it does not, it is left alone until a probe behind the scenes gets through."""
 
-    def __init__(self, url: str | None = None, supervisor: Supervisor | None = None) -> None:
+    def __init__(
+        self, url: str | None = None, supervisor: Supervisor | None = None, timings: Timings | None = None
+    ) -> None:
         """Connect to nothing yet; ``supervisor`` runs the probe. ConfigurationError where the URL is none of Redis."""
+        self.timings = timings or Timings()
         self._client: Client | None = None
         self._supervisor = supervisor or Supervisor()
         self._outage = Outage("sharing through Redis")
@@ -61,8 +63,9 @@ class Redis:
 
         self._full = (OutOfMemoryError,)
         try:
+            timeout = self.timings.redis_timeout_s
             return Client.from_url(
-                url, socket_timeout=TIMEOUT_S, socket_connect_timeout=TIMEOUT_S, retry=Retry(NoBackoff(), 0)
+                url, socket_timeout=timeout, socket_connect_timeout=timeout, retry=Retry(NoBackoff(), 0)
             )
         except ValueError:
             raise ConfigurationError("REDIS_URL is no address such as redis://host:6379/0.") from None
@@ -102,7 +105,7 @@ class Redis:
         assert self._client is not None  # noqa: S101 - the callers looked
         try:
             with translated():
-                async with asyncio.timeout(TIMEOUT_S):
+                async with asyncio.timeout(self.timings.redis_timeout_s):
                     return await self._client.execute_command(*command)  # type: ignore[no-untyped-call]
         except Unavailable as error:
             if isinstance(error.__cause__, self._full):
@@ -114,7 +117,7 @@ class Redis:
     async def _drop(self) -> None:
         assert self._client is not None  # noqa: S101 - something was sent
         with suppress(Unavailable), translated():
-            async with asyncio.timeout(TIMEOUT_S):
+            async with asyncio.timeout(self.timings.redis_timeout_s):
                 await self._client.connection_pool.disconnect(inuse_connections=False)
 
     def _lost(self, problem: str, *, away: bool) -> None:
@@ -127,7 +130,7 @@ class Redis:
     async def _probe(self) -> None:
         while True:
             await self._failed.wait()
-            await asyncio.sleep(PROBE_EVERY_S)
+            await asyncio.sleep(self.timings.redis_probe_interval_s)
             # Connections that lie in the pool are as dead as the one that failed.
             await self._drop()
             if await self._send(*_PROBE):

@@ -13,9 +13,6 @@ from candlegraph.timeframe import Timeframe
 from storage.database import SQL, Database, to_ms
 from storage.leases import Held, LeaseLost, Leases
 
-FOLLOW_S = 15.0  # and a process is taken for gone
-STALE_S = 86_400.0  # after so long, what happened in between is not told: a listener has to start again
-
 
 class TopicMoved(Unavailable):
     """The topic was counted differently meanwhile: read it again."""
@@ -87,7 +84,7 @@ class LiveStore:
 
     async def follow(self, keys: Sequence[TopicKey]) -> None:
         """Say that this process wants to hear of these topics, for the next seconds."""
-        await self._fetch("follow", *_columns(keys), self.process, FOLLOW_S)
+        await self._fetch("follow", *_columns(keys), self.process, self.database.timings.follow_ttl_s)
 
     async def unfollow(self, keys: Sequence[TopicKey]) -> None:
         """Say that it does not any more."""
@@ -105,7 +102,8 @@ class LiveStore:
     async def open(self, key: TopicKey, edge: int, held: Held) -> Standing:
         """Begin at ``edge``, or go on, to count a topic. LeaseLost."""
         lease = (held.name, held.epoch, held.holder)
-        rows = await self._fetch("live_open", *lease, key.instrument_id, key.timeframe, key.zone, edge, STALE_S)
+        ttl_s = self.database.timings.topic_resumption_s
+        rows = await self._fetch("live_open", *lease, key.instrument_id, key.timeframe, key.zone, edge, ttl_s)
         if not rows:
             raise LeaseLost
         return Standing(rows[0]["seq"], to_ms(rows[0]["edge"]), held.epoch, rows[0]["corrected"])

@@ -13,7 +13,7 @@ from candlegraph.timeframe import MINUTE, Timeframe
 from storage import binary
 from storage.batches import Superseded, Write
 from storage.change_feed import Change
-from storage.database import SQL, STATEMENT_TIMEOUT_MS, to_ms, while_connected
+from storage.database import SQL, to_ms, while_connected
 from storage.leases import Held, LeaseLost
 
 _LEAST_ROWS_A_SECOND = 2_000  # what the slowest machine that is worth waiting for brings in
@@ -39,7 +39,7 @@ class Written:
 
 
 async def write_candles(
-    connection: Any, writes: Sequence[Write], progress: Progress, held: Held | None
+    connection: Any, writes: Sequence[Write], progress: Progress, held: Held | None, statement_timeout_s: float
 ) -> Written | None:
     """Store candles, their coverage and the aggregates over them; None where nothing is left to cover. LeaseLost."""
     if not (spans := _covered(writes)):
@@ -49,7 +49,7 @@ async def write_candles(
     if not (spans := _covered(writes)):
         return None
     await _note_sources(connection, writes)
-    changes = await _write_rows(connection, writes, progress, lock)
+    changes = await _write_rows(connection, writes, progress, lock, statement_timeout_s)
     await _revoke(connection, writes)
     return Written(await extend_coverage(connection, spans, changes), changes)
 
@@ -116,14 +116,16 @@ async def _revoke(connection: Any, writes: Sequence[Write]) -> None:
         await connection.execute(SQL["coverage_revoke"], *revoked)
 
 
-async def _write_rows(connection: Any, writes: Sequence[Write], progress: Progress, lock: CoverageLock) -> list[Change]:
+async def _write_rows(
+    connection: Any, writes: Sequence[Write], progress: Progress, lock: CoverageLock, statement_timeout_s: float
+) -> list[Change]:
     """Bring the rows in and the aggregates up to date; each instrument that was written, and what was corrected of it."""
     rows = [write for write in writes if len(write.candles)]
     # Nobody adds to these series meanwhile: without a conflict the merge, which costs as much again as the COPY, can be
     # left out.
     emptied = any(write.rewritten for write in writes)
     merge = lock.known or emptied or (bool(rows) and await _exist(connection, rows))
-    patience = await _be_patient(connection, sum(len(write.candles) for write in rows))
+    patience = await _be_patient(connection, sum(len(write.candles) for write in rows), statement_timeout_s)
     if merge:
         await connection.execute(SQL["candles_stage"])
     for group in _alike(rows):
@@ -149,11 +151,11 @@ async def _exist(connection: Any, rows: Sequence[Write]) -> bool:
     return bool(await connection.fetchval(SQL["candles_exist"], *hulls))
 
 
-async def _be_patient(connection: Any, rows: int) -> float | None:
+async def _be_patient(connection: Any, rows: int, statement_timeout_s: float) -> float | None:
     """Give the statements of a long write more time than a query gets: seconds, None for the usual ones."""
     if rows <= binary.COPY_ROWS:
         return None
-    seconds = STATEMENT_TIMEOUT_MS / 1000 + rows / _LEAST_ROWS_A_SECOND
+    seconds = statement_timeout_s + rows / _LEAST_ROWS_A_SECOND
     await connection.execute(SQL["statement_timeout"], f"{seconds:.0f}s")
     return seconds + 5
 

@@ -19,30 +19,14 @@ from storage.embedded import postgres as embedded
 from storage.embedded.postgres import EmbeddedPostgres
 from storage.migrate import migrate
 from tests.timescale.server import stop_jobs
-from tests.waiting import HANG_S
+from tests.timings import PATIENT
 
 _numbers = itertools.count()
-_TIMEOUTS = (
-    "providers.ccxt.markets.DEADLINE_S",
-    "storage.database.ACQUIRE_TIMEOUT_S",
-    "history.orchestrator.DEADLINE_S",
-    "history.listings.LISTING_DEADLINE_S",
-    "storage.redis.TIMEOUT_S",
-)
 
 # CI draws the same examples each time, so that a red run is about the change; everybody else goes on searching.
 settings.register_profile("ci", derandomize=True, deadline=None)
 settings.register_profile("search", deadline=None)
 settings.load_profile("ci" if os.environ.get("CI") else "search")
-
-
-@pytest.fixture(scope="session", autouse=True)
-def patient() -> Iterator[None]:
-    """On a busy machine everything takes longer; a test whose subject is a time-out sets it itself."""
-    with pytest.MonkeyPatch.context() as patch:
-        for name in _TIMEOUTS:
-            patch.setattr(name, HANG_S)
-        yield
 
 
 def _at(dsn: str, name: str) -> str:
@@ -103,7 +87,7 @@ async def _leave_alone(admin: asyncpg.Connection, template: str) -> None:
 async def migrated_template(new_database: Callable[..., object]) -> str:
     """The name of a database that is up to date, to be cloned."""
     dsn = await new_database()
-    database = Database(dsn, max_connections=1)
+    database = Database(dsn, max_connections=1, timings=PATIENT)
     await database.open()
     # Over a TimescaleDB too, what the suite is about are the tables; what differs there has tests of its own.
     await migrate(database, Aggregates.TABLES)
@@ -121,7 +105,7 @@ async def database_dsn(new_database: Callable[..., object], migrated_template: s
 @pytest.fixture
 async def database(database_dsn: str) -> AsyncIterator[Database]:
     """A fresh, migrated database, open."""
-    opened = Database(database_dsn)
+    opened = Database(database_dsn, timings=PATIENT)
     await opened.open()
     try:
         yield opened

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,10 +13,8 @@ from strawberry.types import ExecutionResult
 from candlegraph import MINUTE, Instrument, Live, Series, Timeframe, fold
 from candlegraph.answer import Answer, Ask, GapReason
 from candlegraph.clock import MINUTE_MS
-from history import orchestrator as history_module
 from history.orchestrator import History
 from providers.ccxt.provider import Ccxt
-from providers.guard import calls
 from providers.guard.guard import Guard
 from resolvers.context import Context, Services
 from schema.build import build_schema
@@ -26,6 +25,7 @@ from tests.fakes.exchange import HTML, T0, Fault, random_candles
 from tests.fakes.kraken import FakeKraken
 from tests.fakes.services import services_over
 from tests.fakes.upstream import Lineup
+from tests.timings import PATIENT_CCXT
 from tests.waiting import HANG_S
 
 MINUTES = 4_000
@@ -35,8 +35,8 @@ SCHEMA = build_schema()
 
 
 def alone(provider: Ccxt) -> Lineup:
-    """A registry of the one provider."""
-    return Lineup([Guard(provider)])
+    """A registry of the one provider, which is tried again at once."""
+    return Lineup([Guard(provider, backoff_s=0.01)])
 
 
 @pytest.fixture(scope="module")
@@ -50,7 +50,7 @@ async def exchange() -> AsyncIterator[FakeBinance]:
 
 @pytest.fixture(scope="module")
 async def binance(exchange: FakeBinance) -> AsyncIterator[Ccxt]:
-    provider = Ccxt("binance", exchange.ccxt_options()["binance"])
+    provider = Ccxt("binance", exchange.ccxt_options()["binance"], timings=PATIENT_CCXT)
     await provider.start()
     yield provider
     await provider.close()
@@ -87,7 +87,6 @@ async def api(
 ) -> AsyncIterator[Api]:
     set_clock(monkeypatch, lambda: NOW)
     providers = alone(binance)
-    monkeypatch.setattr(calls, "BACKOFF_S", 0.01)
     history = History.over(database, providers)
     exchange.reset()
     yield Api(services_over(history), exchange)
@@ -172,16 +171,14 @@ async def test_a_page_that_breaks_in_the_middle_leaves_what_came_before_and_says
     assert healed["columns"]["timestamp"] == closed(T0, 2_000)
 
 
-async def test_an_exchange_that_hangs_is_an_error_within_the_deadline(
-    api: Api, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_an_exchange_that_hangs_is_an_error_within_the_deadline(api: Api, database: Database) -> None:
     """Nobody waits longer than the deadline, and what comes later is kept."""
-    monkeypatch.setattr(history_module, "DEADLINE_S", 0.3)
+    database.timings = replace(database.timings, query_deadline_s=0.3)
     api.exchange.fail(Fault(delay_s=1.0))
     arguments = f"since: {T0}, until: {T0 + 100 * MINUTE_MS}"
     slow = await api.ask(arguments)
     assert [error.extensions["code"] for error in slow.errors or []] == ["PROVIDER_UNAVAILABLE"]
-    monkeypatch.setattr(history_module, "DEADLINE_S", HANG_S)
+    database.timings = replace(database.timings, query_deadline_s=HANG_S)
     calls = api.calls
     healed = await api.candles(arguments)
     assert healed["complete"] is True
@@ -209,7 +206,7 @@ async def test_after_a_restart_neither_candles_nor_symbols_are_asked_for_again(
     await api.candles(arguments)
     for _ in range(2):
         exchange.reset()
-        provider = Ccxt("binance", exchange.ccxt_options()["binance"], folder=tmp_path)
+        provider = Ccxt("binance", exchange.ccxt_options()["binance"], folder=tmp_path, timings=PATIENT_CCXT)
         await provider.start()
         providers = alone(provider)
         history = History.over(database, providers)
@@ -233,7 +230,7 @@ async def test_of_kraken_what_lies_behind_its_newest_rows_is_told_to_be_out_of_r
         kraken.now = NOW
         kraken.fillers = True
         set_clock(monkeypatch, lambda: NOW)
-        provider = Ccxt("kraken", kraken.ccxt_options()["kraken"])
+        provider = Ccxt("kraken", kraken.ccxt_options()["kraken"], timings=PATIENT_CCXT)
         await provider.start()
         history = History.over(database, alone(provider))
         series = Series(Instrument("crypto", "kraken", "BTC/USD"), MINUTE)

@@ -6,7 +6,7 @@ import asyncio
 import json
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import pytest
 
@@ -16,11 +16,9 @@ from candlegraph.clock import DAY_MS, HOUR_MS, MINUTE_MS
 from candlegraph.event import Event, EventKind
 from candlegraph.provider import Provider, Unconfigured
 from candlegraph.supervision import Supervisor
-from history import forming as forming_module
 from history.orchestrator import History
 from providers.alpaca.provider import create
 from providers.registry import Registry
-from realtime import feed as feed_module
 from realtime.cluster import Cluster
 from realtime.hub import Hub
 from storage.database import Database
@@ -61,8 +59,7 @@ Build = Callable[..., Awaitable[World]]
 
 @pytest.fixture
 async def build(database: Database, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Build]:
-    monkeypatch.setattr(feed_module, "MAX_BACKOFF_S", 0.02)
-    monkeypatch.setattr(forming_module, "FORMING_TTL_S", 0.0)
+    database.timings = replace(database.timings, feed_max_backoff_s=0.02, forming_ttl_s=0.0)
     async with FakeAlpaca() as exchange, AsyncExitStack() as stack:
         set_clock(monkeypatch, lambda: exchange.now)
 
@@ -227,9 +224,9 @@ async def test_a_live_minute_is_shown_corrected_and_then_closed_as_it_is_in_the_
     await client.leave()
 
 
-async def test_a_stream_that_is_cut_three_times_loses_nothing(build: Build, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_stream_that_is_cut_three_times_loses_nothing(build: Build, database: Database) -> None:
     """Closed, aborted, and told off as a slow client: what was told and what is stored is the truth."""
-    monkeypatch.setattr(feed_module, "STREAM_POLL_S", 0.02)
+    database.timings = replace(database.timings, feed_stream_poll_interval_s=0.02)
     since = new_york("2024-03-08 10:00")
     world = await build(session_candles("2024-03-08", 1, keep=0.9), since + 1_000)
     stream = world.exchange.stream

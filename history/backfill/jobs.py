@@ -22,7 +22,7 @@ from candlegraph.timeframe import Timeframe
 from candlegraph.upstream import Upstream
 from candlegraph.zone import zone
 from history.backfill.statements import SQL
-from history.orchestrator import DEADLINE_S, History
+from history.orchestrator import History
 from history.plan import Plan
 from storage.coverage import Ledger
 from storage.database import to_ms
@@ -32,7 +32,6 @@ MAX_PRIORITY = 1_000_000
 MAX_HOLES = 1_000  # told of one job
 MAX_OPEN = 1_000  # jobs that one author may have under way
 PART_CALLS = 64
-FOLLOW_S = 0.5
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,7 +65,9 @@ class Backfills:
             raise BadUserInput(f"`priority` must be between -{MAX_PRIORITY:,} and {MAX_PRIORITY:,}.")
         selection = order.selection
         records = await self.history.listings.select(selection)
-        provider = await self.provider(selection.market, selection.provider, timeout_s=DEADLINE_S)
+        provider = await self.provider(
+            selection.market, selection.provider, timeout_s=self.history.timings.query_deadline_s
+        )
         if order.timeframe not in provider.capabilities.timeframes:
             known = ", ".join(map(str, provider.capabilities.timeframes))
             raise BadUserInput(f"{provider.name} has no {order.timeframe} candles of its own: it has {known}.")
@@ -138,7 +139,7 @@ class Backfills:
                 yield now
             before = now
             if not now.state.ended:
-                await asyncio.sleep(FOLLOW_S)
+                await asyncio.sleep(self.history.timings.backfill_follow_interval_s)
 
     async def provider(self, market: str, provider: str, *, timeout_s: float | None = None) -> Upstream:
         """Whom to ask; NotFound, ProviderError, ProviderStarting where it is not ready within ``timeout_s``."""

@@ -24,12 +24,9 @@ from candlegraph.timeframe import MINUTE, Timeframe
 from candlegraph.upstream import Upstream
 from history.backfill.jobs import Backfills, Part, cut, in_turns, missing
 from history.backfill.statements import SQL
-from history.orchestrator import DEADLINE_S
 from storage.coverage import Ledger
 from storage.database import to_ms
 
-LOOK_S = 1.0
-EVERY_S = 30.0  # how often a series is looked at
 MAX_TRACKED = 10_000  # in all; each is followed live
 BATCH = 200  # series looked at in one go
 DEFAULT_DAYS = 30  # how far back a series is kept where nobody says
@@ -55,7 +52,8 @@ class Tracking:
         A symbol that is tracked already takes the earlier of the two. BadUserInput, NotFound, ProviderError.
         """
         records = await self._history.listings.select(selection)
-        provider = await self._backfills.provider(selection.market, selection.provider, timeout_s=DEADLINE_S)
+        timeout_s = self._history.timings.query_deadline_s
+        provider = await self._backfills.provider(selection.market, selection.provider, timeout_s=timeout_s)
         if MINUTE not in provider.capabilities.timeframes:
             raise BadUserInput(f"{provider.name} has no 1m candles that could be kept complete.")
         now = provider.now_ms()
@@ -89,12 +87,12 @@ class Tracking:
             with self.outage.watched():
                 while await self.look():
                     pass
-            await asyncio.sleep(LOOK_S)
+            await asyncio.sleep(self._history.timings.tracking_poll_interval_s)
 
     async def look(self) -> int:
         """Have the holes filled of some series that nobody has looked at lately; how many series that were."""
         async with self._database.connection() as connection:
-            rows = await connection.fetch(SQL["tracked_take"], EVERY_S, BATCH)
+            rows = await connection.fetch(SQL["tracked_take"], self._history.timings.tracking_interval_s, BATCH)
         if not rows:
             return 0
         records = await self._history.instruments.by_id([row["instrument_id"] for row in rows])
@@ -152,7 +150,8 @@ class Tracking:
 
     async def _provider(self, market: str, provider: str) -> Upstream | None:
         try:
-            return await self._history.providers.get(market, provider, timeout_s=DEADLINE_S)
+            timeout_s = self._history.timings.query_deadline_s
+            return await self._history.providers.get(market, provider, timeout_s=timeout_s)
         except ProviderError:
             return None
 

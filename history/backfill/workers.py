@@ -26,16 +26,11 @@ from candlegraph.upstream import Urgency
 from history.backfill.jobs import Backfills, holes_as_json
 from history.backfill.statements import SQL
 from history.fetch_job import FetchRequest, FetchResult
-from history.orchestrator import DEADLINE_S
 from storage.database import to_ms
 
 log = logging.getLogger(__name__)
 
 MAX_ATTEMPTS = 40  # failures in a row before a part is given up: about two hours
-LONGEST_REST_S = 300.0
-CLAIM_S = 10.0
-RENEW_S = 2.5
-LOOK_S = 1.0
 _CLAIMS, _WORK = "backfill claims", "backfills"  # the tasks
 PROVIDERS = 8  # how many providers are worked with at once
 
@@ -96,7 +91,7 @@ class Workers:
 
     async def _wait(self) -> None:
         try:
-            async with asyncio.timeout(LOOK_S):
+            async with asyncio.timeout(self._history.timings.backfill_poll_interval_s):
                 await self._backfills.news.wait()
         except TimeoutError:
             return
@@ -117,8 +112,10 @@ class Workers:
             with self._renewing.watched():
                 if ids := [part.id for part in self._running.values()]:
                     async with self._database.connection() as connection:
-                        await connection.execute(SQL["backfill_renew"], ids, self._holder, CLAIM_S)
-            await asyncio.sleep(RENEW_S)
+                        await connection.execute(
+                            SQL["backfill_renew"], ids, self._holder, self._history.timings.backfill_claim_ttl_s
+                        )
+            await asyncio.sleep(self._history.timings.backfill_renewal_interval_s)
 
     async def _claim(self) -> _Part | None:
         busy = Counter(
@@ -126,7 +123,9 @@ class Workers:
         )
         full = [name for name, count in busy.items() if count >= self._workers]
         async with self._database.connection() as connection:
-            row = await connection.fetchrow(SQL["backfill_claim"], self._holder, CLAIM_S, self._job, full)
+            row = await connection.fetchrow(
+                SQL["backfill_claim"], self._holder, self._history.timings.backfill_claim_ttl_s, self._job, full
+            )
         if row is None:
             return None
         record = (await self._history.instruments.by_id([row["instrument_id"]]))[0]
@@ -138,7 +137,15 @@ class Workers:
             await self._run(part)
         except CandlegraphError as error:  # ours, not the provider's: it does not count
             self._recording.begin(f"{part.record.instrument}: {error.message}")
-            await self._execute("backfill_rest", part.id, self._holder, 2 * LOOK_S, 0, 0, error.message)
+            await self._execute(
+                "backfill_rest",
+                part.id,
+                self._holder,
+                2 * self._history.timings.backfill_poll_interval_s,
+                0,
+                0,
+                error.message,
+            )
         except Exception:
             log.exception("backfill of %s failed unexpectedly", part.record.instrument)
             failure = ProviderError("The server failed unexpectedly.")
@@ -153,7 +160,7 @@ class Workers:
             except ProviderError as error:
                 await self._fail(part, FetchResult(failure=error))
                 return
-            await self._history.revisions.follow(part.record, provider, DEADLINE_S)
+            await self._history.revisions.follow(part.record, provider, self._history.timings.query_deadline_s)
             request = FetchRequest(part.timeframe, part.span, urgency=Urgency.BACKFILL, calls=1, again=part.again)
             result = await asyncio.shield(self._history.fetcher.fetch(part.record, provider, request))
             if result.failure:
@@ -165,7 +172,15 @@ class Workers:
             part.span, asked = Span(result.reached, part.span.until), Span(part.span.since, result.reached)
             part.attempts = 0
             holes = holes_as_json(_holes(Spans([asked]) & (result.refused | result.unavailable), result))
-            progress = (part.id, self._holder, result.reached, result.calls, result.rows, holes, CLAIM_S)
+            progress = (
+                part.id,
+                self._holder,
+                result.reached,
+                result.calls,
+                result.rows,
+                holes,
+                self._history.timings.backfill_claim_ttl_s,
+            )
             async with self._database.connection() as connection:
                 if not await connection.fetchval(SQL["backfill_progress"], *progress):
                     return  # cancelled, or somebody took it for dead and goes on with it
@@ -181,7 +196,7 @@ class Workers:
         elif part.attempts + 1 >= MAX_ATTEMPTS:
             await self._end(part, BackfillState.FAILED, result, GapReason.OUTAGE)
         else:
-            rest = random.uniform(0.5, 1) * min(LONGEST_REST_S, 2.0**part.attempts)  # noqa: S311
+            rest = random.uniform(0.5, 1) * min(self._history.timings.backfill_max_backoff_s, 2.0**part.attempts)  # noqa: S311
             rest = max(rest, failure.retry_after or 0)
             await self._execute("backfill_rest", part.id, self._holder, rest, result.calls, 1, failure.message)
 

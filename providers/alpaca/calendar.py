@@ -16,8 +16,6 @@ from candlegraph.errors import ProviderError
 from candlegraph.span import Span, Spans
 from providers.alpaca.rest import Rest, json_of, unreadable
 
-RETRY_S = 600.0
-
 _NEW_YORK = ZoneInfo("America/New_York")
 _AROUND = timedelta(days=7)  # so far before and after today it is read: what is followed live is recent
 _DEADLINE_S = 3.0
@@ -26,9 +24,10 @@ _DEADLINE_S = 3.0
 class Sessions:
     """The sessions of these days, read once a day; nothing depends on having them."""
 
-    def __init__(self, rest: Rest) -> None:
-        """Nothing is read yet."""
+    def __init__(self, rest: Rest, retry_s: float) -> None:
+        """Nothing is read yet; a failed read is tried again after ``retry_s``."""
         self._rest = rest
+        self._retry_s = retry_s
         self._read_on: date | None = None
         self._open = Spans()
         self._retry_at = 0.0
@@ -54,7 +53,7 @@ class Sessions:
             body = await self._rest.get(url, {"start": str(first), "end": str(last)}, _DEADLINE_S)
             self._open = _sessions(json_of(body))
         except ProviderError as error:
-            self._retry_at = time.monotonic() + RETRY_S
+            self._retry_at = time.monotonic() + self._retry_s
             logging.getLogger(__name__).warning("no calendar, so closed hours are asked for as well: %s", error)
             return False
         self._read_on = today

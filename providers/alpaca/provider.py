@@ -24,6 +24,7 @@ from candlegraph.zone import zone
 from providers.alpaca.calendar import Sessions
 from providers.alpaca.rest import Account, RecentRefused, Rest, candles_of, json_of, objects_of, unreadable
 from providers.alpaca.streaming import Tape
+from providers.alpaca.timings import AlpacaTimings
 
 DEFAULT_FEEDS = "iex"
 DATA_URL = "https://data.alpaca.markets"
@@ -78,7 +79,7 @@ class Alpaca:
         self._account = account
         self._tape = tape
         self._rest = Rest(account)
-        self._sessions = Sessions(self._rest)
+        self._sessions = Sessions(self._rest, tape.timings.calendar_retry_s)
 
     def __repr__(self) -> str:
         """Print no key."""
@@ -179,7 +180,7 @@ def identity(feed: str, adjustment: str) -> tuple[str, str, str]:
     return "-".join(parts), f"Alpaca ({traits})", f"American stocks from Alpaca: {about}."
 
 
-def create(environ: Mapping[str, str]) -> Iterable[Provider | Unconfigured]:
+def create(environ: Mapping[str, str], timings: AlpacaTimings | None = None) -> Iterable[Provider | Unconfigured]:
     """A provider for each entry of ``ALPACA_FEEDS``, for the entry point ``stocks.alpaca``."""
     wanted = _wanted(environ.get("ALPACA_FEEDS", ""))
     urls = [
@@ -194,7 +195,7 @@ def create(environ: Mapping[str, str]) -> Iterable[Provider | Unconfigured]:
     if not all(value.isascii() and value.isprintable() for value in keys.values()):
         raise ConfigurationError("ALPACA_API_KEY, ALPACA_API_SECRET: a key is one line of letters and digits.")
     account = Account(*keys.values(), *urls)
-    tapes = {feed: Tape(account, feed) for feed, _ in wanted}
+    tapes = {feed: Tape(account, feed, timings or AlpacaTimings()) for feed, _ in wanted}
     return [Alpaca(account, tapes[feed], feed, adjustment, sharers=len(wanted)) for feed, adjustment in wanted]
 
 

@@ -18,13 +18,10 @@ import aiohttp
 from candlegraph.candle import Candles
 from candlegraph.errors import ProviderError, ProviderRefused, ProviderUnavailable
 from providers.alpaca.rest import Account, candles_of, json_of, unreadable
+from providers.alpaca.timings import AlpacaTimings
 
 log = logging.getLogger(__name__)
 
-ANSWER_S = 10.0  # how long Alpaca may take to answer what we say
-HEARTBEAT_S = 15.0
-OCCUPIED_S = (1.0, 2.0, 4.0, 8.0, 16.0)  # a socket that was cut counts for a while at the other end
-REFUSED_S = 300.0  # nobody tries again before
 
 _REFUSED = {
     402: "Alpaca's stream refuses the keys: look at ALPACA_API_KEY and ALPACA_API_SECRET.",
@@ -43,9 +40,10 @@ class _Occupied(Exception):
 class Tape:
     """The stream of one feed of an account."""
 
-    def __init__(self, account: Account, feed: str) -> None:
+    def __init__(self, account: Account, feed: str, timings: AlpacaTimings) -> None:
         """Nothing is opened before somebody follows."""
         self.account = account
+        self.timings = timings
         self.url = f"{account.stream_url}/v2/{feed}"
         self.turn = asyncio.Lock()  # held while a socket is open: the next one waits until it is closed
         self._socket: _Socket | None = None
@@ -67,7 +65,7 @@ class Tape:
 
     def refuse(self, message: str) -> None:
         """Remember that Alpaca will not have us."""
-        self._refused = (time.monotonic() + REFUSED_S, message)
+        self._refused = (time.monotonic() + self.timings.refused_pause_s, message)
 
     async def close(self) -> None:
         """Cut everybody off and close the connection."""
@@ -157,7 +155,7 @@ class _Socket:
                 follower.fail(self._error)
 
     async def _connect(self) -> None:
-        for wait in OCCUPIED_S:
+        for wait in self._tape.timings.occupied_retries_s:
             try:
                 await self._talk()
             except _Occupied:
@@ -171,8 +169,8 @@ class _Socket:
         try:
             async with (
                 aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=None)) as http,
-                asyncio.timeout(ANSWER_S) as opening,
-                http.ws_connect(self._tape.url, heartbeat=HEARTBEAT_S, timeout=close) as ws,
+                asyncio.timeout(self._tape.timings.answer_timeout_s) as opening,
+                http.ws_connect(self._tape.url, heartbeat=self._tape.timings.heartbeat_interval_s, timeout=close) as ws,
             ):
                 await self._sign_in(ws)
                 opening.reschedule(None)
@@ -242,7 +240,7 @@ class _Socket:
             action = "unsubscribe" if gone else "subscribe"
             await ws.send_json({"action": action, "bars": symbols, "updatedBars": symbols})
             try:
-                async with asyncio.timeout(ANSWER_S):
+                async with asyncio.timeout(self._tape.timings.answer_timeout_s):
                     answer = await self._answer
             except TimeoutError:
                 raise ProviderUnavailable("Alpaca's stream did not answer a subscription.") from None

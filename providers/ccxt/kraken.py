@@ -13,12 +13,13 @@ from typing import Any
 
 from candlegraph.errors import UnknownSymbol
 
-BEAT_S = 10.0  # a heart that has been still for so long has stopped
 _RENAMED = {"XBT": "BTC", "XDG": "DOGE"}  # the socket takes no other name, the market list has the old ones
 
 
 class KrakenSocket:
     """Put in front of ccxt's class."""
+
+    heartbeat_timeout_s = 10.0  # a line that sent no heartbeat for so long is dead
 
     name: str
     has: Mapping[str, object]
@@ -55,7 +56,7 @@ class KrakenSocket:
         client = self._client()
         if client is None or not isinstance(client.subscriptions.get(self._key(symbol)), dict):
             return False
-        return bool(asyncio.get_running_loop().time() - client.beat_at < BEAT_S)
+        return bool(asyncio.get_running_loop().time() - client.beat_at < self.heartbeat_timeout_s)
 
     def handle_message(self, client: Any, message: object) -> None:
         """Note what is a sign of life, and what became of a subscription; a pong is neither."""

@@ -28,10 +28,10 @@ from candlegraph.errors import ProviderError, ProviderUnavailable
 from candlegraph.provider import Listing
 from providers.ccxt.errors import border
 from providers.ccxt.exchange import Exchange, MarketInfo, make
+from providers.ccxt.timings import CcxtTimings
 
 log = logging.getLogger(__name__)
 
-DEADLINE_S = 60.0
 FRESH_MS = DAY_MS  # older symbols are used still, while new ones are being fetched
 
 
@@ -72,10 +72,16 @@ class Markets:
     """Fills an exchange's ``markets``: from the file where that will do, else from the exchange itself."""
 
     def __init__(
-        self, exchange_id: str, options: Mapping[str, object], version: str, folder: Path | None = None
+        self,
+        exchange_id: str,
+        options: Mapping[str, object],
+        version: str,
+        timings: CcxtTimings,
+        folder: Path | None = None,
     ) -> None:
         """Nothing is read yet; without a ``folder`` nothing is kept."""
         self._id = exchange_id
+        self._timeout_s = timings.listing_timeout_s
         self._options = options
         # Other options may mean other symbols. They may hold keys, too: 32 bits of a digest tell none of them.
         said = json.dumps(dict(options), sort_keys=True, default=str).encode()
@@ -163,7 +169,7 @@ class Markets:
             if self._closed:
                 self._child.kill()
             try:
-                told, _ = self._child.communicate(question, timeout=DEADLINE_S)
+                told, _ = self._child.communicate(question, timeout=self._timeout_s)
             except subprocess.TimeoutExpired:
                 self._child.kill()
                 raise ProviderUnavailable(f"{name} did not list its symbols in time.") from None
@@ -231,7 +237,7 @@ async def listed(exchange_id: str, options: Mapping[str, object]) -> list[bytes]
     exchange = make(exchange_id, options)
     try:
         with border(exchange.name):
-            async with asyncio.timeout(DEADLINE_S):
+            async with asyncio.timeout(CcxtTimings().listing_timeout_s):
                 await exchange.load_markets()
     finally:
         await exchange.close()

@@ -32,6 +32,7 @@ from providers.ccxt.errors import border, last_answer, unreadable
 from providers.ccxt.exchange import Exchange, MarketInfo, make, native_timeframes, spent
 from providers.ccxt.markets import Markets, listing
 from providers.ccxt.pages import LOOKBACK_ROWS, Asked, Reach, has_rows_list, lookback_of, page_of, reach_of
+from providers.ccxt.timings import CcxtTimings
 
 DEFAULT_EXCHANGES = "binance,kraken,coinbase"
 
@@ -52,7 +53,12 @@ class Ccxt:
     market = Market("crypto", "Crypto", "Cryptocurrencies: spot pairs and perpetual swaps, exchange by exchange.")
 
     def __init__(
-        self, exchange_id: str, options: Mapping[str, object] | None = None, *, folder: Path | None = None
+        self,
+        exchange_id: str,
+        options: Mapping[str, object] | None = None,
+        *,
+        folder: Path | None = None,
+        timings: CcxtTimings | None = None,
     ) -> None:
         """``options`` go to the constructor of ccxt's class as they are; the symbols are kept in ``folder``, if any.
 
@@ -68,11 +74,12 @@ class Ccxt:
             settle_ms=_SETTLE_MS.get(exchange_id, 30_000),
         )
         self._options = options or {}
+        self._timings = timings or CcxtTimings()
         self._exchange: Exchange | None = None
         self._live: streaming.Live | None = None
         self._native: dict[Timeframe, str] = {}
         self._folder = folder
-        self._markets = Markets(exchange_id, self._options, _ccxt_version(), folder)
+        self._markets = Markets(exchange_id, self._options, _ccxt_version(), self._timings, folder)
         self._silent: dict[str, tuple[int, int]] = {}  # from when on a delisted symbol has nothing, and how often so
 
     def __repr__(self) -> str:
@@ -94,8 +101,8 @@ class Ccxt:
         if self._exchange is None:
             exchange = await asyncio.to_thread(make, self.id, self._options)
             self._learn(exchange)
-            self._markets = Markets(self.id, self._options, self.version, self._folder)
-            self._exchange, self._live = exchange, streaming.Live(exchange)
+            self._markets = Markets(self.id, self._options, self.version, self._timings, self._folder)
+            self._exchange, self._live = exchange, streaming.Live(exchange, self._timings)
 
     def _learn(self, exchange: Exchange) -> None:
         self._native = native_timeframes(self.id, exchange.timeframes or {})

@@ -22,10 +22,8 @@ from candlegraph.span import Span
 from candlegraph.timeframe import MINUTE
 from providers.ccxt.errors import border
 from providers.ccxt.exchange import Exchange, Rows, socket
+from providers.ccxt.timings import CcxtTimings
 
-SILENCE_S = 90.0  # the shortest that is suspicious
-_LONGEST_SILENCE_S = 3_600.0
-_LEAVING_S = 2.0
 _TAIL = 10  # rows that are looked at after each message: a minute may be corrected, or come late
 _ALL_TIME = Span(0, 2**53)
 
@@ -63,8 +61,9 @@ class _Watch:
 class Live:
     """What moves on an exchange."""
 
-    def __init__(self, exchange: Exchange) -> None:
+    def __init__(self, exchange: Exchange, timings: CcxtTimings) -> None:
         """Nothing is followed yet."""
+        self.timings = timings
         self._exchange = exchange
         self._name = exchange.name
         self._watches: dict[str, _Watch] = {}
@@ -127,7 +126,7 @@ class Live:
 
     async def _unsubscribe(self, symbol: str) -> None:
         if self._exchange.has.get("unWatchOHLCV"):
-            async with asyncio.timeout(_LEAVING_S):
+            async with asyncio.timeout(self.timings.leave_timeout_s):
                 await self._exchange.un_watch_ohlcv(symbol, "1m")
 
     async def _follow(self, symbol: str, watch: _Watch) -> None:
@@ -156,7 +155,7 @@ class Live:
             began = loop.time()
             usual = self._silences.get(symbol, 0.0)
             # Subscribing takes ccxt up to a second for each symbol before us.
-            patience = min(max(SILENCE_S, 3 * usual, len(self._watches)), _LONGEST_SILENCE_S)
+            patience = min(max(self.timings.min_silence_s, 3 * usual, len(self._watches)), self.timings.max_silence_s)
             try:
                 async with asyncio.timeout(patience):
                     rows = await self._exchange.watch_ohlcv(symbol, "1m", None, _TAIL)

@@ -35,8 +35,9 @@ HOLD_S, MAX_HOLD_S = 2.0, 7 * 86_400.0  # after a 429 that does not say how long
 class Calls:
     """Makes the calls of one provider. Raises nothing but ProviderError."""
 
-    def __init__(self, provider: Provider, quota: Quota) -> None:
-        """Nothing was asked yet."""
+    def __init__(self, provider: Provider, quota: Quota, backoff_s: float = BACKOFF_S) -> None:
+        """Nothing was asked yet; ``backoff_s`` is the longest pause before the second try."""
+        self._backoff_s = backoff_s
         self._provider = provider
         self._breaker = Breaker()
         self._turnstile = Turnstile(f"{provider.market.id}/{provider.id}", provider.name, quota)
@@ -57,7 +58,7 @@ class Calls:
 
         retrying = AsyncRetrying(
             retry=retry_if_exception(self._is_worth_a_retry),
-            wait=wait_random_exponential(multiplier=BACKOFF_S, max=MAX_BACKOFF_S),
+            wait=wait_random_exponential(multiplier=self._backoff_s, max=MAX_BACKOFF_S),
             stop=is_enough,
             before_sleep=self._count_retry,
             reraise=True,

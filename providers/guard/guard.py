@@ -31,7 +31,7 @@ from candlegraph.stream import closing_stream
 from candlegraph.timeframe import Timeframe
 from candlegraph.upstream import Status, Urgency
 from providers.guard.call_queue import budget_of
-from providers.guard.calls import Calls
+from providers.guard.calls import BACKOFF_S, Calls
 from providers.guard.provider_clock import CallClock, ProviderClock
 
 T = TypeVar("T")
@@ -43,10 +43,10 @@ POLLED_S = 3_600.0  # for so long a symbol is polled that the stream does not kn
 class Guard:
     """One provider, with retries, a rate budget, a circuit breaker and deadlines; implements `Upstream`."""
 
-    def __init__(self, provider: Provider, quota: Quota | None = None) -> None:
+    def __init__(self, provider: Provider, quota: Quota | None = None, *, backoff_s: float = BACKOFF_S) -> None:
         """Nothing is started; ``quota`` counts the budget, this process's own where there is none."""
         self._provider = provider
-        self._calls = Calls(provider, quota or OwnQuota())
+        self._calls = Calls(provider, quota or OwnQuota(), backoff_s)
         self._clock = ProviderClock(provider, self._calls)
         self._polled: dict[Instrument, float] = {}  # those that its stream does not know, and until when to believe it
         self._rows = self._refused = 0

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 
 from candlegraph.errors import CandlegraphError, TokenUsed, TooManyAttempts, Unauthenticated, Unavailable
+from candlegraph.timings import Timings
 from candlegraph.viewer import Role, User, UserConfig, Viewer
 from resolvers.accounts.passwords import Passwords, check_text
 from resolvers.accounts.revocation import Standing
@@ -50,14 +51,22 @@ class Session:
 class Accounts:
     """What the API does about accounts. Raises Unavailable while the database is away."""
 
-    def __init__(self, users: Users, tokens: Tokens, limiter: Limiter, *, require_auth: bool = False) -> None:
+    def __init__(
+        self,
+        users: Users,
+        tokens: Tokens,
+        limiter: Limiter,
+        *,
+        require_auth: bool = False,
+        timings: Timings | None = None,
+    ) -> None:
         """With ``require_auth`` somebody anonymous may see nothing."""
         self._users = users
         self._tokens = tokens
         self._limiter = limiter
         self._passwords = Passwords()
         self._anonymous = Viewer(roles=frozenset() if require_auth else frozenset({Role.VIEWER}))
-        self.standing = Standing(users)
+        self.standing = Standing(users, (timings or Timings()).account_freshness_s)
 
     async def identify(self, authorization: str | None) -> Viewer:
         """Who shows this Authorization header. Never raises: what is wrong is said to the fields that ask who it is."""

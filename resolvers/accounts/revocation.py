@@ -11,17 +11,17 @@ from candlegraph.outage import Outage
 from candlegraph.viewer import User
 from storage.users import Users
 
-FRESH_S = 0.5
 MAX_KEPT = 10_000
 
 
 class Standing:
     """What is known of the accounts that tokens are shown for."""
 
-    def __init__(self, users: Users) -> None:
+    def __init__(self, users: Users, freshness_s: float, max_kept: int = MAX_KEPT) -> None:
         """Know nothing yet; `watch` is for the caller to run."""
         self._users = users
-        self._known: TTLCache[int, asyncio.Task[User | None]] = TTLCache(MAX_KEPT, FRESH_S)
+        self._freshness_s = freshness_s
+        self._known: TTLCache[int, asyncio.Task[User | None]] = TTLCache(max_kept, freshness_s)
         self._waiting: dict[asyncio.Future[None], User] = {}
         self.outage = Outage("looking up the accounts of open connections")
 
@@ -53,7 +53,7 @@ class Standing:
     async def watch(self) -> None:
         """Look twice a second whether what anybody waits for has happened, until cancelled."""
         while True:
-            await asyncio.sleep(FRESH_S)
+            await asyncio.sleep(self._freshness_s)
             with self.outage.watched():  # nobody can close an account while the database is away
                 await self._look()
 

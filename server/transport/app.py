@@ -32,7 +32,15 @@ def create_app(machine: Machine) -> Starlette:
     connections = Connections(
         Caps(settings.max_connections, settings.max_connections_per_address, settings.max_operations_per_socket)
     )
-    endpoint = Endpoint(build_schema(), machine.services, WEB, origins, connections, trusts_loopback=trusts_loopback)
+    endpoint = Endpoint(
+        build_schema(),
+        machine.services,
+        WEB,
+        origins,
+        connections,
+        trusts_loopback=trusts_loopback,
+        timings=machine.database.timings,
+    )
 
     async def home(_: Request) -> Response:
         return RedirectResponse("/graphql")

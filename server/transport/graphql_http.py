@@ -22,6 +22,7 @@ from strawberry.types.execution import PreExecutionError
 from strawberry.types.graphql import OperationType
 
 from candlegraph.errors import CandlegraphError
+from candlegraph.timings import Timings
 from resolvers.context import Context, Origin, Services
 from schema.build import Schema
 from server.transport.connections import Connections, status_of
@@ -56,6 +57,7 @@ class Endpoint(GraphQL[Context, None]):
         connections: Connections,
         *,
         trusts_loopback: bool = False,
+        timings: Timings | None = None,
     ) -> None:
         """Serve ``schema``; ``web`` is the folder of the built page."""
         super().__init__(
@@ -66,6 +68,7 @@ class Endpoint(GraphQL[Context, None]):
         self._connections = connections
         self._page = web / "graphiql.html"
         self._trusts_loopback = trusts_loopback
+        self._timings = timings or Timings()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer a request or a socket; what is wrong with the envelope is a coded error in JSON too."""
@@ -93,7 +96,7 @@ class Endpoint(GraphQL[Context, None]):
             await self.reject_websocket(ws)
             return
         context = await self.get_context(ws, ws)
-        socket = Socket(self._opener, ws, context, self._connections.caps.operations)
+        socket = Socket(self._opener, ws, context, self._connections.caps.operations, self._timings)
         try:
             with self._connections.admit(context.origin.address, socket.leave):
                 protocol = await self.pick_websocket_subprotocol(ws)
@@ -115,7 +118,14 @@ class Endpoint(GraphQL[Context, None]):
             data = await self.parse_http_body(adapter)
         except orjson.JSONDecodeError as error:
             raise HTTPException(400, "Unable to parse request body as JSON") from error
-        return EventStream(self._opener, data, context, self._connections, may_write=request.method == "POST")
+        return EventStream(
+            self._opener,
+            data,
+            context,
+            self._connections,
+            may_write=request.method == "POST",
+            comment_interval_s=self._timings.stream_comment_interval_s,
+        )
 
     async def get_context(self, request: Request | WebSocket, response: Response | WebSocket) -> Context:
         """Surround an operation; a socket's operations are given loaders of their own later."""

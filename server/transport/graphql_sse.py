@@ -23,7 +23,6 @@ from schema.broadcast import Refused, encode
 from schema.build import Schema
 from server.transport.connections import Connections
 
-COMMENT_S = 12.0
 EVENT_STREAM = "text/event-stream"
 _JSON = ("application/json", "application/graphql-response+json", "application/*", "*/*")
 
@@ -52,6 +51,7 @@ class EventStream(Response):
         connections: Connections,
         *,
         may_write: bool,
+        comment_interval_s: float,
     ) -> None:
         """Answer ``request``; a mutation only where it ``may_write``."""
         self.status_code, self.background = 200, None
@@ -60,6 +60,7 @@ class EventStream(Response):
         self._request = request
         self._context = context
         self._connections = connections
+        self._comment_interval_s = comment_interval_s
         self._allowed = {OperationType.QUERY, OperationType.SUBSCRIPTION}
         if may_write:
             self._allowed.add(OperationType.MUTATION)
@@ -104,7 +105,7 @@ class EventStream(Response):
     async def _comment(self, send: Send) -> None:
         """Keep proxies from closing a quiet connection."""
         while True:
-            await asyncio.sleep(COMMENT_S)
+            await asyncio.sleep(self._comment_interval_s)
             await _write(send, ":\n\n")
 
     async def _expire(self) -> None:

@@ -17,6 +17,7 @@ import orjson
 from starlette.websockets import WebSocket, WebSocketDisconnect
 
 from candlegraph.errors import CandlegraphError, Overloaded, TokenExpired, Unauthenticated
+from candlegraph.timings import Timings
 from candlegraph.viewer import User
 from resolvers.context import Context
 from schema.broadcast import Refused
@@ -24,18 +25,16 @@ from schema.build import Schema
 
 log = logging.getLogger(__name__)
 
-INIT_S = 5.0
-FINISH_S = 5.0  # how long an answer may take when the server stops
-
 
 class Socket:
     """One socket. It belongs to whom its `connection_init` says, and is closed when the token ends."""
 
-    def __init__(self, schema: Schema, ws: WebSocket, context: Context, max_operations: int) -> None:
+    def __init__(self, schema: Schema, ws: WebSocket, context: Context, max_operations: int, timings: Timings) -> None:
         """Serve ``ws``, which is accepted."""
         self._schema = schema
         self._ws = ws
         self._context = context
+        self._timings = timings
         self._max_operations = max_operations
         self._operations: dict[str, asyncio.Task[None]] = {}
         self._tasks: set[asyncio.Task[None]] = set()  # theirs, and of those that are just being ended
@@ -46,7 +45,7 @@ class Socket:
     async def serve(self) -> None:
         """Serve until either side closes; nothing of the socket is left behind."""
         try:
-            async with asyncio.timeout(INIT_S) as patience:
+            async with asyncio.timeout(self._timings.socket_init_timeout_s) as patience:
                 await self._listen(patience)
         except TimeoutError:
             await self._close(4408, "Connection initialisation timeout")
@@ -64,7 +63,7 @@ class Socket:
         """Answer what is not answered yet, then go: 1001 has clients connect again, a `complete` would not."""
         self._leaving = True
         if self._unanswered:
-            await asyncio.wait(self._unanswered, timeout=FINISH_S)
+            await asyncio.wait(self._unanswered, timeout=self._timings.socket_finish_timeout_s)
         await self._close(1001, "The server is stopping")
 
     async def _listen(self, patience: asyncio.Timeout) -> None:

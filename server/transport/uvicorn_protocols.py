@@ -6,14 +6,15 @@ They are uvicorn's own, which wait for such peers as long as the network does.
 from __future__ import annotations
 
 import asyncio
+from functools import partial
 from typing import Any
 
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
 from websockets.exceptions import InvalidState
 
-STALLED_S = 10.0  # how long a peer may take no byte of what is buffered for it
-FAREWELL_S = 5.0  # and how long after that it may still read why it was closed
+from candlegraph.timings import Timings
+
 STALLED = 4410
 
 
@@ -22,10 +23,15 @@ class HttpProtocol(HttpToolsProtocol):
 
     _patience: asyncio.TimerHandle | None = None
 
+    def __init__(self, *given: Any, timings: Timings, **named: Any) -> None:
+        """As uvicorn's, with ``timings``."""
+        super().__init__(*given, **named)
+        self._timings = timings
+
     def pause_writing(self) -> None:
         """What is buffered is not taken: give the peer a while."""
         super().pause_writing()
-        self._patience = self.loop.call_later(STALLED_S, self.transport.abort)
+        self._patience = self.loop.call_later(self._timings.stalled_peer_timeout_s, self.transport.abort)
 
     def resume_writing(self) -> None:
         """It is taken."""
@@ -43,10 +49,15 @@ class WebSocketProtocol(WebSocketsSansIOProtocol):
 
     _patience: asyncio.TimerHandle | None = None
 
+    def __init__(self, *given: Any, timings: Timings, **named: Any) -> None:
+        """As uvicorn's, with ``timings``."""
+        super().__init__(*given, **named)
+        self._timings = timings
+
     def pause_writing(self) -> None:
         """What is buffered is not taken: give the peer a while."""
         super().pause_writing()
-        self._patience = self.loop.call_later(STALLED_S, self._let_go)
+        self._patience = self.loop.call_later(self._timings.stalled_peer_timeout_s, self._let_go)
 
     def resume_writing(self) -> None:
         """It is taken."""
@@ -97,9 +108,14 @@ class WebSocketProtocol(WebSocketsSansIOProtocol):
                 # Behind what is buffered, and past the application, which waits until that is taken.
                 self.transport.write(b"".join(self.conn.data_to_send()))
             self.close_sent = True
-        self._patience = self.loop.call_later(FAREWELL_S, self.transport.abort)
+        self._patience = self.loop.call_later(self._timings.farewell_timeout_s, self.transport.abort)
 
 
 def _cancel(timer: asyncio.TimerHandle | None) -> None:
     if timer:
         timer.cancel()
+
+
+def protocols(timings: Timings) -> dict[str, Any]:
+    """The options of ``uvicorn.Config`` that make it use these protocols."""
+    return {"http": partial(HttpProtocol, timings=timings), "ws": partial(WebSocketProtocol, timings=timings)}

@@ -21,14 +21,13 @@ from candlegraph.errors import CandlegraphError, ConfigurationError
 from candlegraph.outage import Outage
 from candlegraph.span import Span, Spans
 from candlegraph.timeframe import Timeframe
+from candlegraph.timings import Timings
 from storage.aggregates.layout import Aggregates
 from storage.aggregates.statements import STATEMENTS
 from storage.database import SQL, Database, begun, to_ms
 from storage.leases import Leases
 from storage.relations import ALL
 
-EVERY_S = 10.0
-MOST_S = 300.0  # between two rounds, where one after the other fails
 LAG_MS = MINUTE_MS  # candles come some seconds after their minute: what comes later is noted, and costs another refresh
 ENTRIES = 10_000  # of the ledger, in one round
 BUCKETS = 5_000  # in one refresh, so that a round of years can be stopped on the way
@@ -52,11 +51,12 @@ class Refresher:
 
     async def run(self) -> None:
         """A round every ten seconds until cancelled; after a failure the next one comes later and later."""
-        pause = EVERY_S
+        timings = self.database.timings
+        pause = timings.refresh_interval_s
         while True:
             with self.outage.watched():
                 await self.round()
-            pause = min(2 * pause, MOST_S) if self.outage.reason else EVERY_S
+            pause = min(2 * pause, timings.refresh_max_backoff_s) if self.outage.reason else timings.refresh_interval_s
             await asyncio.sleep(pause)
 
     async def catch_up(self) -> int:
@@ -101,9 +101,10 @@ class Refresher:
                 return False
             async with self.database.connect() as session:
                 if due:
-                    await refresh(session, upto)
+                    await refresh(session, upto, self.database.timings)
                 if self.retention_days is not None:
-                    await retire(session, self.kind, _DAY.floor(clock.now_ms() - self.retention_days * DAY_MS))
+                    wanted = _DAY.floor(clock.now_ms() - self.retention_days * DAY_MS)
+                    await retire(session, self.kind, wanted, self.database.timings)
         return True
 
     @asynccontextmanager
@@ -129,9 +130,9 @@ class Refresher:
                 await leases.take([LEASE], LEASE_S)
 
 
-async def refresh(session: Any, upto: int) -> None:
+async def refresh(session: Any, upto: int, timings: Timings) -> None:
     """Bring the aggregates up to date before ``upto`` (ms, UTC), and wherever the ledger says that they are not."""
-    async with _lasting(session):
+    async with _lasting(session, timings):
         await session.execute(STATEMENTS["refresh_claim"], upto)
     work = await session.fetchrow(STATEMENTS["refresh_work"], ENTRIES)
     until = to_ms(work["claimed"])
@@ -174,9 +175,9 @@ def windows(stale: Spans, timeframe: Timeframe, until: int) -> Iterator[Span]:
             since = part.until
 
 
-def _lasting(session: Any) -> AbstractAsyncContextManager[None]:
+def _lasting(session: Any, timings: Timings) -> AbstractAsyncContextManager[None]:
     """A transaction that may take long, but does not wait long for a lock: whoever writes would wait behind it."""
-    return begun(session, timeout_ms=0, lock_timeout_ms=LOCK_TIMEOUT_MS)
+    return begun(session, timings, timeout_ms=0, lock_timeout_ms=LOCK_TIMEOUT_MS)
 
 
 @lru_cache(maxsize=32)
@@ -186,17 +187,17 @@ def _refresh_statement(relation: str, *, options: bool, force: bool) -> str:
     return STATEMENTS["refresh_level"].replace("{relation}", relation).replace("{parameters}", parameters)
 
 
-async def retire(session: Any, kind: Aggregates, wanted: int) -> None:
+async def retire(session: Any, kind: Aggregates, wanted: int, timings: Timings) -> None:
     """Drop the 1m candles before ``wanted`` (ms, UTC), once their aggregates are made and everybody knows the horizon.
 
     The horizon moves first; two minutes later, when no reader can count on these candles any more, they go.
     """
     now = await session.fetchrow(SQL["horizon"])
     if now["due"]:
-        async with _lasting(session):
+        async with _lasting(session, timings):
             await session.execute(STATEMENTS["minutes_drop"])
     if now["horizon"] is None or to_ms(now["horizon"]) < wanted:
-        async with _lasting(session):
+        async with _lasting(session, timings):
             await session.execute("select lock_aggregates_exclusive()")
             if kind is Aggregates.TABLES or not await session.fetchval(STATEMENTS["horizon_blocked"], wanted):
                 await session.execute(STATEMENTS["horizon_move"], wanted)

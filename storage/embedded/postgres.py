@@ -25,6 +25,7 @@ from pathlib import Path
 from urllib.parse import quote
 
 from candlegraph.errors import ConfigurationError, Unavailable
+from candlegraph.timings import Timings
 from storage.embedded.binaries import find_binaries
 from storage.embedded.os_user import Account, account_of
 from storage.embedded.socket import DATABASE, PORT, USER, claim_socket_dir, clear_remains, listener, socket_dir
@@ -33,7 +34,6 @@ if sys.platform != "win32":
     import fcntl
 
 _LOG_BYTES = 10 * 1024 * 1024
-_START_SECONDS, _RETRY_SECONDS, _LOCK_SECONDS = 30.0, 15.0, 60.0
 _INITDB = ("--encoding=UTF8", "--locale=C", "--auth=trust", f"--username={USER}", "--no-instructions")
 _SETTINGS = {
     "listen_addresses": "",
@@ -75,7 +75,8 @@ class Server:
 class EmbeddedPostgres:
     """One user of the PostgreSQL in ``data_dir``; ``binaries`` is the setting POSTGRES_BIN."""
 
-    def __init__(self, data_dir: Path, binaries: Path | None = None) -> None:
+    def __init__(self, data_dir: Path, binaries: Path | None = None, timings: Timings | None = None) -> None:
+        self.timings = timings or Timings()
         self._data_dir = data_dir.absolute()
         self._explicit = binaries and binaries.absolute()
         self._cluster = self._data_dir / "postgres"
@@ -93,7 +94,7 @@ class EmbeddedPostgres:
             raise ConfigurationError("DB_CONNECTION_STRING must be set: no PostgreSQL is embedded on Windows")
         with self._naming_the_setting():
             self._data_dir.mkdir(parents=True, exist_ok=True)
-            with self._locked("start.lock", _LOCK_SECONDS):
+            with self._locked("start.lock", self.timings.postgres_lock_timeout_s):
                 server = self._join_or_launch()
                 if self._users is None:
                     self._users = self._open("users.lock")
@@ -106,7 +107,7 @@ class EmbeddedPostgres:
         if users is None:
             return
         try:
-            with self._naming_the_setting(), self._locked("start.lock", _LOCK_SECONDS):
+            with self._naming_the_setting(), self._locked("start.lock", self.timings.postgres_lock_timeout_s):
                 if _try_lock(users):
                     self._halt()
         finally:
@@ -117,7 +118,7 @@ class EmbeddedPostgres:
         if not self._cluster_exists():
             self._create_cluster(account)
         sockets = claim_socket_dir(self._cluster, account)
-        deadline = time.monotonic() + _RETRY_SECONDS
+        deadline = time.monotonic() + self.timings.postgres_retry_timeout_s
         try:
             while True:
                 if server := self._running(sockets):
@@ -146,7 +147,7 @@ class EmbeddedPostgres:
         # It is reaped whenever it ends: as a zombie its pid would look alive to the next postmaster.
         threading.Thread(target=process.wait, name="postgres-reaper", daemon=True).start()
         self._process = process
-        deadline = time.monotonic() + _START_SECONDS
+        deadline = time.monotonic() + self.timings.postgres_start_timeout_s
         while process.poll() is None and time.monotonic() < deadline:
             if server := self._running(sockets):
                 return server
@@ -159,10 +160,10 @@ class EmbeddedPostgres:
         if answer := listener(self._cluster, sockets):
             with suppress(ProcessLookupError):
                 os.kill(answer[0], signal.SIGINT)  # a "fast" shutdown; pg_ctl could not enter every data directory
-        with self._locked("server.lock", _LOCK_SECONDS):
+        with self._locked("server.lock", self.timings.postgres_lock_timeout_s):
             shutil.rmtree(sockets, ignore_errors=True)
         if self._process is not None:
-            self._process.wait(_LOCK_SECONDS)
+            self._process.wait(self.timings.postgres_lock_timeout_s)
 
     def _running(self, sockets: Path) -> Server | None:
         answer = listener(self._cluster, sockets)
@@ -179,7 +180,7 @@ class EmbeddedPostgres:
         programs = find_binaries(self._explicit, self._cluster, account)
         fresh = self._data_dir / "postgres.new"
         # An initdb whose launcher was killed still writes there: it holds the lock too.
-        with self._locked("server.lock", _RETRY_SECONDS) as lock:
+        with self._locked("server.lock", self.timings.postgres_retry_timeout_s) as lock:
             if fresh.exists():
                 shutil.rmtree(fresh)
             fresh.mkdir(mode=0o700)

@@ -9,11 +9,11 @@ import pytest
 
 from candlegraph.errors import Unavailable
 from candlegraph.outage import Outage
-from candlegraph.supervision import Supervisor, Timings, Work
+from candlegraph.supervision import RestartPolicy, Supervisor, Work
 from tests.realtime.world import eventually
 from tests.waiting import HANG_S
 
-QUICK = Timings(first_s=0.01, longest_s=0.02, healthy_s=0.05)
+QUICK = RestartPolicy(first_s=0.01, longest_s=0.02, healthy_s=0.05)
 
 
 @pytest.fixture
@@ -85,7 +85,7 @@ async def test_the_pauses_double_up_to_a_limit_and_start_over_after_a_healthy_ru
         return 0.0
 
     monkeypatch.setattr("candlegraph.supervision.random.uniform", longest)
-    supervisor, runs = Supervisor(Timings(first_s=1, longest_s=5, healthy_s=0.2)), 0
+    supervisor, runs = Supervisor(RestartPolicy(first_s=1, longest_s=5, healthy_s=0.2)), 0
 
     async def work() -> None:
         nonlocal runs
@@ -103,7 +103,7 @@ async def test_the_pauses_double_up_to_a_limit_and_start_over_after_a_healthy_ru
 
 
 async def test_a_thousand_failures_are_no_number_too_large() -> None:
-    supervisor = Supervisor(Timings(first_s=0, longest_s=0, healthy_s=10))
+    supervisor = Supervisor(RestartPolicy(first_s=0, longest_s=0, healthy_s=10))
     loop = Loop(*(ValueError() for _ in range(1500)))
     supervisor.start("one", loop.work)
     await eventually(lambda: loop.runs == 1501)
@@ -170,7 +170,7 @@ async def test_a_task_that_answers_its_cancellation_with_an_error_is_not_restart
 
 
 async def test_a_failed_task_is_closed_while_it_waits_for_its_restart() -> None:
-    supervisor = Supervisor(Timings(first_s=3600, longest_s=3600))
+    supervisor = Supervisor(RestartPolicy(first_s=3600, longest_s=3600))
     loop = Loop(ValueError())
     supervisor.start("one", loop.work)
     await eventually(lambda: bool(supervisor.degraded()))

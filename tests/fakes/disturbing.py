@@ -9,13 +9,13 @@ from functools import partial
 from typing import Any
 
 from candlegraph.outage import Outage
-from candlegraph.supervision import Supervisor, Timings, Work
+from candlegraph.supervision import RestartPolicy, Supervisor, Work
 
 
 class Disturbing(Supervisor):
     """Counts the runs of each task; `disturb` raises an exception in one, where nobody foresees it."""
 
-    def __init__(self, timings: Timings | None = None) -> None:
+    def __init__(self, timings: RestartPolicy | None = None) -> None:
         super().__init__(timings)
         self.runs: Counter[str] = Counter()
         self._due: set[str] = set()

@@ -21,6 +21,7 @@ from storage.batches import Write
 from storage.candles import CandleStore
 from storage.database import Database
 from storage.instruments import Instruments
+from tests.timings import PATIENT
 
 T0 = 1_714_521_600_000  # 2024-05-01T00:00:00Z
 MINUTE_MS = 60_000
@@ -54,7 +55,7 @@ class Laboratory:
 @asynccontextmanager
 async def laboratory(dsn: str) -> AsyncIterator[Laboratory]:
     """Open one; every symbol of ``lab/bench`` has two hours of minutes from `T0`, all covered. Nothing is cached."""
-    async with machine(Settings.read(db_connection_string=SecretStr(dsn), cache_mb=0)) as running:
+    async with machine(Settings.read(db_connection_string=SecretStr(dsn), cache_mb=0), timings=PATIENT) as running:
         await _furnish(running.store, running.services.history.instruments)
         yield Laboratory(build_schema(), running.database, running.services)
 

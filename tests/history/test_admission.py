@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -163,7 +164,7 @@ async def test_a_question_that_finds_no_rows_by_its_deadline_is_told_when_to_com
     stop_clock(monkeypatch, world)
     world.lists(minutes(T0, 15 * 1440))
     await world.keeps(Span(T0, T0 + 15 * DAY_MS))
-    monkeypatch.setattr("history.orchestrator.DEADLINE_S", 0.05)
+    database.timings = replace(database.timings, query_deadline_s=0.05)
     large = world.question("7m", 2_000, since=T0, until=T0 + 14_000 * MINUTE_MS)
     async with world.history.row_budget.reserve(10**9), asyncio.timeout(HANG_S):
         refused, small = await world.history.answer([large, world.question("7m", 10, since=T0)])

@@ -74,16 +74,14 @@ async def test_a_listing_is_kept_and_a_restart_asks_nobody(database: Database) -
     assert source.listing_calls == 1
 
 
-async def test_what_is_not_listed_any_more_becomes_inactive_and_keeps_what_is_known(
-    database: Database, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_what_is_not_listed_any_more_becomes_inactive_and_keeps_what_is_known(database: Database) -> None:
     source = upstream("A", "B")
     source.listed = {"B": Listing("", first_available=1_500_000_000_000)}
     before = (await found(over(database, Lineup([source])), "B"))[0]
     await Instruments(database).imported(of("C"), "UTC")
     source = upstream("A")
     listings = over(database, Lineup([source]))
-    monkeypatch.setattr(listings_module, "LISTING_TTL_S", 0.0)
+    database.timings = replace(database.timings, listing_ttl_s=0.0)
     await names(listings)
     await read(listings)
     assert await names(listings) == ["A", "C"], "what was imported is nobody's to unlist"
@@ -114,7 +112,7 @@ async def test_a_fresh_list_in_the_store_spares_a_restart_the_question(database:
 async def test_an_old_list_answers_at_once_and_is_read_again_behind(database: Database) -> None:
     source = upstream("A")
     await names(over(database, Lineup([source])))
-    await age(database, 2 * listings_module.LISTING_TTL_S)
+    await age(database, 2 * database.timings.listing_ttl_s)
     source.truth["B"] = Candles.empty()
     release = asyncio.Event()
 
@@ -141,7 +139,7 @@ async def test_an_old_list_answers_at_once_and_is_read_again_behind(database: Da
 async def test_a_list_that_could_not_be_read_again_takes_nothing_away(database: Database) -> None:
     source = upstream("A")
     await names(over(database, Lineup([source])))
-    await age(database, 2 * listings_module.LISTING_TTL_S)
+    await age(database, 2 * database.timings.listing_ttl_s)
 
     async def fail() -> None:
         raise ProviderUnavailable("down")
@@ -234,9 +232,7 @@ async def test_an_asker_that_leaves_does_not_stop_the_reading(database: Database
     assert source.listing_calls == 1
 
 
-async def test_a_provider_that_fails_is_an_error_for_what_is_not_kept_only(
-    database: Database, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_a_provider_that_fails_is_an_error_for_what_is_not_kept_only(database: Database) -> None:
     source = upstream()
 
     async def fail() -> None:
@@ -251,7 +247,7 @@ async def test_a_provider_that_fails_is_an_error_for_what_is_not_kept_only(
     assert await names(listings) == ["AB"]
     await found(listings, "abc")
     assert source.listing_calls == 1, "a list that failed is not asked for again at once"
-    monkeypatch.setattr(listings_module, "LISTING_RETRY_S", 0.0)
+    database.timings = replace(database.timings, listing_retry_s=0.0)
     await found(listings, "abc")
     assert source.listing_calls == 2
 
@@ -264,10 +260,8 @@ async def test_a_search_with_nothing_kept_and_the_provider_down_is_its_error(dat
         await over(database, lineup).search("fake", "?", text=None, inactive=False, after=None, first=5)
 
 
-async def test_a_list_that_never_comes_is_waited_for_until_a_deadline_only(
-    database: Database, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(listings_module, "LISTING_DEADLINE_S", 0.05)
+async def test_a_list_that_never_comes_is_waited_for_until_a_deadline_only(database: Database) -> None:
+    database.timings = replace(database.timings, listing_deadline_s=0.05)
     source, release = upstream(), asyncio.Event()
 
     async def hang() -> None:
@@ -278,7 +272,7 @@ async def test_a_list_that_never_comes_is_waited_for_until_a_deadline_only(
     async with asyncio.timeout(HANG_S):
         assert isinstance((await found(listings, "AB"))[0], ProviderUnavailable)
     release.set()
-    monkeypatch.setattr(listings_module, "LISTING_DEADLINE_S", HANG_S)
+    database.timings = replace(database.timings, listing_deadline_s=HANG_S)
     assert isinstance((await found(listings, "AB"))[0], Record)
     assert source.listing_calls == 1
 

@@ -31,8 +31,6 @@ from candlegraph.provider import Budget, Capabilities, Listing, Live, Page
 from candlegraph.span import Span, Spans
 from candlegraph.timeframe import MINUTE, Timeframe
 from candlegraph.zone import zone
-from history import forming
-from history import orchestrator as history
 from history import query as walk
 from history.fetch_job import MAX_CALLS
 from providers.guard.guard import Guard
@@ -55,6 +53,7 @@ from tests.fakes.upstream import (
     spoiling,
 )
 from tests.history.world import DAY_MS, HOUR_MS, T0, World, folded, numbers, rows_of, stop_clock
+from tests.timings import PATIENT
 from tests.waiting import HANG_S, eventually
 
 DAY, HOUR = Timeframe.parse("1d"), Timeframe.parse("1h")
@@ -64,7 +63,7 @@ Make = Callable[..., World]
 @pytest.fixture(scope="module")
 async def database(new_database: Callable[..., Awaitable[str]], migrated_template: str) -> AsyncIterator[Database]:
     """One for all of them: every world has a symbol of its own."""
-    opened = Database(await new_database(migrated_template))
+    opened = Database(await new_database(migrated_template), timings=PATIENT)
     await opened.open()
     yield opened
     await opened.close()
@@ -185,7 +184,7 @@ async def test_the_forming_candle_is_asked_for_at_most_once_in_two_seconds(
         again = await world.ask(limit=limit)
         assert rows_of(again.candles) == rows_of(first.candles)[-limit:]
     assert world.calls == 1
-    monkeypatch.setattr(forming, "FORMING_TTL_S", 0.0)
+    monkeypatch.setattr(world.database, "timings", replace(world.database.timings, forming_ttl_s=0.0))
     await world.ask(limit=50)
     assert [call.span for call in world.upstream.calls[1:]] == [Span(at(200), at(201))]
 
@@ -204,8 +203,8 @@ async def test_what_settles_between_two_questions_is_asked_for_and_becomes_final
 async def test_two_hundred_cold_askers_at_once_cost_the_calls_of_one(
     make: Make, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(forming, "FORMING_TTL_S", 60.0)
     world = make(minutes(T0, 3000), at(2900) + 1000)
+    monkeypatch.setattr(world.database, "timings", replace(world.database.timings, forming_ttl_s=60.0))
     answers = await asyncio.gather(*(world.ask(limit=1400) for _ in range(200)))
     shared = world.calls
     assert {tuple(rows_of(answer.candles)) for answer in answers} == {tuple(rows_of(answers[0].candles))}
@@ -350,7 +349,7 @@ async def test_a_start_that_takes_longer_than_all_who_ask_succeeds_and_answers(
     await world.keeps(Span(T0, at(50)))
     world.providers = registry(of(provider))
     world.restart()
-    monkeypatch.setattr(history, "DEADLINE_S", 0.01)
+    monkeypatch.setattr(world.database, "timings", replace(world.database.timings, query_deadline_s=0.01))
     for _ in range(4):
         some, none = await asyncio.gather(world.ask(since=T0, until=at(60)), world.try_ask(since=at(60), until=at(70)))
         assert (len(some.candles), spans_of(some)) == (50, [(at(50), at(60), GapReason.PENDING)])
@@ -358,7 +357,7 @@ async def test_a_start_that_takes_longer_than_all_who_ask_succeeds_and_answers(
         assert (none.code, none.retry_after) == ("PROVIDER_UNAVAILABLE", 5)
     assert (provider.starts, provider.ended) == (1, [])
     provider.slow.set()
-    monkeypatch.setattr(history, "DEADLINE_S", 10)
+    monkeypatch.setattr(world.database, "timings", replace(world.database.timings, query_deadline_s=HANG_S))
     answer = await world.ask(since=T0, until=at(70))
     assert (len(answer.candles), answer.complete) == (70, True)
     assert (provider.starts, provider.ended) == (1, ["started"])
@@ -383,7 +382,7 @@ async def test_a_slow_provider_is_an_error_or_a_pending_gap_and_what_it_sends_la
 ) -> None:
     world = make(minutes(T0, 300), at(400))
     await world.record()
-    monkeypatch.setattr(history, "DEADLINE_S", 0.05)
+    monkeypatch.setattr(world.database, "timings", replace(world.database.timings, query_deadline_s=0.05))
     release = asyncio.Event()
     world.upstream.faults = [hanging(release)]
     error = await world.try_ask(since=T0, until=at(100))
@@ -396,7 +395,7 @@ async def test_a_slow_provider_is_an_error_or_a_pending_gap_and_what_it_sends_la
     assert answer.ask.wait is Wait.COMPLETE
     release.set()
     await drain(world)
-    monkeypatch.setattr(history, "DEADLINE_S", HANG_S)
+    monkeypatch.setattr(world.database, "timings", replace(world.database.timings, query_deadline_s=HANG_S))
     calls = world.calls
     answer = await world.ask(since=T0, until=at(200))
     assert (answer.complete, len(answer.candles), world.calls) == (True, 200, calls)
@@ -671,9 +670,7 @@ async def test_a_second_empty_answer_is_final(make: Make) -> None:
         world.now += 2 * HOUR_MS
 
 
-async def test_asking_again_takes_nothing_away_when_it_fails_and_is_tried_later(
-    make: Make, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_asking_again_takes_nothing_away_when_it_fails_and_is_tried_later(make: Make) -> None:
     world = make(minutes(T0, 100), at(200))
     world.upstream.faults = [emptying()]
     await world.ask(since=T0, until=at(50))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from candlegraph.answer import Answer, Ask
@@ -43,7 +43,8 @@ class World:
     history: History = field(init=False)
 
     def __post_init__(self) -> None:
-        """Wire it as the server does."""
+        """Wire it as the server does, but look a new symbol up at once: worlds share a database, and each lists its own."""
+        self.database.timings = replace(self.database.timings, unknown_symbol_ttl_s=0.0)
         self.lineup = Lineup([Guard(self.upstream) if self.guarded else self.upstream])
         self.restart()
 

@@ -36,6 +36,7 @@ from tests.fakes.binance import FakeBinance
 from tests.fakes.broken import SYMBOL, Honest
 from tests.fakes.exchange import FakeExchange, random_candles
 from tests.fakes.kraken import FakeKraken
+from tests.timings import PATIENT_CCXT
 
 # From Python 3.12.7 on aiohttp warns of an argument that ccxt gives its connector.
 pytestmark = pytest.mark.filterwarnings("ignore:enable_cleanup_closed ignored:DeprecationWarning")
@@ -122,7 +123,7 @@ async def binance() -> AsyncIterator[Subject]:
                 fake.now = time.now
 
             yield Subject(
-                make=lambda: Ccxt("binance", options),
+                make=lambda: Ccxt("binance", options, timings=PATIENT_CCXT),
                 symbol="BTC/USDT",
                 span=Span(T0, NOW),
                 truth=truth,
@@ -145,7 +146,7 @@ async def kraken() -> AsyncIterator[Subject]:
                 fake.now = time.now
 
             yield Subject(
-                make=lambda: Ccxt("kraken", options),
+                make=lambda: Ccxt("kraken", options, timings=PATIENT_CCXT),
                 symbol="BTC/USD",
                 span=Span(NOW - 700 * MINUTE_MS, NOW),
                 truth=truth,

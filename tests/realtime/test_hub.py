@@ -6,6 +6,7 @@ import asyncio
 import random
 import uuid
 from collections.abc import AsyncIterator, Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -26,20 +27,19 @@ from candlegraph import (
 from candlegraph.answer import Ask, SourceKind
 from candlegraph.errors import NotFound
 from candlegraph.event import Event, EventKind
+from candlegraph.timings import Timings
 from candlegraph.upstream import Urgency
 from realtime import hub as hub_module
-from realtime import leader as leader_module
 from realtime import topic as topic_module
 from realtime.bus import Message
 from realtime.hub import Hub
 from realtime.topic import Topic
-from storage import topics as live_module
 from storage.database import Database
 from storage.leases import Leases
 from storage.topics import TopicKey
 from tests import waiting
 from tests.fakes.clocks import set_clock
-from tests.realtime.world import BTC, START, Client, Exchange, Held, Process, eventually, minute, quickly, trades
+from tests.realtime.world import BRISK, BTC, START, Client, Exchange, Held, Process, eventually, minute, trades
 from tests.waiting import HANG_S
 
 LIVE = Path(__file__).parents[2] / "docs" / "live.md"
@@ -64,9 +64,6 @@ class Time:
 def time(monkeypatch: pytest.MonkeyPatch) -> Time:
     turned = Time()
     set_clock(monkeypatch, lambda: turned.now)
-    quickly(monkeypatch)
-    for module in (live_module, leader_module):  # nobody dies, but on a busy machine half a second is soon over
-        monkeypatch.setattr(module, "LEASE_S", 30.0)
     return turned
 
 
@@ -75,6 +72,8 @@ Build = Callable[[Exchange], Hub]
 
 @pytest.fixture
 async def build(database: Database, time: Time) -> AsyncIterator[Build]:
+    database.timings = BRISK
+
     def make(exchange: Exchange) -> Hub:
         process = Process(database, exchange)
         time.processes.append(process)
@@ -319,10 +318,10 @@ async def test_a_listener_may_ask_for_history_since_before_1970(build: Build, ti
     await client.leave()
 
 
-async def test_a_quiet_series_sends_heartbeats(build: Build, time: Time, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_quiet_series_sends_heartbeats(build: Build, time: Time, database: Database) -> None:
     """All hear that the line is alive, also who came while nothing moved; the number is the last one and goes on from there."""
-    assert f"nothing happened for {hub_module.HEARTBEAT_S:.0f} seconds" in LIVE.read_text("utf-8")
-    monkeypatch.setattr(hub_module, "HEARTBEAT_S", 0.05)
+    assert f"nothing happened for {Timings().hub_heartbeat_interval_s:.0f} seconds" in LIVE.read_text("utf-8")
+    database.timings = replace(database.timings, hub_heartbeat_interval_s=0.05)
     time.now = next(
         s
         for s in range(START, START + 86_400_000, 60_000)
@@ -378,7 +377,7 @@ async def test_a_feed_is_let_go_of_when_nobody_listens(
     build: Build, time: Time, monkeypatch: pytest.MonkeyPatch, database: Database
 ) -> None:
     """After the linger the upstream is not asked any more, no task is left, and the lease is free."""
-    monkeypatch.setattr(hub_module, "LINGER_S", 0.05)
+    database.timings = replace(database.timings, topic_linger_s=0.05)
     exchange = Exchange(Live.STREAM)
     hub = build(exchange)
     leases = Leases(database, uuid.uuid4())

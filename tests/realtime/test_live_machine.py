@@ -25,7 +25,7 @@ from realtime import topic as topic_module
 from realtime import topic_publisher as publisher_module
 from storage.batches import Write
 from tests.fakes.clocks import set_clock
-from tests.realtime.world import BTC, START, Exchange, Process, quickly
+from tests.realtime.world import BTC, START, Exchange, Process
 from tests.waiting import eventually
 
 PROCESSES = 3
@@ -298,7 +298,6 @@ def test_whatever_happens_each_client_is_told_the_truth_once_and_in_order(
             await admin.close()
         return urlunsplit(urlsplit(postgres_dsn)._replace(path=f"/{name}"))
 
-    quickly(monkeypatch)
     set_clock(monkeypatch, lambda: LiveMachine.now)
     monkeypatch.setattr(topic_module, "MAX_QUEUED", 8)
     monkeypatch.setattr(publisher_module, "MAX_EVENTS", 40)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 from collections.abc import AsyncIterator, Awaitable, Callable
+from dataclasses import replace
 from typing import Any
 from urllib.parse import urlsplit, urlunsplit
 
@@ -13,17 +14,16 @@ import pytest
 from redis.asyncio.connection import AbstractConnection
 
 from candlegraph import MINUTE
-from realtime import redis_channel as redis_module
 from realtime.bus import Follow
 from realtime.feed import Feed
 from realtime.redis_channel import RedisLine
-from storage import redis as shared
 from storage.redis import Redis
 from storage.topics import LiveStore, TopicKey
 from tests.fakes.clocks import set_clock
 from tests.fakes.valkey import Valkey
 from tests.realtime.test_bus import Ear, arrives
-from tests.realtime.world import START, Client, Exchange, Process, eventually, quickly
+from tests.realtime.world import BRISK, START, Client, Exchange, Process, eventually
+from tests.timings import PATIENT
 from tests.waiting import HANG_S
 
 _numbers = itertools.count()
@@ -31,9 +31,6 @@ _numbers = itertools.count()
 
 @pytest.fixture(autouse=True)
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    quickly(monkeypatch)
-    monkeypatch.setattr(redis_module, "RETRY_S", 0.05)
-    monkeypatch.setattr(shared, "PROBE_EVERY_S", 0.05)
     set_clock(monkeypatch, lambda: START)
 
 
@@ -141,7 +138,7 @@ async def test_a_closed_handler_of_uvloop_is_a_redis_that_is_away_and_comes_back
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     valkey = Valkey()
-    redis, due = Redis(valkey.url), _breaking(monkeypatch)
+    redis, due = Redis(valkey.url, timings=replace(PATIENT, redis_probe_interval_s=0.05)), _breaking(monkeypatch)
     try:
         assert await redis.ask("PING")
         due.append(None)
@@ -157,7 +154,7 @@ async def test_a_closed_handler_of_uvloop_is_a_redis_that_is_away_and_comes_back
 async def test_a_line_over_redis_goes_on_after_a_closed_handler(monkeypatch: pytest.MonkeyPatch) -> None:
     valkey, due = Valkey(), _breaking(monkeypatch)
     one, other = Ear("one"), Ear("other")
-    sending, hearing = (RedisLine(valkey.url, "x", ear.bus.receive) for ear in (one, other))
+    sending, hearing = (RedisLine(valkey.url, "x", ear.bus.receive, BRISK) for ear in (one, other))
     try:
         due.append(None)  # the first command of a listener subscribes
         async with one.over(sending), other.over(hearing):
@@ -172,7 +169,7 @@ async def test_a_line_over_redis_goes_on_after_a_closed_handler(monkeypatch: pyt
 
 async def test_another_mistake_is_not_taken_for_an_outage(monkeypatch: pytest.MonkeyPatch) -> None:
     valkey = Valkey()
-    redis = Redis(valkey.url)
+    redis = Redis(valkey.url, timings=PATIENT)
 
     async def fail(*_: object, **__: object) -> None:
         raise RuntimeError("a mistake of ours")
@@ -191,8 +188,8 @@ async def test_a_listener_that_comes_while_its_topic_is_let_go_of_keeps_its_row(
     database_dsn: str, start: Start, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The delete is under way when the newcomer's row would be written."""
-    monkeypatch.setattr("realtime.hub.RENEW_S", 3600)
     process = await start(database_dsn)
+    process.database.timings = replace(BRISK, follow_renewal_interval_s=3600)
     store, unfollow, follow = process.cluster.store, LiveStore.unfollow, LiveStore.follow
     deleting, go_on, wrote = asyncio.Event(), asyncio.Event(), asyncio.Event()
 
@@ -209,10 +206,10 @@ async def test_a_listener_that_comes_while_its_topic_is_let_go_of_keeps_its_row(
     await asyncio.wait_for(first.caught_up.wait(), HANG_S)
     monkeypatch.setattr(LiveStore, "unfollow", slowly)
     monkeypatch.setattr(LiveStore, "follow", written)
-    monkeypatch.setattr("realtime.hub.LINGER_S", 0.0)
+    process.database.timings = replace(process.database.timings, topic_linger_s=0.0)
     await first.leave()
     await asyncio.wait_for(deleting.wait(), HANG_S)
-    monkeypatch.setattr("realtime.hub.LINGER_S", 60.0)
+    process.database.timings = replace(process.database.timings, topic_linger_s=60.0)
     newcomer = Client(process.hub)
     try:
         for _ in range(20):  # it gets as far as it can meanwhile

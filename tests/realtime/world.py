@@ -6,9 +6,8 @@ import asyncio
 import random
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager, suppress
+from dataclasses import replace
 from typing import Any, Self
-
-import pytest
 
 from candlegraph import (
     MINUTE,
@@ -30,27 +29,42 @@ from candlegraph import (
 )
 from candlegraph.candle import concat
 from candlegraph.event import Event, EventKind
-from candlegraph.supervision import Supervisor, Timings
+from candlegraph.supervision import RestartPolicy, Supervisor
+from candlegraph.timings import Timings
 from candlegraph.upstream import Urgency
 from candlegraph.zone import UTC
-from history import forming as forming_module
 from history.orchestrator import History
-from realtime import feed as feed_module
-from realtime import hub as hub_module
-from realtime import leader as leader_module
 from realtime.cluster import Cluster
 from realtime.feed import Feed
 from realtime.hub import Hub
-from storage import change_feed as changes_module
-from storage import notify as notify_module
 from storage.database import Database
 from tests import waiting
 from tests.fakes.upstream import Lineup
+from tests.timings import PATIENT
 
 START = 1_709_251_200_000 + 30_000  # 2024-03-01T00:00:30Z
 BTC, ETH = Instrument("lab", "exchange", "BTC"), Instrument("lab", "exchange", "ETH")
 FIRST = START - 3 * 86_400_000
-QUICK = Timings(first_s=0.05, longest_s=0.2, healthy_s=0.2)
+QUICK = RestartPolicy(first_s=0.05, longest_s=0.2, healthy_s=0.2)
+BRISK = replace(  # what is done once a second is done much more often
+    PATIENT,
+    feed_poll_interval_s=0.02,
+    feed_stream_poll_interval_s=0.02,
+    feed_retry_s=0.02,
+    feed_spread_s=0.0,
+    feed_max_backoff_s=0.02,
+    leader_interval_s=0.05,
+    hub_interval_s=0.05,
+    message_timeout_s=0.05,
+    follow_renewal_interval_s=0.2,
+    topic_ask_interval_s=0.1,
+    topic_adoption_delay_s=2.0,
+    notify_retry_s=0.05,
+    redis_channel_retry_s=0.05,
+    change_poll_interval_s=0.05,
+    forming_ttl_s=0.0,
+    lease_ttl_s=0.5,
+)
 
 
 def minute(stamp: int) -> tuple[float, ...]:
@@ -190,37 +204,18 @@ async def eventually(holds: Callable[[], bool]) -> None:
         await waiting.eventually(holds)
 
 
-def quickly(patch: pytest.MonkeyPatch) -> None:
-    """Let everything that is done once a second be done much oftener."""
-    patch.setattr(feed_module, "POLL_S", 0.02)
-    patch.setattr(feed_module, "STREAM_POLL_S", 0.02)
-    patch.setattr(feed_module, "RETRY_S", 0.02)
-    patch.setattr(feed_module, "SPREAD_S", 0.0)
-    patch.setattr(feed_module, "MAX_BACKOFF_S", 0.02)
-    patch.setattr(leader_module, "EVERY_S", 0.05)
-    patch.setattr(hub_module, "EVERY_S", 0.05)
-    patch.setattr(hub_module, "PATIENCE_S", 0.05)
-    patch.setattr(hub_module, "RENEW_S", 0.2)
-    patch.setattr(hub_module, "ASK_S", 0.1)
-    patch.setattr(hub_module, "ADOPT_S", 2.0)
-    patch.setattr(notify_module, "RETRY_S", 0.05)
-    patch.setattr(changes_module, "EVERY_S", 0.05)
-    patch.setattr(forming_module, "FORMING_TTL_S", 0.0)
-    patch.setattr(leader_module, "LEASE_S", 0.5)
-
-
 class Gate(Database):
     """A pool whose process may be frozen: then nothing that it asks for goes on."""
 
-    def __init__(self, dsn: str) -> None:
-        super().__init__(dsn, max_connections=5)
+    def __init__(self, dsn: str, timings: Timings) -> None:
+        super().__init__(dsn, max_connections=5, timings=timings)
         self.open_gate = asyncio.Event()
         self.open_gate.set()
         self._all = [self]
 
     def dedicated_pool(self) -> Gate:
         """One more of the same process."""
-        beside = Gate(self._dsn)
+        beside = Gate(self._dsn, self.timings)
         beside.open_gate = self.open_gate
         self._all.append(beside)
         return beside
@@ -256,9 +251,11 @@ class Process:
         self.cluster.start(self.supervisor)
 
     @classmethod
-    async def start(cls, dsn: str, exchange: Exchange, redis: tuple[str, str] | None = None) -> Self:
+    async def start(
+        cls, dsn: str, exchange: Exchange, redis: tuple[str, str] | None = None, timings: Timings = BRISK
+    ) -> Self:
         """Start one with connections of its own."""
-        gate = Gate(dsn)
+        gate = Gate(dsn, timings)
         await gate.open()
         return cls(gate, exchange, redis)
 

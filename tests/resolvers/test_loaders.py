@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
 from candlegraph.answer import Ask
 from history.orchestrator import History
-from storage import instruments
 from storage.change_feed import Changes
 from storage.database import SQL, Database
 from tests.fakes.laboratory import SYMBOLS, T0, Laboratory
@@ -21,13 +21,13 @@ READ = "instruments_by_key", "coverage_by_instrument", "candles_oldest"
 
 
 @pytest.fixture
-def statements(monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
+def statements(lab: Laboratory, monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
     """How often each named statement was sent."""
     sent: Counter[str] = Counter()
     fetch = Database.fetch
     names = {statement: name for name, statement in SQL.items()}
     # What is remembered of an instrument for half a minute would spare the statement that is counted here.
-    monkeypatch.setattr(instruments, "RECORD_TTL_S", 0.0)
+    monkeypatch.setattr(lab.database, "timings", replace(lab.database.timings, record_ttl_s=0.0))
     monkeypatch.setattr(Changes, "fresh", property(lambda _: False))
 
     async def counting(self: Database, statement: str, *arguments: object) -> Sequence[Any]:

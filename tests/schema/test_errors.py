@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -11,7 +12,6 @@ from graphql import GraphQLError
 from candlegraph import CandlegraphError
 from candlegraph.errors import Overloaded, Unavailable
 from schema.errors import CodedErrors
-from storage import instruments
 from tests.fakes.laboratory import T0, Laboratory
 
 QUERY = """
@@ -294,7 +294,8 @@ async def test_a_database_that_is_away_is_said_with_a_hint_when_to_retry(
         raise error(retry_after=1)
 
     monkeypatch.setattr(type(lab.database), "read", away)
-    monkeypatch.setattr(instruments, "RECORD_TTL_S", 0.0)  # otherwise a symbol that was just looked up is still known
+    # Otherwise a symbol that was just looked up is still known.
+    monkeypatch.setattr(lab.database, "timings", replace(lab.database.timings, record_ttl_s=0.0))
     arguments = 'market: "lab", provider: "bench", symbol: "S0/USD"'
     answer = await lab.ask(f"{{ __typename a: candles({arguments}) {{ complete }} b: symbol({arguments}) {{ id }} }}")
     assert answer["data"] == {"__typename": "Query", "a": None, "b": None}

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import AsyncIterator, Awaitable, Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import pytest
@@ -13,11 +13,8 @@ import pytest
 from candlegraph.clock import MINUTE_MS
 from candlegraph.provider import Capabilities, Live
 from candlegraph.timeframe import MINUTE
-from history import listings
-from history import orchestrator as history
 from history.orchestrator import History
 from providers.registry import Registry
-from realtime import hub
 from resolvers.context import Context, Services
 from schema.build import Schema, build_schema
 from storage.database import Database
@@ -25,6 +22,7 @@ from tests.fakes.clocks import set_clock
 from tests.fakes.services import services_over
 from tests.fakes.starting import Starting, of, registry
 from tests.fakes.upstream import UNLIMITED, minutes
+from tests.timings import PATIENT
 
 T0 = 1_709_856_000_000
 TRAITS = Capabilities((MINUTE,), live=Live.POLL, settle_ms=0, budget=UNLIMITED)
@@ -65,6 +63,7 @@ class Server:
         await self.registry.close()
 
 
+HASTY = replace(PATIENT, query_deadline_s=0.01, listing_deadline_s=0.01, topic_ready_timeout_s=0.01)
 Begin = Callable[[], Server]
 
 
@@ -74,10 +73,7 @@ async def begin(
 ) -> AsyncIterator[Begin]:
     """Begin a process; all of them have one database, and nobody waits for long."""
     set_clock(monkeypatch, lambda: T0 + 400 * MINUTE_MS)
-    monkeypatch.setattr(history, "DEADLINE_S", 0.01)
-    monkeypatch.setattr(listings, "LISTING_DEADLINE_S", 0.01)
-    monkeypatch.setattr(hub, "READY_S", 0.01)
-    opened, schema, begun = Database(await new_database(migrated_template)), build_schema(), []
+    opened, schema, begun = Database(await new_database(migrated_template), timings=HASTY), build_schema(), []
     await opened.open()
 
     def start() -> Server:
@@ -94,9 +90,7 @@ def codes(answer: dict[str, Any]) -> list[tuple[str, float]]:
     return [(error["extensions"]["code"], error["extensions"]["retryAfter"]) for error in answer["errors"]]
 
 
-async def test_who_asks_during_a_long_start_learns_when_to_come_back_and_is_answered_after_it(
-    begin: Begin, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_who_asks_during_a_long_start_learns_when_to_come_back_and_is_answered_after_it(begin: Begin) -> None:
     server = begin()
     for _ in range(4):
         for answer in await asyncio.gather(*(server.ask(query(0, 60)) for _ in range(2))):
@@ -106,8 +100,7 @@ async def test_who_asks_during_a_long_start_learns_when_to_come_back_and_is_answ
     assert (server.provider.starts, server.provider.ended) == (1, [])
 
     server.provider.slow.set()
-    monkeypatch.setattr(history, "DEADLINE_S", 10)
-    monkeypatch.setattr(listings, "LISTING_DEADLINE_S", 10)
+    server.database.timings = PATIENT
     answer = await server.ask(query(0, 60))
     assert answer["errors"] == []
     assert (len(answer["data"]["candles"]["nodes"]), answer["data"]["candles"]["gaps"]) == (60, [])
@@ -116,18 +109,15 @@ async def test_who_asks_during_a_long_start_learns_when_to_come_back_and_is_answ
     assert shown == {"state": "READY", "stateReason": None}
 
 
-async def test_what_is_stored_is_answered_during_a_long_start_and_the_rest_is_pending(
-    begin: Begin, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(history, "DEADLINE_S", 10)
-    monkeypatch.setattr(listings, "LISTING_DEADLINE_S", 10)
+async def test_what_is_stored_is_answered_during_a_long_start_and_the_rest_is_pending(begin: Begin) -> None:
     before = begin()
+    before.database.timings = PATIENT
     before.provider.slow.set()
     assert (await before.ask(query(0, 50)))["errors"] == []
     await before.close()
 
-    monkeypatch.setattr(history, "DEADLINE_S", 0.01)
     server = begin()
+    server.database.timings = HASTY
     some, none = await asyncio.gather(server.ask(query(0, 60)), server.ask(query(60, 70)))
     assert (len(some["data"]["candles"]["nodes"]), some["data"]["candles"]["gaps"]) == (50, [{"reason": "PENDING"}])
     assert codes(none) == [("PROVIDER_UNAVAILABLE", 5)]

@@ -15,6 +15,7 @@ from starlette.routing import Route, WebSocketRoute
 from candlegraph import Candles, Series
 from candlegraph.event import Event, EventKind, heartbeat
 from candlegraph.supervision import Supervisor
+from candlegraph.timings import Timings
 from candlegraph.zone import Zone
 from realtime.topic import Listener
 from resolvers.accounts.accounts import Accounts
@@ -25,7 +26,7 @@ from server.serve import _bind
 from server.transport.app import WEB
 from server.transport.connections import Caps, Connections
 from server.transport.graphql_http import Endpoint
-from server.transport.uvicorn_protocols import HttpProtocol, WebSocketProtocol
+from server.transport.uvicorn_protocols import protocols
 from storage.rate_limits import Limiter
 from storage.users import Users
 from tests.waiting import eventually
@@ -123,17 +124,27 @@ class Serving:
 
 
 @asynccontextmanager
-async def staged(made: Services, caps: Caps | None = None, **config: Any) -> AsyncIterator[Serving]:
+async def staged(
+    made: Services, caps: Caps | None = None, timings: Timings | None = None, **config: Any
+) -> AsyncIterator[Serving]:
     """Serve the API as `candlegraph serve` does, on a free port."""
+    timings = timings or Timings()
     schema, connections = build_schema(), Connections(caps or Caps())
-    endpoint: Any = Endpoint(schema, made, WEB, [], connections)
+    endpoint: Any = Endpoint(schema, made, WEB, [], connections, timings=timings)
     app = Starlette(routes=[Route("/graphql", endpoint), WebSocketRoute("/graphql", endpoint)])
-    protocols: dict[str, Any] = {"http": HttpProtocol, "ws": WebSocketProtocol, "ws_per_message_deflate": False}
-    settings = uvicorn.Config(app, log_config=None, access_log=False, lifespan="off", **protocols, **config)
+    settings = uvicorn.Config(
+        app,
+        log_config=None,
+        access_log=False,
+        lifespan="off",
+        ws_per_message_deflate=False,
+        **protocols(timings),
+        **config,
+    )
     server = uvicorn.Server(settings)
     supervisor = Supervisor()
     supervisor.start("accounts", made.accounts.standing.watch)
-    serving = asyncio.create_task(server._serve(_bind("127.0.0.1", 0)))
+    serving = asyncio.create_task(server._serve(_bind("127.0.0.1", 0, timings)))
     await eventually(lambda: server.started)
     try:
         port = server.servers[0].sockets[0].getsockname()[1]

@@ -28,6 +28,7 @@ from storage.embedded.postgres import EmbeddedPostgres
 from storage.migrate import migrate
 from storage.users import Users
 from tests.server.running import COMMAND, Running, environment, serving
+from tests.timings import PATIENT
 from tests.waiting import HANG_S, eventually
 
 SECRET_KEY = "canary-0-signing-8f2b64d09c7e41a5b3"
@@ -94,7 +95,7 @@ def codes(answer: dict[str, Any] | list[Any]) -> list[tuple[str, str | None]]:
 @asynccontextmanager
 async def client_of(dsn: str, log: Path, *names: str, **variables: str) -> AsyncIterator[Client]:
     async with AsyncExitStack() as stack:
-        database = Database(dsn)
+        database = Database(dsn, timings=PATIENT)
         await database.open()
         stack.push_async_callback(database.close)
         await migrate(database)
@@ -393,7 +394,7 @@ async def test_accounts_are_made_and_closed_from_the_command_line(
     new_database: Callable[..., Any], migrated_template: str
 ) -> None:
     dsn = await new_database(migrated_template)
-    database = Database(dsn)
+    database = Database(dsn, timings=PATIENT)
     await database.open()
     users = Users(database)
     assert (

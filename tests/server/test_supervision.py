@@ -16,13 +16,14 @@ from pydantic import SecretStr
 
 from candlegraph import MINUTE, Instrument, Series
 from candlegraph.event import Event, EventKind
-from candlegraph.supervision import Timings
+from candlegraph.supervision import RestartPolicy
 from server.settings import Settings
 from server.transport.app import create_app
 from server.wiring import Machine, machine
 from tests.fakes.disturbing import Disturbing
 from tests.fakes.valkey import Valkey
 from tests.realtime.world import eventually
+from tests.timings import PATIENT
 from tests.waiting import HANG_S
 
 LOOPS = (
@@ -94,9 +95,9 @@ class Server:
 @asynccontextmanager
 async def serving(folder: Any) -> AsyncIterator[Server]:
     valkey = Valkey()
-    supervisor = Disturbing(Timings(first_s=0.02, longest_s=0.1, healthy_s=0.5))
+    supervisor = Disturbing(RestartPolicy(first_s=0.02, longest_s=0.1, healthy_s=0.5))
     settings = Settings.read(data_dir=folder, redis_url=SecretStr(valkey.url), retention_days=3650)
-    async with machine(settings, serving=True, supervisor=supervisor) as running:
+    async with machine(settings, serving=True, supervisor=supervisor, timings=PATIENT) as running:
         server = Server(running, supervisor, valkey)
         listening = asyncio.create_task(server.listen())
         try:

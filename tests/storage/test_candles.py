@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import random
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -18,7 +19,6 @@ from candlegraph.series import Instrument
 from candlegraph.span import Span, Spans
 from candlegraph.timeframe import MINUTE, Timeframe
 from storage import binary
-from storage import database as database_module
 from storage.batches import Fetch, Read, Write
 from storage.candles import CandleStore
 from storage.change_feed import Changes
@@ -27,6 +27,7 @@ from storage.database import SQL, Database
 from storage.instruments import Instruments
 from tests.fakes.upstream import minutes
 from tests.history.world import T0, rows_of
+from tests.timings import PATIENT
 
 HOUR = Timeframe.parse("1h")
 
@@ -170,10 +171,7 @@ async def test_many_series_are_read_in_one_statement_each_in_its_place(
     assert ledgers[0].spans == ledgers[2].spans == {MINUTE: Spans([Span(T0, T0 + 10 * MINUTE_MS)])}
 
 
-async def test_writers_of_the_same_series_lose_nothing(store: CandleStore, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(
-        database_module, "ACQUIRE_TIMEOUT_S", 60.0
-    )  # they wait for each other, on a slow machine for long
+async def test_writers_of_the_same_series_lose_nothing(store: CandleStore) -> None:
     series, table = await new(store), minutes(T0, 400)
     dice = random.Random(7)
     spans = [(start, start + dice.randrange(1, 60)) for start in (dice.randrange(0, 380) for _ in range(60))]
@@ -186,12 +184,7 @@ async def test_writers_of_the_same_series_lose_nothing(store: CandleStore, monke
     ]
 
 
-async def test_writers_of_many_series_in_any_order_never_lock_each_other_out(
-    store: CandleStore, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(
-        database_module, "ACQUIRE_TIMEOUT_S", 60.0
-    )  # they wait for each other, on a slow machine for long
+async def test_writers_of_many_series_in_any_order_never_lock_each_other_out(store: CandleStore) -> None:
     series = [await new(store, f"S{i}") for i in range(6)]
     dice = random.Random(3)
 
@@ -225,10 +218,9 @@ async def test_a_long_write_tells_how_far_it_is(store: CandleStore, monkeypatch:
 async def test_a_long_write_is_given_more_time_than_a_question(
     store: CandleStore, database_dsn: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(database_module, "STATEMENT_TIMEOUT_MS", 1_000)
     monkeypatch.setattr(binary, "COPY_ROWS", 1_000)
     monkeypatch.setitem(SQL, "aggregates_update", "select pg_sleep(1.5), $1::int4[], $2::int8[], $3::int8[], $4::bool")
-    series, hasty = await new(store), Database(database_dsn)
+    series, hasty = await new(store), Database(database_dsn, timings=replace(PATIENT, statement_timeout_s=1.0))
     await hasty.open()
     try:
         with pytest.raises(Unavailable):

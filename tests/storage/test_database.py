@@ -7,6 +7,7 @@ import secrets
 import signal
 from collections.abc import AsyncIterator
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from urllib.parse import urlsplit, urlunsplit
 
@@ -16,11 +17,11 @@ import pytest
 
 from candlegraph.errors import CandlegraphError, ConfigurationError, Overloaded, Unavailable
 from candlegraph.series import Instrument
-from storage import database as database_module
 from storage.candles import read_statement
 from storage.database import SQL, Database, _Outages
 from storage.embedded.postgres import EmbeddedPostgres, Server
 from storage.relations import ALL, BASE
+from tests.timings import PATIENT
 from tests.waiting import HANG_S
 
 
@@ -38,12 +39,10 @@ async def doomed(tmp_path: Path) -> AsyncIterator[tuple[Server, Database]]:
         await asyncio.to_thread(postgres.stop)
 
 
-async def test_what_a_process_had_locked_when_it_froze_is_free_again(
-    database_dsn: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_what_a_process_had_locked_when_it_froze_is_free_again(database_dsn: str) -> None:
     """PostgreSQL ends a transaction that stands still; its connection lives."""
-    monkeypatch.setattr(database_module, "STATEMENT_TIMEOUT_MS", 500)
-    frozen, locked, thawed = Database(database_dsn), asyncio.Event(), asyncio.Event()
+    hasty = replace(PATIENT, statement_timeout_s=0.5)
+    frozen, locked, thawed = Database(database_dsn, timings=hasty), asyncio.Event(), asyncio.Event()
     await frozen.open()
 
     async def stand_still() -> None:
@@ -138,22 +137,16 @@ async def test_a_read_is_tried_twice_and_no_more(database: Database, monkeypatch
     assert tries == 2
 
 
-async def test_a_statement_that_takes_too_long_is_unavailable(
-    database_dsn: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(database_module, "STATEMENT_TIMEOUT_MS", 100)
-    database = Database(database_dsn)
+async def test_a_statement_that_takes_too_long_is_unavailable(database_dsn: str) -> None:
+    database = Database(database_dsn, timings=replace(PATIENT, statement_timeout_s=0.1))
     await database.open()
     with pytest.raises(Unavailable):
         await sleep_in(database)
     await database.close()
 
 
-async def test_a_pool_without_a_free_connection_is_overloaded(
-    database_dsn: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(database_module, "ACQUIRE_TIMEOUT_S", 0.05)
-    database = Database(database_dsn, max_connections=1)
+async def test_a_pool_without_a_free_connection_is_overloaded(database_dsn: str) -> None:
+    database = Database(database_dsn, max_connections=1, timings=replace(PATIENT, acquire_timeout_s=0.05))
     await database.open()
     async with database.connection():
         with pytest.raises(Overloaded) as caught:

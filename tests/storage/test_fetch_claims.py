@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from dataclasses import replace
 
 import pytest
 
@@ -16,9 +17,9 @@ from candlegraph.span import Span, Spans
 from candlegraph.timeframe import MINUTE
 from storage.coverage_cache import Ledgers
 from storage.database import Database
-from storage.fetch_claims import TTL_S
 from tests.fakes.upstream import delaying, hanging, minutes, raising
 from tests.history.world import DAY_MS, T0, World, rows_of, stop_clock
+from tests.timings import PATIENT
 from tests.waiting import HANG_S, eventually
 
 ASK = {"since": T0, "until": T0 + 300 * MINUTE_MS}
@@ -36,7 +37,7 @@ def world(database: Database, monkeypatch: pytest.MonkeyPatch) -> World:
 @asynccontextmanager
 async def another_process(world: World, dsn: str) -> AsyncIterator[World]:
     """The same provider and database, and nothing else in common."""
-    database = Database(dsn)
+    database = Database(dsn, timings=PATIENT)
     await database.open()
     other = World(database, upstream=world.upstream, symbol=world.symbol)
     watching = [asyncio.create_task(one.store.changes.watch()) for one in (world, other)]
@@ -127,7 +128,9 @@ async def test_what_a_dead_process_had_claimed_is_free_after_a_while(world: Worl
         assert await world.fetcher.claims._claim((record.id, MINUTE), Span(T0, T0 + MINUTE_MS)) is None
         claims._held.clear()  # it is dead, and renews nothing
         async with world.database.connection() as connection:
-            await connection.execute(f"update claims set expires_at = expires_at - interval '{TTL_S} s'")
+            await connection.execute(
+                f"update claims set expires_at = expires_at - interval '{world.database.timings.claim_ttl_s} s'"
+            )
         assert whole([await world.ask(**ASK)], world)
 
 
@@ -143,10 +146,8 @@ async def test_available_answers_at_once_and_the_rest_is_fetched_behind(world: W
     assert world.calls == 1
 
 
-async def test_complete_is_partial_at_the_deadline_and_says_what_is_pending(
-    world: World, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("history.orchestrator.DEADLINE_S", 0.2)
+async def test_complete_is_partial_at_the_deadline_and_says_what_is_pending(world: World) -> None:
+    world.database.timings = replace(world.database.timings, query_deadline_s=0.2)
     await world.keeps(Span(T0, T0 + 100 * MINUTE_MS))
     release = asyncio.Event()
     world.upstream.faults = [hanging(release)]

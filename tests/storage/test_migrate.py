@@ -21,6 +21,7 @@ from storage.database import Database
 from storage.instruments import Instruments
 from storage.migrate import Migration, migrate, migrations
 from tests.fakes.upstream import Lineup, Upstream
+from tests.timings import PATIENT
 from tests.waiting import HANG_S
 
 ROOT = Path(__file__).parents[2]
@@ -46,7 +47,7 @@ asyncio.run(main())
 async def empty(new_database: Callable[..., Awaitable[str]]) -> AsyncIterator[tuple[str, Database]]:
     """An empty database and its address."""
     dsn = await new_database()
-    database = Database(dsn)
+    database = Database(dsn, timings=PATIENT)
     await database.open()
     try:
         yield dsn, database

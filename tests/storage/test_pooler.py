@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import AsyncIterator
+from dataclasses import replace
 
 import asyncpg
 import pytest
@@ -22,10 +23,10 @@ from storage.database import Database
 from storage.instruments import Instruments
 from storage.migrate import migrate
 from storage.notify import CHANNEL, Notifications
-from storage.topics import LiveStore
 from tests.fakes.pooler import Pooler
 from tests.fakes.upstream import minutes
 from tests.history.world import T0, rows_of
+from tests.timings import PATIENT
 from tests.waiting import HANG_S
 
 MINUTE_MS = 60_000
@@ -40,7 +41,7 @@ async def pooler(database_dsn: str) -> AsyncIterator[tuple[Pooler, str]]:
 
 @pytest.fixture
 async def pooled(pooler: tuple[Pooler, str]) -> AsyncIterator[Database]:
-    database = Database(pooler[1])
+    database = Database(pooler[1], timings=PATIENT)
     await database.open()
     try:
         yield database
@@ -125,10 +126,9 @@ async def test_no_session_holds_anything_after_a_transaction(pooled: Database, d
 
 
 async def test_a_statement_without_an_end_is_cancelled_through_it(
-    pooler: tuple[Pooler, str], monkeypatch: pytest.MonkeyPatch
+    pooler: tuple[Pooler, str],
 ) -> None:
-    monkeypatch.setattr("storage.database.STATEMENT_TIMEOUT_MS", 200)
-    database = Database(pooler[1])
+    database = Database(pooler[1], timings=replace(PATIENT, statement_timeout_s=0.2))
     await database.open()
     with pytest.raises(Unavailable):
         await database.fetch("select pg_sleep(60)")
@@ -143,10 +143,10 @@ async def test_a_statement_without_an_end_is_cancelled_through_it(
 async def test_a_database_is_made_through_it(new_database: object) -> None:
     dsn = await new_database()  # type: ignore[operator]
     async with Pooler(dsn).listening() as through:
-        database = Database(through)
+        database = Database(through, timings=PATIENT)
         await database.open()
         assert sorted(map(len, await asyncio.gather(*(migrate(database) for _ in range(3)))))[:2] == [0, 0]
-        assert await LiveStore(database).database_name()
+        assert (await database.read("database_name"))[0]["name"]
         await database.close()
 
 
@@ -154,7 +154,7 @@ async def test_notifications_go_past_it_where_the_server_is_named(
     pooler: tuple[Pooler, str], database_dsn: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     heard: asyncio.Queue[str] = asyncio.Queue()
-    database = Database(pooler[1], listen_dsn=database_dsn)
+    database = Database(pooler[1], listen_dsn=database_dsn, timings=PATIENT)
     await database.open()
     assert database.can_listen
     line = Notifications(database, heard.put_nowait)
@@ -184,7 +184,7 @@ async def test_without_its_name_one_line_says_so(pooled: Database, caplog: pytes
 
 async def test_a_server_that_is_too_old_is_named_with_its_version(database_dsn: str) -> None:
     async with Pooler(database_dsn, status={"server_version": "13.14"}).listening() as dsn:
-        database = Database(dsn)
+        database = Database(dsn, timings=PATIENT)
         await database.open()
         try:
             with pytest.raises(ConfigurationError, match=r"DB_CONNECTION_STRING.*PostgreSQL 13: 14 or newer"):

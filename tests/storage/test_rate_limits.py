@@ -21,10 +21,10 @@ from candlegraph.errors import ConfigurationError
 from candlegraph.provider import Budget
 from candlegraph.rate_budget import Quota
 from storage import rate_limits as limits
-from storage import redis as shared
 from storage.rate_limits import Bucket, Limiter
 from storage.redis import Redis
 from tests.fakes.valkey import Valkey
+from tests.timings import PATIENT
 from tests.waiting import HANG_S
 
 ROOT = Path(__file__).parents[2]
@@ -41,7 +41,7 @@ def valkey() -> Iterator[Valkey]:
 @pytest.fixture
 async def limiters(valkey: Valkey) -> AsyncIterator[list[Limiter]]:
     """Three processes, as it were."""
-    clients = [Redis(valkey.url) for _ in range(3)]
+    clients = [Redis(valkey.url, timings=PATIENT) for _ in range(3)]
     yield [Limiter(client) for client in clients]
     for client in clients:
         await client.close()
@@ -115,7 +115,7 @@ async def test_redis_forgets_what_is_over(valkey: Valkey, limiters: list[Limiter
 
 async def test_its_sudden_death_stops_nobody_and_gives_nobody_a_fresh_start(caplog: pytest.LogCaptureFixture) -> None:
     valkey = Valkey()
-    redis = Redis(valkey.url)
+    redis = Redis(valkey.url, timings=PATIENT)
     limiter = Limiter(redis)
     try:
         assert [await limiter.take("a", FIVE) for _ in range(4)] == [0] * 4
@@ -136,8 +136,7 @@ async def test_its_sudden_death_stops_nobody_and_gives_nobody_a_fresh_start(capl
 async def test_one_that_hangs_is_waited_for_once_and_comes_back(
     valkey: Valkey, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(shared, "PROBE_EVERY_S", 0.05)
-    redis = Redis(valkey.url)
+    redis = Redis(valkey.url, timings=replace(PATIENT, redis_probe_interval_s=0.05))
     limiter = Limiter(redis)
     await limiter.take("warm", FIVE)
     sent: list[object] = []
@@ -148,7 +147,7 @@ async def test_one_that_hangs_is_waited_for_once_and_comes_back(
         return await execute(*command)  # type: ignore[no-untyped-call]
 
     monkeypatch.setattr(redis._client, "execute_command", noted)
-    monkeypatch.setattr(shared, "TIMEOUT_S", 0.25)
+    redis.timings = replace(redis.timings, redis_timeout_s=0.25)
     valkey.signal(signal.SIGSTOP)
     try:
         sent.clear()
@@ -294,7 +293,7 @@ async def test_who_is_told_to_wait_tells_the_others(valkey: Valkey, limiters: li
 
 async def test_without_redis_each_process_keeps_a_budget_of_its_own() -> None:
     valkey = Valkey()
-    redis = Redis(valkey.url)
+    redis = Redis(valkey.url, timings=PATIENT)
     limiter = Limiter(redis)
     try:
         slow = Budget(weight=10, per_s=1000)

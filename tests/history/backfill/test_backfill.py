@@ -40,18 +40,23 @@ from tests.fakes.upstream import (
     spoiling,
 )
 from tests.history.world import DAY_MS, HOUR_MS, T0, World, folded, rows_of, stop_clock
+from tests.timings import PATIENT
 from tests.waiting import HANG_S, eventually
 
 PAGE = 50
+BRISK = replace(
+    PATIENT,
+    backfill_poll_interval_s=0.02,
+    backfill_follow_interval_s=0.02,
+    backfill_max_backoff_s=0.02,
+    claim_poll_interval_s=0.02,
+)
 
 
 @pytest.fixture(autouse=True)
-def brisk(monkeypatch: pytest.MonkeyPatch) -> None:
+def brisk(database: Database) -> None:
     """What waits for seconds in life waits for moments here."""
-    monkeypatch.setattr(working, "LOOK_S", 0.02)
-    monkeypatch.setattr("history.backfill.jobs.FOLLOW_S", 0.02)
-    monkeypatch.setattr(working, "LONGEST_REST_S", 0.02)
-    monkeypatch.setattr("storage.fetch_claims.LOOK_S", 0.02)
+    database.timings = BRISK
 
 
 @pytest.fixture
@@ -157,7 +162,7 @@ async def test_a_long_job_is_divided_among_processes_and_no_page_is_asked_for_tw
 ) -> None:
     monkeypatch.setattr("history.backfill.jobs.PART_CALLS", 7)
     world.lists(minutes(T0 - 2 * DAY_MS, 2 * 1440))
-    other = Database(database_dsn)
+    other = Database(database_dsn, timings=BRISK)
     await other.open()
     second = World(other, upstream=world.upstream, symbol=world.symbol)
     try:
@@ -320,7 +325,7 @@ async def test_a_higher_priority_goes_first(world: World) -> None:
 
 
 async def test_a_killed_worker_costs_one_page_and_somebody_else_goes_on(world: World, database_dsn: str) -> None:
-    doomed_database = Database(database_dsn)
+    doomed_database = Database(database_dsn, timings=BRISK)
     await doomed_database.open()
     doomed = World(doomed_database, upstream=world.upstream, symbol=world.symbol)
     pages = 0
@@ -347,13 +352,14 @@ async def test_a_killed_worker_costs_one_page_and_somebody_else_goes_on(world: W
     assert job.state is BackfillState.DONE
 
 
-async def test_a_database_that_dies_under_a_worker_is_waited_for(
-    world: World, monkeypatch: pytest.MonkeyPatch, database_dsn: str
-) -> None:
-    for name, seconds in (("history.backfill.workers.CLAIM_S", 3.0), ("storage.fetch_claims.TTL_S", 3.0)):
-        monkeypatch.setattr(name, seconds)
-    for name in ("history.backfill.workers.RENEW_S", "storage.fetch_claims.RENEW_S"):
-        monkeypatch.setattr(name, 0.5)
+async def test_a_database_that_dies_under_a_worker_is_waited_for(world: World, database_dsn: str) -> None:
+    world.database.timings = replace(
+        world.database.timings,
+        backfill_claim_ttl_s=3.0,
+        claim_ttl_s=3.0,
+        backfill_renewal_interval_s=0.5,
+        claim_renewal_interval_s=0.5,
+    )
 
     async def cuts(page: object) -> object:
         if world.calls in {2, 5}:

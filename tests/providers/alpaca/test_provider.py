@@ -36,7 +36,6 @@ from candlegraph.errors import (
 )
 from candlegraph.provider import API_VERSION, Clocked, Probing, Streaming
 from candlegraph.upstream import State
-from providers.alpaca import calendar as alpaca_sessions
 from providers.alpaca import provider as alpaca_module
 from providers.alpaca import rest as alpaca_rest
 from providers.alpaca.provider import Alpaca, create
@@ -497,16 +496,13 @@ async def test_what_may_have_traded_is_asked_for(exchange: FakeAlpaca, alpaca: A
 @pytest.mark.parametrize(
     "fault", [Fault(status=500), Fault(truncate=True), Fault(body=b"[]"), Fault(body=b'[{"date": "x"}]')]
 )
-async def test_without_a_calendar_everything_is_asked_for(
-    exchange: FakeAlpaca, alpaca: Alpaca, fault: Fault, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_without_a_calendar_everything_is_asked_for(exchange: FakeAlpaca, alpaca: Alpaca, fault: Fault) -> None:
     exchange.now = new_york("2024-03-10 12:00")
     exchange.fail(fault, path="calendar")
     for _ in range(3):
         page = await read(alpaca, new_york("2024-03-09 10:00"), new_york("2024-03-09 11:00"))
         assert page.complete_to == new_york("2024-03-09 11:00")
     assert (len(bar_calls(exchange)), exchange.calls["/v2/calendar"]) == (3, 1)
-    monkeypatch.setattr(alpaca_sessions, "RETRY_S", 0.0)
     alpaca._sessions._retry_at = 0.0
     await read(alpaca, new_york("2024-03-09 10:00"), new_york("2024-03-09 11:00"))
     assert (len(bar_calls(exchange)), exchange.calls["/v2/calendar"]) == (3, 2)

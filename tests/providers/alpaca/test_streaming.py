@@ -5,14 +5,15 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import AsyncIterator, Awaitable, Callable
+from dataclasses import replace
 
 import pytest
 
 from candlegraph import Candles, Instrument
 from candlegraph.clock import MINUTE_MS
 from candlegraph.errors import ProviderError, ProviderRefused, ProviderUnavailable
-from providers.alpaca import streaming as alpaca_stream
 from providers.alpaca.provider import Alpaca, create
+from providers.alpaca.timings import AlpacaTimings
 from tests.fakes.alpaca import KEY, LATE_MS, SECRET, FakeAlpaca, new_york, session_candles
 from tests.fakes.clocks import set_clock
 from tests.waiting import HANG_S, eventually
@@ -20,11 +21,11 @@ from tests.waiting import HANG_S, eventually
 SINCE = new_york("2024-03-08 09:30")
 TRUTH = session_candles("2024-03-08", 1, keep=1.0)
 NAMES = ("AAPL", "MSFT", "TSLA")
+BRISK = AlpacaTimings(occupied_retries_s=(0.02, 0.02, 0.02))
 
 
 @pytest.fixture
 async def exchange(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[FakeAlpaca]:
-    monkeypatch.setattr(alpaca_stream, "OCCUPIED_S", (0.02, 0.02, 0.02))
     async with FakeAlpaca() as fake:
         for name in NAMES:
             fake.lists(name, TRUTH)
@@ -35,7 +36,7 @@ async def exchange(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[FakeAlpaca]
 
 @pytest.fixture
 async def alpaca(exchange: FakeAlpaca) -> AsyncIterator[Alpaca]:
-    (provider,) = create(exchange.environ())
+    (provider,) = create(exchange.environ(), BRISK)
     assert isinstance(provider, Alpaca)
     await provider.start()
     yield provider
@@ -122,7 +123,7 @@ async def test_one_connection_serves_all_symbols_and_all_who_follow_them(exchang
 
 async def test_two_providers_of_a_feed_share_its_connection(exchange: FakeAlpaca) -> None:
     exchange.free_plan = False
-    raw, split = create(exchange.environ(ALPACA_FEEDS="sip,sip:split"))
+    raw, split = create(exchange.environ(ALPACA_FEEDS="sip,sip:split"), BRISK)
     assert isinstance(raw, Alpaca)
     assert isinstance(split, Alpaca)
     listeners = [Listener(raw), Listener(split)]
@@ -223,20 +224,16 @@ async def test_every_cut_fails_all_iterators_so_that_each_reads_what_it_missed(
     await again.leave()
 
 
-async def test_a_connection_that_has_gone_silent_is_found_out(
-    exchange: FakeAlpaca, alpaca: Alpaca, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(alpaca_stream, "HEARTBEAT_S", 0.1)
+async def test_a_connection_that_has_gone_silent_is_found_out(exchange: FakeAlpaca, alpaca: Alpaca) -> None:
+    alpaca._tape.timings = replace(BRISK, heartbeat_interval_s=0.1)
     listener = Listener(alpaca)
     await exchange.stream.until({"AAPL"})
     exchange.stream.deaf = True
     assert isinstance(await listener.error(), ProviderUnavailable)
 
 
-async def test_a_subscription_that_is_not_answered_is_found_out(
-    exchange: FakeAlpaca, alpaca: Alpaca, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(alpaca_stream, "ANSWER_S", 0.1)
+async def test_a_subscription_that_is_not_answered_is_found_out(exchange: FakeAlpaca, alpaca: Alpaca) -> None:
+    alpaca._tape.timings = replace(BRISK, answer_timeout_s=0.1)
     exchange.stream.no_answer = True
     error = await Listener(alpaca).error()
     assert isinstance(error, ProviderUnavailable)
@@ -245,7 +242,7 @@ async def test_a_subscription_that_is_not_answered_is_found_out(
 
 async def test_a_host_that_is_not_there_is_unavailable(exchange: FakeAlpaca) -> None:
     for url in ("ws://127.0.0.1:1", exchange.environ()["ALPACA_STREAM_URL"] + "/nothing/here"):
-        (provider,) = create(exchange.environ(ALPACA_STREAM_URL=url))
+        (provider,) = create(exchange.environ(ALPACA_STREAM_URL=url), BRISK)
         assert isinstance(provider, Alpaca)
         error = await Listener(provider).error()
         assert isinstance(error, ProviderUnavailable)
@@ -254,10 +251,10 @@ async def test_a_host_that_is_not_there_is_unavailable(exchange: FakeAlpaca) -> 
 
 
 async def test_bad_keys_are_refused_and_not_tried_again_at_once(
-    exchange: FakeAlpaca, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    exchange: FakeAlpaca, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.DEBUG)
-    (provider,) = create(exchange.environ(ALPACA_API_SECRET=SECRET + "x"))
+    (provider,) = create(exchange.environ(ALPACA_API_SECRET=SECRET + "x"), BRISK)
     assert isinstance(provider, Alpaca)
     for _ in range(3):
         error = await Listener(provider).error()
@@ -265,7 +262,7 @@ async def test_bad_keys_are_refused_and_not_tried_again_at_once(
         assert "ALPACA_API_SECRET" in error.message
         assert SECRET not in repr(error)
     assert exchange.stream.counts["connections"] == 1
-    monkeypatch.setattr(alpaca_stream, "REFUSED_S", 0.0)
+    provider._tape.timings = replace(BRISK, refused_pause_s=0.0)
     await provider.close()
     await Listener(provider).error()
     assert exchange.stream.counts["connections"] == 2

@@ -22,6 +22,7 @@ from tests.fakes.clocks import set_clock
 from tests.fakes.coinbase import FakeCoinbase
 from tests.fakes.exchange import T0, FakeExchange, Fault, random_candles
 from tests.fakes.kraken import FakeKraken
+from tests.timings import PATIENT_CCXT
 
 pytestmark = pytest.mark.filterwarnings("ignore:enable_cleanup_closed ignored:DeprecationWarning")
 
@@ -76,7 +77,7 @@ async def start(folder: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[
     async def make(fake: FakeBinance | FakeKraken | FakeCoinbase) -> Ccxt:
         kinds = ("spot", "linear") if isinstance(fake, FakeBinance) else ()
         ((name, options),) = fake.ccxt_options(*kinds).items()  # type: ignore[call-arg]
-        provider = Ccxt(name, options, folder=folder)
+        provider = Ccxt(name, options, folder=folder, timings=PATIENT_CCXT)
         made.append(provider)
         await provider.start()
         await ask(provider, 0, 1)  # the symbols are there
@@ -126,7 +127,7 @@ async def test_the_budget_is_that_of_who_asks() -> None:
     ]
     credentials = []
     for each in options:
-        provider = Ccxt("kraken", each)
+        provider = Ccxt("kraken", each, timings=PATIENT_CCXT)
         await provider.start()
         assert provider.capabilities.budget is not None
         assert "canary" not in repr(provider.capabilities)

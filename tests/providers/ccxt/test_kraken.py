@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import aclosing
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,15 +20,13 @@ from candlegraph.provider import Live
 from candlegraph.series import Instrument, Series
 from candlegraph.span import Span
 from candlegraph.timeframe import MINUTE
-from providers.ccxt import kraken as ccxt_kraken
-from providers.ccxt import streaming as ccxt_live
 from providers.ccxt.provider import Ccxt
-from realtime import feed as feed_module
 from storage.database import Database
 from tests.fakes.clocks import set_clock
 from tests.fakes.exchange import T0, Fault, random_candles
 from tests.fakes.kraken import FakeKraken
 from tests.providers.following import Following, first, following
+from tests.timings import PATIENT_CCXT
 from tests.waiting import eventually
 
 pytestmark = [
@@ -93,7 +92,12 @@ async def connect(fake: FakeKraken, symbols_kept: Path) -> AsyncIterator[Connect
     made: list[Ccxt] = []
 
     async def make(**options: Any) -> Ccxt:
-        provider = Ccxt("kraken", {**fake.ccxt_options()["kraken"], "rateLimit": 1, **options}, folder=symbols_kept)
+        provider = Ccxt(
+            "kraken",
+            {**fake.ccxt_options()["kraken"], "rateLimit": 1, **options},
+            folder=symbols_kept,
+            timings=PATIENT_CCXT,
+        )
         made.append(provider)
         await provider.start()
         return provider
@@ -245,11 +249,9 @@ async def test_a_refused_subscription_is_told_at_once_though_the_heart_beats_on(
 # Silence
 
 
-async def test_a_heartbeat_keeps_the_watchdog_calm_while_nobody_trades(
-    connect: Connect, fake: FakeKraken, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(ccxt_live, "SILENCE_S", 40 * fake.sockets.every_s)
+async def test_a_heartbeat_keeps_the_watchdog_calm_while_nobody_trades(connect: Connect, fake: FakeKraken) -> None:
     provider = await connect()
+    provider._live.timings = replace(provider._live.timings, min_silence_s=40 * fake.sockets.every_s)  # type: ignore[union-attr]
     async with aclosing(provider.stream(BUSY)) as stream:
         await first(stream)
         waiting, looks = asyncio.ensure_future(anext(stream)), fake.sockets.looks
@@ -278,16 +280,16 @@ async def test_what_moves_beside_a_silent_symbol_stands_for_the_heartbeat(connec
 
 
 async def test_a_line_whose_heart_has_stopped_is_cut_though_it_answers_pings(
-    connect: Connect, fake: FakeKraken, monkeypatch: pytest.MonkeyPatch
+    connect: Connect, fake: FakeKraken
 ) -> None:
-    monkeypatch.setattr(ccxt_live, "SILENCE_S", 0.1)
     provider = await connect(streaming={"keepAlive": 50})
+    provider._live.timings = replace(provider._live.timings, min_silence_s=0.1)  # type: ignore[union-attr]
     stream = provider.stream(BUSY)
     await first(stream)
     fake.sockets.beats = False
     answered = fake.sockets.frames["ping"]
     await eventually(lambda: fake.sockets.frames["ping"] > answered + 1)
-    monkeypatch.setattr(ccxt_kraken, "BEAT_S", 0.1)
+    provider._exchange.heartbeat_timeout_s = 0.1  # type: ignore[union-attr]
     with pytest.raises(ProviderUnavailable, match="sent nothing of S0/USD"):
         await first(stream)
     await gone(fake)
@@ -306,11 +308,10 @@ async def test_a_dead_line_is_noticed_by_the_missing_pongs(connect: Connect, fak
 
 
 async def test_live_symbols_outlive_three_cuts_and_the_store_equals_the_truth(
-    connect: Connect, fake: FakeKraken, database: Database, monkeypatch: pytest.MonkeyPatch
+    connect: Connect, fake: FakeKraken, database: Database
 ) -> None:
     """Each time it is subscribed, then read from the last final minute on, and each minute is told once."""
-    monkeypatch.setattr(feed_module, "STREAM_POLL_S", 0.5)
-    monkeypatch.setattr(feed_module, "MAX_BACKOFF_S", 0.3)
+    database.timings = replace(database.timings, feed_stream_poll_interval_s=0.5, feed_max_backoff_s=0.3)
     crowd = [Instrument("crypto", "kraken", f"S{number}/USD") for number in range(CROWD)]
     async with following(await connect(), database, [*crowd, QUIET], START - 10 * MINUTE_MS) as followed:
         fake.run(60)
@@ -329,10 +330,9 @@ async def test_live_symbols_outlive_three_cuts_and_the_store_equals_the_truth(
 
 
 async def test_a_symbol_that_the_socket_refuses_is_polled(
-    connect: Connect, fake: FakeKraken, database: Database, monkeypatch: pytest.MonkeyPatch
+    connect: Connect, fake: FakeKraken, database: Database
 ) -> None:
-    monkeypatch.setattr(feed_module, "POLL_S", 0.1)
-    monkeypatch.setattr(feed_module, "SPREAD_S", 0.0)
+    database.timings = replace(database.timings, feed_poll_interval_s=0.1, feed_spread_s=0.0)
     fake.sockets.refusals["S0/USD"] = "Currency pair not supported S0/USD"
     async with following(await connect(), database, [BUSY, OTHER], START - 10 * MINUTE_MS) as followed:
         last = OPENED + 2 * MINUTE_MS
@@ -344,11 +344,10 @@ async def test_a_symbol_that_the_socket_refuses_is_polled(
 
 
 async def test_a_quiet_minute_is_closed_by_the_clock_and_a_look_at_the_history(
-    connect: Connect, fake: FakeKraken, database: Database, monkeypatch: pytest.MonkeyPatch
+    connect: Connect, fake: FakeKraken, database: Database
 ) -> None:
     """The socket says nothing of it, and the filler in the history is no candle."""
-    monkeypatch.setattr(feed_module, "STREAM_POLL_S", 0.1)
-    monkeypatch.setattr(feed_module, "SPREAD_S", 0.0)
+    database.timings = replace(database.timings, feed_stream_poll_interval_s=0.1, feed_spread_s=0.0)
     async with following(await connect(), database, [QUIET], START - 10 * MINUTE_MS) as followed:
         fake.now = START + 5 * MINUTE_MS
         span = Span(OPENED - 9 * MINUTE_MS, OPENED + 5 * MINUTE_MS)
@@ -360,11 +359,11 @@ async def test_a_quiet_minute_is_closed_by_the_clock_and_a_look_at_the_history(
 
 
 async def test_a_gap_that_is_longer_than_the_history_reaches_back_is_told_not_hidden(
-    connect: Connect, fake: FakeKraken, database: Database, monkeypatch: pytest.MonkeyPatch
+    connect: Connect, fake: FakeKraken, database: Database
 ) -> None:
-    monkeypatch.setattr(feed_module, "STREAM_POLL_S", 0.1)
-    monkeypatch.setattr(feed_module, "SPREAD_S", 0.0)
-    monkeypatch.setattr(feed_module, "MAX_BACKOFF_S", 0.3)
+    database.timings = replace(
+        database.timings, feed_stream_poll_interval_s=0.1, feed_spread_s=0.0, feed_max_backoff_s=0.3
+    )
     async with following(await connect(), database, [BUSY], START - 5 * MINUTE_MS) as followed:
         fake.fail(Fault(status=503), times=3, path="socket")
         fake.fail(Fault(status=503), times=3)

@@ -23,6 +23,7 @@ from tests.fakes.clocks import set_clock
 from tests.fakes.coinbase import FakeCoinbase
 from tests.fakes.exchange import T0, Fault, random_candles
 from tests.fakes.kraken import FakeKraken
+from tests.timings import PATIENT_CCXT
 
 pytestmark = pytest.mark.filterwarnings("ignore:enable_cleanup_closed ignored:DeprecationWarning")
 
@@ -268,11 +269,9 @@ async def test_a_child_that_dies_is_an_error_and_the_next_try_works(
     assert await rows(provider) == 10
 
 
-async def test_a_list_that_never_comes_is_given_up(
-    start: Start, fake: FakeBinance, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(ccxt_markets, "DEADLINE_S", 0.2)
+async def test_a_list_that_never_comes_is_given_up(start: Start, fake: FakeBinance) -> None:
     provider = await start()
+    provider._markets._timeout_s = 0.2
     with pytest.raises(ProviderUnavailable, match="in time"):
         await rows(provider)
     assert provider._markets._child.poll() is not None  # type: ignore[union-attr]
@@ -289,7 +288,7 @@ async def test_other_exchanges_are_restored_as_well(
         ((name, options),) = fake.ccxt_options().items()
         found = []
         for _ in range(2):
-            provider = Ccxt(name, options, folder=tmp_path)
+            provider = Ccxt(name, options, folder=tmp_path, timings=PATIENT_CCXT)
             await provider.start()
             found.append(await rows(provider, "BTC/USD"))
             await provider.close()

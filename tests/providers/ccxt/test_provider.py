@@ -38,6 +38,7 @@ from tests.fakes.binance import FakeBinance
 from tests.fakes.clocks import set_clock
 from tests.fakes.exchange import HTML, T0, FakeExchange, Fault, random_candles
 from tests.fakes.kraken import FakeKraken
+from tests.timings import PATIENT_CCXT
 from tests.waiting import HANG_S, eventually
 
 # From Python 3.12.7 on aiohttp warns of an argument that ccxt gives its connector.
@@ -74,7 +75,7 @@ async def binance_server() -> AsyncIterator[FakeBinance]:
 @pytest.fixture(scope="module")
 async def binance_started(binance_server: FakeBinance) -> AsyncIterator[Ccxt]:
     options = binance_server.ccxt_options("spot", "linear")["binance"]
-    provider = Ccxt("binance", {**options, "apiKey": "SECRET-API-KEY"})
+    provider = Ccxt("binance", {**options, "apiKey": "SECRET-API-KEY"}, timings=PATIENT_CCXT)
     await provider.start()
     await provider.listings()
     yield provider
@@ -92,7 +93,7 @@ async def kraken_server() -> AsyncIterator[FakeKraken]:
 
 @pytest.fixture(scope="module")
 async def kraken_started(kraken_server: FakeKraken) -> AsyncIterator[Ccxt]:
-    provider = Ccxt("kraken", kraken_server.ccxt_options()["kraken"])
+    provider = Ccxt("kraken", kraken_server.ccxt_options()["kraken"], timings=PATIENT_CCXT)
     await provider.start()
     await provider.listings()
     yield provider
@@ -394,7 +395,7 @@ async def test_an_unknown_timeframe_is_refused_without_a_request(binance: Ccxt, 
 
 @pytest.mark.usefixtures("listed_here")
 async def test_an_exchange_that_hangs_is_given_up_by_itself(fake: FakeBinance) -> None:
-    provider = Ccxt("binance", {**fake.ccxt_options()["binance"], "timeout": 300})
+    provider = Ccxt("binance", {**fake.ccxt_options()["binance"], "timeout": 300}, timings=PATIENT_CCXT)
     await provider.start()
     assert provider.capabilities.deadline_s == 0.3
     await ask(provider, minutes(0, 10))
@@ -547,7 +548,7 @@ async def test_listings_hold_spot_and_swaps_and_those_delisted(binance: Ccxt, fa
 
 @pytest.mark.usefixtures("listed_here")
 async def test_symbols_are_loaded_once_for_all_who_ask_first(fake: FakeBinance) -> None:
-    provider = Ccxt("binance", fake.ccxt_options()["binance"])
+    provider = Ccxt("binance", fake.ccxt_options()["binance"], timings=PATIENT_CCXT)
     await provider.start()
     assert not fake.calls
     await asyncio.gather(*(ask(provider, minutes(0, 10)) for _ in range(5)))
@@ -557,7 +558,7 @@ async def test_symbols_are_loaded_once_for_all_who_ask_first(fake: FakeBinance) 
 
 @pytest.mark.usefixtures("listed_here")
 async def test_symbols_that_cannot_be_loaded_are_no_empty_list_and_the_next_try_works(fake: FakeBinance) -> None:
-    provider = Ccxt("binance", fake.ccxt_options()["binance"])
+    provider = Ccxt("binance", fake.ccxt_options()["binance"], timings=PATIENT_CCXT)
     await provider.start()
     faults = {"could not be read": (HTML,), "no symbols": (Fault(body=b"{}"),)}
     for reason, fault in [(reason, fault) for reason, faults in faults.items() for fault in faults]:
@@ -580,7 +581,7 @@ async def test_a_failed_reload_keeps_the_symbols_there_are(binance: Ccxt, fake: 
 
 
 async def test_close_does_not_wait_for_an_exchange_that_hangs(fake: FakeBinance) -> None:
-    provider = Ccxt("binance", {**fake.ccxt_options()["binance"], "timeout": 10_000 * HANG_S})
+    provider = Ccxt("binance", {**fake.ccxt_options()["binance"], "timeout": 10_000 * HANG_S}, timings=PATIENT_CCXT)
     await provider.start()
     fake.fail(Fault(hang=True), path="markets")
     asked = fake.calls.total()
@@ -627,7 +628,7 @@ def test_weeks_and_long_hours_are_believed_of_binance_alone() -> None:
 
 @pytest.mark.usefixtures("listed_here")
 async def test_a_provider_can_be_closed_unstarted_and_twice_and_then_answers_no_more(fake: FakeBinance) -> None:
-    provider = Ccxt("binance", fake.ccxt_options()["binance"])
+    provider = Ccxt("binance", fake.ccxt_options()["binance"], timings=PATIENT_CCXT)
     assert isinstance(provider, Provider)
     await provider.close()
     with pytest.raises(ProviderUnavailable, match="not been started"):
@@ -758,7 +759,7 @@ async def test_options_reach_the_constructor_untouched_also_from_a_file(tmp_path
 async def test_options_ccxt_cannot_take_fail_without_showing_them(
     fake: FakeBinance, options: dict[str, object]
 ) -> None:
-    provider = Ccxt("binance", {**fake.ccxt_options()["binance"], **options})
+    provider = Ccxt("binance", {**fake.ccxt_options()["binance"], **options}, timings=PATIENT_CCXT)
 
     async def run() -> None:
         await provider.start()  # some do no harm before the first request
@@ -777,7 +778,7 @@ async def test_no_secret_shows_in_errors_tracebacks_or_reprs(fake: FakeBinance, 
     secrets = {"apiKey": "S3CRET-KEY", "secret": "S3CRET-SECRET", "headers": {"X-Token": "S3CRET-TOKEN"}}
     options: Any = fake.ccxt_options()["binance"]
     options["urls"]["api"]["public"] = f"http://user:S3CRET-PASSWORD@127.0.0.1:{fake.port}/api/v3"
-    provider = Ccxt("binance", {**options, **secrets}, folder=folder)
+    provider = Ccxt("binance", {**options, **secrets}, folder=folder, timings=PATIENT_CCXT)
     await provider.start()
     await ask(provider, minutes(0, 10))
     fake.fail(fault)

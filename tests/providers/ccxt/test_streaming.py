@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import aclosing
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,14 +18,13 @@ from candlegraph.provider import Live, Streaming
 from candlegraph.series import Instrument
 from candlegraph.span import Span
 from candlegraph.timeframe import MINUTE
-from providers.ccxt import streaming as ccxt_live
 from providers.ccxt.provider import Ccxt
-from realtime import feed as feed_module
 from storage.database import Database
 from tests.fakes.binance import FakeBinance
 from tests.fakes.clocks import set_clock
 from tests.fakes.exchange import T0, Fault, random_candles
 from tests.providers.following import first, following
+from tests.timings import PATIENT_CCXT
 from tests.waiting import eventually
 
 pytestmark = pytest.mark.filterwarnings("ignore:enable_cleanup_closed ignored:DeprecationWarning")
@@ -57,7 +57,12 @@ async def connect(server: FakeBinance, symbols_kept: Path, monkeypatch: pytest.M
     set_clock(monkeypatch, lambda: server.now)
 
     async def make(**options: Any) -> Ccxt:
-        provider = Ccxt("binance", {**server.ccxt_options()["binance"], "rateLimit": 1, **options}, folder=symbols_kept)
+        provider = Ccxt(
+            "binance",
+            {**server.ccxt_options()["binance"], "rateLimit": 1, **options},
+            folder=symbols_kept,
+            timings=PATIENT_CCXT,
+        )
         made.append(provider)
         await provider.start()
         return provider
@@ -262,14 +267,12 @@ async def test_a_half_made_minute_of_an_earlier_line_is_not_told_by_the_next(
         assert told.timestamp.tolist() == [T0 + 105 * MINUTE_MS]
 
 
-async def test_a_line_without_a_sign_of_life_is_cut_and_dialled_again(
-    connect: Connect, fake: FakeBinance, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_a_line_without_a_sign_of_life_is_cut_and_dialled_again(connect: Connect, fake: FakeBinance) -> None:
     """Nothing moves on the whole socket: it is given up, and whoever followed begins anew."""
     provider = await connect()
     streams = [provider.stream(instrument(number)) for number in range(2)]
     await asyncio.gather(*map(first, streams))
-    monkeypatch.setattr(ccxt_live, "SILENCE_S", 0.2)
+    provider._live.timings = replace(provider._live.timings, min_silence_s=0.2)  # type: ignore[union-attr]
     fake.sockets.stalled = None
     for stream in streams:
         await stream.aclose()
@@ -293,12 +296,10 @@ async def test_a_dead_line_is_noticed_by_the_missing_pongs(connect: Connect, fak
         await first(stream)
 
 
-async def test_one_silent_symbol_is_subscribed_anew_and_cuts_nobody_else(
-    connect: Connect, fake: FakeBinance, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(ccxt_live, "SILENCE_S", 0.3)
+async def test_one_silent_symbol_is_subscribed_anew_and_cuts_nobody_else(connect: Connect, fake: FakeBinance) -> None:
     fake.run(1)
     provider = await connect()
+    provider._live.timings = replace(provider._live.timings, min_silence_s=0.3)  # type: ignore[union-attr]
     fake.sockets.stalled = {"S1USDT"}
     moves, silent = provider.stream(instrument(0)), provider.stream(instrument(1))
     told = [0]
@@ -318,11 +319,10 @@ async def test_one_silent_symbol_is_subscribed_anew_and_cuts_nobody_else(
 
 
 async def test_a_symbol_that_is_usually_silent_is_waited_for_longer_each_time(
-    connect: Connect, fake: FakeBinance, monkeypatch: pytest.MonkeyPatch
+    connect: Connect, fake: FakeBinance
 ) -> None:
-    monkeypatch.setattr(ccxt_live, "SILENCE_S", 0.1)
-    monkeypatch.setattr(ccxt_live, "_LONGEST_SILENCE_S", 0.35)
     provider = await connect()
+    provider._live.timings = replace(provider._live.timings, min_silence_s=0.1, max_silence_s=0.35)  # type: ignore[union-attr]
     fake.sockets.stalled = None
     for _ in range(3):
         with pytest.raises(ProviderError):
@@ -395,11 +395,10 @@ async def test_pings_are_answered(connect: Connect, fake: FakeBinance) -> None:
 
 @pytest.mark.usefixtures("listed_here")
 async def test_twenty_live_symbols_outlive_three_cuts_and_the_store_equals_the_truth(
-    connect: Connect, fake: FakeBinance, database: Database, monkeypatch: pytest.MonkeyPatch
+    connect: Connect, fake: FakeBinance, database: Database
 ) -> None:
     """The clock runs sixty times faster: a cut of a second loses a minute, which the history brings."""
-    monkeypatch.setattr(feed_module, "STREAM_POLL_S", 0.5)
-    monkeypatch.setattr(feed_module, "MAX_BACKOFF_S", 0.3)
+    database.timings = replace(database.timings, feed_stream_poll_interval_s=0.5, feed_max_backoff_s=0.3)
     instruments, since = [instrument(number) for number in range(20)], START - 10 * MINUTE_MS
     async with following(await connect(), database, instruments, since) as followed:
         fake.run(60)

@@ -24,7 +24,6 @@ from candlegraph.supervision import Supervisor
 from candlegraph.viewer import Role, User, Viewer
 from resolvers.accounts import accounts as module
 from resolvers.accounts import passwords as passwords_module
-from resolvers.accounts import revocation as standing
 from resolvers.accounts.accounts import Accounts, Session
 from resolvers.accounts.administration import Roster
 from resolvers.accounts.passwords import Passwords
@@ -230,10 +229,7 @@ async def test_signing_out_ends_the_family_once(house: House) -> None:
 
 
 @pytest.mark.parametrize("change", ["disable", "password", "delete"])
-async def test_whoever_is_closed_changed_or_gone_is_out(
-    house: House, change: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(standing, "FRESH_S", 0.05)
+async def test_whoever_is_closed_changed_or_gone_is_out(house: House, change: str) -> None:
     session = await house.login()
     assert (await house.viewer(session)).user
     ended = asyncio.create_task(house.accounts.standing.ended(house.ada))

@@ -10,7 +10,6 @@ import pytest
 
 from candlegraph.errors import Unavailable
 from candlegraph.viewer import Role, User
-from resolvers.accounts import revocation as standing_module
 from resolvers.accounts.revocation import Standing
 from storage.users import Users
 
@@ -29,14 +28,13 @@ class Accounts:
         return {i: User(i, f"user{i}", Role.VIEWER, disabled=False, version=1) for i in ids}
 
 
-def standing_over(accounts: Accounts) -> Standing:
-    return Standing(cast("Users", cast("Any", accounts)))
+def standing_over(accounts: Accounts, freshness_s: float = 60.0, max_kept: int = 10) -> Standing:
+    """Looks accounts up; what is known of one stays fresh for longer than a test takes."""
+    return Standing(cast("Users", cast("Any", accounts)), freshness_s, max_kept)
 
 
 @pytest.fixture
-def accounts(monkeypatch: pytest.MonkeyPatch) -> Accounts:
-    """What is known of an account stays fresh for longer than a test takes."""
-    monkeypatch.setattr(standing_module, "FRESH_S", 60)
+def accounts() -> Accounts:
     return Accounts()
 
 
@@ -47,11 +45,8 @@ async def test_requests_at_one_time_share_one_look_up(accounts: Accounts) -> Non
     assert accounts.asked == [1]
 
 
-async def test_an_account_is_looked_up_again_once_it_is_old(
-    accounts: Accounts, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(standing_module, "FRESH_S", 0)
-    standing = standing_over(accounts)
+async def test_an_account_is_looked_up_again_once_it_is_old(accounts: Accounts) -> None:
+    standing = standing_over(accounts, freshness_s=0)
     await standing.user(1)
     await standing.user(1)
     assert accounts.asked == [1, 1]
@@ -66,9 +61,8 @@ async def test_a_failed_look_up_is_not_remembered(accounts: Accounts) -> None:
     assert await standing.user(1)
 
 
-async def test_at_the_limit_one_account_goes_and_not_all(accounts: Accounts, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(standing_module, "MAX_KEPT", 3)
-    standing = standing_over(accounts)
+async def test_at_the_limit_one_account_goes_and_not_all(accounts: Accounts) -> None:
+    standing = standing_over(accounts, max_kept=3)
     for number in range(4):
         await standing.user(number)
     accounts.asked.clear()

@@ -21,11 +21,11 @@ import pytest
 from aiohttp import ClientWebSocketResponse as Socket
 
 from candlegraph.event import EventKind
+from candlegraph.timings import Timings
 from candlegraph.viewer import Role
 from realtime import topic
 from resolvers.accounts.tokens import Tokens
 from schema.executor import BulkExecutor
-from server import serve
 from server.transport import graphql_sse as events
 from server.transport import graphql_ws as sockets
 from server.transport import uvicorn_protocols as wire
@@ -217,11 +217,11 @@ async def streaming(url: str, query: str) -> Stalled:
     return Stalled(reader, writer)
 
 
-async def test_who_does_not_read_delays_nobody_and_is_closed_with_4410(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(wire, "STALLED_S", 0.5)
-    monkeypatch.setattr(wire, "FAREWELL_S", HANG_S)
+async def test_who_does_not_read_delays_nobody_and_is_closed_with_4410() -> None:
     stage = Stage()
-    async with staged(services(stage), ws_ping_interval=None) as serving:
+    async with staged(
+        services(stage), timings=replace(Timings(), stalled_peer_timeout_s=0.5), ws_ping_interval=None
+    ) as serving:
         stalled = await Stalled.connect(serving.url, WIDE)
         clients = [asyncio.create_task(_count(serving, 3000)) for _ in range(50)]
         await eventually(lambda: len(stage.listeners) == 51)
@@ -248,11 +248,13 @@ async def _count(serving: Serving, closed: int) -> list[int]:
         return stamps
 
 
-async def test_a_peer_that_never_reads_again_is_cut_off(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(wire, "STALLED_S", 0.1)
-    monkeypatch.setattr(wire, "FAREWELL_S", 0.1)
+async def test_a_peer_that_never_reads_again_is_cut_off() -> None:
     stage = Stage()
-    async with staged(services(stage), ws_ping_interval=None) as serving:
+    async with staged(
+        services(stage),
+        timings=replace(Timings(), stalled_peer_timeout_s=0.1, farewell_timeout_s=0.1),
+        ws_ping_interval=None,
+    ) as serving:
         stalled = await Stalled.connect(serving.url, WIDE)
         async with asyncio.timeout(HANG_S):
             while stage.listeners:
@@ -380,14 +382,14 @@ async def _pipe(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> N
 
 
 @pytest.mark.parametrize("how", ["graphql-ws", "graphql-sse"])
-async def test_a_client_whose_network_vanished_is_let_go_of(how: str, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_client_whose_network_vanished_is_let_go_of(how: str) -> None:
     """It is gone without a word. A socket's pings find that out; a stream has none, and the network gives it up."""
-    monkeypatch.setattr(wire, "FAREWELL_S", 0.1)
+    hasty = replace(Timings(), farewell_timeout_s=0.1)
     if how == "graphql-sse":
-        monkeypatch.setattr(serve, "UNREAD_MS", 500)
+        hasty = replace(hasty, unread_timeout_s=0.5)
     stage = Stage()
     async with (
-        staged(services(stage), ws_ping_interval=0.2, ws_ping_timeout=1.0) as serving,
+        staged(services(stage), timings=hasty, ws_ping_interval=0.2, ws_ping_timeout=1.0) as serving,
         Cable(serving.url) as cable,
         aiohttp.ClientSession(cable.url) as http,
         AsyncExitStack() as stack,
@@ -513,10 +515,12 @@ def test_events_are_sent_to_who_prefers_them(accept: str, wants: bool) -> None:
     assert prefers_events(accept) is wants
 
 
-async def test_a_quiet_stream_has_comments_and_a_client_that_goes_frees_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(events, "COMMENT_S", 0.02)
+async def test_a_quiet_stream_has_comments_and_a_client_that_goes_frees_it() -> None:
     stage = Stage()
-    async with staged(services(stage)) as serving, aiohttp.ClientSession(serving.url) as http:
+    async with (
+        staged(services(stage), timings=replace(Timings(), stream_comment_interval_s=0.02)) as serving,
+        aiohttp.ClientSession(serving.url) as http,
+    ):
         async with http.post("/graphql", json={"query": LIVE}, headers=SSE) as response:
             await heard(response)
             assert await response.content.readline() == b":\n"
@@ -524,10 +528,9 @@ async def test_a_quiet_stream_has_comments_and_a_client_that_goes_frees_it(monke
         await eventually(lambda: not len(serving.connections))
 
 
-async def test_a_stream_that_is_not_read_is_cut_off(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(wire, "STALLED_S", 0.1)
+async def test_a_stream_that_is_not_read_is_cut_off() -> None:
     stage = Stage()
-    async with staged(services(stage)) as serving:
+    async with staged(services(stage), timings=replace(Timings(), stalled_peer_timeout_s=0.1)) as serving:
         host, port = serving.url.removeprefix("http://").split(":")
         reader, writer = await asyncio.open_connection(host, int(port), limit=2**12)
         body = json.dumps({"query": WIDE}).encode()

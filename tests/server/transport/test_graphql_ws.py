@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from types import SimpleNamespace
 
 import aiohttp
@@ -12,6 +13,7 @@ import pytest
 from aiohttp import ClientWebSocketResponse as Socket
 from aiohttp import WSMsgType
 
+from candlegraph.timings import Timings
 from candlegraph.viewer import Role
 from resolvers.accounts.tokens import Tokens
 from server.transport import graphql_ws as sockets
@@ -52,9 +54,9 @@ async def close_code(socket: Socket) -> int | None:
     return socket.close_code
 
 
-async def test_who_sends_no_connection_init_is_closed_after_a_while(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_who_sends_no_connection_init_is_closed_after_a_while() -> None:
     """A ping is none. What comes at the moment of the timeout, and after it, is as good as never sent."""
-    assert sockets.INIT_S == 5
+    assert Timings().socket_init_timeout_s == 5
 
     async def silent() -> int | None:
         async with connected(serving) as socket:
@@ -67,14 +69,14 @@ async def test_who_sends_no_connection_init_is_closed_after_a_while(monkeypatch:
 
     async def late() -> int | None:
         async with connected(serving) as socket:
-            await asyncio.sleep(sockets.INIT_S * 0.99)
+            await asyncio.sleep(hasty.socket_init_timeout_s * 0.99)
             for _ in range(40):
                 await socket._writer.send_frame(b"7", WSMsgType.TEXT)
                 await asyncio.sleep(0.001)
             return await close_code(socket)
 
-    async with staged(services(Stage())) as serving, initialised(serving) as idle:
-        monkeypatch.setattr(sockets, "INIT_S", 1.0)
+    hasty = replace(Timings(), socket_init_timeout_s=1.0)
+    async with staged(services(Stage()), timings=hasty) as serving, initialised(serving) as idle:
         *never, early_or_late = await asyncio.gather(silent(), pinging(), late())
         assert never == [4408, 4408]
         assert early_or_late in {4400, 4408}

@@ -43,6 +43,7 @@ from storage.relations import ALL, BASE, read_levels
 from tests.fakes.upstream import minutes
 from tests.history.world import DAY_MS, HOUR_MS, T0, World, folded, rows_of, stop_clock
 from tests.storage.aggregates.aggregated import differences
+from tests.timings import PATIENT
 from tests.waiting import HANG_S, eventually
 
 ROOT = Path(__file__).parents[3]
@@ -238,7 +239,7 @@ from storage.instruments import Instruments
 from tests.fakes.upstream import Lineup, minutes
 
 async def main(dsn):
-    database = Database(dsn)
+    database = Database(dsn, timings=PATIENT)
     await database.open()
     store = CandleStore(database, Changes(database))
     one = (await Instruments(database).imported(Instrument("m", "p", "S"), "UTC")).id
@@ -268,7 +269,7 @@ async def test_aggregates_equal_their_minutes_after_kill_9_of_the_writer_and_of_
     postgres: EmbeddedPostgres,
 ) -> None:
     server = await asyncio.to_thread(postgres.start)
-    database = Database(server.dsn, max_connections=2)
+    database = Database(server.dsn, max_connections=2, timings=PATIENT)
     await database.open()
     await migrate(database)
     for victim in ("writer", "postgres", "writer"):
@@ -457,7 +458,7 @@ async def test_a_correction_two_years_back_is_seen_at_once_here_and_within_a_sec
     world = World(database, now=T0).lists(minutes(instant(2022, 1, 1), 3 * 1440))
     stop_clock(monkeypatch, world)
     await world.keeps(Span(instant(2022, 1, 1), instant(2023, 1, 1)))
-    other_database = Database(database_dsn, max_connections=2)
+    other_database = Database(database_dsn, max_connections=2, timings=PATIENT)
     await other_database.open()
     other = History.over(other_database, world.lineup)
     watching = [asyncio.create_task(one.store.changes.watch()) for one in (world.history, other)]

@@ -7,6 +7,7 @@ import os
 import random
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -19,7 +20,7 @@ from candlegraph.errors import CandlegraphError, ConfigurationError
 from candlegraph.resample import fold
 from candlegraph.series import Instrument
 from candlegraph.span import Span, Spans
-from candlegraph.supervision import Supervisor, Timings
+from candlegraph.supervision import RestartPolicy, Supervisor
 from candlegraph.timeframe import MINUTE, Timeframe
 from storage import migrate as migrate_module
 from storage.aggregates import continuous as continuous_module
@@ -40,6 +41,7 @@ from tests.fakes.clocks import set_clock
 from tests.fakes.upstream import minutes
 from tests.history.world import DAY_MS, HOUR_MS, T0, rows_of
 from tests.timescale.server import stop_jobs
+from tests.timings import PATIENT
 from tests.waiting import HANG_S
 
 NOW = T0 + 40 * DAY_MS + 5 * HOUR_MS + 17 * MINUTE_MS
@@ -50,7 +52,7 @@ FOREVER = Span(0, 10**14)
 async def lagging_template(new_database: Callable[..., Awaitable[str]]) -> str:
     """A database whose aggregates lag as those of TimescaleDB do, or with them, where ``TEST_TIMESCALE_DSN`` names one."""
     dsn = await new_database()
-    database = Database(dsn, max_connections=1)
+    database = Database(dsn, max_connections=1, timings=PATIENT)
     await database.open()
 
     async def imitated(connection: Any, _: Aggregates) -> None:
@@ -75,7 +77,7 @@ async def lagging(
     new_database: Callable[..., Awaitable[str]], lagging_template: str, monkeypatch: pytest.MonkeyPatch
 ) -> AsyncIterator[Database]:
     set_clock(monkeypatch, lambda: NOW)
-    database = Database(await new_database(lagging_template), max_connections=10)
+    database = Database(await new_database(lagging_template), max_connections=10, timings=PATIENT)
     await database.open()
     try:
         yield database
@@ -255,8 +257,7 @@ async def test_only_one_process_refreshes_and_the_others_go_on(lagging: Database
 async def test_the_rounds_go_on_after_a_failure_and_end_when_they_are_told_to(
     lagging: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(refresher, "EVERY_S", 0.0)
-    monkeypatch.setattr(refresher, "MOST_S", 0.01)
+    lagging.timings = replace(lagging.timings, refresh_interval_s=0.0, refresh_max_backoff_s=0.01)
     async with lagging.connection() as connection:
         await connection.execute("alter table agg_state rename to lost")
     rounds: asyncio.Queue[bool] = asyncio.Queue()
@@ -272,7 +273,7 @@ async def test_the_rounds_go_on_after_a_failure_and_end_when_they_are_told_to(
         return done
 
     monkeypatch.setattr(Refresher, "round", told)
-    supervisor = Supervisor(Timings(first_s=0.01))
+    supervisor = Supervisor(RestartPolicy(first_s=0.01))
     supervisor.start("aggregates", Refresher(lagging, Aggregates.CONTINUOUS).run)
     async with asyncio.timeout(HANG_S):
         assert not await rounds.get()

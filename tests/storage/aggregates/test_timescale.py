@@ -36,6 +36,7 @@ from tests.fakes.clocks import set_clock
 from tests.fakes.upstream import minutes
 from tests.history.world import DAY_MS, HOUR_MS, T0, rows_of
 from tests.timescale.server import insert_instead_of_copy, served, stop_jobs
+from tests.timings import PATIENT
 
 NOW = T0 + 400 * DAY_MS + 7 * HOUR_MS + 13 * MINUTE_MS
 _numbers = itertools.count()
@@ -54,7 +55,7 @@ async def timescale_dsn(new_database: Callable[..., Awaitable[str]]) -> AsyncIte
 @pytest.fixture(scope="module")
 async def timescale(timescale_dsn: str) -> AsyncIterator[Database]:
     """A migrated database; it had candles before it had aggregates."""
-    database = Database(timescale_dsn, max_connections=1)
+    database = Database(timescale_dsn, max_connections=1, timings=PATIENT)
     await database.open()
     with pytest.MonkeyPatch.context() as patch:
         set_clock(patch, lambda: NOW)

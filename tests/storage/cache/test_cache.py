@@ -26,10 +26,7 @@ from candlegraph.series import Instrument, Record, Series
 from candlegraph.span import Span, Spans
 from candlegraph.timeframe import MINUTE, Timeframe
 from candlegraph.zone import UTC, zone
-from history import forming
 from history.orchestrator import History
-from storage import change_feed as changes
-from storage import redis as shared
 from storage.batches import Write
 from storage.cache.chunks import BUCKETS, Chunk, Edition, pack, rows_of, unpack
 from storage.cache.memory import ENTRY_BYTES, Cache
@@ -40,6 +37,7 @@ from tests.fakes.upstream import Lineup, Upstream, minutes
 from tests.fakes.valkey import Valkey
 from tests.history.world import DAY_MS, HOUR_MS, T0, World, folded, stop_clock
 from tests.history.world import rows_of as plain
+from tests.timings import PATIENT
 from tests.waiting import HANG_S, eventually
 
 HOUR, DAY = Timeframe.parse("1h"), Timeframe.parse("1d")
@@ -50,7 +48,7 @@ _numbers = itertools.count()
 @pytest.fixture(scope="module")
 async def database(new_database: Callable[..., Awaitable[str]], migrated_template: str) -> AsyncIterator[Database]:
     """One for all of them: every test has symbols of its own."""
-    opened = Database(await new_database(migrated_template))
+    opened = Database(await new_database(migrated_template), timings=PATIENT)
     await opened.open()
     yield opened
     await opened.close()
@@ -64,9 +62,8 @@ def valkey() -> Iterator[Valkey]:
 
 
 @pytest.fixture
-async def redis(valkey: Valkey, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Redis]:
-    monkeypatch.setattr(shared, "PROBE_EVERY_S", 0.05)
-    client = Redis(valkey.url)
+async def redis(valkey: Valkey) -> AsyncIterator[Redis]:
+    client = Redis(valkey.url, timings=replace(PATIENT, redis_probe_interval_s=0.05))
     yield client
     await client.close()
 
@@ -86,10 +83,9 @@ async def written(cache: Cache) -> None:
 
 
 @pytest.fixture
-def statements(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+def statements(database: Database, monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """Every statement that goes through the pool, whoever sends it; what is kept is believed for as long as a test takes."""
-    monkeypatch.setattr(changes, "FRESH_S", 60)
-    monkeypatch.setattr(forming, "FORMING_TTL_S", 60)
+    monkeypatch.setattr(database, "timings", replace(database.timings, change_freshness_s=60, forming_ttl_s=60))
     sent: list[str] = []
     connection = Database.connection
 
@@ -505,7 +501,7 @@ async def test_databases_that_share_a_redis_have_names_of_their_own(
     """Clones as well, which have the same id."""
     names = set()
     for _ in range(2):
-        opened = Database(await new_database(migrated_template))
+        opened = Database(await new_database(migrated_template), timings=PATIENT)
         await opened.open()
         names.add((await opened.read("database_name"))[0]["name"])
         await opened.close()
@@ -608,9 +604,8 @@ async def test_whatever_happens_to_redis_no_question_fails_or_is_answered_wrong(
     database: Database,
     redis: Redis,
     valkey: Valkey,
-    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(shared, "TIMEOUT_S", 0.25)
+    redis.timings = replace(redis.timings, redis_timeout_s=0.25)
     async with shelved(redis) as cache:
         history = History.over(database, Lineup([]), cache=cache)
         truth = minutes(T0, 6000)
@@ -635,11 +630,10 @@ async def test_whatever_happens_to_redis_no_question_fails_or_is_answered_wrong(
 
 
 async def test_a_redis_that_was_killed_is_missed_by_nobody_and_its_successor_is_used(
-    database: Database, monkeypatch: pytest.MonkeyPatch
+    database: Database,
 ) -> None:
-    monkeypatch.setattr(shared, "PROBE_EVERY_S", 0.05)
     running = [Valkey()]
-    redis = Redis(running[0].url)
+    redis = Redis(running[0].url, timings=replace(PATIENT, redis_probe_interval_s=0.05))
     try:
         async with shelved(redis) as cache:
             history = History.over(database, Lineup([]), cache=cache)
@@ -666,8 +660,7 @@ async def test_a_redis_that_was_killed_is_missed_by_nobody_and_its_successor_is_
 async def test_nobody_waits_for_a_redis_that_hangs_but_those_who_found_out(
     database: Database, redis: Redis, valkey: Valkey, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(shared, "PROBE_EVERY_S", 60)
-    monkeypatch.setattr(shared, "TIMEOUT_S", 0.25)
+    redis.timings = replace(redis.timings, redis_probe_interval_s=60, redis_timeout_s=0.25)
     async with shelved(redis) as cache:
         history = History.over(database, Lineup([]), cache=cache)
         record = await series(history, minutes(T0, 3000))

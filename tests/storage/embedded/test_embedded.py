@@ -13,6 +13,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,6 @@ import pytest
 
 from candlegraph.errors import ConfigurationError, Unavailable
 from storage.embedded import binaries as postgres_binaries
-from storage.embedded import postgres as embedded
 from storage.embedded.postgres import EmbeddedPostgres, Server
 from tests.waiting import HANG_S, eventually, eventually_blocking
 
@@ -320,19 +320,17 @@ async def test_a_dead_servers_pid_in_a_strangers_hands_does_not_block_the_start(
         stranger.wait()
 
 
-def test_a_stop_signals_nobody_but_who_holds_the_socket(
-    data_dir: Path, postgres: EmbeddedPostgres, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_stop_signals_nobody_but_who_holds_the_socket(data_dir: Path, postgres: EmbeddedPostgres) -> None:
     server = postgres.start()
     pid_file = data_dir / "postgres" / "postmaster.pid"
     kept = pid_file.read_text()
     stranger = sleeper(psutil.Process(server.pid).uids().real)
     try:
         pid_file.write_text(kept.replace(str(server.pid), str(stranger.pid)))
-        with monkeypatch.context() as patch:
-            patch.setattr(embedded, "_LOCK_SECONDS", 0.5)
-            with pytest.raises(Unavailable, match=r"server\.lock"):
-                postgres.stop()
+        patient, postgres.timings = postgres.timings, replace(postgres.timings, postgres_lock_timeout_s=0.5)
+        with pytest.raises(Unavailable, match=r"server\.lock"):
+            postgres.stop()
+        postgres.timings = patient
         pid_file.write_text(kept)
         assert stranger.poll() is None
         assert postgres.start() == server
@@ -502,25 +500,21 @@ def test_a_data_dir_that_cannot_be_one_is_named(tmp_path: Path) -> None:
         assert one_line(error, "DATA_DIR", str(path))
 
 
-def test_a_server_that_does_not_start_shows_the_end_of_its_log(
-    data_dir: Path, postgres: EmbeddedPostgres, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_server_that_does_not_start_shows_the_end_of_its_log(data_dir: Path, postgres: EmbeddedPostgres) -> None:
     postgres.start()
     postgres.stop()
     settings = data_dir / "postgres" / "postgresql.conf"
     kept = settings.read_text()
     settings.write_text(kept + "no_such_setting = 1\n")
-    monkeypatch.setattr(embedded, "_RETRY_SECONDS", 0.5)
+    postgres.timings = replace(postgres.timings, postgres_retry_timeout_s=0.5)
     with pytest.raises(Unavailable, match="no_such_setting"):
         postgres.start()
     settings.write_text(kept)
     assert alive(postgres.start().pid)
 
 
-def test_a_start_that_another_process_holds_up_ends_with_an_error(
-    data_dir: Path, postgres: EmbeddedPostgres, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(embedded, "_LOCK_SECONDS", 0.2)
+def test_a_start_that_another_process_holds_up_ends_with_an_error(data_dir: Path, postgres: EmbeddedPostgres) -> None:
+    postgres.timings = replace(postgres.timings, postgres_lock_timeout_s=0.2)
     with postgres._locked("start.lock", 0), pytest.raises(Unavailable, match=r"start\.lock"):
         postgres.start()
 
