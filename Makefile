@@ -20,11 +20,13 @@ test: install $(STAMPS)/dev $(STAMPS)/clients $(STAMPS)/timescale ## every test;
 	@echo "Running the tests"
 	@$(BIN)/python -m pytest --numprocesses logical --maxprocesses 4 --dist loadfile $(ARGS)
 
-check: install $(STAMPS)/dev ## formatting, lint, types, and no import upwards
+check: install $(STAMPS)/dev ## formatting, lint, types, imports, and the spelling and links of the docs
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+	$(BIN)/codespell README.md CONTRIBUTING.md CHANGELOG.md docs candlegraph storage history providers realtime resolvers schema server migrations
+	$(BIN)/lychee --offline --include-fragments --no-progress README.md CONTRIBUTING.md CHANGELOG.md docs examples
 
 bench: install $(STAMPS)/dev ## the speed and memory figures of docs/benchmarks.md
 	$(BIN)/python -m benchmarks
