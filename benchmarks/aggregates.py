@@ -15,14 +15,14 @@ import numpy as np
 
 from candlegraph import MINUTE, Candles, Instrument, Span, Spans, Timeframe, fold
 from storage.aggregates.verify import Verification
-from storage.batches import Read, Write
+from storage.batches import CandleRead, CandleWrite
 from storage.candles import CandleStore
-from storage.change_feed import Changes
+from storage.change_feed import ChangeFeed
 from storage.database import SQL, Database
 from storage.embedded.postgres import EmbeddedPostgres
 from storage.instruments import Instruments
 from storage.migrate import migrate
-from storage.relations import ALL
+from storage.relations import ALL_AGGREGATES
 
 YEAR = 525_600
 SYMBOLS = 10
@@ -50,8 +50,10 @@ def _walk(count: int, seed: int, since: int = SINCE) -> Candles:
     return Candles.of(since + 60_000 * np.arange(count), opened, high, low, close, dice.random(count).round(4))
 
 
-def _write(one: int, candles: Candles) -> Write:
-    return Write(one, MINUTE, candles, Spans([Span(int(candles.timestamp[0]), int(candles.timestamp[-1]) + 60_000)]))
+def _write(one: int, candles: Candles) -> CandleWrite:
+    return CandleWrite(
+        one, MINUTE, candles, Spans([Span(int(candles.timestamp[0]), int(candles.timestamp[-1]) + 60_000)])
+    )
 
 
 @asynccontextmanager
@@ -62,14 +64,14 @@ async def _store() -> AsyncIterator[CandleStore]:
         await database.open()
         await migrate(database)
         try:
-            yield CandleStore(database, Changes(database))
+            yield CandleStore(database, ChangeFeed(database))
         finally:
             await database.close()
             await asyncio.to_thread(postgres.stop)
 
 
 async def _new(store: CandleStore, symbol: str) -> int:
-    return (await Instruments(store.database).imported(Instrument("bench", "b", symbol), "UTC")).id
+    return (await Instruments(store.database).get_or_create(Instrument("bench", "b", symbol), "UTC")).id
 
 
 async def _times(work: Callable[[], Awaitable[object]], repeats: int = 31) -> list[float]:
@@ -122,13 +124,13 @@ async def read_and_write() -> Iterable[tuple[object, ...]]:
 
 async def _verify(store: CandleStore, one: int) -> float:
     began = time.perf_counter()
-    assert not any([tally.wrong async for tally in Verification(store, ALL).check(one)])
+    assert not any([tally.wrong async for tally in Verification(store, ALL_AGGREGATES).check(one)])
     return time.perf_counter() - began
 
 
 async def _sizes(store: CandleStore) -> list[tuple[object, ...]]:
     rows = SYMBOLS * YEAR  # bytes a row are megabytes a million rows
-    base, above = await _size(store, "ohlcv_data"), await _size(store, *ALL.values())
+    base, above = await _size(store, "ohlcv_data"), await _size(store, *ALL_AGGREGATES.values())
     return [
         ("ohlcv_data with its index, a million rows", f"{base / rows:.0f} MB", ""),
         ("the nine aggregates with theirs, over a million rows", f"{above / rows:.0f} MB", ""),
@@ -139,8 +141,8 @@ async def _reads(store: CandleStore, ids: list[int]) -> list[tuple[object, ...]]
     hour, day = Timeframe.parse("1h"), Timeframe.parse("1d")
     last = ids[3]
 
-    def newest(timeframe: Timeframe, rows: int, relation: str) -> Read:
-        return Read(last, timeframe, ALL_TIME, rows, newest=True, relation=relation)
+    def newest(timeframe: Timeframe, rows: int, relation: str) -> CandleRead:
+        return CandleRead(last, timeframe, ALL_TIME, rows, newest=True, relation=relation)
 
     base = median(await _times(lambda: store.read([newest(MINUTE, 1000, "ohlcv_data")])))
     level = median(await _times(lambda: store.read([newest(hour, 1000, "ohlcv_1h")])))

@@ -19,21 +19,21 @@ import numpy as np
 import psutil
 
 from candlegraph import MINUTE, Candles, Instrument, Series, Span, Spans
-from candlegraph.answer import Ask
-from candlegraph.backfill import BackfillOrder, Selection
+from candlegraph.answer import CandleRequest
+from candlegraph.backfill import BackfillRequest, SymbolSelection
 from candlegraph.provider import Budget, Capabilities, Listing, Market, Page
 from candlegraph.supervision import Supervisor
 from candlegraph.timeframe import Timeframe
-from candlegraph.upstream import State, Status, Upstream
-from history.backfill.jobs import Backfills
-from history.backfill.workers import Workers
-from history.fetch_job import MAX_CALLS
+from candlegraph.upstream import ProviderState, ProviderStatus, Upstream
+from history.backfill.jobs import BackfillJobs
+from history.backfill.workers import BackfillWorkers
+from history.fetch_job import MAX_CALLS_PER_FETCH
 from history.orchestrator import History
 from providers.ccxt.provider import Ccxt
 from providers.guard.guard import Guard
 from server.settings import Settings
-from server.wiring import machine
-from storage.batches import Write
+from server.wiring import open_runtime
+from storage.batches import CandleWrite
 from tests.fakes.exchange import T0
 
 SYMBOLS, EACH, PAGE = 20, 50_000, 1_000
@@ -92,9 +92,9 @@ class Only:
         """The one."""
         return self.member if (market, provider) == (self.member.market.id, self.member.id) else None
 
-    def statuses(self) -> Sequence[Status]:
+    def statuses(self) -> Sequence[ProviderStatus]:
         """It is ready."""
-        return [Status(self.member.market, self.member.id, self.member.name, "", "1", State.READY)]
+        return [ProviderStatus(self.member.market, self.member.id, self.member.name, "", "1", ProviderState.READY)]
 
 
 def _candles() -> Candles:
@@ -107,9 +107,9 @@ def _candles() -> Candles:
 @asynccontextmanager
 async def _history(upstream: Guard) -> AsyncIterator[History]:
     with tempfile.TemporaryDirectory() as folder:
-        async with machine(Settings.read(data_dir=Path(folder) / "data")) as running:
-            history = History.over(running.database, Only(upstream), running.services.history.levels)
-            watching = asyncio.create_task(history.store.changes.watch())
+        async with open_runtime(Settings.read(data_dir=Path(folder) / "data")) as running:
+            history = History.create(running.database, Only(upstream), running.services.history.aggregates)
+            watching = asyncio.create_task(history.store.change_feed.run())
             try:
                 yield history
             finally:
@@ -127,12 +127,12 @@ async def a_million() -> Iterable[tuple[object, ...]]:
     for count in (1, 4, 8):
         upstream = Memory(_candles())
         async with _history(Guard(upstream)) as history:
-            backfills, process = Backfills(history), psutil.Process()
-            order = BackfillOrder(Selection("bench", "memory", pattern="*"), SINCE, SINCE + EACH * MINUTE_MS)
+            backfills, process = BackfillJobs(history), psutil.Process()
+            order = BackfillRequest(SymbolSelection("bench", "memory", pattern="*"), SINCE, SINCE + EACH * MINUTE_MS)
             job = await backfills.start(order)
             memory, cpu = process.memory_info().rss, sum(process.cpu_times()[:2])
             peak, began = memory, time.perf_counter()
-            workers = Workers(backfills, workers=count)
+            workers = BackfillWorkers(backfills, workers=count)
             workers.start(supervisor := Supervisor())
             while not (job := await backfills.get(job.id)).state.ended:
                 peak = max(peak, process.memory_info().rss)
@@ -167,8 +167,8 @@ async def ragged() -> Iterable[tuple[object, ...]]:
             else:
                 step = EACH // count
                 spans = Spans(Span(SINCE + i * step * MINUTE_MS, SINCE + (i * step + step - 1) * MINUTE_MS) for i in range(count))  # fmt: skip
-            await history.store.write([Write(record.id, MINUTE, Candles.empty(), spans)])  # type: ignore[union-attr]
-            ask = Ask(
+            await history.store.write([CandleWrite(record.id, MINUTE, Candles.empty(), spans)])  # type: ignore[union-attr]
+            ask = CandleRequest(
                 Series(Instrument("bench", "memory", f"S{len(rows) - 2}"), MINUTE),
                 500,
                 end - 4 * MINUTE_MS,
@@ -179,7 +179,7 @@ async def ragged() -> Iterable[tuple[object, ...]]:
             for kept in (True, False):
                 for _ in range(30):
                     if not kept:
-                        history.ledgers.forget(record.id)  # type: ignore[union-attr]
+                        history.coverage_cache.forget(record.id)  # type: ignore[union-attr]
                     began = time.perf_counter()
                     answer = (await history.answer([ask]))[0]
                     times[kept].append((time.perf_counter() - began) * 1000)
@@ -194,7 +194,7 @@ async def a_thousand() -> Iterable[tuple[object, ...]]:
     upstream = Memory(_candles(), latency_s=1.0)
     async with _history(Guard(upstream)) as history:
         await history.listings.find([Instrument("bench", "memory", "S0")])
-        ask = Ask(Series(Instrument("bench", "memory", "S0"), MINUTE), 500, SINCE, SINCE + 500 * MINUTE_MS)
+        ask = CandleRequest(Series(Instrument("bench", "memory", "S0"), MINUTE), 500, SINCE, SINCE + 500 * MINUTE_MS)
 
         async def one() -> float:
             began = time.perf_counter()
@@ -254,7 +254,7 @@ async def _ask(history: History, symbol: str, spans: Sequence[Span], *, newest: 
     for span in spans:
         series = Series(Instrument("crypto", "binance", symbol), MINUTE)
         minutes = (span.until - span.since) // MINUTE_MS
-        ask = Ask(series, minutes, None if newest else span.since, span.until)
+        ask = CandleRequest(series, minutes, None if newest else span.since, span.until)
         answer = (await history.answer([ask]))[0]
         if isinstance(answer, BaseException):
             raise answer
@@ -296,17 +296,17 @@ async def paging() -> Iterable[tuple[object, ...]]:
 async def _twelve_pages(latency_ms: int) -> dict[str, float]:
     """Medians in milliseconds, each kind in turn; every question is about a symbol of which nothing is stored."""
     times: dict[str, list[float]] = defaultdict(list)
-    whole = Span(T0, T0 + MAX_CALLS * PAGE_MS)
+    whole = Span(T0, T0 + MAX_CALLS_PER_FETCH * PAGE_MS)
     pages = [Span(since, since + PAGE_MS) for since in range(whole.since, whole.until, PAGE_MS)]
     symbols = (f"S{number}/USDT" for number in range(3 * (PAGING_ROUNDS + 1)))
     async with (
-        _exchange(latency_ms, MAX_CALLS, 3 * (PAGING_ROUNDS + 1)) as (provider, guard),
+        _exchange(latency_ms, MAX_CALLS_PER_FETCH, 3 * (PAGING_ROUNDS + 1)) as (provider, guard),
         _history(guard) as history,
     ):
         await history.listings.find([Instrument(guard.market.id, guard.id, "S0/USDT")])
         for round_ in range(PAGING_ROUNDS + 1):
             found = (
-                await _timed(_page_bare(provider, MAX_CALLS)),
+                await _timed(_page_bare(provider, MAX_CALLS_PER_FETCH)),
                 await _timed(_ask(history, next(symbols), pages)),
                 await _timed(_ask(history, next(symbols), [whole])),
                 await _timed(_ask(history, next(symbols), [whole], newest=True)),

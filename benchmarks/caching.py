@@ -19,14 +19,14 @@ import aiohttp
 import numpy as np
 
 from benchmarks.serving import _server
-from candlegraph import MINUTE, Candles, Instrument, Record, Series, Span, Spans
-from candlegraph.answer import Answer, Ask
+from candlegraph import MINUTE, Candles, Instrument, InstrumentRecord, Series, Span, Spans
+from candlegraph.answer import Answer, CandleRequest
 from history.orchestrator import History
 from server.settings import Settings
-from server.wiring import Machine, machine
-from storage.batches import Write
-from storage.cache.memory import Cache
-from storage.cache.shared import Shelf
+from server.wiring import Runtime, open_runtime
+from storage.batches import CandleWrite
+from storage.cache.memory import CandleCache
+from storage.cache.shared import SharedCache
 from storage.redis import Redis
 from tests.fakes.valkey import Valkey
 from tests.server.running import serving
@@ -41,17 +41,17 @@ def _walk(seed: int, rows: int) -> Candles:
     return Candles.of(T0 + MINUTE_MS * np.arange(rows), close, close + 3, close - 3, close, np.abs(close % 7).round(3))
 
 
-async def _furnish(running: Machine, symbol: str, candles: Candles) -> Record:
-    record = await running.services.history.instruments.imported(Instrument("bench", "memory", symbol), "UTC")
+async def _furnish(running: Runtime, symbol: str, candles: Candles) -> InstrumentRecord:
+    record = await running.services.history.instruments.get_or_create(Instrument("bench", "memory", symbol), "UTC")
     span = Span(int(candles.timestamp[0]), int(candles.timestamp[-1]) + MINUTE_MS)
-    await running.store.write([Write(record.id, MINUTE, candles, Spans([span]))])
+    await running.store.write([CandleWrite(record.id, MINUTE, candles, Spans([span]))])
     return record
 
 
 @asynccontextmanager
-async def _machine() -> AsyncIterator[Machine]:
+async def _machine() -> AsyncIterator[Runtime]:
     with tempfile.TemporaryDirectory() as folder:
-        async with machine(Settings.read(data_dir=Path(folder) / "data")) as running:
+        async with open_runtime(Settings.read(data_dir=Path(folder) / "data")) as running:
             yield running
 
 
@@ -62,13 +62,13 @@ async def one_series() -> Iterable[tuple[object, ...]]:
     redis = Redis(valkey.url)
     async with _machine() as running:
         record = await _furnish(running, "A", _walk(3, ROWS))
-        shelf = Shelf(redis, "bench")
-        ways = {"PostgreSQL": None, "Redis": Cache(0, shelf), "memory": Cache(ROOMY)}
+        shelf = SharedCache(redis, "bench")
+        ways = {"PostgreSQL": None, "Redis": CandleCache(0, shelf), "memory": CandleCache(ROOMY)}
         histories = {
-            name: History.over(running.database, running.registry, cache=cache) for name, cache in ways.items()
+            name: History.create(running.database, running.registry, cache=cache) for name, cache in ways.items()
         }
-        watching = [asyncio.create_task(history.store.changes.watch()) for history in histories.values()]
-        ask = Ask(Series(record.instrument, MINUTE), 1_000, until=T0 + 4_000 * MINUTE_MS)
+        watching = [asyncio.create_task(history.store.change_feed.run()) for history in histories.values()]
+        ask = CandleRequest(Series(record.instrument, MINUTE), 1_000, until=T0 + 4_000 * MINUTE_MS)
         times: dict[str, list[float]] = {name: [] for name in histories}
         sources = {}
         for number in range(420):
@@ -136,7 +136,7 @@ class _Load:
     """200 questions a second about a series whose truth is known, answered from Redis where it can be."""
 
     history: History
-    record: Record
+    record: InstrumentRecord
     truth: Candles
     counts: Counter[str]
     times: list[float]
@@ -160,7 +160,7 @@ class _Load:
 
     async def _ask(self, first: int) -> None:
         began = time.perf_counter()
-        ask = Ask(Series(self.record.instrument, MINUTE), 500, since=T0 + first * MINUTE_MS)
+        ask = CandleRequest(Series(self.record.instrument, MINUTE), 500, since=T0 + first * MINUTE_MS)
         try:
             candles = (await _answer(self.history, ask)).candles
             right = np.array_equal(candles.close, self.truth.close[first : first + 500])
@@ -181,9 +181,9 @@ async def faults() -> Iterable[tuple[object, ...]]:
     async with _machine() as running:
         truth = _walk(3, ROWS)
         record = await _furnish(running, "A", truth)
-        shelf = Shelf(redis, "bench")
-        history = History.over(running.database, running.registry, cache=Cache(0, shelf))
-        watching = asyncio.create_task(history.store.changes.watch())
+        shelf = SharedCache(redis, "bench")
+        history = History.create(running.database, running.registry, cache=CandleCache(0, shelf))
+        watching = asyncio.create_task(history.store.change_feed.run())
         load = _Load(history, record, truth, Counter(), [])
         await load.run(2)
         rows.append(("well", *await load.run(5)))
@@ -239,7 +239,7 @@ async def corrections() -> Iterable[tuple[object, ...]]:
     return rows
 
 
-async def _told(running: Machine, record: Record, price: int, url: str, load: int) -> list[float]:
+async def _told(running: Runtime, record: InstrumentRecord, price: int, url: str, load: int) -> list[float]:
     """Milliseconds from the commit of each correction until ``url`` answers with it, under so many other questions a second."""
     dice = random.Random(1)  # noqa: S311 - a load
     took = []
@@ -265,7 +265,7 @@ async def _told(running: Machine, record: Record, price: int, url: str, load: in
             stamp = T0 + first * MINUTE_MS
             right = Candles.of([stamp], *([price] for _ in range(4)), [1])
             await ask(first, 500)
-            await running.store.write([Write(record.id, MINUTE, right, Spans([Span(stamp, stamp + MINUTE_MS)]))])
+            await running.store.write([CandleWrite(record.id, MINUTE, right, Spans([Span(stamp, stamp + MINUTE_MS)]))])
             began = time.perf_counter()
             while (await ask(first, 500))[0] != price:
                 await asyncio.sleep(0.005)
@@ -274,7 +274,7 @@ async def _told(running: Machine, record: Record, price: int, url: str, load: in
     return took
 
 
-async def _answer(history: History, ask: Ask) -> Answer:
+async def _answer(history: History, ask: CandleRequest) -> Answer:
     (answer,) = await history.answer([ask])
     if isinstance(answer, BaseException):
         raise answer

@@ -20,12 +20,12 @@ from starlette.routing import BaseRoute, Route, WebSocketRoute
 from strawberry.asgi import GraphQL
 from strawberry.schema.config import StrawberryConfig
 
-from candlegraph import Candles, Instrument, Record, Series
-from candlegraph.answer import Answer, Ask
+from candlegraph import Candles, Instrument, InstrumentRecord, Series
+from candlegraph.answer import Answer, CandleRequest
 from candlegraph.event import Event, EventKind, heartbeat
 from candlegraph.timings import Timings
 from candlegraph.zone import Zone
-from history.backfill.jobs import Backfills
+from history.backfill.jobs import BackfillJobs
 from history.backfill.tracking import Tracking
 from history.orchestrator import History
 from providers.registry import Registry
@@ -39,13 +39,13 @@ from schema.query import Query
 from schema.scalars import SCALARS
 from schema.subscription import Subscription
 from server.transport.app import WEB
-from server.transport.connections import Caps, Connections
-from server.transport.graphql_http import Endpoint
+from server.transport.connections import ConnectionLimits, Connections
+from server.transport.graphql_http import GraphQLEndpoint
 from server.transport.uvicorn_protocols import protocols
-from storage.cache.memory import Cache
+from storage.cache.memory import CandleCache
 from storage.database import Database
-from storage.rate_limits import Limiter
-from storage.users import Users
+from storage.rate_limits import RateLimiter
+from storage.users import UserStore
 
 
 class MemoryHistory:
@@ -55,9 +55,11 @@ class MemoryHistory:
         close = np.round(30_000 + np.cumsum(np.random.default_rng(3).normal(0, 5, 5_000)), 2)
         stamps = 1_700_000_040_000 + np.arange(5_000) * 60_000
         self._candles = Candles.of(stamps, close, close + 3, close - 3, close, np.abs(close % 7).round(3))
-        self._record = Record(1, Instrument("bench", "memory", "A"), None, None, None, "UTC", True, True, None, None)
+        self._record = InstrumentRecord(
+            1, Instrument("bench", "memory", "A"), None, None, None, "UTC", True, True, None, None
+        )
 
-    async def answer(self, asks: Sequence[Ask]) -> list[Answer]:
+    async def answer(self, asks: Sequence[CandleRequest]) -> list[Answer]:
         from candlegraph import UTC
 
         return [Answer(self._record, ask, UTC, self._candles[-ask.limit :], (), (), True, None, None) for ask in asks]
@@ -99,17 +101,17 @@ async def main(kind: str, source: str, dsn: str) -> None:
     registry = Registry({}, points=[])
     if source in {"postgres", "cached"}:
         await database.open()
-    stored = History.over(database, registry, cache=Cache(64 << 20) if source == "cached" else None)
-    watching = asyncio.create_task(stored.store.changes.watch()) if source == "cached" else None
+    stored = History.create(database, registry, cache=CandleCache(64 << 20) if source == "cached" else None)
+    watching = asyncio.create_task(stored.store.change_feed.run()) if source == "cached" else None
     history: Any = stored
     if source == "memory":
         history = MemoryHistory()
-    accounts = Accounts(Users(database), Tokens(list), Limiter())
-    backfills = Backfills(stored)
+    accounts = Accounts(UserStore(database), Tokens(list), RateLimiter())
+    backfills = BackfillJobs(stored)
     hub: Any = BurstHub() if source == "live" else Cluster(stored).hub
     services = Services(history, registry, hub, backfills, Tracking(backfills), 500, 5_000, accounts)
-    everybody = Connections(Caps(connections=100_000, an_address=100_000))
-    endpoint: Any = Endpoint(build_schema(), services, WEB, [], everybody)
+    everybody = Connections(ConnectionLimits(connections=100_000, per_address=100_000))
+    endpoint: Any = GraphQLEndpoint(build_schema(), services, WEB, [], everybody)
     if kind == "stock":
         schema = strawberry.Schema(Query, subscription=Subscription, config=StrawberryConfig(scalar_map=SCALARS))
 

@@ -17,8 +17,8 @@ import psutil
 
 from candlegraph import MINUTE, Candles, Instrument, Span, Spans
 from server.settings import Settings
-from server.wiring import machine
-from storage.batches import Write
+from server.wiring import open_runtime
+from storage.batches import CandleWrite
 
 SECONDS = 1.5
 ROUNDS = 3
@@ -34,13 +34,13 @@ async def from_memory() -> Iterable[tuple[object, ...]]:
 async def from_postgres() -> Iterable[tuple[object, ...]]:
     """Candles read from PostgreSQL; the bar is 8 times stock at 1,000 candles."""
     with tempfile.TemporaryDirectory() as folder:
-        async with machine(Settings.read(data_dir=Path(folder) / "data")) as running:
-            record = await running.services.history.instruments.imported(Instrument("bench", "memory", "A"), "UTC")
+        async with open_runtime(Settings.read(data_dir=Path(folder) / "data")) as running:
+            record = await running.services.history.instruments.get_or_create(Instrument("bench", "memory", "A"), "UTC")
             stamps = 1_700_000_040_000 + np.arange(5_000) * 60_000
             close = np.round(30_000 + np.cumsum(np.random.default_rng(3).normal(0, 5, 5_000)), 2)
             candles = Candles.of(stamps, close, close + 3, close - 3, close, np.abs(close % 7).round(3))
             span = Span(int(stamps[0]), int(stamps[-1]) + 60_000)
-            await running.store.write([Write(record.id, MINUTE, candles, Spans([span]))])
+            await running.store.write([CandleWrite(record.id, MINUTE, candles, Spans([span]))])
             return await _compare("postgres", running.database._dsn)
 
 
@@ -126,7 +126,7 @@ async def _ask(port: int, request: bytes, until: float) -> int:
 async def listeners() -> Iterable[tuple[object, ...]]:
     """200 listeners of one series: what they cost upstream."""
     with tempfile.TemporaryDirectory() as folder:
-        async with machine(Settings.read(data_dir=Path(folder) / "data")) as running:
+        async with open_runtime(Settings.read(data_dir=Path(folder) / "data")) as running:
             provider = await running.registry.get("demo", "synthetic")
             assert provider
             calls = {"fetch": 0, "stream": 0}

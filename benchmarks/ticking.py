@@ -18,7 +18,7 @@ import numpy as np
 
 from candlegraph import MINUTE, Candles, Instrument, Span, clock
 from candlegraph.clock import MINUTE_MS
-from candlegraph.provider import Budget, Capabilities, Listing, Live, Market, Page
+from candlegraph.provider import Budget, Capabilities, Listing, LiveMode, Market, Page
 from candlegraph.timeframe import Timeframe
 from realtime.topic import Listener, Topic
 
@@ -32,7 +32,7 @@ class Ticking:
     market = Market("bench", "Bench", "Not real.")
     id, name, description, version = "ticking", "Ticking", "Not real: it moves by the clock.", "1"
     capabilities = Capabilities(
-        (MINUTE,), Live.STREAM, max_rows_per_call=PAGE, settle_ms=0, budget=Budget(1e9, 1, concurrent=1000)
+        (MINUTE,), LiveMode.STREAM, max_rows_per_call=PAGE, settle_ms=0, budget=Budget(1e9, 1, concurrent=1000)
     )
 
     def __init__(self, folder: Path) -> None:

@@ -13,8 +13,8 @@ import numpy as np
 from candlegraph import MINUTE, UTC, Candles, Instrument, Span, Spans
 from providers.tables.reader import read_table
 from server.settings import Settings
-from server.wiring import machine
-from storage.batches import Write
+from server.wiring import open_runtime
+from storage.batches import CandleWrite
 from storage.binary import copy_stream
 
 ROWS = 1_000_000
@@ -41,27 +41,27 @@ async def import_a_million() -> Iterable[tuple[object, ...]]:
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "million.csv"
         _write_csv(file, candles)
-        async with machine(Settings.read(data_dir=Path(folder) / "data")) as running:
+        async with open_runtime(Settings.read(data_dir=Path(folder) / "data")) as running:
             store = running.store
             for number in range(3):
                 ids = [
                     (
-                        await running.services.history.instruments.imported(
+                        await running.services.history.instruments.get_or_create(
                             Instrument("bench", kind, str(number)), "UTC"
                         )
                     ).id
                     for kind in ("bare", "ours", "csv")
                 ]
-                bare.append(await _bare_copy(running.database, Write(ids[0], MINUTE, candles, covered)))
+                bare.append(await _bare_copy(running.database, CandleWrite(ids[0], MINUTE, candles, covered)))
                 began = time.perf_counter()
-                await store.write([Write(ids[1], MINUTE, candles, covered, "i")])
+                await store.write([CandleWrite(ids[1], MINUTE, candles, covered, "i")])
                 ours.append(time.perf_counter() - began)
                 began = time.perf_counter()
-                await store.write([Write(ids[1], MINUTE, candles, covered, "i")])
+                await store.write([CandleWrite(ids[1], MINUTE, candles, covered, "i")])
                 again.append(time.perf_counter() - began)
                 began = time.perf_counter()
                 table = read_table(file, None, UTC)
-                await store.write([Write(ids[2], table.timeframe, table.candles, covered, "i")])
+                await store.write([CandleWrite(ids[2], table.timeframe, table.candles, covered, "i")])
                 whole.append(time.perf_counter() - began)
     rows: list[tuple[object, ...]] = [("what", "median rows/s", "of a bare COPY"), ("---",) * 3]
     for what, times in (
@@ -74,7 +74,7 @@ async def import_a_million() -> Iterable[tuple[object, ...]]:
     return rows
 
 
-async def _bare_copy(database: object, write: Write) -> float:
+async def _bare_copy(database: object, write: CandleWrite) -> float:
     began = time.perf_counter()
     async with database.transaction() as connection:  # type: ignore[attr-defined]
         await connection.copy_to_table(

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from candlegraph.candle import Candles
-from candlegraph.series import Record, Series
+from candlegraph.series import InstrumentRecord, Series
 from candlegraph.span import Spans
 from candlegraph.zone import Zone
 
@@ -68,7 +68,7 @@ class SourceSpan:
 
 
 @dataclass(frozen=True, slots=True)
-class FetchNote:
+class FetchLogEntry:
     """One upstream call for a series, as it was logged; ``at`` in ms, UTC."""
 
     at: int
@@ -80,18 +80,18 @@ class FetchNote:
 
 
 @dataclass(frozen=True, slots=True)
-class Coverage:
+class CoverageReport:
     """The ledger of a series: what is known to the last candle, what is not and why, and how it came."""
 
-    record: Record
+    record: InstrumentRecord
     covered: Spans
-    holes: tuple[Gap, ...]
+    gaps: tuple[Gap, ...]
     rows: int
-    fetches: tuple[FetchNote, ...]
+    fetches: tuple[FetchLogEntry, ...]
 
 
 @dataclass(frozen=True, slots=True)
-class Ask:
+class CandleRequest:
     """A question: the oldest ``limit`` candles from ``since``, or without it the newest ones before ``until`` (or now).
 
     Both are compared with the opening of a bucket, ``since`` inclusive and ``until`` exclusive. ``zone`` None is the
@@ -105,15 +105,15 @@ class Ask:
     fill: Fill = Fill.NONE
     zone: Zone | None = None
     wait: Wait = Wait.COMPLETE
-    known_until: int = 0
+    final_until: int = 0
 
 
 @dataclass(frozen=True, slots=True)
 class Answer:
     """The candles, ascending and unique, and what is known about the range they stand for."""
 
-    record: Record
-    ask: Ask
+    record: InstrumentRecord
+    request: CandleRequest
     zone: Zone
     candles: Candles
     gaps: tuple[Gap, ...]

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from candlegraph.answer import Gap
-from candlegraph.series import Record
+from candlegraph.series import InstrumentRecord
 from candlegraph.span import Span
 from candlegraph.timeframe import MINUTE, Timeframe
 
@@ -27,7 +27,7 @@ class BackfillState(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
-class Selection:
+class SymbolSelection:
     """Symbols of a provider: named, or matching a shell pattern such as ``*/USDT``; one of the two."""
 
     market: str
@@ -37,10 +37,10 @@ class Selection:
 
 
 @dataclass(frozen=True, slots=True)
-class BackfillOrder:
+class BackfillRequest:
     """What somebody wants fetched: ``[since, until)`` in ms, UTC; ``until`` None is now. Higher ``priority`` goes first."""
 
-    selection: Selection
+    selection: SymbolSelection
     since: int
     until: int | None = None
     timeframe: Timeframe = MINUTE
@@ -49,7 +49,7 @@ class BackfillOrder:
 
 
 @dataclass(frozen=True, slots=True)
-class BackfillPart:
+class SymbolProgress:
     """One symbol of a job, for a progress display."""
 
     symbol: str
@@ -88,10 +88,10 @@ class Backfill:
 
 
 @dataclass(frozen=True, slots=True)
-class Tracked:
+class TrackedSeries:
     """A series of 1m candles that is kept complete from ``since`` on; what it lacks, and when that was nothing (ms, UTC)."""
 
-    record: Record
+    record: InstrumentRecord
     since: int
-    holes: tuple[Gap, ...]
+    gaps: tuple[Gap, ...]
     complete_at: int | None

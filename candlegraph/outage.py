@@ -11,14 +11,14 @@ from candlegraph.errors import CandlegraphError, Unavailable
 
 log = logging.getLogger(__name__)
 
-REMIND_S = 60.0
+LOG_INTERVAL_S = 60.0
 
 
 class Outage:
     """The state of one activity that fails while something else is away: the database, the bus, a lease."""
 
     def __init__(
-        self, activity: str, *, remind_s: float = REMIND_S, clock: Callable[[], float] = time.monotonic
+        self, activity: str, *, remind_s: float = LOG_INTERVAL_S, clock: Callable[[], float] = time.monotonic
     ) -> None:
         """Start without an outage. ``activity`` begins the log lines: "renewing the leases"."""
         self._activity = activity
@@ -54,7 +54,7 @@ class Outage:
         self.begin(error.message, logged=isinstance(error, Unavailable) and error.logged)
 
     @contextmanager
-    def watched(self) -> Iterator[None]:
+    def recording(self) -> Iterator[None]:
         """Record the outcome of the block. A CandlegraphError ends the block and goes no further."""
         try:
             yield

@@ -24,7 +24,7 @@ ENTRY_POINT_GROUP = "candlegraph.providers"
 API_VERSION = 1  # of this interface; a provider names the one it was written for
 
 
-class Live(StrEnum):
+class LiveMode(StrEnum):
     """How the forming candle reaches us."""
 
     STREAM = "STREAM"
@@ -60,7 +60,7 @@ class Capabilities:
     """What a provider can do. ``timeframes`` are native ones; ``1m`` among them unless it truly has none."""
 
     timeframes: tuple[Timeframe, ...]
-    live: Live = Live.NONE
+    live: LiveMode = LiveMode.NONE
     has_volume: bool = True
     max_rows_per_call: int = 500
     max_lookback_ms: int | None = None
@@ -131,7 +131,7 @@ class Page:
     proved_until: int | None = None
 
 
-class Described(Protocol):
+class ProviderInfo(Protocol):
     """What a provider tells of itself, on its own or guarded."""
 
     @property
@@ -160,7 +160,7 @@ class Described(Protocol):
 
 
 @runtime_checkable
-class Provider(Described, Protocol):
+class Provider(ProviderInfo, Protocol):
     """One upstream: an exchange, a broker, a folder of files."""
 
     @property
@@ -200,7 +200,7 @@ class Provider(Described, Protocol):
 
 
 @runtime_checkable
-class Streaming(Protocol):
+class SupportsStreaming(Protocol):
     """What a provider with ``Live.STREAM`` has besides."""
 
     def stream(self, instrument: Instrument) -> AsyncIterator[Candles]:
@@ -212,7 +212,7 @@ class Streaming(Protocol):
 
 
 @runtime_checkable
-class Probing(Protocol):
+class SupportsFirstAvailable(Protocol):
     """What a provider has besides that can find out where an instrument's history begins."""
 
     async def first_available(self, instrument: Instrument) -> int | None:
@@ -248,7 +248,7 @@ class Inspected(Protocol):
 
 
 @runtime_checkable
-class Clocked(Protocol):
+class SupportsServerTime(Protocol):
     """What a provider has besides whose upstream tells the time."""
 
     async def server_time(self) -> int:
@@ -257,7 +257,7 @@ class Clocked(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
-class Unconfigured:
+class UnconfiguredProvider:
     """What a factory yields for a provider that lacks a setting: it is listed with the reason, and nobody asks it."""
 
     market: Market

@@ -8,10 +8,10 @@ from typing import Protocol
 
 from candlegraph.provider import Budget
 
-SLOTS = 60  # a window is counted in so many slots: a few numbers, however many calls
+WINDOW_SLOTS = 60  # a window is counted in so many slots: a few numbers, however many calls
 
 
-class Quota(Protocol):
+class RateBudget(Protocol):
     """Counts what is spent of budgets by key, one for each upstream, and by the credential that a budget names."""
 
     async def spend(self, key: str, budget: Budget, weight: float, share: float = 1.0) -> float:
@@ -21,12 +21,12 @@ class Quota(Protocol):
         """
         ...
 
-    async def hold(self, key: str, budget: Budget, seconds: float) -> None:
+    async def pause(self, key: str, budget: Budget, seconds: float) -> None:
         """Let nothing be spent for so long, because the upstream said so."""
         ...
 
 
-class Window:
+class SlidingWindow:
     """What was spent of one budget: in no ``per_s`` seconds, wherever they begin, more than its weight.
 
     A slot counts until its end is ``per_s`` old, so that what is spent is forgotten up to a sixtieth late, never early.
@@ -35,7 +35,7 @@ class Window:
     def __init__(self, budget: Budget) -> None:
         """Nothing was spent yet."""
         self._budget = budget
-        self._slot_s = budget.per_s / SLOTS
+        self._slot_s = budget.per_s / WINDOW_SLOTS
         self._spent: dict[int, float] = {}  # by slot, ascending
         self._held_until = 0.0
 
@@ -44,7 +44,7 @@ class Window:
         if now < self._held_until:
             return self._held_until - now
         slot = floor(now / self._slot_s)
-        for old in [old for old in self._spent if old < slot - SLOTS]:
+        for old in [old for old in self._spent if old < slot - WINDOW_SLOTS]:
             del self._spent[old]
         most = max(weight, self._budget.weight * share)  # what is heavier than all of it goes alone
         used, free_at = sum(self._spent.values()), now
@@ -52,7 +52,7 @@ class Window:
             self._spent[slot] = self._spent.get(slot, 0) + weight
             return 0
         for old, amount in self._spent.items():
-            used, free_at = used - amount, (old + 1 + SLOTS) * self._slot_s
+            used, free_at = used - amount, (old + 1 + WINDOW_SLOTS) * self._slot_s
             if used + weight <= most:
                 break
         return max(free_at - now, 0.001)
@@ -63,29 +63,29 @@ class Window:
         if slot in self._spent:
             self._spent[slot] -= weight
 
-    def hold(self, until: float) -> None:
+    def pause(self, until: float) -> None:
         """Let nothing be spent before."""
         self._held_until = max(self._held_until, until)
 
 
-class OwnQuota:
+class LocalRateBudget:
     """Counts for this process alone; implements `Quota`."""
 
     def __init__(self) -> None:
         """Nothing was spent yet."""
-        self._windows: dict[tuple[str, Budget], Window] = {}
+        self._windows: dict[tuple[str, Budget], SlidingWindow] = {}
 
-    def window(self, key: str, budget: Budget) -> Window:
+    def window(self, key: str, budget: Budget) -> SlidingWindow:
         """The window of a key; another budget is another window."""
-        return self._windows.setdefault((key, budget), Window(budget))
+        return self._windows.setdefault((key, budget), SlidingWindow(budget))
 
     async def spend(self, key: str, budget: Budget, weight: float, share: float = 1.0) -> float:
         """As `Quota.spend`."""
         return self.window(key, budget).spend(_now(), weight, share)
 
-    async def hold(self, key: str, budget: Budget, seconds: float) -> None:
+    async def pause(self, key: str, budget: Budget, seconds: float) -> None:
         """As `Quota.hold`."""
-        self.window(key, budget).hold(_now() + seconds)
+        self.window(key, budget).pause(_now() + seconds)
 
 
 def _now() -> float:

@@ -29,7 +29,7 @@ class Series:
 
 
 @dataclass(frozen=True, slots=True)
-class Record:
+class InstrumentRecord:
     """An instrument as it is kept. Instants are milliseconds since the epoch, UTC; None where not known.
 
     ``listed``: its provider names it and can be asked for more. Otherwise it was imported, and only the store has it.

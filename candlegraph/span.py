@@ -48,13 +48,13 @@ class Spans:
         self._spans = tuple(held if len(held) < 2 else _merged(held))
 
     @classmethod
-    def apart(cls, spans: Iterable[Span]) -> Self:
+    def from_disjoint(cls, spans: Iterable[Span]) -> Self:
         """Take ``spans`` that are sorted, non-empty and do not touch, as a ledger has them."""
         made = cls()
         made._spans = tuple(spans)
         return made
 
-    def _near(self, other: Spans) -> tuple[Span, ...]:
+    def _candidates(self, other: Spans) -> tuple[Span, ...]:
         """Those of ours that may meet ``other``; of thousands of fragments seldom more than a few do."""
         if not self._spans or not other._spans:
             return ()
@@ -87,7 +87,7 @@ class Spans:
 
     def __and__(self, other: Spans) -> Spans:
         """What both hold."""
-        found, ours, theirs = [], self._near(other), other._near(self)
+        found, ours, theirs = [], self._candidates(other), other._candidates(self)
         i = j = 0
         while i < len(ours) and j < len(theirs):
             found.append(ours[i] & theirs[j])
@@ -95,11 +95,11 @@ class Spans:
                 i += 1
             else:
                 j += 1
-        return Spans.apart(span for span in found if span)
+        return Spans.from_disjoint(span for span in found if span)
 
     def __sub__(self, other: Spans) -> Spans:
         """What we hold and ``other`` does not."""
-        near = other._near(self)
+        near = other._candidates(self)
         if not near:
             return self
         edges = [

@@ -46,7 +46,7 @@ class Supervisor:
             raise ValueError(f"The task {name!r} was started before.")
         if outage:
             self._outages[name] = outage
-        self._tasks[name] = asyncio.create_task(self._keep(name, work), name=name)
+        self._tasks[name] = asyncio.create_task(self._run_forever(name, work), name=name)
 
     async def stop(self, name: str) -> None:
         """Cancel a task and wait until it has ended; a task that is not there is no error."""
@@ -67,7 +67,7 @@ class Supervisor:
         away = {name: outage.reason for name, outage in self._outages.items() if outage.reason}
         return away | self._down
 
-    async def _keep(self, name: str, work: Work) -> None:
+    async def _run_forever(self, name: str, work: Work) -> None:
         loop, failures = asyncio.get_running_loop(), 0
         while not _cancelled():
             began = loop.time()

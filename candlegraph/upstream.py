@@ -11,7 +11,7 @@ from enum import StrEnum
 from typing import Protocol, runtime_checkable
 
 from candlegraph.candle import Candles
-from candlegraph.provider import Budget, Capabilities, Described, Market, Page, Revision
+from candlegraph.provider import Budget, Capabilities, Market, Page, ProviderInfo, Revision
 from candlegraph.series import Instrument
 from candlegraph.span import Span
 from candlegraph.timeframe import Timeframe
@@ -25,7 +25,7 @@ class Urgency(StrEnum):
     BACKFILL = "BACKFILL"
 
 
-class State(StrEnum):
+class ProviderState(StrEnum):
     """How a provider is."""
 
     READY = "READY"
@@ -36,7 +36,7 @@ class State(StrEnum):
 
 
 @runtime_checkable
-class Upstream(Described, Protocol):
+class Upstream(ProviderInfo, Protocol):
     """A provider as the core uses it: guarded by retries, a rate budget, a circuit breaker and a deadline.
 
     Raises nothing but ProviderError; ``retry_after`` says when it is worth trying again.
@@ -64,13 +64,13 @@ class Upstream(Described, Protocol):
         """As `Streaming.stream`, for the caller to close; None where it has to be polled."""
         ...
 
-    def refused(self, rows: int) -> None:
+    def count_refused_rows(self, rows: int) -> None:
         """Count rows of it that were no candles and were not kept."""
         ...
 
 
 @dataclass(frozen=True, slots=True)
-class Failure:
+class CallFailure:
     """What went wrong with an upstream, without any secret, and when (ms, UTC)."""
 
     message: str
@@ -78,7 +78,7 @@ class Failure:
 
 
 @dataclass(frozen=True, slots=True)
-class Counters:
+class CallCounters:
     """What this process asked of a provider since it started, retries among the calls. ``last_call_at`` in ms, UTC."""
 
     calls: int = 0
@@ -90,7 +90,7 @@ class Counters:
 
 
 @dataclass(frozen=True, slots=True)
-class Status:
+class ProviderStatus:
     """A provider as the registry sees it; ``reason`` says why it is not READY, or which of its data cannot be served.
 
     ``retry_at`` in milliseconds, UTC.
@@ -103,13 +103,13 @@ class Status:
     name: str
     description: str
     version: str
-    state: State
+    state: ProviderState
     reason: str | None = None
     retry_at: int | None = None
     capabilities: Capabilities = field(default=Capabilities(()))
     budget: Budget | None = None
-    last_failure: Failure | None = None
-    counters: Counters = Counters()
+    last_failure: CallFailure | None = None
+    counters: CallCounters = CallCounters()
 
 
 class Providers(Protocol):
@@ -122,7 +122,7 @@ class Providers(Protocol):
         """
         ...
 
-    def statuses(self) -> Sequence[Status]:
+    def statuses(self) -> Sequence[ProviderStatus]:
         """Every provider that a plugin brings, failed ones too."""
         ...
 

@@ -27,7 +27,7 @@ _SCAN_TO_S = 10_319_184_000  # 2297-01-01: a ten-year bucket around the last val
 # none hides between two probes.
 _OLD_PROBE_EVERY_S, _PROBE_EVERY_S = 3 * 86_400, 6 * 86_400
 _OLD_UNTIL_S = -315_619_200  # 1960-01-01
-_RULES_ALONE_S = 4_102_444_800  # 2100-01-01: from here on there are only yearly rules, whose halves are months long
+_RULES_ONLY_FROM_S = 4_102_444_800  # 2100-01-01: from here on there are only yearly rules, whose halves are months long
 # A capital first: "localtime", "posixrules" and "right/..." (which counts leap seconds) are files, not names of IANA's.
 _NAME = re.compile(r"[A-Z][A-Za-z0-9_+\-]*(/[A-Za-z0-9_+\-]+){0,2}")
 
@@ -99,8 +99,8 @@ def _scan(name: str, tz: ZoneInfo) -> Zone:
     changes, offsets = [np.iinfo(np.int64).min // 2], [offset_at(_SCAN_FROM_S)]
     probes = [
         *range(_SCAN_FROM_S, _OLD_UNTIL_S, _OLD_PROBE_EVERY_S),
-        *range(_OLD_UNTIL_S, _RULES_ALONE_S, _PROBE_EVERY_S),
-        *range(_RULES_ALONE_S, _SCAN_TO_S, 5 * _PROBE_EVERY_S),
+        *range(_OLD_UNTIL_S, _RULES_ONLY_FROM_S, _PROBE_EVERY_S),
+        *range(_RULES_ONLY_FROM_S, _SCAN_TO_S, 5 * _PROBE_EVERY_S),
     ]
     for before, after in pairwise(probes):
         if offset_at(after) == offsets[-1]:

@@ -17,7 +17,7 @@ EXEMPT_ROWS = 10_000  # smaller reads never wait: charts need no more
 class _Waiter:
     rows: int
     since: float  # in loop time
-    turn: asyncio.Future[None]
+    granted: asyncio.Future[None]
 
 
 class RowBudget:
@@ -58,7 +58,7 @@ class RowBudget:
         self._waiting.append(waiter)
         try:
             async with asyncio.timeout_at(deadline):
-                await waiter.turn
+                await waiter.granted
         except TimeoutError:
             self._leave(waiter)
             raise Overloaded("Too many large questions are being answered: try again later.", retry_after=5) from None
@@ -69,18 +69,18 @@ class RowBudget:
     def _leave(self, waiter: _Waiter) -> None:
         if waiter in self._waiting:
             self._waiting.remove(waiter)
-        self._release(0 if waiter.turn.cancelled() else waiter.rows)  # its turn may have come in this moment
+        self._release(0 if waiter.granted.cancelled() else waiter.rows)  # its turn may have come in this moment
 
     def _release(self, rows: int) -> None:
         self._free += rows
         while self._waiting:
             waiter = self._waiting[0] if self._has_aged() else min(self._waiting, key=lambda one: one.rows)
-            if waiter.rows > self._free and not waiter.turn.done():
+            if waiter.rows > self._free and not waiter.granted.done():
                 return
             self._waiting.remove(waiter)
-            if not waiter.turn.done():
+            if not waiter.granted.done():
                 self._free -= waiter.rows
-                waiter.turn.set_result(None)
+                waiter.granted.set_result(None)
 
     def _has_aged(self) -> bool:
         """Whether somebody waited so long that nobody may overtake."""

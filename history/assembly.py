@@ -4,16 +4,16 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-from candlegraph.answer import Answer, Ask, Fill, Gap, GapReason, SourceKind, SourceSpan
+from candlegraph.answer import Answer, CandleRequest, Fill, Gap, GapReason, SourceKind, SourceSpan
 from candlegraph.candle import Candles
 from candlegraph.errors import ProviderRefused, ProviderStarting, UnknownSymbol, Unsupported
 from candlegraph.span import Span, Spans
-from history.plan import OutOfReach, Plan
+from history.plan import Plan, UnreachableSpan
 from history.query_fetches import FetchOutcome
 
 
 @dataclass(frozen=True, slots=True)
-class Findings:
+class QueryResult:
     """What a query has when it ends."""
 
     candles: Candles  # ascending; filled where that is asked
@@ -28,19 +28,19 @@ class Findings:
         return Spans(span for span, _ in self.answered)
 
 
-def assemble(ask: Ask, plan: Plan, findings: Findings) -> Answer:
+def assemble(ask: CandleRequest, plan: Plan, findings: QueryResult) -> Answer:
     """Make the answer; ``plan`` is the query's last one."""
     reached, forward = findings.reached, ask.since is not None
     unknown = Spans([Span(reached.since, min(reached.until, plan.settled))]) - findings.covered
-    out_of_reach = plan.beyond_reach(reached) if unknown else []
-    candles, told = _limited(ask, plan, findings)
+    out_of_reach = plan.unreachable(reached) if unknown else []
+    candles, told = _apply_limit(ask, plan, findings)
     more = findings.cut or len(candles) < len(findings.candles)
     if not forward and len(candles) and (plan.capabilities or findings.outcome.failure):
         # The answer begins at its first candle and shows no gap before it. A gap there makes it say that there is more:
         # the next page says what is wrong.
         reachable = unknown - Spans(item.span for item in out_of_reach)
         more = more or bool(reachable & Spans([Span(reached.since, told.since)]))
-    gaps = explained(plan, findings.outcome, unknown & Spans([told]), out_of_reach)
+    gaps = explain_gaps(plan, findings.outcome, unknown & Spans([told]), out_of_reach)
     # Where there was no candle yet, flat ones lie between the one before and here: the next page begins here again.
     flat = ask.fill is Fill.PREVIOUS and not len(candles) and not gaps
     return Answer(
@@ -49,14 +49,14 @@ def assemble(ask: Ask, plan: Plan, findings: Findings) -> Answer:
         plan.zone,
         candles,
         tuple(gaps),
-        tuple(sources(plan, findings, told)),
+        tuple(source_spans(plan, findings, told)),
         more,
         told.until if more and forward else None,
         (told.until if flat else told.since) if more and not forward else None,
     )
 
 
-def _limited(ask: Ask, plan: Plan, findings: Findings) -> tuple[Candles, Span]:
+def _apply_limit(ask: CandleRequest, plan: Plan, findings: QueryResult) -> tuple[Candles, Span]:
     """The candles that the limit lets through, and the span they stand for."""
     candles, reached = findings.candles, findings.reached
     if ask.since is None:
@@ -68,7 +68,7 @@ def _limited(ask: Ask, plan: Plan, findings: Findings) -> tuple[Candles, Span]:
     return candles, reached
 
 
-def explained(plan: Plan, outcome: FetchOutcome, unknown: Spans, out_of_reach: list[OutOfReach]) -> list[Gap]:
+def explain_gaps(plan: Plan, outcome: FetchOutcome, unknown: Spans, out_of_reach: list[UnreachableSpan]) -> list[Gap]:
     """The settled buckets that are not covered, each span with the first reason that fits it."""
     if not unknown:
         return []
@@ -106,22 +106,22 @@ def _last_reason(plan: Plan, outcome: FetchOutcome) -> tuple[GapReason, str]:
     return GapReason.NOT_FETCHED, "It has not been asked for yet."
 
 
-def sources(plan: Plan, findings: Findings, told: Span) -> list[SourceSpan]:
-    """Where each part of ``told`` came from, ascending."""
+def source_spans(plan: Plan, findings: QueryResult, reached: Span) -> list[SourceSpan]:
+    """The source of each part of ``reached``, ascending."""
     outcome = findings.outcome
-    ahead = Spans([Span(plan.settled, told.until)] if outcome.forming else [])
+    ahead = Spans([Span(plan.settled, reached.until)] if outcome.forming else [])
     fresh = outcome.fetched if outcome.live else outcome.fetched | ahead
     live = ahead - fresh
     found = []
     for span, kind in findings.answered:
-        within = Spans([span & told])
+        within = Spans([span & reached])
         found += [SourceSpan(s.since, s.until, SourceKind.PROVIDER, plan.now) for s in within & fresh]
         found += [SourceSpan(s.since, s.until, SourceKind.LIVE) for s in within & live]
         found += [SourceSpan(s.since, s.until, kind) for s in within - fresh - live]
-    return _joined(sorted(found, key=lambda source: source.since))
+    return _merge_adjacent(sorted(found, key=lambda source: source.since))
 
 
-def _joined(sources: list[SourceSpan]) -> list[SourceSpan]:
+def _merge_adjacent(sources: list[SourceSpan]) -> list[SourceSpan]:
     """Neighbours of one kind as one."""
     joined: list[SourceSpan] = []
     for source in sources:

@@ -8,16 +8,16 @@ from dataclasses import dataclass
 from aiodataloader import DataLoader
 
 from candlegraph.candle import Candles
-from candlegraph.series import Instrument, Record
+from candlegraph.series import Instrument, InstrumentRecord
 from history.admission import RowBudget
 from history.listings import Listings
-from storage.batches import Read
+from storage.batches import CandleRead
 from storage.cache.chunks import Chunk
-from storage.cache.memory import Cache, Entry
+from storage.cache.memory import CacheEntry, CandleCache
 from storage.candles import CandleStore
-from storage.coverage import Ledger
-from storage.coverage_cache import Ledgers
-from storage.relations import Levels
+from storage.coverage import Coverage
+from storage.coverage_cache import CoverageCache
+from storage.relations import Aggregates
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,11 +25,11 @@ class ReadSources:
     """What a batch reads from."""
 
     store: CandleStore
-    ledgers: Ledgers
+    coverage_cache: CoverageCache
     listings: Listings
-    levels: Levels
+    aggregates: Aggregates
     row_budget: RowBudget
-    cache: Cache | None = None
+    cache: CandleCache | None = None
 
 
 class BatchReader:
@@ -38,17 +38,17 @@ class BatchReader:
     def __init__(self, sources: ReadSources) -> None:
         """Make fresh loaders; their results are not cached, for a query reads its coverage again after fetching."""
         self.row_budget = sources.row_budget
-        self.levels = sources.levels
+        self.levels = sources.aggregates
         self.cache = sources.cache
-        self._shared: DataLoader[tuple[Chunk, ...], dict[Chunk, Entry]] | None = None
-        if self.cache is not None and self.cache.shelf is not None:
+        self._shared: DataLoader[tuple[Chunk, ...], dict[Chunk, CacheEntry]] | None = None
+        if self.cache is not None and self.cache.shared is not None:
             self._shared = DataLoader(self.cache.load, cache=False)
         find, store = sources.listings.find, sources.store
-        self.record: DataLoader[Instrument, Record] = DataLoader(find, cache=False)  # type: ignore[arg-type]
-        self.ledger: DataLoader[int, Ledger] = DataLoader(sources.ledgers.load, cache=False)
-        self.candles: DataLoader[Read, Candles] = DataLoader(store.read, cache=False)
+        self.record: DataLoader[Instrument, InstrumentRecord] = DataLoader(find, cache=False)  # type: ignore[arg-type]
+        self.coverage: DataLoader[int, Coverage] = DataLoader(sources.coverage_cache.load, cache=False)
+        self.candles: DataLoader[CandleRead, Candles] = DataLoader(store.read, cache=False)
 
-    async def shared(self, chunks: Sequence[Chunk]) -> dict[Chunk, Entry]:
+    async def read_shared(self, chunks: Sequence[Chunk]) -> dict[Chunk, CacheEntry]:
         """Return what the processes share of some chunks; it is kept in memory from now on.
 
         Awaits the batch for no chunks as well: the queries of a tick go on together, and read the database in one statement.

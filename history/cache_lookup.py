@@ -6,20 +6,20 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from candlegraph.candle import Candles
-from candlegraph.series import Record
+from candlegraph.series import InstrumentRecord
 from candlegraph.span import Span, Spans
 from candlegraph.timeframe import Timeframe
 from candlegraph.zone import UTC
 from history.batch_reader import BatchReader
-from history.plan import Part, Plan, Stretch, WindowPlan
-from storage.cache.chunks import BUCKETS, Chunk, Edition
-from storage.cache.memory import Found, found_in
-from storage.relations import BASE
+from history.plan import Plan, PlanPart, StoredSpan, WindowPlan
+from storage.cache.chunks import BUCKETS_PER_CHUNK, CacheKey, Chunk
+from storage.cache.memory import CacheHits, hits_within
+from storage.relations import BASE_RELATION
 
-_NOTHING = Found(Spans(), Candles.empty())
+_NOTHING = CacheHits(Spans(), Candles.empty())
 # So many stored rows are read for a whole chunk where a part of it is asked for. Far fewer than `history.query.READ_ROWS`:
 # a read that begins before its window must not end before it.
-CHEAP_ROWS = 2_048
+CHEAP_READ_ROWS = 2_048
 
 
 @dataclass(slots=True)
@@ -27,15 +27,17 @@ class CacheLookup:
     """Looks one window up, by one plan: after a fetch there is another plan, and another lookup."""
 
     reader: BatchReader
-    record: Record
+    record: InstrumentRecord
     plan: Plan
     window: Span
-    hits: Found | None = field(init=False)  # every settled bucket of the window, if the process has them all in memory
-    below: dict[Stretch, Candles] = field(default_factory=dict)
+    hits: CacheHits | None = field(
+        init=False
+    )  # every settled bucket of the window, if the process has them all in memory
+    final_tail: dict[StoredSpan, Candles] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         """Look in memory: if that has everything, nothing is to be planned."""
-        self.hits = self._whole(self.settled) if self.settled else None
+        self.hits = self._find_complete(self.settled) if self.settled else None
 
     @property
     def settled(self) -> Span:
@@ -47,70 +49,70 @@ class CacheLookup:
         """The span to plan for the settled buckets: whole chunks, since chunks are what the cache keeps; empty if all are here."""
         if self.hits is not None:
             return Span(0, 0)
-        return self._edition().around(self.settled) if self.reader.cache and self.settled else self.window
+        return self._cache_key().whole_chunks(self.settled) if self.reader.cache and self.settled else self.window
 
-    async def find(self, planned: WindowPlan) -> tuple[Found, list[Part]]:
+    async def find(self, planned: WindowPlan) -> tuple[CacheHits, list[PlanPart]]:
         """Return the settled buckets found, and the parts still to read; a part may extend past the window."""
         cache = self.reader.cache
         if cache is None or not planned.final:
             return self.hits or _NOTHING, list(planned.final)
         known = Span(planned.final[0].span.since, planned.final[-1].span.until) & self.window
-        chunks, covered = self._edition().chunks(known), planned.covered
+        chunks, covered = self._cache_key().chunks(known), planned.covered
         entries = cache.get(chunks)
-        found = found_in(entries, known)
+        found = hits_within(entries, known)
         missed = overlapping(chunks, (covered & Spans([known])) - found.spans)
         if not missed:
             return found, []
-        shared = await self.reader.shared([c for c in missed if not c.long and covered.covers(c.span)])
+        shared = await self.reader.read_shared([c for c in missed if not c.is_long and covered.covers(c.span)])
         if shared:
-            found = found_in({c: e for c in chunks if (e := shared.get(c) or entries.get(c))}, known)
+            found = hits_within({c: e for c in chunks if (e := shared.get(c) or entries.get(c))}, known)
             missed = [chunk for chunk in missed if chunk not in shared]
         unread = Spans(chunk.span for chunk in missed) - found.spans
         return found, widened(planned.final, unread, known, self.plan.timeframe)
 
-    def find_below(self, tail: Sequence[Part]) -> dict[Stretch, Candles]:
+    def find_below(self, tail: Sequence[PlanPart]) -> dict[StoredSpan, Candles]:
         """Return the final candles below the forming one that are in memory, too."""
-        for stretch in [stretch for part in tail for stretch in part.stretches]:
+        for stretch in [stretch for part in tail for stretch in part.stored_spans]:
             if not stretch.span:
-                self.below[stretch] = Candles.empty()
-            elif found := self._whole(stretch.span, stretch):
-                self.below[stretch] = found.candles
-        return dict(self.below)
+                self.final_tail[stretch] = Candles.empty()
+            elif found := self._find_complete(stretch.span, stretch):
+                self.final_tail[stretch] = found.candles
+        return dict(self.final_tail)
 
-    def put(self, part: Part, span: Span, candles: Candles, stored: Mapping[Stretch, Candles]) -> None:
+    def put(self, part: PlanPart, span: Span, candles: Candles, stored: Mapping[StoredSpan, Candles]) -> None:
         """Keep what answered a part on ``span``; of one that is not final, what lies below the forming candle."""
         if part.forming is None:
-            self._put(self._edition(), span, candles.between(span))
+            self._put(self._cache_key(), span, candles.between(span))
         elif span == part.span:
-            for stretch in part.stretches:
-                if stretch not in self.below:
-                    self._put(self._edition(stretch), stretch.span, stored[stretch])
+            for stretch in part.stored_spans:
+                if stretch not in self.final_tail:
+                    self._put(self._cache_key(stretch), stretch.span, stored[stretch])
 
-    def _put(self, edition: Edition, span: Span, candles: Candles) -> None:
+    def _put(self, edition: CacheKey, span: Span, candles: Candles) -> None:
         if self.reader.cache is not None and span:
             self.reader.cache.put(edition, span, candles)
 
-    def _whole(self, span: Span, stretch: Stretch | None = None) -> Found | None:
+    def _find_complete(self, span: Span, stretch: StoredSpan | None = None) -> CacheHits | None:
         """All of ``span``, if it is in memory."""
         cache = self.reader.cache
         if cache is None:
             return None
-        chunks = self._edition(stretch).chunks(span)
-        if stretch is None and chunks[0].long:
+        chunks = self._cache_key(stretch).chunks(span)
+        if stretch is None and chunks[0].is_long:
             return None
-        found = found_in(cache.get(chunks), span)
+        found = hits_within(cache.get(chunks), span)
         return found if found.spans.covers(span) else None
 
-    def _edition(self, stretch: Stretch | None = None) -> Edition:
+    def _cache_key(self, stretch: StoredSpan | None = None) -> CacheKey:
         """What is asked for; or stored candles as they are: those of an aggregate are UTC's, others the instrument's."""
-        revision, plan = self.plan.ledger.revision, self.plan
+        revision, plan = self.plan.coverage.revision, self.plan
         if stretch is None:
-            return Edition.of(self.record, revision, plan.timeframe, plan.zone)
-        days = plan.days if stretch.relation == BASE else UTC
-        return Edition.of(self.record, revision, stretch.timeframe, days, stretch.relation)
+            return CacheKey.create(self.record, revision, plan.timeframe, plan.zone)
+        days = plan.days if stretch.relation == BASE_RELATION else UTC
+        return CacheKey.create(self.record, revision, stretch.timeframe, days, stretch.relation)
 
 
-def widened(parts: Sequence[Part], unread: Spans, asked: Span, timeframe: Timeframe) -> list[Part]:
+def widened(parts: Sequence[PlanPart], unread: Spans, asked: Span, timeframe: Timeframe) -> list[PlanPart]:
     """The parts to read of ``unread`` chunks: whole chunks if they are cheap, so that others can use them; else what is asked.
 
     ``timeframe`` is the one whose buckets a chunk holds.
@@ -124,5 +126,5 @@ def overlapping(chunks: Sequence[Chunk], spans: Spans) -> list[Chunk]:
     return [chunk for chunk in chunks if spans & Spans([chunk.span])] if spans else []
 
 
-def _is_cheap(part: Part, timeframe: Timeframe) -> bool:
-    return BUCKETS * timeframe.nominal_ms <= CHEAP_ROWS * part.stretches[0].timeframe.nominal_ms
+def _is_cheap(part: PlanPart, timeframe: Timeframe) -> bool:
+    return BUCKETS_PER_CHUNK * timeframe.nominal_ms <= CHEAP_READ_ROWS * part.stored_spans[0].timeframe.nominal_ms

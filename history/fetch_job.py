@@ -11,26 +11,26 @@ from candlegraph.candle import Candles
 from candlegraph.errors import ProviderError
 from candlegraph.outage import Outage
 from candlegraph.provider import Page
-from candlegraph.series import Record
+from candlegraph.series import InstrumentRecord
 from candlegraph.span import Span, Spans
 from candlegraph.timeframe import Timeframe
 from candlegraph.upstream import Upstream, Urgency
 from candlegraph.zone import UTC, Zone, zone
 from history.forming import FormingCache, FormingCandles
-from history.page_writer import Arrivals
-from history.verdict import BadRows, Call, Verdict, judge
-from storage.batches import Fetch, Superseded, Write
+from history.page_writer import PageWriter
+from history.verdict import BadRows, FetchCall, PageVerdict, judge_page
+from storage.batches import CandleWrite, FetchLogRow, Superseded
 from storage.candles import CandleStore
-from storage.coverage import Ledger
-from storage.coverage_cache import Ledgers
-from storage.fetch_claims import Claims
-from storage.leases import Held
-from storage.rechecks import Suspects, is_suspect
+from storage.coverage import Coverage
+from storage.coverage_cache import CoverageCache
+from storage.fetch_claims import FetchClaims
+from storage.leases import LeaseToken
+from storage.rechecks import Rechecks, needs_recheck
 
 log = logging.getLogger(__name__)
 
-MAX_CALLS = 12  # upstream calls a query may cost; what is left is fetched for the next page
-DENSE = 0.8  # of a page's minutes have a candle: the spans of the next pages are known beforehand
+MAX_CALLS_PER_FETCH = 12  # upstream calls a query may cost; what is left is fetched for the next page
+DENSE_FRACTION = 0.8  # of a page's minutes have a candle: the spans of the next pages are known beforehand
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,10 +45,10 @@ class FetchRequest:
     span: Span
     newest: bool = False
     urgency: Urgency = Urgency.QUERY
-    calls: int = MAX_CALLS
-    again: bool = False
+    calls: int = MAX_CALLS_PER_FETCH
+    refetch: bool = False
     overlap_ms: int = 0
-    held: Held | None = None
+    lease: LeaseToken | None = None
 
 
 @dataclass(slots=True)
@@ -74,9 +74,9 @@ class FetchStores:
     """What fetches read and write besides the provider."""
 
     store: CandleStore
-    ledgers: Ledgers
-    claims: Claims
-    suspects: Suspects
+    coverage_cache: CoverageCache
+    claims: FetchClaims
+    rechecks: Rechecks
     forming: FormingCache
     logging: Outage = field(default_factory=lambda: Outage("logging failed fetches"))
 
@@ -86,18 +86,18 @@ class FetchJob:
     """The fetching of one series' missing pieces. `Fetcher` runs it, step by step."""
 
     stores: FetchStores
-    record: Record
+    record: InstrumentRecord
     provider: Upstream
     request: FetchRequest
     reach: int = 0  # how far back one call asked last time, ms
     dense: bool = False  # the last page was as long as it has rows, or nearly
     result: FetchResult = field(default_factory=FetchResult)
-    tried: Spans = field(default_factory=Spans)  # asked for: what is not known by now cannot be had
-    arrivals: Arrivals = field(init=False)
+    attempted: Spans = field(default_factory=Spans)  # asked for: what is not known by now cannot be had
+    page_writer: PageWriter = field(init=False)
 
     def __post_init__(self) -> None:
         """Nothing has arrived."""
-        self.arrivals = Arrivals(self.stores.store, self.request.held)
+        self.page_writer = PageWriter(self.stores.store, self.request.lease)
 
     @property
     def timeframe(self) -> Timeframe:
@@ -126,20 +126,20 @@ class FetchJob:
         """Fetch one missing piece, the oldest or the newest; False where there is none, or no use in going on."""
         if self.result.failure or self.result.exhausted:
             return False
-        ledger = (await self.stores.ledgers.load([self.record.id]))[0]
-        missing = self._without_forming(self._unknown(self.request.span, ledger) - self.tried)
+        ledger = (await self.stores.coverage_cache.load([self.record.id]))[0]
+        missing = self._without_forming(self._missing(self.request.span, ledger) - self.attempted)
         if not missing:
             return False
         self.reach = max(self.reach, self._page_ms)
-        piece = self._piece(missing)
+        piece = self._next_piece(missing)
         final = piece.since < self._final_until()
         # A leader need not wait until the claims of a dead leader expire: the lease says whose turn it is.
-        async with self.stores.claims.taken(self.key, piece, shared=final and not self.request.held) as ours:
+        async with self.stores.claims.acquire(self.key, piece, shared=final and not self.request.lease) as ours:
             if ours:
                 await self._fetch(piece, final=final, missing=missing)
         return True
 
-    def _piece(self, missing: Spans) -> Span:
+    def _next_piece(self, missing: Spans) -> Span:
         """The piece to fetch next."""
         *_, piece = missing if self.request.newest else [next(iter(missing))]
         if not self.request.newest:
@@ -152,22 +152,22 @@ class FetchJob:
         """Fetch a piece that is ours alone."""
         left = Spans([piece])
         if final:  # whoever had it before us may have fetched some of it
-            left = self._unknown(piece, (await self.stores.store.ledgers([self.record.id]))[0])
+            left = self._missing(piece, (await self.stores.store.read_coverage([self.record.id]))[0])
             if left != Spans([piece]):
-                self.stores.ledgers.forget(self.record.id)  # we have not been told of it yet
+                self.stores.coverage_cache.forget(self.record.id)  # we have not been told of it yet
         left = self._without_forming(left)
         rows = 0
         for part in left:
             rows += await self._fill(Span(part.since - self.request.overlap_ms, part.until) if final else part)
         if not self.result.exhausted:
-            self.tried |= Spans([piece])
+            self.attempted |= Spans([piece])
         if not left:
             return
         beyond_reach = self.result.unavailable - self.result.ended
         if self.request.newest and Spans([Span(piece.since, piece.since + 1)]) & beyond_reach:
             older = Spans(Span(gap.since, min(gap.until, piece.since)) for gap in missing)
             self.result.unavailable |= older  # older than what the provider does not have
-            self.tried |= older
+            self.attempted |= older
         self._learn_reach(rows, piece.until - piece.since)
 
     def _learn_reach(self, rows: int, length: int) -> None:
@@ -181,18 +181,18 @@ class FetchJob:
         elif length >= self.reach:
             self.reach *= 4
 
-    async def resolve_suspects(self) -> None:
+    async def resolve_rechecks(self) -> None:
         """What was asked for again is no longer suspect: the second answer is final."""
         asked = self.result.fetched | self.result.unavailable | self.result.refused
-        await self.stores.suspects.settle(self.record.id, self.timeframe, asked, self.provider.now_ms())
-        self.stores.ledgers.forget(self.record.id)
+        await self.stores.rechecks.resolve(self.record.id, self.timeframe, asked, self.provider.now_ms())
+        self.stores.coverage_cache.forget(self.record.id)
 
-    def _unknown(self, span: Span, ledger: Ledger) -> Spans:
-        return Spans([span]) - (ledger.behind if self.request.again else ledger.final)(self.timeframe)
+    def _missing(self, span: Span, ledger: Coverage) -> Spans:
+        return Spans([span]) - (ledger.dropped if self.request.refetch else ledger.final)(self.timeframe)
 
     def _without_forming(self, missing: Spans) -> Spans:
         """``missing``, less what is not final and was fetched a moment ago."""
-        forming = self.stores.forming.latest(self.key, leads=self.request.held is not None)
+        forming = self.stores.forming.latest(self.key, leads=self.request.lease is not None)
         final_until = self._final_until()
         ahead = Spans(Span(max(span.since, final_until), span.until) for span in missing)
         if not ahead or not forming or not self.stores.forming.serves(forming, ahead):
@@ -209,18 +209,18 @@ class FetchJob:
         try:
             return await self._fill_stored(piece)
         except Superseded as error:
-            self.stores.ledgers.forget(self.record.id)
+            self.stores.coverage_cache.forget(self.record.id)
             self.result.failure = error
             return 0
 
     async def _fill_stored(self, piece: Span) -> int:
         left, rows = Spans([piece]), 0
-        async with self.arrivals.stored():
+        async with self.page_writer.flush_on_exit():
             while left and not self.result.failure:
                 if self.result.calls >= self.request.calls:
                     self.result.exhausted, self.result.reached = True, next(iter(left)).since
                     break
-                windows = self._windows(next(iter(left)))
+                windows = self._call_spans(next(iter(left)))
                 # All of them are waited for, also where one broke: what the others bring is stored.
                 pages = await asyncio.gather(*(self._call(window) for window in windows), return_exceptions=True)
                 for window, page in zip(windows, pages, strict=True):
@@ -229,10 +229,10 @@ class FetchJob:
                     count, reached = page
                     rows += count
                     left -= Spans([Span(window.since, reached)])
-                    self.dense = count * self.timeframe.nominal_ms >= DENSE * (reached - window.since)
+                    self.dense = count * self.timeframe.nominal_ms >= DENSE_FRACTION * (reached - window.since)
         return rows
 
-    def _windows(self, rest: Span) -> list[Span]:
+    def _call_spans(self, rest: Span) -> list[Span]:
         """What to ask for at once: all of the rest, of which a page comes; or where a page is as long as it has rows, page by
         page side by side, as far as the budget of calls goes.
         """
@@ -247,28 +247,28 @@ class FetchJob:
         """One upstream call: how many rows came, and the instant to go on from."""
         self.result.calls += 1
         began = time.monotonic()
-        call = Call(self.timeframe, self.days, asked, self._final_until())
+        call = FetchCall(self.timeframe, self.days, asked, self._final_until())
         try:
             page = await self.provider.fetch(self.record.instrument, self.timeframe, asked, self.request.urgency)
         except ProviderError as error:
             self.result.failure = error
             await self._log_failure(asked, error, began)
             return 0, asked.since
-        verdict = await self._take(page, call, began)
+        verdict = await self._store_page(page, call, began)
         return verdict.rows, verdict.resume_at
 
-    async def _take(self, page: Page, call: Call, began: float) -> Verdict:
+    async def _store_page(self, page: Page, call: FetchCall, began: float) -> PageVerdict:
         """Judge one page, have it stored, and add it to the result."""
-        verdict = judge(page, call, self.provider.capabilities)
+        verdict = judge_page(page, call, self.provider.capabilities)
         if verdict.bad.first:
-            self._refuse(verdict.bad, verdict.bad.first)
-        if verdict.is_empty_answer and not self.request.again:
-            await self._suspect(verdict)
+            self._log_bad_rows(verdict.bad, verdict.bad.first)
+        if verdict.is_empty_answer and not self.request.refetch:
+            await self._note_empty_answer(verdict)
         bad = verdict.bad.spans
         if call.span.since < call.final_until or bad:  # a look at the forming candle alone would only fill the log
             outcome = "bad rows" if bad else "ok"
-            write = Write(self.record.id, self.timeframe, verdict.kept, verdict.covered, revision=page.revision)
-            self.arrivals.add(write, self._note(call.span, verdict.candles, outcome, began))
+            write = CandleWrite(self.record.id, self.timeframe, verdict.kept, verdict.covered, revision=page.revision)
+            self.page_writer.add(write, self._log_fetch(call.span, verdict.candles, outcome, began))
         result = self.result
         result.forming = result.forming.merge(verdict.forming)
         result.fetched |= verdict.covered
@@ -281,24 +281,24 @@ class FetchJob:
             self.stores.forming.remember(self.key, FormingCandles(verdict.forming, verdict.ahead, began))
         return verdict
 
-    def _refuse(self, bad: BadRows, first: tuple[int, str]) -> None:
-        self.provider.refused(bad.count)
+    def _log_bad_rows(self, bad: BadRows, first: tuple[int, str]) -> None:
+        self.provider.count_refused_rows(bad.count)
         series = self.record.instrument, self.timeframe
         log.warning("%s %s: %d bad rows refused, the first at %d: %s", *series, bad.count, *first)
 
-    async def _suspect(self, verdict: Verdict) -> None:
+    async def _note_empty_answer(self, verdict: PageVerdict) -> None:
         """Note what is to be asked for once more: an outage looks like this, and so does the answer to something else.
 
         Before the coverage is written: what is noted for nothing does no harm, what is not noted is believed for ever.
         """
         now = self.provider.now_ms()
-        if verdict.strayed or is_suspect(verdict.covered, now):
-            await self.stores.suspects.add(self.record.id, self.timeframe, verdict.covered, now)
+        if verdict.is_off_target or needs_recheck(verdict.covered, now):
+            await self.stores.rechecks.add(self.record.id, self.timeframe, verdict.covered, now)
 
     async def _log_failure(self, asked: Span, error: ProviderError, began: float) -> None:
-        with self.stores.logging.watched():
-            await self.stores.store.log(self._note(asked, 0, error.code, began))
+        with self.stores.logging.recording():
+            await self.stores.store.log_fetch(self._log_fetch(asked, 0, error.code, began))
 
-    def _note(self, asked: Span, rows: int, outcome: str, began: float) -> Fetch:
+    def _log_fetch(self, asked: Span, rows: int, outcome: str, began: float) -> FetchLogRow:
         milliseconds = round((time.monotonic() - began) * 1000)
-        return Fetch(self.record.id, self.timeframe, asked, rows, outcome, milliseconds)
+        return FetchLogRow(self.record.id, self.timeframe, asked, rows, outcome, milliseconds)

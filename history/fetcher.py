@@ -9,16 +9,16 @@ from cachetools import LRUCache
 
 from candlegraph.errors import CandlegraphError
 from candlegraph.outage import Outage
-from candlegraph.series import Record
+from candlegraph.series import InstrumentRecord
 from candlegraph.timeframe import Timeframe
 from candlegraph.upstream import Upstream
 from history.fetch_job import FetchJob, FetchRequest, FetchResult, FetchStores
 from history.forming import FormingCache
 from storage.candles import CandleStore
-from storage.coverage_cache import Ledgers
-from storage.fetch_claims import Claims
+from storage.coverage_cache import CoverageCache
+from storage.fetch_claims import FetchClaims
 from storage.leases import LeaseLost
-from storage.rechecks import Suspects
+from storage.rechecks import Rechecks
 
 log = logging.getLogger(__name__)
 
@@ -28,18 +28,18 @@ MAX_REACHES = 20_000  # a few MB; a series that is forgotten is asked the long w
 class Fetcher:
     """Runs fetches. Equal requests at the same time share one task, which no caller cancels."""
 
-    def __init__(self, store: CandleStore, ledgers: Ledgers) -> None:
+    def __init__(self, store: CandleStore, ledgers: CoverageCache) -> None:
         """Nothing runs yet."""
-        self.claims = Claims(store.database, store.changes)
-        self.suspects = Suspects(store.database)
+        self.claims = FetchClaims(store.database, store.change_feed)
+        self.rechecks = Rechecks(store.database)
         self.forming = FormingCache(store.database)
-        self._stores = FetchStores(store, ledgers, self.claims, self.suspects, self.forming)
+        self._stores = FetchStores(store, ledgers, self.claims, self.rechecks, self.forming)
         self._tasks: dict[tuple[int, FetchRequest], asyncio.Task[FetchResult]] = {}
         self._reaches: LRUCache[tuple[int, Timeframe], int] = LRUCache(MAX_REACHES)
         self.storing = Outage("storing what was fetched")
-        self.rechecking = Outage("fetching suspect candles again")
+        self.rechecks_outage = Outage("fetching suspect candles again")
 
-    def fetch(self, record: Record, provider: Upstream, request: FetchRequest) -> asyncio.Task[FetchResult]:
+    def fetch(self, record: InstrumentRecord, provider: Upstream, request: FetchRequest) -> asyncio.Task[FetchResult]:
         """Start, or join, the fetching of what is missing of a request; await it shielded.
 
         The result holds a failure as a value, beside what was fetched before it. What is not final yet serves everybody
@@ -50,7 +50,7 @@ class Fetcher:
         if task is None:
             job = FetchJob(self._stores, record, provider, request)
             task = self._tasks[key] = asyncio.create_task(self._run(job))
-            task.add_done_callback(lambda done: self._retire(key, done))
+            task.add_done_callback(lambda done: self._remove_task(key, done))
         return task
 
     async def close(self) -> None:
@@ -60,7 +60,7 @@ class Fetcher:
         await asyncio.gather(*tasks, return_exceptions=True)
         await self.claims.close()
 
-    def _retire(self, key: tuple[int, FetchRequest], task: asyncio.Task[FetchResult]) -> None:
+    def _remove_task(self, key: tuple[int, FetchRequest], task: asyncio.Task[FetchResult]) -> None:
         del self._tasks[key]
         # Every caller may have left: what broke is seen here or never.
         error = None if task.cancelled() else task.exception()
@@ -77,6 +77,6 @@ class Fetcher:
         job.reach = self._reaches.get(job.key, 0)
         while await job.step():
             self._reaches[job.key] = job.reach
-        if job.request.again:
-            await job.resolve_suspects()
+        if job.request.refetch:
+            await job.resolve_rechecks()
         return job.result

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from candlegraph.answer import Ask
+from candlegraph.answer import CandleRequest
 from candlegraph.candle import Candles, concat
 from candlegraph.resample import fill_previous
 from candlegraph.span import Span, Spans
@@ -13,20 +13,20 @@ from candlegraph.zone import Int64s, Zone
 
 
 @dataclass(frozen=True, slots=True)
-class Filling:
+class FlatCandleFiller:
     """Fills the buckets of an answer, no more of them than it can want."""
 
-    ask: Ask
+    request: CandleRequest
     timeframe: Timeframe
     zone: Zone
 
-    def lacks_close(self, candles: Candles, known: Spans, since: int) -> bool:
+    def needs_close_before(self, candles: Candles, known: Spans, since: int) -> bool:
         """Whether flat candles open at ``since``, the beginning of a query: they need the close before it.
 
         A query that goes back in time comes to that close by itself.
         """
         first = next(iter(known), None)
-        if self.ask.since is None or first is None or first.since != since:
+        if self.request.since is None or first is None or first.since != since:
             return False
         inside = candles.between(first)
         return not len(inside) or bool(inside.timestamp[0] != since)
@@ -47,8 +47,8 @@ class Filling:
 
     def _openings(self, span: Span) -> Int64s:
         """The openings in ``span``, as many as an answer can want of them: a span may hold fifty years of minutes."""
-        if self.ask.since is not None:
-            span &= Span(span.since, self.timeframe.shift(span.since, self.ask.limit + 2, self.zone))
+        if self.request.since is not None:
+            span &= Span(span.since, self.timeframe.shift(span.since, self.request.limit + 2, self.zone))
         else:
-            span &= Span(self.timeframe.shift(span.until, -self.ask.limit - 2, self.zone), span.until)
+            span &= Span(self.timeframe.shift(span.until, -self.request.limit - 2, self.zone), span.until)
         return self.timeframe.edges(span.since, span.until, self.zone)

@@ -32,12 +32,12 @@ class FormingCache:
     def __init__(self, database: Database) -> None:
         """Nothing is remembered; the timings are the database's."""
         self._database = database
-        self._kept: dict[tuple[int, Timeframe], FormingCandles] = {}
+        self._entries: dict[tuple[int, Timeframe], FormingCandles] = {}
         self._sources: dict[int, LiveSource] = {}
 
     def recent(self, key: tuple[int, Timeframe], ahead: Spans) -> FormingCandles | None:
         """The candles of ``ahead``, none of them final, if they were fetched within two seconds; asks nobody."""
-        kept = self._kept.get(key)
+        kept = self._entries.get(key)
         return kept if kept and self.serves(kept, ahead) else None
 
     def serves(self, forming: FormingCandles, ahead: Spans) -> bool:
@@ -54,12 +54,12 @@ class FormingCache:
         source = self._sources.get(instrument_id)
         if timeframe == MINUTE and not leads and source and (seen := source()):
             return FormingCandles(*seen, time.monotonic(), live=True)
-        kept = self._kept.get(key)
+        kept = self._entries.get(key)
         return None if kept and kept.live and leads else kept
 
     def remember(self, key: tuple[int, Timeframe], forming: FormingCandles) -> None:
         """Let ``forming`` serve the queries of the next moment."""
-        self._kept[key] = forming
+        self._entries[key] = forming
         asyncio.get_running_loop().call_later(self._ttl_s, self._forget, key, forming)
 
     def remember_live(self, instrument_id: int, minutes: Candles, span: Span) -> None:
@@ -79,5 +79,5 @@ class FormingCache:
         return self._database.timings.forming_ttl_s
 
     def _forget(self, key: tuple[int, Timeframe], forming: FormingCandles) -> None:
-        if self._kept.get(key) is forming:
-            del self._kept[key]
+        if self._entries.get(key) is forming:
+            del self._entries[key]

@@ -8,9 +8,9 @@ import time
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 
-from candlegraph.backfill import Selection
+from candlegraph.backfill import SymbolSelection
 from candlegraph.errors import BadUserInput, CandlegraphError, NotFound, ProviderUnavailable
-from candlegraph.series import Instrument, Record
+from candlegraph.series import Instrument, InstrumentRecord
 from candlegraph.timings import Timings
 from candlegraph.upstream import Providers, Upstream
 from storage.instruments import Instruments
@@ -45,19 +45,19 @@ class Listings:
         self._providers = providers
         self._lists: dict[tuple[str, str], _List] = {}
 
-    async def find(self, wanted: list[Instrument]) -> list[Record | CandlegraphError]:
+    async def find(self, wanted: list[Instrument]) -> list[InstrumentRecord | CandlegraphError]:
         """Look instruments up, if need be in their provider's list; an error a key, never one for all."""
-        kept = await self._instruments.recent(wanted)
+        kept = await self._instruments.get_cached(wanted)
         missing = [instrument for instrument in wanted if instrument not in kept]
-        await self._renew({(i.market, i.provider) for i in kept})
+        await self._refresh_due({(i.market, i.provider) for i in kept})
         if not missing:
             return [kept[instrument] for instrument in wanted]
         pairs = {(instrument.market, instrument.provider) for instrument in missing}
-        errors = await self._list(pairs)
-        kept |= await self._instruments.kept(missing)
+        errors = await self._ensure_listed(pairs)
+        kept |= await self._instruments.get_stored(missing)
         strangers = {pair for i in missing if i not in kept and not errors[pair := (i.market, i.provider)]}
-        if strangers and await self._again(strangers):
-            kept |= await self._instruments.kept(missing)
+        if strangers and await self._reread(strangers):
+            kept |= await self._instruments.get_stored(missing)
         return [
             kept.get(i)
             or errors[i.market, i.provider]
@@ -67,9 +67,9 @@ class Listings:
 
     async def search(
         self, market: str, provider: str, *, text: str | None, inactive: bool, after: str | None, first: int
-    ) -> tuple[list[Record], int]:
+    ) -> tuple[list[InstrumentRecord], int]:
         """One page of a provider's symbols in the order of their names, and how many match in all."""
-        error = (await self._list({(market, provider)}))[market, provider]
+        error = (await self._ensure_listed({(market, provider)}))[market, provider]
         found, count = await self._instruments.search(
             market, provider, text=text, inactive=inactive, after=after, first=first
         )
@@ -77,14 +77,14 @@ class Listings:
             raise error
         return found, count
 
-    async def select(self, selection: Selection) -> list[Record]:
+    async def select(self, selection: SymbolSelection) -> list[InstrumentRecord]:
         """The listed symbols of a provider that are meant. NotFound names one there is not; BadUserInput: none fits, or too many."""
         market, provider = selection.market, selection.provider
         if (selection.symbols is None) == (selection.pattern is None):
             raise BadUserInput("Give either `symbols` or a `pattern`.")
         if selection.symbols is not None and not selection.symbols:
             raise BadUserInput("`symbols` names no symbol.")
-        if error := (await self._list({(market, provider)}))[market, provider]:
+        if error := (await self._ensure_listed({(market, provider)}))[market, provider]:
             raise error
         names = None if selection.symbols is None else list(dict.fromkeys(selection.symbols))
         records = await self._instruments.named(market, provider, names)
@@ -115,7 +115,7 @@ class Listings:
     def _is_due(self, known: _List) -> bool:
         return known.due(self._timings.listing_ttl_s, self._timings.listing_retry_s)
 
-    async def _again(self, pairs: set[tuple[str, str]]) -> bool:
+    async def _reread(self, pairs: set[tuple[str, str]]) -> bool:
         """Wait for lists that lack what somebody asks for, unless they were read a moment ago; whether one was read."""
         timings, plugins = self._timings, self._plugins()
         ages = timings.unknown_symbol_ttl_s, timings.listing_retry_s
@@ -127,7 +127,7 @@ class Listings:
             await asyncio.wait(tasks, timeout=self._timings.listing_deadline_s)
         return bool(tasks)
 
-    async def _renew(self, pairs: set[tuple[str, str]]) -> None:
+    async def _refresh_due(self, pairs: set[tuple[str, str]]) -> None:
         """Have the lists read again that are due; nobody waits for them."""
         for pair in await self._due(pairs):
             if pair in self._plugins():
@@ -135,7 +135,7 @@ class Listings:
             else:
                 self._lists.setdefault(pair, _List()).failed_at = time.monotonic()  # imported: nobody has a list of it
 
-    async def _list(self, pairs: set[tuple[str, str]]) -> dict[tuple[str, str], CandlegraphError | None]:
+    async def _ensure_listed(self, pairs: set[tuple[str, str]]) -> dict[tuple[str, str], CandlegraphError | None]:
         """See to it that the providers' symbols are stored, and of each say why they could not be.
 
         An old list is read again behind us; one that never was read is waited for.
@@ -161,7 +161,7 @@ class Listings:
             self._read_if_due(pair)
             return known.error
         if pair not in self._plugins():
-            return None if pair in await self._instruments.pairs() else self._no_provider(*pair)
+            return None if pair in await self._instruments.stored_providers() else self._no_provider(*pair)
         if task := self._read_if_due(pair):
             _, late = await asyncio.wait([task], timeout=self._timings.listing_deadline_s)
             if late:

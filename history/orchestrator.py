@@ -12,9 +12,9 @@ from dataclasses import dataclass
 from typing import Self
 
 from candlegraph import clock
-from candlegraph.answer import Answer, Ask, Coverage, Gap, GapReason, Wait
+from candlegraph.answer import Answer, CandleRequest, CoverageReport, Gap, GapReason, Wait
 from candlegraph.errors import CandlegraphError, ProviderError
-from candlegraph.series import Record, Series
+from candlegraph.series import InstrumentRecord, Series
 from candlegraph.span import Span, Spans
 from candlegraph.supervision import Supervisor
 from candlegraph.timeframe import Timeframe
@@ -23,7 +23,7 @@ from candlegraph.upstream import Providers, Upstream
 from candlegraph.zone import zone
 from history.admission import RowBudget
 from history.batch_reader import BatchReader, ReadSources
-from history.fetch_job import MAX_CALLS, FetchRequest
+from history.fetch_job import MAX_CALLS_PER_FETCH, FetchRequest
 from history.fetcher import Fetcher
 from history.listings import Listings
 from history.plan import Plan
@@ -31,16 +31,16 @@ from history.query import CandleQuery
 from history.query_fetches import QueryContext
 from history.revisions import Revisions
 from storage.batches import Superseded
-from storage.cache.memory import Cache
-from storage.candle_counts import Counts
-from storage.candles import CandleStore, Reading, read_tables
-from storage.change_feed import Changes
-from storage.coverage_cache import Ledgers
+from storage.cache.memory import CandleCache
+from storage.candle_counts import CandleCounts
+from storage.candles import CandleStore, ReadFunction, read_tables
+from storage.change_feed import ChangeFeed
+from storage.coverage_cache import CoverageCache
 from storage.database import Database
 from storage.instruments import Instruments
-from storage.relations import ALL, Levels
+from storage.relations import ALL_AGGREGATES, Aggregates
 
-FETCHES = 20  # how many of the newest upstream calls are told
+MAX_REPORTED_FETCHES = 20  # how many of the newest upstream calls are told
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,16 +48,16 @@ class History:
     """Everything that is known of every series, and the way to more."""
 
     store: CandleStore
-    ledgers: Ledgers
+    coverage_cache: CoverageCache
     instruments: Instruments
     listings: Listings
     fetcher: Fetcher
     providers: Providers
-    levels: Levels
-    counts: Counts
+    aggregates: Aggregates
+    candle_counts: CandleCounts
     row_budget: RowBudget
     revisions: Revisions
-    cache: Cache | None = None
+    cache: CandleCache | None = None
 
     @property
     def timings(self) -> Timings:
@@ -65,68 +65,70 @@ class History:
         return self.store.database.timings
 
     @classmethod
-    def over(
+    def create(
         cls,
         database: Database,
         providers: Providers,
-        levels: Levels = ALL,
-        reading: Reading = read_tables,
-        cache: Cache | None = None,
+        levels: Aggregates = ALL_AGGREGATES,
+        reading: ReadFunction = read_tables,
+        cache: CandleCache | None = None,
     ) -> Self:
         """Put it together over a database and its providers; `start` keeps it up."""
-        store = CandleStore(database, Changes(database), reading)
-        ledgers = Ledgers(store)
+        store = CandleStore(database, ChangeFeed(database), reading)
+        ledgers = CoverageCache(store)
         instruments, fetcher = Instruments(database), Fetcher(store, ledgers)
         listings, revisions = Listings(instruments, providers), Revisions(store, ledgers, fetcher.claims)
-        counts, budget = Counts(database), RowBudget()
+        counts, budget = CandleCounts(database), RowBudget()
         return cls(store, ledgers, instruments, listings, fetcher, providers, levels, counts, budget, revisions, cache)
 
     def start(self, supervisor: Supervisor) -> None:
         """Follow what other processes write, and keep the claims of this one."""
-        changes, claims = self.store.changes, self.fetcher.claims
-        supervisor.start("changes", changes.watch, changes.outage)
+        changes, claims = self.store.change_feed, self.fetcher.claims
+        supervisor.start("changes", changes.run, changes.outage)
         supervisor.start("claims", claims.renew, claims.outage)
 
-    async def answer(self, asks: Sequence[Ask]) -> list[Answer | BaseException]:
+    async def answer(self, asks: Sequence[CandleRequest]) -> list[Answer | BaseException]:
         """Answer many questions at once: what they need of the database is read in one statement a step.
 
         An item that fails is its exception (NotFound, BadUserInput, ProviderError, Overloaded, Unavailable) and disturbs no other.
         """
-        sources = ReadSources(self.store, self.ledgers, self.listings, self.levels, self.row_budget, self.cache)
+        sources = ReadSources(
+            self.store, self.coverage_cache, self.listings, self.aggregates, self.row_budget, self.cache
+        )
         reader = BatchReader(sources)
         return await asyncio.gather(*(self._answer(ask, reader) for ask in asks), return_exceptions=True)
 
-    async def coverage(self, series: Series) -> Coverage:
+    async def coverage(self, series: Series) -> CoverageReport:
         """The ledger of a series. NotFound, ProviderError where its provider's list cannot be read."""
         record = (await self.listings.find([series.instrument]))[0]
         if isinstance(record, CandlegraphError):
             raise record
         provider, _ = await self._provider(record, self.timings.query_deadline_s)
-        ledger = (await self.ledgers.load([record.id]))[0]
+        ledger = (await self.coverage_cache.load([record.id]))[0]
         days = zone(record.timezone)
         now = provider.now_ms() if provider else clock.now_ms()
         capabilities = provider.capabilities if provider else None
-        plan = Plan(record, capabilities, ledger, self.levels, series.timeframe, days, days, now)
+        plan = Plan(record, capabilities, ledger, self.aggregates, series.timeframe, days, days, now)
         covered, holes = _known_and_missing(plan)
-        rows = await self.counts.of(record.id, series.timeframe, ledger, self.levels)
-        fetches = await self.store.fetches(record.id, series.timeframe, FETCHES)
-        return Coverage(record, covered, holes, rows, tuple(fetches))
+        rows = await self.candle_counts.count(record.id, series.timeframe, ledger, self.aggregates)
+        fetches = await self.store.recent_fetches(record.id, series.timeframe, MAX_REPORTED_FETCHES)
+        return CoverageReport(record, covered, holes, rows, tuple(fetches))
 
-    async def _answer(self, ask: Ask, reader: BatchReader) -> Answer:
-        record: Record = await reader.record.load(ask.series.instrument)
+    async def _answer(self, ask: CandleRequest, reader: BatchReader) -> Answer:
+        record: InstrumentRecord = await reader.record.load(ask.series.instrument)
         timeout_s = self.timings.query_deadline_s
         deadline = asyncio.get_running_loop().time() + timeout_s
         provider, failure = await self._provider(record, timeout_s if ask.wait is Wait.COMPLETE else 0)
         now = provider.now_ms() if provider else clock.now_ms()
         if provider:
-            now = max(now, ask.known_until + provider.capabilities.final_after_ms)
+            now = max(now, ask.final_until + provider.capabilities.final_after_ms)
         context = QueryContext(record, provider, self.fetcher, deadline, now)
         query, answer = await self._answer_one_revision(lambda: CandleQuery(ask, context, reader), failure)
         if provider is None:
             return answer
-        if suspects := query.plan.ledger.suspects(now):
-            with self.fetcher.rechecking.watched():
-                if await self._healed(answer, suspects, provider, deadline):
+        if suspects := query.plan.coverage.due_rechecks(now):
+            with self.fetcher.rechecks_outage.recording():
+                if await self._recheck(answer, suspects, provider, deadline):
                     answer = await CandleQuery(ask, context, reader).run(None)
         return answer
 
@@ -150,31 +152,37 @@ class History:
         """Bring what is stored to the provider's revision; also of a symbol that is not listed any more."""
         context = query.context
         record, provider = context.record, context.provider
-        left = max(0.0, context.deadline - asyncio.get_running_loop().time()) if query.ask.wait is Wait.COMPLETE else 0
-        if provider is None and not record.listed and (await query.reader.ledger.load(record.id)).sources:
+        left = (
+            max(0.0, context.deadline - asyncio.get_running_loop().time()) if query.request.wait is Wait.COMPLETE else 0
+        )
+        if provider is None and not record.listed and (await query.reader.coverage.load(record.id)).sources:
             provider, _ = await self._started(record, left)
         if provider is not None:
             await self.revisions.follow(record, provider, left)
 
-    async def _healed(self, answer: Answer, due: dict[Timeframe, Spans], provider: Upstream, deadline: float) -> bool:
+    async def _recheck(self, answer: Answer, due: dict[Timeframe, Spans], provider: Upstream, deadline: float) -> bool:
         """Ask once more for what is suspect of an answer, now that its time has come; whether that brought candles.
 
         Whatever comes of it, what is stored stays, and so does the answer.
         """
-        record, told = answer.record, Spans([_told(answer)])
-        pieces = [(timeframe, span) for timeframe, spans in due.items() for span in spans & told][:MAX_CALLS]
-        if not pieces or not self.fetcher.suspects.wake(record.id):
+        record, told = answer.record, Spans([_answered_span(answer)])
+        pieces = [(timeframe, span) for timeframe, spans in due.items() for span in spans & told][:MAX_CALLS_PER_FETCH]
+        if not pieces or not self.fetcher.rechecks.is_due(record.id):
             return False
-        tasks = [self.fetcher.fetch(record, provider, FetchRequest(*piece, again=True)) for piece in pieces]
+        tasks = [self.fetcher.fetch(record, provider, FetchRequest(*piece, refetch=True)) for piece in pieces]
         left = max(0.0, deadline - asyncio.get_running_loop().time())
-        done, _ = await asyncio.wait(tasks, timeout=left if answer.ask.wait is Wait.COMPLETE else 0)
+        done, _ = await asyncio.wait(tasks, timeout=left if answer.request.wait is Wait.COMPLETE else 0)
         return any(task.result().rows for task in done)
 
-    async def _provider(self, record: Record, timeout_s: float) -> tuple[Upstream | None, ProviderError | None]:
+    async def _provider(
+        self, record: InstrumentRecord, timeout_s: float
+    ) -> tuple[Upstream | None, ProviderError | None]:
         """The provider to ask for more; none for what was imported, and a failed one takes nothing away."""
         return await self._started(record, timeout_s) if record.listed else (None, None)
 
-    async def _started(self, record: Record, timeout_s: float) -> tuple[Upstream | None, ProviderError | None]:
+    async def _started(
+        self, record: InstrumentRecord, timeout_s: float
+    ) -> tuple[Upstream | None, ProviderError | None]:
         instrument = record.instrument
         try:
             return await self.providers.get(instrument.market, instrument.provider, timeout_s=timeout_s), None
@@ -182,11 +190,11 @@ class History:
             return None, error
 
 
-def _told(answer: Answer) -> Span:
+def _answered_span(answer: Answer) -> Span:
     """The span an answer speaks of: back to the beginning, where it says that there is nothing older."""
     if not answer.sources:
         return Span(0, 0)
-    whole = answer.ask.since is None and not answer.has_more
+    whole = answer.request.since is None and not answer.has_more
     return Span(clock.OLDEST_MS if whole else answer.sources[0].since, answer.sources[-1].until)
 
 
@@ -202,9 +210,9 @@ def _known_and_missing(plan: Plan) -> tuple[Spans, tuple[Gap, ...]]:
     rest = Spans([known]) - covered
     holes = [
         Gap(span.since, span.until, item.reason, item.detail)
-        for item in planned.out_of_reach
+        for item in planned.unreachable
         for span in rest & Spans([item.span])
     ]
-    rest -= Spans(item.span for item in planned.out_of_reach)
+    rest -= Spans(item.span for item in planned.unreachable)
     holes += [Gap(s.since, s.until, GapReason.NOT_FETCHED, "It has not been asked for yet.") for s in rest]
     return covered, tuple(sorted(holes, key=lambda gap: gap.since))

@@ -9,23 +9,23 @@ from contextlib import asynccontextmanager
 from candlegraph.batcher import Batcher
 from candlegraph.candle import concat
 from candlegraph.span import Spans
-from storage.batches import Fetch, Superseded, Write
+from storage.batches import CandleWrite, FetchLogRow, Superseded
 from storage.candles import CandleStore
-from storage.leases import Held
+from storage.leases import LeaseToken
 
 
-class Arrivals:
+class PageWriter:
     """Stores pages in the background, each as soon as the transaction before it has ended."""
 
-    def __init__(self, store: CandleStore, held: Held | None) -> None:
+    def __init__(self, store: CandleStore, lease: LeaseToken | None) -> None:
         """Nothing has arrived; what is ``held`` must still be so when something is stored."""
         self._store = store
-        self._held = held
-        self._pages: Batcher[None, tuple[Write, Fetch], None] = Batcher(self._write)
+        self._lease = lease
+        self._pages: Batcher[None, tuple[CandleWrite, FetchLogRow], None] = Batcher(self._write)
         self._failure: BaseException | None = None
 
     @asynccontextmanager
-    async def stored(self) -> AsyncIterator[None]:
+    async def flush_on_exit(self) -> AsyncIterator[None]:
         """Pages added inside the block are stored on exit, also after an error; they are given up on cancellation.
 
         Raises the first error of storing.
@@ -43,7 +43,7 @@ class Arrivals:
         if self._failure:
             raise self._failure
 
-    def add(self, write: Write, fetch: Fetch) -> None:
+    def add(self, write: CandleWrite, fetch: FetchLogRow) -> None:
         """Have a page of the series stored, and its call logged. Raises the first error of storing those before it."""
         if self._failure:
             raise self._failure
@@ -53,20 +53,20 @@ class Arrivals:
         if not stored.cancelled():
             self._failure = self._failure or stored.exception()
 
-    async def _write(self, _: None, pages: Sequence[tuple[Write, Fetch]]) -> list[None]:
+    async def _write(self, _: None, pages: Sequence[tuple[CandleWrite, FetchLogRow]]) -> list[None]:
         writes, fetches = zip(*pages, strict=True)
-        if self._held:
-            await self._store.write_led(_joined(writes), fetches, self._held)
+        if self._lease:
+            await self._store.write_leased(_merge_pages(writes), fetches, self._lease)
         else:
-            await self._store.write([_joined(writes)], fetches)
+            await self._store.write([_merge_pages(writes)], fetches)
         return [None] * len(pages)
 
 
-def _joined(writes: tuple[Write, ...]) -> Write:
+def _merge_pages(writes: tuple[CandleWrite, ...]) -> CandleWrite:
     """Pages of one series as one: the aggregates over them are made once."""
     candles = concat([write.candles for write in writes]).sorted()
     covered = Spans(span for write in writes for span in write.covered)
     revision = writes[-1].revision
     if revision and any(write.revision and write.revision.lineage != revision.lineage for write in writes):
         raise Superseded
-    return Write(writes[0].instrument_id, writes[0].timeframe, candles, covered, revision=revision)
+    return CandleWrite(writes[0].instrument_id, writes[0].timeframe, candles, covered, revision=revision)

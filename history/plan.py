@@ -9,47 +9,47 @@ from typing import NamedTuple
 from candlegraph import clock
 from candlegraph.answer import GapReason, SourceKind
 from candlegraph.provider import Capabilities
-from candlegraph.series import Record
+from candlegraph.series import InstrumentRecord
 from candlegraph.span import Span, Spans
 from candlegraph.timeframe import MINUTE, Timeframe
 from candlegraph.zone import Zone
-from storage.coverage import Ledger
-from storage.relations import BASE, Levels
+from storage.coverage import Coverage
+from storage.relations import BASE_RELATION, Aggregates
 
-FEW_CALLS = 3  # so many calls for 1m candles are worth it; beyond, a native timeframe is asked instead
+CHEAP_CALLS = 3  # so many calls for 1m candles are worth it; beyond, a native timeframe is asked instead
 
 _DECADE = Timeframe(10, "y")
 
 
 @dataclass(frozen=True, slots=True)
-class Stretch:
+class StoredSpan:
     """Stored candles of ``span`` in one relation, at its timeframe."""
 
     span: Span
     timeframe: Timeframe
-    relation: str = BASE
+    relation: str = BASE_RELATION
 
 
 @dataclass(frozen=True, slots=True)
-class Part:
+class PlanPart:
     """A part of a window: what it is folded of, and whether the forming candles of ``forming`` come on top."""
 
     span: Span
-    stretches: tuple[Stretch, ...]
+    stored_spans: tuple[StoredSpan, ...]
     forming: Timeframe | None = None
 
     @property
     def source(self) -> SourceKind:
         """Where it comes from."""
-        aggregated = any(stretch.relation != BASE for stretch in self.stretches)
+        aggregated = any(stretch.relation != BASE_RELATION for stretch in self.stored_spans)
         return SourceKind.AGGREGATE if aggregated else SourceKind.STORE
 
-    def within(self, spans: Spans) -> list[Part]:
+    def within(self, spans: Spans) -> list[PlanPart]:
         """What of it lies in ``spans``, whole buckets; for parts that are final."""
-        return [Part(span, (replace(self.stretches[0], span=span),)) for span in Spans([self.span]) & spans]
+        return [PlanPart(span, (replace(self.stored_spans[0], span=span),)) for span in Spans([self.span]) & spans]
 
 
-class OutOfReach(NamedTuple):
+class UnreachableSpan(NamedTuple):
     """A span that no call can bring, and why."""
 
     reason: GapReason
@@ -68,10 +68,10 @@ class WindowPlan:
     """
 
     window: Span
-    final: tuple[Part, ...]  # each answers settled buckets; the outer ones may extend past the window
-    tail: tuple[Part, ...]  # answers the buckets that are not settled: one part or none
+    final: tuple[PlanPart, ...]  # each answers settled buckets; the outer ones may extend past the window
+    tail: tuple[PlanPart, ...]  # answers the buckets that are not settled: one part or none
     missing: Spans  # buckets the store cannot answer and the provider could, the forming one among them
-    out_of_reach: tuple[OutOfReach, ...]
+    unreachable: tuple[UnreachableSpan, ...]
 
     @property
     def covered(self) -> Spans:
@@ -83,10 +83,10 @@ class WindowPlan:
 class Plan:
     """How buckets of ``timeframe`` in ``zone`` can be had. ``days`` is the zone that stored days and longer are in."""
 
-    record: Record
+    record: InstrumentRecord
     capabilities: Capabilities | None  # None: there is no provider to ask
-    ledger: Ledger
-    levels: Levels
+    coverage: Coverage
+    aggregates: Aggregates
     timeframe: Timeframe
     zone: Zone
     days: Zone
@@ -112,7 +112,7 @@ class Plan:
     @property
     def beginning(self) -> int:
         """The beginning of all that is known: 1970, or the first candle known before."""
-        known = [next(iter(spans)).since for spans in self.ledger.spans.values() if spans]
+        known = [next(iter(spans)).since for spans in self.coverage.spans.values() if spans]
         return max(clock.OLDEST_MS, min([0, self.record.first_available or 0, *known]))
 
     @property
@@ -120,9 +120,9 @@ class Plan:
         """Buckets that end here or before are final."""
         return self.timeframe.floor(self.now - self.settle_ms, self.zone)
 
-    def known(self, base: Timeframe, window: Span) -> Spans:
+    def covered(self, base: Timeframe, window: Span) -> Spans:
         """Where ``base`` is settled: by the ledger, and in our first and last bucket by the listing and its end."""
-        known = self.ledger.spans.get(base, Spans()) & Spans([window])
+        known = self.coverage.spans.get(base, Spans()) & Spans([window])
         first, ended = self.record.first_available, self.record.ended_at
         if first is not None:
             known |= Spans([Span(self.timeframe.floor(first, self.zone), base.floor(first, self.days)) & window])
@@ -139,7 +139,7 @@ class Plan:
         head = window if head is None else head
         rest = window if head else Span(max(window.since, self.settled), window.until)
         final = tuple(part for part in self._final(head) if part.span & window) if head else ()
-        out_of_reach = tuple(self.beyond_reach(window))
+        out_of_reach = tuple(self.unreachable(window))
         missing = Spans([rest]) - Spans(part.span for part in final) - Spans(item.span for item in out_of_reach)
         return self.with_forming(WindowPlan(window, final, (), missing, out_of_reach), forming)
 
@@ -152,96 +152,96 @@ class Plan:
             else planned
         )
 
-    def _final(self, window: Span) -> list[Part]:
+    def _final(self, window: Span) -> list[PlanPart]:
         """What answers which settled buckets: 1m candles and their aggregates first, then native candles, coarse to fine.
 
         Each part is made of one stretch.
         """
         rest = Spans([window & Span(window.since, self.settled)])
-        parts: list[Part] = []
+        parts: list[PlanPart] = []
         for base in self._bases():
-            level, relation = self._level() if base == MINUTE else (base, BASE)
-            whole = self._kept(self.known(base, window), level).inner(self.timeframe, self.zone) & rest
-            parts += [Part(span, (Stretch(span, level, relation),)) for span in whole]
+            level, relation = self._coarsest_aggregate() if base == MINUTE else (base, BASE_RELATION)
+            whole = self._retained(self.covered(base, window), level).inner(self.timeframe, self.zone) & rest
+            parts += [PlanPart(span, (StoredSpan(span, level, relation),)) for span in whole]
             rest -= whole
         return sorted(parts, key=lambda part: part.span)
 
-    def _tail(self, window: Span, forming: Collection[Timeframe]) -> tuple[Part, ...]:
+    def _tail(self, window: Span, forming: Collection[Timeframe]) -> tuple[PlanPart, ...]:
         """What answers the buckets that are not settled, if anything: a base of ``forming`` that is known up to its newest."""
         tail = window & Span(self.settled, window.until)
         for base in forming if tail else ():
             final = base.floor(self.now - self.final_after_ms, self.days)
             listed = base.floor(self.record.first_available or 0, self.days)  # before it there is nothing to know
-            if self.known(base, window).covers(Span(max(tail.since, listed), final)):
-                ladder = tuple(self._ladder(Span(tail.since, final))) if base == MINUTE else ()
-                stretches = ladder or (Stretch(Span(tail.since, final), base),)
-                if all(self._kept(Spans([s.span]), s.timeframe).covers(s.span) for s in stretches):
-                    return (Part(tail, stretches, base),)
+            if self.covered(base, window).covers(Span(max(tail.since, listed), final)):
+                ladder = tuple(self._decompose(Span(tail.since, final))) if base == MINUTE else ()
+                stretches = ladder or (StoredSpan(Span(tail.since, final), base),)
+                if all(self._retained(Spans([s.span]), s.timeframe).covers(s.span) for s in stretches):
+                    return (PlanPart(tail, stretches, base),)
         return ()
 
-    def beyond_reach(self, window: Span) -> list[OutOfReach]:
+    def unreachable(self, window: Span) -> list[UnreachableSpan]:
         """What no call can bring, and why."""
         found = [*self._outside_listing(window), *self._outside_capabilities(window)]
-        horizon = self.ledger.horizon
-        if horizon is not None and set(self.native()) <= {MINUTE}:
+        horizon = self.coverage.horizon
+        if horizon is not None and set(self.native_timeframes()) <= {MINUTE}:
             older = Span(window.since, self.timeframe.ceil(horizon, self.zone)) & window
-            found.append(OutOfReach(GapReason.UNAVAILABLE, older, "1-minute candles are not kept for so long."))
+            found.append(UnreachableSpan(GapReason.UNAVAILABLE, older, "1-minute candles are not kept for so long."))
         return [item for item in found if item.span]
 
-    def _outside_listing(self, window: Span) -> Iterator[OutOfReach]:
+    def _outside_listing(self, window: Span) -> Iterator[UnreachableSpan]:
         first, ended = self.record.first_available, self.record.ended_at
         if first is not None:
             before = Span(window.since, self.timeframe.floor(first, self.zone)) & window
-            yield OutOfReach(GapReason.BEFORE_LISTING, before, "The symbol was not listed yet.")
+            yield UnreachableSpan(GapReason.BEFORE_LISTING, before, "The symbol was not listed yet.")
         if ended is not None:
             after = Span(self.timeframe.ceil(ended, self.zone), window.until) & window
-            yield OutOfReach(GapReason.AFTER_DELISTING, after, "The symbol is not traded any more.")
+            yield UnreachableSpan(GapReason.AFTER_DELISTING, after, "The symbol is not traded any more.")
 
-    def _outside_capabilities(self, window: Span) -> Iterator[OutOfReach]:
+    def _outside_capabilities(self, window: Span) -> Iterator[UnreachableSpan]:
         if not self.capabilities:
             return
         if self.record.first_available is None:
             before = Span(window.since, self.timeframe.ceil(self.earliest, self.zone)) & window
-            yield OutOfReach(GapReason.UNAVAILABLE, before, "The provider has nothing so old.")
+            yield UnreachableSpan(GapReason.UNAVAILABLE, before, "The provider has nothing so old.")
         if self.capabilities.delay_ms:
             edge = self.timeframe.floor(self.now - self.capabilities.delay_ms, self.zone)
             recent = Span(edge, self.settled) & window
-            yield OutOfReach(GapReason.UNAVAILABLE, recent, "The provider's feed is delayed: it comes later.")
-        reaches = [self.capabilities.reach_ms(base) for base in self.native()]
+            yield UnreachableSpan(GapReason.UNAVAILABLE, recent, "The provider's feed is delayed: it comes later.")
+        reaches = [self.capabilities.reach_ms(base) for base in self.native_timeframes()]
         if reaches and None not in reaches:
             edge = self.timeframe.ceil(self.now - max(reach or 0 for reach in reaches), self.zone)
             older = Span(window.since, edge) & window
-            yield OutOfReach(GapReason.UNAVAILABLE, older, "The provider does not reach back so far.")
+            yield UnreachableSpan(GapReason.UNAVAILABLE, older, "The provider does not reach back so far.")
 
-    def choose(self, span: Span) -> Timeframe | None:
+    def choose_timeframe(self, span: Span) -> Timeframe | None:
         """The timeframe to ask the provider for: 1m while that is cheap, else the coarsest native one that folds into ours."""
         assert self.capabilities  # noqa: S101 - there is somebody to ask
-        native = sorted(self.native(), key=lambda base: -base.nominal_ms)
+        native = sorted(self.native_timeframes(), key=lambda base: -base.nominal_ms)
         reaches = {base: self.capabilities.reach_ms(base) for base in native}
         within = [base for base, reach in reaches.items() if reach is None or self.now - reach <= span.since]
-        if self.ledger.horizon is not None and span.since < self.ledger.horizon:
+        if self.coverage.horizon is not None and span.since < self.coverage.horizon:
             within = [base for base in within if base != MINUTE]
             native = [base for base in native if base != MINUTE]
         if MINUTE in within:
-            minutes = Spans([span & Span(span.since, self.now)]) - self.known(MINUTE, span)
+            minutes = Spans([span & Span(span.since, self.now)]) - self.covered(MINUTE, span)
             calls = sum(gap.until - gap.since for gap in minutes) / 60_000 / self.capabilities.max_rows_per_call
-            if calls <= FEW_CALLS:
+            if calls <= CHEAP_CALLS:
                 return MINUTE
         return next(iter(within or native), None)
 
-    def askable(self, span: Span, base: Timeframe) -> Span:
+    def fetchable(self, span: Span, base: Timeframe) -> Span:
         """What of ``span`` the provider may have at ``base``: from the listing to the candle that is forming."""
         first = self.record.first_available
         listed = self.earliest if first is None else base.floor(first, self.days)
         return Span(max(span.since, listed), min(span.until, base.next(self.now, self.days)))
 
-    def native(self) -> list[Timeframe]:
+    def native_timeframes(self) -> list[Timeframe]:
         """The provider's own timeframes that fold into ours."""
         return [base for base in self.capabilities.timeframes if self._nests(base)] if self.capabilities else []
 
-    def _kept(self, spans: Spans, base: Timeframe) -> Spans:
+    def _retained(self, spans: Spans, base: Timeframe) -> Spans:
         """Where there still are candles of ``base`` to be read: minutes before the horizon are dropped."""
-        return spans - self.ledger.behind(base)
+        return spans - self.coverage.dropped(base)
 
     @property
     def _decade(self) -> int:
@@ -254,25 +254,25 @@ class Plan:
         return (bool(base.width_ms) or same_days) and base.nests_in(self.timeframe, self.zone, self._decade)
 
     def _bases(self) -> list[Timeframe]:
-        return sorted(filter(self._nests, self.ledger.spans), key=lambda base: (base != MINUTE, -base.nominal_ms))
+        return sorted(filter(self._nests, self.coverage.spans), key=lambda base: (base != MINUTE, -base.nominal_ms))
 
-    def _levels(self) -> list[tuple[Timeframe, str]]:
+    def _usable_aggregates(self) -> list[tuple[Timeframe, str]]:
         """The aggregates that fold into ours, the coarsest first. Their days are those of UTC."""
         found = [
             (level, relation)
-            for level, relation in self.levels.items()
+            for level, relation in self.aggregates.items()
             if (level.width_ms or self.zone.is_utc) and level.nests_in(self.timeframe, self.zone, self._decade)
         ]
         return sorted(found, key=lambda item: -item[0].nominal_ms)
 
-    def _level(self) -> tuple[Timeframe, str]:
-        return next(iter(self._levels()), (MINUTE, BASE))
+    def _coarsest_aggregate(self) -> tuple[Timeframe, str]:
+        return next(iter(self._usable_aggregates()), (MINUTE, BASE_RELATION))
 
-    def _ladder(self, span: Span) -> Iterator[Stretch]:
+    def _decompose(self, span: Span) -> Iterator[StoredSpan]:
         """``span``, of minutes that are all known, in as few stored candles as tell it exactly: months, days, ... minutes."""
         reached = span.since
-        for level, relation in [*self._levels(), (MINUTE, BASE)]:
+        for level, relation in [*self._usable_aggregates(), (MINUTE, BASE_RELATION)]:
             until = level.floor(span.until)
             if until > reached and level.floor(reached) == reached:
-                yield Stretch(Span(reached, until), level, relation)
+                yield StoredSpan(Span(reached, until), level, relation)
                 reached = until

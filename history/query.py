@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
-from candlegraph.answer import Answer, Ask, Fill, SourceKind, Wait
+from candlegraph.answer import Answer, CandleRequest, Fill, SourceKind, Wait
 from candlegraph.candle import Candles, concat
 from candlegraph.clock import OLDEST_MS
 from candlegraph.errors import ProviderError, ProviderStarting, ProviderUnavailable
@@ -14,24 +14,24 @@ from candlegraph.resample import fold
 from candlegraph.span import Span, Spans
 from candlegraph.timeframe import Timeframe
 from candlegraph.zone import Zone, zone
-from history.assembly import Findings, assemble
+from history.assembly import QueryResult, assemble
 from history.batch_reader import BatchReader
 from history.cache_lookup import CacheLookup
-from history.filling import Filling
-from history.plan import Part, Plan, Stretch, WindowPlan
+from history.filling import FlatCandleFiller
+from history.plan import Plan, PlanPart, StoredSpan, WindowPlan
 from history.query_fetches import QueryContext, QueryFetches
-from storage.batches import Read
-from storage.coverage import Ledger
+from storage.batches import CandleRead
+from storage.coverage import Coverage
 
-READ_ROWS = 300_000  # stored rows read at once, 14 MB
-MAX_WINDOW = 50_000_000  # buckets; 95 years of minutes
+MAX_ROWS_PER_READ = 300_000  # stored rows read at once, 14 MB
+MAX_WINDOW_BUCKETS = 50_000_000  # buckets; 95 years of minutes
 
 
 @dataclass(slots=True)
 class CandleQuery:
     """One execution of a query. ``run`` is called once."""
 
-    ask: Ask
+    request: CandleRequest
     context: QueryContext
     reader: BatchReader
 
@@ -46,9 +46,9 @@ class CandleQuery:
         record, provider = self.context.record, self.context.provider
         days = zone(record.timezone)
         capabilities = provider.capabilities if provider else None
-        levels, timeframe, zone_ = self.reader.levels, self.ask.series.timeframe, self.ask.zone or days
-        self.plan = Plan(record, capabilities, Ledger(), levels, timeframe, zone_, days, self.context.now)
-        self.fetches = QueryFetches(self.ask, self.context)
+        levels, timeframe, zone_ = self.reader.levels, self.request.series.timeframe, self.request.zone or days
+        self.plan = Plan(record, capabilities, Coverage(), levels, timeframe, zone_, days, self.context.now)
+        self.fetches = QueryFetches(self.request, self.context)
 
     @property
     def timeframe(self) -> Timeframe:
@@ -63,41 +63,41 @@ class CandleQuery:
     @property
     def forward(self) -> bool:
         """Whether the oldest candles from ``since`` are wanted, rather than the newest."""
-        return self.ask.since is not None
+        return self.request.since is not None
 
     async def run(self, failure: ProviderError | None) -> Answer:
         """Answer. Raises the provider's error where nothing at all could be answered because of it."""
         self.fetches.outcome.failure = failure
         await self._refresh_plan()
-        reached = await self._read_windows(self._asked())
+        reached = await self._read_windows(self._requested_span())
         candles = concat(self.found).sorted()
-        if self.ask.fill is Fill.PREVIOUS:
+        if self.request.fill is Fill.PREVIOUS:
             candles = await self._filled(candles, reached)
         outcome = self.fetches.outcome
-        findings = Findings(candles, reached, outcome.exhausted, tuple(self.answered), outcome)
+        findings = QueryResult(candles, reached, outcome.exhausted, tuple(self.answered), outcome)
         if not len(candles) and not findings.covered & Spans([reached]):
             self._raise_failure()
-        return assemble(self.ask, self.plan, findings)
+        return assemble(self.request, self.plan, findings)
 
     async def _refresh_plan(self) -> None:
         """Plan by the present coverage, and by what the provider has learnt of itself: that its feed is delayed, say."""
         provider = self.context.provider
         capabilities = provider.capabilities if provider else None
-        ledger = await self.reader.ledger.load(self.context.record.id)
-        self.plan = replace(self.plan, ledger=ledger, capabilities=capabilities)
+        coverage = await self.reader.coverage.load(self.context.record.id)
+        self.plan = replace(self.plan, coverage=coverage, capabilities=capabilities)
 
-    def _asked(self) -> Span:
+    def _requested_span(self) -> Span:
         """The whole buckets asked for, up to the forming one."""
         until = self.timeframe.next(self.context.now, self.zone)
-        if self.ask.until is not None:
-            until = min(until, self.timeframe.ceil(self.ask.until, self.zone))
-        if self.ask.since is None:
+        if self.request.until is not None:
+            until = min(until, self.timeframe.ceil(self.request.until, self.zone))
+        if self.request.since is None:
             return Span(self._earliest(until), until)
-        return Span(min(until, self.timeframe.ceil(self.ask.since, self.zone)), until)
+        return Span(min(until, self.timeframe.ceil(self.request.since, self.zone)), until)
 
     def _earliest(self, until: int) -> int:
         """Where a query without ``since`` ends: nothing is stored, and nothing can be fetched, before."""
-        known = [next(iter(spans)).since for spans in self.plan.ledger.spans.values() if spans]
+        known = [next(iter(spans)).since for spans in self.plan.coverage.spans.values() if spans]
         if self.context.provider or self.fetches.outcome.failure:
             listed = self.context.record.first_available
             known.append(self.timeframe.ceil(self.plan.earliest, self.zone) if listed is None else listed)
@@ -106,17 +106,17 @@ class CandleQuery:
 
     async def _read_windows(self, asked: Span) -> Span:
         """Answer window after window; the span that was answered, shorter where the budget of calls ended."""
-        wanted, found, growth = self.ask.limit + 1, 0, 1
+        wanted, found, growth = self.request.limit + 1, 0, 1
         reached = Span(asked.since, asked.since) if self.forward else Span(asked.until, asked.until)
         while found < wanted and reached != asked:
-            buckets = min((wanted - found) * growth, MAX_WINDOW)
+            buckets = min((wanted - found) * growth, MAX_WINDOW_BUCKETS)
             window = self._next_window(reached, buckets, asked)
             answered, count = await self._answer_window(window)
             reached = Span(min(reached.since, answered.since), max(reached.until, answered.until))
             if self.fetches.outcome.exhausted:
                 break
             found += count
-            if self.ask.fill is Fill.PREVIOUS:
+            if self.request.fill is Fill.PREVIOUS:
                 found = len(await self._filled(concat(self.found).sorted(), reached))
             if count * 4 < buckets and answered == window:
                 growth *= 4
@@ -137,7 +137,7 @@ class CandleQuery:
             lookup, planned = self._plan_window(window)
         else:
             planned = self.plan.with_forming(planned, self.fetches.outcome.forming)
-        if self.fetches.outcome.exhausted and (cut := self.fetches.cut(self.plan, planned)) != window:
+        if self.fetches.outcome.exhausted and (cut := self.fetches.trim_window(self.plan, planned)) != window:
             lookup, planned = self._plan_window(cut)
         hits, parts = await lookup.find(planned)
         answered, made = await self._read_parts([*parts, *planned.tail], planned, lookup)
@@ -152,13 +152,13 @@ class CandleQuery:
         return lookup, self.plan.window(window, self.fetches.outcome.forming, lookup.head)
 
     async def _read_parts(
-        self, parts: Sequence[Part], planned: WindowPlan, lookup: CacheLookup
+        self, parts: Sequence[PlanPart], planned: WindowPlan, lookup: CacheLookup
     ) -> tuple[Span, list[Candles]]:
         """Read and fold ``parts``, and have them cached; the part of the window that was read whole, and their candles."""
         window, stored = planned.window, lookup.find_below(planned.tail)
-        unread = [stretch for part in parts for stretch in part.stretches if stretch not in stored]
+        unread = [stretch for part in parts for stretch in part.stored_spans if stretch not in stored]
         reads = [self._read(stretch) for stretch in unread]
-        async with self.reader.row_budget.reserve(sum(map(_most, reads)), self.context.deadline):
+        async with self.reader.row_budget.reserve(sum(map(_max_rows, reads)), self.context.deadline):
             batches = await asyncio.gather(*map(self.reader.candles.load, reads)) if reads else []
             for stretch, read, batch in zip(unread, reads, batches, strict=True):
                 stored[stretch] = batch
@@ -168,12 +168,12 @@ class CandleQuery:
                 lookup.put(part, part.span if window == planned.window else part.span & window, candles, stored)
         return window, made
 
-    def _read(self, stretch: Stretch) -> Read:
-        rows = max(READ_ROWS, 2 * -(-self.timeframe.nominal_ms // stretch.timeframe.nominal_ms))
+    def _read(self, stretch: StoredSpan) -> CandleRead:
+        rows = max(MAX_ROWS_PER_READ, 2 * -(-self.timeframe.nominal_ms // stretch.timeframe.nominal_ms))
         record, base = self.context.record, stretch.timeframe
-        return Read(record.id, base, stretch.span, rows, newest=not self.forward, relation=stretch.relation)
+        return CandleRead(record.id, base, stretch.span, rows, newest=not self.forward, relation=stretch.relation)
 
-    def _part_read(self, window: Span, read: Read, batch: Candles) -> Span:
+    def _part_read(self, window: Span, read: CandleRead, batch: Candles) -> Span:
         """The part of a window that was read whole, where there were more rows than one read takes."""
         if len(batch) < read.limit:
             return window
@@ -181,10 +181,10 @@ class CandleQuery:
             return Span(max(window.since, self.timeframe.next(int(batch.timestamp[0]), self.zone)), window.until)
         return Span(window.since, min(window.until, self.timeframe.floor(int(batch.timestamp[-1]), self.zone)))
 
-    def _fold(self, part: Part, stored: Mapping[Stretch, Candles]) -> Candles:
-        rows = concat([stored[stretch] for stretch in part.stretches])
+    def _fold(self, part: PlanPart, stored: Mapping[StoredSpan, Candles]) -> Candles:
+        rows = concat([stored[stretch] for stretch in part.stored_spans])
         if part.forming is None:
-            return rows if part.stretches[0].timeframe == self.timeframe else fold(rows, self.timeframe, self.zone)
+            return rows if part.stored_spans[0].timeframe == self.timeframe else fold(rows, self.timeframe, self.zone)
         rows = rows.merge(self.fetches.outcome.forming[part.forming].between(part.span))
         folded = fold(rows, self.timeframe, self.zone)
         return folded.with_closed(folded.timestamp < self.plan.settled)
@@ -193,17 +193,17 @@ class CandleQuery:
 
     async def _filled(self, candles: Candles, reached: Span) -> Candles:
         """The candles with flat ones in the settled, covered buckets that have none."""
-        filling = Filling(self.ask, self.timeframe, self.zone)
+        filling = FlatCandleFiller(self.request, self.timeframe, self.zone)
         settled = Span(reached.since, min(reached.until, self.plan.settled))
         known = Spans(span for span, _ in self.answered) & Spans([settled])
-        looks = filling.lacks_close(candles, known, reached.since)
+        looks = filling.needs_close_before(candles, known, reached.since)
         return filling.fill(candles, known, await self._close_before(reached.since) if looks else None)
 
     async def _close_before(self, instant: int) -> float | None:
         """The close of the last candle before ``instant``, if nothing after it is unknown: a query of its own."""
         if self.close_before and self.close_before[0] == instant:
             return self.close_before[1]
-        ask = replace(self.ask, since=None, until=instant, limit=1, fill=Fill.NONE)
+        ask = replace(self.request, since=None, until=instant, limit=1, fill=Fill.NONE)
         try:
             answer = await CandleQuery(ask, self.context, self.reader).run(self.fetches.outcome.failure)
         except ProviderError:
@@ -215,15 +215,15 @@ class CandleQuery:
     def _raise_failure(self) -> None:
         outcome, provider = self.fetches.outcome, self.context.provider
         starts = isinstance(outcome.failure, ProviderStarting)
-        if outcome.failure and not (starts and self.ask.wait is Wait.AVAILABLE):
+        if outcome.failure and not (starts and self.request.wait is Wait.AVAILABLE):
             raise outcome.failure
-        if outcome.pending and self.ask.wait is Wait.COMPLETE:
+        if outcome.pending and self.request.wait is Wait.COMPLETE:
             name = provider.name if provider else "The provider"
             raise ProviderUnavailable(
                 f"{name} did not answer in time; what it still sends is kept: ask again.", retry_after=5
             )
 
 
-def _most(read: Read) -> int:
+def _max_rows(read: CandleRead) -> int:
     """How many rows a read may bring."""
     return min(read.limit, -(-(read.span.until - read.span.since) // read.timeframe.nominal_ms))

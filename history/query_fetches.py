@@ -5,14 +5,14 @@ from __future__ import annotations
 import asyncio
 from dataclasses import dataclass, field
 
-from candlegraph.answer import Ask, Wait
+from candlegraph.answer import CandleRequest, Wait
 from candlegraph.candle import Candles
 from candlegraph.errors import ProviderError
-from candlegraph.series import Record
+from candlegraph.series import InstrumentRecord
 from candlegraph.span import Span, Spans
 from candlegraph.timeframe import Timeframe
 from candlegraph.upstream import Upstream
-from history.fetch_job import MAX_CALLS, FetchRequest, FetchResult
+from history.fetch_job import MAX_CALLS_PER_FETCH, FetchRequest, FetchResult
 from history.fetcher import Fetcher
 from history.plan import Plan, WindowPlan
 
@@ -21,7 +21,7 @@ from history.plan import Plan, WindowPlan
 class QueryContext:
     """The instrument of a query, its provider (None: there is nobody to ask), and the time: by what clock, and until when."""
 
-    record: Record
+    record: InstrumentRecord
     provider: Upstream | None
     fetcher: Fetcher
     deadline: float  # on the event loop's clock
@@ -49,14 +49,14 @@ class FetchOutcome:
 class QueryFetches:
     """Fetches what the windows of a query lack, within its budget of calls and its deadline."""
 
-    ask: Ask
+    request: CandleRequest
     context: QueryContext
     outcome: FetchOutcome = field(default_factory=FetchOutcome)
 
     @property
     def newest_first(self) -> bool:
         """Whether the query goes back in time."""
-        return self.ask.since is None
+        return self.request.since is None
 
     async def fetch(self, plan: Plan, planned: WindowPlan) -> bool:
         """Fetch what a window lacks; wait until the deadline, or not at all. True if its coverage may have changed."""
@@ -71,7 +71,7 @@ class QueryFetches:
         tasks = self._start(plan, planned.missing - outcome.ended, self.context.provider)
         if not tasks:
             return False
-        waits = self.ask.wait is Wait.COMPLETE
+        waits = self.request.wait is Wait.COMPLETE
         timeout = max(0.0, self.context.deadline - asyncio.get_running_loop().time()) if waits else 0
         done, late = await asyncio.wait(tasks, timeout=timeout)
         outcome.pending |= Spans(tasks[task][0] for task in late)
@@ -79,7 +79,7 @@ class QueryFetches:
             self._add(plan, task.result(), *tasks[task])
         return True
 
-    def cut(self, plan: Plan, planned: WindowPlan) -> Span:
+    def trim_window(self, plan: Plan, planned: WindowPlan) -> Span:
         """The part of a window next to where the query came from, up to the first span that no calls were left for."""
         outcome, window = self.outcome, planned.window
         explained = outcome.pending | outcome.refused | outcome.unavailable | outcome.unproved
@@ -92,25 +92,25 @@ class QueryFetches:
         self, plan: Plan, missing: Spans, provider: Upstream
     ) -> dict[asyncio.Task[FetchResult], tuple[Span, Timeframe]]:
         """Start a fetch for each missing span that there are calls left for, unless its candles are at hand."""
-        spans, budget = list(missing), max(0, MAX_CALLS - self.outcome.calls)
+        spans, budget = list(missing), max(0, MAX_CALLS_PER_FETCH - self.outcome.calls)
         if self.newest_first:
             spans.reverse()
         self.outcome.exhausted = len(spans) > budget
         tasks = {}
         for span in spans[:budget]:
-            if (base := plan.choose(span)) is None:
+            if (base := plan.choose_timeframe(span)) is None:
                 self.outcome.unavailable |= Spans([span])
                 continue
-            wanted = plan.askable(span, base)
-            if not self._at_hand(plan, base, wanted):
+            wanted = plan.fetchable(span, base)
+            if not self._has_forming(plan, base, wanted):
                 request = FetchRequest(base, wanted, newest=self.newest_first)
                 tasks[self.context.fetcher.fetch(plan.record, provider, request)] = (span, base)
         return tasks
 
-    def _at_hand(self, plan: Plan, base: Timeframe, wanted: Span) -> bool:
+    def _has_forming(self, plan: Plan, base: Timeframe, wanted: Span) -> bool:
         """Whether all that is missing is not final, and was fetched a moment ago."""
         final_until = base.floor(plan.now - plan.settle_ms, plan.days)
-        ahead = Spans([wanted]) - plan.ledger.spans.get(base, Spans())
+        ahead = Spans([wanted]) - plan.coverage.spans.get(base, Spans())
         if not ahead or next(iter(ahead)).since < final_until:
             return False
         recent = self.context.fetcher.forming.recent((plan.record.id, base), ahead)

@@ -16,16 +16,16 @@ from dataclasses import dataclass, field
 from candlegraph.candle import concat
 from candlegraph.errors import CandlegraphError
 from candlegraph.provider import Revision
-from candlegraph.series import Record
+from candlegraph.series import InstrumentRecord
 from candlegraph.span import Span, Spans
 from candlegraph.timeframe import Timeframe
 from candlegraph.upstream import Upstream
 from candlegraph.zone import UTC, zone
-from history.verdict import Call, judge
-from storage.batches import Superseded, Write
+from history.verdict import FetchCall, judge_page
+from storage.batches import CandleWrite, Superseded
 from storage.candles import CandleStore
-from storage.coverage_cache import Ledgers
-from storage.fetch_claims import Claims
+from storage.coverage_cache import CoverageCache
+from storage.fetch_claims import FetchClaims
 
 log = logging.getLogger(__name__)
 
@@ -37,11 +37,11 @@ class Revisions:
     """Brings stored series to the lineage that their provider has now."""
 
     store: CandleStore
-    ledgers: Ledgers
-    claims: Claims
+    ledgers: CoverageCache
+    claims: FetchClaims
     _tasks: dict[tuple[int, Timeframe], asyncio.Task[None]] = field(default_factory=dict)
 
-    async def follow(self, record: Record, provider: Upstream, wait_s: float) -> None:
+    async def follow(self, record: InstrumentRecord, provider: Upstream, wait_s: float) -> None:
         """Replace the series of an instrument whose lineage has changed; wait for that at most ``wait_s`` seconds.
 
         Whatever comes of it, the store holds one lineage of each: the old one until the new one is written. Nothing is asked of
@@ -69,7 +69,7 @@ class Revisions:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
 
-    def _task(self, record: Record, provider: Upstream, timeframe: Timeframe) -> asyncio.Task[None]:
+    def _task(self, record: InstrumentRecord, provider: Upstream, timeframe: Timeframe) -> asyncio.Task[None]:
         """The replacing of a series: everybody shares one, and nobody who leaves cancels it."""
         key = (record.id, timeframe)
         task = self._tasks.get(key)
@@ -78,7 +78,7 @@ class Revisions:
             task.add_done_callback(lambda _: self._tasks.pop(key, None))
         return task
 
-    async def _replace(self, record: Record, provider: Upstream, timeframe: Timeframe) -> None:
+    async def _replace(self, record: InstrumentRecord, provider: Upstream, timeframe: Timeframe) -> None:
         try:
             while not await self._replaced(record, provider, timeframe):
                 continue
@@ -87,12 +87,12 @@ class Revisions:
         except Exception:
             log.exception("%s %s could not be replaced", record.instrument, timeframe)
 
-    async def _replaced(self, record: Record, provider: Upstream, timeframe: Timeframe) -> bool:
+    async def _replaced(self, record: InstrumentRecord, provider: Upstream, timeframe: Timeframe) -> bool:
         """Replace a series under a claim; False where another process has it: then look again."""
-        async with self.claims.taken((record.id, timeframe), ALWAYS, shared=True) as ours:
+        async with self.claims.acquire((record.id, timeframe), ALWAYS, shared=True) as ours:
             if not ours:
                 return False
-            ledger = (await self.store.ledgers([record.id]))[0]
+            ledger = (await self.store.read_coverage([record.id]))[0]
             stored, covered = ledger.sources.get(timeframe), ledger.spans.get(timeframe, Spans())
             found = await provider.revision(record.instrument, timeframe, stored)
             if _lineage(found) == _lineage(stored):
@@ -100,14 +100,14 @@ class Revisions:
                 return True
             if stored is None and await self.store.adopted(record.id, timeframe, found):
                 return True  # it was imported before there was a file
-            write = Write(record.id, timeframe, concat([]), Spans(), revoked=covered, revision=found)
+            write = CandleWrite(record.id, timeframe, concat([]), Spans(), revoked=covered, revision=found)
             if found is not None:
                 write = await self._read_again(write, record, provider)
             await self.store.write([write])
         log.info("%s %s was replaced by its provider: %d candles", record.instrument, timeframe, len(write.candles))
         return True
 
-    async def _read_again(self, write: Write, record: Record, provider: Upstream) -> Write:
+    async def _read_again(self, write: CandleWrite, record: InstrumentRecord, provider: Upstream) -> CandleWrite:
         """The write with what the provider has now of what is revoked."""
         timeframe, revision = write.timeframe, write.revision
         days = UTC if timeframe.width_ms else zone(record.timezone)
@@ -120,16 +120,18 @@ class Revisions:
                 if _lineage(page.revision) != _lineage(revision):
                     raise Superseded
                 revision = page.revision
-                verdict = judge(
-                    page, Call(timeframe, days, Span(since, span.until), final_until), provider.capabilities
+                verdict = judge_page(
+                    page, FetchCall(timeframe, days, Span(since, span.until), final_until), provider.capabilities
                 )
-                provider.refused(verdict.bad.count)
+                provider.count_refused_rows(verdict.bad.count)
                 batches.append(verdict.kept)
                 covered |= verdict.covered
                 if page.complete_to <= since:
                     break
                 since = page.complete_to
-        return Write(write.instrument_id, timeframe, concat(batches), covered, revoked=write.revoked, revision=revision)
+        return CandleWrite(
+            write.instrument_id, timeframe, concat(batches), covered, revoked=write.revoked, revision=revision
+        )
 
 
 def _lineage(revision: Revision | None) -> str | None:

@@ -18,14 +18,14 @@ from candlegraph.candle import Candles
 from candlegraph.errors import ProviderError, ProviderUnavailable, RateLimited
 from candlegraph.evidence import bucket_ends, longest_hole, runs
 from candlegraph.outage import Outage
-from candlegraph.series import Record
+from candlegraph.series import InstrumentRecord
 from candlegraph.span import Span, Spans
 from candlegraph.upstream import Upstream, Urgency
 from candlegraph.zone import zone
 from history.fetch_job import FetchRequest
 from history.orchestrator import History
-from storage.batches import Read, Write
-from storage.leases import Held, LeaseLost, Leases
+from storage.batches import CandleRead, CandleWrite
+from storage.leases import LeaseLost, Leases, LeaseToken
 from storage.upgrade import Step, Task, close_task, open_tasks
 from storage.withdrawals import Openings, StoredSeries, has_imports, note, openings, withdraw
 
@@ -59,7 +59,7 @@ class Upgrade:
         """Do all tasks, then wait until cancelled. A provider that is away is asked again later."""
         left = 1
         while left:
-            with self.outage.watched():
+            with self.outage.recording():
                 left = await self.work()
             if left:
                 await asyncio.sleep(RETRY_S)
@@ -80,16 +80,16 @@ class Upgrade:
                 if not imported or await self._does(task):
                     await close_task(store.database, task)
                     left -= 1
-        await self._leases.free([LEASE])
+        await self._leases.release([LEASE])
         if counts := +self._counts:
             said = ", ".join(f"{step}: {count:,}" for step, count in counts.items())
             log.warning("checked the imports of an older version (%s); `candlegraph coverage log` lists it", said)
             self._counts.clear()
         return left
 
-    async def _hold(self) -> Held:
+    async def _hold(self) -> LeaseToken:
         """Take or renew the lease. LeaseLost where another process has it."""
-        if held := (await self._leases.take([LEASE], LEASE_S)).get(LEASE):
+        if held := (await self._leases.acquire([LEASE], LEASE_S)).get(LEASE):
             return held
         raise LeaseLost
 
@@ -127,15 +127,15 @@ class Upgrade:
         """Ask again for the last candle of each imported run; how many were corrected. ProviderError."""
         store = self.history.store
         found = await openings(store.database, series, ALL_TIME)
-        record: Record = (await self.history.instruments.by_id([series.instrument_id]))[0]
+        record: InstrumentRecord = (await self.history.instruments.by_id([series.instrument_id]))[0]
         if not record.listed or series.timeframe not in provider.capabilities.timeframes:
             return 0
         corrected = 0
         for span in list(_last_buckets(series, found))[-MAX_RUNS:]:
             await self._hold()
-            read = Read(series.instrument_id, series.timeframe, span, 1)
+            read = CandleRead(series.instrument_id, series.timeframe, span, 1)
             before = (await store.read([read]))[0]
-            request = FetchRequest(series.timeframe, span, urgency=Urgency.BACKFILL, again=True)
+            request = FetchRequest(series.timeframe, span, urgency=Urgency.BACKFILL, refetch=True)
             result = await self.history.fetcher.fetch(record, provider, request)
             if result.failure:
                 raise result.failure
@@ -152,7 +152,7 @@ class Upgrade:
             after = rows[-1]["opened"]
             stamps = np.array([row["opened"] for row in rows], np.int64)
             spans = Spans(map(Span, stamps.tolist(), bucket_ends(stamps, series.timeframe, days).tolist()))
-            gone = Write(series.instrument_id, series.timeframe, Candles.empty(), spans, replaces=True)
+            gone = CandleWrite(series.instrument_id, series.timeframe, Candles.empty(), spans, replaces=True)
             await store.write([gone], held=await self._hold())
             *_, last = spans
             await note(store, series, Span(next(iter(spans)).since, last.until), FILLERS, len(rows))

@@ -8,13 +8,13 @@ import numpy as np
 
 from candlegraph.candle import Candles, concat
 from candlegraph.clock import DAY_MS
-from candlegraph.series import Record
+from candlegraph.series import InstrumentRecord
 from candlegraph.span import Span, Spans
 from candlegraph.timeframe import MINUTE, Timeframe
 from candlegraph.upstream import Upstream, Urgency
 from candlegraph.zone import UTC
-from history.verdict import Call, judge
-from storage.batches import Read, Write
+from history.verdict import FetchCall, judge_page
+from storage.batches import CandleRead, CandleWrite
 from storage.candles import CandleStore
 
 _DAY = Timeframe(1, "d")
@@ -55,12 +55,12 @@ def stored_days(covered: Spans, count: int) -> list[Span]:
     return days
 
 
-async def check_day(store: CandleStore, record: Record, provider: Upstream, day: Span) -> DayCheck:
+async def check_day(store: CandleStore, record: InstrumentRecord, provider: Upstream, day: Span) -> DayCheck:
     """Compare the covered part of a day and store the provider's candles, by the way of every write. ProviderError."""
-    known = (await store.ledgers([record.id]))[0].spans.get(MINUTE, Spans()) & Spans([day])
+    known = (await store.read_coverage([record.id]))[0].spans.get(MINUTE, Spans()) & Spans([day])
     theirs, proved = await _fetched(record, provider, known)
     known &= proved
-    stored = (await store.read([Read(record.id, MINUTE, day, _MINUTES_A_DAY)]))[0]
+    stored = (await store.read([CandleRead(record.id, MINUTE, day, _MINUTES_A_DAY)]))[0]
     ours = concat([stored.between(span) for span in known])
     theirs = concat([theirs.between(span) for span in known])
     missing = int(np.count_nonzero(~np.isin(theirs.timestamp, ours.timestamp)))
@@ -71,20 +71,20 @@ async def check_day(store: CandleStore, record: Record, provider: Upstream, day:
     check = DayCheck(day, len(ours), missing, int(np.count_nonzero(extra)), different, kept_extra)
     if check.wrong > kept_extra:
         flat = ours[_is_flat(ours) & ~np.isin(ours.timestamp, theirs.timestamp)]
-        await store.write([Write(record.id, MINUTE, flat.merge(theirs), known, replaces=True)])
+        await store.write([CandleWrite(record.id, MINUTE, flat.merge(theirs), known, replaces=True)])
     return check
 
 
-async def _fetched(record: Record, provider: Upstream, known: Spans) -> tuple[Candles, Spans]:
+async def _fetched(record: InstrumentRecord, provider: Upstream, known: Spans) -> tuple[Candles, Spans]:
     """The provider's final candles within ``known``, and the spans it answers in full. ProviderError."""
     found, proved = [Candles.empty()], Spans()
     final_until = MINUTE.floor(provider.now_ms() - provider.capabilities.final_after_ms)
     at = min((span.since for span in known), default=final_until)
     until = min(final_until, max((span.until for span in known), default=0))
     while at < until:
-        call = Call(MINUTE, UTC, Span(at, until), final_until)
+        call = FetchCall(MINUTE, UTC, Span(at, until), final_until)
         page = await provider.fetch(record.instrument, MINUTE, call.span, Urgency.BACKFILL)
-        verdict = judge(page, call, provider.capabilities)
+        verdict = judge_page(page, call, provider.capabilities)
         found.append(verdict.kept)
         proved |= verdict.covered
         if verdict.resume_at <= at:

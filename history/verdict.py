@@ -14,7 +14,7 @@ from candlegraph.zone import Zone
 
 
 @dataclass(frozen=True, slots=True)
-class Call:
+class FetchCall:
     """One upstream call for a series.
 
     ``final_until`` is by the provider's clock before the call: what settles during it was not final yet.
@@ -36,7 +36,7 @@ class BadRows:
 
 
 @dataclass(frozen=True, slots=True)
-class Verdict:
+class PageVerdict:
     """What one page is worth."""
 
     kept: Candles  # final ones, to be stored
@@ -51,16 +51,16 @@ class Verdict:
     rows: int  # how many rows came for the span
     candles: int  # how many of them are candles
     is_empty_answer: bool  # no row came for a span that the page covers: to be checked again if that may be an outage
-    strayed: bool  # rows came, but for other spans
+    is_off_target: bool  # rows came, but for other spans
 
 
-def judge(page: Page, call: Call, traits: Capabilities) -> Verdict:
+def judge_page(page: Page, call: FetchCall, traits: Capabilities) -> PageVerdict:
     """Judge a page by the call it answers and by what its provider is like."""
     asked, final_until = call.span, call.final_until
     if page.proved_until is not None:
         final_until = min(final_until, call.timeframe.floor(page.proved_until, call.days))
     within = page.candles.sorted().between(asked)
-    candles, bad = _checked(within, call)
+    candles, bad = _split_bad_rows(within, call)
     if traits.has_volume:
         candles = candles[~candles.fillers()]
     covered = Spans([Span(page.complete_from, min(page.complete_to, final_until)) & asked]) - bad.spans
@@ -70,7 +70,7 @@ def judge(page: Page, call: Call, traits: Capabilities) -> Verdict:
     whole = page.complete_to >= final_until and len(page.candles) < traits.max_rows_per_call
     resume_at = asked.until if nothing or whole else page.complete_to
     told_ahead = not nothing and resume_at >= asked.until > final_until
-    return Verdict(
+    return PageVerdict(
         kept=concat([candles.between(span) for span in covered]),
         covered=covered,
         forming=candles[candles.timestamp >= final_until],
@@ -85,11 +85,11 @@ def judge(page: Page, call: Call, traits: Capabilities) -> Verdict:
         rows=len(within),
         candles=len(candles),
         is_empty_answer=not len(within) and bool(covered),
-        strayed=not len(within) and bool(len(page.candles)),
+        is_off_target=not len(within) and bool(len(page.candles)),
     )
 
 
-def _checked(candles: Candles, call: Call) -> tuple[Candles, BadRows]:
+def _split_bad_rows(candles: Candles, call: FetchCall) -> tuple[Candles, BadRows]:
     """The rows that are candles, and those that are not."""
     problems = candles.problems(call.timeframe, call.span, call.days)
     if not problems:

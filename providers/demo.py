@@ -19,7 +19,7 @@ from candlegraph import clock
 from candlegraph.candle import Candles, concat
 from candlegraph.clock import DAY_MS, MINUTE_MS
 from candlegraph.errors import UnknownSymbol, Unsupported
-from candlegraph.provider import Budget, Capabilities, Listing, Live, Market, Page, Provider
+from candlegraph.provider import Budget, Capabilities, Listing, LiveMode, Market, Page, Provider
 from candlegraph.resample import fold
 from candlegraph.series import Instrument
 from candlegraph.span import Span
@@ -37,7 +37,7 @@ _BUSY = np.array([13, 12, 11, 10, 9, 8, 9, 12, 16, 17, 16, 15, 17, 22, 26, 27, 2
 
 
 @dataclass(frozen=True, slots=True)
-class Walk:
+class PriceModel:
     """One symbol's prices: about where, in ticks of ``10 ** -decimals``, and how much they move."""
 
     symbol: str
@@ -52,17 +52,17 @@ class Walk:
     thin: bool = False
 
 
-_WALKS = (
-    Walk("BTC/USD", "Synthetic Bitcoin", 1, 40_000_00, 2, 24_000, 9_000),
-    Walk("ETH/USD", "Synthetic Ether", 2, 2_500_00, 2, 29_000, 90_000),
-    Walk("SOL/USD", "Synthetic Solana", 3, 90_000, 3, 38_000, 700_000, since=1_622_505_600_000),  # June 2021
-    Walk("EUR/USD", "Synthetic euro", 4, 1_10000, 5, 4_000, 2_000_000),
-    Walk("THIN/USD", "Synthetic, rarely traded", 5, 2_50000, 5, 33_000, 400_000, thin=True),
-    Walk("OLD/USD", "Synthetic, delisted", 6, 8_0000, 4, 35_000, 150_000, until=1_672_531_200_000),  # 2023
+_PRICE_MODELS = (
+    PriceModel("BTC/USD", "Synthetic Bitcoin", 1, 40_000_00, 2, 24_000, 9_000),
+    PriceModel("ETH/USD", "Synthetic Ether", 2, 2_500_00, 2, 29_000, 90_000),
+    PriceModel("SOL/USD", "Synthetic Solana", 3, 90_000, 3, 38_000, 700_000, since=1_622_505_600_000),  # June 2021
+    PriceModel("EUR/USD", "Synthetic euro", 4, 1_10000, 5, 4_000, 2_000_000),
+    PriceModel("THIN/USD", "Synthetic, rarely traded", 5, 2_50000, 5, 33_000, 400_000, thin=True),
+    PriceModel("OLD/USD", "Synthetic, delisted", 6, 8_0000, 4, 35_000, 150_000, until=1_672_531_200_000),  # 2023
 )
 
 
-def _hash(walk: Walk, purpose: int, index: Int64s) -> Int64s:
+def _hash(walk: PriceModel, purpose: int, index: Int64s) -> Int64s:
     """63 random bits for each index: splitmix64 (https://prng.di.unimi.it/splitmix64.c)."""
     key = (walk.seed << 8 | purpose) * 0xD1342543DE82EF95 & 0xFFFF_FFFF_FFFF_FFFF
     z = index.view(np.uint64) * 0x9E3779B97F4A7C15 + key
@@ -72,7 +72,7 @@ def _hash(walk: Walk, purpose: int, index: Int64s) -> Int64s:
     return ((z ^ z >> 31) >> 1).view(np.int64)
 
 
-def _noise(walk: Walk, purpose: int, days: Int64s, amplitude: Int64s) -> Int64s:
+def _noise(walk: PriceModel, purpose: int, days: Int64s, amplitude: Int64s) -> Int64s:
     """Each octave's noise on each day, within ``amplitude``: (octaves, days), linear between the lattice's points."""
     octaves = np.arange(len(amplitude))[:, None]
     cell, into = days >> octaves, days & ((1 << octaves) - 1)
@@ -80,7 +80,7 @@ def _noise(walk: Walk, purpose: int, days: Int64s, amplitude: Int64s) -> Int64s:
     return ((left * ((1 << octaves) - into) + right * into) >> octaves) * amplitude[:, None] >> 20
 
 
-def _anchors(walk: Walk, days: Int64s) -> Int64s:
+def _anchors(walk: PriceModel, days: Int64s) -> Int64s:
     """The first price of each day, in ticks; above zero, for no octave takes more than half of it away."""
     amplitude = np.minimum(1 << 19, (walk.volatility << 12) * _ROOTS // 1_000_000)
     price = np.full(len(days), walk.ticks, np.int64)
@@ -89,7 +89,7 @@ def _anchors(walk: Walk, days: Int64s) -> Int64s:
     return price
 
 
-def _points(walk: Walk, days: Int64s) -> tuple[Int64s, Int64s, Int64s]:
+def _points(walk: PriceModel, days: Int64s) -> tuple[Int64s, Int64s, Int64s]:
     """Prices every 15 s of consecutive ``days`` and the next day's first; each day's usual move; each hour's bustle."""
     n, anchors = len(days), _anchors(walk, np.append(days, days[-1] + 1))[:, None]
     usual = anchors[:-1] * walk.volatility // 1_000_000 + 1
@@ -108,7 +108,7 @@ def _points(walk: Walk, days: Int64s) -> tuple[Int64s, Int64s, Int64s]:
     return np.append(path, anchors[-1]), usual, mood * hour * _BUSY >> 8
 
 
-def _candles(walk: Walk, days: Int64s, now: int) -> Candles:
+def _candles(walk: PriceModel, days: Int64s, now: int) -> Candles:
     """The minutes of consecutive ``days``, later than now too; the one that holds ``now`` as far as it has come."""
     path, usual, bustle = _points(walk, days)
     minutes = np.arange(days[0] * _MINUTES, (days[-1] + 1) * _MINUTES)
@@ -135,7 +135,7 @@ def _candles(walk: Walk, days: Int64s, now: int) -> Candles:
     return candles
 
 
-def _fold(walk: Walk, timeframe: Timeframe, span: Span, now: int) -> Candles:
+def _fold(walk: PriceModel, timeframe: Timeframe, span: Span, now: int) -> Candles:
     """The candles folded of the traded minutes in ``span``."""
     days = np.arange(span.since // DAY_MS, -(-span.until // DAY_MS), dtype=np.int64)
     pieces = (days[i : i + 16] for i in range(0, len(days), 16))  # the arrays of 16 days stay in a CPU's cache
@@ -151,7 +151,7 @@ class Synthetic:
     name = "Synthetic"
     description = "Synthetic prices: a deterministic random walk, not a market."
     version = "1"  # goes up when the walk changes
-    capabilities = Capabilities(_NATIVE, Live.STREAM, max_rows_per_call=_MAX_ROWS, settle_ms=0, budget=_BUDGET)
+    capabilities = Capabilities(_NATIVE, LiveMode.STREAM, max_rows_per_call=_MAX_ROWS, settle_ms=0, budget=_BUDGET)
 
     def __init__(self) -> None:
         """Set the market's clock; from now on it follows the monotonic clock, so that it never steps."""
@@ -170,12 +170,12 @@ class Synthetic:
         """Every symbol there is."""
         return [
             Listing(w.symbol, w.name, w.symbol[:-4], w.symbol[-3:], None, w.until is None, w.since, w.until)
-            for w in _WALKS
+            for w in _PRICE_MODELS
         ]
 
     async def fetch(self, instrument: Instrument, timeframe: Timeframe, span: Span) -> Page:
         """Candles that open within ``span`` until now, the forming one too; UnknownSymbol, Unsupported."""
-        walk = next((walk for walk in _WALKS if walk.symbol == instrument.symbol), None)
+        walk = next((walk for walk in _PRICE_MODELS if walk.symbol == instrument.symbol), None)
         if walk is None:
             raise UnknownSymbol(f"The demo market has no symbol {instrument.symbol[:32]!r}.")
         if timeframe not in _NATIVE:

@@ -19,9 +19,9 @@ from candlegraph.errors import (
     ProviderStarting,
     ProviderUnavailable,
 )
-from candlegraph.provider import API_VERSION, ENTRY_POINT_GROUP, Market, Provider, Unconfigured
-from candlegraph.rate_budget import Quota
-from candlegraph.upstream import Failure, State, Status, Upstream
+from candlegraph.provider import API_VERSION, ENTRY_POINT_GROUP, Market, Provider, UnconfiguredProvider
+from candlegraph.rate_budget import RateBudget
+from candlegraph.upstream import CallFailure, ProviderState, ProviderStatus, Upstream
 from providers.guard.guard import Guard
 
 log = logging.getLogger(__name__)
@@ -36,26 +36,26 @@ DISABLED = "PROVIDERS_DISABLED"
 class _Slot:
     """A provider and how it is; ``guard`` is None where there is nothing to ask. ``shown`` is what it says meanwhile."""
 
-    shown: Status
+    shown: ProviderStatus
     guard: Guard | None = None
     notice: str | None = None  # which of its own data cannot be served
     started: bool = False
     starting: asyncio.Task[ProviderError | None] | None = None
 
-    def fail(self, state: State, reason: str, retry_at: int | None = None) -> None:
+    def fail(self, state: ProviderState, reason: str, retry_at: int | None = None) -> None:
         now = clock.now_ms()
         self.shown = replace(
-            self.shown, state=state, reason=reason, retry_at=retry_at, last_failure=Failure(reason, now)
+            self.shown, state=state, reason=reason, retry_at=retry_at, last_failure=CallFailure(reason, now)
         )
 
-    def status(self) -> Status:
+    def status(self) -> ProviderStatus:
         if self.guard is None:
             return self.shown
         status = self.guard.status()
         if self.started:
             return replace(status, reason=status.reason or self.notice)
         if self.starting:
-            return replace(status, state=State.DEGRADED, reason=f"{status.name} is starting.")
+            return replace(status, state=ProviderState.DEGRADED, reason=f"{status.name} is starting.")
         return replace(
             status,
             state=self.shown.state,
@@ -73,7 +73,7 @@ class Registry:
         environ: Mapping[str, str],
         points: Iterable[EntryPoint] | None = None,
         *,
-        quota: Quota | None = None,
+        quota: RateBudget | None = None,
     ) -> None:
         """Load every plugin's factory; ConfigurationError where a setting of one is wrong.
 
@@ -105,27 +105,31 @@ class Registry:
             market, _, called = point.name.partition(".")
             log.warning("provider plugin %s (%s) failed: %r", point.name, point.value, error)
             slot = _Slot(_unloaded(Market(market, market, ""), called or market))
-            slot.fail(State.FAILED, f"The plugin {point.value} could not be loaded: {type(error).__name__}: {error}")
+            slot.fail(
+                ProviderState.FAILED, f"The plugin {point.value} could not be loaded: {type(error).__name__}: {error}"
+            )
             self._slots[market, called or market] = slot
             return False
         return True
 
-    def _add(self, provider: Provider | Unconfigured) -> None:
+    def _add(self, provider: Provider | UnconfiguredProvider) -> None:
         key = (provider.market.id, provider.id)
         if slot := self._slots.get(key):
             # Whose candles would be stored under the name? Neither's, until one of the two is uninstalled.
             slot.guard, slot.shown = None, _unloaded(provider.market, provider.id)
-            slot.fail(State.FAILED, f"Two plugins bring {key[0]}/{key[1]}: uninstall one of them.")
+            slot.fail(ProviderState.FAILED, f"Two plugins bring {key[0]}/{key[1]}: uninstall one of them.")
             return
         slot = self._slots[key] = _Slot(
-            Status(provider.market, provider.id, provider.name, provider.description, provider.version, State.READY)
+            ProviderStatus(
+                provider.market, provider.id, provider.name, provider.description, provider.version, ProviderState.READY
+            )
         )
-        if isinstance(provider, Unconfigured):
-            slot.shown = replace(slot.shown, state=State.NOT_CONFIGURED, reason=provider.reason)
+        if isinstance(provider, UnconfiguredProvider):
+            slot.shown = replace(slot.shown, state=ProviderState.NOT_CONFIGURED, reason=provider.reason)
         elif (speaks := getattr(provider, "api_version", None)) != API_VERSION:
             said = "names no version of the provider interface" if speaks is None else f"speaks version {speaks} of it"
             slot.fail(
-                State.FAILED,
+                ProviderState.FAILED,
                 f"{provider.name} {said}, and this server speaks version {API_VERSION} of the provider interface: "
                 "install releases of the two that fit.",
             )
@@ -163,11 +167,11 @@ class Registry:
             async with asyncio.timeout(START_TIMEOUT_S):
                 await guard.start()
         except ConfigurationError as error:
-            slot.fail(State.NOT_CONFIGURED, error.message, clock.now_ms() + START_RETRY_MS)
+            slot.fail(ProviderState.NOT_CONFIGURED, error.message, clock.now_ms() + START_RETRY_MS)
             return ProviderUnavailable(error.message)
         except (Exception, asyncio.CancelledError) as error:
             reason = f"{guard.id} could not be started: {str(error) or type(error).__name__}"
-            slot.fail(State.FAILED, reason, clock.now_ms() + START_RETRY_MS)
+            slot.fail(ProviderState.FAILED, reason, clock.now_ms() + START_RETRY_MS)
             if isinstance(error, ProviderError):
                 return error
             if not isinstance(error, asyncio.CancelledError):
@@ -179,7 +183,7 @@ class Registry:
         finally:
             slot.starting = None
 
-    def statuses(self) -> Sequence[Status]:
+    def statuses(self) -> Sequence[ProviderStatus]:
         """Every provider, in the order of market and id."""
         return [slot.status() for _, slot in sorted(self._slots.items())]
 
@@ -208,12 +212,12 @@ class Registry:
                 log.warning("provider %s did not close: %r", guard.id, result)
 
 
-def _refuse_early(shown: Status) -> None:
+def _refuse_early(shown: ProviderStatus) -> None:
     """ProviderUnavailable where the last start failed a moment ago."""
     left_ms = (shown.retry_at or 0) - clock.now_ms()
     if left_ms > 0:
         raise ProviderUnavailable(shown.reason, retry_after=left_ms / 1000)
 
 
-def _unloaded(market: Market, name: str) -> Status:
-    return Status(market, name, name, "A provider that could not be loaded.", "", State.FAILED)
+def _unloaded(market: Market, name: str) -> ProviderStatus:
+    return ProviderStatus(market, name, name, "A provider that could not be loaded.", "", ProviderState.FAILED)

@@ -23,12 +23,12 @@ from storage.topics import TopicKey
 
 log = logging.getLogger(__name__)
 
-LARGEST = 7_500  # bytes of a message: NOTIFY takes fewer than 8,000
-MOST_WAITING = 10_000  # messages; what is more while nothing can be sent is lost
+MAX_PAYLOAD_BYTES = 7_500  # bytes of a message: NOTIFY takes fewer than 8,000
+MAX_QUEUED_MESSAGES = 10_000  # messages; what is more while nothing can be sent is lost
 
 
 @dataclass(frozen=True, slots=True)
-class Message:
+class TopicMessage:
     """What a leader says of a topic: ``kind`` C closed, X corrected, R start again, U forming (also: nothing happened).
 
     ``candles``: the one meant (of ``R`` the earliest), as many as form, or none. ``seq`` and ``edge`` after it, as in `storage.topics.Standing`.
@@ -43,7 +43,7 @@ class Message:
 
 
 @dataclass(frozen=True, slots=True)
-class Follow:
+class PositionRequest:
     """Somebody in ``process`` wants to hear of a topic: its leader is to say how it stands. None: a lease was freed."""
 
     key: TopicKey | None
@@ -51,18 +51,18 @@ class Follow:
 
 
 @dataclass(frozen=True, slots=True)
-class Failed:
+class TopicFailure:
     """Why the leader cannot say how a topic stands."""
 
     key: TopicKey
     error: CandlegraphError
 
 
-News = Message | Follow | Failed
-Hear = Callable[[News], None]
+BusMessage = TopicMessage | PositionRequest | TopicFailure
+BusSubscriber = Callable[[BusMessage], None]
 
 
-class Line(Protocol):
+class Transport(Protocol):
     """A way to other processes."""
 
     async def send(self, payloads: Sequence[str]) -> bool:
@@ -79,29 +79,29 @@ class Bus:
     def __init__(self, name: str) -> None:
         """``name`` tells this process from others."""
         self.name = name
-        self._hearers: list[Hear] = []
-        self._lines: Sequence[Line] = ()
-        self._outgoing: dict[object, News] = {}
+        self._subscribers: list[BusSubscriber] = []
+        self._transports: Sequence[Transport] = ()
+        self._outgoing: dict[object, BusMessage] = {}
         self._sender: Batcher[None, None, None] = Batcher(self._send)
 
-    def connect(self, lines: Sequence[Line]) -> None:
+    def connect(self, transports: Sequence[Transport]) -> None:
         """Use the first of ``lines`` that works to reach the others; all of them call `receive`."""
-        self._lines = lines
+        self._transports = transports
 
-    def hear(self, hearer: Hear) -> None:
+    def subscribe(self, subscriber: BusSubscriber) -> None:
         """Call ``hearer`` with every message from now on."""
-        self._hearers.append(hearer)
+        self._subscribers.append(subscriber)
 
-    def publish(self, news: News, *, others: bool) -> None:
+    def publish(self, message: BusMessage, *, others: bool) -> None:
         """Tell this process at once, and ``others`` in a moment: what is said in one turn of the loop travels together."""
-        self._deliver(news)
-        if others and self._lines and len(self._outgoing) < MOST_WAITING:
+        self._deliver(message)
+        if others and self._transports and len(self._outgoing) < MAX_QUEUED_MESSAGES:
             # Of how a forming candle stands only the newest is worth sending.
-            key = (news.key, "U") if isinstance(news, Message) and news.kind == "U" else object()
+            key = (message.key, "U") if isinstance(message, TopicMessage) and message.kind == "U" else object()
             if not self._outgoing:
                 self._sender.submit(None, None)
             self._outgoing.pop(key, None)
-            self._outgoing[key] = news
+            self._outgoing[key] = message
 
     def receive(self, payload: str | bytes) -> None:
         """Take in what another process said; anything that is no message of ours is left alone."""
@@ -121,44 +121,44 @@ class Bus:
     async def _send(self, _: None, asked: Sequence[None]) -> Sequence[None]:
         batch, self._outgoing = list(self._outgoing.values()), {}
         payloads = list(_batches(self.name, map(_encoded, batch)))
-        for line in self._lines:
+        for line in self._transports:
             if await line.send(payloads):
                 break
         return asked
 
-    def _deliver(self, news: News) -> None:
-        for hearer in self._hearers:
+    def _deliver(self, news: BusMessage) -> None:
+        for hearer in self._subscribers:
             try:
                 hearer(news)
             except Exception:
                 log.exception("a message could not be taken in")
 
 
-def _encoded(news: News) -> str:
+def _encoded(news: BusMessage) -> str:
     key = [news.key.instrument_id, news.key.timeframe, news.key.zone] if news.key else []
-    if isinstance(news, Follow):
+    if isinstance(news, PositionRequest):
         return orjson.dumps(["F", *key]).decode()
-    if isinstance(news, Failed):
+    if isinstance(news, TopicFailure):
         error = news.error
         return orjson.dumps(["E", *key, type(error).__name__, error.message[:500], error.retry_after]).decode()
     rows = [[int(c.timestamp), c.open, c.high, c.low, c.close, c.volume] for c in news.candles]  # two at most
     return orjson.dumps([news.kind, *key, news.seq, news.edge, news.epoch, rows]).decode()
 
 
-def _decoded(sender: str, fields: list[Any]) -> News:
+def _decoded(sender: str, fields: list[Any]) -> BusMessage:
     kind, *rest = fields
     key = TopicKey(int(rest[0]), str(rest[1]), str(rest[2])) if rest else None
     if kind == "F":
-        return Follow(key, sender)
+        return PositionRequest(key, sender)
     if key is None or kind not in {"C", "X", "R", "U", "E"}:
         raise ValueError(kind)
     if kind == "E":
-        return Failed(key, _error(*rest[3:]))
+        return TopicFailure(key, _error(*rest[3:]))
     seq, edge, epoch, rows = rest[3:]
     candles = Candles.from_rows(rows)
     if kind == "U":
         candles = candles.with_closed(np.zeros(len(candles), np.bool_))
-    return Message(key, kind, int(seq), int(edge), int(epoch), candles)
+    return TopicMessage(key, kind, int(seq), int(edge), int(epoch), candles)
 
 
 def _error(name: str, message: str, retry_after: float | None) -> CandlegraphError:
@@ -174,7 +174,7 @@ def _batches(sender: str, messages: Iterable[str]) -> Iterable[str]:
     batch, size = [head], len(head) + 2
     for message in messages:
         length = len(message.encode()) + 1
-        if size + length > LARGEST and len(batch) > 1:
+        if size + length > MAX_PAYLOAD_BYTES and len(batch) > 1:
             yield f"[{','.join(batch)}]"
             batch, size = [head], len(head) + 2
         batch.append(message)

@@ -9,9 +9,9 @@ from history.orchestrator import History
 from realtime.bus import Bus
 from realtime.hub import Hub
 from realtime.leader import Leader
-from realtime.redis_channel import RedisLine
+from realtime.redis_channel import RedisChannel
 from storage.notify import Notifications
-from storage.topics import LiveStore
+from storage.topics import TopicStore
 
 _REDIS, _POSTGRES = "live messages over Redis", "live messages over PostgreSQL"  # the tasks
 _LEASES, _FOLLOWED = "leases", "followed series"
@@ -23,14 +23,14 @@ class Cluster:
     def __init__(self, history: History, *, redis: tuple[str, str] | None = None, shards: int = 1) -> None:
         """Connect to nothing yet. ``redis``: its URL, and the name of the database among those that share it."""
         self._database = history.store.database
-        self.store = LiveStore(self._database)
+        self.store = TopicStore(self._database)
         self.bus = Bus(str(self.store.process))
         self._redis_at = redis
-        self._redis: RedisLine | None = None
+        self._redis: RedisChannel | None = None
         self._supervisor: Supervisor | None = None
         # However many ask at once, when all listeners of a dead server come here, say: its leases must not wait for them.
-        self._aside = self._database.dedicated_pool()
-        leases = LiveStore(self._aside, self.store.process)
+        self._dedicated_pool = self._database.dedicated_pool()
+        leases = TopicStore(self._dedicated_pool, self.store.process)
         self.leader = Leader(history, self.store, leases, self.bus, shards=shards)
         self.hub = Hub(history, self.store, self.bus)
 
@@ -38,24 +38,24 @@ class Cluster:
         """Lead, hear and tell, each in a task of its own, until `close`."""
         self._supervisor = supervisor
         notifications = Notifications(self._database, self.bus.receive)
-        lines: list[RedisLine | Notifications] = [notifications]
+        lines: list[RedisChannel | Notifications] = [notifications]
         if self._redis_at:
             # Everybody hears both: whoever cannot reach the one is heard by the other.
             url, database = self._redis_at
-            self._redis = RedisLine(url, f"candlegraph:{database}:live", self.bus.receive, self._database.timings)
+            self._redis = RedisChannel(url, f"candlegraph:{database}:live", self.bus.receive, self._database.timings)
             lines.insert(0, self._redis)
             supervisor.start(_REDIS, self._redis.listen, self._redis.outage)
         self.bus.connect(lines)
         supervisor.start(_POSTGRES, notifications.listen, notifications.outage)
-        supervisor.start(_LEASES, self.leader.lead, self.leader.outage)
-        supervisor.start(_FOLLOWED, self.hub.watch, self.hub.outage)
+        supervisor.start(_LEASES, self.leader.run, self.leader.outage)
+        supervisor.start(_FOLLOWED, self.hub.run, self.hub.outage)
 
     async def close(self) -> None:
         """Give back what is led and followed, and the connections."""
         if self._supervisor is None:
             return
         async with AsyncExitStack() as stack:
-            stack.push_async_callback(self._aside.close)
+            stack.push_async_callback(self._dedicated_pool.close)
             if self._redis:
                 stack.push_async_callback(self._redis.close)
             stack.push_async_callback(self.bus.close)

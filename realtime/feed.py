@@ -17,7 +17,7 @@ import numpy as np
 from candlegraph.candle import Candles
 from candlegraph.clock import MINUTE_MS
 from candlegraph.errors import CandlegraphError, ProviderUnavailable
-from candlegraph.series import Record
+from candlegraph.series import InstrumentRecord
 from candlegraph.span import Span, Spans
 from candlegraph.timeframe import MINUTE
 from candlegraph.timings import Timings
@@ -27,25 +27,27 @@ from history.fetch_job import FetchRequest
 from history.orchestrator import History
 from realtime import schedule
 from realtime.final_candles import FinalCandles
-from realtime.topic_counter import Count
+from realtime.topic_counter import TopicCounter
 from realtime.topic_publisher import Publish, TopicPublisher
-from realtime.topic_stages import Stage, Topics
-from storage.batches import Write
-from storage.leases import Held, LeaseLost
-from storage.topics import LiveStore, TopicKey, timeframe_of
+from realtime.topic_stages import TopicStage, TopicStages
+from storage.batches import CandleWrite
+from storage.leases import LeaseLost, LeaseToken
+from storage.topics import TopicKey, TopicStore, timeframe_of
 
 log = logging.getLogger(__name__)
 
-BEHIND_MS = 5 * MINUTE_MS  # how far back a feed begins: a provider that lags has not said yet what it will have
-AGAIN_MS = 3 * MINUTE_MS  # how far back a poll looks for corrections when it closes a minute
+MAX_LAG_MS = 5 * MINUTE_MS  # how far back a feed begins: a provider that lags has not said yet what it will have
+REREAD_MS = 3 * MINUTE_MS  # how far back a poll looks for corrections when it closes a minute
 
 
 class Feed:
     """Follows one instrument until it is closed or its lease is lost."""
 
-    def __init__(self, record: Record, history: History, store: LiveStore, publish: Publish, held: Held) -> None:
+    def __init__(
+        self, record: InstrumentRecord, history: History, store: TopicStore, publish: Publish, lease: LeaseToken
+    ) -> None:
         """Start following at the present, or where its topics were left."""
-        self.held = held
+        self.lease = lease
         self.lost = False
         self.edge = 0  # every minute before it is final and stored
         self.minutes = Candles.empty()  # those that are not final yet
@@ -54,11 +56,11 @@ class Feed:
         self._history = history
         self._store = store
         self._final = FinalCandles(record, history)
-        self._publisher = TopicPublisher(store, self._final, publish, held)
-        self._topics = Topics()
+        self._publisher = TopicPublisher(store, self._final, publish, lease)
+        self._topics = TopicStages()
         self._offset_s = schedule.offset_s(record.instrument, self._timings.feed_spread_s)
         self._corrected = False
-        self._news = asyncio.Event()
+        self._wake = asyncio.Event()
         self._task = asyncio.create_task(self._run())
         self._task.add_done_callback(self._ended)
 
@@ -79,23 +81,23 @@ class Feed:
     def follow(self, keys: set[TopicKey]) -> None:
         """Count these topics and no others."""
         if self._topics.follow(keys):
-            self._news.set()
+            self._wake.set()
 
-    def tell(self, key: TopicKey) -> bool:
+    def publish_position(self, key: TopicKey) -> bool:
         """Say how a topic stands, to somebody who asks; False where it is not followed yet."""
         stage = self._topics.stage(key)
-        if stage is Stage.COUNTING:
+        if stage is TopicStage.COUNTING:
             self._publisher.forming(key, self._topics.counts[key])
-        elif stage in {Stage.JOINING, Stage.STARTING}:
-            self._news.set()
+        elif stage in {TopicStage.JOINING, TopicStage.STARTING}:
+            self._wake.set()
         else:
             return False
         return True
 
-    def correct(self) -> None:
+    def publish_corrections(self) -> None:
         """Something that was final has changed: have it told."""
         self._corrected = True
-        self._news.set()
+        self._wake.set()
 
     # The loop
 
@@ -110,8 +112,8 @@ class Feed:
                 async with asyncio.TaskGroup() as group:
                     # The stream first, then history up to it: between the two no minute is without a source.
                     if stream := provider.stream(self._record.instrument):
-                        group.create_task(self._watch(stream))
-                    await self._lead(group, provider, polls=stream is None)
+                        group.create_task(self._read_stream(stream))
+                    await self._follow_provider(group, provider, polls=stream is None)
             except* LeaseLost:
                 self.lost = True
             except* Exception as group_error:  # noqa: BLE001 - it is logged, and the feed goes on
@@ -129,7 +131,7 @@ class Feed:
         if provider is None:
             raise ProviderUnavailable(f"{instrument.provider} is not there.")
         # Before its clock can be asked nothing is known of the present.
-        self.edge = self.edge or MINUTE.floor(_settled(provider)) - BEHIND_MS
+        self.edge = self.edge or MINUTE.floor(_settled(provider)) - MAX_LAG_MS
         return provider
 
     def _fail(self, failed: BaseExceptionGroup) -> None:
@@ -152,7 +154,7 @@ class Feed:
         await asyncio.sleep(min(self._timings.feed_retry_s, longest))
         await self._wait(longest - self._timings.feed_retry_s)
 
-    async def _lead(self, group: asyncio.TaskGroup, provider: Upstream, *, polls: bool) -> None:
+    async def _follow_provider(self, group: asyncio.TaskGroup, provider: Upstream, *, polls: bool) -> None:
         """Read what became final when it is due, and do at once what comes up in between."""
         loop = asyncio.get_running_loop()
         due = loop.time()
@@ -161,7 +163,7 @@ class Feed:
             if loop.time() >= due:
                 whole = await self._advance(provider, again=polls)
                 due = loop.time() + (self._pause(provider, self._period(polls=polls)) if whole else 0)
-                self._history.fetcher.forming.follow(self._record.id, lambda: self._seen(provider))
+                self._history.fetcher.forming.follow(self._record.id, lambda: self._forming_minutes(provider))
             for key in self._topics.start():
                 group.create_task(self._join(key, provider))
             await self._wait(due - loop.time())
@@ -180,44 +182,44 @@ class Feed:
         if seconds > 0:
             try:
                 async with asyncio.timeout(seconds):
-                    await self._news.wait()
+                    await self._wake.wait()
             except TimeoutError:
                 return
-        self._news.clear()
+        self._wake.clear()
 
-    def _seen(self, provider: Upstream) -> tuple[Candles, Span]:
+    def _forming_minutes(self, provider: Upstream) -> tuple[Candles, Span]:
         """The minutes that are not final, for whoever asks a query."""
         return self.minutes, Span(self.edge, MINUTE.next(provider.now_ms()))
 
     # What the provider says
 
-    async def _watch(self, stream: AsyncGenerator[Candles, None]) -> None:
+    async def _read_stream(self, stream: AsyncGenerator[Candles, None]) -> None:
         async with aclosing(stream):
             async for candles in stream:
                 late = candles[candles.timestamp < self.edge]
                 if len(late):
-                    await self._take_late(late)
+                    await self._store_corrections(late)
                 ahead = candles[candles.timestamp >= self.edge]
                 self.minutes, self._streamed = self.minutes.merge(ahead), self._streamed.merge(ahead)
-                self._move()
+                self._update_forming()
         raise ProviderUnavailable(f"The stream of {self._record.instrument} has ended.")
 
-    async def _take_late(self, candles: Candles) -> None:
+    async def _store_corrections(self, candles: Candles) -> None:
         """Final minutes that the provider sends once more: where they differ from what is stored, they correct it."""
         span = Span(int(candles.timestamp[0]), int(candles.timestamp[-1]) + MINUTE_MS)
         stored = await self._final.minutes(span)
         changed = _differing(candles, stored)
         if len(changed) and not changed.problems(MINUTE, span):
             spans = Spans(Span(stamp, stamp + MINUTE_MS) for stamp in changed.timestamp.tolist())
-            await self._history.store.write_led(Write(self._record.id, MINUTE, changed, spans), (), self.held)
+            await self._history.store.write_leased(CandleWrite(self._record.id, MINUTE, changed, spans), (), self.lease)
 
     async def _advance(self, provider: Upstream, *, again: bool) -> bool:
         """Have what became final stored, counted and told, and show what is forming; False where there is more of it."""
         now = provider.now_ms()
         final = MINUTE.floor(_settled(provider))
-        overlap = AGAIN_MS if again and final > self.edge else 0
+        overlap = REREAD_MS if again and final > self.edge else 0
         request = FetchRequest(
-            MINUTE, Span(self.edge, MINUTE.next(now)), urgency=Urgency.LIVE, overlap_ms=overlap, held=self.held
+            MINUTE, Span(self.edge, MINUTE.next(now)), urgency=Urgency.LIVE, overlap_ms=overlap, lease=self.lease
         )
         self._streamed = Candles.empty()
         result = await asyncio.shield(self._history.fetcher.fetch(self._record, provider, request))
@@ -228,7 +230,7 @@ class Feed:
         # What the stream has shown since the question was put is newer than the answer.
         self.minutes = self.minutes.merge(result.forming).merge(self._streamed)
         self.minutes = self.minutes[self.minutes.timestamp >= self.edge]
-        self._move()
+        self._update_forming()
         return not result.exhausted
 
     # What is told
@@ -246,7 +248,7 @@ class Feed:
         if self._corrected:
             self._corrected = False
             if await self._publisher.correct(self._topics.counts):
-                self._move()
+                self._update_forming()
 
     async def _join(self, key: TopicKey, provider: Upstream) -> None:
         """Begin to count a topic; one that cannot begin keeps no other from it, and is tried again later."""
@@ -259,23 +261,23 @@ class Feed:
             self._topics.postpone(key)
         else:
             if self._topics.started(key, count):
-                count.move(self.minutes)
+                count.update_forming(self.minutes)
                 self._publisher.forming(key, count)
-                self.correct()  # there may have been corrections while nobody led
+                self.publish_corrections()  # there may have been corrections while nobody led
 
-    async def _begin(self, key: TopicKey, provider: Upstream) -> Count:
-        standing = await self._store.open(key, self.edge, self.held)
-        count = Count(timeframe_of(key), zone(key.zone), standing.edge, standing.seq, standing.corrected)
+    async def _begin(self, key: TopicKey, provider: Upstream) -> TopicCounter:
+        standing = await self._store.open_topic(key, self.edge, self.lease)
+        count = TopicCounter(timeframe_of(key), zone(key.zone), standing.edge, standing.seq, standing.corrected)
         count.settled = await self._final.settled(count)
         while count.edge < self.edge:
             await self._catch_up(key, count, provider)
         return count
 
-    async def _catch_up(self, key: TopicKey, count: Count, provider: Upstream) -> None:
+    async def _catch_up(self, key: TopicKey, count: TopicCounter, provider: Upstream) -> None:
         """Tell what closed since a topic was left, by whoever led before."""
         missed, refused = Span(count.edge, self.edge), Spans()
         while True:
-            request = FetchRequest(MINUTE, missed, urgency=Urgency.LIVE, held=self.held)
+            request = FetchRequest(MINUTE, missed, urgency=Urgency.LIVE, lease=self.lease)
             result = await asyncio.shield(self._history.fetcher.fetch(self._record, provider, request))
             refused |= result.refused
             if result.failure:
@@ -286,9 +288,9 @@ class Feed:
             raise ProviderUnavailable(f"{provider.name} does not say what closed meanwhile.", retry_after=5)
         await self._publisher.close({key: count}, await self._final.minutes(missed), missed.until)
 
-    def _move(self) -> None:
+    def _update_forming(self) -> None:
         for key, count in self._topics.counts.items():
-            if count.move(self.minutes):
+            if count.update_forming(self.minutes):
                 self._publisher.forming(key, count)
 
 

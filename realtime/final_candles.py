@@ -5,34 +5,34 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from candlegraph.answer import Ask, GapReason
+from candlegraph.answer import CandleRequest, GapReason
 from candlegraph.candle import Candles, concat
 from candlegraph.errors import ProviderUnavailable
-from candlegraph.series import Record, Series
+from candlegraph.series import InstrumentRecord, Series
 from candlegraph.span import Span, Spans
 from candlegraph.timeframe import MINUTE, Timeframe
 from candlegraph.upstream import Upstream
 from candlegraph.zone import Zone
 from history.orchestrator import History
-from realtime.topic_counter import Count
+from realtime.topic_counter import TopicCounter
 
 PAGE_ROWS = 1_000
 MAX_PAGES = 50  # of history, for the candle that is forming
 
 # The timeframes a bucket's final minutes are read at: the months and days before today, the hours before this one, the minutes.
-_LADDER = (Timeframe(1, "mon"), Timeframe(1, "d"), Timeframe(1, "h"), MINUTE)
+_DECOMPOSITION = (Timeframe(1, "mon"), Timeframe(1, "d"), Timeframe(1, "h"), MINUTE)
 
 
 @dataclass(frozen=True, slots=True)
 class FinalCandles:
     """Reads of ``record`` through the history, which fetches what is missing; each raises ProviderUnavailable where it cannot."""
 
-    record: Record
+    record: InstrumentRecord
     history: History
 
     async def minutes(self, span: Span) -> Candles:
         """The stored minutes of ``span``; nothing is fetched."""
-        return await self.history.store.minutes(self.record.id, span)
+        return await self.history.store.read_minutes(self.record.id, span)
 
     async def covered_until(self, span: Span, provider: Upstream, refused: Spans) -> int:
         """How far the minutes of ``span`` are known from its beginning on: the provider may not have said yet.
@@ -43,19 +43,19 @@ class FinalCandles:
             return span.since
         reach = provider.capabilities.reach_ms(MINUTE)
         beyond = Spans() if reach is None else Spans([Span(0, provider.now_ms() - reach)])
-        ledger = (await self.history.ledgers.load([self.record.id]))[0]
+        ledger = (await self.history.coverage_cache.load([self.record.id]))[0]
         return _reached(span, ledger.spans.get(MINUTE, Spans()) | refused | beyond)
 
-    async def settled(self, count: Count) -> Candles:
+    async def settled(self, count: TopicCounter) -> Candles:
         """The current bucket's candle as far as its minutes are final, read in as few candles as make it exactly."""
         reached, found = count.opened, Candles.empty()
-        for step in _LADDER:
+        for step in _DECOMPOSITION:
             until = step.floor(count.edge, count.zone)
             if until > reached and step.nests_in(count.timeframe, count.zone):
                 found, reached = found.merge(await self._read(step, count.zone, Span(reached, until))), until
         return count.fold(found)
 
-    async def candles(self, count: Count, opens: Iterable[int]) -> Candles:
+    async def candles(self, count: TopicCounter, opens: Iterable[int]) -> Candles:
         """The closed candles of a topic that open at ``opens``."""
         spans = [Span(at, count.timeframe.next(at, count.zone)) for at in opens]
         return concat([await self._read(count.timeframe, count.zone, span) for span in Spans(spans)])
@@ -64,7 +64,7 @@ class FinalCandles:
         found, series = [], Series(self.record.instrument, timeframe)
         since: int | None = span.since
         for _ in range(MAX_PAGES):
-            ask = Ask(series, PAGE_ROWS, since, span.until, zone=days, known_until=span.until)
+            ask = CandleRequest(series, PAGE_ROWS, since, span.until, zone=days, final_until=span.until)
             answer = (await self.history.answer([ask]))[0]
             if isinstance(answer, BaseException):
                 raise answer

@@ -6,31 +6,31 @@ import asyncio
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 
-from candlegraph.answer import Answer, Ask, GapReason
+from candlegraph.answer import Answer, CandleRequest, GapReason
 from candlegraph.candle import Candles, concat
 from candlegraph.clock import MINUTE_MS
 from candlegraph.errors import BadUserInput, ProviderUnavailable
 from candlegraph.event import Event, EventKind, heartbeat
 from candlegraph.outage import Outage
-from candlegraph.provider import Live
-from candlegraph.series import Record, Series
+from candlegraph.provider import LiveMode
+from candlegraph.series import InstrumentRecord, Series
 from candlegraph.span import Span, Spans
 from candlegraph.timeframe import MINUTE, Timeframe
 from candlegraph.zone import UTC, Zone, zone
 from history.orchestrator import History
-from realtime.bus import Bus, Failed, Follow, Message, News
-from realtime.topic import KINDS, MAX_QUEUED, Listener, Topic
-from storage.topics import Happened, LiveStore, Standing, TopicKey
+from realtime.bus import Bus, BusMessage, PositionRequest, TopicFailure, TopicMessage
+from realtime.topic import EVENT_KINDS, MAX_QUEUED_EVENTS, Listener, Topic
+from storage.topics import TopicEvent, TopicKey, TopicPosition, TopicStore
 
-PAGE = 1_000
-MAX_SNAPSHOT = 50_000
-_BROKEN = {GapReason.OUTAGE, GapReason.PENDING, GapReason.REFUSED, GapReason.NOT_FETCHED}
+SNAPSHOT_PAGE_ROWS = 1_000
+MAX_SNAPSHOT_ROWS = 50_000
+_TEMPORARY_GAPS = {GapReason.OUTAGE, GapReason.PENDING, GapReason.REFUSED, GapReason.NOT_FETCHED}
 
 
 class Hub:
     """Live series of this process: a topic each, however many listen; it lingers for a minute after the last."""
 
-    def __init__(self, history: History, store: LiveStore, bus: Bus) -> None:
+    def __init__(self, history: History, store: TopicStore, bus: Bus) -> None:
         """Nobody listens yet."""
         self._history = history
         self._store = store
@@ -39,7 +39,7 @@ class Hub:
         self._renewed_at = float("-inf")
         self._unfollowing = asyncio.Lock()
         self.outage = Outage("looking after the followed series")
-        bus.hear(self._heard)
+        bus.subscribe(self._on_message)
 
     async def subscribe(self, series: Series, since: int | None, days: Zone | None) -> AsyncIterator[Event]:
         """Yield the candles since ``since`` (at most 50,000), then what happens; ends after a RESYNC.
@@ -48,7 +48,7 @@ class Hub:
         an error and not a shorter history.
         """
         record = await self._record(series)
-        async with self._listening(record, series.timeframe, days or zone(record.timezone)) as (listener, topic):
+        async with self._attach_listener(record, series.timeframe, days or zone(record.timezone)) as (listener, topic):
             # All taken at one moment: whatever happens from here on is in the listener's queue.
             seq, forming, until = topic.seq, topic.forming, topic.opened if topic.live else None
             pending: Event | None = None
@@ -56,42 +56,42 @@ class Hub:
                 if pending:
                     yield pending
                 pending = Event(EventKind.SNAPSHOT, seq, candles)
-            if pending and len(pending.candles) + len(forming) > PAGE:
+            if pending and len(pending.candles) + len(forming) > SNAPSHOT_PAGE_ROWS:
                 yield pending
                 pending = None
             candles = pending.candles.merge(forming) if pending else forming
             yield Event(EventKind.SNAPSHOT, seq, candles, caught_up=True)
             while True:
                 event = await listener.next(self._history.timings.hub_heartbeat_interval_s)
-                if event is None or _is_known(event, since):
+                if event is None or _is_already_sent(event, since):
                     event = heartbeat(event.seq if event else topic.seq)
                 yield event
                 if event.kind is EventKind.RESYNC:
                     return
 
-    async def watch(self) -> None:
+    async def run(self) -> None:
         """Say what is followed, and mend what was missed, every second until cancelled."""
         while True:
-            with self.outage.watched():
-                await self._look()
+            with self.outage.recording():
+                await self._renew_and_repair()
             await asyncio.sleep(self._history.timings.hub_interval_s)
 
     async def close(self) -> None:
         """Say that nothing is followed any more, once `watch` has ended."""
         if self._topics:
-            with self.outage.watched():  # where that cannot be said, it expires
+            with self.outage.recording():  # where that cannot be said, it expires
                 await self._store.unfollow(list(self._topics))
 
-    async def _look(self) -> None:
+    async def _renew_and_repair(self) -> None:
         clock = asyncio.get_running_loop().time
-        await self._forget()
+        await self._drop_idle_topics()
         if self._topics:
             if clock() - self._renewed_at >= self._history.timings.follow_renewal_interval_s:
                 await self._store.follow(list(self._topics))
                 self._renewed_at = clock()
-            await self._mend()
+            await self._repair()
 
-    async def _record(self, series: Series) -> Record:
+    async def _record(self, series: Series) -> InstrumentRecord:
         found = (await self._history.listings.find([series.instrument]))[0]
         if isinstance(found, Exception):
             raise found
@@ -100,8 +100,8 @@ class Hub:
     # Who listens
 
     @asynccontextmanager
-    async def _listening(
-        self, record: Record, timeframe: Timeframe, days: Zone
+    async def _attach_listener(
+        self, record: InstrumentRecord, timeframe: Timeframe, days: Zone
     ) -> AsyncIterator[tuple[Listener, Topic]]:
         """A listener of a topic, registered before any history is read."""
         listener = Listener()
@@ -136,9 +136,9 @@ class Hub:
         deadline = clock() + timings.topic_ready_timeout_s
         while not topic.ready:
             answered = topic.answered
-            if clock() - topic.asked_at >= timings.topic_ask_interval_s:  # one asks for all who wait
-                topic.asked_at = clock()
-                self._bus.publish(Follow(key, self._bus.name), others=True)
+            if clock() - topic.requested_at >= timings.topic_ask_interval_s:  # one asks for all who wait
+                topic.requested_at = clock()
+                self._bus.publish(PositionRequest(key, self._bus.name), others=True)
             try:
                 async with asyncio.timeout_at(min(clock() + timings.topic_ask_interval_s, deadline)):
                     await answered.wait()
@@ -150,15 +150,15 @@ class Hub:
                 if topic.answered is not answered and topic.failure:
                     raise topic.failure
 
-    async def _is_live(self, record: Record) -> bool:
+    async def _is_live(self, record: InstrumentRecord) -> bool:
         if not record.listed or not record.active:
             return False
         instrument = record.instrument
         timeout_s = self._history.timings.topic_ready_timeout_s
         provider = await self._history.providers.get(instrument.market, instrument.provider, timeout_s=timeout_s)
-        return provider is not None and provider.capabilities.live is not Live.NONE
+        return provider is not None and provider.capabilities.live is not LiveMode.NONE
 
-    async def _forget(self) -> None:
+    async def _drop_idle_topics(self) -> None:
         """Let go of what nobody has listened to for a while."""
         now, linger_s = asyncio.get_running_loop().time(), self._history.timings.topic_linger_s
         gone = [
@@ -174,42 +174,42 @@ class Hub:
 
     # What the leader says
 
-    def _heard(self, news: News) -> None:
-        if isinstance(news, Follow) or (topic := self._topics.get(news.key)) is None:
+    def _on_message(self, news: BusMessage) -> None:
+        if isinstance(news, PositionRequest) or (topic := self._topics.get(news.key)) is None:
             return
-        if isinstance(news, Failed):
+        if isinstance(news, TopicFailure):
             topic.fail(news.error)
         elif news.epoch >= topic.epoch:
-            self._take(topic, news)
+            self._apply(topic, news)
 
-    def _take(self, topic: Topic, message: Message) -> None:
+    def _apply(self, topic: Topic, message: TopicMessage) -> None:
         """Take in what follows upon what we know; of what lies further ahead, something was missed: see `_mend`."""
         topic.epoch = message.epoch
         if message.kind == "U":
             if not topic.ready:
-                self._learn(topic)
+                self._refresh_coverage(topic)
                 topic.start(message.seq, message.edge, message.epoch, message.candles)
             elif message.seq == topic.seq:
-                topic.settle(message.edge)
-                topic.form(message.candles)
+                topic.advance(message.edge)
+                topic.update_forming(message.candles)
             if topic.timeframe == MINUTE and len(message.candles):  # a question need not go to the provider either
                 span = Span(message.edge, int(message.candles.timestamp[-1]) + MINUTE_MS)
                 self._history.fetcher.forming.remember_live(topic.record.id, message.candles, span)
         elif topic.ready and message.seq == topic.seq + 1:
-            self._learn(topic)
+            self._refresh_coverage(topic)
             if message.kind == "R":
                 earliest = int(message.candles.timestamp[0]) if len(message.candles) else None
                 topic.resync(message.seq, message.edge, earliest)
             else:
-                topic.happen(message.kind, message.candles)
+                topic.append(message.kind, message.candles)
 
-    def _learn(self, topic: Topic) -> None:
+    def _refresh_coverage(self, topic: Topic) -> None:
         """Read its ledger anew: what another process has just told of may be stored without our having been told."""
-        self._history.ledgers.forget(topic.record.id)
+        self._history.coverage_cache.forget(topic.record.id)
 
-    async def _mend(self) -> None:
+    async def _repair(self) -> None:
         """Read from the store what was missed."""
-        standings = await self._store.standings(list(self._topics))
+        standings = await self._store.positions(list(self._topics))
         now = asyncio.get_running_loop().time()
         for key, standing in standings.items():
             topic = self._topics.get(key)
@@ -221,37 +221,40 @@ class Hub:
             elif standing.seq <= topic.seq:
                 topic.behind_since = None
                 if standing.seq == topic.seq:
-                    topic.settle(standing.edge)
+                    topic.advance(standing.edge)
             elif topic.behind_since is None:
                 topic.behind_since = now  # its message may be on its way
             elif now - topic.behind_since >= self._history.timings.message_timeout_s:
                 await self._catch_up(key, topic, standing)
 
-    async def _catch_up(self, key: TopicKey, topic: Topic, standing: Standing) -> None:
+    async def _catch_up(self, key: TopicKey, topic: Topic, standing: TopicPosition) -> None:
         """Tell in order what was missed, each candle as it is now; where that cannot be done, listeners start again."""
         seq = topic.seq
-        missed = await self._store.missed(key, seq, MAX_QUEUED)
+        missed = await self._store.events_since(key, seq, MAX_QUEUED_EVENTS)
         whole = [one.seq for one in missed] == list(range(seq + 1, seq + 1 + len(missed)))
-        told = whole and len(missed) >= standing.seq - seq and all(one.kind in KINDS for one in missed)
+        told = whole and len(missed) >= standing.seq - seq and all(one.kind in EVENT_KINDS for one in missed)
         found = await self._candles(topic, missed) if told else None
         topic.behind_since = None
         if found is None:
-            earliest = await self._store.earliest(key, topic.seq)
+            earliest = await self._store.earliest_change_since(key, topic.seq)
             if topic.seq < standing.seq:
                 topic.resync(standing.seq, standing.edge, earliest)
             return
         for one in missed:
             if one.seq == topic.seq + 1:  # its message may have come meanwhile
-                topic.happen(one.kind, found.between(Span(one.opened, one.opened + 1)))
+                topic.append(one.kind, found.between(Span(one.opened, one.opened + 1)))
         if topic.seq == standing.seq:
-            topic.settle(standing.edge)
+            topic.advance(standing.edge)
 
-    async def _candles(self, topic: Topic, missed: Sequence[Happened]) -> Candles | None:
+    async def _candles(self, topic: Topic, missed: Sequence[TopicEvent]) -> Candles | None:
         """The candles meant; None where some of them are not known any more."""
-        self._learn(topic)
+        self._refresh_coverage(topic)
         spans = Spans(Span(one.opened, topic.timeframe.next(one.opened, topic.zone)) for one in missed)
         answers = await self._history.answer(
-            [Ask(topic.series, MAX_QUEUED, s.since, s.until, zone=topic.zone, known_until=s.until) for s in spans]
+            [
+                CandleRequest(topic.series, MAX_QUEUED_EVENTS, s.since, s.until, zone=topic.zone, final_until=s.until)
+                for s in spans
+            ]
         )
         found = []
         for answer in answers:
@@ -268,25 +271,27 @@ class Hub:
         """The closed candles of ``[since, until)``, in pages."""
         told = 0
         while since is not None and (until is None or since < until):
-            answer = await self._ask(Ask(topic.series, PAGE, since, until, zone=topic.zone, known_until=until or 0))
+            answer = await self._query(
+                CandleRequest(topic.series, SNAPSHOT_PAGE_ROWS, since, until, zone=topic.zone, final_until=until or 0)
+            )
             told += len(answer.candles)
-            if told > MAX_SNAPSHOT:
+            if told > MAX_SNAPSHOT_ROWS:
                 raise BadUserInput(
-                    f"More than {MAX_SNAPSHOT:,} candles since {since}: page through `candles` first, then subscribe."
+                    f"More than {MAX_SNAPSHOT_ROWS:,} candles since {since}: page through `candles` first, then subscribe."
                 )
             yield answer.candles
             since = answer.next_since
 
-    async def _ask(self, ask: Ask) -> Answer:
-        answer = (await self._history.answer([ask]))[0]
+    async def _query(self, request: CandleRequest) -> Answer:
+        answer = (await self._history.answer([request]))[0]
         if isinstance(answer, BaseException):
             raise answer
         for gap in answer.gaps:
-            if gap.reason in _BROKEN:
+            if gap.reason in _TEMPORARY_GAPS:
                 raise ProviderUnavailable(f"The history cannot be told whole: {gap.detail}", retry_after=5)
         return answer
 
 
-def _is_known(event: Event, since: int | None) -> bool:
+def _is_already_sent(event: Event, since: int | None) -> bool:
     """Whether a candle closed that lies before what was asked for: whoever resumes may have it of a process ahead of us."""
     return event.kind is EventKind.CLOSE and since is not None and int(event.candles.timestamp[0]) < since

@@ -11,11 +11,11 @@ from collections.abc import Iterable, Sequence
 from candlegraph.errors import CandlegraphError
 from candlegraph.outage import Outage
 from history.orchestrator import History
-from realtime.bus import Bus, Follow, News
+from realtime.bus import Bus, BusMessage, PositionRequest
 from realtime.feed import Feed
 from storage.change_feed import Change
-from storage.leases import Held
-from storage.topics import Followed, LiveStore, TopicKey
+from storage.leases import LeaseToken
+from storage.topics import FollowedTopic, TopicKey, TopicStore
 
 log = logging.getLogger(__name__)
 
@@ -23,7 +23,9 @@ log = logging.getLogger(__name__)
 class Leader:
     """This process's leases, and the feeds that it runs by them."""
 
-    def __init__(self, history: History, store: LiveStore, dedicated: LiveStore, bus: Bus, *, shards: int = 1) -> None:
+    def __init__(
+        self, history: History, store: TopicStore, dedicated: TopicStore, bus: Bus, *, shards: int = 1
+    ) -> None:
         """Nothing runs before `lead`. ``shards`` is the same in every process."""
         self._history = history
         self._store = store
@@ -31,26 +33,26 @@ class Leader:
         self._opened = False  # whether the leases' database was
         self._bus = bus
         self._shards = shards
-        self._held: dict[str, Held] = {}
+        self._leases: dict[str, LeaseToken] = {}
         self.outage = Outage("looking after the leases")
         self._swept_at = time.monotonic()
-        self._held_until = 0.0  # by our own clock: who was frozen says nothing before looking
+        self._leases_until = 0.0  # by our own clock: who was frozen says nothing before looking
         self._feeds: dict[int, Feed] = {}
         self._waits = False  # whether somebody else leads something that is followed
         self._warming: dict[str, asyncio.Task[None]] = {}
         self._others = False  # whether any other process follows anything of ours
-        self._news = asyncio.Event()
-        bus.hear(self._heard)
-        history.store.changes.subscribe(self._changed)
+        self._wake = asyncio.Event()
+        bus.subscribe(self._on_message)
+        history.store.change_feed.subscribe(self._on_changes)
 
-    async def lead(self) -> None:
+    async def run(self) -> None:
         """Renew, take over and let go every second, until cancelled; a failure leaves the feeds as they are."""
         while True:
-            with self.outage.watched():
+            with self.outage.recording():
                 if not self._opened:  # there may be no connection left for it yet
                     await self._dedicated.database.open()
                     self._opened = True
-                await self._look()
+                await self._reconcile()
                 await self._sweep()
             await self._wait()
 
@@ -59,10 +61,10 @@ class Leader:
         for task in self._warming.values():
             task.cancel()
         await self._close(list(self._feeds))
-        await self._free()
+        await self._release()
 
     async def _sweep(self) -> None:
-        if self._held and time.monotonic() - self._swept_at > self._history.timings.leader_sweep_interval_s:
+        if self._leases and time.monotonic() - self._swept_at > self._history.timings.leader_sweep_interval_s:
             self._swept_at = time.monotonic()
             await self._store.sweep()
 
@@ -70,48 +72,48 @@ class Leader:
         interval_s = self._history.timings.leader_interval_s
         try:
             async with asyncio.timeout(interval_s / 2 if self._waits else interval_s):
-                await self._news.wait()
+                await self._wake.wait()
         except TimeoutError:
             return
-        self._news.clear()
+        self._wake.clear()
 
-    async def _look(self) -> None:
+    async def _reconcile(self) -> None:
         """See what is followed, keep or take its leases, and follow what they are for."""
-        groups: dict[str, list[Followed]] = defaultdict(list)
+        groups: dict[str, list[FollowedTopic]] = defaultdict(list)
         for one in await self._dedicated.followed():
             shard = one.key.instrument_id % self._shards
             groups[f"feed:{one.market}/{one.provider}:{shard}"].append(one)
-        not_needed = self._held.keys() - groups.keys()
-        await self._close([i for i, feed in self._feeds.items() if feed.held.name in not_needed])
+        not_needed = self._leases.keys() - groups.keys()
+        await self._close([i for i, feed in self._feeds.items() if feed.lease.name in not_needed])
         if not_needed:
-            await self._dedicated.leases.free(list(not_needed))
+            await self._dedicated.leases.release(list(not_needed))
         began, ttl_s = asyncio.get_running_loop().time(), self._history.timings.lease_ttl_s
-        held = await self._dedicated.leases.take(list(groups), ttl_s) if groups else {}
-        for name in held.keys() ^ self._held.keys():
+        held = await self._dedicated.leases.acquire(list(groups), ttl_s) if groups else {}
+        for name in held.keys() ^ self._leases.keys():
             log.info("%s is led by %s process now", name, "this" if name in held else "no or another")
-        self._held, self._held_until = held, began + ttl_s
+        self._leases, self._leases_until = held, began + ttl_s
         self._waits = held.keys() != groups.keys()
         for name in groups.keys() - held.keys() - self._warming.keys():
-            self._warming[name] = asyncio.create_task(self._warm(name, groups[name][0]))
-        await self._follow({one.key: one for name in held for one in groups[name]}, held)
+            self._warming[name] = asyncio.create_task(self._warm_up(name, groups[name][0]))
+        await self._update_feeds({one.key: one for name in held for one in groups[name]}, held)
 
-    async def _follow(self, ours: dict[TopicKey, Followed], held: dict[str, Held]) -> None:
+    async def _update_feeds(self, ours: dict[TopicKey, FollowedTopic], tokens: dict[str, LeaseToken]) -> None:
         """Run a feed for each instrument of ours and for no other."""
         keys: dict[int, set[TopicKey]] = defaultdict(set)
-        leases: dict[int, Held] = {}
+        leases: dict[int, LeaseToken] = {}
         for key, one in ours.items():
             keys[key.instrument_id].add(key)
             shard = key.instrument_id % self._shards
-            leases[key.instrument_id] = held[f"feed:{one.market}/{one.provider}:{shard}"]
+            leases[key.instrument_id] = tokens[f"feed:{one.market}/{one.provider}:{shard}"]
         self._others = any(one.processes - {self._store.process} for one in ours.values())
-        await self._close([i for i, feed in self._feeds.items() if feed.lost or leases.get(i) != feed.held])
+        await self._close([i for i, feed in self._feeds.items() if feed.lost or leases.get(i) != feed.lease])
         missing = sorted(keys.keys() - self._feeds.keys())
         for record in await self._history.instruments.by_id(missing) if missing else ():
             self._feeds[record.id] = Feed(record, self._history, self._store, self._publish, leases[record.id])
         for instrument_id, feed in self._feeds.items():
             feed.follow(keys[instrument_id])
 
-    async def _warm(self, name: str, one: Followed) -> None:
+    async def _warm_up(self, name: str, one: FollowedTopic) -> None:
         """Start a provider that another process leads, so that taking over takes no longer than noticing.
 
         A failure is forgotten after a while, so that the next look starts it again.
@@ -126,25 +128,25 @@ class Leader:
     async def _close(self, ids: Iterable[int]) -> None:
         await asyncio.gather(*(self._feeds.pop(i).close() for i in ids))
 
-    async def _free(self) -> None:
+    async def _release(self) -> None:
         """Let somebody else lead at once."""
-        if self._held:
-            with self.outage.watched():  # where they cannot be freed, they expire
-                await self._dedicated.leases.free(list(self._held))
-                self._bus.publish(Follow(None, self._bus.name), others=True)
+        if self._leases:
+            with self.outage.recording():  # where they cannot be freed, they expire
+                await self._dedicated.leases.release(list(self._leases))
+                self._bus.publish(PositionRequest(None, self._bus.name), others=True)
 
-    def _publish(self, news: News) -> None:
-        if asyncio.get_running_loop().time() < self._held_until:
+    def _publish(self, news: BusMessage) -> None:
+        if asyncio.get_running_loop().time() < self._leases_until:
             self._bus.publish(news, others=self._others)
 
-    def _heard(self, news: News) -> None:
-        if isinstance(news, Follow):
+    def _on_message(self, news: BusMessage) -> None:
+        if isinstance(news, PositionRequest):
             self._others |= news.process != self._bus.name
             feed = self._feeds.get(news.key.instrument_id) if news.key else None
-            if news.key is None or feed is None or not feed.tell(news.key):
-                self._news.set()
+            if news.key is None or feed is None or not feed.publish_position(news.key):
+                self._wake.set()
 
-    def _changed(self, changes: Sequence[Change] | None) -> None:
+    def _on_changes(self, changes: Sequence[Change] | None) -> None:
         for change in changes or ():
             if change.corrected and (feed := self._feeds.get(change.instrument_id)):
-                feed.correct()
+                feed.publish_corrections()

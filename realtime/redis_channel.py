@@ -10,16 +10,18 @@ from typing import TYPE_CHECKING
 from candlegraph.errors import Unavailable
 from candlegraph.outage import Outage
 from candlegraph.timings import Timings
-from storage.redis import translated
+from storage.redis import translating_errors
 
 if TYPE_CHECKING:
     from redis.asyncio import Redis
 
 
-class RedisLine:
+class RedisChannel:
     """One channel; a Redis that is away loses messages and nothing else."""
 
-    def __init__(self, url: str, channel: str, hear: Callable[[bytes], None], timings: Timings | None = None) -> None:
+    def __init__(
+        self, url: str, channel: str, on_message: Callable[[bytes], None], timings: Timings | None = None
+    ) -> None:
         """Connect to nothing yet. ``channel`` tells the clusters of one Redis apart."""
         # Imported by who uses it: it costs a start 75 ms.
         from redis.asyncio import Redis  # noqa: PLC0415
@@ -31,11 +33,11 @@ class RedisLine:
         self.outage = Outage("hearing live messages over Redis")
         self._sending = Outage("sending live messages over Redis")
         self._channel = channel
-        self._hear = hear
+        self._on_message = on_message
 
     async def send(self, payloads: Sequence[str]) -> bool:
         """Publish each payload; False where that failed."""
-        with self._sending.watched(), translated():
+        with self._sending.recording(), translating_errors():
             async with (
                 asyncio.timeout(self._timings.redis_channel_timeout_s),
                 self._redis.pipeline(transaction=False) as pipe,
@@ -48,7 +50,7 @@ class RedisLine:
     async def listen(self) -> None:
         """Hear until cancelled; a connection that ends is opened again."""
         while True:
-            with self.outage.watched(), translated():
+            with self.outage.recording(), translating_errors():
                 await self._listen_once()
             await asyncio.sleep(self._timings.redis_channel_retry_s)
 
@@ -60,9 +62,9 @@ class RedisLine:
                 # The timeout lets the client see, by its health check, that a silent connection is dead.
                 message = await pubsub.get_message(timeout=5)
                 if message:
-                    self._hear(message["data"])
+                    self._on_message(message["data"])
 
     async def close(self) -> None:
         """Give the connections back."""
-        with suppress(Unavailable), translated():
+        with suppress(Unavailable), translating_errors():
             await self._redis.aclose()

@@ -10,13 +10,13 @@ from dataclasses import dataclass, field
 from candlegraph.candle import Candles
 from candlegraph.errors import CandlegraphError
 from candlegraph.event import Event, EventKind
-from candlegraph.series import Record, Series
+from candlegraph.series import InstrumentRecord, Series
 from candlegraph.timeframe import Timeframe
 from candlegraph.zone import Zone
 
-MAX_QUEUED = 1_000  # closed candles a listener may be behind
-KINDS = {"C": EventKind.CLOSE, "X": EventKind.CORRECTION}
-_LASTING = (EventKind.CLOSE, EventKind.CORRECTION)
+MAX_QUEUED_EVENTS = 1_000  # closed candles a listener may be behind
+EVENT_KINDS = {"C": EventKind.CLOSE, "X": EventKind.CORRECTION}
+_DURABLE_KINDS = (EventKind.CLOSE, EventKind.CORRECTION)
 
 
 class Listener:
@@ -31,13 +31,13 @@ class Listener:
         """Queue an event; over the bound all of them give way to one RESYNC."""
         last = self._events[-1] if self._events else None
         if last and last.kind is EventKind.RESYNC:
-            if event.kind in _LASTING:
+            if event.kind in _DURABLE_KINDS:
                 self._events[-1] = _resync([last, event])
             return
         if event.kind is EventKind.UPDATE and last and last.kind is EventKind.UPDATE:
             self._events.pop()
-        elif len(self._events) >= MAX_QUEUED:
-            untold = [_reaches_back(e) for e in (*self._events, event) if e.kind is not EventKind.UPDATE]
+        elif len(self._events) >= MAX_QUEUED_EVENTS:
+            untold = [_opening_of(e) for e in (*self._events, event) if e.kind is not EventKind.UPDATE]
             self._events.clear()
             event = Event(EventKind.RESYNC, event.seq, Candles.empty(), resync_from=min(untold))
         self._events.append(event)
@@ -67,7 +67,7 @@ def _wake(waiting: asyncio.Future[None]) -> None:
 def _resync(missed: Iterable[Event]) -> Event:
     """What takes the place of events: where to resume from so that none of them is missed, corrections of old candles too."""
     *_, last = missed = list(missed)
-    stamps = [int(event.candles.timestamp[0]) for event in missed if event.kind in _LASTING]
+    stamps = [int(event.candles.timestamp[0]) for event in missed if event.kind in _DURABLE_KINDS]
     stamps += [event.resync_from for event in missed if event.resync_from is not None]
     return Event(EventKind.RESYNC, last.seq, Candles.empty(), resync_from=min(stamps))
 
@@ -80,7 +80,7 @@ class Topic:
     of a later one. A topic that is not ``live`` never moves.
     """
 
-    record: Record
+    record: InstrumentRecord
     timeframe: Timeframe
     zone: Zone
     live: bool = True
@@ -88,7 +88,7 @@ class Topic:
     failure: CandlegraphError | None = None  # or why it cannot
     answered: asyncio.Event = field(default_factory=asyncio.Event)
     began_at: float = 0.0
-    asked_at: float = float("-inf")
+    requested_at: float = float("-inf")
     left_at: float | None = None  # when the last listener went
     behind_since: float | None = None  # when it was first seen that something was missed
     seq: int = 0
@@ -119,27 +119,27 @@ class Topic:
             self.answered.set()
             self.answered = asyncio.Event()
 
-    def settle(self, edge: int) -> None:
+    def advance(self, edge: int) -> None:
         """Nothing more has happened up to ``edge``."""
         self.edge = max(self.edge, edge)
         self.forming = self.forming[self.forming.timestamp >= self.opened]
 
-    def form(self, forming: Candles) -> None:
+    def update_forming(self, forming: Candles) -> None:
         """The forming candle stands so now."""
         moved = len(forming) and not forming.same_as(self.forming)
         self.forming = forming
         if moved:
             self._publish(Event(EventKind.UPDATE, self.seq, forming))
 
-    def happen(self, kind: str, candles: Candles) -> None:
+    def append(self, kind: str, candles: Candles) -> None:
         """The next candle was closed or corrected: one, or none where it was withdrawn since."""
         self.seq += 1
         if kind == "C" and len(candles):
             # No further than this candle: the next one may close by the next message, and come too late for a listener
             # who takes the edge of both for what the first one brought.
-            self.settle(self.timeframe.next(int(candles.timestamp[-1]), self.zone))
+            self.advance(self.timeframe.next(int(candles.timestamp[-1]), self.zone))
         if len(candles):
-            self._publish(Event(KINDS[kind], self.seq, candles))
+            self._publish(Event(EVENT_KINDS[kind], self.seq, candles))
 
     def resync(self, seq: int, edge: int, earliest: int | None) -> None:
         """More happened than can be told: whoever listens has to start again from the last that was.
@@ -149,7 +149,7 @@ class Topic:
         since = self.opened if earliest is None else min(self.opened, earliest)
         event = Event(EventKind.RESYNC, seq, Candles.empty(), resync_from=since)
         self.seq = seq
-        self.settle(edge)
+        self.advance(edge)
         self._publish(event)
 
     def _publish(self, event: Event) -> None:
@@ -157,6 +157,6 @@ class Topic:
             listener.push(event)
 
 
-def _reaches_back(event: Event) -> int:
+def _opening_of(event: Event) -> int:
     """The opening of the candle that an event is about."""
     return int(event.candles.timestamp[0]) if event.resync_from is None else event.resync_from

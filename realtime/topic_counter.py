@@ -13,7 +13,7 @@ from candlegraph.zone import Zone
 
 
 @dataclass(slots=True)
-class Count:
+class TopicCounter:
     """``seq`` events have told of every minute before ``edge``, and of the ``corrected``th correction.
 
     ``settled`` is the candle of the current bucket as far as its minutes are final: none or one row. ``forming`` is how it
@@ -37,13 +37,13 @@ class Count:
         """Shorter candles as candles of ours."""
         return fold(candles, self.timeframe, self.zone)
 
-    def ahead(self, minutes: Candles, edge: int) -> tuple[Candles, Candles]:
+    def close_until(self, minutes: Candles, edge: int) -> tuple[Candles, Candles]:
         """What final minutes up to ``edge`` make of it: the candles that close, and what is settled of the next."""
         folded = self.fold(concat([self.settled, minutes[minutes.timestamp >= self.edge]]))
         opened = self.timeframe.floor(edge, self.zone)
         return folded[folded.timestamp < opened], folded[folded.timestamp >= opened]
 
-    def move(self, minutes: Candles) -> bool:
+    def update_forming(self, minutes: Candles) -> bool:
         """Take in how the minutes that are not final yet stand; whether the forming candle moved by that."""
         live = self.fold(concat([self.settled, minutes[minutes.timestamp >= self.edge]]))
         live = live.with_closed(np.zeros(len(live), np.bool_))

@@ -7,40 +7,40 @@ from dataclasses import dataclass
 
 from candlegraph.candle import Candles
 from candlegraph.errors import CandlegraphError
-from realtime.bus import Failed, Message, News
+from realtime.bus import BusMessage, TopicFailure, TopicMessage
 from realtime.final_candles import FinalCandles
-from realtime.topic_counter import Count
-from storage.leases import Held
-from storage.topics import Happened, LiveStore, Step, TopicKey
+from realtime.topic_counter import TopicCounter
+from storage.leases import LeaseToken
+from storage.topics import TopicAppend, TopicEvent, TopicKey, TopicStore
 
 MAX_EVENTS = 1_000  # closed or corrected candles at once; beyond, listeners have to start again
 
-Publish = Callable[[News], None]
+Publish = Callable[[BusMessage], None]
 
 
 @dataclass(frozen=True, slots=True)
 class TopicPublisher:
     """Writes events under the lease that is ``held``, and publishes them. LeaseLost, Unavailable."""
 
-    store: LiveStore
+    store: TopicStore
     final: FinalCandles
     publish: Publish
-    held: Held
+    lease: LeaseToken
 
-    async def close(self, counts: Mapping[TopicKey, Count], minutes: Candles, edge: int) -> None:
+    async def close(self, counts: Mapping[TopicKey, TopicCounter], minutes: Candles, edge: int) -> None:
         """Close the candles that end with the final ``minutes`` up to ``edge``."""
-        ahead = {key: count.ahead(minutes, edge) for key, count in counts.items()}
+        ahead = {key: count.close_until(minutes, edge) for key, count in counts.items()}
         steps = [
-            Step(key, counts[key].seq, _happened("C", closed.timestamp), edge, counts[key].corrected)
+            TopicAppend(key, counts[key].seq, _topic_events("C", closed.timestamp), edge, counts[key].corrected)
             for key, (closed, _) in ahead.items()
         ]
-        seqs = await self.store.append(self.held, steps)
+        seqs = await self.store.append(self.lease, steps)
         for key, (closed, settled) in ahead.items():
             count = counts[key]
             count.edge, count.settled, count.seq = edge, settled, seqs[key]
             self._events(key, count, "C", closed)
 
-    async def correct(self, counting: Mapping[TopicKey, Count]) -> bool:
+    async def correct(self, counting: Mapping[TopicKey, TopicCounter]) -> bool:
         """Publish anew each closed candle over a corrected minute; False where nothing was corrected.
 
         The current bucket takes its corrections in silently.
@@ -55,39 +55,39 @@ class TopicPublisher:
             found[key] = await self.final.candles(count, _corrected(count, rows)[: MAX_EVENTS + 1])
             count.settled = await self.final.settled(count)
         steps = [
-            Step(key, counts[key].seq, _happened("X", candles.timestamp), counts[key].edge, rows[-1][0])
+            TopicAppend(key, counts[key].seq, _topic_events("X", candles.timestamp), counts[key].edge, rows[-1][0])
             for key, candles in found.items()
         ]
-        seqs = await self.store.append(self.held, steps)
+        seqs = await self.store.append(self.lease, steps)
         for key, candles in found.items():
             counts[key].seq, counts[key].corrected = seqs[key], rows[-1][0]
             self._events(key, counts[key], "X", candles)
         return True
 
-    def forming(self, key: TopicKey, count: Count) -> None:
+    def forming(self, key: TopicKey, count: TopicCounter) -> None:
         """Publish how a topic stands."""
-        self.publish(Message(key, "U", count.seq, count.edge, self.held.epoch, count.forming))
+        self.publish(TopicMessage(key, "U", count.seq, count.edge, self.lease.epoch, count.forming))
 
     def failed(self, key: TopicKey, error: CandlegraphError) -> None:
         """Publish why a topic cannot be counted now."""
-        self.publish(Failed(key, error))
+        self.publish(TopicFailure(key, error))
 
-    def _events(self, key: TopicKey, count: Count, kind: str, candles: Candles) -> None:
+    def _events(self, key: TopicKey, count: TopicCounter, kind: str, candles: Candles) -> None:
         """Publish candles that were just counted."""
         if len(candles) > MAX_EVENTS:
-            self.publish(Message(key, "R", count.seq, count.edge, self.held.epoch, candles[:1]))
+            self.publish(TopicMessage(key, "R", count.seq, count.edge, self.lease.epoch, candles[:1]))
             return
         first = count.seq - len(candles) + 1
         for i in range(len(candles)):
-            self.publish(Message(key, kind, first + i, count.edge, self.held.epoch, candles[i : i + 1]))
+            self.publish(TopicMessage(key, kind, first + i, count.edge, self.lease.epoch, candles[i : i + 1]))
 
 
-def _corrected(count: Count, rows: Iterable[tuple[int, int]]) -> list[int]:
+def _corrected(count: TopicCounter, rows: Iterable[tuple[int, int]]) -> list[int]:
     """The openings of the closed candles over the corrections (number, minute) that a topic does not know yet."""
     opens = {count.timeframe.floor(at, count.zone) for n, at in rows if n > count.corrected}
     return sorted(opened for opened in opens if opened < count.opened)
 
 
-def _happened(kind: str, stamps: Iterable[int]) -> list[Happened]:
-    happened = [Happened(kind, int(stamp)) for stamp in stamps]
-    return happened if len(happened) <= MAX_EVENTS else [Happened("R", happened[0].opened)]
+def _topic_events(kind: str, stamps: Iterable[int]) -> list[TopicEvent]:
+    happened = [TopicEvent(kind, int(stamp)) for stamp in stamps]
+    return happened if len(happened) <= MAX_EVENTS else [TopicEvent("R", happened[0].opened)]

@@ -4,25 +4,25 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Sequence
 
-from candlegraph.answer import Coverage
-from candlegraph.backfill import Backfill, BackfillOrder, BackfillState, Selection, Tracked
+from candlegraph.answer import CoverageReport
+from candlegraph.backfill import Backfill, BackfillRequest, BackfillState, SymbolSelection, TrackedSeries
 from candlegraph.errors import BadUserInput, Forbidden, NotFound
 from candlegraph.series import Series
 from candlegraph.viewer import Role
 from history.listings import MAX_SELECTED
 from resolvers.context import Context
 from resolvers.names import check_name
-from resolvers.pagination import Page, decode_number, encode_number, look_ahead
+from resolvers.pagination import ListPage, decode_number, encode_number, rows_to_read
 
 _MAX_JOB, _MAX_INSTRUMENT = 2**63 - 1, 2**31 - 1  # the largest numbers their columns hold
 
 
-async def resolve_coverage(context: Context, series: Series) -> Coverage:
+async def resolve_coverage(context: Context, series: Series) -> CoverageReport:
     """What is known of a series. NotFound, ProviderError, Unavailable."""
     return await context.services.history.coverage(series)
 
 
-async def start_backfill(context: Context, order: BackfillOrder) -> Backfill:
+async def start_backfill(context: Context, order: BackfillRequest) -> Backfill:
     """Queue a job in the viewer's name. Errors as `history.backfill.jobs.Backfills.start`."""
     return await context.services.backfills.start(order)
 
@@ -46,11 +46,11 @@ async def resolve_backfill(context: Context, number: str) -> Backfill:
 
 async def resolve_backfills(
     context: Context, state: BackfillState | None, first: int, after: str | None
-) -> Page[Backfill]:
+) -> ListPage[Backfill]:
     """The newest jobs, in one state or in any."""
     start = None if after is None else decode_number(after, _MAX_JOB)
-    jobs = await context.services.backfills.page(state, look_ahead(first), start)
-    return Page(jobs[:first], lambda job: encode_number(job.id), len(jobs) > first, start is not None)
+    jobs = await context.services.backfills.page(state, rows_to_read(first), start)
+    return ListPage(jobs[:first], lambda job: encode_number(job.id), len(jobs) > first, start is not None)
 
 
 def stream_backfill(context: Context, number: str) -> AsyncIterator[Backfill]:
@@ -58,24 +58,24 @@ def stream_backfill(context: Context, number: str) -> AsyncIterator[Backfill]:
     return context.services.backfills.follow(job_number(number))
 
 
-async def resolve_tracked(context: Context, first: int, after: str | None) -> Page[Tracked]:
+async def resolve_tracked(context: Context, first: int, after: str | None) -> ListPage[TrackedSeries]:
     """The series that are kept complete, in the order in which they were first seen."""
     start = None if after is None else decode_number(after, _MAX_INSTRUMENT)
-    found = await context.services.tracking.page(look_ahead(first), start or 0)
-    return Page(found[:first], lambda one: encode_number(one.record.id), len(found) > first, start is not None)
+    found = await context.services.tracking.page(rows_to_read(first), start or 0)
+    return ListPage(found[:first], lambda one: encode_number(one.record.id), len(found) > first, start is not None)
 
 
-async def track(context: Context, selection: Selection, since: int | None) -> list[Tracked]:
+async def track(context: Context, selection: SymbolSelection, since: int | None) -> list[TrackedSeries]:
     """Keep series complete. Errors as `history.backfill.tracking.Tracking.track`."""
     return await context.services.tracking.track(selection, since, author(context))
 
 
-async def untrack(context: Context, selection: Selection) -> int:
+async def untrack(context: Context, selection: SymbolSelection) -> int:
     """Keep them so no longer; how many were."""
     return await context.services.tracking.untrack(selection)
 
 
-def selection(market: str, provider: str, symbols: Sequence[str] | None, pattern: str | None) -> Selection:
+def selection(market: str, provider: str, symbols: Sequence[str] | None, pattern: str | None) -> SymbolSelection:
     """Name symbols as a request does; BadUserInput for what could be no name."""
     if symbols is not None and len(symbols) > MAX_SELECTED:
         raise BadUserInput(f"At most {MAX_SELECTED:,} symbols fit one order; these are {len(symbols):,}.")
@@ -83,7 +83,7 @@ def selection(market: str, provider: str, symbols: Sequence[str] | None, pattern
         check_name(what, name)
     for name in symbols or ():
         check_name("symbols", name)
-    return Selection(market, provider, None if symbols is None else tuple(symbols), pattern)
+    return SymbolSelection(market, provider, None if symbols is None else tuple(symbols), pattern)
 
 
 def author(context: Context) -> str | None:

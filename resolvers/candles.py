@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Awaitable, Sequence
 from dataclasses import dataclass
 
-from candlegraph.answer import Answer, Ask, Fill, SourceKind, SourceSpan, Wait
+from candlegraph.answer import Answer, CandleRequest, Fill, SourceKind, SourceSpan, Wait
 from candlegraph.errors import BadUserInput, CandlegraphError
 from candlegraph.event import Event
 from candlegraph.series import Series
@@ -19,10 +19,10 @@ MAX_BATCH = 100
 
 
 @dataclass(frozen=True, slots=True)
-class Source:
+class AnswerSource:
     """Who answered a part of an answer."""
 
-    told: SourceSpan
+    source_span: SourceSpan
     answer: Answer
 
 
@@ -44,7 +44,7 @@ def resolve_candles(  # noqa: PLR0913 - the contract's arguments
     until = before if until is None else until
     if since is not None and until is not None and since > until:
         raise BadUserInput(f"`since` ({since}) lies after `until` ({until}): swap them.")
-    ask = Ask(
+    ask = CandleRequest(
         series,
         _limit(context, limit),
         since,
@@ -89,12 +89,12 @@ def _limit(context: Context, limit: int | None) -> int:
     return limit
 
 
-async def resolve_fetched_at(context: Context, source: Source) -> int | None:
+async def resolve_fetched_at(context: Context, source: AnswerSource) -> int | None:
     """When a part was brought by an upstream call: just now, or before it was stored; None where it was imported."""
-    told, answer = source.told, source.answer
+    told, answer = source.source_span, source.answer
     if told.fetched_at is not None or told.source is SourceKind.LIVE:
         return told.fetched_at
-    key = (answer.record.id, answer.ask.series.timeframe, Span(told.since, told.until))
+    key = (answer.record.id, answer.request.series.timeframe, Span(told.since, told.until))
     return await context.loaders.fetched_at_by_span.load(key)
 
 

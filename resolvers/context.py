@@ -9,13 +9,13 @@ from typing import Any
 
 from aiodataloader import DataLoader
 
-from candlegraph.answer import Answer, Ask
-from candlegraph.series import Instrument, Record
+from candlegraph.answer import Answer, CandleRequest
+from candlegraph.series import Instrument, InstrumentRecord
 from candlegraph.span import Span
 from candlegraph.timeframe import Timeframe
 from candlegraph.upstream import Providers
 from candlegraph.viewer import User, UserConfig, Viewer
-from history.backfill.jobs import Backfills
+from history.backfill.jobs import BackfillJobs
 from history.backfill.tracking import Tracking
 from history.orchestrator import History
 from realtime.hub import Hub
@@ -29,7 +29,7 @@ class Services:
     history: History
     providers: Providers
     hub: Hub
-    backfills: Backfills
+    backfills: BackfillJobs
     tracking: Tracking
     default_points: int
     max_points: int
@@ -53,8 +53,8 @@ class Loaders:
     def __init__(self, services: Services) -> None:
         """Make them fresh: what one operation loaded, another must not see."""
         # An item may be the exception of its key alone, which the loader's type does not know.
-        self.answer_by_ask: DataLoader[Ask, Answer] = DataLoader(services.history.answer)  # type: ignore[arg-type]
-        self.record_by_instrument: DataLoader[Instrument, Record] = DataLoader(services.history.listings.find)  # type: ignore[arg-type]
+        self.answer_by_ask: DataLoader[CandleRequest, Answer] = DataLoader(services.history.answer)  # type: ignore[arg-type]
+        self.record_by_instrument: DataLoader[Instrument, InstrumentRecord] = DataLoader(services.history.listings.find)  # type: ignore[arg-type]
         self._services = services
 
     @cached_property
@@ -88,7 +88,7 @@ class Context:
         """What the viewer may see; who it is shows in no event of a subscription."""
         return self.viewer.roles, self.origin.trusted
 
-    def for_audience(self) -> Context:
+    def for_broadcast(self) -> Context:
         """Surroundings of everybody with the same scope: there is nothing in them that is one's own."""
         origin = Origin(trusted=self.origin.trusted)
         return replace(self, viewer=Viewer(roles=self.viewer.roles), origin=origin, connection_params=None)

@@ -6,16 +6,16 @@ from dataclasses import dataclass
 
 from candlegraph.errors import NotFound
 from candlegraph.provider import Capabilities, Market
-from candlegraph.series import Instrument, Record
+from candlegraph.series import Instrument, InstrumentRecord
 from candlegraph.timeframe import Timeframe
-from candlegraph.upstream import State, Status
+from candlegraph.upstream import ProviderState, ProviderStatus
 from resolvers.context import Context
 from resolvers.names import check_name
-from resolvers.pagination import Page, decode_cursor, encode_cursor, look_ahead
+from resolvers.pagination import ListPage, decode_cursor, encode_cursor, rows_to_read
 
 
 @dataclass(frozen=True, slots=True)
-class SymbolPage(Page[Record]):
+class SymbolPage(ListPage[InstrumentRecord]):
     """One page of symbols, in the order of their names, and how many there are in all."""
 
     total_count: int
@@ -24,17 +24,17 @@ class SymbolPage(Page[Record]):
 async def resolve_markets(context: Context) -> list[Market]:
     """Every market that a plugin brings or that something was imported into, by id."""
     markets = {status.market.id: status.market for status in context.services.providers.statuses()}
-    for market, _ in await context.services.history.instruments.pairs():
+    for market, _ in await context.services.history.instruments.stored_providers():
         markets.setdefault(market, Market(market, market, "Imported candles."))
     return [market for _, market in sorted(markets.items())]
 
 
-async def resolve_providers(context: Context, market_id: str) -> list[Status]:
+async def resolve_providers(context: Context, market_id: str) -> list[ProviderStatus]:
     """The providers of a market, by id. NotFound where there is no such market."""
     check_name("market", market_id)
     await context.services.providers.inspect()
     found = {status.id: status for status in context.services.providers.statuses() if status.market.id == market_id}
-    for market, provider in await context.services.history.instruments.pairs():
+    for market, provider in await context.services.history.instruments.stored_providers():
         if market == market_id and provider not in found:
             found[provider] = await _imported(context, market, provider)
     if not found:
@@ -47,7 +47,7 @@ async def resolve_symbols(
     context: Context, market: str, provider: str, search: str | None, *, inactive: bool, first: int, after: str | None
 ) -> SymbolPage:
     """One page of a provider's symbols, those whose symbol or name holds ``search`` in any case."""
-    ahead = look_ahead(first)
+    ahead = rows_to_read(first)
     for what, name in (("market", market), ("provider", provider), ("search", search or "-")):
         check_name(what, name)
     start = None if after is None else decode_cursor(after)
@@ -57,24 +57,24 @@ async def resolve_symbols(
     return SymbolPage(records[:first], _cursor, len(records) > first, start is not None, total)
 
 
-async def resolve_symbol(context: Context, instrument: Instrument) -> Record:
+async def resolve_symbol(context: Context, instrument: Instrument) -> InstrumentRecord:
     """One symbol. NotFound where its provider does not know it."""
     return await context.loaders.record_by_instrument.load(instrument)
 
 
-def _cursor(record: Record) -> str:
+def _cursor(record: InstrumentRecord) -> str:
     return encode_cursor(record.instrument.symbol)
 
 
-async def _imported(context: Context, market: str, provider: str) -> Status:
+async def _imported(context: Context, market: str, provider: str) -> ProviderStatus:
     stored = await context.services.history.instruments.timeframes(market, provider)
     timeframes = sorted(map(Timeframe.parse, stored), key=lambda timeframe: timeframe.nominal_ms)
-    return Status(
+    return ProviderStatus(
         Market(market, market, "Imported candles."),
         provider,
         provider,
         "Imported candles; no installed plugin brings more.",
         "",
-        State.READY,
+        ProviderState.READY,
         capabilities=Capabilities(tuple(timeframes)),
     )

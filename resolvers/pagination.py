@@ -26,7 +26,7 @@ class Edge(Generic[T]):
 
 
 @dataclass(frozen=True, slots=True)
-class Page(Generic[T]):
+class ListPage(Generic[T]):
     """A page of a list, and whether the list has more on either side of it."""
 
     nodes: Sequence[T]
@@ -50,12 +50,12 @@ class Page(Generic[T]):
         return self.cursor_of(self.nodes[-1]) if self.nodes else None
 
     @property
-    def page_info(self) -> Page[T]:
+    def page_info(self) -> ListPage[T]:
         """The page again: it knows where it lies."""
         return self
 
 
-def look_ahead(first: int) -> int:
+def rows_to_read(first: int) -> int:
     """How many to read for a page of ``first``: one more, which says whether there is a next. BadUserInput."""
     if not 0 <= first <= MAX_PAGE:
         raise BadUserInput(f"`first` must be between 0 and {MAX_PAGE}, not {first}.")

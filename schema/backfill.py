@@ -9,8 +9,8 @@ from strawberry import Parent
 
 from candlegraph import answer
 from candlegraph import backfill as job
-from candlegraph.backfill import BackfillOrder, BackfillState, Selection
-from candlegraph.series import Record
+from candlegraph.backfill import BackfillRequest, BackfillState, SymbolSelection
+from candlegraph.series import InstrumentRecord
 from candlegraph.span import Span
 from candlegraph.timeframe import MINUTE, Timeframe
 from resolvers.backfills import selection
@@ -42,7 +42,7 @@ class Fetch:
     """Resolved from `candlegraph.answer.FetchNote`."""
 
     @strawberry.field(description="When it was answered.")
-    def at(parent: Parent[answer.FetchNote]) -> datetime:
+    def at(parent: Parent[answer.FetchLogEntry]) -> datetime:
         return datetime_of(parent.at)
 
     since: Timestamp = strawberry.field(description="The beginning of what was asked, inclusive.")
@@ -60,27 +60,27 @@ class Coverage:
         description="Where every candle there is is stored, ascending; a minute without one had no trade.",
         graphql_type=list[SpanOf],
     )
-    def covered(parent: Parent[answer.Coverage]) -> list[Span]:
+    def covered(parent: Parent[answer.CoverageReport]) -> list[Span]:
         return list(parent.covered)
 
     @strawberry.field(
         description="What is not known between the first candle and now, and why.", graphql_type=list[Gap]
     )
-    def holes(parent: Parent[answer.Coverage]) -> tuple[answer.Gap, ...]:
-        return parent.holes
+    def holes(parent: Parent[answer.CoverageReport]) -> tuple[answer.Gap, ...]:
+        return parent.gaps
 
     @strawberry.field(description="The symbol's first candle, where that is known.", graphql_type=Timestamp | None)
-    def first_available(parent: Parent[answer.Coverage]) -> int | None:
+    def first_available(parent: Parent[answer.CoverageReport]) -> int | None:
         return parent.record.first_available
 
     @strawberry.field(description="When the symbol ceased to be traded.", graphql_type=Timestamp | None)
-    def ended_at(parent: Parent[answer.Coverage]) -> int | None:
+    def ended_at(parent: Parent[answer.CoverageReport]) -> int | None:
         return parent.record.ended_at
 
     rows: int = strawberry.field(description="How many candles of this timeframe are stored, or kept as an aggregate.")
 
     @strawberry.field(description="The newest upstream calls at this timeframe, at most 20.", graphql_type=list[Fetch])
-    def last_fetches(parent: Parent[answer.Coverage]) -> tuple[answer.FetchNote, ...]:
+    def last_fetches(parent: Parent[answer.CoverageReport]) -> tuple[answer.FetchLogEntry, ...]:
         return parent.fetches
 
 
@@ -101,10 +101,10 @@ class BackfillInput:
         default=0, description="Higher ones go first, at most 1,000,000; tracked series have -1."
     )
 
-    def order(self, by: str | None) -> BackfillOrder:
+    def order(self, by: str | None) -> BackfillRequest:
         """The order, in somebody's name."""
         chosen = selection(self.market, self.provider, self.symbols, self.pattern)
-        return BackfillOrder(chosen, self.since, self.until, self.timeframe, self.priority, by)
+        return BackfillRequest(chosen, self.since, self.until, self.timeframe, self.priority, by)
 
 
 @strawberry.type(description="A job that fetches history. What it has stored stays, whatever becomes of it.")
@@ -181,7 +181,7 @@ class TrackInput:
         default=None, description="From where on; the last 30 days if null. `untrack` takes no notice of it."
     )
 
-    def selection(self) -> Selection:
+    def selection(self) -> SymbolSelection:
         """The symbols that are meant."""
         return selection(self.market, self.provider, self.symbols, self.pattern)
 
@@ -191,17 +191,17 @@ class Tracked:
     """Resolved from `candlegraph.backfill.Tracked`."""
 
     @strawberry.field(description="The symbol.", graphql_type=Symbol)
-    def symbol(parent: Parent[job.Tracked]) -> Record:
+    def symbol(parent: Parent[job.TrackedSeries]) -> InstrumentRecord:
         return parent.record
 
     since: Timestamp = strawberry.field(description="From where on.")
 
     @strawberry.field(description="How many holes there are now; `coverage` says where.")
-    def holes(parent: Parent[job.Tracked]) -> int:
-        return len(parent.holes)
+    def holes(parent: Parent[job.TrackedSeries]) -> int:
+        return len(parent.gaps)
 
     @strawberry.field(description="When it was last seen without a hole.")
-    def up_to_date_at(parent: Parent[job.Tracked]) -> datetime | None:
+    def up_to_date_at(parent: Parent[job.TrackedSeries]) -> datetime | None:
         return None if parent.complete_at is None else datetime_of(parent.complete_at)
 
 

@@ -40,11 +40,11 @@ from candlegraph.event import Event, EventKind
 
 Code = Callable[[list[GraphQLError]], list[GraphQLError]]
 
-_OWN = (EventKind.SNAPSHOT, EventKind.RESYNC)
+_PER_LISTENER_KINDS = (EventKind.SNAPSHOT, EventKind.RESYNC)
 _ABSENT = object()
 
 
-class Refused(Exception):
+class OperationRefused(Exception):
     """Nothing was executed; ``errors`` say why."""
 
     def __init__(self, errors: list[GraphQLError]) -> None:
@@ -61,7 +61,7 @@ def encode(data: Any, errors: list[GraphQLError] | None) -> str:
     return orjson.dumps(payload).decode()
 
 
-class Audience:
+class SharedExecution:
     """Those who listen in the same way: each event's payload is made once, and forgotten with the event."""
 
     def __init__(self, executor: Executor[Any]) -> None:
@@ -82,10 +82,12 @@ class Audience:
         return payload
 
 
-_audiences: WeakValueDictionary[Hashable, Audience] = WeakValueDictionary()
+_shared_executions: WeakValueDictionary[Hashable, SharedExecution] = WeakValueDictionary()
 
 
-def audience(executor: Executor[Any], text: str, scope: Hashable, make_context: Callable[[], Any]) -> Audience | None:
+def shared_execution(
+    executor: Executor[Any], text: str, scope: Hashable, make_context: Callable[[], Any]
+) -> SharedExecution | None:
     """The audience of a subscription, met or made; None where a variable cannot be compared.
 
     ``text`` is the document's, ``scope`` what the viewer may see; ``make_context`` gives a context with no more in it.
@@ -96,13 +98,13 @@ def audience(executor: Executor[Any], text: str, scope: Hashable, make_context: 
     values = tuple((name, type(value), value) for name in names for value in [coerced.get(name, _ABSENT)])
     key = (executor.schema, selection, values, scope)
     try:
-        found = _audiences.get(key)
+        found = _shared_executions.get(key)
     except TypeError:  # a list or an object among them
         return None
     if found is None:
         shared = copy(executor)
         shared.context_value = make_context()
-        found = _audiences[key] = Audience(shared)
+        found = _shared_executions[key] = SharedExecution(shared)
     return found
 
 
@@ -112,14 +114,14 @@ def execute(executor: Executor[Any], event: object) -> ExecutionResult | Awaitab
 
 
 async def follow(
-    source: AsyncGenerator[Any, None], executor: Executor[Any], heard_with: Audience | None, code: Code
+    source: AsyncGenerator[Any, None], executor: Executor[Any], shared: SharedExecution | None, code: Code
 ) -> AsyncGenerator[str, None]:
     """The payloads of a subscription; an error of its source is the last of them. ``code`` gives errors their codes."""
     async with aclosing(source) as events:
         try:
             async for event in events:
-                if heard_with and isinstance(event, Event) and event.kind not in _OWN:
-                    payload = await heard_with.payload(event)
+                if shared and isinstance(event, Event) and event.kind not in _PER_LISTENER_KINDS:
+                    payload = await shared.payload(event)
                     if payload is not None:
                         yield payload
                         continue
@@ -147,12 +149,12 @@ def _selection(schema: GraphQLSchema, text: str, operation_name: str | None) -> 
     operation = get_operation_ast(document, operation_name)
     fragments = (one for one in document.definitions if isinstance(one, FragmentDefinitionNode))
     types = TypeInfo(schema)
-    bare = _Bare(types, schema)
+    bare = _SelectionNormalizer(types, schema)
     meant = DocumentNode(definitions=tuple(filter(None, (operation, *fragments))))
     return print_ast(visit(meant, TypeInfoVisitor(types, bare))), tuple(sorted(bare.variables))
 
 
-class _Bare(Visitor):
+class _SelectionNormalizer(Visitor):
     """Takes the name, the variable definitions and the root fields' arguments off an operation."""
 
     def __init__(self, types: TypeInfo, schema: GraphQLSchema) -> None:

@@ -16,8 +16,8 @@ from strawberry.types.execution import PreExecutionError
 from strawberry.types.graphql import OperationType
 
 from resolvers.context import Context
-from schema.broadcast import Code, Refused, audience, encode, follow
-from schema.cost import Cost
+from schema.broadcast import Code, OperationRefused, encode, follow, shared_execution
+from schema.cost import CostLimit
 from schema.documents import Documents
 from schema.errors import CodedErrors
 from schema.executor import BulkExecutor
@@ -55,7 +55,7 @@ class Schema(strawberry.Schema):
         async with runner.operation():
             result = await self._prepare_and_execute(execution, runner, extensions)
         if isinstance(result, PreExecutionError):
-            raise Refused(coded(result.errors or []))
+            raise OperationRefused(coded(result.errors or []))
         if isinstance(result, ExecutionResult):  # its errors were given their codes at the end of the operation
             return _once(encode(result.data, result.errors))
         return await self._subscribe(execution, coded)
@@ -84,14 +84,14 @@ class Schema(strawberry.Schema):
             operation_name=execution.operation_name,
         )
         if isinstance(executor, list):
-            raise Refused(coded(executor))
+            raise OperationRefused(coded(executor))
         source = create_source_event_stream(executor)
         if isinstance(source, Awaitable):
             source = await source
         if isinstance(source, ExecutionResult):
-            raise Refused(coded(source.errors or []))
+            raise OperationRefused(coded(source.errors or []))
         assert isinstance(source, AsyncGenerator)  # noqa: S101 - every source here is one
-        heard_with = audience(executor, execution.query or "", context.scope, context.for_audience)
+        heard_with = shared_execution(executor, execution.query or "", context.scope, context.for_broadcast)
         return follow(source, executor, heard_with, coded)
 
 
@@ -107,5 +107,5 @@ def build_schema() -> Schema:
         subscription=Subscription,
         config=StrawberryConfig(scalar_map=SCALARS),
         execution_context_class=BulkExecutor,
-        extensions=[CodedErrors, Documents, NamedOperation, Cost],
+        extensions=[CodedErrors, Documents, NamedOperation, CostLimit],
     )

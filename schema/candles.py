@@ -13,7 +13,7 @@ from candlegraph import answer
 from candlegraph.answer import Answer, GapReason, SourceKind
 from candlegraph.candle import Candles
 from candlegraph.timeframe import MINUTE, Timeframe
-from resolvers.candles import Source, resolve_fetched_at
+from resolvers.candles import AnswerSource, resolve_fetched_at
 from resolvers.context import Context
 from schema.scalars import Timestamp, datetime_of
 
@@ -110,21 +110,21 @@ class SourceSpan:
     """Resolved from `resolvers.candles.Source`."""
 
     @strawberry.field(description="Its beginning, inclusive.")
-    def since(parent: Parent[Source]) -> Timestamp:
-        return Timestamp(parent.told.since)
+    def since(parent: Parent[AnswerSource]) -> Timestamp:
+        return Timestamp(parent.source_span.since)
 
     @strawberry.field(description="Its end, exclusive.")
-    def until(parent: Parent[Source]) -> Timestamp:
-        return Timestamp(parent.told.until)
+    def until(parent: Parent[AnswerSource]) -> Timestamp:
+        return Timestamp(parent.source_span.until)
 
     @strawberry.field(description="Who answered.")
-    def source(parent: Parent[Source]) -> SourceKind:
-        return parent.told.source
+    def source(parent: Parent[AnswerSource]) -> SourceKind:
+        return parent.source_span.source
 
     @strawberry.field(
         description="When something of it was last fetched upstream; null where it was imported, or is live."
     )
-    async def fetched_at(parent: Parent[Source], info: Info[Context, None]) -> datetime | None:
+    async def fetched_at(parent: Parent[AnswerSource], info: Info[Context, None]) -> datetime | None:
         at = await resolve_fetched_at(info.context, parent)
         return None if at is None else datetime_of(at)
 
@@ -147,7 +147,7 @@ class CandleSeries:
 
     @strawberry.field(description="The timeframe, reduced.")
     def timeframe(parent: Parent[Answer]) -> Timeframe:
-        return parent.ask.series.timeframe
+        return parent.request.series.timeframe
 
     @strawberry.field(description="The IANA zone in which days, weeks, months and years open.")
     def timezone(parent: Parent[Answer]) -> str:
@@ -170,8 +170,8 @@ class CandleSeries:
         return parent.gaps
 
     @strawberry.field(description="Who answered which part.", graphql_type=list[SourceSpan])
-    def sources(parent: Parent[Answer]) -> list[Source]:
-        return [Source(told, parent) for told in parent.sources]
+    def sources(parent: Parent[Answer]) -> list[AnswerSource]:
+        return [AnswerSource(told, parent) for told in parent.sources]
 
     @strawberry.field(description="There are, or may be, more candles in the direction asked.")
     def has_more(parent: Parent[Answer]) -> bool:

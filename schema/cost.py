@@ -29,15 +29,15 @@ from resolvers.pagination import MAX_PAGE
 
 # In values of candles, which are completed in bulk: everything else is a hundred times as slow.
 MAX_COST = 6_000_000  # a batch of 100 series with 5,000 whole candles fits
-FIELD = 300
-ASKS = {"candles": 10_000, "candlesBatch": 10_000, "coverage": 50_000}  # the database, once each
-PAGES = {"symbols": 100, "tracked": 100, "backfills": 50}  # how many unless told by `first`
-PROVIDERS = 10  # as good as any number: that of a market's is not known yet
-JOB_LIST = 100 * FIELD  # the symbols or holes of a job, of which there may be thousands
+FIELD_COST = 300
+READ_COSTS = {"candles": 10_000, "candlesBatch": 10_000, "coverage": 50_000}  # the database, once each
+DEFAULT_PAGE_SIZES = {"symbols": 100, "tracked": 100, "backfills": 50}  # how many unless told by `first`
+ASSUMED_PROVIDERS = 10  # as good as any number: that of a market's is not known yet
+JOB_LIST_COST = 100 * FIELD_COST  # the symbols or holes of a job, of which there may be thousands
 
 
 @dataclass(frozen=True, slots=True)
-class _Bill:
+class _CostEstimator:
     """Reckons one operation."""
 
     fragments: Mapping[str, FragmentDefinitionNode]
@@ -47,16 +47,16 @@ class _Bill:
     parent: str = ""
     rows: int = 0  # the candles of each list of them, within `candles`
 
-    def of(self, selection_set: SelectionSetNode | None) -> int:
+    def cost(self, selection_set: SelectionSetNode | None) -> int:
         """The cost of one object with these fields; the document is known to be small and without a circle."""
         total = 0
         for selection in selection_set.selections if selection_set else ():
             if isinstance(selection, FieldNode):
                 total += self._field(selection)
             elif isinstance(selection, FragmentSpreadNode):
-                total += self.of(self.fragments[selection.name.value].selection_set)
+                total += self.cost(self.fragments[selection.name.value].selection_set)
             elif isinstance(selection, InlineFragmentNode):
-                total += self.of(selection.selection_set)
+                total += self.cost(selection.selection_set)
         return total
 
     def _field(self, node: FieldNode) -> int:
@@ -64,17 +64,17 @@ class _Bill:
         if self.rows and self.parent in ("nodes", "columns"):
             return self.rows
         if self.parent == "backfills" and name in ("symbols", "holes"):
-            return JOB_LIST
+            return JOB_LIST_COST
         below = replace(self, parent=self.parent if name in ("nodes", "edges", "node") and not self.rows else name)
         times = 1
         if name in ("candles", "candlesBatch"):
             below = replace(below, rows=self._number(node, "limit", self.points, self.max_points))
             times = self._length(node, "series") if name == "candlesBatch" else 1
-        elif selected and name in PAGES:
-            times = self._number(node, "first", PAGES[name], MAX_PAGE)
+        elif selected and name in DEFAULT_PAGE_SIZES:
+            times = self._number(node, "first", DEFAULT_PAGE_SIZES[name], MAX_PAGE)
         elif name == "providers":
-            times = PROVIDERS
-        return FIELD + times * (ASKS.get(name, 0) + below.of(selected))
+            times = ASSUMED_PROVIDERS
+        return FIELD_COST + times * (READ_COSTS.get(name, 0) + below.cost(selected))
 
     def _number(self, node: FieldNode, name: str, default: int, most: int) -> int:
         value = self._argument(node, name)
@@ -94,7 +94,7 @@ class _Bill:
         return self.variables.get(value.name.value) if isinstance(value, VariableNode) else value
 
 
-class Cost(SchemaExtension):
+class CostLimit(SchemaExtension):
     """Refuses an operation that may cost more than `MAX_COST`; a subscription's is its listener's queue."""
 
     def on_validate(self) -> Iterator[None]:
@@ -105,7 +105,7 @@ class Cost(SchemaExtension):
             operation = get_operation_ast(document, execution.operation_name)
             if operation and operation.operation is not OperationType.SUBSCRIPTION:
                 services = context.services
-                cost = reckon(
+                cost = estimate_cost(
                     document, operation, execution.variables or {}, services.default_points, services.max_points
                 )
                 if cost > MAX_COST:
@@ -117,7 +117,7 @@ class Cost(SchemaExtension):
         yield
 
 
-def reckon(
+def estimate_cost(
     document: DocumentNode,
     operation: OperationDefinitionNode,
     variables: Mapping[str, Any],
@@ -129,4 +129,4 @@ def reckon(
     defaults = {
         one.variable.name.value: one.default_value for one in operation.variable_definitions or () if one.default_value
     }
-    return _Bill(fragments, {**defaults, **variables}, points, max_points).of(operation.selection_set)
+    return _CostEstimator(fragments, {**defaults, **variables}, points, max_points).cost(operation.selection_set)

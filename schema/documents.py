@@ -19,7 +19,7 @@ MAX_DOCUMENTS = 500
 MAX_CACHED_LENGTH = 20_000  # texts with literals in them may be many and long: they are not worth the memory
 
 _valid: LRUCache[str, DocumentNode] = LRUCache(MAX_DOCUMENTS)
-_turns: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
+_locks: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
 
 
 class Documents(SchemaExtension):
@@ -46,7 +46,7 @@ class Documents(SchemaExtension):
 
         A thousand subscriptions may arrive in one packet.
         """
-        turn = _turns.setdefault(address, asyncio.Lock())
+        turn = _locks.setdefault(address, asyncio.Lock())
         async with turn:
             await asyncio.sleep(0)
             if text in _valid:

@@ -7,10 +7,10 @@ from datetime import datetime
 import strawberry
 from strawberry import Info, Parent
 
-from candlegraph.provider import Budget, Live
+from candlegraph.provider import Budget, LiveMode
 from candlegraph.provider import Market as MarketNoun
 from candlegraph.timeframe import MINUTE, Timeframe
-from candlegraph.upstream import Counters, Failure, State, Status
+from candlegraph.upstream import CallCounters, CallFailure, ProviderState, ProviderStatus
 from resolvers.context import Context
 from resolvers.markets import SymbolPage, resolve_providers, resolve_symbols
 from schema import arguments as arg
@@ -18,7 +18,7 @@ from schema.scalars import datetime_of
 from schema.symbol import SymbolConnection
 
 strawberry.enum(
-    State,
+    ProviderState,
     name="ProviderState",
     description=(
         "READY it answers; DEGRADED it is starting, failed within the last minute, or is being tried after a rest; RATE_LIMITED it asked "
@@ -26,7 +26,7 @@ strawberry.enum(
     ),
 )
 strawberry.enum(
-    Live,
+    LiveMode,
     name="LiveKind",
     description="STREAM it pushes candles; POLL it is asked again and again; NONE it has history only.",
 )
@@ -39,7 +39,7 @@ class ProviderFailure:
     message: str = strawberry.field(description="What it was.")
 
     @strawberry.field(description="When it was.")
-    def at(parent: Parent[Failure]) -> datetime:
+    def at(parent: Parent[CallFailure]) -> datetime:
         return datetime_of(parent.at)
 
 
@@ -50,19 +50,19 @@ class ProviderLimits:
     """Resolved from a `Status` that has a budget."""
 
     @strawberry.field(description="What may be spent in any `perSeconds` seconds.")
-    def weight(parent: Parent[Status]) -> float:
+    def weight(parent: Parent[ProviderStatus]) -> float:
         return _budget(parent).weight
 
     @strawberry.field(description="How long the window is.")
-    def per_seconds(parent: Parent[Status]) -> float:
+    def per_seconds(parent: Parent[ProviderStatus]) -> float:
         return _budget(parent).per_s
 
     @strawberry.field(description="How many calls may be under way at once, in this process.")
-    def concurrent(parent: Parent[Status]) -> int:
+    def concurrent(parent: Parent[ProviderStatus]) -> int:
         return _budget(parent).concurrent
 
     @strawberry.field(description="What one call for candles spends.")
-    def call_weight(parent: Parent[Status]) -> float:
+    def call_weight(parent: Parent[ProviderStatus]) -> float:
         return parent.capabilities.call_weight
 
 
@@ -77,7 +77,7 @@ class ProviderCounters:
     refused_rows: float = strawberry.field(description="Rows that were no candles and were not kept.")
 
     @strawberry.field(description="When the last call was made.")
-    def last_call_at(parent: Parent[Counters]) -> datetime | None:
+    def last_call_at(parent: Parent[CallCounters]) -> datetime | None:
         return None if parent.last_call_at is None else datetime_of(parent.last_call_at)
 
 
@@ -86,59 +86,59 @@ class Provider:
     """Resolved from `candlegraph.upstream.Status`."""
 
     @strawberry.field(description="The id of its market.")
-    def market(parent: Parent[Status]) -> strawberry.ID:
+    def market(parent: Parent[ProviderStatus]) -> strawberry.ID:
         return strawberry.ID(parent.market.id)
 
     id: strawberry.ID = strawberry.field(description="Its id within the market.")
     name: str = strawberry.field(description="What people call it.")
     description: str = strawberry.field(description="What it is; it says so where its data is not real.")
     version: str = strawberry.field(description="The version of its plugin; empty where there is none.")
-    state: State = strawberry.field(description="How it is.")
+    state: ProviderState = strawberry.field(description="How it is.")
 
     @strawberry.field(description="Why it is not READY, or which of its data cannot be served and why, one line each.")
-    def state_reason(parent: Parent[Status]) -> str | None:
+    def state_reason(parent: Parent[ProviderStatus]) -> str | None:
         return parent.reason
 
     @strawberry.field(description="When it will be tried again.")
-    def retry_at(parent: Parent[Status]) -> datetime | None:
+    def retry_at(parent: Parent[ProviderStatus]) -> datetime | None:
         return None if parent.retry_at is None else datetime_of(parent.retry_at)
 
     @strawberry.field(description="What went wrong last, long ago or not.", graphql_type=ProviderFailure | None)
-    def last_error(parent: Parent[Status]) -> Failure | None:
+    def last_error(parent: Parent[ProviderStatus]) -> CallFailure | None:
         return parent.last_failure
 
     @strawberry.field(
         description="How much may be asked of it; null where nobody can be asked.", graphql_type=ProviderLimits | None
     )
-    def limits(parent: Parent[Status]) -> Status | None:
+    def limits(parent: Parent[ProviderStatus]) -> ProviderStatus | None:
         return parent if parent.budget else None
 
     counters: ProviderCounters = strawberry.field(description="What was asked of it.")
 
     @strawberry.field(description="The timeframes it has itself; every other is folded from these.")
-    def timeframes(parent: Parent[Status]) -> list[Timeframe]:
+    def timeframes(parent: Parent[ProviderStatus]) -> list[Timeframe]:
         return list(parent.capabilities.timeframes)
 
     @strawberry.field(description="How its forming candle reaches us.")
-    def live(parent: Parent[Status]) -> Live:
+    def live(parent: Parent[ProviderStatus]) -> LiveMode:
         return parent.capabilities.live
 
     @strawberry.field(description="Whether its candles have a volume.")
-    def has_volume(parent: Parent[Status]) -> bool:
+    def has_volume(parent: Parent[ProviderStatus]) -> bool:
         return parent.capabilities.has_volume
 
     @strawberry.field(description="How many candles one upstream call brings.")
-    def max_rows_per_call(parent: Parent[Status]) -> int | None:
+    def max_rows_per_call(parent: Parent[ProviderStatus]) -> int | None:
         return parent.capabilities.max_rows_per_call or None
 
     @strawberry.field(description="How far back its 1m candles can be asked for, as an ISO 8601 duration.")
-    def max_lookback(parent: Parent[Status]) -> str | None:
+    def max_lookback(parent: Parent[ProviderStatus]) -> str | None:
         reach = parent.capabilities.reach_ms(MINUTE)
         return None if reach is None else f"PT{reach // 60_000}M"
 
     @strawberry.field(description="Its symbols, in the order of their names.", graphql_type=SymbolConnection | None)
     async def symbols(
-        parent: Parent[Status],
+        parent: Parent[ProviderStatus],
         info: Info[Context, None],
         search: arg.SearchArg = None,
         include_inactive: arg.InactiveArg = False,
@@ -160,10 +160,10 @@ class Market:
     timezone: str = strawberry.field(description="The IANA zone in which its days open.")
 
     @strawberry.field(description="The providers of its candles.", graphql_type=list[Provider])
-    async def providers(parent: Parent[MarketNoun], info: Info[Context, None]) -> list[Status]:
+    async def providers(parent: Parent[MarketNoun], info: Info[Context, None]) -> list[ProviderStatus]:
         return await resolve_providers(info.context, parent.id)
 
 
-def _budget(status: Status) -> Budget:
+def _budget(status: ProviderStatus) -> Budget:
     assert status.budget  # noqa: S101 - `limits` is null without
     return status.budget

@@ -16,7 +16,7 @@ from resolvers.backfills import author, cancel_backfill, start_backfill, track, 
 from resolvers.context import Context
 from schema import arguments as arg
 from schema.backfill import Backfill, BackfillInput, Tracked, TrackInput
-from schema.permission import needs
+from schema.permission import requires_role
 from schema.scalars import JSON
 from schema.user import AuthPayload, UserConfig
 
@@ -88,7 +88,7 @@ class Mutation:
             "matches nothing, a span in the future or beyond the provider's reach, or a million pieces; NOT_FOUND for an "
             "unknown symbol. Needs the role OPERATOR."
         ),
-        extensions=needs(Role.OPERATOR),
+        extensions=requires_role(Role.OPERATOR),
         graphql_type=Backfill,
     )
     async def start_backfill(self, info: Info[Context, None], input: BackfillInputArg) -> job.Backfill:
@@ -99,7 +99,7 @@ class Mutation:
             "End a job; what it has stored stays. Needs the role OPERATOR, for a job of somebody else's ADMIN (FORBIDDEN). "
             "NOT_FOUND for an unknown one; one that has ended is returned as it is."
         ),
-        extensions=needs(Role.OPERATOR),
+        extensions=requires_role(Role.OPERATOR),
         graphql_type=Backfill,
     )
     async def cancel_backfill(self, info: Info[Context, None], id: arg.JobArg) -> job.Backfill:
@@ -110,15 +110,15 @@ class Mutation:
             "Keep the 1m candles of some symbols complete from now on: their holes are filled, the newest first. One that "
             "is tracked already takes the earlier `since`. Needs the role OPERATOR."
         ),
-        extensions=needs(Role.OPERATOR),
+        extensions=requires_role(Role.OPERATOR),
         graphql_type=list[Tracked],
     )
-    async def track(self, info: Info[Context, None], input: TrackInputArg) -> list[job.Tracked]:
+    async def track(self, info: Info[Context, None], input: TrackInputArg) -> list[job.TrackedSeries]:
         return await track(info.context, input.selection(), input.since)
 
     @strawberry.mutation(
         description="Keep some symbols complete no longer; how many were. What is stored stays. Needs the role OPERATOR.",
-        extensions=needs(Role.OPERATOR),
+        extensions=requires_role(Role.OPERATOR),
     )
     async def untrack(self, info: Info[Context, None], input: TrackInputArg) -> int:
         return await untrack(info.context, input.selection())

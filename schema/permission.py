@@ -12,7 +12,7 @@ from candlegraph.viewer import Role
 from resolvers.context import Context
 
 
-class Needs(BasePermission):
+class RequiresRole(BasePermission):
     """Needs a role; says itself what is missing."""
 
     def __init__(self, role: Role) -> None:
@@ -25,11 +25,11 @@ class Needs(BasePermission):
         if self._role in viewer.roles:  # without an `await`, so that fields go on in the same tick
             return True
         is_owner = context.origin.trusted and viewer.user is None and viewer.refusal is None
-        if not is_owner or self._role is Role.ADMIN or await context.services.accounts.anybody():
+        if not is_owner or self._role is Role.ADMIN or await context.services.accounts.any_account_exists():
             viewer.require(self._role)
         return True
 
 
-def needs(role: Role) -> list[FieldExtension]:
+def requires_role(role: Role) -> list[FieldExtension]:
     """The extensions of a field that needs ``role``; nothing of it shows in the printed schema."""
-    return [PermissionExtension([Needs(role)], use_directives=False)]
+    return [PermissionExtension([RequiresRole(role)], use_directives=False)]

@@ -12,7 +12,7 @@ from candlegraph import answer, provider, upstream, viewer
 from candlegraph import backfill as job
 from candlegraph.answer import Answer, Fill, Wait
 from candlegraph.backfill import BackfillState
-from candlegraph.series import Record, Series
+from candlegraph.series import InstrumentRecord, Series
 from candlegraph.timeframe import MINUTE
 from candlegraph.viewer import Role
 from resolvers.backfills import resolve_backfill, resolve_backfills, resolve_coverage, resolve_tracked
@@ -20,12 +20,12 @@ from resolvers.candles import resolve_batch, resolve_candles
 from resolvers.context import Context
 from resolvers.markets import SymbolPage, resolve_markets, resolve_providers, resolve_symbol, resolve_symbols
 from resolvers.names import instrument
-from resolvers.pagination import Page
+from resolvers.pagination import ListPage
 from schema import arguments as arg
 from schema.backfill import Backfill, BackfillConnection, Coverage, TrackedConnection
 from schema.candles import CandleSeries, SeriesInput
 from schema.market import Market, Provider
-from schema.permission import needs
+from schema.permission import requires_role
 from schema.symbol import Symbol, SymbolConnection
 from schema.user import User
 
@@ -37,19 +37,21 @@ SeriesArg = Annotated[list[SeriesInput], strawberry.argument(description="The se
 class Query:
     """The contract's queries."""
 
-    @strawberry.field(description="Every market.", extensions=needs(Role.VIEWER), graphql_type=list[Market])
+    @strawberry.field(description="Every market.", extensions=requires_role(Role.VIEWER), graphql_type=list[Market])
     async def markets(self, info: Info[Context, None]) -> list[provider.Market]:
         return await resolve_markets(info.context)
 
     @strawberry.field(
-        description="The providers of a market.", extensions=needs(Role.VIEWER), graphql_type=list[Provider] | None
+        description="The providers of a market.",
+        extensions=requires_role(Role.VIEWER),
+        graphql_type=list[Provider] | None,
     )
-    async def providers(self, info: Info[Context, None], market: arg.MarketArg) -> list[upstream.Status]:
+    async def providers(self, info: Info[Context, None], market: arg.MarketArg) -> list[upstream.ProviderStatus]:
         return await resolve_providers(info.context, market)
 
     @strawberry.field(
         description="The symbols of a provider, in the order of their names.",
-        extensions=needs(Role.VIEWER),
+        extensions=requires_role(Role.VIEWER),
         graphql_type=SymbolConnection | None,
     )
     async def symbols(
@@ -66,10 +68,10 @@ class Query:
             info.context, market, provider, search, inactive=include_inactive, first=first, after=after
         )
 
-    @strawberry.field(description="One symbol.", extensions=needs(Role.VIEWER), graphql_type=Symbol | None)
+    @strawberry.field(description="One symbol.", extensions=requires_role(Role.VIEWER), graphql_type=Symbol | None)
     async def symbol(
         self, info: Info[Context, None], market: arg.MarketArg, provider: arg.ProviderArg, symbol: arg.SymbolArg
-    ) -> Record:
+    ) -> InstrumentRecord:
         return await resolve_symbol(info.context, instrument(market, provider, symbol))
 
     @strawberry.field(
@@ -77,7 +79,7 @@ class Query:
             "Candles: the oldest `limit` from `since`, or without it the newest before `until` (or now); always "
             "ascending, with the truth about what is missing and who answered."
         ),
-        extensions=needs(Role.VIEWER),
+        extensions=requires_role(Role.VIEWER),
         graphql_type=CandleSeries | None,
     )
     async def candles(
@@ -111,7 +113,7 @@ class Query:
         description=(
             "Same arguments for many series, one round trip; an item that fails is null and its error carries its path."
         ),
-        extensions=needs(Role.VIEWER),
+        extensions=requires_role(Role.VIEWER),
         graphql_type=list[CandleSeries | None],
     )
     async def candles_batch(
@@ -140,7 +142,7 @@ class Query:
 
     @strawberry.field(
         description="What is known of a series to the last candle, what is not and why, and how it came.",
-        extensions=needs(Role.VIEWER),
+        extensions=requires_role(Role.VIEWER),
         graphql_type=Coverage | None,
     )
     async def coverage(
@@ -150,19 +152,19 @@ class Query:
         provider: arg.ProviderArg,
         symbol: arg.SymbolArg,
         timeframe: arg.TimeframeArg = MINUTE,
-    ) -> answer.Coverage:
+    ) -> answer.CoverageReport:
         series = Series(instrument(market, provider, symbol), timeframe)
         return await resolve_coverage(info.context, series)
 
     @strawberry.field(
-        description="One job that fetches history.", extensions=needs(Role.VIEWER), graphql_type=Backfill | None
+        description="One job that fetches history.", extensions=requires_role(Role.VIEWER), graphql_type=Backfill | None
     )
     async def backfill(self, info: Info[Context, None], id: arg.JobArg) -> job.Backfill:
         return await resolve_backfill(info.context, id)
 
     @strawberry.field(
         description="The jobs that fetch history, the newest first.",
-        extensions=needs(Role.VIEWER),
+        extensions=requires_role(Role.VIEWER),
         graphql_type=BackfillConnection | None,
     )
     async def backfills(
@@ -171,17 +173,17 @@ class Query:
         state: StateArg = None,
         first: arg.FirstArg = 50,
         after: arg.AfterArg = None,
-    ) -> Page[job.Backfill]:
+    ) -> ListPage[job.Backfill]:
         return await resolve_backfills(info.context, state, first, after)
 
     @strawberry.field(
         description="The symbols that are kept complete.",
-        extensions=needs(Role.VIEWER),
+        extensions=requires_role(Role.VIEWER),
         graphql_type=TrackedConnection | None,
     )
     async def tracked(
         self, info: Info[Context, None], first: arg.FirstArg = 100, after: arg.AfterArg = None
-    ) -> Page[job.Tracked]:
+    ) -> ListPage[job.TrackedSeries]:
         return await resolve_tracked(info.context, first, after)
 
     @strawberry.field(

@@ -20,7 +20,7 @@ from resolvers.names import instrument
 from schema import arguments as arg
 from schema.backfill import Backfill
 from schema.candles import Candle
-from schema.permission import needs
+from schema.permission import requires_role
 from schema.scalars import Timestamp
 
 strawberry.enum(
@@ -63,7 +63,7 @@ class Subscription:
             "History since `since` first (snapshots of at most 1,000 candles, 50,000 in all), caughtUp on the last of "
             "them, then live events, without gap or repeat."
         ),
-        extensions=needs(Role.VIEWER),
+        extensions=requires_role(Role.VIEWER),
         graphql_type=AsyncGenerator[CandleEvent, None],
     )
     async def candles(
@@ -81,7 +81,7 @@ class Subscription:
 
     @strawberry.subscription(
         description="A job as it is, then whenever it has moved, at most twice a second; completes when it has ended.",
-        extensions=needs(Role.VIEWER),
+        extensions=requires_role(Role.VIEWER),
         graphql_type=AsyncGenerator[Backfill, None],
     )
     async def backfill(self, info: Info[Context, None], id: arg.JobArg) -> AsyncIterator[job.Backfill]:

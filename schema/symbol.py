@@ -6,7 +6,7 @@ import strawberry
 from strawberry import Info, Parent
 
 from candlegraph.answer import Answer, Fill, Wait
-from candlegraph.series import Record, Series
+from candlegraph.series import InstrumentRecord, Series
 from candlegraph.timeframe import MINUTE
 from resolvers.candles import resolve_candles
 from resolvers.context import Context
@@ -21,20 +21,20 @@ class Symbol:
     """Resolved from `candlegraph.series.Record`."""
 
     @strawberry.field(description="Opaque and stable.")
-    def id(parent: Parent[Record]) -> strawberry.ID:
+    def id(parent: Parent[InstrumentRecord]) -> strawberry.ID:
         instrument = parent.instrument
         return strawberry.ID(f"{instrument.market}:{instrument.provider}:{instrument.symbol}")
 
     @strawberry.field(description="The id of its market.")
-    def market(parent: Parent[Record]) -> strawberry.ID:
+    def market(parent: Parent[InstrumentRecord]) -> strawberry.ID:
         return strawberry.ID(parent.instrument.market)
 
     @strawberry.field(description="The id of its provider.")
-    def provider(parent: Parent[Record]) -> strawberry.ID:
+    def provider(parent: Parent[InstrumentRecord]) -> strawberry.ID:
         return strawberry.ID(parent.instrument.provider)
 
     @strawberry.field(description="The provider's name for it, to ask for candles with.")
-    def symbol(parent: Parent[Record]) -> str:
+    def symbol(parent: Parent[InstrumentRecord]) -> str:
         return parent.instrument.symbol
 
     name: str | None = strawberry.field(description="What people call it.")
@@ -46,7 +46,7 @@ class Symbol:
 
     @strawberry.field(description="Its candles.", graphql_type=CandleSeries | None)
     async def candles(
-        parent: Parent[Record],
+        parent: Parent[InstrumentRecord],
         info: Info[Context, None],
         timeframe: arg.TimeframeArg = MINUTE,
         since: arg.SinceArg = None,

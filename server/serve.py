@@ -19,7 +19,7 @@ from server.settings import Settings
 from server.transport.app import create_app
 from server.transport.connections import Connections
 from server.transport.uvicorn_protocols import protocols
-from server.wiring import machine
+from server.wiring import open_runtime
 
 
 async def serve(settings: Settings, timings: Timings | None = None) -> None:
@@ -32,7 +32,7 @@ async def serve(settings: Settings, timings: Timings | None = None) -> None:
 
 
 async def _serve(settings: Settings, sockets: list[socket.socket], timings: Timings) -> None:
-    async with machine(settings, serving=True, timings=timings) as running:
+    async with open_runtime(settings, serving=True, timings=timings) as running:
         app = create_app(running)
         config = uvicorn.Config(
             app,
@@ -49,7 +49,7 @@ async def _serve(settings: Settings, sockets: list[socket.socket], timings: Timi
             timeout_graceful_shutdown=10,
         )
         logging.getLogger("uvicorn.error").setLevel(logging.WARNING)  # it writes the URL of a socket, and what is in it
-        server = _Announcing(config, app.state.connections)
+        server = _UvicornServer(config, app.state.connections)
         # uvicorn raises the signal it stopped for once more when it has stopped; by default that would end the process
         # before the database is.
         asyncio.get_running_loop().remove_signal_handler(signal.SIGTERM)
@@ -93,7 +93,7 @@ def _bind(host: str, port: int, timings: Timings) -> list[socket.socket]:
     return bound
 
 
-class _Announcing(uvicorn.Server):
+class _UvicornServer(uvicorn.Server):
     """Says where it listens, once it does; and says goodbye to those who are connected."""
 
     def __init__(self, config: uvicorn.Config, connections: Connections) -> None:

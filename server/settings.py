@@ -14,7 +14,7 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 from candlegraph.errors import BadUserInput, ConfigurationError
 from candlegraph.zone import zone
 from server.signing_key import weakness_of
-from storage.aggregates.layout import Aggregates
+from storage.aggregates.layout import AggregateLayout
 
 
 class Env(StrEnum):
@@ -68,8 +68,8 @@ class Settings(BaseSettings):
         None,
         description="The folder of the PostgreSQL programs to embed; otherwise those of the wheel, then the system's.",
     )
-    aggregates: Aggregates = Field(
-        Aggregates.AUTO,
+    aggregates: AggregateLayout = Field(
+        AggregateLayout.AUTO,
         description=(
             "How a new database keeps its aggregates: `tables`, or `continuous` with TimescaleDB; `auto` takes the latter where "
             "it is there."

@@ -18,7 +18,7 @@ MIN_BYTES = 32
 _MIN_CHARACTERS, _MIN_REST = 8, 16
 
 # What documentation and examples show as a key. Longer ones first, for what is left of a key without them counts.
-_SAMPLES = (
+_EXAMPLE_KEYS = (
     "astringsecretatleast256bitslong", "abcdefghijklmnopqrstuvwxyz", "yourverysecretkey", "your256bitsecret", "0123456789",
     "1234567890", "yoursecretkey", "supersecret", "candlegraph", "notasecret", "changethis", "changeit", "changeme",
     "replaceme", "password", "insecure", "abcdef", "123456", "default", "example", "django", "qwerty", "secret", "sample",
@@ -31,14 +31,14 @@ def weakness_of(key: str) -> str | None:
     if len(key.encode()) < MIN_BYTES:
         return f"it must be at least {MIN_BYTES} bytes long, such as of `openssl rand -hex 32`"
     rest = re.sub(r"[^a-z0-9]", "", key.lower()) if key.isascii() else key
-    for sample in _SAMPLES:
+    for sample in _EXAMPLE_KEYS:
         rest = rest.replace(sample, "")
     if len(rest) < _MIN_REST or len(set(rest)) < _MIN_CHARACTERS:
         return "it is a known sample or too regular; take random bytes, such as of `openssl rand -hex 32`"
     return None
 
 
-def kept_key(data_dir: Path) -> bytes:
+def load_or_create_key(data_dir: Path) -> bytes:
     """The key of a server that was given none: made once and kept in its data directory, for its owner's eyes alone."""
     path = data_dir / "secret_key"
     try:

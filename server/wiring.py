@@ -13,9 +13,9 @@ from candlegraph.errors import ConfigurationError, Overloaded, Unavailable
 from candlegraph.outage import Outage
 from candlegraph.supervision import Supervisor
 from candlegraph.timings import Timings
-from history.backfill.jobs import Backfills
+from history.backfill.jobs import BackfillJobs
 from history.backfill.tracking import Tracking
-from history.backfill.workers import Workers
+from history.backfill.workers import BackfillWorkers
 from history.orchestrator import History
 from history.upgrade import Upgrade
 from providers.registry import Registry
@@ -24,22 +24,22 @@ from resolvers.accounts.accounts import Accounts
 from resolvers.accounts.tokens import Tokens
 from resolvers.context import Services
 from server.settings import Settings
-from server.signing_key import kept_key
-from storage.aggregates.continuous import Continuous
-from storage.aggregates.layout import Aggregates, layout_of
-from storage.aggregates.refresh import Refresher
-from storage.cache.memory import Cache
-from storage.cache.shared import Shelf
-from storage.candles import CandleStore, Reading, read_tables
-from storage.change_feed import Changes
+from server.signing_key import load_or_create_key
+from storage.aggregates.continuous import ContinuousReader
+from storage.aggregates.layout import AggregateLayout, stored_layout
+from storage.aggregates.refresh import AggregateRefresher
+from storage.cache.memory import CandleCache
+from storage.cache.shared import SharedCache
+from storage.candles import CandleStore, ReadFunction, read_tables
+from storage.change_feed import ChangeFeed
 from storage.database import Database, driver_reason
 from storage.embedded.postgres import EmbeddedPostgres
 from storage.migrate import migrate
-from storage.rate_limits import Limiter
+from storage.rate_limits import RateLimiter
 from storage.redis import Redis
-from storage.relations import Levels, read_levels
+from storage.relations import Aggregates, read_aggregates
 from storage.upgrade import withdraw_ahead
-from storage.users import Users
+from storage.users import UserStore
 
 log = logging.getLogger(__name__)
 
@@ -47,7 +47,7 @@ REVIVE_EVERY_S = 2.0
 
 
 @dataclass(frozen=True, slots=True)
-class Machine:
+class Runtime:
     """What runs."""
 
     settings: Settings
@@ -92,11 +92,11 @@ async def database(
         yield opened
 
 
-async def _upgrade(opened: Database, aggregates: Aggregates) -> None:
+async def _upgrade(opened: Database, aggregates: AggregateLayout) -> None:
     """Bring a database up to date, before anything is asked of it."""
     for migration in await migrate(opened, aggregates):
         log.info("applied migration %04d %s", migration.number, migration.name)
-    if ahead := await withdraw_ahead(CandleStore(opened, Changes(opened))):
+    if ahead := await withdraw_ahead(CandleStore(opened, ChangeFeed(opened))):
         log.warning("withdrew the coverage of %d series beyond the time of the upgrade", ahead)
 
 
@@ -104,7 +104,7 @@ async def _revive(postgres: EmbeddedPostgres, opened: Database, outage: Outage) 
     """Start the embedded PostgreSQL again where it died under us; until then the API says UNAVAILABLE."""
     while True:
         await asyncio.sleep(REVIVE_EVERY_S)
-        with outage.watched():
+        with outage.recording():
             try:
                 async with opened.connection() as connection:
                     await connection.fetchval("select 1")
@@ -125,13 +125,13 @@ async def _start(postgres: EmbeddedPostgres) -> str:
 
 
 @asynccontextmanager
-async def machine(
+async def open_runtime(
     settings: Settings,
     *,
     serving: bool = False,
     supervisor: Supervisor | None = None,
     timings: Timings | None = None,
-) -> AsyncIterator[Machine]:
+) -> AsyncIterator[Runtime]:
     """Everything, started; stopped in reverse order on the way out. All that runs for ever does so under ``supervisor``.
 
     While ``serving`` it leads, tells its listeners and works on backfills; a command of the CLI does none of it.
@@ -139,60 +139,60 @@ async def machine(
     supervisor, timings = supervisor or Supervisor(), timings or Timings()
     redis_url = settings.redis_url.get_secret_value() if settings.redis_url else None
     redis = Redis(redis_url, supervisor, timings)
-    limiter = Limiter(redis)
+    limiter = RateLimiter(redis)
     registry = Registry(settings.environ(), quota=limiter)
     async with database(settings, supervisor, timings) as opened, AsyncExitStack() as stack:
         stack.push_async_callback(redis.close)
         stack.push_async_callback(registry.close)
         name = (await opened.read("database_name"))[0]["name"]
-        levels, kind = await read_levels(opened), await layout_of(opened)
+        levels, kind = await read_aggregates(opened), await stored_layout(opened)
         cache = await stack.enter_async_context(_cache(settings, name, redis))
-        history = History.over(opened, registry, levels, _reads(levels, kind), cache)
+        history = History.create(opened, registry, levels, _reads(levels, kind), cache)
         stack.push_async_callback(history.listings.close)
         stack.push_async_callback(history.fetcher.close)
         stack.push_async_callback(history.revisions.close)
         cluster = Cluster(history, redis=(redis_url, name) if redis_url else None, shards=settings.feed_shards)
-        backfills = Backfills(history)
+        backfills = BackfillJobs(history)
         tracking = Tracking(backfills)
         tokens = Tokens(partial(_keys, settings))
-        accounts = Accounts(Users(opened), tokens, limiter, require_auth=settings.require_auth, timings=timings)
-        workers = Workers(backfills, workers=settings.backfill_workers)
+        accounts = Accounts(UserStore(opened), tokens, limiter, require_auth=settings.require_auth, timings=timings)
+        workers = BackfillWorkers(backfills, workers=settings.backfill_workers)
         for close in (workers.close, cluster.close, supervisor.close):
             stack.push_async_callback(close)
         history.start(supervisor)
-        supervisor.start("accounts", accounts.standing.watch, accounts.standing.outage)
+        supervisor.start("accounts", accounts.revocations.run, accounts.revocations.outage)
         if serving:
             workers.start(supervisor)
             cluster.start(supervisor)
-            supervisor.start("tracked series", tracking.keep, tracking.outage)
+            supervisor.start("tracked series", tracking.run, tracking.outage)
             upgrade = Upgrade(history)
             supervisor.start("upgrade checks", upgrade.run, upgrade.outage)
             _refresh(supervisor, opened, kind, settings.retention_days)
         points = (settings.default_chart_points, settings.max_chart_points)
         services = Services(history, registry, cluster.hub, backfills, tracking, *points, accounts)
-        yield Machine(settings, opened, registry, history.store, services, redis, supervisor)
+        yield Runtime(settings, opened, registry, history.store, services, redis, supervisor)
 
 
-def _reads(levels: Levels, kind: Aggregates) -> Reading:
-    return Continuous(levels) if kind is Aggregates.CONTINUOUS else read_tables
+def _reads(levels: Aggregates, kind: AggregateLayout) -> ReadFunction:
+    return ContinuousReader(levels) if kind is AggregateLayout.CONTINUOUS else read_tables
 
 
-def _refresh(supervisor: Supervisor, opened: Database, kind: Aggregates, retention_days: int | None) -> None:
-    if kind is Aggregates.CONTINUOUS or retention_days is not None:
-        refresher = Refresher(opened, kind, retention_days)
+def _refresh(supervisor: Supervisor, opened: Database, kind: AggregateLayout, retention_days: int | None) -> None:
+    if kind is AggregateLayout.CONTINUOUS or retention_days is not None:
+        refresher = AggregateRefresher(opened, kind, retention_days)
         supervisor.start("aggregates", refresher.run, refresher.outage)
 
 
 @asynccontextmanager
-async def _cache(settings: Settings, database_name: str, redis: Redis) -> AsyncIterator[Cache | None]:
+async def _cache(settings: Settings, database_name: str, redis: Redis) -> AsyncIterator[CandleCache | None]:
     """The cache of candles; none where it could keep nothing."""
     capacity = settings.cache_mb * 1_048_576
     if not settings.redis_url:
-        yield Cache(capacity) if capacity else None
+        yield CandleCache(capacity) if capacity else None
         return
-    shelf = Shelf(redis, database_name)
+    shelf = SharedCache(redis, database_name)
     try:
-        yield Cache(capacity, shelf)
+        yield CandleCache(capacity, shelf)
     finally:
         await shelf.close()
 
@@ -200,5 +200,5 @@ async def _cache(settings: Settings, database_name: str, redis: Redis) -> AsyncI
 def _keys(settings: Settings) -> list[bytes]:
     """The keys of access tokens, the one that signs first."""
     if settings.secret_key is None:
-        return [kept_key(settings.data_dir)]
+        return [load_or_create_key(settings.data_dir)]
     return [key.get_secret_value().encode() for key in (settings.secret_key, settings.secret_key_previous) if key]

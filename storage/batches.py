@@ -9,12 +9,12 @@ from candlegraph.errors import ProviderUnavailable
 from candlegraph.provider import Revision
 from candlegraph.span import Span, Spans
 from candlegraph.timeframe import MINUTE, Timeframe
-from storage.coverage import FAR
-from storage.relations import BASE
+from storage.coverage import END_OF_TIME_MS
+from storage.relations import BASE_RELATION
 
 
 @dataclass(frozen=True, slots=True)
-class Read:
+class CandleRead:
     """At most ``limit`` stored candles of a series within ``span``: the oldest of them, or the newest.
 
     ``relation`` is the base, or the aggregate of ``timeframe``.
@@ -25,11 +25,11 @@ class Read:
     span: Span
     limit: int
     newest: bool = False
-    relation: str = BASE
+    relation: str = BASE_RELATION
 
 
 @dataclass(frozen=True, slots=True)
-class Write:
+class CandleWrite:
     """Final candles of a series, and the spans they are all of; ``source``: ``a`` a provider's API, ``i`` an import.
 
     Where it ``replaces``, stored candles of these spans that are not among them are withdrawn. So are those of ``revoked``,
@@ -46,11 +46,11 @@ class Write:
     revoked: Spans = field(default_factory=Spans)
     revision: Revision | None = None
 
-    def since(self, horizon: int | None) -> Write:
+    def dropping_before(self, horizon: int | None) -> CandleWrite:
         """Itself without the 1m candles before ``horizon``, where there is one."""
         if horizon is None or self.timeframe != MINUTE:
             return self
-        kept = Span(horizon, FAR)
+        kept = Span(horizon, END_OF_TIME_MS)
         inside = Spans([kept])
         candles = self.candles.between(kept)
         return replace(self, candles=candles, covered=self.covered & inside, revoked=self.revoked & inside)
@@ -66,7 +66,7 @@ class Superseded(ProviderUnavailable):
 
 
 @dataclass(frozen=True, slots=True)
-class Fetch:
+class FetchLogRow:
     """One upstream call, for the log."""
 
     instrument_id: int

@@ -9,11 +9,11 @@ from numpy.typing import NDArray
 
 from candlegraph.candle import Candles, concat
 from candlegraph.span import Span, Spans
-from storage.batches import Write
+from storage.batches import CandleWrite
 
 POSTGRES_EPOCH_MS = 946_684_800_000  # 2000-01-01, which PostgreSQL's binary timestamps count from
-NUMBERS = ("open", "high", "low", "close", "volume")
-_PACKED = np.dtype([("timestamp", ">i8"), *((name, ">f8") for name in NUMBERS)])
+VALUE_COLUMNS = ("open", "high", "low", "close", "volume")
+_PACKED = np.dtype([("timestamp", ">i8"), *((name, ">f8") for name in VALUE_COLUMNS)])
 COPY_ROWS = 100_000
 _COPY_HEADER = b"PGCOPY\n\xff\r\n\x00" + bytes(8)
 _COPY_TRAILER = b"\xff\xff"
@@ -21,30 +21,30 @@ _COPY_TRAILER = b"\xff\xff"
 
 def unpack_spans(packed: bytes | None) -> Spans:
     edges = np.frombuffer(packed or b"", ">i8").astype(np.int64) // 1000 + POSTGRES_EPOCH_MS
-    return Spans.apart(map(Span, edges[::2].tolist(), edges[1::2].tolist()))
+    return Spans.from_disjoint(map(Span, edges[::2].tolist(), edges[1::2].tolist()))
 
 
-def unpack(packed: bytes | None) -> Candles:
+def unpack_candles(packed: bytes | None) -> Candles:
     """The candles of a packed row."""
     if packed is None:
         return Candles.empty()
     rows = np.frombuffer(packed, _PACKED)
-    return Candles.of(rows["timestamp"].astype(np.int64) // 1000 + POSTGRES_EPOCH_MS, *(rows[n] for n in NUMBERS))
+    return Candles.of(rows["timestamp"].astype(np.int64) // 1000 + POSTGRES_EPOCH_MS, *(rows[n] for n in VALUE_COLUMNS))
 
 
-async def copy_stream(writes: Sequence[Write], progress: Callable[[int], None]) -> AsyncIterator[bytes]:
+async def copy_stream(writes: Sequence[CandleWrite], progress: Callable[[int], None]) -> AsyncIterator[bytes]:
     """Writes of one timeframe and source in PostgreSQL's binary COPY format, in chunks."""
     yield _COPY_HEADER
     candles = concat([write.candles for write in writes])
     owners = np.repeat([write.instrument_id for write in writes], [len(write.candles) for write in writes])
     for start in range(0, len(candles), COPY_ROWS):
         rows = slice(start, start + COPY_ROWS)
-        yield _packed(writes[0], owners[rows], candles[rows])
+        yield _packed_rows(writes[0], owners[rows], candles[rows])
         progress(len(owners[rows]))
     yield _COPY_TRAILER
 
 
-def _packed(like: Write, owners: NDArray[np.int64], candles: Candles) -> bytes:
+def _packed_rows(like: CandleWrite, owners: NDArray[np.int64], candles: Candles) -> bytes:
     """Rows of the COPY format, all equally long, so that one numpy structure writes them."""
     timeframe = str(like.timeframe).encode()
     layout = np.dtype(
@@ -54,17 +54,17 @@ def _packed(like: Write, owners: NDArray[np.int64], candles: Candles) -> bytes:
             *_copy_field("timeframe", f"S{len(timeframe)}"),
             *_copy_field("source", "S1"),
             *_copy_field("timestamp", ">i8"),
-            *(part for name in NUMBERS for part in _copy_field(name, ">f8")),
+            *(part for name in VALUE_COLUMNS for part in _copy_field(name, ">f8")),
         ]
     )
     rows: NDArray[np.void] = np.empty(len(candles), layout)
     for name in layout.names or ():
         if name.startswith("length of "):
             rows[name] = layout[name.removeprefix("length of ")].itemsize
-    rows["fields"] = 4 + len(NUMBERS)
+    rows["fields"] = 4 + len(VALUE_COLUMNS)
     rows["instrument_id"], rows["timeframe"], rows["source"] = owners, timeframe, like.source.encode()
     rows["timestamp"] = (candles.timestamp - POSTGRES_EPOCH_MS) * 1000
-    for name in NUMBERS:
+    for name in VALUE_COLUMNS:
         rows[name] = getattr(candles, name)
     return rows.tobytes()
 

@@ -9,37 +9,37 @@ from cachetools import LRUCache
 from candlegraph.span import Spans
 from candlegraph.timeframe import Timeframe
 from storage.candles import read_statement
-from storage.coverage import Ledger
+from storage.coverage import Coverage
 from storage.database import SQL, Database
-from storage.relations import BASE, Levels
+from storage.relations import BASE_RELATION, Aggregates
 
-MAX_KEPT = 20_000
-AT_ONCE = 2  # a count takes a connection for a second: the others are for who asks for candles
+MAX_ENTRIES = 20_000
+MAX_CONCURRENT_COUNTS = 2  # a count takes a connection for a second: the others are for who asks for candles
 
 
-class Counts:
+class CandleCounts:
     """Counts over the base, kept with what was known then: while nothing final has changed, only what came since is new."""
 
     def __init__(self, database: Database) -> None:
         """Nothing was counted yet."""
         self._database = database
         # The revision, where, and how many.
-        self._kept: LRUCache[tuple[int, Timeframe], tuple[int, Spans, int]] = LRUCache(MAX_KEPT)
-        self._turn = asyncio.Semaphore(AT_ONCE)
+        self._entries: LRUCache[tuple[int, Timeframe], tuple[int, Spans, int]] = LRUCache(MAX_ENTRIES)
+        self._semaphore = asyncio.Semaphore(MAX_CONCURRENT_COUNTS)
 
-    async def of(self, instrument_id: int, timeframe: Timeframe, ledger: Ledger, levels: Levels) -> int:
+    async def count(self, instrument_id: int, timeframe: Timeframe, ledger: Coverage, levels: Aggregates) -> int:
         """How many candles of a timeframe are stored: its own where ``ledger`` covers them, or those of its aggregate."""
         key, covered = (instrument_id, timeframe), ledger.spans.get(timeframe, Spans())
-        async with self._turn:
-            if (relation := levels.get(timeframe, BASE)) != BASE:
+        async with self._semaphore:
+            if (relation := levels.get(timeframe, BASE_RELATION)) != BASE_RELATION:
                 statement = read_statement(SQL["candles_count"], relation)
                 return int((await self._database.fetch(statement, instrument_id, str(timeframe)))[0]["count"])
-            revision, known, count = self._kept.get(key, (ledger.revision, Spans(), 0))
+            revision, known, count = self._entries.get(key, (ledger.revision, Spans(), 0))
             if revision != ledger.revision or known - covered:
                 known, count = Spans(), 0
             if new := covered - known:
                 edges = [span.since for span in new], [span.until for span in new]
                 found = await self._database.read("candles_count_within", instrument_id, str(timeframe), *edges)
                 count += int(found[0]["count"])
-            self._kept[key] = ledger.revision, covered, count
+            self._entries[key] = ledger.revision, covered, count
         return count

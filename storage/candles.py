@@ -9,27 +9,29 @@ from functools import lru_cache
 from itertools import groupby
 from typing import Any
 
-from candlegraph.answer import FetchNote
+from candlegraph.answer import FetchLogEntry
 from candlegraph.batcher import Batcher
 from candlegraph.candle import Candles
 from candlegraph.clock import MINUTE_MS
 from candlegraph.provider import Revision
 from candlegraph.span import Span, Spans
 from candlegraph.timeframe import MINUTE, Timeframe
-from storage.batches import Fetch, Read, Write
-from storage.binary import unpack, unpack_spans
-from storage.change_feed import Changes
-from storage.coverage import Ledger
+from storage.batches import CandleRead, CandleWrite, FetchLogRow
+from storage.binary import unpack_candles, unpack_spans
+from storage.change_feed import ChangeFeed
+from storage.coverage import Coverage
 from storage.database import SQL, Database, to_ms
-from storage.leases import Held
-from storage.relations import BASE
+from storage.leases import LeaseToken
+from storage.relations import BASE_RELATION
 from storage.write_transaction import columns_of, mark_corrected, write_candles
 
 Query = Callable[..., Awaitable[Sequence[Any]]]  # a statement and its arguments
-Reading = Callable[[Database, Sequence[Read]], Awaitable[list[Candles]]]  # how reads are answered, by the layout
+ReadFunction = Callable[
+    [Database, Sequence[CandleRead]], Awaitable[list[Candles]]
+]  # how reads are answered, by the layout
 
 
-async def read_rows(query: Query, reads: Sequence[Read], columns: str = "") -> list[Any]:
+async def read_rows(query: Query, reads: Sequence[CandleRead], columns: str = "") -> list[Any]:
     """A row for every read, in their order: one statement for each relation and direction.
 
     Its ``rows`` are for `unpack`; those of an aggregate bring further ``columns`` of the statement.
@@ -39,7 +41,7 @@ async def read_rows(query: Query, reads: Sequence[Read], columns: str = "") -> l
     for (relation, newest), group in groupby(order, key=lambda i: (reads[i].relation, reads[i].newest)):
         positions = list(group)
         rows = await query(
-            _read_statement(relation, "" if relation == BASE else columns, newest=newest),
+            _read_statement(relation, "" if relation == BASE_RELATION else columns, newest=newest),
             [reads[i].instrument_id for i in positions],
             [str(reads[i].timeframe) for i in positions],
             [reads[i].span.since for i in positions],
@@ -50,36 +52,38 @@ async def read_rows(query: Query, reads: Sequence[Read], columns: str = "") -> l
     return [answers[i] for i in range(len(reads))]
 
 
-async def read_tables(database: Database, reads: Sequence[Read]) -> list[Candles]:
+async def read_tables(database: Database, reads: Sequence[CandleRead]) -> list[Candles]:
     """Answer every read where aggregates are never behind."""
-    return [unpack(row["rows"]) for row in await read_rows(database.fetch, reads)]
+    return [unpack_candles(row["rows"]) for row in await read_rows(database.fetch, reads)]
 
 
 class CandleStore:
     """The relations ``ohlcv_data``, ``coverage`` and ``fetch_log``, and the aggregates above the first."""
 
-    def __init__(self, database: Database, changes: Changes, reading: Reading = read_tables) -> None:
+    def __init__(self, database: Database, changes: ChangeFeed, reading: ReadFunction = read_tables) -> None:
         """Over a database; ``reading`` is how its layout answers."""
         self.database = database
-        self.changes = changes
+        self.change_feed = changes
         self.reading = reading
-        self._ledgers: Batcher[None, Sequence[int], list[Ledger]]
-        self._ledgers = Batcher(self._read_ledgers, repeats_alone=True)
-        self._minutes: Batcher[None, Read, Candles]
-        self._minutes = Batcher(lambda _, reads: reading(database, reads), repeats_alone=True)
+        self._coverage_reads: Batcher[None, Sequence[int], list[Coverage]]
+        self._coverage_reads = Batcher(self._read_coverage, repeats_alone=True)
+        self._minute_reads: Batcher[None, CandleRead, Candles]
+        self._minute_reads = Batcher(lambda _, reads: reading(database, reads), repeats_alone=True)
         # A second run writes the same rows over themselves, which corrects nothing; at worst `fetch_log` has a line twice.
-        self._led: Batcher[Held, tuple[Write, Sequence[Fetch]], None] = Batcher(self._write_led, repeats_alone=True)
+        self._leased_writes: Batcher[LeaseToken, tuple[CandleWrite, Sequence[FetchLogRow]], None] = Batcher(
+            self._write_leased, repeats_alone=True
+        )
 
-    async def ledgers(self, instrument_ids: Sequence[int]) -> list[Ledger]:
+    async def read_coverage(self, instrument_ids: Sequence[int]) -> list[Coverage]:
         """What is known of each instrument: one statement, which others may share."""
-        return await self._ledgers.submit(None, instrument_ids)
+        return await self._coverage_reads.submit(None, instrument_ids)
 
-    async def minutes(self, instrument_id: int, span: Span) -> Candles:
+    async def read_minutes(self, instrument_id: int, span: Span) -> Candles:
         """The stored 1m candles of ``span``, by a statement that others may share."""
-        read = Read(instrument_id, MINUTE, span, (span.until - span.since) // MINUTE_MS)
-        return await self._minutes.submit(None, read) if read.limit else Candles.empty()
+        read = CandleRead(instrument_id, MINUTE, span, (span.until - span.since) // MINUTE_MS)
+        return await self._minute_reads.submit(None, read) if read.limit else Candles.empty()
 
-    async def _read_ledgers(self, _: None, asked: Sequence[Sequence[int]]) -> list[list[Ledger]]:
+    async def _read_coverage(self, _: None, asked: Sequence[Sequence[int]]) -> list[list[Coverage]]:
         spans: dict[int, dict[Timeframe, Spans]] = defaultdict(dict)
         revisions: dict[int, int] = defaultdict(int)
         sources: dict[int, dict[Timeframe, Revision]] = defaultdict(dict)
@@ -97,23 +101,23 @@ class CandleStore:
             if row["suspects"]:
                 noted = [(at, Span(since, until)) for at, since, until in json.loads(row["suspects"])]
                 doubts[row["instrument_id"]][Timeframe.parse(row["timeframe"])] = noted
-        return [[Ledger(spans[i], revisions[i], doubts[i], horizon, sources[i]) for i in ids] for ids in asked]
+        return [[Coverage(spans[i], revisions[i], doubts[i], horizon, sources[i]) for i in ids] for ids in asked]
 
     async def horizon(self) -> int | None:
         """Before it no 1m candles are kept (ms, UTC); None where all are."""
         horizon: int | None = to_ms((await self.database.read("horizon"))[0]["horizon"])
         return horizon
 
-    async def read(self, reads: Sequence[Read]) -> list[Candles]:
+    async def read(self, reads: Sequence[CandleRead]) -> list[Candles]:
         """Answer every read, in their order: one statement for each relation and direction, more where aggregates lag."""
         return await self.reading(self.database, reads)
 
     async def write(
         self,
-        writes: Sequence[Write],
-        fetches: Sequence[Fetch] = (),
+        writes: Sequence[CandleWrite],
+        fetches: Sequence[FetchLogRow] = (),
         progress: Callable[[int], None] = lambda _: None,
-        held: Held | None = None,
+        held: LeaseToken | None = None,
     ) -> None:
         """Store candles, their coverage and the aggregates over them, all or nothing.
 
@@ -127,13 +131,15 @@ class CandleStore:
             if fetches:
                 await _log(connection, fetches)
         if written:
-            self.changes.tell(written.xid, written.changes)
+            self.change_feed.publish(written.xid, written.changes)
 
-    async def write_led(self, write: Write, fetches: Sequence[Fetch], held: Held) -> None:
+    async def write_leased(self, write: CandleWrite, fetches: Sequence[FetchLogRow], held: LeaseToken) -> None:
         """As `write`, what one stores who leads: in one transaction with whatever else comes under the lease meanwhile."""
-        await self._led.submit(held, (write, fetches))
+        await self._leased_writes.submit(held, (write, fetches))
 
-    async def _write_led(self, held: Held, asked: Sequence[tuple[Write, Sequence[Fetch]]]) -> list[None]:
+    async def _write_leased(
+        self, held: LeaseToken, asked: Sequence[tuple[CandleWrite, Sequence[FetchLogRow]]]
+    ) -> list[None]:
         await self.write([write for write, _ in asked], [fetch for _, all_ in asked for fetch in all_], held=held)
         return [None] * len(asked)
 
@@ -141,7 +147,7 @@ class CandleStore:
         """Make the aggregates over the 1m candles of ``span`` anew, and have everybody forget what they were."""
         await self._mark_corrected([instrument_id], span, recompute=True)
 
-    async def forget(self, instrument_id: int, span: Span) -> None:
+    async def invalidate(self, instrument_id: int, span: Span) -> None:
         """Have everybody forget aggregates over ``span``: of this instrument, and of all that have candles there."""
         rows = await self.database.read("instruments_within", span.since, span.until)
         await self._mark_corrected(sorted({instrument_id, *(row["instrument_id"] for row in rows)}), span)
@@ -149,7 +155,7 @@ class CandleStore:
     async def _mark_corrected(self, instrument_ids: Sequence[int], span: Span, *, recompute: bool = False) -> None:
         async with self.database.transaction() as connection:
             written = await mark_corrected(connection, instrument_ids, span, recompute=recompute)
-        self.changes.tell(written.xid, written.changes)
+        self.change_feed.publish(written.xid, written.changes)
 
     async def adopted(self, instrument_id: int, timeframe: Timeframe, source: Revision | None) -> bool:
         """Note a first revision of a series that something was imported into, which stays; False where nothing was."""
@@ -157,16 +163,16 @@ class CandleStore:
         async with self.database.connection() as connection:
             return bool(await connection.fetchval(SQL["coverage_adopt"], *arguments))
 
-    async def log(self, fetch: Fetch) -> None:
+    async def log_fetch(self, fetch: FetchLogRow) -> None:
         """Note an upstream call that brought nothing to store."""
         async with self.database.connection() as connection:
             await _log(connection, [fetch])
 
-    async def fetches(self, instrument_id: int, timeframe: Timeframe, count: int) -> list[FetchNote]:
+    async def recent_fetches(self, instrument_id: int, timeframe: Timeframe, count: int) -> list[FetchLogEntry]:
         """The newest upstream calls for a series."""
         rows = await self.database.read("fetches_of", instrument_id, str(timeframe), count)
         return [
-            FetchNote(
+            FetchLogEntry(
                 to_ms(r["at"]),
                 to_ms(r["asked"].lower),
                 to_ms(r["asked"].upper),
@@ -191,7 +197,7 @@ def _read_statement(relation: str, columns: str = "", *, newest: bool) -> str:
 
 def read_statement(template: str, relation: str, columns: str = "") -> str:
     """Fill in what differs between the base and its aggregates."""
-    base = relation == BASE
+    base = relation == BASE_RELATION
     return (
         template.replace("{relation}", relation)
         .replace("{columns}", columns)
@@ -200,7 +206,7 @@ def read_statement(template: str, relation: str, columns: str = "") -> str:
     )
 
 
-async def _log(connection: Any, fetches: Sequence[Fetch]) -> None:
+async def _log(connection: Any, fetches: Sequence[FetchLogRow]) -> None:
     rows = [
         (f.instrument_id, str(f.timeframe), f.asked.since, f.asked.until, f.rows, f.outcome, f.milliseconds)
         for f in fetches

@@ -28,55 +28,57 @@ class Change:
     corrected: Span | None = None
 
 
-Listener = Callable[[Sequence[Change] | None], None]
+ChangeListener = Callable[[Sequence[Change] | None], None]
 
 
-class Changes:
+class ChangeFeed:
     """Tells its listeners what was written; None stands for anything and everything."""
 
     def __init__(self, database: Database) -> None:
         """Nobody looks yet."""
         self._database = database
-        self._listeners: list[Listener] = []
+        self._listeners: list[ChangeListener] = []
         self._seen: str | None = None  # every transaction before this one has ended, and was told of
-        self._told: set[int] = set()  # those that were told of since
-        self._looked_at = 0.0
+        self._published: set[int] = set()  # those that were told of since
+        self._polled_at = 0.0
         self._swept_at = time.monotonic()
         self.outage = Outage("reading the changes of other processes")
 
     @property
-    def fresh(self) -> bool:
+    def is_fresh(self) -> bool:
         """Whether what this process keeps in memory may be believed: it would have been told if it had changed."""
-        return time.monotonic() - self._looked_at < self._database.timings.change_freshness_s
+        return time.monotonic() - self._polled_at < self._database.timings.change_freshness_s
 
-    def subscribe(self, listener: Listener) -> None:
+    def subscribe(self, listener: ChangeListener) -> None:
         """Call ``listener`` with every change from now on, in the event loop."""
         self._listeners.append(listener)
 
-    def tell(self, xid: int, changes: Sequence[Change]) -> None:
+    def publish(self, xid: int, changes: Sequence[Change]) -> None:
         """Tell of a transaction of this process, which has just been committed."""
-        self._told.add(xid)
-        self._publish(changes)
+        self._published.add(xid)
+        self._notify(changes)
 
-    async def watch(self) -> None:
+    async def run(self) -> None:
         """Look four times a second until cancelled; while the database is away, nothing kept is believed."""
         while True:
-            with self.outage.watched():
-                await self.look()
+            with self.outage.recording():
+                await self.poll()
                 await self._sweep()
             await asyncio.sleep(self._database.timings.change_poll_interval_s)
 
-    async def look(self) -> None:
+    async def poll(self) -> None:
         """Read what others have written, and tell."""
         began = time.monotonic()
         rows = await self._database.read("changes_since", self._seen or "0")
-        news = {int(row["xid"]): row for row in rows if row["xid"] is not None and int(row["xid"]) not in self._told}
-        if self._seen is None or began - self._looked_at > self._database.timings.change_retention_s / 2:
-            self._publish(None)
+        news = {
+            int(row["xid"]): row for row in rows if row["xid"] is not None and int(row["xid"]) not in self._published
+        }
+        if self._seen is None or began - self._polled_at > self._database.timings.change_retention_s / 2:
+            self._notify(None)
         elif news:
-            self._publish([change for row in news.values() for change in _changes_of(row)])
-        self._seen, self._looked_at = rows[0]["seen"], began
-        self._told = {xid for xid in self._told | news.keys() if xid >= int(self._seen)}
+            self._notify([change for row in news.values() for change in _changes_of(row)])
+        self._seen, self._polled_at = rows[0]["seen"], began
+        self._published = {xid for xid in self._published | news.keys() if xid >= int(self._seen)}
 
     async def _sweep(self) -> None:
         """Once a minute, forget what was told long ago, and upstream calls of more than a month ago."""
@@ -87,7 +89,7 @@ class Changes:
                 await connection.execute(SQL["changes_forget"], retention_s)
                 await connection.execute(SQL["fetches_forget"])
 
-    def _publish(self, changes: Sequence[Change] | None) -> None:
+    def _notify(self, changes: Sequence[Change] | None) -> None:
         for listener in self._listeners:
             try:
                 listener(changes)

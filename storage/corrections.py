@@ -9,12 +9,12 @@ from typing import Any
 from candlegraph.series import Instrument
 from storage.database import Database
 
-_NUMBERS = ("open", "high", "low", "close", "volume")
+_VALUE_COLUMNS = ("open", "high", "low", "close", "volume")
 _SOURCES = {"a": "api", "i": "import"}
 
 
 @dataclass(frozen=True, slots=True)
-class Version:
+class CandleVersion:
     """A candle as it was at a time: open, high, low, close and volume, and where it came from."""
 
     numbers: tuple[float, ...]
@@ -29,8 +29,8 @@ class Correction:
     instrument: Instrument
     timeframe: str
     timestamp: int
-    old: Version | None
-    new: Version | None
+    old: CandleVersion | None
+    new: CandleVersion | None
 
 
 async def newest_corrections(
@@ -50,9 +50,9 @@ async def newest_corrections(
     ]
 
 
-def _version(row: Any, age: str) -> Version | None:
+def _version(row: Any, age: str) -> CandleVersion | None:
     source = row[f"{age}_source"]
     if source is None:
         return None
     name = source.decode() if isinstance(source, bytes) else source
-    return Version(tuple(row[f"{age}_{number}"] for number in _NUMBERS), _SOURCES.get(name, name))
+    return CandleVersion(tuple(row[f"{age}_{number}"] for number in _VALUE_COLUMNS), _SOURCES.get(name, name))

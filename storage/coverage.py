@@ -8,13 +8,13 @@ from dataclasses import dataclass, field
 from candlegraph.provider import Revision
 from candlegraph.span import Span, Spans
 from candlegraph.timeframe import MINUTE, Timeframe
-from storage.rechecks import AGAIN_MS, GRAIN_MS
+from storage.rechecks import RECHECK_AFTER_MS, RECHECK_GRID_MS
 
-FAR = 10**16  # ms: past every candle
+END_OF_TIME_MS = 10**16  # ms: past every candle
 
 
 @dataclass(frozen=True, slots=True)
-class Ledger:
+class Coverage:
     """What is known of an instrument: the final spans by timeframe, and how often something final has changed.
 
     1m candles before ``horizon`` are not kept; the aggregates over them are.
@@ -22,7 +22,7 @@ class Ledger:
 
     spans: Mapping[Timeframe, Spans] = field(default_factory=dict)
     revision: int = 0
-    doubts: Mapping[Timeframe, Sequence[tuple[int, Span]]] = field(
+    rechecks: Mapping[Timeframe, Sequence[tuple[int, Span]]] = field(
         default_factory=dict
     )  # when, and what: see suspects.py
 
@@ -31,17 +31,17 @@ class Ledger:
         default_factory=dict
     )  # what a provider of revisions had when it was asked
 
-    def behind(self, timeframe: Timeframe) -> Spans:
+    def dropped(self, timeframe: Timeframe) -> Spans:
         """Where candles of ``timeframe`` are not taken any more."""
         dropped = timeframe == MINUTE and self.horizon is not None
-        return Spans([Span(-FAR, self.horizon or 0)] if dropped else [])
+        return Spans([Span(-END_OF_TIME_MS, self.horizon or 0)] if dropped else [])
 
     def final(self, timeframe: Timeframe) -> Spans:
         """What there is no use in asking for: it is known, or not taken."""
-        return self.spans.get(timeframe, Spans()) | self.behind(timeframe)
+        return self.spans.get(timeframe, Spans()) | self.dropped(timeframe)
 
-    def suspects(self, now: int) -> dict[Timeframe, Spans]:
+    def due_rechecks(self, now: int) -> dict[Timeframe, Spans]:
         """What was answered with nothing so long before ``now`` that it is to be asked for once more."""
-        before = now - AGAIN_MS - GRAIN_MS
-        due = {tf: Spans(span for at, span in doubts if at <= before) for tf, doubts in self.doubts.items()}
+        before = now - RECHECK_AFTER_MS - RECHECK_GRID_MS
+        due = {tf: Spans(span for at, span in doubts if at <= before) for tf, doubts in self.rechecks.items()}
         return {timeframe: spans for timeframe, spans in due.items() if spans}

@@ -8,26 +8,26 @@ from cachetools import LRUCache
 
 from storage.candles import CandleStore
 from storage.change_feed import Change
-from storage.coverage import Ledger
+from storage.coverage import Coverage
 
-MAX_KEPT = 20_000
+MAX_ENTRIES = 20_000
 
 
-class Ledgers:
+class CoverageCache:
     """A cache in front of `CandleStore.ledgers`."""
 
     def __init__(self, store: CandleStore) -> None:
         """Nothing is kept yet."""
         self._store = store
-        self._kept: LRUCache[int, Ledger] = LRUCache(MAX_KEPT)
+        self._kept: LRUCache[int, Coverage] = LRUCache(MAX_ENTRIES)
         # Of each read under way, those that have not changed since it began. By number: two such sets may be equal.
         self._reading: dict[int, set[int]] = {}
         self._reads = 0
-        store.changes.subscribe(self._drop)
+        store.change_feed.subscribe(self._drop)
 
-    async def load(self, instrument_ids: Sequence[int]) -> list[Ledger]:
+    async def load(self, instrument_ids: Sequence[int]) -> list[Coverage]:
         """The ledger of each instrument; at most one statement, and none for what is kept."""
-        if not self._store.changes.fresh:
+        if not self._store.change_feed.is_fresh:
             self._kept.clear()
         found = {i: self._kept[i] for i in instrument_ids if i in self._kept}
         if missing := list({i for i in instrument_ids if i not in found}):
@@ -36,10 +36,10 @@ class Ledgers:
             read = self._reads
             self._reading[read] = unchanged
             try:
-                found.update(zip(missing, await self._store.ledgers(missing), strict=True))
+                found.update(zip(missing, await self._store.read_coverage(missing), strict=True))
             finally:
                 del self._reading[read]
-            if self._store.changes.fresh:
+            if self._store.change_feed.is_fresh:
                 self._kept.update((i, found[i]) for i in unchanged)
         return [found[i] for i in instrument_ids]
 

@@ -138,7 +138,7 @@ class Database:
         try:
             with self._translated():
                 if self._behind_pooler is None:
-                    self._behind_pooler = await self._finds_pooler()
+                    self._behind_pooler = await self._detect_pooler()
                 self._pool = await asyncpg.create_pool(
                     self._dsn,
                     min_size=1,
@@ -240,7 +240,7 @@ class Database:
             async with self.connection() as connection:
                 return await connection.fetch(statement, *arguments)  # type: ignore[no-any-return]
 
-    async def _finds_pooler(self) -> bool:
+    async def _detect_pooler(self) -> bool:
         """Whether something stands between us and the server: then the process that greeted us is not the one at work."""
         connection = await asyncpg.connect(self._dsn, timeout=self.timings.connect_timeout_s, statement_cache_size=0)
         async with self._closing(connection):

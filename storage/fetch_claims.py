@@ -17,14 +17,14 @@ from dataclasses import dataclass, field
 from candlegraph.outage import Outage
 from candlegraph.span import Span
 from candlegraph.timeframe import Timeframe
-from storage.change_feed import Change, Changes
+from storage.change_feed import Change, ChangeFeed
 from storage.database import SQL, Database
 
 Key = tuple[int, Timeframe]
 
 
 @dataclass(slots=True)
-class _Series:
+class _SeriesClaims:
     """The claims of this process on one series, and who waits for one to end."""
 
     spans: list[Span] = field(default_factory=list)
@@ -35,22 +35,22 @@ class _Series:
         self.moved = asyncio.Event()
 
 
-class Claims:
+class FetchClaims:
     """The claims of this process."""
 
-    def __init__(self, database: Database, changes: Changes) -> None:
+    def __init__(self, database: Database, changes: ChangeFeed) -> None:
         """Nothing is claimed; `renew` is for the caller to run."""
         self._database = database
         self._holder = uuid.uuid4()
-        self._series: dict[Key, _Series] = defaultdict(_Series)
-        self._held: set[int] = set()
+        self._series: dict[Key, _SeriesClaims] = defaultdict(_SeriesClaims)
+        self._claim_ids: set[int] = set()
         self._claimed = False  # whether this process ever held a claim
         self.outage = Outage("renewing the claims of fetches")
         self._releasing = Outage("releasing the claims of fetches")
         changes.subscribe(self._wake)
 
     @asynccontextmanager
-    async def taken(self, key: Key, span: Span, *, shared: bool) -> AsyncIterator[bool]:
+    async def acquire(self, key: Key, span: Span, *, shared: bool) -> AsyncIterator[bool]:
         """Hold ``span`` of a series; False, after a moment's wait, where somebody else holds some of it.
 
         ``shared``: among all processes, not within this one alone. Whoever was refused looks at the ledger again.
@@ -79,11 +79,11 @@ class Claims:
     async def renew(self) -> None:
         """Keep what is claimed, until cancelled."""
         while True:
-            with self.outage.watched():
-                if self._held:
+            with self.outage.recording():
+                if self._claim_ids:
                     async with self._database.connection() as connection:
                         await connection.execute(
-                            SQL["claims_renew"], list(self._held), self._database.timings.claim_ttl_s
+                            SQL["claims_renew"], list(self._claim_ids), self._database.timings.claim_ttl_s
                         )
             await asyncio.sleep(self._database.timings.claim_renewal_interval_s)
 
@@ -92,7 +92,7 @@ class Claims:
         if self._claimed:
             await self._execute("claims_drop", self._holder)
 
-    async def _moved(self, series: _Series) -> None:
+    async def _moved(self, series: _SeriesClaims) -> None:
         try:
             async with asyncio.timeout(self._database.timings.claim_poll_interval_s):
                 await series.moved.wait()
@@ -111,17 +111,17 @@ class Claims:
                 self._database.timings.claim_ttl_s,
             )
         if claim is not None:
-            self._held.add(claim)
+            self._claim_ids.add(claim)
             self._claimed = True
         return claim
 
     async def _release(self, claim: int) -> None:
-        self._held.discard(claim)
+        self._claim_ids.discard(claim)
         await self._execute("claim_drop", claim)
 
     async def _execute(self, name: str, *arguments: object) -> None:
         """Run a statement that may as well fail: a claim ends by itself."""
-        with self._releasing.watched():
+        with self._releasing.recording():
             async with self._database.connection() as connection:
                 await connection.execute(SQL[name], *arguments)
 

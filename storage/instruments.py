@@ -11,7 +11,7 @@ from typing import Any
 from cachetools import LRUCache
 
 from candlegraph.provider import Listing
-from candlegraph.series import Instrument, Record
+from candlegraph.series import Instrument, InstrumentRecord
 from storage.database import SQL, Database, to_ms
 
 MAX_RECORDS = 20_000
@@ -24,11 +24,11 @@ class Instruments:
         """Nothing is read before somebody needs it."""
         self.database = database
         # With the instant of its read: cachetools' TTLCache takes nine times as long to look a record up.
-        self._records: LRUCache[Instrument, tuple[float, Record]] = LRUCache(MAX_RECORDS)
+        self._records: LRUCache[Instrument, tuple[float, InstrumentRecord]] = LRUCache(MAX_RECORDS)
 
     async def search(
         self, market: str, provider: str, *, text: str | None, inactive: bool, after: str | None, first: int
-    ) -> tuple[list[Record], int]:
+    ) -> tuple[list[InstrumentRecord], int]:
         """One page of the stored symbols of a provider in the order of their names, and how many match in all."""
         market, provider, text, after = _plain(market), _plain(provider), text and _plain(text), after and _plain(after)
         pattern = None if not text else "%" + re.sub(r"([\\%_])", r"\\\1", _folded(text)) + "%"
@@ -36,17 +36,17 @@ class Instruments:
         count = (await self.database.read("instruments_count", market, provider, inactive, pattern))[0]["count"]
         return [_record(row) for row in rows], count
 
-    async def named(self, market: str, provider: str, names: Sequence[str] | None) -> list[Record]:
+    async def named(self, market: str, provider: str, names: Sequence[str] | None) -> list[InstrumentRecord]:
         """The stored symbols of a provider: those that are named, or all."""
         plain = None if names is None else list(map(_plain, names))
         return [_record(row) for row in await self.database.read("instruments_named", market, provider, plain)]
 
-    async def by_id(self, ids: Sequence[int]) -> list[Record]:
+    async def by_id(self, ids: Sequence[int]) -> list[InstrumentRecord]:
         """Instruments by their numbers, in that order; NotFound."""
         rows = {row["id"]: _record(row) for row in await self.database.read("instruments_by_id", list(ids))}
         return [rows[i] for i in ids]
 
-    async def pairs(self) -> list[tuple[str, str]]:
+    async def stored_providers(self) -> list[tuple[str, str]]:
         """Every (market, provider) that something is kept of."""
         return [(row["market"], row["provider"]) for row in await self.database.read("instrument_pairs")]
 
@@ -54,27 +54,27 @@ class Instruments:
         """The timeframes that are stored of a provider."""
         return [row["timeframe"] for row in await self.database.read("timeframes_stored", market, provider)]
 
-    async def imported(self, instrument: Instrument, timezone: str) -> Record:
+    async def get_or_create(self, instrument: Instrument, timezone: str) -> InstrumentRecord:
         """The instrument that an import goes into, made if need be; an existing one keeps its time zone."""
         async with self.database.connection() as connection:
             key = (instrument.market, instrument.provider, instrument.symbol)
             folded = _folded(instrument.symbol)
             return _record(await connection.fetchrow(SQL["instrument_import"], *key, timezone, folded))
 
-    async def kept(self, wanted: Sequence[Instrument]) -> dict[Instrument, Record]:
+    async def get_stored(self, wanted: Sequence[Instrument]) -> dict[Instrument, InstrumentRecord]:
         """Those that are in the store already; no provider is asked."""
         keys = [(i.market, i.provider, i.symbol) for i in set(wanted)]
         columns = [[_plain(key[part]) for key in keys] for part in range(3)]
         rows = await self.database.read("instruments_by_key", *columns)
         return {record.instrument: record for record in map(_record, rows)}
 
-    async def recent(self, wanted: list[Instrument]) -> dict[Instrument, Record]:
+    async def get_cached(self, wanted: list[Instrument]) -> dict[Instrument, InstrumentRecord]:
         """Those that are in the store, as they were at most half a minute ago: they seldom change."""
         now, records = time.monotonic(), self._records
         ttl_s = self.database.timings.record_ttl_s
         found = {i: kept[1] for i in wanted if (kept := records.get(i)) and now - kept[0] < ttl_s}
         if missing := [i for i in wanted if i not in found]:
-            fresh = await self.kept(missing)
+            fresh = await self.get_stored(missing)
             found |= fresh
             records.update((instrument, (now, record)) for instrument, record in fresh.items())
         return found
@@ -122,8 +122,8 @@ def _plain(text: str) -> str:
     return text.replace("\0", "\ufffd").encode(errors="replace").decode()
 
 
-def _record(row: Any) -> Record:
-    return Record(
+def _record(row: Any) -> InstrumentRecord:
+    return InstrumentRecord(
         id=row["id"],
         instrument=Instrument(row["market"], row["provider"], row["symbol"]),
         name=row["name"],

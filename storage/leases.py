@@ -15,7 +15,7 @@ class LeaseLost(Unavailable):
 
 
 @dataclass(frozen=True, slots=True)
-class Held:
+class LeaseToken:
     """A lease at the epoch at which it became ours: a fencing token, which every write under the lease carries."""
 
     name: str
@@ -30,13 +30,13 @@ class Leases:
     database: Database
     holder: uuid.UUID
 
-    async def take(self, names: Sequence[str], seconds: float) -> dict[str, Held]:
+    async def acquire(self, names: Sequence[str], seconds: float) -> dict[str, LeaseToken]:
         """Take or renew leases for ``seconds``; those that are ours now. Unavailable."""
         async with self.database.connection() as connection:
             rows = await connection.fetch(SQL["leases_take"], sorted(names), self.holder, seconds)
-        return {row["name"]: Held(row["name"], row["epoch"], self.holder) for row in rows}
+        return {row["name"]: LeaseToken(row["name"], row["epoch"], self.holder) for row in rows}
 
-    async def free(self, names: Sequence[str]) -> None:
+    async def release(self, names: Sequence[str]) -> None:
         """Give leases back, so that another process may take them at once. Unavailable."""
         async with self.database.connection() as connection:
             await connection.execute(SQL["leases_free"], list(names), self.holder)

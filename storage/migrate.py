@@ -10,7 +10,7 @@ from typing import Any
 import asyncpg
 
 from candlegraph.errors import ConfigurationError
-from storage.aggregates.layout import Aggregates, lay_out
+from storage.aggregates.layout import AggregateLayout, create_layout
 from storage.database import Database, begun
 from storage.requirements import check_configs, check_create, check_server
 
@@ -45,7 +45,7 @@ def migrations() -> list[Migration]:
     )
 
 
-async def migrate(database: Database, aggregates: Aggregates = Aggregates.AUTO) -> list[Migration]:
+async def migrate(database: Database, aggregates: AggregateLayout = AggregateLayout.AUTO) -> list[Migration]:
     """Apply what is missing, all in one transaction, and return it; then see to the layout of the aggregates.
 
     A process killed in the middle leaves nothing behind; one that comes second waits, then finds nothing to do.
@@ -63,7 +63,7 @@ async def migrate(database: Database, aggregates: Aggregates = Aggregates.AUTO) 
             ) from error
 
 
-async def _apply(connection: Any, aggregates: Aggregates) -> list[Migration]:
+async def _apply(connection: Any, aggregates: AggregateLayout) -> list[Migration]:
     known = migrations()
     await connection.execute("select pg_advisory_xact_lock($1)", _LOCK)
     made = await connection.fetchval("select to_regclass('schema_migrations') is not null")
@@ -84,7 +84,7 @@ async def _apply(connection: Any, aggregates: Aggregates) -> list[Migration]:
             migration.name,
             migration.checksum,
         )
-    await lay_out(connection, aggregates)
+    await create_layout(connection, aggregates)
     return missing
 
 

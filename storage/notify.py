@@ -18,16 +18,16 @@ CHANNEL = "candlegraph_live"
 class Notifications:
     """One channel, heard on a connection of its own."""
 
-    def __init__(self, database: Database, hear: Callable[[str], None]) -> None:
+    def __init__(self, database: Database, on_message: Callable[[str], None]) -> None:
         """Nothing is opened before `listen`."""
         self._database = database
-        self._hear = hear
+        self._on_message = on_message
         self.outage = Outage("hearing live messages over PostgreSQL")
         self._sending = Outage("sending live messages over PostgreSQL")
 
     async def send(self, payloads: Sequence[str]) -> bool:
         """Notify everybody of each payload, of fewer than 8,000 bytes; False where that was lost."""
-        with self._sending.watched():
+        with self._sending.recording():
             async with self._database.connection() as connection:
                 await connection.execute("select pg_notify($1, x) from unnest($2::text[]) x", CHANNEL, list(payloads))
         return self._sending.reason is None
@@ -44,7 +44,7 @@ class Notifications:
             )
             await asyncio.Event().wait()
         while True:
-            with self.outage.watched():
+            with self.outage.recording():
                 await self._listen_once()
             await asyncio.sleep(self._database.timings.notify_retry_s)
 
@@ -52,9 +52,9 @@ class Notifications:
         ended = asyncio.Event()
         async with self._database.listening() as connection:
             connection.add_termination_listener(lambda _: ended.set())
-            await connection.add_listener(CHANNEL, self._heard)
+            await connection.add_listener(CHANNEL, self._on_notification)
             self.outage.end()
             await ended.wait()
 
-    def _heard(self, _connection: Any, _process: int, _channel: str, payload: str) -> None:
-        self._hear(payload)
+    def _on_notification(self, _connection: Any, _process: int, _channel: str, payload: str) -> None:
+        self._on_message(payload)

@@ -17,13 +17,13 @@ from hashlib import blake2b
 from cachetools import LRUCache
 
 from candlegraph.provider import Budget
-from candlegraph.rate_budget import SLOTS, OwnQuota
+from candlegraph.rate_budget import WINDOW_SLOTS, LocalRateBudget
 from storage.redis import Redis
 
 MAX_KEYS = 100_000
 
 # By the clock of Redis: those of the processes may differ.
-_TAKE = """
+_ATTEMPT_SCRIPT = """
 local t = redis.call('TIME')
 local now = t[1] + t[2] / 1000000
 local every, burst = tonumber(ARGV[1]), tonumber(ARGV[2])
@@ -35,7 +35,7 @@ return '0'
 """
 
 # `candlegraph.rate_budget.Window` over again: a hash of what was spent by slot, and until when nothing may be.
-_SPEND = """
+_SPEND_SCRIPT = """
 local t = redis.call('TIME')
 local now = t[1] + t[2] / 1000000
 local slot_s, slots, most, weight = tonumber(ARGV[1]), tonumber(ARGV[2]), tonumber(ARGV[3]), tonumber(ARGV[4])
@@ -66,7 +66,7 @@ for _, one in ipairs(spent) do
 end
 return tostring(math.max(free_at - now, 0.001))
 """
-_HOLD = """
+_PAUSE_SCRIPT = """
 local t = redis.call('TIME')
 local until_s = t[1] + t[2] / 1000000 + tonumber(ARGV[1])
 if until_s > tonumber(redis.call('HGET', KEYS[1], 'held') or 0) then
@@ -78,26 +78,28 @@ if lives_ms > redis.call('PTTL', KEYS[1]) then redis.call('PEXPIRE', KEYS[1], li
 
 
 @dataclass(frozen=True, slots=True)
-class Bucket:
+class AttemptLimit:
     """``burst`` tries at once, then one every ``every_s`` seconds."""
 
     burst: int
     every_s: float
 
 
-class Limiter:
+class RateLimiter:
     """Counts by key; implements `candlegraph.rate_budget.Quota` too."""
 
     def __init__(self, redis: Redis | None = None) -> None:
         """Count alone, or together with all who share ``redis``; closing that is for the caller."""
         self._empty_at: LRUCache[str, float] = LRUCache(MAX_KEYS)
-        self._own = OwnQuota()
+        self._own = LocalRateBudget()
         self._ask = (redis or Redis()).ask
 
-    async def take(self, key: str, bucket: Bucket) -> float:
+    async def count_attempt(self, key: str, bucket: AttemptLimit) -> float:
         """Count a try: 0, or how many seconds to wait, and then it was not counted."""
-        wait = self._take(key, bucket)
-        if wait == 0 and (shared := await self._ask("EVAL", _TAKE, 1, _key(key), bucket.every_s, bucket.burst)):
+        wait = self._count_locally(key, bucket)
+        if wait == 0 and (
+            shared := await self._ask("EVAL", _ATTEMPT_SCRIPT, 1, _key(key), bucket.every_s, bucket.burst)
+        ):
             wait = float(shared)
         return wait
 
@@ -107,31 +109,33 @@ class Limiter:
         if wait := window.spend(now, weight, share):
             return wait
         most = max(weight, budget.weight * share)
-        shared = await self._ask("EVAL", _SPEND, 1, _budget_key(key, budget), budget.per_s / SLOTS, SLOTS, most, weight)
+        shared = await self._ask(
+            "EVAL", _SPEND_SCRIPT, 1, _budget_key(key, budget), budget.per_s / WINDOW_SLOTS, WINDOW_SLOTS, most, weight
+        )
         if wait := float(shared or 0):
             window.refund(now, weight)
         return wait
 
-    async def hold(self, key: str, budget: Budget, seconds: float) -> None:
+    async def pause(self, key: str, budget: Budget, seconds: float) -> None:
         """As `Quota.hold`, for all processes."""
-        await self._own.hold(key, budget, seconds)
-        await self._ask("EVAL", _HOLD, 1, _budget_key(key, budget), seconds, budget.per_s * 2)
+        await self._own.pause(key, budget, seconds)
+        await self._ask("EVAL", _PAUSE_SCRIPT, 1, _budget_key(key, budget), seconds, budget.per_s * 2)
 
-    async def forget(self, key: str) -> None:
+    async def reset(self, key: str) -> None:
         """Empty a bucket."""
         self._empty_at.pop(key, None)
         await self._ask("DEL", _key(key))
 
-    async def mark(self, key: str, seconds: float) -> None:
+    async def set_mark(self, key: str, seconds: float) -> None:
         """Remember a key for a while."""
         self._empty_at[key] = time.monotonic() + seconds
         await self._ask("SET", _key(key), "1", "EX", int(seconds))
 
-    async def marked(self, key: str) -> bool:
+    async def has_mark(self, key: str) -> bool:
         """Whether a key is remembered."""
         return self._empty_at.get(key, 0) > time.monotonic() or bool(await self._ask("EXISTS", _key(key)))
 
-    def _take(self, key: str, bucket: Bucket) -> float:
+    def _count_locally(self, key: str, bucket: AttemptLimit) -> float:
         now = time.monotonic()
         empty = max(self._empty_at.get(key, 0), now) + bucket.every_s
         wait = empty - now - bucket.burst * bucket.every_s

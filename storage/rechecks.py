@@ -9,44 +9,48 @@ from candlegraph.span import Spans
 from candlegraph.timeframe import Timeframe
 from storage.database import SQL, Database
 
-AGAIN_MS = HOUR_MS  # asked again after this
-GRAIN_MS = 10 * MINUTE_MS  # what is noted within this is one row
-LONG_MS = RECENT_MS = DAY_MS
-MAX_RESTING = 20_000
+RECHECK_AFTER_MS = HOUR_MS  # asked again after this
+RECHECK_GRID_MS = 10 * MINUTE_MS  # what is noted within this is one row
+LONG_SPAN_MS = RECENT_SPAN_MS = DAY_MS
+MAX_PAUSED = 20_000
 
 
-def is_suspect(covered: Spans, now: int) -> bool:
+def needs_recheck(covered: Spans, now: int) -> bool:
     """Whether nothing at all over ``covered`` is more likely an outage than elsewhere: it is long, or close to ``now``."""
-    return any(span.until - span.since > LONG_MS or span.until > now - RECENT_MS for span in covered)
+    return any(span.until - span.since > LONG_SPAN_MS or span.until > now - RECENT_SPAN_MS for span in covered)
 
 
-class Suspects:
+class Rechecks:
     """The relation ``suspects``, which is read with the ledgers. Instants are milliseconds since the epoch, UTC."""
 
-    def __init__(self, database: Database, max_resting: int = MAX_RESTING) -> None:
+    def __init__(self, database: Database, max_resting: int = MAX_PAUSED) -> None:
         """No instrument rests; at most ``max_resting`` do at a time."""
         self._database = database
-        self._resting: TTLCache[int, None] = TTLCache(max_resting, database.timings.recheck_pause_s)
+        self._paused: TTLCache[int, None] = TTLCache(max_resting, database.timings.recheck_pause_s)
 
     async def add(self, instrument_id: int, timeframe: Timeframe, spans: Spans, now: int) -> None:
         """Note that ``spans`` were answered with nothing."""
         columns = [[span.since for span in spans], [span.until for span in spans]]
         async with self._database.connection() as connection:
             await connection.execute(
-                SQL["suspects_add"], instrument_id, str(timeframe), now // GRAIN_MS * GRAIN_MS, *columns
+                SQL["suspects_add"], instrument_id, str(timeframe), now // RECHECK_GRID_MS * RECHECK_GRID_MS, *columns
             )
 
-    async def settle(self, instrument_id: int, timeframe: Timeframe, spans: Spans, now: int) -> None:
+    async def resolve(self, instrument_id: int, timeframe: Timeframe, spans: Spans, now: int) -> None:
         """Forget what was asked for again within ``spans``: the second answer is final."""
         columns = [[span.since for span in spans], [span.until for span in spans]]
         async with self._database.connection() as connection:
             await connection.execute(
-                SQL["suspects_settle"], instrument_id, str(timeframe), now - AGAIN_MS - GRAIN_MS, *columns
+                SQL["suspects_settle"],
+                instrument_id,
+                str(timeframe),
+                now - RECHECK_AFTER_MS - RECHECK_GRID_MS,
+                *columns,
             )
 
-    def wake(self, instrument_id: int) -> bool:
+    def is_due(self, instrument_id: int) -> bool:
         """Whether to ask for what is suspect of an instrument now; not where somebody did a moment ago."""
-        if instrument_id in self._resting:
+        if instrument_id in self._paused:
             return False
-        self._resting[instrument_id] = None
+        self._paused[instrument_id] = None
         return True

@@ -20,7 +20,7 @@ _PROBE = ("SET", "candlegraph:probe", "1", "EX", 10)  # a write: one that is ful
 
 
 @contextmanager
-def translated() -> Iterator[None]:
+def translating_errors() -> Iterator[None]:
     """Raise Unavailable, with the client's error as its cause, where Redis does not answer or refuses."""
     # Imported by who uses it: it costs a start 75 ms.
     from redis.exceptions import RedisError  # noqa: PLC0415
@@ -89,7 +89,7 @@ class Redis:
         """Give the connections back."""
         await self._supervisor.stop(_TASK)
         if self._client:
-            with suppress(Unavailable), translated():
+            with suppress(Unavailable), translating_errors():
                 await self._client.aclose()
 
     async def ask(self, *command: object) -> Any:
@@ -104,7 +104,7 @@ class Redis:
     async def _send(self, *command: object) -> Any:
         assert self._client is not None  # noqa: S101 - the callers looked
         try:
-            with translated():
+            with translating_errors():
                 async with asyncio.timeout(self.timings.redis_timeout_s):
                     return await self._client.execute_command(*command)  # type: ignore[no-untyped-call]
         except Unavailable as error:
@@ -116,7 +116,7 @@ class Redis:
 
     async def _drop(self) -> None:
         assert self._client is not None  # noqa: S101 - something was sent
-        with suppress(Unavailable), translated():
+        with suppress(Unavailable), translating_errors():
             async with asyncio.timeout(self.timings.redis_timeout_s):
                 await self._client.connection_pool.disconnect(inuse_connections=False)
 

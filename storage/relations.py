@@ -8,12 +8,12 @@ from types import MappingProxyType
 from candlegraph.timeframe import Timeframe
 from storage.database import Database
 
-BASE = "ohlcv_data"
+BASE_RELATION = "ohlcv_data"
 
 # Each aggregate with the relation it is made of, the finer before the coarser. A closed set: no other name gets into SQL.
 # The rows that migration 3 puts into `preaggregation_configs` say the same, and the layouts are made of those.
 MADE_OF = {
-    "ohlcv_5min": BASE,
+    "ohlcv_5min": BASE_RELATION,
     "ohlcv_15min": "ohlcv_5min",
     "ohlcv_30min": "ohlcv_15min",
     "ohlcv_1h": "ohlcv_30min",
@@ -24,21 +24,23 @@ MADE_OF = {
     "ohlcv_1y": "ohlcv_1mon",
 }
 
-Levels = Mapping[Timeframe, str]
+Aggregates = Mapping[Timeframe, str]
 
-ALL: Levels = MappingProxyType({Timeframe.parse(name.removeprefix("ohlcv_")): name for name in MADE_OF})
+ALL_AGGREGATES: Aggregates = MappingProxyType({Timeframe.parse(name.removeprefix("ohlcv_")): name for name in MADE_OF})
 
 
-async def read_levels(database: Database, *, inactive: bool = False) -> Levels:
+async def read_aggregates(database: Database, *, inactive: bool = False) -> Aggregates:
     """The aggregates that may be read, by ``preaggregation_configs``: active, there, and made of what is there too.
 
     Those that are not active are kept up to date all the same: ``inactive`` adds them.
     """
     rows = await database.read("levels_there")
-    there = {row["view_name"] for row in rows} | {BASE}
+    there = {row["view_name"] for row in rows} | {BASE_RELATION}
     active = {row["view_name"]: row["target_timeframe"] for row in rows if row["is_active"] or inactive}
-    whole = {BASE}
+    whole = {BASE_RELATION}
     for name, base in MADE_OF.items():
         if name in there and base in whole:
             whole.add(name)
-    return MappingProxyType({tf: name for tf, name in ALL.items() if name in whole and active.get(name) == str(tf)})
+    return MappingProxyType(
+        {tf: name for tf, name in ALL_AGGREGATES.items() if name in whole and active.get(name) == str(tf)}
+    )

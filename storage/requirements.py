@@ -6,7 +6,7 @@ from typing import Any
 
 from candlegraph.errors import ConfigurationError
 
-OLDEST = 14
+MIN_POSTGRES_VERSION = 14
 _SERVER = """
 select pg_encoding_to_char(encoding) as encoding, pg_is_in_recovery() as standby,
        current_setting('transaction_read_only') = 'on' as read_only
@@ -24,8 +24,8 @@ from preaggregation_configs group by 1 having count(*) > 1 order by 1
 
 async def check_server(connection: Any) -> None:
     """Raise ConfigurationError for an old server, a standby, a read-only database, or one whose text is not UTF-8."""
-    if (version := connection.get_server_version()).major < OLDEST:
-        raise _refused(f"it is PostgreSQL {version.major}: {OLDEST} or newer is needed.")
+    if (version := connection.get_server_version()).major < MIN_POSTGRES_VERSION:
+        raise _refused(f"it is PostgreSQL {version.major}: {MIN_POSTGRES_VERSION} or newer is needed.")
     found = await connection.fetchrow(_SERVER)
     if found["standby"]:
         raise _refused("it is a hot standby, which only reads: name its primary.")

@@ -11,10 +11,10 @@ from candlegraph.batcher import Batcher
 from candlegraph.errors import Unavailable
 from candlegraph.timeframe import Timeframe
 from storage.database import SQL, Database, to_ms
-from storage.leases import Held, LeaseLost, Leases
+from storage.leases import LeaseLost, Leases, LeaseToken
 
 
-class TopicMoved(Unavailable):
+class TopicConflict(Unavailable):
     """The topic was counted differently meanwhile: read it again."""
 
 
@@ -28,7 +28,7 @@ class TopicKey:
 
 
 @dataclass(frozen=True, slots=True)
-class Followed:
+class FollowedTopic:
     """A topic, the provider it comes from, and the processes that want to hear of it."""
 
     key: TopicKey
@@ -38,7 +38,7 @@ class Followed:
 
 
 @dataclass(frozen=True, slots=True)
-class Happened:
+class TopicEvent:
     """A candle of a topic that was closed (``C``) or corrected (``X``), or too much to tell (``R``); ``opened`` in ms."""
 
     kind: str
@@ -47,7 +47,7 @@ class Happened:
 
 
 @dataclass(frozen=True, slots=True)
-class Standing:
+class TopicPosition:
     """How far a topic is: ``seq`` events told of every candle that opens before the bucket of ``edge``, and of no later one.
 
     ``corrected`` is the last row of ``corrections`` that was told.
@@ -60,17 +60,17 @@ class Standing:
 
 
 @dataclass(frozen=True, slots=True)
-class Step:
+class TopicAppend:
     """What happened to a topic after its first ``seq`` events, up to ``edge`` and ``corrected``, to be counted."""
 
     key: TopicKey
     seq: int
-    happened: Sequence[Happened]
+    events: Sequence[TopicEvent]
     edge: int
     corrected: int
 
 
-class LiveStore:
+class TopicStore:
     """The relations ``follows``, ``live_topics`` and ``live_events``, and the leases of one process."""
 
     def __init__(self, database: Database, process: uuid.UUID | None = None) -> None:
@@ -79,7 +79,7 @@ class LiveStore:
         self.process = process or uuid.uuid4()
         self.leases = Leases(database, self.process)
         # `live_append` writes a step once however often it runs.
-        self._append: Batcher[Held, Sequence[Step], dict[TopicKey, int | None]]
+        self._append: Batcher[LeaseToken, Sequence[TopicAppend], dict[TopicKey, int | None]]
         self._append = Batcher(self._append_all, repeats_alone=True)
 
     async def follow(self, keys: Sequence[TopicKey]) -> None:
@@ -90,25 +90,25 @@ class LiveStore:
         """Say that it does not any more."""
         await self._fetch("unfollow", self.process, *_columns(keys))
 
-    async def followed(self) -> list[Followed]:
+    async def followed(self) -> list[FollowedTopic]:
         """What anybody follows, and what is tracked."""
-        found: dict[TopicKey, Followed] = {}
+        found: dict[TopicKey, FollowedTopic] = {}
         for row in await self._fetch("follows_all"):
             key = TopicKey(row["instrument_id"], row["timeframe"], row["zone"])
             processes = frozenset(row["processes"]) | (found[key].processes if key in found else frozenset())
-            found[key] = Followed(key, row["market"], row["provider"], processes)
+            found[key] = FollowedTopic(key, row["market"], row["provider"], processes)
         return list(found.values())
 
-    async def open(self, key: TopicKey, edge: int, held: Held) -> Standing:
+    async def open_topic(self, key: TopicKey, edge: int, held: LeaseToken) -> TopicPosition:
         """Begin at ``edge``, or go on, to count a topic. LeaseLost."""
         lease = (held.name, held.epoch, held.holder)
         ttl_s = self.database.timings.topic_resumption_s
         rows = await self._fetch("live_open", *lease, key.instrument_id, key.timeframe, key.zone, edge, ttl_s)
         if not rows:
             raise LeaseLost
-        return Standing(rows[0]["seq"], to_ms(rows[0]["edge"]), held.epoch, rows[0]["corrected"])
+        return TopicPosition(rows[0]["seq"], to_ms(rows[0]["edge"]), held.epoch, rows[0]["corrected"])
 
-    async def append(self, held: Held, steps: Sequence[Step]) -> dict[TopicKey, int]:
+    async def append(self, held: LeaseToken, steps: Sequence[TopicAppend]) -> dict[TopicKey, int]:
         """Count what happened to topics, once however often it is said; the new count of each.
 
         LeaseLost: nothing was written. TopicMoved: nothing was written of the topics that do not stand at their step's ``seq``.
@@ -118,16 +118,18 @@ class LiveStore:
             raise LeaseLost
         counted = {key: seq for key, seq in seqs.items() if seq is not None}
         if len(counted) < len(steps):
-            raise TopicMoved
+            raise TopicConflict
         return counted
 
-    async def _append_all(self, held: Held, asked: Sequence[Sequence[Step]]) -> list[dict[TopicKey, int | None]]:
+    async def _append_all(
+        self, held: LeaseToken, asked: Sequence[Sequence[TopicAppend]]
+    ) -> list[dict[TopicKey, int | None]]:
         steps = sorted((step for steps in asked for step in steps), key=lambda step: step.key)
-        events = [(step.key, n, one) for step in steps for n, one in enumerate(step.happened, 1)]
+        events = [(step.key, n, one) for step in steps for n, one in enumerate(step.events, 1)]
         rows = await self._fetch(
             "live_append", held.name, held.epoch, held.holder,
             *_columns([step.key for step in steps]), [step.seq for step in steps], [step.edge for step in steps],
-            [step.corrected for step in steps], [len(step.happened) for step in steps],
+            [step.corrected for step in steps], [len(step.events) for step in steps],
             *_columns([key for key, _, _ in events]), [n for _, n, _ in events],
             [one.kind for _, _, one in events], [one.opened for _, _, one in events],
         )  # fmt: skip
@@ -139,21 +141,21 @@ class LiveStore:
         rows = await self._fetch("live_corrections", instrument_id, after)
         return [(row["id"], to_ms(row["timestamp"])) for row in rows]
 
-    async def standings(self, keys: Sequence[TopicKey]) -> dict[TopicKey, Standing]:
+    async def positions(self, keys: Sequence[TopicKey]) -> dict[TopicKey, TopicPosition]:
         """How far topics are."""
         return {
-            TopicKey(row["instrument_id"], row["timeframe"], row["zone"]): Standing(
+            TopicKey(row["instrument_id"], row["timeframe"], row["zone"]): TopicPosition(
                 row["seq"], to_ms(row["edge"]), row["epoch"]
             )
             for row in await self._fetch("live_state", *_columns(keys))
         }
 
-    async def missed(self, key: TopicKey, seq: int, most: int) -> list[Happened]:
+    async def events_since(self, key: TopicKey, seq: int, most: int) -> list[TopicEvent]:
         """What has happened to a topic since ``seq``, the oldest ``most`` of it; what is older than minutes is gone."""
         rows = await self._fetch("live_missed", key.instrument_id, key.timeframe, key.zone, seq, most)
-        return [Happened(row["kind"], to_ms(row["opened"]), row["seq"]) for row in rows]
+        return [TopicEvent(row["kind"], to_ms(row["opened"]), row["seq"]) for row in rows]
 
-    async def earliest(self, key: TopicKey, seq: int) -> int | None:
+    async def earliest_change_since(self, key: TopicKey, seq: int) -> int | None:
         """The opening (ms) of the earliest candle that something happened to since ``seq``, as far as that is remembered."""
         rows = await self._fetch("live_earliest", key.instrument_id, key.timeframe, key.zone, seq)
         earliest: int | None = to_ms(rows[0]["opened"])

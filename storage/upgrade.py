@@ -10,9 +10,9 @@ from candlegraph.candle import Candles
 from candlegraph.span import Span, Spans
 from candlegraph.timeframe import Timeframe
 from candlegraph.zone import zone
-from storage.batches import Write
+from storage.batches import CandleWrite
 from storage.candles import CandleStore
-from storage.coverage import FAR
+from storage.coverage import END_OF_TIME_MS
 from storage.database import SQL, Database, to_ms
 from storage.withdrawals import StoredSeries, openings, withdraw
 
@@ -98,12 +98,12 @@ async def withdraw_ahead(store: CandleStore) -> int:
 
 async def _withdraw_ahead(store: CandleStore, task: Task) -> None:
     series, timeframe = task.series, task.series.timeframe
-    ahead = Spans([Span(timeframe.floor(task.noted_at, zone(series.timezone)), FAR)])
-    ledger = (await store.ledgers([series.instrument_id]))[0]
+    ahead = Spans([Span(timeframe.floor(task.noted_at, zone(series.timezone)), END_OF_TIME_MS)])
+    ledger = (await store.read_coverage([series.instrument_id]))[0]
     if covered := ledger.spans.get(timeframe, Spans()) & ahead:
         *_, last = covered
         stored = await openings(store.database, series, Span(next(iter(covered)).since, last.until))
-        await store.write([Write(series.instrument_id, timeframe, Candles.empty(), covered, replaces=True)])
+        await store.write([CandleWrite(series.instrument_id, timeframe, Candles.empty(), covered, replaces=True)])
         await withdraw(store, series, covered, AHEAD, len(stored.stamps))
 
 

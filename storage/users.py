@@ -15,7 +15,7 @@ from storage.database import SQL, Database
 
 
 @dataclass(frozen=True, slots=True)
-class Misuse:
+class TokenMisuse:
     """A refresh token that was used before; ``recent`` where that was so short ago that two tabs may have raced."""
 
     family: int
@@ -23,18 +23,18 @@ class Misuse:
     recent: bool
 
 
-class Users:
+class UserStore:
     """The relations of accounts. Raises Unavailable while the database is away."""
 
     def __init__(self, database: Database) -> None:
         """Read nothing yet."""
         self._database = database
 
-    async def exist(self) -> bool:
+    async def any_exist(self) -> bool:
         """Whether there is any account."""
         return bool((await self._database.read("users_exist"))[0]["exist"])
 
-    async def every(self) -> list[User]:
+    async def all(self) -> list[User]:
         """All accounts, by name."""
         return [_user(row) for row in await self._database.read("users_all")]
 
@@ -76,20 +76,20 @@ class Users:
             raise Conflict("The configuration was saved elsewhere meanwhile: read it again.")
         return UserConfig(orjson.loads(config), row["updated_at"])
 
-    async def begin(self, user: User, token_hash: bytes, lifetime_s: float) -> bool:
+    async def begin_session(self, user: User, token_hash: bytes, lifetime_s: float) -> bool:
         """Begin a family of refresh tokens; False where the account was closed or changed meanwhile."""
         return await self._write("refresh_begin", user.id, user.version, token_hash, lifetime_s) is not None
 
-    async def rotate(self, token_hash: bytes, successor: bytes) -> User | None:
+    async def rotate_token(self, token_hash: bytes, successor: bytes) -> User | None:
         """Use a refresh token up and put ``successor`` in its place; None where it is not good (any more)."""
         return _user_or_none(await self._write("refresh_rotate", token_hash, successor))
 
-    async def refuse(self, token_hash: bytes, grace_s: float) -> Misuse | None:
+    async def classify_misuse(self, token_hash: bytes, grace_s: float) -> TokenMisuse | None:
         """Say how a token that was not rotated was misused; longer than ``grace_s`` after its use, end its family."""
         row = await self._write("refresh_refuse", token_hash, grace_s)
-        return row and Misuse(row["id"], row["user_id"], row["recent"])
+        return row and TokenMisuse(row["id"], row["user_id"], row["recent"])
 
-    async def end(self, token_hash: bytes) -> bool:
+    async def end_session(self, token_hash: bytes) -> bool:
         """End the family of a refresh token; False where there is nothing to end."""
         return await self._write("refresh_end", token_hash) is not None
 

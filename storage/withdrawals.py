@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from candlegraph.evidence import NO_HOLE_MS, runs
-from candlegraph.series import Instrument, Record
+from candlegraph.series import Instrument, InstrumentRecord
 from candlegraph.span import Span, Spans
 from candlegraph.timeframe import Timeframe
 from candlegraph.zone import Int64s, zone
@@ -74,7 +74,7 @@ async def withdraw(store: CandleStore, series: StoredSeries, within: Spans, reas
         xid = int(await connection.fetchval(SQL["coverage_withdraw"], *key, *_edges(lost)))
         uncovered = sum(span.until - span.since for span in lost)
         await connection.execute(SQL["withdrawal_add"], *key, hull.since, hull.until, uncovered, candles, reason)
-    store.changes.tell(xid, [Change(series.instrument_id)])
+    store.change_feed.publish(xid, [Change(series.instrument_id)])
     return lost
 
 
@@ -99,7 +99,7 @@ async def has_imports(database: Database, series: StoredSeries) -> bool:
         return bool(await connection.fetchval(SQL["imports_exist"], *key, timeout=READ_S + 5))
 
 
-async def covered_series(database: Database, record: Record) -> list[StoredSeries]:
+async def covered_series(database: Database, record: InstrumentRecord) -> list[StoredSeries]:
     """The series of an instrument of which anything is covered."""
     rows = await database.read("timeframes_covered", record.id)
     return [StoredSeries(record.id, Timeframe.parse(row["timeframe"]), record.timezone) for row in rows]

@@ -11,12 +11,12 @@ from candlegraph.clock import MINUTE_MS
 from candlegraph.span import Span
 from candlegraph.timeframe import MINUTE, Timeframe
 from storage import binary
-from storage.batches import Superseded, Write
+from storage.batches import CandleWrite, Superseded
 from storage.change_feed import Change
 from storage.database import SQL, to_ms, while_connected
-from storage.leases import Held, LeaseLost
+from storage.leases import LeaseLost, LeaseToken
 
-_LEAST_ROWS_A_SECOND = 2_000  # what the slowest machine that is worth waiting for brings in
+_MIN_ROWS_PER_S = 2_000  # what the slowest machine that is worth waiting for brings in
 
 Columns = list[list[Any]]
 Progress = Callable[[int], None]
@@ -31,7 +31,7 @@ class CoverageLock:
 
 
 @dataclass(frozen=True, slots=True)
-class Written:
+class CommittedWrite:
     """What a transaction has changed, to be told once it has ended."""
 
     xid: int
@@ -39,24 +39,28 @@ class Written:
 
 
 async def write_candles(
-    connection: Any, writes: Sequence[Write], progress: Progress, held: Held | None, statement_timeout_s: float
-) -> Written | None:
+    connection: Any,
+    writes: Sequence[CandleWrite],
+    progress: Progress,
+    held: LeaseToken | None,
+    statement_timeout_s: float,
+) -> CommittedWrite | None:
     """Store candles, their coverage and the aggregates over them; None where nothing is left to cover. LeaseLost."""
     if not (spans := _covered(writes)):
         return None
     lock = await lock_coverage(connection, spans, held)
-    writes = [write.since(lock.horizon) for write in writes]
+    writes = [write.dropping_before(lock.horizon) for write in writes]
     if not (spans := _covered(writes)):
         return None
     await _note_sources(connection, writes)
     changes = await _write_rows(connection, writes, progress, lock, statement_timeout_s)
     await _revoke(connection, writes)
-    return Written(await extend_coverage(connection, spans, changes), changes)
+    return CommittedWrite(await extend_coverage(connection, spans, changes), changes)
 
 
 async def mark_corrected(
     connection: Any, instrument_ids: Sequence[int], span: Span, *, recompute: bool = False
-) -> Written:
+) -> CommittedWrite:
     """Note that aggregates over ``span`` changed; ``recompute`` makes those over its 1m candles anew."""
     # No more is covered than before.
     spans = columns_of((instrument_id, str(MINUTE), span.since, span.since) for instrument_id in instrument_ids)
@@ -64,10 +68,10 @@ async def mark_corrected(
     await lock_coverage(connection, spans)
     if recompute:
         await connection.execute(SQL["aggregates_update"], instrument_ids, [span.since], [span.until], True)
-    return Written(await extend_coverage(connection, spans, changes), changes)
+    return CommittedWrite(await extend_coverage(connection, spans, changes), changes)
 
 
-async def lock_coverage(connection: Any, spans: Columns, held: Held | None = None) -> CoverageLock:
+async def lock_coverage(connection: Any, spans: Columns, held: LeaseToken | None = None) -> CoverageLock:
     """Lock the coverage rows of ``spans``. LeaseLost if the lease is not ``held`` any more."""
     lease = (held.name, held.epoch, held.holder) if held else (None, None, None)
     known, horizon, _ = await connection.fetchrow(SQL["coverage_lock"], *spans, *lease)
@@ -90,7 +94,7 @@ def columns_of(rows: Iterable[tuple[Any, ...]]) -> Columns:
     return [list(column) for column in zip(*rows, strict=True)]
 
 
-def _covered(writes: Sequence[Write]) -> Columns:
+def _covered(writes: Sequence[CandleWrite]) -> Columns:
     """What is covered; of a write that covers nothing and revokes something an empty span, so that its row is locked."""
     return columns_of(
         (w.instrument_id, str(w.timeframe), s.since, s.until)
@@ -99,7 +103,7 @@ def _covered(writes: Sequence[Write]) -> Columns:
     )
 
 
-async def _note_sources(connection: Any, writes: Sequence[Write]) -> None:
+async def _note_sources(connection: Any, writes: Sequence[CandleWrite]) -> None:
     """Note the revisions that the candles come from. Superseded where those in the store are of another lineage."""
     for write in writes:
         if write.revision or write.revoked:
@@ -109,7 +113,7 @@ async def _note_sources(connection: Any, writes: Sequence[Write]) -> None:
                 raise Superseded
 
 
-async def _revoke(connection: Any, writes: Sequence[Write]) -> None:
+async def _revoke(connection: Any, writes: Sequence[CandleWrite]) -> None:
     """Take the coverage of what is revoked back; after the rows, which are corrections where it stood."""
     revoked = columns_of((w.instrument_id, str(w.timeframe), s.since, s.until) for w in writes for s in w.revoked)
     if revoked:
@@ -117,7 +121,7 @@ async def _revoke(connection: Any, writes: Sequence[Write]) -> None:
 
 
 async def _write_rows(
-    connection: Any, writes: Sequence[Write], progress: Progress, lock: CoverageLock, statement_timeout_s: float
+    connection: Any, writes: Sequence[CandleWrite], progress: Progress, lock: CoverageLock, statement_timeout_s: float
 ) -> list[Change]:
     """Bring the rows in and the aggregates up to date; each instrument that was written, and what was corrected of it."""
     rows = [write for write in writes if len(write.candles)]
@@ -125,15 +129,15 @@ async def _write_rows(
     # left out.
     emptied = any(write.rewritten for write in writes)
     merge = lock.known or emptied or (bool(rows) and await _exist(connection, rows))
-    patience = await _be_patient(connection, sum(len(write.candles) for write in rows), statement_timeout_s)
+    patience = await _extend_timeout(connection, sum(len(write.candles) for write in rows), statement_timeout_s)
     if merge:
         await connection.execute(SQL["candles_stage"])
-    for group in _alike(rows):
+    for group in _grouped(rows):
         copying = connection.copy_to_table(
             "incoming" if merge else "ohlcv_data",
             source=binary.copy_stream(group, progress),
             format="binary",
-            columns=["instrument_id", "timeframe", "source", "timestamp", *binary.NUMBERS],
+            columns=["instrument_id", "timeframe", "source", "timestamp", *binary.VALUE_COLUMNS],
             timeout=patience,
         )
         await while_connected(connection, copying)
@@ -143,7 +147,7 @@ async def _write_rows(
     return [*corrected, *map(Change, sorted(quiet))]
 
 
-async def _exist(connection: Any, rows: Sequence[Write]) -> bool:
+async def _exist(connection: Any, rows: Sequence[CandleWrite]) -> bool:
     """Whether there are candles between the first and the last of a write."""
     hulls = columns_of(
         (w.instrument_id, str(w.timeframe), int(w.candles.timestamp[0]), int(w.candles.timestamp[-1])) for w in rows
@@ -151,16 +155,16 @@ async def _exist(connection: Any, rows: Sequence[Write]) -> bool:
     return bool(await connection.fetchval(SQL["candles_exist"], *hulls))
 
 
-async def _be_patient(connection: Any, rows: int, statement_timeout_s: float) -> float | None:
+async def _extend_timeout(connection: Any, rows: int, statement_timeout_s: float) -> float | None:
     """Give the statements of a long write more time than a query gets: seconds, None for the usual ones."""
     if rows <= binary.COPY_ROWS:
         return None
-    seconds = statement_timeout_s + rows / _LEAST_ROWS_A_SECOND
+    seconds = statement_timeout_s + rows / _MIN_ROWS_PER_S
     await connection.execute(SQL["statement_timeout"], f"{seconds:.0f}s")
     return seconds + 5
 
 
-async def _merge(connection: Any, writes: Sequence[Write], patience: float | None) -> list[Change]:
+async def _merge(connection: Any, writes: Sequence[CandleWrite], patience: float | None) -> list[Change]:
     """Put the staged rows in the place of those that are there; the corrections that this makes."""
     replaced = columns_of((w.instrument_id, str(w.timeframe), s.since, s.until) for w in writes for s in w.rewritten)
     found = await connection.fetch(SQL["candles_withdraw"], *replaced, timeout=patience) if replaced else []
@@ -173,7 +177,7 @@ async def _merge(connection: Any, writes: Sequence[Write], patience: float | Non
 
 
 async def _aggregate(
-    connection: Any, writes: Sequence[Write], corrected: Sequence[Change], patience: float | None
+    connection: Any, writes: Sequence[CandleWrite], corrected: Sequence[Change], patience: float | None
 ) -> None:
     """Bring the aggregates over what was written up to date, and over what was withdrawn."""
     minutes = [
@@ -188,9 +192,9 @@ async def _aggregate(
         await connection.execute(SQL["aggregates_update"], *columns_of(minutes), emptied, timeout=patience)
 
 
-def _alike(writes: Sequence[Write]) -> list[list[Write]]:
+def _grouped(writes: Sequence[CandleWrite]) -> list[list[CandleWrite]]:
     """The writes by timeframe and source: each group is one COPY of equally long rows."""
-    groups: dict[tuple[Timeframe, str], list[Write]] = defaultdict(list)
+    groups: dict[tuple[Timeframe, str], list[CandleWrite]] = defaultdict(list)
     for write in writes:
         groups[write.timeframe, write.source].append(write)
     return list(groups.values())

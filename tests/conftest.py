@@ -13,7 +13,7 @@ import asyncpg
 import pytest
 from hypothesis import settings
 
-from storage.aggregates.layout import Aggregates
+from storage.aggregates.layout import AggregateLayout
 from storage.database import Database
 from storage.embedded import postgres as embedded
 from storage.embedded.postgres import EmbeddedPostgres
@@ -90,7 +90,7 @@ async def migrated_template(new_database: Callable[..., object]) -> str:
     database = Database(dsn, max_connections=1, timings=PATIENT)
     await database.open()
     # Over a TimescaleDB too, what the suite is about are the tables; what differs there has tests of its own.
-    await migrate(database, Aggregates.TABLES)
+    await migrate(database, AggregateLayout.TABLES)
     await stop_jobs(database)
     await database.close()
     return urlsplit(dsn).path.removeprefix("/")

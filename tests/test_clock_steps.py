@@ -16,7 +16,7 @@ from candlegraph import (
     Capabilities,
     Instrument,
     Listing,
-    Live,
+    LiveMode,
     Market,
     Page,
     Provider,
@@ -25,7 +25,7 @@ from candlegraph import (
     Timeframe,
     clock,
 )
-from candlegraph.answer import Answer, Ask
+from candlegraph.answer import Answer, CandleRequest
 from candlegraph.clock import HOUR_MS, MINUTE_MS
 from candlegraph.event import EventKind
 from providers.alpaca.provider import create
@@ -48,7 +48,9 @@ class Plugin:
     api_version = 1
     market, id, name, version = Market("acme", "Acme", "What Acme trades."), "acme", "Acme", "1"
     description = "A truth that is known."
-    capabilities = Capabilities((MINUTE,), Live.POLL, max_rows_per_call=1_000, settle_ms=5_000, budget=Budget(1e9, 1.0))
+    capabilities = Capabilities(
+        (MINUTE,), LiveMode.POLL, max_rows_per_call=1_000, settle_ms=5_000, budget=Budget(1e9, 1.0)
+    )
 
     def __init__(self, truth: Candles, upstream_ms: Callable[[], int]) -> None:
         self._truth, self._upstream_ms = truth, upstream_ms
@@ -104,14 +106,16 @@ class Followed:
         return client
 
     async def ask(self, since: int, until: int) -> Answer:
-        answer = (await self.process.history.answer([Ask(Series(self.instrument, MINUTE), 500, since, until)]))[0]
+        answer = (
+            await self.process.history.answer([CandleRequest(Series(self.instrument, MINUTE), 500, since, until)])
+        )[0]
         assert isinstance(answer, Answer)
         return answer
 
     async def covered_until(self) -> int:
         """The end of what is covered, by the database."""
         record = (await self.process.history.listings.find([self.instrument]))[0]
-        ledger = (await self.process.history.store.ledgers([record.id]))[0]  # type: ignore[union-attr]
+        ledger = (await self.process.history.store.read_coverage([record.id]))[0]  # type: ignore[union-attr]
         return max(span.until for spans in ledger.spans.values() for span in spans)
 
     async def pass_time(self, ticks: int) -> None:

@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 from strawberry.types import ExecutionResult
 
-from candlegraph import MINUTE, Instrument, Live, Series, Timeframe, fold
-from candlegraph.answer import Answer, Ask, GapReason
+from candlegraph import MINUTE, Instrument, LiveMode, Series, Timeframe, fold
+from candlegraph.answer import Answer, CandleRequest, GapReason
 from candlegraph.clock import MINUTE_MS
 from history.orchestrator import History
 from providers.ccxt.provider import Ccxt
@@ -24,7 +24,7 @@ from tests.fakes.clocks import set_clock
 from tests.fakes.exchange import HTML, T0, Fault, random_candles
 from tests.fakes.kraken import FakeKraken
 from tests.fakes.services import services_over
-from tests.fakes.upstream import Lineup
+from tests.fakes.upstream import FakeProviders
 from tests.timings import PATIENT_CCXT
 from tests.waiting import HANG_S
 
@@ -34,9 +34,9 @@ NOW = int(TRUTH.timestamp[-1]) + 20_000  # the last one is forming
 SCHEMA = build_schema()
 
 
-def alone(provider: Ccxt) -> Lineup:
+def alone(provider: Ccxt) -> FakeProviders:
     """A registry of the one provider, which is tried again at once."""
-    return Lineup([Guard(provider, backoff_s=0.01)])
+    return FakeProviders([Guard(provider, backoff_s=0.01)])
 
 
 @pytest.fixture(scope="module")
@@ -87,7 +87,7 @@ async def api(
 ) -> AsyncIterator[Api]:
     set_clock(monkeypatch, lambda: NOW)
     providers = alone(binance)
-    history = History.over(database, providers)
+    history = History.create(database, providers)
     exchange.reset()
     yield Api(services_over(history), exchange)
     await history.fetcher.close()
@@ -124,7 +124,7 @@ async def test_the_newest_candle_is_forming_and_is_not_stored(api: Api) -> None:
     """It is returned as not closed; the next question asks for it anew."""
     newest = await api.candles("limit: 3")
     assert newest["columns"]["closed"][-1] is False
-    stored = await api.services.history.store.ledgers([1])
+    stored = await api.services.history.store.read_coverage([1])
     assert all(span.until <= NOW - 5_000 for spans in stored[0].spans.values() for span in spans)
 
 
@@ -209,13 +209,13 @@ async def test_after_a_restart_neither_candles_nor_symbols_are_asked_for_again(
         provider = Ccxt("binance", exchange.ccxt_options()["binance"], folder=tmp_path, timings=PATIENT_CCXT)
         await provider.start()
         providers = alone(provider)
-        history = History.over(database, providers)
+        history = History.create(database, providers)
         series = Series(Instrument("crypto", "binance", "BTC/USDT"), MINUTE)
-        answer = (await history.answer([Ask(series, 3_000, T0, T0 + 3_000 * MINUTE_MS)]))[0]
+        answer = (await history.answer([CandleRequest(series, 3_000, T0, T0 + 3_000 * MINUTE_MS)]))[0]
         assert isinstance(answer, Answer)
         assert answer.candles.timestamp.tolist() == closed(T0, 3_000)
         assert not exchange.calls
-        answer = (await history.answer([Ask(series, 3_000, T0, T0 + 3_100 * MINUTE_MS)]))[0]
+        answer = (await history.answer([CandleRequest(series, 3_000, T0, T0 + 3_100 * MINUTE_MS)]))[0]
         await history.fetcher.close()
         await provider.close()
     assert exchange.calls == {}  # the second restart found the last piece stored, and the symbols in their file
@@ -232,10 +232,10 @@ async def test_of_kraken_what_lies_behind_its_newest_rows_is_told_to_be_out_of_r
         set_clock(monkeypatch, lambda: NOW)
         provider = Ccxt("kraken", kraken.ccxt_options()["kraken"], timings=PATIENT_CCXT)
         await provider.start()
-        history = History.over(database, alone(provider))
+        history = History.create(database, alone(provider))
         series = Series(Instrument("crypto", "kraken", "BTC/USD"), MINUTE)
         since = MINUTE.floor(NOW) - 5_000 * MINUTE_MS
-        answer = (await history.answer([Ask(series, 5_000, since)]))[0]
+        answer = (await history.answer([CandleRequest(series, 5_000, since)]))[0]
         assert isinstance(answer, Answer)
         assert kraken.calls["/0/public/OHLC"] == 1
         assert {gap.reason for gap in answer.gaps} == {GapReason.UNAVAILABLE}
@@ -250,4 +250,4 @@ async def test_of_kraken_what_lies_behind_its_newest_rows_is_told_to_be_out_of_r
 
 def test_the_exchange_s_candles_come_by_websocket(binance: Ccxt) -> None:
     """So says ccxt of it; the hub follows."""
-    assert binance.capabilities.live is Live.STREAM
+    assert binance.capabilities.live is LiveMode.STREAM

@@ -42,7 +42,7 @@ def test_every_rule_is_stated_and_its_section_is_there() -> None:
     assert table
     assert table[1].splitlines()[2:] == [f"| {rule.name} | {rule.text} |" for rule in RULES]
     for rule in RULES:
-        page, _, section = rule.where.partition(", ")
+        page, _, section = rule.reference.partition(", ")
         assert page == "docs/providers.md"
         assert f"\n## {section}\n" in PAGE
 

@@ -11,7 +11,7 @@ from pydantic import SecretStr
 from resolvers.context import Context
 from schema.build import build_schema
 from server.settings import Settings
-from server.wiring import machine
+from server.wiring import open_runtime
 from tests.timings import PATIENT
 
 ROOT = Path(__file__).parents[1]
@@ -26,7 +26,7 @@ def _block(text: str, language: str) -> str:
 async def test_the_example_query_gets_the_answer_that_stands_below_it(database_dsn: str) -> None:
     """To the last digit, for the demo market is deterministic."""
     readme = (ROOT / "README.md").read_text(encoding="utf-8")
-    async with machine(Settings.read(db_connection_string=SecretStr(database_dsn)), timings=PATIENT) as running:
+    async with open_runtime(Settings.read(db_connection_string=SecretStr(database_dsn)), timings=PATIENT) as running:
         result = await build_schema().execute(
             _block(readme, "graphql"), context_value=Context(running.services, "readme")
         )

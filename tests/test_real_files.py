@@ -13,16 +13,16 @@ from types import SimpleNamespace
 import pytest
 
 from candlegraph import UTC, Candles, Instrument, Series, Span, Spans, Timeframe, fold, zone
-from candlegraph.answer import Ask
+from candlegraph.answer import CandleRequest
 from history.orchestrator import History
 from providers.tables.reader import read_table
 from storage.aggregates.verify import Verification, totals
-from storage.batches import Read, Write
+from storage.batches import CandleRead, CandleWrite
 from storage.candles import CandleStore
-from storage.change_feed import Changes
+from storage.change_feed import ChangeFeed
 from storage.database import Database
 from storage.instruments import Instruments
-from storage.relations import ALL
+from storage.relations import ALL_AGGREGATES
 
 LADDER = ("1m", "5m", "15m", "30m", "1h", "4h", "1d", "1w")
 NAMES = ("binance_BTCUSDT_2018", "binance_ETHUSDT_2018", "bittrex_ADABTC_2018")
@@ -62,11 +62,11 @@ async def test_imported_minutes_answer_every_timeframe_as_the_exchange_did(
     minutes = shared_data and _load(shared_data, name, "1m")
     if not minutes:
         return
-    history = History.over(database, SimpleNamespace(get=_nobody, statuses=list))
+    history = History.create(database, SimpleNamespace(get=_nobody, statuses=list))
     instrument = Instrument("real", "files", name)
-    record = await history.instruments.imported(instrument, "UTC")
+    record = await history.instruments.get_or_create(instrument, "UTC")
     covered = Span(int(minutes.timestamp[0]), int(minutes.timestamp[-1]) + 60_000)
-    await history.store.write([Write(record.id, Timeframe(1, "m"), minutes, Spans([covered]), "i")])
+    await history.store.write([CandleWrite(record.id, Timeframe(1, "m"), minutes, Spans([covered]), "i")])
     compared = 0
     for text in LADDER[1:]:
         own = _load(shared_data, name, text)
@@ -74,7 +74,7 @@ async def test_imported_minutes_answer_every_timeframe_as_the_exchange_did(
         span = covered.inner(timeframe)
         if own is None or not span:
             continue
-        ask = Ask(Series(instrument, timeframe), 5_000, span.since, span.until)
+        ask = CandleRequest(Series(instrument, timeframe), 5_000, span.since, span.until)
         answer = (await history.answer([ask]))[0]
         assert not isinstance(answer, BaseException)
         assert answer.complete
@@ -91,24 +91,24 @@ async def test_every_aggregate_relation_is_what_the_exchange_served(
     minutes = shared_data and _load(shared_data, name, "1m")
     if not shared_data or not minutes:
         return
-    store = CandleStore(database, Changes(database))
-    one = (await Instruments(database).imported(Instrument("real", "files", name), "UTC")).id
+    store = CandleStore(database, ChangeFeed(database))
+    one = (await Instruments(database).get_or_create(Instrument("real", "files", name), "UTC")).id
     covered = Span(int(minutes.timestamp[0]), int(minutes.timestamp[-1]) + 60_000)
-    await store.write([Write(one, Timeframe(1, "m"), minutes, Spans([covered]), "i")])
+    await store.write([CandleWrite(one, Timeframe(1, "m"), minutes, Spans([covered]), "i")])
     found = {}
-    for timeframe, relation in ALL.items():
+    for timeframe, relation in ALL_AGGREGATES.items():
         own = _load(shared_data, name, str(timeframe))
         whole = covered.inner(timeframe)
         if own is None or not whole:
             continue
-        ours = (await store.read([Read(one, timeframe, whole, 10**6, relation=relation)]))[0]
+        ours = (await store.read([CandleRead(one, timeframe, whole, 10**6, relation=relation)]))[0]
         wrong = _differences(ours, own.between(whole), LACKING.get((name, str(timeframe)), set()))
         found[relation] = (len(ours), wrong)
         print(f"{name:24} {relation:12} {len(ours):8,} buckets, {len(wrong)} differ")
     assert [wrong for _, wrong in found.values()] == [[]] * len(found)
     assert len(found) >= 4
     assert min(count for count, _ in found.values()) >= 1
-    tallies = totals(ALL, [tally async for tally in Verification(store, ALL).check(one)])
+    tallies = totals(ALL_AGGREGATES, [tally async for tally in Verification(store, ALL_AGGREGATES).check(one)])
     assert sum(tally.wrong for tally in tallies) == 0
 
 

@@ -11,10 +11,10 @@ from dataclasses import dataclass, replace
 import pytest
 
 from candlegraph import MINUTE, Candles, Instrument, Series, Span, Timeframe, fold, zone
-from candlegraph.answer import Answer, Ask, GapReason, SourceKind
+from candlegraph.answer import Answer, CandleRequest, GapReason, SourceKind
 from candlegraph.clock import DAY_MS, HOUR_MS, MINUTE_MS
 from candlegraph.event import Event, EventKind
-from candlegraph.provider import Provider, Unconfigured
+from candlegraph.provider import Provider, UnconfiguredProvider
 from candlegraph.supervision import Supervisor
 from history.orchestrator import History
 from providers.alpaca.provider import create
@@ -43,7 +43,7 @@ class World:
 
     async def ask(self, timeframe: str, limit: int = 500, *, provider: str = "alpaca", **more: int) -> Answer:
         series = Series(Instrument("stocks", provider, "AAPL"), Timeframe.parse(timeframe))
-        answer = (await self.history.answer([Ask(series, limit, **more)]))[0]
+        answer = (await self.history.answer([CandleRequest(series, limit, **more)]))[0]
         if isinstance(answer, BaseException):
             raise answer
         return answer
@@ -67,12 +67,12 @@ async def build(database: Database, monkeypatch: pytest.MonkeyPatch) -> AsyncIte
             exchange.lists("AAPL", candles)
             exchange.now = now
 
-            def factory(environ: object) -> list[Provider | Unconfigured]:
+            def factory(environ: object) -> list[Provider | UnconfiguredProvider]:
                 return list(create(exchange.environ(ALPACA_FEEDS=feeds)))
 
             registry = Registry({}, [Point("stocks.alpaca", factory)])
             stack.push_async_callback(registry.close)
-            history = History.over(database, registry)
+            history = History.create(database, registry)
             stack.push_async_callback(history.fetcher.close)
             cluster = Cluster(history)
             supervisor = Supervisor()
@@ -271,7 +271,7 @@ async def test_no_key_reaches_a_client(build: Build) -> None:
         world.exchange.fail(fault, times=5)
         since = new_york("2024-03-04 10:00") - len(seen) * DAY_MS
         answer = await world.history.answer(
-            [Ask(Series(Instrument("stocks", "alpaca", "AAPL"), MINUTE), 5, since, since + HOUR_MS)]
+            [CandleRequest(Series(Instrument("stocks", "alpaca", "AAPL"), MINUTE), 5, since, since + HOUR_MS)]
         )
         seen.append(repr(answer) + json.dumps([str(error) for error in answer if isinstance(error, Exception)]))
         world.exchange.reset()

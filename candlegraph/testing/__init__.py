@@ -4,8 +4,8 @@
 runs them over a provider of your own, with an upstream that can be made to fail. See docs/providers.md.
 """
 
-from candlegraph.testing.harness import Bench
-from candlegraph.testing.outcome import Breach, NotApplicable, NotTried
+from candlegraph.testing.harness import Harness
+from candlegraph.testing.outcome import RuleBlocked, RuleNotApplicable, RuleViolation
 from candlegraph.testing.rule import Rule
 from candlegraph.testing.subject import RETRY_AFTER_S, Fault, Subject, SubjectFactory
 from candlegraph.testing.suite import RULES, Conformance
@@ -13,13 +13,13 @@ from candlegraph.testing.suite import RULES, Conformance
 __all__ = [
     "RETRY_AFTER_S",
     "RULES",
-    "Bench",
-    "Breach",
     "Conformance",
     "Fault",
-    "NotApplicable",
-    "NotTried",
+    "Harness",
     "Rule",
+    "RuleBlocked",
+    "RuleNotApplicable",
+    "RuleViolation",
     "Subject",
     "SubjectFactory",
 ]

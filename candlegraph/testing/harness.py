@@ -10,18 +10,18 @@ from typing import Any, Self
 from candlegraph import clock
 from candlegraph.candle import Candles
 from candlegraph.errors import RateLimited, Unsupported
-from candlegraph.provider import Listing, Page, Probing, Provider
+from candlegraph.provider import Listing, Page, Provider, SupportsFirstAvailable
 from candlegraph.series import Instrument
 from candlegraph.span import Span
-from candlegraph.testing.outcome import Breach, NotApplicable
+from candlegraph.testing.outcome import RuleNotApplicable, RuleViolation
 from candlegraph.testing.subject import Fault, Subject, SubjectFactory
 from candlegraph.timeframe import Timeframe
 from candlegraph.zone import UTC, Zone, zone
 
-_TRIES = 3  # of a call that is told to wait
+_MAX_ATTEMPTS = 3  # of a call that is told to wait
 
 
-class Bench:
+class Harness:
     """One provider, for all checks that can share it."""
 
     subject: Subject
@@ -51,7 +51,7 @@ class Bench:
     def __exit__(self, *_: object) -> None:
         """Close both; what a provider left running is cancelled."""
         self._loop.run_until_complete(self._stack.aclose())
-        self._loop.run_until_complete(self.end(asyncio.all_tasks(self._loop)))
+        self._loop.run_until_complete(self.cancel_tasks(asyncio.all_tasks(self._loop)))
         self._loop.run_until_complete(self._loop.shutdown_asyncgens())
         self._loop.run_until_complete(self._loop.shutdown_default_executor())
         self._loop.close()
@@ -79,14 +79,14 @@ class Bench:
         if symbol is None:
             listed = await self.listings()
             if not listed:
-                raise Breach("It lists no symbol, and none was named (--provider-symbol).")
+                raise RuleViolation("It lists no symbol, and none was named (--provider-symbol).")
             symbol = next((listing.symbol for listing in listed if listing.active), listed[0].symbol)
         return Instrument(self.provider.market.id, self.provider.id, symbol)
 
     async def page(self, timeframe: Timeframe, span: Span) -> Page:
         """Ask for one page, as it comes. A real upstream is asked no faster than its budget allows."""
         instrument = await self.instrument()
-        for left in reversed(range(_TRIES)):
+        for left in reversed(range(_MAX_ATTEMPTS)):
             await self._pace()
             try:
                 return await self.provider.fetch(instrument, timeframe, span)
@@ -101,20 +101,20 @@ class Bench:
         if traits.budget and not self.subject.fail:
             await asyncio.sleep(traits.call_weight * traits.budget.per_s / traits.budget.weight)
 
-    async def tidy(self, timeframe: Timeframe, span: Span) -> tuple[Page, Candles]:
+    async def settled_page(self, timeframe: Timeframe, span: Span) -> tuple[Page, Candles]:
         """A page, and its settled rows in good order: so that each check sees its own kind of mistake alone."""
         page = await self.page(timeframe, span)
-        rows = page.candles.sorted().between(Span(span.since, min(span.until, await self.settled(timeframe))))
+        rows = page.candles.sorted().between(Span(span.since, min(span.until, await self.settled_before(timeframe))))
         self._seen[timeframe] = rows.merge(self._seen.get(timeframe, Candles.empty()))
         return page, rows
 
-    def seen(self, timeframe: Timeframe, span: Span) -> Candles:
+    def observed_rows(self, timeframe: Timeframe, span: Span) -> Candles:
         """All settled rows that any answer has had, as they were seen first."""
         return self._seen.get(timeframe, Candles.empty()).between(span)
 
     # What is known of it.
 
-    async def days(self, timeframe: Timeframe) -> Zone:
+    async def day_zone(self, timeframe: Timeframe) -> Zone:
         """The zone in which its buckets open."""
         if timeframe.width_ms:
             return UTC
@@ -122,16 +122,16 @@ class Bench:
         listing = next((one for one in await self.listings() if one.symbol == symbol), None)
         return zone((listing and listing.timezone) or self.provider.market.timezone)
 
-    async def settled(self, timeframe: Timeframe) -> int:
+    async def settled_before(self, timeframe: Timeframe) -> int:
         """Candles that open before this instant change no more."""
         settle_ms = self.provider.capabilities.settle_ms
-        return timeframe.floor(clock.now_ms() - settle_ms, await self.days(timeframe))
+        return timeframe.floor(clock.now_ms() - settle_ms, await self.day_zone(timeframe))
 
-    async def known(self) -> dict[Timeframe, Candles]:
+    async def known_candles(self) -> dict[Timeframe, Candles]:
         """Some candles of every native timeframe that the symbol has."""
         if not self._known:
             for timeframe in sorted(self.provider.capabilities.timeframes, key=lambda each: each.nominal_ms):
-                for span in await self._homes(timeframe):
+                for span in await self._candidate_spans(timeframe):
                     try:
                         rows = (await self.page(timeframe, span)).candles.sorted().between(span)
                     except Unsupported:
@@ -140,21 +140,25 @@ class Bench:
                         self._known[timeframe] = rows
                         break
             if not self._known:
-                raise Breach(
+                raise RuleViolation(
                     "No candles were found. Name a symbol and a span that have some: --provider-symbol=BTC/USDT "
                     "--provider-span=2024-05-01/2024-05-08, or Subject(symbol=..., span=...)."
                 )
         return self._known
 
-    async def _homes(self, timeframe: Timeframe) -> list[Span]:
+    async def _candidate_spans(self, timeframe: Timeframe) -> list[Span]:
         """Where candles may be: in the subject's span, else by now, at the listing, before the delisting, anywhere."""
-        days, now = await self.days(timeframe), clock.now_ms()
+        days, now = await self.day_zone(timeframe), clock.now_ms()
         if self.subject.span:
             span = self.subject.span.outer(timeframe, days)
             return [Span(self._within_reach(timeframe, span.since), span.until)]
         instrument, ends = await self.instrument(), [now]
         listing = next((one for one in await self.listings() if one.symbol == instrument.symbol), None)
-        first = await self.provider.first_available(instrument) if isinstance(self.provider, Probing) else None
+        first = (
+            await self.provider.first_available(instrument)
+            if isinstance(self.provider, SupportsFirstAvailable)
+            else None
+        )
         first = (listing and listing.first_available) or first
         if listing and listing.ended_at:
             ends.append(listing.ended_at)
@@ -167,12 +171,12 @@ class Bench:
         # Not to the very edge: it moves on while we ask.
         return max(since, 0 if reach is None else clock.now_ms() - reach * 9 // 10)
 
-    async def stretch(self, timeframe: Timeframe) -> Span:
+    async def sample_span(self, timeframe: Timeframe) -> Span:
         """Settled time that begins with a known candle, as long as two pages and a bit where there is so much."""
-        known, days = (await self.known())[timeframe], await self.days(timeframe)
+        known, days = (await self.known_candles())[timeframe], await self.day_zone(timeframe)
         since = int(known.timestamp[len(known) // 4])
         pages = timeframe.shift(since, 2 * self.provider.capabilities.max_rows_per_call + 7, days)
-        return Span(since, min(pages, await self.settled(timeframe)))
+        return Span(since, min(pages, await self.settled_before(timeframe)))
 
     # Failures and tasks.
 
@@ -180,23 +184,23 @@ class Bench:
     def failing(self, fault: Fault) -> Iterator[None]:
         """Let the upstream fail; NotApplicable where it cannot be told to."""
         if self.subject.fail is None or fault not in self.subject.faults:
-            raise NotApplicable("the upstream cannot be told to fail in this way")
+            raise RuleNotApplicable("the upstream cannot be told to fail in this way")
         self.subject.fail(fault)
         try:
             yield
         finally:
             self.subject.fail(None)
 
-    async def end(self, tasks: set[asyncio.Task[Any]]) -> None:
+    async def cancel_tasks(self, tasks: set[asyncio.Task[Any]]) -> None:
         """Cancel tasks, and wait for them."""
         for task in tasks:
             task.cancel()
         if tasks:
             await asyncio.wait(tasks, timeout=self.leave_s)
 
-    async def left_behind(self, before: set[asyncio.Task[Any]]) -> str:
+    async def leaked_tasks(self, before: set[asyncio.Task[Any]]) -> str:
         """The tasks that were not there before and do not end by themselves, if any; they are cancelled."""
         extra = asyncio.all_tasks() - before
         pending = (await asyncio.wait(extra, timeout=self.leave_s))[1] if extra else set()
-        await self.end(pending)
+        await self.cancel_tasks(pending)
         return ", ".join(str(task.get_coro()) for task in pending)

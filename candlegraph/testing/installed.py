@@ -11,7 +11,7 @@ from importlib.metadata import EntryPoint, entry_points
 import pytest
 
 from candlegraph.errors import CandlegraphError
-from candlegraph.provider import ENTRY_POINT_GROUP, Provider, Unconfigured
+from candlegraph.provider import ENTRY_POINT_GROUP, Provider, UnconfiguredProvider
 from candlegraph.span import Span
 from candlegraph.testing.subject import Subject, SubjectFactory
 from candlegraph.testing.suite import Conformance
@@ -42,10 +42,10 @@ def _subject(name: str, symbol: str | None, span: Span | None) -> SubjectFactory
 def make(name: str, environ: Mapping[str, str]) -> Provider:
     """A new provider of an installed plugin. UsageError where there is none, or it lacks a setting."""
     others: list[str] = []
-    for found in _offered(name.partition(".")[0], environ):
+    for found in _entry_points(name.partition(".")[0], environ):
         if (offered := f"{found.market.id}.{found.id}") != name:
             others.append(offered)
-        elif isinstance(found, Unconfigured):
+        elif isinstance(found, UnconfiguredProvider):
             raise pytest.UsageError(f"--provider={name}: {found.reason}")
         else:
             return found
@@ -56,13 +56,13 @@ def make(name: str, environ: Mapping[str, str]) -> Provider:
     )
 
 
-def _offered(market: str, environ: Mapping[str, str]) -> Iterator[Provider | Unconfigured]:
+def _entry_points(market: str, environ: Mapping[str, str]) -> Iterator[Provider | UnconfiguredProvider]:
     for point in entry_points(group=ENTRY_POINT_GROUP):
         if point.name.partition(".")[0] == market:
-            yield from _made(point, environ)
+            yield from _create(point, environ)
 
 
-def _made(point: EntryPoint, environ: Mapping[str, str]) -> list[Provider | Unconfigured]:
+def _create(point: EntryPoint, environ: Mapping[str, str]) -> list[Provider | UnconfiguredProvider]:
     try:
         return list(point.load()(environ))
     except CandlegraphError as error:

@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 
-class Breach(AssertionError):
+class RuleViolation(AssertionError):
     """A rule is broken; the message says how."""
 
 
-class NotApplicable(Exception):
+class RuleNotApplicable(Exception):
     """A rule speaks of something that this provider, or this upstream, does not have."""
 
 
-class NotTried(Exception):
+class RuleBlocked(Exception):
     """A rule rests on another one that is broken."""
 
 
 def require(met: object, detail: str) -> None:
     """Breach with ``detail`` unless ``met``."""
     if not met:
-        raise Breach(detail)
+        raise RuleViolation(detail)

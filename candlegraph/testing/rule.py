@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from candlegraph.errors import CandlegraphError, ProviderError
-from candlegraph.testing.harness import Bench
-from candlegraph.testing.outcome import Breach, NotApplicable, NotTried
+from candlegraph.testing.harness import Harness
+from candlegraph.testing.outcome import RuleBlocked, RuleNotApplicable, RuleViolation
 
-Check = Callable[[Bench], Coroutine[Any, Any, None]]
+Check = Callable[[Harness], Coroutine[Any, Any, None]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,20 +22,20 @@ class Rule:
 
     name: str
     text: str
-    where: str
+    reference: str
     check: Check
-    rests_on: tuple[str, ...] = ()
+    depends_on: tuple[str, ...] = ()
 
-    def verify(self, bench: Bench) -> None:
+    def verify(self, bench: Harness) -> None:
         """Try it. Breach, with what it says and where it is written; NotApplicable, NotTried."""
-        if rests_on := sorted(bench.broken.intersection(self.rests_on)):
+        if rests_on := sorted(bench.broken.intersection(self.depends_on)):
             bench.broken.add(self.name)  # for those that rest on this one
-            raise NotTried(f"rests on: {', '.join(rests_on)}")
+            raise RuleBlocked(f"rests on: {', '.join(rests_on)}")
         try:
             bench.run(self.check(bench))
-        except NotApplicable:
+        except RuleNotApplicable:
             raise
-        except Breach as breach:
+        except RuleViolation as breach:
             detail = str(breach)
         except ProviderError as error:
             detail = f"It raised {type(error).__name__} where it should have answered: {error.message}"
@@ -46,7 +46,9 @@ class Rule:
         else:
             return
         bench.broken.add(self.name)
-        raise Breach(f"{bench.id} breaks a rule: {self.text}\n  {detail}\n  The rule is written in {self.where}.")
+        raise RuleViolation(
+            f"{bench.id} breaks a rule: {self.text}\n  {detail}\n  The rule is written in {self.reference}."
+        )
 
 
 def rule(where: str, *rests_on: Rule) -> Callable[[Check], Rule]:

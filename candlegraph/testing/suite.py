@@ -7,8 +7,8 @@ from typing import ClassVar
 
 import pytest
 
-from candlegraph.testing.harness import Bench
-from candlegraph.testing.outcome import NotApplicable, NotTried
+from candlegraph.testing.harness import Harness
+from candlegraph.testing.outcome import RuleBlocked, RuleNotApplicable
 from candlegraph.testing.rule import Rule
 from candlegraph.testing.rules import description as shape
 from candlegraph.testing.rules import errors as failures
@@ -43,22 +43,22 @@ class Conformance:
 
     @pytest.fixture(scope="class")
     @classmethod
-    def bench(cls, request: pytest.FixtureRequest) -> Iterator[Bench]:
+    def bench(cls, request: pytest.FixtureRequest) -> Iterator[Harness]:
         """The provider, started once for all rules."""
-        with Bench(request.param) as bench:
+        with Harness(request.param) as bench:
             yield bench
 
     @pytest.mark.parametrize("rule", RULES, ids=[rule.name.replace(" ", "_") for rule in RULES])
-    def test_conformance(self, bench: Bench, rule: Rule, record_property: Callable[[str, object], None]) -> None:
+    def test_conformance(self, bench: Harness, rule: Rule, record_property: Callable[[str, object], None]) -> None:
         """The provider keeps the rule."""
         __tracebackhide__ = True
         outcome = "broken"
         try:
             rule.verify(bench)
             outcome = "kept"
-        except NotApplicable as reason:
+        except RuleNotApplicable as reason:
             outcome = f"not applicable: {reason}"
-        except NotTried as reason:
+        except RuleBlocked as reason:
             outcome = f"not tried, {reason}"
             pytest.skip(outcome)
         finally:

@@ -14,7 +14,7 @@ from candlegraph import (
     Instrument,
     InvalidCandles,
     Listing,
-    Live,
+    LiveMode,
     Market,
     Page,
     Provider,
@@ -23,7 +23,7 @@ from candlegraph import (
     RateLimited,
     Span,
     Timeframe,
-    Unconfigured,
+    UnconfiguredProvider,
     UnknownSymbol,
     Unsupported,
     clock,
@@ -34,11 +34,11 @@ STEPS = {Timeframe.parse(name): seconds for name, seconds in (("1m", 60), ("1h",
 ROWS = 1_000  # the most that one answer of Acme's holds
 
 
-def create(environ: Mapping[str, str]) -> Iterable[Provider | Unconfigured]:
+def create(environ: Mapping[str, str]) -> Iterable[Provider | UnconfiguredProvider]:
     """The provider, or the reason why there is none: cheap, and without I/O."""
     if url := environ.get("ACME_URL"):
         return [Acme(url)]
-    return [Unconfigured(MARKET, Acme.id, Acme.name, Acme.description, Acme.version, "Set ACME_URL.")]
+    return [UnconfiguredProvider(MARKET, Acme.id, Acme.name, Acme.description, Acme.version, "Set ACME_URL.")]
 
 
 class Acme:
@@ -48,7 +48,7 @@ class Acme:
     market, id, name, version = MARKET, "acme", "Acme", "0.1.0"
     description = "Candles of Acme's exchange."
     capabilities = Capabilities(
-        tuple(STEPS), Live.POLL, max_rows_per_call=ROWS, settle_ms=5_000, budget=Budget(weight=3_000, per_s=60)
+        tuple(STEPS), LiveMode.POLL, max_rows_per_call=ROWS, settle_ms=5_000, budget=Budget(weight=3_000, per_s=60)
     )
 
     def __init__(self, url: str) -> None:

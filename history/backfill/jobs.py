@@ -14,9 +14,9 @@ from itertools import groupby, zip_longest
 from typing import Any
 
 from candlegraph.answer import Gap, GapReason
-from candlegraph.backfill import Backfill, BackfillOrder, BackfillPart, BackfillState
+from candlegraph.backfill import Backfill, BackfillRequest, BackfillState, SymbolProgress
 from candlegraph.errors import BadUserInput, NotFound, Overloaded
-from candlegraph.series import Record
+from candlegraph.series import InstrumentRecord
 from candlegraph.span import Span, Spans
 from candlegraph.timeframe import Timeframe
 from candlegraph.upstream import Upstream
@@ -24,37 +24,37 @@ from candlegraph.zone import zone
 from history.backfill.statements import SQL
 from history.orchestrator import History
 from history.plan import Plan
-from storage.coverage import Ledger
+from storage.coverage import Coverage
 from storage.database import to_ms
 
 MAX_PIECES = 1_000_000
 MAX_PRIORITY = 1_000_000
-MAX_HOLES = 1_000  # told of one job
-MAX_OPEN = 1_000  # jobs that one author may have under way
-PART_CALLS = 64
+MAX_GAPS = 1_000  # told of one job
+MAX_OPEN_JOBS = 1_000  # jobs that one author may have under way
+CALLS_PER_PART = 64
 
 
 @dataclass(frozen=True, slots=True)
-class Part:
+class BackfillPart:
     """A stretch of a series to be fetched, or ``again`` all of it, in about so many calls; ``holes`` cannot be had."""
 
-    record: Record
+    record: InstrumentRecord
     span: Span
     pieces: int
-    again: bool = False
-    holes: tuple[Gap, ...] = ()
+    refetch: bool = False
+    gaps: tuple[Gap, ...] = ()
 
 
-class Backfills:
+class BackfillJobs:
     """The relations ``backfills`` and ``backfill_parts``."""
 
     def __init__(self, history: History) -> None:
         """Jobs are worked on by `history.backfill.workers.Workers`."""
         self.history = history
-        self.news = asyncio.Event()  # there is something to do
+        self.changed = asyncio.Event()  # there is something to do
         self._database = history.store.database
 
-    async def start(self, order: BackfillOrder) -> Backfill:
+    async def start(self, order: BackfillRequest) -> Backfill:
         """Queue a job for what is missing of what is ordered; one that lacks nothing is done at once.
 
         BadUserInput for a pattern that matches nothing, a span in the future or beyond the provider's reach, a timeframe that
@@ -72,8 +72,10 @@ class Backfills:
             known = ", ".join(map(str, provider.capabilities.timeframes))
             raise BadUserInput(f"{provider.name} has no {order.timeframe} candles of its own: it has {known}.")
         span = _reachable(order, provider)
-        if (await self._database.fetch(SQL["backfills_open"], order.created_by))[0]["count"] >= MAX_OPEN:
-            raise Overloaded(f"{MAX_OPEN:,} jobs of yours are under way: wait until some are done, or cancel them.")
+        if (await self._database.fetch(SQL["backfills_open"], order.created_by))[0]["count"] >= MAX_OPEN_JOBS:
+            raise Overloaded(
+                f"{MAX_OPEN_JOBS:,} jobs of yours are under way: wait until some are done, or cancel them."
+            )
         parts = await self._parts(records, order.timeframe, span, provider)
         async with self._database.transaction() as connection:
             job: int = await connection.fetchval(
@@ -81,17 +83,17 @@ class Backfills:
                 [record.instrument.symbol for record in records], str(order.timeframe),
                 span.since, span.until, order.priority, order.created_by,
             )  # fmt: skip
-            await self.queue(connection, parts, order.timeframe, job=job, priority=order.priority)
+            await self.enqueue(connection, parts, order.timeframe, job=job, priority=order.priority)
             await connection.execute(SQL["backfills_close"])
-        self.news.set()
+        self.changed.set()
         return await self.get(job)
 
-    async def queue(
-        self, connection: Any, parts: Iterable[Part], timeframe: Timeframe, *, job: int | None, priority: int
+    async def enqueue(
+        self, connection: Any, parts: Iterable[BackfillPart], timeframe: Timeframe, *, job: int | None, priority: int
     ) -> None:
         """Add parts to be worked on, in this order."""
         rows = [
-            (part.record.id, part.span.since, part.span.until, part.pieces, part.again, holes_as_json(part.holes))
+            (part.record.id, part.span.since, part.span.until, part.pieces, part.refetch, gaps_as_json(part.gaps))
             for part in parts
         ]
         if rows:
@@ -101,24 +103,24 @@ class Backfills:
     async def cancel(self, job: int) -> Backfill:
         """End a job; what it has stored stays. One that has ended is left as it is. NotFound."""
         async with self._database.connection() as connection:
-            await connection.execute(SQL["backfill_cancel"], _number(job))
+            await connection.execute(SQL["backfill_cancel"], _job_number(job))
         return await self.get(job)
 
     async def get(self, job: int) -> Backfill:
         """One job; NotFound."""
-        if not (found := await self._database.fetch(SQL["backfills_by_id"], [_number(job)], MAX_HOLES)):
-            raise _unknown(job)
+        if not (found := await self._database.fetch(SQL["backfills_by_id"], [_job_number(job)], MAX_GAPS)):
+            raise _job_not_found(job)
         return _backfill(found[0])
 
     async def page(self, state: BackfillState | None, first: int, after: int | None) -> list[Backfill]:
         """The newest jobs, or those before ``after``."""
         ids = [row["id"] for row in await self._database.fetch(SQL["backfills_page"], state, after, first)]
-        return [_backfill(row) for row in await self._database.fetch(SQL["backfills_by_id"], ids, MAX_HOLES)]
+        return [_backfill(row) for row in await self._database.fetch(SQL["backfills_by_id"], ids, MAX_GAPS)]
 
-    async def parts(self, job: int) -> list[BackfillPart]:
+    async def parts(self, job: int) -> list[SymbolProgress]:
         """How far each symbol of a job is."""
         return [
-            BackfillPart(
+            SymbolProgress(
                 row["symbol"],
                 row["pieces"],
                 row["pieces_done"],
@@ -135,7 +137,7 @@ class Backfills:
         before: Backfill | None = None
         while before is None or not before.state.ended:
             now = await self.get(job)
-            if before is None or _told(now) != _told(before):
+            if before is None or _visible_progress(now) != _visible_progress(before):
                 yield now
             before = now
             if not now.state.ended:
@@ -149,19 +151,23 @@ class Backfills:
         return found
 
     async def _parts(
-        self, records: Sequence[Record], timeframe: Timeframe, span: Span, provider: Upstream
-    ) -> list[Part]:
+        self, records: Sequence[InstrumentRecord], timeframe: Timeframe, span: Span, provider: Upstream
+    ) -> list[BackfillPart]:
         """What is not known of each symbol, cut and in the order of work, and what there is no use in asking for."""
-        ledgers = await self.history.ledgers.load([record.id for record in records])
+        ledgers = await self.history.coverage_cache.load([record.id for record in records])
         # Of ten thousand symbols it takes a second.
         return await asyncio.to_thread(_planned, records, ledgers, timeframe, span, provider)
 
 
 def _planned(
-    records: Sequence[Record], ledgers: Sequence[Ledger], timeframe: Timeframe, span: Span, provider: Upstream
-) -> list[Part]:
+    records: Sequence[InstrumentRecord],
+    ledgers: Sequence[Coverage],
+    timeframe: Timeframe,
+    span: Span,
+    provider: Upstream,
+) -> list[BackfillPart]:
     found = [
-        (record, *missing(record, ledger, timeframe, span, provider))
+        (record, *find_missing(record, ledger, timeframe, span, provider))
         for record, ledger in zip(records, ledgers, strict=True)
     ]
     page = provider.capabilities.max_rows_per_call * timeframe.nominal_ms
@@ -171,12 +177,12 @@ def _planned(
             f"This would take {pieces:,} upstream calls, and a job may take {MAX_PIECES - 1:,}: "
             "order fewer symbols or a shorter span."
         )
-    told = [Part(record, span, 0, holes=holes) for record, _, holes in found if holes]
-    return told + in_turns([cut(record, gaps, timeframe, page) for record, gaps, _ in found])
+    told = [BackfillPart(record, span, 0, gaps=holes) for record, _, holes in found if holes]
+    return told + round_robin([split_into_parts(record, gaps, timeframe, page) for record, gaps, _ in found])
 
 
-def missing(
-    record: Record, ledger: Ledger, timeframe: Timeframe, span: Span, provider: Upstream
+def find_missing(
+    record: InstrumentRecord, ledger: Coverage, timeframe: Timeframe, span: Span, provider: Upstream
 ) -> tuple[Spans, tuple[Gap, ...]]:
     """What is not known of ``span``, final and may be had; and of the rest, what can never be had and why."""
     days, now = zone(record.timezone), provider.now_ms()
@@ -186,41 +192,41 @@ def missing(
     unknown = Spans([whole]) - ledger.final(timeframe)
     beyond = [
         Gap(gap.since, gap.until, reason, detail)
-        for reason, part, detail in plan.beyond_reach(whole)
+        for reason, part, detail in plan.unreachable(whole)
         for gap in unknown & Spans([part])
     ]
     return unknown - Spans(Span(gap.since, gap.until) for gap in beyond), tuple(beyond)
 
 
-def cut(record: Record, gaps: Spans, timeframe: Timeframe, page: int) -> list[Part]:
+def split_into_parts(record: InstrumentRecord, gaps: Spans, timeframe: Timeframe, page: int) -> list[BackfillPart]:
     """The parts that fill ``gaps``, the newest first; a call brings about ``page`` milliseconds."""
     days = zone(record.timezone)
-    parts: list[Part] = []
+    parts: list[BackfillPart] = []
     for gap in gaps:
         since = gap.since
         while since < gap.until:
-            until = min(gap.until, timeframe.floor(since + PART_CALLS * page, days))
+            until = min(gap.until, timeframe.floor(since + CALLS_PER_PART * page, days))
             pieces = -(-(until - since) // page)
-            if parts and parts[-1].pieces + pieces <= PART_CALLS:  # a part may have known stretches within
+            if parts and parts[-1].pieces + pieces <= CALLS_PER_PART:  # a part may have known stretches within
                 last = parts.pop()
-                parts.append(Part(record, Span(last.span.since, until), last.pieces + pieces))
+                parts.append(BackfillPart(record, Span(last.span.since, until), last.pieces + pieces))
             else:
-                parts.append(Part(record, Span(since, until), pieces))
+                parts.append(BackfillPart(record, Span(since, until), pieces))
             since = until
     return parts[::-1]
 
 
-def in_turns(parts: Iterable[Sequence[Part]]) -> list[Part]:
+def round_robin(parts: Iterable[Sequence[BackfillPart]]) -> list[BackfillPart]:
     """The first part of each series, then the second of each, and so on."""
     return [part for turn in zip_longest(*parts) for part in turn if part]
 
 
-def holes_as_json(holes: Iterable[Gap]) -> str:
+def gaps_as_json(holes: Iterable[Gap]) -> str:
     """Holes as they are kept in ``backfill_parts``."""
     return json.dumps([[gap.since, gap.until, gap.reason, gap.detail] for gap in holes])
 
 
-def _reachable(order: BackfillOrder, provider: Upstream) -> Span:
+def _reachable(order: BackfillRequest, provider: Upstream) -> Span:
     """The span that is ordered, as far as it lies in the past; BadUserInput where nothing of it can be had."""
     now = provider.now_ms()
     if order.until is not None and order.until <= order.since:
@@ -234,17 +240,17 @@ def _reachable(order: BackfillOrder, provider: Upstream) -> Span:
     return span
 
 
-def _number(job: int) -> int:
+def _job_number(job: int) -> int:
     if not 0 < job < 2**63:
-        raise _unknown(job)
+        raise _job_not_found(job)
     return job
 
 
-def _unknown(job: int) -> NotFound:
+def _job_not_found(job: int) -> NotFound:
     return NotFound(f"There is no backfill {str(job)[:32]}.")
 
 
-def _told(job: Backfill) -> Backfill:
+def _visible_progress(job: Backfill) -> Backfill:
     """What of a job is worth another message."""
     return replace(job, candles_per_second=0.0, estimated_end_at=None)
 
@@ -268,7 +274,7 @@ def _backfill(row: Any) -> Backfill:
         pieces_total=total,
         calls=row["calls"],
         candles_written=row["candles"],
-        holes=_holes(json.loads(row["holes"]), several=len(row["symbols"]) > 1),
+        holes=_job_gaps(json.loads(row["holes"]), several=len(row["symbols"]) > 1),
         last_error=row["last_error"],
         created_at=to_ms(row["created_at"]),
         created_by=row["created_by"],
@@ -279,7 +285,7 @@ def _backfill(row: Any) -> Backfill:
     )
 
 
-def _holes(rows: Iterable[Any], *, several: bool) -> tuple[Gap, ...]:
+def _job_gaps(rows: Iterable[Any], *, several: bool) -> tuple[Gap, ...]:
     """The holes of a job, neighbours as one; with the symbol in the detail where there are several."""
     gaps: list[Gap] = []
     rows = sorted((symbol, reason, detail or "", since, until) for symbol, (since, until, reason, detail) in rows)

@@ -13,25 +13,25 @@ from collections.abc import Sequence
 from typing import Any
 
 from candlegraph.answer import Gap, GapReason
-from candlegraph.backfill import Selection, Tracked
+from candlegraph.backfill import SymbolSelection, TrackedSeries
 from candlegraph.clock import DAY_MS, MINUTE_MS, OLDEST_MS
 from candlegraph.errors import BadUserInput, ProviderError
 from candlegraph.outage import Outage
-from candlegraph.provider import Live
-from candlegraph.series import Record
+from candlegraph.provider import LiveMode
+from candlegraph.series import InstrumentRecord
 from candlegraph.span import Span, Spans
 from candlegraph.timeframe import MINUTE, Timeframe
 from candlegraph.upstream import Upstream
-from history.backfill.jobs import Backfills, Part, cut, in_turns, missing
+from history.backfill.jobs import BackfillJobs, BackfillPart, find_missing, round_robin, split_into_parts
 from history.backfill.statements import SQL
-from storage.coverage import Ledger
+from storage.coverage import Coverage
 from storage.database import to_ms
 
 MAX_TRACKED = 10_000  # in all; each is followed live
-BATCH = 200  # series looked at in one go
+BATCH_SIZE = 200  # series looked at in one go
 DEFAULT_DAYS = 30  # how far back a series is kept where nobody says
 LIVE_GRACE_MS = 2 * MINUTE_MS  # what is younger is the feed's to close, where there is one
-PRIORITY = -1  # what somebody ordered goes first
+TRACKING_PRIORITY = -1  # what somebody ordered goes first
 _DAY = Timeframe(1, "d")
 _END = 2**53
 
@@ -39,14 +39,14 @@ _END = 2**53
 class Tracking:
     """The relation ``tracked``, and this process's share of keeping its series complete."""
 
-    def __init__(self, backfills: Backfills) -> None:
+    def __init__(self, backfills: BackfillJobs) -> None:
         """Nothing runs before `keep`."""
         self._backfills = backfills
         self._history = backfills.history
         self._database = backfills.history.store.database
         self.outage = Outage("looking after the tracked series")
 
-    async def track(self, selection: Selection, since: int | None, by: str | None) -> list[Tracked]:
+    async def track(self, selection: SymbolSelection, since: int | None, by: str | None) -> list[TrackedSeries]:
         """Keep the 1m candles of these symbols complete from ``since`` on; by default the last 30 days and what comes.
 
         A symbol that is tracked already takes the earlier of the two. BadUserInput, NotFound, ProviderError.
@@ -70,57 +70,63 @@ class Tracking:
             await connection.execute(SQL["tracked_add"], ids, start, by)
         return await self._tracked(records)
 
-    async def untrack(self, selection: Selection) -> int:
+    async def untrack(self, selection: SymbolSelection) -> int:
         """Stop keeping these symbols; how many were. What is stored stays. BadUserInput, NotFound, ProviderError."""
         records = await self._history.listings.select(selection)
         async with self._database.connection() as connection:
             return int(await connection.fetchval(SQL["tracked_remove"], [record.id for record in records]))
 
-    async def page(self, first: int, after: int = 0) -> list[Tracked]:
+    async def page(self, first: int, after: int = 0) -> list[TrackedSeries]:
         """Tracked series in the order of their instruments' numbers, those behind number ``after``."""
         rows = await self._database.fetch(SQL["tracked_page"], after, first)
         return await self._tracked(await self._history.instruments.by_id([row["instrument_id"] for row in rows]))
 
-    async def keep(self) -> None:
+    async def run(self) -> None:
         """Look after every series twice a minute, together with the other processes, until cancelled."""
         while True:
-            with self.outage.watched():
-                while await self.look():
+            with self.outage.recording():
+                while await self.check_batch():
                     pass
             await asyncio.sleep(self._history.timings.tracking_poll_interval_s)
 
-    async def look(self) -> int:
+    async def check_batch(self) -> int:
         """Have the holes filled of some series that nobody has looked at lately; how many series that were."""
         async with self._database.connection() as connection:
-            rows = await connection.fetch(SQL["tracked_take"], self._history.timings.tracking_interval_s, BATCH)
+            rows = await connection.fetch(SQL["tracked_take"], self._history.timings.tracking_interval_s, BATCH_SIZE)
         if not rows:
             return 0
         records = await self._history.instruments.by_id([row["instrument_id"] for row in rows])
-        ledgers = await self._history.ledgers.load([record.id for record in records])
-        tried = await self._tried(records)
+        ledgers = await self._history.coverage_cache.load([record.id for record in records])
+        tried = await self._recent_attempts(records)
         providers = await self._providers(records)
         fill, again, complete, read = [], [], [], {}
         for row, record, ledger in zip(rows, records, ledgers, strict=True):
             if (provider := providers[record.instrument.market, record.instrument.provider]) is None:
                 continue  # it is down, or still starting: its holes stay until it is back
-            holes = _holes(row, record, ledger, provider)
+            holes = _series_gaps(row, record, ledger, provider)
             if not holes:
                 complete.append(record.id)
             page = provider.capabilities.max_rows_per_call * MINUTE_MS
-            fill.append(cut(record, holes - Spans(span for span, _, _ in tried[record.id]), MINUTE, page))
+            fill.append(split_into_parts(record, holes - Spans(span for span, _, _ in tried[record.id]), MINUTE, page))
             if late := _correctable(row, ledger, provider):
-                again += [Part(record, span, -(-(span.until - span.since) // page), again=True) for span in late]
+                again += [
+                    BackfillPart(record, span, -(-(span.until - span.since) // page), refetch=True) for span in late
+                ]
                 read[record.id] = provider.now_ms()
         async with self._database.transaction() as connection:
-            await self._backfills.queue(connection, [*in_turns(fill), *again], MINUTE, job=None, priority=PRIORITY)
+            await self._backfills.enqueue(
+                connection, [*round_robin(fill), *again], MINUTE, job=None, priority=TRACKING_PRIORITY
+            )
             await connection.execute(SQL["tracked_complete"], complete)
             for instrument_id, at in read.items():
                 await connection.execute(SQL["tracked_reread"], [instrument_id], at)
             await connection.execute(SQL["tracked_sweep"])
-        self._backfills.news.set()
+        self._backfills.changed.set()
         return len(rows)
 
-    async def _tried(self, records: Sequence[Record]) -> dict[int, list[tuple[Span, str, list[Any]]]]:
+    async def _recent_attempts(
+        self, records: Sequence[InstrumentRecord]
+    ) -> dict[int, list[tuple[Span, str, list[Any]]]]:
         """What is under way of each series, and what was tried a moment ago: its span, its state, and what it lacked."""
         tried: dict[int, list[tuple[Span, str, list[Any]]]] = defaultdict(list)
         for row in await self._database.fetch(SQL["tracked_parts"], [record.id for record in records]):
@@ -128,22 +134,22 @@ class Tracking:
             tried[row["instrument_id"]].append((span, row["state"], json.loads(row["holes"])))
         return tried
 
-    async def _tracked(self, records: Sequence[Record]) -> list[Tracked]:
+    async def _tracked(self, records: Sequence[InstrumentRecord]) -> list[TrackedSeries]:
         ids = [record.id for record in records]
         rows = {row["instrument_id"]: row for row in await self._database.fetch(SQL["tracked_by_id"], ids)}
-        ledgers = dict(zip(ids, await self._history.ledgers.load(ids), strict=True))
-        tried = await self._tried(records)
+        ledgers = dict(zip(ids, await self._history.coverage_cache.load(ids), strict=True))
+        tried = await self._recent_attempts(records)
         providers = await self._providers(records)
         found = []
         for record in records:
             if row := rows.get(record.id):
                 provider = providers[record.instrument.market, record.instrument.provider]
-                holes = _holes(row, record, ledgers[record.id], provider) if provider else Spans()
-                gaps = _explained(holes, tried[record.id])
-                found.append(Tracked(record, to_ms(row["since"]), tuple(gaps), to_ms(row["complete_at"])))
+                holes = _series_gaps(row, record, ledgers[record.id], provider) if provider else Spans()
+                gaps = _explain(holes, tried[record.id])
+                found.append(TrackedSeries(record, to_ms(row["since"]), tuple(gaps), to_ms(row["complete_at"])))
         return found
 
-    async def _providers(self, records: Sequence[Record]) -> dict[tuple[str, str], Upstream | None]:
+    async def _providers(self, records: Sequence[InstrumentRecord]) -> dict[tuple[str, str], Upstream | None]:
         """The providers of these records; None for one that cannot be asked now."""
         pairs = {(record.instrument.market, record.instrument.provider) for record in records}
         return dict(zip(pairs, await asyncio.gather(*(self._provider(*pair) for pair in pairs)), strict=True))
@@ -156,17 +162,17 @@ class Tracking:
             return None
 
 
-def _holes(row: Any, record: Record, ledger: Ledger, provider: Upstream) -> Spans:
+def _series_gaps(row: Any, record: InstrumentRecord, ledger: Coverage, provider: Upstream) -> Spans:
     """What is missing of a tracked series, as far as it may be had."""
-    holes, _ = missing(record, ledger, MINUTE, Span(to_ms(row["since"]), _END), provider)
-    if provider.capabilities.live is Live.NONE:
+    holes, _ = find_missing(record, ledger, MINUTE, Span(to_ms(row["since"]), _END), provider)
+    if provider.capabilities.live is LiveMode.NONE:
         return holes
     return holes & Spans(
         [Span(OLDEST_MS, provider.now_ms() - provider.capabilities.final_after_ms - LIVE_GRACE_MS)]
     ).inner(MINUTE)
 
 
-def _correctable(row: Any, ledger: Ledger, provider: Upstream) -> Spans:
+def _correctable(row: Any, ledger: Coverage, provider: Upstream) -> Spans:
     """What is known of the last whole days, once a day, of a provider that corrects them late."""
     late, reread_at = provider.capabilities.corrects_within_ms, to_ms(row["reread_at"])
     today = _DAY.floor(provider.now_ms())
@@ -177,7 +183,7 @@ def _correctable(row: Any, ledger: Ledger, provider: Upstream) -> Spans:
     return ledger.spans.get(MINUTE, Spans()) & Spans([span])
 
 
-def _explained(holes: Spans, tried: list[tuple[Span, str, list[Any]]]) -> list[Gap]:
+def _explain(holes: Spans, tried: list[tuple[Span, str, list[Any]]]) -> list[Gap]:
     """The holes, each with why it is still there."""
     gaps: list[Gap] = []
     for _, _, lacked in tried:

@@ -18,12 +18,12 @@ from candlegraph.answer import Gap, GapReason
 from candlegraph.backfill import BackfillState
 from candlegraph.errors import CandlegraphError, ProviderError, ProviderRefused, UnknownSymbol, Unsupported
 from candlegraph.outage import Outage
-from candlegraph.series import Record
+from candlegraph.series import InstrumentRecord
 from candlegraph.span import Span, Spans
 from candlegraph.supervision import Supervisor
 from candlegraph.timeframe import Timeframe
 from candlegraph.upstream import Urgency
-from history.backfill.jobs import Backfills, holes_as_json
+from history.backfill.jobs import BackfillJobs, gaps_as_json
 from history.backfill.statements import SQL
 from history.fetch_job import FetchRequest, FetchResult
 from storage.database import to_ms
@@ -32,25 +32,25 @@ log = logging.getLogger(__name__)
 
 MAX_ATTEMPTS = 40  # failures in a row before a part is given up: about two hours
 _CLAIMS, _WORK = "backfill claims", "backfills"  # the tasks
-PROVIDERS = 8  # how many providers are worked with at once
+MAX_PROVIDERS = 8  # how many providers are worked with at once
 
 
 @dataclass(slots=True)
-class _Part:
+class _ClaimedPart:
     """A part that this process works on; ``span`` is what is left of it."""
 
     id: int
-    record: Record
+    record: InstrumentRecord
     timeframe: Timeframe
     span: Span
-    again: bool
+    refetch: bool
     attempts: int
 
 
-class Workers:
+class BackfillWorkers:
     """This process's share of the work: at most so many workers for each provider, whose budget they divide."""
 
-    def __init__(self, backfills: Backfills, *, workers: int = 4, job: int | None = None) -> None:
+    def __init__(self, backfills: BackfillJobs, *, workers: int = 4, job: int | None = None) -> None:
         """Nothing runs before `start`; ``job`` is the only one to be worked on, where it is given."""
         self._backfills = backfills
         self._history = backfills.history
@@ -58,7 +58,7 @@ class Workers:
         self._workers = workers
         self._job = job
         self._holder = uuid.uuid4()
-        self._running: dict[asyncio.Task[None], _Part] = {}
+        self._running: dict[asyncio.Task[None], _ClaimedPart] = {}
         self._supervisor: Supervisor | None = None
         self._claiming = Outage("claiming parts of backfills")
         self._renewing = Outage("renewing the claims of backfills")
@@ -83,8 +83,8 @@ class Workers:
 
     async def _work(self) -> None:
         while True:
-            with self._claiming.watched():
-                while len(self._running) < self._workers * PROVIDERS and (part := await self._claim()):
+            with self._claiming.recording():
+                while len(self._running) < self._workers * MAX_PROVIDERS and (part := await self._claim()):
                     self._begin(part)
                 await self._execute("backfills_close")  # also what somebody left that way who died then
             await self._wait()
@@ -92,24 +92,24 @@ class Workers:
     async def _wait(self) -> None:
         try:
             async with asyncio.timeout(self._history.timings.backfill_poll_interval_s):
-                await self._backfills.news.wait()
+                await self._backfills.changed.wait()
         except TimeoutError:
             return
-        self._backfills.news.clear()
+        self._backfills.changed.clear()
 
-    def _begin(self, part: _Part) -> None:
-        task = asyncio.create_task(self._try(part))
+    def _begin(self, part: _ClaimedPart) -> None:
+        task = asyncio.create_task(self._try_part(part))
         self._running[task] = part
         task.add_done_callback(self._done)
 
     def _done(self, task: asyncio.Task[None]) -> None:
         del self._running[task]
-        self._backfills.news.set()
+        self._backfills.changed.set()
 
     async def _renew(self) -> None:
         """Keep the claims of what runs, and of nothing else: what a failure left behind must be free again."""
         while True:
-            with self._renewing.watched():
+            with self._renewing.recording():
                 if ids := [part.id for part in self._running.values()]:
                     async with self._database.connection() as connection:
                         await connection.execute(
@@ -117,7 +117,7 @@ class Workers:
                         )
             await asyncio.sleep(self._history.timings.backfill_renewal_interval_s)
 
-    async def _claim(self) -> _Part | None:
+    async def _claim(self) -> _ClaimedPart | None:
         busy = Counter(
             f"{part.record.instrument.market}/{part.record.instrument.provider}" for part in self._running.values()
         )
@@ -130,9 +130,9 @@ class Workers:
             return None
         record = (await self._history.instruments.by_id([row["instrument_id"]]))[0]
         left = Span(to_ms(row["reached"]), to_ms(row["span"].upper))
-        return _Part(row["id"], record, Timeframe.parse(row["timeframe"]), left, row["again"], row["attempts"])
+        return _ClaimedPart(row["id"], record, Timeframe.parse(row["timeframe"]), left, row["again"], row["attempts"])
 
-    async def _try(self, part: _Part) -> None:
+    async def _try_part(self, part: _ClaimedPart) -> None:
         try:
             await self._run(part)
         except CandlegraphError as error:  # ours, not the provider's: it does not count
@@ -151,7 +151,7 @@ class Workers:
             failure = ProviderError("The server failed unexpectedly.")
             await self._end(part, BackfillState.FAILED, FetchResult(failure=failure), GapReason.OUTAGE)
 
-    async def _run(self, part: _Part) -> None:
+    async def _run(self, part: _ClaimedPart) -> None:
         """Page after page until there is nothing more to ask for."""
         name = part.record.instrument
         while True:
@@ -161,7 +161,7 @@ class Workers:
                 await self._fail(part, FetchResult(failure=error))
                 return
             await self._history.revisions.follow(part.record, provider, self._history.timings.query_deadline_s)
-            request = FetchRequest(part.timeframe, part.span, urgency=Urgency.BACKFILL, calls=1, again=part.again)
+            request = FetchRequest(part.timeframe, part.span, urgency=Urgency.BACKFILL, calls=1, refetch=part.refetch)
             result = await asyncio.shield(self._history.fetcher.fetch(part.record, provider, request))
             if result.failure:
                 await self._fail(part, result)
@@ -171,7 +171,7 @@ class Workers:
                 return
             part.span, asked = Span(result.reached, part.span.until), Span(part.span.since, result.reached)
             part.attempts = 0
-            holes = holes_as_json(_holes(Spans([asked]) & (result.refused | result.unavailable), result))
+            holes = gaps_as_json(_part_gaps(Spans([asked]) & (result.refused | result.unavailable), result))
             progress = (
                 part.id,
                 self._holder,
@@ -185,7 +185,7 @@ class Workers:
                 if not await connection.fetchval(SQL["backfill_progress"], *progress):
                     return  # cancelled, or somebody took it for dead and goes on with it
 
-    async def _fail(self, part: _Part, result: FetchResult) -> None:
+    async def _fail(self, part: _ClaimedPart, result: FetchResult) -> None:
         """Try again later, or give the part up where that is of no use."""
         failure = result.failure
         assert failure  # noqa: S101
@@ -201,25 +201,25 @@ class Workers:
             await self._execute("backfill_rest", part.id, self._holder, rest, result.calls, 1, failure.message)
 
     async def _end(
-        self, part: _Part, state: BackfillState, result: FetchResult, reason: GapReason | None = None
+        self, part: _ClaimedPart, state: BackfillState, result: FetchResult, reason: GapReason | None = None
     ) -> None:
         """End a part; what is not known of it is a hole."""
-        ledger = (await self._history.ledgers.load([part.record.id]))[0]
+        ledger = (await self._history.coverage_cache.load([part.record.id]))[0]
         left = Spans([part.span]) - ledger.final(part.timeframe)
         message = result.failure.message if result.failure else None
-        holes = [Gap(s.since, s.until, reason, message) for s in left] if reason else _holes(left, result)
-        arguments = (state, result.calls, result.rows, holes_as_json(holes), message)
+        holes = [Gap(s.since, s.until, reason, message) for s in left] if reason else _part_gaps(left, result)
+        arguments = (state, result.calls, result.rows, gaps_as_json(holes), message)
         await self._execute("backfill_end", part.id, self._holder, *arguments)
         await self._execute("backfills_close")
 
     async def _execute(self, name: str, *arguments: object) -> None:
         """Run a statement that need not succeed: without it the claim ends, and somebody does it again."""
-        with self._recording.watched():
+        with self._recording.recording():
             async with self._database.connection() as connection:
                 await connection.execute(SQL[name], *arguments)
 
 
-def _holes(left: Spans, result: FetchResult) -> list[Gap]:
+def _part_gaps(left: Spans, result: FetchResult) -> list[Gap]:
     """Why each span of ``left`` cannot be had."""
     refused = [
         Gap(span.since, span.until, GapReason.REFUSED, "The provider sent rows that are no candles.")

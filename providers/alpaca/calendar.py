@@ -14,17 +14,17 @@ from zoneinfo import ZoneInfo
 from candlegraph import clock
 from candlegraph.errors import ProviderError
 from candlegraph.span import Span, Spans
-from providers.alpaca.rest import Rest, json_of, unreadable
+from providers.alpaca.rest import RestClient, json_of, unreadable
 
 _NEW_YORK = ZoneInfo("America/New_York")
-_AROUND = timedelta(days=7)  # so far before and after today it is read: what is followed live is recent
+_MARGIN = timedelta(days=7)  # so far before and after today it is read: what is followed live is recent
 _DEADLINE_S = 3.0
 
 
-class Sessions:
+class TradingCalendar:
     """The sessions of these days, read once a day; nothing depends on having them."""
 
-    def __init__(self, rest: Rest, retry_s: float) -> None:
+    def __init__(self, rest: RestClient, retry_s: float) -> None:
         """Nothing is read yet; a failed read is tried again after ``retry_s``."""
         self._rest = rest
         self._retry_s = retry_s
@@ -36,7 +36,7 @@ class Sessions:
     async def closed_during(self, span: Span) -> bool:
         """Whether nothing can have traded in ``span``; False where that is not known."""
         today = datetime.fromtimestamp(clock.now_ms() / 1000, UTC).astimezone(_NEW_YORK).date()
-        first, last = today - _AROUND, today + _AROUND
+        first, last = today - _MARGIN, today + _MARGIN
         known = Span(_instant(first, "0000"), _instant(last, "0000"))
         if not span or span & known != span:
             return False

@@ -16,14 +16,14 @@ from candlegraph import clock
 from candlegraph.candle import Candles
 from candlegraph.clock import DAY_MS, MINUTE_MS
 from candlegraph.errors import ConfigurationError, ProviderUnavailable, Unsupported
-from candlegraph.provider import Budget, Capabilities, Listing, Live, Market, Page, Provider, Unconfigured
+from candlegraph.provider import Budget, Capabilities, Listing, LiveMode, Market, Page, Provider, UnconfiguredProvider
 from candlegraph.series import Instrument
 from candlegraph.span import Span
 from candlegraph.timeframe import MINUTE, Timeframe
 from candlegraph.zone import zone
-from providers.alpaca.calendar import Sessions
-from providers.alpaca.rest import Account, RecentRefused, Rest, candles_of, json_of, objects_of, unreadable
-from providers.alpaca.streaming import Tape
+from providers.alpaca.calendar import TradingCalendar
+from providers.alpaca.rest import AlpacaAccount, RecentRefused, RestClient, candles_of, json_of, objects_of, unreadable
+from providers.alpaca.streaming import BarStream
 from providers.alpaca.timings import AlpacaTimings
 
 DEFAULT_FEEDS = "iex"
@@ -34,7 +34,7 @@ STREAM_URL = "wss://stream.data.alpaca.markets"
 MARKET = Market("stocks", "Stocks", "American stocks and funds.", "America/New_York")
 DELAY_MS = 16 * MINUTE_MS  # the free plan's 15 minutes of SIP, and one more because clocks differ
 
-_FEEDS = {"iex": Live.STREAM, "sip": Live.STREAM, "otc": Live.POLL}
+_FEEDS = {"iex": LiveMode.STREAM, "sip": LiveMode.STREAM, "otc": LiveMode.POLL}
 _ADJUSTMENTS = {
     "raw": "",
     "split": "adjusted for splits",
@@ -64,7 +64,9 @@ class Alpaca:
     market = MARKET
     version = _VERSION
 
-    def __init__(self, account: Account, tape: Tape, feed: str, adjustment: str, *, sharers: int = 1) -> None:
+    def __init__(
+        self, account: AlpacaAccount, stream: BarStream, feed: str, adjustment: str, *, sharers: int = 1
+    ) -> None:
         """``tape`` is the feed's; ``sharers`` is how many providers use the account. Nothing is opened yet."""
         self.id, self.name, self.description = identity(feed, adjustment)
         self.capabilities = Capabilities(
@@ -77,9 +79,9 @@ class Alpaca:
         )
         self._question = {"feed": feed, "adjustment": adjustment, "sort": "asc"}
         self._account = account
-        self._tape = tape
-        self._rest = Rest(account)
-        self._sessions = Sessions(self._rest, tape.timings.calendar_retry_s)
+        self._stream = stream
+        self._rest = RestClient(account)
+        self._sessions = TradingCalendar(self._rest, stream.timings.calendar_retry_s)
 
     def __repr__(self) -> str:
         """Print no key."""
@@ -91,7 +93,7 @@ class Alpaca:
 
     async def close(self) -> None:
         """Close the connections, the stream too."""
-        await self._tape.close()
+        await self._stream.close()
         await self._rest.close()
 
     async def listings(self) -> Sequence[Listing]:
@@ -146,7 +148,7 @@ class Alpaca:
 
     def stream(self, instrument: Instrument) -> AsyncIterator[Candles]:
         """Minutes as they end; one that comes again was corrected. Adjusted or not, what trades now is the same."""
-        return self._tape.follow(instrument.symbol)
+        return self._stream.follow(instrument.symbol)
 
     async def first_available(self, instrument: Instrument) -> int | None:
         """When its first minute opens."""
@@ -180,9 +182,11 @@ def identity(feed: str, adjustment: str) -> tuple[str, str, str]:
     return "-".join(parts), f"Alpaca ({traits})", f"American stocks from Alpaca: {about}."
 
 
-def create(environ: Mapping[str, str], timings: AlpacaTimings | None = None) -> Iterable[Provider | Unconfigured]:
+def create(
+    environ: Mapping[str, str], timings: AlpacaTimings | None = None
+) -> Iterable[Provider | UnconfiguredProvider]:
     """A provider for each entry of ``ALPACA_FEEDS``, for the entry point ``stocks.alpaca``."""
-    wanted = _wanted(environ.get("ALPACA_FEEDS", ""))
+    wanted = _requested_feeds(environ.get("ALPACA_FEEDS", ""))
     urls = [
         _url(environ, "ALPACA_DATA_URL", DATA_URL, "http"),
         _url(environ, "ALPACA_TRADING_URL", TRADING_URL, "http"),
@@ -191,15 +195,15 @@ def create(environ: Mapping[str, str], timings: AlpacaTimings | None = None) -> 
     keys = {name: environ.get(name, "").strip() for name in ("ALPACA_API_KEY", "ALPACA_API_SECRET")}
     if missing := [name for name, value in keys.items() if not value]:
         reason = f"Set {' and '.join(missing)}: an account at alpaca.markets brings them."
-        return [Unconfigured(MARKET, *identity(*pair), _VERSION, reason) for pair in wanted]
+        return [UnconfiguredProvider(MARKET, *identity(*pair), _VERSION, reason) for pair in wanted]
     if not all(value.isascii() and value.isprintable() for value in keys.values()):
         raise ConfigurationError("ALPACA_API_KEY, ALPACA_API_SECRET: a key is one line of letters and digits.")
-    account = Account(*keys.values(), *urls)
-    tapes = {feed: Tape(account, feed, timings or AlpacaTimings()) for feed, _ in wanted}
+    account = AlpacaAccount(*keys.values(), *urls)
+    tapes = {feed: BarStream(account, feed, timings or AlpacaTimings()) for feed, _ in wanted}
     return [Alpaca(account, tapes[feed], feed, adjustment, sharers=len(wanted)) for feed, adjustment in wanted]
 
 
-def _wanted(text: str) -> list[tuple[str, str]]:
+def _requested_feeds(text: str) -> list[tuple[str, str]]:
     """The feeds and adjustments of ``ALPACA_FEEDS``, such as ``iex,sip:split``."""
     entries = [entry.strip().lower() for entry in (text.strip() or DEFAULT_FEEDS).split(",") if entry.strip()]
     pairs: dict[tuple[str, str], None] = {}

@@ -37,7 +37,7 @@ class RecentRefused(ProviderRefused):
 
 
 @dataclass(frozen=True, slots=True)
-class Account:
+class AlpacaAccount:
     """A pair of keys and the hosts they are for; printed without the keys."""
 
     key: str = field(repr=False)
@@ -47,10 +47,10 @@ class Account:
     stream_url: str
 
 
-class Rest:
+class RestClient:
     """The connections of one provider to Alpaca's two REST hosts."""
 
-    def __init__(self, account: Account) -> None:
+    def __init__(self, account: AlpacaAccount) -> None:
         """Nothing is opened yet."""
         self.account = account
         self._http: aiohttp.ClientSession | None = None

@@ -17,7 +17,7 @@ import aiohttp
 
 from candlegraph.candle import Candles
 from candlegraph.errors import ProviderError, ProviderRefused, ProviderUnavailable
-from providers.alpaca.rest import Account, candles_of, json_of, unreadable
+from providers.alpaca.rest import AlpacaAccount, candles_of, json_of, unreadable
 from providers.alpaca.timings import AlpacaTimings
 
 log = logging.getLogger(__name__)
@@ -37,15 +37,15 @@ class _Occupied(Exception):
     """The account has another connection open."""
 
 
-class Tape:
+class BarStream:
     """The stream of one feed of an account."""
 
-    def __init__(self, account: Account, feed: str, timings: AlpacaTimings) -> None:
+    def __init__(self, account: AlpacaAccount, feed: str, timings: AlpacaTimings) -> None:
         """Nothing is opened before somebody follows."""
         self.account = account
         self.timings = timings
         self.url = f"{account.stream_url}/v2/{feed}"
-        self.turn = asyncio.Lock()  # held while a socket is open: the next one waits until it is closed
+        self.lock = asyncio.Lock()  # held while a socket is open: the next one waits until it is closed
         self._socket: _Socket | None = None
         self._refused: tuple[float, str] | None = None
 
@@ -72,7 +72,7 @@ class Tape:
         self._refused = None
         if self._socket:
             self._socket.task.cancel()
-        async with self.turn:  # also one that somebody left a moment ago
+        async with self.lock:  # also one that somebody left a moment ago
             self._socket = None
 
 
@@ -107,8 +107,8 @@ class _Follower:
 class _Socket:
     """One connection, from the first who follows to the last, or until it is cut."""
 
-    def __init__(self, tape: Tape) -> None:
-        self._tape = tape
+    def __init__(self, stream: BarStream) -> None:
+        self._stream = stream
         self.ended = False
         self._followers: dict[str, list[_Follower]] = {}
         self._subscribed: set[str] = set()
@@ -138,12 +138,12 @@ class _Socket:
 
     async def _run(self) -> None:
         try:
-            async with self._tape.turn:
+            async with self._stream.lock:
                 await self._connect()
         except ProviderError as error:
             self._error = error
             if isinstance(error, ProviderRefused):
-                self._tape.refuse(error.message)
+                self._stream.refuse(error.message)
         except Exception as error:
             self._error = ProviderUnavailable(f"Alpaca's stream failed ({type(error).__name__}).")
             log.exception("the stream failed unexpectedly")
@@ -155,11 +155,11 @@ class _Socket:
                 follower.fail(self._error)
 
     async def _connect(self) -> None:
-        for wait in self._tape.timings.occupied_retries_s:
+        for wait in self._stream.timings.occupied_retries_s:
             try:
                 await self._talk()
             except _Occupied:
-                log.warning("Alpaca counts another connection of this account to %s: trying again", self._tape.url)
+                log.warning("Alpaca counts another connection of this account to %s: trying again", self._stream.url)
                 await asyncio.sleep(wait * random.uniform(0.5, 1.0))  # noqa: S311 - not for secrets
         raise ProviderUnavailable("Alpaca's stream is occupied: another connection with these keys is open.")
 
@@ -169,8 +169,10 @@ class _Socket:
         try:
             async with (
                 aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=None)) as http,
-                asyncio.timeout(self._tape.timings.answer_timeout_s) as opening,
-                http.ws_connect(self._tape.url, heartbeat=self._tape.timings.heartbeat_interval_s, timeout=close) as ws,
+                asyncio.timeout(self._stream.timings.answer_timeout_s) as opening,
+                http.ws_connect(
+                    self._stream.url, heartbeat=self._stream.timings.heartbeat_interval_s, timeout=close
+                ) as ws,
             ):
                 await self._sign_in(ws)
                 opening.reschedule(None)
@@ -190,11 +192,11 @@ class _Socket:
             raise group_error.exceptions[0] from None
 
     async def _sign_in(self, ws: aiohttp.ClientWebSocketResponse) -> None:
-        await self._said(ws, "connected")
-        await ws.send_json({"action": "auth", "key": self._tape.account.key, "secret": self._tape.account.secret})
-        await self._said(ws, "authenticated")
+        await self._expect(ws, "connected")
+        await ws.send_json({"action": "auth", "key": self._stream.account.key, "secret": self._stream.account.secret})
+        await self._expect(ws, "authenticated")
 
-    async def _said(self, ws: aiohttp.ClientWebSocketResponse, wanted: str) -> None:
+    async def _expect(self, ws: aiohttp.ClientWebSocketResponse, wanted: str) -> None:
         while True:
             for item in _items(await ws.receive()):
                 if item.get("T") == "error":
@@ -205,22 +207,22 @@ class _Socket:
     async def _listen(self, ws: aiohttp.ClientWebSocketResponse) -> NoReturn:
         while True:
             for item in _items(await ws.receive()):
-                self._take(item)
+                self._on_item(item)
 
-    def _take(self, item: Mapping[str, object]) -> None:
+    def _on_item(self, item: Mapping[str, object]) -> None:
         kind = item.get("T")
         if kind in {"b", "u"}:
             for follower in self._followers.get(str(item.get("S")), ()):
                 follower.push(item)
         elif kind == "subscription":
             bars = item.get("bars")
-            self._answered({str(symbol) for symbol in bars} if isinstance(bars, list) else set())
+            self._on_reply({str(symbol) for symbol in bars} if isinstance(bars, list) else set())
         elif kind == "error":
             code = item.get("code")
-            if not (isinstance(code, int) and code in _ABOUT_SYMBOLS and self._answered(code)):
+            if not (isinstance(code, int) and code in _ABOUT_SYMBOLS and self._on_reply(code)):
                 _raise_for(code)
 
-    def _answered(self, answer: set[str] | int) -> bool:
+    def _on_reply(self, answer: set[str] | int) -> bool:
         asked = self._answer is not None and not self._answer.done()
         if self._answer and asked:
             self._answer.set_result(answer)
@@ -240,7 +242,7 @@ class _Socket:
             action = "unsubscribe" if gone else "subscribe"
             await ws.send_json({"action": action, "bars": symbols, "updatedBars": symbols})
             try:
-                async with asyncio.timeout(self._tape.timings.answer_timeout_s):
+                async with asyncio.timeout(self._stream.timings.answer_timeout_s):
                     answer = await self._answer
             except TimeoutError:
                 raise ProviderUnavailable("Alpaca's stream did not answer a subscription.") from None

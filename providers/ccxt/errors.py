@@ -26,7 +26,7 @@ _SECRETS = re.compile(r"(?<=\?)\S+|(?<=//)[^/@\s]+(?=@)")  # a URL's query (keys
 
 
 @dataclass(slots=True)
-class Answer:
+class HttpResponse:
     """The HTTP answer to one request."""
 
     status: int = 0
@@ -34,25 +34,25 @@ class Answer:
     body: object = None
 
 
-last_answer: ContextVar[Answer | None] = ContextVar("ccxt_answer", default=None)
+last_response: ContextVar[HttpResponse | None] = ContextVar("ccxt_answer", default=None)
 """The answer to the last request of the task at hand: an instance of ccxt's knows only the last one of all."""
 
 
 @contextmanager
-def border(name: str) -> Iterator[None]:
+def translating_errors(name: str) -> Iterator[None]:
     """Let nothing but a ProviderError out."""
     try:
         yield
     except ProviderError:
         raise
     except Exception as error:
-        raise translated(name, error) from error
+        raise translate_error(name, error) from error
 
 
-def translated(name: str, error: Exception) -> ProviderError:
+def translate_error(name: str, error: Exception) -> ProviderError:
     """What an error of ccxt's means to us. It keeps no URL's query: the messages of ccxt quote whole requests."""
     errors = import_module("ccxt.base.errors")
-    answer = getattr(error, "answer", None) or _handshake(error) or Answer()
+    answer = getattr(error, "answer", None) or _handshake(error) or HttpResponse()
     if isinstance(error, errors.BaseError):
         error.args = tuple(_SECRETS.sub("...", str(arg))[:500] for arg in error.args)
     if answer.status in {418, 429} or isinstance(error, errors.DDoSProtection | errors.RateLimitExceeded):
@@ -84,11 +84,11 @@ def unreadable(name: str) -> ProviderUnavailable:
     return ProviderUnavailable(f"{name} sent an answer that could not be read.")
 
 
-def _handshake(error: Exception) -> Answer | None:
+def _handshake(error: Exception) -> HttpResponse | None:
     """What a websocket's handshake was answered with; ccxt puts aiohttp's error into its own."""
     inner = error.args[0] if error.args else None
     status, headers = getattr(inner, "status", None), getattr(inner, "headers", None)
-    return Answer(status, retry_after(headers or {})) if isinstance(status, int) else None
+    return HttpResponse(status, retry_after(headers or {})) if isinstance(status, int) else None
 
 
 def retry_after(headers: Mapping[str, str]) -> float | None:

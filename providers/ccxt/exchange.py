@@ -13,15 +13,15 @@ from candlegraph import clock
 from candlegraph.clock import DAY_MS, HOUR_MS
 from candlegraph.errors import BadUserInput, ConfigurationError, ProviderUnavailable
 from candlegraph.timeframe import Timeframe
-from providers.ccxt.errors import Answer, last_answer, retry_after, unreadable
+from providers.ccxt.errors import HttpResponse, last_response, retry_after, unreadable
 from providers.ccxt.kraken import KrakenSocket
 
 KEEP_ALIVE_MS = 15_000  # Binance's class waits 180 s before it notices a dead line
 _BINANCE = ("binance", "binanceus", "binanceusdm", "binancecoinm")
 _DAYS_NOT_UTC = ("htx", "bittrade")  # their days open at midnight in Singapore
-_OWN = {"kraken": (KrakenSocket,)}  # what is put in front of a class besides
+_SOCKET_CLASSES = {"kraken": (KrakenSocket,)}  # what is put in front of a class besides
 
-Rows = list[list[float]]
+OhlcvRows = list[list[float]]
 MarketInfo = Mapping[str, object]  # what ccxt knows of one symbol
 spent: ContextVar[list[float] | None] = ContextVar("ccxt_spent", default=None)
 """What ccxt's rate limiter charged for each request of the task at hand."""
@@ -45,9 +45,9 @@ class Exchange(Protocol):
     clients: dict[str, Any]
 
     async def load_markets(self) -> object: ...
-    async def fetch_ohlcv(self, symbol: str, timeframe: str, since: int, limit: int) -> Rows: ...
+    async def fetch_ohlcv(self, symbol: str, timeframe: str, since: int, limit: int) -> OhlcvRows: ...
     async def fetch_time(self) -> object: ...
-    async def watch_ohlcv(self, symbol: str, timeframe: str, since: None, limit: int) -> Rows: ...
+    async def watch_ohlcv(self, symbol: str, timeframe: str, since: None, limit: int) -> OhlcvRows: ...
     async def un_watch_ohlcv(self, symbol: str, timeframe: str) -> object: ...
     def is_quiet(self, symbol: str) -> bool: ...
     async def close_ws_clients(self) -> None: ...
@@ -56,7 +56,7 @@ class Exchange(Protocol):
     def feature_value_by_type(self, kind: str, sub: str | None, method: str, param: str) -> object: ...
 
 
-class _Sealed:
+class _Instrumented:
     """Put in front of an exchange class of ccxt's.
 
     ``last_response_headers`` of an instance is whatever request ended last; here each request keeps its own answer,
@@ -87,8 +87,8 @@ class _Sealed:
         self, url: str, method: str = "GET", headers: object = None, body: object = None
     ) -> dict[str, object] | list[object]:
         """Do one HTTP request. Where the body is no JSON, ccxt returns its text: that is an error here."""
-        answer = Answer()
-        last_answer.set(answer)
+        answer = HttpResponse()
+        last_response.set(answer)
         try:
             parsed: object = await super().fetch(url, method, headers, body)  # type: ignore[misc]
         except Exception as error:
@@ -104,7 +104,7 @@ class _Sealed:
     ) -> str:
         """Note the status, Retry-After and Date; ccxt calls it for every answer before it looks for errors."""
         clock.note_date(headers)
-        if answer := last_answer.get():
+        if answer := last_response.get():
             answer.status = code
             answer.retry_after = retry_after(headers)
         return cast(str, super().on_rest_response(code, reason, url, method, headers, *rest))  # type: ignore[misc]
@@ -141,12 +141,14 @@ class _Sealed:
             asyncio.ensure_future(client.close(1000))  # noqa: RUF006 - as ccxt itself closes one
 
 
-def make(exchange_id: str, options: Mapping[str, object]) -> Exchange:
+def make_exchange(exchange_id: str, options: Mapping[str, object]) -> Exchange:
     """Import ccxt and make an instance; ConfigurationError. Slow: for a thread. The id must be one of ccxt's files."""
     bases = [getattr(import_module(module), exchange_id, None) for module in ("ccxt.pro", "ccxt.async_support")]
     base = next(base for base in bases if base is not None)
     try:
-        exchange = type(exchange_id, (*_OWN.get(exchange_id, ()), _Sealed, base), {})(deepcopy(dict(options)))
+        exchange = type(exchange_id, (*_SOCKET_CLASSES.get(exchange_id, ()), _Instrumented, base), {})(
+            deepcopy(dict(options))
+        )
     except Exception as error:  # noqa: BLE001 - whatever odd options lead to inside ccxt
         kind = type(error).__name__
         raise ConfigurationError(f"CCXT_OPTIONS: ccxt takes no such options for {exchange_id} ({kind}).") from None

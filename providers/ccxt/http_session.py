@@ -13,7 +13,7 @@ MAX_BYTES = 32 << 20  # of one answer, unpacked; Binance lists all of its symbol
 _REDIRECTS = frozenset({301, 302, 303, 307, 308})
 
 
-class Response(aiohttp.ClientResponse):
+class BoundedResponse(aiohttp.ClientResponse):
     """An answer within bounds; what is out of them is an error, to ccxt as to us."""
 
     async def start(self, connection: Any) -> aiohttp.ClientResponse:
@@ -37,8 +37,8 @@ class Response(aiohttp.ClientResponse):
         return self._body
 
 
-def bounded(session: aiohttp.ClientSession, *, trust_env: bool) -> aiohttp.ClientSession:
+def bounded_session(session: aiohttp.ClientSession, *, trust_env: bool) -> aiohttp.ClientSession:
     """A session on the connector of another, which is spent by this."""
     connector = session.connector
     session.detach()
-    return aiohttp.ClientSession(connector=connector, trust_env=trust_env, response_class=Response)
+    return aiohttp.ClientSession(connector=connector, trust_env=trust_env, response_class=BoundedResponse)

@@ -26,17 +26,17 @@ from candlegraph import clock, errors
 from candlegraph.clock import DAY_MS
 from candlegraph.errors import ProviderError, ProviderUnavailable
 from candlegraph.provider import Listing
-from providers.ccxt.errors import border
-from providers.ccxt.exchange import Exchange, MarketInfo, make
+from providers.ccxt.errors import translating_errors
+from providers.ccxt.exchange import Exchange, MarketInfo, make_exchange
 from providers.ccxt.timings import CcxtTimings
 
 log = logging.getLogger(__name__)
 
-FRESH_MS = DAY_MS  # older symbols are used still, while new ones are being fetched
+MAX_AGE_MS = DAY_MS  # older symbols are used still, while new ones are being fetched
 
 
 @dataclass(frozen=True, slots=True)
-class _Tables:
+class _SymbolTables:
     """The symbols of an exchange, as ccxt keeps them."""
 
     markets: dict[str, MarketInfo]
@@ -92,11 +92,11 @@ class Markets:
         self._child: subprocess.Popen[bytes] | None = None
         self._closed = False
 
-    async def ready(self, exchange: Exchange) -> None:
+    async def ensure_loaded(self, exchange: Exchange) -> None:
         """Have symbols, perhaps a day old; ProviderError where there are none to be had."""
         if not exchange.markets:
             await self._once(exchange, kept=True)
-        if clock.now_ms() - self._at > FRESH_MS:
+        if clock.now_ms() - self._at > MAX_AGE_MS:
             self._begin(exchange, kept=False)
 
     async def refresh(self, exchange: Exchange) -> None:
@@ -126,9 +126,9 @@ class Markets:
             self._at = clock.now_ms()  # a failed try counts, too: the next one behind is tomorrow's
             tables = await asyncio.to_thread(self._list, exchange.name)
         old = tables.swap(exchange)
-        await asyncio.to_thread(_free, old)
+        await asyncio.to_thread(_release_slowly, old)
 
-    def _restore(self) -> _Tables | None:
+    def _restore(self) -> _SymbolTables | None:
         """The symbols of the file; None where anything is wrong with it, for they are asked for then."""
         try:
             header, *lines = self._file.read_bytes().splitlines() if self._file else [b"{}"]
@@ -136,7 +136,7 @@ class Markets:
             if {name: head.get(name) for name in self._written_for} != self._written_for or head["count"] != len(lines):
                 return None
             at = int(head["at"])
-            tables = _Tables.of(lines)
+            tables = _SymbolTables.of(lines)
         except FileNotFoundError:
             return None
         except Exception as error:  # noqa: BLE001 - anything may stand in a file
@@ -145,13 +145,13 @@ class Markets:
         self._at = min(at, clock.now_ms())
         return tables
 
-    def _list(self, name: str) -> _Tables:
+    def _list(self, name: str) -> _SymbolTables:
         """Have a child list the symbols, and keep them."""
         lines = self._ask_child(name)
         if not lines:
             raise ProviderUnavailable(f"{name} listed no symbols.")
-        with border(name):
-            tables = _Tables.of(lines)
+        with translating_errors(name):
+            tables = _SymbolTables.of(lines)
         if self._file:
             header = orjson.dumps({**self._written_for, "at": self._at, "count": len(lines)})
             try:
@@ -199,7 +199,7 @@ def listing(market: MarketInfo) -> Listing:
     )
 
 
-def _free(tables: list[dict[str, Any]]) -> None:
+def _release_slowly(tables: list[dict[str, Any]]) -> None:
     """Free tables one value after the other: all at once would take 30 ms. What somebody still reads stays whole."""
     values = [value for table in tables for value in table.values()]
     tables.clear()
@@ -221,22 +221,22 @@ def _write(file: Path, lines: Iterable[bytes]) -> None:
         raise
 
 
-def child() -> None:
+def run_child() -> None:
     """What the child process does: print the markets, or as its last line what went wrong."""
     exchange_id, options = orjson.loads(sys.stdin.buffer.read())
     try:
-        for line in asyncio.run(listed(exchange_id, options)):
+        for line in asyncio.run(list_markets(exchange_id, options)):
             sys.stdout.buffer.write(line + b"\n")
     except ProviderError as error:
         sys.stdout.buffer.write(b"\n" + orjson.dumps([type(error).__name__, error.message, error.retry_after]))
         sys.exit(1)
 
 
-async def listed(exchange_id: str, options: Mapping[str, object]) -> list[bytes]:
+async def list_markets(exchange_id: str, options: Mapping[str, object]) -> list[bytes]:
     """The markets of an exchange, a line of JSON each; ProviderError."""
-    exchange = make(exchange_id, options)
+    exchange = make_exchange(exchange_id, options)
     try:
-        with border(exchange.name):
+        with translating_errors(exchange.name):
             async with asyncio.timeout(CcxtTimings().listing_timeout_s):
                 await exchange.load_markets()
     finally:

@@ -16,7 +16,7 @@ _SMALLEST_CAP = 100  # no exchange of ccxt's cuts an answer of fewer rows
 LOOKBACK_ROWS = {"kraken": 720, "gate": 10_000, "gateeu": 10_000, "hyperliquid": 5_000}
 
 
-class Reach(Enum):
+class PagingStyle(Enum):
     """What an exchange answers to ``since`` and ``limit``, as ccxt puts them to it (read in ccxt's source)."""
 
     FORWARD = "the oldest rows from since on, however far away they are"
@@ -25,55 +25,55 @@ class Reach(Enum):
     UNKNOWN = "probably a window, perhaps cut at a number of rows we do not know"
 
 
-_REACH = {
-    "binance": Reach.FORWARD,
-    "binanceus": Reach.FORWARD,
-    "binanceusdm": Reach.FORWARD,
-    "coinbase": Reach.WINDOW,
-    "gemini": Reach.NEWEST,
-    "kraken": Reach.NEWEST,
+_PAGING_STYLES = {
+    "binance": PagingStyle.FORWARD,
+    "binanceus": PagingStyle.FORWARD,
+    "binanceusdm": PagingStyle.FORWARD,
+    "coinbase": PagingStyle.WINDOW,
+    "gemini": PagingStyle.NEWEST,
+    "kraken": PagingStyle.NEWEST,
 }
 
 
-def reach_of(exchange_id: str, *, inverse: bool) -> Reach:
+def paging_style_of(exchange_id: str, *, inverse: bool) -> PagingStyle:
     """What an exchange answers of a symbol; of inverse swaps ccxt asks for a window, for it sets their ``endTime``."""
-    reach = _REACH.get(exchange_id, Reach.UNKNOWN)
-    return Reach.WINDOW if reach is Reach.FORWARD and inverse else reach
+    reach = _PAGING_STYLES.get(exchange_id, PagingStyle.UNKNOWN)
+    return PagingStyle.WINDOW if reach is PagingStyle.FORWARD and inverse else reach
 
 
 def lookback_of(exchange_id: str) -> int | None:
     """How many final candles there are to be had; of the newest rows the last one is forming."""
     rows = LOOKBACK_ROWS.get(exchange_id)
-    return rows - 1 if rows and _REACH.get(exchange_id) is Reach.NEWEST else rows
+    return rows - 1 if rows and _PAGING_STYLES.get(exchange_id) is PagingStyle.NEWEST else rows
 
 
 @dataclass(frozen=True, slots=True)
-class Asked:
+class PageRequest:
     """A question to an exchange."""
 
     timeframe: Timeframe
     span: Span
     limit: int
-    reach: Reach
+    paging_style: PagingStyle
     lookback_rows: int | None = None
 
 
-def page_of(found: Candles, rows: int, asked: Asked) -> Page:
+def page_of(found: Candles, rows: int, asked: PageRequest) -> Page:
     """Judge what ``rows`` rows prove that made the candles ``found``, some perhaps outside of the span asked for."""
-    span, timeframe, reach = asked.span, asked.timeframe, asked.reach
+    span, timeframe, reach = asked.span, asked.timeframe, asked.paging_style
     now = clock.now_ms()
     since = complete_from = span.since
     window_ends = timeframe.shift(since, asked.limit)
     if not len(found):
-        complete_to = {Reach.FORWARD: span.until, Reach.NEWEST: since}.get(reach, window_ends)
+        complete_to = {PagingStyle.FORWARD: span.until, PagingStyle.NEWEST: since}.get(reach, window_ends)
     else:
         first, after_last = int(found.timestamp[0]), timeframe.next(int(found.timestamp[-1]))
-        unsure = reach is Reach.UNKNOWN and rows >= _SMALLEST_CAP
+        unsure = reach is PagingStyle.UNKNOWN and rows >= _SMALLEST_CAP
         # A row behind the window (its end may be meant inclusively) was not looked for in a window.
-        strayed = reach is not Reach.FORWARD and after_last > timeframe.next(window_ends)
-        if reach is Reach.NEWEST or unsure or strayed:
+        strayed = reach is not PagingStyle.FORWARD and after_last > timeframe.next(window_ends)
+        if reach is PagingStyle.NEWEST or unsure or strayed:
             complete_from = max(since, first)
-        if reach is Reach.NEWEST:
+        if reach is PagingStyle.NEWEST:
             complete_to = span.until
         elif rows >= asked.limit or unsure or strayed:
             complete_to = after_last

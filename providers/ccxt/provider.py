@@ -23,15 +23,23 @@ from pathlib import Path
 from candlegraph import clock
 from candlegraph.candle import Candles
 from candlegraph.errors import ConfigurationError, ProviderRefused, ProviderUnavailable, UnknownSymbol, Unsupported
-from candlegraph.provider import Budget, Capabilities, Listing, Live, Market, Page, Provider
+from candlegraph.provider import Budget, Capabilities, Listing, LiveMode, Market, Page, Provider
 from candlegraph.series import Instrument
 from candlegraph.span import Span
 from candlegraph.timeframe import MINUTE, Timeframe
 from providers.ccxt import streaming
-from providers.ccxt.errors import border, last_answer, unreadable
-from providers.ccxt.exchange import Exchange, MarketInfo, make, native_timeframes, spent
+from providers.ccxt.errors import last_response, translating_errors, unreadable
+from providers.ccxt.exchange import Exchange, MarketInfo, make_exchange, native_timeframes, spent
 from providers.ccxt.markets import Markets, listing
-from providers.ccxt.pages import LOOKBACK_ROWS, Asked, Reach, has_rows_list, lookback_of, page_of, reach_of
+from providers.ccxt.pages import (
+    LOOKBACK_ROWS,
+    PageRequest,
+    PagingStyle,
+    has_rows_list,
+    lookback_of,
+    page_of,
+    paging_style_of,
+)
 from providers.ccxt.timings import CcxtTimings
 
 DEFAULT_EXCHANGES = "binance,kraken,coinbase"
@@ -43,7 +51,7 @@ _TYPICAL = tuple(map(Timeframe.parse, ("1m", "5m", "15m", "30m", "1h", "4h", "1d
 _BUDGET_S = 60.0
 _CONCURRENT = 8  # of 8 pages at once, 100 take a fifth of the time; more of them only make a queue
 _CREDENTIALS = ("apiKey", "uid", "login", "walletAddress", "token")  # what ccxt calls those that say who asks
-_SILENT_ASKS = 3  # empty answers up to now after which a symbol that is not traded has ended
+_MAX_EMPTY_ANSWERS = 3  # empty answers up to now after which a symbol that is not traded has ended
 
 
 class Ccxt:
@@ -68,7 +76,7 @@ class Ccxt:
         self.name = exchange_id.capitalize()
         self.capabilities = Capabilities(
             _TYPICAL,
-            Live.POLL,
+            LiveMode.POLL,
             max_rows_per_call=_UNDECLARED_LIMIT,
             max_lookback_candles=lookback_of(exchange_id),
             settle_ms=_SETTLE_MS.get(exchange_id, 30_000),
@@ -76,11 +84,13 @@ class Ccxt:
         self._options = options or {}
         self._timings = timings or CcxtTimings()
         self._exchange: Exchange | None = None
-        self._live: streaming.Live | None = None
+        self._live: streaming.CandleStreams | None = None
         self._native: dict[Timeframe, str] = {}
         self._folder = folder
         self._markets = Markets(exchange_id, self._options, _ccxt_version(), self._timings, folder)
-        self._silent: dict[str, tuple[int, int]] = {}  # from when on a delisted symbol has nothing, and how often so
+        self._empty_answers: dict[
+            str, tuple[int, int]
+        ] = {}  # from when on a delisted symbol has nothing, and how often so
 
     def __repr__(self) -> str:
         """Print no option: they may hold keys."""
@@ -99,10 +109,10 @@ class Ccxt:
     async def start(self) -> None:
         """Import ccxt and make the instance; no request yet. ConfigurationError where the settings do not fit."""
         if self._exchange is None:
-            exchange = await asyncio.to_thread(make, self.id, self._options)
+            exchange = await asyncio.to_thread(make_exchange, self.id, self._options)
             self._learn(exchange)
             self._markets = Markets(self.id, self._options, self.version, self._timings, self._folder)
-            self._exchange, self._live = exchange, streaming.Live(exchange, self._timings)
+            self._exchange, self._live = exchange, streaming.CandleStreams(exchange, self._timings)
 
     def _learn(self, exchange: Exchange) -> None:
         self._native = native_timeframes(self.id, exchange.timeframes or {})
@@ -113,7 +123,7 @@ class Ccxt:
         self.capabilities = replace(
             self.capabilities,
             timeframes=tuple(sorted(self._native, key=lambda timeframe: timeframe.nominal_ms)),
-            live=Live.STREAM if streams else Live.POLL,
+            live=LiveMode.STREAM if streams else LiveMode.POLL,
             max_rows_per_call=next((limit for limit in limits if isinstance(limit, int) and limit), _UNDECLARED_LIMIT),
             budget=_budget(exchange, self._options),
             deadline_s=exchange.timeout / 1000,
@@ -151,29 +161,29 @@ class Ccxt:
         most = declared if isinstance(declared, int) and declared else _UNDECLARED_LIMIT
         limit = min(most, (span.until - span.since) // timeframe.nominal_ms + 1)
         found, rows = await self._ask(exchange, instrument.symbol, str(native), span.since, limit)
-        asked = Asked(timeframe, span, limit, self._reach(market), LOOKBACK_ROWS.get(self.id))
+        asked = PageRequest(timeframe, span, limit, self._paging_style(market), LOOKBACK_ROWS.get(self.id))
         page = page_of(found, rows, asked)
-        self._note_silence(market, timeframe, page)
+        self._count_empty_answer(market, timeframe, page)
         return page
 
     async def first_available(self, instrument: Instrument) -> int | None:
         """When its first minute opens: listed by the exchange, or asked for where that is one call. ProviderError."""
         exchange, market = await self._find(instrument)
         listed = listing(market).first_available
-        reach = self._reach(market)
-        if listed is not None or MINUTE not in self._native or reach not in {Reach.FORWARD, Reach.NEWEST}:
+        reach = self._paging_style(market)
+        if listed is not None or MINUTE not in self._native or reach not in {PagingStyle.FORWARD, PagingStyle.NEWEST}:
             return listed
-        most = 1 if reach is Reach.FORWARD else LOOKBACK_ROWS.get(self.id, 0)
+        most = 1 if reach is PagingStyle.FORWARD else LOOKBACK_ROWS.get(self.id, 0)
         found, rows = await self._ask(exchange, instrument.symbol, self._native[MINUTE], 0, max(most, 1))
         # Of the newest rows the first is the first of all where there are fewer than are kept.
-        return int(found.timestamp[0]) if len(found) and (reach is Reach.FORWARD or rows < most) else None
+        return int(found.timestamp[0]) if len(found) and (reach is PagingStyle.FORWARD or rows < most) else None
 
     async def server_time(self) -> int:
         """The exchange's clock; Unsupported where it does not tell it. ProviderError."""
         exchange = self._started()
         if exchange.has.get("fetchTime") is not True:
             raise Unsupported(f"{self.name} does not tell the time.")
-        with self._asking():
+        with self._upstream_call():
             told = await exchange.fetch_time()
         if not isinstance(told, int):
             raise unreadable(self.name)
@@ -182,19 +192,21 @@ class Ccxt:
     async def stream(self, instrument: Instrument) -> AsyncGenerator[Candles]:
         """Yield 1m candles as they move; see `Streaming.stream`. They may be told with minutes missing between them."""
         _, market = await self._find(instrument)
-        if self._live is None or self.capabilities.live is not Live.STREAM:
+        if self._live is None or self.capabilities.live is not LiveMode.STREAM:
             raise Unsupported(f"{self.name} has no websocket that tells candles.")
         try:
             async with aclosing(self._live.stream(str(market["symbol"]))) as moving:
                 async for candles in moving:
                     yield candles
         except (ProviderRefused, Unsupported):
-            self.capabilities = replace(self.capabilities, live=Live.POLL)  # it may need an account: poll from now on
+            self.capabilities = replace(
+                self.capabilities, live=LiveMode.POLL
+            )  # it may need an account: poll from now on
             raise
 
     async def _find(self, instrument: Instrument) -> tuple[Exchange, MarketInfo]:
         exchange = self._started()
-        await self._markets.ready(exchange)
+        await self._markets.ensure_loaded(exchange)
         market = (exchange.markets or {}).get(instrument.symbol)
         if market is None:
             raise UnknownSymbol(f"{self.name} has no symbol {instrument.symbol[:64]!r}.")
@@ -202,9 +214,9 @@ class Ccxt:
 
     async def _ask(self, exchange: Exchange, symbol: str, native: str, since: int, limit: int) -> tuple[Candles, int]:
         """The candles of one call upstream and the number of rows they came in."""
-        with self._asking() as charges:
+        with self._upstream_call() as charges:
             rows = await exchange.fetch_ohlcv(symbol, native, since, limit)
-            if not rows and not has_rows_list(answer.body if (answer := last_answer.get()) else None):
+            if not rows and not has_rows_list(answer.body if (answer := last_response.get()) else None):
                 raise unreadable(self.name)
             found = Candles.from_rows(rows)
         if charges and sum(charges) != self.capabilities.call_weight:
@@ -212,35 +224,35 @@ class Ccxt:
         return found, len(rows)
 
     @contextmanager
-    def _asking(self) -> Iterator[list[float]]:
+    def _upstream_call(self) -> Iterator[list[float]]:
         """One call upstream: errors in our terms, and what ccxt's rate limiter charged for it."""
         charges: list[float] = []
-        tokens = last_answer.set(None), spent.set(charges)
+        tokens = last_response.set(None), spent.set(charges)
         try:
-            with border(self.name):
+            with translating_errors(self.name):
                 yield charges
         finally:
-            last_answer.reset(tokens[0])
+            last_response.reset(tokens[0])
             spent.reset(tokens[1])
 
-    def _reach(self, market: MarketInfo) -> Reach:
-        return reach_of(self.id, inverse=bool(market.get("inverse")))
+    def _paging_style(self, market: MarketInfo) -> PagingStyle:
+        return paging_style_of(self.id, inverse=bool(market.get("inverse")))
 
-    def _note_silence(self, market: MarketInfo, timeframe: Timeframe, page: Page) -> None:
+    def _count_empty_answer(self, market: MarketInfo, timeframe: Timeframe, page: Page) -> None:
         """Count the empty answers, up to now, of a symbol that is not traded: no exchange says when it ended.
 
         Only a listing says that it has: should it be traded again, the next one takes that back, and nothing is lost.
         """
         symbol, now = str(market["symbol"]), timeframe.floor(clock.now_ms())
         if market.get("active") is not False or len(page.candles):
-            self._silent.pop(symbol, None)
+            self._empty_answers.pop(symbol, None)
         elif page.complete_from < page.complete_to >= now:
-            since, times = self._silent.get(symbol, (page.complete_from, 0))
-            self._silent[symbol] = min(since, page.complete_from), times + 1
+            since, times = self._empty_answers.get(symbol, (page.complete_from, 0))
+            self._empty_answers[symbol] = min(since, page.complete_from), times + 1
 
     def _ended_at(self, market: MarketInfo) -> int | None:
-        since, times = self._silent.get(str(market["symbol"]), (0, 0))
-        return since if times >= _SILENT_ASKS and market.get("active") is False else None
+        since, times = self._empty_answers.get(str(market["symbol"]), (0, 0))
+        return since if times >= _MAX_EMPTY_ANSWERS and market.get("active") is False else None
 
     def _started(self) -> Exchange:
         if self._exchange is None:

@@ -20,18 +20,18 @@ from candlegraph.candle import Candles
 from candlegraph.errors import ProviderError, ProviderUnavailable
 from candlegraph.span import Span
 from candlegraph.timeframe import MINUTE
-from providers.ccxt.errors import border
-from providers.ccxt.exchange import Exchange, Rows, socket
+from providers.ccxt.errors import translating_errors
+from providers.ccxt.exchange import Exchange, OhlcvRows, socket
 from providers.ccxt.timings import CcxtTimings
 
-_TAIL = 10  # rows that are looked at after each message: a minute may be corrected, or come late
+_KEPT_ROWS = 10  # rows that are looked at after each message: a minute may be corrected, or come late
 _ALL_TIME = Span(0, 2**53)
 
 Row = tuple[float, ...]
 
 
 @dataclass(slots=True, eq=False)
-class _Watch:
+class _SymbolStream:
     """A symbol that somebody follows."""
 
     rows: dict[float, Row] = field(default_factory=dict)  # the newest ones by their opening
@@ -42,7 +42,7 @@ class _Watch:
     moved_at: float = 0.0
     task: asyncio.Task[None] | None = None
 
-    def tell(self, rows: Rows, now: float) -> None:
+    def push(self, rows: OhlcvRows, now: float) -> None:
         """Keep copies of the rows, and wake those who wait."""
         self.rows = {row[0]: tuple(row[:6]) for row in rows}
         self.moved_at = now
@@ -58,7 +58,7 @@ class _Watch:
         moved.set()
 
 
-class Live:
+class CandleStreams:
     """What moves on an exchange."""
 
     def __init__(self, exchange: Exchange, timings: CcxtTimings) -> None:
@@ -66,7 +66,7 @@ class Live:
         self.timings = timings
         self._exchange = exchange
         self._name = exchange.name
-        self._watches: dict[str, _Watch] = {}
+        self._streams: dict[str, _SymbolStream] = {}
         self._leaving: dict[str, asyncio.Event] = {}
         self._silences: dict[str, float] = {}  # seconds that a symbol is known to be silent for
 
@@ -74,7 +74,7 @@ class Live:
         """Yield the minutes that changed; ends in a ProviderError. Who reads slowly gets the newest state."""
         while symbol in self._leaving:
             await self._leaving[symbol].wait()
-        watch = self._watches.get(symbol) or self._begin(symbol)
+        watch = self._streams.get(symbol) or self._begin(symbol)
         watch.followers += 1
         known: dict[float, Row] = {}
         try:
@@ -96,26 +96,26 @@ class Live:
 
     async def close(self) -> None:
         """End everything that is followed."""
-        tasks = [watch.task for watch in self._watches.values() if watch.task]
+        tasks = [watch.task for watch in self._streams.values() if watch.task]
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
 
-    def _begin(self, symbol: str) -> _Watch:
-        watch = self._watches[symbol] = _Watch(moved_at=asyncio.get_running_loop().time())
+    def _begin(self, symbol: str) -> _SymbolStream:
+        watch = self._streams[symbol] = _SymbolStream(moved_at=asyncio.get_running_loop().time())
         watch.task = asyncio.create_task(self._follow(symbol, watch))
         return watch
 
-    async def _leave(self, symbol: str, watch: _Watch) -> None:
+    async def _leave(self, symbol: str, watch: _SymbolStream) -> None:
         """Stop a symbol, and with the last one the sockets."""
         left = self._leaving[symbol] = asyncio.Event()
-        task, followed = watch.task, self._watches.get(symbol) is watch
+        task, followed = watch.task, self._streams.get(symbol) is watch
         try:
             if task and followed:
                 task.cancel()
                 await asyncio.wait([task])
             with suppress(Exception):  # it is only a courtesy
-                if not self._watches:
+                if not self._streams:
                     await self._exchange.close_ws_clients()
                 elif followed:
                     await self._unsubscribe(symbol)
@@ -129,36 +129,36 @@ class Live:
             async with asyncio.timeout(self.timings.leave_timeout_s):
                 await self._exchange.un_watch_ohlcv(symbol, "1m")
 
-    async def _follow(self, symbol: str, watch: _Watch) -> None:
+    async def _follow(self, symbol: str, watch: _SymbolStream) -> None:
         """Wait for rows and tell them, until something breaks."""
         self._exchange.ohlcvs.pop(symbol, None)  # the half-made minute of an earlier time would look like a whole one
         try:
-            with border(self._name):
+            with translating_errors(self._name):
                 while True:
                     rows = await self._rows(symbol, watch)
                     client = socket.get()
                     if watch.client not in {None, client}:
                         raise ProviderUnavailable(f"The line to {self._name} was cut.")
                     watch.client = client
-                    watch.tell(rows, asyncio.get_running_loop().time())
+                    watch.push(rows, asyncio.get_running_loop().time())
         except ProviderError as error:
             watch.fail(error)
         finally:  # ccxt cancels those who wait on a socket that it closes: to them it is a cut
             if not watch.failure:
                 watch.fail(ProviderUnavailable(f"The line to {self._name} was closed."))
-            del self._watches[symbol]  # whoever comes now begins anew
+            del self._streams[symbol]  # whoever comes now begins anew
 
-    async def _rows(self, symbol: str, watch: _Watch) -> Rows:
+    async def _rows(self, symbol: str, watch: _SymbolStream) -> OhlcvRows:
         """The newest rows once there is a change; ProviderUnavailable after a silence that nothing explains."""
         loop = asyncio.get_running_loop()
         while True:
             began = loop.time()
             usual = self._silences.get(symbol, 0.0)
             # Subscribing takes ccxt up to a second for each symbol before us.
-            patience = min(max(self.timings.min_silence_s, 3 * usual, len(self._watches)), self.timings.max_silence_s)
+            patience = min(max(self.timings.min_silence_s, 3 * usual, len(self._streams)), self.timings.max_silence_s)
             try:
                 async with asyncio.timeout(patience):
-                    rows = await self._exchange.watch_ohlcv(symbol, "1m", None, _TAIL)
+                    rows = await self._exchange.watch_ohlcv(symbol, "1m", None, _KEPT_ROWS)
             except TimeoutError:
                 if self._exchange.is_quiet(symbol):
                     continue
@@ -168,7 +168,7 @@ class Live:
                 self._silences[symbol] = max(loop.time() - began, usual * 0.9)
                 return rows
 
-    async def _break(self, symbol: str, watch: _Watch, patience: float) -> None:
+    async def _break(self, symbol: str, watch: _SymbolStream, patience: float) -> None:
         """Begin a silent symbol anew: alone where others move on its socket, else with the socket.
 
         Where a symbol cannot be unsubscribed, its neighbours are not cut for it: each minute is read from the history
@@ -176,7 +176,7 @@ class Live:
         """
         client: Any = watch.client or socket.get()
         since = asyncio.get_running_loop().time() - patience
-        others = any(other.client is client and other.moved_at > since for other in self._watches.values())
+        others = any(other.client is client and other.moved_at > since for other in self._streams.values())
         if not others:
             if client is not None:
                 client.on_error(import_module("ccxt").NetworkError("silence"))

@@ -26,7 +26,7 @@ from candlegraph.errors import (
     UnknownSymbol,
     Unsupported,
 )
-from candlegraph.provider import Budget, Capabilities, Listing, Live, Market, Page, Provider, Revision
+from candlegraph.provider import Budget, Capabilities, Listing, LiveMode, Market, Page, Provider, Revision
 from candlegraph.series import Instrument
 from candlegraph.span import Span, Spans
 from candlegraph.timeframe import Timeframe
@@ -86,7 +86,7 @@ class Files:
         """The timeframes that were found. Nothing is dropped from files: what they hold is meant."""
         return Capabilities(
             self._catalog.timeframes,
-            Live.NONE,
+            LiveMode.NONE,
             has_volume=False,
             max_rows_per_call=MAX_ROWS,
             settle_ms=0,

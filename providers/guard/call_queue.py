@@ -10,14 +10,14 @@ from dataclasses import dataclass, field
 
 from candlegraph.errors import ProviderError, ProviderUnavailable
 from candlegraph.provider import Budget, Capabilities
-from candlegraph.rate_budget import Quota
+from candlegraph.rate_budget import RateBudget
 from candlegraph.upstream import Urgency
 
-CAUTIOUS = Budget(weight=60, per_s=60, concurrent=2)  # where a provider names none
-MAX_WAITING = 256  # calls of one urgency
-STARVING_S = 30.0  # who has waited for so long goes next, whatever it is for
+DEFAULT_BUDGET = Budget(weight=60, per_s=60, concurrent=2)  # where a provider names none
+MAX_QUEUED_CALLS = 256  # calls of one urgency
+STARVATION_S = 30.0  # who has waited for so long goes next, whatever it is for
 # What each may bring the budget to. It leaves something to those above, other processes' too, that need not wait then.
-SHARES = {Urgency.LIVE: 1.0, Urgency.QUERY: 0.95, Urgency.BACKFILL: 0.8}
+BUDGET_SHARES = {Urgency.LIVE: 1.0, Urgency.QUERY: 0.95, Urgency.BACKFILL: 0.8}
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -28,33 +28,33 @@ class _Waiter:
     woken: asyncio.Event = field(default_factory=asyncio.Event)
 
 
-class Turnstile:
+class CallQueue:
     """Lets calls of one upstream through. Raises ProviderError where one could not go in time."""
 
-    def __init__(self, key: str, name: str, quota: Quota) -> None:
+    def __init__(self, key: str, name: str, quota: RateBudget) -> None:
         """``key`` names the budget, which other processes may share; ``name`` is the upstream's, for people."""
         self._key, self._name, self._quota = key, name, quota
         self._queues: dict[Urgency, deque[_Waiter]] = {urgency: deque() for urgency in Urgency}
         self._running = 0
-        self._held: tuple[float, ProviderError] | None = None
+        self._paused: tuple[float, ProviderError] | None = None
         self._late: tuple[float, ProviderError] | None = None
 
-    def limited(self) -> tuple[float, ProviderError] | None:
+    def pause_left(self) -> tuple[float, ProviderError] | None:
         """For how many more seconds calls are turned away, and the error that says why."""
-        for limit in (self._held, self._late):
+        for limit in (self._paused, self._late):
             if limit and (left := limit[0] - _now()) > 0:
                 return left, limit[1]
         return None
 
-    async def hold(self, error: ProviderError, seconds: float, capabilities: Capabilities) -> None:
+    async def pause(self, error: ProviderError, seconds: float, capabilities: Capabilities) -> None:
         """Let nobody through for a while, because the upstream asked for it with this error."""
         until = _now() + seconds
-        if self._held is None or until > self._held[0]:
-            self._held = until, error
-        await self._quota.hold(self._key, budget_of(capabilities), seconds)
+        if self._paused is None or until > self._paused[0]:
+            self._paused = until, error
+        await self._quota.pause(self._key, budget_of(capabilities), seconds)
 
     @asynccontextmanager
-    async def turn(self, capabilities: Capabilities, urgency: Urgency, until: float) -> AsyncIterator[None]:
+    async def slot(self, capabilities: Capabilities, urgency: Urgency, until: float) -> AsyncIterator[None]:
         """Wait for a turn, at most until ``until`` by the loop's clock, and hold the place while inside."""
         await self._wait(capabilities, urgency, until)
         try:
@@ -65,7 +65,7 @@ class Turnstile:
 
     async def _wait(self, capabilities: Capabilities, urgency: Urgency, until: float) -> None:
         queue = self._queues[urgency]
-        if len(queue) >= MAX_WAITING:
+        if len(queue) >= MAX_QUEUED_CALLS:
             raise ProviderUnavailable(f"Too many calls wait for {self._name}.", retry_after=1)
         waiter = _Waiter(urgency, _now(), until)
         queue.append(waiter)
@@ -88,7 +88,7 @@ class Turnstile:
         self._running += 1  # before anything is awaited: the place is taken
         pause = float("inf")
         try:
-            share = 1.0 if self._starves(waiter) else SHARES[waiter.urgency]
+            share = 1.0 if self._is_starving(waiter) else BUDGET_SHARES[waiter.urgency]
             pause = await self._quota.spend(self._key, budget, capabilities.call_weight, share)
         finally:
             if pause:
@@ -100,7 +100,7 @@ class Turnstile:
     def _give_up(self, waiter: _Waiter, pause: float) -> None:
         """Raise where the next try would come too late."""
         now = _now()
-        held = self._held
+        held = self._paused
         if held and held[0] > max(now, waiter.until):
             raise type(held[1])(held[1].message, retry_after=held[0] - now)
         if pause != float("inf") and now + pause > waiter.until:
@@ -114,10 +114,10 @@ class Turnstile:
 
     def _first(self) -> _Waiter | None:
         heads = [queue[0] for queue in self._queues.values() if queue]  # in the order of urgency
-        return next((head for head in heads if self._starves(head)), heads[0] if heads else None)
+        return next((head for head in heads if self._is_starving(head)), heads[0] if heads else None)
 
-    def _starves(self, waiter: _Waiter) -> bool:
-        return _now() - waiter.since > STARVING_S
+    def _is_starving(self, waiter: _Waiter) -> bool:
+        return _now() - waiter.since > STARVATION_S
 
     def _wake(self) -> None:
         if first := self._first():
@@ -126,7 +126,7 @@ class Turnstile:
 
 def budget_of(capabilities: Capabilities) -> Budget:
     """The budget that is kept."""
-    return capabilities.budget or CAUTIOUS
+    return capabilities.budget or DEFAULT_BUDGET
 
 
 def _now() -> float:

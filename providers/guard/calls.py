@@ -17,44 +17,46 @@ from tenacity import (
 from candlegraph import clock
 from candlegraph.errors import ProviderError, ProviderUnavailable, RateLimited, UnknownSymbol, Unsupported
 from candlegraph.provider import Provider
-from candlegraph.rate_budget import Quota
-from candlegraph.upstream import Counters, Failure, State, Urgency
-from providers.guard.call_queue import Turnstile
-from providers.guard.circuit_breaker import Breaker
+from candlegraph.rate_budget import RateBudget
+from candlegraph.upstream import CallCounters, CallFailure, ProviderState, Urgency
+from providers.guard.call_queue import CallQueue
+from providers.guard.circuit_breaker import CircuitBreaker
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
 
-ATTEMPTS = 3
+MAX_ATTEMPTS = 3
 BACKOFF_S, MAX_BACKOFF_S = 0.5, 8.0  # full jitter: between nothing and this, doubled a try
-BACKFILL_PATIENCE_S = 120.0  # how long a call nobody waits for may wait for its turn; the others: as long as a call
-RECENT_S = 60.0  # so long after a failure a provider counts as DEGRADED
+BACKFILL_QUEUE_TIMEOUT_S = (
+    120.0  # how long a call nobody waits for may wait for its turn; the others: as long as a call
+)
+RECENT_FAILURE_S = 60.0  # so long after a failure a provider counts as DEGRADED
 HOLD_S, MAX_HOLD_S = 2.0, 7 * 86_400.0  # after a 429 that does not say how long, doubled each time up to a minute
 
 
-class Calls:
+class UpstreamCalls:
     """Makes the calls of one provider. Raises nothing but ProviderError."""
 
-    def __init__(self, provider: Provider, quota: Quota, backoff_s: float = BACKOFF_S) -> None:
+    def __init__(self, provider: Provider, quota: RateBudget, backoff_s: float = BACKOFF_S) -> None:
         """Nothing was asked yet; ``backoff_s`` is the longest pause before the second try."""
         self._backoff_s = backoff_s
         self._provider = provider
-        self._breaker = Breaker()
-        self._turnstile = Turnstile(f"{provider.market.id}/{provider.id}", provider.name, quota)
+        self._breaker = CircuitBreaker()
+        self._queue = CallQueue(f"{provider.market.id}/{provider.id}", provider.name, quota)
         self._made = self._failures = self._retries = 0
         self._last_call_at: int | None = None
         self._failed_at = float("-inf")
         self._limits_in_a_row = 0
-        self.last_failure: Failure | None = None
+        self.last_failure: CallFailure | None = None
 
     async def make(self, ask: Callable[[], Awaitable[T]], urgency: Urgency, deadline_s: float) -> T:
         """Ask until there is an answer, an error that another try would not mend, or no time for one."""
-        until = _now() + (BACKFILL_PATIENCE_S if urgency is Urgency.BACKFILL else deadline_s)
+        until = _now() + (BACKFILL_QUEUE_TIMEOUT_S if urgency is Urgency.BACKFILL else deadline_s)
 
         def is_enough(state: RetryCallState) -> bool:
             error = state.outcome.exception() if state.outcome else None
             retry_after = (error.retry_after or 0.0) if isinstance(error, ProviderError) else 0.0
-            return state.attempt_number >= ATTEMPTS or _now() + max(state.upcoming_sleep, retry_after) > until
+            return state.attempt_number >= MAX_ATTEMPTS or _now() + max(state.upcoming_sleep, retry_after) > until
 
         retrying = AsyncRetrying(
             retry=retry_if_exception(self._is_worth_a_retry),
@@ -68,9 +70,9 @@ class Calls:
     async def make_once(self, ask: Callable[[], Awaitable[T]], urgency: Urgency, until: float, deadline_s: float) -> T:
         """Ask once. Its turn has to come before ``until`` by the loop's clock, its answer within ``deadline_s`` then."""
         self._check_breaker()
-        async with self._turnstile.turn(self._provider.capabilities, urgency, until):
+        async with self._queue.slot(self._provider.capabilities, urgency, until):
             self._check_breaker()  # it may have opened while we waited
-            with self._breaker.watch():
+            with self._breaker.record():
                 answer = await self._timed(ask, deadline_s)
         self._limits_in_a_row = 0
         return answer
@@ -98,12 +100,12 @@ class Calls:
         except asyncio.CancelledError as error:
             if (task := asyncio.current_task()) and task.cancelling():
                 raise
-            raise await self.noted(error) from error  # something within the plugin was cancelled, not we
+            raise await self.count_failure(error) from error  # something within the plugin was cancelled, not we
         except Exception as error:
             known = ProviderUnavailable(f"{self._provider.name} did not answer in time.") if limit.expired() else error
-            raise await self.noted(known) from error
+            raise await self.count_failure(known) from error
 
-    async def noted(self, error: BaseException) -> ProviderError:
+    async def count_failure(self, error: BaseException) -> ProviderError:
         """The error in our terms, counted; where it says how long to wait, nobody calls before."""
         if isinstance(error, UnknownSymbol | Unsupported):
             return error
@@ -113,31 +115,31 @@ class Calls:
             error = ProviderUnavailable(f"{name} failed: {kind}.")
         self._failures += 1
         self._failed_at = _now()
-        self.last_failure = Failure(error.message, clock.now_ms())
+        self.last_failure = CallFailure(error.message, clock.now_ms())
         if isinstance(error, RateLimited):
             self._limits_in_a_row += 1
             if error.retry_after is None:
                 error.retry_after = min(HOLD_S * 2 ** min(self._limits_in_a_row - 1, 9), 60.0)
         if error.retry_after and error.retry_after > 0:
             error.retry_after = min(error.retry_after, MAX_HOLD_S)
-            await self._turnstile.hold(error, error.retry_after, self._provider.capabilities)
+            await self._queue.pause(error, error.retry_after, self._provider.capabilities)
         return error
 
-    def counters(self, rows: int, refused: int) -> Counters:
+    def counters(self, rows: int, refused: int) -> CallCounters:
         """What was counted here and by whoever looked at the answers."""
-        return Counters(self._made, self._failures, self._retries, rows, refused, self._last_call_at)
+        return CallCounters(self._made, self._failures, self._retries, rows, refused, self._last_call_at)
 
-    def health(self) -> tuple[State, str | None, float | None]:
+    def health(self) -> tuple[ProviderState, str | None, float | None]:
         """The state, why it is so, and in how many seconds the upstream will be asked again."""
         said = self.last_failure.message if self.last_failure else None
-        if limited := self._turnstile.limited():
-            return State.RATE_LIMITED, limited[1].message, limited[0]
+        if limited := self._queue.pause_left():
+            return ProviderState.RATE_LIMITED, limited[1].message, limited[0]
         if not self._breaker.closed:
             seconds = self._breaker.opens_in()
-            return (State.FAILED, said, seconds) if seconds else (State.DEGRADED, said, None)
-        if self.last_failure and _now() - self._failed_at < RECENT_S:
-            return State.DEGRADED, said, None
-        return State.READY, None, None
+            return (ProviderState.FAILED, said, seconds) if seconds else (ProviderState.DEGRADED, said, None)
+        if self.last_failure and _now() - self._failed_at < RECENT_FAILURE_S:
+            return ProviderState.DEGRADED, said, None
+        return ProviderState.READY, None, None
 
 
 def _now() -> float:

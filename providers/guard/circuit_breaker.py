@@ -9,12 +9,12 @@ from contextlib import contextmanager
 
 from candlegraph.errors import ProviderError, ProviderUnavailable
 
-THRESHOLD = 5  # failures in a row
+FAILURE_THRESHOLD = 5  # failures in a row
 REST_S, MAX_REST_S = 5.0, 60.0
-PROBE_S = 1.0  # when to come back while somebody else probes
+PROBE_AFTER_S = 1.0  # when to come back while somebody else probes
 
 
-class Breaker:
+class CircuitBreaker:
     """Closed, calls pass. Open, none does. Half open, one passes: its success closes, its failure opens for longer.
 
     Only ProviderUnavailable is a failure: whatever else an upstream answers, it answers.
@@ -30,15 +30,15 @@ class Breaker:
     @property
     def closed(self) -> bool:
         """Whether calls pass."""
-        return self._failures < THRESHOLD
+        return self._failures < FAILURE_THRESHOLD
 
     def opens_in(self) -> float:
         """How many seconds until a call has a chance: 0 where it has one now."""
         left = 0.0 if self.closed else self._open_until - _now()
-        return left if left > 0 else PROBE_S if self._probing else 0.0
+        return left if left > 0 else PROBE_AFTER_S if self._probing else 0.0
 
     @contextmanager
-    def watch(self) -> Iterator[None]:
+    def record(self) -> Iterator[None]:
         """Learn from the call inside what the upstream is like; a call that is cancelled tells nothing."""
         probe = not self.closed
         self._probing |= probe

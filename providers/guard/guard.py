@@ -15,38 +15,38 @@ from candlegraph.provider import (
     Capabilities,
     Inspected,
     Listing,
-    Live,
+    LiveMode,
     Market,
     Page,
-    Probing,
     Provider,
     Revised,
     Revision,
-    Streaming,
+    SupportsFirstAvailable,
+    SupportsStreaming,
 )
-from candlegraph.rate_budget import OwnQuota, Quota
+from candlegraph.rate_budget import LocalRateBudget, RateBudget
 from candlegraph.series import Instrument
 from candlegraph.span import Span
 from candlegraph.stream import closing_stream
 from candlegraph.timeframe import Timeframe
-from candlegraph.upstream import Status, Urgency
+from candlegraph.upstream import ProviderStatus, Urgency
 from providers.guard.call_queue import budget_of
-from providers.guard.calls import BACKOFF_S, Calls
+from providers.guard.calls import BACKOFF_S, UpstreamCalls
 from providers.guard.provider_clock import CallClock, ProviderClock
 
 T = TypeVar("T")
 
-LISTINGS_S = 60.0  # a list of symbols is long
-POLLED_S = 3_600.0  # for so long a symbol is polled that the stream does not know
+LISTINGS_TIMEOUT_S = 60.0  # a list of symbols is long
+POLLING_TTL_S = 3_600.0  # for so long a symbol is polled that the stream does not know
 
 
 class Guard:
     """One provider, with retries, a rate budget, a circuit breaker and deadlines; implements `Upstream`."""
 
-    def __init__(self, provider: Provider, quota: Quota | None = None, *, backoff_s: float = BACKOFF_S) -> None:
+    def __init__(self, provider: Provider, quota: RateBudget | None = None, *, backoff_s: float = BACKOFF_S) -> None:
         """Nothing is started; ``quota`` counts the budget, this process's own where there is none."""
         self._provider = provider
-        self._calls = Calls(provider, quota or OwnQuota(), backoff_s)
+        self._calls = UpstreamCalls(provider, quota or LocalRateBudget(), backoff_s)
         self._clock = ProviderClock(provider, self._calls)
         self._polled: dict[Instrument, float] = {}  # those that its stream does not know, and until when to believe it
         self._rows = self._refused = 0
@@ -95,7 +95,7 @@ class Guard:
                 found: Sequence[object] = await self._provider.listings()
             return [_expected(item, Listing) for item in found]
 
-        return await self._calls.make(ask, Urgency.QUERY, max(LISTINGS_S, self.capabilities.deadline_s))
+        return await self._calls.make(ask, Urgency.QUERY, max(LISTINGS_TIMEOUT_S, self.capabilities.deadline_s))
 
     async def fetch(
         self, instrument: Instrument, timeframe: Timeframe, span: Span, urgency: Urgency = Urgency.QUERY
@@ -116,7 +116,7 @@ class Guard:
     async def first_available(self, instrument: Instrument) -> int | None:
         """As `Upstream.first_available`."""
         provider = self._provider
-        if not isinstance(provider, Probing):
+        if not isinstance(provider, SupportsFirstAvailable):
             return None
 
         async def ask() -> int | None:
@@ -157,13 +157,13 @@ class Guard:
     def stream(self, instrument: Instrument) -> AsyncGenerator[Candles, None] | None:
         """As `Upstream.stream`."""
         provider = self._provider
-        if self.capabilities.live is not Live.STREAM or not isinstance(provider, Streaming):
+        if self.capabilities.live is not LiveMode.STREAM or not isinstance(provider, SupportsStreaming):
             return None
         if self._polled.get(instrument, 0) > asyncio.get_running_loop().time():
             return None
         return self._stream(provider, instrument)
 
-    async def _stream(self, provider: Streaming, instrument: Instrument) -> AsyncGenerator[Candles, None]:
+    async def _stream(self, provider: SupportsStreaming, instrument: Instrument) -> AsyncGenerator[Candles, None]:
         try:
             async with closing_stream(provider.stream(instrument)) as source:
                 while True:
@@ -175,20 +175,20 @@ class Guard:
                         return
                     yield _expected(candles, Candles)
         except UnknownSymbol as error:  # its history may well know it
-            self._polled[instrument] = asyncio.get_running_loop().time() + POLLED_S
+            self._polled[instrument] = asyncio.get_running_loop().time() + POLLING_TTL_S
             raise ProviderUnavailable(error.message) from error
         except Exception as error:
-            raise await self._calls.noted(error) from error
+            raise await self._calls.count_failure(error) from error
 
-    def refused(self, rows: int) -> None:
+    def count_refused_rows(self, rows: int) -> None:
         """As `Upstream.refused`."""
         self._refused += rows
 
-    def status(self) -> Status:
+    def status(self) -> ProviderStatus:
         """How it is, and what was asked of it."""
         provider = self._provider
         state, reason, seconds = self._calls.health()
-        return Status(
+        return ProviderStatus(
             provider.market,
             provider.id,
             provider.name,

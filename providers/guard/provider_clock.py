@@ -9,9 +9,9 @@ from dataclasses import dataclass
 from candlegraph import clock
 from candlegraph.candle import Candles
 from candlegraph.clock import DAY_MS
-from candlegraph.provider import Clocked, Live, Provider
+from candlegraph.provider import LiveMode, Provider, SupportsServerTime
 from candlegraph.upstream import Urgency
-from providers.guard.calls import Calls
+from providers.guard.calls import UpstreamCalls
 
 log = logging.getLogger(__name__)
 
@@ -22,7 +22,7 @@ DATE_RESOLUTION_MS = 1_000
 
 
 @dataclass(frozen=True, slots=True)
-class Anchor:
+class ClockAnchor:
     """An instant by the upstream's clock, and what our monotonic clock showed then."""
 
     at_ms: int
@@ -40,12 +40,12 @@ class ProviderClock:
     ``Date`` of its answers. One without either has our wall clock, and its rows prove what is past; see `proved_until`.
     """
 
-    def __init__(self, provider: Provider, calls: Calls) -> None:
+    def __init__(self, provider: Provider, calls: UpstreamCalls) -> None:
         """Not measured yet."""
         self._provider, self._calls = provider, calls
-        self._told: Anchor | None = None  # by server_time or by a Date
+        self._reported: ClockAnchor | None = None  # by server_time or by a Date
         self._is_measured = False  # by server_time, which is exacter
-        self._seen: Anchor | None = None  # by its rows: it is at least so late
+        self._seen: ClockAnchor | None = None  # by its rows: it is at least so late
         self._newest = 0  # the opening of the newest row
         self._parted_by = _parted_by()
         self._next = self._retry_at = float("inf")
@@ -53,8 +53,8 @@ class ProviderClock:
 
     def now_ms(self) -> int:
         """The instant by the upstream's clock (ms, UTC)."""
-        if self._told:
-            return self._told.now_ms()
+        if self._reported:
+            return self._reported.now_ms()
         return max(clock.wall_ms(), self._seen.now_ms() if self._seen else 0)
 
     def proved_until(self) -> int | None:
@@ -63,23 +63,23 @@ class ProviderClock:
         Where the upstream does not tell the time, its newest row is the evidence. What is older than a day is past by any clock.
         """
         capabilities = self._provider.capabilities
-        if capabilities.live is Live.NONE:
+        if capabilities.live is LiveMode.NONE:
             return None
-        if self._told:
-            return self._told.now_ms() - capabilities.settle_ms
+        if self._reported:
+            return self._reported.now_ms() - capabilities.settle_ms
         proved = min(self._newest, self._seen.now_ms() - capabilities.settle_ms) if self._seen else 0
         return max(proved, clock.wall_ms() - DAY_MS)
 
     def note_date(self, at_ms: int, elapsed_ms: int = 0) -> None:
         """Compare with the ``Date`` of an answer to a question that was put ``elapsed_ms`` ago."""
         low, high = at_ms, at_ms + DATE_RESOLUTION_MS + elapsed_ms
-        if (self._told and low <= self._told.now_ms() <= high) or not _is_plausible(at_ms):
+        if (self._reported and low <= self._reported.now_ms() <= high) or not _is_plausible(at_ms):
             return
         if self._is_measured:  # some servers' Date is not the clock of their candles
             self._next = min(self._next, self._retry_at)
         else:
-            ahead = self._told is not None and self._told.now_ms() > high
-            self._told = Anchor(high if ahead else low, clock.monotonic_ms())
+            ahead = self._reported is not None and self._reported.now_ms() > high
+            self._reported = ClockAnchor(high if ahead else low, clock.monotonic_ms())
 
     def note_rows(self, candles: Candles) -> None:
         """Take in rows that came: none opens in the future."""
@@ -88,7 +88,7 @@ class ProviderClock:
             return
         self._newest = max(self._newest, newest)
         if self._seen is None or newest > self._seen.now_ms():
-            self._seen = Anchor(newest, clock.monotonic_ms())
+            self._seen = ClockAnchor(newest, clock.monotonic_ms())
 
     def keep(self) -> None:
         """Have it measured again, should it be time or our wall clock have stepped; nobody waits for that."""
@@ -101,15 +101,15 @@ class ProviderClock:
         """Ask what time it is there: the answer is as old as half of its way. Without one, it goes on as it was."""
         self._parted_by = _parted_by()
         provider, loop = self._provider, asyncio.get_running_loop()
-        if not isinstance(provider, Clocked):
+        if not isinstance(provider, SupportsServerTime):
             return
         self._next = loop.time() + MEASURE_INTERVAL_S
         self._retry_at = loop.time() + RETRY_INTERVAL_S
 
-        async def ask() -> Anchor:
+        async def ask() -> ClockAnchor:
             began = clock.monotonic_ms()
             there, ended = int(await provider.server_time()), clock.monotonic_ms()
-            return Anchor(there + (ended - began) // 2, ended)
+            return ClockAnchor(there + (ended - began) // 2, ended)
 
         where = f"{provider.market.id}/{provider.id}"
         try:
@@ -118,7 +118,7 @@ class ProviderClock:
             log.info("the clock of %s could not be read: %s", where, error)
             return
         if _is_plausible(told.at_ms):
-            self._told, self._is_measured = told, True
+            self._reported, self._is_measured = told, True
         else:
             log.warning("the clock of %s shows %d, a day or more from ours: it is not believed", where, told.at_ms)
 

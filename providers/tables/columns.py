@@ -14,7 +14,7 @@ from candlegraph.errors import InvalidCandles
 if TYPE_CHECKING:
     import polars as pl
 
-NUMBERS = ("open", "high", "low", "close", "volume")
+VALUE_COLUMNS = ("open", "high", "low", "close", "volume")
 _TIME_NAMES = (
     *("timestamp_ms", "open_time", "opentime", "open_timestamp", "timestamp", "unix_timestamp", "unix_time"),
     *("unixtime", "unix", "epoch", "ts", "datetime", "date_time", "time", "date", "t", "index", "index_level_0"),
@@ -34,7 +34,7 @@ _CLOCK = re.compile(r"\d{1,2}:\d\d(:\d\d(\.\d+)?)?|\d{4}|\d{6}")
 
 
 @dataclass(frozen=True, slots=True)
-class Layout:
+class ColumnLayout:
     """Which columns hold what: one column of times, or a date and a clock; no volume is None.
 
     ``symbol`` is the column that says whose candles these are; ``names`` are those of all columns, none without a header.
@@ -59,38 +59,40 @@ class Layout:
     def taken(self) -> dict[str, str]:
         """What was taken for what: the names of the columns, or their places where they have none."""
         named = {"time": " and ".join(map(self._name, self.time))}
-        return named | {name: self._name(at) for name, at in zip(NUMBERS, self.numbers, strict=True) if at is not None}
+        return named | {
+            name: self._name(at) for name, at in zip(VALUE_COLUMNS, self.numbers, strict=True) if at is not None
+        }
 
     def _name(self, at: int) -> str:
         return repr(self.names[at].strip()[:40]) if at < len(self.names) else f"column {at + 1}"
 
 
-def layout_of(names: Sequence[str], first: Sequence[str]) -> Layout:
+def column_layout_of(names: Sequence[str], first: Sequence[str]) -> ColumnLayout:
     """Which of the named columns hold what; ``first`` are the cells of the first row.
 
     InvalidCandles where one is missing, or where two have the same name.
     """
     plain = [_plain(name, position) for position, name in enumerate(names)]
     time = _position(plain, _TIME_NAMES)
-    numbers = [_position(plain, _NAMES[name]) for name in NUMBERS]
+    numbers = [_position(plain, _NAMES[name]) for name in VALUE_COLUMNS]
     if numbers[4] is None:
         numbers[4] = _position_of_volume(plain)
-    missing = [name for name, at in zip(("time", *NUMBERS[:4]), (time, *numbers), strict=False) if at is None]
+    missing = [name for name, at in zip(("time", *VALUE_COLUMNS[:4]), (time, *numbers), strict=False) if at is None]
     if missing or time is None:
         raise InvalidCandles(f"no column for {', '.join(missing)} among: {', '.join(map(repr, names))}"[:1000])
     apart = plain[time] == "time" and "date" in plain and _CLOCK.fullmatch(first[time].strip())
     times = (plain.index("date"), time) if apart else (time,)
     symbol = next((plain.index(name) for name in _SYMBOLS if plain.count(name) == 1), None)
-    return Layout(times, tuple(numbers), symbol, tuple(names))
+    return ColumnLayout(times, tuple(numbers), symbol, tuple(names))
 
 
-def layout_without_names(cells: Sequence[str]) -> Layout | None:
+def layout_without_names(cells: Sequence[str]) -> ColumnLayout | None:
     """A first row of numbers instead of names: time, open, high, low, close, volume, whatever (Binance's dumps)."""
     if not cells[0].strip().removeprefix("-")[:1].isdigit():
         return None
     if len(cells) >= 7 and ":" in cells[1] and _CLOCK.fullmatch(cells[1].strip()) and all(map(_is_number, cells[2:7])):
-        return Layout((0, 1), (2, 3, 4, 5, 6))
-    return Layout((0,), (1, 2, 3, 4, 5)) if len(cells) >= 6 and all(map(_is_number, cells[1:6])) else None
+        return ColumnLayout((0, 1), (2, 3, 4, 5, 6))
+    return ColumnLayout((0,), (1, 2, 3, 4, 5)) if len(cells) >= 6 and all(map(_is_number, cells[1:6])) else None
 
 
 def _is_number(cell: str) -> bool:
@@ -122,7 +124,7 @@ def _position_of_volume(plain: Sequence[str]) -> int | None:
     return min(found, key=lambda at: plain[at].split("_", 1)[1] in _MONEY, default=None)
 
 
-def check_symbols(layout: Layout, found: AbstractSet[str], wanted: str | None) -> None:
+def check_symbols(layout: ColumnLayout, found: AbstractSet[str], wanted: str | None) -> None:
     """InvalidCandles where rows name several symbols and none is wanted, or none of them the one that is."""
     names = ", ".join(map(repr, sorted(found)[:_SHOWN])) + " ..." * (len(found) > _SHOWN)
     if layout.symbol is None:
@@ -134,7 +136,7 @@ def check_symbols(layout: Layout, found: AbstractSet[str], wanted: str | None) -
         raise InvalidCandles(f"its rows are of {len(found)} symbols, {names}: take one of them with --only")
 
 
-def times(frame: pl.DataFrame, layout: Layout) -> pl.Series:
+def times(frame: pl.DataFrame, layout: ColumnLayout) -> pl.Series:
     """The times of a frame whose columns are named by their positions; a date and a clock are joined."""
     import polars as pl  # noqa: PLC0415 - lazily, see tables.py
 

@@ -16,7 +16,7 @@ import numpy as np
 
 from candlegraph.errors import InvalidCandles
 from candlegraph.zone import Int64s
-from providers.tables.columns import Layout, layout_of, layout_without_names
+from providers.tables.columns import ColumnLayout, column_layout_of, layout_without_names
 
 if TYPE_CHECKING:
     import polars as pl
@@ -25,7 +25,7 @@ _BLOCK_BYTES = 16 << 20
 
 
 @dataclass(frozen=True, slots=True)
-class Rows:
+class DelimitedRows:
     """Some rows: their cells as text in columns named by position, and why other lines are none.
 
     ``line`` is (n,) int64 and counts from 1; an empty line is neither a row nor a problem. ``cut`` is the line in whose
@@ -45,10 +45,10 @@ class _Text:
     first_line: int
     separator: str
     width: int
-    layout: Layout
+    layout: ColumnLayout
 
 
-def read_delimited(file: IO[bytes]) -> tuple[Layout, Iterator[Rows]]:
+def read_delimited(file: IO[bytes]) -> tuple[ColumnLayout, Iterator[DelimitedRows]]:
     """Which columns hold what, and the rows block by block; InvalidCandles, EOFError, zlib.error, OSError."""
     blocks = _numbered(_blocks(file))
     _, head = next(blocks, (1, b""))
@@ -105,7 +105,7 @@ def _how_written(block: bytes) -> _Text:
             return _Text(at + 1, separator, len(cells), layout)
         below = next((later for later in lines[at + 1 :] if later.strip()), "")
         first = _cells(below, separator)
-        layout = layout_of(cells, first + [""] * (len(cells) - len(first)))
+        layout = column_layout_of(cells, first + [""] * (len(cells) - len(first)))
         return _Text(at + 2, separator, len(cells), layout)
     shown = next((line.strip() for line in lines if line.strip()), "")
     raise InvalidCandles(f"it is no table of candles: it begins with {shown[:80]!r}" if shown else "it is empty")
@@ -118,7 +118,7 @@ def _cells(line: str, separator: str) -> list[str]:
         return []
 
 
-def _rows(block: bytes, line: int, text: _Text) -> Rows:
+def _rows(block: bytes, line: int, text: _Text) -> DelimitedRows:
     frame = _frame(block, line, text)
     lines = np.arange(line, line + frame.height)
     first, last, over = (frame.get_column(str(at)) for at in (text.layout.time[0], text.width - 1, text.width))
@@ -130,11 +130,13 @@ def _rows(block: bytes, line: int, text: _Text) -> Rows:
         else None
     )
     if not len(odd):
-        return Rows(frame, lines, {}, cut)
+        return DelimitedRows(frame, lines, {}, cut)
     reasons = _odd_rows(block, odd, text, frame)
     kept = np.ones(frame.height, np.bool_)
     kept[list(reasons)] = False
-    return Rows(frame.filter(kept), lines[kept], {line + at: reason for at, reason in reasons.items() if reason}, cut)
+    return DelimitedRows(
+        frame.filter(kept), lines[kept], {line + at: reason for at, reason in reasons.items() if reason}, cut
+    )
 
 
 def _ends_cut(last: pl.Series) -> bool:

@@ -21,7 +21,7 @@ from candlegraph.candle import Bools, Candles, Floats
 from candlegraph.errors import InvalidCandles
 from candlegraph.timeframe import Timeframe
 from candlegraph.zone import UTC, Int64s, Zone
-from providers.tables.columns import NUMBERS, Layout, check_symbols, floats, layout_of, times
+from providers.tables.columns import VALUE_COLUMNS, ColumnLayout, check_symbols, column_layout_of, floats, times
 from providers.tables.delimited import read_delimited
 from providers.tables.steps import check_steps
 from providers.tables.timestamps import (
@@ -32,8 +32,8 @@ from providers.tables.timestamps import (
     UNREADABLE,
     Kinds,
     on_clock,
-    stamps_of,
     timeframe_of,
+    timestamps_of,
 )
 
 if TYPE_CHECKING:
@@ -43,8 +43,8 @@ SUFFIXES = (".csv", ".csv.gz", ".parquet")
 
 CUT = "the file ends within this line: its last number may be cut. Leave it out with --drop-last, or end the line"
 
-_SHOWN = 10  # problems in a message
-_ENOUGH = 10_000  # problems after which no more of the file is read
+_SHOWN_PROBLEMS = 10  # problems in a message
+_MAX_PROBLEMS = 10_000  # problems after which no more of the file is read
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,7 +143,7 @@ def _read(
     read = on_clock(sheet.stamp, sheet.kind, hints.clock or zone, dates)
     facts.append(f"Times: {read.meaning}.")
     sheet = _sorted(replace(sheet, stamp=read.ms, kind=read.kind).without(read.reasons))
-    told = timeframe or _told_timeframe(sheet, path, zone)
+    told = timeframe or _detected_timeframe(sheet, path, zone)
     if told.width_ms:
         sheet = sheet.without(_each(sheet.kind == SKIPPED, NEVER.format(read.zone.name)))
     every, newest = sheet.stamp, sheet.stamp.max(initial=0)
@@ -196,10 +196,10 @@ def _repeats(sheet: _Sheet) -> dict[int, str]:
 
 def _refusal(path: Path, problems: Mapping[int, str], hints: Iterable[str] = ()) -> InvalidCandles:
     place = f"{path.name}: row " if _is_parquet(path) else f"{path.name}:"
-    shown = [f"{place}{line}: {problems[line]}" for line in sorted(problems)[:_SHOWN]]
+    shown = [f"{place}{line}: {problems[line]}" for line in sorted(problems)[:_SHOWN_PROBLEMS]]
     more = len(problems) - len(shown)
     if more > 0:
-        shown.append(f"and {'at least ' if len(problems) >= _ENOUGH else ''}{more:,} more")
+        shown.append(f"and {'at least ' if len(problems) >= _MAX_PROBLEMS else ''}{more:,} more")
     return InvalidCandles("\n".join([*shown, *hints]))
 
 
@@ -214,7 +214,7 @@ def _hints(problems: Mapping[int, str], timeframe: Timeframe, clock: Zone, zone:
         yield f"The days are taken for those of {zone.name}: name the time zone if it is another."
 
 
-def _told_timeframe(sheet: _Sheet, path: Path, zone: Zone) -> Timeframe:
+def _detected_timeframe(sheet: _Sheet, path: Path, zone: Zone) -> Timeframe:
     """What the steps between the rows tell; what is wrong with single rows comes first, where anything is."""
     try:
         return timeframe_of(sheet.stamp, zone)
@@ -225,16 +225,16 @@ def _told_timeframe(sheet: _Sheet, path: Path, zone: Zone) -> Timeframe:
 
 
 def _sheet_of(
-    frame: pl.DataFrame, layout: Layout, line: Int64s, problems: dict[int, str], symbol: str | None
+    frame: pl.DataFrame, layout: ColumnLayout, line: Int64s, problems: dict[int, str], symbol: str | None
 ) -> _Sheet:
     """Rows of a frame whose columns are named by their positions; only those of ``symbol``, where one is named."""
     symbols, chosen = _symbols(frame, layout, symbol)
     if chosen is not None:
         frame, line = frame.filter(chosen), line[chosen]
-    stamp, kind = stamps_of(times(frame, layout))
+    stamp, kind = timestamps_of(times(frame, layout))
     numbers = np.zeros((5, len(line)))
     reasons: dict[int, str] = {}
-    for row, (name, at) in enumerate(zip(NUMBERS, layout.numbers, strict=True)):
+    for row, (name, at) in enumerate(zip(VALUE_COLUMNS, layout.numbers, strict=True)):
         if at is not None:
             numbers[row], bad = floats(frame.get_column(str(at)), name)
             reasons = bad | reasons
@@ -242,7 +242,7 @@ def _sheet_of(
     return _Sheet(line, stamp, kind, numbers, problems, symbols).without(unread | reasons)
 
 
-def _symbols(frame: pl.DataFrame, layout: Layout, symbol: str | None) -> tuple[frozenset[str], Bools | None]:
+def _symbols(frame: pl.DataFrame, layout: ColumnLayout, symbol: str | None) -> tuple[frozenset[str], Bools | None]:
     """The symbols that rows name, and which rows are those of ``symbol``; None for all."""
     import polars as pl  # noqa: PLC0415 - lazily, see above
 
@@ -280,7 +280,7 @@ def _is_parquet(path: Path) -> bool:
     return path.suffix.lower() in {".parquet", ".pq"}
 
 
-def _read_parquet(path: Path, symbol: str | None) -> tuple[_Sheet, Layout]:
+def _read_parquet(path: Path, symbol: str | None) -> tuple[_Sheet, ColumnLayout]:
     import polars as pl  # noqa: PLC0415 - lazily, see above
 
     with path.open("rb") as file:
@@ -290,7 +290,7 @@ def _read_parquet(path: Path, symbol: str | None) -> tuple[_Sheet, Layout]:
         lazy = pl.scan_parquet(path, glob=False, hive_partitioning=False)
         names = lazy.collect_schema().names()
         above = lazy.head(1).collect()
-        layout = layout_of(names, [str(cell) for cell in above.row(0)] if above.height else [""] * len(names))
+        layout = column_layout_of(names, [str(cell) for cell in above.row(0)] if above.height else [""] * len(names))
         columns = [names[at] for at in layout.columns]
         frame = lazy.select(columns).collect()
     except (pl.exceptions.PolarsError, pl.exceptions.PanicException) as error:
@@ -299,7 +299,7 @@ def _read_parquet(path: Path, symbol: str | None) -> tuple[_Sheet, Layout]:
     return _sheet_of(frame, layout, np.arange(1, frame.height + 1), {}, symbol), layout
 
 
-def _read_csv(path: Path, symbol: str | None) -> tuple[_Sheet, Layout]:
+def _read_csv(path: Path, symbol: str | None) -> tuple[_Sheet, ColumnLayout]:
     sheets: list[_Sheet] = []
     problems: dict[int, str] = {}
     cut = None
@@ -308,7 +308,7 @@ def _read_csv(path: Path, symbol: str | None) -> tuple[_Sheet, Layout]:
         for rows in blocks:
             sheets.append(_sheet_of(rows.cells, layout, rows.line, rows.problems, symbol))
             problems, cut = problems | sheets[-1].problems, rows.cut
-            if len(problems) >= _ENOUGH:
+            if len(problems) >= _MAX_PROBLEMS:
                 break
     joined = _Sheet(
         np.concatenate([sheet.line for sheet in sheets]),

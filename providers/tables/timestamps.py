@@ -45,7 +45,7 @@ _CLOCKS = ("", " %H:%M:%S", " %H:%M", " %H:%M:%S%.f", " %H%M%S", " %H%M")
 _ZONES = ("", "Z", "+00:00", " UTC", "%#z")
 
 
-def stamps_of(column: pl.Series) -> tuple[Int64s, Kinds]:
+def timestamps_of(column: pl.Series) -> tuple[Int64s, Kinds]:
     """A column of times as (n,) int64, and what each of them is; InvalidCandles where its type is none of a time."""
     import polars as pl  # noqa: PLC0415 - lazily, see tables.py
 

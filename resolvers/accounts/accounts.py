@@ -14,28 +14,28 @@ from candlegraph.errors import CandlegraphError, TokenUsed, TooManyAttempts, Una
 from candlegraph.timings import Timings
 from candlegraph.viewer import Role, User, UserConfig, Viewer
 from resolvers.accounts.passwords import Passwords, check_text
-from resolvers.accounts.revocation import Standing
+from resolvers.accounts.revocation import RevocationWatch
 from resolvers.accounts.tokens import Tokens
 from resolvers.accounts.user_config import encode_config
-from storage.rate_limits import Bucket, Limiter
-from storage.users import Users
+from storage.rate_limits import AttemptLimit, RateLimiter
+from storage.users import UserStore
 
 log = logging.getLogger(__name__)
 
 FAMILY_LIFETIME_S = 30 * 86_400
 REPLAY_GRACE_S = 10
 
-_WRONG = "The user name or the password is wrong."
-_SPENT = "The refresh token is not valid: sign in again."
+_WRONG_CREDENTIALS = "The user name or the password is wrong."
+_INVALID_REFRESH_TOKEN = "The refresh token is not valid: sign in again."  # noqa: S105 - a sentence
 
 # Nobody but who tries from the same address can use up the first bucket. The third slows a guesser with many addresses
 # down; an address that somebody has signed in from lately is spared it, so that a stranger cannot lock the owner out.
-_FROM_ONE_ADDRESS = Bucket(burst=10, every_s=30)
-_OF_AN_ADDRESS = Bucket(burst=60, every_s=2)
-_OF_AN_ACCOUNT = Bucket(burst=100, every_s=6)
-_REFRESHES = Bucket(burst=120, every_s=0.5)
-_SAVES = Bucket(burst=60, every_s=1)
-_KNOWN_FOR_S = 30 * 86_400
+_ACCOUNT_FROM_ADDRESS_LIMIT = AttemptLimit(burst=10, every_s=30)
+_ADDRESS_LIMIT = AttemptLimit(burst=60, every_s=2)
+_ACCOUNT_LIMIT = AttemptLimit(burst=100, every_s=6)
+_REFRESH_LIMIT = AttemptLimit(burst=120, every_s=0.5)
+_SAVE_LIMIT = AttemptLimit(burst=60, every_s=1)
+_KNOWN_ADDRESS_TTL_S = 30 * 86_400
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,9 +53,9 @@ class Accounts:
 
     def __init__(
         self,
-        users: Users,
+        users: UserStore,
         tokens: Tokens,
-        limiter: Limiter,
+        limiter: RateLimiter,
         *,
         require_auth: bool = False,
         timings: Timings | None = None,
@@ -66,7 +66,7 @@ class Accounts:
         self._limiter = limiter
         self._passwords = Passwords()
         self._anonymous = Viewer(roles=frozenset() if require_auth else frozenset({Role.VIEWER}))
-        self.standing = Standing(users, (timings or Timings()).account_freshness_s)
+        self.revocations = RevocationWatch(users, (timings or Timings()).account_freshness_s)
 
     async def identify(self, authorization: str | None) -> Viewer:
         """Who shows this Authorization header. Never raises: what is wrong is said to the fields that ask who it is."""
@@ -77,16 +77,16 @@ class Accounts:
             if not token:
                 raise Unauthenticated("Authorization must be `Bearer` and an access token.")
             claims = self._tokens.read(token.strip())
-            user = await self.standing.user(claims.user_id)
+            user = await self.revocations.user(claims.user_id)
             if user is None or user.version != claims.version:
                 raise Unauthenticated("The access token is not valid any more: sign in again.")
         except CandlegraphError as refusal:
             return Viewer(roles=frozenset(), refusal=refusal)
         return Viewer(user, frozenset(user.role.implied), claims.expires_at)
 
-    async def anybody(self) -> bool:
+    async def any_account_exists(self) -> bool:
         """Whether there is any account."""
-        return await self._users.exist()
+        return await self._users.any_exist()
 
     async def login(self, username: str, password: str, address: str) -> Session:
         """Sign in. The same Unauthenticated, after as long, for a user there is not, a closed one and a wrong password."""
@@ -95,60 +95,60 @@ class Accounts:
         name, address = username.lower(), network(address)
         pair = f"login:{name}:{address}"
         known = f"known:{name}:{address}"
-        await self._count(f"login:{address}", _OF_AN_ADDRESS)
-        await self._count(pair, _FROM_ONE_ADDRESS)
-        if not await self._limiter.marked(known):
-            await self._count(f"login:{name}", _OF_AN_ACCOUNT)
+        await self._count(f"login:{address}", _ADDRESS_LIMIT)
+        await self._count(pair, _ACCOUNT_FROM_ADDRESS_LIMIT)
+        if not await self._limiter.has_mark(known):
+            await self._count(f"login:{name}", _ACCOUNT_LIMIT)
         try:
             found = await self._users.credentials(username)
         except Unavailable:
-            await self._limiter.forget(pair)  # nothing was tried
+            await self._limiter.reset(pair)  # nothing was tried
             raise
         user, password_hash = found or (None, None)
         right, better_hash = await self._passwords.check(password_hash, password)
         if user is None or password_hash is None or not right or user.disabled:
-            raise Unauthenticated(_WRONG)
-        await self._limiter.forget(pair)
-        await self._limiter.mark(known, _KNOWN_FOR_S)
+            raise Unauthenticated(_WRONG_CREDENTIALS)
+        await self._limiter.reset(pair)
+        await self._limiter.set_mark(known, _KNOWN_ADDRESS_TTL_S)
         if better_hash:
             await self._users.rehash(user, password_hash, better_hash)
         refresh_token = _new_token()
-        if not await self._users.begin(user, _hash(refresh_token), FAMILY_LIFETIME_S):
-            raise Unauthenticated(_WRONG)
+        if not await self._users.begin_session(user, _hash(refresh_token), FAMILY_LIFETIME_S):
+            raise Unauthenticated(_WRONG_CREDENTIALS)
         return self._session(user, refresh_token)
 
     async def refresh(self, token: str, address: str) -> Session:
         """Use a refresh token up for new tokens. TokenUsed where another tab was faster, else Unauthenticated."""
-        await self._count(f"refresh:{network(address)}", _REFRESHES)
+        await self._count(f"refresh:{network(address)}", _REFRESH_LIMIT)
         successor = _new_token()
-        user = await self._users.rotate(_hash(token), _hash(successor))
+        user = await self._users.rotate_token(_hash(token), _hash(successor))
         if user:
             return self._session(user, successor)
-        misuse = await self._users.refuse(_hash(token), REPLAY_GRACE_S)
+        misuse = await self._users.classify_misuse(_hash(token), REPLAY_GRACE_S)
         if misuse and misuse.recent:
             raise TokenUsed
         if misuse:
             log.warning("a refresh token of user %s was used again: its sessions are ended", misuse.user_id)
-        raise Unauthenticated(_SPENT)
+        raise Unauthenticated(_INVALID_REFRESH_TOKEN)
 
     async def logout(self, token: str, address: str) -> bool:
         """End the session of a refresh token; False where there is none to end."""
-        await self._count(f"refresh:{network(address)}", _REFRESHES)
-        return await self._users.end(_hash(token))
+        await self._count(f"refresh:{network(address)}", _REFRESH_LIMIT)
+        return await self._users.end_session(_hash(token))
 
     async def save_config(self, viewer: Viewer, config: object, if_updated_at: datetime | None) -> UserConfig:
         """Keep the viewer's own configuration. BadUserInput; Conflict where it was saved after ``if_updated_at``."""
         user = viewer.account()
         text = encode_config(config)
-        await self._count(f"config:{user.id}", _SAVES)
+        await self._count(f"config:{user.id}", _SAVE_LIMIT)
         return await self._users.save_config(user, text, if_updated_at)
 
     async def configs(self, users: Sequence[User]) -> list[UserConfig]:
         """What is kept for each user."""
         return await self._users.configs([user.id for user in users])
 
-    async def _count(self, key: str, bucket: Bucket) -> None:
-        if wait := await self._limiter.take(key, bucket):
+    async def _count(self, key: str, bucket: AttemptLimit) -> None:
+        if wait := await self._limiter.count_attempt(key, bucket):
             raise TooManyAttempts(f"Too many attempts: try again in {wait:.0f} s.", retry_after=wait)
 
     def _session(self, user: User, refresh_token: str) -> Session:

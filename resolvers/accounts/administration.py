@@ -7,16 +7,16 @@ import re
 from candlegraph.errors import BadUserInput, Conflict, NotFound
 from candlegraph.viewer import Role, User
 from resolvers.accounts.passwords import Passwords
-from storage.users import Users
+from storage.users import UserStore
 
 # Only ASCII, so that no two names look alike; and short, for it is shown beside what somebody did.
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._@+-]{0,63}")
 
 
-class Roster:
+class UserAdministration:
     """What the command line does about accounts."""
 
-    def __init__(self, users: Users) -> None:
+    def __init__(self, users: UserStore) -> None:
         """Over the relation."""
         self._users = users
         self._passwords = Passwords()

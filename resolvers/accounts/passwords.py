@@ -31,7 +31,7 @@ class Passwords:
     def __init__(self, hasher: PasswordHasher = _hasher) -> None:
         """Use the given parameters."""
         self._hasher = hasher
-        self._two = asyncio.Semaphore(2)
+        self._semaphore = asyncio.Semaphore(2)
         self._waiting = 0
 
     async def hash(self, password: str) -> str:
@@ -39,7 +39,7 @@ class Passwords:
         if len(password) < MIN_LENGTH:
             raise BadUserInput(f"A password has at least {MIN_LENGTH} characters.")
         check_text("password", password)
-        return await self._in_turn(self._hasher.hash, _normal(password))
+        return await self._run_limited(self._hasher.hash, _normal(password))
 
     async def check(self, password_hash: str | None, password: str) -> tuple[bool, str | None]:
         """Whether that is the password, and a better hash of it where the parameters have risen since.
@@ -48,28 +48,28 @@ class Passwords:
         """
         password = _normal(password)
         try:
-            await self._in_turn(self._hasher.verify, password_hash or self._nobodys, password)
+            await self._run_limited(self._hasher.verify, password_hash or self._dummy_hash, password)
         except VerifyMismatchError:
             return False, None
         if password_hash is None:
             return False, None
         if not self._hasher.check_needs_rehash(password_hash):
             return True, None
-        return True, await self._in_turn(self._hasher.hash, password)
+        return True, await self._run_limited(self._hasher.hash, password)
 
     @cached_property
-    def _nobodys(self) -> str:
+    def _dummy_hash(self) -> str:
         """A hash of the same parameters that no password has."""
         salt, digest = secrets.token_bytes(self._hasher.salt_len), secrets.token_bytes(self._hasher.hash_len)
         cost = f"m={self._hasher.memory_cost},t={self._hasher.time_cost},p={self._hasher.parallelism}"
         return f"$argon2id$v=19${cost}${_base64(salt)}${_base64(digest)}"
 
-    async def _in_turn(self, work: Callable[P, T], *arguments: P.args, **keywords: P.kwargs) -> T:
+    async def _run_limited(self, work: Callable[P, T], *arguments: P.args, **keywords: P.kwargs) -> T:
         if self._waiting >= MAX_WAITING:
             raise Overloaded("Too many people sign in just now: try again in a moment.", retry_after=5)
         self._waiting += 1
         try:
-            async with self._two:
+            async with self._semaphore:
                 return await asyncio.to_thread(work, *arguments, **keywords)
         finally:
             self._waiting -= 1

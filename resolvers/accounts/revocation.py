@@ -9,15 +9,15 @@ from cachetools import TTLCache
 from candlegraph.errors import CandlegraphError
 from candlegraph.outage import Outage
 from candlegraph.viewer import User
-from storage.users import Users
+from storage.users import UserStore
 
-MAX_KEPT = 10_000
+MAX_ENTRIES = 10_000
 
 
-class Standing:
+class RevocationWatch:
     """What is known of the accounts that tokens are shown for."""
 
-    def __init__(self, users: Users, freshness_s: float, max_kept: int = MAX_KEPT) -> None:
+    def __init__(self, users: UserStore, freshness_s: float, max_kept: int = MAX_ENTRIES) -> None:
         """Know nothing yet; `watch` is for the caller to run."""
         self._users = users
         self._freshness_s = freshness_s
@@ -50,14 +50,14 @@ class Standing:
             raise
         return user if user and not user.disabled else None
 
-    async def watch(self) -> None:
+    async def run(self) -> None:
         """Look twice a second whether what anybody waits for has happened, until cancelled."""
         while True:
             await asyncio.sleep(self._freshness_s)
-            with self.outage.watched():  # nobody can close an account while the database is away
-                await self._look()
+            with self.outage.recording():  # nobody can close an account while the database is away
+                await self._poll()
 
-    async def _look(self) -> None:
+    async def _poll(self) -> None:
         """Run one statement for all who wait, however many they are."""
         if not self._waiting:
             return

@@ -27,7 +27,7 @@ _INVALID = "The access token is not valid: sign in again."
 
 
 @dataclass(frozen=True, slots=True)
-class Claims:
+class TokenClaims:
     """What a good token says."""
 
     user_id: int
@@ -63,7 +63,7 @@ class Tokens:
         }
         return jwt.encode(claims, self._keys[0], algorithm="HS256"), now + LIFETIME_S
 
-    def read(self, token: str) -> Claims:
+    def read(self, token: str) -> TokenClaims:
         """Check a token. TokenExpired where that alone is wrong with it, else Unauthenticated."""
         if not _SHAPE.fullmatch(token):
             raise Unauthenticated(_INVALID)
@@ -91,7 +91,7 @@ def _decode(token: str, key: bytes) -> dict[str, Any]:
     )
 
 
-def _claims(found: dict[str, Any]) -> Claims:
+def _claims(found: dict[str, Any]) -> TokenClaims:
     """What the library leaves open: the types of the claims, the kind of the token, and a life too long to be ours."""
     subject, roles = found["sub"], found["roles"]
     sound = (
@@ -105,4 +105,4 @@ def _claims(found: dict[str, Any]) -> Claims:
     )
     if not sound:
         raise jwt.InvalidTokenError
-    return Claims(int(subject), found["ver"], found["exp"])
+    return TokenClaims(int(subject), found["ver"], found["exp"])

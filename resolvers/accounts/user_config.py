@@ -20,7 +20,7 @@ def encode_config(config: object) -> str:
     if not isinstance(config, dict):
         raise BadUserInput("`config` must be a JSON object.")
     keys = 0
-    for value, depth in _walk(config):
+    for value, depth in _nested_values(config):
         _check_value(value)
         if isinstance(value, dict | list) and depth > MAX_DEPTH:
             raise BadUserInput(f"`config` may be at most {MAX_DEPTH} levels deep.")
@@ -33,7 +33,7 @@ def encode_config(config: object) -> str:
     return text.decode()
 
 
-def _walk(config: object) -> Iterator[tuple[object, int]]:
+def _nested_values(config: object) -> Iterator[tuple[object, int]]:
     """Every value in it, and how deep it lies; without recursion, for it may be deep."""
     rest: list[tuple[object, int]] = [(config, 1)]
     while rest:

@@ -11,10 +11,10 @@ from server.cli.command import command, instant
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from candlegraph.backfill import Selection
+    from candlegraph.backfill import SymbolSelection
     from server.settings import Settings
 
-PAGE = 500
+PAGE_SIZE = 500
 
 
 @click.command()
@@ -50,7 +50,7 @@ async def backfill(
         raise click.UsageError("Give MARKET PROVIDER PATTERN and --since, or one of --follow, --cancel and --list.")
     if market is not None and None in {provider, pattern, since}:
         raise click.UsageError("Give MARKET PROVIDER PATTERN and --since.")
-    from candlegraph.backfill import BackfillOrder
+    from candlegraph.backfill import BackfillRequest
     from candlegraph.timeframe import Timeframe
     from server.cli import backfill_display as backfilling
 
@@ -63,7 +63,7 @@ async def backfill(
     else:
         chosen = _selection(str(market), str(provider), str(pattern))
         span = (instant(since) or 0, instant(until))
-        order = BackfillOrder(chosen, *span, Timeframe.parse(timeframe), priority)
+        order = BackfillRequest(chosen, *span, Timeframe.parse(timeframe), priority)
         await backfilling.backfill(settings, order, _console())
 
 
@@ -76,10 +76,10 @@ async def backfill(
 async def track(settings: Settings, market: str, provider: str, pattern: str, since: str | None) -> None:
     """Have the servers keep the 1m candles of matching symbols complete from now on."""
     from schema.scalars import print_datetime
-    from server.wiring import machine
+    from server.wiring import open_runtime
 
     selection, earliest, console = _selection(market, provider, pattern), instant(since), _console()
-    async with machine(settings) as running:
+    async with open_runtime(settings) as running:
         tracked = await running.services.tracking.track(selection, earliest, None)
     for one in tracked:
         console.print(
@@ -97,10 +97,10 @@ async def track(settings: Settings, market: str, provider: str, pattern: str, si
 @command
 async def untrack(settings: Settings, market: str, provider: str, pattern: str) -> None:
     """Keep matching symbols complete no longer; what is stored stays."""
-    from server.wiring import machine
+    from server.wiring import open_runtime
 
     selection, console = _selection(market, provider, pattern), _console()
-    async with machine(settings) as running:
+    async with open_runtime(settings) as running:
         count = await running.services.tracking.untrack(selection)
     console.print(f"{count} of them {'was' if count == 1 else 'were'} tracked; what is stored stays.", highlight=False)
 
@@ -112,15 +112,15 @@ async def holes(settings: Settings) -> None:
     from rich.table import Table
 
     from schema.scalars import print_datetime
-    from server.wiring import machine
+    from server.wiring import open_runtime
 
     table, console = Table("symbol", "since", "until", "minutes", "reason", "detail", box=None), _console()
     after = count = 0
-    async with machine(settings) as running:
-        while page := await running.services.tracking.page(PAGE, after):
+    async with open_runtime(settings) as running:
+        while page := await running.services.tracking.page(PAGE_SIZE, after):
             for one in page:
                 count += 1
-                for gap in one.holes:
+                for gap in one.gaps:
                     span = (
                         print_datetime(gap.since),
                         print_datetime(gap.until),
@@ -133,7 +133,7 @@ async def holes(settings: Settings) -> None:
     console.print(f"{count:,} tracked series, {table.row_count:,} holes.", highlight=False)
 
 
-def _selection(market: str, provider: str, pattern: str) -> Selection:
+def _selection(market: str, provider: str, pattern: str) -> SymbolSelection:
     from resolvers.backfills import selection
 
     named = not set("*?[") & set(pattern)

@@ -13,30 +13,30 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from candlegraph.backfill import Backfill, BackfillOrder, BackfillPart, BackfillState
+from candlegraph.backfill import Backfill, BackfillRequest, BackfillState, SymbolProgress
 from candlegraph.errors import CandlegraphError, Unavailable
-from candlegraph.upstream import Status
-from history.backfill.workers import Workers
+from candlegraph.upstream import ProviderStatus
+from history.backfill.workers import BackfillWorkers
 from schema.scalars import print_datetime
 from server.settings import Settings
-from server.wiring import Machine, machine
+from server.wiring import Runtime, open_runtime
 
 LOOK_S = 0.5
 SAY_S = 5.0  # how often a line is printed where there is no terminal
-SHOWN = 20  # symbols at once
-MAX_HOLES = 20
+MAX_SHOWN_SYMBOLS = 20  # symbols at once
+MAX_GAPS = 20
 
 
-async def backfill(settings: Settings, what: BackfillOrder | int, console: Console) -> None:
+async def backfill(settings: Settings, what: BackfillRequest | int, console: Console) -> None:
     """Order a job, or take up one by its number, and stay with it to its end.
 
     Raises what `history.backfill.jobs.Backfills.start` does, and CandlegraphError where the job failed or was cancelled.
     """
-    async with machine(settings) as running:
+    async with open_runtime(settings) as running:
         backfills = running.services.backfills
         job = await (backfills.get(what) if isinstance(what, int) else backfills.start(what))
         console.print(f"Backfill {job.id}: {_sentence(job)}", highlight=False)
-        workers = Workers(backfills, workers=settings.backfill_workers, job=job.id)
+        workers = BackfillWorkers(backfills, workers=settings.backfill_workers, job=job.id)
         workers.start(running.supervisor)
         try:
             job = await _watch(running, job, console)
@@ -52,12 +52,12 @@ async def backfill(settings: Settings, what: BackfillOrder | int, console: Conso
         _report(job, console)
     if job.state is not BackfillState.DONE:
         said = f": {job.last_error}" if job.last_error and job.state is BackfillState.FAILED else "."
-        raise CandlegraphError(f"Backfill {job.id} was {_PASSED[job.state]}{said}")
+        raise CandlegraphError(f"Backfill {job.id} was {_END_STATES[job.state]}{said}")
 
 
 async def list_backfills(settings: Settings, console: Console) -> None:
     """Print the newest jobs."""
-    async with machine(settings) as running:
+    async with open_runtime(settings) as running:
         jobs = await running.services.backfills.page(None, 50, None)
     table = Table("id", "state", "what", "pieces", "candles", "ordered", "by", "last error", box=None)
     for job in jobs:
@@ -77,14 +77,14 @@ async def list_backfills(settings: Settings, console: Console) -> None:
 
 async def cancel_backfill(settings: Settings, number: int, console: Console) -> None:
     """End a job."""
-    async with machine(settings) as running:
+    async with open_runtime(settings) as running:
         job = await running.services.backfills.cancel(number)
     console.print(
         f"Backfill {job.id} is {job.state}; {job.candles_written:,} candles of it are stored.", highlight=False
     )
 
 
-_PASSED = {BackfillState.FAILED: "given up in part", BackfillState.CANCELLED: "cancelled"}
+_END_STATES = {BackfillState.FAILED: "given up in part", BackfillState.CANCELLED: "cancelled"}
 
 
 @dataclass
@@ -100,7 +100,7 @@ class _Rate:
         return (candles - before) / (now - began) if now > began else 0.0
 
 
-async def _watch(running: Machine, job: Backfill, console: Console) -> Backfill:
+async def _watch(running: Runtime, job: Backfill, console: Console) -> Backfill:
     """Show the job until it has ended."""
     backfills, rate = running.services.backfills, _Rate()
     live = Live(console=console, transient=True, auto_refresh=False) if console.is_terminal else None
@@ -116,7 +116,9 @@ async def _watch(running: Machine, job: Backfill, console: Console) -> Backfill:
                 await asyncio.sleep(LOOK_S)
                 continue
             if live:
-                live.update(_picture(job, parts, _status(running, job), rate.of(job.candles_written)), refresh=True)
+                live.update(
+                    _progress_bars(job, parts, _status(running, job), rate.of(job.candles_written)), refresh=True
+                )
             elif time.monotonic() - said_at >= SAY_S and not job.state.ended:
                 said_at = time.monotonic()
                 console.print(_line(job, rate.of(job.candles_written)), highlight=False)
@@ -128,16 +130,18 @@ async def _watch(running: Machine, job: Backfill, console: Console) -> Backfill:
     return job
 
 
-def _status(running: Machine, job: Backfill) -> Status | None:
+def _status(running: Runtime, job: Backfill) -> ProviderStatus | None:
     statuses = running.services.providers.statuses()
     return next((one for one in statuses if (one.market.id, one.id) == (job.market, job.provider)), None)
 
 
-def _picture(job: Backfill, parts: Sequence[BackfillPart], status: Status | None, rate: float) -> RenderableType:
+def _progress_bars(
+    job: Backfill, parts: Sequence[SymbolProgress], status: ProviderStatus | None, rate: float
+) -> RenderableType:
     """A bar a symbol, those that are under way first, and beneath it how the provider is."""
     bars = Table.grid(padding=(0, 2))
     under_way = sorted(parts, key=lambda part: (part.state.ended, part.pieces_done == 0))
-    for part in under_way[:SHOWN]:
+    for part in under_way[:MAX_SHOWN_SYMBOLS]:
         bars.add_row(
             part.symbol,
             ProgressBar(total=max(1, part.pieces), completed=part.pieces_done if part.pieces else 1, width=40),
@@ -147,8 +151,8 @@ def _picture(job: Backfill, parts: Sequence[BackfillPart], status: Status | None
             f"again at {print_datetime(part.retry_at)}" if part.retry_at else part.state if part.state.ended else "",
         )
     lines: list[RenderableType] = [bars]
-    if len(parts) > SHOWN:
-        lines.append(Text(f"... and {len(parts) - SHOWN:,} more symbols"))
+    if len(parts) > MAX_SHOWN_SYMBOLS:
+        lines.append(Text(f"... and {len(parts) - MAX_SHOWN_SYMBOLS:,} more symbols"))
     lines.append(Text(_line(job, rate)))
     if status:
         budget = f", at most {status.budget.weight:g} in {status.budget.per_s:g} s" if status.budget else ""
@@ -183,10 +187,10 @@ def _names(symbols: Sequence[str]) -> str:
 def _report(job: Backfill, console: Console) -> None:
     """What became of it."""
     console.print(f"{job.state}: {job.candles_written:,} candles with {job.calls:,} calls.", highlight=False)
-    for gap in job.holes[:MAX_HOLES]:
+    for gap in job.holes[:MAX_GAPS]:
         missing = f"{print_datetime(gap.since)} .. {print_datetime(gap.until)}"
         console.print(f"missing {missing} {gap.reason}: {gap.detail}", highlight=False, markup=False)
-    if len(job.holes) > MAX_HOLES:
+    if len(job.holes) > MAX_GAPS:
         console.print(
-            f"... and {len(job.holes) - MAX_HOLES:,} more: ask `backfill(id: {job.id}) {{ holes }}`.", highlight=False
+            f"... and {len(job.holes) - MAX_GAPS:,} more: ask `backfill(id: {job.id}) {{ holes }}`.", highlight=False
         )

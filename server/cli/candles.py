@@ -17,7 +17,7 @@ from server.cli.command import command, instant, print_table
 if TYPE_CHECKING:
     from candlegraph.candle import Candles
     from server.settings import Settings
-    from storage.corrections import Version
+    from storage.corrections import CandleVersion
 
 
 @click.command("import")
@@ -75,9 +75,9 @@ async def candles(
     from resolvers.context import Context
     from resolvers.names import instrument
     from schema.scalars import print_datetime
-    from server.wiring import machine
+    from server.wiring import open_runtime
 
-    async with machine(settings) as running:
+    async with open_runtime(settings) as running:
         answer = await resolve_candles(
             Context(running.services, "cli"),
             Series(instrument(market, provider, symbol), Timeframe.parse(timeframe)),
@@ -199,7 +199,7 @@ async def corrections(
     from server.wiring import database
     from storage.corrections import newest_corrections
 
-    def shown(version: Version | None) -> str:
+    def shown(version: CandleVersion | None) -> str:
         return "none" if version is None else " ".join([*map(str, version.numbers), f"({version.source})"])
 
     async with database(settings) as opened:

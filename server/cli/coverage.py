@@ -56,14 +56,14 @@ async def _forget(opened: Database, name: tuple[str, str, str], span: Span) -> l
     from candlegraph.span import Spans
     from storage.aggregates.verify import instruments_matching
     from storage.candles import CandleStore
-    from storage.change_feed import Changes
+    from storage.change_feed import ChangeFeed
     from storage.instruments import Instruments
     from storage.withdrawals import covered_series, withdraw
 
     found = await instruments_matching(opened, *name)
     if not found:
         raise NotFound("Nothing of that name is stored.")
-    store = CandleStore(opened, Changes(opened))
+    store = CandleStore(opened, ChangeFeed(opened))
     rows: list[tuple[object, ...]] = []
     for record in await Instruments(opened).by_id([instrument_id for instrument_id, _ in found]):
         for series in await covered_series(opened, record):

@@ -18,7 +18,7 @@ from candlegraph.candle import Candles
 from candlegraph.clock import MINUTE_MS
 from candlegraph.errors import BadUserInput, InvalidCandles
 from candlegraph.evidence import bucket_ends
-from candlegraph.series import Instrument, Record
+from candlegraph.series import Instrument, InstrumentRecord
 from candlegraph.timeframe import Timeframe
 from candlegraph.zone import UTC, Int64s, Zone, zone
 from providers.tables.reader import Hints, Table, read_table
@@ -26,8 +26,8 @@ from resolvers.names import instrument
 from schema.scalars import print_datetime
 from server.cli.claim import Claim
 from server.settings import Settings
-from server.wiring import Machine, machine
-from storage.batches import Write
+from server.wiring import Runtime, open_runtime
+from storage.batches import CandleWrite
 from storage.imports import imported_beside
 
 _OFFSET = re.compile(r"([+-])(\d\d):?([0-5]\d)")
@@ -80,8 +80,8 @@ async def import_candles(
     """
     target, options = instrument(*name), options or ImportOptions()
     hints = options.hints()
-    async with machine(settings) as running:
-        existing = (await running.services.history.instruments.kept([target])).get(target)
+    async with open_runtime(settings) as running:
+        existing = (await running.services.history.instruments.get_stored([target])).get(target)
         days = zone(_days(running, target, existing, options.timezone))
         zone_line = f"Time zone of {target.symbol}: {days.name}."
         try:
@@ -93,27 +93,27 @@ async def import_candles(
         claim = Claim.of(kept.seen, table.timeframe, days, kept.until, covers=options.covers, sparse=options.sparse)
         if existing and not options.sparse:
             claim = claim.joined(await imported_beside(running.database, existing.id, table.timeframe, claim.spans))
-        write = Write(0, table.timeframe, kept.candles, claim.spans, "i", options.replace)
+        write = CandleWrite(0, table.timeframe, kept.candles, claim.spans, "i", options.replace)
         write, older = _since(write, await running.store.horizon())
         lines = [*table.facts, zone_line, _left_out(kept.left_out | older), *claim.lines()]
         lines += _warnings(file, write.candles, table, days)
         count = f"{len(write.candles):,} candles of {table.timeframe}"
         if options.dry_run:
             return "\n".join([*lines, f"Nothing was stored, this is a dry run: {count} would go into {target}."])
-        record = await running.services.history.instruments.imported(target, days.name)
+        record = await running.services.history.instruments.get_or_create(target, days.name)
         await _store(running, replace(write, instrument_id=record.id))
     return "\n".join([*lines, f"Imported {count} into {target}."])
 
 
-def _since(write: Write, horizon: int | None) -> tuple[Write, dict[str, int]]:
+def _since(write: CandleWrite, horizon: int | None) -> tuple[CandleWrite, dict[str, int]]:
     """What is kept of a write, and how many candles are too old; BadUserInput where all are."""
-    kept, day = write.since(horizon), print_datetime(horizon or 0)[:10]
+    kept, day = write.dropping_before(horizon), print_datetime(horizon or 0)[:10]
     if not len(kept.candles):
         raise BadUserInput(f"None of these candles was imported: 1-minute candles before {day} are not kept.")
     return kept, {f"older than {day}, before which 1m candles are not kept": len(write.candles) - len(kept.candles)}
 
 
-async def _store(running: Machine, write: Write) -> None:
+async def _store(running: Runtime, write: CandleWrite) -> None:
     columns = (TextColumn("importing"), BarColumn(), TaskProgressColumn(), TimeRemainingColumn())
     with Progress(*columns, console=Console(file=sys.stderr), transient=True) as progress:
         task = progress.add_task("", total=len(write.candles))
@@ -183,7 +183,7 @@ def _clock(name: str) -> Zone:
     return zone(name)
 
 
-def _days(running: Machine, target: Instrument, existing: Record | None, told: str | None) -> str:
+def _days(running: Runtime, target: Instrument, existing: InstrumentRecord | None, told: str | None) -> str:
     """The zone of the symbol's days: an existing one keeps its own, a new one has the market's."""
     if existing is None:
         return told or _market_zone(running, target.market)
@@ -194,12 +194,12 @@ def _days(running: Machine, target: Instrument, existing: Record | None, told: s
     return existing.timezone
 
 
-def _market_zone(running: Machine, market: str) -> str:
+def _market_zone(running: Runtime, market: str) -> str:
     zones = [status.market.timezone for status in running.services.providers.statuses() if status.market.id == market]
     return zones[0] if zones else "UTC"
 
 
-def _drops_fillers(running: Machine, target: Instrument) -> bool:
+def _drops_fillers(running: Runtime, target: Instrument) -> bool:
     """Whether candles that the provider itself brings come without minutes in which nobody traded."""
     return any(
         status.capabilities.has_volume and status.budget is not None  # None: nothing is known of it

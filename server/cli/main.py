@@ -54,12 +54,12 @@ async def providers(settings: Settings) -> None:
 
     The counts are of this process: those of a running server are in its API, as ``providers { counters }``.
     """
-    from candlegraph.upstream import State
+    from candlegraph.upstream import ProviderState
     from resolvers.context import Context
     from resolvers.markets import resolve_markets, resolve_providers
-    from server.wiring import machine
+    from server.wiring import open_runtime
 
-    async with machine(settings) as running:
+    async with open_runtime(settings) as running:
         context = Context(running.services, "cli")
         statuses = [
             status
@@ -77,14 +77,14 @@ async def providers(settings: Settings) -> None:
                 str(status.capabilities.live),
                 status.counters.calls,
                 " ".join(map(str, status.capabilities.timeframes)),
-                status.description if status.state is State.READY else status.reason,
+                status.description if status.state is ProviderState.READY else status.reason,
                 status.last_failure.message if status.last_failure else "",
             )
             for status in statuses
         ],
     )
     for status in statuses:
-        if status.state is State.READY and status.reason:  # which of its data cannot be served
+        if status.state is ProviderState.READY and status.reason:  # which of its data cannot be served
             for line in status.reason.splitlines():
                 click.echo(f"{status.market.id}/{status.id}: {line}")
 

@@ -12,7 +12,7 @@ import click
 from server.cli.command import command, print_table
 
 if TYPE_CHECKING:
-    from resolvers.accounts.administration import Roster
+    from resolvers.accounts.administration import UserAdministration
     from server.settings import Settings
 
 
@@ -29,7 +29,7 @@ async def add_user(settings: Settings, name: str, role: str) -> None:
     """Make an account; the password is asked for, or is the first line of stdin."""
     from candlegraph.viewer import Role
 
-    async with _roster(settings) as accounts:
+    async with _administration(settings) as accounts:
         made = await accounts.add(name, _password(), Role(role))
     click.echo(f"{made.name} may sign in, as {made.role.value}.")
 
@@ -39,10 +39,12 @@ async def add_user(settings: Settings, name: str, role: str) -> None:
 async def list_users(settings: Settings) -> None:
     """List the accounts."""
     from server.wiring import database
-    from storage.users import Users
+    from storage.users import UserStore
 
     async with database(settings) as opened:
-        rows = [(one.name, one.role.value, "closed" if one.disabled else "open") for one in await Users(opened).every()]
+        rows = [
+            (one.name, one.role.value, "closed" if one.disabled else "open") for one in await UserStore(opened).all()
+        ]
     print_table(("name", "role", "state"), [*rows])
 
 
@@ -67,25 +69,25 @@ async def enable_user(settings: Settings, name: str) -> None:
 @command
 async def change_password(settings: Settings, name: str) -> None:
     """Change a password, which ends every session of the account."""
-    async with _roster(settings) as accounts:
+    async with _administration(settings) as accounts:
         changed = await accounts.change_password(name, _password())
     click.echo(f"{changed.name} has a new password; every older sign-in has ended.")
 
 
 async def _disable(settings: Settings, name: str, *, disabled: bool) -> None:
-    async with _roster(settings) as accounts:
+    async with _administration(settings) as accounts:
         account = await accounts.disable(name, disabled=disabled)
     click.echo(f"{account.name} may {'not sign in any more' if disabled else 'sign in again'}.")
 
 
 @asynccontextmanager
-async def _roster(settings: Settings) -> AsyncIterator[Roster]:
-    from resolvers.accounts.administration import Roster
+async def _administration(settings: Settings) -> AsyncIterator[UserAdministration]:
+    from resolvers.accounts.administration import UserAdministration
     from server.wiring import database
-    from storage.users import Users
+    from storage.users import UserStore
 
     async with database(settings) as opened:
-        yield Roster(Users(opened))
+        yield UserAdministration(UserStore(opened))
 
 
 def _password() -> str:

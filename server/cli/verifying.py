@@ -16,14 +16,14 @@ from candlegraph.span import Span, Spans
 from candlegraph.timeframe import MINUTE
 from history.upstream_check import DayCheck, check_day, stored_days
 from server.settings import Settings
-from server.wiring import database, machine
-from storage.aggregates.layout import Aggregates, layout_of
-from storage.aggregates.refresh import Refresher
+from server.wiring import database, open_runtime
+from storage.aggregates.layout import AggregateLayout, stored_layout
+from storage.aggregates.refresh import AggregateRefresher
 from storage.aggregates.verify import Tally, Verification, instruments_matching, totals
 from storage.candles import CandleStore
-from storage.change_feed import Changes
+from storage.change_feed import ChangeFeed
 from storage.database import Database
-from storage.relations import read_levels
+from storage.relations import read_aggregates
 from storage.upgrade import task_tallies, withdrawal_tallies
 
 
@@ -38,10 +38,10 @@ async def verify_stored(
         instruments = await instruments_matching(opened, *name)
         if any(name) and not instruments:
             raise NotFound("Nothing of that name is stored.")
-        levels = await read_levels(opened, inactive=True)
-        kind = await layout_of(opened)
-        refresher = Refresher(opened, kind) if kind is Aggregates.CONTINUOUS else None
-        verification = Verification(CandleStore(opened, Changes(opened)), levels, span, repair, refresher)
+        levels = await read_aggregates(opened, inactive=True)
+        kind = await stored_layout(opened)
+        refresher = AggregateRefresher(opened, kind) if kind is AggregateLayout.CONTINUOUS else None
+        verification = Verification(CandleStore(opened, ChangeFeed(opened)), levels, span, repair, refresher)
         tallies = [] if any(name) else await verification.orphans()
         with _progress(len(instruments)) as tell:
             for instrument_id, instrument in instruments:
@@ -61,7 +61,7 @@ async def verify_upstream(
     """
     checks: list[tuple[Instrument, DayCheck]] = []
     unanswered: list[tuple[Instrument, str]] = []
-    async with machine(settings) as running:
+    async with open_runtime(settings) as running:
         history = running.services.history
         found = await instruments_matching(running.database, *name)
         if not found:
@@ -72,7 +72,7 @@ async def verify_upstream(
         if MINUTE not in upstream.capabilities.timeframes:
             raise BadUserInput(f"{upstream.name} has no 1m candles to compare with.")
         for record in await history.instruments.by_id([instrument_id for instrument_id, _ in found]):
-            covered = (await history.ledgers.load([record.id]))[0].spans.get(MINUTE, Spans())
+            covered = (await history.coverage_cache.load([record.id]))[0].spans.get(MINUTE, Spans())
             try:
                 found_days = [
                     await check_day(history.store, record, upstream, day) for day in stored_days(covered, days)

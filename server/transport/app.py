@@ -16,30 +16,32 @@ from starlette.staticfiles import StaticFiles
 from candlegraph.errors import CandlegraphError
 from schema.build import build_schema
 from server.settings import Env
-from server.transport.connections import Caps, Connections
-from server.transport.graphql_http import Endpoint
+from server.transport.connections import ConnectionLimits, Connections
+from server.transport.graphql_http import GraphQLEndpoint
 from server.transport.loopback import is_loopback_name
-from server.wiring import Machine
+from server.wiring import Runtime
 
 WEB = Path(__file__).parents[1] / "web"
 
 
-def create_app(machine: Machine) -> Starlette:
+def create_app(runtime: Runtime) -> Starlette:
     """Put the application together over a started machine."""
-    settings = machine.settings
+    settings = runtime.settings
     origins = settings.origins
     trusts_loopback = settings.env is Env.DEVELOPMENT and is_loopback_name(settings.host)
     connections = Connections(
-        Caps(settings.max_connections, settings.max_connections_per_address, settings.max_operations_per_socket)
+        ConnectionLimits(
+            settings.max_connections, settings.max_connections_per_address, settings.max_operations_per_socket
+        )
     )
-    endpoint = Endpoint(
+    endpoint = GraphQLEndpoint(
         build_schema(),
-        machine.services,
+        runtime.services,
         WEB,
         origins,
         connections,
         trusts_loopback=trusts_loopback,
-        timings=machine.database.timings,
+        timings=runtime.database.timings,
     )
 
     async def home(_: Request) -> Response:
@@ -49,7 +51,7 @@ def create_app(machine: Machine) -> Starlette:
         return JSONResponse({"status": "ok"})
 
     async def readyz(_: Request) -> Response:
-        return await _readiness(machine)
+        return await _readiness(runtime)
 
     app = Starlette(
         routes=[
@@ -70,7 +72,7 @@ def create_app(machine: Machine) -> Starlette:
     return app
 
 
-async def _readiness(machine: Machine) -> Response:
+async def _readiness(machine: Runtime) -> Response:
     try:
         async with machine.database.connection() as connection:
             await connection.fetchval("select 1")

@@ -14,25 +14,25 @@ from resolvers.accounts.accounts import network
 
 log = logging.getLogger(__name__)
 
-Leave = Callable[[], Awaitable[None]]
+LeaveCallback = Callable[[], Awaitable[None]]
 
 
 @dataclass(frozen=True, slots=True)
-class Caps:
+class ConnectionLimits:
     """How many connections a process and an address may have, and how many operations a socket."""
 
     connections: int = 10_000
-    an_address: int = 100
-    operations: int = 100
+    per_address: int = 100
+    operations_per_socket: int = 100
 
 
 class Connections:
     """The sockets and event streams of this process."""
 
-    def __init__(self, caps: Caps = Caps()) -> None:
+    def __init__(self, caps: ConnectionLimits = ConnectionLimits()) -> None:
         """Nobody is connected."""
         self.caps = caps
-        self._leave: set[Leave] = set()
+        self._leave: set[LeaveCallback] = set()
         self._of: Counter[str] = Counter()
         self._closed = False
 
@@ -41,15 +41,15 @@ class Connections:
         return len(self._leave)
 
     @contextmanager
-    def admit(self, address: str, leave: Leave) -> Iterator[None]:
+    def admit(self, address: str, leave: LeaveCallback) -> Iterator[None]:
         """Count a connection for as long as it lasts; ``leave`` asks it to go. Overloaded or TooManyAttempts."""
         name = network(address)
         if self._closed:
             raise Overloaded("The server is stopping: connect again in a moment.", retry_after=1)
         if len(self._leave) >= self.caps.connections:
             raise Overloaded("The server has as many connections as it can carry.", retry_after=5)
-        if self._of[name] >= self.caps.an_address:
-            raise TooManyAttempts(f"An address has at most {self.caps.an_address} connections.", retry_after=5)
+        if self._of[name] >= self.caps.per_address:
+            raise TooManyAttempts(f"An address has at most {self.caps.per_address} connections.", retry_after=5)
         self._of[name] += 1
         self._leave.add(leave)
         try:

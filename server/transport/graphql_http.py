@@ -27,7 +27,7 @@ from resolvers.context import Context, Origin, Services
 from schema.build import Schema
 from server.transport.connections import Connections, status_of
 from server.transport.graphql_sse import EventStream, prefers_events
-from server.transport.graphql_ws import Socket
+from server.transport.graphql_ws import GraphQLSocket
 from server.transport.loopback import is_loopback
 
 MAX_BODY = 262_144
@@ -45,7 +45,7 @@ CONTENT_SECURITY_POLICY = (
 )
 
 
-class Endpoint(GraphQL[Context, None]):
+class GraphQLEndpoint(GraphQL[Context, None]):
     """The one endpoint of the API, an ASGI application."""
 
     def __init__(
@@ -96,7 +96,7 @@ class Endpoint(GraphQL[Context, None]):
             await self.reject_websocket(ws)
             return
         context = await self.get_context(ws, ws)
-        socket = Socket(self._opener, ws, context, self._connections.caps.operations, self._timings)
+        socket = GraphQLSocket(self._opener, ws, context, self._connections.caps.operations_per_socket, self._timings)
         try:
             with self._connections.admit(context.origin.address, socket.leave):
                 protocol = await self.pick_websocket_subprotocol(ws)

@@ -19,7 +19,7 @@ from strawberry.types.graphql import OperationType
 
 from candlegraph.errors import TokenExpired, Unauthenticated
 from resolvers.context import Context
-from schema.broadcast import Refused, encode
+from schema.broadcast import OperationRefused, encode
 from schema.build import Schema
 from server.transport.connections import Connections
 
@@ -77,7 +77,13 @@ class EventStream(Response):
             await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
             ends = [
                 asyncio.create_task(end)
-                for end in (self._tell(send), self._comment(send), self._expire(), self._left.wait(), _gone(receive))
+                for end in (
+                    self._send_events(send),
+                    self._comment(send),
+                    self._expire(),
+                    self._left.wait(),
+                    _gone(receive),
+                )
             ]
             try:
                 done, _ = await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
@@ -89,7 +95,7 @@ class EventStream(Response):
                 task.result()
             await _write(send, self._last, more=False)
 
-    async def _tell(self, send: Send) -> None:
+    async def _send_events(self, send: Send) -> None:
         request = self._request
         try:
             answer = await self._schema.open(
@@ -98,7 +104,7 @@ class EventStream(Response):
             async with aclosing(answer):
                 async for payload in answer:
                     await _write(send, _next(payload))
-        except Refused as refused:
+        except OperationRefused as refused:
             await _write(send, _next(encode(None, refused.errors)))
         self._last = _COMPLETE
 
@@ -117,7 +123,7 @@ class EventStream(Response):
         refusal: Unauthenticated = Unauthenticated("The access token is not valid any more: sign in again.")
         try:
             async with asyncio.timeout(max(0, (viewer.expires_at or 0) - time.time())):
-                await self._context.services.accounts.standing.ended(viewer.user)
+                await self._context.services.accounts.revocations.ended(viewer.user)
         except TimeoutError:
             refusal = TokenExpired()
         extensions: dict[str, Any] = {"code": refusal.code}

@@ -20,13 +20,13 @@ from candlegraph.errors import CandlegraphError, Overloaded, TokenExpired, Unaut
 from candlegraph.timings import Timings
 from candlegraph.viewer import User
 from resolvers.context import Context
-from schema.broadcast import Refused
+from schema.broadcast import OperationRefused
 from schema.build import Schema
 
 log = logging.getLogger(__name__)
 
 
-class Socket:
+class GraphQLSocket:
     """One socket. It belongs to whom its `connection_init` says, and is closed when the token ends."""
 
     def __init__(self, schema: Schema, ws: WebSocket, context: Context, max_operations: int, timings: Timings) -> None:
@@ -107,7 +107,7 @@ class Socket:
         reason = "The access token is not valid any more: sign in again."
         try:
             async with asyncio.timeout(max(0, expires_at - time.time())):
-                await self._context.services.accounts.standing.ended(user)
+                await self._context.services.accounts.revocations.ended(user)
         except TimeoutError:
             reason = TokenExpired().message
         await self._close(4403, reason)
@@ -145,7 +145,7 @@ class Socket:
                     await self._send(head + answered + "}")
                     if self._unanswered:
                         self._unanswered.discard(asyncio.current_task())
-        except Refused as refused:
+        except OperationRefused as refused:
             last = _error(id_, [error.formatted for error in refused.errors])
         except WebSocketDisconnect:
             return  # its client was faster

@@ -12,11 +12,11 @@ from candlegraph.resample import fold
 from candlegraph.span import Span, Spans
 from candlegraph.timeframe import MINUTE, Timeframe
 from storage.aggregates.statements import STATEMENTS
-from storage.batches import Read
-from storage.binary import unpack
+from storage.batches import CandleRead
+from storage.binary import unpack_candles
 from storage.candles import read_rows
 from storage.database import Database, to_ms
-from storage.relations import BASE, Levels
+from storage.relations import BASE_RELATION, Aggregates
 
 SLICE_ROWS = 200_000  # 1m candles read at once, 10 MB
 
@@ -37,15 +37,15 @@ class _Lag:
 
 
 @dataclass(frozen=True, slots=True)
-class Continuous:
+class ContinuousReader:
     """Answers reads (a `storage.candles.Reading`): at once where nothing is stale, else from one snapshot."""
 
-    levels: Levels
+    aggregates: Aggregates
 
-    async def __call__(self, database: Database, reads: Sequence[Read]) -> list[Candles]:
+    async def __call__(self, database: Database, reads: Sequence[CandleRead]) -> list[Candles]:
         """Answer every read, in their order."""
         rows = await read_rows(database.fetch, reads, STATEMENTS["columns_of_staleness"])
-        answers = [unpack(row["rows"]) for row in rows]
+        answers = [unpack_candles(row["rows"]) for row in rows]
         late = [i for i, (read, row) in enumerate(zip(reads, rows, strict=True)) if _touched(read, row)]
         if late:
             answers_of_late = await self._read_late(database, [reads[i] for i in late])
@@ -53,7 +53,7 @@ class Continuous:
                 answers[i] = answer
         return answers
 
-    async def _read_late(self, database: Database, reads: Sequence[Read]) -> list[Candles]:
+    async def _read_late(self, database: Database, reads: Sequence[CandleRead]) -> list[Candles]:
         found: dict[int, list[Candles]] = defaultdict(list)
         async with database.snapshot() as connection:
             # The lag of a moment ago is not that of this snapshot.
@@ -66,18 +66,18 @@ class Continuous:
                 rows = await read_rows(connection.fetch, [piece for _, piece in batch])
                 for (i, _), row in zip(batch, rows, strict=True):
                     # The edges of a piece are those of the step above it: folded so far, it is small and still exact.
-                    found[i].append(fold(unpack(row["rows"]), self._steps(reads[i])[-1][0]))
+                    found[i].append(fold(unpack_candles(row["rows"]), self._steps(reads[i])[-1][0]))
         return [_cut(read, fold(concat(found[i]).sorted(), read.timeframe)) for i, read in enumerate(reads)]
 
-    def _steps(self, read: Read) -> list[tuple[Timeframe, str]]:
+    def _steps(self, read: CandleRead) -> list[tuple[Timeframe, str]]:
         """The relations that may answer, above the base."""
-        below = [(step, self.levels[step]) for step in _STEPS if step in self.levels]
+        below = [(step, self.aggregates[step]) for step in _STEPS if step in self.aggregates]
         return [
             (read.timeframe, read.relation),
             *(step for step in below if step[0].nominal_ms < read.timeframe.nominal_ms),
         ]
 
-    def _pieces(self, read: Read, lag: _Lag) -> Iterator[Read]:
+    def _pieces(self, read: CandleRead, lag: _Lag) -> Iterator[CandleRead]:
         """What to read instead: of each step the buckets that are not stale, and the rest from the base."""
         rest = Spans([read.span.outer(read.timeframe)])
         for timeframe, relation in self._steps(read):
@@ -89,12 +89,12 @@ class Continuous:
         steps = self._steps(read)[-1][0]
         for span in rest & Spans([lag.hull.outer(steps)]):
             for part in _slices(span, steps):
-                yield replace(read, timeframe=MINUTE, span=part, limit=_rows(part, MINUTE), relation=BASE)
+                yield replace(read, timeframe=MINUTE, span=part, limit=_rows(part, MINUTE), relation=BASE_RELATION)
 
 
-def _touched(read: Read, row: Any) -> bool:
+def _touched(read: CandleRead, row: Any) -> bool:
     """Whether a read of an aggregate met a stale bucket."""
-    if read.relation == BASE:
+    if read.relation == BASE_RELATION:
         return False
     whole = read.span.outer(read.timeframe)
     return bool(Spans([whole]) & _Lag(_stale(row, whole.until), whole).around(read.timeframe))
@@ -127,12 +127,12 @@ def _slices(span: Span, timeframe: Timeframe) -> Iterator[Span]:
         since = until
 
 
-def _batches(pieces: Sequence[tuple[int, Read]]) -> Iterator[list[tuple[int, Read]]]:
+def _batches(pieces: Sequence[tuple[int, CandleRead]]) -> Iterator[list[tuple[int, CandleRead]]]:
     """The pieces in groups that are read at once: all, unless that were too many 1m candles."""
-    batch: list[tuple[int, Read]] = []
+    batch: list[tuple[int, CandleRead]] = []
     rows = 0
     for item in pieces:
-        cost = item[1].limit if item[1].relation == BASE else 0
+        cost = item[1].limit if item[1].relation == BASE_RELATION else 0
         if batch and rows + cost > 2 * SLICE_ROWS:
             yield batch
             batch, rows = [], 0
@@ -142,7 +142,7 @@ def _batches(pieces: Sequence[tuple[int, Read]]) -> Iterator[list[tuple[int, Rea
         yield batch
 
 
-def _cut(read: Read, candles: Candles) -> Candles:
+def _cut(read: CandleRead, candles: Candles) -> Candles:
     """The rows of a span that are wanted."""
     inside = candles.between(read.span)
     return inside[max(0, len(inside) - read.limit) :] if read.newest else inside[: read.limit]

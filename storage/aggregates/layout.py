@@ -12,7 +12,7 @@ from storage.database import Database
 _FOLDER = files("migrations") / "layouts"
 
 
-class Aggregates(StrEnum):
+class AggregateLayout(StrEnum):
     """The ways to keep aggregates: the setting ``AGGREGATES``."""
 
     AUTO = "auto"  # as the database was made; a new one: continuous where TimescaleDB is there, else tables
@@ -21,7 +21,7 @@ class Aggregates(StrEnum):
 
 
 # What each way is made of, beside the views that all have.
-_FILES = {Aggregates.TABLES: ["tables"], Aggregates.CONTINUOUS: ["continuous", "ledger"]}
+_FILES = {AggregateLayout.TABLES: ["tables"], AggregateLayout.CONTINUOUS: ["continuous", "ledger"]}
 
 # The library has to be loaded at the start of the server (its settings show it), or `create extension` ends the session.
 _TIMESCALE = """
@@ -31,7 +31,7 @@ select exists (select from pg_available_extensions where name = 'timescaledb')
 """
 
 
-async def lay_out(connection: Any, wanted: Aggregates) -> None:
+async def create_layout(connection: Any, wanted: AggregateLayout) -> None:
     """Make the aggregates of a new database; of an existing one, see that it is what the setting wants.
 
     To be called within the transaction that migrates. ConfigurationError where the two differ, or where TimescaleDB is
@@ -40,10 +40,12 @@ async def lay_out(connection: Any, wanted: Aggregates) -> None:
     timescale = await connection.fetchrow(_TIMESCALE)
     made = await connection.fetchrow("select kind, hypertable from storage_layout")
     if made:
-        _check(Aggregates(made["kind"]), hypertable=made["hypertable"], wanted=wanted, there=timescale["installed"])
+        _check(
+            AggregateLayout(made["kind"]), hypertable=made["hypertable"], wanted=wanted, there=timescale["installed"]
+        )
         return
     available = timescale["available"]
-    if wanted is Aggregates.CONTINUOUS and not available:
+    if wanted is AggregateLayout.CONTINUOUS and not available:
         raise ConfigurationError(
             "AGGREGATES: `continuous` needs TimescaleDB, which this PostgreSQL does not have, or does not load at its start."
         )
@@ -51,23 +53,23 @@ async def lay_out(connection: Any, wanted: Aggregates) -> None:
     if available:
         await connection.execute(_sql("hypertable"))
         whole = await connection.fetchval("select current_setting('timescaledb.license') = 'timescale'")
-    if wanted is Aggregates.CONTINUOUS and not whole:
+    if wanted is AggregateLayout.CONTINUOUS and not whole:
         raise ConfigurationError(
             "AGGREGATES: the Apache edition of TimescaleDB has no continuous aggregates: use `tables`."
         )
-    kind = Aggregates.CONTINUOUS if whole and wanted is not Aggregates.TABLES else Aggregates.TABLES
+    kind = AggregateLayout.CONTINUOUS if whole and wanted is not AggregateLayout.TABLES else AggregateLayout.TABLES
     for name in [*_FILES[kind], "views"]:
         await connection.execute(_sql(name))
     await connection.execute("insert into storage_layout (kind, hypertable) values ($1, $2)", kind, available)
 
 
-async def layout_of(database: Database) -> Aggregates:
+async def stored_layout(database: Database) -> AggregateLayout:
     """How an existing database keeps its aggregates."""
-    return Aggregates((await database.read("layout"))[0]["kind"])
+    return AggregateLayout((await database.read("layout"))[0]["kind"])
 
 
-def _check(kind: Aggregates, *, hypertable: bool, wanted: Aggregates, there: bool) -> None:
-    if wanted not in {Aggregates.AUTO, kind}:
+def _check(kind: AggregateLayout, *, hypertable: bool, wanted: AggregateLayout, there: bool) -> None:
+    if wanted not in {AggregateLayout.AUTO, kind}:
         raise ConfigurationError(
             f"AGGREGATES: this database keeps its aggregates as `{kind}`, not `{wanted}`: docs/storage.md says how to move."
         )

@@ -22,15 +22,17 @@ from candlegraph.outage import Outage
 from candlegraph.span import Span, Spans
 from candlegraph.timeframe import Timeframe
 from candlegraph.timings import Timings
-from storage.aggregates.layout import Aggregates
+from storage.aggregates.layout import AggregateLayout
 from storage.aggregates.statements import STATEMENTS
 from storage.database import SQL, Database, begun, to_ms
 from storage.leases import Leases
-from storage.relations import ALL
+from storage.relations import ALL_AGGREGATES
 
-LAG_MS = MINUTE_MS  # candles come some seconds after their minute: what comes later is noted, and costs another refresh
-ENTRIES = 10_000  # of the ledger, in one round
-BUCKETS = 5_000  # in one refresh, so that a round of years can be stopped on the way
+REFRESH_LAG_MS = (
+    MINUTE_MS  # candles come some seconds after their minute: what comes later is noted, and costs another refresh
+)
+MAX_LOG_ENTRIES = 10_000  # of the ledger, in one round
+MAX_BUCKETS_PER_REFRESH = 5_000  # in one refresh, so that a round of years can be stopped on the way
 DAY_MS = 1440 * MINUTE_MS
 LEASE, LEASE_S = "refresher", 30.0
 LOCK_TIMEOUT_MS = 5_000
@@ -41,11 +43,11 @@ _FIVE_MINUTES, _DAY = Timeframe.parse("5m"), Timeframe.parse("1d")
 
 
 @dataclass(frozen=True, slots=True)
-class Refresher:
+class AggregateRefresher:
     """The rounds of one process; ``retention_days`` None keeps every minute."""
 
     database: Database
-    kind: Aggregates
+    kind: AggregateLayout
     retention_days: int | None = None
     outage: Outage = field(default_factory=lambda: Outage("refreshing the aggregates"))
 
@@ -54,14 +56,14 @@ class Refresher:
         timings = self.database.timings
         pause = timings.refresh_interval_s
         while True:
-            with self.outage.watched():
-                await self.round()
+            with self.outage.recording():
+                await self.run_once()
             pause = min(2 * pause, timings.refresh_max_backoff_s) if self.outage.reason else timings.refresh_interval_s
             await asyncio.sleep(pause)
 
     async def catch_up(self) -> int:
         """A round, also where another process is at one; up to where (ms, UTC) aggregates are as their candles are then."""
-        while not await self.round():
+        while not await self.run_once():
             if not (await self.database.fetch(STATEMENTS["refresh_due"], self._upto()))[0]["due"]:
                 break
             await asyncio.sleep(1)
@@ -80,18 +82,18 @@ class Refresher:
                 if held:
                     async with self.database.connect() as session:
                         work = await session.fetchrow(STATEMENTS["refresh_work"], 0)
-                        return await _refresh_levels(session, spans, work, to_ms(work["done"]), force=True)
+                        return await _refresh_aggregates(session, spans, work, to_ms(work["done"]), force=True)
             await asyncio.sleep(1)  # a round of another process may take a while
 
     @staticmethod
     def _upto() -> int:
-        return _FIVE_MINUTES.floor(clock.now_ms() - LAG_MS)
+        return _FIVE_MINUTES.floor(clock.now_ms() - REFRESH_LAG_MS)
 
-    async def round(self) -> bool:
+    async def run_once(self) -> bool:
         """Bring everything up to date that is closed; False where there was nothing to do, or another process does it."""
         upto = self._upto()
         due = (
-            self.kind is Aggregates.CONTINUOUS
+            self.kind is AggregateLayout.CONTINUOUS
             and (await self.database.fetch(STATEMENTS["refresh_due"], upto))[0]["due"]
         )
         if not due and self.retention_days is None:
@@ -104,7 +106,7 @@ class Refresher:
                     await refresh(session, upto, self.database.timings)
                 if self.retention_days is not None:
                     wanted = _DAY.floor(clock.now_ms() - self.retention_days * DAY_MS)
-                    await retire(session, self.kind, wanted, self.database.timings)
+                    await drop_expired_minutes(session, self.kind, wanted, self.database.timings)
         return True
 
     @asynccontextmanager
@@ -112,7 +114,7 @@ class Refresher:
         """Whether it is this process's turn, for as long as the body takes. Two at once would be slow, not wrong."""
         leases, renewing = Leases(self.database, uuid.uuid4()), None
         try:
-            if held := bool(await leases.take([LEASE], LEASE_S)):
+            if held := bool(await leases.acquire([LEASE], LEASE_S)):
                 renewing = asyncio.create_task(self._renew(leases))
             yield held
         finally:
@@ -120,30 +122,30 @@ class Refresher:
                 renewing.cancel()
                 await asyncio.wait([renewing])
             with suppress(CandlegraphError):  # it ends by itself
-                await leases.free([LEASE])
+                await leases.release([LEASE])
 
     @staticmethod
     async def _renew(leases: Leases) -> None:
         while True:
             await asyncio.sleep(LEASE_S / 3)
             with suppress(CandlegraphError):  # the next try is in time, or another process takes its turn
-                await leases.take([LEASE], LEASE_S)
+                await leases.acquire([LEASE], LEASE_S)
 
 
 async def refresh(session: Any, upto: int, timings: Timings) -> None:
     """Bring the aggregates up to date before ``upto`` (ms, UTC), and wherever the ledger says that they are not."""
-    async with _lasting(session, timings):
+    async with _long_transaction(session, timings):
         await session.execute(STATEMENTS["refresh_claim"], upto)
-    work = await session.fetchrow(STATEMENTS["refresh_work"], ENTRIES)
+    work = await session.fetchrow(STATEMENTS["refresh_work"], MAX_LOG_ENTRIES)
     until = to_ms(work["claimed"])
     stale = Spans(
         [Span(to_ms(work["done"]), until), *(Span(to_ms(r.lower), to_ms(r.upper)) for r in work["dirty"] or ())]
     )
-    await _refresh_levels(session, stale, work, until)
+    await _refresh_aggregates(session, stale, work, until)
     await session.execute(STATEMENTS["refresh_done"], work["ids"], work["claimed"])
 
 
-async def _refresh_levels(session: Any, stale: Spans, work: Any, until: int, *, force: bool = False) -> Span | None:
+async def _refresh_aggregates(session: Any, stale: Spans, work: Any, until: int, *, force: bool = False) -> Span | None:
     """Refresh each level over ``stale``, from the horizon to ``until`` (ms, UTC); the hull of what was refreshed."""
     known = set(await session.fetchval(STATEMENTS["refresh_parameters"]))
     if force and "force" not in known:
@@ -154,28 +156,28 @@ async def _refresh_levels(session: Any, stale: Spans, work: Any, until: int, *, 
     # Before the horizon there are no minutes: a refresh would erase the buckets that have outlived them.
     stale &= Spans([Span(to_ms(work["horizon"]) if work["horizon"] else _EARLIEST, until)])
     done: list[Span] = []
-    for timeframe, relation in ALL.items():
+    for timeframe, relation in ALL_AGGREGATES.items():
         if relation in there:
             statement = _refresh_statement(relation, options="options" in known, force=force)
-            for window in windows(stale, timeframe, until):
+            for window in refresh_windows(stale, timeframe, until):
                 bounds = (datetime.fromtimestamp(instant / 1000, UTC) for instant in (window.since, window.until))
                 await session.execute(statement, *bounds, timeout=CALL_TIMEOUT_S)
                 done.append(window)
     return Span(min(done).since, max(window.until for window in done)) if done else None
 
 
-def windows(stale: Spans, timeframe: Timeframe, until: int) -> Iterator[Span]:
+def refresh_windows(stale: Spans, timeframe: Timeframe, until: int) -> Iterator[Span]:
     """The whole, closed buckets of a level that are touched, in parts that one refresh takes."""
     closed = timeframe.floor(until)
     for span in Spans(span.outer(timeframe) for span in stale):
         since, end = span.since, min(span.until, closed)
         while since < end:
-            part = Span(since, min(end, timeframe.shift(since, BUCKETS)))
+            part = Span(since, min(end, timeframe.shift(since, MAX_BUCKETS_PER_REFRESH)))
             yield part
             since = part.until
 
 
-def _lasting(session: Any, timings: Timings) -> AbstractAsyncContextManager[None]:
+def _long_transaction(session: Any, timings: Timings) -> AbstractAsyncContextManager[None]:
     """A transaction that may take long, but does not wait long for a lock: whoever writes would wait behind it."""
     return begun(session, timings, timeout_ms=0, lock_timeout_ms=LOCK_TIMEOUT_MS)
 
@@ -187,17 +189,17 @@ def _refresh_statement(relation: str, *, options: bool, force: bool) -> str:
     return STATEMENTS["refresh_level"].replace("{relation}", relation).replace("{parameters}", parameters)
 
 
-async def retire(session: Any, kind: Aggregates, wanted: int, timings: Timings) -> None:
+async def drop_expired_minutes(session: Any, kind: AggregateLayout, wanted: int, timings: Timings) -> None:
     """Drop the 1m candles before ``wanted`` (ms, UTC), once their aggregates are made and everybody knows the horizon.
 
     The horizon moves first; two minutes later, when no reader can count on these candles any more, they go.
     """
     now = await session.fetchrow(SQL["horizon"])
     if now["due"]:
-        async with _lasting(session, timings):
+        async with _long_transaction(session, timings):
             await session.execute(STATEMENTS["minutes_drop"])
     if now["horizon"] is None or to_ms(now["horizon"]) < wanted:
-        async with _lasting(session, timings):
+        async with _long_transaction(session, timings):
             await session.execute("select lock_aggregates_exclusive()")
-            if kind is Aggregates.TABLES or not await session.fetchval(STATEMENTS["horizon_blocked"], wanted):
+            if kind is AggregateLayout.TABLES or not await session.fetchval(STATEMENTS["horizon_blocked"], wanted):
                 await session.execute(STATEMENTS["horizon_move"], wanted)

@@ -13,14 +13,14 @@ from dataclasses import dataclass
 from candlegraph.series import Instrument
 from candlegraph.span import Span, Spans
 from candlegraph.timeframe import MINUTE, Timeframe
-from storage.aggregates.refresh import Refresher
+from storage.aggregates.refresh import AggregateRefresher
 from storage.aggregates.statements import STATEMENTS
 from storage.candles import CandleStore, read_statement
 from storage.database import Database
-from storage.relations import BASE, Levels
+from storage.relations import BASE_RELATION, Aggregates
 
 ALWAYS, NEVER = Span(-(2**62), 2**62), Span(2**62, -(2**62))
-PIECE_MS = 366 * 86_400_000  # of one instrument, checked in one statement: half a million minutes at most
+MAX_PIECE_MS = 366 * 86_400_000  # of one instrument, checked in one statement: half a million minutes at most
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +53,7 @@ class Tally:
 
 
 @dataclass(frozen=True, slots=True)
-class Piece:
+class PieceResult:
     """The result for one piece: its tally, and the buckets that are wrong."""
 
     tally: Tally
@@ -65,19 +65,19 @@ class Verification:
     """A check of all that is stored, or of the buckets that overlap ``span``; it repairs them where it should."""
 
     store: CandleStore
-    levels: Levels
+    aggregates: Aggregates
     span: Span = ALWAYS
     repair: bool = False
-    refresher: Refresher | None = None  # where aggregates lag
+    refresher: AggregateRefresher | None = None  # where aggregates lag
 
     async def check(self, instrument_id: int) -> AsyncIterator[Tally]:
         """Check one instrument, piece by piece. A piece that was repaired is tallied as it is after that."""
-        base = await self._hull(instrument_id, BASE)
+        base = await self._hull(instrument_id, BASE_RELATION)
         horizon = await self.store.horizon()  # before it, aggregates have outlived what they were made of
         done = await self.refresher.catch_up() if self.refresher else ALWAYS.until
         for piece in _pieces(base):
             yield await self._base(instrument_id, piece)
-        for timeframe, relation in self.levels.items():
+        for timeframe, relation in self.aggregates.items():
             kept = await self._hull(instrument_id, relation)
             both = Span(min(base.since, kept.since), max(base.until, kept.until))
             if horizon is not None:
@@ -100,13 +100,13 @@ class Verification:
             await self.store.recompute(instrument_id, _hull(wrong))
             return
         if rebuilt := await self.refresher.rebuild(wrong):
-            await self.store.forget(instrument_id, rebuilt)
+            await self.store.invalidate(instrument_id, rebuilt)
         await self.refresher.catch_up()  # what was written meanwhile
 
     async def orphans(self) -> list[Tally]:
         """Of each aggregate, how many of its instruments do not exist."""
         database, found = self.store.database, []
-        for relation in self.levels.values():
+        for relation in self.aggregates.values():
             rows = await database.fetch(STATEMENTS["aggregate_orphans"].replace("{relation}", relation))
             found.append(Tally(relation, extra=rows[0]["orphans"]))
         return found
@@ -121,15 +121,17 @@ class Verification:
 
     async def _base(self, instrument_id: int, piece: Span) -> Tally:
         row = (await self.store.database.fetch(STATEMENTS["base_faults"], instrument_id, piece.since, piece.until))[0]
-        return Tally(BASE, row["checked"], extra=row["uncovered"], different=row["off_grid"])
+        return Tally(BASE_RELATION, row["checked"], extra=row["uncovered"], different=row["off_grid"])
 
-    async def _aggregate(self, instrument_id: int, timeframe: Timeframe, relation: str, piece: Span) -> Piece:
+    async def _aggregate(self, instrument_id: int, timeframe: Timeframe, relation: str, piece: Span) -> PieceResult:
         statement = (
-            STATEMENTS["aggregate_differences"].replace("{relation}", relation).replace("{edge}", _edge(timeframe))
+            STATEMENTS["aggregate_differences"]
+            .replace("{relation}", relation)
+            .replace("{edge}", _bucket_open_sql(timeframe))
         )
         row = (await self.store.database.fetch(statement, instrument_id, piece.since, piece.until))[0]
         tally = Tally(relation, row["checked"], row["missing"], row["extra"], row["different"])
-        return Piece(tally, Spans(Span(timeframe.floor(at), timeframe.next(at)) for at in row["wrong"] or ()))
+        return PieceResult(tally, Spans(Span(timeframe.floor(at), timeframe.next(at)) for at in row["wrong"] or ()))
 
 
 async def instruments_matching(
@@ -145,9 +147,9 @@ def like(pattern: str | None) -> str | None:
     return pattern and re.sub(r"([\\%_])", r"\\\1", pattern).replace("*", "%").replace("?", "_")
 
 
-def totals(levels: Levels, tallies: Iterable[Tally]) -> list[Tally]:
+def totals(levels: Aggregates, tallies: Iterable[Tally]) -> list[Tally]:
     """One tally for the base and for each aggregate."""
-    sums = {relation: Tally(relation) for relation in (BASE, *levels.values())}
+    sums = {relation: Tally(relation) for relation in (BASE_RELATION, *levels.values())}
     for tally in tallies:
         sums[tally.relation] += tally
     return list(sums.values())
@@ -162,12 +164,12 @@ def _pieces(hull: Span, timeframe: Timeframe = MINUTE) -> Iterator[Span]:
     """A hull of whole buckets in pieces of whole buckets."""
     at = hull.since
     while at < hull.until:
-        until = min(hull.until, timeframe.ceil(at + PIECE_MS))
+        until = min(hull.until, timeframe.ceil(at + MAX_PIECE_MS))
         yield Span(at, until)
         at = until
 
 
-def _edge(timeframe: Timeframe) -> str:
+def _bucket_open_sql(timeframe: Timeframe) -> str:
     """The opening of the bucket that holds a 1m candle, in SQL; all of it is made of numbers of ours."""
     if timeframe.months:
         return f"""date_trunc('{"year" if timeframe.months == 12 else "month"}', "timestamp", 'UTC')"""

@@ -12,18 +12,18 @@ from numpy.typing import NDArray
 
 from candlegraph.candle import Candles
 from candlegraph.clock import DAY_MS
-from candlegraph.series import Record
+from candlegraph.series import InstrumentRecord
 from candlegraph.span import Span
 from candlegraph.timeframe import Timeframe
 from candlegraph.zone import UTC, Zone
 
-BUCKETS = 256
-MAX_CHUNKS = 256  # 65,536 buckets
-VERSION = 1
+BUCKETS_PER_CHUNK = 256
+MAX_CHUNKS_PER_SPAN = 256  # 65,536 buckets
+FORMAT_VERSION = 1
 ROW_BYTES = 48  # six columns of eight bytes
 _HEADER = struct.Struct("<B3xI")  # the version, and the checksum of the name and the columns
 
-Rows = NDArray[np.int64]  # (6, n): the timestamps, and the bits of the five numbers
+RowBlock = NDArray[np.int64]  # (6, n): the timestamps, and the bits of the five numbers
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,11 +32,11 @@ class Chunk:
 
     name: str
     span: Span
-    long: bool = False
+    is_long: bool = False
 
 
 @dataclass(frozen=True, slots=True)
-class Edition:
+class CacheKey:
     """The final candles of a series as they are at one revision of its instrument: these never change."""
 
     name: str
@@ -44,7 +44,9 @@ class Edition:
     zone: Zone
 
     @classmethod
-    def of(cls, record: Record, revision: int, timeframe: Timeframe, zone: Zone, relation: str = "") -> Edition:
+    def create(
+        cls, record: InstrumentRecord, revision: int, timeframe: Timeframe, zone: Zone, relation: str = ""
+    ) -> CacheKey:
         """Name it by everything that an answer depends on; with a ``relation``, by all that its stored candles depend on."""
         # Buckets of whole days can be made of stored days, which belong to a zone; shorter ones are the same in all.
         zone = UTC if timeframe.width_ms % DAY_MS else zone
@@ -55,24 +57,26 @@ class Edition:
     def chunks(self, span: Span) -> list[Chunk]:
         """The chunks that hold ``span``, which is not empty, ascending; one long chunk where they would be too many."""
         first, last = self._numbers(span)
-        if last - first >= MAX_CHUNKS:
-            return [Chunk(f"{self.name}:{span.since}-{span.until}", span, long=True)]
-        edges = self.timeframe.open_at(np.arange(first, last + 2, dtype=np.int64) * BUCKETS, self.zone).tolist()
+        if last - first >= MAX_CHUNKS_PER_SPAN:
+            return [Chunk(f"{self.name}:{span.since}-{span.until}", span, is_long=True)]
+        edges = self.timeframe.open_at(
+            np.arange(first, last + 2, dtype=np.int64) * BUCKETS_PER_CHUNK, self.zone
+        ).tolist()
         return [Chunk(f"{self.name}:{first + i}", Span(edges[i], edges[i + 1])) for i in range(last - first + 1)]
 
-    def around(self, span: Span) -> Span:
+    def whole_chunks(self, span: Span) -> Span:
         """The span of whole chunks that holds ``span``, which is not empty."""
         first, last = self._numbers(span)
-        edges = np.array([first, last + 1], np.int64) * BUCKETS
+        edges = np.array([first, last + 1], np.int64) * BUCKETS_PER_CHUNK
         return Span(*self.timeframe.open_at(edges, self.zone).tolist())
 
     def _numbers(self, span: Span) -> tuple[int, int]:
         """The first and the last chunk that hold some of ``span``."""
         first, last = self.timeframe.index(np.array([span.since, span.until - 1], np.int64), self.zone).tolist()
-        return first // BUCKETS, last // BUCKETS
+        return first // BUCKETS_PER_CHUNK, last // BUCKETS_PER_CHUNK
 
 
-def rows_of(candles: Candles) -> Rows:
+def to_block(candles: Candles) -> RowBlock:
     """Final candles as one block of their own: it keeps no larger batch alive."""
     rows = np.empty((6, len(candles)), np.int64)
     rows[0] = candles.timestamp
@@ -82,7 +86,7 @@ def rows_of(candles: Candles) -> Rows:
     return rows
 
 
-def candles_of(blocks: Sequence[Rows]) -> Candles:
+def from_blocks(blocks: Sequence[RowBlock]) -> Candles:
     """The candles of blocks that follow each other."""
     if not blocks:
         return Candles.empty()
@@ -90,25 +94,25 @@ def candles_of(blocks: Sequence[Rows]) -> Candles:
     return Candles.of(rows[0], *rows[1:].view(np.float64))
 
 
-def between(rows: Rows, span: Span) -> Rows:
+def rows_within(rows: RowBlock, span: Span) -> RowBlock:
     """Those that open within ``span``."""
     low, high = rows[0].searchsorted([span.since, span.until]).tolist()
     return rows[:, low:high]
 
 
-def pack(chunk: Chunk, rows: Rows) -> bytes:
+def pack_chunk(chunk: Chunk, rows: RowBlock) -> bytes:
     """A chunk as it is handed to others."""
     columns = rows.astype("<i8", copy=False).tobytes()
-    return _HEADER.pack(VERSION, _checksum(chunk, columns)) + columns
+    return _HEADER.pack(FORMAT_VERSION, _checksum(chunk, columns)) + columns
 
 
-def unpack(chunk: Chunk, packed: bytes) -> Rows | None:
+def unpack_chunk(chunk: Chunk, packed: bytes) -> RowBlock | None:
     """What `pack` was given; None for anything that it did not make for this very chunk."""
     columns = packed[_HEADER.size :]
     if len(packed) < _HEADER.size or len(columns) % ROW_BYTES:
         return None
     version, checksum = _HEADER.unpack_from(packed)
-    if version != VERSION or checksum != _checksum(chunk, columns):
+    if version != FORMAT_VERSION or checksum != _checksum(chunk, columns):
         return None
     return np.frombuffer(columns, "<i8").reshape(6, -1)
 

@@ -14,19 +14,19 @@ from cachetools import LRUCache
 
 from candlegraph.candle import Candles
 from candlegraph.span import Span, Spans
-from storage.cache.chunks import Chunk, Edition, Rows, between, candles_of, rows_of
-from storage.cache.shared import Shelf
+from storage.cache.chunks import CacheKey, Chunk, RowBlock, from_blocks, rows_within, to_block
+from storage.cache.shared import SharedCache
 
 MAX_LONG_ROWS = 16_384  # a long chunk with more is not kept: nobody asks for so many candles
 ENTRY_BYTES = 580  # what an entry takes besides its columns
 
 
 @dataclass(frozen=True, slots=True)
-class Entry:
+class CacheEntry:
     """What is kept of a chunk: all candles of ``spans``, whole buckets."""
 
     spans: Spans
-    rows: Rows
+    rows: RowBlock
 
     @property
     def size(self) -> int:
@@ -34,34 +34,34 @@ class Entry:
 
 
 @dataclass(frozen=True, slots=True)
-class Found:
+class CacheHits:
     """What the cache has of some chunks."""
 
     spans: Spans
     candles: Candles
 
 
-def found_in(entries: Mapping[Chunk, Entry], span: Span) -> Found:
+def hits_within(entries: Mapping[Chunk, CacheEntry], span: Span) -> CacheHits:
     """What ``entries``, ascending, hold of ``span``."""
     spans: list[Span] = []
-    blocks: list[Rows] = []
+    blocks: list[RowBlock] = []
     for chunk, entry in entries.items():
         known, rows, within = entry.spans, entry.rows, span & chunk.span
         if within != chunk.span:
             known &= Spans([within])
-            rows = between(rows, within)
+            rows = rows_within(rows, within)
         spans += known
         blocks.append(rows)
-    return Found(Spans(spans), candles_of(blocks))
+    return CacheHits(Spans(spans), from_blocks(blocks))
 
 
-class Cache:
+class CandleCache:
     """Final candles by edition and chunk, the least recently used going first once they exceed ``capacity`` bytes."""
 
-    def __init__(self, capacity: int, shelf: Shelf | None = None) -> None:
+    def __init__(self, capacity: int, shared: SharedCache | None = None) -> None:
         """Nothing is kept yet; a ``capacity`` of 0 keeps nothing but what the shelf has."""
-        self.shelf = shelf
-        self._entries: LRUCache[str, Entry] = LRUCache(capacity, getsizeof=lambda entry: entry.size)
+        self.shared = shared
+        self._entries: LRUCache[str, CacheEntry] = LRUCache(capacity, getsizeof=lambda entry: entry.size)
 
     @property
     def size(self) -> int:
@@ -71,9 +71,9 @@ class Cache:
     @property
     def is_shared(self) -> bool:
         """Whether there is any use in asking what the processes share."""
-        return self.shelf is not None and self.shelf.open
+        return self.shared is not None and self.shared.is_usable
 
-    def get(self, chunks: Sequence[Chunk]) -> dict[Chunk, Entry]:
+    def get(self, chunks: Sequence[Chunk]) -> dict[Chunk, CacheEntry]:
         """Return what is in memory of ``chunks``, in their order."""
         found = {}
         for chunk in chunks:
@@ -81,39 +81,39 @@ class Cache:
                 found[chunk] = entry
         return found
 
-    async def load(self, asked: Sequence[tuple[Chunk, ...]]) -> list[dict[Chunk, Entry]]:
+    async def load(self, asked: Sequence[tuple[Chunk, ...]]) -> list[dict[Chunk, CacheEntry]]:
         """Return what the processes share of each set of chunks, in one command; it is in memory from now on."""
         loaded = []
-        for shared in await self.shelf.load(asked) if self.shelf else [{} for _ in asked]:
-            entries = {chunk: Entry(Spans([chunk.span]), rows) for chunk, rows in shared.items()}
+        for shared in await self.shared.load(asked) if self.shared else [{} for _ in asked]:
+            entries = {chunk: CacheEntry(Spans([chunk.span]), rows) for chunk, rows in shared.items()}
             for chunk, entry in entries.items():
                 self._replace(chunk, entry)
             loaded.append(entries)
         return loaded
 
-    def put(self, edition: Edition, span: Span, candles: Candles) -> None:
+    def put(self, edition: CacheKey, span: Span, candles: Candles) -> None:
         """Keep the final candles of ``span``, whole buckets of which all are known."""
         chunks = edition.chunks(span)
-        if chunks[0].long and len(candles) > MAX_LONG_ROWS:
+        if chunks[0].is_long and len(candles) > MAX_LONG_ROWS:
             return
         cuts = np.searchsorted(candles.timestamp, [chunk.span.until for chunk in chunks]).tolist()
         for chunk, low, high in zip(chunks, [0, *cuts], cuts, strict=False):
-            self._put(chunk, chunk.span & span, rows_of(candles[low:high]))
+            self._put(chunk, chunk.span & span, to_block(candles[low:high]))
 
-    def _put(self, chunk: Chunk, span: Span, rows: Rows) -> None:
-        entry = Entry(Spans([span]), rows)
+    def _put(self, chunk: Chunk, span: Span, rows: RowBlock) -> None:
+        entry = CacheEntry(Spans([span]), rows)
         if span != chunk.span and (old := self._entries.get(chunk.name)):
             # The rows around may be known, and those within are the same: a revision has one truth.
             before, after = (
-                between(old.rows, Span(chunk.span.since, span.since)),
-                between(old.rows, Span(span.until, chunk.span.until)),
+                rows_within(old.rows, Span(chunk.span.since, span.since)),
+                rows_within(old.rows, Span(span.until, chunk.span.until)),
             )
-            entry = Entry(old.spans | entry.spans, np.concatenate([before, rows, after], axis=1))
+            entry = CacheEntry(old.spans | entry.spans, np.concatenate([before, rows, after], axis=1))
             entry.rows.flags.writeable = False
         self._replace(chunk, entry)
-        if self.shelf and not chunk.long and entry.spans.covers(chunk.span):
-            self.shelf.offer(chunk, entry.rows)
+        if self.shared and not chunk.is_long and entry.spans.covers(chunk.span):
+            self.shared.put_later(chunk, entry.rows)
 
-    def _replace(self, chunk: Chunk, entry: Entry) -> None:
+    def _replace(self, chunk: Chunk, entry: CacheEntry) -> None:
         if entry.size <= self._entries.maxsize:
             self._entries[chunk.name] = entry

@@ -5,15 +5,17 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from candlegraph.batcher import Batcher
-from storage.cache.chunks import Chunk, Rows, pack, unpack
+from storage.cache.chunks import Chunk, RowBlock, pack_chunk, unpack_chunk
 from storage.redis import Redis
 
 KEPT_S = 86_400
-MAX_READ = 512  # chunks in one command, 6 MB: more would keep Redis and our loop busy for longer than one waits for it
-MAX_QUEUED = 256  # chunks that wait to be written, 3 MB; what does not fit is written by who reads it next
+MAX_CHUNKS_PER_READ = (
+    512  # chunks in one command, 6 MB: more would keep Redis and our loop busy for longer than one waits for it
+)
+MAX_QUEUED_CHUNKS = 256  # chunks that wait to be written, 3 MB; what does not fit is written by who reads it next
 
 
-class Shelf:
+class SharedCache:
     """Whole chunks by name; ``database`` is the part of the name that other databases do not share."""
 
     def __init__(self, redis: Redis, database: str) -> None:
@@ -21,25 +23,25 @@ class Shelf:
         self._redis = redis
         self._prefix = f"candlegraph:chunk:{database}:"
         self._queued: set[Chunk] = set()
-        self._writes: Batcher[None, tuple[Chunk, Rows], None] = Batcher(self._write)
+        self._writes: Batcher[None, tuple[Chunk, RowBlock], None] = Batcher(self._write)
 
     @property
-    def open(self) -> bool:
+    def is_usable(self) -> bool:
         """Whether there is any use in asking."""
         return self._redis.reads
 
-    async def load(self, wanted: Sequence[tuple[Chunk, ...]]) -> list[dict[Chunk, Rows]]:
+    async def load(self, wanted: Sequence[tuple[Chunk, ...]]) -> list[dict[Chunk, RowBlock]]:
         """What there is of each set of chunks: one command for all of them."""
-        chunks = list(dict.fromkeys(chunk for some in wanted for chunk in some))[:MAX_READ]
+        chunks = list(dict.fromkeys(chunk for some in wanted for chunk in some))[:MAX_CHUNKS_PER_READ]
         packed = chunks and await self._redis.ask("MGET", *(self._prefix + chunk.name for chunk in chunks))
         if not packed:
             return [{} for _ in wanted]
-        read = {chunk: unpack(chunk, found) for chunk, found in zip(chunks, packed, strict=True) if found}
+        read = {chunk: unpack_chunk(chunk, found) for chunk, found in zip(chunks, packed, strict=True) if found}
         return [{c: rows for c in some if (rows := read.get(c)) is not None} for some in wanted]
 
-    def offer(self, chunk: Chunk, rows: Rows) -> None:
+    def put_later(self, chunk: Chunk, rows: RowBlock) -> None:
         """Have a chunk written when there is time for it; nobody waits."""
-        if not self._redis.writes or chunk in self._queued or len(self._queued) >= MAX_QUEUED:
+        if not self._redis.writes or chunk in self._queued or len(self._queued) >= MAX_QUEUED_CHUNKS:
             return
         self._queued.add(chunk)
         self._writes.submit(None, (chunk, rows)).add_done_callback(lambda _: self._queued.discard(chunk))
@@ -48,8 +50,8 @@ class Shelf:
         """Stop writing; what was not written is read from the database again."""
         await self._writes.cancel()
 
-    async def _write(self, _: None, chunks: Sequence[tuple[Chunk, Rows]]) -> list[None]:
+    async def _write(self, _: None, chunks: Sequence[tuple[Chunk, RowBlock]]) -> list[None]:
         for chunk, rows in chunks:
             if self._redis.writes:
-                await self._redis.ask("SET", self._prefix + chunk.name, pack(chunk, rows), "EX", KEPT_S)
+                await self._redis.ask("SET", self._prefix + chunk.name, pack_chunk(chunk, rows), "EX", KEPT_S)
         return [None] * len(chunks)

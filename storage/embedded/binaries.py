@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from candlegraph.errors import ConfigurationError
-from storage.embedded.os_user import ENVIRONMENT, Account
+from storage.embedded.os_user import ENVIRONMENT, OsUser
 
 _OLDEST = 14
 _SYSTEM_BINARIES = (
@@ -35,7 +35,7 @@ class _Binaries:
     version: tuple[int, int]
 
 
-def find_binaries(explicit: Path | None, cluster: Path, account: Account) -> Path:
+def find_binaries(explicit: Path | None, cluster: Path, account: OsUser) -> Path:
     """The directory of the programs that ``account`` runs ``cluster`` with, or those to make it with.
 
     ``explicit`` is the setting POSTGRES_BIN. An existing cluster is served by its own major version only.
@@ -87,7 +87,7 @@ def _probe(directory: Path) -> _Binaries | None:
     return None
 
 
-def _executable(binaries: _Binaries, account: Account) -> Path:
+def _executable(binaries: _Binaries, account: OsUser) -> Path:
     """The programs, or a copy where ``account`` may not execute them, as in a checkout under a /root of mode 0700."""
     if not account.dropped or _runs(binaries.directory, account):
         return binaries.directory
@@ -101,7 +101,7 @@ def _executable(binaries: _Binaries, account: Account) -> Path:
     )
 
 
-def _runs(directory: Path, account: Account) -> bool:
+def _runs(directory: Path, account: OsUser) -> bool:
     """Whether ``account`` can execute the programs in ``directory``; initdb also needs its library."""
     with suppress(OSError, subprocess.SubprocessError):
         return account.popen([str(directory / "initdb"), "--version"], subprocess.DEVNULL).wait(10) == 0

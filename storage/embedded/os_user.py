@@ -22,7 +22,7 @@ ENVIRONMENT |= {"LC_ALL": "C", "TZ": "UTC"}
 
 
 @dataclass(frozen=True, slots=True)
-class Account:
+class OsUser:
     """Who PostgreSQL runs as; ``dropped`` when that is not ourselves, because PostgreSQL refuses uid 0."""
 
     uid: int
@@ -56,20 +56,20 @@ class Account:
             raise
 
 
-def account_of(cluster: Path) -> Account:
+def os_user_of(cluster: Path) -> OsUser:
     """Ourselves, or for root who owns the cluster, else the data directory, else ``nobody``; ConfigurationError."""
     me, data_dir = os.geteuid(), cluster.parent
     found = cluster.stat() if cluster.exists() else None
     if me and found and found.st_uid != me:
         raise ConfigurationError(f"DATA_DIR {data_dir}: {cluster.name}/ in it belongs to uid {found.st_uid}")
     if me:
-        return Account(me, os.getegid(), dropped=False)
+        return OsUser(me, os.getegid(), dropped=False)
     if found and found.st_uid:
-        return Account(found.st_uid, found.st_gid, dropped=True)
+        return OsUser(found.st_uid, found.st_gid, dropped=True)
     with suppress(KeyError):  # initdb refuses a uid without a name, such as that of a container's host
         if owner := data_dir.stat().st_uid:
-            return Account(owner, pwd.getpwuid(owner).pw_gid, dropped=True)
+            return OsUser(owner, pwd.getpwuid(owner).pw_gid, dropped=True)
     with suppress(KeyError):
         user = pwd.getpwnam("nobody")
-        return Account(user.pw_uid, user.pw_gid, dropped=True)
+        return OsUser(user.pw_uid, user.pw_gid, dropped=True)
     raise ConfigurationError(f"DATA_DIR {data_dir} must belong to a user other than root, for PostgreSQL")

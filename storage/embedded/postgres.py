@@ -27,8 +27,8 @@ from urllib.parse import quote
 from candlegraph.errors import ConfigurationError, Unavailable
 from candlegraph.timings import Timings
 from storage.embedded.binaries import find_binaries
-from storage.embedded.os_user import Account, account_of
-from storage.embedded.socket import DATABASE, PORT, USER, claim_socket_dir, clear_remains, listener, socket_dir
+from storage.embedded.os_user import OsUser, os_user_of
+from storage.embedded.socket import DATABASE, PORT, USER, claim_socket_dir, clear_remains, find_listener, socket_dir
 
 if sys.platform != "win32":
     import fcntl
@@ -57,7 +57,7 @@ _DIRECTORY_FAULTS = re.compile(
 
 
 @dataclass(frozen=True, slots=True)
-class Server:
+class PostgresServer:
     """A running PostgreSQL."""
 
     socket_dir: Path
@@ -85,7 +85,7 @@ class EmbeddedPostgres:
         self._process: subprocess.Popen[bytes] | None = None
         self._log_start = 0
 
-    def start(self) -> Server:
+    def start(self) -> PostgresServer:
         """Start the server, or join the one that runs. It blocks: up to a second, after a crash longer.
 
         Raises ConfigurationError where a setting must be mended and Unavailable where PostgreSQL does not come up.
@@ -113,8 +113,8 @@ class EmbeddedPostgres:
         finally:
             os.close(users)
 
-    def _join_or_launch(self) -> Server:
-        account = account_of(self._cluster)
+    def _join_or_launch(self) -> PostgresServer:
+        account = os_user_of(self._cluster)
         if not self._cluster_exists():
             self._create_cluster(account)
         sockets = claim_socket_dir(self._cluster, account)
@@ -134,7 +134,7 @@ class EmbeddedPostgres:
             with suppress(OSError):  # removed only while empty: a running server's socket keeps it
                 sockets.rmdir()
 
-    def _launch(self, account: Account, sockets: Path) -> Server:
+    def _launch(self, account: OsUser, sockets: Path) -> PostgresServer:
         programs = find_binaries(self._explicit, self._cluster, account)
         options = [f"-c{key}={value}" for key, value in _SETTINGS.items()]
         if int((self._cluster / "PG_VERSION").read_text(encoding="ascii")) >= 18:
@@ -157,7 +157,7 @@ class EmbeddedPostgres:
 
     def _halt(self) -> None:
         sockets = socket_dir(self._cluster, self._cluster.stat().st_uid)
-        if answer := listener(self._cluster, sockets):
+        if answer := find_listener(self._cluster, sockets):
             with suppress(ProcessLookupError):
                 os.kill(answer[0], signal.SIGINT)  # a "fast" shutdown; pg_ctl could not enter every data directory
         with self._locked("server.lock", self.timings.postgres_lock_timeout_s):
@@ -165,9 +165,9 @@ class EmbeddedPostgres:
         if self._process is not None:
             self._process.wait(self.timings.postgres_lock_timeout_s)
 
-    def _running(self, sockets: Path) -> Server | None:
-        answer = listener(self._cluster, sockets)
-        return Server(sockets, answer[0]) if answer and answer[1] else None
+    def _running(self, sockets: Path) -> PostgresServer | None:
+        answer = find_listener(self._cluster, sockets)
+        return PostgresServer(sockets, answer[0]) if answer and answer[1] else None
 
     def _cluster_exists(self) -> bool:
         if (self._cluster / "PG_VERSION").exists():
@@ -176,7 +176,7 @@ class EmbeddedPostgres:
             raise ConfigurationError(f"DATA_DIR {self._data_dir}: postgres/ in it holds files but no cluster")
         return False
 
-    def _create_cluster(self, account: Account) -> None:
+    def _create_cluster(self, account: OsUser) -> None:
         programs = find_binaries(self._explicit, self._cluster, account)
         fresh = self._data_dir / "postgres.new"
         # An initdb whose launcher was killed still writes there: it holds the lock too.
@@ -192,7 +192,7 @@ class EmbeddedPostgres:
             os.fsync(parent)  # or a power cut takes the new name back, and the next start the data with it
             os.close(parent)
 
-    def _run(self, account: Account, command: list[str], cluster: Path, lock: int) -> subprocess.Popen[bytes]:
+    def _run(self, account: OsUser, command: list[str], cluster: Path, lock: int) -> subprocess.Popen[bytes]:
         if self._log.exists() and self._log.stat().st_size > _LOG_BYTES:
             self._log.replace(self._log.with_name("postgres.log.1"))
         log = self._open("postgres.log", os.O_APPEND)

@@ -12,7 +12,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from candlegraph.errors import ConfigurationError
-from storage.embedded.os_user import Account
+from storage.embedded.os_user import OsUser
 
 PORT, USER, DATABASE = 5432, "candlegraph", "postgres"
 _SOCKETS = Path("/tmp")  # noqa: S108  # short, as a socket's path has 107 bytes, and the same whatever TMPDIR says
@@ -26,7 +26,7 @@ def socket_dir(cluster: Path, uid: int) -> Path:
     return _SOCKETS / f"candlegraph-{name}"
 
 
-def claim_socket_dir(cluster: Path, account: Account) -> Path:
+def claim_socket_dir(cluster: Path, account: OsUser) -> Path:
     """Make the directory where there is none; ConfigurationError where it is somebody else's or open to others."""
     path = socket_dir(cluster, account.uid)
     with suppress(FileExistsError):
@@ -65,7 +65,7 @@ def _recorded_pid(cluster: Path) -> int | None:
     return None
 
 
-def listener(cluster: Path, sockets: Path) -> tuple[int, bool] | None:
+def find_listener(cluster: Path, sockets: Path) -> tuple[int, bool] | None:
     """Who serves ``cluster`` on the socket: its pid, and whether it takes sessions yet. None: nobody.
 
     A live pid proves nothing, so the question is PostgreSQL's own greeting, as ``pg_isready`` asks it:

@@ -57,19 +57,19 @@ def test_what_comes_and_goes_is_logged_once_a_minute_too(
 
 def test_a_success_without_an_outage_is_not_logged(outage: Outage, caplog: pytest.LogCaptureFixture) -> None:
     outage.end()
-    with outage.watched():
+    with outage.recording():
         pass
     assert caplog.records == []
     assert outage.reason is None
 
 
 def test_a_watched_block_records_our_errors_and_lets_others_through(outage: Outage) -> None:
-    with outage.watched():
+    with outage.recording():
         raise Unavailable("The storage is away.")
     assert outage.reason == "The storage is away."
-    with pytest.raises(KeyError), outage.watched():
+    with pytest.raises(KeyError), outage.recording():
         raise KeyError
     assert outage.reason == "The storage is away."
-    with outage.watched():
+    with outage.recording():
         pass
     assert outage.reason is None

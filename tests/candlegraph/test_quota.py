@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from candlegraph.provider import Budget
-from candlegraph.rate_budget import SLOTS, Window
+from candlegraph.rate_budget import WINDOW_SLOTS, SlidingWindow
 
 pauses = st.lists(st.floats(0, 0.5), min_size=1, max_size=300)
 
@@ -16,7 +16,7 @@ def test_whenever_one_tries_no_window_holds_more_than_the_budget(
     tries: list[float], most: int, per_s: float, weight: float, share: float
 ) -> None:
     """Tries come at any time, not only when they were told to."""
-    window, now = Window(Budget(most, per_s)), 1000.0
+    window, now = SlidingWindow(Budget(most, per_s)), 1000.0
     spent: list[float] = []
     for pause in tries:
         now += pause * per_s
@@ -32,25 +32,25 @@ def test_who_waits_as_long_as_told_can_go_and_never_waits_much_longer_than_neede
     tries: list[float], per_s: float
 ) -> None:
     budget = Budget(5, per_s)
-    window, now = Window(budget), 1000.0
+    window, now = SlidingWindow(budget), 1000.0
     spent: list[float] = []
     for pause in tries:
         now += pause * per_s
         while wait := window.spend(now, 1, 1.0):
-            assert wait <= max(spent[-5] + per_s * (1 + 1 / SLOTS) - now, 0) + 0.002
+            assert wait <= max(spent[-5] + per_s * (1 + 1 / WINDOW_SLOTS) - now, 0) + 0.002
             now += wait
         spent.append(now)
 
 
 def test_what_is_spent_at_the_end_of_a_slot_is_not_forgotten_with_it() -> None:
-    window = Window(Budget(1, 60))
+    window = SlidingWindow(Budget(1, 60))
     assert window.spend(0.99, 1, 1.0) == 0
     assert window.spend(60.5, 1, 1.0) > 0, "59.5 s later"
     assert window.spend(61.0, 1, 1.0) == 0
 
 
 def test_what_is_taken_back_can_be_spent_again() -> None:
-    window = Window(Budget(3, 60))
+    window = SlidingWindow(Budget(3, 60))
     assert [window.spend(10, 1, 1.0) == 0 for _ in range(4)] == [True, True, True, False]
     window.refund(10, 2)
     assert [window.spend(10, 1, 1.0) == 0 for _ in range(3)] == [True, True, False]

@@ -115,7 +115,7 @@ async def test_an_outage_of_a_running_task_is_reported_while_it_lasts(supervisor
     outage = Outage("renewing the leases")
     supervisor.start("leases", Loop().work, outage)
     assert supervisor.degraded() == {}
-    with outage.watched():
+    with outage.recording():
         raise Unavailable("The storage is away.")
     assert supervisor.degraded() == {"leases": "The storage is away."}
     outage.end()

@@ -268,13 +268,13 @@ class _Stream:
 
     async def tick(self) -> None:
         """Tell the newest minute of everything that is followed."""
-        await self._tell("b")
+        await self._send_bars("b")
 
     async def correct(self) -> None:
         """Tell it again, as it is known now."""
-        await self._tell("u")
+        await self._send_bars("u")
 
-    async def _tell(self, kind: str) -> None:
+    async def _send_bars(self, kind: str) -> None:
         for ws, (_, feed, symbols) in list(self.sockets.items()):
             newest = MINUTE.floor(self._exchange.now) - MINUTE_MS
             bars = [

@@ -6,19 +6,19 @@ import orjson
 
 from candlegraph.candle import Candle
 from candlegraph.clock import MINUTE_MS
-from tests.fakes.sockets import Frame, Line, Sockets
+from tests.fakes.sockets import Connection, Frame, Sockets
 
 
 class BinanceSockets(Sockets):
     """Speaks Binance's frames; a stream is called ``btcusdt@kline_1m``."""
 
-    async def obey(self, line: Line, frame: Frame) -> None:
+    async def obey(self, line: Connection, frame: Frame) -> None:
         """SUBSCRIBE, UNSUBSCRIBE."""
         for stream in frame["params"]:
             if frame["method"] == "SUBSCRIBE":
-                line.told.setdefault(stream, None)
+                line.sent.setdefault(stream, None)
             else:
-                line.told.pop(stream, None)
+                line.sent.pop(stream, None)
         await line.socket.send_bytes(orjson.dumps({"result": None, "id": frame["id"]}))
 
     def pair_of(self, stream: str) -> str:

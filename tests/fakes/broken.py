@@ -9,13 +9,25 @@ from typing import ClassVar
 
 import numpy as np
 
-from candlegraph import MINUTE, Budget, Candles, Capabilities, Instrument, Listing, Live, Page, Span, Timeframe, clock
+from candlegraph import (
+    MINUTE,
+    Budget,
+    Candles,
+    Capabilities,
+    Instrument,
+    Listing,
+    LiveMode,
+    Page,
+    Span,
+    Timeframe,
+    clock,
+)
 from candlegraph.clock import DAY_MS, HOUR_MS, MINUTE_MS
 from candlegraph.errors import ProviderUnavailable, RateLimited, Unsupported
 from candlegraph.resample import fold
 from candlegraph.testing import RETRY_AFTER_S, Fault
 from candlegraph.zone import zone
-from tests.fakes.upstream import Upstream, emptying, hanging, minutes, raising
+from tests.fakes.upstream import FakeUpstream, emptying, hanging, minutes, raising
 
 T0 = 1_735_689_600_000  # 2025-01-01T00:00Z
 COUNT = 3_000
@@ -25,13 +37,13 @@ HOUR, DAY = Timeframe(1, "h"), Timeframe(1, "d")
 TRUTH = minutes(T0, COUNT + 10, holes=[*range(700, 740), 903, 1_111])
 
 
-class Honest(Upstream):
+class Honest(FakeUpstream):
     """Keeps every rule; has whatever a provider may have."""
 
     pages: ClassVar[Callable[[Page, Span], Page]] = staticmethod(lambda page, span: page)
 
     def __init__(self) -> None:
-        traits = Capabilities((MINUTE, HOUR, DAY), Live.STREAM, settle_ms=5_000, max_lookback_ms=30 * DAY_MS)
+        traits = Capabilities((MINUTE, HOUR, DAY), LiveMode.STREAM, settle_ms=5_000, max_lookback_ms=30 * DAY_MS)
         super().__init__({SYMBOL: TRUTH}, traits, vouches_to_now=True)
 
     def fail(self, fault: Fault | None) -> None:

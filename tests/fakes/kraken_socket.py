@@ -14,7 +14,7 @@ from candlegraph.candle import Candle, Candles
 from candlegraph.clock import MINUTE_MS
 from candlegraph.span import Span
 from tests.fakes.exchange import FakeExchange, Pair, with_fillers
-from tests.fakes.sockets import Frame, Line, Sockets
+from tests.fakes.sockets import Connection, Frame, Sockets
 
 _RENAMED = {"XBT": "BTC", "XDG": "DOGE"}  # version 2 knows them by no other name
 _SNAPSHOT_MS = 12 * MINUTE_MS  # what a snapshot reaches back
@@ -37,23 +37,23 @@ class KrakenSockets(Sockets):
         self.beats, self.fillers = True, False
         self.refusals.clear()
 
-    async def greet(self, line: Line) -> None:
+    async def greet(self, line: Connection) -> None:
         """The state of the system."""
         status = {"version": "2.0.10", "system": "online", "api_version": "v2", "connection_id": 16174536464690282295}
         await line.send({"channel": "status", "type": "update", "data": [status]})
 
-    async def obey(self, line: Line, frame: Frame) -> None:
+    async def obey(self, line: Connection, frame: Frame) -> None:
         """Ping, subscribe, unsubscribe."""
         method, asked = str(frame["method"]), {"req_id": frame["req_id"]} if "req_id" in frame else {}
         if method == "ping":
-            if not self.deaf:
+            if not self.ignores_pings:
                 await line.send({"method": "pong", **asked, **_TIMES})
             return
         params = frame["params"]
         result = {"channel": params["channel"], "interval": params["interval"]}
         for stream in params["symbol"]:
             if method == "unsubscribe":
-                line.told.pop(stream, None)
+                line.sent.pop(stream, None)
                 done = {"method": method, "result": {**result, "symbol": stream}, "success": True}
                 await line.send({**done, **_TIMES, **asked})
             elif said := self._refusal(stream):
@@ -75,9 +75,9 @@ class KrakenSockets(Sockets):
         """An update; nobody is told whether it is final."""
         return self._frame("update", [_row(stream, candle)])
 
-    async def rest(self, line: Line) -> None:
+    async def rest(self, line: Connection) -> None:
         """A heartbeat, where there is a subscription."""
-        if self.beats and line.told:
+        if self.beats and line.sent:
             await line.send({"channel": "heartbeat"})
 
     def moved(self, pair: Pair, last: Candle | None) -> list[tuple[Candle, bool]]:
@@ -89,14 +89,14 @@ class KrakenSockets(Sockets):
         unknown = None if self.pair_of(stream) in self._exchange.pairs else f"Currency pair not supported {stream}"
         return self.refusals.get(stream, unknown)
 
-    async def _snapshot(self, line: Line, stream: str) -> None:
+    async def _snapshot(self, line: Connection, stream: str) -> None:
         """The last minutes, those without a trade left out."""
         now, pair = self._exchange.now, self._exchange.pairs[self.pair_of(stream)]
         span = Span(now - now % MINUTE_MS - _SNAPSHOT_MS, now + 1)
         minutes = self._exchange.drawn(self._shown(pair).between(span), now)
         rows = [candle for candle in minutes if self.fillers or candle.volume > 0]
         await line.send(self._frame("snapshot", [_row(stream, candle) for candle in rows]))
-        line.told[stream] = rows[-1] if rows else None
+        line.sent[stream] = rows[-1] if rows else None
 
     def _shown(self, pair: Pair) -> Candles:
         return with_fillers(pair.candles, self._exchange.now) if self.fillers else pair.candles

@@ -16,8 +16,8 @@ from candlegraph.span import Span, Spans
 from resolvers.context import Context, Services
 from schema.build import Schema, build_schema
 from server.settings import Settings
-from server.wiring import machine
-from storage.batches import Write
+from server.wiring import open_runtime
+from storage.batches import CandleWrite
 from storage.candles import CandleStore
 from storage.database import Database
 from storage.instruments import Instruments
@@ -30,7 +30,7 @@ SYMBOLS = tuple(f"S{i}/USD" for i in range(12))
 
 
 @dataclass
-class Laboratory:
+class ApiWorld:
     """Asks the real schema over a real database."""
 
     schema: Schema
@@ -53,11 +53,11 @@ class Laboratory:
 
 
 @asynccontextmanager
-async def laboratory(dsn: str) -> AsyncIterator[Laboratory]:
+async def laboratory(dsn: str) -> AsyncIterator[ApiWorld]:
     """Open one; every symbol of ``lab/bench`` has two hours of minutes from `T0`, all covered. Nothing is cached."""
-    async with machine(Settings.read(db_connection_string=SecretStr(dsn), cache_mb=0), timings=PATIENT) as running:
+    async with open_runtime(Settings.read(db_connection_string=SecretStr(dsn), cache_mb=0), timings=PATIENT) as running:
         await _furnish(running.store, running.services.history.instruments)
-        yield Laboratory(build_schema(), running.database, running.services)
+        yield ApiWorld(build_schema(), running.database, running.services)
 
 
 async def _furnish(store: CandleStore, instruments: Instruments) -> None:
@@ -66,5 +66,5 @@ async def _furnish(store: CandleStore, instruments: Instruments) -> None:
     candles = Candles.of(stamps, prices, prices + 2, prices - 2, prices + 1, np.full(ROWS, 1.5))
     covered = Spans([Span(T0, T0 + ROWS * MINUTE_MS)])
     for symbol in SYMBOLS:
-        record = await instruments.imported(Instrument("lab", "bench", symbol), "UTC")
-        await store.write([Write(record.id, MINUTE, candles, covered, "i")])
+        record = await instruments.get_or_create(Instrument("lab", "bench", symbol), "UTC")
+        await store.write([CandleWrite(record.id, MINUTE, candles, covered, "i")])

@@ -18,7 +18,7 @@ from aiohttp import web
 
 from candlegraph.candle import Candles
 from candlegraph.errors import ProviderUnavailable, RateLimited
-from candlegraph.provider import Budget, Capabilities, Listing, Live, Market, Page
+from candlegraph.provider import Budget, Capabilities, Listing, LiveMode, Market, Page
 from candlegraph.series import Instrument
 from candlegraph.span import Span
 from candlegraph.timeframe import MINUTE, Timeframe
@@ -77,7 +77,7 @@ def variables(remote: Remote, folder: Path) -> dict[str, str]:
     return {"PYTHONPATH": f"{root}:{folder}", "REMOTE_URL": remote.url}
 
 
-class Tape:
+class RemoteProvider:
     """The provider."""
 
     api_version = 1
@@ -87,7 +87,12 @@ class Tape:
     description = "Not real."
     version = "1"
     capabilities = Capabilities(
-        (MINUTE,), Live.NONE, max_rows_per_call=ROWS, settle_ms=0, budget=Budget(1e6, 1, concurrent=64), deadline_s=5
+        (MINUTE,),
+        LiveMode.NONE,
+        max_rows_per_call=ROWS,
+        settle_ms=0,
+        budget=Budget(1e6, 1, concurrent=64),
+        deadline_s=5,
     )
 
     def __init__(self, url: str) -> None:
@@ -129,6 +134,6 @@ class Tape:
         return Page(candles, span.since, int(candles.timestamp[-1]) + 60_000 if cut else span.until)
 
 
-def create(environ: Mapping[str, str]) -> Iterable[Tape]:
+def create(environ: Mapping[str, str]) -> Iterable[RemoteProvider]:
     """The provider, where the environment names its upstream."""
-    return [Tape(environ["REMOTE_URL"])] if "REMOTE_URL" in environ else []
+    return [RemoteProvider(environ["REMOTE_URL"])] if "REMOTE_URL" in environ else []

@@ -20,12 +20,12 @@ Frame = dict[str, Any]
 
 
 @dataclass(eq=False)
-class Line:
+class Connection:
     """One connection: what it is subscribed to, and what was told last of each stream."""
 
     socket: web.WebSocketResponse
     request: web.Request
-    told: dict[str, Candle | None] = field(default_factory=dict)
+    sent: dict[str, Candle | None] = field(default_factory=dict)
 
     async def send(self, frame: Frame) -> None:
         """Send a frame of text."""
@@ -40,10 +40,10 @@ class Sockets:
         self.opened = 0
         self.looks = 0  # how often it was looked for what has moved
         self.frames: Counter[str] = Counter()  # by method, and pongs
-        self.lines: set[Line] = set()
+        self.lines: set[Connection] = set()
         self.every_s = 0.02  # how often what moved is told
         self.stalled: set[str] | None = set()  # symbols that are told nothing of; None: all of them
-        self.deaf = False  # answers no ping, as a dead line
+        self.ignores_pings = False  # answers no ping, as a dead line
         self.twice = False  # tells everything twice
         self.backwards = False  # tells the minute before after the newest one
         self._exchange = exchange
@@ -53,13 +53,13 @@ class Sockets:
     @property
     def streams(self) -> set[str]:
         """What somebody is subscribed to."""
-        return {stream for line in self.lines for stream in line.told}
+        return {stream for line in self.lines for stream in line.sent}
 
     def calm(self) -> None:
         """Turn every knob back, and forget the counts."""
         self.opened = 0
         self.frames.clear()
-        self.stalled, self.deaf = set(), False
+        self.stalled, self.ignores_pings = set(), False
         self.twice = self.backwards = False
 
     async def cut(self, *, abort: bool = False, code: int = 1001) -> None:
@@ -77,10 +77,10 @@ class Sockets:
 
     # What a subclass speaks
 
-    async def greet(self, line: Line) -> None:
+    async def greet(self, line: Connection) -> None:
         """Say what is said to everybody who connects."""
 
-    async def obey(self, line: Line, frame: Frame) -> None:
+    async def obey(self, line: Connection, frame: Frame) -> None:
         """Do what a frame asks for, and answer it."""
         raise NotImplementedError
 
@@ -92,7 +92,7 @@ class Sockets:
         """What is told of a candle."""
         raise NotImplementedError
 
-    async def rest(self, line: Line) -> None:
+    async def rest(self, line: Connection) -> None:
         """Say what is said where nothing has moved."""
 
     # What all of them do
@@ -104,9 +104,9 @@ class Sockets:
         socket = web.WebSocketResponse(autoping=False)
         await socket.prepare(request)
         self.opened += 1
-        line = Line(socket, request)
+        line = Connection(socket, request)
         self.lines.add(line)
-        telling = asyncio.create_task(self._tell(line))
+        telling = asyncio.create_task(self._send_updates(line))
         try:
             await self.greet(line)
             async for message in socket:
@@ -114,7 +114,7 @@ class Sockets:
                     frame = orjson.loads(message.data)
                     self.frames[str(frame["method"])] += 1
                     await self.obey(line, frame)
-                elif message.type is WSMsgType.PING and not self.deaf:
+                elif message.type is WSMsgType.PING and not self.ignores_pings:
                     await socket.pong(message.data)
                 elif message.type is WSMsgType.PONG:
                     self.frames["pong"] += 1
@@ -124,24 +124,24 @@ class Sockets:
             await asyncio.gather(telling, return_exceptions=True)
         return socket
 
-    async def _tell(self, line: Line) -> None:
+    async def _send_updates(self, line: Connection) -> None:
         with suppress(ConnectionError):
             while True:
                 await asyncio.sleep(self.every_s)
                 self.looks += 1
-                told = [await self._tell_one(line, stream) for stream in list(line.told)]
+                told = [await self._send_stream(line, stream) for stream in list(line.sent)]
                 if not any(told):
                     await self.rest(line)
 
-    async def _tell_one(self, line: Line, stream: str) -> bool:
+    async def _send_stream(self, line: Connection, stream: str) -> bool:
         name = self.pair_of(stream)
         if self.stalled is None or name in self.stalled or name not in self._exchange.pairs:
             return False
-        moved = self.moved(self._exchange.pairs[name], line.told.get(stream))
+        moved = self.moved(self._exchange.pairs[name], line.sent.get(stream))
         for candle, final in moved * (2 if self.twice else 1):
             await line.send(self.frame_of(stream, candle, final=final))
-        if moved and stream in line.told:
-            line.told[stream] = max((candle for candle, _ in moved), key=lambda candle: candle.timestamp)
+        if moved and stream in line.sent:
+            line.sent[stream] = max((candle for candle, _ in moved), key=lambda candle: candle.timestamp)
         return bool(moved)
 
     def moved(self, pair: Pair, last: Candle | None) -> list[tuple[Candle, bool]]:

@@ -6,9 +6,9 @@ import asyncio
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 
-from candlegraph.provider import Provider, Unconfigured
+from candlegraph.provider import Provider, UnconfiguredProvider
 from providers.registry import Registry
-from tests.fakes.upstream import Upstream
+from tests.fakes.upstream import FakeUpstream
 
 ENVIRON = {"FAKE_KEY": "k"}
 
@@ -18,10 +18,10 @@ class Point:
     """An entry point that is not installed."""
 
     name: str
-    factory: Callable[[Mapping[str, str]], Iterable[Provider | Unconfigured]] | Exception
+    factory: Callable[[Mapping[str, str]], Iterable[Provider | UnconfiguredProvider]] | Exception
     value: str = "package.module:create"
 
-    def load(self) -> Callable[[Mapping[str, str]], Iterable[Provider | Unconfigured]]:
+    def load(self) -> Callable[[Mapping[str, str]], Iterable[Provider | UnconfiguredProvider]]:
         if isinstance(self.factory, Exception):
             raise self.factory
         return self.factory
@@ -34,7 +34,7 @@ def _set() -> asyncio.Event:
 
 
 @dataclass
-class Starting(Upstream):
+class Starting(FakeUpstream):
     """Counts its starts, takes as long for them as a test wants, and fails where it is to."""
 
     slow: asyncio.Event = field(default_factory=_set)
@@ -66,5 +66,5 @@ def registry(*points: Point, disabled: str = "") -> Registry:
     return Registry({**ENVIRON, "PROVIDERS_DISABLED": disabled}, points)  # type: ignore[arg-type]
 
 
-def of(provider: Provider | Unconfigured, name: str = "fake.upstream") -> Point:
+def of(provider: Provider | UnconfiguredProvider, name: str = "fake.upstream") -> Point:
     return Point(name, lambda environ: [provider])

@@ -17,12 +17,12 @@ from candlegraph import clock
 from candlegraph.candle import Candles
 from candlegraph.clock import MINUTE_MS
 from candlegraph.errors import ProviderUnavailable, UnknownSymbol
-from candlegraph.provider import Budget, Capabilities, Listing, Live, Market, Page, Revision
+from candlegraph.provider import Budget, Capabilities, Listing, LiveMode, Market, Page, Revision
 from candlegraph.resample import fill_previous, fold
 from candlegraph.series import Instrument
 from candlegraph.span import Span
 from candlegraph.timeframe import MINUTE, Timeframe
-from candlegraph.upstream import State, Status, Urgency
+from candlegraph.upstream import ProviderState, ProviderStatus, Urgency
 from candlegraph.upstream import Upstream as GuardedUpstream
 from candlegraph.zone import UTC, zone
 
@@ -57,7 +57,7 @@ class Call:
 
 
 @dataclass
-class Upstream:
+class FakeUpstream:
     """Implements `candlegraph.provider.Provider`, and `Upstream` too, so that a history can have it unguarded.
 
     All fields may be changed at any time.
@@ -65,7 +65,7 @@ class Upstream:
 
     truth: dict[str, Candles] = field(default_factory=dict)
     capabilities: Capabilities = field(
-        default_factory=lambda: Capabilities((MINUTE,), Live.POLL, max_rows_per_call=500, settle_ms=0)
+        default_factory=lambda: Capabilities((MINUTE,), LiveMode.POLL, max_rows_per_call=500, settle_ms=0)
     )
     listed: Mapping[str, Listing] = field(default_factory=dict)  # what `listings` says beyond the name of a symbol
     fillers: bool = False  # a flat row without volume where nobody traded
@@ -121,7 +121,7 @@ class Upstream:
     def stream(self, instrument: Instrument) -> None:
         """It has to be polled."""
 
-    def refused(self, rows: int) -> None:
+    def count_refused_rows(self, rows: int) -> None:
         """Count them."""
         self.refusals += rows
 
@@ -252,7 +252,7 @@ def lagging(rows: int) -> Fault:
 
 
 @dataclass
-class Lineup:
+class FakeProviders:
     """Implements `candlegraph.upstream.Providers` for tests: who is in it, and which of them cannot be started."""
 
     members: Sequence[GuardedUpstream]
@@ -268,9 +268,9 @@ class Lineup:
                 return member
         return None
 
-    def statuses(self) -> Sequence[Status]:
+    def statuses(self) -> Sequence[ProviderStatus]:
         """Every member."""
-        return [Status(m.market, m.id, m.name, "", "1", State.READY) for m in self.members]
+        return [ProviderStatus(m.market, m.id, m.name, "", "1", ProviderState.READY) for m in self.members]
 
     async def inspect(self) -> None:
         """Nobody has data of their own."""

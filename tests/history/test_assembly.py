@@ -7,24 +7,24 @@ from typing import Any
 
 import pytest
 
-from candlegraph.answer import Answer, Ask, Fill, GapReason, SourceKind
+from candlegraph.answer import Answer, CandleRequest, Fill, GapReason, SourceKind
 from candlegraph.candle import Candles
 from candlegraph.clock import MINUTE_MS
 from candlegraph.errors import ProviderError, ProviderUnavailable, UnknownSymbol
 from candlegraph.provider import Capabilities
-from candlegraph.series import Instrument, Record, Series
+from candlegraph.series import Instrument, InstrumentRecord, Series
 from candlegraph.span import Span, Spans
 from candlegraph.timeframe import MINUTE
 from candlegraph.zone import UTC
-from history.assembly import Findings, assemble
+from history.assembly import QueryResult, assemble
 from history.plan import Plan
 from history.query_fetches import FetchOutcome
-from storage.coverage import Ledger
-from storage.relations import ALL
+from storage.coverage import Coverage
+from storage.relations import ALL_AGGREGATES
 from tests.fakes.upstream import minutes
 from tests.history.world import T0
 
-RECORD = Record(1, Instrument("m", "p", "s"), None, None, None, "UTC", True, True, None, None)
+RECORD = InstrumentRecord(1, Instrument("m", "p", "s"), None, None, None, "UTC", True, True, None, None)
 PROVIDER = Capabilities(timeframes=(MINUTE,), settle_ms=0)
 ROWS = minutes(T0, 100)
 STORE, CACHE, PROVIDED, LIVE = SourceKind.STORE, SourceKind.CACHE, SourceKind.PROVIDER, SourceKind.LIVE
@@ -38,21 +38,21 @@ def between(first: int, last: int) -> Span:
     return Span(at(first), at(last))
 
 
-PLAN = Plan(RECORD, PROVIDER, Ledger(), ALL, MINUTE, UTC, UTC, at(90))
+PLAN = Plan(RECORD, PROVIDER, Coverage(), ALL_AGGREGATES, MINUTE, UTC, UTC, at(90))
 
 
-def forward(limit: int = 500, **more: Any) -> Ask:
-    return Ask(Series(RECORD.instrument, MINUTE), limit, since=T0, **more)
+def forward(limit: int = 500, **more: Any) -> CandleRequest:
+    return CandleRequest(Series(RECORD.instrument, MINUTE), limit, since=T0, **more)
 
 
-def backward(limit: int = 500, **more: Any) -> Ask:
-    return Ask(Series(RECORD.instrument, MINUTE), limit, **more)
+def backward(limit: int = 500, **more: Any) -> CandleRequest:
+    return CandleRequest(Series(RECORD.instrument, MINUTE), limit, **more)
 
 
 def found(
     rows: Candles, reached: Span, *answered: tuple[Span, SourceKind], cut: bool = False, **outcome: Any
-) -> Findings:
-    return Findings(rows, reached, cut, answered, FetchOutcome(**outcome))
+) -> QueryResult:
+    return QueryResult(rows, reached, cut, answered, FetchOutcome(**outcome))
 
 
 def cursors(answer: Answer) -> tuple[bool, int | None, int | None]:
@@ -82,7 +82,7 @@ ALL_STORED = (between(0, 20), STORE)
     ],
 )
 def test_an_answer_is_cut_to_its_limit_and_says_where_the_next_page_begins(
-    ask: Ask,
+    ask: CandleRequest,
     cut: bool,
     stamps: tuple[int, int],
     expected: tuple[bool, int | None, int | None],

@@ -8,7 +8,7 @@ from candlegraph.clock import MINUTE_MS
 from candlegraph.span import Span, Spans
 from candlegraph.timeframe import MINUTE, Timeframe
 from history.cache_lookup import overlapping, widened
-from history.plan import Part, Stretch
+from history.plan import PlanPart, StoredSpan
 from storage.cache.chunks import Chunk
 from tests.history.world import HOUR_MS, T0
 
@@ -23,8 +23,8 @@ def between(first: int, last: int) -> Span:
     return Span(at(first), at(last))
 
 
-def part(span: Span, base: Timeframe = MINUTE) -> Part:
-    return Part(span, (Stretch(span, base),))
+def part(span: Span, base: Timeframe = MINUTE) -> PlanPart:
+    return PlanPart(span, (StoredSpan(span, base),))
 
 
 KNOWN, CHUNK = between(100, 200), between(0, 256)
@@ -48,11 +48,11 @@ KNOWN, CHUNK = between(100, 200), between(0, 256)
     ],
 )  # fmt: skip
 def test_a_miss_reads_whole_chunks_where_they_are_cheap(
-    parts: list[Part], unread: list[Span], timeframe: Timeframe, expected: list[Span]
+    parts: list[PlanPart], unread: list[Span], timeframe: Timeframe, expected: list[Span]
 ) -> None:
     pieces = widened(parts, Spans(unread), KNOWN, timeframe)
     assert [piece.span for piece in pieces] == expected
-    assert [piece.stretches[0].span for piece in pieces] == expected
+    assert [piece.stored_spans[0].span for piece in pieces] == expected
 
 
 def test_a_chunk_is_missed_if_some_of_it_is() -> None:

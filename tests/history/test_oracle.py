@@ -9,17 +9,17 @@ import pytest
 from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 
-from candlegraph.answer import Answer, Ask, Fill
+from candlegraph.answer import Answer, CandleRequest, Fill
 from candlegraph.candle import Candles, concat
 from candlegraph.clock import MINUTE_MS
-from candlegraph.provider import Capabilities, Listing, Live
+from candlegraph.provider import Capabilities, Listing, LiveMode
 from candlegraph.span import Span, Spans
 from candlegraph.timeframe import MINUTE, Timeframe
 from candlegraph.zone import zone
-from history.fetch_job import MAX_CALLS
+from history.fetch_job import MAX_CALLS_PER_FETCH
 from storage.database import Database
 from tests.candlegraph import scalar_calendar as scalar
-from tests.fakes.upstream import Upstream, minutes
+from tests.fakes.upstream import FakeUpstream, minutes
 from tests.history.world import DAY_MS, HOUR_MS, T0, World, folded, numbers, rows_of, stop_clock
 
 TIMEFRAMES = ("1m", "1m", "2m", "5m", "7m", "45m", "1h", "4h", "1d", "1d", "3d", "1w", "1mon", "1y")
@@ -74,7 +74,7 @@ def cases(draw: st.DrawFn, *, honest: bool = False) -> Case:
     limited = not honest and draw(st.booleans())
     capabilities = Capabilities(
         (MINUTE, *sorted(natives, key=lambda tf: tf.nominal_ms)),
-        Live.POLL,
+        LiveMode.POLL,
         max_rows_per_call=draw(st.sampled_from([50, 130, 500, 1500])),
         max_lookback_ms=draw(st.sampled_from([2 * HOUR_MS + 1, 3 * DAY_MS])) if limited else None,
         settle_ms=settle,
@@ -111,7 +111,7 @@ def cases(draw: st.DrawFn, *, honest: bool = False) -> Case:
 
 
 async def prepare(case: Case, database: Database, monkeypatch: pytest.MonkeyPatch) -> World:
-    world = World(database, Upstream(capabilities=case.capabilities, **case.habits), case.now)  # type: ignore[arg-type]
+    world = World(database, FakeUpstream(capabilities=case.capabilities, **case.habits), case.now)  # type: ignore[arg-type]
     world.lists(case.truth).upstream.listed = {world.symbol: case.listing}
     stop_clock(monkeypatch, world)
     final = Spans([Span(-(10**15), (case.now - case.capabilities.settle_ms) // MINUTE_MS * MINUTE_MS)])
@@ -126,7 +126,7 @@ async def prepare(case: Case, database: Database, monkeypatch: pytest.MonkeyPatc
     return world
 
 
-def check(case: Case, world: World, ask: Ask, answer: Answer) -> None:
+def check(case: Case, world: World, ask: CandleRequest, answer: Answer) -> None:
     """Hold an answer against the truth."""
     timeframe, name = ask.series.timeframe, answer.zone.name
     settled = scalar.floor(timeframe, case.now - case.capabilities.settle_ms, name)
@@ -216,14 +216,14 @@ def examples(count: int) -> settings:
     )
 
 
-def question(case: Case, world: World) -> Ask:
+def question(case: Case, world: World) -> CandleRequest:
     return world.question(
         case.timeframe, case.limit, since=case.since, until=case.until, fill=case.fill,
         zone=zone(case.zone) if case.zone else None,
     )  # fmt: skip
 
 
-async def answer_to(world: World, ask: Ask) -> Answer:
+async def answer_to(world: World, ask: CandleRequest) -> Answer:
     answer = (await world.history.answer([ask]))[0]
     if isinstance(answer, BaseException):
         raise answer
@@ -241,13 +241,13 @@ async def test_an_answer_is_what_a_naive_fold_of_the_truth_gives_and_asking_agai
     answer = await answer_to(world, ask)
     check(case, world, ask, answer)
     first = list(world.upstream.calls)
-    assert len(first) <= MAX_CALLS * (2 if case.fill is Fill.NONE else 4)
+    assert len(first) <= MAX_CALLS_PER_FETCH * (2 if case.fill is Fill.NONE else 4)
     for call in first:
         if call.timeframe == MINUTE:
             assert not before & Spans([call.span]), "what is covered was asked for"
 
     world.upstream.calls.clear()
-    ledger = (await world.store.ledgers([answer.record.id]))[0]
+    ledger = (await world.store.read_coverage([answer.record.id]))[0]
     again = await answer_to(world, ask)
     check(case, world, ask, again)
     if not answer.has_more:
@@ -266,7 +266,7 @@ async def test_paging_gives_every_candle_exactly_once(
     assume(not (case.habits["fillers"] and case.habits["page_rows"]))
     world = await prepare(case, database, monkeypatch)
     ask = question(case, world)
-    ask = Ask(ask.series, max(ask.limit, 40), ask.since, ask.until, Fill.NONE, ask.zone)
+    ask = CandleRequest(ask.series, max(ask.limit, 40), ask.since, ask.until, Fill.NONE, ask.zone)
     pages: list[list[tuple[float, ...]]] = []
     for _ in range(100):
         answer = await answer_to(world, ask)
@@ -274,7 +274,9 @@ async def test_paging_gives_every_candle_exactly_once(
         pages.append(rows_of(answer.candles))
         if not answer.has_more:
             break
-        ask = Ask(ask.series, ask.limit, answer.next_since, answer.next_before or ask.until, ask.fill, ask.zone)
+        ask = CandleRequest(
+            ask.series, ask.limit, answer.next_since, answer.next_before or ask.until, ask.fill, ask.zone
+        )
     else:
         pytest.fail("paging does not end")
     pages = pages if case.since is not None else pages[::-1]

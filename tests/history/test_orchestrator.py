@@ -27,21 +27,21 @@ from candlegraph.errors import (
     UnknownSymbol,
     Unsupported,
 )
-from candlegraph.provider import Budget, Capabilities, Listing, Live, Page
+from candlegraph.provider import Budget, Capabilities, Listing, LiveMode, Page
 from candlegraph.span import Span, Spans
 from candlegraph.timeframe import MINUTE, Timeframe
 from candlegraph.zone import zone
 from history import query as walk
-from history.fetch_job import MAX_CALLS
+from history.fetch_job import MAX_CALLS_PER_FETCH
 from providers.guard.guard import Guard
-from storage.cache.memory import Cache
+from storage.cache.memory import CandleCache
 from storage.candles import CandleStore
 from storage.database import Database
 from tests.fakes.starting import Starting, of, registry
 from tests.fakes.upstream import (
     UNLIMITED,
+    FakeUpstream,
     Fault,
-    Upstream,
     changing,
     delaying,
     emptying,
@@ -76,9 +76,9 @@ async def make(database: Database, monkeypatch: pytest.MonkeyPatch) -> AsyncIter
 
     def build(truth: Candles, now: int, *, guarded: bool = False, **traits: Any) -> World:
         settled = {
-            "timeframes": (MINUTE,), "live": Live.POLL, "max_rows_per_call": 500, "settle_ms": 0, "budget": UNLIMITED,
+            "timeframes": (MINUTE,), "live": LiveMode.POLL, "max_rows_per_call": 500, "settle_ms": 0, "budget": UNLIMITED,
         } | traits  # fmt: skip
-        world = World(database, Upstream(capabilities=Capabilities(**settled)), now, guarded=guarded).lists(truth)
+        world = World(database, FakeUpstream(capabilities=Capabilities(**settled)), now, guarded=guarded).lists(truth)
         stop_clock(monkeypatch, world)
         made.append(world)
         return world
@@ -107,7 +107,7 @@ async def test_a_provider_may_have_candles_from_before_1970(make: Make, listed: 
     world = make(truth, first + 60 * HOUR_MS, earliest_ms=0 if listed else clock.OLDEST_MS)
     if listed:
         world.upstream.listed = {world.symbol: Listing(world.symbol, first_available=first)}
-    world.cache = Cache(16 << 20)
+    world.cache = CandleCache(16 << 20)
     world.restart()
     for timeframe in ("1h", "1d", "1m"):
         parsed = Timeframe.parse(timeframe)
@@ -392,7 +392,7 @@ async def test_a_slow_provider_is_an_error_or_a_pending_gap_and_what_it_sends_la
     world.upstream.faults = [hanging(release)]
     answer = await world.ask(since=T0, until=at(200))
     assert (len(answer.candles), spans_of(answer)) == (50, [(T0, at(150), GapReason.PENDING)])
-    assert answer.ask.wait is Wait.COMPLETE
+    assert answer.request.wait is Wait.COMPLETE
     release.set()
     await drain(world)
     monkeypatch.setattr(world.database, "timings", replace(world.database.timings, query_deadline_s=HANG_S))
@@ -741,10 +741,10 @@ async def test_the_budget_of_calls_ends_an_answer_with_a_cursor_that_makes_progr
     world = make(minutes(T0, 2000), at(3000), max_rows_per_call=50)
     forward = await world.ask(limit=5000, since=T0, until=at(2000))
     assert (len(forward.candles), forward.has_more, forward.next_since) == (600, True, at(600))
-    assert (world.calls, spans_of(forward)) == (MAX_CALLS, [])
+    assert (world.calls, spans_of(forward)) == (MAX_CALLS_PER_FETCH, [])
     backward = await world.ask(limit=1200, until=at(2000))
     assert (len(backward.candles), backward.has_more, backward.next_before) == (600, True, at(1400))
-    assert world.calls == 2 * MAX_CALLS
+    assert world.calls == 2 * MAX_CALLS_PER_FETCH
 
 
 async def test_paging_back_beyond_the_first_trade_of_a_symbol_ends_soon(make: Make) -> None:
@@ -753,7 +753,7 @@ async def test_paging_back_beyond_the_first_trade_of_a_symbol_ends_soon(make: Ma
     while answer.has_more:
         answer, pages = await world.ask(limit=40, until=answer.next_before), pages + 1
     assert pages <= 3
-    assert world.calls <= 3 * MAX_CALLS
+    assert world.calls <= 3 * MAX_CALLS_PER_FETCH
     calls = world.calls
     assert not (await world.ask(limit=40, until=T0)).has_more
     assert world.calls == calls
@@ -764,7 +764,7 @@ async def test_a_symbol_that_seldom_trades_is_reached_in_few_calls(make: Make) -
     world = make(truth, at(40_000))
     answer = await world.ask(limit=50)
     assert rows_of(answer.candles) == rows_of(truth)
-    assert world.calls <= MAX_CALLS + 4
+    assert world.calls <= MAX_CALLS_PER_FETCH + 4
 
 
 async def test_a_year_of_days_costs_two_calls(make: Make) -> None:
@@ -825,7 +825,7 @@ async def test_reads_of_more_rows_than_one_takes_lose_nothing(make: Make, monkey
 async def imported(world: World, since: int, until: int) -> World:
     """Have our symbol imported instead of listed."""
     truth = world.upstream.truth.pop(world.symbol)
-    await world.instruments.imported(world.instrument, "UTC")
+    await world.instruments.get_or_create(world.instrument, "UTC")
     await world.keeps(Span(since, until), rows=truth)
     return world
 
@@ -970,7 +970,7 @@ async def test_the_previous_close_is_looked_up_before_the_range(make: Make) -> N
 
 
 async def test_pages_back_over_a_silence_longer_than_one_question_may_ask_for_are_filled(make: Make) -> None:
-    silent = 3 * MAX_CALLS * 50
+    silent = 3 * MAX_CALLS_PER_FETCH * 50
     truth = minutes(T0, silent + 1, holes=range(1, silent + 1))
     world = make(truth, at(silent))
     world.upstream.page_rows, world.upstream.fillers = 50, True
@@ -1096,7 +1096,7 @@ async def claimed(world: World) -> int:
 
 async def logged_outcomes(world: World) -> list[str]:
     record = await world.record()
-    return sorted(note.outcome for note in await world.store.fetches(record.id, MINUTE, 20))
+    return sorted(note.outcome for note in await world.store.recent_fetches(record.id, MINUTE, 20))
 
 
 async def test_pages_that_arrive_while_one_is_stored_share_the_next_transaction(

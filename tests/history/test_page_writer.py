@@ -13,8 +13,8 @@ from candlegraph.clock import MINUTE_MS
 from candlegraph.errors import ProviderUnavailable, Unavailable
 from candlegraph.span import Span, Spans
 from candlegraph.timeframe import MINUTE
-from history.page_writer import Arrivals
-from storage.batches import Fetch, Write
+from history.page_writer import PageWriter
+from storage.batches import CandleWrite, FetchLogRow
 from storage.candles import CandleStore
 
 
@@ -27,7 +27,7 @@ class Store:
         self.free = asyncio.Event()
         self.away = False
 
-    async def write(self, writes: Sequence[Write], fetches: Sequence[Fetch]) -> None:
+    async def write(self, writes: Sequence[CandleWrite], fetches: Sequence[FetchLogRow]) -> None:
         self.begun.append(len(fetches))
         await self.free.wait()
         if self.away:
@@ -41,32 +41,32 @@ async def store() -> Store:
 
 
 @pytest.fixture
-async def arrivals(store: Store) -> Arrivals:
-    return Arrivals(cast("CandleStore", store), None)
+async def arrivals(store: Store) -> PageWriter:
+    return PageWriter(cast("CandleStore", store), None)
 
 
-async def add(arrivals: Arrivals, pages: int = 1) -> None:
+async def add(arrivals: PageWriter, pages: int = 1) -> None:
     for n in range(pages):
         span = Span(n * MINUTE_MS, (n + 1) * MINUTE_MS)
-        arrivals.add(Write(1, MINUTE, Candles.empty(), Spans([span])), Fetch(1, MINUTE, span, 0, "ok", 1))
+        arrivals.add(CandleWrite(1, MINUTE, Candles.empty(), Spans([span])), FetchLogRow(1, MINUTE, span, 0, "ok", 1))
         for _ in range(5):
             await asyncio.sleep(0)
 
 
 async def test_pages_that_arrive_while_one_is_stored_share_the_next_transaction(
-    store: Store, arrivals: Arrivals
+    store: Store, arrivals: PageWriter
 ) -> None:
-    async with arrivals.stored():
+    async with arrivals.flush_on_exit():
         await add(arrivals, 5)
         assert store.begun == [1]
         store.free.set()
     assert store.stored == [1, 4]
 
 
-async def test_what_came_before_an_error_is_stored(store: Store, arrivals: Arrivals) -> None:
+async def test_what_came_before_an_error_is_stored(store: Store, arrivals: PageWriter) -> None:
 
     async def fetch() -> None:
-        async with arrivals.stored():
+        async with arrivals.flush_on_exit():
             await add(arrivals, 3)
             store.free.set()
             raise ProviderUnavailable
@@ -76,13 +76,13 @@ async def test_what_came_before_an_error_is_stored(store: Store, arrivals: Arriv
     assert store.stored == [1, 2]
 
 
-async def test_an_error_of_storing_ends_the_fetching_and_is_raised(store: Store, arrivals: Arrivals) -> None:
+async def test_an_error_of_storing_ends_the_fetching_and_is_raised(store: Store, arrivals: PageWriter) -> None:
     store.away = True
     store.free.set()
     added: list[int] = []
 
     async def fetch() -> None:
-        async with arrivals.stored():
+        async with arrivals.flush_on_exit():
             for n in range(9):
                 await add(arrivals)
                 added.append(n)
@@ -92,11 +92,11 @@ async def test_an_error_of_storing_ends_the_fetching_and_is_raised(store: Store,
     assert added == [0]
 
 
-async def test_an_error_of_storing_the_last_page_is_raised_on_exit(store: Store, arrivals: Arrivals) -> None:
+async def test_an_error_of_storing_the_last_page_is_raised_on_exit(store: Store, arrivals: PageWriter) -> None:
     store.away = True
 
     async def fetch() -> None:
-        async with arrivals.stored():
+        async with arrivals.flush_on_exit():
             await add(arrivals)
             store.free.set()
 
@@ -106,12 +106,12 @@ async def test_an_error_of_storing_the_last_page_is_raised_on_exit(store: Store,
 
 @pytest.mark.parametrize("leaving", [True, False])
 async def test_a_fetch_that_is_cancelled_gives_up_what_is_not_stored(
-    store: Store, arrivals: Arrivals, *, leaving: bool
+    store: Store, arrivals: PageWriter, *, leaving: bool
 ) -> None:
     """While it fetches, and while it waits on its way out."""
 
     async def fetch() -> None:
-        async with arrivals.stored():
+        async with arrivals.flush_on_exit():
             await add(arrivals, 3)
             if not leaving:
                 await asyncio.Event().wait()

@@ -10,18 +10,18 @@ import pytest
 from candlegraph.answer import GapReason
 from candlegraph.clock import MINUTE_MS, OLDEST_MS
 from candlegraph.provider import Capabilities
-from candlegraph.series import Instrument, Record
+from candlegraph.series import Instrument, InstrumentRecord
 from candlegraph.span import Span, Spans
 from candlegraph.timeframe import MINUTE, Timeframe
 from candlegraph.zone import UTC, zone
 from history.plan import Plan
-from storage.coverage import Ledger
-from storage.relations import ALL, BASE
+from storage.coverage import Coverage
+from storage.relations import ALL_AGGREGATES, BASE_RELATION
 from tests.history.world import DAY_MS, HOUR_MS, T0
 
 HOUR, DAY = Timeframe.parse("1h"), Timeframe.parse("1d")
 NOW = T0 + 12 * HOUR_MS + 90_000  # the second minute of an hour is forming
-RECORD = Record(1, Instrument("m", "p", "s"), None, None, None, "UTC", True, True, None, None)
+RECORD = InstrumentRecord(1, Instrument("m", "p", "s"), None, None, None, "UTC", True, True, None, None)
 PROVIDER = Capabilities(timeframes=(MINUTE, HOUR), settle_ms=0, max_rows_per_call=100)
 
 
@@ -31,8 +31,8 @@ def plan(
     provider: Capabilities | None = PROVIDER,
     **listing: int,
 ) -> Plan:
-    ledger = Ledger({base: Spans(spans) for base, spans in covered.items()})
-    return Plan(replace(RECORD, **listing), provider, ledger, ALL, timeframe, UTC, UTC, NOW)
+    ledger = Coverage({base: Spans(spans) for base, spans in covered.items()})
+    return Plan(replace(RECORD, **listing), provider, ledger, ALL_AGGREGATES, timeframe, UTC, UTC, NOW)
 
 
 def at(minute: int) -> int:
@@ -48,11 +48,11 @@ def hours(first: int, last: int) -> Span:
     [
         pytest.param({}, MINUTE, hours(0, 2), [], [hours(0, 2)], id="nothing is covered"),
         pytest.param(
-            {MINUTE: [hours(0, 2)]}, MINUTE, hours(0, 2), [(hours(0, 2), BASE)], [], id="all of it is covered"
+            {MINUTE: [hours(0, 2)]}, MINUTE, hours(0, 2), [(hours(0, 2), BASE_RELATION)], [], id="all of it is covered"
         ),
         pytest.param(
             {MINUTE: [Span(at(10), at(20)), Span(at(30), at(40))]}, MINUTE, Span(at(0), at(60)),
-            [(Span(at(10), at(20)), BASE), (Span(at(30), at(40)), BASE)],
+            [(Span(at(10), at(20)), BASE_RELATION), (Span(at(30), at(40)), BASE_RELATION)],
             [Span(at(0), at(10)), Span(at(20), at(30)), Span(at(40), at(60))], id="fragments",
         ),
         pytest.param(
@@ -61,7 +61,7 @@ def hours(first: int, last: int) -> Span:
         ),
         pytest.param(
             {MINUTE: [hours(0, 1)], HOUR: [hours(0, 3)]}, HOUR, hours(0, 3),
-            [(hours(0, 1), "ohlcv_1h"), (hours(1, 3), BASE)], [], id="aggregates before the provider's own hours",
+            [(hours(0, 1), "ohlcv_1h"), (hours(1, 3), BASE_RELATION)], [], id="aggregates before the provider's own hours",
         ),
         pytest.param(
             {HOUR: [hours(0, 12)]}, MINUTE, hours(0, 1), [], [hours(0, 1)], id="hours do not answer minutes"
@@ -76,7 +76,7 @@ def test_a_window_is_answered_where_its_buckets_are_covered_and_is_missing_elsew
     missing: list[Span],
 ) -> None:
     planned = plan(covered, timeframe).window(window)
-    assert [(part.span, part.stretches[0].relation) for part in planned.final] == final
+    assert [(part.span, part.stored_spans[0].relation) for part in planned.final] == final
     assert list(planned.missing) == missing
     assert planned.covered == Spans(span for span, _ in final)
 
@@ -87,7 +87,7 @@ def test_forming_candles_answer_the_tail_once_they_are_at_hand() -> None:
     assert (planned.tail, list(planned.missing)) == ((), [hours(12, 13)])
     told = ours.with_forming(planned, [MINUTE])
     assert [(part.span, part.forming) for part in told.tail] == [(hours(12, 13), MINUTE)]
-    assert [stretch.span for stretch in told.tail[0].stretches] == [Span(at(720), at(721))]
+    assert [stretch.span for stretch in told.tail[0].stored_spans] == [Span(at(720), at(721))]
     assert (list(told.missing), told.final) == ([], planned.final)
     assert told == ours.window(hours(11, 13), [MINUTE])
 
@@ -125,7 +125,7 @@ def test_what_no_call_can_bring_is_not_missing_and_has_its_reason(
 ) -> None:
     ours = plan({}, timeframe, replace(PROVIDER, **traits), **listing)  # type: ignore[arg-type]
     planned = ours.window(hours(0, 12))
-    assert [(item.reason, item.span) for item in planned.out_of_reach] == expected
+    assert [(item.reason, item.span) for item in planned.unreachable] == expected
     assert planned.missing == Spans([hours(0, 12)]) - Spans(span for _, span in expected)
 
 
@@ -142,24 +142,24 @@ def test_what_no_call_can_bring_is_not_missing_and_has_its_reason(
 def test_minutes_are_asked_for_while_they_are_cheap(
     span: Span, timeframe: Timeframe, covered: list[Span], expected: Timeframe
 ) -> None:
-    assert plan({MINUTE: covered}, timeframe).choose(span) == expected
+    assert plan({MINUTE: covered}, timeframe).choose_timeframe(span) == expected
 
 
 def test_a_provider_is_asked_from_the_listing_to_the_forming_candle() -> None:
     ours = plan({}, HOUR, first_available=at(90))
-    assert ours.askable(hours(0, 24), MINUTE) == Span(at(90), at(722))
-    assert ours.askable(hours(0, 24), HOUR) == hours(1, 13)
+    assert ours.fetchable(hours(0, 24), MINUTE) == Span(at(90), at(722))
+    assert ours.fetchable(hours(0, 24), HOUR) == hours(1, 13)
 
 
 def test_a_provider_is_asked_for_nothing_from_before_1970_unless_it_says_so() -> None:
     old, modern = Span(-2 * DAY_MS, -DAY_MS), Span(0, DAY_MS)
     early = replace(PROVIDER, earliest_ms=OLDEST_MS)
     assert plan({}).window(old).missing == Spans()
-    assert [(item.reason, item.span) for item in plan({}).beyond_reach(old)] == [(GapReason.UNAVAILABLE, old)]
+    assert [(item.reason, item.span) for item in plan({}).unreachable(old)] == [(GapReason.UNAVAILABLE, old)]
     assert plan({}).window(modern).missing == Spans([modern])
     for ours in (plan({}, provider=early), plan({}, first_available=-3 * DAY_MS)):
         assert ours.window(old).missing == Spans([old])
-        assert ours.askable(old, HOUR) == old
+        assert ours.fetchable(old, HOUR) == old
 
 
 def test_the_hours_of_a_day_are_used_where_its_zone_counted_whole_hours() -> None:
@@ -167,7 +167,7 @@ def test_the_hours_of_a_day_are_used_where_its_zone_counted_whole_hours() -> Non
     paris = zone("Europe/Paris")
     for year, nests in ((1905, False), (1912, False), (1925, True), (1962, True), (2024, True)):
         start = HOUR.floor(int((year - 1970) * 365.2425 * DAY_MS))
-        ledger = Ledger({MINUTE: Spans([Span(start, start + 5 * DAY_MS)])})
-        ours = Plan(replace(RECORD, timezone=paris.name), None, ledger, ALL, DAY, paris, paris, NOW)
+        ledger = Coverage({MINUTE: Spans([Span(start, start + 5 * DAY_MS)])})
+        ours = Plan(replace(RECORD, timezone=paris.name), None, ledger, ALL_AGGREGATES, DAY, paris, paris, NOW)
         (part,) = ours.window(Span(start, start + 5 * DAY_MS).inner(DAY, paris)).final
-        assert part.stretches[0].relation == ("ohlcv_1h" if nests else BASE), year
+        assert part.stored_spans[0].relation == ("ohlcv_1h" if nests else BASE_RELATION), year

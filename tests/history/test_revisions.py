@@ -11,7 +11,7 @@ from pathlib import Path
 import polars as pl
 import pytest
 
-from candlegraph.answer import Answer, Ask
+from candlegraph.answer import Answer, CandleRequest
 from candlegraph.errors import CandlegraphError, UnknownSymbol
 from candlegraph.series import Instrument, Series
 from candlegraph.span import Span, Spans
@@ -21,10 +21,10 @@ from history.orchestrator import History
 from providers.files import readings
 from providers.files.provider import Files
 from providers.guard.guard import Guard
-from storage.batches import Superseded, Write
+from storage.batches import CandleWrite, Superseded
 from storage.database import Database
 from tests.fakes.clocks import set_clock
-from tests.fakes.upstream import Lineup
+from tests.fakes.upstream import FakeProviders
 
 START = 1_709_564_400_000
 MINUTE_MS = 60_000
@@ -67,7 +67,7 @@ class Server:
     def __init__(self, database: Database, folder: Folder) -> None:
         self.files = Files(str(folder.root), "")
         self.guard = Guard(self.files)
-        self.history = History.over(database, Lineup([self.guard]))
+        self.history = History.create(database, FakeProviders([self.guard]))
 
     async def start(self) -> Server:
         await self.guard.start()
@@ -81,7 +81,7 @@ class Server:
 
     async def answer(self, symbol: str = "X", timeframe: str = "1m", since: int = 0) -> Answer | BaseException:
         series = Series(Instrument("files", "files", symbol), Timeframe.parse(timeframe))
-        return (await self.history.answer([Ask(series, 500, since=START + since * MINUTE_MS)]))[0]
+        return (await self.history.answer([CandleRequest(series, 500, since=START + since * MINUTE_MS)]))[0]
 
     async def closes(self, symbol: str = "X", timeframe: str = "1m", since: int = 0) -> dict[int, float]:
         """By its minute each candle's close."""
@@ -298,7 +298,7 @@ async def test_a_page_of_an_older_version_is_not_stored(folder: Folder, servers:
     covered = Spans([Span(stale.complete_from, stale.complete_to)])
     with pytest.raises(Superseded):
         await two.history.store.write(
-            [Write(record.id, Timeframe(1, "m"), stale.candles, covered, revision=stale.revision)]
+            [CandleWrite(record.id, Timeframe(1, "m"), stale.candles, covered, revision=stale.revision)]
         )
     assert await two.closes() == same(range(9), 50)
 
@@ -310,7 +310,7 @@ async def test_the_newest_candles_are_those_at_the_end_of_a_file(folder: Folder,
     folder.write("X_1m.csv", table(range(1_000)))
     for _ in range(2):
         series = Series(Instrument("files", "files", "X"), Timeframe(1, "m"))
-        answer = (await server.history.answer([Ask(series, 2)]))[0]
+        answer = (await server.history.answer([CandleRequest(series, 2)]))[0]
         assert isinstance(answer, Answer)
         assert ((answer.candles.timestamp - START) // MINUTE_MS).tolist() == [998, 999]
         assert await server.closes(since=990) == same(range(990, 1_000), 100)

@@ -20,16 +20,16 @@ from history import upgrade as upgrade_module
 from history.orchestrator import History
 from history.upgrade import Upgrade
 from storage import migrate as migrate_module
-from storage.aggregates.layout import Aggregates
+from storage.aggregates.layout import AggregateLayout
 from storage.aggregates.verify import Verification, instruments_matching
-from storage.batches import Write
+from storage.batches import CandleWrite
 from storage.database import Database
 from storage.migrate import migrate, migrations
-from storage.relations import ALL
+from storage.relations import ALL_AGGREGATES
 from storage.upgrade import AHEAD, task_tallies, withdraw_ahead
 from storage.withdrawals import newest_withdrawals
 from tests.fakes.clocks import set_clock
-from tests.fakes.upstream import Lineup, Upstream, minutes, raising
+from tests.fakes.upstream import FakeProviders, FakeUpstream, minutes, raising
 from tests.history.world import DAY_MS, HOUR_MS, T0, rows_of
 
 NOW = T0 + 90 * DAY_MS
@@ -41,12 +41,12 @@ class Old:
     """A database as the version before made it, and a provider that lists some of its symbols."""
 
     database: Database
-    upstream: Upstream = field(default_factory=Upstream)
+    upstream: FakeUpstream = field(default_factory=FakeUpstream)
     ids: dict[str, int] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         """Wire a history over it."""
-        self.history = History.over(self.database, Lineup([self.upstream]))
+        self.history = History.create(self.database, FakeProviders([self.upstream]))
 
     async def stores(self, symbol: str, rows: Candles, *spans: Span, source: str = "i") -> None:
         """Store candles; a symbol that the provider has is listed."""
@@ -54,21 +54,21 @@ class Old:
         if symbol in self.upstream.truth:
             record: Any = (await self.history.listings.find([name]))[0]
         else:
-            record = await self.history.instruments.imported(name, "UTC")
+            record = await self.history.instruments.get_or_create(name, "UTC")
         self.ids[symbol] = record.id
         hull = Span(int(rows.timestamp[0]), int(rows.timestamp[-1]) + MINUTE_MS)
-        await self.history.store.write([Write(record.id, MINUTE, rows, Spans(spans or [hull]), source)])
+        await self.history.store.write([CandleWrite(record.id, MINUTE, rows, Spans(spans or [hull]), source)])
 
     async def upgrade(self) -> None:
         """Start a new version: migrate, and do what is to be done before anything is served."""
-        await migrate(self.database, Aggregates.TABLES)
+        await migrate(self.database, AggregateLayout.TABLES)
         await withdraw_ahead(self.history.store)
 
     async def rows(self, symbol: str) -> list[tuple[float, ...]]:
-        return rows_of(await self.history.store.minutes(self.ids[symbol], Span(T0, NOW)))
+        return rows_of(await self.history.store.read_minutes(self.ids[symbol], Span(T0, NOW)))
 
     async def covered(self, symbol: str) -> Spans:
-        return (await self.history.store.ledgers([self.ids[symbol]]))[0].spans.get(MINUTE, Spans())
+        return (await self.history.store.read_coverage([self.ids[symbol]]))[0].spans.get(MINUTE, Spans())
 
     async def state(self, symbol: str) -> list[Any]:
         """Everything that is stored of a symbol."""
@@ -87,7 +87,7 @@ class Old:
 
     async def wrong(self) -> int:
         found = await instruments_matching(self.database, None, None, None)
-        check = Verification(self.history.store, ALL)
+        check = Verification(self.history.store, ALL_AGGREGATES)
         return sum([tally.wrong for one, _ in found async for tally in check.check(one)])
 
 
@@ -98,7 +98,7 @@ async def old(new_database: Callable[..., Awaitable[str]], monkeypatch: pytest.M
     await opened.open()
     with monkeypatch.context() as patch:
         patch.setattr(migrate_module, "migrations", lambda: before)
-        await migrate(opened, Aggregates.TABLES)
+        await migrate(opened, AggregateLayout.TABLES)
     set_clock(monkeypatch, lambda: NOW)
     monkeypatch.setattr("history.listings.UNKNOWN_AGAIN_S", 0.0)
     try:
@@ -157,7 +157,7 @@ async def test_coverage_ahead_of_the_upgrade_and_its_candles_are_withdrawn(old: 
     (span,) = await old.covered("A")
     assert span.since == now - HOUR_MS
     assert now <= span.until <= now + 10 * MINUTE_MS
-    rows = await old.history.store.minutes(old.ids["A"], Span(now - HOUR_MS, now + DAY_MS))
+    rows = await old.history.store.read_minutes(old.ids["A"], Span(now - HOUR_MS, now + DAY_MS))
     assert rows_of(rows) == rows_of(past)
     assert await old.reasons("A") == [(AHEAD, 5)]
     assert await old.wrong() == 0

@@ -12,7 +12,7 @@ from candlegraph.clock import MINUTE_MS
 from candlegraph.span import Span, Spans
 from candlegraph.timeframe import MINUTE
 from history.upstream_check import DayCheck, check_day, stored_days
-from storage.batches import Write
+from storage.batches import CandleWrite
 from storage.corrections import newest_corrections
 from storage.database import Database
 from tests.fakes.upstream import minutes
@@ -72,7 +72,7 @@ async def test_minutes_without_a_trade_that_were_imported_on_purpose_stay(world:
     truth = minutes(T0, 100, holes=[40])
     world.lists(truth)
     flat = Candles.of([T0 + 40 * MINUTE_MS], *[[5.0]] * 4, [0.0])
-    await world.store.write([Write((await world.record()).id, MINUTE, truth.merge(flat), Spans([DAY]), "i")])
+    await world.store.write([CandleWrite((await world.record()).id, MINUTE, truth.merge(flat), Spans([DAY]), "i")])
     assert await check(world) == DayCheck(DAY, 100)
     assert len(await world.stored()) == 100
 

@@ -12,7 +12,7 @@ from candlegraph.provider import Capabilities, Page
 from candlegraph.span import Span, Spans
 from candlegraph.timeframe import MINUTE
 from candlegraph.zone import UTC
-from history.verdict import Call, Verdict, judge
+from history.verdict import FetchCall, PageVerdict, judge_page
 from tests.fakes.upstream import minutes
 from tests.history.world import T0
 
@@ -28,8 +28,8 @@ def between(first: int, last: int) -> Span:
     return Span(at(first), at(last))
 
 
-def call(first: int, last: int, final: int) -> Call:
-    return Call(MINUTE, UTC, between(first, last), at(final))
+def call(first: int, last: int, final: int) -> FetchCall:
+    return FetchCall(MINUTE, UTC, between(first, last), at(final))
 
 
 def page(rows: Candles, first: int, last: int) -> Page:
@@ -67,7 +67,7 @@ def test_a_page_covers_what_it_proves_and_says_where_to_go_on(
     unavailable: list[Span],
     resume: int,
 ) -> None:
-    verdict = judge(answer, call(first, last, final), TRAITS)
+    verdict = judge_page(answer, call(first, last, final), TRAITS)
     assert list(verdict.covered) == covered
     assert len(verdict.kept) == kept
     assert list(verdict.unavailable) == unavailable
@@ -87,7 +87,7 @@ def test_a_page_covers_what_it_proves_and_says_where_to_go_on(
 def test_a_page_tells_the_forming_candles_if_it_goes_past_the_final_ones(
     answer: Page, limit: int, ahead: Span | None, forming: list[int], resume: int
 ) -> None:
-    verdict = judge(answer, call(0, 20, 10), replace(TRAITS, max_rows_per_call=limit))
+    verdict = judge_page(answer, call(0, 20, 10), replace(TRAITS, max_rows_per_call=limit))
     assert verdict.ahead == ahead
     assert verdict.forming.timestamp.tolist() == [at(minute) for minute in forming]
     assert verdict.resume_at == at(resume)
@@ -98,7 +98,7 @@ def test_a_bad_row_is_neither_kept_nor_covered() -> None:
         ROWS.timestamp[:4], ROWS.open[:4], [*ROWS.high[:2], -1.0, ROWS.high[3]], ROWS.low[:4], ROWS.close[:4],
         ROWS.volume[:4],
     )  # fmt: skip
-    verdict = judge(page(rows, 0, 4), call(0, 4, 60), TRAITS)
+    verdict = judge_page(page(rows, 0, 4), call(0, 4, 60), TRAITS)
     assert verdict.covered == Spans([between(0, 2), between(3, 4)])
     assert verdict.kept.timestamp.tolist() == [at(0), at(1), at(3)]
     assert (verdict.bad.spans, verdict.bad.count) == (Spans([between(2, 3)]), 1)
@@ -115,7 +115,7 @@ def test_a_bad_row_is_neither_kept_nor_covered() -> None:
     ],
 )
 def test_fillers_are_dropped_and_their_minutes_are_covered(has_volume: bool, rows: Candles, kept: int) -> None:
-    verdict = judge(page(rows, 0, 2), call(0, 2, 60), replace(TRAITS, has_volume=has_volume))
+    verdict = judge_page(page(rows, 0, 2), call(0, 2, 60), replace(TRAITS, has_volume=has_volume))
     assert (verdict.rows, verdict.candles, len(verdict.kept)) == (2, kept, kept)
     assert verdict.covered == Spans([between(0, 2)])
 
@@ -131,23 +131,23 @@ def test_fillers_are_dropped_and_their_minutes_are_covered(has_volume: bool, row
     ],
 )
 def test_an_empty_answer_is_told_from_one_that_claims_nothing(answer: Page, empty: bool, strayed: bool) -> None:
-    verdict = judge(answer, call(0, 5, 60), TRAITS)
-    assert (verdict.is_empty_answer, verdict.strayed) == (empty, strayed)
+    verdict = judge_page(answer, call(0, 5, 60), TRAITS)
+    assert (verdict.is_empty_answer, verdict.is_off_target) == (empty, strayed)
 
 
 def test_rows_in_any_order_are_judged_as_if_they_ascended() -> None:
-    def told(verdict: Verdict) -> tuple[object, ...]:
+    def told(verdict: PageVerdict) -> tuple[object, ...]:
         return verdict.kept.timestamp.tolist(), verdict.covered, verdict.resume_at
 
     shuffled = page(concat([ROWS[5:10], ROWS[:5]]), 0, 10)
     asked = call(0, 10, 60)
-    assert told(judge(shuffled, asked, TRAITS)) == told(judge(page(ROWS[:10], 0, 10), asked, TRAITS))
+    assert told(judge_page(shuffled, asked, TRAITS)) == told(judge_page(page(ROWS[:10], 0, 10), asked, TRAITS))
 
 
 def test_what_the_provider_has_not_proved_to_be_over_is_not_covered_and_is_named() -> None:
     """The page vouches for all of it, by a clock that may be wrong; the last row may be forming still."""
     proved = replace(page(ROWS[:20], 0, 30), proved_until=at(19) + 30_000)
-    verdict = judge(proved, call(0, 30, 25), TRAITS)
+    verdict = judge_page(proved, call(0, 30, 25), TRAITS)
     assert verdict.covered == Spans([between(0, 19)])
     assert len(verdict.kept) == 19
     assert verdict.unproved == Spans([between(19, 25)])
@@ -158,4 +158,4 @@ def test_what_the_provider_has_not_proved_to_be_over_is_not_covered_and_is_named
 
 def test_a_clock_that_has_moved_on_during_the_call_proves_no_more_than_before() -> None:
     proved = replace(page(ROWS[:30], 0, 30), proved_until=at(28))
-    assert judge(proved, call(0, 30, 25), TRAITS).covered == Spans([between(0, 25)])
+    assert judge_page(proved, call(0, 30, 25), TRAITS).covered == Spans([between(0, 25)])

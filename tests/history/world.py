@@ -7,21 +7,21 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from candlegraph.answer import Answer, Ask
+from candlegraph.answer import Answer, CandleRequest
 from candlegraph.candle import Candle, Candles, concat
 from candlegraph.clock import MINUTE_MS
-from candlegraph.series import Instrument, Record, Series
+from candlegraph.series import Instrument, InstrumentRecord, Series
 from candlegraph.span import Span, Spans
 from candlegraph.timeframe import MINUTE, Timeframe
 from candlegraph.upstream import Providers
 from history.orchestrator import History
 from providers.guard.guard import Guard
-from storage.batches import Write
-from storage.cache.memory import Cache
+from storage.batches import CandleWrite
+from storage.cache.memory import CandleCache
 from storage.database import Database
 from tests.candlegraph import scalar_calendar as scalar
 from tests.fakes.clocks import set_clock
-from tests.fakes.upstream import Lineup, Upstream
+from tests.fakes.upstream import FakeProviders, FakeUpstream
 
 HOUR_MS, DAY_MS = 60 * MINUTE_MS, 1440 * MINUTE_MS
 T0 = 1_709_856_000_000  # Friday 2024-03-08T00:00:00Z; on the Sunday New York's clock goes forward
@@ -34,24 +34,24 @@ class World:
     """One symbol of one provider, and everything below the API that answers for it."""
 
     database: Database
-    upstream: Upstream = field(default_factory=Upstream)
+    upstream: FakeUpstream = field(default_factory=FakeUpstream)
     now: int = T0
     providers: Providers | None = None
     guarded: bool = False  # by what the server puts around a provider; otherwise each fault is seen as it is
-    cache: Cache | None = None
+    cache: CandleCache | None = None
     symbol: str = field(default_factory=lambda: f"S{next(_numbers)}")
     history: History = field(init=False)
 
     def __post_init__(self) -> None:
         """Wire it as the server does, but look a new symbol up at once: worlds share a database, and each lists its own."""
         self.database.timings = replace(self.database.timings, unknown_symbol_ttl_s=0.0)
-        self.lineup = Lineup([Guard(self.upstream) if self.guarded else self.upstream])
+        self.lineup = FakeProviders([Guard(self.upstream) if self.guarded else self.upstream])
         self.restart()
 
     def restart(self) -> None:
         """Forget what is only remembered."""
         providers = self.providers or self.lineup
-        self.history = History.over(self.database, providers, cache=self.cache)
+        self.history = History.create(self.database, providers, cache=self.cache)
         self.store, self.instruments, self.fetcher = (
             self.history.store,
             self.history.instruments,
@@ -71,8 +71,8 @@ class World:
         self.upstream.truth[self.symbol] = truth
         return self
 
-    def question(self, timeframe: str = "1m", limit: int = 500, **more: Any) -> Ask:
-        return Ask(Series(self.instrument, Timeframe.parse(timeframe)), limit, **more)
+    def question(self, timeframe: str = "1m", limit: int = 500, **more: Any) -> CandleRequest:
+        return CandleRequest(Series(self.instrument, Timeframe.parse(timeframe)), limit, **more)
 
     async def try_ask(self, timeframe: str = "1m", limit: int = 500, **more: Any) -> Answer | BaseException:
         return (await self.history.answer([self.question(timeframe, limit, **more)]))[0]
@@ -83,13 +83,13 @@ class World:
             raise answer
         return answer
 
-    async def record(self) -> Record:
+    async def record(self) -> InstrumentRecord:
         found = (await self.history.listings.find([self.instrument]))[0]
-        assert isinstance(found, Record)
+        assert isinstance(found, InstrumentRecord)
         return found
 
     async def covered(self, timeframe: Timeframe = MINUTE) -> Spans:
-        ledger = (await self.store.ledgers([(await self.record()).id]))[0]
+        ledger = (await self.store.read_coverage([(await self.record()).id]))[0]
         return ledger.spans.get(timeframe, Spans())
 
     async def stored(self, timeframe: str = "1m") -> list[tuple[float, ...]]:
@@ -107,7 +107,7 @@ class World:
         rows = self.upstream.truth[self.symbol] if rows is None else rows
         covered = Spans(spans)
         kept = concat([rows.between(span) for span in covered])
-        await self.store.write([Write((await self.record()).id, timeframe, kept, covered)])
+        await self.store.write([CandleWrite((await self.record()).id, timeframe, kept, covered)])
 
 
 def rows_of(candles: Candles) -> list[tuple[float, ...]]:

@@ -21,7 +21,7 @@ from pathlib import Path
 
 import aiohttp
 
-from storage.embedded.postgres import EmbeddedPostgres, Server
+from storage.embedded.postgres import EmbeddedPostgres, PostgresServer
 from tests.fakes.remote import Remote, variables
 from tests.fakes.upstream import minutes
 from tests.server.questions import Questions
@@ -48,7 +48,7 @@ def _free_port() -> int:
 
 
 @contextmanager
-def pooling(server: Server, folder: Path) -> Iterator[tuple[str, Path]]:
+def pooling(server: PostgresServer, folder: Path) -> Iterator[tuple[str, Path]]:
     """Run PgBouncer before a server; its address and its log."""
     program = shutil.which("pgbouncer") or shutil.which("pgbouncer", path="/usr/sbin")
     if program is None:

@@ -6,7 +6,7 @@ import asyncio
 
 import pytest
 
-from providers.ccxt.markets import Markets, listed
+from providers.ccxt.markets import Markets, list_markets
 
 
 @pytest.fixture
@@ -14,6 +14,6 @@ def listed_here(monkeypatch: pytest.MonkeyPatch) -> None:
     """List symbols without a child, which takes a second to import ccxt: for tests that are not about the child."""
 
     def ask(self: Markets, name: str) -> list[bytes]:
-        return asyncio.run(listed(self._id, self._options))
+        return asyncio.run(list_markets(self._id, self._options))
 
     monkeypatch.setattr(Markets, "_ask_child", ask)

@@ -17,9 +17,9 @@ from candlegraph.timeframe import MINUTE
 from history.orchestrator import History
 from providers.guard.guard import Guard
 from realtime.cluster import Cluster
-from storage.batches import Read
+from storage.batches import CandleRead
 from storage.database import Database
-from tests.fakes.upstream import Lineup
+from tests.fakes.upstream import FakeProviders
 from tests.waiting import HANG_S, eventually
 
 
@@ -43,7 +43,7 @@ class Following:
     async def kept(self, instrument: Instrument, span: Span) -> Candles:
         """What is stored."""
         record = (await self.history.listings.find([instrument]))[0]
-        return (await self.history.store.read([Read(record.id, MINUTE, span, 1_000)]))[0]  # type: ignore[union-attr]
+        return (await self.history.store.read([CandleRead(record.id, MINUTE, span, 1_000)]))[0]  # type: ignore[union-attr]
 
     async def listen(self, hub: Any, instrument: Instrument, since: int) -> None:
         """As a client does: who is told to come again does. What it is told twice then would show."""
@@ -67,7 +67,7 @@ async def following(
     provider: Provider, database: Database, instruments: Sequence[Instrument], since: int
 ) -> AsyncIterator[Following]:
     """A server's live part over one provider, and a listener for each of the instruments that has caught up."""
-    history = History.over(database, Lineup([Guard(provider)]))
+    history = History.create(database, FakeProviders([Guard(provider)]))
     cluster, followed = Cluster(history), Following(history)
     supervisor = Supervisor()
     history.start(supervisor)

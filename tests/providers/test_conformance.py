@@ -16,12 +16,12 @@ from candlegraph.clock import DAY_MS, HOUR_MS, MINUTE_MS
 from candlegraph.testing import (
     RETRY_AFTER_S,
     RULES,
-    Bench,
-    Breach,
     Conformance,
     Fault,
-    NotApplicable,
-    NotTried,
+    Harness,
+    RuleBlocked,
+    RuleNotApplicable,
+    RuleViolation,
     Subject,
 )
 from candlegraph.timeframe import Timeframe
@@ -212,12 +212,12 @@ async def in_memory(kind: type[Honest]) -> AsyncIterator[Subject]:
 def _breaches(kind: type[Honest]) -> dict[str, str]:
     """The rules that a provider breaks, and what is said of each."""
     told: dict[str, str] = {}
-    with Bench(lambda: in_memory(kind)) as bench:
+    with Harness(lambda: in_memory(kind)) as bench:
         for rule in RULES:
-            with suppress(NotApplicable, NotTried):
+            with suppress(RuleNotApplicable, RuleBlocked):
                 try:
                     rule.verify(bench)
-                except Breach as breach:
+                except RuleViolation as breach:
                     told[rule.name] = str(breach)
     return told
 
@@ -225,11 +225,11 @@ def _breaches(kind: type[Honest]) -> dict[str, str]:
 @pytest.fixture
 def hasty(monkeypatch: pytest.MonkeyPatch) -> None:
     """Tasks that were told to end have a moment to do so, not seconds."""
-    monkeypatch.setattr(Bench, "leave_s", 0.05)
+    monkeypatch.setattr(Harness, "leave_s", 0.05)
 
 
 def test_every_rule_applies_to_an_honest_provider_that_has_everything_and_none_is_broken(hasty: None) -> None:
-    with Bench(lambda: in_memory(Honest)) as bench:
+    with Harness(lambda: in_memory(Honest)) as bench:
         for rule in RULES:
             rule.verify(bench)
 

@@ -25,7 +25,7 @@ from candlegraph import (
     Page,
     Provider,
     Span,
-    Streaming,
+    SupportsStreaming,
     Timeframe,
     UnknownSymbol,
     Unsupported,
@@ -114,7 +114,7 @@ def rows(candles: Candles) -> list[tuple[float, ...]]:
 async def test_the_factory_needs_no_setting_and_makes_a_streaming_provider() -> None:
     (provider,) = create({})
     assert isinstance(provider, Provider)
-    assert isinstance(provider, Streaming)
+    assert isinstance(provider, SupportsStreaming)
     assert (provider.market.id, provider.market.name, provider.market.timezone) == ("demo", "Demo", "UTC")
     assert provider.id == "synthetic"
     assert provider.description.startswith("Synthetic prices")

@@ -11,17 +11,17 @@ from typing import Any
 import pytest
 
 from candlegraph.errors import ConfigurationError, ProviderError, ProviderRefused, ProviderStarting, ProviderUnavailable
-from candlegraph.provider import ENTRY_POINT_GROUP, Market, Provider, Unconfigured
+from candlegraph.provider import ENTRY_POINT_GROUP, Market, Provider, UnconfiguredProvider
 from candlegraph.series import Instrument
 from candlegraph.span import Span
 from candlegraph.timeframe import MINUTE
-from candlegraph.upstream import Failure, State
+from candlegraph.upstream import CallFailure, ProviderState
 from providers import registry as registry_module
 from providers.guard.guard import Guard
 from providers.registry import START_RETRY_MS, Registry
 from tests.fakes.clocks import set_clock
 from tests.fakes.starting import ENVIRON, Point, Starting, of, registry
-from tests.fakes.upstream import Upstream, minutes, raising
+from tests.fakes.upstream import FakeUpstream, minutes, raising
 from tests.waiting import eventually
 
 
@@ -45,12 +45,12 @@ async def test_a_factory_gets_the_environment_and_may_bring_many_providers() -> 
     def create(environ: Mapping[str, str]) -> Iterable[Provider]:
         seen.append(environ)
         for name in ("b", "a"):
-            yield Upstream(id=name)
+            yield FakeUpstream(id=name)
 
     found = registry(Point("fake.many", create))
     assert seen == [{**ENVIRON, "PROVIDERS_DISABLED": ""}]
     assert [(status.market.id, status.id, status.state) for status in found.statuses()] == [
-        ("fake", "a", State.READY), ("fake", "b", State.READY),
+        ("fake", "a", ProviderState.READY), ("fake", "b", ProviderState.READY),
     ]  # fmt: skip
     one = await found.get("fake", "a")
     assert one is not None
@@ -69,9 +69,9 @@ async def test_a_plugin_that_cannot_be_loaded_is_shown_with_the_reason_and_distu
         raise error
 
     for culprit in (Point("mars.rover", error), Point("mars.rover", broken)):
-        found = registry(culprit, of(good := Upstream()))
+        found = registry(culprit, of(good := FakeUpstream()))
         shown = {status.id: status for status in found.statuses()}
-        assert (shown["rover"].market.id, shown["rover"].state) == ("mars", State.FAILED)
+        assert (shown["rover"].market.id, shown["rover"].state) == ("mars", ProviderState.FAILED)
         assert str(error) in str(shown["rover"].reason)
         assert "package.module:create" in str(shown["rover"].reason)
         assert unwrapped(await found.get("fake", "upstream")) is good
@@ -83,13 +83,13 @@ async def test_a_plugin_that_cannot_be_loaded_is_shown_with_the_reason_and_distu
 
 def test_a_wrong_setting_of_a_plugin_stops_the_start() -> None:
     with pytest.raises(ConfigurationError, match="FAKE_KEY"):
-        registry(of(Upstream()), Point("x.y", ConfigurationError("FAKE_KEY is wrong.")))
+        registry(of(FakeUpstream()), Point("x.y", ConfigurationError("FAKE_KEY is wrong.")))
 
 
 async def test_of_two_plugins_that_bring_the_same_name_neither_is_used() -> None:
-    found = registry(of(Upstream(), "fake.one"), of(Upstream(), "fake.two"))
+    found = registry(of(FakeUpstream(), "fake.one"), of(FakeUpstream(), "fake.two"))
     (status,) = found.statuses()
-    assert status.state is State.FAILED
+    assert status.state is ProviderState.FAILED
     assert "fake/upstream" in str(status.reason)
     with pytest.raises(ProviderUnavailable, match="uninstall one"):
         await found.get("fake", "upstream")
@@ -108,16 +108,16 @@ async def test_a_provider_is_started_at_its_first_use_and_once_whoever_asks() ->
 @pytest.mark.parametrize(
     ("error", "state", "code", "said"),
     [
-        (ConfigurationError("Set FAKE_KEY."), State.NOT_CONFIGURED, "PROVIDER_UNAVAILABLE", "Set FAKE_KEY."),
-        (ProviderUnavailable("It is down."), State.FAILED, "PROVIDER_UNAVAILABLE", "It is down."),
-        (ProviderRefused("No."), State.FAILED, "PROVIDER_REFUSED", "No."),
-        (OSError("no route"), State.FAILED, "PROVIDER_UNAVAILABLE", "no route"),
+        (ConfigurationError("Set FAKE_KEY."), ProviderState.NOT_CONFIGURED, "PROVIDER_UNAVAILABLE", "Set FAKE_KEY."),
+        (ProviderUnavailable("It is down."), ProviderState.FAILED, "PROVIDER_UNAVAILABLE", "It is down."),
+        (ProviderRefused("No."), ProviderState.FAILED, "PROVIDER_REFUSED", "No."),
+        (OSError("no route"), ProviderState.FAILED, "PROVIDER_UNAVAILABLE", "no route"),
     ],
 )
 async def test_a_provider_that_does_not_start_is_tried_again_after_a_while(
-    error: Exception, state: State, code: str, said: str, now: list[int]
+    error: Exception, state: ProviderState, code: str, said: str, now: list[int]
 ) -> None:
-    provider, other = Starting(), Upstream(id="other")
+    provider, other = Starting(), FakeUpstream(id="other")
     provider.failing = error
     found = registry(of(provider), of(other, "fake.other"))
     with pytest.raises(ProviderError, match=said) as caught:
@@ -137,7 +137,7 @@ async def test_a_provider_that_does_not_start_is_tried_again_after_a_while(
     provider.failing = None
     assert unwrapped(await found.get("fake", "upstream")) is provider
     status = {status.id: status for status in found.statuses()}["upstream"]
-    assert (status.state, status.reason, status.retry_at) == (State.READY, None, None)
+    assert (status.state, status.reason, status.retry_at) == (ProviderState.READY, None, None)
 
 
 async def test_an_asker_that_leaves_during_the_start_leaves_the_provider_startable() -> None:
@@ -163,7 +163,7 @@ async def test_a_long_start_is_begun_once_and_succeeds_although_all_who_asked_ha
             assert isinstance(left, ProviderStarting)
             assert (left.code, left.retry_after) == ("PROVIDER_UNAVAILABLE", 5)
     (status,) = found.statuses()
-    assert (status.state, status.reason) == (State.DEGRADED, "Upstream is starting.")
+    assert (status.state, status.reason) == (ProviderState.DEGRADED, "Upstream is starting.")
     waiting = [asyncio.create_task(found.get("fake", "upstream")) for _ in range(2)]
     await asyncio.sleep(0)
     waiting[0].cancel()
@@ -171,7 +171,7 @@ async def test_a_long_start_is_begun_once_and_succeeds_although_all_who_asked_ha
     assert unwrapped(await waiting[1]) is provider
     assert (provider.starts, provider.ended) == (1, ["started"])
     (status,) = found.statuses()
-    assert (status.state, status.reason) == (State.READY, None)
+    assert (status.state, status.reason) == (ProviderState.READY, None)
 
 
 async def test_a_failed_long_start_is_told_to_all_who_wait_and_tried_again_after_a_while(now: list[int]) -> None:
@@ -211,7 +211,7 @@ async def test_a_start_that_cancels_itself_has_failed() -> None:
     found = registry(of(provider))
     with pytest.raises(ProviderUnavailable, match="CancelledError"):
         await found.get("fake", "upstream")
-    assert found.statuses()[0].state is State.FAILED
+    assert found.statuses()[0].state is ProviderState.FAILED
 
 
 async def test_closing_closes_everything_although_one_fails(caplog: pytest.LogCaptureFixture) -> None:
@@ -226,11 +226,11 @@ async def test_closing_closes_everything_although_one_fails(caplog: pytest.LogCa
 
 async def test_what_lacks_a_setting_is_listed_with_the_reason_and_nobody_asks_it() -> None:
     market = Market("stocks", "Stocks", "")
-    lacking = Unconfigured(market, "broker", "Broker", "Shares.", "2", "Set BROKER_KEY.")
-    found = registry(of(lacking, "stocks.broker"), of(Upstream()))
+    lacking = UnconfiguredProvider(market, "broker", "Broker", "Shares.", "2", "Set BROKER_KEY.")
+    found = registry(of(lacking, "stocks.broker"), of(FakeUpstream()))
     status = found.statuses()[1]
     assert (status.market, status.id, status.name, status.version) == (market, "broker", "Broker", "2")
-    assert (status.state, status.reason, status.budget) == (State.NOT_CONFIGURED, "Set BROKER_KEY.", None)
+    assert (status.state, status.reason, status.budget) == (ProviderState.NOT_CONFIGURED, "Set BROKER_KEY.", None)
     for _ in range(2):
         with pytest.raises(ProviderUnavailable, match=r"Set BROKER_KEY\."):
             await found.get("stocks", "broker")
@@ -243,9 +243,9 @@ async def test_a_provider_of_another_interface_is_shown_with_both_versions_and_n
     speaks: int | None, words: str
 ) -> None:
     provider = Starting(api_version=speaks)  # type: ignore[arg-type]
-    found = registry(of(provider), of(Upstream(id="other"), "fake.other"))
+    found = registry(of(provider), of(FakeUpstream(id="other"), "fake.other"))
     status = {status.id: status for status in found.statuses()}["upstream"]
-    assert status.state is State.FAILED
+    assert status.state is ProviderState.FAILED
     assert words in str(status.reason)
     assert "server speaks version 1" in str(status.reason)
     with pytest.raises(ProviderUnavailable, match=words):
@@ -259,13 +259,13 @@ async def test_what_is_disabled_is_as_if_it_were_not_installed() -> None:
 
     def create(environ: Mapping[str, str]) -> Iterable[Provider]:
         loaded.append(environ)
-        return [Upstream(id="a"), Upstream(id="b")]
+        return [FakeUpstream(id="a"), FakeUpstream(id="b")]
 
     found = registry(Point("fake.many", create), disabled=" fake.a, ")
     assert [status.id for status in found.statuses()] == ["b"]
     assert await found.get("fake", "a") is None
     assert await found.get("fake", "b")
-    found = registry(Point("fake.many", create), of(Upstream()), disabled="fake.many")
+    found = registry(Point("fake.many", create), of(FakeUpstream()), disabled="fake.many")
     assert [status.id for status in found.statuses()] == ["upstream"]
     assert len(loaded) == 1, "its code was not even imported"
 
@@ -274,13 +274,13 @@ def test_disabling_what_there_is_not_is_a_mistake_in_the_settings() -> None:
     with pytest.raises(
         ConfigurationError, match=r"PROVIDERS_DISABLED: there is no 'fake\.x'; known are fake\.upstream"
     ):
-        registry(of(Upstream()), disabled="fake.x")
+        registry(of(FakeUpstream()), disabled="fake.x")
     # Who knows what a plugin would have brought that could not be loaded?
-    registry(of(Upstream()), Point("mars.rover", ImportError("x")), disabled="fake.x")
+    registry(of(FakeUpstream()), Point("mars.rover", ImportError("x")), disabled="fake.x")
 
 
 async def test_one_that_fails_while_it_runs_says_so(now: list[int]) -> None:
-    provider = Upstream({"X": minutes(0, 3)})
+    provider = FakeUpstream({"X": minutes(0, 3)})
     found = registry(of(provider))
     guard = await found.get("fake", "upstream")
     assert guard is not None
@@ -288,13 +288,13 @@ async def test_one_that_fails_while_it_runs_says_so(now: list[int]) -> None:
     with pytest.raises(ProviderRefused):
         await guard.fetch(Instrument("fake", "upstream", "X"), MINUTE, Span(0, 60_000))
     (status,) = found.statuses()
-    assert (status.state, status.reason) == (State.DEGRADED, "The key is not accepted.")
-    assert status.last_failure == Failure("The key is not accepted.", now[0])
+    assert (status.state, status.reason) == (ProviderState.DEGRADED, "The key is not accepted.")
+    assert status.last_failure == CallFailure("The key is not accepted.", now[0])
     assert status.counters.calls == 2, "its clock was read at the start"
 
 
 async def test_a_status_shows_what_the_provider_can_do() -> None:
-    provider = Upstream()
+    provider = FakeUpstream()
     (status,) = registry(of(provider)).statuses()
     assert (status.name, status.description, status.version) == ("Upstream", "Not real.", "1")
     assert status.capabilities is provider.capabilities

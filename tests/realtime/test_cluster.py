@@ -11,8 +11,8 @@ from typing import Any
 
 import pytest
 
-from candlegraph import MINUTE, Live, Span, Timeframe, fold
-from candlegraph.answer import Ask, SourceKind
+from candlegraph import MINUTE, LiveMode, Span, Timeframe, fold
+from candlegraph.answer import CandleRequest, SourceKind
 from candlegraph.candle import Candles
 from candlegraph.event import EventKind
 from candlegraph.span import Spans
@@ -21,10 +21,10 @@ from realtime import hub as hub_module
 from realtime import topic_publisher as publisher_module
 from storage import topics as live_module
 from storage import write_transaction
-from storage.batches import Write
+from storage.batches import CandleWrite
 from storage.database import SQL, Database
 from storage.leases import LeaseLost
-from storage.topics import Happened, LiveStore, Step, TopicKey
+from storage.topics import TopicAppend, TopicEvent, TopicKey, TopicStore
 from tests import waiting
 from tests.fakes.clocks import set_clock
 from tests.realtime.world import (
@@ -150,7 +150,7 @@ async def test_a_question_to_any_process_is_answered_with_what_that_hears_of_the
     for process, client in zip(processes, clients, strict=True):
         await eventually(lambda client=client: shown(client) == world.forming(client))
         before = world.exchange.urgencies.count(Urgency.QUERY)
-        answer = (await process.history.answer([Ask(client.series, 100, client.since)]))[0]
+        answer = (await process.history.answer([CandleRequest(client.series, 100, client.since)]))[0]
         assert not isinstance(answer, BaseException)
         assert world.exchange.urgencies.count(Urgency.QUERY) == before
         assert answer.sources[-1].source is SourceKind.LIVE
@@ -230,7 +230,7 @@ async def test_another_process_takes_over_and_nobody_misses_or_repeats_a_candle(
     await world.minutes(2, *clients.values())
     leader = await world.leading()
     survivor = other if leader is one else one
-    held = leader.feeds[0].held
+    held = leader.feeds[0].lease
     match how:
         case "stopped":
             await leader.stop()
@@ -242,7 +242,7 @@ async def test_another_process_takes_over_and_nobody_misses_or_repeats_a_candle(
             leader.freeze()
     await world.minutes(3, clients[survivor])
     assert survivor.feeds
-    assert survivor.feeds[0].held.epoch > held.epoch
+    assert survivor.feeds[0].lease.epoch > held.epoch
     if how == "frozen":
         leader.thaw()
         await world.minutes(2, *clients.values())
@@ -257,12 +257,12 @@ async def test_what_a_frozen_leader_still_wants_to_write_is_refused(world: World
     client = Client(one.hub, since=back(world, 10))
     await joined(client)
     feed = (await world.leading()).feeds[0]
-    stale = feed.held
+    stale = feed.lease
     await client.leave()
     await one.kill()
     world.processes.clear()
-    successor = LiveStore(database)
-    await waiting.eventually(lambda: successor.leases.take([LEASE], 3.0))
+    successor = TopicStore(database)
+    await waiting.eventually(lambda: successor.leases.acquire([LEASE], 3.0))
     key = TopicKey(feed._record.id, "1m", "UTC")
     database.timings = BRISK
     fresh = Process(database, world.exchange)
@@ -270,11 +270,11 @@ async def test_what_a_frozen_leader_still_wants_to_write_is_refused(world: World
     candles = Candles.from_rows([minute(back(world, 8))])
     span = Spans([Span(back(world, 8), back(world, 7))])
     with pytest.raises(LeaseLost):
-        await fresh.history.store.write([Write(key.instrument_id, MINUTE, candles, span)], held=stale)
+        await fresh.history.store.write([CandleWrite(key.instrument_id, MINUTE, candles, span)], held=stale)
     with pytest.raises(LeaseLost):
-        await successor.append(stale, [Step(key, 0, [Happened("C", back(world, 8))], back(world, 7), 0)])
+        await successor.append(stale, [TopicAppend(key, 0, [TopicEvent("C", back(world, 8))], back(world, 7), 0)])
     with pytest.raises(LeaseLost):
-        await successor.open(key, back(world, 7), stale)
+        await successor.open_topic(key, back(world, 7), stale)
 
 
 async def test_a_leader_that_freezes_in_the_middle_of_a_write_keeps_nobody_from_its_lease(
@@ -321,7 +321,7 @@ async def test_a_feed_that_is_closed_while_its_minute_is_counted_repeats_nothing
     append, fetch, asked = store.append, store._fetch, list[int]()
     committed, answers = asyncio.Queue[int](), asyncio.Semaphore(0)
 
-    async def noted(held: live_module.Held, steps: Sequence[Step]) -> dict[TopicKey, int]:
+    async def noted(held: live_module.LeaseToken, steps: Sequence[TopicAppend]) -> dict[TopicKey, int]:
         asked.extend(step.key.instrument_id for step in steps)
         return await append(held, steps)
 
@@ -334,7 +334,7 @@ async def test_a_feed_that_is_closed_while_its_minute_is_counted_repeats_nothing
 
     monkeypatch.setattr(store, "append", noted)
     monkeypatch.setattr(store, "_fetch", slowly)
-    busy = asyncio.create_task(append(process.feeds[0].held, []))
+    busy = asyncio.create_task(append(process.feeds[0].lease, []))
     assert await committed.get() == 0
     world.now += 60_000
     while not trades(back(world, 1)):  # until there is a candle to close
@@ -352,8 +352,8 @@ async def test_a_feed_that_is_closed_while_its_minute_is_counted_repeats_nothing
         await client.leave()
 
 
-@pytest.mark.parametrize("live", [Live.POLL, Live.STREAM])
-async def test_a_correction_replaces_and_is_told_to_listeners_of_every_process(world: World, live: Live) -> None:
+@pytest.mark.parametrize("live", [LiveMode.POLL, LiveMode.STREAM])
+async def test_a_correction_replaces_and_is_told_to_listeners_of_every_process(world: World, live: LiveMode) -> None:
     """A poll looks back three minutes when it closes one; a stream tells of it by itself."""
     world.exchange = Exchange(live)
     one, other = await world.start(), await world.start()
@@ -362,7 +362,7 @@ async def test_a_correction_replaces_and_is_told_to_listeners_of_every_process(w
     await world.minutes(2, *clients)
     corrected = next(s for s in range(back(world, 3), back(world, 0), 60_000) if world.exchange.minute(s))
     world.exchange.correct(corrected)
-    if live is Live.STREAM:
+    if live is LiveMode.STREAM:
         world.exchange.late.append(corrected)
     await world.minutes(4, *clients)
     for client in clients:
@@ -383,7 +383,7 @@ class Mute(Exchange):
 
 async def test_a_stream_that_hangs_without_a_word_costs_no_minute(world: World) -> None:
     """Each is read from the history when it closes, whatever the stream does, and the forming one with it."""
-    world.exchange = Mute(Live.STREAM)
+    world.exchange = Mute(LiveMode.STREAM)
     client = Client((await world.start()).hub, since=back(world, 10))
     await joined(client)
     await world.minutes(5, client)
@@ -471,7 +471,7 @@ async def test_every_event_of_a_long_candle_is_the_fold_of_its_minutes(
     await world.told(*clients)
     assert len(clients[1].closed()) >= 3
     for client in clients:
-        answer = (await one.history.answer([Ask(client.series, 5_000, since, zone=client.zone)]))[0]
+        answer = (await one.history.answer([CandleRequest(client.series, 5_000, since, zone=client.zone)]))[0]
         assert not isinstance(answer, BaseException)
         assert [c for c in answer.candles if c.closed] == client.known()
         await client.leave()
@@ -495,7 +495,9 @@ async def test_a_start_over_reaches_back_to_the_earliest_correction_that_was_not
     world.exchange.correct(corrected)
     record = leader.feeds[0]._record
     rows = Candles.from_rows([world.exchange.minute(corrected)])
-    await leader.history.store.write([Write(record.id, MINUTE, rows, Spans([Span(corrected, corrected + 60_000)]))])
+    await leader.history.store.write(
+        [CandleWrite(record.id, MINUTE, rows, Spans([Span(corrected, corrected + 60_000)]))]
+    )
     leading = ours if leader is one else theirs
     await world.minutes(6, leading)
     world.retime(message_timeout_s=0.0)

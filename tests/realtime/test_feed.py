@@ -7,11 +7,11 @@ from dataclasses import replace
 
 import pytest
 
-from candlegraph import Live
+from candlegraph import LiveMode
 from candlegraph.candle import Candles
 from realtime.feed import Feed
 from tests.fakes.clocks import set_clock
-from tests.fakes.upstream import Lineup
+from tests.fakes.upstream import FakeProviders
 from tests.realtime.world import START, Client, Exchange, Process, eventually
 
 
@@ -33,7 +33,7 @@ class Flagged(Exchange):
 async def processes(database_dsn: str, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[list[Process]]:
     """Two processes over one database and one exchange; the first leads."""
     set_clock(monkeypatch, lambda: START)
-    exchange = Flagged(Live.STREAM)
+    exchange = Flagged(LiveMode.STREAM)
     started = [await Process.start(database_dsn, exchange) for _ in range(2)]
     yield started
     for process in started:
@@ -48,7 +48,7 @@ async def test_an_error_while_a_stream_is_read_closes_it_at_once(
     client = Client(processes[0].hub, since=START - 600_000)
     await client.caught_up.wait()
     await eventually(lambda: exchange.open == 1)
-    move, fail, failing, open_then = Feed._move, Feed._fail, [True], []
+    move, fail, failing, open_then = Feed._update_forming, Feed._fail, [True], []
 
     def broken(self: Feed) -> None:
         if failing:
@@ -78,7 +78,7 @@ async def test_a_provider_that_could_not_be_warmed_up_is_tried_again(
         process.database.timings = replace(process.database.timings, warm_up_retry_s=0.0)
     ready: list[bool] = []
 
-    class Counting(Lineup):
+    class Counting(FakeProviders):
         async def get(self, market: str, provider: str, *, timeout_s: float | None = None) -> object:  # type: ignore[override]
             ready.append(not self.down)
             return await super().get(market, provider, timeout_s=timeout_s)

@@ -17,21 +17,21 @@ from candlegraph import (
     BadUserInput,
     Candles,
     Instrument,
-    Live,
+    LiveMode,
     ProviderUnavailable,
     Series,
     Timeframe,
     fold,
     zone,
 )
-from candlegraph.answer import Ask, SourceKind
+from candlegraph.answer import CandleRequest, SourceKind
 from candlegraph.errors import NotFound
 from candlegraph.event import Event, EventKind
 from candlegraph.timings import Timings
 from candlegraph.upstream import Urgency
 from realtime import hub as hub_module
 from realtime import topic as topic_module
-from realtime.bus import Message
+from realtime.bus import TopicMessage
 from realtime.hub import Hub
 from realtime.topic import Topic
 from storage.database import Database
@@ -119,7 +119,7 @@ async def test_history_joins_the_stream_without_a_gap_or_a_repeat_whenever_a_lis
 
 async def test_one_upstream_serves_however_many_listen(build: Build, time: Time) -> None:
     """200 listeners of three timeframes: one stream, and no more history calls than one listener causes."""
-    exchange = Exchange(Live.STREAM)
+    exchange = Exchange(LiveMode.STREAM)
     hub = build(exchange)
     lonely = Client(hub)
     await asyncio.wait_for(lonely.caught_up.wait(), HANG_S)
@@ -168,7 +168,7 @@ async def test_the_forming_candle_of_a_month_holds_all_of_its_days_so_far(build:
 
 async def test_a_provider_that_fails_for_a_while_loses_no_candle(build: Build, time: Time) -> None:
     """What closed during an outage is told when it is over, in order."""
-    exchange = Exchange(Live.STREAM)
+    exchange = Exchange(LiveMode.STREAM)
     client = Client(build(exchange), "1m", time.now - 600_000)
     await asyncio.wait_for(client.caught_up.wait(), HANG_S)
     exchange.down = True
@@ -287,7 +287,7 @@ async def test_snapshots_hold_a_page_each_and_only_the_last_is_caught_up(
 async def test_a_history_that_was_long_on_its_way_takes_nothing_of_the_stream_back(build: Build, time: Time) -> None:
     """It tells of the forming candle as it stood when it was asked for; the stream has shown it since."""
     time.now = next(s for s in range(START, START + 3_600_000, 60_000) if trades(MINUTE.floor(s)))
-    exchange = Held(Live.STREAM)
+    exchange = Held(LiveMode.STREAM)
     client = Client(build(exchange))
     await asyncio.wait_for(client.caught_up.wait(), HANG_S)
     exchange.held = True
@@ -352,7 +352,7 @@ async def test_a_listener_that_fell_behind_is_told_where_to_resume() -> None:
     """Closed candles are not dropped in silence: over the bound one RESYNC takes their place."""
     listener = topic_module.Listener()
     one = Candles.of([0], [1], [1], [1], [1], [1])
-    for number in range(topic_module.MAX_QUEUED + 1):
+    for number in range(topic_module.MAX_QUEUED_EVENTS + 1):
         stamp = Candles.of([number * 60_000], [1], [1], [1], [1], [1])
         listener.push(Event(EventKind.CLOSE, number, stamp))
         listener.push(Event(EventKind.UPDATE, number, one))
@@ -378,20 +378,20 @@ async def test_a_feed_is_let_go_of_when_nobody_listens(
 ) -> None:
     """After the linger the upstream is not asked any more, no task is left, and the lease is free."""
     database.timings = replace(database.timings, topic_linger_s=0.05)
-    exchange = Exchange(Live.STREAM)
+    exchange = Exchange(LiveMode.STREAM)
     hub = build(exchange)
     leases = Leases(database, uuid.uuid4())
     tasks = []
     for _ in range(2):
         clients = [Client(hub) for _ in range(20)]
         await asyncio.gather(*(asyncio.wait_for(client.caught_up.wait(), HANG_S) for client in clients))
-        assert not await leases.take(["feed:lab/exchange:0"], 3.0)
+        assert not await leases.acquire(["feed:lab/exchange:0"], 3.0)
         for client in clients:
             await client.leave()
         await eventually(lambda: not time.processes[0].feeds)
         await eventually(lambda: not [task for task in asyncio.all_tasks() if "Feed." in str(task.get_coro())])
-        await waiting.eventually(lambda: leases.take(["feed:lab/exchange:0"]))
-        await leases.free(["feed:lab/exchange:0"])
+        await waiting.eventually(lambda: leases.acquire(["feed:lab/exchange:0"]))
+        await leases.release(["feed:lab/exchange:0"])
         tasks.append(len(asyncio.all_tasks()))
     # One may be at work in the moment they are counted, a look at the store say; one that leaked would stay.
     await eventually(lambda: len(asyncio.all_tasks()) <= tasks[0])
@@ -418,8 +418,8 @@ async def test_the_candles_that_are_told_are_those_that_are_stored(
     await client.leave()
 
 
-def _ask(series: Series, since: int | None) -> Ask:
-    return Ask(series, 1000, since)
+def _ask(series: Series, since: int | None) -> CandleRequest:
+    return CandleRequest(series, 1000, since)
 
 
 def test_the_truth_of_these_tests_has_holes() -> None:
@@ -433,13 +433,13 @@ async def test_a_query_takes_the_forming_candle_of_a_followed_series_from_the_fe
 ) -> None:
     """The provider is not asked for it once more; who follows nothing asks as before."""
     time.now = next(s for s in range(START, START + 3_600_000, 60_000) if trades(MINUTE.floor(s)))
-    exchange = Exchange(Live.STREAM)
+    exchange = Exchange(LiveMode.STREAM)
     hub = build(exchange)
     client = Client(hub, "5m", time.now - 3_600_000)
     await asyncio.wait_for(client.caught_up.wait(), HANG_S)
     asked = exchange.urgencies.count(Urgency.QUERY)  # what the feed asks for is live
     for timeframe in ("1m", "5m"):
-        answer = (await hub._history.answer([Ask(Series(BTC, Timeframe.parse(timeframe)), 5)]))[0]
+        answer = (await hub._history.answer([CandleRequest(Series(BTC, Timeframe.parse(timeframe)), 5)]))[0]
         assert not isinstance(answer, BaseException)
         assert not answer.candles.closed[-1]
         assert answer.sources[-1].source is SourceKind.LIVE
@@ -448,7 +448,7 @@ async def test_a_query_takes_the_forming_candle_of_a_followed_series_from_the_fe
     assert list(answer.candles)[-1] == list(client.events[-1].candles)[-1]
     await client.leave()
     await time.processes[0].stop()
-    answer = (await hub._history.answer([Ask(Series(BTC, MINUTE), 5)]))[0]
+    answer = (await hub._history.answer([CandleRequest(Series(BTC, MINUTE), 5)]))[0]
     assert not isinstance(answer, BaseException)
     assert answer.sources[-1].source is SourceKind.PROVIDER
     assert exchange.urgencies.count(Urgency.QUERY) > asked
@@ -468,14 +468,14 @@ async def test_a_listener_is_told_nothing_twice_that_happened_while_it_was_being
         topic.start(7, opened, 99, Candles.empty())
         for n in range(3):
             row = Candles.from_rows([(opened + n * 60_000, 1, 1, 1, 1, 1)])
-            hub._heard(Message(key, "C", 8 + n, opened + (n + 1) * 60_000, 99, row))
+            hub._on_message(TopicMessage(key, "C", 8 + n, opened + (n + 1) * 60_000, 99, row))
 
     monkeypatch.setattr(hub, "_ready", ready)
     client = Client(hub, "1m", opened)
     await asyncio.wait_for(client.caught_up.wait(), HANG_S)
     assert client.events[0].seq == 10
     row = Candles.from_rows([(opened + 3 * 60_000, 1, 1, 1, 1, 1)])
-    hub._heard(Message(keys[0], "C", 11, opened + 4 * 60_000, 99, row))
+    hub._on_message(TopicMessage(keys[0], "C", 11, opened + 4 * 60_000, 99, row))
     await eventually(lambda: EventKind.CLOSE in client.kinds())
     assert [event.seq for event in client.events if event.kind is EventKind.CLOSE] == [11]
     await client.leave()

@@ -16,14 +16,14 @@ from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule, run_state_machine_as_test
 
-from candlegraph import MINUTE, Candles, Live, Series, Span, Timeframe
+from candlegraph import MINUTE, Candles, LiveMode, Series, Span, Timeframe
 from candlegraph.event import EventKind
-from candlegraph.series import Record
+from candlegraph.series import InstrumentRecord
 from candlegraph.span import Spans
 from candlegraph.zone import UTC
 from realtime import topic as topic_module
 from realtime import topic_publisher as publisher_module
-from storage.batches import Write
+from storage.batches import CandleWrite
 from tests.fakes.clocks import set_clock
 from tests.realtime.world import BTC, START, Exchange, Process
 from tests.waiting import eventually
@@ -116,8 +116,8 @@ class LiveMachine(RuleBasedStateMachine):
         self.frozen: list[Process] = []
         self.readers: list[Reader] = []
 
-    @initialize(live=st.sampled_from([Live.POLL, Live.STREAM]))
-    def begin(self, live: Live) -> None:
+    @initialize(live=st.sampled_from([LiveMode.POLL, LiveMode.STREAM]))
+    def begin(self, live: LiveMode) -> None:
         LiveMachine.now = START
         self.exchange = Exchange(live)
         self.do(self._begin())
@@ -155,9 +155,9 @@ class LiveMachine(RuleBasedStateMachine):
 
     async def _correct(self, process: Process, at: int) -> None:
         record = (await process.history.listings.find([BTC]))[0]
-        assert isinstance(record, Record)
+        assert isinstance(record, InstrumentRecord)
         rows = Candles.from_rows([self.exchange.minute(at)])
-        await process.history.store.write([Write(record.id, MINUTE, rows, Spans([Span(at, at + 60_000)]))])
+        await process.history.store.write([CandleWrite(record.id, MINUTE, rows, Spans([Span(at, at + 60_000)]))])
 
     @rule()
     def outage(self) -> None:

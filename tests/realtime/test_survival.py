@@ -14,11 +14,11 @@ import pytest
 from redis.asyncio.connection import AbstractConnection
 
 from candlegraph import MINUTE
-from realtime.bus import Follow
+from realtime.bus import PositionRequest
 from realtime.feed import Feed
-from realtime.redis_channel import RedisLine
+from realtime.redis_channel import RedisChannel
 from storage.redis import Redis
-from storage.topics import LiveStore, TopicKey
+from storage.topics import TopicKey, TopicStore
 from tests.fakes.clocks import set_clock
 from tests.fakes.valkey import Valkey
 from tests.realtime.test_bus import Ear, arrives
@@ -154,15 +154,15 @@ async def test_a_closed_handler_of_uvloop_is_a_redis_that_is_away_and_comes_back
 async def test_a_line_over_redis_goes_on_after_a_closed_handler(monkeypatch: pytest.MonkeyPatch) -> None:
     valkey, due = Valkey(), _breaking(monkeypatch)
     one, other = Ear("one"), Ear("other")
-    sending, hearing = (RedisLine(valkey.url, "x", ear.bus.receive, BRISK) for ear in (one, other))
+    sending, hearing = (RedisChannel(valkey.url, "x", ear.bus.receive, BRISK) for ear in (one, other))
     try:
         due.append(None)  # the first command of a listener subscribes
         async with one.over(sending), other.over(hearing):
-            await arrives(one, other, Follow(None, "one"))
+            await arrives(one, other, PositionRequest(None, "one"))
             assert not due
             due.append(None)
             assert not await sending.send(["[]"])
-            await arrives(one, other, Follow(None, "one"))
+            await arrives(one, other, PositionRequest(None, "one"))
     finally:
         valkey.server.stop()
 
@@ -190,22 +190,22 @@ async def test_a_listener_that_comes_while_its_topic_is_let_go_of_keeps_its_row(
     """The delete is under way when the newcomer's row would be written."""
     process = await start(database_dsn)
     process.database.timings = replace(BRISK, follow_renewal_interval_s=3600)
-    store, unfollow, follow = process.cluster.store, LiveStore.unfollow, LiveStore.follow
+    store, unfollow, follow = process.cluster.store, TopicStore.unfollow, TopicStore.follow
     deleting, go_on, wrote = asyncio.Event(), asyncio.Event(), asyncio.Event()
 
-    async def slowly(self: LiveStore, keys: list[TopicKey]) -> None:
+    async def slowly(self: TopicStore, keys: list[TopicKey]) -> None:
         deleting.set()
         await go_on.wait()
         await unfollow(self, keys)
 
-    async def written(self: LiveStore, keys: list[TopicKey]) -> None:
+    async def written(self: TopicStore, keys: list[TopicKey]) -> None:
         await follow(self, keys)
         wrote.set()
 
     first = Client(process.hub)
     await asyncio.wait_for(first.caught_up.wait(), HANG_S)
-    monkeypatch.setattr(LiveStore, "unfollow", slowly)
-    monkeypatch.setattr(LiveStore, "follow", written)
+    monkeypatch.setattr(TopicStore, "unfollow", slowly)
+    monkeypatch.setattr(TopicStore, "follow", written)
     process.database.timings = replace(process.database.timings, topic_linger_s=0.0)
     await first.leave()
     await asyncio.wait_for(deleting.wait(), HANG_S)

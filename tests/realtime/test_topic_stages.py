@@ -6,36 +6,36 @@ import pytest
 
 from candlegraph.timeframe import MINUTE
 from candlegraph.zone import UTC
-from realtime.topic_counter import Count
-from realtime.topic_stages import Stage, Topics
+from realtime.topic_counter import TopicCounter
+from realtime.topic_stages import TopicStage, TopicStages
 from storage.topics import TopicKey
 
 KEY = TopicKey(1, "1m", "UTC")
 OTHER = TopicKey(1, "5m", "UTC")
 
 
-def count() -> Count:
-    return Count(MINUTE, UTC, edge=0, seq=0, corrected=0)
+def count() -> TopicCounter:
+    return TopicCounter(MINUTE, UTC, edge=0, seq=0, corrected=0)
 
 
 @pytest.fixture
-def topics() -> Topics:
-    return Topics()
+def topics() -> TopicStages:
+    return TopicStages()
 
 
-def test_a_followed_topic_starts_once_and_then_counts(topics: Topics) -> None:
+def test_a_followed_topic_starts_once_and_then_counts(topics: TopicStages) -> None:
     assert topics.follow({KEY})
-    assert topics.stage(KEY) is Stage.JOINING
+    assert topics.stage(KEY) is TopicStage.JOINING
     assert topics.start() == [KEY]
     assert topics.start() == []
-    assert topics.stage(KEY) is Stage.STARTING
+    assert topics.stage(KEY) is TopicStage.STARTING
     assert topics.started(KEY, count())
-    assert topics.stage(KEY) is Stage.COUNTING
+    assert topics.stage(KEY) is TopicStage.COUNTING
     assert set(topics.counts) == {KEY}
     assert not topics.follow({KEY})
 
 
-def test_a_start_that_failed_is_begun_once_more(topics: Topics) -> None:
+def test_a_start_that_failed_is_begun_once_more(topics: TopicStages) -> None:
     topics.follow({KEY})
     topics.start()
     topics.postpone(KEY)
@@ -44,11 +44,11 @@ def test_a_start_that_failed_is_begun_once_more(topics: Topics) -> None:
 
 
 @pytest.mark.parametrize("fails", [False, True])
-def test_a_topic_that_is_left_while_it_starts_is_not_counted(topics: Topics, fails: bool) -> None:
+def test_a_topic_that_is_left_while_it_starts_is_not_counted(topics: TopicStages, fails: bool) -> None:
     topics.follow({KEY})
     topics.start()
     topics.follow({OTHER})
-    assert topics.stage(KEY) is Stage.ABANDONED
+    assert topics.stage(KEY) is TopicStage.ABANDONED
     assert KEY not in topics.uncounted()
     if fails:
         topics.postpone(KEY)
@@ -58,7 +58,7 @@ def test_a_topic_that_is_left_while_it_starts_is_not_counted(topics: Topics, fai
     assert topics.counts == {}
 
 
-def test_a_topic_that_is_followed_again_while_it_starts_is_not_started_twice(topics: Topics) -> None:
+def test_a_topic_that_is_followed_again_while_it_starts_is_not_started_twice(topics: TopicStages) -> None:
     topics.follow({KEY})
     topics.start()
     topics.follow(set())
@@ -67,7 +67,7 @@ def test_a_topic_that_is_followed_again_while_it_starts_is_not_started_twice(top
     assert topics.started(KEY, count())
 
 
-def test_a_topic_that_nobody_follows_loses_its_count(topics: Topics) -> None:
+def test_a_topic_that_nobody_follows_loses_its_count(topics: TopicStages) -> None:
     topics.follow({KEY, OTHER})
     for key in topics.start():
         topics.started(key, count())
@@ -76,7 +76,7 @@ def test_a_topic_that_nobody_follows_loses_its_count(topics: Topics) -> None:
     assert set(topics.counts) == {OTHER}
 
 
-def test_a_restart_begins_with_every_followed_topic_and_forgets_the_abandoned(topics: Topics) -> None:
+def test_a_restart_begins_with_every_followed_topic_and_forgets_the_abandoned(topics: TopicStages) -> None:
     gone = TopicKey(1, "1h", "UTC")
     topics.follow({KEY, OTHER, gone})
     topics.start()

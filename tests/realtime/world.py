@@ -16,7 +16,7 @@ from candlegraph import (
     Capabilities,
     Instrument,
     Listing,
-    Live,
+    LiveMode,
     Market,
     Page,
     ProviderUnavailable,
@@ -39,7 +39,7 @@ from realtime.feed import Feed
 from realtime.hub import Hub
 from storage.database import Database
 from tests import waiting
-from tests.fakes.upstream import Lineup
+from tests.fakes.upstream import FakeProviders
 from tests.timings import PATIENT
 
 START = 1_709_251_200_000 + 30_000  # 2024-03-01T00:00:30Z
@@ -85,7 +85,7 @@ class Exchange:
     market = Market("lab", "Laboratory", "")
     id, name, description, version = "exchange", "Exchange", "A truth that is known.", "1"
 
-    def __init__(self, live: Live = Live.POLL) -> None:
+    def __init__(self, live: LiveMode = LiveMode.POLL) -> None:
         self.capabilities = Capabilities(
             (MINUTE, Timeframe(1, "h"), Timeframe(1, "d")), live, max_rows_per_call=1000, settle_ms=5_000
         )
@@ -156,7 +156,7 @@ class Exchange:
         return Page(cut, span.since, min(to, timeframe.floor(self.now_ms() - self.lag)))
 
     def stream(self, instrument: Instrument) -> AsyncGenerator[Candles, None] | None:
-        return self._stream() if self.capabilities.live is Live.STREAM else None
+        return self._stream() if self.capabilities.live is LiveMode.STREAM else None
 
     async def _stream(self) -> AsyncGenerator[Candles, None]:
         self.streams += 1
@@ -176,7 +176,7 @@ class Exchange:
 class Held(Exchange):
     """An exchange whose histories are on their way, while they are ``held``, until the test lets each of them through."""
 
-    def __init__(self, live: Live = Live.POLL) -> None:
+    def __init__(self, live: LiveMode = LiveMode.POLL) -> None:
         super().__init__(live)
         self.held = False
         self.waiting = 0
@@ -239,7 +239,7 @@ class Process:
     def __init__(self, database: Database, exchange: Exchange, redis: tuple[str, str] | None = None) -> None:
         self.exchange = exchange
         self.database = database
-        self.history = History.over(database, Lineup([exchange]))
+        self.history = History.create(database, FakeProviders([exchange]))
         self.cluster = Cluster(self.history, redis=redis)
         self.hub = self.cluster.hub
         self.loss = 0.0  # the share of what others say that does not arrive

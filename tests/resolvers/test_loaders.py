@@ -9,11 +9,11 @@ from typing import Any
 
 import pytest
 
-from candlegraph.answer import Ask
+from candlegraph.answer import CandleRequest
 from history.orchestrator import History
-from storage.change_feed import Changes
+from storage.change_feed import ChangeFeed
 from storage.database import SQL, Database
-from tests.fakes.laboratory import SYMBOLS, T0, Laboratory
+from tests.fakes.laboratory import SYMBOLS, T0, ApiWorld
 
 FIELDS = "{ complete nodes { timestamp close } sources { source } }"
 BEHIND = {"listing_ages", "changes_since"}  # now and then, whatever is asked
@@ -21,14 +21,14 @@ READ = "instruments_by_key", "coverage_by_instrument", "candles_oldest"
 
 
 @pytest.fixture
-def statements(lab: Laboratory, monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
+def statements(lab: ApiWorld, monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
     """How often each named statement was sent."""
     sent: Counter[str] = Counter()
     fetch = Database.fetch
     names = {statement: name for name, statement in SQL.items()}
     # What is remembered of an instrument for half a minute would spare the statement that is counted here.
     monkeypatch.setattr(lab.database, "timings", replace(lab.database.timings, record_ttl_s=0.0))
-    monkeypatch.setattr(Changes, "fresh", property(lambda _: False))
+    monkeypatch.setattr(ChangeFeed, "fresh", property(lambda _: False))
 
     async def counting(self: Database, statement: str, *arguments: object) -> Sequence[Any]:
         name = names.get(statement, "candles_newest" if " desc limit " in statement else "candles_oldest")
@@ -47,21 +47,21 @@ def _aliases(symbols: Sequence[str], extra: str = "") -> str:
     )
 
 
-async def test_many_aliases_cost_one_statement_a_step(lab: Laboratory, statements: Counter[str]) -> None:
+async def test_many_aliases_cost_one_statement_a_step(lab: ApiWorld, statements: Counter[str]) -> None:
     answer = await lab.ask("{ " + _aliases(SYMBOLS) + " }")
     assert not answer["errors"]
     assert all(len(series["nodes"]) == 5 for series in answer["data"].values())
     assert statements == Counter(dict.fromkeys(READ, 1))
 
 
-async def test_a_batch_costs_what_its_aliases_cost(lab: Laboratory, statements: Counter[str]) -> None:
+async def test_a_batch_costs_what_its_aliases_cost(lab: ApiWorld, statements: Counter[str]) -> None:
     series = ", ".join(f'{{ market: "lab", provider: "bench", symbol: "{symbol}" }}' for symbol in SYMBOLS)
     answer = await lab.ask(f"{{ candlesBatch(series: [{series}], since: {T0}, limit: 5) {FIELDS} }}")
     assert len(answer["data"]["candlesBatch"]) == len(SYMBOLS)
     assert statements == Counter(dict.fromkeys(READ, 1))
 
 
-async def test_aliases_a_batch_and_symbols_share_the_statements(lab: Laboratory, statements: Counter[str]) -> None:
+async def test_aliases_a_batch_and_symbols_share_the_statements(lab: ApiWorld, statements: Counter[str]) -> None:
     symbols = " ".join(
         f's{i}: symbol(market: "lab", provider: "bench", symbol: "{symbol}") {{ base timezone }}'
         for i, symbol in enumerate(SYMBOLS)
@@ -76,7 +76,7 @@ async def test_aliases_a_batch_and_symbols_share_the_statements(lab: Laboratory,
 
 
 async def test_candles_of_the_symbols_of_a_list_cost_one_statement_a_step(
-    lab: Laboratory, statements: Counter[str]
+    lab: ApiWorld, statements: Counter[str]
 ) -> None:
     text = f'{{ symbols(market: "lab", provider: "bench") {{ nodes {{ candles(since: {T0}, limit: 3) {FIELDS} }} }} }}'
     answer = await lab.ask(text)
@@ -84,11 +84,11 @@ async def test_candles_of_the_symbols_of_a_list_cost_one_statement_a_step(
     assert {name: statements[name] for name in READ} == dict.fromkeys(READ, 1)
 
 
-async def test_equal_questions_are_asked_once(lab: Laboratory, monkeypatch: pytest.MonkeyPatch) -> None:
-    asked: list[Ask] = []
+async def test_equal_questions_are_asked_once(lab: ApiWorld, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[CandleRequest] = []
     answer = History.answer
 
-    async def noting(self: History, asks: Sequence[Ask]) -> Any:
+    async def noting(self: History, asks: Sequence[CandleRequest]) -> Any:
         asked.extend(asks)
         return await answer(self, asks)
 
@@ -103,13 +103,13 @@ async def test_equal_questions_are_asked_once(lab: Laboratory, monkeypatch: pyte
     assert found["data"]["a"] == found["data"]["b"]
 
 
-async def test_what_one_operation_loaded_another_asks_again(lab: Laboratory, statements: Counter[str]) -> None:
+async def test_what_one_operation_loaded_another_asks_again(lab: ApiWorld, statements: Counter[str]) -> None:
     for _ in range(2):
         await lab.ask("{ " + _aliases(SYMBOLS[:2]) + " }")
     assert statements == Counter(dict.fromkeys(READ, 2))
 
 
-async def test_operations_on_one_socket_have_loaders_of_their_own(lab: Laboratory, statements: Counter[str]) -> None:
+async def test_operations_on_one_socket_have_loaders_of_their_own(lab: ApiWorld, statements: Counter[str]) -> None:
     """Strawberry hands one context to all operations of a WebSocket."""
     from resolvers.context import Context  # noqa: PLC0415
 
@@ -120,7 +120,7 @@ async def test_operations_on_one_socket_have_loaders_of_their_own(lab: Laborator
     assert statements == Counter(dict.fromkeys(READ, 2))
 
 
-async def test_a_failing_key_fails_alone(lab: Laboratory, statements: Counter[str]) -> None:
+async def test_a_failing_key_fails_alone(lab: ApiWorld, statements: Counter[str]) -> None:
     answer = await lab.ask("{ " + _aliases(["S0/USD", "NOPE", "S1/USD"]) + " }")
     assert [series is None for series in answer["data"].values()] == [False, True, False]
     assert [error["path"] for error in answer["errors"]] == [["a1"]]

@@ -12,9 +12,9 @@ from hypothesis import strategies as st
 
 from candlegraph.errors import BadUserInput
 from candlegraph.provider import Budget, Capabilities, Market
-from candlegraph.upstream import Counters, Failure, State, Status
+from candlegraph.upstream import CallCounters, CallFailure, ProviderState, ProviderStatus
 from resolvers.pagination import decode_cursor, encode_cursor
-from tests.fakes.laboratory import SYMBOLS, Laboratory
+from tests.fakes.laboratory import SYMBOLS, ApiWorld
 
 names = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"), min_size=1, max_size=128)
 
@@ -30,7 +30,7 @@ def test_any_other_text_is_a_symbol_or_refused(cursor: str) -> None:
         assert encode_cursor(decode_cursor(cursor))
 
 
-async def _page(lab: Laboratory, arguments: str) -> dict[str, Any]:
+async def _page(lab: ApiWorld, arguments: str) -> dict[str, Any]:
     page = "{ totalCount nodes { symbol } edges { cursor } pageInfo { hasNextPage hasPreviousPage startCursor endCursor } }"
     answer = await lab.ask(f'{{ symbols(market: "lab", provider: "bench" {arguments}) {page} }}')
     assert not answer["errors"]
@@ -39,7 +39,7 @@ async def _page(lab: Laboratory, arguments: str) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("size", [1, 5, 12, 100])
-async def test_pages_join_to_the_whole_list(lab: Laboratory, size: int) -> None:
+async def test_pages_join_to_the_whole_list(lab: ApiWorld, size: int) -> None:
     seen: list[str] = []
     after = ""
     while True:
@@ -57,7 +57,7 @@ async def test_pages_join_to_the_whole_list(lab: Laboratory, size: int) -> None:
     assert seen == sorted(SYMBOLS)
 
 
-async def test_an_empty_page_still_counts(lab: Laboratory) -> None:
+async def test_an_empty_page_still_counts(lab: ApiWorld) -> None:
     page = await _page(lab, "first: 0")
     assert page["nodes"] == []
     assert page["totalCount"] == len(SYMBOLS)
@@ -65,13 +65,11 @@ async def test_an_empty_page_still_counts(lab: Laboratory) -> None:
 
 
 @pytest.mark.parametrize(("text", "count"), [("s1", 3), ("/usd", 12), ("%", 0), ("_", 0), ("\\\\", 0), ("S11/", 1)])
-async def test_a_search_is_a_part_of_the_name_in_any_case_and_no_pattern(
-    lab: Laboratory, text: str, count: int
-) -> None:
+async def test_a_search_is_a_part_of_the_name_in_any_case_and_no_pattern(lab: ApiWorld, text: str, count: int) -> None:
     assert (await _page(lab, f'search: "{text}"'))["totalCount"] == count
 
 
-async def test_what_was_imported_is_shown_beside_what_plugins_bring(lab: Laboratory) -> None:
+async def test_what_was_imported_is_shown_beside_what_plugins_bring(lab: ApiWorld) -> None:
     answer = await lab.ask("{ markets { id name timezone providers { id state market timeframes live hasVolume } } }")
     assert not answer["errors"]
     markets = {market["id"]: market for market in answer["data"]["markets"]}
@@ -96,23 +94,23 @@ _HEALTH = """{ providers(market: "m") { id state stateReason retryAt version las
 class Shown:
     """Providers that are only looked at."""
 
-    shown: list[Status]
+    shown: list[ProviderStatus]
 
-    def statuses(self) -> list[Status]:
+    def statuses(self) -> list[ProviderStatus]:
         return self.shown
 
     async def inspect(self) -> None:
         """They have no data of their own."""
 
 
-@pytest.mark.parametrize("state", list(State))
-async def test_a_provider_shows_how_it_is_and_what_was_asked_of_it(lab: Laboratory, state: State) -> None:
+@pytest.mark.parametrize("state", list(ProviderState))
+async def test_a_provider_shows_how_it_is_and_what_was_asked_of_it(lab: ApiWorld, state: ProviderState) -> None:
     at = 1_700_000_000_000
-    status = Status(
+    status = ProviderStatus(
         Market("m", "M", ""), "p", "P", "", "7", state, "Because.", at, Capabilities((), call_weight=2.0),
-        Budget(6000, 60, 8), Failure("It broke.", at), Counters(5, 4, 3, 2**40, 1, at),
+        Budget(6000, 60, 8), CallFailure("It broke.", at), CallCounters(5, 4, 3, 2**40, 1, at),
     )  # fmt: skip
-    plain = Status(Market("m", "M", ""), "q", "Q", "", "", state)
+    plain = ProviderStatus(Market("m", "M", ""), "q", "Q", "", "", state)
     services = replace(lab.services, providers=Shown([status, plain]))
     answer = await replace(lab, services=services).ask(_HEALTH)
     assert not answer["errors"]
@@ -129,7 +127,7 @@ async def test_a_provider_shows_how_it_is_and_what_was_asked_of_it(lab: Laborato
     assert (bare["limits"], bare["lastError"], bare["counters"]["calls"]) == (None, None, 0)
 
 
-async def test_what_was_asked_of_a_provider_is_counted(lab: Laboratory) -> None:
+async def test_what_was_asked_of_a_provider_is_counted(lab: ApiWorld) -> None:
     ask = '{ providers(market: "demo") { state counters { calls rows failures } limits { concurrent } } }'
     before = (await lab.ask(ask))["data"]["providers"][0]["counters"]
     candles = 'candles(market: "demo", provider: "synthetic", symbol: "EUR/USD", since: 1500000000000, limit: 7)'

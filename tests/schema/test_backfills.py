@@ -11,9 +11,9 @@ import pytest
 
 from candlegraph.supervision import Supervisor
 from candlegraph.viewer import Role, User, Viewer
-from history.backfill.workers import Workers
+from history.backfill.workers import BackfillWorkers
 from resolvers.context import Context, Origin
-from tests.fakes.laboratory import ROWS, T0, Laboratory, laboratory
+from tests.fakes.laboratory import ROWS, T0, ApiWorld, laboratory
 
 DAY_MS = 86_400_000
 FROM, UNTIL = T0, T0 + DAY_MS
@@ -26,7 +26,7 @@ UNTRACK = "mutation ($input: TrackInput!) { untrack(input: $input) }"
 
 
 @pytest.fixture
-async def lab(new_database: Callable[..., Any], migrated_template: str) -> AsyncIterator[Laboratory]:
+async def lab(new_database: Callable[..., Any], migrated_template: str) -> AsyncIterator[ApiWorld]:
     """A laboratory of this test's own."""
     async with laboratory(await new_database(migrated_template)) as opened:
         yield opened
@@ -45,7 +45,7 @@ CYD, VERA = somebody("cyd", Role.ADMIN), somebody("vera", Role.VIEWER)
 
 
 async def ask(
-    lab: Laboratory, text: str, variables: dict[str, object] | None = None, viewer: Viewer = OWNER
+    lab: ApiWorld, text: str, variables: dict[str, object] | None = None, viewer: Viewer = OWNER
 ) -> dict[str, Any]:
     """Ask as somebody; without a name, as the owner of the machine."""
     context = Context(lab.services, "test", viewer=viewer, origin=Origin("127.0.0.1", trusted=viewer is OWNER))
@@ -59,13 +59,13 @@ def refusal(answer: dict[str, Any]) -> tuple[str, str]:
     return error["extensions"]["code"], error["message"]
 
 
-async def test_a_backfill_is_ordered_followed_and_done(lab: Laboratory) -> None:
+async def test_a_backfill_is_ordered_followed_and_done(lab: ApiWorld) -> None:
     job = (await ask(lab, START, order(), ADA))["data"]["startBackfill"]
     assert job.items() >= {
         "symbols": ["BTC/USD"], "timeframe": "1m", "since": FROM, "until": UNTIL, "state": "QUEUED", "piecesDone": 0,
         "piecesTotal": 1, "candlesWritten": 0.0, "lastError": None, "holes": [], "createdBy": "ada", "estimatedEndAt": None,
     }.items()  # fmt: skip
-    workers = Workers(lab.services.backfills)
+    workers = BackfillWorkers(lab.services.backfills)
     workers.start(Supervisor())
     context = Context(lab.services, "test", viewer=VERA)
     text = "subscription ($id: ID!) { backfill(id: $id) { state piecesDone candlesWritten } }"
@@ -90,7 +90,7 @@ async def test_a_backfill_is_ordered_followed_and_done(lab: Laboratory) -> None:
     assert (fetch["since"], fetch["until"], fetch["rows"], fetch["outcome"]) == (FROM, UNTIL, 1440, "ok")
 
 
-async def test_what_was_imported_is_covered_without_a_fetch(lab: Laboratory) -> None:
+async def test_what_was_imported_is_covered_without_a_fetch(lab: ApiWorld) -> None:
     text = '{ coverage(market: "lab", provider: "bench", symbol: "S0/USD"%s) { covered { since until } holes { reason } rows lastFetches { at } } }'
     minute = (await ask(lab, text % ""))["data"]["coverage"]
     assert minute == {
@@ -106,7 +106,7 @@ async def test_what_was_imported_is_covered_without_a_fetch(lab: Laboratory) -> 
     assert refusal(unknown)[0] == "NOT_FOUND"
 
 
-async def test_an_operator_cancels_what_is_theirs_and_an_admin_what_is_anybodys(lab: Laboratory) -> None:
+async def test_an_operator_cancels_what_is_theirs_and_an_admin_what_is_anybodys(lab: ApiWorld) -> None:
     ids = [(await ask(lab, START, order(), who))["data"]["startBackfill"]["id"] for who in (ADA, ADA, OWNER)]
     assert refusal(await ask(lab, CANCEL, {"id": ids[0]}, BOB))[0] == "FORBIDDEN"
     assert refusal(await ask(lab, CANCEL, {"id": ids[2]}, BOB))[0] == "FORBIDDEN"
@@ -118,7 +118,7 @@ async def test_an_operator_cancels_what_is_theirs_and_an_admin_what_is_anybodys(
     ("text", "variables"), [(START, order()), (CANCEL, {"id": "1"}), (TRACK, {"input": {"market": "demo", "provider": "synthetic", "pattern": "*"}}), (UNTRACK, {"input": {"market": "demo", "provider": "synthetic", "pattern": "*"}})]
 )  # fmt: skip
 async def test_a_viewer_and_somebody_anonymous_may_change_nothing(
-    lab: Laboratory, text: str, variables: dict[str, object]
+    lab: ApiWorld, text: str, variables: dict[str, object]
 ) -> None:
     assert refusal(await ask(lab, text, variables, VERA))[0] == "FORBIDDEN"
     assert refusal(await ask(lab, text, variables, Viewer()))[0] == "UNAUTHENTICATED"
@@ -140,7 +140,7 @@ async def test_a_viewer_and_somebody_anonymous_may_change_nothing(
     ],
 )
 async def test_a_bad_order_has_a_code_and_says_what_is_wrong(
-    lab: Laboratory, change: dict[str, object], code: str, said: str
+    lab: ApiWorld, change: dict[str, object], code: str, said: str
 ) -> None:
     answer = refusal(await ask(lab, START, order(**change), ADA))
     assert answer[0] == code
@@ -148,7 +148,7 @@ async def test_a_bad_order_has_a_code_and_says_what_is_wrong(
 
 
 @pytest.mark.parametrize("number", ["77", "-1", "x", "", "9" * 40, "٣"])
-async def test_an_unknown_job_is_not_found(lab: Laboratory, number: str) -> None:
+async def test_an_unknown_job_is_not_found(lab: ApiWorld, number: str) -> None:
     text = "query ($id: ID!) { backfill(id: $id) { state } }"
     assert refusal(await ask(lab, text, {"id": number}))[0] == "NOT_FOUND"
     assert refusal(await ask(lab, CANCEL, {"id": number}, ADA))[0] == "NOT_FOUND"
@@ -160,7 +160,7 @@ async def test_an_unknown_job_is_not_found(lab: Laboratory, number: str) -> None
     assert [error.extensions["code"] for result in results for error in result.errors] == ["NOT_FOUND"]  # type: ignore[union-attr]
 
 
-async def test_jobs_and_tracked_symbols_come_in_pages(lab: Laboratory) -> None:
+async def test_jobs_and_tracked_symbols_come_in_pages(lab: ApiWorld) -> None:
     for _ in range(3):
         await ask(lab, START, order(), ADA)
     await ask(lab, TRACK, {"input": {"market": "demo", "provider": "synthetic", "pattern": "*", "since": FROM}}, ADA)
@@ -181,7 +181,7 @@ async def test_jobs_and_tracked_symbols_come_in_pages(lab: Laboratory) -> None:
     assert (len(data["backfills"]["nodes"]), data["done"]["nodes"]) == (3, [])
 
 
-async def test_symbols_are_tracked_and_let_go(lab: Laboratory) -> None:
+async def test_symbols_are_tracked_and_let_go(lab: ApiWorld) -> None:
     chosen = {"input": {"market": "demo", "provider": "synthetic", "pattern": "B*", "since": FROM}}
     (tracked,) = (await ask(lab, TRACK, chosen, ADA))["data"]["track"]
     assert tracked == {"symbol": {"symbol": "BTC/USD"}, "since": FROM, "holes": 1, "upToDateAt": None}
@@ -189,7 +189,7 @@ async def test_symbols_are_tracked_and_let_go(lab: Laboratory) -> None:
     assert (await ask(lab, UNTRACK, chosen, ADA))["data"] == {"untrack": 0}
 
 
-async def test_sources_tell_when_what_is_stored_was_fetched(lab: Laboratory) -> None:
+async def test_sources_tell_when_what_is_stored_was_fetched(lab: ApiWorld) -> None:
     text = """{{ candles(market: "{0}", provider: "{1}", symbol: "{2}", since: {3}, limit: 5) {{ sources {{ source fetchedAt }} }} }}"""
     demo = text.format("demo", "synthetic", "BTC/USD", T0)
     first = (await ask(lab, demo))["data"]["candles"]["sources"]

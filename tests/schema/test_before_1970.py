@@ -12,10 +12,10 @@ from candlegraph import MINUTE, Candles, Instrument, Timeframe, zone
 from candlegraph.span import Span, Spans
 from schema.scalars import parse_timestamp
 from server.cli.command import instant as instant_of_option
-from storage.batches import Write
+from storage.batches import CandleWrite
 from tests.candlegraph.scalar_calendar import OLDEST, at
 from tests.candlegraph.scalar_calendar import floor as scalar_floor
-from tests.fakes.laboratory import Laboratory
+from tests.fakes.laboratory import ApiWorld
 from tests.fakes.upstream import minutes
 from tests.history.world import folded, rows_of
 
@@ -44,15 +44,15 @@ STARTS = {
 }
 
 
-async def store(lab: Laboratory, symbol: str, zone_name: str, candles: Candles, timeframe: Timeframe = MINUTE) -> None:
+async def store(lab: ApiWorld, symbol: str, zone_name: str, candles: Candles, timeframe: Timeframe = MINUTE) -> None:
     history = lab.services.history
-    record = await history.instruments.imported(Instrument("lab", "bench", symbol), zone_name)
+    record = await history.instruments.get_or_create(Instrument("lab", "bench", symbol), zone_name)
     end = timeframe.next(int(candles.timestamp[-1]), zone(zone_name))
     covered = Spans([Span(int(candles.timestamp[0]), end)])
-    await history.store.write([Write(record.id, timeframe, candles, covered, "i")])
+    await history.store.write([CandleWrite(record.id, timeframe, candles, covered, "i")])
 
 
-async def answer(lab: Laboratory, symbol: str, timeframe: str = "1m", **arguments: Any) -> dict[str, Any]:
+async def answer(lab: ApiWorld, symbol: str, timeframe: str = "1m", **arguments: Any) -> dict[str, Any]:
     found = await lab.ask(QUERY, {"symbol": symbol, "timeframe": timeframe, **arguments})
     assert found["errors"] == []
     for stamp in timestamps(found["data"]):
@@ -72,7 +72,7 @@ def timestamps(value: Any) -> list[int]:
 
 
 @pytest.mark.parametrize(("name", "start"), [(name, start) for name, starts in STARTS.items() for start in starts])
-async def test_every_timeframe_is_folded_and_paged_in_both_directions(lab: Laboratory, name: str, start: str) -> None:
+async def test_every_timeframe_is_folded_and_paged_in_both_directions(lab: ApiWorld, name: str, start: str) -> None:
     """The pages, led by the cursors, are the buckets that plain Python folds; each Timestamp printed is accepted."""
     symbol, first = f"{name} {start}", at(start) - (7 * 3_600_000 if start > "1901" else 0)
     truth = minutes(first, 3 * 1440, holes=range(2_000, 2_040))
@@ -107,7 +107,7 @@ async def test_every_timeframe_is_folded_and_paged_in_both_directions(lab: Labor
         assert backward == forward, timeframe
 
 
-async def test_days_of_a_stock_reach_over_1970(lab: Laboratory) -> None:
+async def test_days_of_a_stock_reach_over_1970(lab: ApiWorld) -> None:
     """Days of New York from 1962 on: as they are stored, folded into months, and covered from the first to the last."""
     days, name, symbol = Timeframe.parse("1d"), "America/New_York", "IBM"
     opens = days.edges(at("1962-01-02T05:00"), at("1972-01-01"), zone(name))
@@ -126,7 +126,7 @@ async def test_days_of_a_stock_reach_over_1970(lab: Laboratory) -> None:
     assert [node["timestamp"] for node in years["nodes"]] == [at(f"{year}-01-01T05:00") for year in range(1963, 1972)]
 
 
-async def test_every_timestamp_of_any_answer_is_accepted(lab: Laboratory) -> None:
+async def test_every_timestamp_of_any_answer_is_accepted(lab: ApiWorld) -> None:
     """Short series anywhere from 1900 to today, in any zone, asked at any timeframe from 1900 on."""
     seed = random.SystemRandom().randrange(10**9)
     dice = random.Random(seed)

@@ -9,7 +9,7 @@ from graphql import GraphQLObjectType
 from graphql import build_schema as read_sdl
 
 from schema.build import build_schema
-from tests.fakes.laboratory import Laboratory
+from tests.fakes.laboratory import ApiWorld
 
 # A query of each field that takes a cursor. One that is new in the schema fails the tests until it stands here.
 QUERIES = {
@@ -58,7 +58,7 @@ def test_every_cursor_of_the_schema_is_tried() -> None:
 
 
 @pytest.mark.parametrize("field", FIELDS)
-async def test_a_cursor_that_is_none_is_bad_input(lab: Laboratory, field: str) -> None:
+async def test_a_cursor_that_is_none_is_bad_input(lab: ApiWorld, field: str) -> None:
     times = field.endswith(".before")
     for cursor in TIMES if times else [*HUGE, *NEGATIVE, *MALFORMED]:
         answer = await lab.ask(f"{{ {QUERIES[field].format(cursor)} }}")
@@ -70,6 +70,6 @@ async def test_a_cursor_that_is_none_is_bad_input(lab: Laboratory, field: str) -
 
 
 @pytest.mark.parametrize("number", [2**63, 10**18, 10**19, -1])
-async def test_a_job_number_that_no_job_can_have_is_not_found(lab: Laboratory, number: int) -> None:
+async def test_a_job_number_that_no_job_can_have_is_not_found(lab: ApiWorld, number: int) -> None:
     (error,) = (await lab.ask(f'{{ backfill(id: "{number}") {{ id }} }}'))["errors"]
     assert error["extensions"]["code"] == "NOT_FOUND"

@@ -12,7 +12,7 @@ from graphql import GraphQLError
 from candlegraph import CandlegraphError
 from candlegraph.errors import Overloaded, Unavailable
 from schema.errors import CodedErrors
-from tests.fakes.laboratory import T0, Laboratory
+from tests.fakes.laboratory import T0, ApiWorld
 
 QUERY = """
 query ($market: ID!, $provider: ID!, $symbol: String!, $timeframe: Timeframe! = "1m", $since: Timestamp,
@@ -84,7 +84,7 @@ def _literal(value: object) -> str:
 
 @pytest.mark.parametrize(("wrong", "code", "hint"), BAD, ids=NAMES)
 async def test_a_wrong_variable_is_a_coded_error_with_a_hint(
-    lab: Laboratory, wrong: dict[str, Any], code: str, hint: str
+    lab: ApiWorld, wrong: dict[str, Any], code: str, hint: str
 ) -> None:
     answer = await lab.ask(QUERY, {**GOOD, **wrong})
     assert [error["extensions"]["code"] for error in answer["errors"]] == [code]
@@ -92,7 +92,7 @@ async def test_a_wrong_variable_is_a_coded_error_with_a_hint(
 
 
 @pytest.mark.parametrize(("wrong", "code", "hint"), BAD, ids=NAMES)
-async def test_a_wrong_literal_is_the_same_error(lab: Laboratory, wrong: dict[str, Any], code: str, hint: str) -> None:
+async def test_a_wrong_literal_is_the_same_error(lab: ApiWorld, wrong: dict[str, Any], code: str, hint: str) -> None:
     arguments = ", ".join(f"{name}: {_literal(value)}" for name, value in {**GOOD, **wrong}.items())
     answer = await lab.ask(f"{{ candles({arguments}) {{ nodes {{ timestamp }} }} }}")
     assert [error["extensions"]["code"] for error in answer["errors"]] == [code]
@@ -100,7 +100,7 @@ async def test_a_wrong_literal_is_the_same_error(lab: Laboratory, wrong: dict[st
 
 
 @pytest.mark.parametrize("half", ["\ud800", "a\udfffb"])
-async def test_half_a_surrogate_pair_is_no_name(lab: Laboratory, half: str) -> None:
+async def test_half_a_surrogate_pair_is_no_name(lab: ApiWorld, half: str) -> None:
     """PostgreSQL takes none; JSON and GraphQL cannot carry one, but Python can."""
     for name in GOOD:
         answer = await lab.ask(QUERY, {**GOOD, name: half})
@@ -124,7 +124,7 @@ async def test_half_a_surrogate_pair_is_no_name(lab: Laboratory, half: str) -> N
         'symbol(market: "demo", provider: "synthetic", symbol: "a\\u0000") { id }',
     ],
 )
-async def test_wrong_arguments_of_the_other_fields_are_bad_input(lab: Laboratory, field: str) -> None:
+async def test_wrong_arguments_of_the_other_fields_are_bad_input(lab: ApiWorld, field: str) -> None:
     answer = await lab.ask(f"{{ {field} }}")
     assert [error["extensions"]["code"] for error in answer["errors"]] == [BAD_INPUT]
 
@@ -138,7 +138,7 @@ async def test_wrong_arguments_of_the_other_fields_are_bad_input(lab: Laboratory
         'symbol(market: "demo", provider: "synthetic", symbol: "NOPE") { id }',
     ],
 )
-async def test_what_does_not_exist_is_not_found(lab: Laboratory, field: str) -> None:
+async def test_what_does_not_exist_is_not_found(lab: ApiWorld, field: str) -> None:
     answer = await lab.ask(f"{{ {field} }}")
     assert [error["extensions"]["code"] for error in answer["errors"]] == [NOT_FOUND]
 
@@ -146,7 +146,7 @@ async def test_what_does_not_exist_is_not_found(lab: Laboratory, field: str) -> 
 @pytest.mark.parametrize(
     "text", ["", "{", "{ markets { id }", 'query { a(b: "\\ud800") }', "{ markets { id } } }", "fragment", "#"]
 )
-async def test_what_is_no_graphql_fails_to_parse(lab: Laboratory, text: str) -> None:
+async def test_what_is_no_graphql_fails_to_parse(lab: ApiWorld, text: str) -> None:
     answer = await lab.ask(text or " ")
     assert [error["extensions"]["code"] for error in answer["errors"]] == ["GRAPHQL_PARSE_FAILED"]
 
@@ -165,12 +165,12 @@ async def test_what_is_no_graphql_fails_to_parse(lab: Laboratory, text: str) -> 
         "{ markets { id } markets: __typename }",
     ],
 )
-async def test_what_breaks_the_schema_fails_to_validate(lab: Laboratory, text: str) -> None:
+async def test_what_breaks_the_schema_fails_to_validate(lab: ApiWorld, text: str) -> None:
     answer = await lab.ask(text)
     assert {error["extensions"]["code"] for error in answer["errors"]} == {"GRAPHQL_VALIDATION_FAILED"}
 
 
-async def test_a_wrong_enum_is_bad_input(lab: Laboratory) -> None:
+async def test_a_wrong_enum_is_bad_input(lab: ApiWorld) -> None:
     for answer in (
         await lab.ask(QUERY, {**GOOD, "fill": "SOME"}),
         await lab.ask('{ candles(market: "lab", provider: "bench", symbol: "S0/USD", fill: SOME) { complete } }'),
@@ -178,14 +178,12 @@ async def test_a_wrong_enum_is_bad_input(lab: Laboratory) -> None:
         assert [error["extensions"]["code"] for error in answer["errors"]] == [BAD_INPUT]
 
 
-async def test_a_missing_variable_is_bad_input(lab: Laboratory) -> None:
+async def test_a_missing_variable_is_bad_input(lab: ApiWorld) -> None:
     answer = await lab.ask(QUERY, {"market": "lab"})
     assert {error["extensions"]["code"] for error in answer["errors"]} == {BAD_INPUT}
 
 
-async def test_a_number_longer_than_python_reads_is_bad_input(
-    lab: Laboratory, caplog: pytest.LogCaptureFixture
-) -> None:
+async def test_a_number_longer_than_python_reads_is_bad_input(lab: ApiWorld, caplog: pytest.LogCaptureFixture) -> None:
     for name in ("limit", "since"):
         text = f'{{ candles(market: "m", provider: "p", symbol: "s", {name}: {"9" * 10_000}) {{ complete }} }}'
         answer = await lab.ask(text)
@@ -194,7 +192,7 @@ async def test_a_number_longer_than_python_reads_is_bad_input(
     assert not caplog.records
 
 
-async def test_several_operations_without_a_name_are_refused_and_with_one_answered(lab: Laboratory) -> None:
+async def test_several_operations_without_a_name_are_refused_and_with_one_answered(lab: ApiWorld) -> None:
     text = "query A { markets { id } } query B { __typename }"
     answer = await lab.ask(text)
     assert [error["extensions"]["code"] for error in answer["errors"]] == [BAD_INPUT]
@@ -202,7 +200,7 @@ async def test_several_operations_without_a_name_are_refused_and_with_one_answer
     assert (await lab.ask(text, name="B"))["data"] == {"__typename": "Query"}
 
 
-async def test_of_ten_aliases_the_seven_good_ones_answer_and_the_three_bad_ones_say_where(lab: Laboratory) -> None:
+async def test_of_ten_aliases_the_seven_good_ones_answer_and_the_three_bad_ones_say_where(lab: ApiWorld) -> None:
     bad = {2: ("limit: 0", BAD_INPUT), 5: ('timezone: "Mars"', BAD_INPUT), 7: ("", NOT_FOUND)}
     aliases = [
         f'a{i}: candles(market: "lab", provider: "bench", symbol: "{"NOPE" if i == 7 else f"S{i}/USD"}", '
@@ -220,7 +218,7 @@ async def test_of_ten_aliases_the_seven_good_ones_answer_and_the_three_bad_ones_
 BATCH = "query ($series: [SeriesInput!]!) { markets { id } candlesBatch(series: $series, limit: 1) { symbol } }"
 
 
-async def test_an_item_of_a_batch_that_fails_is_null_and_its_error_carries_its_path(lab: Laboratory) -> None:
+async def test_an_item_of_a_batch_that_fails_is_null_and_its_error_carries_its_path(lab: ApiWorld) -> None:
     names = ["S0/USD", "NOPE", "S1/USD", "a\0", "", "S2/USD"]
     answer = await lab.ask(BATCH, {"series": [{**GOOD, "symbol": name} for name in names]})
     assert [item and item["symbol"] for item in answer["data"]["candlesBatch"]] == [
@@ -240,14 +238,14 @@ async def test_an_item_of_a_batch_that_fails_is_null_and_its_error_carries_its_p
     assert answer["data"]["markets"]
 
 
-async def test_an_argument_that_is_wrong_for_all_of_a_batch_fails_every_item_alike(lab: Laboratory) -> None:
+async def test_an_argument_that_is_wrong_for_all_of_a_batch_fails_every_item_alike(lab: ApiWorld) -> None:
     text = f"{{ candlesBatch(series: [{_series('S0/USD')}, {_series('S1/USD')}], limit: 0) {{ symbol }} }}"
     answer = await lab.ask(text)
     assert answer["data"] == {"candlesBatch": [None, None]}
     assert [error["extensions"]["code"] for error in answer["errors"]] == [BAD_INPUT] * 2
 
 
-async def test_a_batch_is_at_most_a_hundred_series_long_and_may_be_empty(lab: Laboratory) -> None:
+async def test_a_batch_is_at_most_a_hundred_series_long_and_may_be_empty(lab: ApiWorld) -> None:
     full = await lab.ask(BATCH, {"series": [GOOD] * 100})
     assert len(full["data"]["candlesBatch"]) == 100
     assert not full["errors"]
@@ -261,7 +259,7 @@ def _series(symbol: str) -> str:
 
 
 async def test_what_we_did_not_foresee_is_masked_and_logged_once(
-    lab: Laboratory, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    lab: ApiWorld, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     async def fail(*_: object) -> list[Any]:
         raise RuntimeError("select secret from /etc/passwd at postgresql://user:hunter2@host/db")
@@ -280,7 +278,7 @@ async def test_what_we_did_not_foresee_is_masked_and_logged_once(
     assert "hunter2" in str(record.exc_info[1])
 
 
-async def test_a_clients_mistake_is_not_logged(lab: Laboratory, caplog: pytest.LogCaptureFixture) -> None:
+async def test_a_clients_mistake_is_not_logged(lab: ApiWorld, caplog: pytest.LogCaptureFixture) -> None:
     for text in ("{", "{ nope }", '{ candles(market: "a", provider: "b", symbol: "c", limit: 0) { complete } }'):
         await lab.ask(text)
     assert not [record for record in caplog.records if record.levelno >= logging.WARNING]
@@ -288,7 +286,7 @@ async def test_a_clients_mistake_is_not_logged(lab: Laboratory, caplog: pytest.L
 
 @pytest.mark.parametrize(("error", "code"), [(Unavailable, "UNAVAILABLE"), (Overloaded, "OVERLOADED")])
 async def test_a_database_that_is_away_is_said_with_a_hint_when_to_retry(
-    lab: Laboratory, monkeypatch: pytest.MonkeyPatch, error: type[CandlegraphError], code: str
+    lab: ApiWorld, monkeypatch: pytest.MonkeyPatch, error: type[CandlegraphError], code: str
 ) -> None:
     async def away(*_: object) -> Any:
         raise error(retry_after=1)

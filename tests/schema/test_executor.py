@@ -14,8 +14,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from strawberry.schema.config import StrawberryConfig
 
-from candlegraph import UTC, Candles, Instrument, Record
-from candlegraph.answer import Answer, Ask, Gap, GapReason
+from candlegraph import UTC, Candles, Instrument, InstrumentRecord
+from candlegraph.answer import Answer, CandleRequest, Gap, GapReason
 from candlegraph.errors import NotFound
 from resolvers.context import Context
 from schema import executor
@@ -40,24 +40,24 @@ def _batch(symbol: str) -> Candles:
     return candles
 
 
-def _record(instrument: Instrument) -> Record:
-    return Record(1, instrument, None, None, None, "UTC", True, True, None, None)
+def _record(instrument: Instrument) -> InstrumentRecord:
+    return InstrumentRecord(1, instrument, None, None, None, "UTC", True, True, None, None)
 
 
 class Memory:
     """Answers from memory; the symbol says what."""
 
-    async def answer(self, asks: Sequence[Ask]) -> list[Answer | Exception]:
+    async def answer(self, asks: Sequence[CandleRequest]) -> list[Answer | Exception]:
         return [self._one(ask) for ask in asks]
 
-    def _one(self, ask: Ask) -> Answer | Exception:
+    def _one(self, ask: CandleRequest) -> Answer | Exception:
         instrument = ask.series.instrument
         if instrument.symbol == "NONE":
             return NotFound("There is none.")
         gaps = (Gap(0, 60_000, GapReason.OUTAGE, None),)
         return Answer(_record(instrument), ask, UTC, _batch(instrument.symbol), gaps, (), False, None, 5)
 
-    async def find(self, instruments: Sequence[Instrument]) -> list[Record]:
+    async def find(self, instruments: Sequence[Instrument]) -> list[InstrumentRecord]:
         return [_record(instrument) for instrument in instruments]
 
 

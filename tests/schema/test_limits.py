@@ -22,7 +22,7 @@ from schema.limits import (
     MAX_SELECTIONS,
     MAX_TOKENS,
 )
-from tests.fakes.laboratory import Laboratory
+from tests.fakes.laboratory import ApiWorld
 
 
 def _doubling(levels: int, inner: str = "__typename") -> str:
@@ -94,7 +94,7 @@ def work() -> Iterator[Work]:
 
 
 @pytest.mark.parametrize("attack", ATTACKS)
-async def test_it_is_refused_after_little_work(lab: Laboratory, attack: str) -> None:
+async def test_it_is_refused_after_little_work(lab: ApiWorld, attack: str) -> None:
     with work() as done:
         answer = await lab.ask(ATTACKS[attack])
     assert answer["data"] is None
@@ -118,14 +118,14 @@ async def test_it_is_refused_after_little_work(lab: Laboratory, attack: str) -> 
         + " } }",
     ],
 )
-async def test_the_worst_that_is_within_the_limits_is_bounded_work(lab: Laboratory, inner: str) -> None:
+async def test_the_worst_that_is_within_the_limits_is_bounded_work(lab: ApiWorld, inner: str) -> None:
     """graphql-core compares the fields of one place in pairs: what the limits let through bounds the pairs."""
     with work() as done:
         await lab.ask(inner, name="Q0" if "Q0" in inner else None)
     assert done.calls < 500_000
 
 
-async def test_every_limit_admits_what_lies_on_it_and_refuses_one_more(lab: Laboratory) -> None:
+async def test_every_limit_admits_what_lies_on_it_and_refuses_one_more(lab: ApiWorld) -> None:
     def depth(levels: int) -> str:
         # markets > providers > symbols > nodes > candles > columns is six deep; circles in the schema go on.
         return "{ markets " + "{ providers { market } } " * 0 + _nest(levels - 1) + "}"
@@ -151,7 +151,7 @@ def _nest(levels: int) -> str:
     return "{ id " * levels + "} " * levels
 
 
-async def test_graphiql_may_ask_for_the_whole_schema(lab: Laboratory) -> None:
+async def test_graphiql_may_ask_for_the_whole_schema(lab: ApiWorld) -> None:
     text = get_introspection_query(
         specified_by_url=True, directive_is_repeatable=True, schema_description=True, input_value_deprecation=True
     )
@@ -160,14 +160,14 @@ async def test_graphiql_may_ask_for_the_whole_schema(lab: Laboratory) -> None:
     assert "CandleSeries" in {one["name"] for one in answer["data"]["__schema"]["types"]}
 
 
-async def test_a_dashboard_of_fifty_series_fits(lab: Laboratory) -> None:
+async def test_a_dashboard_of_fifty_series_fits(lab: ApiWorld) -> None:
     text = "{ " + _numbered('a#: candles(market: "lab", provider: "bench", symbol: "S1/USD") { ...C }', 50) + " }"
     answer = await lab.ask(text + " fragment C on CandleSeries { complete nodes { timestamp open high low close } }")
     assert not answer["errors"]
     assert len(answer["data"]) == 50
 
 
-async def test_a_refused_document_is_refused_again(lab: Laboratory) -> None:
+async def test_a_refused_document_is_refused_again(lab: ApiWorld) -> None:
     """Only what is valid is remembered."""
     for _ in range(3):
         assert (await lab.ask(ATTACKS["operations"]))["errors"]
@@ -208,7 +208,7 @@ MODEST = {
 
 
 @pytest.mark.parametrize("document", COSTLY.values(), ids=COSTLY)
-async def test_what_would_bring_too_much_is_refused_before_anything_is_asked(lab: Laboratory, document: str) -> None:
+async def test_what_would_bring_too_much_is_refused_before_anything_is_asked(lab: ApiWorld, document: str) -> None:
     answer = await lab.ask(document, {"s": HUNDRED} if "$s" in document else None)
     assert answer["data"] is None
     assert [error["extensions"]["code"] for error in answer["errors"]] == ["BAD_USER_INPUT"]
@@ -216,14 +216,14 @@ async def test_what_would_bring_too_much_is_refused_before_anything_is_asked(lab
 
 
 @pytest.mark.parametrize("document", MODEST.values(), ids=MODEST)
-async def test_what_a_front_end_asks_for_may_be_had(lab: Laboratory, document: str) -> None:
+async def test_what_a_front_end_asks_for_may_be_had(lab: ApiWorld, document: str) -> None:
     answer = await lab.ask(document, {"s": HUNDRED} if "$s" in document else None)
     assert answer["data"]
 
 
 @pytest.mark.parametrize("first", [MAX_PAGE, float(MAX_PAGE), None])
 @pytest.mark.parametrize("default", ["", " = 1000"])
-async def test_sizes_are_those_of_the_variables(lab: Laboratory, first: float | None, default: str) -> None:
+async def test_sizes_are_those_of_the_variables(lab: ApiWorld, first: float | None, default: str) -> None:
     document = f"query Q($n: Int!{default}) {{ symbols({SERIES}, first: $n) {{ nodes {{ candles {{ complete }} }} }} }}"
     answer = await lab.ask(document, {"n": first} if first else {})
     assert answer["errors"][0]["extensions"]["code"] == "BAD_USER_INPUT"
@@ -232,7 +232,7 @@ async def test_sizes_are_those_of_the_variables(lab: Laboratory, first: float | 
 
 
 async def test_between_the_new_documents_of_one_address_everything_else_goes_on(
-    lab: Laboratory, monkeypatch: pytest.MonkeyPatch
+    lab: ApiWorld, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     passes, read_in = 0, []
     validate = documents.validate_document

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from candlegraph.event import Event, EventKind
 from candlegraph.viewer import Role, User, Viewer
 from schema import broadcast as live
-from schema.broadcast import Refused
+from schema.broadcast import OperationRefused
 from schema.build import Schema, build_schema
 from schema.executor import BulkExecutor
 from tests.server.stage import FIRST, Stage, candle, context
@@ -239,7 +239,7 @@ async def test_an_event_is_executed_for_nobody_in_particular() -> None:
     seen = []
     somebody = Viewer(User(1, "a", Role.VIEWER, False, 1), frozenset({Role.VIEWER}), 2e12)
     stream = await _caught_up(stage, LIVE, {}, viewer=somebody, connection_params={"Authorization": "Bearer x"})
-    (audience,) = {one for one in live._audiences.values() if one._executor.context_value.services.hub is stage}
+    (audience,) = {one for one in live._shared_executions.values() if one._executor.context_value.services.hub is stage}
     seen.append(audience._executor.context_value)
     await stream.aclose()
     assert seen[0].viewer == Viewer(roles=frozenset({Role.VIEWER}))
@@ -250,7 +250,7 @@ async def test_nobody_joins_who_may_not(executed: Counter[object]) -> None:
     """Somebody allowed is listening already."""
     stage = Stage()
     stream = await _caught_up(stage, LIVE, {})
-    with pytest.raises(Refused) as refused:
+    with pytest.raises(OperationRefused) as refused:
         await SCHEMA.open(LIVE, {}, None, context(stage, viewer=Viewer(roles=frozenset())))
     assert [error.extensions["code"] for error in refused.value.errors] == ["UNAUTHENTICATED"]
     assert len(stage.listeners) == 1
@@ -266,7 +266,7 @@ async def test_nothing_is_kept_of_an_audience_that_has_gone() -> None:
     gc.collect()
     stage.told.clear()
     assert event() is None
-    assert not [one for one in live._audiences.values() if one._executor.context_value.services.hub is stage]
+    assert not [one for one in live._shared_executions.values() if one._executor.context_value.services.hub is stage]
 
 
 async def test_no_event_is_missing_or_told_twice_where_the_history_ends() -> None:

@@ -15,22 +15,22 @@ from candlegraph.viewer import Role, User, Viewer
 from resolvers.context import Context, Origin
 from schema.build import Schema
 from schema.errors import CodedErrors
-from schema.permission import needs
+from schema.permission import requires_role
 from server.transport.loopback import is_loopback
-from tests.fakes.laboratory import Laboratory, laboratory
+from tests.fakes.laboratory import ApiWorld, laboratory
 
 
 @strawberry.type
 class Query:
-    @strawberry.field(extensions=needs(Role.VIEWER))
+    @strawberry.field(extensions=requires_role(Role.VIEWER))
     async def viewer(self, info: Info[Context, None]) -> bool | None:
         return True
 
-    @strawberry.field(extensions=needs(Role.OPERATOR))
+    @strawberry.field(extensions=requires_role(Role.OPERATOR))
     async def operator(self, info: Info[Context, None]) -> bool | None:
         return True
 
-    @strawberry.field(extensions=needs(Role.ADMIN))
+    @strawberry.field(extensions=requires_role(Role.ADMIN))
     def admin(self, info: Info[Context, None]) -> bool | None:
         return True
 
@@ -39,13 +39,13 @@ SCHEMA = Schema(Query, extensions=[CodedErrors])
 
 
 @pytest.fixture(scope="module")
-async def empty(new_database: Callable[..., object], migrated_template: str) -> AsyncIterator[Laboratory]:
+async def empty(new_database: Callable[..., object], migrated_template: str) -> AsyncIterator[ApiWorld]:
     """A laboratory without any account."""
     async with laboratory(await new_database(migrated_template)) as opened:
         yield opened
 
 
-async def _may(lab: Laboratory, viewer: Viewer, *, trusted: bool = False) -> dict[str, Any]:
+async def _may(lab: ApiWorld, viewer: Viewer, *, trusted: bool = False) -> dict[str, Any]:
     """Each field: True, or the code and the reason of its error."""
     context = Context(lab.services, "test", viewer=viewer, origin=Origin("127.0.0.1", trusted))
     result = await SCHEMA.execute("{ viewer operator admin }", context_value=context)
@@ -65,7 +65,7 @@ EXPIRED = ("UNAUTHENTICATED", "TOKEN_EXPIRED")
 
 
 @pytest.mark.parametrize("trusted", [False, True])
-async def test_each_role_may_what_those_before_it_may(empty: Laboratory, trusted: bool) -> None:
+async def test_each_role_may_what_those_before_it_may(empty: ApiWorld, trusted: bool) -> None:
     """Where somebody signed in asks from makes no difference."""
     every = ("viewer", "operator", "admin")
     for count, role in enumerate(Role, 1):
@@ -73,14 +73,14 @@ async def test_each_role_may_what_those_before_it_may(empty: Laboratory, trusted
         assert await _may(empty, _signed_in(role), trusted=trusted) == expected
 
 
-async def test_a_stranger_sees_market_data_alone_and_not_even_that_where_it_is_closed(empty: Laboratory) -> None:
+async def test_a_stranger_sees_market_data_alone_and_not_even_that_where_it_is_closed(empty: ApiWorld) -> None:
     assert await _may(empty, Viewer()) == {"viewer": True, "operator": STRANGER, "admin": STRANGER}
     closed = await _may(empty, Viewer(roles=frozenset()))
     assert closed == {"viewer": STRANGER, "operator": STRANGER, "admin": STRANGER}
 
 
 @pytest.mark.parametrize("trusted", [False, True])
-async def test_a_token_that_is_not_good_is_worse_than_none(empty: Laboratory, trusted: bool) -> None:
+async def test_a_token_that_is_not_good_is_worse_than_none(empty: ApiWorld, trusted: bool) -> None:
     viewer = Viewer(roles=frozenset(), refusal=TokenExpired())
     assert await _may(empty, viewer, trusted=trusted) == dict.fromkeys(("viewer", "operator", "admin"), EXPIRED)
 

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from candlegraph.clock import MINUTE_MS
-from candlegraph.provider import Capabilities, Live
+from candlegraph.provider import Capabilities, LiveMode
 from candlegraph.timeframe import MINUTE
 from history.orchestrator import History
 from providers.registry import Registry
@@ -25,7 +25,7 @@ from tests.fakes.upstream import UNLIMITED, minutes
 from tests.timings import PATIENT
 
 T0 = 1_709_856_000_000
-TRAITS = Capabilities((MINUTE,), live=Live.POLL, settle_ms=0, budget=UNLIMITED)
+TRAITS = Capabilities((MINUTE,), live=LiveMode.POLL, settle_ms=0, budget=UNLIMITED)
 STATE = '{ providers(market: "fake") { state stateReason } }'
 LIVE = 'subscription { candles(market: "fake", provider: "upstream", symbol: "X", since: %d) { kind } }' % T0
 
@@ -49,7 +49,7 @@ class Server:
         """Begin as a new process does."""
         self.provider = Starting(truth={"X": minutes(T0, 300)}, capabilities=TRAITS, slow=asyncio.Event())
         self.registry = registry(of(self.provider))
-        self.services = services_over(History.over(self.database, self.registry))
+        self.services = services_over(History.create(self.database, self.registry))
 
     async def ask(self, text: str) -> dict[str, Any]:
         """The answer as JSON."""

@@ -20,7 +20,7 @@ from urllib.parse import urlsplit
 from candlegraph.clock import MINUTE_MS
 from candlegraph.timeframe import MINUTE
 from storage.embedded.postgres import EmbeddedPostgres
-from tests.server.cluster import Cluster, Follower, all_told, following
+from tests.server.cluster import Cluster, Follower, all_received, following
 from tests.server.running import Running
 
 KILLS, CUTS, LISTENERS = (
@@ -101,7 +101,7 @@ async def _run(dsn: str, folder: Path) -> bool:
                             await asyncio.sleep(random.uniform(0, 4))
                 await cutting
                 until = MINUTE.floor(cluster.exchange.now) + 2 * MINUTE_MS
-                await all_told(followers, until)
+                await all_received(followers, until)
     refused = sum(log.read_text(encoding="utf-8").count("LeaseLost") for log in cluster.logs)
     missing, repeats = sum(f.missing(until) for f in followers), sum(f.repeats for f in followers)
     took, errors = sorted(cluster.takeovers), [f.errors for f in followers]

@@ -223,7 +223,7 @@ async def following(cluster: Cluster, count: int) -> AsyncIterator[list[Follower
             await asyncio.gather(*(follower.task for follower in followers), return_exceptions=True)
 
 
-async def all_told(followers: list[Follower], end: int) -> None:
+async def all_received(followers: list[Follower], end: int) -> None:
     """Wait until everybody has every candle before ``end``."""
     with suppress(TimeoutError):  # the caller says what is missing
         await eventually(lambda: not any(follower.missing(end) for follower in followers))

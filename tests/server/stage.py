@@ -24,11 +24,11 @@ from resolvers.context import Context, Services
 from schema.build import Schema, build_schema
 from server.serve import _bind
 from server.transport.app import WEB
-from server.transport.connections import Caps, Connections
-from server.transport.graphql_http import Endpoint
+from server.transport.connections import ConnectionLimits, Connections
+from server.transport.graphql_http import GraphQLEndpoint
 from server.transport.uvicorn_protocols import protocols
-from storage.rate_limits import Limiter
-from storage.users import Users
+from storage.rate_limits import RateLimiter
+from storage.users import UserStore
 from tests.waiting import eventually
 
 MINUTE_MS = 60_000
@@ -100,10 +100,10 @@ class Stage:
         await eventually(lambda: not self.listeners)
 
 
-def services(stage: Stage, users: Users | None = None, tokens: Tokens | None = None) -> Services:
+def services(stage: Stage, users: UserStore | None = None, tokens: Tokens | None = None) -> Services:
     """Services that know of nothing but live candles, and of accounts where ``users`` are given."""
     nothing: Any = None
-    accounts = Accounts(users or nothing, tokens or Tokens(list), Limiter())
+    accounts = Accounts(users or nothing, tokens or Tokens(list), RateLimiter())
     hub: Any = stage
     return Services(nothing, nothing, hub, nothing, nothing, 500, 5_000, accounts)
 
@@ -125,12 +125,12 @@ class Serving:
 
 @asynccontextmanager
 async def staged(
-    made: Services, caps: Caps | None = None, timings: Timings | None = None, **config: Any
+    made: Services, caps: ConnectionLimits | None = None, timings: Timings | None = None, **config: Any
 ) -> AsyncIterator[Serving]:
     """Serve the API as `candlegraph serve` does, on a free port."""
     timings = timings or Timings()
-    schema, connections = build_schema(), Connections(caps or Caps())
-    endpoint: Any = Endpoint(schema, made, WEB, [], connections, timings=timings)
+    schema, connections = build_schema(), Connections(caps or ConnectionLimits())
+    endpoint: Any = GraphQLEndpoint(schema, made, WEB, [], connections, timings=timings)
     app = Starlette(routes=[Route("/graphql", endpoint), WebSocketRoute("/graphql", endpoint)])
     settings = uvicorn.Config(
         app,
@@ -143,7 +143,7 @@ async def staged(
     )
     server = uvicorn.Server(settings)
     supervisor = Supervisor()
-    supervisor.start("accounts", made.accounts.standing.watch)
+    supervisor.start("accounts", made.accounts.revocations.run)
     serving = asyncio.create_task(server._serve(_bind("127.0.0.1", 0, timings)))
     await eventually(lambda: server.started)
     try:

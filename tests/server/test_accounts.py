@@ -22,11 +22,11 @@ from aiohttp import ClientWebSocketResponse as Socket
 from aiohttp import WSMsgType
 
 from candlegraph.viewer import Role
-from resolvers.accounts.administration import Roster
+from resolvers.accounts.administration import UserAdministration
 from storage.database import Database
 from storage.embedded.postgres import EmbeddedPostgres
 from storage.migrate import migrate
-from storage.users import Users
+from storage.users import UserStore
 from tests.server.running import COMMAND, Running, environment, serving
 from tests.timings import PATIENT
 from tests.waiting import HANG_S, eventually
@@ -48,7 +48,7 @@ class Client:
 
     server: Running
     http: aiohttp.ClientSession
-    users: Users
+    users: UserStore
     heard: list[str]
 
     async def ask(self, query: str, bearer: str | None = None, /, **variables: Any) -> dict[str, Any]:
@@ -99,9 +99,9 @@ async def client_of(dsn: str, log: Path, *names: str, **variables: str) -> Async
         await database.open()
         stack.push_async_callback(database.close)
         await migrate(database)
-        users = Users(database)
+        users = UserStore(database)
         for name in names:
-            await Roster(users).add(name, PASSWORD, Role.OPERATOR)
+            await UserAdministration(users).add(name, PASSWORD, Role.OPERATOR)
         settings = {"SECRET_KEY": SECRET_KEY, "LOG_LEVEL": "debug", "DATA_DIR": "/nonexistent", **variables}
         server = stack.enter_context(serving(log, DB_CONNECTION_STRING=dsn, **settings))
         http = await stack.enter_async_context(
@@ -396,7 +396,7 @@ async def test_accounts_are_made_and_closed_from_the_command_line(
     dsn = await new_database(migrated_template)
     database = Database(dsn, timings=PATIENT)
     await database.open()
-    users = Users(database)
+    users = UserStore(database)
     assert (
         command(dsn, "add", "Ada", "--role", "operator", said=PASSWORD + "\n").stdout
         == "Ada may sign in, as operator.\n"

@@ -14,7 +14,7 @@ import asyncpg
 import pytest
 
 from storage.embedded.binaries import find_binaries
-from storage.embedded.os_user import account_of
+from storage.embedded.os_user import os_user_of
 from storage.embedded.postgres import EmbeddedPostgres
 from tests.fakes.pooler import Pooler
 from tests.server.running import run
@@ -53,7 +53,7 @@ def standby(tmp_path: Path) -> Iterator[str]:
     """A hot standby of a server of its own."""
     cluster = tmp_path / "standby" / "postgres"
     cluster.parent.mkdir()
-    programs = find_binaries(None, cluster, account_of(cluster))
+    programs = find_binaries(None, cluster, os_user_of(cluster))
     primary, postgres = EmbeddedPostgres(tmp_path / "primary"), EmbeddedPostgres(cluster.parent)
     try:
         server = primary.start()

@@ -11,7 +11,7 @@ import pytest
 
 from candlegraph.errors import ConfigurationError
 from server.settings import Settings
-from server.signing_key import kept_key, weakness_of
+from server.signing_key import load_or_create_key, weakness_of
 from tests.server.running import run
 
 GOOD = "canary-5d0f1c8e7ab24963b1f2"  # 27 bytes
@@ -146,26 +146,26 @@ def test_the_settings_in_effect_are_printed_without_the_secrets(tmp_path: Path) 
 
 def test_a_key_is_made_once_and_kept_for_its_owner_alone(tmp_path: Path) -> None:
     with ThreadPoolExecutor(8) as pool:
-        keys = set(pool.map(kept_key, [tmp_path / "data"] * 16))
+        keys = set(pool.map(load_or_create_key, [tmp_path / "data"] * 16))
     (key,) = keys
     assert weakness_of(key.decode()) is None
     (path,) = (tmp_path / "data").iterdir()
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
-    assert kept_key(tmp_path / "data") == key
+    assert load_or_create_key(tmp_path / "data") == key
 
 
 @pytest.mark.parametrize("content", ["", "short", "your_very_secret_key" * 2])
 def test_a_damaged_key_is_not_signed_with(tmp_path: Path, content: str) -> None:
     (tmp_path / "secret_key").write_text(content)
     with pytest.raises(ConfigurationError, match="DATA_DIR"):
-        kept_key(tmp_path)
+        load_or_create_key(tmp_path)
 
 
 def test_a_data_directory_that_cannot_keep_one_is_said_and_survived(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     (tmp_path / "file").write_text("")
-    one, other = (kept_key(tmp_path / "file") for _ in range(2))
+    one, other = (load_or_create_key(tmp_path / "file") for _ in range(2))
     assert one != other
     assert "SECRET_KEY is not set" in caplog.text
     assert one.decode() not in caplog.text

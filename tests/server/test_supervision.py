@@ -19,7 +19,7 @@ from candlegraph.event import Event, EventKind
 from candlegraph.supervision import RestartPolicy
 from server.settings import Settings
 from server.transport.app import create_app
-from server.wiring import Machine, machine
+from server.wiring import Runtime, open_runtime
 from tests.fakes.disturbing import Disturbing
 from tests.fakes.valkey import Valkey
 from tests.realtime.world import eventually
@@ -48,7 +48,7 @@ LOOPS = (
 class Server:
     """A wired server, and somebody who listens to a series of it."""
 
-    machine: Machine
+    machine: Runtime
     supervisor: Disturbing
     valkey: Valkey
     events: list[Event] = field(default_factory=list)
@@ -97,7 +97,7 @@ async def serving(folder: Any) -> AsyncIterator[Server]:
     valkey = Valkey()
     supervisor = Disturbing(RestartPolicy(first_s=0.02, longest_s=0.1, healthy_s=0.5))
     settings = Settings.read(data_dir=folder, redis_url=SecretStr(valkey.url), retention_days=3650)
-    async with machine(settings, serving=True, supervisor=supervisor, timings=PATIENT) as running:
+    async with open_runtime(settings, serving=True, supervisor=supervisor, timings=PATIENT) as running:
         server = Server(running, supervisor, valkey)
         listening = asyncio.create_task(server.listen())
         try:

@@ -11,10 +11,10 @@ from typing import Any
 from candlegraph import Candles
 from candlegraph.clock import MINUTE_MS
 from candlegraph.timeframe import MINUTE
-from realtime.bus import Bus, Message
+from realtime.bus import Bus, TopicMessage
 from storage.database import Database
 from storage.notify import Notifications
-from tests.server.cluster import Cluster, all_told, following
+from tests.server.cluster import Cluster, all_received, following
 from tests.waiting import eventually
 
 
@@ -31,22 +31,22 @@ async def test_two_servers_follow_by_one_connection_and_two_deaths_lose_and_repe
                 await cluster.kill(cluster.leader())
                 await eventually(lambda: len(cluster.exchange.sockets.lines) == 1)
             end = MINUTE.floor(cluster.exchange.now) + 2 * MINUTE_MS
-            await all_told(followers, end)
+            await all_received(followers, end)
             assert [follower.missing(end) for follower in followers] == [0] * 40
             assert [follower.repeats for follower in followers] == [0] * 40
     for server in cluster.servers:
         assert "Traceback" not in server.log.read_text(encoding="utf-8")
 
 
-class Ear:
+class BusListener:
     """Hears what the servers tell each other, and may speak as one of them."""
 
     def __init__(self, database: Database) -> None:
         self.bus = Bus("ear")
-        self.messages: list[Message] = []
+        self.messages: list[TopicMessage] = []
         self._line = Notifications(database, self.bus.receive)
         self.bus.connect([self._line])
-        self.bus.hear(lambda news: self.messages.append(news) if isinstance(news, Message) else None)
+        self.bus.subscribe(lambda news: self.messages.append(news) if isinstance(news, TopicMessage) else None)
 
     @asynccontextmanager
     async def listening(self) -> AsyncIterator[None]:
@@ -65,7 +65,7 @@ async def test_a_leader_that_was_frozen_over_its_lease_writes_and_says_nothing_a
     """It freezes while an answer is on its way to it, and the exchange has corrected that before it wakes."""
     async with Cluster(database_dsn, tmp_path) as cluster:
         await asyncio.gather(cluster.start(), cluster.start())
-        ear = Ear(database)
+        ear = BusListener(database)
         async with following(cluster, 40) as followers, ear.listening():
             frozen, connects = cluster.leader(), [follower.connects for follower in followers]
             (former,) = {message.epoch for message in ear.messages}
@@ -84,10 +84,12 @@ async def test_a_leader_that_was_frozen_over_its_lease_writes_and_says_nothing_a
             last = ear.messages[-1]
             for number in range(1, 4):
                 untrue = Candles.of([last.edge + number * MINUTE_MS], [1], [1], [1], [1], [1])
-                said = Message(last.key, "C", last.seq + number, int(untrue.timestamp[0]) + MINUTE_MS, former, untrue)
+                said = TopicMessage(
+                    last.key, "C", last.seq + number, int(untrue.timestamp[0]) + MINUTE_MS, former, untrue
+                )
                 ear.bus.publish(said, others=True)
             end = MINUTE.floor(cluster.exchange.now) + 2 * MINUTE_MS
-            await all_told(followers, end)
+            await all_received(followers, end)
             assert [follower.missing(end) for follower in followers] == [0] * 40
             assert [follower.repeats for follower in followers] == [0] * 40
             assert [follower.connects for follower in followers] == connects

@@ -14,8 +14,8 @@ from candlegraph.series import Series
 from candlegraph.span import Span, Spans
 from candlegraph.timeframe import MINUTE, Timeframe
 from storage import candle_counts as counts_module
-from storage.batches import Write
-from storage.coverage import Ledger
+from storage.batches import CandleWrite
+from storage.coverage import Coverage
 from storage.database import Database
 from tests.fakes.upstream import minutes
 from tests.history.world import DAY_MS, T0, World, stop_clock
@@ -51,7 +51,7 @@ async def test_after_whatever_is_written_the_count_is_what_is_stored(world: Worl
     await world.keeps(part(500, 506), rows=late)  # two minutes that had no trade after all
     assert await told(world) == len(await world.stored()) == 322
     covered = Spans([part(100, 200)])
-    await world.store.write([Write(record.id, MINUTE, truth.between(part(150, 160)), covered, replaces=True)])
+    await world.store.write([CandleWrite(record.id, MINUTE, truth.between(part(150, 160)), covered, replaces=True)])
     assert await told(world) == len(await world.stored()) == 322 - 72  # the others were withdrawn
     assert await told(world, Timeframe(1, "h")) == 7  # 2, 8 to 11, 15 and 16
 
@@ -84,9 +84,9 @@ async def test_at_the_limit_one_count_goes_and_not_all(world: World, monkeypatch
 
     monkeypatch.setattr(Database, "read", noted)
     monkeypatch.setattr(counts_module, "MAX_KEPT", 3)
-    counts, ledger = counts_module.Counts(world.store.database), Ledger({MINUTE: Spans([part(0, 10)])})
+    counts, ledger = counts_module.CandleCounts(world.store.database), Coverage({MINUTE: Spans([part(0, 10)])})
     for number in range(5):
-        await counts.of(number, MINUTE, ledger, {})
+        await counts.count(number, MINUTE, ledger, {})
     counted.clear()
-    assert [await counts.of(number, MINUTE, ledger, {}) for number in (4, 3, 2, 1)] == [7] * 4
+    assert [await counts.count(number, MINUTE, ledger, {}) for number in (4, 3, 2, 1)] == [7] * 4
     assert counted == [1]

@@ -19,10 +19,10 @@ from candlegraph.series import Instrument
 from candlegraph.span import Span, Spans
 from candlegraph.timeframe import MINUTE, Timeframe
 from storage import binary
-from storage.batches import Fetch, Read, Write
+from storage.batches import CandleRead, CandleWrite, FetchLogRow
 from storage.candles import CandleStore
-from storage.change_feed import Changes
-from storage.coverage import Ledger
+from storage.change_feed import ChangeFeed
+from storage.coverage import Coverage
 from storage.database import SQL, Database
 from storage.instruments import Instruments
 from tests.fakes.upstream import minutes
@@ -34,23 +34,23 @@ HOUR = Timeframe.parse("1h")
 
 @pytest.fixture
 def store(database: Database) -> CandleStore:
-    return CandleStore(database, Changes(database))
+    return CandleStore(database, ChangeFeed(database))
 
 
 async def new(store: CandleStore, symbol: str = "A") -> int:
-    found = await Instruments(store.database).imported(Instrument("m", "p", symbol), "UTC")
+    found = await Instruments(store.database).get_or_create(Instrument("m", "p", symbol), "UTC")
     return found.id
 
 
 def write(
     instrument_id: int, candles: Candles, *spans: Span, timeframe: Timeframe = MINUTE, source: str = "a"
-) -> Write:
+) -> CandleWrite:
     whole = Span(int(candles.timestamp[0]), int(candles.timestamp[-1]) + MINUTE_MS) if len(candles) else Span(0, 0)
-    return Write(instrument_id, timeframe, candles, Spans(spans or [whole]), source)
+    return CandleWrite(instrument_id, timeframe, candles, Spans(spans or [whole]), source)
 
 
 async def all_of(store: CandleStore, instrument_id: int, timeframe: Timeframe = MINUTE) -> Candles:
-    return (await store.read([Read(instrument_id, timeframe, Span(-(10**14), 10**14), 10**6)]))[0]
+    return (await store.read([CandleRead(instrument_id, timeframe, Span(-(10**14), 10**14), 10**6)]))[0]
 
 
 @pytest.mark.parametrize("broken", ["aggregates_update", "copy", "fetch_log_add"])
@@ -62,16 +62,16 @@ async def test_rows_and_coverage_are_written_together_or_not_at_all(
     old = minutes(T0, 10)
     if not first:
         await store.write([write(series, old)])
-    before = (rows_of(await all_of(store, series)), await store.ledgers([series]))
+    before = (rows_of(await all_of(store, series)), await store.read_coverage([series]))
     if broken == "copy":
-        packed = binary._packed
+        packed = binary._packed_rows
         monkeypatch.setattr(binary, "_packed", lambda *rows: packed(*rows)[:-7])
     else:
         monkeypatch.setitem(SQL, broken, "no statement")
-    fetch = Fetch(series, MINUTE, Span(T0, T0 + 1), 1, "ok", 1)
+    fetch = FetchLogRow(series, MINUTE, Span(T0, T0 + 1), 1, "ok", 1)
     with pytest.raises(Exception, match=r"syntax error|unexpected EOF|COPY"):
         await store.write([write(series, minutes(T0 - 5 * MINUTE_MS, 40, seed=1))], [fetch])
-    assert (rows_of(await all_of(store, series)), await store.ledgers([series])) == before
+    assert (rows_of(await all_of(store, series)), await store.read_coverage([series])) == before
     assert await logged(store) == 0
 
 
@@ -83,7 +83,7 @@ async def logged(store: CandleStore) -> int:
 async def test_coverage_without_a_candle_is_kept(store: CandleStore) -> None:
     series = await new(store)
     await store.write([write(series, Candles.empty(), Span(T0, T0 + MINUTE_MS))])
-    assert await store.ledgers([series]) == [Ledger({MINUTE: Spans([Span(T0, T0 + MINUTE_MS)])})]
+    assert await store.read_coverage([series]) == [Coverage({MINUTE: Spans([Span(T0, T0 + MINUTE_MS)])})]
     assert len(await all_of(store, series)) == 0
 
 
@@ -108,7 +108,7 @@ async def test_what_is_read_is_what_was_written_to_the_bit(store: CandleStore, t
     await store.write([write(series, table)])
     found = await all_of(store, series)
     assert [column.tobytes() for column in found.columns] == [column.tobytes() for column in table.columns]
-    newest = (await store.read([Read(series, MINUTE, Span(-(10**14), 10**14), 3, newest=True)]))[0]
+    newest = (await store.read([CandleRead(series, MINUTE, Span(-(10**14), 10**14), 3, newest=True)]))[0]
     assert rows_of(newest) == rows_of(table[-3:])
 
 
@@ -135,12 +135,16 @@ async def test_the_oldest_and_the_newest_are_limited_and_ranges_are_half_open(st
     expected = rows_of(table)[2:9]
     for limit in (0, 1, 3, 7, 100):
         oldest, newest = await store.read(
-            [Read(series, MINUTE, span, limit), Read(series, MINUTE, span, limit, newest=True)]
+            [CandleRead(series, MINUTE, span, limit), CandleRead(series, MINUTE, span, limit, newest=True)]
         )
         assert rows_of(oldest) == expected[:limit]
         assert rows_of(newest) == (expected[-limit:] if limit else [])
     nothing = await store.read(
-        [Read(series, HOUR, span, 5), Read(series + 1, MINUTE, span, 5), Read(series, MINUTE, Span(5, 5), 5)]
+        [
+            CandleRead(series, HOUR, span, 5),
+            CandleRead(series + 1, MINUTE, span, 5),
+            CandleRead(series, MINUTE, Span(5, 5), 5),
+        ]
     )
     assert [len(found) for found in nothing] == [0, 0, 0]
 
@@ -161,12 +165,12 @@ async def test_many_series_are_read_in_one_statement_each_in_its_place(
 
     monkeypatch.setattr(Database, "fetch", counted)
     order = [*random.Random(1).sample(range(12), 12), 3, 3]
-    found = await store.read([Read(series[i], MINUTE, Span(0, 10**14), 100) for i in order])
+    found = await store.read([CandleRead(series[i], MINUTE, Span(0, 10**14), 100) for i in order])
     assert [rows_of(candles) for candles in found] == [rows_of(tables[i]) for i in order]
     assert statements == ["oldest"]
-    both = await store.read([Read(series[i], MINUTE, Span(0, 10**14), 2, newest=i % 2 == 0) for i in range(12)])
+    both = await store.read([CandleRead(series[i], MINUTE, Span(0, 10**14), 2, newest=i % 2 == 0) for i in range(12)])
     assert [rows_of(c) for c in both] == [rows_of(t[-2:] if i % 2 == 0 else t[:2]) for i, t in enumerate(tables)]
-    ledgers = await store.ledgers([series[5], series[0], series[5]])
+    ledgers = await store.read_coverage([series[5], series[0], series[5]])
     assert statements[1:] == ["oldest", "newest", "ledgers"]
     assert ledgers[0].spans == ledgers[2].spans == {MINUTE: Spans([Span(T0, T0 + 10 * MINUTE_MS)])}
 
@@ -178,7 +182,7 @@ async def test_writers_of_the_same_series_lose_nothing(store: CandleStore) -> No
     cuts = [(table[a:b], Span(T0 + a * MINUTE_MS, T0 + min(b, 400) * MINUTE_MS)) for a, b in spans]
     await asyncio.gather(*(store.write([write(series, cut, span)]) for cut, span in cuts))
     union = Spans(span for _, span in cuts)
-    assert (await store.ledgers([series]))[0].spans == {MINUTE: union}
+    assert (await store.read_coverage([series]))[0].spans == {MINUTE: union}
     assert rows_of(await all_of(store, series)) == [
         r for r in rows_of(table) if union.covers(Span(int(r[0]), int(r[0]) + 1))
     ]
@@ -198,7 +202,7 @@ async def test_writers_of_many_series_in_any_order_never_lock_each_other_out(sto
 
     wanted: set[tuple[int, int]] = set()
     await asyncio.gather(*(one(turn) for turn in range(60)))
-    ledgers = await store.ledgers(series)
+    ledgers = await store.read_coverage(series)
     for instrument_id, ledger in zip(series, ledgers, strict=True):
         turns = {turn for i, turn in wanted if i == instrument_id}
         expected = Spans(Span(T0 + turn * MINUTE_MS, T0 + (turn + 1) * MINUTE_MS) for turn in turns)
@@ -224,8 +228,8 @@ async def test_a_long_write_is_given_more_time_than_a_question(
     await hasty.open()
     try:
         with pytest.raises(Unavailable):
-            await CandleStore(hasty, Changes(hasty)).write([write(series, minutes(T0, 1_000))])
-        await CandleStore(hasty, Changes(hasty)).write([write(series, minutes(T0, 3_000))])
+            await CandleStore(hasty, ChangeFeed(hasty)).write([write(series, minutes(T0, 1_000))])
+        await CandleStore(hasty, ChangeFeed(hasty)).write([write(series, minutes(T0, 3_000))])
         async with hasty.transaction() as connection:
             assert await connection.fetchval("show statement_timeout") == "1s"
     finally:

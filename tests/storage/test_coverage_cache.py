@@ -9,8 +9,8 @@ import pytest
 
 from storage import coverage_cache as ledgers_module
 from storage.candles import CandleStore
-from storage.coverage import Ledger
-from storage.coverage_cache import Ledgers
+from storage.coverage import Coverage
+from storage.coverage_cache import CoverageCache
 
 
 class Changes:
@@ -29,15 +29,15 @@ class Store:
         self.changes = Changes()
         self.reads: list[list[int]] = []
 
-    async def ledgers(self, ids: Sequence[int]) -> list[Ledger]:
+    async def ledgers(self, ids: Sequence[int]) -> list[Coverage]:
         self.reads.append(sorted(ids))
-        return [Ledger(revision=i) for i in ids]
+        return [Coverage(revision=i) for i in ids]
 
 
 async def test_at_the_limit_the_least_recently_used_ledger_goes(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(ledgers_module, "MAX_KEPT", 3)
     store = Store()
-    ledgers = Ledgers(cast("CandleStore", cast("Any", store)))
+    ledgers = CoverageCache(cast("CandleStore", cast("Any", store)))
     await ledgers.load([1, 2, 3])
     await ledgers.load([1])
     await ledgers.load([4])

@@ -19,14 +19,14 @@ from candlegraph.errors import CandlegraphError, ConfigurationError, Overloaded,
 from candlegraph.series import Instrument
 from storage.candles import read_statement
 from storage.database import SQL, Database, _Outages
-from storage.embedded.postgres import EmbeddedPostgres, Server
-from storage.relations import ALL, BASE
+from storage.embedded.postgres import EmbeddedPostgres, PostgresServer
+from storage.relations import ALL_AGGREGATES, BASE_RELATION
 from tests.timings import PATIENT
 from tests.waiting import HANG_S
 
 
 @pytest.fixture
-async def doomed(tmp_path: Path) -> AsyncIterator[tuple[Server, Database]]:
+async def doomed(tmp_path: Path) -> AsyncIterator[tuple[PostgresServer, Database]]:
     """A server of its own, to be killed, and a database open on it."""
     postgres = EmbeddedPostgres(tmp_path)
     server = await asyncio.to_thread(postgres.start)
@@ -76,7 +76,7 @@ async def sleep_in_transaction(database: Database) -> None:
 
 @pytest.mark.parametrize("crash", [True, False])
 async def test_a_server_killed_in_the_middle_of_a_statement_is_unavailable(
-    doomed: tuple[Server, Database], crash: bool
+    doomed: tuple[PostgresServer, Database], crash: bool
 ) -> None:
     server, database = doomed
     running = [asyncio.create_task(sleep_in(database)), asyncio.create_task(sleep_in_transaction(database))]
@@ -297,7 +297,9 @@ async def test_every_statement_is_one_that_the_database_understands(database: Da
         for statement in SQL.values():
             of_aggregates = "bucketed_time" in statement
             for relation in (
-                (*ALL.values(), *(() if of_aggregates else (BASE,))) if "{relation}" in statement else (BASE,)
+                (*ALL_AGGREGATES.values(), *(() if of_aggregates else (BASE_RELATION,)))
+                if "{relation}" in statement
+                else (BASE_RELATION,)
             ):
                 await connection.prepare(read_statement(statement, relation).replace("{edge}", '"timestamp"'))
     assert Instrument("m", "p", "s").symbol == "s"

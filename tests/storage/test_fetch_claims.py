@@ -12,10 +12,10 @@ import pytest
 from candlegraph.answer import Answer, GapReason, Wait
 from candlegraph.clock import MINUTE_MS
 from candlegraph.errors import ProviderUnavailable
-from candlegraph.provider import Capabilities, Live
+from candlegraph.provider import Capabilities, LiveMode
 from candlegraph.span import Span, Spans
 from candlegraph.timeframe import MINUTE
-from storage.coverage_cache import Ledgers
+from storage.coverage_cache import CoverageCache
 from storage.database import Database
 from tests.fakes.upstream import delaying, hanging, minutes, raising
 from tests.history.world import DAY_MS, T0, World, rows_of, stop_clock
@@ -28,7 +28,7 @@ ASK = {"since": T0, "until": T0 + 300 * MINUTE_MS}
 @pytest.fixture
 def world(database: Database, monkeypatch: pytest.MonkeyPatch) -> World:
     world = World(database, now=T0 + 2 * DAY_MS)
-    world.upstream.capabilities = Capabilities((MINUTE,), Live.NONE, max_rows_per_call=500, settle_ms=0)
+    world.upstream.capabilities = Capabilities((MINUTE,), LiveMode.NONE, max_rows_per_call=500, settle_ms=0)
     world.lists(minutes(T0, 1440))
     stop_clock(monkeypatch, world)
     return world
@@ -40,7 +40,7 @@ async def another_process(world: World, dsn: str) -> AsyncIterator[World]:
     database = Database(dsn, timings=PATIENT)
     await database.open()
     other = World(database, upstream=world.upstream, symbol=world.symbol)
-    watching = [asyncio.create_task(one.store.changes.watch()) for one in (world, other)]
+    watching = [asyncio.create_task(one.store.change_feed.run()) for one in (world, other)]
     try:
         yield other
     finally:
@@ -126,7 +126,7 @@ async def test_what_a_dead_process_had_claimed_is_free_after_a_while(world: Worl
         held = await claims._claim((record.id, MINUTE), Span(T0, T0 + DAY_MS))
         assert held is not None
         assert await world.fetcher.claims._claim((record.id, MINUTE), Span(T0, T0 + MINUTE_MS)) is None
-        claims._held.clear()  # it is dead, and renews nothing
+        claims._claim_ids.clear()  # it is dead, and renews nothing
         async with world.database.connection() as connection:
             await connection.execute(
                 f"update claims set expires_at = expires_at - interval '{world.database.timings.claim_ttl_s} s'"
@@ -164,11 +164,11 @@ async def test_two_readers_of_one_ledger_are_both_told_what_changed_meanwhile(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     record = await world.record()
-    watching = asyncio.create_task(world.store.changes.watch())
+    watching = asyncio.create_task(world.store.change_feed.run())
     try:
-        await eventually(lambda: world.store.changes.fresh)
-        ledgers = Ledgers(world.store)
-        read, gate = type(world.store).ledgers, asyncio.Event()
+        await eventually(lambda: world.store.change_feed.is_fresh)
+        ledgers = CoverageCache(world.store)
+        read, gate = type(world.store).read_coverage, asyncio.Event()
         waits = [asyncio.Event(), asyncio.Event()]
         events = iter(waits)
 

@@ -15,11 +15,11 @@ from candlegraph.span import Span, Spans
 from candlegraph.timeframe import MINUTE
 from storage import migrate as migrate_module
 from storage.aggregates import layout
-from storage.aggregates.layout import Aggregates
-from storage.aggregates.refresh import Refresher
-from storage.batches import Write
+from storage.aggregates.layout import AggregateLayout
+from storage.aggregates.refresh import AggregateRefresher
+from storage.batches import CandleWrite
 from storage.candles import CandleStore
-from storage.change_feed import Changes
+from storage.change_feed import ChangeFeed
 from storage.database import Database
 from storage.migrate import migrate, migrations
 from storage.relations import MADE_OF
@@ -94,15 +94,15 @@ async def test_ms_is_found_in_a_schema_of_the_role_s_own(new_database: Callable[
 
 
 async def migrated(
-    dsn: str, kind: Aggregates, layouts: Callable[[str], str], numbers: slice = slice(None)
+    dsn: str, kind: AggregateLayout, layouts: Callable[[str], str], numbers: slice = slice(None)
 ) -> list[migrate_module.Migration]:
     """Apply migrations; a new database gets its layout of ``layouts``, over an imitation of TimescaleDB where it needs one."""
     database = Database(dsn, max_connections=1)
     await database.open()
 
-    async def lay_out(connection: asyncpg.Connection, _: Aggregates) -> None:
+    async def lay_out(connection: asyncpg.Connection, _: AggregateLayout) -> None:
         if not await connection.fetchval("select exists (select from storage_layout)"):
-            continuous = kind is Aggregates.CONTINUOUS
+            continuous = kind is AggregateLayout.CONTINUOUS
             for sql in [IMITATION.read_text(), layouts("ledger")] if continuous else [layouts("tables")]:
                 await connection.execute(sql)
             await connection.execute("insert into storage_layout (kind, hypertable) values ($1, false)", kind)
@@ -132,9 +132,9 @@ async def functions(dsn: str) -> dict[str, str]:
         await connection.close()
 
 
-@pytest.mark.parametrize("kind", [Aggregates.TABLES, Aggregates.CONTINUOUS])
+@pytest.mark.parametrize("kind", [AggregateLayout.TABLES, AggregateLayout.CONTINUOUS])
 async def test_a_database_of_either_layout_is_upgraded_to_the_functions_of_a_new_one(
-    new_database: Callable[..., Awaitable[str]], kind: Aggregates
+    new_database: Callable[..., Awaitable[str]], kind: AggregateLayout
 ) -> None:
     """What is written after the upgrade reaches every aggregate."""
     fresh, dsn = await new_database(), await new_database()
@@ -145,7 +145,7 @@ async def test_a_database_of_either_layout_is_upgraded_to_the_functions_of_a_new
     upgraded = await functions(dsn)
     assert upgraded.keys() == (await functions(fresh)).keys()
     gone = [name.partition("(")[0] for name in old.keys() - upgraded.keys()]
-    assert len(gone) == (3 if kind is Aggregates.TABLES else 4)
+    assert len(gone) == (3 if kind is AggregateLayout.TABLES else 4)
     assert not [name for name, body in upgraded.items() for word in gone if f"{word}(" in body]
     database = Database(dsn)
     await database.open()
@@ -155,9 +155,9 @@ async def test_a_database_of_either_layout_is_upgraded_to_the_functions_of_a_new
                 insert into instruments (market, provider, symbol, folded) values ('m', 'p', 'S', 's') returning id""")
         span = Span(T0, T0 + 3 * HOUR_MS)
         table = minutes(T0, 3 * HOUR_MS // MINUTE_MS, holes=[5, 70])
-        await CandleStore(database, Changes(database)).write([Write(one, MINUTE, table, Spans([span]))])
-        if kind is Aggregates.CONTINUOUS:
-            await Refresher(database, kind).round()
+        await CandleStore(database, ChangeFeed(database)).write([CandleWrite(one, MINUTE, table, Spans([span]))])
+        if kind is AggregateLayout.CONTINUOUS:
+            await AggregateRefresher(database, kind).run_once()
         async with database.connection() as connection:
             assert await differences(connection) == []
             assert await connection.fetchval("select exists (select from ohlcv_1y)")

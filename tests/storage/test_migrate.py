@@ -20,7 +20,7 @@ from storage import migrate as migrate_module
 from storage.database import Database
 from storage.instruments import Instruments
 from storage.migrate import Migration, migrate, migrations
-from tests.fakes.upstream import Lineup, Upstream
+from tests.fakes.upstream import FakeProviders, FakeUpstream
 from tests.timings import PATIENT
 from tests.waiting import HANG_S
 
@@ -178,8 +178,8 @@ async def test_lists_that_were_read_before_this_was_noted_are_kept_and_due(
         )
     monkeypatch.undo()
     assert (await migrate(database))[0].number == 4
-    source = Upstream({"A/B": Candles.empty(), "E/F": Candles.empty()})
-    lineup = Lineup([source], down=True)
+    source = FakeUpstream({"A/B": Candles.empty(), "E/F": Candles.empty()})
+    lineup = FakeProviders([source], down=True)
     instruments = Listings(Instruments(database), lineup)
     records, _ = await instruments.search("fake", "upstream", text="ALPHA", inactive=False, after=None, first=9)
     assert [record.instrument.symbol for record in records] == ["A/B"]

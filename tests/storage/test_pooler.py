@@ -14,11 +14,11 @@ from candlegraph.errors import ConfigurationError, Unavailable
 from candlegraph.series import Instrument
 from candlegraph.span import Span, Spans
 from candlegraph.timeframe import MINUTE
-from storage.aggregates.layout import Aggregates
-from storage.aggregates.refresh import Refresher
-from storage.batches import Read, Write
+from storage.aggregates.layout import AggregateLayout
+from storage.aggregates.refresh import AggregateRefresher
+from storage.batches import CandleRead, CandleWrite
 from storage.candles import CandleStore
-from storage.change_feed import Changes
+from storage.change_feed import ChangeFeed
 from storage.database import Database
 from storage.instruments import Instruments
 from storage.migrate import migrate
@@ -80,16 +80,16 @@ async def test_a_pooler_is_found_and_a_server_is_not_taken_for_one(pooled: Datab
 async def test_candles_are_written_corrected_and_read_by_many_at_once(
     pooled: Database, pooler: tuple[Pooler, str]
 ) -> None:
-    store = CandleStore(pooled, Changes(pooled))
+    store = CandleStore(pooled, ChangeFeed(pooled))
     instruments = Instruments(pooled)
 
     async def one(number: int) -> None:
-        record = await instruments.imported(Instrument("m", "p", f"S{number}"), "UTC")
+        record = await instruments.get_or_create(Instrument("m", "p", f"S{number}"), "UTC")
         for seed in (number, number + 100):  # the second time they are all corrected
             candles = minutes(T0, 300, seed=seed)
-            await store.write([Write(record.id, MINUTE, candles, Spans([Span(T0, T0 + 300 * MINUTE_MS)]))])
+            await store.write([CandleWrite(record.id, MINUTE, candles, Spans([Span(T0, T0 + 300 * MINUTE_MS)]))])
             for _ in range(3):
-                answer = (await store.read([Read(record.id, MINUTE, Span(T0, T0 + 300 * MINUTE_MS), 1000)]))[0]
+                answer = (await store.read([CandleRead(record.id, MINUTE, Span(T0, T0 + 300 * MINUTE_MS), 1000)]))[0]
                 assert rows_of(answer) == rows_of(candles)
 
     await asyncio.gather(*map(one, range(6)))
@@ -110,12 +110,12 @@ async def test_time_outs_are_those_of_the_transaction_and_of_nobody_else(pooled:
 
 
 async def test_no_session_holds_anything_after_a_transaction(pooled: Database, database: Database) -> None:
-    store = CandleStore(pooled, Changes(pooled))
-    record = await Instruments(pooled).imported(Instrument("m", "p", "S"), "UTC")
+    store = CandleStore(pooled, ChangeFeed(pooled))
+    record = await Instruments(pooled).get_or_create(Instrument("m", "p", "S"), "UTC")
     for seed in range(3):
         whole = Span(T0, T0 + 10 * MINUTE_MS)
-        await store.write([Write(record.id, MINUTE, minutes(T0, 10, seed=seed), Spans([whole]))])
-    await Refresher(pooled, Aggregates.TABLES, retention_days=10).round()
+        await store.write([CandleWrite(record.id, MINUTE, minutes(T0, 10, seed=seed), Spans([whole]))])
+    await AggregateRefresher(pooled, AggregateLayout.TABLES, retention_days=10).run_once()
     held = await database.fetch(
         """select count(*) filter (where locktype = 'advisory') as locks,
                   (select count(*) from pg_class where relpersistence = 't') as tables from pg_locks"""

@@ -19,16 +19,16 @@ import pytest
 
 from candlegraph.errors import ConfigurationError
 from candlegraph.provider import Budget
-from candlegraph.rate_budget import Quota
+from candlegraph.rate_budget import RateBudget
 from storage import rate_limits as limits
-from storage.rate_limits import Bucket, Limiter
+from storage.rate_limits import AttemptLimit, RateLimiter
 from storage.redis import Redis
 from tests.fakes.valkey import Valkey
 from tests.timings import PATIENT
 from tests.waiting import HANG_S
 
 ROOT = Path(__file__).parents[2]
-FIVE = Bucket(burst=5, every_s=60)
+FIVE = AttemptLimit(burst=5, every_s=60)
 
 
 @pytest.fixture(scope="module")
@@ -39,10 +39,10 @@ def valkey() -> Iterator[Valkey]:
 
 
 @pytest.fixture
-async def limiters(valkey: Valkey) -> AsyncIterator[list[Limiter]]:
+async def limiters(valkey: Valkey) -> AsyncIterator[list[RateLimiter]]:
     """Three processes, as it were."""
     clients = [Redis(valkey.url, timings=PATIENT) for _ in range(3)]
-    yield [Limiter(client) for client in clients]
+    yield [RateLimiter(client) for client in clients]
     for client in clients:
         await client.close()
 
@@ -61,52 +61,52 @@ def time_passes(monkeypatch: pytest.MonkeyPatch) -> Callable[[float], None]:
 
 
 async def test_a_bucket_takes_its_burst_then_one_an_interval(time_passes: Callable[[float], None]) -> None:
-    limiter = Limiter()
-    assert [await limiter.take("a", FIVE) for _ in range(5)] == [0] * 5
+    limiter = RateLimiter()
+    assert [await limiter.count_attempt("a", FIVE) for _ in range(5)] == [0] * 5
     time_passes(20)
-    wait = await limiter.take("a", FIVE)
+    wait = await limiter.count_attempt("a", FIVE)
     assert wait == pytest.approx(40)
-    assert await limiter.take("b", FIVE) == 0, "another key is another bucket"
+    assert await limiter.count_attempt("b", FIVE) == 0, "another key is another bucket"
     time_passes(wait)
-    assert await limiter.take("a", FIVE) == 0
-    assert await limiter.take("a", FIVE) > 0
-    await limiter.forget("a")
-    assert await limiter.take("a", FIVE) == 0
+    assert await limiter.count_attempt("a", FIVE) == 0
+    assert await limiter.count_attempt("a", FIVE) > 0
+    await limiter.reset("a")
+    assert await limiter.count_attempt("a", FIVE) == 0
 
 
 async def test_a_mark_is_remembered_for_a_while(time_passes: Callable[[float], None]) -> None:
-    limiter = Limiter()
-    assert not await limiter.marked("a")
-    await limiter.mark("a", 10)
+    limiter = RateLimiter()
+    assert not await limiter.has_mark("a")
+    await limiter.set_mark("a", 10)
     time_passes(9)
-    assert await limiter.marked("a")
+    assert await limiter.has_mark("a")
     time_passes(2)
-    assert not await limiter.marked("a")
+    assert not await limiter.has_mark("a")
 
 
 async def test_what_is_remembered_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(limits, "MAX_KEYS", 100)
-    limiter = Limiter()
+    limiter = RateLimiter()
     for number in range(1000):
         for _ in range(5):
-            await limiter.take(f"key {number}", FIVE)
+            await limiter.count_attempt(f"key {number}", FIVE)
     assert len(limiter._empty_at) == 100
-    assert all([await limiter.take(f"key {number}", FIVE) for number in range(900, 1000)])
-    assert await limiter.take("key 899", FIVE) == 0
+    assert all([await limiter.count_attempt(f"key {number}", FIVE) for number in range(900, 1000)])
+    assert await limiter.count_attempt("key 899", FIVE) == 0
 
 
-async def test_processes_count_together(limiters: list[Limiter]) -> None:
-    waits = await asyncio.gather(*(limiter.take("together", FIVE) for limiter in limiters * 4))
+async def test_processes_count_together(limiters: list[RateLimiter]) -> None:
+    waits = await asyncio.gather(*(limiter.count_attempt("together", FIVE) for limiter in limiters * 4))
     assert Counter(wait == 0 for wait in waits) == {True: 5, False: 7}
     assert all(0 < wait <= 60 for wait in waits if wait)
-    await limiters[0].forget("together")
-    assert await limiters[0].take("together", FIVE) == 0
-    await limiters[0].mark("mark", 60)
-    assert [await limiter.marked("mark") for limiter in limiters] == [True] * 3
+    await limiters[0].reset("together")
+    assert await limiters[0].count_attempt("together", FIVE) == 0
+    await limiters[0].set_mark("mark", 60)
+    assert [await limiter.has_mark("mark") for limiter in limiters] == [True] * 3
 
 
-async def test_redis_forgets_what_is_over(valkey: Valkey, limiters: list[Limiter]) -> None:
-    await limiters[0].take("passing", FIVE)
+async def test_redis_forgets_what_is_over(valkey: Valkey, limiters: list[RateLimiter]) -> None:
+    await limiters[0].count_attempt("passing", FIVE)
     client = valkey.server.client()
     (key,) = client.keys("*passing*")
     assert 0 < client.pttl(key) <= 60_000
@@ -116,16 +116,16 @@ async def test_redis_forgets_what_is_over(valkey: Valkey, limiters: list[Limiter
 async def test_its_sudden_death_stops_nobody_and_gives_nobody_a_fresh_start(caplog: pytest.LogCaptureFixture) -> None:
     valkey = Valkey()
     redis = Redis(valkey.url, timings=PATIENT)
-    limiter = Limiter(redis)
+    limiter = RateLimiter(redis)
     try:
-        assert [await limiter.take("a", FIVE) for _ in range(4)] == [0] * 4
+        assert [await limiter.count_attempt("a", FIVE) for _ in range(4)] == [0] * 4
         valkey.signal(signal.SIGKILL)
         with caplog.at_level(logging.WARNING):
-            assert await limiter.take("a", FIVE) == 0
-            assert await limiter.take("a", FIVE) > 0
-            await limiter.forget("a")
-            assert await limiter.take("a", FIVE) == 0
-            assert not await limiter.marked("b")
+            assert await limiter.count_attempt("a", FIVE) == 0
+            assert await limiter.count_attempt("a", FIVE) > 0
+            await limiter.reset("a")
+            assert await limiter.count_attempt("a", FIVE) == 0
+            assert not await limiter.has_mark("b")
         assert len(caplog.records) == 1, "one line a second at most"
         assert valkey.url not in caplog.text
     finally:
@@ -137,8 +137,8 @@ async def test_one_that_hangs_is_waited_for_once_and_comes_back(
     valkey: Valkey, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     redis = Redis(valkey.url, timings=replace(PATIENT, redis_probe_interval_s=0.05))
-    limiter = Limiter(redis)
-    await limiter.take("warm", FIVE)
+    limiter = RateLimiter(redis)
+    await limiter.count_attempt("warm", FIVE)
     sent: list[object] = []
     execute = redis._client.execute_command  # type: ignore[union-attr]
 
@@ -152,8 +152,8 @@ async def test_one_that_hangs_is_waited_for_once_and_comes_back(
     try:
         sent.clear()
         for _ in range(5):
-            assert await limiter.take("hangs", FIVE) == 0
-        assert await limiter.take("hangs", FIVE) > 0
+            assert await limiter.count_attempt("hangs", FIVE) == 0
+        assert await limiter.count_attempt("hangs", FIVE) > 0
         assert sent == ["EVAL"], "it is asked once, and then only by the probe"
         assert redis.problem
         assert "TimeoutError" in redis.problem
@@ -162,7 +162,7 @@ async def test_one_that_hangs_is_waited_for_once_and_comes_back(
     async with asyncio.timeout(HANG_S):
         while redis.problem:
             await asyncio.sleep(0.01)
-    assert await limiter.take("back", FIVE) == 0
+    assert await limiter.count_attempt("back", FIVE) == 0
     client = valkey.server.client()
     assert client.keys("*back*")
     client.close()
@@ -171,9 +171,9 @@ async def test_one_that_hangs_is_waited_for_once_and_comes_back(
 
 async def test_a_redis_that_refuses_us_is_as_good_as_none(valkey: Valkey) -> None:
     redis = Redis(valkey.url.replace("redis://", "redis://:wrong@"))
-    limiter = Limiter(redis)
-    assert [await limiter.take("refused", FIVE) for _ in range(5)] == [0] * 5
-    assert await limiter.take("refused", FIVE) > 0
+    limiter = RateLimiter(redis)
+    assert [await limiter.count_attempt("refused", FIVE) for _ in range(5)] == [0] * 5
+    assert await limiter.count_attempt("refused", FIVE) > 0
     await redis.close()
 
 
@@ -194,7 +194,7 @@ TEN = Budget(weight=10, per_s=0.5)
 Spent = tuple[float, float]  # before it was asked for and after it was granted, by the clock that all processes share
 
 
-async def spend_some(limiter: Quota, key: str, count: int) -> list[Spent]:
+async def spend_some(limiter: RateBudget, key: str, count: int) -> list[Spent]:
     """Spend so often, as soon as that may be."""
     spent: list[Spent] = []
     while len(spent) < count:
@@ -212,7 +212,7 @@ def most_in_a_window(spent: list[Spent], per_s: float) -> int:
     return max(sum(start <= before and after < start + per_s for before, after in spent) for start in starts)
 
 
-async def test_processes_keep_one_budget_together_and_use_it_up(limiters: list[Limiter]) -> None:
+async def test_processes_keep_one_budget_together_and_use_it_up(limiters: list[RateLimiter]) -> None:
     each = await asyncio.gather(*(spend_some(limiter, "one", 8) for limiter in limiters))
     assert most_in_a_window([one for spent in each for one in spent], TEN.per_s) <= 10
 
@@ -237,7 +237,7 @@ def test_two_real_processes_keep_one_budget(valkey: Valkey) -> None:
     assert most_in_a_window([one for spent in each for one in spent], TEN.per_s) <= 10
 
 
-async def test_what_redis_refuses_is_not_counted_here_either(limiters: list[Limiter]) -> None:
+async def test_what_redis_refuses_is_not_counted_here_either(limiters: list[RateLimiter]) -> None:
     one, other, _ = limiters
     slow = Budget(weight=10, per_s=1000)
     assert [await one.spend("refund", slow, 2) for _ in range(5)] == [0] * 5
@@ -248,7 +248,7 @@ async def test_what_redis_refuses_is_not_counted_here_either(limiters: list[Limi
 
 
 async def test_each_credential_has_a_budget_of_its_own_that_all_who_hold_it_share(
-    valkey: Valkey, limiters: list[Limiter]
+    valkey: Valkey, limiters: list[RateLimiter]
 ) -> None:
     one, other, third = limiters
     ours, theirs = (Budget(weight=10, per_s=1000, credential=f"{whose}-canary") for whose in ("ours", "theirs"))
@@ -258,8 +258,8 @@ async def test_each_credential_has_a_budget_of_its_own_that_all_who_hold_it_shar
     assert await third.spend("whose", Budget(weight=10, per_s=1000), 10) == 0, "who has none"
     for budget in (ours, theirs):
         assert await other.spend("whose", budget, 1) > 0
-        assert await Limiter().spend("whose", budget, 1) == 0
-    await one.hold("asked", ours, 3_000)
+        assert await RateLimiter().spend("whose", budget, 1) == 0
+    await one.pause("asked", ours, 3_000)
     assert await other.spend("asked", ours, 1) > 2_900
     assert await other.spend("asked", theirs, 1) == 0, "who was told to wait waits alone"
     client = valkey.server.client()
@@ -269,18 +269,18 @@ async def test_each_credential_has_a_budget_of_its_own_that_all_who_hold_it_shar
     assert "canary" not in repr(ours)
 
 
-async def test_a_share_leaves_the_rest_to_others(limiters: list[Limiter]) -> None:
+async def test_a_share_leaves_the_rest_to_others(limiters: list[RateLimiter]) -> None:
     slow = Budget(weight=10, per_s=1000)
-    for limiter in (Limiter(), limiters[0]):
+    for limiter in (RateLimiter(), limiters[0]):
         shares = [await limiter.spend("share", slow, 1, share) == 0 for share in [0.5] * 7 + [0.8] * 5 + [1.0] * 4]
         assert shares == [True] * 5 + [False] * 2 + [True] * 3 + [False] * 2 + [True] * 2 + [False] * 2
         assert await limiter.spend("heavy", slow, 25) == 0, "what is heavier than all of it goes alone"
         assert await limiter.spend("heavy", slow, 25) > 0
 
 
-async def test_who_is_told_to_wait_tells_the_others(valkey: Valkey, limiters: list[Limiter]) -> None:
-    await limiters[0].hold("held", TEN, 3_000)
-    await limiters[1].hold("held", TEN, 500)
+async def test_who_is_told_to_wait_tells_the_others(valkey: Valkey, limiters: list[RateLimiter]) -> None:
+    await limiters[0].pause("held", TEN, 3_000)
+    await limiters[1].pause("held", TEN, 500)
     for limiter in limiters[::2]:
         assert 2_900 < await limiter.spend("held", TEN, 1) <= 3_000
     assert await limiters[1].spend("held", TEN, 1) > 400, "it will hear of the other then"
@@ -294,14 +294,14 @@ async def test_who_is_told_to_wait_tells_the_others(valkey: Valkey, limiters: li
 async def test_without_redis_each_process_keeps_a_budget_of_its_own() -> None:
     valkey = Valkey()
     redis = Redis(valkey.url, timings=PATIENT)
-    limiter = Limiter(redis)
+    limiter = RateLimiter(redis)
     try:
         slow = Budget(weight=10, per_s=1000)
         assert [await limiter.spend("a", slow, 1) for _ in range(9)] == [0] * 9
         valkey.signal(signal.SIGKILL)
         assert await limiter.spend("a", slow, 1) == 0
         assert await limiter.spend("a", slow, 1) > 0, "no fresh start"
-        await limiter.hold("b", slow, 3_000)
+        await limiter.pause("b", slow, 3_000)
         assert await limiter.spend("b", slow, 1) > 2_900
     finally:
         await redis.close()

@@ -10,14 +10,14 @@ from candlegraph.series import Instrument
 from candlegraph.span import Span, Spans
 from candlegraph.timeframe import MINUTE, Timeframe
 from storage.aggregates.verify import Verification
-from storage.batches import Write
-from storage.cache.memory import Cache
+from storage.batches import CandleWrite
+from storage.cache.memory import CandleCache
 from storage.candles import CandleStore
-from storage.change_feed import Changes
-from storage.coverage_cache import Ledgers
+from storage.change_feed import ChangeFeed
+from storage.coverage_cache import CoverageCache
 from storage.database import Database
 from storage.instruments import Instruments
-from storage.relations import ALL
+from storage.relations import ALL_AGGREGATES
 from storage.withdrawals import StoredSeries, newest_withdrawals, withdraw
 from tests.fakes.upstream import minutes, raising
 from tests.history.world import DAY_MS, HOUR_MS, T0, World, rows_of, stop_clock
@@ -29,22 +29,22 @@ EVER = Spans([Span(-(2**62), 2**62)])
 
 @pytest.fixture
 def store(database: Database) -> CandleStore:
-    return CandleStore(database, Changes(database))
+    return CandleStore(database, ChangeFeed(database))
 
 
 async def series_of(store: CandleStore, timezone: str = "UTC", timeframe: Timeframe = MINUTE) -> StoredSeries:
-    record = await Instruments(store.database).imported(Instrument("m", "p", "A"), timezone)
+    record = await Instruments(store.database).get_or_create(Instrument("m", "p", "A"), timezone)
     return StoredSeries(record.id, timeframe, record.timezone)
 
 
 async def covered(store: CandleStore, series: StoredSeries) -> Spans:
-    return (await store.ledgers([series.instrument_id]))[0].spans.get(series.timeframe, Spans())
+    return (await store.read_coverage([series.instrument_id]))[0].spans.get(series.timeframe, Spans())
 
 
 async def test_minutes_without_a_candle_are_unknown_again_and_candles_prove_their_own(store: CandleStore) -> None:
     series = await series_of(store)
     table = minutes(T0, 300, holes=range(100, 160))
-    await store.write([Write(series.instrument_id, MINUTE, table, Spans([Span(T0, T0 + 400 * MINUTE_MS)]))])
+    await store.write([CandleWrite(series.instrument_id, MINUTE, table, Spans([Span(T0, T0 + 400 * MINUTE_MS)]))])
     lost = await withdraw(store, series, EVER, "why")
     hole = Span(T0 + 100 * MINUTE_MS, T0 + 160 * MINUTE_MS)
     assert lost == Spans([hole, Span(T0 + 300 * MINUTE_MS, T0 + 400 * MINUTE_MS)])
@@ -57,7 +57,7 @@ async def test_minutes_without_a_candle_are_unknown_again_and_candles_prove_thei
         0,
         "why",
     )
-    tallies = [tally async for tally in Verification(store, ALL).check(series.instrument_id)]
+    tallies = [tally async for tally in Verification(store, ALL_AGGREGATES).check(series.instrument_id)]
     assert sum(tally.checked for tally in tallies) > 240
     assert not any(tally.wrong for tally in tallies)
 
@@ -66,7 +66,7 @@ async def test_only_whole_buckets_of_the_span_are_withdrawn(store: CandleStore) 
     series = await series_of(store, "America/New_York", DAY)
     midnight = T0 + 5 * HOUR_MS
     whole = Span(midnight, midnight + 2 * DAY_MS)  # Friday and Saturday
-    await store.write([Write(series.instrument_id, DAY, minutes(T0, 0), Spans([whole]))])
+    await store.write([CandleWrite(series.instrument_id, DAY, minutes(T0, 0), Spans([whole]))])
     within = Spans([Span(midnight + HOUR_MS, midnight + 2 * HOUR_MS)])
     assert await withdraw(store, series, within, "why") == Spans([Span(midnight, midnight + DAY_MS)])
     assert await covered(store, series) == Spans([Span(midnight + DAY_MS, whole.until)])
@@ -82,14 +82,14 @@ async def test_every_process_reads_the_coverage_afresh_under_another_revision(
 ) -> None:
     series = await series_of(store)
     hull = Span(T0, T0 + HOUR_MS)
-    await store.write([Write(series.instrument_id, MINUTE, minutes(T0, 30), Spans([hull]))])
-    here, elsewhere = Ledgers(store), Ledgers(CandleStore(database, Changes(database)))
+    await store.write([CandleWrite(series.instrument_id, MINUTE, minutes(T0, 30), Spans([hull]))])
+    here, elsewhere = CoverageCache(store), CoverageCache(CandleStore(database, ChangeFeed(database)))
     for ledgers in (here, elsewhere):
-        await ledgers._store.changes.look()
+        await ledgers._store.change_feed.poll()
         (before,) = await ledgers.load([series.instrument_id])
         assert before.spans[MINUTE] == Spans([hull])
     await withdraw(store, series, EVER, "why")
-    await elsewhere._store.changes.look()
+    await elsewhere._store.change_feed.poll()
     for ledgers in (here, elsewhere):
         (after,) = await ledgers.load([series.instrument_id])
         assert after.spans[MINUTE] == Spans([Span(T0, T0 + 30 * MINUTE_MS)])
@@ -99,7 +99,7 @@ async def test_every_process_reads_the_coverage_afresh_under_another_revision(
 async def test_an_aggregate_does_not_answer_a_bucket_that_lost_coverage(
     database: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    world = World(database, now=T0 + DAY_MS, cache=Cache(10**7))
+    world = World(database, now=T0 + DAY_MS, cache=CandleCache(10**7))
     stop_clock(monkeypatch, world)
     whole = minutes(T0, 180)
     world.lists(whole)

@@ -8,8 +8,8 @@ from collections import Counter
 
 from candlegraph import clock
 from candlegraph.errors import BadUserInput
-from candlegraph.provider import API_VERSION, Capabilities, Listing, Live, Market, Provider, Streaming
-from candlegraph.testing.harness import Bench
+from candlegraph.provider import API_VERSION, Capabilities, Listing, LiveMode, Market, Provider, SupportsStreaming
+from candlegraph.testing.harness import Harness
 from candlegraph.testing.outcome import require
 from candlegraph.testing.rule import rule
 from candlegraph.timeframe import Timeframe
@@ -19,7 +19,7 @@ _ID = re.compile(r"[a-z][a-z0-9_-]{0,63}")
 
 
 @rule("docs/providers.md, What a provider is")
-async def it_describes_itself(bench: Bench) -> None:
+async def it_describes_itself(bench: Harness) -> None:
     """A provider has all attributes of `candlegraph.provider.Provider`, with values that make sense."""
     provider = bench.provider
     require(isinstance(provider, Provider), "It lacks a method or an attribute of candlegraph.provider.Provider.")
@@ -40,7 +40,7 @@ async def it_describes_itself(bench: Bench) -> None:
 
 
 @rule("docs/providers.md, What a provider is", it_describes_itself)
-async def its_capabilities_make_sense(bench: Bench) -> None:
+async def its_capabilities_make_sense(bench: Harness) -> None:
     """Capabilities are numbers that can be true, and name each native timeframe once."""
     traits = bench.provider.capabilities
     require(isinstance(traits, Capabilities), "capabilities is no Capabilities.")
@@ -58,12 +58,12 @@ async def its_capabilities_make_sense(bench: Bench) -> None:
     if budget := traits.budget:
         sane = budget.weight > 0 and budget.per_s > 0 and budget.concurrent >= 1
         require(sane and traits.call_weight <= budget.weight, f"No call can ever be made on {budget}.")
-    streams = isinstance(bench.provider, Streaming)
-    require(traits.live is not Live.STREAM or streams, "live is STREAM, and there is no method stream().")
+    streams = isinstance(bench.provider, SupportsStreaming)
+    require(traits.live is not LiveMode.STREAM or streams, "live is STREAM, and there is no method stream().")
 
 
 @rule("docs/providers.md, Starting and closing")
-async def start_and_close_may_be_repeated(bench: Bench) -> None:
+async def start_and_close_may_be_repeated(bench: Harness) -> None:
     """`close` works where `start` was never called; a second `start` or `close` does nothing."""
     provider = bench.subject.make()
     await provider.close()
@@ -77,11 +77,11 @@ async def start_and_close_may_be_repeated(bench: Bench) -> None:
 
 
 @rule("docs/providers.md, Starting and closing", start_and_close_may_be_repeated)
-async def closing_leaves_no_task_behind(bench: Bench) -> None:
+async def closing_leaves_no_task_behind(bench: Harness) -> None:
     """After `close`, and after a fetch that was cancelled, nothing that a provider started goes on."""
-    instrument, known = await bench.instrument(), await bench.known()
+    instrument, known = await bench.instrument(), await bench.known_candles()
     timeframe = next(iter(known))
-    span = await bench.stretch(timeframe)
+    span = await bench.sample_span(timeframe)
     before = asyncio.all_tasks()
     provider = bench.subject.make()
     try:
@@ -89,15 +89,15 @@ async def closing_leaves_no_task_behind(bench: Bench) -> None:
         await provider.listings()
         cut = asyncio.ensure_future(provider.fetch(instrument, timeframe, span))
         await provider.fetch(instrument, timeframe, span)
-        await bench.end({cut})
+        await bench.cancel_tasks({cut})
     finally:
         await provider.close()
-    left = await bench.left_behind(before)
+    left = await bench.leaked_tasks(before)
     require(not left, f"Still there after close(): {left}.")
 
 
 @rule("docs/providers.md, Symbols")
-async def symbols_are_listed_once(bench: Bench) -> None:
+async def symbols_are_listed_once(bench: Harness) -> None:
     """`listings` names every symbol once, the same ones each time, with instants in milliseconds or None."""
     listed = await bench.listings()
     require(listed, "It lists no symbol.")

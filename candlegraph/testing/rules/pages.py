@@ -12,30 +12,30 @@ from candlegraph import clock
 from candlegraph.candle import Candles
 from candlegraph.clock import HOUR_MS
 from candlegraph.errors import ProviderError, UnknownSymbol, Unsupported
-from candlegraph.provider import Clocked, Page, Probing
+from candlegraph.provider import Page, SupportsFirstAvailable, SupportsServerTime
 from candlegraph.series import Instrument
 from candlegraph.span import Span
-from candlegraph.testing.harness import Bench
-from candlegraph.testing.outcome import Breach, NotApplicable, require
+from candlegraph.testing.harness import Harness
+from candlegraph.testing.outcome import RuleNotApplicable, RuleViolation, require
 from candlegraph.testing.rule import rule
 from candlegraph.timeframe import MINUTE, Timeframe
 from candlegraph.zone import Int64s
 
-_EVER = Span(-(2**53), 2**53)
-_ODD = tuple(map(Timeframe.parse, ("7m", "11h", "13d", "5mon")))  # nobody has these
+_ALL_TIME = Span(-(2**53), 2**53)
+_UNCOMMON_TIMEFRAMES = tuple(map(Timeframe.parse, ("7m", "11h", "13d", "5mon")))  # nobody has these
 
 
-def _some(stamps: Int64s) -> list[int]:
+def _sample(stamps: Int64s) -> list[int]:
     """The first, the last and two of those between."""
     return [int(stamps[i]) for i in sorted({0, len(stamps) // 3, len(stamps) * 2 // 3, len(stamps) - 1})]
 
 
 @rule("docs/providers.md, What a page holds")
-async def since_is_inclusive(bench: Bench) -> None:
+async def since_is_inclusive(bench: Harness) -> None:
     """A candle that opens at `since` belongs to the answer; one that opened before does not."""
-    for timeframe, known in (await bench.known()).items():
-        days = await bench.days(timeframe)
-        for opens in _some(known.timestamp):
+    for timeframe, known in (await bench.known_candles()).items():
+        days = await bench.day_zone(timeframe)
+        for opens in _sample(known.timestamp):
             ends = timeframe.next(opens, days)
             found = (await bench.page(timeframe, Span(opens, ends))).candles.timestamp
             require(opens in found, f"The {timeframe} candle of {opens} is missing where since={opens}.")
@@ -44,49 +44,51 @@ async def since_is_inclusive(bench: Bench) -> None:
 
 
 @rule("docs/providers.md, What a page holds")
-async def until_is_exclusive(bench: Bench) -> None:
+async def until_is_exclusive(bench: Harness) -> None:
     """A candle that opens at `until` does not belong to the answer."""
-    for timeframe, known in (await bench.known()).items():
-        days = await bench.days(timeframe)
-        for opens in _some(known.timestamp):
+    for timeframe, known in (await bench.known_candles()).items():
+        days = await bench.day_zone(timeframe)
+        for opens in _sample(known.timestamp):
             since = timeframe.shift(opens, -2, days)
             found = (await bench.page(timeframe, Span(since, opens))).candles.timestamp
             require(not (found >= opens).any(), f"The {timeframe} candle of {opens} comes although until={opens}.")
 
 
 @rule("docs/providers.md, What a page holds")
-async def rows_are_ascending_and_unique(bench: Bench) -> None:
+async def rows_are_ascending_and_unique(bench: Harness) -> None:
     """Candles ascend by their timestamps, and no timestamp comes twice."""
-    for timeframe in await bench.known():
+    for timeframe in await bench.known_candles():
         steps = np.diff((await bench.page(timeframe, await _recent(bench, timeframe))).candles.timestamp)
         require((steps >= 0).all(), f"{timeframe} candles are not sorted by their timestamps.")
         require((steps != 0).all(), f"A {timeframe} candle comes twice.")
 
 
 @rule("docs/providers.md, What a page holds")
-async def rows_are_candles(bench: Bench) -> None:
+async def rows_are_candles(bench: Harness) -> None:
     """Every row opens a bucket of its timeframe in the market's time zone, and its numbers can be a candle's."""
-    for timeframe in await bench.known():
-        days = await bench.days(timeframe)
+    for timeframe in await bench.known_candles():
+        days = await bench.day_zone(timeframe)
         candles = (await bench.page(timeframe, await _recent(bench, timeframe))).candles
-        problems = candles.problems(timeframe, _EVER, days)
+        problems = candles.problems(timeframe, _ALL_TIME, days)
         if problems:
             at, why = next(iter(problems.items()))
             shown = next(iter(candles[at : at + 1]))
-            raise Breach(f"{len(problems)} {timeframe} rows are none, the first at {shown.timestamp}: {why} ({shown}).")
+            raise RuleViolation(
+                f"{len(problems)} {timeframe} rows are none, the first at {shown.timestamp}: {why} ({shown})."
+            )
 
 
-async def _recent(bench: Bench, timeframe: Timeframe) -> Span:
+async def _recent(bench: Harness, timeframe: Timeframe) -> Span:
     """Around what is known, the forming candle with it where it is near."""
-    known, days = (await bench.known())[timeframe], await bench.days(timeframe)
+    known, days = (await bench.known_candles())[timeframe], await bench.day_zone(timeframe)
     return Span(int(known.timestamp[0]), timeframe.next(int(known.timestamp[-1]), days))
 
 
 @rule("docs/providers.md, What a page vouches for")
-async def the_forming_candle_is_never_vouched_for(bench: Bench) -> None:
+async def the_forming_candle_is_never_complete(bench: Harness) -> None:
     """`complete_to` is never later than the opening of the bucket under way."""
-    for timeframe in await bench.known():
-        days, now = await bench.days(timeframe), clock.now_ms()
+    for timeframe in await bench.known_candles():
+        days, now = await bench.day_zone(timeframe), clock.now_ms()
         forming, soon = timeframe.floor(now, days), timeframe.shift(now, 3, days)
         before = timeframe.shift(now, -3, days)
         for span in (
@@ -104,25 +106,25 @@ async def the_forming_candle_is_never_vouched_for(bench: Bench) -> None:
             )
 
 
-async def _latest_now(bench: Bench) -> int:
+async def _latest_now(bench: Harness) -> int:
     """By our clock or the upstream's, whichever is ahead."""
     provider = bench.provider
-    theirs = await provider.server_time() if isinstance(provider, Clocked) else 0
+    theirs = await provider.server_time() if isinstance(provider, SupportsServerTime) else 0
     return max(clock.now_ms(), theirs)
 
 
 @rule("docs/providers.md, What a page vouches for", since_is_inclusive, until_is_exclusive)
-async def what_a_page_vouches_for_is_whole(bench: Bench) -> None:
+async def a_complete_span_lacks_no_candle(bench: Harness) -> None:
     """Between `complete_from` and `complete_to` no other question, however it is cut, brings another candle."""
-    for timeframe in await bench.known():
-        span = await bench.stretch(timeframe)
+    for timeframe in await bench.known_candles():
+        span = await bench.sample_span(timeframe)
         if not span:
             continue  # its only candle is the forming one
-        page, rows = await bench.tidy(timeframe, span)
+        page, rows = await bench.settled_page(timeframe, span)
         cuts = _cuts(timeframe, span, rows.timestamp)
-        answers = [(span, page, rows), *[(cut, *await bench.tidy(timeframe, cut)) for cut in cuts]]
+        answers = [(span, page, rows), *[(cut, *await bench.settled_page(timeframe, cut)) for cut in cuts]]
         for asked, page, rows in answers:
-            _whole(bench, timeframe, asked, page, rows)
+            _check_complete(bench, timeframe, asked, page, rows)
 
 
 def _cuts(timeframe: Timeframe, span: Span, stamps: Int64s) -> list[Span]:
@@ -140,13 +142,13 @@ def _cuts(timeframe: Timeframe, span: Span, stamps: Int64s) -> list[Span]:
     return [piece & span for piece in pieces if piece & span]
 
 
-def _whole(bench: Bench, timeframe: Timeframe, asked: Span, page: Page, rows: Candles) -> None:
+def _check_complete(bench: Harness, timeframe: Timeframe, asked: Span, page: Page, rows: Candles) -> None:
     claim = Span(page.complete_from, page.complete_to)
     if not claim:
         return
     what = f"Asked for {timeframe} candles of {asked}, it vouches for {claim}"
     require(claim & asked == claim, f"{what}, which is more than it was asked for.")
-    seen, found = bench.seen(timeframe, claim), rows.between(claim)
+    seen, found = bench.observed_rows(timeframe, claim), rows.between(claim)
     missing = np.setdiff1d(seen.timestamp, found.timestamp)
     require(
         not len(missing),
@@ -163,26 +165,26 @@ def _differences(found: Candles, seen: Candles) -> Int64s:
     return np.asarray(stamps[~np.logical_and.reduce(same)])
 
 
-@rule("docs/providers.md, What a page vouches for", what_a_page_vouches_for_is_whole)
-async def pages_lead_to_the_end(bench: Bench) -> None:
+@rule("docs/providers.md, What a page vouches for", a_complete_span_lacks_no_candle)
+async def paging_reaches_the_end(bench: Harness) -> None:
     """Asked again from `complete_to`, page after page, settled history comes to its end and no candle is lost."""
-    for timeframe in await bench.known():
-        if span := await bench.stretch(timeframe):
-            rows = await _walk(bench, timeframe, span)
-            lost = np.setdiff1d(bench.seen(timeframe, span).timestamp, rows.timestamp)
+    for timeframe in await bench.known_candles():
+        if span := await bench.sample_span(timeframe):
+            rows = await _page_through(bench, timeframe, span)
+            lost = np.setdiff1d(bench.observed_rows(timeframe, span).timestamp, rows.timestamp)
             require(
                 not len(lost),
                 f"Page after page, {len(lost)} {timeframe} candles of {span} are lost: {lost[:3].tolist()}.",
             )
 
 
-async def _walk(bench: Bench, timeframe: Timeframe, span: Span) -> Candles:
+async def _page_through(bench: Harness, timeframe: Timeframe, span: Span) -> Candles:
     """Page through a span as the core does."""
     traits = bench.provider.capabilities
     buckets = (span.until - span.since) // timeframe.nominal_ms + 1
     rows, cursor = Candles.empty(), span.since
     for _ in range(10 + 4 * buckets // traits.max_rows_per_call):
-        page, found = await bench.tidy(timeframe, Span(cursor, span.until))
+        page, found = await bench.settled_page(timeframe, Span(cursor, span.until))
         rows = rows.merge(found)
         require(
             page.complete_to > cursor,
@@ -191,16 +193,16 @@ async def _walk(bench: Bench, timeframe: Timeframe, span: Span) -> Candles:
         )
         if (cursor := page.complete_to) >= span.until:
             return rows
-    raise Breach(f"Page after page, it does not come to the end of {span}: it is at {cursor}.")
+    raise RuleViolation(f"Page after page, it does not come to the end of {span}: it is at {cursor}.")
 
 
-@rule("docs/providers.md, What a page vouches for", what_a_page_vouches_for_is_whole)
-async def nothing_out_of_reach_is_vouched_for(bench: Bench) -> None:
+@rule("docs/providers.md, What a page vouches for", a_complete_span_lacks_no_candle)
+async def nothing_beyond_the_lookback_is_complete(bench: Harness) -> None:
     """Where a lookback is declared, a page vouches for nothing that lies behind it."""
     traits, bounded = bench.provider.capabilities, False
-    for timeframe in await bench.known():
+    for timeframe in await bench.known_candles():
         if (reach := traits.reach_ms(timeframe)) is not None:
-            days = await bench.days(timeframe)
+            days = await bench.day_zone(timeframe)
             until = timeframe.floor(clock.now_ms() - reach * 3 // 2, days)
             asked, bounded = Span(timeframe.shift(until, -10, days), until), True
             page = await bench.page(timeframe, asked)
@@ -209,15 +211,15 @@ async def nothing_out_of_reach_is_vouched_for(bench: Bench) -> None:
                 f"It reaches back {reach} ms, and vouches for {timeframe} candles of {asked}.",
             )
     if not bounded:
-        raise NotApplicable("no lookback is declared")
+        raise RuleNotApplicable("no lookback is declared")
 
 
-@rule("docs/providers.md, What a page holds", what_a_page_vouches_for_is_whole)
-async def an_empty_range_is_no_error(bench: Bench) -> None:
+@rule("docs/providers.md, What a page holds", a_complete_span_lacks_no_candle)
+async def an_empty_range_is_no_error(bench: Harness) -> None:
     """Before the listing, in the future and in an empty span there are no candles, and that is an answer."""
-    known, now = await bench.known(), clock.now_ms()
+    known, now = await bench.known_candles(), clock.now_ms()
     for timeframe in known:
-        days = await bench.days(timeframe)
+        days = await bench.day_zone(timeframe)
         opens, future = int(known[timeframe].timestamp[0]), timeframe.shift(now, 2, days)
         spans = [Span(opens, opens), Span(future, timeframe.shift(future, 5, days))]
         if opens > clock.DAY_MS * 365 * 20:
@@ -229,26 +231,26 @@ async def an_empty_range_is_no_error(bench: Bench) -> None:
 
 
 @rule("docs/providers.md, Errors")
-async def an_unknown_symbol_is_told(bench: Bench) -> None:
+async def an_unknown_symbol_is_reported(bench: Harness) -> None:
     """A symbol that the upstream does not have is UnknownSymbol."""
-    timeframe, known = next(iter((await bench.known()).items()))
+    timeframe, known = next(iter((await bench.known_candles()).items()))
     market, span = bench.provider.market.id, Span(int(known.timestamp[0]), int(known.timestamp[-1]) + 1)
     nobody = Instrument(market, bench.provider.id, "NO-SUCH/SYMBOL")
     await _refused(bench, UnknownSymbol, nobody, timeframe, span)
 
 
 @rule("docs/providers.md, Errors")
-async def an_unsupported_timeframe_is_told(bench: Bench) -> None:
+async def an_unsupported_timeframe_is_reported(bench: Harness) -> None:
     """A timeframe that is not among the native ones is Unsupported."""
-    known, instrument = next(iter((await bench.known()).values())), await bench.instrument()
+    known, instrument = next(iter((await bench.known_candles()).values())), await bench.instrument()
     span = Span(int(known.timestamp[0]), int(known.timestamp[-1]) + 1)
-    for timeframe in _ODD:
+    for timeframe in _UNCOMMON_TIMEFRAMES:
         if timeframe not in bench.provider.capabilities.timeframes:
             await _refused(bench, Unsupported, instrument, timeframe, span)
 
 
 async def _refused(
-    bench: Bench, kind: type[ProviderError], instrument: Instrument, timeframe: Timeframe, span: Span
+    bench: Harness, kind: type[ProviderError], instrument: Instrument, timeframe: Timeframe, span: Span
 ) -> None:
     asked = f"Asked for {timeframe} candles of {instrument.symbol!r}"
     try:
@@ -256,16 +258,16 @@ async def _refused(
     except kind:
         return
     except Exception as error:
-        raise Breach(f"{asked}, it raises {type(error).__name__} instead of {kind.__name__}: {error}") from error
-    raise Breach(f"{asked}, it answers with {len(page.candles)} candles instead of raising {kind.__name__}.")
+        raise RuleViolation(f"{asked}, it raises {type(error).__name__} instead of {kind.__name__}: {error}") from error
+    raise RuleViolation(f"{asked}, it answers with {len(page.candles)} candles instead of raising {kind.__name__}.")
 
 
-@rule("docs/providers.md, What a provider is", what_a_page_vouches_for_is_whole)
-async def questions_at_once_do_not_mix(bench: Bench) -> None:
+@rule("docs/providers.md, What a provider is", a_complete_span_lacks_no_candle)
+async def concurrent_fetches_do_not_mix(bench: Harness) -> None:
     """Several fetches at the same time get the answers that each would get alone."""
     questions: list[tuple[Timeframe, Span]] = []
-    for timeframe in await bench.known():
-        if span := await bench.stretch(timeframe):
+    for timeframe in await bench.known_candles():
+        if span := await bench.sample_span(timeframe):
             middle = (span.since + span.until) // 2
             questions += [
                 (timeframe, span),
@@ -273,21 +275,21 @@ async def questions_at_once_do_not_mix(bench: Bench) -> None:
                 (timeframe, Span(middle, span.until)),
             ]
     questions = questions[:8]
-    alone = [await bench.tidy(*question) for question in questions]
-    together: Sequence[tuple[Page, Candles]] = await asyncio.gather(*(bench.tidy(*each) for each in questions))
+    alone = [await bench.settled_page(*question) for question in questions]
+    together: Sequence[tuple[Page, Candles]] = await asyncio.gather(*(bench.settled_page(*each) for each in questions))
     for (timeframe, span), (_, expected), (_, rows) in zip(questions, alone, together, strict=True):
         same = np.array_equal(expected.timestamp, rows.timestamp) and not len(_differences(expected, rows))
         require(same, f"Asked together with others, {timeframe} candles of {span} are not those it answers alone.")
 
 
-@rule("docs/providers.md, What a page holds", rows_are_candles, pages_lead_to_the_end)
-async def the_candles_are_the_known_ones(bench: Bench) -> None:
+@rule("docs/providers.md, What a page holds", rows_are_candles, paging_reaches_the_end)
+async def the_candles_match_the_truth(bench: Harness) -> None:
     """Where the truth is known, it is what a provider answers."""
     truth, span = bench.subject.truth, bench.subject.span
-    if truth is None or span is None or MINUTE not in await bench.known():
-        raise NotApplicable("nobody said which candles are right")
-    span = Span(MINUTE.ceil(span.since), min(span.until, await bench.settled(MINUTE)))
-    rows, truth = await _walk(bench, MINUTE, span), truth.between(span)
+    if truth is None or span is None or MINUTE not in await bench.known_candles():
+        raise RuleNotApplicable("nobody said which candles are right")
+    span = Span(MINUTE.ceil(span.since), min(span.until, await bench.settled_before(MINUTE)))
+    rows, truth = await _page_through(bench, MINUTE, span), truth.between(span)
     wrong = np.setxor1d(rows.timestamp, truth.timestamp)
     require(not len(wrong), f"{len(wrong)} minutes of {span} are missing, or should be: {wrong[:3].tolist()}.")
     differ = _differences(rows, truth)
@@ -295,10 +297,10 @@ async def the_candles_are_the_known_ones(bench: Bench) -> None:
 
 
 @rule("docs/providers.md, Probing and clocks", since_is_inclusive, until_is_exclusive)
-async def the_first_candle_is_where_it_says(bench: Bench) -> None:
+async def the_first_candle_is_where_it_says(bench: Harness) -> None:
     """`first_available` is None, or the opening of the first 1m candle."""
-    if not isinstance(bench.provider, Probing):
-        raise NotApplicable("it does not probe")
+    if not isinstance(bench.provider, SupportsFirstAvailable):
+        raise RuleNotApplicable("it does not probe")
     first = await bench.provider.first_available(await bench.instrument())
     if first is None:
         return
@@ -310,9 +312,9 @@ async def the_first_candle_is_where_it_says(bench: Bench) -> None:
 
 
 @rule("docs/providers.md, Probing and clocks")
-async def its_clock_tells_the_time(bench: Bench) -> None:
+async def its_clock_is_right(bench: Harness) -> None:
     """`server_time` is in milliseconds and within ten minutes of ours."""
-    if not isinstance(bench.provider, Clocked):
-        raise NotApplicable("it has no clock")
+    if not isinstance(bench.provider, SupportsServerTime):
+        raise RuleNotApplicable("it has no clock")
     theirs, ours = await bench.provider.server_time(), clock.now_ms()
     require(abs(theirs - ours) < 10 * clock.MINUTE_MS, f"server_time is {theirs}; here it is {ours}.")

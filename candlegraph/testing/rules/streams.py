@@ -9,37 +9,37 @@ from contextlib import asynccontextmanager
 from candlegraph import clock
 from candlegraph.candle import Candle, Candles
 from candlegraph.clock import MINUTE_MS
-from candlegraph.provider import Live, Streaming
+from candlegraph.provider import LiveMode, SupportsStreaming
 from candlegraph.span import Span
 from candlegraph.stream import closing_stream
-from candlegraph.testing.harness import Bench
-from candlegraph.testing.outcome import Breach, NotApplicable, require
+from candlegraph.testing.harness import Harness
+from candlegraph.testing.outcome import RuleNotApplicable, RuleViolation, require
 from candlegraph.testing.rule import rule
 from candlegraph.testing.rules.pages import rows_are_candles, since_is_inclusive
 from candlegraph.timeframe import MINUTE
 
-_PATIENCE_S = 150.0  # to see a minute end, of a symbol that may be quiet
+_STREAM_TIMEOUT_S = 150.0  # to see a minute end, of a symbol that may be quiet
 
 
 @asynccontextmanager
-async def _stream(bench: Bench) -> AsyncIterator[AsyncIterator[Candles]]:
-    if bench.provider.capabilities.live is not Live.STREAM or not isinstance(bench.provider, Streaming):
-        raise NotApplicable("it has no stream")
+async def _stream(bench: Harness) -> AsyncIterator[AsyncIterator[Candles]]:
+    if bench.provider.capabilities.live is not LiveMode.STREAM or not isinstance(bench.provider, SupportsStreaming):
+        raise RuleNotApplicable("it has no stream")
     if not bench.subject.streams:
-        raise NotApplicable("the upstream has no live side")
+        raise RuleNotApplicable("the upstream has no live side")
     async with closing_stream(bench.provider.stream(await bench.instrument())) as stream:
         yield stream
 
 
 @rule("docs/providers.md, Streaming", rows_are_candles, since_is_inclusive)
-async def a_stream_goes_on_where_history_ends(bench: Bench) -> None:
+async def a_stream_continues_the_history(bench: Harness) -> None:
     """The minutes of a stream are those that a fetch tells once they are over: none is skipped, none is another."""
     async with _stream(bench) as stream:
         try:
-            async with asyncio.timeout(_PATIENCE_S):
-                streamed = await _past_a_minute(bench, stream)
+            async with asyncio.timeout(_STREAM_TIMEOUT_S):
+                streamed = await _final_minutes(bench, stream)
         except TimeoutError:
-            raise Breach(f"The stream did not come past a minute within {_PATIENCE_S:g} s.") from None
+            raise RuleViolation(f"The stream did not come past a minute within {_STREAM_TIMEOUT_S:g} s.") from None
     first, last = min(streamed), max(streamed)
     settle_ms = bench.provider.capabilities.settle_ms
     if bench.subject.advance:
@@ -62,7 +62,7 @@ async def a_stream_goes_on_where_history_ends(bench: Bench) -> None:
             require(grown, f"The stream had {seen}, of which no {whole} can have come, as the fetch says.")
 
 
-async def _past_a_minute(bench: Bench, stream: AsyncIterator[Candles]) -> dict[int, Candle]:
+async def _final_minutes(bench: Harness, stream: AsyncIterator[Candles]) -> dict[int, Candle]:
     """The last that the stream told of each minute, from the first one until a later one came."""
     streamed: dict[int, Candle] = {}
     steps = 2 if bench.subject.advance else 1  # a jump of two minutes shows whether the one between is told
@@ -75,11 +75,11 @@ async def _past_a_minute(bench: Bench, stream: AsyncIterator[Candles]) -> dict[i
             return streamed
         if streamed and not began and bench.subject.advance:
             bench.subject.advance(steps * MINUTE_MS)
-    raise Breach("The stream ended by itself before a minute had passed.")
+    raise RuleViolation("The stream ended by itself before a minute had passed.")
 
 
 @rule("docs/providers.md, Streaming")
-async def closing_a_stream_leaves_nothing(bench: Bench) -> None:
+async def closing_a_stream_leaves_nothing(bench: Harness) -> None:
     """A stream that is cancelled while it waits, or closed, ends at once and leaves no task behind."""
     before = asyncio.all_tasks()
     async with _stream(bench) as stream:
@@ -91,9 +91,9 @@ async def closing_a_stream_leaves_nothing(bench: Bench) -> None:
         listener = asyncio.ensure_future(listen())
         await asyncio.wait({listener}, timeout=0.1)
         if listener.done():
-            raise Breach(f"The stream ended at once: {listener.exception()!r}.")
+            raise RuleViolation(f"The stream ended at once: {listener.exception()!r}.")
         listener.cancel()
         done, _ = await asyncio.wait({listener}, timeout=bench.leave_s)
         require(done and listener.cancelled(), "A stream that is cancelled goes on.")
-    left = await bench.left_behind(before)
+    left = await bench.leaked_tasks(before)
     require(not left, f"Still there after the stream was closed: {left}.")

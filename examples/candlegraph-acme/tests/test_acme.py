@@ -6,7 +6,7 @@ from contextlib import asynccontextmanager
 from acme import SYMBOL, AcmeExchange
 from candlegraph_acme import Acme, create
 
-from candlegraph import Span, Unconfigured
+from candlegraph import Span, UnconfiguredProvider
 from candlegraph.testing import Conformance, Subject
 
 
@@ -29,5 +29,5 @@ class TestAcme(Conformance):
 
 def test_without_a_url_it_says_what_is_missing() -> None:
     (provider,) = create({})
-    assert isinstance(provider, Unconfigured)
+    assert isinstance(provider, UnconfiguredProvider)
     assert "ACME_URL" in provider.reason

@@ -14,19 +14,19 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from candlegraph.answer import GapReason
-from candlegraph.backfill import Backfill, BackfillOrder, BackfillState, Selection
+from candlegraph.backfill import Backfill, BackfillRequest, BackfillState, SymbolSelection
 from candlegraph.candle import Candles, concat
 from candlegraph.clock import MINUTE_MS
 from candlegraph.errors import BadUserInput, NotFound, Overloaded, ProviderRefused, ProviderUnavailable, UnknownSymbol
-from candlegraph.provider import Capabilities, Listing, Live
+from candlegraph.provider import Capabilities, Listing, LiveMode
 from candlegraph.span import Span, Spans
 from candlegraph.supervision import Supervisor
 from candlegraph.timeframe import MINUTE, Timeframe
 from candlegraph.upstream import Urgency
 from history.backfill import workers as working
-from history.backfill.jobs import Backfills, missing
+from history.backfill.jobs import BackfillJobs, find_missing
 from history.backfill.tracking import Tracking
-from history.backfill.workers import Workers
+from history.backfill.workers import BackfillWorkers
 from history.fetch_job import FetchRequest
 from storage.database import Database
 from tests.fakes.upstream import (
@@ -63,20 +63,20 @@ def brisk(database: Database) -> None:
 def world(database: Database, monkeypatch: pytest.MonkeyPatch) -> World:
     """A provider with a day of minutes of one symbol, 50 to a page; it is a day later."""
     world = World(database, now=T0 + 2 * DAY_MS)
-    world.upstream.capabilities = Capabilities((MINUTE,), Live.NONE, max_rows_per_call=PAGE, settle_ms=0)
+    world.upstream.capabilities = Capabilities((MINUTE,), LiveMode.NONE, max_rows_per_call=PAGE, settle_ms=0)
     world.lists(minutes(T0, 1440))
     stop_clock(monkeypatch, world)
     return world
 
 
-def order(world: World, since: int, until: int | None, **more: object) -> BackfillOrder:
-    return BackfillOrder(Selection("fake", "upstream", (world.symbol,)), since, until, **more)  # type: ignore[arg-type]
+def order(world: World, since: int, until: int | None, **more: object) -> BackfillRequest:
+    return BackfillRequest(SymbolSelection("fake", "upstream", (world.symbol,)), since, until, **more)  # type: ignore[arg-type]
 
 
 @asynccontextmanager
-async def at_work(backfills: Backfills, count: int = 2) -> AsyncIterator[Workers]:
+async def at_work(backfills: BackfillJobs, count: int = 2) -> AsyncIterator[BackfillWorkers]:
     """Somebody works on the jobs meanwhile."""
-    workers = Workers(backfills, workers=count)
+    workers = BackfillWorkers(backfills, workers=count)
     workers.start(supervisor := Supervisor())
     try:
         yield workers
@@ -85,14 +85,14 @@ async def at_work(backfills: Backfills, count: int = 2) -> AsyncIterator[Workers
         await supervisor.close()
 
 
-async def done(backfills: Backfills, job: int, seconds: float = 20) -> Backfill:
+async def done(backfills: BackfillJobs, job: int, seconds: float = 20) -> Backfill:
     """The job when it has ended."""
     async with asyncio.timeout(HANG_S):
         return [told async for told in backfills.follow(job)][-1]
 
 
 async def run(world: World, since: int, until: int | None, **more: object) -> Backfill:
-    backfills = Backfills(world.history)
+    backfills = BackfillJobs(world.history)
     job = await backfills.start(order(world, since, until, **more))
     async with at_work(backfills):
         return await done(backfills, job.id)
@@ -142,7 +142,7 @@ async def test_a_backfill_reaches_over_1970_where_the_listing_does(world: World)
 
 async def test_the_same_order_again_asks_nobody(world: World) -> None:
     await run(world, T0, hours(10))
-    again = await Backfills(world.history).start(order(world, T0, hours(10)))
+    again = await BackfillJobs(world.history).start(order(world, T0, hours(10)))
     assert (again.state, again.pieces_total) == (BackfillState.DONE, 0)
     assert world.calls == 12
 
@@ -166,9 +166,9 @@ async def test_a_long_job_is_divided_among_processes_and_no_page_is_asked_for_tw
     await other.open()
     second = World(other, upstream=world.upstream, symbol=world.symbol)
     try:
-        backfills = Backfills(world.history)
+        backfills = BackfillJobs(world.history)
         job = await backfills.start(order(world, T0 - 2 * DAY_MS, T0))
-        async with at_work(backfills), at_work(Backfills(second.history)):
+        async with at_work(backfills), at_work(BackfillJobs(second.history)):
             job = await done(backfills, job.id)
     finally:
         await second.fetcher.close()
@@ -182,7 +182,7 @@ async def test_a_long_job_is_divided_among_processes_and_no_page_is_asked_for_tw
 async def test_the_newest_history_comes_first(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("history.backfill.jobs.PART_CALLS", 4)
     world.lists(minutes(T0 - DAY_MS, 1440))
-    backfills = Backfills(world.history)
+    backfills = BackfillJobs(world.history)
     job = await backfills.start(order(world, T0 - DAY_MS, T0))
     async with at_work(backfills, 1):
         await done(backfills, job.id)
@@ -228,8 +228,8 @@ async def test_before_the_listing_and_after_the_end_nobody_is_asked_and_the_hole
 
 async def test_a_symbol_that_is_gone_ends_its_part_and_not_the_job(world: World) -> None:
     world.upstream.truth["GONE"] = minutes(T0, 1440)
-    backfills = Backfills(world.history)
-    job = await backfills.start(BackfillOrder(Selection("fake", "upstream", pattern="*"), T0, hours(4)))
+    backfills = BackfillJobs(world.history)
+    job = await backfills.start(BackfillRequest(SymbolSelection("fake", "upstream", pattern="*"), T0, hours(4)))
     assert sorted(job.symbols) == sorted(["GONE", world.symbol])
     del world.upstream.truth["GONE"]
     async with at_work(backfills):
@@ -274,7 +274,7 @@ async def test_a_refusal_fails_the_job_and_an_endless_outage_does_too(
 async def test_a_cancelled_job_asks_for_nothing_more_and_keeps_what_it_has(world: World) -> None:
     release = asyncio.Event()
     world.upstream.faults = [hanging(release)]
-    backfills = Backfills(world.history)
+    backfills = BackfillJobs(world.history)
     job = await backfills.start(order(world, T0, hours(10)))
     async with at_work(backfills, 1):
         await eventually(lambda: world.calls)
@@ -289,7 +289,7 @@ async def test_a_cancelled_job_asks_for_nothing_more_and_keeps_what_it_has(world
 
 
 async def test_a_job_is_cancelled_while_a_part_of_it_ends(world: World) -> None:
-    backfills = Backfills(world.history)
+    backfills = BackfillJobs(world.history)
     job = await backfills.start(order(world, T0, hours(1)))
     async with world.database.transaction() as connection:  # as `backfill_end`: the part, then its job
         await connection.execute("update backfill_parts set calls = 1 where backfill_id = $1", job.id)
@@ -304,7 +304,7 @@ async def test_a_job_is_cancelled_while_a_part_of_it_ends(world: World) -> None:
 async def test_a_question_is_answered_while_a_backfill_waits_for_the_provider(world: World) -> None:
     release = asyncio.Event()
     world.upstream.faults = [hanging(release)]
-    backfills = Backfills(world.history)
+    backfills = BackfillJobs(world.history)
     await backfills.start(order(world, T0, hours(2)))
     async with at_work(backfills, 1):
         await eventually(lambda: world.calls)
@@ -315,7 +315,7 @@ async def test_a_question_is_answered_while_a_backfill_waits_for_the_provider(wo
 
 
 async def test_a_higher_priority_goes_first(world: World) -> None:
-    backfills = Backfills(world.history)
+    backfills = BackfillJobs(world.history)
     late = await backfills.start(order(world, T0, hours(1)))
     soon = await backfills.start(order(world, hours(10), hours(11), priority=5))
     async with at_work(backfills, 1):
@@ -339,9 +339,9 @@ async def test_a_killed_worker_costs_one_page_and_somebody_else_goes_on(world: W
         return page
 
     world.upstream.always = dies  # type: ignore[assignment]
-    backfills = Backfills(world.history)
+    backfills = BackfillJobs(world.history)
     job = await backfills.start(order(world, T0, hours(10)))
-    async with at_work(Backfills(doomed.history), 1):
+    async with at_work(BackfillJobs(doomed.history), 1):
         while pages < 5:
             await asyncio.sleep(0.01)
     await doomed.fetcher.close()
@@ -379,7 +379,7 @@ async def test_a_database_that_dies_under_a_worker_is_waited_for(world: World, d
 
 
 async def test_a_job_whose_last_worker_died_before_it_was_closed_is_closed(world: World) -> None:
-    backfills = Backfills(world.history)
+    backfills = BackfillJobs(world.history)
     job = await backfills.start(order(world, T0, hours(1)))
     async with world.database.connection() as connection:
         await connection.execute("update backfill_parts set state = 'DONE'")
@@ -391,11 +391,15 @@ async def test_a_job_whose_last_worker_died_before_it_was_closed_is_closed(world
 @pytest.mark.parametrize(
     ("change", "error", "said"),
     [
-        ({"selection": Selection("fake", "upstream", pattern="NOPE*")}, BadUserInput, "No symbol of fake/upstream"),
-        ({"selection": Selection("fake", "upstream", ("NOPE",))}, NotFound, "has no symbol 'NOPE'"),
-        ({"selection": Selection("fake", "upstream", ())}, BadUserInput, "names no symbol"),
-        ({"selection": Selection("fake", "upstream")}, BadUserInput, "either `symbols` or a `pattern`"),
-        ({"selection": Selection("fake", "nobody", ("X",))}, NotFound, "has no provider 'nobody'"),
+        (
+            {"selection": SymbolSelection("fake", "upstream", pattern="NOPE*")},
+            BadUserInput,
+            "No symbol of fake/upstream",
+        ),
+        ({"selection": SymbolSelection("fake", "upstream", ("NOPE",))}, NotFound, "has no symbol 'NOPE'"),
+        ({"selection": SymbolSelection("fake", "upstream", ())}, BadUserInput, "names no symbol"),
+        ({"selection": SymbolSelection("fake", "upstream")}, BadUserInput, "either `symbols` or a `pattern`"),
+        ({"selection": SymbolSelection("fake", "nobody", ("X",))}, NotFound, "has no provider 'nobody'"),
         ({"since": T0 + 3 * DAY_MS, "until": None}, BadUserInput, "in the future"),
         ({"until": T0}, BadUserInput, "must lie before `until`"),
         ({"since": 0, "until": T0 - 400 * DAY_MS}, BadUserInput, "reaches back to"),
@@ -408,15 +412,15 @@ async def test_a_bad_order_is_refused_with_the_reason(
 ) -> None:
     world.upstream.capabilities = replace(world.upstream.capabilities, max_lookback_ms=300 * DAY_MS)
     with pytest.raises(error, match=said):
-        await Backfills(world.history).start(replace(order(world, T0, hours(1)), **change))  # type: ignore[arg-type]
-    assert await Backfills(world.history).page(None, 10, None) == []
+        await BackfillJobs(world.history).start(replace(order(world, T0, hours(1)), **change))  # type: ignore[arg-type]
+    assert await BackfillJobs(world.history).page(None, 10, None) == []
 
 
 async def test_a_million_pieces_are_refused_with_the_figure(world: World) -> None:
     world.upstream.capabilities = replace(world.upstream.capabilities, max_rows_per_call=1)
     with pytest.raises(BadUserInput, match=r"would take 1,000,000 upstream calls"):
-        await Backfills(world.history).start(order(world, T0 - 1_000_000 * MINUTE_MS, T0))
-    job = await Backfills(world.history).start(order(world, T0 - 999_999 * MINUTE_MS, T0))
+        await BackfillJobs(world.history).start(order(world, T0 - 1_000_000 * MINUTE_MS, T0))
+    job = await BackfillJobs(world.history).start(order(world, T0 - 999_999 * MINUTE_MS, T0))
     assert job.pieces_total == 999_999
 
 
@@ -424,7 +428,7 @@ async def test_the_jobs_of_one_author_are_bounded_and_nobody_elses(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("history.backfill.jobs.MAX_OPEN", 2)
-    backfills = Backfills(world.history)
+    backfills = BackfillJobs(world.history)
     for author in ("ada", None):
         jobs = [await backfills.start(order(world, T0, hours(1), created_by=author)) for _ in range(2)]
         with pytest.raises(Overloaded, match="2 jobs of yours are under way"):
@@ -438,16 +442,16 @@ async def test_a_long_order_is_planned_beside_the_event_loop(world: World, monke
 
     def noted(*given: object) -> object:
         threads.append(threading.current_thread())
-        return missing(*given)  # type: ignore[arg-type]
+        return find_missing(*given)  # type: ignore[arg-type]
 
     monkeypatch.setattr("history.backfill.jobs.missing", noted)
-    await Backfills(world.history).start(order(world, T0, hours(1)))
+    await BackfillJobs(world.history).start(order(world, T0, hours(1)))
     assert threads
     assert threading.current_thread() not in threads
 
 
 async def test_an_unknown_job_is_not_found(world: World) -> None:
-    backfills = Backfills(world.history)
+    backfills = BackfillJobs(world.history)
     for call in (backfills.get, backfills.cancel):
         for number in (77, 0, -1, 2**70):
             with pytest.raises(NotFound, match="There is no backfill"):
@@ -455,7 +459,7 @@ async def test_an_unknown_job_is_not_found(world: World) -> None:
 
 
 async def test_jobs_are_listed_by_state_the_newest_first(world: World) -> None:
-    backfills = Backfills(world.history)
+    backfills = BackfillJobs(world.history)
     ids = [(await backfills.start(order(world, T0, hours(n)))).id for n in (1, 2, 3)]
     await backfills.cancel(ids[1])
     assert [job.id for job in await backfills.page(None, 2, None)] == ids[:0:-1]
@@ -493,7 +497,7 @@ async def test_after_any_faults_and_kills_the_ledger_is_what_was_asked_less_what
     with pytest.MonkeyPatch.context() as patch:
         world = World(database, now=T0 + 2 * DAY_MS)
         stop_clock(patch, world)
-        world.upstream.capabilities = Capabilities((MINUTE,), Live.NONE, max_rows_per_call=PAGE, settle_ms=0)
+        world.upstream.capabilities = Capabilities((MINUTE,), LiveMode.NONE, max_rows_per_call=PAGE, settle_ms=0)
         world.lists(minutes(T0, 720, holes=sorted(untraded)))
         imported = Spans(Span(T0 + a * MINUTE_MS, T0 + (a + n) * MINUTE_MS) for a, n in known)
         await world.keeps(*imported)
@@ -501,17 +505,17 @@ async def test_after_any_faults_and_kills_the_ledger_is_what_was_asked_less_what
         world.upstream.faults = [
             FAULTS[fault]() if fault is not None else changing(lambda page: page) for fault in faults
         ]
-        job = await Backfills(world.history).start(order(world, asked.since, asked.until))
+        job = await BackfillJobs(world.history).start(order(world, asked.since, asked.until))
         for kill in sorted(kills):  # each time after so many more calls
             before = world.calls
-            killed = Workers(Backfills(world.history), workers=workers)
+            killed = BackfillWorkers(BackfillJobs(world.history), workers=workers)
             killed.start(Supervisor())
-            while world.calls < before + kill and not (await Backfills(world.history).get(job.id)).state.ended:
+            while world.calls < before + kill and not (await BackfillJobs(world.history).get(job.id)).state.ended:
                 await asyncio.sleep(0.001)
             await killed.close()
             await world.fetcher.close()
             world.restart()
-        backfills = Backfills(world.history)
+        backfills = BackfillJobs(world.history)
         async with at_work(backfills, workers):
             job = await done(backfills, job.id)
         assert job.state is BackfillState.DONE
@@ -541,8 +545,8 @@ async def test_after_any_faults_and_kills_the_ledger_is_what_was_asked_less_what
 
 
 @pytest.fixture
-def tracking(world: World) -> Iterator[tuple[Tracking, Backfills]]:
-    backfills = Backfills(world.history)
+def tracking(world: World) -> Iterator[tuple[Tracking, BackfillJobs]]:
+    backfills = BackfillJobs(world.history)
     return Tracking(backfills), backfills  # type: ignore[return-value]
 
 
@@ -550,7 +554,7 @@ async def look_again(world: World, tracking: Tracking) -> int:
     """As half a minute later."""
     async with world.database.connection() as connection:
         await connection.execute("update tracked set checked_at = '-infinity'")
-    return await tracking.look()
+    return await tracking.check_batch()
 
 
 async def settled(world: World) -> None:
@@ -563,27 +567,27 @@ async def settled(world: World) -> None:
             await asyncio.sleep(0.01)
 
 
-def selected(world: World) -> Selection:
-    return Selection("fake", "upstream", (world.symbol,))
+def selected(world: World) -> SymbolSelection:
+    return SymbolSelection("fake", "upstream", (world.symbol,))
 
 
 async def test_the_holes_of_a_tracked_series_are_filled_the_newest_first(
-    world: World, tracking: tuple[Tracking, Backfills], monkeypatch: pytest.MonkeyPatch
+    world: World, tracking: tuple[Tracking, BackfillJobs], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("history.backfill.jobs.PART_CALLS", 4)
     keeper, backfills = tracking
     start = T0 + DAY_MS
     world.lists(minutes(start, 1440))
     (tracked,) = await keeper.track(selected(world), start, "ada")
-    assert [(gap.since, gap.until, gap.reason) for gap in tracked.holes] == [(start, world.now, GapReason.NOT_FETCHED)]
-    assert await keeper.look() == 1
-    assert [gap.reason for gap in (await keeper.page(10))[0].holes] == [GapReason.PENDING]
+    assert [(gap.since, gap.until, gap.reason) for gap in tracked.gaps] == [(start, world.now, GapReason.NOT_FETCHED)]
+    assert await keeper.check_batch() == 1
+    assert [gap.reason for gap in (await keeper.page(10))[0].gaps] == [GapReason.PENDING]
     async with at_work(backfills, 1):
         await settled(world)
     assert world.upstream.calls[0].span.since >= world.now - 4 * PAGE * MINUTE_MS
     assert await look_again(world, keeper) == 1
     (kept,) = await keeper.page(10)
-    assert kept.holes == ()
+    assert kept.gaps == ()
     assert kept.complete_at is not None
     calls = world.calls
     world.now += 10 * MINUTE_MS
@@ -595,15 +599,19 @@ async def test_the_holes_of_a_tracked_series_are_filled_the_newest_first(
     assert await world.covered() == Spans([Span(start, world.now)])
 
 
-async def test_one_process_at_a_time_looks_after_a_series(world: World, tracking: tuple[Tracking, Backfills]) -> None:
+async def test_one_process_at_a_time_looks_after_a_series(
+    world: World, tracking: tuple[Tracking, BackfillJobs]
+) -> None:
     keeper, _ = tracking
     await keeper.track(selected(world), None, None)
-    looked = await asyncio.gather(keeper.look(), Tracking(Backfills(world.history)).look(), keeper.look())
+    looked = await asyncio.gather(
+        keeper.check_batch(), Tracking(BackfillJobs(world.history)).check_batch(), keeper.check_batch()
+    )
     assert sorted(looked) == [0, 0, 1]
 
 
 async def test_a_hole_that_cannot_be_filled_is_not_asked_for_again_at_once(
-    world: World, tracking: tuple[Tracking, Backfills]
+    world: World, tracking: tuple[Tracking, BackfillJobs]
 ) -> None:
     keeper, backfills = tracking
     world.upstream.always = proving_nothing()
@@ -614,18 +622,18 @@ async def test_a_hole_that_cannot_be_filled_is_not_asked_for_again_at_once(
             await settled(world)
     assert world.calls == 1
     (tracked,) = await keeper.page(10)
-    assert [gap.reason for gap in tracked.holes] == [GapReason.UNAVAILABLE]
+    assert [gap.reason for gap in tracked.gaps] == [GapReason.UNAVAILABLE]
 
 
 async def test_the_last_days_are_read_again_where_the_provider_corrects_late(
-    world: World, tracking: tuple[Tracking, Backfills]
+    world: World, tracking: tuple[Tracking, BackfillJobs]
 ) -> None:
     keeper, backfills = tracking
     late = replace(world.upstream.capabilities, corrects_within_ms=DAY_MS, max_rows_per_call=1000)
     world.upstream.capabilities = late
     world.lists(minutes(T0, 2 * 1440))
     await keeper.track(selected(world), T0, None)
-    await keeper.look()
+    await keeper.check_batch()
     async with at_work(backfills, 1):
         await settled(world)
     corrected = minutes(T0, 2 * 1440, seed=1)
@@ -643,10 +651,10 @@ async def test_the_last_days_are_read_again_where_the_provider_corrects_late(
     assert world.calls == calls  # once a day
 
 
-async def test_an_untracked_series_is_left_alone(world: World, tracking: tuple[Tracking, Backfills]) -> None:
+async def test_an_untracked_series_is_left_alone(world: World, tracking: tuple[Tracking, BackfillJobs]) -> None:
     keeper, backfills = tracking
     await keeper.track(selected(world), T0, None)
-    await keeper.look()
+    await keeper.check_batch()
     assert await keeper.untrack(selected(world)) == 1
     assert await keeper.untrack(selected(world)) == 0
     async with at_work(backfills):
@@ -655,10 +663,10 @@ async def test_an_untracked_series_is_left_alone(world: World, tracking: tuple[T
     assert await keeper.page(10) == []
 
 
-async def test_what_cannot_be_kept_complete_is_refused(world: World, tracking: tuple[Tracking, Backfills]) -> None:
+async def test_what_cannot_be_kept_complete_is_refused(world: World, tracking: tuple[Tracking, BackfillJobs]) -> None:
     keeper, _ = tracking
     with pytest.raises(NotFound, match="has no provider"):
-        await keeper.track(Selection("fake", "nobody", ("X",)), None, None)
+        await keeper.track(SymbolSelection("fake", "nobody", ("X",)), None, None)
     with pytest.raises(BadUserInput, match="in the future"):
         await keeper.track(selected(world), world.now + 1, None)
     world.upstream.capabilities = replace(world.upstream.capabilities, timeframes=(Timeframe(1, "d"),))
@@ -667,7 +675,7 @@ async def test_what_cannot_be_kept_complete_is_refused(world: World, tracking: t
 
 
 async def test_so_many_symbols_can_be_tracked_and_no_more(
-    world: World, tracking: tuple[Tracking, Backfills], monkeypatch: pytest.MonkeyPatch
+    world: World, tracking: tuple[Tracking, BackfillJobs], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     keeper, _ = tracking
     world.upstream.truth["OTHER"] = minutes(T0, 10)
@@ -675,7 +683,7 @@ async def test_so_many_symbols_can_be_tracked_and_no_more(
     for _ in range(2):
         assert len(await keeper.track(selected(world), None, None)) == 1
     with pytest.raises(BadUserInput, match=r"At most 1 symbols can be tracked: beside these 1 there are 1\."):
-        await keeper.track(Selection("fake", "upstream", ("OTHER",)), None, None)
+        await keeper.track(SymbolSelection("fake", "upstream", ("OTHER",)), None, None)
 
 
 async def test_a_backfill_and_a_question_for_the_same_page_make_one_call(world: World) -> None:

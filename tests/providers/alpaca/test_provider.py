@@ -15,12 +15,12 @@ from candlegraph import (
     MINUTE,
     Candles,
     Instrument,
-    Live,
+    LiveMode,
     Page,
     Provider,
     Span,
     Timeframe,
-    Unconfigured,
+    UnconfiguredProvider,
     fold,
     zone,
 )
@@ -34,8 +34,8 @@ from candlegraph.errors import (
     UnknownSymbol,
     Unsupported,
 )
-from candlegraph.provider import API_VERSION, Clocked, Probing, Streaming
-from candlegraph.upstream import State
+from candlegraph.provider import API_VERSION, SupportsFirstAvailable, SupportsServerTime, SupportsStreaming
+from candlegraph.upstream import ProviderState
 from providers.alpaca import provider as alpaca_module
 from providers.alpaca import rest as alpaca_rest
 from providers.alpaca.provider import Alpaca, create
@@ -119,14 +119,14 @@ def bar_calls(exchange: FakeAlpaca) -> list[dict[str, str]]:
 def test_it_is_a_provider_that_streams_probes_and_tells_the_time(exchange: FakeAlpaca) -> None:
     (provider,) = create(exchange.environ())
     assert isinstance(provider, Provider)
-    assert isinstance(provider, Streaming)
-    assert isinstance(provider, Probing)
-    assert isinstance(provider, Clocked)
+    assert isinstance(provider, SupportsStreaming)
+    assert isinstance(provider, SupportsFirstAvailable)
+    assert isinstance(provider, SupportsServerTime)
     assert provider.api_version == API_VERSION
     assert (provider.market.id, provider.market.timezone, provider.id) == ("stocks", "America/New_York", "alpaca")
     traits = provider.capabilities
     assert [str(timeframe) for timeframe in traits.timeframes] == ["1m", "5m", "15m", "30m", "1h", "1d"]
-    assert (traits.live, traits.settle_ms, traits.max_rows_per_call) == (Live.STREAM, 90_000, 10_000)
+    assert (traits.live, traits.settle_ms, traits.max_rows_per_call) == (LiveMode.STREAM, 90_000, 10_000)
     assert traits.budget is not None
     assert (traits.budget.weight, traits.budget.per_s) == (200, 60)
 
@@ -346,7 +346,7 @@ async def test_feed_and_adjustment_are_part_of_the_identity(exchange: FakeAlpaca
     key = exchange.environ()["ALPACA_API_KEY"]
     assert {provider.capabilities.budget.credential for provider in providers} == {key}
     assert not any(key in repr(provider.capabilities) for provider in providers)
-    assert {provider.capabilities.live for provider in providers if "otc" in provider.id} == {Live.POLL}
+    assert {provider.capabilities.live for provider in providers if "otc" in provider.id} == {LiveMode.POLL}
 
 
 async def test_each_feed_and_adjustment_has_its_own_candles(exchange: FakeAlpaca, start: Start) -> None:
@@ -528,11 +528,11 @@ async def test_without_keys_it_is_listed_with_the_reason_and_nothing_else_is_dis
         ({"ALPACA_API_SECRET": " ", "ALPACA_API_KEY": KEY}, "ALPACA_API_SECRET"),
     ):
         (lack,) = create(environ)
-        assert isinstance(lack, Unconfigured)
+        assert isinstance(lack, UnconfiguredProvider)
         assert lacking in lack.reason
     registry = Registry({"ALPACA_FEEDS": "iex,sip"}, [Point("stocks.alpaca", create)])
     shown = {status.id: status for status in registry.statuses()}
-    assert {status.state for status in shown.values()} == {State.NOT_CONFIGURED}
+    assert {status.state for status in shown.values()} == {ProviderState.NOT_CONFIGURED}
     assert shown["alpaca-sip"].name == "Alpaca (SIP)"
     assert "ALPACA_API_KEY" in str(shown["alpaca"].reason)
     with pytest.raises(ProviderError, match="ALPACA_API_KEY"):

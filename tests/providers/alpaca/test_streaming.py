@@ -225,7 +225,7 @@ async def test_every_cut_fails_all_iterators_so_that_each_reads_what_it_missed(
 
 
 async def test_a_connection_that_has_gone_silent_is_found_out(exchange: FakeAlpaca, alpaca: Alpaca) -> None:
-    alpaca._tape.timings = replace(BRISK, heartbeat_interval_s=0.1)
+    alpaca._stream.timings = replace(BRISK, heartbeat_interval_s=0.1)
     listener = Listener(alpaca)
     await exchange.stream.until({"AAPL"})
     exchange.stream.deaf = True
@@ -233,7 +233,7 @@ async def test_a_connection_that_has_gone_silent_is_found_out(exchange: FakeAlpa
 
 
 async def test_a_subscription_that_is_not_answered_is_found_out(exchange: FakeAlpaca, alpaca: Alpaca) -> None:
-    alpaca._tape.timings = replace(BRISK, answer_timeout_s=0.1)
+    alpaca._stream.timings = replace(BRISK, answer_timeout_s=0.1)
     exchange.stream.no_answer = True
     error = await Listener(alpaca).error()
     assert isinstance(error, ProviderUnavailable)
@@ -262,7 +262,7 @@ async def test_bad_keys_are_refused_and_not_tried_again_at_once(
         assert "ALPACA_API_SECRET" in error.message
         assert SECRET not in repr(error)
     assert exchange.stream.counts["connections"] == 1
-    provider._tape.timings = replace(BRISK, refused_pause_s=0.0)
+    provider._stream.timings = replace(BRISK, refused_pause_s=0.0)
     await provider.close()
     await Listener(provider).error()
     assert exchange.stream.counts["connections"] == 2

@@ -11,7 +11,7 @@ import pytest
 from candlegraph.candle import Candles, concat
 from candlegraph.clock import MINUTE_MS
 from candlegraph.errors import ProviderUnavailable, UnknownSymbol, Unsupported
-from candlegraph.provider import Budget, Clocked, Page, Probing
+from candlegraph.provider import Budget, Page, SupportsFirstAvailable, SupportsServerTime
 from candlegraph.series import Instrument
 from candlegraph.span import Span
 from candlegraph.timeframe import MINUTE
@@ -154,7 +154,7 @@ async def test_the_exchange_tells_the_time(
 ) -> None:
     for fake, told in ((binance_fake, NOW), (kraken_fake, NOW), (coinbase_fake, NOW)):
         provider = await start(fake)
-        assert isinstance(provider, Clocked)
+        assert isinstance(provider, SupportsServerTime)
         assert await provider.server_time() == told
         assert sum(fake.calls.values()) == 1
 
@@ -180,7 +180,7 @@ async def test_an_exchange_without_a_clock_says_so() -> None:
 
 async def test_where_history_begins_costs_one_call_of_one_row(start: Start, binance_fake: FakeBinance) -> None:
     provider = await start(binance_fake)
-    assert isinstance(provider, Probing)
+    assert isinstance(provider, SupportsFirstAvailable)
     assert await provider.first_available(instrument(provider, "NEW")) == LISTED_AT
     assert [query["limit"] for _, query in binance_fake.requests] == ["1"]
     with pytest.raises(UnknownSymbol):

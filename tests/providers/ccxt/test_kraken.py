@@ -12,11 +12,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from candlegraph.answer import Ask, GapReason
+from candlegraph.answer import CandleRequest, GapReason
 from candlegraph.candle import Candles
 from candlegraph.clock import MINUTE_MS
 from candlegraph.errors import ProviderUnavailable, UnknownSymbol
-from candlegraph.provider import Live
+from candlegraph.provider import LiveMode
 from candlegraph.series import Instrument, Series
 from candlegraph.span import Span
 from candlegraph.timeframe import MINUTE
@@ -121,7 +121,7 @@ def rows(candles: Candles) -> list[tuple[Any, ...]]:
 
 async def test_the_snapshot_is_told_once_and_then_each_minute_as_it_moves(connect: Connect, fake: FakeKraken) -> None:
     provider = await connect()
-    assert provider.capabilities.live is Live.STREAM
+    assert provider.capabilities.live is LiveMode.STREAM
     async with aclosing(provider.stream(BUSY)) as stream:
         snapshot = await first(stream)
         past = Span(int(snapshot.timestamp[0]), OPENED)
@@ -243,7 +243,7 @@ async def test_a_refused_subscription_is_told_at_once_though_the_heart_beats_on(
         fake.sockets.refusals.clear()
         async with aclosing(provider.stream(BUSY)) as stream:
             assert len(await first(stream))
-    assert provider.capabilities.live is Live.STREAM, "one market's trouble is not the exchange's"
+    assert provider.capabilities.live is LiveMode.STREAM, "one market's trouble is not the exchange's"
 
 
 # Silence
@@ -299,7 +299,7 @@ async def test_a_dead_line_is_noticed_by_the_missing_pongs(connect: Connect, fak
     provider = await connect(streaming={"keepAlive": 50})
     stream = provider.stream(BUSY)
     await first(stream)
-    fake.sockets.deaf = True
+    fake.sockets.ignores_pings = True
     with pytest.raises(ProviderUnavailable):
         await first(stream)
 
@@ -326,7 +326,7 @@ async def test_live_symbols_outlive_three_cuts_and_the_store_equals_the_truth(
         assert fake.sockets.opened >= 4
         whole = [*map(truth, range(CROWD)), quiet_truth()]
         for instrument, expected in zip([*crowd, QUIET], whole, strict=True):
-            await is_told(followed, instrument, expected, Span(OPENED - 9 * MINUTE_MS, end))
+            await streams_exactly(followed, instrument, expected, Span(OPENED - 9 * MINUTE_MS, end))
 
 
 async def test_a_symbol_that_the_socket_refuses_is_polled(
@@ -340,7 +340,7 @@ async def test_a_symbol_that_the_socket_refuses_is_polled(
         await eventually(lambda: followed.forming[BUSY].timestamp[-1] == last)
         await eventually(lambda: followed.closed(BUSY).timestamp[-1] == last - MINUTE_MS)
         assert fake.sockets.streams == {"S1/USD"}
-        await is_told(followed, BUSY, truth(), Span(OPENED - 9 * MINUTE_MS, last))
+        await streams_exactly(followed, BUSY, truth(), Span(OPENED - 9 * MINUTE_MS, last))
 
 
 async def test_a_quiet_minute_is_closed_by_the_clock_and_a_look_at_the_history(
@@ -353,8 +353,10 @@ async def test_a_quiet_minute_is_closed_by_the_clock_and_a_look_at_the_history(
         span = Span(OPENED - 9 * MINUTE_MS, OPENED + 5 * MINUTE_MS)
         expected = quiet_truth().between(span)
         await eventually(lambda: followed.closed(QUIET).timestamp[-1] == expected.timestamp[-1])
-        await is_told(followed, QUIET, quiet_truth(), span)
-        answer: Any = (await followed.history.answer([Ask(Series(QUIET, MINUTE), 100, span.since, span.until)]))[0]
+        await streams_exactly(followed, QUIET, quiet_truth(), span)
+        answer: Any = (
+            await followed.history.answer([CandleRequest(Series(QUIET, MINUTE), 100, span.since, span.until)])
+        )[0]
         assert (rows(answer.candles), answer.gaps) == (rows(expected), ())
 
 
@@ -375,7 +377,9 @@ async def test_a_gap_that_is_longer_than_the_history_reaches_back_is_told_not_hi
         told = followed.closed(BUSY)
         assert rows(told.between(Span(back, end))) == rows(truth().between(Span(back, end)))
         span = Span(START - 5 * MINUTE_MS, end)
-        answer: Any = (await followed.history.answer([Ask(Series(BUSY, MINUTE), 1_000, span.since, span.until)]))[0]
+        answer: Any = (
+            await followed.history.answer([CandleRequest(Series(BUSY, MINUTE), 1_000, span.since, span.until)])
+        )[0]
         (gap,) = answer.gaps
         assert (gap.reason, gap.until) == (GapReason.UNAVAILABLE, back)
         known = np.concatenate([truth().between(part).timestamp for part in (Span(0, gap.since), Span(back, end))])
@@ -383,7 +387,7 @@ async def test_a_gap_that_is_longer_than_the_history_reaches_back_is_told_not_hi
         assert set(told.timestamp.tolist()) == set(answer.candles.timestamp.tolist())
 
 
-async def is_told(followed: Following, instrument: Instrument, expected: Candles, span: Span) -> None:
+async def streams_exactly(followed: Following, instrument: Instrument, expected: Candles, span: Span) -> None:
     """It was closed minute by minute, each one once and in order, and stored as it was."""
     told = followed.closed(instrument).between(span)
     for candles in (told, await followed.kept(instrument, span)):

@@ -121,7 +121,7 @@ async def test_who_reads_the_symbols_while_new_ones_are_taken_over_reads_all_of_
     held, known = exchange.markets, dict(exchange.markets)
     fake.add("ETH", "USDT", random_candles(T0, 100))
     found, freed = [], asyncio.Event()
-    loop, free = asyncio.get_running_loop(), ccxt_markets._free
+    loop, free = asyncio.get_running_loop(), ccxt_markets._release_slowly
 
     def freeing(tables: list[dict[str, Any]]) -> None:
         free(tables)

@@ -26,13 +26,13 @@ from candlegraph.errors import (
     UnknownSymbol,
     Unsupported,
 )
-from candlegraph.provider import Live, Page, Provider
+from candlegraph.provider import LiveMode, Page, Provider
 from candlegraph.resample import fold
 from candlegraph.series import Instrument
 from candlegraph.span import Span
 from candlegraph.timeframe import MINUTE, Timeframe
 from providers.ccxt.exchange import native_timeframes
-from providers.ccxt.pages import Asked, Reach, page_of, reach_of
+from providers.ccxt.pages import PageRequest, PagingStyle, page_of, paging_style_of
 from providers.ccxt.provider import Ccxt, create
 from tests.fakes.binance import FakeBinance
 from tests.fakes.clocks import set_clock
@@ -478,52 +478,52 @@ async def test_hours_of_kraken_reach_as_many_rows_back(kraken: Ccxt) -> None:
 # What an answer proves, by what the exchange is known to do
 
 
-def settled(stamps: range, reach: Reach, lookback: int | None = None) -> tuple[int, int]:
+def settled(stamps: range, reach: PagingStyle, lookback: int | None = None) -> tuple[int, int]:
     """The minutes, from and to, that rows at these minutes settle of the 4,000 asked for with a limit of 300."""
     table = Candles.from_rows([[T0 + minute * MINUTE_MS, 1, 1, 1, 1, 1] for minute in stamps])
-    page = page_of(table, len(stamps), Asked(MINUTE, minutes(0, 4_000), 300, reach, lookback))
+    page = page_of(table, len(stamps), PageRequest(MINUTE, minutes(0, 4_000), 300, reach, lookback))
     return (page.complete_from - T0) // MINUTE_MS, (page.complete_to - T0) // MINUTE_MS
 
 
 @pytest.mark.parametrize(
     ("stamps", "reach", "expected", "why"),
     [
-        (range(0), Reach.FORWARD, (0, 4_000), "nothing from since on"),
-        (range(0), Reach.WINDOW, (0, 300), "nothing in the window; behind it nobody looked"),
-        (range(0), Reach.UNKNOWN, (0, 300), "the same"),
-        (range(0), Reach.NEWEST, (0, 0), "no rows kept says nothing of older ones"),
-        (range(7, 307), Reach.FORWARD, (0, 307), "full"),
-        (range(7, 200), Reach.FORWARD, (0, 300), "short, and not believed beyond the window"),
-        (range(7, 200), Reach.WINDOW, (0, 300), "the whole window"),
-        (range(300), Reach.WINDOW, (0, 300), "full"),
-        (range(7, 80), Reach.UNKNOWN, (0, 300), "too few rows for any cap"),
-        (range(100, 300), Reach.UNKNOWN, (100, 300), "perhaps the newest 200 of the window"),
-        (range(200), Reach.UNKNOWN, (0, 200), "perhaps the oldest 200 of the window"),
-        (range(3_000, 3_050), Reach.WINDOW, (3_000, 3_050), "it kept to no window"),
-        (range(3_000, 3_050), Reach.UNKNOWN, (3_000, 3_050), "it kept to no window"),
-        (range(100, 150), Reach.NEWEST, (100, 4_000), "all there is from its first row to now"),
-        (range(3_000, 3_500), Reach.NEWEST, (3_000, 4_000), "all there is from its first row to now"),
-        (range(-50, 250), Reach.WINDOW, (0, 250), "rows from before count for a full page"),
-        (range(-400, -100), Reach.WINDOW, (0, -100), "rows from before alone prove nothing"),
+        (range(0), PagingStyle.FORWARD, (0, 4_000), "nothing from since on"),
+        (range(0), PagingStyle.WINDOW, (0, 300), "nothing in the window; behind it nobody looked"),
+        (range(0), PagingStyle.UNKNOWN, (0, 300), "the same"),
+        (range(0), PagingStyle.NEWEST, (0, 0), "no rows kept says nothing of older ones"),
+        (range(7, 307), PagingStyle.FORWARD, (0, 307), "full"),
+        (range(7, 200), PagingStyle.FORWARD, (0, 300), "short, and not believed beyond the window"),
+        (range(7, 200), PagingStyle.WINDOW, (0, 300), "the whole window"),
+        (range(300), PagingStyle.WINDOW, (0, 300), "full"),
+        (range(7, 80), PagingStyle.UNKNOWN, (0, 300), "too few rows for any cap"),
+        (range(100, 300), PagingStyle.UNKNOWN, (100, 300), "perhaps the newest 200 of the window"),
+        (range(200), PagingStyle.UNKNOWN, (0, 200), "perhaps the oldest 200 of the window"),
+        (range(3_000, 3_050), PagingStyle.WINDOW, (3_000, 3_050), "it kept to no window"),
+        (range(3_000, 3_050), PagingStyle.UNKNOWN, (3_000, 3_050), "it kept to no window"),
+        (range(100, 150), PagingStyle.NEWEST, (100, 4_000), "all there is from its first row to now"),
+        (range(3_000, 3_500), PagingStyle.NEWEST, (3_000, 4_000), "all there is from its first row to now"),
+        (range(-50, 250), PagingStyle.WINDOW, (0, 250), "rows from before count for a full page"),
+        (range(-400, -100), PagingStyle.WINDOW, (0, -100), "rows from before alone prove nothing"),
     ],
     ids=str,
 )
-def test_a_page_settles(stamps: range, reach: Reach, expected: tuple[int, int], why: str) -> None:
+def test_a_page_settles(stamps: range, reach: PagingStyle, expected: tuple[int, int], why: str) -> None:
     assert settled(stamps, reach) == expected, why
 
 
 def test_nothing_is_proved_of_what_lies_behind_the_lookback() -> None:
-    assert settled(range(0), Reach.UNKNOWN, lookback=4_900) == (100, 300)
-    assert settled(range(0), Reach.UNKNOWN, lookback=1_000) == (4_000, 300)
+    assert settled(range(0), PagingStyle.UNKNOWN, lookback=4_900) == (100, 300)
+    assert settled(range(0), PagingStyle.UNKNOWN, lookback=1_000) == (4_000, 300)
 
 
 def test_the_row_at_an_inclusive_end_of_the_window_strays_not() -> None:
-    assert settled(range(10, 301), Reach.WINDOW) == (0, 301)
+    assert settled(range(10, 301), PagingStyle.WINDOW) == (0, 301)
 
 
 def test_an_inverse_swap_of_binance_is_asked_for_a_window_only() -> None:
-    assert reach_of("binance", inverse=True) is Reach.WINDOW
-    assert reach_of("binance", inverse=False) is Reach.FORWARD
+    assert paging_style_of("binance", inverse=True) is PagingStyle.WINDOW
+    assert paging_style_of("binance", inverse=False) is PagingStyle.FORWARD
 
 
 # Symbols
@@ -600,7 +600,7 @@ async def test_capabilities_are_modest_at_first_and_the_exchanges_own_after_the_
 ) -> None:
     before = Ccxt("binance").capabilities
     assert [str(timeframe) for timeframe in before.timeframes] == ["1m", "5m", "15m", "30m", "1h", "4h", "1d"]
-    assert (before.max_rows_per_call, before.live, before.has_volume) == (500, Live.POLL, True)
+    assert (before.max_rows_per_call, before.live, before.has_volume) == (500, LiveMode.POLL, True)
     assert before.budget is None
     after = binance.capabilities
     names = ["1m", "3m", "5m", "15m", "30m", "1h", "2h", "4h", "6h", "8h", "12h", "1d", "1w", "1mon"]

@@ -14,7 +14,7 @@ import pytest
 from candlegraph.candle import Candles, concat
 from candlegraph.clock import MINUTE_MS
 from candlegraph.errors import ProviderError, ProviderRefused, ProviderUnavailable, RateLimited, UnknownSymbol
-from candlegraph.provider import Live, Streaming
+from candlegraph.provider import LiveMode, SupportsStreaming
 from candlegraph.series import Instrument
 from candlegraph.span import Span
 from candlegraph.timeframe import MINUTE
@@ -103,11 +103,11 @@ async def concat_all(stream: Any) -> Candles:
 
 async def test_an_exchange_with_a_websocket_is_streamed_and_one_without_is_polled(connect: Connect) -> None:
     provider = await connect()
-    assert isinstance(provider, Streaming)
-    assert provider.capabilities.live is Live.STREAM
+    assert isinstance(provider, SupportsStreaming)
+    assert provider.capabilities.live is LiveMode.STREAM
     polled = Ccxt("coinbase")
     await polled.start()
-    assert polled.capabilities.live is Live.POLL
+    assert polled.capabilities.live is LiveMode.POLL
     await polled.close()
 
 
@@ -157,7 +157,7 @@ async def test_a_minute_without_a_trade_is_no_candle(connect: Connect, fake: Fak
     fake.now = T0 + 100 * MINUTE_MS  # no part of it is over: its volume is 0
     async with aclosing(provider.stream(instrument())) as stream:
         waiting = asyncio.ensure_future(first(stream))
-        await eventually(lambda: any(candle for line in fake.sockets.lines for candle in line.told.values()))
+        await eventually(lambda: any(candle for line in fake.sockets.lines for candle in line.sent.values()))
         fake.now += 10_000
         assert (await waiting).volume[0] > 0
 
@@ -291,7 +291,7 @@ async def test_a_dead_line_is_noticed_by_the_missing_pongs(connect: Connect, fak
     provider = await connect(streaming={"keepAlive": 50})
     stream = provider.stream(instrument())
     await first(stream)
-    fake.sockets.deaf = True
+    fake.sockets.ignores_pings = True
     with pytest.raises(ProviderUnavailable):
         await first(stream)
 
@@ -362,7 +362,7 @@ async def test_where_a_stream_is_refused_for_good_the_exchange_is_polled(connect
     fake.fail(Fault(status=451), path="socket")
     with pytest.raises(ProviderRefused):
         await first(provider.stream(instrument()))
-    assert provider.capabilities.live is Live.POLL
+    assert provider.capabilities.live is LiveMode.POLL
 
 
 async def test_an_unknown_symbol_opens_no_socket(connect: Connect, fake: FakeBinance) -> None:

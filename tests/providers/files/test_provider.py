@@ -20,7 +20,7 @@ from candlegraph import (
     MINUTE,
     ConfigurationError,
     Instrument,
-    Live,
+    LiveMode,
     Page,
     Provider,
     ProviderRefused,
@@ -116,7 +116,7 @@ async def test_it_is_a_provider_of_files_that_never_move(tmp_path: Path) -> None
     assert (provider.market.id, provider.id, provider.version) == ("files", "files", "0.1.0")
     told = provider.capabilities
     assert told.timeframes == (MINUTE, DAY)
-    assert (told.live, told.has_volume, told.settle_ms, told.max_rows_per_call) == (Live.NONE, False, 0, 10_000)
+    assert (told.live, told.has_volume, told.settle_ms, told.max_rows_per_call) == (LiveMode.NONE, False, 0, 10_000)
 
 
 @pytest.mark.parametrize(

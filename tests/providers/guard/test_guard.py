@@ -25,17 +25,17 @@ from candlegraph.errors import (
     UnknownSymbol,
     Unsupported,
 )
-from candlegraph.provider import Budget, Capabilities, Listing, Live, Page
+from candlegraph.provider import Budget, Capabilities, Listing, LiveMode, Page
 from candlegraph.series import Instrument
 from candlegraph.span import Span
 from candlegraph.timeframe import MINUTE
-from candlegraph.upstream import Counters, Failure, State, Urgency
+from candlegraph.upstream import CallCounters, CallFailure, ProviderState, Urgency
 from candlegraph.upstream import Upstream as GuardedUpstream
 from providers.guard import call_queue as turnstile
 from providers.guard import circuit_breaker as breaker
-from providers.guard.calls import ATTEMPTS
+from providers.guard.calls import MAX_ATTEMPTS
 from providers.guard.guard import Guard
-from tests.fakes.upstream import UNLIMITED, Upstream, changing, hanging, minutes, raising
+from tests.fakes.upstream import UNLIMITED, FakeUpstream, changing, hanging, minutes, raising
 from tests.fakes.virtual import EPOCH_MS, now, virtual
 
 SPAN = Span(EPOCH_MS - 100 * MINUTE_MS, EPOCH_MS)
@@ -43,10 +43,10 @@ X = Instrument("fake", "upstream", "X")
 DOWN = ProviderUnavailable("It is down.")
 
 
-def made(budget: Budget | None = UNLIMITED, **traits: Any) -> tuple[Upstream, Guard]:
+def made(budget: Budget | None = UNLIMITED, **traits: Any) -> tuple[FakeUpstream, Guard]:
     """A provider whose upstream has a hundred minutes of X, and its guard."""
-    upstream = Upstream({"X": minutes(SPAN.since, 100)})
-    upstream.capabilities = Capabilities((MINUTE,), Live.POLL, max_rows_per_call=500, budget=budget, **traits)
+    upstream = FakeUpstream({"X": minutes(SPAN.since, 100)})
+    upstream.capabilities = Capabilities((MINUTE,), LiveMode.POLL, max_rows_per_call=500, budget=budget, **traits)
     return upstream, Guard(upstream)
 
 
@@ -60,7 +60,7 @@ async def failure(awaitable: Awaitable[object]) -> ProviderError:
     return caught.value
 
 
-def times(upstream: Upstream) -> list[float]:
+def times(upstream: FakeUpstream) -> list[float]:
     """When it was asked, in seconds since the beginning."""
     return [(call.at - EPOCH_MS) / 1000 for call in upstream.calls]
 
@@ -87,7 +87,7 @@ async def test_a_fault_that_passes_is_not_noticed_by_who_asked(fault: str) -> No
     upstream.faults = [FAULTS[fault]()]
     assert len((await ask(guard)).candles) == 100
     assert len(upstream.calls) == 2
-    assert guard.status().counters == Counters(2, 1, 1, 100, 0, upstream.calls[-1].at)
+    assert guard.status().counters == CallCounters(2, 1, 1, 100, 0, upstream.calls[-1].at)
 
 
 @pytest.mark.parametrize("fault", FAULTS)
@@ -100,7 +100,7 @@ async def test_a_fault_that_stays_is_a_provider_error_after_a_few_tries(
     error = await failure(ask(guard))
     assert isinstance(error, RateLimited if fault == "limited" else ProviderUnavailable)
     assert "secret" not in error.message
-    assert len(upstream.calls) == ATTEMPTS
+    assert len(upstream.calls) == MAX_ATTEMPTS
     if fault not in {"down", "limited"}:
         record = caplog.records[0]
         assert record.levelno == logging.ERROR
@@ -134,7 +134,7 @@ async def test_what_another_try_would_not_mend_is_not_tried_again_and_opens_no_b
     counters = guard.status().counters
     is_answer = not isinstance(error, ProviderRefused)
     assert (counters.failures, counters.retries) == (0 if is_answer else 20, 0)
-    assert guard.status().state is (State.READY if is_answer else State.DEGRADED)
+    assert guard.status().state is (ProviderState.READY if is_answer else ProviderState.DEGRADED)
 
 
 @given(st.lists(st.sampled_from(["good", "hang", "refused", *FAULTS]), max_size=25), st.integers(1, 8))
@@ -155,11 +155,11 @@ def test_whatever_happens_the_answer_is_the_page_or_a_provider_error(faults: lis
             for answer in answers:
                 assert isinstance(answer, ProviderError) or len(answer.candles) == 100  # type: ignore[union-attr]
             assert len((await ask(its_guard)).candles) == 100, "another provider is untouched"
-            assert guard._calls._turnstile._running == 0
+            assert guard._calls._queue._running == 0
             await asyncio.sleep(random.uniform(0, 30))
         await asyncio.sleep(3600)
         assert len((await ask(guard)).candles) == 100, "it comes back by itself"
-        assert guard.status().state is State.READY
+        assert guard.status().state is ProviderState.READY
         assert its_guard.status().counters.failures == 0
 
     logging.disable(logging.CRITICAL)
@@ -179,7 +179,7 @@ async def test_after_a_429_with_retry_after_nobody_calls_before_it() -> None:
     first = asyncio.create_task(ask(guard))
     await asyncio.sleep(0.1)
     status = guard.status()
-    assert (status.state, status.reason, status.retry_at) == (State.RATE_LIMITED, "Slow down.", EPOCH_MS + 3000)
+    assert (status.state, status.reason, status.retry_at) == (ProviderState.RATE_LIMITED, "Slow down.", EPOCH_MS + 3000)
     others = [asyncio.create_task(ask(guard, urgency)) for urgency in Urgency for _ in range(5)]
     pages = await asyncio.gather(first, *others)
     assert all(len(page.candles) == 100 for page in pages)
@@ -237,10 +237,10 @@ async def test_429s_that_do_not_say_how_long_are_left_longer_each_time() -> None
 # The circuit breaker
 
 
-async def opened(upstream: Upstream, guard: Guard) -> None:
+async def opened(upstream: FakeUpstream, guard: Guard) -> None:
     """Fail until the breaker opens."""
     upstream.always = raising(DOWN)
-    while guard.status().state is not State.FAILED:
+    while guard.status().state is not ProviderState.FAILED:
         await failure(ask(guard))
 
 
@@ -248,7 +248,7 @@ async def opened(upstream: Upstream, guard: Guard) -> None:
 async def test_five_failures_in_a_row_and_it_is_left_alone_for_a_while() -> None:
     upstream, guard = made()
     await opened(upstream, guard)
-    assert len(upstream.calls) == breaker.THRESHOLD
+    assert len(upstream.calls) == breaker.FAILURE_THRESHOLD
     began = now()
     error = await failure(ask(guard))
     assert now() == began
@@ -256,9 +256,9 @@ async def test_five_failures_in_a_row_and_it_is_left_alone_for_a_while() -> None
     assert "It is down." in error.message
     assert error.retry_after is not None
     assert 0 < error.retry_after <= breaker.REST_S
-    assert len(upstream.calls) == breaker.THRESHOLD
+    assert len(upstream.calls) == breaker.FAILURE_THRESHOLD
     status = guard.status()
-    assert (status.state, status.reason) == (State.FAILED, "It is down.")
+    assert (status.state, status.reason) == (ProviderState.FAILED, "It is down.")
     assert status.retry_at == pytest.approx(clock.now_ms() + error.retry_after * 1000, abs=2)
 
 
@@ -267,7 +267,7 @@ async def test_half_open_it_lets_exactly_one_through_and_the_others_fail_at_once
     upstream, guard = made()
     await opened(upstream, guard)
     await asyncio.sleep(breaker.REST_S)
-    assert guard.status().state is State.DEGRADED
+    assert guard.status().state is ProviderState.DEGRADED
     release, asked = asyncio.Event(), len(upstream.calls)
     upstream.always = hanging(release)
     askers = [asyncio.create_task(ask(guard)) for _ in range(20)]
@@ -275,14 +275,14 @@ async def test_half_open_it_lets_exactly_one_through_and_the_others_fail_at_once
     assert len(upstream.calls) == asked + 1
     refused = [asker for asker in askers if asker.done()]
     assert len(refused) == 19
-    assert {(await failure(asker)).retry_after for asker in refused} == {breaker.PROBE_S}
+    assert {(await failure(asker)).retry_after for asker in refused} == {breaker.PROBE_AFTER_S}
     release.set()
     (probe,) = set(askers) - set(refused)
     assert len((await probe).candles) == 100
     upstream.always = None
     assert [len(page.candles) for page in await asyncio.gather(*(ask(guard) for _ in range(20)))] == [100] * 20
     await asyncio.sleep(60)
-    assert guard.status().state is State.READY
+    assert guard.status().state is ProviderState.READY
 
 
 @virtual
@@ -452,7 +452,7 @@ async def test_a_waiter_that_leaves_frees_its_place() -> None:
     pages = await asyncio.gather(*askers, return_exceptions=True)
     assert [isinstance(page, Page) for page in pages] == [False] * 4 + [True] * 2
     assert len(upstream.calls) == 3
-    gate = guard._calls._turnstile
+    gate = guard._calls._queue
     assert (gate._running, [len(queue) for queue in gate._queues.values()]) == (0, [0, 0, 0])
 
 
@@ -509,10 +509,10 @@ async def test_all_of_a_budget_can_be_spent_at_once_and_again_after_its_window()
     assert error.retry_after is not None
     assert 59 < error.retry_after <= 62
     status = guard.status()
-    assert (status.state, status.reason) == (State.RATE_LIMITED, error.message)
+    assert (status.state, status.reason) == (ProviderState.RATE_LIMITED, error.message)
     assert status.counters.failures == 0, "that was not its fault"
     await asyncio.sleep(error.retry_after)
-    assert guard.status().state is State.READY
+    assert guard.status().state is ProviderState.READY
     await asyncio.gather(*(ask(guard, Urgency.LIVE) for _ in range(30)))
     assert len(upstream.calls) == 60
 
@@ -521,15 +521,15 @@ async def test_all_of_a_budget_can_be_spent_at_once_and_again_after_its_window()
 async def test_an_upstream_that_names_no_budget_gets_a_cautious_one() -> None:
     upstream, guard = made(None)
     answers = await asyncio.gather(*(ask(guard) for _ in range(200)), return_exceptions=True)
-    assert len(upstream.calls) <= turnstile.CAUTIOUS.weight
+    assert len(upstream.calls) <= turnstile.DEFAULT_BUDGET.weight
     assert sum(isinstance(answer, Page) for answer in answers) == len(upstream.calls) > 50
-    assert guard.status().budget == turnstile.CAUTIOUS
+    assert guard.status().budget == turnstile.DEFAULT_BUDGET
 
 
 # Its clock
 
 
-class Ticking(Upstream):
+class Ticking(FakeUpstream):
     """Tells the time as it is told to."""
 
     asked = 0
@@ -592,7 +592,7 @@ async def test_a_clock_that_cannot_be_read_does_no_harm(tells: int | Exception) 
 # What else it passes on
 
 
-class Streamed(Upstream):
+class Streamed(FakeUpstream):
     """Streams what it is given."""
 
     given: tuple[object, ...] = ()
@@ -612,7 +612,7 @@ class Streamed(Upstream):
 async def streamed(*given: object) -> tuple[list[int], Streamed, Guard, ProviderError | None]:
     upstream = Streamed()
     upstream.given = given
-    upstream.capabilities = replace(upstream.capabilities, live=Live.STREAM)
+    upstream.capabilities = replace(upstream.capabilities, live=LiveMode.STREAM)
     guard = Guard(upstream)
     stream, lengths = guard.stream(X), list[int]()
     assert stream is not None
@@ -633,7 +633,7 @@ async def test_a_stream_is_passed_on_until_it_breaks_with_a_provider_error(error
     assert isinstance(raised, ProviderUnavailable)
     assert "secret" not in raised.message
     assert upstream.closed == 1
-    assert guard.status().last_failure == Failure(raised.message, clock.now_ms())
+    assert guard.status().last_failure == CallFailure(raised.message, clock.now_ms())
     assert (await streamed(candles))[3] is None, "one that ends is no failure"
 
 
@@ -643,7 +643,7 @@ async def test_a_symbol_that_the_stream_does_not_know_is_polled_for_an_hour_and_
     assert isinstance(raised, ProviderUnavailable), "its history knows it: nobody is told that it is not there"
     assert guard.stream(X) is None
     assert guard.stream(replace(X, symbol="Y")) is not None
-    assert (guard.status().state, guard.status().last_failure) == (State.READY, None)
+    assert (guard.status().state, guard.status().last_failure) == (ProviderState.READY, None)
     await asyncio.sleep(3_600)
     assert guard.stream(X) is not None, "it may know it by now"
 
@@ -652,7 +652,7 @@ async def test_a_symbol_that_the_stream_does_not_know_is_polled_for_an_hour_and_
 async def test_a_stream_that_nobody_reads_any_more_is_closed() -> None:
     upstream = Streamed()
     upstream.given = (minutes(0, 3),) * 10
-    upstream.capabilities = replace(upstream.capabilities, live=Live.STREAM)
+    upstream.capabilities = replace(upstream.capabilities, live=LiveMode.STREAM)
     stream: Any = Guard(upstream).stream(X)
 
     async def read() -> None:
@@ -678,7 +678,7 @@ async def test_who_does_not_stream_is_polled_and_who_cannot_probe_is_not_asked()
 
         api_version, market, id, name = 1, upstream.market, "plain", "Plain"
         description = version = ""
-        capabilities = replace(upstream.capabilities, live=Live.STREAM)
+        capabilities = replace(upstream.capabilities, live=LiveMode.STREAM)
 
     plain = Guard(Plain())  # type: ignore[arg-type]
     assert plain.stream(X) is None
@@ -711,15 +711,15 @@ async def test_a_list_of_symbols_is_asked_for_as_everything_else_is() -> None:
 @virtual
 async def test_a_failure_shows_for_a_minute_and_its_message_for_good() -> None:
     upstream, guard = made()
-    assert guard.status().state is State.READY
+    assert guard.status().state is ProviderState.READY
     assert guard.status().last_failure is None
     upstream.faults = [raising(DOWN)]
     await ask(guard)
-    failed = Failure("It is down.", EPOCH_MS)
+    failed = CallFailure("It is down.", EPOCH_MS)
     status = guard.status()
-    assert (status.state, status.reason, status.last_failure) == (State.DEGRADED, "It is down.", failed)
+    assert (status.state, status.reason, status.last_failure) == (ProviderState.DEGRADED, "It is down.", failed)
     await asyncio.sleep(60)
     status = guard.status()
-    assert (status.state, status.reason, status.last_failure) == (State.READY, None, failed)
-    guard.refused(3)
+    assert (status.state, status.reason, status.last_failure) == (ProviderState.READY, None, failed)
+    guard.count_refused_rows(3)
     assert guard.status().counters.refused_rows == 3

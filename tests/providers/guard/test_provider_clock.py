@@ -11,12 +11,12 @@ import pytest
 
 from candlegraph import clock
 from candlegraph.clock import DAY_MS, HOUR_MS, MINUTE_MS
-from candlegraph.provider import Capabilities, Live, Page, Provider
+from candlegraph.provider import Capabilities, LiveMode, Page, Provider
 from candlegraph.series import Instrument
 from candlegraph.span import Span
 from candlegraph.timeframe import MINUTE, Timeframe
 from providers.guard.guard import Guard
-from tests.fakes.upstream import UNLIMITED, Upstream, minutes
+from tests.fakes.upstream import UNLIMITED, FakeUpstream, minutes
 from tests.fakes.virtual import EPOCH_MS, virtual
 
 X = Instrument("fake", "upstream", "X")
@@ -26,9 +26,9 @@ RECENT = Span(EPOCH_MS - 100 * MINUTE_MS, EPOCH_MS)
 class Silent:
     """A provider without ``server_time``, whose answers have the headers that it is given."""
 
-    def __init__(self, *, live: Live = Live.POLL) -> None:
+    def __init__(self, *, live: LiveMode = LiveMode.POLL) -> None:
         self.capabilities = Capabilities((MINUTE,), live, settle_ms=5_000, budget=UNLIMITED)
-        self.upstream = Upstream({"X": minutes(RECENT.since, 200)})
+        self.upstream = FakeUpstream({"X": minutes(RECENT.since, 200)})
         self.headers: Mapping[str, str] = {}
         self.saw = 0  # what time it was to the plugin
 
@@ -179,6 +179,6 @@ async def test_what_is_older_than_a_day_is_past_without_proof() -> None:
 
 @virtual
 async def test_where_nothing_moves_there_is_nothing_to_prove() -> None:
-    guard = guarded(Silent(live=Live.NONE))
+    guard = guarded(Silent(live=LiveMode.NONE))
     assert (await ask(guard)).proved_until is None
     await guard.close()

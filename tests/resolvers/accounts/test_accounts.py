@@ -25,12 +25,12 @@ from candlegraph.viewer import Role, User, Viewer
 from resolvers.accounts import accounts as module
 from resolvers.accounts import passwords as passwords_module
 from resolvers.accounts.accounts import Accounts, Session
-from resolvers.accounts.administration import Roster
+from resolvers.accounts.administration import UserAdministration
 from resolvers.accounts.passwords import Passwords
 from resolvers.accounts.tokens import Tokens
 from storage.database import Database
-from storage.rate_limits import Bucket, Limiter
-from storage.users import Users
+from storage.rate_limits import AttemptLimit, RateLimiter
+from storage.users import UserStore
 from tests.waiting import HANG_S, eventually
 
 PASSWORD = "correct horse battery"
@@ -43,8 +43,8 @@ class House:
     """Accounts over a database of their own, with passwords that cost little."""
 
     database: Database
-    users: Users
-    roster: Roster
+    users: UserStore
+    roster: UserAdministration
     accounts: Accounts
     ada: User
 
@@ -63,12 +63,12 @@ class House:
 
 @pytest.fixture
 async def house(database: Database) -> AsyncIterator[House]:
-    users = Users(database)
-    accounts = Accounts(users, Tokens(lambda: [b"a key of thirty-two bytes and more"]), Limiter())
-    roster = Roster(users)
+    users = UserStore(database)
+    accounts = Accounts(users, Tokens(lambda: [b"a key of thirty-two bytes and more"]), RateLimiter())
+    roster = UserAdministration(users)
     accounts._passwords = roster._passwords = Passwords(CHEAP)
     supervisor = Supervisor()
-    supervisor.start("accounts", accounts.standing.watch)
+    supervisor.start("accounts", accounts.revocations.run)
     yield House(database, users, roster, accounts, await roster.add("ada", PASSWORD, Role.OPERATOR))
     await supervisor.close()
 
@@ -232,7 +232,7 @@ async def test_signing_out_ends_the_family_once(house: House) -> None:
 async def test_whoever_is_closed_changed_or_gone_is_out(house: House, change: str) -> None:
     session = await house.login()
     assert (await house.viewer(session)).user
-    ended = asyncio.create_task(house.accounts.standing.ended(house.ada))
+    ended = asyncio.create_task(house.accounts.revocations.ended(house.ada))
     await asyncio.sleep(0)
     if change == "disable":
         await house.roster.disable("Ada", disabled=True)
@@ -259,13 +259,13 @@ async def test_whoever_is_closed_changed_or_gone_is_out(house: House, change: st
             return (await house.viewer(again)).user is not None
 
         await eventually(admitted)
-        house.accounts.standing._known.clear()  # it is looked up again
+        house.accounts.revocations._known.clear()  # it is looked up again
         assert (await house.viewer(session)).refusal, "what had ended stays ended"
 
 
 async def test_a_database_that_is_away_is_never_a_wrong_password(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
     session = await house.login()
-    house.accounts.standing._known.clear()  # nothing is known any more
+    house.accounts.revocations._known.clear()  # nothing is known any more
 
     async def away(*_: object) -> None:
         raise Unavailable(retry_after=1)
@@ -318,7 +318,7 @@ async def test_an_address_cannot_try_one_name_after_the_other(house: House) -> N
 async def test_a_thousand_addresses_slow_an_account_down_but_not_its_owner(
     house: House, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(module, "_OF_AN_ACCOUNT", Bucket(burst=20, every_s=6))
+    monkeypatch.setattr(module, "_OF_AN_ACCOUNT", AttemptLimit(burst=20, every_s=6))
     await house.login(address="198.51.100.7")
     found: Counter[str] = Counter()
     for number in range(40):

@@ -10,8 +10,7 @@ import pytest
 
 from candlegraph.errors import Unavailable
 from candlegraph.viewer import Role, User
-from resolvers.accounts.revocation import Standing
-from storage.users import Users
+from resolvers.accounts.revocation import RevocationWatch
 
 
 class Accounts:
@@ -28,9 +27,9 @@ class Accounts:
         return {i: User(i, f"user{i}", Role.VIEWER, disabled=False, version=1) for i in ids}
 
 
-def standing_over(accounts: Accounts, freshness_s: float = 60.0, max_kept: int = 10) -> Standing:
+def standing_over(accounts: Accounts, freshness_s: float = 60.0, max_kept: int = 10) -> RevocationWatch:
     """Looks accounts up; what is known of one stays fresh for longer than a test takes."""
-    return Standing(cast("Users", cast("Any", accounts)), freshness_s, max_kept)
+    return RevocationWatch(cast("Any", cast("Any", accounts)), freshness_s, max_kept)
 
 
 @pytest.fixture

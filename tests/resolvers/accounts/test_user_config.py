@@ -13,7 +13,7 @@ from candlegraph.errors import BadUserInput
 from candlegraph.viewer import Role
 from resolvers.accounts.user_config import MAX_BYTES, MAX_DEPTH, MAX_KEYS, encode_config
 from storage.database import Database
-from storage.users import Users
+from storage.users import UserStore
 
 _TEXTS = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"), max_size=20)
 _SCALARS = (
@@ -37,7 +37,7 @@ def test_what_is_encoded_reads_back_equal(config: dict[str, Any]) -> None:
 
 
 async def test_what_is_stored_comes_back_equal(database: Database) -> None:
-    users = Users(database)
+    users = UserStore(database)
     user = await users.add("ada", "hash", Role.VIEWER)
     assert user
     drawn: list[dict[str, Any]] = []

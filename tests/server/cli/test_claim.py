@@ -13,12 +13,12 @@ import pytest
 from pydantic import SecretStr
 
 from candlegraph import Instrument, Series, Timeframe, clock
-from candlegraph.answer import Answer, Ask
+from candlegraph.answer import Answer, CandleRequest
 from candlegraph.errors import BadUserInput, InvalidCandles
 from server.cli.importing import ImportOptions, import_candles
 from server.settings import Settings
-from server.wiring import machine
-from storage.relations import ALL
+from server.wiring import open_runtime
+from storage.relations import ALL_AGGREGATES
 from tests.fakes.clocks import set_clock
 from tests.server.cli.test_cli import Command, cli  # noqa: F401 - a fixture
 from tests.server.cli.test_importing import NAME, minutes, refused
@@ -70,9 +70,9 @@ class Desk:
             await connection.close()
 
     async def answer(self, symbol: str, timeframe: str, since: str, until: str) -> Answer:
-        async with machine(self.settings) as running:
+        async with open_runtime(self.settings) as running:
             series = Series(Instrument(*LAB, symbol), Timeframe.parse(timeframe))
-            (answer,) = await running.services.history.answer([Ask(series, 5000, at(since), at(until))])
+            (answer,) = await running.services.history.answer([CandleRequest(series, 5000, at(since), at(until))])
         assert not isinstance(answer, BaseException)
         return answer
 
@@ -233,7 +233,9 @@ async def test_minutes_without_a_trade_are_dropped_where_the_provider_drops_them
     # The minute 00:09 has no row, and the last row, which is dropped, proves that nobody traded in it.
     assert await desk.covered("F/USDT") == [(at("2024-05-01T00:00Z"), at("2024-05-01T00:10Z"))]
     connection = await asyncpg.connect(desk.dsn)
-    (first, second) = await connection.fetch(f"select open, low, volume from {ALL[FIVE]} order by bucketed_time")
+    (first, second) = await connection.fetch(
+        f"select open, low, volume from {ALL_AGGREGATES[FIVE]} order by bucketed_time"
+    )
     await connection.close()
     assert tuple(first) == ((100, 99.5, 4) if kept == 8 else (90, 90, 4))
     assert tuple(second) == (100, 99.5, 4)

@@ -14,9 +14,9 @@ from candlegraph.series import Instrument
 from candlegraph.span import Span, Spans
 from candlegraph.timeframe import MINUTE
 from storage import migrate as migrate_module
-from storage.batches import Write
+from storage.batches import CandleWrite
 from storage.candles import CandleStore
-from storage.change_feed import Changes
+from storage.change_feed import ChangeFeed
 from storage.database import Database
 from storage.instruments import Instruments
 from tests.fakes.remote import Remote, variables
@@ -125,10 +125,10 @@ async def old_dsn(new_database: Any, monkeypatch: pytest.MonkeyPatch) -> str:
     dsn = await old_database(new_database, monkeypatch)
     database = Database(dsn)
     await database.open()
-    one = await Instruments(database).imported(Instrument("x", "y", "A"), "UTC")
+    one = await Instruments(database).get_or_create(Instrument("x", "y", "A"), "UTC")
     rows = concat([minutes(T0, 100), minutes(T0 + 60 * DAY_MS, 100)])
     whole = Spans([Span(T0, T0 + 60 * DAY_MS + 100 * MINUTE_MS)])
-    await CandleStore(database, Changes(database)).write([Write(one.id, MINUTE, rows, whole, "i")])
+    await CandleStore(database, ChangeFeed(database)).write([CandleWrite(one.id, MINUTE, rows, whole, "i")])
     await database.close()
     return dsn
 
@@ -157,11 +157,11 @@ async def test_a_server_killed_in_the_middle_leaves_the_rest_to_the_next_one(
     dsn = await old_database(new_database, monkeypatch)
     database = Database(dsn)
     await database.open()
-    store, whole = CandleStore(database, Changes(database)), Spans([Span(T0, T0 + COUNT * MINUTE_MS)])
+    store, whole = CandleStore(database, ChangeFeed(database)), Spans([Span(T0, T0 + COUNT * MINUTE_MS)])
     for name, rows in truth.items():
-        one = await Instruments(database).imported(Instrument("remote", "tape", name), "UTC")
+        one = await Instruments(database).get_or_create(Instrument("remote", "tape", name), "UTC")
         cut = replace(rows[-1:], close=rows.open[-1:], high=rows.open[-1:], low=rows.open[-1:])
-        await store.write([Write(one.id, MINUTE, concat([rows[:-1], cut]), whole, "i")])
+        await store.write([CandleWrite(one.id, MINUTE, concat([rows[:-1], cut]), whole, "i")])
     await database.fetch("update instruments set listed = true")
     held = asyncio.Event()
 

@@ -29,10 +29,10 @@ from schema.executor import BulkExecutor
 from server.transport import graphql_sse as events
 from server.transport import graphql_ws as sockets
 from server.transport import uvicorn_protocols as wire
-from server.transport.connections import Caps
+from server.transport.connections import ConnectionLimits
 from server.transport.graphql_sse import prefers_events
 from storage.database import Database
-from storage.users import Users
+from storage.users import UserStore
 from tests.server.stage import FIRST, Serving, Stage, services, staged
 from tests.waiting import HANG_S, eventually
 
@@ -56,12 +56,12 @@ async def listening(serving: Serving, query: str = LIVE, id_: str = "1", **varia
         assert (await socket.receive_json(timeout=HANG_S))["type"] == "connection_ack"
         payload = {"query": query, "variables": variables}
         await socket.send_json({"id": id_, "type": "subscribe", "payload": payload})
-        while not (await told(socket))["caughtUp"]:
+        while not (await next_event(socket))["caughtUp"]:
             pass
         yield socket
 
 
-async def told(socket: Socket) -> dict[str, Any]:
+async def next_event(socket: Socket) -> dict[str, Any]:
     message = await socket.receive_json(timeout=HANG_S)
     assert message["type"] == "next", message
     event: dict[str, Any] = message["payload"]["data"]["candles"]
@@ -143,7 +143,7 @@ async def test_a_thousand_listeners_are_served_and_leave_nothing() -> None:
 
 HOW = pytest.mark.parametrize("how", ["dropped", "with a goodbye", "an event stream"])
 KINDS = {
-    asyncio.Task, topic.Listener, BulkExecutor, sockets.Socket, events.EventStream,
+    asyncio.Task, topic.Listener, BulkExecutor, sockets.GraphQLSocket, events.EventStream,
     wire.HttpProtocol, wire.WebSocketProtocol,
 }  # fmt: skip
 
@@ -244,7 +244,7 @@ async def _count(serving: Serving, closed: int) -> list[int]:
     async with listening(serving) as socket:
         stamps: list[int] = []
         while len(stamps) < closed:
-            stamps += [node["timestamp"] for node in (await told(socket))["nodes"]]
+            stamps += [node["timestamp"] for node in (await next_event(socket))["nodes"]]
         return stamps
 
 
@@ -291,7 +291,7 @@ async def test_who_falls_behind_is_told_where_to_resume_and_resumes(monkeypatch:
             await ws.receive_json()
             payload = {"query": LIVE, "variables": {"since": resume_from}}
             await ws.send_json({"id": "1", "type": "subscribe", "payload": payload})
-            while not (event := await told(ws))["caughtUp"]:
+            while not (event := await next_event(ws))["caughtUp"]:
                 stamps += [node["timestamp"] for node in event["nodes"]]
         assert stamps == [int(candle.timestamp[0]) for candle in stage.told]
         slow.writer.close()
@@ -328,7 +328,7 @@ async def test_a_ghost_is_noticed_by_the_pings_it_does_not_answer(monkeypatch: p
     ):
         ghost = await Stalled.connect(serving.url, LIVE)
         assert len(stage.listeners) == 2
-        receiving = asyncio.create_task(told(alive))  # which answers pings
+        receiving = asyncio.create_task(next_event(alive))  # which answers pings
         await eventually(lambda: len(stage.listeners) == 1)
         while (frame := await asyncio.wait_for(ghost.frame(), HANG_S))[0] != 8:
             pass
@@ -399,7 +399,9 @@ async def test_a_client_whose_network_vanished_is_let_go_of(how: str) -> None:
             answering = asyncio.create_task(client.receive())  # which answers pings
             stack.callback(answering.cancel)
         else:
-            await heard(await stack.enter_async_context(http.post("/graphql", json={"query": LIVE}, headers=SSE)))
+            await next_sse_event(
+                await stack.enter_async_context(http.post("/graphql", json={"query": LIVE}, headers=SSE))
+            )
         assert len(stage.listeners) == 1
         await cable.cut()
         for _ in range(50):
@@ -412,7 +414,10 @@ async def test_a_client_whose_network_vanished_is_let_go_of(how: str) -> None:
 async def test_an_address_and_a_server_have_so_many_connections(caplog: pytest.LogCaptureFixture) -> None:
     """Refused before they are accepted, with a code and a status that say when to come again, and no line in the log."""
     stage = Stage()
-    for caps, status, code in ((Caps(2, 100), 503, "OVERLOADED"), (Caps(100, 2), 429, "RATE_LIMITED")):
+    for caps, status, code in (
+        (ConnectionLimits(2, 100), 503, "OVERLOADED"),
+        (ConnectionLimits(100, 2), 429, "RATE_LIMITED"),
+    ):
         async with staged(services(stage), caps) as serving, aiohttp.ClientSession(serving.url) as http:
             async with listening(serving), listening(serving):
                 with pytest.raises(aiohttp.WSServerHandshakeError) as refused:
@@ -433,7 +438,7 @@ async def test_an_address_and_a_server_have_so_many_connections(caplog: pytest.L
 SSE = {"accept": "text/event-stream"}
 
 
-async def heard(response: aiohttp.ClientResponse) -> tuple[str, Any]:
+async def next_sse_event(response: aiohttp.ClientResponse) -> tuple[str, Any]:
     """The next event of a stream."""
     assert response.headers["content-type"].startswith("text/event-stream")
     name, data = "", None
@@ -453,15 +458,15 @@ async def test_a_subscription_comes_as_events_to_who_asks_for_them() -> None:
         asked = {"query": LIVE, "variables": {"since": FIRST + 60_000}}
         async with http.post("/graphql", json=asked, headers=SSE) as response, listening(serving) as socket:
             assert response.status == 200
-            kinds = [(await heard(response))[1]["data"]["candles"]["kind"] for _ in range(3)]
+            kinds = [(await next_sse_event(response))[1]["data"]["candles"]["kind"] for _ in range(3)]
             assert kinds == ["SNAPSHOT"] * 3
             stage.close()
-            name, payload = await heard(response)
+            name, payload = await next_sse_event(response)
             assert name == "next"
-            assert payload["data"]["candles"] == await told(socket)
+            assert payload["data"]["candles"] == await next_event(socket)
         await stage.empty()
         async with http.get("/graphql", params={"query": LIVE}, headers=SSE) as response:
-            assert (await heard(response))[1]["data"]["candles"]["caughtUp"]
+            assert (await next_sse_event(response))[1]["data"]["candles"]["caughtUp"]
         await stage.empty()
         await eventually(lambda: not len(serving.connections))
 
@@ -476,13 +481,13 @@ async def test_queries_and_errors_come_as_events_too() -> None:
             "query A { __typename } query B { __typename }": "BAD_USER_INPUT",
         }.items():
             async with http.post("/graphql", json={"query": query}, headers=SSE) as response:
-                name, payload = await heard(response)
+                name, payload = await next_sse_event(response)
                 assert name == "next"
                 assert [e["extensions"]["code"] for e in payload.get("errors", [])] == ([code] if code else [])
-                assert await heard(response) == ("complete", None)
+                assert await next_sse_event(response) == ("complete", None)
         mutation = {"query": 'mutation { logout(token: "x") }'}
         async with http.get("/graphql", params=mutation, headers=SSE) as response:
-            assert (await heard(response))[1]["errors"][0]["extensions"]["code"] == "BAD_USER_INPUT"
+            assert (await next_sse_event(response))[1]["errors"][0]["extensions"]["code"] == "BAD_USER_INPUT"
         async with http.post("/graphql", data=b"{", headers={**SSE, "content-type": "application/json"}) as response:
             assert response.status == 400
         async with http.put("/graphql", json=mutation, headers=SSE) as response:
@@ -522,7 +527,7 @@ async def test_a_quiet_stream_has_comments_and_a_client_that_goes_frees_it() -> 
         aiohttp.ClientSession(serving.url) as http,
     ):
         async with http.post("/graphql", json={"query": LIVE}, headers=SSE) as response:
-            await heard(response)
+            await next_sse_event(response)
             assert await response.content.readline() == b":\n"
         await stage.empty()
         await eventually(lambda: not len(serving.connections))
@@ -551,7 +556,7 @@ async def test_a_stream_that_is_not_read_is_cut_off() -> None:
 async def test_a_stream_ends_with_the_token_it_was_asked_for_with(
     database: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    users, stage = Users(database), Stage()
+    users, stage = UserStore(database), Stage()
     user = await users.add("ann", "hash", Role.VIEWER)
     tokens = Tokens(lambda: [b"k" * 32])
     token, expires_at = tokens.sign(user)
@@ -559,10 +564,10 @@ async def test_a_stream_ends_with_the_token_it_was_asked_for_with(
     async with staged(services(stage, users, tokens)) as serving, aiohttp.ClientSession(serving.url) as http:
         headers = {**SSE, "authorization": f"Bearer {token}"}
         async with http.post("/graphql", json={"query": LIVE}, headers=headers) as response:
-            assert (await heard(response))[1]["data"]["candles"]["caughtUp"]
-            _, payload = await heard(response)
+            assert (await next_sse_event(response))[1]["data"]["candles"]["caughtUp"]
+            _, payload = await next_sse_event(response)
             assert payload["errors"][0]["extensions"] == {"code": "UNAUTHENTICATED", "reason": "TOKEN_EXPIRED"}
-            assert await heard(response) == ("complete", None)
+            assert await next_sse_event(response) == ("complete", None)
         await stage.empty()
 
 
@@ -583,11 +588,11 @@ async def test_a_server_that_stops_closes_sockets_with_1001_and_streams_without_
     stage = Stage()
     async with staged(services(stage)) as serving, aiohttp.ClientSession(serving.url) as http:
         async with listening(serving) as socket, http.post("/graphql", json={"query": LIVE}, headers=SSE) as response:
-            await heard(response)
+            await next_sse_event(response)
             await asyncio.wait_for(serving.connections.close(), HANG_S)
             assert (await socket.receive(timeout=HANG_S)).type is aiohttp.WSMsgType.CLOSE
             assert socket.close_code == 1001
-            assert await heard(response) == ("", None)
+            assert await next_sse_event(response) == ("", None)
             with pytest.raises(aiohttp.WSServerHandshakeError) as refused:
                 await http.ws_connect("/graphql", protocols=[PROTOCOL])
             assert refused.value.status == 503
@@ -601,10 +606,10 @@ async def test_heartbeats_are_the_same_for_all() -> None:
     quiet = {"kind": "HEARTBEAT", "seq": 1, "caughtUp": False, "nodes": [], "resyncFrom": None}
     async with staged(services(stage)) as serving, aiohttp.ClientSession(serving.url) as http:
         async with listening(serving) as one, http.post("/graphql", json={"query": LIVE}, headers=SSE) as response:
-            await heard(response)
-            assert await told(one) == quiet
+            await next_sse_event(response)
+            assert await next_event(one) == quiet
             async with listening(serving) as late:
                 for _ in range(2):
-                    assert await told(late) == await told(one) == quiet
-                    assert (await heard(response))[1]["data"]["candles"] == quiet
+                    assert await next_event(late) == await next_event(one) == quiet
+                    assert (await next_sse_event(response))[1]["data"]["candles"] == quiet
         await stage.empty()

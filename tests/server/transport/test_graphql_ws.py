@@ -18,7 +18,7 @@ from candlegraph.viewer import Role
 from resolvers.accounts.tokens import Tokens
 from server.transport import graphql_ws as sockets
 from storage.database import Database
-from storage.users import Users
+from storage.users import UserStore
 from tests.server.stage import Serving, Stage, services, staged
 from tests.waiting import HANG_S
 
@@ -86,7 +86,7 @@ async def test_who_sends_no_connection_init_is_closed_after_a_while() -> None:
 async def test_a_socket_is_closed_when_its_token_expires_and_not_before(
     database: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    users, stage = Users(database), Stage()
+    users, stage = UserStore(database), Stage()
     tokens = Tokens(lambda: [b"k" * 32])
     token, expires_at = tokens.sign(await users.add("ann", "hash", Role.VIEWER))
     authorization = {"Authorization": f"Bearer {token}"}

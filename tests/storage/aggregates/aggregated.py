@@ -8,12 +8,12 @@ import numpy as np
 
 from candlegraph.candle import Candles
 from candlegraph.resample import fold
-from storage.relations import ALL, Levels
+from storage.relations import ALL_AGGREGATES, Aggregates
 
 _COLUMNS = "open, high, low, close, volume"
 
 
-async def differences(connection: Any, levels: Levels = ALL) -> list[str]:
+async def differences(connection: Any, levels: Aggregates = ALL_AGGREGATES) -> list[str]:
     """The aggregates that are not the fold of the 1m candles, by relation and instrument; in one REPEATABLE READ snapshot."""
     async with connection.transaction(isolation="repeatable_read", readonly=True):
         base = await connection.fetch(

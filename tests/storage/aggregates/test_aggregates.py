@@ -31,15 +31,15 @@ from candlegraph.span import Span, Spans
 from candlegraph.timeframe import MINUTE, Timeframe
 from candlegraph.zone import zone
 from history.orchestrator import History
-from storage.batches import Read, Write
+from storage.batches import CandleRead, CandleWrite
 from storage.candles import CandleStore, _read_statement
-from storage.change_feed import Changes
+from storage.change_feed import ChangeFeed
 from storage.corrections import newest_corrections
 from storage.database import SQL, Database
 from storage.embedded.postgres import EmbeddedPostgres
 from storage.instruments import Instruments
 from storage.migrate import migrate
-from storage.relations import ALL, BASE, read_levels
+from storage.relations import ALL_AGGREGATES, BASE_RELATION, read_aggregates
 from tests.fakes.upstream import minutes
 from tests.history.world import DAY_MS, HOUR_MS, T0, World, folded, rows_of, stop_clock
 from tests.storage.aggregates.aggregated import differences
@@ -64,24 +64,24 @@ EDGES = [
 
 @pytest.fixture
 def store(database: Database) -> CandleStore:
-    return CandleStore(database, Changes(database))
+    return CandleStore(database, ChangeFeed(database))
 
 
 async def new(database: Database, symbol: str | None = None) -> int:
     instrument = Instrument("m", "p", symbol or next(_names))
-    return (await Instruments(database).imported(instrument, "UTC")).id
+    return (await Instruments(database).get_or_create(instrument, "UTC")).id
 
 
 async def wrong(database: Database) -> list[str]:
     async with database.connection() as connection:
-        return await differences(connection, await read_levels(database))
+        return await differences(connection, await read_aggregates(database))
 
 
 # Whoever writes
 
 
 @st.composite
-def batches(draw: st.DrawFn) -> list[list[Write]]:
+def batches(draw: st.DrawFn) -> list[list[CandleWrite]]:
     """Transactions of writes to two instruments, 0 and 1, of few minutes around few edges, so that they often collide."""
     edges = draw(st.lists(st.sampled_from(EDGES), min_size=1, max_size=3))
     near = st.integers(-90, 90) | st.integers(-4, 4) | st.integers(-45_000, 45_000)
@@ -91,14 +91,14 @@ def batches(draw: st.DrawFn) -> list[list[Write]]:
     rows = st.lists(row, max_size=12, unique_by=lambda one: one[0]).map(sorted)
 
     @st.composite
-    def write(draw: st.DrawFn, series: int) -> Write:
+    def write(draw: st.DrawFn, series: int) -> CandleWrite:
         candles = Candles.from_rows(draw(rows))
         spans = [Span(stamp, stamp + MINUTE_MS) for stamp in candles.timestamp.tolist()]
         replaces = draw(st.booleans())
         if not len(candles) or draw(st.booleans()):
             since = draw(stamps)
             spans.append(Span(since, since + MINUTE_MS * draw(st.integers(1, 200))))
-        return Write(series, MINUTE, candles, Spans(spans), draw(st.sampled_from("ai")), replaces)
+        return CandleWrite(series, MINUTE, candles, Spans(spans), draw(st.sampled_from("ai")), replaces)
 
     both = [st.tuples(write(0)).map(list), st.tuples(write(1)).map(list), st.tuples(write(0), write(1)).map(list)]
     return draw(st.lists(st.one_of(both), min_size=2, max_size=8))
@@ -109,12 +109,12 @@ def batches(draw: st.DrawFn) -> list[list[Write]]:
 )
 @given(work=batches())
 async def test_two_writers_leave_aggregates_that_equal_their_minutes_and_a_reader_sees_no_others(
-    store: CandleStore, work: list[list[Write]]
+    store: CandleStore, work: list[list[CandleWrite]]
 ) -> None:
     database = store.database
     async with database.connection() as connection:
         await connection.execute("truncate instruments, ohlcv_data, coverage, corrections, fetch_log cascade")
-        await connection.execute("".join(f"truncate {relation};" for relation in ALL.values()))
+        await connection.execute("".join(f"truncate {relation};" for relation in ALL_AGGREGATES.values()))
     ids = [await new(database), await new(database)]
     queue = [[_of(ids[one.instrument_id], one) for one in batch] for batch in work]
 
@@ -131,8 +131,8 @@ async def test_two_writers_leave_aggregates_that_equal_their_minutes_and_a_reade
     assert await wrong(database) == []
 
 
-def _of(instrument_id: int, one: Write) -> Write:
-    return Write(instrument_id, one.timeframe, one.candles, one.covered, one.source, one.replaces)
+def _of(instrument_id: int, one: CandleWrite) -> CandleWrite:
+    return CandleWrite(instrument_id, one.timeframe, one.candles, one.covered, one.source, one.replaces)
 
 
 @pytest.mark.parametrize("edge", EDGES)
@@ -140,7 +140,7 @@ async def test_every_level_opens_where_the_bucket_calculus_says(store: CandleSto
     """Also for a session whose own zone is another one."""
     one = await new(store.database)
     table = minutes(edge - 40 * MINUTE_MS, 80, holes=[3, 40, 41])
-    await store.write([Write(one, MINUTE, table, Spans([Span(edge - HOUR_MS, edge + HOUR_MS)]))])
+    await store.write([CandleWrite(one, MINUTE, table, Spans([Span(edge - HOUR_MS, edge + HOUR_MS)]))])
     async with store.database.connection() as connection:
         await connection.execute("set timezone = 'America/Havana'")
         assert await differences(connection) == []
@@ -160,22 +160,22 @@ async def test_every_level_opens_where_the_bucket_calculus_says(store: CandleSto
 async def test_a_span_that_is_withdrawn_takes_its_buckets_with_it(store: CandleStore) -> None:
     one = await new(store.database)
     day = Span(T0, T0 + DAY_MS)
-    await store.write([Write(one, MINUTE, minutes(T0, 1440), Spans([day]))])
-    await store.write([Write(one, MINUTE, minutes(T0, 60, seed=2), Spans([day]), replaces=True)])
+    await store.write([CandleWrite(one, MINUTE, minutes(T0, 1440), Spans([day]))])
+    await store.write([CandleWrite(one, MINUTE, minutes(T0, 60, seed=2), Spans([day]), replaces=True)])
     assert await wrong(store.database) == []
-    assert len((await store.read([Read(one, MINUTE, day, 9999)]))[0]) == 60
-    hours = (await store.read([Read(one, Timeframe.parse("1h"), day, 99, relation="ohlcv_1h")]))[0]
+    assert len((await store.read([CandleRead(one, MINUTE, day, 9999)]))[0]) == 60
+    hours = (await store.read([CandleRead(one, Timeframe.parse("1h"), day, 99, relation="ohlcv_1h")]))[0]
     assert hours.timestamp.tolist() == [T0]
-    await store.write([Write(one, MINUTE, Candles.empty(), Spans([day]), replaces=True)])
-    for timeframe, relation in ALL.items():
-        assert len((await store.read([Read(one, timeframe, Span(0, 10**14), 99, relation=relation)]))[0]) == 0
+    await store.write([CandleWrite(one, MINUTE, Candles.empty(), Spans([day]), replaces=True)])
+    for timeframe, relation in ALL_AGGREGATES.items():
+        assert len((await store.read([CandleRead(one, timeframe, Span(0, 10**14), 99, relation=relation)]))[0]) == 0
 
 
 async def test_a_native_hour_is_in_no_aggregate(store: CandleStore) -> None:
     one = await new(store.database)
     hour = Timeframe.parse("1h")
-    await store.write([Write(one, hour, minutes(T0, 1), Spans([Span(T0, T0 + HOUR_MS)]))])
-    await store.write([Write(one, MINUTE, minutes(T0, 5), Spans([Span(T0, T0 + 5 * MINUTE_MS)]))])
+    await store.write([CandleWrite(one, hour, minutes(T0, 1), Spans([Span(T0, T0 + HOUR_MS)]))])
+    await store.write([CandleWrite(one, MINUTE, minutes(T0, 5), Spans([Span(T0, T0 + 5 * MINUTE_MS)]))])
     assert await wrong(store.database) == []
 
 
@@ -195,7 +195,7 @@ async def test_four_writers_and_killed_transactions_leave_no_wrong_bucket(store:
             part = Candles.of(part.timestamp, *(column + own.randrange(4) for column in part.columns[1:6]))
             span = Span(T0 + start * MINUTE_MS, T0 + min(3000, start + size) * MINUTE_MS)
             writes = [
-                Write(one, MINUTE, part[:: own.choice([1, 2])], Spans([span]), replaces=turn == 0)
+                CandleWrite(one, MINUTE, part[:: own.choice([1, 2])], Spans([span]), replaces=turn == 0)
                 for one in own.sample(ids, 2)
             ]
             try:
@@ -312,10 +312,10 @@ async def test_without_a_relation_writes_go_on_and_readers_take_the_next_finer(
     async with database.connection() as connection:
         await connection.execute("drop table ohlcv_1d cascade")
     await world.keeps(Span(T0 + 5 * DAY_MS, T0 + 10 * DAY_MS))
-    levels = await read_levels(database)
+    levels = await read_aggregates(database)
     assert set(levels.values()) == {"ohlcv_5min", "ohlcv_15min", "ohlcv_30min", "ohlcv_1h", "ohlcv_4h"}
     assert await wrong(database) == []
-    world.history = History.over(database, world.lineup, levels)
+    world.history = History.create(database, world.lineup, levels)
     reads = relations_read(monkeypatch)
     answer = await world.ask("1d", since=T0, until=T0 + 10 * DAY_MS)
     assert values_of(answer) == folded(rows_of(world.upstream.truth[world.symbol]), Timeframe.parse("1d"))
@@ -325,8 +325,8 @@ async def test_without_a_relation_writes_go_on_and_readers_take_the_next_finer(
 async def test_what_is_not_active_is_kept_up_to_date_and_not_read(database: Database) -> None:
     async with database.connection() as connection:
         await connection.execute("update preaggregation_configs set is_active = false where target_timeframe = '1h'")
-    assert set(ALL.values()) - set((await read_levels(database)).values()) == {"ohlcv_1h"}
-    assert await read_levels(database, inactive=True) == ALL
+    assert set(ALL_AGGREGATES.values()) - set((await read_aggregates(database)).values()) == {"ohlcv_1h"}
+    assert await read_aggregates(database, inactive=True) == ALL_AGGREGATES
 
 
 @pytest.mark.parametrize(
@@ -362,7 +362,7 @@ async def test_a_row_that_says_something_else_than_we_know_is_not_read(database:
                insert into preaggregation_configs (view_name, target_timeframe, base_timeframe, bucket_interval)
                values ('users', '1h', '1m', '1 hour'), ('ohlcv_data', '5m', '1m', '1 hour'), ('"ohlcv_1h"', '1d', '1m', '1 hour')"""
         )
-    assert await read_levels(database) == {}  # all others are made of the 5-minute candles
+    assert await read_aggregates(database) == {}  # all others are made of the 5-minute candles
 
 
 # Questions
@@ -388,7 +388,7 @@ def values_of(answer: Any) -> dict[int, tuple[float, ...]]:
 @pytest.mark.parametrize(
     ("timeframe", "days", "relation"),
     [
-        ("1m", "UTC", BASE), ("7m", "UTC", BASE), ("5m", "UTC", "ohlcv_5min"), ("10m", "UTC", "ohlcv_5min"),
+        ("1m", "UTC", BASE_RELATION), ("7m", "UTC", BASE_RELATION), ("5m", "UTC", "ohlcv_5min"), ("10m", "UTC", "ohlcv_5min"),
         ("45m", "UTC", "ohlcv_15min"), ("90m", "UTC", "ohlcv_30min"), ("2h", "UTC", "ohlcv_1h"), ("12h", "UTC", "ohlcv_4h"),
         ("1d", "UTC", "ohlcv_1d"), ("3d", "UTC", "ohlcv_1d"), ("2w", "UTC", "ohlcv_1w"), ("1mon", "UTC", "ohlcv_1mon"),
         ("1d", "America/New_York", "ohlcv_1h"), ("1w", "America/New_York", "ohlcv_1h"),
@@ -414,7 +414,7 @@ async def test_a_question_reads_the_coarsest_relation_that_nests_and_answers_as_
     assert values_of(answer) == {stamp: row for stamp, row in expected.items() if since <= stamp < last}
     assert (answer.complete, world.calls) == (True, 0)
     assert {source.source for source in answer.sources} == {
-        SourceKind.STORE if relation == BASE else SourceKind.AGGREGATE
+        SourceKind.STORE if relation == BASE_RELATION else SourceKind.AGGREGATE
     }
 
 
@@ -428,7 +428,7 @@ async def test_a_bucket_is_answered_only_where_all_of_it_is_covered(
     first, last = width.shift(middle, -2), width.shift(middle, 3)
     world = World(database, now=width.shift(last, 5))
     stop_clock(monkeypatch, world)
-    await world.instruments.imported(world.instrument, "UTC")
+    await world.instruments.get_or_create(world.instrument, "UTC")
     table = np.unique(np.concatenate([np.arange(edge - 3, edge + 3) for edge in _edges(width, first, last)]))
     candles = Candles.of(table * MINUTE_MS, *([np.ones(len(table))] * 5))
     await world.keeps(
@@ -460,20 +460,20 @@ async def test_a_correction_two_years_back_is_seen_at_once_here_and_within_a_sec
     await world.keeps(Span(instant(2022, 1, 1), instant(2023, 1, 1)))
     other_database = Database(database_dsn, max_connections=2, timings=PATIENT)
     await other_database.open()
-    other = History.over(other_database, world.lineup)
-    watching = [asyncio.create_task(one.store.changes.watch()) for one in (world.history, other)]
+    other = History.create(other_database, world.lineup)
+    watching = [asyncio.create_task(one.store.change_feed.run()) for one in (world.history, other)]
     asks = [
         world.question(tf, since=instant(2022, 1, 1), until=instant(2023, 1, 1)) for tf in ("1d", "1w", "1mon", "1y")
     ]
     try:
-        await eventually(lambda: world.history.store.changes.fresh and other.store.changes.fresh)
+        await eventually(lambda: world.history.store.change_feed.is_fresh and other.store.change_feed.is_fresh)
         before = [values_of(answer) for answer in await other.answer(asks)]
         at = instant(2022, 1, 2, 3, 4)
         truth = world.upstream.truth[world.symbol]
         fixed = truth[truth.timestamp == at]
         fixed = Candles.of(fixed.timestamp, fixed.open, fixed.high + 900, fixed.low, fixed.close, fixed.volume + 5)
         await world.store.write(
-            [Write((await world.record()).id, MINUTE, fixed, Spans([Span(at, at + MINUTE_MS)]), "i")]
+            [CandleWrite((await world.record()).id, MINUTE, fixed, Spans([Span(at, at + MINUTE_MS)]), "i")]
         )
         rows = rows_of(truth.merge(fixed))
         expected = [
@@ -505,13 +505,15 @@ async def test_what_changes_of_final_candles_is_logged_and_nothing_else(store: C
     one = await new(store.database, "LOG")
     whole = Spans([Span(T0, T0 + 10 * MINUTE_MS)])
     table = minutes(T0, 10, holes=[4])
-    await store.write([Write(one, MINUTE, table, whole)])
-    await store.write([Write(one, MINUTE, table, whole, "i")])
+    await store.write([CandleWrite(one, MINUTE, table, whole)])
+    await store.write([CandleWrite(one, MINUTE, table, whole, "i")])
     assert await newest_corrections(store.database, None, None, None, 10) == []
     late = minutes(T0 + 4 * MINUTE_MS, 1)
-    await store.write([Write(one, MINUTE, late, Spans([Span(T0 + 4 * MINUTE_MS, T0 + 5 * MINUTE_MS)]), "i")])
-    await store.write([Write(one, MINUTE, table[1:], whole, replaces=True)])
-    await store.write([Write(one, MINUTE, minutes(T0 + 10 * MINUTE_MS, 5), Spans([Span(T0, T0 + 15 * MINUTE_MS)]))])
+    await store.write([CandleWrite(one, MINUTE, late, Spans([Span(T0 + 4 * MINUTE_MS, T0 + 5 * MINUTE_MS)]), "i")])
+    await store.write([CandleWrite(one, MINUTE, table[1:], whole, replaces=True)])
+    await store.write(
+        [CandleWrite(one, MINUTE, minutes(T0 + 10 * MINUTE_MS, 5), Spans([Span(T0, T0 + 15 * MINUTE_MS)]))]
+    )
     found = await newest_corrections(store.database, "m", "p", "LOG", 10)
     added = tuple(rows_of(late)[0][1:])
     first = tuple(rows_of(table)[0][1:])
@@ -538,18 +540,20 @@ def nodes(plan: dict[str, Any], above: tuple[str, ...] = ()) -> Iterator[tuple[d
 def scans(plan: dict[str, Any], relation: str) -> list[dict[str, Any]]:
     """The nodes that read a relation: of a hypertable, those that read its chunks."""
     found = [node for node, _ in nodes(plan) if node.get("Relation Name")]
-    chunks = [node for node in found if node["Relation Name"].startswith("_hyper_") and relation == BASE]
+    chunks = [node for node in found if node["Relation Name"].startswith("_hyper_") and relation == BASE_RELATION]
     return chunks or [node for node in found if node["Relation Name"] == relation]
 
 
 @pytest.mark.parametrize("newest", [True, False])
-@pytest.mark.parametrize("relation", [BASE, "ohlcv_5min"])
+@pytest.mark.parametrize("relation", [BASE_RELATION, "ohlcv_5min"])
 async def test_the_hot_reads_walk_the_primary_key_and_sort_no_series(
     store: CandleStore, newest: bool, relation: str
 ) -> None:
     for seed in range(3):
         table = minutes(T0, 15_000, seed=seed)
-        await store.write([Write(await new(store.database), MINUTE, table, Spans([Span(T0, T0 + 15_000 * MINUTE_MS)]))])
+        await store.write(
+            [CandleWrite(await new(store.database), MINUTE, table, Spans([Span(T0, T0 + 15_000 * MINUTE_MS)]))]
+        )
     async with store.database.connection() as connection:
         await connection.execute("analyze ohlcv_data; analyze ohlcv_5min")
         ids = [row["id"] for row in await connection.fetch("select id from instruments")]
@@ -569,10 +573,12 @@ async def test_the_hot_reads_walk_the_primary_key_and_sort_no_series(
 
 async def test_a_merge_looks_its_rows_up_and_scans_no_others(store: CandleStore) -> None:
     table = minutes(T0, 15_000)
-    await store.write([Write(await new(store.database), MINUTE, table, Spans([Span(T0, T0 + 15_000 * MINUTE_MS)]))])
+    await store.write(
+        [CandleWrite(await new(store.database), MINUTE, table, Spans([Span(T0, T0 + 15_000 * MINUTE_MS)]))]
+    )
     async with store.database.transaction() as connection:
         await connection.execute("analyze ohlcv_data")
         await connection.execute(SQL["candles_stage"])
         await connection.execute("insert into incoming select * from ohlcv_data limit 10000")
         plan = json.loads(await connection.fetchval("explain (format json) " + SQL["candles_correct"]))[0]["Plan"]
-    assert {scan["Node Type"] for scan in scans(plan, BASE)} == {"Index Scan"}
+    assert {scan["Node Type"] for scan in scans(plan, BASE_RELATION)} == {"Index Scan"}

@@ -26,16 +26,16 @@ from storage import migrate as migrate_module
 from storage.aggregates import continuous as continuous_module
 from storage.aggregates import layout
 from storage.aggregates import refresh as refresher
-from storage.aggregates.continuous import Continuous
-from storage.aggregates.layout import Aggregates, lay_out
-from storage.aggregates.refresh import Refresher, windows
-from storage.batches import Read, Write
+from storage.aggregates.continuous import ContinuousReader
+from storage.aggregates.layout import AggregateLayout, create_layout
+from storage.aggregates.refresh import AggregateRefresher, refresh_windows
+from storage.batches import CandleRead, CandleWrite
 from storage.candles import CandleStore, read_tables
-from storage.change_feed import Changes
+from storage.change_feed import ChangeFeed
 from storage.database import Database
 from storage.instruments import Instruments
 from storage.migrate import migrate
-from storage.relations import ALL
+from storage.relations import ALL_AGGREGATES
 from storage.withdrawals import StoredSeries, withdraw
 from tests.fakes.clocks import set_clock
 from tests.fakes.upstream import minutes
@@ -55,7 +55,7 @@ async def lagging_template(new_database: Callable[..., Awaitable[str]]) -> str:
     database = Database(dsn, max_connections=1, timings=PATIENT)
     await database.open()
 
-    async def imitated(connection: Any, _: Aggregates) -> None:
+    async def imitated(connection: Any, _: AggregateLayout) -> None:
         await connection.execute(Path(__file__).with_name("imitation.sql").read_text(encoding="utf-8"))
         await connection.execute(layout._sql("ledger"))
         await connection.execute(layout._sql("views"))
@@ -86,16 +86,16 @@ async def lagging(
 
 
 def store_of(database: Database) -> CandleStore:
-    return CandleStore(database, Changes(database), Continuous(ALL))
+    return CandleStore(database, ChangeFeed(database), ContinuousReader(ALL_AGGREGATES))
 
 
 async def new(database: Database, symbol: str) -> int:
-    return (await Instruments(database).imported(Instrument("m", "p", symbol), "UTC")).id
+    return (await Instruments(database).get_or_create(Instrument("m", "p", symbol), "UTC")).id
 
 
-def write(instrument_id: int, since: int, count: int, seed: int, *, holes: int = 0) -> Write:
+def write(instrument_id: int, since: int, count: int, seed: int, *, holes: int = 0) -> CandleWrite:
     candles = minutes(since, count, holes=random.Random(seed).sample(range(count), holes), seed=seed)
-    return Write(instrument_id, MINUTE, candles, Spans([Span(since, since + count * MINUTE_MS)]), replaces=True)
+    return CandleWrite(instrument_id, MINUTE, candles, Spans([Span(since, since + count * MINUTE_MS)]), replaces=True)
 
 
 class OneMoment:
@@ -117,9 +117,15 @@ async def stale_answers(database: Database, instrument_ids: list[int]) -> list[t
     wrong = []
     async with database.snapshot() as connection:
         moment: Any = OneMoment(connection)
-        reads = [Read(i, tf, FOREVER, 10**6, relation=name) for i in instrument_ids for tf, name in ALL.items()]
-        answers = await Continuous(ALL)(moment, reads)
-        bases = await Continuous(ALL)(moment, [Read(i, MINUTE, FOREVER, 10**6) for i in instrument_ids])
+        reads = [
+            CandleRead(i, tf, FOREVER, 10**6, relation=name)
+            for i in instrument_ids
+            for tf, name in ALL_AGGREGATES.items()
+        ]
+        answers = await ContinuousReader(ALL_AGGREGATES)(moment, reads)
+        bases = await ContinuousReader(ALL_AGGREGATES)(
+            moment, [CandleRead(i, MINUTE, FOREVER, 10**6) for i in instrument_ids]
+        )
         truth = dict(zip(instrument_ids, bases, strict=True))
         for read, answer in zip(reads, answers, strict=True):
             if rows_of(answer) != rows_of(fold(truth[read.instrument_id], read.timeframe)):
@@ -145,16 +151,19 @@ async def test_no_reader_sees_a_stale_bucket_whoever_writes_and_refreshes(
 
     async def refreshes() -> None:
         # Two processes, one of which is killed now and then in the middle of a round.
-        ours, theirs = Refresher(lagging, Aggregates.CONTINUOUS), Refresher(lagging, Aggregates.CONTINUOUS)
+        ours, theirs = (
+            AggregateRefresher(lagging, AggregateLayout.CONTINUOUS),
+            AggregateRefresher(lagging, AggregateLayout.CONTINUOUS),
+        )
         nonlocal now
         dice = random.Random(5)
         while not over.is_set():
             now += 3 * HOUR_MS
-            killed = asyncio.create_task(theirs.round())
+            killed = asyncio.create_task(theirs.run_once())
             await asyncio.wait([killed], timeout=dice.random() / 20)
             killed.cancel()
             await asyncio.gather(killed, return_exceptions=True)
-            await ours.round()
+            await ours.run_once()
 
     async def reads() -> None:
         nonlocal checked
@@ -170,7 +179,7 @@ async def test_no_reader_sees_a_stale_bucket_whoever_writes_and_refreshes(
         await asyncio.gather(*others)
     assert checked > 2
     now = NOW + 3 * DAY_MS
-    assert await Refresher(lagging, Aggregates.CONTINUOUS).round()
+    assert await AggregateRefresher(lagging, AggregateLayout.CONTINUOUS).run_once()
     async with lagging.connection() as connection:
         assert await connection.fetchval("select count(*) from agg_dirty") == 0
     assert await stale_answers(lagging, ids) == []
@@ -188,7 +197,7 @@ async def test_a_round_waits_for_the_write_that_does_not_know_of_it(lagging: Dat
             await writer.execute(
                 f"select update_aggregates(array[$1::int4], array[{at}], array[{at}], true)", instrument, T0
             )
-            going = asyncio.create_task(Refresher(lagging, Aggregates.CONTINUOUS).round())
+            going = asyncio.create_task(AggregateRefresher(lagging, AggregateLayout.CONTINUOUS).run_once())
             async with asyncio.timeout(HANG_S):
                 waiting = "select exists (select from pg_locks where locktype = 'advisory' and not granted)"
                 while not await writer.fetchval(waiting):
@@ -203,10 +212,10 @@ async def test_what_is_fresh_costs_one_statement_for_each_relation(
 ) -> None:
     ids = [await new(lagging, f"S{i}") for i in range(3)]
     await store_of(lagging).write([write(i, T0, 3000, i) for i in ids])
-    await Refresher(lagging, Aggregates.CONTINUOUS).round()
+    await AggregateRefresher(lagging, AggregateLayout.CONTINUOUS).run_once()
     hours, five = Timeframe.parse("1h"), Timeframe.parse("5m")
     span = Span(T0, T0 + DAY_MS)
-    reads = [Read(i, tf, span, 1000, relation=ALL[tf]) for i in ids for tf in (hours, five)]
+    reads = [CandleRead(i, tf, span, 1000, relation=ALL_AGGREGATES[tf]) for i in ids for tf in (hours, five)]
     statements: list[str] = []
     fetch = asyncpg.Connection.fetch
 
@@ -233,25 +242,25 @@ async def test_a_long_stale_stretch_is_read_in_slices_and_is_the_same(
     instrument = await new(lagging, "S")
     await store_of(lagging).write([write(instrument, T0 + 7 * MINUTE_MS, 20_000, 1, holes=7000)])
     assert await stale_answers(lagging, [instrument]) == []
-    for timeframe, relation in ALL.items():
+    for timeframe, relation in ALL_AGGREGATES.items():
         for newest in (False, True):
             some, whole = await store_of(lagging).read(
-                [Read(instrument, timeframe, FOREVER, limit, newest, relation) for limit in (2, 10**6)]
+                [CandleRead(instrument, timeframe, FOREVER, limit, newest, relation) for limit in (2, 10**6)]
             )
             assert rows_of(some) == (rows_of(whole)[-2:] if newest else rows_of(whole)[:2])
     nothing = await new(lagging, "N")
     assert [
-        len(c) for c in await store_of(lagging).read([Read(nothing, timeframe, FOREVER, 5, relation=relation)])
+        len(c) for c in await store_of(lagging).read([CandleRead(nothing, timeframe, FOREVER, 5, relation=relation)])
     ] == [0]
 
 
 async def test_only_one_process_refreshes_and_the_others_go_on(lagging: Database) -> None:
     await store_of(lagging).write([write(await new(lagging, "S"), T0, 100, 1)])
-    async with Refresher(lagging, Aggregates.CONTINUOUS)._lease() as held:
+    async with AggregateRefresher(lagging, AggregateLayout.CONTINUOUS)._lease() as held:
         assert held
-        assert not await Refresher(lagging, Aggregates.CONTINUOUS).round()
-    assert await Refresher(lagging, Aggregates.CONTINUOUS).round()
-    assert not await Refresher(lagging, Aggregates.CONTINUOUS).round()
+        assert not await AggregateRefresher(lagging, AggregateLayout.CONTINUOUS).run_once()
+    assert await AggregateRefresher(lagging, AggregateLayout.CONTINUOUS).run_once()
+    assert not await AggregateRefresher(lagging, AggregateLayout.CONTINUOUS).run_once()
 
 
 async def test_the_rounds_go_on_after_a_failure_and_end_when_they_are_told_to(
@@ -261,9 +270,9 @@ async def test_the_rounds_go_on_after_a_failure_and_end_when_they_are_told_to(
     async with lagging.connection() as connection:
         await connection.execute("alter table agg_state rename to lost")
     rounds: asyncio.Queue[bool] = asyncio.Queue()
-    one = Refresher.round
+    one = AggregateRefresher.run_once
 
-    async def told(self: Refresher) -> bool:
+    async def told(self: AggregateRefresher) -> bool:
         try:
             done = await one(self)
         except Exception:
@@ -272,9 +281,9 @@ async def test_the_rounds_go_on_after_a_failure_and_end_when_they_are_told_to(
         rounds.put_nowait(True)
         return done
 
-    monkeypatch.setattr(Refresher, "round", told)
+    monkeypatch.setattr(AggregateRefresher, "round", told)
     supervisor = Supervisor(RestartPolicy(first_s=0.01))
-    supervisor.start("aggregates", Refresher(lagging, Aggregates.CONTINUOUS).run)
+    supervisor.start("aggregates", AggregateRefresher(lagging, AggregateLayout.CONTINUOUS).run)
     async with asyncio.timeout(HANG_S):
         assert not await rounds.get()
         async with lagging.connection() as connection:
@@ -287,36 +296,36 @@ async def test_the_rounds_go_on_after_a_failure_and_end_when_they_are_told_to(
 def test_windows_are_whole_closed_buckets_in_parts_that_can_be_stopped() -> None:
     five, year = Timeframe.parse("5m"), Timeframe.parse("1y")
     stale = Spans([Span(T0 + 1, T0 + 2), Span(T0 + 6000 * 300_000, NOW)])
-    found = list(windows(stale, five, NOW))
+    found = list(refresh_windows(stale, five, NOW))
     assert found[0] == Span(T0, T0 + 300_000)
     assert Spans(found) == Spans([found[0], Span(T0 + 6000 * 300_000, five.floor(NOW))])
-    assert max(span.until - span.since for span in found) == refresher.BUCKETS * 300_000
-    assert list(windows(stale, year, NOW)) == []  # the year is not over
+    assert max(span.until - span.since for span in found) == refresher.MAX_BUCKETS_PER_REFRESH * 300_000
+    assert list(refresh_windows(stale, year, NOW)) == []  # the year is not over
 
 
-@pytest.mark.parametrize("kind", [Aggregates.TABLES, Aggregates.CONTINUOUS])
+@pytest.mark.parametrize("kind", [AggregateLayout.TABLES, AggregateLayout.CONTINUOUS])
 async def test_minutes_behind_the_horizon_go_and_their_aggregates_stay(
-    kind: Aggregates, lagging: Database, database: Database, monkeypatch: pytest.MonkeyPatch
+    kind: AggregateLayout, lagging: Database, database: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     set_clock(monkeypatch, lambda: NOW)
-    if kind is Aggregates.CONTINUOUS:
+    if kind is AggregateLayout.CONTINUOUS:
         database, store = lagging, store_of(lagging)
     else:
-        store = CandleStore(database, Changes(database))
+        store = CandleStore(database, ChangeFeed(database))
     instrument = await new(database, "S")
     await store.write([write(instrument, T0 + HOUR_MS, 39 * 1440, 1)])
-    keeper = Refresher(database, kind, retention_days=10)
-    every = [Read(instrument, tf, FOREVER, 10**6, relation=name) for tf, name in ALL.items()]
+    keeper = AggregateRefresher(database, kind, retention_days=10)
+    every = [CandleRead(instrument, tf, FOREVER, 10**6, relation=name) for tf, name in ALL_AGGREGATES.items()]
     before = [rows_of(answer) for answer in await store.read(every)]
-    await keeper.round()
+    await keeper.run_once()
     horizon = await store.horizon()
     assert horizon == (NOW - 10 * DAY_MS) // DAY_MS * DAY_MS
-    assert (await store.ledgers([instrument, -1]))[1].horizon == horizon
-    minute = [Read(instrument, MINUTE, FOREVER, 10**6)]
+    assert (await store.read_coverage([instrument, -1]))[1].horizon == horizon
+    minute = [CandleRead(instrument, MINUTE, FOREVER, 10**6)]
     assert len((await store.read(minute))[0]) == 39 * 1440  # until everybody knows
     async with database.connection() as connection:
         await connection.execute("update storage_layout set moved_at = moved_at - interval '3 minutes'")
-    await keeper.round()
+    await keeper.run_once()
     async with database.connection() as connection:
         by_chunks = await connection.fetchval("select hypertable from storage_layout")
     first = horizon - horizon % (28 * DAY_MS) if by_chunks else horizon  # TimescaleDB drops whole chunks of four weeks
@@ -325,17 +334,17 @@ async def test_minutes_behind_the_horizon_go_and_their_aggregates_stay(
     # A write across the horizon is cut there.
     await store.write([write(instrument, horizon - 50 * MINUTE_MS, 100, 1)])
     await store.write([write(instrument, horizon - 5 * DAY_MS, 10, 1)])
-    await keeper.round()
+    await keeper.run_once()
     base = rows_of((await store.read(minute))[0])
     assert [row for row in base if row[0] < horizon] == [row for row in kept if row[0] < horizon]
-    for (tf, _), was, now in zip(ALL.items(), before, await store.read(every), strict=True):
+    for (tf, _), was, now in zip(ALL_AGGREGATES.items(), before, await store.read(every), strict=True):
         assert [row for row in was if tf.next(int(row[0])) <= horizon] == [
             row for row in rows_of(now) if tf.next(int(row[0])) <= horizon
         ]
 
 
 async def test_a_write_that_the_horizon_overtakes_is_refused_and_can_be_tried_again(database: Database) -> None:
-    store = CandleStore(database, Changes(database))
+    store = CandleStore(database, ChangeFeed(database))
     instrument = await new(database, "S")
     lock = asyncpg.Connection.fetchrow
 
@@ -351,7 +360,7 @@ async def test_a_write_that_the_horizon_overtakes_is_refused_and_can_be_tried_ag
             await store.write([write(instrument, T0, 10, 1)])
     assert refused.value.code == "UNAVAILABLE"
     await store.write([write(instrument, T0, 10, 1)])
-    assert len((await store.read([Read(instrument, MINUTE, FOREVER, 100)]))[0]) == 0
+    assert len((await store.read([CandleRead(instrument, MINUTE, FOREVER, 100)]))[0]) == 0
 
 
 class Pretending:
@@ -370,24 +379,24 @@ class Pretending:
 @pytest.mark.parametrize(
     ("made", "available", "wanted", "complaint"),
     [
-        (("tables", False), True, Aggregates.AUTO, None),  # it was there before TimescaleDB was: it stays as it is
-        (("tables", False), True, Aggregates.CONTINUOUS, "keeps its aggregates as `tables`, not `continuous`"),
-        (("continuous", True), True, Aggregates.AUTO, None),
-        (("continuous", True), True, Aggregates.TABLES, "keeps its aggregates as `continuous`, not `tables`"),
-        (("continuous", True), False, Aggregates.AUTO, "made with TimescaleDB, which is not there"),
-        (("tables", True), False, Aggregates.TABLES, "made with TimescaleDB, which is not there"),
-        (None, False, Aggregates.CONTINUOUS, "needs TimescaleDB"),
+        (("tables", False), True, AggregateLayout.AUTO, None),  # it was there before TimescaleDB was: it stays as it is
+        (("tables", False), True, AggregateLayout.CONTINUOUS, "keeps its aggregates as `tables`, not `continuous`"),
+        (("continuous", True), True, AggregateLayout.AUTO, None),
+        (("continuous", True), True, AggregateLayout.TABLES, "keeps its aggregates as `continuous`, not `tables`"),
+        (("continuous", True), False, AggregateLayout.AUTO, "made with TimescaleDB, which is not there"),
+        (("tables", True), False, AggregateLayout.TABLES, "made with TimescaleDB, which is not there"),
+        (None, False, AggregateLayout.CONTINUOUS, "needs TimescaleDB"),
     ],
 )
 async def test_layouts_are_never_mixed(
-    made: tuple[str, bool] | None, available: bool, wanted: Aggregates, complaint: str | None
+    made: tuple[str, bool] | None, available: bool, wanted: AggregateLayout, complaint: str | None
 ) -> None:
     connection = Pretending(made=made, available=available, installed=available and bool(made and made[1]))
     if complaint is None:
-        await lay_out(connection, wanted)
+        await create_layout(connection, wanted)
     else:
         with pytest.raises(ConfigurationError, match=complaint):
-            await lay_out(connection, wanted)
+            await create_layout(connection, wanted)
 
 
 async def test_a_timescaledb_that_cannot_refresh_by_force_is_one_line() -> None:
@@ -396,22 +405,22 @@ async def test_a_timescaledb_that_cannot_refresh_by_force_is_one_line() -> None:
             return ["continuous_aggregate", "window_start", "window_end"]
 
     with pytest.raises(ConfigurationError, match=r"older than 2\.18"):
-        await refresher._refresh_levels(Old(), Spans(), {}, NOW, force=True)
+        await refresher._refresh_aggregates(Old(), Spans(), {}, NOW, force=True)
 
 
 async def test_a_plain_postgresql_gets_tables(database: Database) -> None:
-    assert await layout.layout_of(database) is Aggregates.TABLES
+    assert await layout.stored_layout(database) is AggregateLayout.TABLES
 
 
-@pytest.mark.parametrize("kind", [Aggregates.TABLES, Aggregates.CONTINUOUS])
+@pytest.mark.parametrize("kind", [AggregateLayout.TABLES, AggregateLayout.CONTINUOUS])
 async def test_what_was_written_by_hand_is_told_as_the_documentation_says(
-    kind: Aggregates, lagging: Database, database: Database
+    kind: AggregateLayout, lagging: Database, database: Database
 ) -> None:
     page = (Path(__file__).parents[3] / "docs" / "storage.md").read_text(encoding="utf-8")
     told = page.split("```sql\n")[1].split("```")[0]
-    database = lagging if kind is Aggregates.CONTINUOUS else database
+    database = lagging if kind is AggregateLayout.CONTINUOUS else database
     instrument = await new(database, "S")
-    await Refresher(lagging, Aggregates.CONTINUOUS).round()
+    await AggregateRefresher(lagging, AggregateLayout.CONTINUOUS).run_once()
     async with database.transaction() as connection:
         await connection.execute(
             """insert into ohlcv_data select $1, '1m', 'a', t, 1, 2, 0.5, 1.5, 3
@@ -420,9 +429,9 @@ async def test_what_was_written_by_hand_is_told_as_the_documentation_says(
         )
         await connection.execute("insert into coverage values ($1, '1m', '{[2024-03-05, 2024-03-08)}')", instrument)
         await connection.execute(told)
-    reading = Continuous(ALL) if kind is Aggregates.CONTINUOUS else read_tables
-    reads = [Read(instrument, tf, FOREVER, 10**6, relation=name) for tf, name in ALL.items()]
-    base, *answers = await reading(database, [Read(instrument, MINUTE, FOREVER, 10**6), *reads])
+    reading = ContinuousReader(ALL_AGGREGATES) if kind is AggregateLayout.CONTINUOUS else read_tables
+    reads = [CandleRead(instrument, tf, FOREVER, 10**6, relation=name) for tf, name in ALL_AGGREGATES.items()]
+    base, *answers = await reading(database, [CandleRead(instrument, MINUTE, FOREVER, 10**6), *reads])
     for read, answer in zip(reads, answers, strict=True):
         assert rows_of(answer) == rows_of(fold(base, read.timeframe)) != []
 
@@ -433,5 +442,5 @@ async def test_withdrawn_coverage_leaves_lagging_aggregates_as_their_candles_are
     series = StoredSeries(one, MINUTE, "UTC")
     lost = await withdraw(store, series, Spans([FOREVER]), "why")
     assert sum(span.until - span.since for span in lost) == 40 * MINUTE_MS
-    await Refresher(lagging, Aggregates.CONTINUOUS).catch_up()
+    await AggregateRefresher(lagging, AggregateLayout.CONTINUOUS).catch_up()
     assert await stale_answers(lagging, [one]) == []

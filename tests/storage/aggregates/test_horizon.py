@@ -6,14 +6,14 @@ import pytest
 
 from candlegraph.answer import GapReason, SourceKind
 from candlegraph.clock import MINUTE_MS
-from candlegraph.provider import Capabilities, Live
+from candlegraph.provider import Capabilities, LiveMode
 from candlegraph.span import Span
 from candlegraph.timeframe import MINUTE, Timeframe
-from storage.aggregates.layout import Aggregates
-from storage.aggregates.refresh import Refresher
+from storage.aggregates.layout import AggregateLayout
+from storage.aggregates.refresh import AggregateRefresher
 from storage.aggregates.verify import Verification
 from storage.database import Database
-from storage.relations import ALL
+from storage.relations import ALL_AGGREGATES
 from tests.fakes.upstream import minutes
 from tests.history.world import DAY_MS, HOUR_MS, T0, World, folded, rows_of, stop_clock
 
@@ -33,11 +33,11 @@ async def world(database: Database, monkeypatch: pytest.MonkeyPatch) -> World:
 
 
 async def drop(world: World) -> None:
-    keeper = Refresher(world.database, Aggregates.TABLES, DAYS)
-    await keeper.round()
+    keeper = AggregateRefresher(world.database, AggregateLayout.TABLES, DAYS)
+    await keeper.run_once()
     async with world.database.connection() as connection:
         await connection.execute("update storage_layout set moved_at = moved_at - interval '3 minutes'")
-    await keeper.round()
+    await keeper.run_once()
 
 
 async def test_minutes_behind_the_horizon_are_a_gap_that_says_why(world: World) -> None:
@@ -79,7 +79,7 @@ async def test_walking_back_ends_at_the_horizon_and_asks_for_nothing_behind_it(w
 
 async def test_native_candles_are_still_fetched_behind_the_horizon(world: World) -> None:
     hour = Timeframe.parse("1h")
-    world.upstream.capabilities = Capabilities((MINUTE, hour), Live.POLL, max_rows_per_call=500, settle_ms=0)
+    world.upstream.capabilities = Capabilities((MINUTE, hour), LiveMode.POLL, max_rows_per_call=500, settle_ms=0)
     async with world.database.connection() as connection:
         await connection.execute("delete from coverage where timeframe = '1m'")
     world.restart()
@@ -93,18 +93,18 @@ async def test_native_candles_are_still_fetched_behind_the_horizon(world: World)
 
 
 async def test_processes_that_run_learn_of_a_new_horizon(world: World) -> None:
-    changes = world.history.store.changes
-    await changes.look()
-    assert (await world.history.ledgers.load([(await world.record()).id]))[0].horizon == HORIZON
+    changes = world.history.store.change_feed
+    await changes.poll()
+    assert (await world.history.coverage_cache.load([(await world.record()).id]))[0].horizon == HORIZON
     world.now += DAY_MS
-    await Refresher(world.database, Aggregates.TABLES, DAYS).round()
-    await changes.look()
-    assert (await world.history.ledgers.load([(await world.record()).id]))[0].horizon == HORIZON + DAY_MS
+    await AggregateRefresher(world.database, AggregateLayout.TABLES, DAYS).run_once()
+    await changes.poll()
+    assert (await world.history.coverage_cache.load([(await world.record()).id]))[0].horizon == HORIZON + DAY_MS
 
 
 async def test_verify_does_not_miss_the_minutes_that_were_dropped(world: World) -> None:
     before = await world.ask("1h", limit=5000, since=T0, until=HORIZON)
-    verification = Verification(world.store, ALL, repair=True)
+    verification = Verification(world.store, ALL_AGGREGATES, repair=True)
     tallies = [tally async for tally in verification.check((await world.record()).id)]
     assert sum(tally.checked for tally in tallies) > 6 * 1440
     assert not [tally for tally in tallies if tally.wrong]

@@ -21,17 +21,17 @@ from candlegraph.series import Instrument
 from candlegraph.span import Span, Spans
 from candlegraph.timeframe import MINUTE, Timeframe
 from storage import migrate as migrate_module
-from storage.aggregates.continuous import Continuous
-from storage.aggregates.layout import Aggregates, lay_out, layout_of
-from storage.aggregates.refresh import Refresher
+from storage.aggregates.continuous import ContinuousReader
+from storage.aggregates.layout import AggregateLayout, create_layout, stored_layout
+from storage.aggregates.refresh import AggregateRefresher
 from storage.aggregates.verify import Verification
-from storage.batches import Read, Write
+from storage.batches import CandleRead, CandleWrite
 from storage.candles import CandleStore
-from storage.change_feed import Changes
+from storage.change_feed import ChangeFeed
 from storage.database import Database
 from storage.instruments import Instruments
 from storage.migrate import migrate
-from storage.relations import ALL, read_levels
+from storage.relations import ALL_AGGREGATES, read_aggregates
 from tests.fakes.clocks import set_clock
 from tests.fakes.upstream import minutes
 from tests.history.world import DAY_MS, HOUR_MS, T0, rows_of
@@ -73,7 +73,7 @@ async def timescale(timescale_dsn: str) -> AsyncIterator[Database]:
                 insert into coverage (instrument_id, timeframe, covered)
                 values (1, '1m', '{[2023-11-05, 2023-11-07)}')""")
         async with database.transaction() as connection:
-            await lay_out(connection, Aggregates.AUTO)
+            await create_layout(connection, AggregateLayout.AUTO)
         await stop_jobs(database)
         yield database
     await database.close()
@@ -89,11 +89,11 @@ class Symbol:
 
     @property
     def store(self) -> CandleStore:
-        return CandleStore(self.database, Changes(self.database), Continuous(ALL))
+        return CandleStore(self.database, ChangeFeed(self.database), ContinuousReader(ALL_AGGREGATES))
 
     async def write(self, candles: Candles) -> None:
         whole = Span(int(candles.timestamp[0]), int(candles.timestamp[-1]) + MINUTE_MS)
-        await self.store.write([Write(self.id, MINUTE, candles, Spans([whole]))])
+        await self.store.write([CandleWrite(self.id, MINUTE, candles, Spans([whole]))])
         self.truth = self.truth.merge(candles)
 
     def wanted(self, timeframe: Timeframe, span: Span) -> list[tuple[float, ...]]:
@@ -102,11 +102,11 @@ class Symbol:
     async def answers_right(self) -> None:
         """Every level, whole and in part, from either end."""
         first, last = int(self.truth.timestamp[0]), int(self.truth.timestamp[-1])
-        for timeframe, relation in ALL.items():
+        for timeframe, relation in ALL_AGGREGATES.items():
             whole = Span(first, last + 1).outer(timeframe)
             inner = Span(first + (last - first) // 3, last - (last - first) // 3).outer(timeframe)
             for span, limit in ((whole, 10**6), (inner, 10**6), (whole, 3)):
-                reads = [Read(self.id, timeframe, span, limit, newest, relation) for newest in (False, True)]
+                reads = [CandleRead(self.id, timeframe, span, limit, newest, relation) for newest in (False, True)]
                 oldest, newest = await self.store.read(reads)
                 wanted = self.wanted(timeframe, span)
                 assert same(rows_of(oldest), wanted[:limit]), (timeframe, span)
@@ -114,9 +114,12 @@ class Symbol:
 
     async def materialised(self) -> dict[Timeframe, list[tuple[float, ...]]]:
         """What stands in the aggregates themselves."""
-        plain = CandleStore(self.database, Changes(self.database))
-        reads = [Read(self.id, tf, Span(-(10**13), 10**13), 10**6, relation=name) for tf, name in ALL.items()]
-        return dict(zip(ALL, map(rows_of, await plain.read(reads)), strict=True))
+        plain = CandleStore(self.database, ChangeFeed(self.database))
+        reads = [
+            CandleRead(self.id, tf, Span(-(10**13), 10**13), 10**6, relation=name)
+            for tf, name in ALL_AGGREGATES.items()
+        ]
+        return dict(zip(ALL_AGGREGATES, map(rows_of, await plain.read(reads)), strict=True))
 
 
 def same(found: list[tuple[float, ...]], wanted: list[tuple[float, ...]]) -> bool:
@@ -128,7 +131,7 @@ def same(found: list[tuple[float, ...]], wanted: list[tuple[float, ...]]) -> boo
 @pytest.fixture
 async def symbol(timescale: Database) -> Symbol:
     name = Instrument("m", "p", f"S{next(_numbers)}")
-    return Symbol(timescale, (await Instruments(timescale).imported(name, "UTC")).id)
+    return Symbol(timescale, (await Instruments(timescale).get_or_create(name, "UTC")).id)
 
 
 async def ledger(database: Database) -> list[Any]:
@@ -137,17 +140,19 @@ async def ledger(database: Database) -> list[Any]:
 
 
 async def refresh(database: Database) -> bool:
-    return await Refresher(database, Aggregates.CONTINUOUS).round()
+    return await AggregateRefresher(database, AggregateLayout.CONTINUOUS).run_once()
 
 
 async def test_a_new_database_takes_continuous_aggregates_where_timescaledb_is(timescale: Database) -> None:
-    assert await layout_of(timescale) is Aggregates.CONTINUOUS
-    assert dict(await read_levels(timescale)) == dict(ALL)
+    assert await stored_layout(timescale) is AggregateLayout.CONTINUOUS
+    assert dict(await read_aggregates(timescale)) == dict(ALL_AGGREGATES)
     async with timescale.connection() as connection:
         views = await connection.fetch(
             "select view_name, materialized_only from timescaledb_information.continuous_aggregates"
         )
-        assert {(view["view_name"], view["materialized_only"]) for view in views} == {(n, True) for n in ALL.values()}
+        assert {(view["view_name"], view["materialized_only"]) for view in views} == {
+            (n, True) for n in ALL_AGGREGATES.values()
+        }
         settings = await connection.fetchrow(
             "select num_chunks, compression_enabled from timescaledb_information.hypertables where hypertable_name = 'ohlcv_data'"
         )
@@ -164,7 +169,7 @@ async def test_candles_that_were_there_before_their_aggregates_are_answered_and_
     timescale: Database,
 ) -> None:
     old = Symbol(timescale, 1)
-    old.truth = (await old.store.read([Read(1, MINUTE, Span(0, 10**13), 10**6)]))[0]
+    old.truth = (await old.store.read([CandleRead(1, MINUTE, Span(0, 10**13), 10**6)]))[0]
     assert len(old.truth) == 412
     await old.answers_right()
     assert await refresh(timescale)
@@ -249,7 +254,7 @@ async def test_compressed_candles_are_read_and_corrected_as_others_are(timescale
     await symbol.answers_right()
     assert await refresh(timescale)
     await symbol.answers_right()
-    base = (await symbol.store.read([Read(symbol.id, MINUTE, Span(0, 10**13), 10**6)]))[0]
+    base = (await symbol.store.read([CandleRead(symbol.id, MINUTE, Span(0, 10**13), 10**6)]))[0]
     assert rows_of(base) == rows_of(symbol.truth)
 
 
@@ -300,10 +305,10 @@ async def test_minutes_are_dropped_behind_the_horizon_and_their_aggregates_outli
 ) -> None:
     await symbol.write(minutes(T0 + 10 * DAY_MS, 3000))
     await symbol.write(minutes(NOW - 3 * DAY_MS - NOW % MINUTE_MS, 500, seed=2))
-    keeper = Refresher(timescale, Aggregates.CONTINUOUS, retention_days=200)
-    native = Write(symbol.id, Timeframe.parse("1d"), minutes(T0, 1), Spans([Span(T0, T0 + DAY_MS)]))
+    keeper = AggregateRefresher(timescale, AggregateLayout.CONTINUOUS, retention_days=200)
+    native = CandleWrite(symbol.id, Timeframe.parse("1d"), minutes(T0, 1), Spans([Span(T0, T0 + DAY_MS)]))
     await symbol.store.write([native])
-    assert await keeper.round()
+    assert await keeper.run_once()
     horizon = await symbol.store.horizon()
     assert horizon == (NOW - 200 * DAY_MS) // DAY_MS * DAY_MS
     before = await symbol.materialised()
@@ -312,7 +317,7 @@ async def test_minutes_are_dropped_behind_the_horizon_and_their_aggregates_outli
             "select count(*) from ohlcv_data where timeframe = '1m' and timestamp < $1::text::timestamptz", "2024-06-01"
         )
         await connection.execute("update storage_layout set moved_at = moved_at - interval '3 minutes'")
-    await keeper.round()
+    await keeper.run_once()
     async with timescale.connection() as connection:
         left = await connection.fetch(
             "select timeframe, count(*) from ohlcv_data where timestamp < '2024-08-01' group by 1"
@@ -324,17 +329,17 @@ async def test_minutes_are_dropped_behind_the_horizon_and_their_aggregates_outli
     await symbol.write(minutes(NOW - 2 * DAY_MS - NOW % MINUTE_MS, 90, seed=3))
     refused = minutes(T0 + 12 * DAY_MS, 60, seed=4)
     whole = Span(int(refused.timestamp[0]), int(refused.timestamp[-1]) + MINUTE_MS)
-    known = await symbol.store.ledgers([symbol.id])
-    await symbol.store.write([Write(symbol.id, MINUTE, refused, Spans([whole]))])
-    assert await symbol.store.ledgers([symbol.id]) == known
+    known = await symbol.store.read_coverage([symbol.id])
+    await symbol.store.write([CandleWrite(symbol.id, MINUTE, refused, Spans([whole]))])
+    assert await symbol.store.read_coverage([symbol.id]) == known
     async with timescale.connection() as connection:
         await connection.execute(
             "insert into agg_dirty (instrument_id, span) values ($1, '[2024-01-01, 2024-12-01)')", symbol.id
         )
-    await keeper.round()
+    await keeper.run_once()
     await symbol.answers_right()
     after = await symbol.materialised()
-    assert all(set(before[tf][:-1]) <= set(after[tf]) for tf in ALL if tf.nominal_ms <= HOUR_MS)
+    assert all(set(before[tf][:-1]) <= set(after[tf]) for tf in ALL_AGGREGATES if tf.nominal_ms <= HOUR_MS)
     # A repair makes nothing anew that has lost its minutes.
     assert await keeper.rebuild(Spans([Span(T0, NOW)])) is not None
     assert await symbol.materialised() == after
@@ -345,8 +350,8 @@ async def test_verify_lets_the_aggregates_catch_up_and_finds_nothing_wrong_then(
 ) -> None:
     """What lags is no error: it is brought up to date first, and the bucket of today is left out."""
     await symbol.write(minutes(NOW - 300 * MINUTE_MS, 290, seed=6))
-    refresher = Refresher(timescale, Aggregates.CONTINUOUS)
-    found = [tally async for tally in Verification(symbol.store, ALL, refresher=refresher).check(symbol.id)]
+    refresher = AggregateRefresher(timescale, AggregateLayout.CONTINUOUS)
+    found = [tally async for tally in Verification(symbol.store, ALL_AGGREGATES, refresher=refresher).check(symbol.id)]
     assert sum(tally.checked for tally in found) > 290 + 290 // 5
     assert [tally for tally in found if tally.wrong] == []
 
@@ -371,8 +376,8 @@ FAULTS = {
 
 
 async def found_wrong(symbol: Symbol, *, repair: bool = False) -> dict[str, int]:
-    refresher = Refresher(symbol.database, Aggregates.CONTINUOUS)
-    verification = Verification(symbol.store, ALL, repair=repair, refresher=refresher)
+    refresher = AggregateRefresher(symbol.database, AggregateLayout.CONTINUOUS)
+    verification = Verification(symbol.store, ALL_AGGREGATES, repair=repair, refresher=refresher)
     wrong: Counter[str] = Counter()
     async for tally in verification.check(symbol.id):
         wrong[tally.relation] += tally.wrong
@@ -399,16 +404,16 @@ async def test_a_repair_reaches_every_instrument_of_its_span_and_tells_of_each(
 ) -> None:
     """A refresh is of all instruments: a level above a wrong one must not be made wrong as well."""
     instruments = Instruments(timescale)
-    other = Symbol(timescale, (await instruments.imported(Instrument("m", "p", f"{symbol.id} other"), "UTC")).id)
+    other = Symbol(timescale, (await instruments.get_or_create(Instrument("m", "p", f"{symbol.id} other"), "UTC")).id)
     for one in (symbol, other):
         await one.write(minutes(NOW - 100 * DAY_MS - NOW % DAY_MS, 900))
     assert await found_wrong(symbol) == await found_wrong(other) == {}
-    revisions = [known.revision for known in await symbol.store.ledgers([symbol.id, other.id])]
+    revisions = [known.revision for known in await symbol.store.read_coverage([symbol.id, other.id])]
     await spoil(timescale, "ohlcv_1h", "different", symbol.id)
     await spoil(timescale, "ohlcv_5min", "different", other.id)
     assert await found_wrong(symbol, repair=True) == {}
     assert await found_wrong(other) == {}
-    after = [known.revision for known in await symbol.store.ledgers([symbol.id, other.id])]
+    after = [known.revision for known in await symbol.store.read_coverage([symbol.id, other.id])]
     assert all(new > old for new, old in zip(after, revisions, strict=True))
 
 
@@ -417,6 +422,6 @@ async def test_a_repair_leaves_the_ledger_as_it_is(timescale: Database, symbol: 
     stale = await ledger(timescale)
     assert stale
     state = await timescale.fetch("select claimed, done from agg_state")
-    await Refresher(timescale, Aggregates.CONTINUOUS).rebuild(Spans([Span(NOW - 110 * DAY_MS, NOW)]))
+    await AggregateRefresher(timescale, AggregateLayout.CONTINUOUS).rebuild(Spans([Span(NOW - 110 * DAY_MS, NOW)]))
     assert await timescale.fetch("select claimed, done from agg_state") == state
     assert await ledger(timescale) == stale

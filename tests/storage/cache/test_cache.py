@@ -18,22 +18,22 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from candlegraph.answer import Answer, Ask, Fill, SourceKind
+from candlegraph.answer import Answer, CandleRequest, Fill, SourceKind
 from candlegraph.candle import Candles, concat
 from candlegraph.clock import MINUTE_MS
-from candlegraph.provider import Capabilities, Live
-from candlegraph.series import Instrument, Record, Series
+from candlegraph.provider import Capabilities, LiveMode
+from candlegraph.series import Instrument, InstrumentRecord, Series
 from candlegraph.span import Span, Spans
 from candlegraph.timeframe import MINUTE, Timeframe
 from candlegraph.zone import UTC, zone
 from history.orchestrator import History
-from storage.batches import Write
-from storage.cache.chunks import BUCKETS, Chunk, Edition, pack, rows_of, unpack
-from storage.cache.memory import ENTRY_BYTES, Cache
-from storage.cache.shared import Shelf
+from storage.batches import CandleWrite
+from storage.cache.chunks import BUCKETS_PER_CHUNK, CacheKey, Chunk, pack_chunk, to_block, unpack_chunk
+from storage.cache.memory import ENTRY_BYTES, CandleCache
+from storage.cache.shared import SharedCache
 from storage.database import Database
 from storage.redis import Redis
-from tests.fakes.upstream import Lineup, Upstream, minutes
+from tests.fakes.upstream import FakeProviders, FakeUpstream, minutes
 from tests.fakes.valkey import Valkey
 from tests.history.world import DAY_MS, HOUR_MS, T0, World, folded, stop_clock
 from tests.history.world import rows_of as plain
@@ -69,17 +69,17 @@ async def redis(valkey: Valkey) -> AsyncIterator[Redis]:
 
 
 @asynccontextmanager
-async def shelved(redis: Redis, capacity: int = 0) -> AsyncIterator[Cache]:
+async def shelved(redis: Redis, capacity: int = 0) -> AsyncIterator[CandleCache]:
     """A cache in front of a shelf of its own."""
-    shelf = Shelf(redis, f"test{next(_numbers)}")
-    yield Cache(capacity, shelf)
+    shelf = SharedCache(redis, f"test{next(_numbers)}")
+    yield CandleCache(capacity, shelf)
     await shelf.close()
 
 
-async def written(cache: Cache) -> None:
+async def written(cache: CandleCache) -> None:
     """Wait until the shelf has everything that was offered."""
-    assert cache.shelf
-    await cache.shelf._writes.drain()
+    assert cache.shared
+    await cache.shared._writes.drain()
 
 
 @pytest.fixture
@@ -108,22 +108,28 @@ def statements(database: Database, monkeypatch: pytest.MonkeyPatch) -> list[str]
     return sent
 
 
-async def series(history: History, truth: Candles, *spans: Span) -> Record:
+async def series(history: History, truth: Candles, *spans: Span) -> InstrumentRecord:
     """An imported symbol with its minutes."""
-    record = await history.instruments.imported(Instrument("cache", "import", f"C{next(_numbers)}"), "UTC")
+    record = await history.instruments.get_or_create(Instrument("cache", "import", f"C{next(_numbers)}"), "UTC")
     await write(history, record, truth, *spans)
     return record
 
 
-async def write(history: History, record: Record, rows: Candles, *spans: Span, timeframe: Timeframe = MINUTE) -> None:
+async def write(
+    history: History, record: InstrumentRecord, rows: Candles, *spans: Span, timeframe: Timeframe = MINUTE
+) -> None:
     first, last = int(rows.timestamp[0]), timeframe.next(int(rows.timestamp[-1]))
     covered = Spans(spans or [Span(first, last)])
     kept = concat([rows.between(span) for span in covered])
-    await history.store.write([Write(record.id, timeframe, kept, covered, "i", replaces=True)])
+    await history.store.write([CandleWrite(record.id, timeframe, kept, covered, "i", replaces=True)])
 
 
-async def ask(history: History, record: Record, timeframe: str = "1m", limit: int = 500, **more: Any) -> Answer:
-    (answer,) = await history.answer([Ask(Series(record.instrument, Timeframe.parse(timeframe)), limit, **more)])
+async def ask(
+    history: History, record: InstrumentRecord, timeframe: str = "1m", limit: int = 500, **more: Any
+) -> Answer:
+    (answer,) = await history.answer(
+        [CandleRequest(Series(record.instrument, Timeframe.parse(timeframe)), limit, **more)]
+    )
     if isinstance(answer, BaseException):
         raise answer
     return answer
@@ -141,14 +147,14 @@ def told(answer: Answer) -> tuple[object, ...]:
 
 async def believed(history: History) -> None:
     """Have the history look for changes: what it keeps is believed for two seconds."""
-    await history.store.changes.look()
+    await history.store.change_feed.poll()
 
 
 # What it costs
 
 
 async def test_a_cached_question_costs_no_statement(database: Database, statements: list[str]) -> None:
-    history = History.over(database, Lineup([]), cache=Cache(ROOMY))
+    history = History.create(database, FakeProviders([]), cache=CandleCache(ROOMY))
     record = await series(history, minutes(T0, 3000))
     await believed(history)
     first = await ask(history, record, limit=1000, until=T0 + 2000 * MINUTE_MS)
@@ -166,8 +172,8 @@ async def test_a_cached_question_costs_no_statement(database: Database, statemen
 async def test_the_newest_question_of_a_provider_costs_neither_a_statement_nor_a_call_for_two_seconds(
     database: Database, statements: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    upstream = Upstream(capabilities=Capabilities((MINUTE,), Live.POLL, max_rows_per_call=500, settle_ms=0))
-    world = World(database, upstream, T0 + 700 * MINUTE_MS + 20_000, cache=Cache(ROOMY)).lists(minutes(T0, 1000))
+    upstream = FakeUpstream(capabilities=Capabilities((MINUTE,), LiveMode.POLL, max_rows_per_call=500, settle_ms=0))
+    world = World(database, upstream, T0 + 700 * MINUTE_MS + 20_000, cache=CandleCache(ROOMY)).lists(minutes(T0, 1000))
     stop_clock(monkeypatch, world)
     for timeframe in ("1m", "5m", "1h", "1d"):
         await world.ask(timeframe, limit=300)
@@ -187,7 +193,9 @@ async def test_the_forming_candle_is_in_no_cache(
     database: Database, redis: Redis, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Minute by minute, with a settle delay: what is kept is what is final, to the last digit."""
-    upstream = Upstream(capabilities=Capabilities((MINUTE,), Live.POLL, max_rows_per_call=500, settle_ms=90_000))
+    upstream = FakeUpstream(
+        capabilities=Capabilities((MINUTE,), LiveMode.POLL, max_rows_per_call=500, settle_ms=90_000)
+    )
     truth = minutes(T0, 1000)
     async with shelved(redis, ROOMY) as cache:
         world = World(database, upstream, T0 + 520 * MINUTE_MS, cache=cache).lists(truth)
@@ -207,7 +215,7 @@ async def test_what_ended_long_ago_is_cached_for_those_who_ask_for_the_newest(
     database: Database, statements: list[str]
 ) -> None:
     """Years of nothing lie between: the windows that look for candles get long."""
-    history = History.over(database, Lineup([]), cache=Cache(ROOMY))
+    history = History.create(database, FakeProviders([]), cache=CandleCache(ROOMY))
     record = await series(history, minutes(T0, 3000))
     await believed(history)
     first = await ask(history, record, limit=300)
@@ -223,12 +231,12 @@ async def test_a_correction_is_seen_at_once_and_by_another_process_once_it_is_to
     database: Database, redis: Redis
 ) -> None:
     async with shelved(redis, ROOMY) as ours:
-        one = History.over(database, Lineup([]), cache=ours)
-        assert ours.shelf
-        other = History.over(database, Lineup([]), cache=Cache(ROOMY, ours.shelf))
+        one = History.create(database, FakeProviders([]), cache=ours)
+        assert ours.shared
+        other = History.create(database, FakeProviders([]), cache=CandleCache(ROOMY, ours.shared))
         truth = minutes(T0, 1024, seed=1)
         record = await series(one, truth)
-        watching = [asyncio.create_task(history.store.changes.watch()) for history in (one, other)]
+        watching = [asyncio.create_task(history.store.change_feed.run()) for history in (one, other)]
         question = {"limit": 1000, "until": T0 + 1000 * MINUTE_MS}
         for seed in (2, 3):
             for history in (one, other):
@@ -253,10 +261,10 @@ async def test_a_correction_is_seen_at_once_and_by_another_process_once_it_is_to
 
 
 async def test_minutes_take_the_place_of_a_cached_native_answer(database: Database) -> None:
-    history = History.over(database, Lineup([]), cache=Cache(ROOMY))
+    history = History.create(database, FakeProviders([]), cache=CandleCache(ROOMY))
     truth = minutes(T0, 2 * 1440)
     coarse = Candles.from_rows([(T0 + n * HOUR_MS, 1, 9, 1, 2, 5) for n in range(48)])
-    record = await history.instruments.imported(Instrument("cache", "import", f"C{next(_numbers)}"), "UTC")
+    record = await history.instruments.get_or_create(Instrument("cache", "import", f"C{next(_numbers)}"), "UTC")
     await write(history, record, coarse, timeframe=HOUR)
     for timeframe in (HOUR, DAY):
         for _ in range(2):
@@ -271,9 +279,9 @@ async def test_a_listing_that_turns_out_to_begin_earlier_is_no_longer_answered_f
     database: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """An hour that begins with the listing counts as known; it does not any more once the listing began before."""
-    upstream = Upstream(capabilities=Capabilities((MINUTE,), Live.NONE, max_rows_per_call=500, settle_ms=0))
+    upstream = FakeUpstream(capabilities=Capabilities((MINUTE,), LiveMode.NONE, max_rows_per_call=500, settle_ms=0))
     truth = minutes(T0, 240)
-    world = World(database, upstream, T0 + DAY_MS, cache=Cache(ROOMY)).lists(truth)
+    world = World(database, upstream, T0 + DAY_MS, cache=CandleCache(ROOMY)).lists(truth)
     stop_clock(monkeypatch, world)
     record = await world.record()
     for first in (30, 10):
@@ -319,8 +327,11 @@ async def test_answers_are_the_same_with_the_cache_and_without(
 ) -> None:
     truths = [minutes(T0, 8 * 1440, holes=range(0, 8 * 1440, 11), seed=seed) for seed in range(3)]
     async with shelved(redis, capacity) as cache:
-        plainly, cached = History.over(database, Lineup([])), History.over(database, Lineup([]), cache=cache)
-        alone = History.over(database, Lineup([]), cache=Cache(capacity or 100_000))
+        plainly, cached = (
+            History.create(database, FakeProviders([])),
+            History.create(database, FakeProviders([]), cache=cache),
+        )
+        alone = History.create(database, FakeProviders([]), cache=CandleCache(capacity or 100_000))
         record = await series(plainly, truths[0], Span(T0 + DAY_MS, T0 + DAY_MS + 900 * MINUTE_MS))
         asked: list[dict[str, Any]] = []
         for kind, *what in story:
@@ -352,9 +363,9 @@ async def test_answers_are_the_same_with_the_cache_and_without(
 async def test_paging_loses_and_repeats_nothing_while_candles_arrive(
     database: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    upstream = Upstream(capabilities=Capabilities((MINUTE,), Live.POLL, max_rows_per_call=500, settle_ms=0))
+    upstream = FakeUpstream(capabilities=Capabilities((MINUTE,), LiveMode.POLL, max_rows_per_call=500, settle_ms=0))
     truth = minutes(T0, 3000, holes=range(0, 3000, 7))
-    world = World(database, upstream, T0 + 1500 * MINUTE_MS, cache=Cache(ROOMY)).lists(truth)
+    world = World(database, upstream, T0 + 1500 * MINUTE_MS, cache=CandleCache(ROOMY)).lists(truth)
     stop_clock(monkeypatch, world)
     newest = await world.ask(limit=100)
     pages, before = [newest.candles], newest.next_before
@@ -384,11 +395,11 @@ async def test_fifty_symbols_cold_cost_one_statement_a_relation_and_equal_ones_a
     database: Database, redis: Redis, statements: list[str]
 ) -> None:
     async with shelved(redis, ROOMY) as cache:
-        history = History.over(database, Lineup([]), cache=cache)
+        history = History.create(database, FakeProviders([]), cache=cache)
         truth = minutes(T0, 600)
         records = [await series(history, truth) for _ in range(50)]
-        asks = [Ask(Series(r.instrument, MINUTE), 100, until=T0 + 500 * MINUTE_MS) for r in records]
-        hours = [Ask(Series(r.instrument, HOUR), 5, since=T0) for r in records]
+        asks = [CandleRequest(Series(r.instrument, MINUTE), 100, until=T0 + 500 * MINUTE_MS) for r in records]
+        hours = [CandleRequest(Series(r.instrument, HOUR), 5, since=T0) for r in records]
         await believed(history)
         statements.clear()
         answers = await history.answer(asks + hours)
@@ -408,16 +419,16 @@ async def test_fifty_symbols_cold_cost_one_statement_a_relation_and_equal_ones_a
 
 
 def test_its_size_is_that_of_its_memory_within_a_tenth() -> None:
-    record = Record(1, Instrument("m", "p", "S"), None, None, None, "UTC", True, True, T0, None)
+    record = InstrumentRecord(1, Instrument("m", "p", "S"), None, None, None, "UTC", True, True, T0, None)
     for step in (1, 40, 10**9):
         held = []
         for _ in range(3):  # what else of this process allocates meanwhile only adds to it
-            cache = Cache(1 << 30)
+            cache = CandleCache(1 << 30)
             batches = [minutes(T0, 5000, seed=seed)[::step] for seed in range(3)]
             tracemalloc.start()
             before = tracemalloc.get_traced_memory()[0]
             for revision in range(40):
-                edition = Edition.of(record, revision, MINUTE, UTC)
+                edition = CacheKey.create(record, revision, MINUTE, UTC)
                 cache.put(edition, Span(T0, T0 + 5000 * MINUTE_MS), batches[revision % 3])
             held.append(tracemalloc.get_traced_memory()[0] - before)
             tracemalloc.stop()
@@ -426,8 +437,8 @@ def test_its_size_is_that_of_its_memory_within_a_tenth() -> None:
 
 
 async def test_it_never_outgrows_its_bound_whoever_asks_at_once(database: Database) -> None:
-    cache = Cache(100_000)
-    history = History.over(database, Lineup([]), cache=cache)
+    cache = CandleCache(100_000)
+    history = History.create(database, FakeProviders([]), cache=cache)
     truth = minutes(T0, 4000)
     record = await series(history, truth)
     dice = random.Random(1)
@@ -444,7 +455,7 @@ async def test_it_never_outgrows_its_bound_whoever_asks_at_once(database: Databa
 
 
 async def test_an_answer_keeps_no_more_alive_than_itself_and_cannot_spoil_what_is_kept(database: Database) -> None:
-    history = History.over(database, Lineup([]), cache=Cache(ROOMY))
+    history = History.create(database, FakeProviders([]), cache=CandleCache(ROOMY))
     record = await series(history, minutes(T0, 600))
     question = {"limit": 40, "until": T0 + 100 * MINUTE_MS}
     await ask(history, record, **question)
@@ -461,13 +472,13 @@ async def test_what_one_process_read_another_has_from_the_shelf(
     database: Database, redis: Redis, statements: list[str]
 ) -> None:
     async with shelved(redis, ROOMY) as cache:
-        one = History.over(database, Lineup([]), cache=cache)
+        one = History.create(database, FakeProviders([]), cache=cache)
         record = await series(one, minutes(T0, 3000))
         question = {"limit": 1000, "until": T0 + 2000 * MINUTE_MS}
         expected = told(await ask(one, record, **question))
         await written(cache)
-        assert cache.shelf
-        other = History.over(database, Lineup([]), cache=Cache(0, cache.shelf))
+        assert cache.shared
+        other = History.create(database, FakeProviders([]), cache=CandleCache(0, cache.shared))
         await believed(other)
         await ask(other, record, "5m", limit=1)
         statements.clear()
@@ -478,20 +489,20 @@ async def test_what_one_process_read_another_has_from_the_shelf(
 
 async def test_a_chunk_is_shared_only_once_it_is_whole(database: Database, redis: Redis, valkey: Valkey) -> None:
     async with shelved(redis, ROOMY) as cache:
-        history = History.over(database, Lineup([]), cache=cache)
+        history = History.create(database, FakeProviders([]), cache=cache)
         truth = minutes(T0, 1500)
         record = await series(history, truth, Span(T0, T0 + 700 * MINUTE_MS))
         await ask(history, record, limit=700)
         await written(cache)
         client = valkey.server.client()
-        whole = len(client.keys(f"{cache.shelf._prefix}*"))  # type: ignore[union-attr]
-        chunks = Edition.of(record, 0, MINUTE, UTC).chunks(Span(T0, T0 + 700 * MINUTE_MS))
+        whole = len(client.keys(f"{cache.shared._prefix}*"))  # type: ignore[union-attr]
+        chunks = CacheKey.create(record, 0, MINUTE, UTC).chunks(Span(T0, T0 + 700 * MINUTE_MS))
         assert whole == sum(c.span.since >= T0 and c.span.until <= T0 + 700 * MINUTE_MS for c in chunks) > 0
         await write(history, record, truth, Span(T0 + 700 * MINUTE_MS, T0 + 1100 * MINUTE_MS))
         await ask(history, record, limit=1100)
         await written(cache)
-        assert len(client.keys(f"{cache.shelf._prefix}*")) > whole  # type: ignore[union-attr]
-        assert all(0 < client.ttl(key) <= 86_400 for key in client.keys(f"{cache.shelf._prefix}*"))  # type: ignore[union-attr]
+        assert len(client.keys(f"{cache.shared._prefix}*")) > whole  # type: ignore[union-attr]
+        assert all(0 < client.ttl(key) <= 86_400 for key in client.keys(f"{cache.shared._prefix}*"))  # type: ignore[union-attr]
         client.close()
 
 
@@ -510,9 +521,9 @@ async def test_databases_that_share_a_redis_have_names_of_their_own(
 
 @given(noise=st.binary(max_size=200), cut=st.integers(0, 500), flip=st.integers(0, 10**6))
 def test_only_what_was_packed_for_this_very_chunk_is_unpacked(noise: bytes, cut: int, flip: int) -> None:
-    chunk, rows = Chunk("1:1:1m:UTC:7", Span(T0, T0 + BUCKETS * MINUTE_MS)), rows_of(minutes(T0, 10))
-    packed = pack(chunk, rows)
-    found = unpack(chunk, packed)
+    chunk, rows = Chunk("1:1:1m:UTC:7", Span(T0, T0 + BUCKETS_PER_CHUNK * MINUTE_MS)), to_block(minutes(T0, 10))
+    packed = pack_chunk(chunk, rows)
+    found = unpack_chunk(chunk, packed)
     assert found is not None
     assert np.array_equal(found, rows)
     spoilt = bytearray(packed)
@@ -520,18 +531,18 @@ def test_only_what_was_packed_for_this_very_chunk_is_unpacked(noise: bytes, cut:
     others = [
         noise,
         packed[:cut] if cut < len(packed) else packed + noise + b"x",
-        pack(replace(chunk, name="other"), rows),
+        pack_chunk(replace(chunk, name="other"), rows),
     ]
-    assert [unpack(chunk, other) for other in others] == [None] * 3
+    assert [unpack_chunk(chunk, other) for other in others] == [None] * 3
     if not 1 <= flip % len(packed) <= 3:  # the padding of the header
-        assert unpack(chunk, bytes(spoilt)) is None
+        assert unpack_chunk(chunk, bytes(spoilt)) is None
 
 
 # A Redis that fails
 
 
 @asynccontextmanager
-async def clients(history: History, record: Record, truth: Candles) -> AsyncIterator[Counter[str]]:
+async def clients(history: History, record: InstrumentRecord, truth: Candles) -> AsyncIterator[Counter[str]]:
     """Eight of them that ask all the time; how many answers were right, wrong, or none."""
     counts: Counter[str] = Counter()
     ended = asyncio.Event()
@@ -607,7 +618,7 @@ async def test_whatever_happens_to_redis_no_question_fails_or_is_answered_wrong(
 ) -> None:
     redis.timings = replace(redis.timings, redis_timeout_s=0.25)
     async with shelved(redis) as cache:
-        history = History.over(database, Lineup([]), cache=cache)
+        history = History.create(database, FakeProviders([]), cache=cache)
         truth = minutes(T0, 6000)
         record = await series(history, truth)
         async with clients(history, record, truth) as counts:
@@ -616,8 +627,8 @@ async def test_whatever_happens_to_redis_no_question_fails_or_is_answered_wrong(
             try:
                 await answered(counts)
                 if problem == "memory":  # it takes nothing new, and something new is offered
-                    assert cache.shelf
-                    cache.shelf.offer(Chunk("new", Span(0, 1)), rows_of(truth))
+                    assert cache.shared
+                    cache.shared.put_later(Chunk("new", Span(0, 1)), to_block(truth))
                 if problem:
                     await eventually(lambda: problem in (redis.problem or ""))
                 await answered(counts)
@@ -636,7 +647,7 @@ async def test_a_redis_that_was_killed_is_missed_by_nobody_and_its_successor_is_
     redis = Redis(running[0].url, timings=replace(PATIENT, redis_probe_interval_s=0.05))
     try:
         async with shelved(redis) as cache:
-            history = History.over(database, Lineup([]), cache=cache)
+            history = History.create(database, FakeProviders([]), cache=cache)
             truth = minutes(T0, 6000)
             record = await series(history, truth)
             async with clients(history, record, truth) as counts:
@@ -650,7 +661,7 @@ async def test_a_redis_that_was_killed_is_missed_by_nobody_and_its_successor_is_
             assert set(counts) == {"right"}, counts
             await written(cache)
             with running[1].server.client() as client:
-                assert client.keys(f"{cache.shelf._prefix}*")  # type: ignore[union-attr]
+                assert client.keys(f"{cache.shared._prefix}*")  # type: ignore[union-attr]
     finally:
         await redis.close()
         for valkey in running:
@@ -662,7 +673,7 @@ async def test_nobody_waits_for_a_redis_that_hangs_but_those_who_found_out(
 ) -> None:
     redis.timings = replace(redis.timings, redis_probe_interval_s=60, redis_timeout_s=0.25)
     async with shelved(redis) as cache:
-        history = History.over(database, Lineup([]), cache=cache)
+        history = History.create(database, FakeProviders([]), cache=cache)
         record = await series(history, minutes(T0, 3000))
         await ask(history, record, limit=600)
         await written(cache)

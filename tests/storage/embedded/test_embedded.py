@@ -23,7 +23,7 @@ import pytest
 
 from candlegraph.errors import ConfigurationError, Unavailable
 from storage.embedded import binaries as postgres_binaries
-from storage.embedded.postgres import EmbeddedPostgres, Server
+from storage.embedded.postgres import EmbeddedPostgres, PostgresServer
 from tests.waiting import HANG_S, eventually, eventually_blocking
 
 ROOT = Path(__file__).parents[3]
@@ -60,7 +60,7 @@ def gone(pid: int) -> bool:
     return True
 
 
-def family(server: Server) -> list[psutil.Process]:
+def family(server: PostgresServer) -> list[psutil.Process]:
     postmaster = psutil.Process(server.pid)
     return [postmaster, *postmaster.children(recursive=True)]
 
@@ -69,12 +69,12 @@ def sleeper(uid: int) -> "subprocess.Popen[bytes]":
     return subprocess.Popen(["sleep", "60"], user=uid if AS_ROOT else None)
 
 
-def kill_all(server: Server) -> None:
+def kill_all(server: PostgresServer) -> None:
     for process in family(server):
         process.kill()
 
 
-async def fetch(server: Server, *statements: str) -> object:
+async def fetch(server: PostgresServer, *statements: str) -> object:
     connection = await asyncpg.connect(server.dsn)
     try:
         answer = None
@@ -272,7 +272,7 @@ async def test_a_start_waits_for_the_children_of_a_killed_server(
     postmaster.kill()
     launch, tries = EmbeddedPostgres._launch, []
 
-    def counted(self: EmbeddedPostgres, *given: Any) -> Server:
+    def counted(self: EmbeddedPostgres, *given: Any) -> PostgresServer:
         tries.append(given)
         return launch(self, *given)
 
