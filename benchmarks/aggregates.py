@@ -21,7 +21,7 @@ from storage.change_feed import ChangeFeed
 from storage.database import SQL, Database
 from storage.embedded.postgres import EmbeddedPostgres
 from storage.instruments import Instruments
-from storage.migrate import migrate
+from storage.migration.migrate import migrate
 from storage.relations import ALL_AGGREGATES
 
 YEAR = 525_600

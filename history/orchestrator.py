@@ -155,10 +155,19 @@ class History:
         left = (
             max(0.0, context.deadline - asyncio.get_running_loop().time()) if query.request.wait is Wait.COMPLETE else 0
         )
-        if provider is None and not record.listed and (await query.reader.coverage.load(record.id)).sources:
+        if provider is None and self._may_have_been_served(record):
             provider, _ = await self._started(record, left)
         if provider is not None:
             await self.revisions.follow(record, provider, left)
+
+    def _may_have_been_served(self, record: InstrumentRecord) -> bool:
+        """Whether a provider of revisions may have listed the instrument before."""
+        name = record.instrument
+        return not record.listed and any(
+            status.capabilities.revised
+            for status in self.providers.statuses()
+            if (status.market.id, status.id) == (name.market, name.provider)
+        )
 
     async def _recheck(self, answer: Answer, due: dict[Timeframe, Spans], provider: Upstream, deadline: float) -> bool:
         """Ask once more for what is suspect of an answer, now that its time has come; whether that brought candles.

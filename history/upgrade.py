@@ -26,7 +26,7 @@ from history.fetch_job import FetchRequest
 from history.orchestrator import History
 from storage.batches import CandleRead, CandleWrite
 from storage.leases import LeaseLost, Leases, LeaseToken
-from storage.upgrade import Step, Task, close_task, open_tasks
+from storage.migration.upgrade import Step, Task, close_task, open_tasks
 from storage.withdrawals import Openings, StoredSeries, has_imports, note, openings, withdraw
 
 log = logging.getLogger(__name__)

@@ -34,11 +34,11 @@ from storage.candles import CandleStore, ReadFunction, read_tables
 from storage.change_feed import ChangeFeed
 from storage.database import Database, driver_reason
 from storage.embedded.postgres import EmbeddedPostgres
-from storage.migrate import migrate
+from storage.migration.migrate import migrate
+from storage.migration.upgrade import withdraw_ahead
 from storage.rate_limits import RateLimiter
 from storage.redis import Redis
 from storage.relations import Aggregates, read_aggregates
-from storage.upgrade import withdraw_ahead
 from storage.users import UserStore
 
 log = logging.getLogger(__name__)
@@ -162,15 +162,22 @@ async def open_runtime(
         history.start(supervisor)
         supervisor.start("accounts", accounts.revocations.run, accounts.revocations.outage)
         if serving:
-            workers.start(supervisor)
-            cluster.start(supervisor)
-            supervisor.start("tracked series", tracking.run, tracking.outage)
-            upgrade = Upgrade(history)
-            supervisor.start("upgrade checks", upgrade.run, upgrade.outage)
+            _serve(supervisor, history, workers, cluster, tracking)
             _refresh(supervisor, opened, kind, settings.retention_days)
         points = (settings.default_chart_points, settings.max_chart_points)
         services = Services(history, registry, cluster.hub, backfills, tracking, *points, accounts)
         yield Runtime(settings, opened, registry, history.store, services, redis, supervisor)
+
+
+def _serve(
+    supervisor: Supervisor, history: History, workers: BackfillWorkers, cluster: Cluster, tracking: Tracking
+) -> None:
+    """Start what only a server does: backfills, the live side, tracked series and the steps that follow an upgrade."""
+    workers.start(supervisor)
+    cluster.start(supervisor)
+    supervisor.start("tracked series", tracking.run, tracking.outage)
+    upgrade = Upgrade(history)
+    supervisor.start("upgrade checks", upgrade.run, upgrade.outage)
 
 
 def _reads(levels: Aggregates, kind: AggregateLayout) -> ReadFunction:

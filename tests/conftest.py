@@ -17,7 +17,7 @@ from storage.aggregates.layout import AggregateLayout
 from storage.database import Database
 from storage.embedded import postgres as embedded
 from storage.embedded.postgres import EmbeddedPostgres
-from storage.migrate import migrate
+from storage.migration.migrate import migrate
 from tests.timescale.server import stop_jobs
 from tests.timings import PATIENT
 

@@ -37,7 +37,7 @@ from tests.fakes.alpaca import FakeAlpaca, new_york, session_candles
 from tests.fakes.binance import FakeBinance
 from tests.fakes.clocks import SteppingClock
 from tests.fakes.exchange import T0, random_candles
-from tests.realtime.world import Client, Process, eventually, quickly
+from tests.realtime.world import BRISK, Client, Process, eventually
 
 TICK_MS = 15_000
 
@@ -214,7 +214,7 @@ async def test_a_step_of_the_wall_clock_closes_covers_and_loses_nothing(
     name: str, step_ms: int, database: Database, monkeypatch: pytest.MonkeyPatch, stack: AsyncExitStack
 ) -> None:
     """For 75 seconds, and back; minutes close in time all the while, once each, and the history is whole afterwards."""
-    quickly(monkeypatch)
+    database.timings = BRISK
     machine = SteppingClock(monkeypatch, T0 + 200 * MINUTE_MS + 20_000)
     followed = await BUILDS[name](machine, stack)
     client = await followed.start(database)

@@ -108,7 +108,7 @@ def test_the_wheel_runs_from_where_it_is_put(wheel: zipfile.ZipFile, tmp_path: P
     """Without the checkout: the schema, the statements and the migrations are read from the wheel's own files."""
     wheel.extractall(tmp_path)  # noqa: S202 - we have built it
     code = (
-        "import server.cli.main, storage.database as d, storage.migrate as m, schema.build as b;"
+        "import server.cli.main, storage.database as d, storage.migration.migrate as m, schema.build as b;"
         f"assert d.__file__.startswith({str(tmp_path)!r}), d.__file__; assert m.migrations() and d.SQL;"
         "print(b.build_schema().as_str())"
     )

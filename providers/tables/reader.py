@@ -300,8 +300,7 @@ def _read_parquet(path: Path, symbol: str | None) -> tuple[_Sheet, ColumnLayout]
 
 
 def _read_csv(path: Path, symbol: str | None) -> tuple[_Sheet, ColumnLayout]:
-    sheets: list[_Sheet] = []
-    problems: dict[int, str] = {}
+    sheets, problems = list[_Sheet](), dict[int, str]()
     cut = None
     with path.open("rb") as file:
         layout, blocks = read_delimited(file)
@@ -310,7 +309,7 @@ def _read_csv(path: Path, symbol: str | None) -> tuple[_Sheet, ColumnLayout]:
             problems, cut = problems | sheets[-1].problems, rows.cut
             if len(problems) >= _MAX_PROBLEMS:
                 break
-    joined = _Sheet(
+    return _Sheet(
         np.concatenate([sheet.line for sheet in sheets]),
         np.concatenate([sheet.stamp for sheet in sheets]),
         np.concatenate([sheet.kind for sheet in sheets]),
@@ -318,5 +317,4 @@ def _read_csv(path: Path, symbol: str | None) -> tuple[_Sheet, ColumnLayout]:
         problems,
         frozenset[str]().union(*(sheet.symbols for sheet in sheets)),
         cut,
-    )
-    return joined, layout
+    ), layout

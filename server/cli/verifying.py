@@ -23,8 +23,8 @@ from storage.aggregates.verify import Tally, Verification, instruments_matching,
 from storage.candles import CandleStore
 from storage.change_feed import ChangeFeed
 from storage.database import Database
+from storage.migration.upgrade import task_tallies, withdrawal_tallies
 from storage.relations import read_aggregates
-from storage.upgrade import task_tallies, withdrawal_tallies
 
 
 async def verify_stored(

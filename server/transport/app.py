@@ -28,21 +28,12 @@ def create_app(runtime: Runtime) -> Starlette:
     """Put the application together over a started machine."""
     settings = runtime.settings
     origins = settings.origins
-    trusts_loopback = settings.env is Env.DEVELOPMENT and is_loopback_name(settings.host)
     connections = Connections(
         ConnectionLimits(
             settings.max_connections, settings.max_connections_per_address, settings.max_operations_per_socket
         )
     )
-    endpoint = GraphQLEndpoint(
-        build_schema(),
-        runtime.services,
-        WEB,
-        origins,
-        connections,
-        trusts_loopback=trusts_loopback,
-        timings=runtime.database.timings,
-    )
+    endpoint = _endpoint(runtime, connections)
 
     async def home(_: Request) -> Response:
         return RedirectResponse("/graphql")
@@ -72,13 +63,26 @@ def create_app(runtime: Runtime) -> Starlette:
     return app
 
 
-async def _readiness(machine: Runtime) -> Response:
+def _endpoint(runtime: Runtime, connections: Connections) -> GraphQLEndpoint:
+    settings = runtime.settings
+    return GraphQLEndpoint(
+        build_schema(),
+        runtime.services,
+        WEB,
+        settings.origins,
+        connections,
+        trusts_loopback=settings.env is Env.DEVELOPMENT and is_loopback_name(settings.host),
+        timings=runtime.database.timings,
+    )
+
+
+async def _readiness(runtime: Runtime) -> Response:
     try:
-        async with machine.database.connection() as connection:
+        async with runtime.database.connection() as connection:
             await connection.fetchval("select 1")
     except CandlegraphError as error:
         return JSONResponse({"status": "unavailable", "detail": error.message}, 503)
-    problem = await machine.redis.check()
+    problem = await runtime.redis.check()
     details = [f"{problem}: each process goes on alone."] if problem else []
-    details += [f"{name}: {reason}" for name, reason in machine.supervisor.degraded().items()]
+    details += [f"{name}: {reason}" for name, reason in runtime.supervisor.degraded().items()]
     return JSONResponse({"status": "degraded", "detail": " ".join(details)} if details else {"status": "ready"})

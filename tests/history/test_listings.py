@@ -372,6 +372,6 @@ async def test_at_the_limit_one_record_goes_and_not_all(database: Database, monk
         read.append([instrument.symbol for instrument in wanted])
         return await kept(self, wanted)
 
-    monkeypatch.setattr(Instruments, "kept", noted)
+    monkeypatch.setattr(Instruments, "get_stored", noted)
     await found(listings, *"FEDC")
     assert read == [["C"]]

@@ -807,7 +807,7 @@ async def test_days_of_another_zone_are_folded_from_hours_or_minutes_alone(make:
 
 
 async def test_reads_of_more_rows_than_one_takes_lose_nothing(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(walk, "READ_ROWS", 70)
+    monkeypatch.setattr(walk, "MAX_ROWS_PER_READ", 70)
     truth = minutes(T0, 1000, holes=range(300, 400))
     world = make(truth, at(1000))
     await world.keeps(Span(T0 - DAY_MS, at(1000)))

@@ -6,6 +6,7 @@ import asyncio
 import gzip
 import os
 from collections.abc import AsyncIterator, Iterable
+from dataclasses import replace
 from pathlib import Path
 
 import polars as pl
@@ -16,7 +17,6 @@ from candlegraph.errors import CandlegraphError, UnknownSymbol
 from candlegraph.series import Instrument, Series
 from candlegraph.span import Span, Spans
 from candlegraph.timeframe import Timeframe
-from history import listings
 from history.orchestrator import History
 from providers.files import readings
 from providers.files.provider import Files
@@ -32,8 +32,8 @@ HEADER = "timestamp,open,high,low,close,volume\n"
 
 
 @pytest.fixture(autouse=True)
-def _lists_are_read_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(listings, "UNKNOWN_AGAIN_S", 0.0)
+def _lists_are_read_at_once(database: Database) -> None:
+    database.timings = replace(database.timings, unknown_symbol_ttl_s=0.0)
 
 
 def row(minute: int, price: float = 100) -> str:

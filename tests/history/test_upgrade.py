@@ -19,18 +19,19 @@ from candlegraph.timeframe import MINUTE
 from history import upgrade as upgrade_module
 from history.orchestrator import History
 from history.upgrade import Upgrade
-from storage import migrate as migrate_module
 from storage.aggregates.layout import AggregateLayout
 from storage.aggregates.verify import Verification, instruments_matching
 from storage.batches import CandleWrite
 from storage.database import Database
-from storage.migrate import migrate, migrations
+from storage.migration import migrate as migrate_module
+from storage.migration.migrate import migrate, migrations
+from storage.migration.upgrade import AHEAD, task_tallies, withdraw_ahead
 from storage.relations import ALL_AGGREGATES
-from storage.upgrade import AHEAD, task_tallies, withdraw_ahead
 from storage.withdrawals import newest_withdrawals
 from tests.fakes.clocks import set_clock
 from tests.fakes.upstream import FakeProviders, FakeUpstream, minutes, raising
 from tests.history.world import DAY_MS, HOUR_MS, T0, rows_of
+from tests.timings import PATIENT
 
 NOW = T0 + 90 * DAY_MS
 TABLE = "coverage_withdrawals"
@@ -94,13 +95,12 @@ class Old:
 @pytest.fixture
 async def old(new_database: Callable[..., Awaitable[str]], monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Old]:
     before = [migration for migration in migrations() if migration.number < 12]
-    opened = Database(await new_database())
+    opened = Database(await new_database(), timings=replace(PATIENT, unknown_symbol_ttl_s=0.0))
     await opened.open()
     with monkeypatch.context() as patch:
         patch.setattr(migrate_module, "migrations", lambda: before)
         await migrate(opened, AggregateLayout.TABLES)
     set_clock(monkeypatch, lambda: NOW)
-    monkeypatch.setattr("history.listings.UNKNOWN_AGAIN_S", 0.0)
     try:
         yield Old(opened)
     finally:

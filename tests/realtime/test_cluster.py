@@ -481,7 +481,7 @@ async def test_a_start_over_reaches_back_to_the_earliest_correction_that_was_not
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Too much was missed to be told one by one, and one of it was a correction of an old candle."""
-    monkeypatch.setattr(hub_module, "MAX_QUEUED", 3)
+    monkeypatch.setattr(hub_module, "MAX_QUEUED_EVENTS", 3)
     one, other = await world.start(), await world.start()
     ours = Client(one.hub, since=back(world, 20))
     await joined(ours)

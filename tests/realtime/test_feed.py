@@ -61,7 +61,7 @@ async def test_an_error_while_a_stream_is_read_closes_it_at_once(
         fail(self, error)
 
     monkeypatch.setattr(Feed, "_fail", failed)
-    monkeypatch.setattr(Feed, "_move", broken)
+    monkeypatch.setattr(Feed, "_update_forming", broken)
     await eventually(lambda: bool(open_then) and exchange.streams > 1)
     assert open_then == [0]
     await eventually(lambda: exchange.open == 1)

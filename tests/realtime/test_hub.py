@@ -264,7 +264,7 @@ async def test_more_history_than_a_snapshot_holds_is_refused(
     build: Build, time: Time, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Beyond the limit the client is told to page through the query first."""
-    monkeypatch.setattr(hub_module, "MAX_SNAPSHOT", 100)
+    monkeypatch.setattr(hub_module, "MAX_SNAPSHOT_ROWS", 100)
     client = Client(build(Exchange()), "1m", time.now - 86_400_000)
     with pytest.raises(BadUserInput, match="page through"):
         await asyncio.wait_for(client.task, HANG_S)
@@ -274,7 +274,7 @@ async def test_snapshots_hold_a_page_each_and_only_the_last_is_caught_up(
     build: Build, time: Time, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A long history comes in pages; what is live follows the one that says so."""
-    monkeypatch.setattr(hub_module, "PAGE", 50)
+    monkeypatch.setattr(hub_module, "SNAPSHOT_PAGE_ROWS", 50)
     client = Client(build(Exchange()), "1m", time.now - 4 * 3_600_000)
     await asyncio.wait_for(client.caught_up.wait(), HANG_S)
     snapshots = [event for event in client.events if event.kind is EventKind.SNAPSHOT]
@@ -390,7 +390,7 @@ async def test_a_feed_is_let_go_of_when_nobody_listens(
             await client.leave()
         await eventually(lambda: not time.processes[0].feeds)
         await eventually(lambda: not [task for task in asyncio.all_tasks() if "Feed." in str(task.get_coro())])
-        await waiting.eventually(lambda: leases.acquire(["feed:lab/exchange:0"]))
+        await waiting.eventually(lambda: leases.acquire(["feed:lab/exchange:0"], 3.0))
         await leases.release(["feed:lab/exchange:0"])
         tasks.append(len(asyncio.all_tasks()))
     # One may be at work in the moment they are counted, a look at the store say; one that leaked would stay.

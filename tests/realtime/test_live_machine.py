@@ -299,7 +299,7 @@ def test_whatever_happens_each_client_is_told_the_truth_once_and_in_order(
         return urlunsplit(urlsplit(postgres_dsn)._replace(path=f"/{name}"))
 
     set_clock(monkeypatch, lambda: LiveMachine.now)
-    monkeypatch.setattr(topic_module, "MAX_QUEUED", 8)
+    monkeypatch.setattr(topic_module, "MAX_QUEUED_EVENTS", 8)
     monkeypatch.setattr(publisher_module, "MAX_EVENTS", 40)
     monkeypatch.setattr(LiveMachine, "new_dsn", staticmethod(new_dsn), raising=False)
     examples = int(os.environ.get("LIVE_EXAMPLES", "8"))

@@ -28,7 +28,7 @@ def statements(lab: ApiWorld, monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
     names = {statement: name for name, statement in SQL.items()}
     # What is remembered of an instrument for half a minute would spare the statement that is counted here.
     monkeypatch.setattr(lab.database, "timings", replace(lab.database.timings, record_ttl_s=0.0))
-    monkeypatch.setattr(ChangeFeed, "fresh", property(lambda _: False))
+    monkeypatch.setattr(ChangeFeed, "is_fresh", property(lambda _: False))
 
     async def counting(self: Database, statement: str, *arguments: object) -> Sequence[Any]:
         name = names.get(statement, "candles_newest" if " desc limit " in statement else "candles_oldest")

@@ -57,13 +57,17 @@ class Memory:
         gaps = (Gap(0, 60_000, GapReason.OUTAGE, None),)
         return Answer(_record(instrument), ask, UTC, _batch(instrument.symbol), gaps, (), False, None, 5)
 
+    @property
+    def listings(self) -> Memory:
+        return self
+
     async def find(self, instruments: Sequence[Instrument]) -> list[InstrumentRecord]:
         return [_record(instrument) for instrument in instruments]
 
 
 def _context() -> Context:
     memory = Memory()
-    services: Any = SimpleNamespace(history=memory, instruments=memory, default_points=500, max_points=5000)
+    services: Any = SimpleNamespace(history=memory, default_points=500, max_points=5000)
     return Context(services, "test")
 
 

@@ -25,7 +25,7 @@ from candlegraph.viewer import Role
 from resolvers.accounts.administration import UserAdministration
 from storage.database import Database
 from storage.embedded.postgres import EmbeddedPostgres
-from storage.migrate import migrate
+from storage.migration.migrate import migrate
 from storage.users import UserStore
 from tests.server.running import COMMAND, Running, environment, serving
 from tests.timings import PATIENT

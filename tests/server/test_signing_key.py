@@ -95,6 +95,7 @@ def test_a_secret_may_lie_in_a_file(tmp_path: Path, monkeypatch: pytest.MonkeyPa
         "secret_key",
         "secret_key_previous",
         "db_connection_string",
+        "db_listen_connection_string",
         "redis_url",
         "ccxt_options",
         "alpaca_api_key",

@@ -83,7 +83,7 @@ async def test_at_the_limit_one_count_goes_and_not_all(world: World, monkeypatch
         return [{"count": 7}]
 
     monkeypatch.setattr(Database, "read", noted)
-    monkeypatch.setattr(counts_module, "MAX_KEPT", 3)
+    monkeypatch.setattr(counts_module, "MAX_ENTRIES", 3)
     counts, ledger = counts_module.CandleCounts(world.store.database), Coverage({MINUTE: Spans([part(0, 10)])})
     for number in range(5):
         await counts.count(number, MINUTE, ledger, {})

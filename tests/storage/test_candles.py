@@ -65,7 +65,7 @@ async def test_rows_and_coverage_are_written_together_or_not_at_all(
     before = (rows_of(await all_of(store, series)), await store.read_coverage([series]))
     if broken == "copy":
         packed = binary._packed_rows
-        monkeypatch.setattr(binary, "_packed", lambda *rows: packed(*rows)[:-7])
+        monkeypatch.setattr(binary, "_packed_rows", lambda *rows: packed(*rows)[:-7])
     else:
         monkeypatch.setitem(SQL, broken, "no statement")
     fetch = FetchLogRow(series, MINUTE, Span(T0, T0 + 1), 1, "ok", 1)

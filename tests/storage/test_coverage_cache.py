@@ -35,7 +35,7 @@ class Store:
 
 
 async def test_at_the_limit_the_least_recently_used_ledger_goes(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(ledgers_module, "MAX_KEPT", 3)
+    monkeypatch.setattr(ledgers_module, "MAX_ENTRIES", 3)
     store = Store()
     ledgers = CoverageCache(cast("CandleStore", cast("Any", store)))
     await ledgers.load([1, 2, 3])

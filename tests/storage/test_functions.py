@@ -13,7 +13,6 @@ import pytest
 from candlegraph.clock import HOUR_MS, MINUTE_MS
 from candlegraph.span import Span, Spans
 from candlegraph.timeframe import MINUTE
-from storage import migrate as migrate_module
 from storage.aggregates import layout
 from storage.aggregates.layout import AggregateLayout
 from storage.aggregates.refresh import AggregateRefresher
@@ -21,7 +20,8 @@ from storage.batches import CandleWrite
 from storage.candles import CandleStore
 from storage.change_feed import ChangeFeed
 from storage.database import Database
-from storage.migrate import migrate, migrations
+from storage.migration import migrate as migrate_module
+from storage.migration.migrate import migrate, migrations
 from storage.relations import MADE_OF
 from tests.fakes.upstream import minutes
 from tests.history.world import T0
@@ -110,7 +110,7 @@ async def migrated(
     try:
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(migrate_module, "migrations", lambda: migrations()[numbers])
-            patch.setattr(migrate_module, "lay_out", lay_out)
+            patch.setattr(migrate_module, "create_layout", lay_out)
             return await migrate(database)
     finally:
         await database.close()

@@ -16,10 +16,10 @@ import pytest
 from candlegraph.candle import Candles
 from candlegraph.errors import ConfigurationError
 from history.listings import Listings
-from storage import migrate as migrate_module
 from storage.database import Database
 from storage.instruments import Instruments
-from storage.migrate import Migration, migrate, migrations
+from storage.migration import migrate as migrate_module
+from storage.migration.migrate import Migration, migrate, migrations
 from tests.fakes.upstream import FakeProviders, FakeUpstream
 from tests.timings import PATIENT
 from tests.waiting import HANG_S
@@ -29,7 +29,7 @@ ROOT = Path(__file__).parents[2]
 MIGRATE = """
 import asyncio, sys
 from storage.database import Database
-from storage.migrate import migrate
+from storage.migration.migrate import migrate
 
 async def main() -> None:
     database = Database(sys.argv[1], max_connections=1)

@@ -21,7 +21,7 @@ from storage.candles import CandleStore
 from storage.change_feed import ChangeFeed
 from storage.database import Database
 from storage.instruments import Instruments
-from storage.migrate import migrate
+from storage.migration.migrate import migrate
 from storage.notify import CHANNEL, Notifications
 from tests.fakes.pooler import Pooler
 from tests.fakes.upstream import minutes

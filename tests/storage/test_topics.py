@@ -43,7 +43,7 @@ class Topics:
     async def open(cls, store: TopicStore) -> Topics:
         world = World(store.database).lists(minutes(T0, 1))
         instrument = (await world.record()).id
-        held = (await store.take(["feed:fake/upstream:0"]))["feed:fake/upstream:0"]
+        held = (await store.leases.acquire(["feed:fake/upstream:0"], 60.0))["feed:fake/upstream:0"]
         keys = [TopicKey(instrument, "1m", "UTC"), TopicKey(instrument, "5m", "UTC")]
         for key in keys:
             await store.open_topic(key, T0, held)

@@ -444,7 +444,7 @@ async def test_a_long_order_is_planned_beside_the_event_loop(world: World, monke
         threads.append(threading.current_thread())
         return find_missing(*given)  # type: ignore[arg-type]
 
-    monkeypatch.setattr("history.backfill.jobs.missing", noted)
+    monkeypatch.setattr("history.backfill.jobs.find_missing", noted)
     await BackfillJobs(world.history).start(order(world, T0, hours(1)))
     assert threads
     assert threading.current_thread() not in threads

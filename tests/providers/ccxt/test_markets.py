@@ -18,6 +18,7 @@ from candlegraph.span import Span
 from candlegraph.timeframe import MINUTE
 from providers.ccxt import markets as ccxt_markets
 from providers.ccxt.provider import Ccxt, create
+from providers.ccxt.timings import CcxtTimings
 from tests.fakes.binance import FakeBinance
 from tests.fakes.clocks import set_clock
 from tests.fakes.coinbase import FakeCoinbase
@@ -68,7 +69,7 @@ async def listed() -> list[bytes]:
     """What a child prints of these symbols."""
     async with FakeBinance() as fake:
         fake.add("BTC", "USDT", random_candles(T0, 100))
-        markets = ccxt_markets.Markets("binance", fake.ccxt_options()["binance"], "1")
+        markets = ccxt_markets.Markets("binance", fake.ccxt_options()["binance"], "1", CcxtTimings())
         return list(await asyncio.to_thread(markets._ask_child, "Binance"))
 
 
@@ -129,7 +130,7 @@ async def test_who_reads_the_symbols_while_new_ones_are_taken_over_reads_all_of_
         asyncio.run_coroutine_threadsafe(asked.wait(), loop).result(10)
 
     asked = asyncio.Event()
-    monkeypatch.setattr(ccxt_markets, "_free", freeing)
+    monkeypatch.setattr(ccxt_markets, "_release_slowly", freeing)
     listing = asyncio.create_task(provider.listings())
     while not freed.is_set():
         found.append((await provider._find(Instrument("crypto", provider.id, "BTC/USDT")))[1]["symbol"])

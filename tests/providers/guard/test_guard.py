@@ -366,7 +366,7 @@ async def test_no_more_calls_than_allowed_are_under_way_at_once(concurrent: int)
 
 @virtual
 async def test_who_does_not_get_a_turn_in_time_fails_and_the_queue_has_an_end(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(turnstile, "MAX_WAITING", 5)
+    monkeypatch.setattr(turnstile, "MAX_QUEUED_CALLS", 5)
     upstream, guard = made(replace(UNLIMITED, concurrent=1), deadline_s=2.0)
     upstream.faults = [hanging()]
     upstream.always = changing(lambda page: page)

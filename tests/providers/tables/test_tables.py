@@ -406,7 +406,7 @@ def test_the_size_of_a_block_changes_nothing(read: Read, monkeypatch: pytest.Mon
 
 def test_a_file_full_of_problems_is_not_read_to_its_end(read: Read, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(delimited, "_BLOCK_BYTES", 1000)
-    monkeypatch.setattr(tables, "_ENOUGH", 50)
+    monkeypatch.setattr(tables, "_MAX_PROBLEMS", 50)
     message = refusal(read, HEADER + "\n" + "x,1,3,0.5,2,10\n" * 10_000)
     more = re.fullmatch(r"and at least ([\d,]+) more", message.splitlines()[-1])
     assert more

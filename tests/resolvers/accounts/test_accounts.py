@@ -318,7 +318,7 @@ async def test_an_address_cannot_try_one_name_after_the_other(house: House) -> N
 async def test_a_thousand_addresses_slow_an_account_down_but_not_its_owner(
     house: House, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(module, "_OF_AN_ACCOUNT", AttemptLimit(burst=20, every_s=6))
+    monkeypatch.setattr(module, "_ACCOUNT_LIMIT", AttemptLimit(burst=20, every_s=6))
     await house.login(address="198.51.100.7")
     found: Counter[str] = Counter()
     for number in range(40):

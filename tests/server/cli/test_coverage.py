@@ -13,12 +13,12 @@ from candlegraph.candle import concat
 from candlegraph.series import Instrument
 from candlegraph.span import Span, Spans
 from candlegraph.timeframe import MINUTE
-from storage import migrate as migrate_module
 from storage.batches import CandleWrite
 from storage.candles import CandleStore
 from storage.change_feed import ChangeFeed
 from storage.database import Database
 from storage.instruments import Instruments
+from storage.migration import migrate as migrate_module
 from tests.fakes.remote import Remote, variables
 from tests.fakes.upstream import minutes
 from tests.server.cli.test_backfill import ask

@@ -266,7 +266,7 @@ async def test_a_peer_that_never_reads_again_is_cut_off() -> None:
 
 async def test_who_falls_behind_is_told_where_to_resume_and_resumes(monkeypatch: pytest.MonkeyPatch) -> None:
     """Closed candles are never left out in silence: what it was told, and what it is told from there on, is all there is."""
-    monkeypatch.setattr(topic, "MAX_QUEUED", 20)
+    monkeypatch.setattr(topic, "MAX_QUEUED_EVENTS", 20)
     stage = Stage()
     async with staged(services(stage)) as serving:
         slow = await Stalled.connect(serving.url, WIDE)
@@ -318,12 +318,11 @@ async def test_the_forming_candle_conflates_for_who_is_slow() -> None:
         slow.writer.close()
 
 
-async def test_a_ghost_is_noticed_by_the_pings_it_does_not_answer(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_ghost_is_noticed_by_the_pings_it_does_not_answer() -> None:
     """With a code after which graphql-ws connects again: a laptop that wakes up has to."""
-    monkeypatch.setattr(wire, "FAREWELL_S", HANG_S)
-    stage = Stage()
+    stage, timings = Stage(), replace(Timings(), farewell_timeout_s=HANG_S)
     async with (
-        staged(services(stage), ws_ping_interval=0.1, ws_ping_timeout=1.0) as serving,
+        staged(services(stage), timings=timings, ws_ping_interval=0.1, ws_ping_timeout=1.0) as serving,
         listening(serving) as alive,
     ):
         ghost = await Stalled.connect(serving.url, LIVE)

@@ -38,7 +38,7 @@ from storage.corrections import newest_corrections
 from storage.database import SQL, Database
 from storage.embedded.postgres import EmbeddedPostgres
 from storage.instruments import Instruments
-from storage.migrate import migrate
+from storage.migration.migrate import migrate
 from storage.relations import ALL_AGGREGATES, BASE_RELATION, read_aggregates
 from tests.fakes.upstream import minutes
 from tests.history.world import DAY_MS, HOUR_MS, T0, World, folded, rows_of, stop_clock

@@ -22,7 +22,6 @@ from candlegraph.series import Instrument
 from candlegraph.span import Span, Spans
 from candlegraph.supervision import RestartPolicy, Supervisor
 from candlegraph.timeframe import MINUTE, Timeframe
-from storage import migrate as migrate_module
 from storage.aggregates import continuous as continuous_module
 from storage.aggregates import layout
 from storage.aggregates import refresh as refresher
@@ -34,7 +33,8 @@ from storage.candles import CandleStore, read_tables
 from storage.change_feed import ChangeFeed
 from storage.database import Database
 from storage.instruments import Instruments
-from storage.migrate import migrate
+from storage.migration import migrate as migrate_module
+from storage.migration.migrate import migrate
 from storage.relations import ALL_AGGREGATES
 from storage.withdrawals import StoredSeries, withdraw
 from tests.fakes.clocks import set_clock
@@ -63,7 +63,7 @@ async def lagging_template(new_database: Callable[..., Awaitable[str]]) -> str:
 
     with pytest.MonkeyPatch.context() as patch:
         if not os.environ.get("TEST_TIMESCALE_DSN"):
-            patch.setattr(migrate_module, "lay_out", imitated)
+            patch.setattr(migrate_module, "create_layout", imitated)
         await migrate(database)
     async with database.connection() as connection:
         await connection.execute("update agg_state set claimed = '2024-01-01', done = '2024-01-01'")
@@ -281,7 +281,7 @@ async def test_the_rounds_go_on_after_a_failure_and_end_when_they_are_told_to(
         rounds.put_nowait(True)
         return done
 
-    monkeypatch.setattr(AggregateRefresher, "round", told)
+    monkeypatch.setattr(AggregateRefresher, "run_once", told)
     supervisor = Supervisor(RestartPolicy(first_s=0.01))
     supervisor.start("aggregates", AggregateRefresher(lagging, AggregateLayout.CONTINUOUS).run)
     async with asyncio.timeout(HANG_S):

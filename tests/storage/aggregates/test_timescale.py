@@ -20,7 +20,6 @@ from candlegraph.resample import fold
 from candlegraph.series import Instrument
 from candlegraph.span import Span, Spans
 from candlegraph.timeframe import MINUTE, Timeframe
-from storage import migrate as migrate_module
 from storage.aggregates.continuous import ContinuousReader
 from storage.aggregates.layout import AggregateLayout, create_layout, stored_layout
 from storage.aggregates.refresh import AggregateRefresher
@@ -30,7 +29,8 @@ from storage.candles import CandleStore
 from storage.change_feed import ChangeFeed
 from storage.database import Database
 from storage.instruments import Instruments
-from storage.migrate import migrate
+from storage.migration import migrate as migrate_module
+from storage.migration.migrate import migrate
 from storage.relations import ALL_AGGREGATES, read_aggregates
 from tests.fakes.clocks import set_clock
 from tests.fakes.upstream import minutes
@@ -63,7 +63,7 @@ async def timescale(timescale_dsn: str) -> AsyncIterator[Database]:
         async def later(*_: object) -> None:
             pass
 
-        patch.setattr(migrate_module, "lay_out", later)
+        patch.setattr(migrate_module, "create_layout", later)
         await migrate(database)
         async with database.connection() as connection:
             await connection.execute("""

@@ -61,7 +61,7 @@ async def test_what_is_right_is_counted_and_nothing_is_found(
 ) -> None:
     one = await filled(store)
     for length in (verify.MAX_PIECE_MS, 45 * 60_000):
-        monkeypatch.setattr(verify, "PIECE_MS", length)
+        monkeypatch.setattr(verify, "MAX_PIECE_MS", length)
         span = Span(T0, T0 + 4 * DAY_MS) if length < DAY_MS else verify.ALWAYS
         checked = totals(
             ALL_AGGREGATES, [tally async for tally in Verification(store, ALL_AGGREGATES, span).check(one)]

@@ -12,7 +12,7 @@ import asyncpg
 from candlegraph.errors import ConfigurationError
 from storage.aggregates.layout import AggregateLayout, create_layout
 from storage.database import Database, begun
-from storage.requirements import check_configs, check_create, check_server
+from storage.migration.requirements import check_configs, check_create, check_server
 
 _LOCK = 0x6361_6E64_6C65  # "candle"; any number that nobody else uses
 _UNIQUE_TIMEFRAMES = 10  # the migration since which `preaggregation_configs.target_timeframe` is unique
