@@ -81,6 +81,12 @@ class History:
         counts, budget = CandleCounts(database), RowBudget()
         return cls(store, ledgers, instruments, listings, fetcher, providers, levels, counts, budget, revisions, cache)
 
+    async def close(self) -> None:
+        """Stop the reads of lists and the fetches under way; nothing of them is stored."""
+        await self.revisions.close()
+        await self.fetcher.close()
+        await self.listings.close()
+
     def start(self, supervisor: Supervisor) -> None:
         """Follow what other processes write, and keep the claims of this one."""
         changes, claims = self.store.change_feed, self.fetcher.claims

@@ -6,7 +6,9 @@ import asyncio
 from collections.abc import Iterable, Mapping
 from contextvars import ContextVar
 from copy import deepcopy
+from functools import lru_cache
 from importlib import import_module
+from importlib.metadata import version
 from typing import Any, Protocol, cast
 
 from candlegraph import clock
@@ -74,7 +76,7 @@ class _Instrumented:
         """Open the session, and put a bounded one in its place."""
         super().open(lazy)  # type: ignore[misc]
         if self.own_session and self.session is not None and self.session is not self._bounded:
-            bounded = import_module("providers.ccxt.http_session").bounded
+            bounded = import_module("providers.ccxt.http_session").bounded_session
             self.session = self._bounded = bounded(self.session, trust_env=self.aiohttp_trust_env)
 
     async def throttle(self, cost: float | None = None) -> None:
@@ -180,3 +182,8 @@ def native_timeframes(exchange_id: str, names: Iterable[str]) -> dict[Timeframe,
         if fits:
             found.setdefault(timeframe, name)
     return found
+
+
+@lru_cache(maxsize=1)
+def ccxt_version() -> str:
+    return f"ccxt {version('ccxt')}"

@@ -15,8 +15,6 @@ from collections.abc import AsyncGenerator, Iterable, Iterator, Mapping, Sequenc
 from contextlib import aclosing, contextmanager
 from dataclasses import replace
 from difflib import get_close_matches
-from functools import lru_cache
-from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -29,7 +27,7 @@ from candlegraph.span import Span
 from candlegraph.timeframe import MINUTE, Timeframe
 from providers.ccxt import streaming
 from providers.ccxt.errors import last_response, translating_errors, unreadable
-from providers.ccxt.exchange import Exchange, MarketInfo, make_exchange, native_timeframes, spent
+from providers.ccxt.exchange import Exchange, MarketInfo, ccxt_version, make_exchange, native_timeframes, spent
 from providers.ccxt.markets import Markets, listing
 from providers.ccxt.pages import (
     LOOKBACK_ROWS,
@@ -87,7 +85,7 @@ class Ccxt:
         self._live: streaming.CandleStreams | None = None
         self._native: dict[Timeframe, str] = {}
         self._folder = folder
-        self._markets = Markets(exchange_id, self._options, _ccxt_version(), self._timings, folder)
+        self._markets = Markets(exchange_id, self._options, ccxt_version(), self._timings, folder)
         self._empty_answers: dict[
             str, tuple[int, int]
         ] = {}  # from when on a delisted symbol has nothing, and how often so
@@ -104,7 +102,7 @@ class Ccxt:
     @property
     def version(self) -> str:
         """The version of ccxt."""
-        return _ccxt_version()
+        return ccxt_version()
 
     async def start(self) -> None:
         """Import ccxt and make the instance; no request yet. ConfigurationError where the settings do not fit."""
@@ -316,8 +314,3 @@ def _known_exchanges() -> frozenset[str]:
     folders = (spec.submodule_search_locations if spec else None) or ()
     files = (file for folder in folders for file in (Path(folder) / "async_support").glob("*.py"))
     return frozenset(file.stem for file in files if _ID.fullmatch(file.stem))
-
-
-@lru_cache(maxsize=1)
-def _ccxt_version() -> str:
-    return f"ccxt {version('ccxt')}"

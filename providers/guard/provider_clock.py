@@ -92,8 +92,12 @@ class ProviderClock:
 
     def keep(self) -> None:
         """Have it measured again, should it be time or our wall clock have stepped; nobody waits for that."""
+        try:
+            loop = asyncio.get_running_loop()
+        except RuntimeError:  # read in a thread: the next reading on the loop sees to it
+            return
         stepped = abs(_parted_by() - self._parted_by) > STEP_MS
-        if (stepped or asyncio.get_running_loop().time() >= self._next) and (self._task is None or self._task.done()):
+        if (stepped or loop.time() >= self._next) and (self._task is None or self._task.done()):
             self._next = float("inf")
             self._task = asyncio.create_task(self.measure())
 

@@ -80,6 +80,8 @@ async def import_candles(
     """
     target, options = instrument(*name), options or ImportOptions()
     hints = options.hints()
+    if not await asyncio.to_thread(file.exists):
+        raise InvalidCandles(f"{file.name}: there is no such file")
     async with open_runtime(settings) as running:
         existing = (await running.services.history.instruments.get_stored([target])).get(target)
         days = zone(_days(running, target, existing, options.timezone))

@@ -105,7 +105,7 @@ def test_a_span_is_snapped_inwards_and_outwards_to_the_buckets_of_a_zone(data: s
     if inner:
         assert (inner.since, inner.until) == (edges[0], edges[-1])
     assert outer.since == scalar.floor(timeframe, span.since, name)
-    assert outer.until == next(scalar.edges(timeframe, span.until, scalar.END * 2, name))
+    assert outer.until == next(scalar.edges(timeframe, span.until, scalar.NEWEST * 2, name))
     for empty in (Span(since, since), Span(since, since - 1)):
         assert empty.inner(timeframe, zone(name)) == empty.outer(timeframe, zone(name)) == empty
 

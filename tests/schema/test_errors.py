@@ -264,7 +264,7 @@ async def test_what_we_did_not_foresee_is_masked_and_logged_once(
     async def fail(*_: object) -> list[Any]:
         raise RuntimeError("select secret from /etc/passwd at postgresql://user:hunter2@host/db")
 
-    monkeypatch.setattr(lab.services.history.instruments, "pairs", fail)
+    monkeypatch.setattr(lab.services.history.instruments, "stored_providers", fail)
     with caplog.at_level(logging.DEBUG):
         answer = await lab.ask('{ good: __typename  bad: providers(market: "demo") { id } }')
     assert answer["data"] == {"good": "Query", "bad": None}

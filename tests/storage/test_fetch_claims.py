@@ -178,12 +178,12 @@ async def test_two_readers_of_one_ledger_are_both_told_what_changed_meanwhile(
             await next(events).wait()
             return found
 
-        monkeypatch.setattr(type(world.store), "ledgers", slowly)
+        monkeypatch.setattr(type(world.store), "read_coverage", slowly)
         first, second = (asyncio.create_task(ledgers.load([record.id])) for _ in range(2))
         await gate.wait()
         waits[1].set()  # the second one is back first
         await second
-        monkeypatch.setattr(type(world.store), "ledgers", read)
+        monkeypatch.setattr(type(world.store), "read_coverage", read)
         await world.keeps(Span(T0, T0 + DAY_MS))
         waits[0].set()
         await first

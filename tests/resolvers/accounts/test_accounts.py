@@ -272,7 +272,7 @@ async def test_a_database_that_is_away_is_never_a_wrong_password(house: House, m
 
     with monkeypatch.context() as patch:
         patch.setattr(house.users, "credentials", away)
-        patch.setattr(house.users, "rotate", away)
+        patch.setattr(house.users, "rotate_token", away)
         patch.setattr(house.users, "find", away)
         for _ in range(30):
             with pytest.raises(Unavailable):

@@ -409,7 +409,7 @@ async def test_fifty_symbols_cold_cost_one_statement_a_relation_and_equal_ones_a
             for s in statements
             if "listings" not in s and "changes" not in s  # now and then, whatever is asked
         )
-        assert sent == {"candles": 2, "coverage": 1, "select q.k::int4 as posit": 1}
+        assert sent == {"candles": 2, "coverage": 1, "select i.*\nfrom unnest($1": 1}
         statements.clear()
         await history.answer(asks + hours)
         assert [s for s in statements if "changes" not in s] == []
