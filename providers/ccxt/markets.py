@@ -161,7 +161,7 @@ class Markets:
         return tables
 
     def _ask_child(self, name: str) -> Sequence[bytes]:
-        command = [sys.executable, "-c", f"from {__name__} import child; child()"]
+        command = [sys.executable, "-c", f"from {__name__} import run_child; run_child()"]
         environ = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
         pipe, away = subprocess.PIPE, subprocess.DEVNULL
         question = json.dumps([self._id, dict(self._options)]).encode()  # by the pipe: others can read a command line

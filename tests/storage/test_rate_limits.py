@@ -219,12 +219,12 @@ async def test_processes_keep_one_budget_together_and_use_it_up(limiters: list[R
 
 _ANOTHER_PROCESS = """
 import asyncio, json, sys
-from storage.rate_limits import Limiter
+from storage.rate_limits import RateLimiter
 from storage.redis import Redis
 from tests.storage.test_rate_limits import spend_some
 async def main():
     redis = Redis(sys.argv[1])
-    print(json.dumps(await spend_some(Limiter(redis), "processes", 15)))
+    print(json.dumps(await spend_some(RateLimiter(redis), "processes", 15)))
     await redis.close()
 asyncio.run(main())
 """

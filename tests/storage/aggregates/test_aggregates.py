@@ -231,24 +231,25 @@ import asyncio, sys
 from candlegraph.series import Instrument
 from candlegraph.span import Span, Spans
 from candlegraph.timeframe import MINUTE
-from storage.batches import Write
+from storage.batches import CandleWrite
 from storage.candles import CandleStore
-from storage.change_feed import Changes
+from storage.change_feed import ChangeFeed
 from storage.database import Database
 from storage.instruments import Instruments
-from tests.fakes.upstream import Lineup, minutes
+from tests.fakes.upstream import minutes
+from tests.timings import PATIENT
 
 async def main(dsn):
     database = Database(dsn, timings=PATIENT)
     await database.open()
-    store = CandleStore(database, Changes(database))
-    one = (await Instruments(database).imported(Instrument("m", "p", "S"), "UTC")).id
+    store = CandleStore(database, ChangeFeed(database))
+    one = (await Instruments(database).get_or_create(Instrument("m", "p", "S"), "UTC")).id
     turn = 0
     while True:
         turn += 1
         table = minutes(1_709_856_000_000 + turn % 7 * 1_800_000, 2000, holes=range(turn % 900), seed=turn)
         span = Span(int(table.timestamp[0]), int(table.timestamp[-1]) + 60_000)
-        await store.write([Write(one, MINUTE, table, Spans([span]), replaces=True)])
+        await store.write([CandleWrite(one, MINUTE, table, Spans([span]), replaces=True)])
         print(turn, flush=True)
 
 asyncio.run(main(sys.argv[1]))
