@@ -79,7 +79,8 @@ class Old:
                 f"select * from {relation} where instrument_id = $1 order by 1, 2, 3",
                 self.ids[symbol],
             )
-            found.append([tuple(row) for row in rows])
+            # Without the columns that later migrations add, which are empty here.
+            found.append([tuple(v for k, v in row.items() if not k.startswith("source_")) for row in rows])
         return found
 
     async def reasons(self, symbol: str) -> list[tuple[str, int]]:

@@ -16,7 +16,7 @@ from storage.coverage_cache import CoverageCache
 class Changes:
     """Always fresh; nothing ever changes."""
 
-    fresh = True
+    is_fresh = True
 
     def subscribe(self, listener: Callable[..., None]) -> None:
         """Never call it."""
@@ -26,10 +26,10 @@ class Store:
     """Notes what is read."""
 
     def __init__(self) -> None:
-        self.changes = Changes()
+        self.change_feed = Changes()
         self.reads: list[list[int]] = []
 
-    async def ledgers(self, ids: Sequence[int]) -> list[Coverage]:
+    async def read_coverage(self, ids: Sequence[int]) -> list[Coverage]:
         self.reads.append(sorted(ids))
         return [Coverage(revision=i) for i in ids]
 

@@ -160,7 +160,7 @@ async def test_only_holes_are_fetched_and_imported_history_is_no_hole(world: Wor
 async def test_a_long_job_is_divided_among_processes_and_no_page_is_asked_for_twice(
     world: World, database_dsn: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("history.backfill.jobs.PART_CALLS", 7)
+    monkeypatch.setattr("history.backfill.jobs.CALLS_PER_PART", 7)
     world.lists(minutes(T0 - 2 * DAY_MS, 2 * 1440))
     other = Database(database_dsn, timings=BRISK)
     await other.open()
@@ -180,7 +180,7 @@ async def test_a_long_job_is_divided_among_processes_and_no_page_is_asked_for_tw
 
 
 async def test_the_newest_history_comes_first(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("history.backfill.jobs.PART_CALLS", 4)
+    monkeypatch.setattr("history.backfill.jobs.CALLS_PER_PART", 4)
     world.lists(minutes(T0 - DAY_MS, 1440))
     backfills = BackfillJobs(world.history)
     job = await backfills.start(order(world, T0 - DAY_MS, T0))
@@ -427,7 +427,7 @@ async def test_a_million_pieces_are_refused_with_the_figure(world: World) -> Non
 async def test_the_jobs_of_one_author_are_bounded_and_nobody_elses(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("history.backfill.jobs.MAX_OPEN", 2)
+    monkeypatch.setattr("history.backfill.jobs.MAX_OPEN_JOBS", 2)
     backfills = BackfillJobs(world.history)
     for author in ("ada", None):
         jobs = [await backfills.start(order(world, T0, hours(1), created_by=author)) for _ in range(2)]
@@ -574,7 +574,7 @@ def selected(world: World) -> SymbolSelection:
 async def test_the_holes_of_a_tracked_series_are_filled_the_newest_first(
     world: World, tracking: tuple[Tracking, BackfillJobs], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("history.backfill.jobs.PART_CALLS", 4)
+    monkeypatch.setattr("history.backfill.jobs.CALLS_PER_PART", 4)
     keeper, backfills = tracking
     start = T0 + DAY_MS
     world.lists(minutes(start, 1440))
