@@ -16,26 +16,26 @@ SUPERVISOR = "candlegraph/supervision.py"
 ALLOWED = {
     # Owned by an object whose `close` ends it
     "realtime/feed.py:Feed.__init__": "Feed.close cancels and awaits it; Feed._ended logs its failure, and the leader replaces it.",
-    "realtime/feed.py:Feed._lead": "The group is entered by Feed._run, which awaits it.",
-    "realtime/leader.py:Leader._look": "A provider is warmed up once; Leader.close cancels it.",
-    "history/backfill/workers.py:Workers._begin": "A part of a backfill; it records its failure; Workers.close cancels and awaits it.",
-    "providers/alpaca/streaming.py:_Socket.__init__": "It tells its end to all its followers; Tape.close waits for it.",
-    "providers/ccxt/streaming.py:Live._begin": "It tells its end to all its followers; Live.close awaits it.",
+    "realtime/feed.py:Feed._follow_provider": "The group is entered by Feed._run, which awaits it.",
+    "realtime/leader.py:Leader._reconcile": "A provider is warmed up once; Leader.close cancels it.",
+    "history/backfill/workers.py:BackfillWorkers._begin": "A part of a backfill; it records its failure; BackfillWorkers.close cancels and awaits it.",
+    "providers/alpaca/streaming.py:_Socket.__init__": "It tells its end to all its followers; BarStream.close waits for it.",
+    "providers/ccxt/streaming.py:CandleStreams._begin": "It tells its end to all its followers; CandleStreams.close awaits it.",
     "providers/guard/provider_clock.py:ProviderClock.keep": "One measurement, which logs its failure; ProviderClock.close awaits it.",
-    "server/transport/graphql_ws.py:Socket._initialise": "It closes its socket; the end of the socket cancels and awaits it.",
-    "server/transport/graphql_ws.py:Socket._subscribe": "An operation, which logs its failure; the end of its socket awaits it.",
+    "server/transport/graphql_ws.py:GraphQLSocket._initialise": "It closes its socket; the end of the socket cancels and awaits it.",
+    "server/transport/graphql_ws.py:GraphQLSocket._subscribe": "An operation, which logs its failure; the end of its socket awaits it.",
     # A batch: it ends when nothing waits; the next call starts another
     "candlegraph/batcher.py:Batcher.submit": "It gives each call its result or error; Batcher.drain and Batcher.cancel await it.",
     # One piece of work that several callers share and await; who leaves does not end it
     "providers/ccxt/markets.py:Markets._begin": "Everybody who needs the list awaits it; Markets.close cancels it.",
     "providers/registry.py:Registry.get": "The start of a provider; the callers await it, and Registry.close cancels it.",
-    "resolvers/accounts/revocation.py:Standing.user": "Everybody who asks for the account awaits it.",
+    "resolvers/accounts/revocation.py:RevocationWatch.user": "Everybody who asks for the account awaits it.",
     "history/fetcher.py:Fetcher.fetch": "The callers await it; Fetcher._retire logs its failure; Fetcher.close awaits it.",
     "history/revisions.py:Revisions._task": "The callers await it; it logs its failure, and Revisions.close cancels and awaits it.",
-    "history/listings.py:Listings._again": "Who asks for the list awaits it; Listings.close awaits it.",
+    "history/listings.py:Listings._reread": "Who asks for the list awaits it; Listings.close awaits it.",
     "history/listings.py:Listings._read_if_due": "Who asks for the list awaits it; Listings.close awaits it.",
     # Nobody waits
-    "providers/ccxt/exchange.py:_Sealed.on_connected": "ccxt closes a client so; the result is of no interest.",
+    "providers/ccxt/exchange.py:_Instrumented.on_connected": "ccxt closes a client so; the result is of no interest.",
 }
 
 
