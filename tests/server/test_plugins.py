@@ -81,7 +81,7 @@ async def test_the_example_proves_itself_as_its_author_runs_it(site: Path, tmp_p
     code, said = await run_pytest(site, folder)
     assert code == 0, said
     assert "acme.acme: the rules of docs/providers.md" in said
-    assert "pages lead to the end                    kept" in said
+    assert "paging reaches the end                   kept" in said
 
 
 async def test_an_installed_provider_is_proved_from_anywhere(site: Path, tmp_path: Path, exchange: Any) -> None:
@@ -108,7 +108,7 @@ async def test_a_broken_rule_is_told_with_what_it_says_and_where_it_is_written(
     assert "A candle that opens at `since` belongs to the answer" in said
     assert "The rule is written in docs/providers.md, What a page holds." in said
     assert "since is inclusive                       broken" in said
-    assert "pages lead to the end                    not tried, rests on:" in said
+    assert "paging reaches the end                   not tried, rests on:" in said
 
 
 @pytest.mark.parametrize(
