@@ -1,1 +1,1 @@
-"""What is moving: who follows the upstreams, and who tells the listeners."""
+"""Live series: the feeds that follow upstreams, and the hub that serves subscribers."""

@@ -1,8 +1,8 @@
-"""How the processes of a cluster tell each other what happens live: through Redis where there is one, else through PostgreSQL.
+"""The bus: brings live messages to every process of a cluster, through Redis where there is one, else through PostgreSQL.
 
-Messages may be lost: whoever misses one sees it by the count of the next, or by looking at the store each second. So plain
-publish and subscribe is enough, and the bus may be away for as long as it likes. Redis streams would keep what the store
-keeps anyway, and sharded channels only pay once one channel is more than a node can carry.
+Messages may be lost: a process detects a missed one by the count of the next, or by its read of the store each second. So
+plain publish and subscribe is enough, and the bus may be unavailable for any time. Redis streams would store what the
+store keeps anyway, and sharded channels only pay once one channel is more than a node can carry.
 """
 
 from __future__ import annotations
@@ -24,14 +24,15 @@ from storage.topics import TopicKey
 log = logging.getLogger(__name__)
 
 MAX_PAYLOAD_BYTES = 7_500  # bytes of a message: NOTIFY takes fewer than 8,000
-MAX_QUEUED_MESSAGES = 10_000  # messages; what is more while nothing can be sent is lost
+MAX_QUEUED_MESSAGES = 10_000  # messages; further ones are lost while nothing can be sent
 
 
 @dataclass(frozen=True, slots=True)
 class TopicMessage:
-    """What a leader says of a topic: ``kind`` C closed, X corrected, R start again, U forming (also: nothing happened).
+    """A leader's message about a topic: ``kind`` C closed, X corrected, R restart, U forming (also: nothing happened).
 
-    ``candles``: the one meant (of ``R`` the earliest), as many as form, or none. ``seq`` and ``edge`` after it, as in `storage.topics.Standing`.
+    ``candles``: the affected one (for ``R`` the earliest), the one or two that form, or none. ``seq`` and ``edge`` are those
+    after the event, as in `storage.topics.TopicPosition`.
     """
 
     key: TopicKey
@@ -44,7 +45,7 @@ class TopicMessage:
 
 @dataclass(frozen=True, slots=True)
 class PositionRequest:
-    """Somebody in ``process`` wants to hear of a topic: its leader is to say how it stands. None: a lease was freed."""
+    """``process`` follows a topic and asks its leader for the position. None: a lease was released."""
 
     key: TopicKey | None
     process: str
@@ -52,7 +53,7 @@ class PositionRequest:
 
 @dataclass(frozen=True, slots=True)
 class TopicFailure:
-    """Why the leader cannot say how a topic stands."""
+    """The leader's reason why it cannot give the position of a topic."""
 
     key: TopicKey
     error: CandlegraphError
@@ -63,10 +64,10 @@ BusSubscriber = Callable[[BusMessage], None]
 
 
 class Transport(Protocol):
-    """A way to other processes."""
+    """A transport to other processes."""
 
     async def send(self, payloads: Sequence[str]) -> bool:
-        """Send to everybody, ourselves included; whether that went well. Raises nothing."""
+        """Send to every process, including ours; return whether that worked. Raises nothing."""
         ...
 
 
@@ -77,7 +78,7 @@ class Bus:
     """
 
     def __init__(self, name: str) -> None:
-        """``name`` tells this process from others."""
+        """``name`` identifies this process."""
         self.name = name
         self._subscribers: list[BusSubscriber] = []
         self._transports: Sequence[Transport] = ()
@@ -85,18 +86,18 @@ class Bus:
         self._sender: Batcher[None, None, None] = Batcher(self._send)
 
     def connect(self, transports: Sequence[Transport]) -> None:
-        """Use the first of ``lines`` that works to reach the others; all of them call `receive`."""
+        """Send through the first of ``transports`` that works; all of them call `receive`."""
         self._transports = transports
 
     def subscribe(self, subscriber: BusSubscriber) -> None:
-        """Call ``hearer`` with every message from now on."""
+        """Call ``subscriber`` with every message from now on."""
         self._subscribers.append(subscriber)
 
     def publish(self, message: BusMessage, *, others: bool) -> None:
-        """Tell this process at once, and ``others`` in a moment: what is said in one turn of the loop travels together."""
+        """Deliver to this process at once, and to ``others`` soon: the messages of one turn of the loop travel together."""
         self._deliver(message)
         if others and self._transports and len(self._outgoing) < MAX_QUEUED_MESSAGES:
-            # Of how a forming candle stands only the newest is worth sending.
+            # Only the newest state of a forming candle is worth sending.
             key = (message.key, "U") if isinstance(message, TopicMessage) and message.kind == "U" else object()
             if not self._outgoing:
                 self._sender.submit(None, None)
@@ -104,18 +105,18 @@ class Bus:
             self._outgoing[key] = message
 
     def receive(self, payload: str | bytes) -> None:
-        """Take in what another process said; anything that is no message of ours is left alone."""
+        """Deliver a payload of another process; ignore anything that is no message of ours."""
         try:
             sender, *messages = orjson.loads(payload)
             heard = [] if sender == self.name else [_decoded(str(sender), fields) for fields in messages]
         except (ValueError, TypeError, KeyError, IndexError, OverflowError, CandlegraphError):
-            log.warning("something else than a message came over the bus")
+            log.warning("the bus received something that is not a message")
             return
         for news in heard:
             self._deliver(news)
 
     async def close(self) -> None:
-        """Send what is left."""
+        """Send the queued messages."""
         await self._sender.drain()
 
     async def _send(self, _: None, asked: Sequence[None]) -> Sequence[None]:
@@ -131,7 +132,7 @@ class Bus:
             try:
                 hearer(news)
             except Exception:
-                log.exception("a message could not be taken in")
+                log.exception("a message could not be applied")
 
 
 def _encoded(news: BusMessage) -> str:
@@ -169,7 +170,7 @@ def _error(name: str, message: str, retry_after: float | None) -> CandlegraphErr
 
 
 def _batches(sender: str, messages: Iterable[str]) -> Iterable[str]:
-    """Messages as JSON arrays behind the sender's name, each small enough."""
+    """Messages as JSON arrays after the sender's name, each below the limit."""
     head = orjson.dumps(sender).decode()
     batch, size = [head], len(head) + 2
     for message in messages:

@@ -1,4 +1,4 @@
-"""The live side of one process, put together: what it leads, what it hears, and what it tells its listeners."""
+"""The live side of one process, wired together: its leader, its bus and its hub."""
 
 from __future__ import annotations
 
@@ -28,19 +28,19 @@ class Cluster:
         self._redis_at = redis
         self._redis: RedisChannel | None = None
         self._supervisor: Supervisor | None = None
-        # However many ask at once, when all listeners of a dead server come here, say: its leases must not wait for them.
+        # Even if all listeners of a dead server arrive here and ask at once: the leases must not wait for them.
         self._dedicated_pool = self._database.dedicated_pool()
         leases = TopicStore(self._dedicated_pool, self.store.process)
         self.leader = Leader(history, self.store, leases, self.bus, shards=shards)
         self.hub = Hub(history, self.store, self.bus)
 
     def start(self, supervisor: Supervisor) -> None:
-        """Lead, hear and tell, each in a task of its own, until `close`."""
+        """Run the leader, the bus and the hub, each in a task of its own, until `close`."""
         self._supervisor = supervisor
         notifications = Notifications(self._database, self.bus.receive)
         lines: list[RedisChannel | Notifications] = [notifications]
         if self._redis_at:
-            # Everybody hears both: whoever cannot reach the one is heard by the other.
+            # Every process listens on both: one that cannot reach Redis still gets the messages over PostgreSQL.
             url, database = self._redis_at
             self._redis = RedisChannel(url, f"candlegraph:{database}:live", self.bus.receive, self._database.timings)
             lines.insert(0, self._redis)
@@ -51,7 +51,7 @@ class Cluster:
         supervisor.start(_FOLLOWED, self.hub.run, self.hub.outage)
 
     async def close(self) -> None:
-        """Give back what is led and followed, and the connections."""
+        """Release the leases, the followed topics and the connections."""
         if self._supervisor is None:
             return
         async with AsyncExitStack() as stack:

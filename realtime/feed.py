@@ -1,8 +1,8 @@
-"""What moves of one instrument, followed at 1m alone by the one process that leads, for every process that listens.
+"""A feed: follows one instrument at 1m in the one process that leads it, on behalf of all subscribers.
 
 Every other timeframe is folded from these minutes. The provider's history is the authority for what is final: a stream
-shows the forming minute, and a minute is closed by asking for it once it has settled. Whatever fails, the feed begins anew
-from what the database says was counted.
+shows the forming minute, and the feed closes a minute by fetching it once it has settled. After any failure the feed
+starts again from the counts in the database.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ from storage.topics import TopicKey, TopicStore, timeframe_of
 
 log = logging.getLogger(__name__)
 
-MAX_LAG_MS = 5 * MINUTE_MS  # how far back a feed begins: a provider that lags has not said yet what it will have
+MAX_LAG_MS = 5 * MINUTE_MS  # how far back a feed begins: a lagging provider may not have published the minutes since
 REREAD_MS = 3 * MINUTE_MS  # how far back a poll looks for corrections when it closes a minute
 
 
@@ -46,12 +46,12 @@ class Feed:
     def __init__(
         self, record: InstrumentRecord, history: History, store: TopicStore, publish: Publish, lease: LeaseToken
     ) -> None:
-        """Start following at the present, or where its topics were left."""
+        """Start following at the present, or at the position of its topics."""
         self.lease = lease
         self.lost = False
         self.edge = 0  # every minute before it is final and stored
         self.minutes = Candles.empty()  # those that are not final yet
-        self._streamed = Candles.empty()  # what a stream has shown of them since the history was last asked
+        self._streamed = Candles.empty()  # their newest state from the stream, since the last read of the history
         self._record = record
         self._history = history
         self._store = store
@@ -74,7 +74,7 @@ class Feed:
         await asyncio.gather(self._task, return_exceptions=True)
 
     def _ended(self, task: asyncio.Task[None]) -> None:
-        self.lost = True  # the leader replaces it, should it still hold the lease
+        self.lost = True  # the leader replaces it, if it still holds the lease
         if not task.cancelled() and (error := task.exception()):
             log.error("the feed of %s failed; it is replaced", self._record.instrument, exc_info=error)
 
@@ -84,7 +84,7 @@ class Feed:
             self._wake.set()
 
     def publish_position(self, key: TopicKey) -> bool:
-        """Say how a topic stands, to somebody who asks; False where it is not followed yet."""
+        """Publish the position of a topic, on request; False where it is not followed yet."""
         stage = self._topics.stage(key)
         if stage is TopicStage.COUNTING:
             self._publisher.forming(key, self._topics.counts[key])
@@ -95,7 +95,7 @@ class Feed:
         return True
 
     def publish_corrections(self) -> None:
-        """Something that was final has changed: have it told."""
+        """Wake the feed to publish corrections of final candles."""
         self._corrected = True
         self._wake.set()
 
@@ -129,13 +129,13 @@ class Feed:
         instrument = self._record.instrument
         provider = await self._history.providers.get(instrument.market, instrument.provider)
         if provider is None:
-            raise ProviderUnavailable(f"{instrument.provider} is not there.")
-        # Before its clock can be asked nothing is known of the present.
+            raise ProviderUnavailable(f"{instrument.provider} is not available.")
+        # Before its clock can be read, the present is unknown.
         self.edge = self.edge or MINUTE.floor(_settled(provider)) - MAX_LAG_MS
         return provider
 
     def _fail(self, failed: BaseExceptionGroup) -> None:
-        """Tell whoever waits for a topic, and count all of them anew: what was written last may not be known here."""
+        """Report the failure to every waiting topic, and count all of them again: this process may not know the last write."""
         error: BaseException = failed
         while isinstance(error, BaseExceptionGroup):
             error = error.exceptions[0]
@@ -155,7 +155,7 @@ class Feed:
         await self._wait(longest - self._timings.feed_retry_s)
 
     async def _follow_provider(self, group: asyncio.TaskGroup, provider: Upstream, *, polls: bool) -> None:
-        """Read what became final when it is due, and do at once what comes up in between."""
+        """Read the final minutes when they are due, and do other work in between at once."""
         loop = asyncio.get_running_loop()
         due = loop.time()
         while True:
@@ -178,7 +178,7 @@ class Feed:
         return schedule.pause_s(until_final_s, period, self._timings.feed_late_retries_s)
 
     async def _wait(self, seconds: float) -> None:
-        """For so long, or until something else is to be done."""
+        """Wait for so long, or until there is other work."""
         if seconds > 0:
             try:
                 async with asyncio.timeout(seconds):
@@ -188,10 +188,10 @@ class Feed:
         self._wake.clear()
 
     def _forming_minutes(self, provider: Upstream) -> tuple[Candles, Span]:
-        """The minutes that are not final, for whoever asks a query."""
+        """The minutes that are not final, for queries in this process."""
         return self.minutes, Span(self.edge, MINUTE.next(provider.now_ms()))
 
-    # What the provider says
+    # Input from the provider
 
     async def _read_stream(self, stream: AsyncGenerator[Candles, None]) -> None:
         async with aclosing(stream):
@@ -205,7 +205,7 @@ class Feed:
         raise ProviderUnavailable(f"The stream of {self._record.instrument} has ended.")
 
     async def _store_corrections(self, candles: Candles) -> None:
-        """Final minutes that the provider sends once more: where they differ from what is stored, they correct it."""
+        """Store final minutes that the provider sends again: where they differ from the stored ones, they correct them."""
         span = Span(int(candles.timestamp[0]), int(candles.timestamp[-1]) + MINUTE_MS)
         stored = await self._final.minutes(span)
         changed = _differing(candles, stored)
@@ -214,7 +214,7 @@ class Feed:
             await self._history.store.write_leased(CandleWrite(self._record.id, MINUTE, changed, spans), (), self.lease)
 
     async def _advance(self, provider: Upstream, *, again: bool) -> bool:
-        """Have what became final stored, counted and told, and show what is forming; False where there is more of it."""
+        """Store, count and publish the minutes that became final, and show the forming one; False where there are more."""
         now = provider.now_ms()
         final = MINUTE.floor(_settled(provider))
         overlap = REREAD_MS if again and final > self.edge else 0
@@ -227,16 +227,16 @@ class Feed:
             raise result.failure
         await self._publish_corrections()
         await self._count(await self._final.covered_until(Span(self.edge, final), provider, result.refused))
-        # What the stream has shown since the question was put is newer than the answer.
+        # The stream's minutes since the call began are newer than its answer.
         self.minutes = self.minutes.merge(result.forming).merge(self._streamed)
         self.minutes = self.minutes[self.minutes.timestamp >= self.edge]
         self._update_forming()
         return not result.exhausted
 
-    # What is told
+    # Output to the topics
 
     async def _count(self, edge: int) -> None:
-        """Close what ends with the minutes up to ``edge``: counted first, then told."""
+        """Close the candles that end with the minutes up to ``edge``: count first, then publish."""
         behind = {key: count for key, count in self._topics.counts.items() if count.edge < edge}
         if behind:
             minutes = await self._final.minutes(Span(min(count.edge for count in behind.values()), edge))
@@ -244,14 +244,14 @@ class Feed:
         self.edge = max(self.edge, edge)
 
     async def _publish_corrections(self) -> None:
-        """Publish what was corrected, if anything was since it was done last."""
+        """Publish the corrections since the last time, if any."""
         if self._corrected:
             self._corrected = False
             if await self._publisher.correct(self._topics.counts):
                 self._update_forming()
 
     async def _join(self, key: TopicKey, provider: Upstream) -> None:
-        """Begin to count a topic; one that cannot begin keeps no other from it, and is tried again later."""
+        """Start to count a topic; one that fails to start delays no other, and is tried again later."""
         try:
             count = await self._begin(key, provider)
         except LeaseLost:
@@ -263,7 +263,7 @@ class Feed:
             if self._topics.started(key, count):
                 count.update_forming(self.minutes)
                 self._publisher.forming(key, count)
-                self.publish_corrections()  # there may have been corrections while nobody led
+                self.publish_corrections()  # there may have been corrections while no process led
 
     async def _begin(self, key: TopicKey, provider: Upstream) -> TopicCounter:
         standing = await self._store.open_topic(key, self.edge, self.lease)
@@ -274,7 +274,7 @@ class Feed:
         return count
 
     async def _catch_up(self, key: TopicKey, count: TopicCounter, provider: Upstream) -> None:
-        """Tell what closed since a topic was left, by whoever led before."""
+        """Publish the candles that closed since the last leader stopped."""
         missed, refused = Span(count.edge, self.edge), Spans()
         while True:
             request = FetchRequest(MINUTE, missed, urgency=Urgency.LIVE, lease=self.lease)
@@ -285,7 +285,7 @@ class Feed:
             if not result.exhausted:
                 break
         if await self._final.covered_until(missed, provider, refused) < missed.until:
-            raise ProviderUnavailable(f"{provider.name} does not say what closed meanwhile.", retry_after=5)
+            raise ProviderUnavailable(f"{provider.name} did not return the candles that closed meanwhile.", retry_after=5)
         await self._publisher.close({key: count}, await self._final.minutes(missed), missed.until)
 
     def _update_forming(self) -> None:
@@ -295,12 +295,12 @@ class Feed:
 
 
 def _settled(provider: Upstream) -> int:
-    """What ends here or before is final; a provider may learn while it runs that its feed is delayed."""
+    """The instant before which minutes are final; a provider may find at run time that its feed is delayed."""
     return provider.now_ms() - provider.capabilities.final_after_ms
 
 
 def _differing(candles: Candles, stored: Candles) -> Candles:
-    """Those of ``candles`` that have a volume and are not stored as they are."""
+    """Those of ``candles`` that have a volume and differ from the stored ones."""
     known = set(zip(*(column.tolist() for column in stored.columns[:6]), strict=True))
     rows = zip(*(column.tolist() for column in candles.columns[:6]), strict=True)
     return candles[np.array([row not in known and row[5] > 0 for row in rows], np.bool_)]

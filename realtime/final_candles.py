@@ -1,4 +1,4 @@
-"""The final candles of one instrument, read whole or not at all."""
+"""The final candles of one instrument, read completely or not at all."""
 
 from __future__ import annotations
 
@@ -19,25 +19,25 @@ from realtime.topic_counter import TopicCounter
 PAGE_ROWS = 1_000
 MAX_PAGES = 50  # of history, for the candle that is forming
 
-# The timeframes a bucket's final minutes are read at: the months and days before today, the hours before this one, the minutes.
+# The timeframes for a bucket's final minutes: the months and days before today, the hours before this one, the minutes.
 _DECOMPOSITION = (Timeframe(1, "mon"), Timeframe(1, "d"), Timeframe(1, "h"), MINUTE)
 
 
 @dataclass(frozen=True, slots=True)
 class FinalCandles:
-    """Reads of ``record`` through the history, which fetches what is missing; each raises ProviderUnavailable where it cannot."""
+    """Reads of ``record`` through the history, which fetches what is missing; each raises ProviderUnavailable on failure."""
 
     record: InstrumentRecord
     history: History
 
     async def minutes(self, span: Span) -> Candles:
-        """The stored minutes of ``span``; nothing is fetched."""
+        """The stored minutes of ``span``, without a fetch."""
         return await self.history.store.read_minutes(self.record.id, span)
 
     async def covered_until(self, span: Span, provider: Upstream, refused: Spans) -> int:
-        """How far the minutes of ``span`` are known from its beginning on: the provider may not have said yet.
+        """End of the contiguous known minutes from the start of ``span``: the provider may lag behind.
 
-        What is ``refused``, or older than the provider's reach, is passed over; the history has a gap there.
+        Minutes that were ``refused``, or are beyond the provider's reach, are skipped; the history has a gap there.
         """
         if not span:
             return span.since
@@ -47,7 +47,7 @@ class FinalCandles:
         return _reached(span, ledger.spans.get(MINUTE, Spans()) | refused | beyond)
 
     async def settled(self, count: TopicCounter) -> Candles:
-        """The current bucket's candle as far as its minutes are final, read in as few candles as make it exactly."""
+        """The current bucket's candle up to its last final minute, read in the fewest candles that give it exactly."""
         reached, found = count.opened, Candles.empty()
         for step in _DECOMPOSITION:
             until = step.floor(count.edge, count.zone)
@@ -70,7 +70,7 @@ class FinalCandles:
                 raise answer
             for gap in answer.gaps:
                 if gap.reason in {GapReason.OUTAGE, GapReason.PENDING, GapReason.NOT_FETCHED}:
-                    raise ProviderUnavailable(f"The history cannot be told whole: {gap.detail}", retry_after=5)
+                    raise ProviderUnavailable(f"The history is incomplete: {gap.detail}", retry_after=5)
             found.append(answer.candles)
             if (since := answer.next_since) is None:
                 return concat(found)
@@ -78,5 +78,5 @@ class FinalCandles:
 
 
 def _reached(span: Span, known: Spans) -> int:
-    """The end of what is known without a break from the beginning of ``span`` on."""
+    """The end of the contiguous known span from the start of ``span``."""
     return next((min(s.until, span.until) for s in known if s.since <= span.since < s.until), span.since)

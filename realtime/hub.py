@@ -1,4 +1,4 @@
-"""The hub: who listens to what in this process, and how a listener gets from history to the present without a seam."""
+"""The hub: the topics and subscribers of one process; it joins history and live events without a gap or a repeat."""
 
 from __future__ import annotations
 
@@ -28,28 +28,28 @@ _TEMPORARY_GAPS = {GapReason.OUTAGE, GapReason.PENDING, GapReason.REFUSED, GapRe
 
 
 class Hub:
-    """Live series of this process: a topic each, however many listen; it lingers for a minute after the last."""
+    """Live series of this process: one topic for any number of listeners; it stays for a minute after the last one left."""
 
     def __init__(self, history: History, store: TopicStore, bus: Bus) -> None:
-        """Nobody listens yet."""
+        """Start without listeners."""
         self._history = history
         self._store = store
         self._bus = bus
         self._topics: dict[TopicKey, Topic] = {}
         self._renewed_at = float("-inf")
         self._unfollowing = asyncio.Lock()
-        self.outage = Outage("looking after the followed series")
+        self.outage = Outage("maintaining the followed series")
         bus.subscribe(self._on_message)
 
     async def subscribe(self, series: Series, since: int | None, days: Zone | None) -> AsyncIterator[Event]:
-        """Yield the candles since ``since`` (at most 50,000), then what happens; ends after a RESYNC.
+        """Yield the candles since ``since`` (at most 50,000), then live events; end after a RESYNC.
 
-        Raises NotFound, BadUserInput, ProviderError or Unavailable, also later: a history that cannot be told whole is
-        an error and not a shorter history.
+        Raises NotFound, BadUserInput, ProviderError or Unavailable, also later: an incomplete history is an error and not a
+        shorter history.
         """
         record = await self._record(series)
         async with self._attach_listener(record, series.timeframe, days or zone(record.timezone)) as (listener, topic):
-            # All taken at one moment: whatever happens from here on is in the listener's queue.
+            # All read at one moment: later events are in the listener's queue.
             seq, forming, until = topic.seq, topic.forming, topic.opened if topic.live else None
             pending: Event | None = None
             async for candles in self._snapshots(topic, since, until):
@@ -70,16 +70,16 @@ class Hub:
                     return
 
     async def run(self) -> None:
-        """Say what is followed, and mend what was missed, every second until cancelled."""
+        """Record what is followed, and repair missed events, every second until cancelled."""
         while True:
             with self.outage.recording():
                 await self._renew_and_repair()
             await asyncio.sleep(self._history.timings.hub_interval_s)
 
     async def close(self) -> None:
-        """Say that nothing is followed any more, once `watch` has ended."""
+        """Record that nothing is followed any more, once `run` has ended."""
         if self._topics:
-            with self.outage.recording():  # where that cannot be said, it expires
+            with self.outage.recording():  # a record that cannot be deleted expires
                 await self._store.unfollow(list(self._topics))
 
     async def _renew_and_repair(self) -> None:
@@ -97,19 +97,19 @@ class Hub:
             raise found
         return found
 
-    # Who listens
+    # Listeners
 
     @asynccontextmanager
     async def _attach_listener(
         self, record: InstrumentRecord, timeframe: Timeframe, days: Zone
     ) -> AsyncIterator[tuple[Listener, Topic]]:
-        """A listener of a topic, registered before any history is read."""
+        """Attach a listener to a topic, before any history is read."""
         listener = Listener()
         if not await self._is_live(record):
-            # Nothing moves: the history is all there is, and heartbeats say that we are still here.
+            # Nothing moves: the history is everything, and heartbeats show that the server still runs.
             yield listener, Topic(record, timeframe, days, live=False)
             return
-        days = UTC if timeframe.width_ms else days  # below a day there is one grid for all zones
+        days = UTC if timeframe.width_ms else days  # below a day all zones share one grid
         key = TopicKey(record.id, str(timeframe), days.name)
         topic = self._topics.get(key)
         if topic is None:
@@ -117,11 +117,11 @@ class Hub:
         topic.left_at = None
         try:
             if not topic.ready:
-                async with self._unfollowing:  # else a delete under way could take the new row along
+                async with self._unfollowing:  # or a delete under way could remove the new row
                     pass
                 await self._store.follow([key])
                 await self._ready(key, topic)
-            # Only now, and nothing is awaited before its place is noted: what happened earlier is not for this listener.
+            # Only now, and without an await before its position is noted: earlier events are not for this listener.
             topic.listeners.add(listener)
             topic.left_at = None
             yield listener, topic
@@ -131,12 +131,12 @@ class Hub:
                 topic.left_at = asyncio.get_running_loop().time()
 
     async def _ready(self, key: TopicKey, topic: Topic) -> None:
-        """Ask the leader how a topic stands, until it says so."""
+        """Ask the leader for the position of a topic, until the answer comes."""
         clock, timings = asyncio.get_running_loop().time, self._history.timings
         deadline = clock() + timings.topic_ready_timeout_s
         while not topic.ready:
             answered = topic.answered
-            if clock() - topic.requested_at >= timings.topic_ask_interval_s:  # one asks for all who wait
+            if clock() - topic.requested_at >= timings.topic_ask_interval_s:  # one request for all waiting listeners
                 topic.requested_at = clock()
                 self._bus.publish(PositionRequest(key, self._bus.name), others=True)
             try:
@@ -159,7 +159,7 @@ class Hub:
         return provider is not None and provider.capabilities.live is not LiveMode.NONE
 
     async def _drop_idle_topics(self) -> None:
-        """Let go of what nobody has listened to for a while."""
+        """Drop topics that have had no listener for a while."""
         now, linger_s = asyncio.get_running_loop().time(), self._history.timings.topic_linger_s
         gone = [
             key
@@ -172,7 +172,7 @@ class Hub:
                     del self._topics[key]
                 await self._store.unfollow(gone)
 
-    # What the leader says
+    # Messages from the leader
 
     def _on_message(self, news: BusMessage) -> None:
         if isinstance(news, PositionRequest) or (topic := self._topics.get(news.key)) is None:
@@ -183,7 +183,7 @@ class Hub:
             self._apply(topic, news)
 
     def _apply(self, topic: Topic, message: TopicMessage) -> None:
-        """Take in what follows upon what we know; of what lies further ahead, something was missed: see `_mend`."""
+        """Apply a message that is next in sequence. A later one means that we missed some; `_repair` reads those from the store."""
         topic.epoch = message.epoch
         if message.kind == "U":
             if not topic.ready:
@@ -192,7 +192,7 @@ class Hub:
             elif message.seq == topic.seq:
                 topic.advance(message.edge)
                 topic.update_forming(message.candles)
-            if topic.timeframe == MINUTE and len(message.candles):  # a question need not go to the provider either
+            if topic.timeframe == MINUTE and len(message.candles):  # a query need not call the provider either
                 span = Span(message.edge, int(message.candles.timestamp[-1]) + MINUTE_MS)
                 self._history.fetcher.forming.remember_live(topic.record.id, message.candles, span)
         elif topic.ready and message.seq == topic.seq + 1:
@@ -204,11 +204,11 @@ class Hub:
                 topic.append(message.kind, message.candles)
 
     def _refresh_coverage(self, topic: Topic) -> None:
-        """Read its ledger anew: what another process has just told of may be stored without our having been told."""
+        """Read its coverage again: the candle may be stored although its change has not arrived here."""
         self._history.coverage_cache.forget(topic.record.id)
 
     async def _repair(self) -> None:
-        """Read from the store what was missed."""
+        """Read missed events from the store."""
         standings = await self._store.positions(list(self._topics))
         now = asyncio.get_running_loop().time()
         for key, standing in standings.items():
@@ -228,7 +228,7 @@ class Hub:
                 await self._catch_up(key, topic, standing)
 
     async def _catch_up(self, key: TopicKey, topic: Topic, standing: TopicPosition) -> None:
-        """Tell in order what was missed, each candle as it is now; where that cannot be done, listeners start again."""
+        """Deliver the missed events in order, each candle as it is now; where that fails, listeners have to restart."""
         seq = topic.seq
         missed = await self._store.events_since(key, seq, MAX_QUEUED_EVENTS)
         whole = [one.seq for one in missed] == list(range(seq + 1, seq + 1 + len(missed)))
@@ -241,13 +241,13 @@ class Hub:
                 topic.resync(standing.seq, standing.edge, earliest)
             return
         for one in missed:
-            if one.seq == topic.seq + 1:  # its message may have come meanwhile
+            if one.seq == topic.seq + 1:  # its message may have arrived meanwhile
                 topic.append(one.kind, found.between(Span(one.opened, one.opened + 1)))
         if topic.seq == standing.seq:
             topic.advance(standing.edge)
 
     async def _candles(self, topic: Topic, missed: Sequence[TopicEvent]) -> Candles | None:
-        """The candles meant; None where some of them are not known any more."""
+        """The candles of events; None where some of them are no longer known."""
         self._refresh_coverage(topic)
         spans = Spans(Span(one.opened, topic.timeframe.next(one.opened, topic.zone)) for one in missed)
         answers = await self._history.answer(
@@ -288,10 +288,10 @@ class Hub:
             raise answer
         for gap in answer.gaps:
             if gap.reason in _TEMPORARY_GAPS:
-                raise ProviderUnavailable(f"The history cannot be told whole: {gap.detail}", retry_after=5)
+                raise ProviderUnavailable(f"The history is incomplete: {gap.detail}", retry_after=5)
         return answer
 
 
 def _is_already_sent(event: Event, since: int | None) -> bool:
-    """Whether a candle closed that lies before what was asked for: whoever resumes may have it of a process ahead of us."""
+    """Whether a closed candle lies before ``since``: a resuming subscriber may have it from a process ahead of us."""
     return event.kind is EventKind.CLOSE and since is not None and int(event.candles.timestamp[0]) < since

@@ -1,4 +1,4 @@
-"""Who follows the upstreams: for each provider (or shard of one) the one process of the cluster that holds its lease."""
+"""The leader: for each provider (or shard of one), the process of the cluster that holds its lease follows the upstream."""
 
 from __future__ import annotations
 
@@ -21,26 +21,26 @@ log = logging.getLogger(__name__)
 
 
 class Leader:
-    """This process's leases, and the feeds that it runs by them."""
+    """This process's leases, and the feeds that it runs under them."""
 
     def __init__(
         self, history: History, store: TopicStore, dedicated: TopicStore, bus: Bus, *, shards: int = 1
     ) -> None:
-        """Nothing runs before `lead`. ``shards`` is the same in every process."""
+        """Run nothing before `run`. ``shards`` is the same in every process."""
         self._history = history
         self._store = store
         self._dedicated = dedicated
-        self._opened = False  # whether the leases' database was
+        self._opened = False  # whether the database of the leases was reachable
         self._bus = bus
         self._shards = shards
         self._leases: dict[str, LeaseToken] = {}
-        self.outage = Outage("looking after the leases")
+        self.outage = Outage("renewing the leases")
         self._swept_at = time.monotonic()
-        self._leases_until = 0.0  # by our own clock: who was frozen says nothing before looking
+        self._leases_until = 0.0  # by our own clock: a process that was frozen reads it before it publishes
         self._feeds: dict[int, Feed] = {}
-        self._waits = False  # whether somebody else leads something that is followed
+        self._waits = False  # whether another process leads a topic that is followed
         self._warming: dict[str, asyncio.Task[None]] = {}
-        self._others = False  # whether any other process follows anything of ours
+        self._others = False  # whether another process follows any topic of ours
         self._wake = asyncio.Event()
         bus.subscribe(self._on_message)
         history.store.change_feed.subscribe(self._on_changes)
@@ -57,7 +57,7 @@ class Leader:
             await self._wait()
 
     async def close(self) -> None:
-        """Close the feeds and free every lease, once `lead` has ended."""
+        """Close the feeds and release every lease, once `run` has ended."""
         for task in self._warming.values():
             task.cancel()
         await self._close(list(self._feeds))
@@ -78,7 +78,7 @@ class Leader:
         self._wake.clear()
 
     async def _reconcile(self) -> None:
-        """See what is followed, keep or take its leases, and follow what they are for."""
+        """Read what is followed, take or renew its leases, and run their feeds."""
         groups: dict[str, list[FollowedTopic]] = defaultdict(list)
         for one in await self._dedicated.followed():
             shard = one.key.instrument_id % self._shards
@@ -90,7 +90,7 @@ class Leader:
         began, ttl_s = asyncio.get_running_loop().time(), self._history.timings.lease_ttl_s
         held = await self._dedicated.leases.acquire(list(groups), ttl_s) if groups else {}
         for name in held.keys() ^ self._leases.keys():
-            log.info("%s is led by %s process now", name, "this" if name in held else "no or another")
+            log.info("%s is now led by %s process", name, "this" if name in held else "no or another")
         self._leases, self._leases_until = held, began + ttl_s
         self._waits = held.keys() != groups.keys()
         for name in groups.keys() - held.keys() - self._warming.keys():
@@ -114,14 +114,14 @@ class Leader:
             feed.follow(keys[instrument_id])
 
     async def _warm_up(self, name: str, one: FollowedTopic) -> None:
-        """Start a provider that another process leads, so that taking over takes no longer than noticing.
+        """Start a provider that another process leads, so that a takeover takes no longer than its detection.
 
-        A failure is forgotten after a while, so that the next look starts it again.
+        A failure expires after a while, so that a later round starts it again.
         """
         try:
             await self._history.providers.get(one.market, one.provider)
         except CandlegraphError as error:
-            log.debug("%s/%s cannot be made ready: %s", one.market, one.provider, error.message)
+            log.debug("%s/%s cannot be started: %s", one.market, one.provider, error.message)
             await asyncio.sleep(self._history.timings.warm_up_retry_s)
             del self._warming[name]
 
@@ -129,9 +129,9 @@ class Leader:
         await asyncio.gather(*(self._feeds.pop(i).close() for i in ids))
 
     async def _release(self) -> None:
-        """Let somebody else lead at once."""
+        """Let another process lead at once."""
         if self._leases:
-            with self.outage.recording():  # where they cannot be freed, they expire
+            with self.outage.recording():  # leases that cannot be released expire
                 await self._dedicated.leases.release(list(self._leases))
                 self._bus.publish(PositionRequest(None, self._bus.name), others=True)
 

@@ -1,4 +1,4 @@
-"""Redis's publish and subscribe: a line between the processes that share a Redis."""
+"""Redis's publish and subscribe: a transport between the processes that share a Redis."""
 
 from __future__ import annotations
 
@@ -17,20 +17,20 @@ if TYPE_CHECKING:
 
 
 class RedisChannel:
-    """One channel; a Redis that is away loses messages and nothing else."""
+    """One channel; an outage of Redis loses messages and nothing else."""
 
     def __init__(
         self, url: str, channel: str, on_message: Callable[[bytes], None], timings: Timings | None = None
     ) -> None:
-        """Connect to nothing yet. ``channel`` tells the clusters of one Redis apart."""
-        # Imported by who uses it: it costs a start 75 ms.
+        """Connect to nothing yet. ``channel`` separates the clusters of one Redis."""
+        # Imported at first use: it costs a start 75 ms.
         from redis.asyncio import Redis  # noqa: PLC0415
 
         self._timings = timings or Timings()
         self._redis: Redis = Redis.from_url(
             url, socket_connect_timeout=self._timings.redis_channel_timeout_s, health_check_interval=10
         )
-        self.outage = Outage("hearing live messages over Redis")
+        self.outage = Outage("receiving live messages over Redis")
         self._sending = Outage("sending live messages over Redis")
         self._channel = channel
         self._on_message = on_message
@@ -48,7 +48,7 @@ class RedisChannel:
         return self._sending.reason is None
 
     async def listen(self) -> None:
-        """Hear until cancelled; a connection that ends is opened again."""
+        """Receive until cancelled; reopen a connection that ends."""
         while True:
             with self.outage.recording(), translating_errors():
                 await self._listen_once()
@@ -59,12 +59,12 @@ class RedisChannel:
             await pubsub.subscribe(self._channel)
             self.outage.end()
             while True:
-                # The timeout lets the client see, by its health check, that a silent connection is dead.
+                # With the timeout, the client detects a dead silent connection by its health check.
                 message = await pubsub.get_message(timeout=5)
                 if message:
                     self._on_message(message["data"])
 
     async def close(self) -> None:
-        """Give the connections back."""
+        """Close the connections."""
         with suppress(Unavailable), translating_errors():
             await self._redis.aclose()

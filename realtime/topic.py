@@ -1,4 +1,4 @@
-"""A series that somebody in this process listens to: what its leader says, handed on to each listener in order."""
+"""A topic in one process: a series that passes its leader's events to each listener in order."""
 
 from __future__ import annotations
 
@@ -14,21 +14,21 @@ from candlegraph.series import InstrumentRecord, Series
 from candlegraph.timeframe import Timeframe
 from candlegraph.zone import Zone
 
-MAX_QUEUED_EVENTS = 1_000  # closed candles a listener may be behind
+MAX_QUEUED_EVENTS = 1_000  # closed candles that a listener may be behind
 EVENT_KINDS = {"C": EventKind.CLOSE, "X": EventKind.CORRECTION}
 _DURABLE_KINDS = (EventKind.CLOSE, EventKind.CORRECTION)
 
 
 class Listener:
-    """A bounded queue of events. The forming candle conflates; a closed candle is never dropped in silence."""
+    """A bounded queue of events. It conflates the forming candle; it never drops a closed candle silently."""
 
     def __init__(self) -> None:
-        """Nothing is queued."""
+        """Start empty."""
         self._events: deque[Event] = deque()
         self._waiting: asyncio.Future[None] | None = None
 
     def push(self, event: Event) -> None:
-        """Queue an event; over the bound all of them give way to one RESYNC."""
+        """Queue an event; over the bound one RESYNC replaces all of them."""
         last = self._events[-1] if self._events else None
         if last and last.kind is EventKind.RESYNC:
             if event.kind in _DURABLE_KINDS:
@@ -45,11 +45,11 @@ class Listener:
             _wake(self._waiting)
 
     async def next(self, patience: float) -> Event | None:
-        """The next event, or None after ``patience`` seconds without one. One task asks at a time."""
+        """The next event, or None after ``patience`` seconds without one. Only one task may wait."""
         if not self._events:
             loop = asyncio.get_running_loop()
             self._waiting = loop.create_future()
-            # A third of what `asyncio.timeout` takes, in what every listener does at every event.
+            # A third of the cost of `asyncio.timeout`, for every listener at every event.
             timer = loop.call_later(patience, _wake, self._waiting)
             try:
                 await self._waiting
@@ -65,7 +65,7 @@ def _wake(waiting: asyncio.Future[None]) -> None:
 
 
 def _resync(missed: Iterable[Event]) -> Event:
-    """What takes the place of events: where to resume from so that none of them is missed, corrections of old candles too."""
+    """The event that replaces others: where to resume so that none of them is missed, including corrections of old candles."""
     *_, last = missed = list(missed)
     stamps = [int(event.candles.timestamp[0]) for event in missed if event.kind in _DURABLE_KINDS]
     stamps += [event.resync_from for event in missed if event.resync_from is not None]
@@ -74,23 +74,23 @@ def _resync(missed: Iterable[Event]) -> Event:
 
 @dataclass(slots=True)
 class Topic:
-    """A timeframe of an instrument in one time zone, as far as this process was told.
+    """A timeframe of an instrument in one time zone, at this process's position.
 
-    ``seq`` and ``edge`` go together: these events brought every candle that opens before the bucket of ``edge``, and none
-    of a later one. A topic that is not ``live`` never moves.
+    ``seq`` and ``edge`` go together: these events cover every candle that opens before the bucket of ``edge``, and none
+    after it. A topic that is not ``live`` never moves.
     """
 
     record: InstrumentRecord
     timeframe: Timeframe
     zone: Zone
     live: bool = True
-    ready: bool = False  # whether the leader has said how it stands
-    failure: CandlegraphError | None = None  # or why it cannot
+    ready: bool = False  # whether the leader has sent its position
+    failure: CandlegraphError | None = None  # or the reason why it cannot
     answered: asyncio.Event = field(default_factory=asyncio.Event)
     began_at: float = 0.0
     requested_at: float = float("-inf")
-    left_at: float | None = None  # when the last listener went
-    behind_since: float | None = None  # when it was first seen that something was missed
+    left_at: float | None = None  # when the last listener left
+    behind_since: float | None = None  # when a missed event was first detected
     seq: int = 0
     edge: int = 0
     epoch: int = 0
@@ -99,7 +99,7 @@ class Topic:
 
     @property
     def series(self) -> Series:
-        """What it is of."""
+        """Its series."""
         return Series(self.record.instrument, self.timeframe)
 
     @property
@@ -108,43 +108,43 @@ class Topic:
         return self.timeframe.floor(self.edge, self.zone)
 
     def start(self, seq: int, edge: int, epoch: int, forming: Candles) -> None:
-        """Go on from here; whoever waits may begin."""
+        """Start at a position; waiting listeners may begin."""
         self.seq, self.edge, self.epoch, self.forming, self.ready = seq, edge, epoch, forming, True
         self.answered.set()
 
     def fail(self, error: CandlegraphError) -> None:
-        """Tell whoever waits why it cannot begin; who comes later asks anew."""
+        """Report to waiting listeners why it cannot begin; later ones ask again."""
         if not self.ready:
             self.failure = error
             self.answered.set()
             self.answered = asyncio.Event()
 
     def advance(self, edge: int) -> None:
-        """Nothing more has happened up to ``edge``."""
+        """Move to ``edge`` without an event."""
         self.edge = max(self.edge, edge)
         self.forming = self.forming[self.forming.timestamp >= self.opened]
 
     def update_forming(self, forming: Candles) -> None:
-        """The forming candle stands so now."""
+        """Publish the new state of the forming candle."""
         moved = len(forming) and not forming.same_as(self.forming)
         self.forming = forming
         if moved:
             self._publish(Event(EventKind.UPDATE, self.seq, forming))
 
     def append(self, kind: str, candles: Candles) -> None:
-        """The next candle was closed or corrected: one, or none where it was withdrawn since."""
+        """Publish the next closed or corrected candle: one, or none where it was withdrawn since."""
         self.seq += 1
         if kind == "C" and len(candles):
-            # No further than this candle: the next one may close by the next message, and come too late for a listener
-            # who takes the edge of both for what the first one brought.
+            # No further than this candle: the next one may close by the next message, and be too late for a listener that
+            # takes the edge of both for the position after the first.
             self.advance(self.timeframe.next(int(candles.timestamp[-1]), self.zone))
         if len(candles):
             self._publish(Event(EVENT_KINDS[kind], self.seq, candles))
 
     def resync(self, seq: int, edge: int, earliest: int | None) -> None:
-        """More happened than can be told: whoever listens has to start again from the last that was.
+        """There are too many events to deliver: every listener has to restart from its last one.
 
-        Or from the ``earliest`` candle that something happened to.
+        Or from the ``earliest`` candle with an event.
         """
         since = self.opened if earliest is None else min(self.opened, earliest)
         event = Event(EventKind.RESYNC, seq, Candles.empty(), resync_from=since)
@@ -158,5 +158,5 @@ class Topic:
 
 
 def _opening_of(event: Event) -> int:
-    """The opening of the candle that an event is about."""
+    """The opening of the candle of an event."""
     return int(event.candles.timestamp[0]) if event.resync_from is None else event.resync_from

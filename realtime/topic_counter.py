@@ -1,4 +1,4 @@
-"""A topic as its leader counts it: from final minutes to closed candles."""
+"""A topic's count in its leader: it folds final minutes into closed candles."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from candlegraph.zone import Zone
 
 @dataclass(slots=True)
 class TopicCounter:
-    """``seq`` events have told of every minute before ``edge``, and of the ``corrected``th correction.
+    """``seq`` events cover every minute before ``edge``, and the corrections up to number ``corrected``.
 
-    ``settled`` is the candle of the current bucket as far as its minutes are final: none or one row. ``forming`` is how it
-    was shown last, and the one after it where both are under way.
+    ``settled`` is the candle of the current bucket up to its last final minute: none or one row. ``forming`` holds the
+    candle(s) last published: the current bucket, and the next one while the current is still settling.
     """
 
     timeframe: Timeframe
@@ -34,17 +34,17 @@ class TopicCounter:
         return self.timeframe.floor(self.edge, self.zone)
 
     def fold(self, candles: Candles) -> Candles:
-        """Shorter candles as candles of ours."""
+        """Fold shorter candles into this topic's timeframe."""
         return fold(candles, self.timeframe, self.zone)
 
     def close_until(self, minutes: Candles, edge: int) -> tuple[Candles, Candles]:
-        """What final minutes up to ``edge`` make of it: the candles that close, and what is settled of the next."""
+        """Fold final minutes up to ``edge``: the candles that close, and the settled part of the next."""
         folded = self.fold(concat([self.settled, minutes[minutes.timestamp >= self.edge]]))
         opened = self.timeframe.floor(edge, self.zone)
         return folded[folded.timestamp < opened], folded[folded.timestamp >= opened]
 
     def update_forming(self, minutes: Candles) -> bool:
-        """Take in how the minutes that are not final yet stand; whether the forming candle moved by that."""
+        """Apply the minutes that are not final yet; return whether the forming candle moved."""
         live = self.fold(concat([self.settled, minutes[minutes.timestamp >= self.edge]]))
         live = live.with_closed(np.zeros(len(live), np.bool_))
         moved = not live.same_as(self.forming)

@@ -13,14 +13,14 @@ from realtime.topic_counter import TopicCounter
 from storage.leases import LeaseToken
 from storage.topics import TopicAppend, TopicEvent, TopicKey, TopicStore
 
-MAX_EVENTS = 1_000  # closed or corrected candles at once; beyond, listeners have to start again
+MAX_EVENTS = 1_000  # closed or corrected candles at once; beyond, listeners have to restart
 
 Publish = Callable[[BusMessage], None]
 
 
 @dataclass(frozen=True, slots=True)
 class TopicPublisher:
-    """Writes events under the lease that is ``held``, and publishes them. LeaseLost, Unavailable."""
+    """Writes events under the lease token ``held``, and publishes them. LeaseLost, Unavailable."""
 
     store: TopicStore
     final: FinalCandles
@@ -41,9 +41,9 @@ class TopicPublisher:
             self._events(key, count, "C", closed)
 
     async def correct(self, counting: Mapping[TopicKey, TopicCounter]) -> bool:
-        """Publish anew each closed candle over a corrected minute; False where nothing was corrected.
+        """Publish again each closed candle over a corrected minute; False where nothing was corrected.
 
-        The current bucket takes its corrections in silently.
+        Corrections in the current bucket are applied without an event.
         """
         after = min((count.corrected for count in counting.values()), default=0)
         rows = await self.store.corrections(self.final.record.id, after) if counting else []
@@ -65,7 +65,7 @@ class TopicPublisher:
         return True
 
     def forming(self, key: TopicKey, count: TopicCounter) -> None:
-        """Publish how a topic stands."""
+        """Publish the position of a topic."""
         self.publish(TopicMessage(key, "U", count.seq, count.edge, self.lease.epoch, count.forming))
 
     def failed(self, key: TopicKey, error: CandlegraphError) -> None:
@@ -83,7 +83,7 @@ class TopicPublisher:
 
 
 def _corrected(count: TopicCounter, rows: Iterable[tuple[int, int]]) -> list[int]:
-    """The openings of the closed candles over the corrections (number, minute) that a topic does not know yet."""
+    """The openings of the closed candles over the corrections (number, minute) that a topic has not counted yet."""
     opens = {count.timeframe.floor(at, count.zone) for n, at in rows if n > count.corrected}
     return sorted(opened for opened in opens if opened < count.opened)
 

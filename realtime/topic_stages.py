@@ -1,4 +1,4 @@
-"""The topics of one feed, and the stage that each of them is at."""
+"""The topics of one feed, each at its stage."""
 
 from __future__ import annotations
 
@@ -10,19 +10,19 @@ from storage.topics import TopicKey
 
 
 class TopicStage(Enum):
-    """How far a topic is; one that nobody follows and that no task starts has none."""
+    """The stage of a topic; a topic without followers and without a starting task has none."""
 
-    JOINING = auto()  # it is followed and waits for its next start
+    JOINING = auto()  # it has followers and waits for its next start
     STARTING = auto()  # a task catches it up
-    ABANDONED = auto()  # so does a task, but nobody follows the topic any more
+    ABANDONED = auto()  # so does a task, but the last follower has left
     COUNTING = auto()  # it has a count, and its events are published
 
 
 class TopicStages:
-    """Every topic at its stage; only those that are COUNTING have a count."""
+    """Every topic with its stage; only topics at COUNTING have a count."""
 
     def __init__(self) -> None:
-        """No topic yet."""
+        """Start without topics."""
         self.counts: dict[TopicKey, TopicCounter] = {}
         self._stages: dict[TopicKey, TopicStage] = {}
 
@@ -44,13 +44,13 @@ class TopicStages:
         return bool(added)
 
     def start(self) -> list[TopicKey]:
-        """Let every topic that is JOINING start; the caller starts a task for each."""
+        """Move every topic that is JOINING to STARTING; the caller starts a task for each."""
         keys = [key for key, stage in self._stages.items() if stage is TopicStage.JOINING]
         self._stages.update(dict.fromkeys(keys, TopicStage.STARTING))
         return keys
 
     def started(self, key: TopicKey, count: TopicCounter) -> bool:
-        """Count a topic from here on; False where nobody follows it any more."""
+        """Count a topic from here on; False where it has no follower any more."""
         if self._stages[key] is TopicStage.ABANDONED:
             self._remove(key)
             return False
@@ -58,18 +58,18 @@ class TopicStages:
         return True
 
     def postpone(self, key: TopicKey) -> None:
-        """Have a topic whose start failed start once more."""
+        """Move a topic whose start failed back to JOINING."""
         if self._stages[key] is TopicStage.ABANDONED:
             self._remove(key)
         else:
             self._stages[key] = TopicStage.JOINING
 
     def uncounted(self) -> list[TopicKey]:
-        """Those that are followed and have no count yet."""
+        """The followed topics without a count."""
         return [key for key, stage in self._stages.items() if stage in {TopicStage.JOINING, TopicStage.STARTING}]
 
     def restart(self) -> None:
-        """Have all of them start once more, now that no task starts any."""
+        """Move all topics back to JOINING, when no task starts any."""
         self._stages = {
             key: TopicStage.JOINING for key, stage in self._stages.items() if stage is not TopicStage.ABANDONED
         }

@@ -1,1 +1,1 @@
-"""Answers: one function a field, loaders made for each operation."""
+"""Resolvers: one function a field, loaders made for each operation."""

@@ -1,4 +1,4 @@
-"""Answers about coverage, backfills and tracked series, and who may change which."""
+"""Resolvers of coverage, backfills and tracked series, with their permissions."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _MAX_JOB, _MAX_INSTRUMENT = 2**63 - 1, 2**31 - 1  # the largest numbers their co
 
 
 async def resolve_coverage(context: Context, series: Series) -> CoverageReport:
-    """What is known of a series. NotFound, ProviderError, Unavailable."""
+    """The coverage of a series. NotFound, ProviderError, Unavailable."""
     return await context.services.history.coverage(series)
 
 
@@ -28,13 +28,13 @@ async def start_backfill(context: Context, order: BackfillRequest) -> Backfill:
 
 
 async def cancel_backfill(context: Context, number: str) -> Backfill:
-    """End a job: one's own, or with the role ADMIN anybody's. NotFound, Forbidden."""
+    """Cancel a job: one's own, or with the role ADMIN any job. NotFound, Forbidden."""
     job = await context.services.backfills.get(job_number(number))
     viewer = context.viewer
-    # Nobody is signed in where nobody can be: then it is the owner of the machine.
+    # Without accounts every caller is anonymous: then it is the owner of the machine.
     if viewer.user and Role.ADMIN not in viewer.roles and job.created_by != viewer.user.name:
         raise Forbidden(
-            f"Backfill {job.id} is {job.created_by or 'the command line'}'s: cancelling it needs the role ADMIN."
+            f"Backfill {job.id} is {job.created_by or 'the command line'}'s: to cancel it you need the role ADMIN."
         )
     return await context.services.backfills.cancel(job.id)
 
@@ -54,29 +54,29 @@ async def resolve_backfills(
 
 
 def stream_backfill(context: Context, number: str) -> AsyncIterator[Backfill]:
-    """A job whenever it has moved, until it has ended; NotFound."""
+    """A job after each change, until it has ended; NotFound."""
     return context.services.backfills.follow(job_number(number))
 
 
 async def resolve_tracked(context: Context, first: int, after: str | None) -> ListPage[TrackedSeries]:
-    """The series that are kept complete, in the order in which they were first seen."""
+    """The tracked series, in the order in which they were first seen."""
     start = None if after is None else decode_number(after, _MAX_INSTRUMENT)
     found = await context.services.tracking.page(rows_to_read(first), start or 0)
     return ListPage(found[:first], lambda one: encode_number(one.record.id), len(found) > first, start is not None)
 
 
 async def track(context: Context, selection: SymbolSelection, since: int | None) -> list[TrackedSeries]:
-    """Keep series complete. Errors as `history.backfill.tracking.Tracking.track`."""
+    """Track series. Errors as `history.backfill.tracking.Tracking.track`."""
     return await context.services.tracking.track(selection, since, author(context))
 
 
 async def untrack(context: Context, selection: SymbolSelection) -> int:
-    """Keep them so no longer; how many were."""
+    """Stop tracking series; the number of those that were tracked."""
     return await context.services.tracking.untrack(selection)
 
 
 def selection(market: str, provider: str, symbols: Sequence[str] | None, pattern: str | None) -> SymbolSelection:
-    """Name symbols as a request does; BadUserInput for what could be no name."""
+    """Build a selection from the names of a request; BadUserInput for an impossible name."""
     if symbols is not None and len(symbols) > MAX_SELECTED:
         raise BadUserInput(f"At most {MAX_SELECTED:,} symbols fit one order; these are {len(symbols):,}.")
     for what, name in (("market", market), ("provider", provider), ("pattern", "*" if pattern is None else pattern)):
@@ -87,12 +87,12 @@ def selection(market: str, provider: str, symbols: Sequence[str] | None, pattern
 
 
 def author(context: Context) -> str | None:
-    """In whose name something is ordered; None is the owner of the machine."""
+    """The user who orders; None is the owner of the machine."""
     return context.viewer.user.name if context.viewer.user else None
 
 
 def job_number(text: str) -> int:
-    """The number of a job; NotFound for what is none."""
+    """The number of a job; NotFound for an invalid one."""
     if not (text.isascii() and text.isdecimal() and len(text) < 20 and int(text) <= _MAX_JOB):
         raise NotFound(f"There is no backfill {text[:32]!r}.")
     return int(text)

@@ -1,4 +1,4 @@
-"""Answers about candles: a request's arguments become an `Ask`, and bad input ends here."""
+"""Resolvers of candles: a request's arguments become a `CandleRequest`, and bad input ends here."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ MAX_BATCH = 100
 
 @dataclass(frozen=True, slots=True)
 class AnswerSource:
-    """Who answered a part of an answer."""
+    """The source of a part of an answer."""
 
     source_span: SourceSpan
     answer: Answer
@@ -38,9 +38,9 @@ def resolve_candles(  # noqa: PLR0913 - the contract's arguments
     timezone: str | None = None,
     wait: Wait = Wait.COMPLETE,
 ) -> Awaitable[Answer]:
-    """Ask for candles; every request of one tick goes down together. BadUserInput, NotFound, ProviderError, Unavailable."""
+    """Query candles; all requests of one tick share their reads. BadUserInput, NotFound, ProviderError, Unavailable."""
     if until is not None and before is not None:
-        raise BadUserInput("`before` is another name of `until`: give one of the two.")
+        raise BadUserInput("`before` is another name for `until`: give one of the two.")
     until = before if until is None else until
     if since is not None and until is not None and since > until:
         raise BadUserInput(f"`since` ({since}) lies after `until` ({until}): swap them.")
@@ -59,9 +59,9 @@ def resolve_candles(  # noqa: PLR0913 - the contract's arguments
 def resolve_batch(
     context: Context, batch: Sequence[tuple[str, str, str, Timeframe]], **arguments: object
 ) -> list[Awaitable[Answer] | Exception]:
-    """Ask for many series (market, provider, symbol, timeframe) at once.
+    """Query many series (market, provider, symbol, timeframe) at once.
 
-    An item that cannot be asked for is its error, and nulls nothing but itself.
+    The result of an invalid item is its error, which nulls nothing else.
     """
     if len(batch) > MAX_BATCH:
         raise BadUserInput(f"At most {MAX_BATCH} series fit one batch; these are {len(batch)}.")
@@ -90,7 +90,7 @@ def _limit(context: Context, limit: int | None) -> int:
 
 
 async def resolve_fetched_at(context: Context, source: AnswerSource) -> int | None:
-    """When a part was brought by an upstream call: just now, or before it was stored; None where it was imported."""
+    """When an upstream call fetched a part: just now, or before it was stored; None where it was imported."""
     told, answer = source.source_span, source.answer
     if told.fetched_at is not None or told.source is SourceKind.LIVE:
         return told.fetched_at
@@ -99,5 +99,5 @@ async def resolve_fetched_at(context: Context, source: AnswerSource) -> int | No
 
 
 def stream_candles(context: Context, series: Series, since: int | None, timezone: str | None) -> AsyncIterator[Event]:
-    """Follow a series: its history since ``since``, then what happens. Errors as `realtime.hub.Hub.subscribe`."""
+    """Follow a series: its history since ``since``, then live events. Errors as `realtime.hub.Hub.subscribe`."""
     return context.services.hub.subscribe(series, since, None if timezone is None else zone(timezone))

@@ -1,4 +1,4 @@
-"""What a resolver may use: the services of the process, and loaders made for one operation."""
+"""The context of a resolver: the services of the process, and loaders made for one operation."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from resolvers.accounts.accounts import Accounts
 
 @dataclass(frozen=True, slots=True)
 class Services:
-    """The machine below the API, wired once a process, and the limits it keeps."""
+    """The services below the API, wired once a process, and its limits."""
 
     history: History
     providers: Providers
@@ -38,39 +38,39 @@ class Services:
 
 @dataclass(frozen=True, slots=True)
 class Origin:
-    """Where a request comes from."""
+    """The origin of a request."""
 
     address: str = "here"
-    trusted: bool = False  # this machine, in development: its owner may do everything until somebody has an account
+    trusted: bool = False  # this machine, in development: its owner may do everything until there is an account
 
 
 class Loaders:
-    """The loaders of one operation: they gather the keys of a tick, ask for equal ones once, and fail a key alone.
+    """The loaders of one operation: they gather the keys of a tick, load equal ones once, and fail a key alone.
 
     They dispatch after one tick, so a resolver calls ``load`` before its first ``await``.
     """
 
     def __init__(self, services: Services) -> None:
-        """Make them fresh: what one operation loaded, another must not see."""
-        # An item may be the exception of its key alone, which the loader's type does not know.
+        """Create them for one operation: another must not see what it loaded."""
+        # An item may be the exception of its key alone, which the loader's type does not include.
         self.answer_by_ask: DataLoader[CandleRequest, Answer] = DataLoader(services.history.answer)  # type: ignore[arg-type]
         self.record_by_instrument: DataLoader[Instrument, InstrumentRecord] = DataLoader(services.history.listings.find)  # type: ignore[arg-type]
         self._services = services
 
     @cached_property
     def fetched_at_by_span(self) -> DataLoader[tuple[int, Timeframe, Span], int | None]:
-        """When spans of series were last fetched; few operations ask."""
+        """When spans of series were last fetched; few operations need it."""
         return DataLoader(self._services.history.store.fetched_at)
 
     @cached_property
     def config_by_user(self) -> DataLoader[User, UserConfig]:
-        """What is kept for each user; few operations ask."""
+        """The configuration of each user; few operations need it."""
         return DataLoader(self._services.accounts.configs)
 
 
 @dataclass
 class Context:
-    """One operation's surroundings. On a WebSocket the transport shares one among operations: see `for_operation`."""
+    """The context of one operation. On a WebSocket the transport shares one among operations: see `for_operation`."""
 
     services: Services
     request_id: str
@@ -85,14 +85,14 @@ class Context:
 
     @property
     def scope(self) -> Hashable:
-        """What the viewer may see; who it is shows in no event of a subscription."""
+        """What the viewer may see; the events of a subscription do not depend on the viewer's identity."""
         return self.viewer.roles, self.origin.trusted
 
     def for_broadcast(self) -> Context:
-        """Surroundings of everybody with the same scope: there is nothing in them that is one's own."""
+        """A context for all viewers of the same scope: it holds nothing personal."""
         origin = Origin(trusted=self.origin.trusted)
         return replace(self, viewer=Viewer(roles=self.viewer.roles), origin=origin, connection_params=None)
 
     def for_operation(self) -> Context:
-        """The same surroundings with loaders of its own."""
+        """The same context with loaders of its own."""
         return replace(self)

@@ -1,4 +1,4 @@
-"""Answers about markets, providers and symbols: what plugins bring, and what was imported without one."""
+"""Resolvers of markets, providers and symbols: those of plugins, and those of imports."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from resolvers.pagination import ListPage, decode_cursor, encode_cursor, rows_to
 
 @dataclass(frozen=True, slots=True)
 class SymbolPage(ListPage[InstrumentRecord]):
-    """One page of symbols, in the order of their names, and how many there are in all."""
+    """One page of symbols, by name, and the number of all of them."""
 
     total_count: int
 
 
 async def resolve_markets(context: Context) -> list[Market]:
-    """Every market that a plugin brings or that something was imported into, by id."""
+    """Every market with a plugin or an import, by id."""
     markets = {status.market.id: status.market for status in context.services.providers.statuses()}
     for market, _ in await context.services.history.instruments.stored_providers():
         markets.setdefault(market, Market(market, market, "Imported candles."))
@@ -30,7 +30,7 @@ async def resolve_markets(context: Context) -> list[Market]:
 
 
 async def resolve_providers(context: Context, market_id: str) -> list[ProviderStatus]:
-    """The providers of a market, by id. NotFound where there is no such market."""
+    """The providers of a market, by id. NotFound where the market does not exist."""
     check_name("market", market_id)
     await context.services.providers.inspect()
     found = {status.id: status for status in context.services.providers.statuses() if status.market.id == market_id}
@@ -46,7 +46,7 @@ async def resolve_providers(context: Context, market_id: str) -> list[ProviderSt
 async def resolve_symbols(
     context: Context, market: str, provider: str, search: str | None, *, inactive: bool, first: int, after: str | None
 ) -> SymbolPage:
-    """One page of a provider's symbols, those whose symbol or name holds ``search`` in any case."""
+    """One page of a provider's symbols whose symbol or name contains ``search`` in any case."""
     ahead = rows_to_read(first)
     for what, name in (("market", market), ("provider", provider), ("search", search or "-")):
         check_name(what, name)
@@ -73,7 +73,7 @@ async def _imported(context: Context, market: str, provider: str) -> ProviderSta
         Market(market, market, "Imported candles."),
         provider,
         provider,
-        "Imported candles; no installed plugin brings more.",
+        "Imported candles; no installed plugin fetches more.",
         "",
         ProviderState.READY,
         capabilities=Capabilities(tuple(timeframes)),

@@ -1,4 +1,4 @@
-"""Pages of a list: how many items to read for one, and the cursors between them."""
+"""Pages of a list: the number of items to read for one, and the cursors between them."""
 
 from __future__ import annotations
 
@@ -51,12 +51,12 @@ class ListPage(Generic[T]):
 
     @property
     def page_info(self) -> ListPage[T]:
-        """The page again: it knows where it lies."""
+        """The page again: it has the fields of `PageInfo`."""
         return self
 
 
 def rows_to_read(first: int) -> int:
-    """How many to read for a page of ``first``: one more, which says whether there is a next. BadUserInput."""
+    """The number of items to read for a page of ``first``: one more shows whether there is a next page. BadUserInput."""
     if not 0 <= first <= MAX_PAGE:
         raise BadUserInput(f"`first` must be between 0 and {MAX_PAGE}, not {first}.")
     return first + 1
@@ -68,7 +68,7 @@ def encode_cursor(name: str) -> str:
 
 
 def decode_cursor(cursor: str) -> str:
-    """The name in a cursor; BadUserInput for what is no cursor of ours."""
+    """The name in a cursor; BadUserInput for anything that is no cursor of ours."""
     try:
         name = base64.urlsafe_b64decode(cursor.encode("ascii")).decode()
         check_name("after", name)
@@ -83,7 +83,7 @@ def encode_number(number: int) -> str:
 
 
 def decode_number(cursor: str, largest: int) -> int:
-    """The number in a cursor, at most ``largest``; BadUserInput for what is no cursor of ours."""
+    """The number in a cursor, at most ``largest``; BadUserInput for anything that is no cursor of ours."""
     text = decode_cursor(cursor)
     if not re.fullmatch("#[0-9]{1,19}", text) or int(text[1:]) > largest:
         raise BadUserInput(_NO_CURSOR)

@@ -1,1 +1,1 @@
-"""What is kept, in PostgreSQL (embedded or given) and in caches: one relation, one file."""
+"""The store: PostgreSQL (embedded or external) and caches; one relation, one file."""

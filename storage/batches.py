@@ -1,4 +1,4 @@
-"""What is read of the store and written to it in one go."""
+"""The units of batched reads and writes of the store."""
 
 from __future__ import annotations
 
@@ -30,11 +30,11 @@ class CandleRead:
 
 @dataclass(frozen=True, slots=True)
 class CandleWrite:
-    """Final candles of a series, and the spans they are all of; ``source``: ``a`` a provider's API, ``i`` an import.
+    """Final candles of a series; ``covered`` are the spans for which they are complete; ``source``: ``a`` API, ``i`` import.
 
-    Where it ``replaces``, stored candles of these spans that are not among them are withdrawn. So are those of ``revoked``,
-    which is no longer covered where the write does not cover it. ``revision`` is the provider's: a write is Superseded
-    where the stored candles are of another lineage, unless it revokes these.
+    With ``replaces``, stored candles of these spans that are not in the batch are withdrawn. So are the candles of
+    ``revoked``, whose coverage ends where the write does not cover it. ``revision`` is the provider's: a write is
+    Superseded where the stored candles are of another lineage, unless it revokes these.
     """
 
     instrument_id: int
@@ -47,7 +47,7 @@ class CandleWrite:
     revision: Revision | None = None
 
     def dropping_before(self, horizon: int | None) -> CandleWrite:
-        """Itself without the 1m candles before ``horizon``, where there is one."""
+        """A copy without the 1m candles before ``horizon``, if there is one."""
         if horizon is None or self.timeframe != MINUTE:
             return self
         kept = Span(horizon, END_OF_TIME_MS)
@@ -57,7 +57,7 @@ class CandleWrite:
 
     @property
     def rewritten(self) -> Spans:
-        """Where stored candles that are not among its own are withdrawn."""
+        """Where stored candles that are not in the batch are withdrawn."""
         return self.revoked | self.covered if self.replaces else self.revoked
 
 

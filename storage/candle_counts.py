@@ -1,4 +1,4 @@
-"""How many candles are stored. PostgreSQL has to visit every one: what was counted before is not counted again."""
+"""How many candles are stored. PostgreSQL has to visit every row, so earlier counts are cached and extended."""
 
 from __future__ import annotations
 
@@ -14,21 +14,21 @@ from storage.database import SQL, Database
 from storage.relations import BASE_RELATION, Aggregates
 
 MAX_ENTRIES = 20_000
-MAX_CONCURRENT_COUNTS = 2  # a count takes a connection for a second: the others are for who asks for candles
+MAX_CONCURRENT_COUNTS = 2  # a count holds a connection for a second: the others are for candle queries
 
 
 class CandleCounts:
-    """Counts over the base, kept with what was known then: while nothing final has changed, only what came since is new."""
+    """Counts over the base, cached with the coverage of then: while nothing final has changed, only new rows are counted."""
 
     def __init__(self, database: Database) -> None:
-        """Nothing was counted yet."""
+        """Start without any count."""
         self._database = database
-        # The revision, where, and how many.
+        # The revision, the spans, and the count.
         self._entries: LRUCache[tuple[int, Timeframe], tuple[int, Spans, int]] = LRUCache(MAX_ENTRIES)
         self._semaphore = asyncio.Semaphore(MAX_CONCURRENT_COUNTS)
 
     async def count(self, instrument_id: int, timeframe: Timeframe, ledger: Coverage, levels: Aggregates) -> int:
-        """How many candles of a timeframe are stored: its own where ``ledger`` covers them, or those of its aggregate."""
+        """Count the candles of a timeframe: its own where ``ledger`` covers them, or those of its aggregate."""
         key, covered = (instrument_id, timeframe), ledger.spans.get(timeframe, Spans())
         async with self._semaphore:
             if (relation := levels.get(timeframe, BASE_RELATION)) != BASE_RELATION:

@@ -32,9 +32,9 @@ ReadFunction = Callable[
 
 
 async def read_rows(query: Query, reads: Sequence[CandleRead], columns: str = "") -> list[Any]:
-    """A row for every read, in their order: one statement for each relation and direction.
+    """Return a row for every read, in their order: one statement for each relation and direction.
 
-    Its ``rows`` are for `unpack`; those of an aggregate bring further ``columns`` of the statement.
+    Its ``rows`` are for `unpack_candles`; those of an aggregate have further ``columns`` of the statement.
     """
     answers: dict[int, Any] = {}
     order = sorted(range(len(reads)), key=lambda i: (reads[i].relation, reads[i].newest))
@@ -61,7 +61,7 @@ class CandleStore:
     """The relations ``ohlcv_data``, ``coverage`` and ``fetch_log``, and the aggregates above the first."""
 
     def __init__(self, database: Database, changes: ChangeFeed, reading: ReadFunction = read_tables) -> None:
-        """Over a database; ``reading`` is how its layout answers."""
+        """Use a database; ``reading`` answers reads in the way of its layout."""
         self.database = database
         self.change_feed = changes
         self.reading = reading
@@ -69,17 +69,17 @@ class CandleStore:
         self._coverage_reads = Batcher(self._read_coverage, repeats_alone=True)
         self._minute_reads: Batcher[None, CandleRead, Candles]
         self._minute_reads = Batcher(lambda _, reads: reading(database, reads), repeats_alone=True)
-        # A second run writes the same rows over themselves, which corrects nothing; at worst `fetch_log` has a line twice.
+        # A second run writes the same rows over themselves, which corrects nothing; at worst `fetch_log` gets a line twice.
         self._leased_writes: Batcher[LeaseToken, tuple[CandleWrite, Sequence[FetchLogRow]], None] = Batcher(
             self._write_leased, repeats_alone=True
         )
 
     async def read_coverage(self, instrument_ids: Sequence[int]) -> list[Coverage]:
-        """What is known of each instrument: one statement, which others may share."""
+        """Return the coverage of each instrument: one statement, shared by concurrent calls."""
         return await self._coverage_reads.submit(None, instrument_ids)
 
     async def read_minutes(self, instrument_id: int, span: Span) -> Candles:
-        """The stored 1m candles of ``span``, by a statement that others may share."""
+        """Return the stored 1m candles of ``span``, by a statement that concurrent calls share."""
         read = CandleRead(instrument_id, MINUTE, span, (span.until - span.since) // MINUTE_MS)
         return await self._minute_reads.submit(None, read) if read.limit else Candles.empty()
 
@@ -104,7 +104,7 @@ class CandleStore:
         return [[Coverage(spans[i], revisions[i], doubts[i], horizon, sources[i]) for i in ids] for ids in asked]
 
     async def horizon(self) -> int | None:
-        """Before it no 1m candles are kept (ms, UTC); None where all are."""
+        """The instant before which no 1m candles are kept (ms, UTC); None where all are."""
         horizon: int | None = to_ms((await self.database.read("horizon"))[0]["horizon"])
         return horizon
 
@@ -121,10 +121,10 @@ class CandleStore:
     ) -> None:
         """Store candles, their coverage and the aggregates over them, all or nothing.
 
-        A candle that is there already is replaced; what changes of what was final is logged in ``corrections``. 1m candles
-        before the horizon are left out, and not covered; Unavailable where it was moved meanwhile. ``progress`` is told
-        the number of rows after each chunk of a long write. Superseded, and LeaseLost where what is ``held`` is not any more: nothing was
-        written then.
+        It replaces an existing candle, and logs changes of final ones in ``corrections``. It leaves 1m candles before the
+        horizon out, and does not cover them; Unavailable where the horizon moved meanwhile. ``progress`` gets the number of
+        rows after each chunk of a long write. Superseded, and LeaseLost where the token ``held`` is no longer valid: then
+        nothing was written.
         """
         async with self.database.transaction() as connection:
             written = await write_candles(connection, writes, progress, held, self.database.timings.statement_timeout_s)
@@ -134,7 +134,7 @@ class CandleStore:
             self.change_feed.publish(written.xid, written.changes)
 
     async def write_leased(self, write: CandleWrite, fetches: Sequence[FetchLogRow], held: LeaseToken) -> None:
-        """As `write`, what one stores who leads: in one transaction with whatever else comes under the lease meanwhile."""
+        """As `write`, for a leader: one transaction with all other writes that arrive under the lease meanwhile."""
         await self._leased_writes.submit(held, (write, fetches))
 
     async def _write_leased(
@@ -144,11 +144,11 @@ class CandleStore:
         return [None] * len(asked)
 
     async def recompute(self, instrument_id: int, span: Span) -> None:
-        """Make the aggregates over the 1m candles of ``span`` anew, and have everybody forget what they were."""
+        """Recompute the aggregates over the 1m candles of ``span``, and invalidate them in every cache."""
         await self._mark_corrected([instrument_id], span, recompute=True)
 
     async def invalidate(self, instrument_id: int, span: Span) -> None:
-        """Have everybody forget aggregates over ``span``: of this instrument, and of all that have candles there."""
+        """Invalidate aggregates over ``span`` in every cache: of this instrument, and of all that have candles there."""
         rows = await self.database.read("instruments_within", span.since, span.until)
         await self._mark_corrected(sorted({instrument_id, *(row["instrument_id"] for row in rows)}), span)
 
@@ -158,13 +158,13 @@ class CandleStore:
         self.change_feed.publish(written.xid, written.changes)
 
     async def adopted(self, instrument_id: int, timeframe: Timeframe, source: Revision | None) -> bool:
-        """Note a first revision of a series that something was imported into, which stays; False where nothing was."""
+        """Record the first revision of a series with imported rows, which stay; False where there are none."""
         arguments = (instrument_id, str(timeframe), source and source.lineage, source and source.state)
         async with self.database.connection() as connection:
             return bool(await connection.fetchval(SQL["coverage_adopt"], *arguments))
 
     async def log_fetch(self, fetch: FetchLogRow) -> None:
-        """Note an upstream call that brought nothing to store."""
+        """Log an upstream call that returned nothing to store."""
         async with self.database.connection() as connection:
             await _log(connection, [fetch])
 
@@ -184,19 +184,19 @@ class CandleStore:
         ]
 
     async def fetched_at(self, keys: Sequence[tuple[int, Timeframe, Span]]) -> list[int | None]:
-        """When something of each span of a series was last brought by an upstream call (ms, UTC); None where never."""
+        """When an upstream call last returned candles of each span of a series (ms, UTC); None where none did."""
         columns = columns_of((instrument_id, str(tf), span.since, span.until) for instrument_id, tf, span in keys)
         return [to_ms(row["at"]) for row in await self.database.read("fetched_at", *columns)]
 
 
 @lru_cache(maxsize=64)
 def _read_statement(relation: str, columns: str = "", *, newest: bool) -> str:
-    """The statement that reads one relation; its name is one of ours."""
+    """The statement that reads one relation; its name is from the closed set."""
     return read_statement(SQL["candles_newest" if newest else "candles_oldest"], relation, columns)
 
 
 def read_statement(template: str, relation: str, columns: str = "") -> str:
-    """Fill in what differs between the base and its aggregates."""
+    """Fill in the differences between the base and its aggregates."""
     base = relation == BASE_RELATION
     return (
         template.replace("{relation}", relation)

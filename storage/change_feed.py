@@ -1,7 +1,7 @@
-"""Who changed what: each process is told of every write, its own at once and others' within a quarter of a second.
+"""The change feed: each process learns of every write, its own at once and others' within a quarter of a second.
 
-A write leaves a row in ``changes``, under the number of its transaction. Everybody reads the rows of transactions that
-were not seen to have ended before: a counter would hide the row of a transaction that began early and ended late.
+A write leaves a row in ``changes``, under the number of its transaction. A reader reads the rows of all transactions that
+had not ended at its last poll: a counter would hide the row of a transaction that began early and ended late.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class Change:
-    """An instrument of which something was written; ``corrected`` is the hull of the final 1m candles that changed."""
+    """An instrument with new writes; ``corrected`` is the hull of the final 1m candles that changed."""
 
     instrument_id: int
     corrected: Span | None = None
@@ -32,21 +32,21 @@ ChangeListener = Callable[[Sequence[Change] | None], None]
 
 
 class ChangeFeed:
-    """Tells its listeners what was written; None stands for anything and everything."""
+    """Passes writes to its listeners; None stands for an unknown change of anything."""
 
     def __init__(self, database: Database) -> None:
-        """Nobody looks yet."""
+        """Start without polling."""
         self._database = database
         self._listeners: list[ChangeListener] = []
-        self._seen: str | None = None  # every transaction before this one has ended, and was told of
-        self._published: set[int] = set()  # those that were told of since
+        self._seen: str | None = None  # every transaction before this one has ended, and was published
+        self._published: set[int] = set()  # the later ones that were published
         self._polled_at = 0.0
         self._swept_at = time.monotonic()
         self.outage = Outage("reading the changes of other processes")
 
     @property
     def is_fresh(self) -> bool:
-        """Whether what this process keeps in memory may be believed: it would have been told if it had changed."""
+        """Whether this process may rely on its caches: it would have seen every change."""
         return time.monotonic() - self._polled_at < self._database.timings.change_freshness_s
 
     def subscribe(self, listener: ChangeListener) -> None:
@@ -54,12 +54,12 @@ class ChangeFeed:
         self._listeners.append(listener)
 
     def publish(self, xid: int, changes: Sequence[Change]) -> None:
-        """Tell of a transaction of this process, which has just been committed."""
+        """Publish a transaction of this process, which has just been committed."""
         self._published.add(xid)
         self._notify(changes)
 
     async def run(self) -> None:
-        """Look four times a second until cancelled; while the database is away, nothing kept is believed."""
+        """Poll four times a second until cancelled; while the database is unavailable, the caches count as stale."""
         while True:
             with self.outage.recording():
                 await self.poll()
@@ -67,7 +67,7 @@ class ChangeFeed:
             await asyncio.sleep(self._database.timings.change_poll_interval_s)
 
     async def poll(self) -> None:
-        """Read what others have written, and tell."""
+        """Read what other processes have written, and publish it."""
         began = time.monotonic()
         rows = await self._database.read("changes_since", self._seen or "0")
         news = {
@@ -81,7 +81,7 @@ class ChangeFeed:
         self._published = {xid for xid in self._published | news.keys() if xid >= int(self._seen)}
 
     async def _sweep(self) -> None:
-        """Once a minute, forget what was told long ago, and upstream calls of more than a month ago."""
+        """Once a minute, delete changes that were published long ago, and upstream calls older than a month."""
         retention_s = self._database.timings.change_retention_s
         if time.monotonic() - self._swept_at > retention_s / 10:
             self._swept_at = time.monotonic()

@@ -1,4 +1,4 @@
-"""What became of candles that were final: the newest rows of the relation ``corrections``."""
+"""Changes of final candles: the newest rows of the relation ``corrections``."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _SOURCES = {"a": "api", "i": "import"}
 
 @dataclass(frozen=True, slots=True)
 class CandleVersion:
-    """A candle as it was at a time: open, high, low, close and volume, and where it came from."""
+    """One version of a candle: open, high, low, close and volume, and its source."""
 
     numbers: tuple[float, ...]
     source: str
@@ -23,7 +23,7 @@ class CandleVersion:
 
 @dataclass(frozen=True, slots=True)
 class Correction:
-    """A change of a final candle, opening at ``timestamp`` (ms); ``old`` is None where it is new, ``new`` where it is gone."""
+    """A change of the final candle that opens at ``timestamp`` (ms); ``old`` is None for a new candle, ``new`` for a withdrawn one."""
 
     corrected_at: datetime
     instrument: Instrument
@@ -36,7 +36,7 @@ class Correction:
 async def newest_corrections(
     database: Database, market: str | None, provider: str | None, symbol: str | None, limit: int
 ) -> list[Correction]:
-    """The newest corrections, the last one first, of everything or of what is named."""
+    """The newest corrections, the last one first, of everything or of the named market, provider and symbol."""
     return [
         Correction(
             row["corrected_at"],

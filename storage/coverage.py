@@ -1,4 +1,4 @@
-"""What is known of an instrument's candles."""
+"""The coverage of an instrument's candles."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ END_OF_TIME_MS = 10**16  # ms: past every candle
 
 @dataclass(frozen=True, slots=True)
 class Coverage:
-    """What is known of an instrument: the final spans by timeframe, and how often something final has changed.
+    """The coverage of an instrument: its final spans by timeframe, and a revision that counts changes of final candles.
 
     1m candles before ``horizon`` are not kept; the aggregates over them are.
     """
@@ -24,24 +24,24 @@ class Coverage:
     revision: int = 0
     rechecks: Mapping[Timeframe, Sequence[tuple[int, Span]]] = field(
         default_factory=dict
-    )  # when, and what: see suspects.py
+    )  # when, and what: see rechecks.py
 
     horizon: int | None = None
     sources: Mapping[Timeframe, Revision] = field(
         default_factory=dict
-    )  # what a provider of revisions had when it was asked
+    )  # the provider's revision at the time of the fetch
 
     def dropped(self, timeframe: Timeframe) -> Spans:
-        """Where candles of ``timeframe`` are not taken any more."""
+        """Where candles of ``timeframe`` are no longer stored."""
         dropped = timeframe == MINUTE and self.horizon is not None
         return Spans([Span(-END_OF_TIME_MS, self.horizon or 0)] if dropped else [])
 
     def final(self, timeframe: Timeframe) -> Spans:
-        """What there is no use in asking for: it is known, or not taken."""
+        """Spans that need no fetch: they are covered, or no longer stored."""
         return self.spans.get(timeframe, Spans()) | self.dropped(timeframe)
 
     def due_rechecks(self, now: int) -> dict[Timeframe, Spans]:
-        """What was answered with nothing so long before ``now`` that it is to be asked for once more."""
+        """Empty answers so long before ``now`` that they are to be fetched once more."""
         before = now - RECHECK_AFTER_MS - RECHECK_GRID_MS
         due = {tf: Spans(span for at, span in doubts if at <= before) for tf, doubts in self.rechecks.items()}
         return {timeframe: spans for timeframe, spans in due.items() if spans}

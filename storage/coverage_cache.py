@@ -1,4 +1,4 @@
-"""What is known of each instrument, kept in this process for as long as it is sure to be told of every change."""
+"""A cache of coverage, valid for as long as this process is sure to see every change."""
 
 from __future__ import annotations
 
@@ -14,19 +14,19 @@ MAX_ENTRIES = 20_000
 
 
 class CoverageCache:
-    """A cache in front of `CandleStore.ledgers`."""
+    """A cache in front of `CandleStore.read_coverage`."""
 
     def __init__(self, store: CandleStore) -> None:
-        """Nothing is kept yet."""
+        """Start empty."""
         self._store = store
         self._kept: LRUCache[int, Coverage] = LRUCache(MAX_ENTRIES)
-        # Of each read under way, those that have not changed since it began. By number: two such sets may be equal.
+        # For each read under way, the instruments that have not changed since it began. By number: two such sets may be equal.
         self._reading: dict[int, set[int]] = {}
         self._reads = 0
         store.change_feed.subscribe(self._drop)
 
     async def load(self, instrument_ids: Sequence[int]) -> list[Coverage]:
-        """The ledger of each instrument; at most one statement, and none for what is kept."""
+        """Return the coverage of each instrument; at most one statement, and none for cached ones."""
         if not self._store.change_feed.is_fresh:
             self._kept.clear()
         found = {i: self._kept[i] for i in instrument_ids if i in self._kept}
@@ -44,7 +44,7 @@ class CoverageCache:
         return [found[i] for i in instrument_ids]
 
     def forget(self, instrument_id: int) -> None:
-        """Read this one afresh: something beside its candles has changed."""
+        """Invalidate one instrument: something other than its candles has changed."""
         self._drop([Change(instrument_id)])
 
     def _drop(self, changes: Sequence[Change] | None) -> None:

@@ -1,4 +1,4 @@
-"""PostgreSQL, as the rest of this floor sees it: a pool, named statements, and two kinds of failure."""
+"""PostgreSQL for the rest of this floor: a pool, named statements, and two kinds of failure."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from storage.driver import EXHAUSTED, is_away, is_lost, takes_no_writes
 if TYPE_CHECKING:
     from collections.abc import Coroutine, Iterator, Sequence
 
-WRITES_RESUME_S = 10.0  # without a refused write, after which writing counts as possible again
+WRITES_RESUME_S = 10.0  # without a refused write, after which the database counts as writable again
 _CROWDED_S = 0.05
 
 _OF_ONE_STATEMENT = (asyncpg.QueryCanceledError, asyncpg.SerializationError, TimeoutError)  # the next may succeed
@@ -39,9 +39,11 @@ SQL = named_statements("storage")
 
 
 async def while_connected(connection: Any, work: Coroutine[Any, Any, object]) -> None:
-    """Do ``work`` on a connection, and no longer than that lives: a COPY waits for a dead server to read on."""
+    """Do ``work`` for at most as long as the connection lives: a COPY would wait for ever for a dead server."""
     task, ended = asyncio.ensure_future(work), asyncio.Event()
-    task.add_done_callback(lambda done: done.cancelled() or done.exception())  # given up, it may still fail
+    task.add_done_callback(
+        lambda done: done.cancelled() or done.exception()
+    )  # after it was cancelled, it may still fail
 
     def end(_: object) -> None:
         ended.set()
@@ -62,12 +64,12 @@ async def while_connected(connection: Any, work: Coroutine[Any, Any, object]) ->
 
 
 def driver_reason(error: Unavailable) -> str:
-    """What the server, or the pooler before it, gave as its reason, in brackets; it holds no secret."""
+    """The reason that the server, or the pooler before it, gave, in brackets; it holds no secret."""
     return f" ({error.__cause__})" if isinstance(error.__cause__, asyncpg.PostgresError) else ""
 
 
 async def _leave_as_it_is(_: object) -> None:
-    """Spare the round trip that resets a session: no statement of ours outlives its transaction in it."""
+    """Save the round trip that resets a session: our statements leave nothing behind in it."""
 
 
 @overload
@@ -79,12 +81,12 @@ def to_ms(instant: None) -> None: ...
 
 
 def to_ms(instant: datetime | None) -> int | None:
-    """An instant of PostgreSQL's in milliseconds since the epoch, UTC."""
+    """Convert an instant from PostgreSQL into milliseconds since the epoch, UTC."""
     return None if instant is None else round(instant.timestamp() * 1000)
 
 
 class _Outages:
-    """What the log says of a database, however many pools and loops notice it."""
+    """The outages of a database in the log, one for all pools and loops that notice it."""
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self.connecting = Outage("connecting to the database", clock=clock)
@@ -97,23 +99,23 @@ class _Outages:
         self._writing.begin(reason)
 
     def end(self) -> None:
-        """Note a success: it may have been a read, so writing works again once no write was refused for a while."""
+        """Note a success. It may have been a read, so writing counts as available only after some time without a refused write."""
         self.connecting.end()
         if self._clock() - self._refused_at >= WRITES_RESUME_S:
             self._writing.end()
 
 
 class Database:
-    """A pool of connections to one PostgreSQL, 14 or newer. Raises Unavailable while the server is away or takes no writes.
+    """A pool of connections to one PostgreSQL, 14 or newer. Raises Unavailable while the server is away or refuses writes.
 
-    Nothing lives in a session beyond its transaction, so that a pooler such as PgBouncer may stand in between and give each
-    transaction another one. Only what PgBouncer accepts by default is asked for at the start of a session.
+    Nothing outlives its transaction in a session, so that a pooler such as PgBouncer may stand in between and give each
+    transaction another session. A session starts with only those parameters that PgBouncer accepts by default.
     """
 
     def __init__(
         self, dsn: str, *, max_connections: int = 10, listen_dsn: str | None = None, timings: Timings | None = None
     ) -> None:
-        """Remember where it is; nothing is opened yet. ``listen_dsn`` is the same database without a pooler."""
+        """Store the address; nothing is opened yet. ``listen_dsn`` is the same database without a pooler."""
         self.timings = timings or Timings()
         self._dsn = dsn
         self._listen_dsn = listen_dsn
@@ -124,17 +126,17 @@ class Database:
 
     @property
     def can_listen(self) -> bool:
-        """Whether `listening` hears notifications: a pooler would lose them."""
+        """Whether `listening` receives notifications: a pooler would lose them."""
         return self._listen_dsn is not None or not self._behind_pooler
 
     def dedicated_pool(self) -> Database:
-        """The same database by one connection of its own, for what must not wait behind everything else."""
+        """The same database through one connection of its own, for work that must not wait behind everything else."""
         beside = Database(self._dsn, max_connections=1, listen_dsn=self._listen_dsn, timings=self.timings)
         beside._behind_pooler, beside._outages = self._behind_pooler, self._outages
         return beside
 
     async def open(self) -> None:
-        """Connect. ConfigurationError where the database refuses us, Unavailable where there is none."""
+        """Connect. ConfigurationError where the database refuses us, Unavailable where it does not answer."""
         try:
             with self._translated():
                 if self._behind_pooler is None:
@@ -155,7 +157,7 @@ class Database:
             raise ConfigurationError("DB_CONNECTION_STRING is not an address of a PostgreSQL database.") from error
 
     async def close(self) -> None:
-        """Give every connection back; running statements get five seconds."""
+        """Close every connection; running statements get five seconds."""
         if self._pool:
             try:
                 await asyncio.wait_for(self._pool.close(), 5)
@@ -183,7 +185,7 @@ class Database:
                     try:
                         return await pool.acquire()
                     except asyncpg.TooManyConnectionsError:
-                        # The pool wanted to grow and may not: one that it has will soon be free.
+                        # The pool wanted to grow and may not: one of its connections will soon be free.
                         await asyncio.sleep(_CROWDED_S)
         except TimeoutError:
             raise Overloaded(retry_after=1) from None
@@ -198,7 +200,7 @@ class Database:
 
     @asynccontextmanager
     async def listening(self) -> AsyncIterator[Any]:
-        """Open a connection that hears notifications, past the pooler; see `can_listen`."""
+        """Open a connection that receives notifications, past the pooler; see `can_listen`."""
         with self._translated():
             connection = await asyncpg.connect(
                 self._listen_dsn or self._dsn,
@@ -224,33 +226,33 @@ class Database:
             yield connection
 
     async def read(self, name: str, *arguments: object) -> Sequence[Any]:
-        """Run a named statement that only reads; once more where the connection turns out to be dead."""
+        """Run a named statement that only reads; repeat it once where the connection turns out to be dead."""
         return await self.fetch(SQL[name], *arguments)
 
     async def fetch(self, statement: str, *arguments: object) -> Sequence[Any]:
-        """As `read`, for a statement that a caller put together."""
+        """As `read`, for a statement that a caller composed."""
         try:
             async with self.connection() as connection:
                 return await connection.fetch(statement, *arguments)  # type: ignore[no-any-return]
         except Unavailable as error:
             if isinstance(error.__cause__, (asyncpg.QueryCanceledError, TimeoutError, *EXHAUSTED)):
-                raise  # it would take as long, or find as little space, again
+                raise  # it would take as long, or run out of space, again
             if self._pool:
-                await self._pool.expire_connections()  # what ended one may have ended all of them
+                await self._pool.expire_connections()  # the failure that ended one may have ended all of them
             async with self.connection() as connection:
                 return await connection.fetch(statement, *arguments)  # type: ignore[no-any-return]
 
     async def _detect_pooler(self) -> bool:
-        """Whether something stands between us and the server: then the process that greeted us is not the one at work."""
+        """Whether a pooler stands between us and the server: then the process that greeted us is not the one that answers."""
         connection = await asyncpg.connect(self._dsn, timeout=self.timings.connect_timeout_s, statement_cache_size=0)
         async with self._closing(connection):
             return bool(connection.get_server_pid() != await connection.fetchval("select pg_backend_pid()"))
 
     def _options(self) -> dict[str, Any]:
         settings = {"application_name": "candlegraph", "timezone": "UTC"}
-        if self._behind_pooler:  # a statement prepared in one session would be executed in another
+        if self._behind_pooler:  # a statement prepared in one session would run in another
             return {"timeout": self.timings.connect_timeout_s, "server_settings": settings, "statement_cache_size": 0}
-        # Compiling an expression costs more than our short statements. PgBouncer takes no such wish.
+        # Compiling an expression costs more than our short statements. PgBouncer rejects this parameter.
         return {"timeout": self.timings.connect_timeout_s, "server_settings": {**settings, "jit": "off"}}
 
     @asynccontextmanager
@@ -259,12 +261,12 @@ class Database:
             with self._translated(connection):
                 yield
         finally:
-            with self._translated(), suppress(TimeoutError):  # it terminates itself then
+            with self._translated(), suppress(TimeoutError):  # it then terminates the connection itself
                 await connection.close(timeout=self.timings.close_timeout_s)
 
     @contextmanager
     def _translated(self, connection: Any = None) -> Iterator[None]:
-        """Say Unavailable in the driver's place, and log the outage; not of the first connection, which `open` answers for."""
+        """Translate the driver's errors into Unavailable, and log the outage; except for the first connection, which `open` reports."""
         try:
             yield
         except Exception as error:
@@ -291,11 +293,11 @@ async def begun(
     timeout_ms: int | None = None,
     lock_timeout_ms: int | None = None,
 ) -> AsyncIterator[None]:
-    """Run the body in a transaction; its time-outs, 0 for none, begin with it in one round trip and end with it."""
+    """Run the body in a transaction; its time-outs (0 for none) start with it in one round trip and end with it."""
     usual_ms = round(timings.statement_timeout_s * 1000)
     limits = {
         "statement_timeout": usual_ms if timeout_ms is None else timeout_ms,
-        # What a process had locked when it froze, or vanished, is free again then.
+        # Locks of a process that froze or vanished are free again after that.
         "idle_in_transaction_session_timeout": usual_ms,
         **({} if lock_timeout_ms is None else {"lock_timeout": lock_timeout_ms}),
         "jit": "off",

@@ -1,4 +1,4 @@
-"""What an error of asyncpg means: the server is away, it takes no writes, or the mistake is ours."""
+"""What an error of asyncpg means: the server is away, it refuses writes, or the bug is ours."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from types import TracebackType
 
-# The server is away or going away. Anything else that PostgreSQL says is a bug of ours and must be seen as one.
+# The server is away or going away. Any other error of PostgreSQL is a bug of ours and must look like one.
 _AWAY = (
     asyncpg.PostgresConnectionError,
     asyncpg.CannotConnectNowError,
@@ -18,29 +18,29 @@ _AWAY = (
     asyncpg.CrashShutdownError,
     asyncpg.TooManyConnectionsError,
     asyncpg.QueryCanceledError,
-    asyncpg.SerializationError,  # the horizon was moved under a write: the next try leaves out what lies behind it
+    asyncpg.SerializationError,  # the horizon moved during a write: the next attempt leaves out what lies behind it
 )
 _READ_ONLY = (asyncpg.ReadOnlySQLTransactionError,)
 EXHAUSTED = (asyncpg.DiskFullError, asyncpg.OutOfMemoryError, asyncpg.PostgresIOError)  # of space, memory or disk
-# The driver's own: of a connection that is lost, or of one that we use wrongly.
+# The driver's own errors: a lost connection, or a wrong use of one.
 _OF_THE_CLIENT = (asyncpg.InterfaceError, asyncpg.InternalClientError)
 _RUNTIME = {"asyncio", "uvloop", "ssl", "socket"}
 
 
 def takes_no_writes(error: BaseException) -> str | None:
-    """Return a sentence for the caller where the server answers but cannot store: it only reads, or is out of space."""
+    """Return a sentence for the caller where the server answers but cannot store: it is read-only, or out of space."""
     if isinstance(error, _READ_ONLY):
-        return "The database only reads at the moment: try again later."
+        return "The database is read-only at the moment: try again later."
     if isinstance(error, EXHAUSTED) or type(error) is asyncpg.InsufficientResourcesError:
         return "The database has run out of disk space or memory: try again later."
     return None
 
 
 def is_away(error: BaseException, connection: Any = None) -> bool:
-    """Whether an error that ended the use of ``connection`` (None while there was none yet) is the server's absence.
+    """Whether an error that ended the use of ``connection`` (None while there was none yet) means that the server is away.
 
-    A timeout, a socket's error and "another operation is in progress" are that only where the driver raised them, and,
-    of those two, over a connection that is lost: raised by code that merely borrowed a connection, they are bugs.
+    A timeout, a socket's error and "another operation is in progress" mean it only where the driver raised them, and, for
+    the last two, where the connection is lost: raised by code that merely borrowed a connection, they are bugs.
     """
     if isinstance(error, asyncpg.ClientConfigurationError):  # an InterfaceError by its class, but not by its meaning
         return False
@@ -55,7 +55,7 @@ def is_away(error: BaseException, connection: Any = None) -> bool:
 
 
 def is_lost(connection: Any) -> bool:
-    """Whether a connection has ended; one that was borrowed is no part of its pool any more then, and says so."""
+    """Whether a connection has ended; a borrowed one has then left its pool, and its proxy raises."""
     try:
         return bool(connection.is_closed())
     except asyncpg.InterfaceError:
@@ -63,7 +63,7 @@ def is_lost(connection: Any) -> bool:
 
 
 def _raised_by_driver(traceback: TracebackType | None) -> bool:
-    """Whether the innermost frame, but for those of the event loop, is asyncpg's."""
+    """Whether the innermost frame, apart from those of the event loop, is asyncpg's."""
     packages = [name for name in _packages(traceback) if name not in _RUNTIME]
     return bool(packages) and packages[-1] == "asyncpg"
 

@@ -1,8 +1,8 @@
-"""Who is asking a provider for what: a span of a series is fetched by one task at a time, in whatever process.
+"""Fetch claims: one task at a time fetches a span of a series, in whatever process.
 
-Claims are rows with an expiry, renewed while their holder lives: no connection is held while a provider is asked, and what
-a dead process had claimed is free again some seconds later. Within a process they are kept in memory first, which is all
-that the forming candle needs.
+A claim is a row with an expiry, renewed while its holder lives: no connection is held during an upstream call, and the
+claims of a dead process expire some seconds later. Claims are checked in memory first; the forming candle needs no more
+than that.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ Key = tuple[int, Timeframe]
 
 @dataclass(slots=True)
 class _SeriesClaims:
-    """The claims of this process on one series, and who waits for one to end."""
+    """The claims of this process on one series, and the tasks that wait for one to end."""
 
     spans: list[Span] = field(default_factory=list)
     moved: asyncio.Event = field(default_factory=asyncio.Event)
@@ -39,7 +39,7 @@ class FetchClaims:
     """The claims of this process."""
 
     def __init__(self, database: Database, changes: ChangeFeed) -> None:
-        """Nothing is claimed; `renew` is for the caller to run."""
+        """Start without claims; the caller runs `renew`."""
         self._database = database
         self._holder = uuid.uuid4()
         self._series: dict[Key, _SeriesClaims] = defaultdict(_SeriesClaims)
@@ -51,9 +51,9 @@ class FetchClaims:
 
     @asynccontextmanager
     async def acquire(self, key: Key, span: Span, *, shared: bool) -> AsyncIterator[bool]:
-        """Hold ``span`` of a series; False, after a moment's wait, where somebody else holds some of it.
+        """Claim ``span`` of a series; False, after a short wait, where another task has claimed a part of it.
 
-        ``shared``: among all processes, not within this one alone. Whoever was refused looks at the ledger again.
+        ``shared``: among all processes, not within this one alone. After a False, look at the coverage again.
         """
         series = self._series[key]
         if any(held & span for held in series.spans):
@@ -77,7 +77,7 @@ class FetchClaims:
                 await self._release(claim)
 
     async def renew(self) -> None:
-        """Keep what is claimed, until cancelled."""
+        """Renew the claims until cancelled."""
         while True:
             with self.outage.recording():
                 if self._claim_ids:
@@ -88,7 +88,7 @@ class FetchClaims:
             await asyncio.sleep(self._database.timings.claim_renewal_interval_s)
 
     async def close(self) -> None:
-        """Let everything go at once; whoever waits elsewhere need not wait for it to expire."""
+        """Release everything at once, so that other processes need not wait for the expiry."""
         if self._claimed:
             await self._execute("claims_drop", self._holder)
 
@@ -120,7 +120,7 @@ class FetchClaims:
         await self._execute("claim_drop", claim)
 
     async def _execute(self, name: str, *arguments: object) -> None:
-        """Run a statement that may as well fail: a claim ends by itself."""
+        """Run a statement that may fail: a claim expires by itself."""
         with self._releasing.recording():
             async with self._database.connection() as connection:
                 await connection.execute(SQL[name], *arguments)

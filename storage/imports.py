@@ -1,4 +1,4 @@
-"""The imported rows that are stored beside a file's rows: what an import is judged together with."""
+"""Imported rows that are stored next to a file's rows: an import is judged together with them."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _PACKED = np.dtype([("timestamp", ">i8"), ("source", "S1")])
 async def imported_beside(database: Database, instrument_id: int, timeframe: Timeframe, spans: Spans) -> Int64s:
     """The openings (ms, UTC, ascending) of imported rows next to each of ``spans``, by one statement.
 
-    No further than the first row that a provider brought: what lies beyond it is no neighbour.
+    The search ends at the first row that a provider returned: rows beyond it are no neighbours.
     """
     sides = [(at, before) for span in spans for at, before in ((span.since, True), (span.until, False))]
     outer = (0, len(sides) - 1)

@@ -1,4 +1,4 @@
-"""Instruments: what the providers list and what was imported, kept so that a restart asks nobody."""
+"""Instruments: the providers' listings and the imported symbols, stored so that a restart needs no upstream call."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class Instruments:
     """The relation ``instruments``."""
 
     def __init__(self, database: Database) -> None:
-        """Nothing is read before somebody needs it."""
+        """Read nothing yet."""
         self.database = database
         # With the instant of its read: cachetools' TTLCache takes nine times as long to look a record up.
         self._records: LRUCache[Instrument, tuple[float, InstrumentRecord]] = LRUCache(MAX_RECORDS)
@@ -29,7 +29,7 @@ class Instruments:
     async def search(
         self, market: str, provider: str, *, text: str | None, inactive: bool, after: str | None, first: int
     ) -> tuple[list[InstrumentRecord], int]:
-        """One page of the stored symbols of a provider in the order of their names, and how many match in all."""
+        """One page of the stored symbols of a provider, by name, and the number of all matches."""
         market, provider, text, after = _plain(market), _plain(provider), text and _plain(text), after and _plain(after)
         pattern = None if not text else "%" + re.sub(r"([\\%_])", r"\\\1", _folded(text)) + "%"
         rows = await self.database.read("instruments_search", market, provider, inactive, pattern, after, first)
@@ -37,7 +37,7 @@ class Instruments:
         return [_record(row) for row in rows], count
 
     async def named(self, market: str, provider: str, names: Sequence[str] | None) -> list[InstrumentRecord]:
-        """The stored symbols of a provider: those that are named, or all."""
+        """The stored symbols of a provider: the named ones, or all."""
         plain = None if names is None else list(map(_plain, names))
         return [_record(row) for row in await self.database.read("instruments_named", market, provider, plain)]
 
@@ -47,29 +47,29 @@ class Instruments:
         return [rows[i] for i in ids]
 
     async def stored_providers(self) -> list[tuple[str, str]]:
-        """Every (market, provider) that something is kept of."""
+        """Every (market, provider) with stored data."""
         return [(row["market"], row["provider"]) for row in await self.database.read("instrument_pairs")]
 
     async def timeframes(self, market: str, provider: str) -> list[str]:
-        """The timeframes that are stored of a provider."""
+        """The stored timeframes of a provider."""
         return [row["timeframe"] for row in await self.database.read("timeframes_stored", market, provider)]
 
     async def get_or_create(self, instrument: Instrument, timezone: str) -> InstrumentRecord:
-        """The instrument that an import goes into, made if need be; an existing one keeps its time zone."""
+        """The instrument for an import, created if it is new; an existing one keeps its time zone."""
         async with self.database.connection() as connection:
             key = (instrument.market, instrument.provider, instrument.symbol)
             folded = _folded(instrument.symbol)
             return _record(await connection.fetchrow(SQL["instrument_import"], *key, timezone, folded))
 
     async def get_stored(self, wanted: Sequence[Instrument]) -> dict[Instrument, InstrumentRecord]:
-        """Those that are in the store already; no provider is asked."""
+        """The stored ones among ``wanted``; no provider is called."""
         keys = [(i.market, i.provider, i.symbol) for i in set(wanted)]
         columns = [[_plain(key[part]) for key in keys] for part in range(3)]
         rows = await self.database.read("instruments_by_key", *columns)
         return {record.instrument: record for record in map(_record, rows)}
 
     async def get_cached(self, wanted: list[Instrument]) -> dict[Instrument, InstrumentRecord]:
-        """Those that are in the store, as they were at most half a minute ago: they seldom change."""
+        """The stored ones among ``wanted``, at most half a minute old: they seldom change."""
         now, records = time.monotonic(), self._records
         ttl_s = self.database.timings.record_ttl_s
         found = {i: kept[1] for i in wanted if (kept := records.get(i)) and now - kept[0] < ttl_s}
@@ -80,7 +80,7 @@ class Instruments:
         return found
 
     async def listing_ages(self, pairs: Sequence[tuple[str, str]]) -> list[tuple[tuple[str, str], float]]:
-        """Of the providers (market, provider) whose list is stored, for how many seconds it has been."""
+        """The age in seconds of each stored list, for (market, provider) pairs."""
         columns = [[_plain(pair[part]) for pair in pairs] for part in range(2)]
         rows = await self.database.read("listing_ages", *columns)
         return [((row["market"], row["provider"]), row["age"]) for row in rows]
@@ -88,7 +88,7 @@ class Instruments:
     async def store_list(
         self, market: str, provider: str, listings: Sequence[Listing], timezone: str, age_s: float
     ) -> None:
-        """Store a provider's list, asked for ``age_s`` seconds ago, unless a newer one is there; ``timezone`` is its market's."""
+        """Store a provider's list, fetched ``age_s`` seconds ago, unless a newer one is stored; ``timezone`` is its market's."""
         columns: list[list[object]] = [
             [item.symbol for item in listings],
             [item.name for item in listings],
@@ -104,13 +104,15 @@ class Instruments:
             if await connection.fetchval(SQL["listing_note"], market, provider, age_s):
                 await connection.execute(SQL["instruments_list"], market, provider, *columns)
                 await connection.execute(SQL["instruments_unlist"], market, provider, columns[0])
-        self._records = LRUCache(MAX_RECORDS)  # a new one: who is reading the old state puts it into the old one
+        self._records = LRUCache(
+            MAX_RECORDS
+        )  # a new one: a reader of the old state puts its records into the old cache
 
 
 def _folded(*texts: str) -> str:
-    """Texts as a search compares them: blind to case, in every script, and to how a character is composed.
+    """Fold texts for the search: it ignores case, in every script, and how a character is composed.
 
-    Between them stands what is no character: nobody finds the end of one together with the beginning of the next.
+    A noncharacter separates them: no match spans the end of one and the beginning of the next.
     """
     return unicodedata.normalize(
         "NFKC", "\uffff".join(unicodedata.normalize("NFKC", text).casefold() for text in texts)
@@ -118,7 +120,7 @@ def _folded(*texts: str) -> str:
 
 
 def _plain(text: str) -> str:
-    """What somebody typed without what PostgreSQL takes for no text; no stored name has the mark that stands for it."""
+    """Replace what PostgreSQL does not accept in a text; no stored name has the replacement character."""
     return text.replace("\0", "\ufffd").encode(errors="replace").decode()
 
 

@@ -1,4 +1,4 @@
-"""Leases: which process of the cluster does what only one may do, by rows and the database's clock."""
+"""Leases: rows with an expiry by the database's clock, so that one process of the cluster does a task that only one may do."""
 
 from __future__ import annotations
 
@@ -31,12 +31,12 @@ class Leases:
     holder: uuid.UUID
 
     async def acquire(self, names: Sequence[str], seconds: float) -> dict[str, LeaseToken]:
-        """Take or renew leases for ``seconds``; those that are ours now. Unavailable."""
+        """Take or renew leases for ``seconds``; return those that are ours now. Unavailable."""
         async with self.database.connection() as connection:
             rows = await connection.fetch(SQL["leases_take"], sorted(names), self.holder, seconds)
         return {row["name"]: LeaseToken(row["name"], row["epoch"], self.holder) for row in rows}
 
     async def release(self, names: Sequence[str]) -> None:
-        """Give leases back, so that another process may take them at once. Unavailable."""
+        """Release leases, so that another process may take them at once. Unavailable."""
         async with self.database.connection() as connection:
             await connection.execute(SQL["leases_free"], list(names), self.holder)

@@ -1,4 +1,4 @@
-"""PostgreSQL's LISTEN and NOTIFY: a line between the processes that share a database."""
+"""PostgreSQL's LISTEN and NOTIFY: a transport between the processes that share a database."""
 
 from __future__ import annotations
 
@@ -16,26 +16,26 @@ CHANNEL = "candlegraph_live"
 
 
 class Notifications:
-    """One channel, heard on a connection of its own."""
+    """One channel, received on a connection of its own."""
 
     def __init__(self, database: Database, on_message: Callable[[str], None]) -> None:
-        """Nothing is opened before `listen`."""
+        """Open nothing before `listen`."""
         self._database = database
         self._on_message = on_message
-        self.outage = Outage("hearing live messages over PostgreSQL")
+        self.outage = Outage("receiving live messages over PostgreSQL")
         self._sending = Outage("sending live messages over PostgreSQL")
 
     async def send(self, payloads: Sequence[str]) -> bool:
-        """Notify everybody of each payload, of fewer than 8,000 bytes; False where that was lost."""
+        """Send each payload, of fewer than 8,000 bytes, to every process; False where that failed."""
         with self._sending.recording():
             async with self._database.connection() as connection:
                 await connection.execute("select pg_notify($1, x) from unnest($2::text[]) x", CHANNEL, list(payloads))
         return self._sending.reason is None
 
     async def listen(self) -> None:
-        """Hear until cancelled; a connection that ends is opened again. Where nothing can be heard, wait.
+        """Receive until cancelled; reopen a connection that ends. Where notifications cannot arrive, only wait.
 
-        The hub reads from the store, each second, what it has missed.
+        Each second the hub reads from the store what it has missed.
         """
         if not self._database.can_listen:
             log.info(

@@ -98,8 +98,8 @@ select bool_or(l.covered && g.spans) as known, (select horizon from storage_layo
 from locked l join given g on g.i = l.instrument_id and g.tf = l.timeframe;
 
 -- name: coverage_source
--- What the candles of a series come from, at $3 and $4 or (null) as before; nothing where they are of another lineage, unless
--- $5: that is replaced.
+-- Sets the revision of a series to $3 and $4, or keeps it (null). Returns nothing where the stored one is of another lineage,
+-- unless $5: then it is replaced.
 update coverage set source_lineage = coalesce($3, case when not $5 then source_lineage end),
                     source_state = coalesce($4, case when not $5 then source_state end)
 where instrument_id = $1 and timeframe = $2 and ($5 or coalesce(source_lineage = $3, true)) returning true;
@@ -109,7 +109,7 @@ update coverage set source_lineage = $3, source_state = $4 where instrument_id =
 and exists (select from ohlcv_data d where d.instrument_id = $1 and d.timeframe = $2 and d.source = 'i') returning true;
 
 -- name: coverage_revoke
--- Spans are not covered any more; the cached candles of them are those of an older revision.
+-- Withdraws the coverage of spans; cached candles of them belong to an older revision.
 update coverage c set covered = c.covered - x.spans, revision = c.revision + 1
 from (select x.i, x.tf, range_agg(tstzrange(ms(x.since),
                                             ms(x.until))) as spans
@@ -119,7 +119,7 @@ where c.instrument_id = x.i and c.timeframe = x.tf;
 -- name: coverage_extend
 -- Run last in a writing transaction: it covers the written spans and publishes the change to all processes. The revision
 -- goes up if final candles changed, or if 1m candles replace coarser ones.
-with told as (
+with published as (
   insert into changes (instrument_ids, corrected)
   select array_agg(x.i), array_agg(tstzrange(ms(x.since), ms(x.until)))
   from unnest($5::int4[], $6::int8[], $7::int8[]) x (i, since, until) returning xid),
@@ -131,7 +131,7 @@ extended as (
   from (select x.i, x.tf, range_agg(tstzrange(ms(x.since), ms(x.until))) as spans
         from unnest($1::int4[], $2::text[], $3::int8[], $4::int8[]) x (i, tf, since, until) group by 1, 2) x
   where c.instrument_id = x.i and c.timeframe = x.tf)
-select xid::text from told;
+select xid::text from published;
 
 -- name: changes_since
 -- $1 is the oldest transaction that was still running at the last call. A transaction may commit after one that began later,
@@ -282,14 +282,14 @@ update suspects s set spans = old.rest from old
 where (s.instrument_id, s.timeframe, s.asked_at) = (old.instrument_id, old.timeframe, old.asked_at) and not isempty(old.rest);
 
 -- name: coverage_hold
--- Lock the coverage of one series until the transaction ends; its spans, packed.
+-- Locks the coverage of one series until the transaction ends, and returns its spans, packed.
 select (select string_agg(timestamptz_send(lower(r)) || timestamptz_send(upper(r)), ''::bytea order by r)
         from unnest(c.covered) r) as covered
 from coverage c where c.instrument_id = $1 and c.timeframe = $2 for update;
 
 -- name: coverage_withdraw
--- What was known has changed, so the revision goes up, and every process is told.
-with told as (
+-- Final candles may have changed, so the revision goes up; the change is published to all processes.
+with published as (
   insert into changes (instrument_ids, corrected) values (array[$1::int4], array['empty'::tstzrange]) returning xid),
 withdrawn as (
   update coverage c
@@ -298,7 +298,7 @@ withdrawn as (
                                             ms(s.until))), '{}') as spans
         from unnest($3::int8[], $4::int8[]) s (since, until)) x
   where c.instrument_id = $1 and c.timeframe = $2)
-select xid::text from told;
+select xid::text from published;
 
 -- name: withdrawal_add
 insert into coverage_withdrawals (instrument_id, timeframe, span, uncovered, candles, reason)
@@ -313,14 +313,14 @@ where ($1::text is null or i.market = $1) and ($2::text is null or i.provider = 
 order by w.id desc limit $4;
 
 -- name: openings_within
--- The openings of the stored candles of a series, and where each came from, packed.
+-- Returns the openings of the stored candles of a series, and the source of each, packed.
 select string_agg(timestamptz_send(d."timestamp") || d.source::text::bytea, ''::bytea order by d."timestamp") as packed
 from ohlcv_data d
 where d.instrument_id = $1 and d.timeframe = $2 and d."timestamp" >= ms($3::int8)
   and d."timestamp" < ms($4::int8);
 
 -- name: fillers_imported
--- The oldest imported candles in which nobody traded, of a series that has a volume at all.
+-- Returns the oldest imported candles without a trade, of a series that has a volume at all.
 select (extract(epoch from d."timestamp") * 1000)::int8 as opened from ohlcv_data d
 where d.instrument_id = $1 and d.timeframe = $2 and d.source = 'i' and d.volume = 0 and d.open = d.close and d.high = d.low
   and d."timestamp" > ms($3::int8)
@@ -340,7 +340,7 @@ where t.done_at is null and t.step = any ($1::text[])
 order by t.instrument_id, t.timeframe, array_position($1::text[], t.step);
 
 -- name: upgrade_take
--- Lock a task until the transaction ends; nothing where it is done.
+-- Locks a task until the transaction ends; returns nothing where it is done.
 select true from upgrade_tasks where instrument_id = $1 and timeframe = $2 and step = $3 and done_at is null for update;
 
 -- name: upgrade_close
@@ -495,7 +495,7 @@ from tracked t join instruments i on i.id = t.instrument_id where i.listed and i
 delete from follows where expires_at < now() - interval '1 minute';
 
 -- name: live_open
--- Opens a topic and returns its position. A topic that nobody followed for $8 seconds restarts at $7, and its count goes up
+-- Opens a topic and returns its position. A topic without followers for $8 seconds restarts at $7, and its count goes up
 -- by one: its followers missed something.
 with held as (select from leases where name = $1 and epoch = $2 and holder = $3 and expires_at > now() for share)
 insert into live_topics as t (instrument_id, timeframe, zone, edge, epoch, corrected)
@@ -510,10 +510,10 @@ where t.epoch <= excluded.epoch
 returning seq, edge, corrected;
 
 -- name: live_append
--- Count closed or corrected candles under lease $1 at epoch $2. The lease row is share-locked until commit: a successor takes
--- over before this write, which then writes nothing, or after it. A step is written once however often it is sent: it applies
--- to a topic that stands at its `seq`, and changes nothing where it is counted already. Returns a row for each topic of ours:
--- its count after the step, or null where it was counted differently meanwhile.
+-- Counts closed or corrected candles under lease $1 at epoch $2. The lease row is share-locked until commit: a successor
+-- takes over before this write, which then writes nothing, or after it. A step is written once however often it is sent: it
+-- applies to a topic that stands at its `seq`, and changes nothing where it is counted already. Returns a row for each topic
+-- of ours: its count after the step, or null where it was counted differently meanwhile.
 with held as (select from leases where name = $1 and epoch = $2 and holder = $3 and expires_at > now() for share),
 given as (
   select i, tf, z, seq, ms(edge) as edge, corrected, count
@@ -560,7 +560,7 @@ select min(opened) as opened from live_events where instrument_id = $1 and timef
 delete from live_events where at < now() - interval '10 minutes';
 
 -- name: rows_beside
--- The rows of one series next to each of some instants, so many before it or from it on: their openings and sources, packed.
+-- Returns the rows of one series next to each of some instants, up to a number before it or from it on: openings and sources, packed.
 select (select string_agg(timestamptz_send(n."timestamp") || n.source::text::bytea, ''::bytea order by n."timestamp") from (
   (select d."timestamp", d.source from ohlcv_data d
    where q.before and d.instrument_id = $1 and d.timeframe = $2 and d."timestamp" < ms(q.at)

@@ -1,10 +1,10 @@
-"""How often something may be done, shared through Redis where there is one: tried by a user, asked of an upstream.
+"""Rate limits, shared through Redis where there is one: users' attempts and upstream calls.
 
-Tries are buckets that leak. Each is a number, the instant at which it will be empty again (the generic cell rate algorithm,
-as in ITU-T I.371): nothing has to be swept, and Redis forgets a bucket by itself. A bucket that is full and goes on leaking
-lets almost twice its burst through in the time it takes to leak; an upstream's budget is therefore a sliding window.
+Attempts use leaky buckets. Each is a number, the instant at which it will be empty again (the generic cell rate algorithm,
+as in ITU-T I.371): no sweep is needed, and Redis expires a bucket by itself. A full bucket that goes on leaking lets almost
+twice its burst through in the time it takes to leak; so the budget of an upstream is a sliding window.
 
-Every process counts for itself as well, so that Redis may die at any moment without giving anybody a fresh start.
+Every process counts for itself as well, so a dead Redis gives no caller a fresh start.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ redis.call('SET', KEYS[1], string.format('%.6f', empty), 'PX', math.ceil((empty 
 return '0'
 """
 
-# `candlegraph.rate_budget.Window` over again: a hash of what was spent by slot, and until when nothing may be.
+# The same as `candlegraph.rate_budget.Window`: a hash of spent weight by slot, and until when calls are paused.
 _SPEND_SCRIPT = """
 local t = redis.call('TIME')
 local now = t[1] + t[2] / 1000000
@@ -79,7 +79,7 @@ if lives_ms > redis.call('PTTL', KEYS[1]) then redis.call('PEXPIRE', KEYS[1], li
 
 @dataclass(frozen=True, slots=True)
 class AttemptLimit:
-    """``burst`` tries at once, then one every ``every_s`` seconds."""
+    """``burst`` attempts at once, then one every ``every_s`` seconds."""
 
     burst: int
     every_s: float
@@ -89,13 +89,13 @@ class RateLimiter:
     """Counts by key; implements `candlegraph.rate_budget.Quota` too."""
 
     def __init__(self, redis: Redis | None = None) -> None:
-        """Count alone, or together with all who share ``redis``; closing that is for the caller."""
+        """Count alone, or together with all processes that share ``redis``; the caller closes it."""
         self._empty_at: LRUCache[str, float] = LRUCache(MAX_KEYS)
         self._own = LocalRateBudget()
         self._ask = (redis or Redis()).ask
 
     async def count_attempt(self, key: str, bucket: AttemptLimit) -> float:
-        """Count a try: 0, or how many seconds to wait, and then it was not counted."""
+        """Count an attempt: 0, or the seconds to wait; then it was not counted."""
         wait = self._count_locally(key, bucket)
         if wait == 0 and (
             shared := await self._ask("EVAL", _ATTEMPT_SCRIPT, 1, _key(key), bucket.every_s, bucket.burst)
@@ -104,7 +104,7 @@ class RateLimiter:
         return wait
 
     async def spend(self, key: str, budget: Budget, weight: float, share: float = 1.0) -> float:
-        """As `Quota.spend`, of what all processes spent together."""
+        """As `Quota.spend`, for all processes together."""
         now, window = asyncio.get_running_loop().time(), self._own.window(key, budget)
         if wait := window.spend(now, weight, share):
             return wait
@@ -117,7 +117,7 @@ class RateLimiter:
         return wait
 
     async def pause(self, key: str, budget: Budget, seconds: float) -> None:
-        """As `Quota.hold`, for all processes."""
+        """As `Quota.pause`, for all processes."""
         await self._own.pause(key, budget, seconds)
         await self._ask("EVAL", _PAUSE_SCRIPT, 1, _budget_key(key, budget), seconds, budget.per_s * 2)
 
@@ -150,6 +150,6 @@ def _key(key: str) -> str:
 
 
 def _budget_key(key: str, budget: Budget) -> str:
-    # 32 bits of a digest tell nothing of a key. Another window has other slots.
+    # 32 bits of a digest reveal nothing of a key. Another window has other slots.
     whose = blake2b(budget.credential.encode(), digest_size=4).hexdigest() if budget.credential else ""
     return f"candlegraph:budget:{key}:{whose}:{budget.per_s:g}"

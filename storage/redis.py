@@ -1,4 +1,4 @@
-"""The Redis or Valkey that several processes share: it may be absent, or die at any moment, and nobody waits for it then."""
+"""The Redis or Valkey that several processes share: it may be absent, or die at any moment, and no caller waits for it then."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ if TYPE_CHECKING:
     from redis.asyncio import Redis as Client
 
 _TASK = "Redis probe"
-_PROBE = ("SET", "candlegraph:probe", "1", "EX", 10)  # a write: one that is full still answers a PING
+_PROBE = ("SET", "candlegraph:probe", "1", "EX", 10)  # a write: a full Redis still answers a PING
 
 
 @contextmanager
 def translating_errors() -> Iterator[None]:
     """Raise Unavailable, with the client's error as its cause, where Redis does not answer or refuses."""
-    # Imported by who uses it: it costs a start 75 ms.
+    # Imported at first use: it costs a start 75 ms.
     from redis.exceptions import RedisError  # noqa: PLC0415
 
     try:
@@ -37,12 +37,12 @@ def translating_errors() -> Iterator[None]:
 
 
 class Redis:
-    """Sends commands while it answers. Once it does not, it is left alone until a probe behind the scenes gets through."""
+    """Sends commands while Redis answers. After a failure it sends none until a probe in the background succeeds."""
 
     def __init__(
         self, url: str | None = None, supervisor: Supervisor | None = None, timings: Timings | None = None
     ) -> None:
-        """Connect to nothing yet; ``supervisor`` runs the probe. ConfigurationError where the URL is none of Redis."""
+        """Connect to nothing yet; ``supervisor`` runs the probe. ConfigurationError where the URL is not one of Redis."""
         self.timings = timings or Timings()
         self._client: Client | None = None
         self._supervisor = supervisor or Supervisor()
@@ -50,12 +50,12 @@ class Redis:
         self._full: tuple[type[Exception], ...] = ()
         self._away: str | None = None
         self._refuses: str | None = None
-        self._failed = asyncio.Event()  # set while the probe is to find out whether Redis is back
+        self._failed = asyncio.Event()  # set while the probe has to find out whether Redis is back
         if url:
             self._client = self._connect(url)
 
     def _connect(self, url: str) -> Client:
-        # Imported by who uses it: it costs a start 75 ms.
+        # Imported at first use: it costs a start 75 ms.
         from redis.asyncio import Redis as Client  # noqa: PLC0415
         from redis.asyncio.retry import Retry  # noqa: PLC0415
         from redis.backoff import NoBackoff  # noqa: PLC0415
@@ -68,36 +68,36 @@ class Redis:
                 url, socket_timeout=timeout, socket_connect_timeout=timeout, retry=Retry(NoBackoff(), 0)
             )
         except ValueError:
-            raise ConfigurationError("REDIS_URL is no address such as redis://host:6379/0.") from None
+            raise ConfigurationError("REDIS_URL is not an address such as redis://host:6379/0.") from None
 
     @property
     def reads(self) -> bool:
-        """Whether there is one, and it answered last time."""
+        """Whether Redis is configured, and answered last time."""
         return self._client is not None and self._away is None
 
     @property
     def writes(self) -> bool:
-        """Whether it takes something new, too."""
+        """Whether it accepts writes, too."""
         return self.reads and self._refuses is None
 
     @property
     def problem(self) -> str | None:
-        """What is wrong with it; None where all is well, or there is none."""
+        """The current problem; None where all is well, or Redis is not configured."""
         return self._away or self._refuses
 
     async def close(self) -> None:
-        """Give the connections back."""
+        """Close the connections."""
         await self._supervisor.stop(_TASK)
         if self._client:
             with suppress(Unavailable), translating_errors():
                 await self._client.aclose()
 
     async def ask(self, *command: object) -> Any:
-        """Its answer; None where there is none, or it does not answer within a quarter of a second."""
+        """Send a command; None without Redis, or where it does not answer within a quarter of a second."""
         return await self._send(*command) if self.reads else None
 
     async def check(self) -> str | None:
-        """Ask whether it is there, unless that is known; what is wrong with it."""
+        """Probe Redis, unless its state is known; return the problem."""
         await self.ask("PING")
         return self.problem
 
@@ -121,7 +121,7 @@ class Redis:
                 await self._client.connection_pool.disconnect(inuse_connections=False)
 
     def _lost(self, problem: str, *, away: bool) -> None:
-        self._outage.begin(f"{problem}: each process goes on alone.")
+        self._outage.begin(f"{problem}: each process works alone.")
         self._away, self._refuses = (problem, None) if away else (None, problem)
         self._failed.set()
         if _TASK not in self._supervisor.names:
@@ -131,7 +131,7 @@ class Redis:
         while True:
             await self._failed.wait()
             await asyncio.sleep(self.timings.redis_probe_interval_s)
-            # Connections that lie in the pool are as dead as the one that failed.
+            # The other connections of the pool are as dead as the one that failed.
             await self._drop()
             if await self._send(*_PROBE):
                 self._away = self._refuses = None

@@ -1,4 +1,4 @@
-"""The relations that candles are read from: the base, and the aggregates above it."""
+"""The relations with candles: the base, and the aggregates above it."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from storage.database import Database
 
 BASE_RELATION = "ohlcv_data"
 
-# Each aggregate with the relation it is made of, the finer before the coarser. A closed set: no other name gets into SQL.
-# The rows that migration 3 puts into `preaggregation_configs` say the same, and the layouts are made of those.
+# Each aggregate with its source, the finer before the coarser. A closed set: no other name gets into SQL.
+# Migration 3 puts the same rows into `preaggregation_configs`, and creates the layouts from them.
 MADE_OF = {
     "ohlcv_5min": BASE_RELATION,
     "ohlcv_15min": "ohlcv_5min",
@@ -30,9 +30,9 @@ ALL_AGGREGATES: Aggregates = MappingProxyType({Timeframe.parse(name.removeprefix
 
 
 async def read_aggregates(database: Database, *, inactive: bool = False) -> Aggregates:
-    """The aggregates that may be read, by ``preaggregation_configs``: active, there, and made of what is there too.
+    """The aggregates that may be read, by ``preaggregation_configs``: active, existing, and with an existing source.
 
-    Those that are not active are kept up to date all the same: ``inactive`` adds them.
+    Writes update inactive ones all the same: ``inactive`` adds them.
     """
     rows = await database.read("levels_there")
     there = {row["view_name"] for row in rows} | {BASE_RELATION}

@@ -1,4 +1,4 @@
-"""What is followed live and what has happened to it: the rows that all processes of a cluster agree through."""
+"""Topics and their events: the rows by which all processes of a cluster agree on live series."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class TopicConflict(Unavailable):
 
 @dataclass(frozen=True, slots=True, order=True)
 class TopicKey:
-    """A series in a time zone, as it is followed."""
+    """A series in a time zone, as subscribers follow it."""
 
     instrument_id: int
     timeframe: str
@@ -29,7 +29,7 @@ class TopicKey:
 
 @dataclass(frozen=True, slots=True)
 class FollowedTopic:
-    """A topic, the provider it comes from, and the processes that want to hear of it."""
+    """A topic, its provider, and the processes that follow it."""
 
     key: TopicKey
     market: str
@@ -39,7 +39,7 @@ class FollowedTopic:
 
 @dataclass(frozen=True, slots=True)
 class TopicEvent:
-    """A candle of a topic that was closed (``C``) or corrected (``X``), or too much to tell (``R``); ``opened`` in ms."""
+    """A closed (``C``) or corrected (``X``) candle of a topic, or a restart after too many events (``R``); ``opened`` in ms."""
 
     kind: str
     opened: int
@@ -48,9 +48,9 @@ class TopicEvent:
 
 @dataclass(frozen=True, slots=True)
 class TopicPosition:
-    """How far a topic is: ``seq`` events told of every candle that opens before the bucket of ``edge``, and of no later one.
+    """A topic's position: its first ``seq`` events cover every candle that opens before ``edge``'s bucket, and none after it.
 
-    ``corrected`` is the last row of ``corrections`` that was told.
+    ``corrected`` is the last row of ``corrections`` among the events.
     """
 
     seq: int
@@ -61,7 +61,7 @@ class TopicPosition:
 
 @dataclass(frozen=True, slots=True)
 class TopicAppend:
-    """What happened to a topic after its first ``seq`` events, up to ``edge`` and ``corrected``, to be counted."""
+    """The events of a topic after its first ``seq``, up to ``edge`` and ``corrected``, to be counted."""
 
     key: TopicKey
     seq: int
@@ -74,7 +74,7 @@ class TopicStore:
     """The relations ``follows``, ``live_topics`` and ``live_events``, and the leases of one process."""
 
     def __init__(self, database: Database, process: uuid.UUID | None = None) -> None:
-        """Over a database; each process has a name of its own."""
+        """Use a database; each process has a name of its own."""
         self.database = database
         self.process = process or uuid.uuid4()
         self.leases = Leases(database, self.process)
@@ -83,15 +83,15 @@ class TopicStore:
         self._append = Batcher(self._append_all, repeats_alone=True)
 
     async def follow(self, keys: Sequence[TopicKey]) -> None:
-        """Say that this process wants to hear of these topics, for the next seconds."""
+        """Follow these topics for the next seconds."""
         await self._fetch("follow", *_columns(keys), self.process, self.database.timings.follow_ttl_s)
 
     async def unfollow(self, keys: Sequence[TopicKey]) -> None:
-        """Say that it does not any more."""
+        """Stop following these topics."""
         await self._fetch("unfollow", self.process, *_columns(keys))
 
     async def followed(self) -> list[FollowedTopic]:
-        """What anybody follows, and what is tracked."""
+        """The topics that any process follows, and the tracked ones."""
         found: dict[TopicKey, FollowedTopic] = {}
         for row in await self._fetch("follows_all"):
             key = TopicKey(row["instrument_id"], row["timeframe"], row["zone"])
@@ -100,7 +100,7 @@ class TopicStore:
         return list(found.values())
 
     async def open_topic(self, key: TopicKey, edge: int, held: LeaseToken) -> TopicPosition:
-        """Begin at ``edge``, or go on, to count a topic. LeaseLost."""
+        """Start a topic at ``edge``, or resume it, to count its events. LeaseLost."""
         lease = (held.name, held.epoch, held.holder)
         ttl_s = self.database.timings.topic_resumption_s
         rows = await self._fetch("live_open", *lease, key.instrument_id, key.timeframe, key.zone, edge, ttl_s)
@@ -109,9 +109,9 @@ class TopicStore:
         return TopicPosition(rows[0]["seq"], to_ms(rows[0]["edge"]), held.epoch, rows[0]["corrected"])
 
     async def append(self, held: LeaseToken, steps: Sequence[TopicAppend]) -> dict[TopicKey, int]:
-        """Count what happened to topics, once however often it is said; the new count of each.
+        """Count events of topics, once however often a step is sent; return the new count of each topic.
 
-        LeaseLost: nothing was written. TopicMoved: nothing was written of the topics that do not stand at their step's ``seq``.
+        LeaseLost: nothing was written. TopicConflict: nothing was written for the topics that do not stand at their step's ``seq``.
         """
         seqs = await self._append.submit(held, steps)
         if len(seqs) < len(steps):
@@ -142,7 +142,7 @@ class TopicStore:
         return [(row["id"], to_ms(row["timestamp"])) for row in rows]
 
     async def positions(self, keys: Sequence[TopicKey]) -> dict[TopicKey, TopicPosition]:
-        """How far topics are."""
+        """The positions of topics."""
         return {
             TopicKey(row["instrument_id"], row["timeframe"], row["zone"]): TopicPosition(
                 row["seq"], to_ms(row["edge"]), row["epoch"]
@@ -151,18 +151,18 @@ class TopicStore:
         }
 
     async def events_since(self, key: TopicKey, seq: int, most: int) -> list[TopicEvent]:
-        """What has happened to a topic since ``seq``, the oldest ``most`` of it; what is older than minutes is gone."""
+        """The events of a topic since ``seq``, the oldest ``most`` of them; events older than minutes are deleted."""
         rows = await self._fetch("live_missed", key.instrument_id, key.timeframe, key.zone, seq, most)
         return [TopicEvent(row["kind"], to_ms(row["opened"]), row["seq"]) for row in rows]
 
     async def earliest_change_since(self, key: TopicKey, seq: int) -> int | None:
-        """The opening (ms) of the earliest candle that something happened to since ``seq``, as far as that is remembered."""
+        """The opening (ms) of the earliest candle with an event since ``seq``, as far as events are kept."""
         rows = await self._fetch("live_earliest", key.instrument_id, key.timeframe, key.zone, seq)
         earliest: int | None = to_ms(rows[0]["opened"])
         return earliest
 
     async def sweep(self) -> None:
-        """Forget what nobody needs any more."""
+        """Delete events that no follower needs any more."""
         await self._fetch("live_sweep")
         await self._fetch("follows_sweep")
 

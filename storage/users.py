@@ -1,4 +1,4 @@
-"""Accounts, what is kept for them, and their refresh tokens: `migrations/0002_users.sql`."""
+"""Accounts, their configurations and their refresh tokens: `migrations/0002_users.sql`."""
 
 from __future__ import annotations
 
@@ -39,53 +39,53 @@ class UserStore:
         return [_user(row) for row in await self._database.read("users_all")]
 
     async def find(self, ids: Iterable[int]) -> dict[int, User]:
-        """Those of ``ids`` that there are."""
+        """The existing accounts among ``ids``."""
         return {row["id"]: _user(row) for row in await self._database.read("users_by_id", list(ids))}
 
     async def credentials(self, name: str) -> tuple[User, str] | None:
-        """The account of a name, in any case, and the hash of its password."""
+        """The account of a name, in any case, and its password hash."""
         rows = await self._database.read("user_by_name", name)
         return (_user(rows[0]), rows[0]["password_hash"]) if rows else None
 
     async def add(self, name: str, password_hash: str, role: Role) -> User | None:
-        """Make an account; None where the name is taken."""
+        """Create an account; None where the name is taken."""
         return _user_or_none(await self._write("user_add", name, password_hash, role.value))
 
     async def disable(self, name: str, *, disabled: bool) -> User | None:
-        """Close an account, or open it again; None where there is none."""
+        """Disable an account, or enable it again; None where there is none."""
         return _user_or_none(await self._write("user_disable", name, disabled))
 
     async def change_password(self, name: str, password_hash: str) -> User | None:
-        """Change a password, which ends every session; None where there is no such account."""
+        """Change a password, which ends every session; None where the account does not exist."""
         return _user_or_none(await self._write("user_password", name, password_hash))
 
     async def rehash(self, user: User, old: str, new: str) -> None:
-        """Keep a better hash of the same password, unless the password was changed meanwhile."""
+        """Store a better hash of the same password, unless the password was changed meanwhile."""
         await self._write("user_rehash", user.id, old, new)
 
     async def configs(self, ids: Sequence[int]) -> list[UserConfig]:
-        """What is kept for each user, in the order asked."""
+        """The configuration of each user, in the given order."""
         rows = await self._database.read("configs_by_user", list(ids))
         kept = {row["user_id"]: UserConfig(orjson.loads(row["config"]), row["updated_at"]) for row in rows}
         return [kept.get(id_) or UserConfig({}, None) for id_ in ids]
 
     async def save_config(self, user: User, config: str, if_updated_at: datetime | None) -> UserConfig:
-        """Keep ``config`` (the text of a JSON object); Conflict where it was not saved last at ``if_updated_at``."""
+        """Store ``config`` (the text of a JSON object); Conflict where the last save was not at ``if_updated_at``."""
         row = await self._write("config_save", user.id, config, if_updated_at)
         if row is None:
             raise Conflict("The configuration was saved elsewhere meanwhile: read it again.")
         return UserConfig(orjson.loads(config), row["updated_at"])
 
     async def begin_session(self, user: User, token_hash: bytes, lifetime_s: float) -> bool:
-        """Begin a family of refresh tokens; False where the account was closed or changed meanwhile."""
+        """Begin a family of refresh tokens; False where the account was disabled or changed meanwhile."""
         return await self._write("refresh_begin", user.id, user.version, token_hash, lifetime_s) is not None
 
     async def rotate_token(self, token_hash: bytes, successor: bytes) -> User | None:
-        """Use a refresh token up and put ``successor`` in its place; None where it is not good (any more)."""
+        """Use a refresh token up and store ``successor`` in its place; None where it is not valid (any more)."""
         return _user_or_none(await self._write("refresh_rotate", token_hash, successor))
 
     async def classify_misuse(self, token_hash: bytes, grace_s: float) -> TokenMisuse | None:
-        """Say how a token that was not rotated was misused; longer than ``grace_s`` after its use, end its family."""
+        """Return how a token that was not rotated was misused; more than ``grace_s`` after its use, end its family."""
         row = await self._write("refresh_refuse", token_hash, grace_s)
         return row and TokenMisuse(row["id"], row["user_id"], row["recent"])
 

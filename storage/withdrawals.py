@@ -1,4 +1,4 @@
-"""Coverage that is withdrawn: the spans become unknown again, and the relation ``coverage_withdrawals`` says so."""
+"""Withdrawn coverage: the spans become gaps again, and the relation ``coverage_withdrawals`` records them."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from storage.candles import CandleStore
 from storage.change_feed import Change
 from storage.database import SQL, Database, to_ms
 
-READ_S = 600  # how long it may take to read the openings of millions of candles
+READ_S = 600  # the time-out for reading the openings of millions of candles
 
 _OPENINGS = np.dtype([("timestamp", ">i8"), ("source", "S1")])
 
@@ -42,7 +42,7 @@ class Openings:
 
 @dataclass(frozen=True, slots=True)
 class Withdrawal:
-    """What was withdrawn of a series within ``span``: ``uncovered`` ms of coverage, and some candles; ``at`` in ms."""
+    """A withdrawal from a series within ``span``: ``uncovered`` ms of coverage, and some candles; ``at`` in ms."""
 
     instrument: Instrument
     timeframe: str
@@ -54,10 +54,10 @@ class Withdrawal:
 
 
 async def withdraw(store: CandleStore, series: StoredSeries, within: Spans, reason: str, candles: int = 0) -> Spans:
-    """Withdraw the coverage of a series ``within`` these spans but for its stored candles, in one transaction; what it was.
+    """Withdraw the coverage of a series ``within`` these spans but for its stored candles, in one transaction; return it.
 
-    A stored candle proves its own bucket, and a bucket is withdrawn as a whole. Everybody is told, and one row of
-    ``coverage_withdrawals`` notes it where any of this was covered; ``candles`` is how many were withdrawn before.
+    A stored candle proves its own bucket, and a bucket is withdrawn as a whole. The change is published, and one row of
+    ``coverage_withdrawals`` records it where any of this was covered; ``candles`` is how many were withdrawn before.
     """
     days = zone(series.timezone)
     key = series.instrument_id, str(series.timeframe)
@@ -79,7 +79,7 @@ async def withdraw(store: CandleStore, series: StoredSeries, within: Spans, reas
 
 
 async def note(store: CandleStore, series: StoredSeries, span: Span, reason: str, candles: int) -> None:
-    """Note that candles within ``span`` were checked, and how many of them corrected; coverage is as it was."""
+    """Record that candles within ``span`` were checked, and how many were corrected; the coverage stays."""
     key = series.instrument_id, str(series.timeframe)
     async with store.database.connection() as connection:
         await connection.execute(SQL["withdrawal_add"], *key, span.since, span.until, 0, candles, reason)
@@ -92,7 +92,7 @@ async def openings(database: Database, series: StoredSeries, hull: Span) -> Open
 
 
 async def has_imports(database: Database, series: StoredSeries) -> bool:
-    """Whether any stored candle of a series was imported."""
+    """Whether the series has any imported candle."""
     async with database.transaction() as connection:
         await connection.execute(SQL["statement_timeout"], f"{READ_S}s")
         key = series.instrument_id, str(series.timeframe)
@@ -100,7 +100,7 @@ async def has_imports(database: Database, series: StoredSeries) -> bool:
 
 
 async def covered_series(database: Database, record: InstrumentRecord) -> list[StoredSeries]:
-    """The series of an instrument of which anything is covered."""
+    """The series of an instrument that have any coverage."""
     rows = await database.read("timeframes_covered", record.id)
     return [StoredSeries(record.id, Timeframe.parse(row["timeframe"]), record.timezone) for row in rows]
 
@@ -108,7 +108,7 @@ async def covered_series(database: Database, record: InstrumentRecord) -> list[S
 async def newest_withdrawals(
     database: Database, market: str | None, provider: str | None, like: str | None, limit: int
 ) -> list[Withdrawal]:
-    """The newest withdrawals, the last one first, of everything or of what is named."""
+    """The newest withdrawals, the last one first, of everything or of the named market, provider and symbol."""
     return [
         Withdrawal(
             Instrument(row["market"], row["provider"], row["symbol"]),

@@ -1,4 +1,4 @@
-"""What one transaction does that writes candles: lock their coverage, bring the rows in, update the aggregates, extend coverage."""
+"""The transaction that writes candles: it locks coverage, writes the rows, updates the aggregates and extends coverage."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from storage.change_feed import Change
 from storage.database import SQL, to_ms, while_connected
 from storage.leases import LeaseLost, LeaseToken
 
-_MIN_ROWS_PER_S = 2_000  # what the slowest machine that is worth waiting for brings in
+_MIN_ROWS_PER_S = 2_000  # the rate of the slowest machine that is worth waiting for
 
 Columns = list[list[Any]]
 Progress = Callable[[int], None]
@@ -24,7 +24,7 @@ Progress = Callable[[int], None]
 
 @dataclass(frozen=True, slots=True)
 class CoverageLock:
-    """The coverage rows of a write are locked until its transaction ends: nobody else adds to these series."""
+    """The coverage rows of a write, locked until its transaction ends: no other writer adds to these series."""
 
     known: bool  # some of the spans were covered before, so there may be rows
     horizon: int | None  # before it no 1m candles are kept
@@ -32,7 +32,7 @@ class CoverageLock:
 
 @dataclass(frozen=True, slots=True)
 class CommittedWrite:
-    """What a transaction has changed, to be told once it has ended."""
+    """The changes of a transaction, to be published once it has ended."""
 
     xid: int
     changes: Sequence[Change]
@@ -61,8 +61,8 @@ async def write_candles(
 async def mark_corrected(
     connection: Any, instrument_ids: Sequence[int], span: Span, *, recompute: bool = False
 ) -> CommittedWrite:
-    """Note that aggregates over ``span`` changed; ``recompute`` makes those over its 1m candles anew."""
-    # No more is covered than before.
+    """Record that aggregates over ``span`` changed; ``recompute`` computes those over its 1m candles again."""
+    # The coverage stays as it is.
     spans = columns_of((instrument_id, str(MINUTE), span.since, span.since) for instrument_id in instrument_ids)
     changes = [Change(instrument_id, span) for instrument_id in instrument_ids]
     await lock_coverage(connection, spans)
@@ -72,30 +72,30 @@ async def mark_corrected(
 
 
 async def lock_coverage(connection: Any, spans: Columns, held: LeaseToken | None = None) -> CoverageLock:
-    """Lock the coverage rows of ``spans``. LeaseLost if the lease is not ``held`` any more."""
+    """Lock the coverage rows of ``spans``. LeaseLost if the token ``held`` is no longer valid."""
     lease = (held.name, held.epoch, held.holder) if held else (None, None, None)
     known, horizon, _ = await connection.fetchrow(SQL["coverage_lock"], *spans, *lease)
-    if known is None:  # no row was locked, since nobody holds the lease
+    if known is None:  # no row was locked, because the lease is lost
         raise LeaseLost
     return CoverageLock(known, to_ms(horizon))
 
 
 async def extend_coverage(connection: Any, spans: Columns, changes: Sequence[Change]) -> int:
-    """Note that the spans are covered and who changed; the transaction's number."""
+    """Cover the spans and record the changed instruments; return the transaction's number."""
     corrected = [change.instrument_id for change in changes if change.corrected]
-    told = columns_of(
+    changed = columns_of(
         (c.instrument_id, *((c.corrected.since, c.corrected.until) if c.corrected else (0, 0))) for c in changes
     )
-    return int(await connection.fetchval(SQL["coverage_extend"], *spans, *told, corrected))
+    return int(await connection.fetchval(SQL["coverage_extend"], *spans, *changed, corrected))
 
 
 def columns_of(rows: Iterable[tuple[Any, ...]]) -> Columns:
-    """Rows as the columns that ``unnest`` takes; nothing where there are none."""
+    """Rows as the columns that ``unnest`` takes; empty columns where there are none."""
     return [list(column) for column in zip(*rows, strict=True)]
 
 
 def _covered(writes: Sequence[CandleWrite]) -> Columns:
-    """What is covered; of a write that covers nothing and revokes something an empty span, so that its row is locked."""
+    """The spans to cover; a write that covers nothing and revokes something has an empty span, so that its row is locked."""
     return columns_of(
         (w.instrument_id, str(w.timeframe), s.since, s.until)
         for w in writes
@@ -104,7 +104,7 @@ def _covered(writes: Sequence[CandleWrite]) -> Columns:
 
 
 async def _note_sources(connection: Any, writes: Sequence[CandleWrite]) -> None:
-    """Note the revisions that the candles come from. Superseded where those in the store are of another lineage."""
+    """Record the revisions of the candles. Superseded where the stored ones are of another lineage."""
     for write in writes:
         if write.revision or write.revoked:
             source = (write.revision.lineage, write.revision.state) if write.revision else (None, None)
@@ -114,7 +114,7 @@ async def _note_sources(connection: Any, writes: Sequence[CandleWrite]) -> None:
 
 
 async def _revoke(connection: Any, writes: Sequence[CandleWrite]) -> None:
-    """Take the coverage of what is revoked back; after the rows, which are corrections where it stood."""
+    """Withdraw the coverage of revoked spans; after the rows, which are corrections where it stood."""
     revoked = columns_of((w.instrument_id, str(w.timeframe), s.since, s.until) for w in writes for s in w.revoked)
     if revoked:
         await connection.execute(SQL["coverage_revoke"], *revoked)
@@ -123,10 +123,10 @@ async def _revoke(connection: Any, writes: Sequence[CandleWrite]) -> None:
 async def _write_rows(
     connection: Any, writes: Sequence[CandleWrite], progress: Progress, lock: CoverageLock, statement_timeout_s: float
 ) -> list[Change]:
-    """Bring the rows in and the aggregates up to date; each instrument that was written, and what was corrected of it."""
+    """Write the rows and update the aggregates; return each written instrument, and its corrected span."""
     rows = [write for write in writes if len(write.candles)]
-    # Nobody adds to these series meanwhile: without a conflict the merge, which costs as much again as the COPY, can be
-    # left out.
+    # No other writer adds to these series meanwhile: without a conflict the merge, which costs as much again as the COPY,
+    # is not needed.
     emptied = any(write.rewritten for write in writes)
     merge = lock.known or emptied or (bool(rows) and await _exist(connection, rows))
     patience = await _extend_timeout(connection, sum(len(write.candles) for write in rows), statement_timeout_s)
@@ -156,7 +156,7 @@ async def _exist(connection: Any, rows: Sequence[CandleWrite]) -> bool:
 
 
 async def _extend_timeout(connection: Any, rows: int, statement_timeout_s: float) -> float | None:
-    """Give the statements of a long write more time than a query gets: seconds, None for the usual ones."""
+    """Give the statements of a long write more time than a query gets: in seconds, None for the usual ones."""
     if rows <= binary.COPY_ROWS:
         return None
     seconds = statement_timeout_s + rows / _MIN_ROWS_PER_S
@@ -165,7 +165,7 @@ async def _extend_timeout(connection: Any, rows: int, statement_timeout_s: float
 
 
 async def _merge(connection: Any, writes: Sequence[CandleWrite], patience: float | None) -> list[Change]:
-    """Put the staged rows in the place of those that are there; the corrections that this makes."""
+    """Merge the staged rows into the stored ones; return the resulting corrections."""
     replaced = columns_of((w.instrument_id, str(w.timeframe), s.since, s.until) for w in writes for s in w.rewritten)
     found = await connection.fetch(SQL["candles_withdraw"], *replaced, timeout=patience) if replaced else []
     found += await connection.fetch(SQL["candles_correct"], timeout=patience)
@@ -179,7 +179,7 @@ async def _merge(connection: Any, writes: Sequence[CandleWrite], patience: float
 async def _aggregate(
     connection: Any, writes: Sequence[CandleWrite], corrected: Sequence[Change], patience: float | None
 ) -> None:
-    """Bring the aggregates over what was written up to date, and over what was withdrawn."""
+    """Update the aggregates over the written and the withdrawn candles."""
     minutes = [
         (w.instrument_id, int(w.candles.timestamp[0]), int(w.candles.timestamp[-1]) + MINUTE_MS)
         for w in writes

@@ -1,4 +1,4 @@
-"""Accounts: sign in, stay signed in, sign out, and keep a configuration. See docs/accounts.md for the rules."""
+"""Accounts: sign-in, refresh, sign-out, and saved configurations. See docs/accounts.md for the rules."""
 
 from __future__ import annotations
 
@@ -28,8 +28,8 @@ REPLAY_GRACE_S = 10
 _WRONG_CREDENTIALS = "The user name or the password is wrong."
 _INVALID_REFRESH_TOKEN = "The refresh token is not valid: sign in again."  # noqa: S105 - a sentence
 
-# Nobody but who tries from the same address can use up the first bucket. The third slows a guesser with many addresses
-# down; an address that somebody has signed in from lately is spared it, so that a stranger cannot lock the owner out.
+# Only attempts from the same address can use up the first bucket. The third slows a guesser with many addresses down;
+# it does not count an address with a recent sign-in, so that a stranger cannot lock the owner out.
 _ACCOUNT_FROM_ADDRESS_LIMIT = AttemptLimit(burst=10, every_s=30)
 _ADDRESS_LIMIT = AttemptLimit(burst=60, every_s=2)
 _ACCOUNT_LIMIT = AttemptLimit(burst=100, every_s=6)
@@ -40,7 +40,7 @@ _KNOWN_ADDRESS_TTL_S = 30 * 86_400
 
 @dataclass(frozen=True, slots=True)
 class Session:
-    """What a sign-in or a refresh brings."""
+    """The result of a sign-in or a refresh."""
 
     token: str
     refresh_token: str
@@ -49,7 +49,7 @@ class Session:
 
 
 class Accounts:
-    """What the API does about accounts. Raises Unavailable while the database is away."""
+    """The operations of the API on accounts. Raises Unavailable while the database is unavailable."""
 
     def __init__(
         self,
@@ -60,7 +60,7 @@ class Accounts:
         require_auth: bool = False,
         timings: Timings | None = None,
     ) -> None:
-        """With ``require_auth`` somebody anonymous may see nothing."""
+        """With ``require_auth``, anonymous callers see nothing."""
         self._users = users
         self._tokens = tokens
         self._limiter = limiter
@@ -69,9 +69,9 @@ class Accounts:
         self.revocations = RevocationWatch(users, (timings or Timings()).account_freshness_s)
 
     async def identify(self, authorization: str | None) -> Viewer:
-        """Who shows this Authorization header. Never raises: what is wrong is said to the fields that ask who it is."""
+        """The caller of this Authorization header. Never raises: the fields that need an identity report the error."""
         scheme, _, token = (authorization or "").strip().partition(" ")
-        if not scheme or (token and scheme.lower() != "bearer"):  # what a proxy in front asks for is not ours
+        if not scheme or (token and scheme.lower() != "bearer"):  # a header for a proxy in front is not ours
             return self._anonymous
         try:
             if not token:
@@ -79,7 +79,7 @@ class Accounts:
             claims = self._tokens.read(token.strip())
             user = await self.revocations.user(claims.user_id)
             if user is None or user.version != claims.version:
-                raise Unauthenticated("The access token is not valid any more: sign in again.")
+                raise Unauthenticated("The access token is no longer valid: sign in again.")
         except CandlegraphError as refusal:
             return Viewer(roles=frozenset(), refusal=refusal)
         return Viewer(user, frozenset(user.role.implied), claims.expires_at)
@@ -89,7 +89,7 @@ class Accounts:
         return await self._users.any_exist()
 
     async def login(self, username: str, password: str, address: str) -> Session:
-        """Sign in. The same Unauthenticated, after as long, for a user there is not, a closed one and a wrong password."""
+        """Sign in. An unknown user, a disabled one and a wrong password give the same Unauthenticated, after the same time."""
         check_text("username", username)
         check_text("password", password)
         name, address = username.lower(), network(address)
@@ -102,7 +102,7 @@ class Accounts:
         try:
             found = await self._users.credentials(username)
         except Unavailable:
-            await self._limiter.reset(pair)  # nothing was tried
+            await self._limiter.reset(pair)  # it was no attempt
             raise
         user, password_hash = found or (None, None)
         right, better_hash = await self._passwords.check(password_hash, password)
@@ -128,7 +128,7 @@ class Accounts:
         if misuse and misuse.recent:
             raise TokenUsed
         if misuse:
-            log.warning("a refresh token of user %s was used again: its sessions are ended", misuse.user_id)
+            log.warning("user %s presented a used refresh token again: its sessions are ended", misuse.user_id)
         raise Unauthenticated(_INVALID_REFRESH_TOKEN)
 
     async def logout(self, token: str, address: str) -> bool:
@@ -137,14 +137,14 @@ class Accounts:
         return await self._users.end_session(_hash(token))
 
     async def save_config(self, viewer: Viewer, config: object, if_updated_at: datetime | None) -> UserConfig:
-        """Keep the viewer's own configuration. BadUserInput; Conflict where it was saved after ``if_updated_at``."""
+        """Store the viewer's own configuration. BadUserInput; Conflict where it was saved after ``if_updated_at``."""
         user = viewer.account()
         text = encode_config(config)
         await self._count(f"config:{user.id}", _SAVE_LIMIT)
         return await self._users.save_config(user, text, if_updated_at)
 
     async def configs(self, users: Sequence[User]) -> list[UserConfig]:
-        """What is kept for each user."""
+        """The configuration of each user."""
         return await self._users.configs([user.id for user in users])
 
     async def _count(self, key: str, bucket: AttemptLimit) -> None:
@@ -165,7 +165,7 @@ def _hash(token: str) -> bytes:
 
 
 def network(address: str) -> str:
-    """What one client has of addresses: an IPv6 host has 2^64 of them."""
+    """The network of one client: an IPv6 host has 2^64 addresses."""
     try:
         found = ipaddress.ip_address(address)
     except ValueError:

@@ -1,4 +1,4 @@
-"""The accounts, for whoever runs the server: make them, close them, change their passwords."""
+"""User administration for the command line: create accounts, disable them, change their passwords."""
 
 from __future__ import annotations
 
@@ -9,20 +9,20 @@ from candlegraph.viewer import Role, User
 from resolvers.accounts.passwords import Passwords
 from storage.users import UserStore
 
-# Only ASCII, so that no two names look alike; and short, for it is shown beside what somebody did.
+# Only ASCII, so that no two names look alike; and short, because it is shown beside the user's actions.
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._@+-]{0,63}")
 
 
 class UserAdministration:
-    """What the command line does about accounts."""
+    """The operations of the command line on accounts."""
 
     def __init__(self, users: UserStore) -> None:
-        """Over the relation."""
+        """Use the relation."""
         self._users = users
         self._passwords = Passwords()
 
     async def add(self, name: str, password: str, role: Role) -> User:
-        """Make an account. BadUserInput for a name or a password that cannot be one, Conflict where the name is taken."""
+        """Create an account. BadUserInput for an invalid name or password, Conflict where the name is taken."""
         if not _NAME.fullmatch(name):
             raise BadUserInput(
                 "A user name is 1 to 64 letters, digits or . _ @ + - and begins with a letter or a digit."
@@ -33,7 +33,7 @@ class UserAdministration:
         return made
 
     async def disable(self, name: str, *, disabled: bool) -> User:
-        """Close an account, or open it again."""
+        """Disable an account, or enable it again."""
         return _found(name, await self._users.disable(name, disabled=disabled))
 
     async def change_password(self, name: str, password: str) -> User:

@@ -1,4 +1,4 @@
-"""Passwords: argon2id, at most two at once and never on the event loop, which one hash would stop for 50 ms."""
+"""Passwords: argon2id, at most two hashes at once and never on the event loop, which one would block for 50 ms."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class Passwords:
     """Hashes and checks passwords."""
 
     def __init__(self, hasher: PasswordHasher = _hasher) -> None:
-        """Use the given parameters."""
+        """Use these parameters."""
         self._hasher = hasher
         self._semaphore = asyncio.Semaphore(2)
         self._waiting = 0
@@ -42,9 +42,9 @@ class Passwords:
         return await self._run_limited(self._hasher.hash, _normal(password))
 
     async def check(self, password_hash: str | None, password: str) -> tuple[bool, str | None]:
-        """Whether that is the password, and a better hash of it where the parameters have risen since.
+        """Whether the password is right, and a better hash of it where the parameters have risen since.
 
-        Without a hash, for a user that there is not, it takes as long. Overloaded where too many wait.
+        Without a hash, for an unknown user, it takes as long. Overloaded where too many calls wait.
         """
         password = _normal(password)
         try:
@@ -59,14 +59,14 @@ class Passwords:
 
     @cached_property
     def _dummy_hash(self) -> str:
-        """A hash of the same parameters that no password has."""
+        """A hash of the same parameters that matches no password."""
         salt, digest = secrets.token_bytes(self._hasher.salt_len), secrets.token_bytes(self._hasher.hash_len)
         cost = f"m={self._hasher.memory_cost},t={self._hasher.time_cost},p={self._hasher.parallelism}"
         return f"$argon2id$v=19${cost}${_base64(salt)}${_base64(digest)}"
 
     async def _run_limited(self, work: Callable[P, T], *arguments: P.args, **keywords: P.kwargs) -> T:
         if self._waiting >= MAX_WAITING:
-            raise Overloaded("Too many people sign in just now: try again in a moment.", retry_after=5)
+            raise Overloaded("Too many sign-ins at the moment: try again in a moment.", retry_after=5)
         self._waiting += 1
         try:
             async with self._semaphore:
@@ -76,7 +76,7 @@ class Passwords:
 
 
 def _normal(password: str) -> str:
-    """The same characters however a keyboard composes them."""
+    """Normalise the characters: keyboards compose them differently."""
     return unicodedata.normalize("NFKC", password)
 
 
@@ -85,7 +85,7 @@ def _base64(data: bytes) -> str:
 
 
 def check_text(what: str, text: str) -> str:
-    """A text that can be a name or a password: BadUserInput for the empty, the huge and what is no text."""
+    """Check a name or a password: BadUserInput for an empty, a huge or an invalid text."""
     if not text or len(text) > MAX_LENGTH or "\0" in text or any("\ud800" <= char <= "\udfff" for char in text):
         raise BadUserInput(f"`{what}` must be a text of 1 to {MAX_LENGTH} characters.")
     return text

@@ -1,4 +1,4 @@
-"""Access tokens: JWTs of one algorithm, HS256, of which every claim is required and checked (RFC 7519, RFC 8725)."""
+"""Access tokens: JWTs with one algorithm, HS256; every claim is required and checked (RFC 7519, RFC 8725)."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ _INVALID = "The access token is not valid: sign in again."
 
 @dataclass(frozen=True, slots=True)
 class TokenClaims:
-    """What a good token says."""
+    """The claims of a valid token."""
 
     user_id: int
     version: int
@@ -36,10 +36,10 @@ class TokenClaims:
 
 
 class Tokens:
-    """Signs with the first key, and accepts what any of them has signed."""
+    """Signs with the first key, and accepts signatures of any of them."""
 
     def __init__(self, keys: Callable[[], Sequence[bytes]]) -> None:
-        """Ask for the keys when they are needed: a server that nobody signs in to needs none."""
+        """Get the keys when they are needed: a server without sign-ins needs none."""
         self._make_keys = keys
 
     @cached_property
@@ -64,7 +64,7 @@ class Tokens:
         return jwt.encode(claims, self._keys[0], algorithm="HS256"), now + LIFETIME_S
 
     def read(self, token: str) -> TokenClaims:
-        """Check a token. TokenExpired where that alone is wrong with it, else Unauthenticated."""
+        """Check a token. TokenExpired where its expiry is the only problem, else Unauthenticated."""
         if not _SHAPE.fullmatch(token):
             raise Unauthenticated(_INVALID)
         for key in self._keys:
@@ -92,7 +92,7 @@ def _decode(token: str, key: bytes) -> dict[str, Any]:
 
 
 def _claims(found: dict[str, Any]) -> TokenClaims:
-    """What the library leaves open: the types of the claims, the kind of the token, and a life too long to be ours."""
+    """Check what the library leaves open: the types of the claims, the kind of the token, and a lifetime too long to be ours."""
     subject, roles = found["sub"], found["roles"]
     sound = (
         found["typ"] == "access"

@@ -1,4 +1,4 @@
-"""What a front end may keep for its user: a JSON object that every client reads back as it was written."""
+"""Saved configurations: a JSON object that every client reads back as it was written."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ MAX_INTEGER = 2**53  # beyond, a client in JavaScript cannot tell one from the n
 
 
 def encode_config(config: object) -> str:
-    """The text to keep. BadUserInput for what is no object, too large, or not the same to every client."""
+    """The text to store. BadUserInput for anything that is no object, too large, or not the same to every client."""
     if not isinstance(config, dict):
         raise BadUserInput("`config` must be a JSON object.")
     keys = 0
@@ -34,7 +34,7 @@ def encode_config(config: object) -> str:
 
 
 def _nested_values(config: object) -> Iterator[tuple[object, int]]:
-    """Every value in it, and how deep it lies; without recursion, for it may be deep."""
+    """Every value in it, and its depth; without recursion, because it may be deep."""
     rest: list[tuple[object, int]] = [(config, 1)]
     while rest:
         value, depth = rest.pop()
@@ -61,6 +61,6 @@ def _check_text(text: str) -> None:
 
 
 def _check_number(value: float) -> None:
-    # Of an integer of more than 64 bits the parser makes a float, so that a float as large may have been one.
+    # The parser makes a float of an integer of more than 64 bits, so a float as large may have been one.
     if (isinstance(value, int) and abs(value) > MAX_INTEGER) or not math.isfinite(value) or abs(value) >= 2**64:
         raise BadUserInput("`config` may hold integers up to 2^53 and no number of 2^64 or more.")

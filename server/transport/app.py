@@ -83,6 +83,6 @@ async def _readiness(runtime: Runtime) -> Response:
     except CandlegraphError as error:
         return JSONResponse({"status": "unavailable", "detail": error.message}, 503)
     problem = await runtime.redis.check()
-    details = [f"{problem}: each process goes on alone."] if problem else []
+    details = [f"{problem}: each process works alone."] if problem else []
     details += [f"{name}: {reason}" for name, reason in runtime.supervisor.degraded().items()]
     return JSONResponse({"status": "degraded", "detail": " ".join(details)} if details else {"status": "ready"})

@@ -120,7 +120,7 @@ class EventStream(Response):
         if viewer.user is None:
             await asyncio.Event().wait()
             return
-        refusal: Unauthenticated = Unauthenticated("The access token is not valid any more: sign in again.")
+        refusal: Unauthenticated = Unauthenticated("The access token is no longer valid: sign in again.")
         try:
             async with asyncio.timeout(max(0, (viewer.expires_at or 0) - time.time())):
                 await self._context.services.accounts.revocations.ended(viewer.user)

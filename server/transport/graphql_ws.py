@@ -104,7 +104,7 @@ class GraphQLSocket:
         await self._send('{"type":"connection_ack"}')
 
     async def _close_in_time(self, user: User, expires_at: float) -> None:
-        reason = "The access token is not valid any more: sign in again."
+        reason = "The access token is no longer valid: sign in again."
         try:
             async with asyncio.timeout(max(0, expires_at - time.time())):
                 await self._context.services.accounts.revocations.ended(user)

@@ -1,4 +1,4 @@
-"""Reading continuous aggregates: what they are behind with is read from below, so that nobody sees a stale bucket."""
+"""Reads continuous aggregates; stale buckets are read from the level below, so no caller sees one."""
 
 from __future__ import annotations
 
@@ -20,25 +20,25 @@ from storage.relations import BASE_RELATION, Aggregates
 
 SLICE_ROWS = 200_000  # 1m candles read at once, 10 MB
 
-# The steps down from a stale bucket: each would do, these keep both the statements and the rows of an answer few.
+# The steps down from a stale bucket: any would work; these keep both the statements and the rows of an answer few.
 _STEPS = [Timeframe.parse("1d"), Timeframe.parse("1h")]
 
 
 @dataclass(frozen=True, slots=True)
 class _Lag:
-    """Where the aggregates of one instrument are behind, and the hull of what it has."""
+    """The spans in which the aggregates of one instrument are behind, and the hull of its rows."""
 
     stale: Spans
     hull: Span
 
     def around(self, timeframe: Timeframe) -> Spans:
-        """The buckets that are touched by it."""
+        """The buckets that overlap a stale span."""
         return Spans(span.outer(timeframe) for span in self.stale)
 
 
 @dataclass(frozen=True, slots=True)
 class ContinuousReader:
-    """Answers reads (a `storage.candles.Reading`): at once where nothing is stale, else from one snapshot."""
+    """Answers reads (a `storage.candles.Reading`): directly where nothing is stale, otherwise from one snapshot."""
 
     aggregates: Aggregates
 
@@ -56,7 +56,7 @@ class ContinuousReader:
     async def _read_late(self, database: Database, reads: Sequence[CandleRead]) -> list[Candles]:
         found: dict[int, list[Candles]] = defaultdict(list)
         async with database.snapshot() as connection:
-            # The lag of a moment ago is not that of this snapshot.
+            # The snapshot is newer than the lag read before.
             rows = await connection.fetch(STATEMENTS["staleness"], list({read.instrument_id for read in reads}))
             lags = {row["instrument_id"]: _lag(row) for row in rows}
             pieces = [
@@ -65,7 +65,7 @@ class ContinuousReader:
             for batch in _batches(pieces):
                 rows = await read_rows(connection.fetch, [piece for _, piece in batch])
                 for (i, _), row in zip(batch, rows, strict=True):
-                    # The edges of a piece are those of the step above it: folded so far, it is small and still exact.
+                    # A piece has the edges of the step above it: folded up to here, it is small and still exact.
                     found[i].append(fold(unpack_candles(row["rows"]), self._steps(reads[i])[-1][0]))
         return [_cut(read, fold(concat(found[i]).sorted(), read.timeframe)) for i, read in enumerate(reads)]
 
@@ -78,7 +78,7 @@ class ContinuousReader:
         ]
 
     def _pieces(self, read: CandleRead, lag: _Lag) -> Iterator[CandleRead]:
-        """What to read instead: of each step the buckets that are not stale, and the rest from the base."""
+        """The reads that replace this one: at each step the buckets that are not stale, and the rest from the base."""
         rest = Spans([read.span.outer(read.timeframe)])
         for timeframe, relation in self._steps(read):
             late = lag.around(timeframe)
@@ -93,7 +93,7 @@ class ContinuousReader:
 
 
 def _touched(read: CandleRead, row: Any) -> bool:
-    """Whether a read of an aggregate met a stale bucket."""
+    """Whether a read of an aggregate touches a stale bucket."""
     if read.relation == BASE_RELATION:
         return False
     whole = read.span.outer(read.timeframe)
@@ -128,7 +128,7 @@ def _slices(span: Span, timeframe: Timeframe) -> Iterator[Span]:
 
 
 def _batches(pieces: Sequence[tuple[int, CandleRead]]) -> Iterator[list[tuple[int, CandleRead]]]:
-    """The pieces in groups that are read at once: all, unless that were too many 1m candles."""
+    """The pieces in groups that are read at once: one group, unless it had too many 1m candles."""
     batch: list[tuple[int, CandleRead]] = []
     rows = 0
     for item in pieces:
@@ -143,6 +143,6 @@ def _batches(pieces: Sequence[tuple[int, CandleRead]]) -> Iterator[list[tuple[in
 
 
 def _cut(read: CandleRead, candles: Candles) -> Candles:
-    """The rows of a span that are wanted."""
+    """Cut the rows to the limit of a read."""
     inside = candles.between(read.span)
     return inside[max(0, len(inside) - read.limit) :] if read.newest else inside[: read.limit]

@@ -1,4 +1,4 @@
-"""How a database keeps its aggregates: chosen once, when it is made, and never mixed."""
+"""How a database keeps its aggregates: chosen once, when the database is created, and never mixed."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ _FOLDER = files("migrations") / "layouts"
 class AggregateLayout(StrEnum):
     """The ways to keep aggregates: the setting ``AGGREGATES``."""
 
-    AUTO = "auto"  # as the database was made; a new one: continuous where TimescaleDB is there, else tables
+    AUTO = "auto"  # the layout of the database; for a new one continuous where TimescaleDB is available, else tables
     TABLES = "tables"  # plain tables, recomputed in the transaction that writes the candles
     CONTINUOUS = "continuous"  # TimescaleDB's continuous aggregates
 
 
-# What each way is made of, beside the views that all have.
+# The scripts of each layout, beside the views that both have.
 _FILES = {AggregateLayout.TABLES: ["tables"], AggregateLayout.CONTINUOUS: ["continuous", "ledger"]}
 
-# The library has to be loaded at the start of the server (its settings show it), or `create extension` ends the session.
+# The server must load the library at its start (its settings show it), or `create extension` ends the session.
 _TIMESCALE = """
 select exists (select from pg_available_extensions where name = 'timescaledb')
        and current_setting('timescaledb.disable_load', true) is not null as available,
@@ -32,10 +32,10 @@ select exists (select from pg_available_extensions where name = 'timescaledb')
 
 
 async def create_layout(connection: Any, wanted: AggregateLayout) -> None:
-    """Make the aggregates of a new database; of an existing one, see that it is what the setting wants.
+    """Create the aggregates of a new database; check that an existing one has the layout of the setting.
 
-    To be called within the transaction that migrates. ConfigurationError where the two differ, or where TimescaleDB is
-    gone that the database was made with.
+    Call it within the transaction that migrates. Raises ConfigurationError where the two differ, or where the database was
+    created with TimescaleDB and TimescaleDB is gone.
     """
     timescale = await connection.fetchrow(_TIMESCALE)
     made = await connection.fetchrow("select kind, hypertable from storage_layout")
@@ -71,11 +71,11 @@ async def stored_layout(database: Database) -> AggregateLayout:
 def _check(kind: AggregateLayout, *, hypertable: bool, wanted: AggregateLayout, there: bool) -> None:
     if wanted not in {AggregateLayout.AUTO, kind}:
         raise ConfigurationError(
-            f"AGGREGATES: this database keeps its aggregates as `{kind}`, not `{wanted}`: docs/storage.md says how to move."
+            f"AGGREGATES: this database keeps its aggregates as `{kind}`, not `{wanted}`: docs/storage.md describes how to move."
         )
     if hypertable and not there:
         raise ConfigurationError(
-            "DB_CONNECTION_STRING: the database was made with TimescaleDB, which is not there any more."
+            "DB_CONNECTION_STRING: the database was created with TimescaleDB, which is no longer available."
         )
 
 

@@ -1,11 +1,11 @@
 -- The statements of the aggregates, by name. Only layout `continuous` uses those on staleness and refreshing. Times as in storage/queries.sql.
 
 -- name: columns_of_staleness
--- Columns that say where a continuous aggregate is behind; in the statement that reads its rows, so of the same snapshot.
+-- Columns that show where a continuous aggregate is behind; part of the statement that reads its rows, so of the same snapshot.
 , (select range_agg(d.span) from agg_dirty d where d.instrument_id = q.i) as dirty, (select done from agg_state) as done;
 
 -- name: staleness
--- Returns where aggregates are behind, and the hull of what is covered.
+-- Returns where aggregates are behind, and the hull of the covered spans.
 select q.i as instrument_id, s.done, (select range_agg(d.span) from agg_dirty d where d.instrument_id = q.i) as dirty,
        lower(c.covered) as first, upper(c.covered) as last
 from agg_state s cross join unnest($1::int4[]) q (i)

@@ -1,7 +1,7 @@
-"""Keeping continuous aggregates up with the candles, and the minutes within their retention: one process at a time.
+"""Refreshes continuous aggregates, and drops minutes behind the retention horizon: one process at a time.
 
-A round claims a moment, so that writers note what they write before it, then refreshes every level where it is behind, the
-finer before the coarser, and says that it is done. Broken off anywhere it is simply done again.
+A round claims an instant, so that later writes before it are recorded as late. It then refreshes every stale level, the
+finer before the coarser, and records that it is done. An interrupted round is simply repeated.
 """
 
 from __future__ import annotations
@@ -29,14 +29,14 @@ from storage.leases import Leases
 from storage.relations import ALL_AGGREGATES
 
 REFRESH_LAG_MS = (
-    MINUTE_MS  # candles come some seconds after their minute: what comes later is noted, and costs another refresh
+    MINUTE_MS  # candles arrive some seconds after their minute: later ones are recorded and cost another refresh
 )
-MAX_LOG_ENTRIES = 10_000  # of the ledger, in one round
-MAX_BUCKETS_PER_REFRESH = 5_000  # in one refresh, so that a round of years can be stopped on the way
+MAX_LOG_ENTRIES = 10_000  # dirty hours, in one round
+MAX_BUCKETS_PER_REFRESH = 5_000  # in one refresh, so that a round of years can stop half-way
 DAY_MS = 1440 * MINUTE_MS
 LEASE, LEASE_S = "refresher", 30.0
 LOCK_TIMEOUT_MS = 5_000
-CALL_TIMEOUT_S = 3_600.0  # for one refresh, which cannot run in a transaction and so has none of PostgreSQL's
+CALL_TIMEOUT_S = 3_600.0  # for one refresh, which cannot run in a transaction and so has none of PostgreSQL's time-outs
 _EARLIEST = -(2**62)
 
 _FIVE_MINUTES, _DAY = Timeframe.parse("5m"), Timeframe.parse("1d")
@@ -44,7 +44,7 @@ _FIVE_MINUTES, _DAY = Timeframe.parse("5m"), Timeframe.parse("1d")
 
 @dataclass(frozen=True, slots=True)
 class AggregateRefresher:
-    """The rounds of one process; ``retention_days`` None keeps every minute."""
+    """The rounds of one process; with ``retention_days`` None every minute stays."""
 
     database: Database
     kind: AggregateLayout
@@ -52,7 +52,7 @@ class AggregateRefresher:
     outage: Outage = field(default_factory=lambda: Outage("refreshing the aggregates"))
 
     async def run(self) -> None:
-        """A round every ten seconds until cancelled; after a failure the next one comes later and later."""
+        """Run a round every ten seconds until cancelled, with growing pauses after failures."""
         timings = self.database.timings
         pause = timings.refresh_interval_s
         while True:
@@ -62,7 +62,7 @@ class AggregateRefresher:
             await asyncio.sleep(pause)
 
     async def catch_up(self) -> int:
-        """A round, also where another process is at one; up to where (ms, UTC) aggregates are as their candles are then."""
+        """Run a round, and wait for another process's round first; the instant (ms, UTC) before which aggregates are current."""
         while not await self.run_once():
             if not (await self.database.fetch(STATEMENTS["refresh_due"], self._upto()))[0]["due"]:
                 break
@@ -71,11 +71,11 @@ class AggregateRefresher:
         return done
 
     async def rebuild(self, spans: Spans) -> Span | None:
-        """Refresh every level over ``spans`` by force, the finest first; the hull of what was refreshed.
+        """Refresh every level over ``spans`` by force, the finest first; return the hull of what was refreshed.
 
-        For buckets that are wrong although TimescaleDB takes them for right. It refreshes them for all instruments, and from
-        the finest level on, for a level above a wrong one would be made wrong too. Buckets before the retention horizon stay,
-        and the ledger stays as it is. ConfigurationError where TimescaleDB is older than 2.18.
+        This repairs wrong buckets that TimescaleDB considers valid. It refreshes them for all instruments, and from the finest
+        level on, because a level above a wrong one would be wrong too. Buckets before the retention horizon stay, and so do the
+        recorded dirty hours. ConfigurationError where TimescaleDB is older than 2.18.
         """
         while True:
             async with self._lease() as held:
@@ -90,7 +90,7 @@ class AggregateRefresher:
         return _FIVE_MINUTES.floor(clock.now_ms() - REFRESH_LAG_MS)
 
     async def run_once(self) -> bool:
-        """Bring everything up to date that is closed; False where there was nothing to do, or another process does it."""
+        """Refresh everything closed; False where nothing was stale, or another process is at it."""
         upto = self._upto()
         due = (
             self.kind is AggregateLayout.CONTINUOUS
@@ -111,7 +111,7 @@ class AggregateRefresher:
 
     @asynccontextmanager
     async def _lease(self) -> AsyncIterator[bool]:
-        """Whether it is this process's turn, for as long as the body takes. Two at once would be slow, not wrong."""
+        """Whether this process holds the lease, for as long as the body runs. Two rounds at once would be slow, not wrong."""
         leases, renewing = Leases(self.database, uuid.uuid4()), None
         try:
             if held := bool(await leases.acquire([LEASE], LEASE_S)):
@@ -121,19 +121,19 @@ class AggregateRefresher:
             if renewing:
                 renewing.cancel()
                 await asyncio.wait([renewing])
-            with suppress(CandlegraphError):  # it ends by itself
+            with suppress(CandlegraphError):  # it expires by itself
                 await leases.release([LEASE])
 
     @staticmethod
     async def _renew(leases: Leases) -> None:
         while True:
             await asyncio.sleep(LEASE_S / 3)
-            with suppress(CandlegraphError):  # the next try is in time, or another process takes its turn
+            with suppress(CandlegraphError):  # the next attempt is in time, or another process takes over
                 await leases.acquire([LEASE], LEASE_S)
 
 
 async def refresh(session: Any, upto: int, timings: Timings) -> None:
-    """Bring the aggregates up to date before ``upto`` (ms, UTC), and wherever the ledger says that they are not."""
+    """Refresh the aggregates before ``upto`` (ms, UTC), and the recorded dirty hours."""
     async with _long_transaction(session, timings):
         await session.execute(STATEMENTS["refresh_claim"], upto)
     work = await session.fetchrow(STATEMENTS["refresh_work"], MAX_LOG_ENTRIES)
@@ -146,14 +146,14 @@ async def refresh(session: Any, upto: int, timings: Timings) -> None:
 
 
 async def _refresh_aggregates(session: Any, stale: Spans, work: Any, until: int, *, force: bool = False) -> Span | None:
-    """Refresh each level over ``stale``, from the horizon to ``until`` (ms, UTC); the hull of what was refreshed."""
+    """Refresh each level over ``stale``, from the horizon to ``until`` (ms, UTC); return the hull of what was refreshed."""
     known = set(await session.fetchval(STATEMENTS["refresh_parameters"]))
     if force and "force" not in known:
         raise ConfigurationError(
             "TimescaleDB older than 2.18 cannot refresh by force: update it to repair its aggregates."
         )
     there = {row["view_name"] for row in await session.fetch(SQL["levels_there"])}
-    # Before the horizon there are no minutes: a refresh would erase the buckets that have outlived them.
+    # Before the horizon there are no minutes: a refresh would erase the buckets there.
     stale &= Spans([Span(to_ms(work["horizon"]) if work["horizon"] else _EARLIEST, until)])
     done: list[Span] = []
     for timeframe, relation in ALL_AGGREGATES.items():
@@ -167,7 +167,7 @@ async def _refresh_aggregates(session: Any, stale: Spans, work: Any, until: int,
 
 
 def refresh_windows(stale: Spans, timeframe: Timeframe, until: int) -> Iterator[Span]:
-    """The whole, closed buckets of a level that are touched, in parts that one refresh takes."""
+    """The whole, closed buckets of a level that overlap ``stale``, in parts that one refresh can do."""
     closed = timeframe.floor(until)
     for span in Spans(span.outer(timeframe) for span in stale):
         since, end = span.since, min(span.until, closed)
@@ -178,7 +178,7 @@ def refresh_windows(stale: Spans, timeframe: Timeframe, until: int) -> Iterator[
 
 
 def _long_transaction(session: Any, timings: Timings) -> AbstractAsyncContextManager[None]:
-    """A transaction that may take long, but does not wait long for a lock: whoever writes would wait behind it."""
+    """A long transaction with a short lock time-out: writers would queue behind a longer wait."""
     return begun(session, timings, timeout_ms=0, lock_timeout_ms=LOCK_TIMEOUT_MS)
 
 
@@ -190,9 +190,9 @@ def _refresh_statement(relation: str, *, options: bool, force: bool) -> str:
 
 
 async def drop_expired_minutes(session: Any, kind: AggregateLayout, wanted: int, timings: Timings) -> None:
-    """Drop the 1m candles before ``wanted`` (ms, UTC), once their aggregates are made and everybody knows the horizon.
+    """Drop the 1m candles before ``wanted`` (ms, UTC), once their aggregates exist and every process knows the horizon.
 
-    The horizon moves first; two minutes later, when no reader can count on these candles any more, they go.
+    The horizon moves first. The candles are deleted two minutes later, when no reader can rely on them any more.
     """
     now = await session.fetchrow(SQL["horizon"])
     if now["due"]:

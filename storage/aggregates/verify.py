@@ -1,7 +1,7 @@
-"""Hold the aggregates against the 1m candles they are made of, and see that what is stored hangs together.
+"""Checks the aggregates against their 1m candles, and the consistency of the store.
 
-Every bucket is folded anew from its minutes by a query of its own, which shares nothing with the functions that keep the
-aggregates. Base and aggregate are read in one statement, and so as of one moment: writers do not disturb it.
+A separate query folds every bucket again from its minutes; it shares nothing with the functions that maintain the
+aggregates. One statement reads base and aggregate, and so as of one moment: writers do not disturb it.
 """
 
 from __future__ import annotations
@@ -25,9 +25,9 @@ MAX_PIECE_MS = 366 * 86_400_000  # of one instrument, checked in one statement: 
 
 @dataclass(frozen=True, slots=True)
 class Tally:
-    """How many buckets of a relation were looked at, and how many of them are not as their minutes say.
+    """How many buckets of a relation were checked, and how many of them differ from their minutes.
 
-    Of the base: its 1m candles, those that nothing covers (``extra``), and those that open off the minute (``different``).
+    For the base: its 1m candles, those outside coverage (``extra``), and those that open off the minute (``different``).
     """
 
     relation: str
@@ -38,11 +38,11 @@ class Tally:
 
     @property
     def wrong(self) -> int:
-        """All that is not as it should be."""
+        """The number of wrong buckets."""
         return self.missing + self.extra + self.different
 
     def __add__(self, other: Tally) -> Tally:
-        """Both together, of one relation."""
+        """The sum of two tallies of one relation."""
         return Tally(
             self.relation,
             self.checked + other.checked,
@@ -62,7 +62,7 @@ class PieceResult:
 
 @dataclass(frozen=True, slots=True)
 class Verification:
-    """A check of all that is stored, or of the buckets that overlap ``span``; it repairs them where it should."""
+    """A check of everything stored, or of the buckets that overlap ``span``; with ``repair`` it repairs them."""
 
     store: CandleStore
     aggregates: Aggregates
@@ -71,9 +71,9 @@ class Verification:
     refresher: AggregateRefresher | None = None  # where aggregates lag
 
     async def check(self, instrument_id: int) -> AsyncIterator[Tally]:
-        """Check one instrument, piece by piece. A piece that was repaired is tallied as it is after that."""
+        """Check one instrument, piece by piece. The tally of a repaired piece is the one after the repair."""
         base = await self._hull(instrument_id, BASE_RELATION)
-        horizon = await self.store.horizon()  # before it, aggregates have outlived what they were made of
+        horizon = await self.store.horizon()  # before it, aggregates have outlived their minutes
         done = await self.refresher.catch_up() if self.refresher else ALWAYS.until
         for piece in _pieces(base):
             yield await self._base(instrument_id, piece)
@@ -87,7 +87,7 @@ class Verification:
                 whole = Span(whole.since, min(whole.until, timeframe.floor(done)))
             for piece in _pieces(whole, timeframe):
                 found = await self._aggregate(instrument_id, timeframe, relation, piece)
-                if found.wrong and self.refresher:  # it may have been written after they had caught up
+                if found.wrong and self.refresher:  # the writes may be newer than the last refresh
                     await self.refresher.catch_up()
                     found = await self._aggregate(instrument_id, timeframe, relation, piece)
                 if found.wrong and self.repair:
@@ -101,10 +101,10 @@ class Verification:
             return
         if rebuilt := await self.refresher.rebuild(wrong):
             await self.store.invalidate(instrument_id, rebuilt)
-        await self.refresher.catch_up()  # what was written meanwhile
+        await self.refresher.catch_up()  # the writes of the meantime
 
     async def orphans(self) -> list[Tally]:
-        """Of each aggregate, how many of its instruments do not exist."""
+        """For each aggregate, the number of its instrument ids without an instrument."""
         database, found = self.store.database, []
         for relation in self.aggregates.values():
             rows = await database.fetch(STATEMENTS["aggregate_orphans"].replace("{relation}", relation))
@@ -112,7 +112,7 @@ class Verification:
         return found
 
     async def _hull(self, instrument_id: int, relation: str) -> Span:
-        """From the first to the last row of a relation, as far as it is to be checked."""
+        """From the first to the last row of a relation, within the span to check."""
         statement = read_statement(STATEMENTS["stored_hull"], relation)
         row = (await self.store.database.fetch(statement, instrument_id, "1m"))[0]
         if row["first"] is None:
@@ -137,13 +137,13 @@ class Verification:
 async def instruments_matching(
     database: Database, market: str | None, provider: str | None, pattern: str | None
 ) -> list[tuple[int, Instrument]]:
-    """What is stored of a market, a provider and the symbols like ``pattern``: ``*`` stands for any text, ``?`` for a character."""
+    """The stored instruments of a market, a provider and a symbol pattern: ``*`` is any text, ``?`` one character."""
     rows = await database.fetch(STATEMENTS["instruments_matching"], market, provider, like(pattern))
     return [(row["id"], Instrument(row["market"], row["provider"], row["symbol"])) for row in rows]
 
 
 def like(pattern: str | None) -> str | None:
-    """A pattern of symbols as SQL's ``like`` has it."""
+    """Translate a pattern of symbols for SQL's ``like``."""
     return pattern and re.sub(r"([\\%_])", r"\\\1", pattern).replace("*", "%").replace("?", "_")
 
 
@@ -161,7 +161,7 @@ def _hull(spans: Spans) -> Span:
 
 
 def _pieces(hull: Span, timeframe: Timeframe = MINUTE) -> Iterator[Span]:
-    """A hull of whole buckets in pieces of whole buckets."""
+    """Split a hull of whole buckets into pieces of whole buckets."""
     at = hull.since
     while at < hull.until:
         until = min(hull.until, timeframe.ceil(at + MAX_PIECE_MS))
@@ -170,7 +170,7 @@ def _pieces(hull: Span, timeframe: Timeframe = MINUTE) -> Iterator[Span]:
 
 
 def _bucket_open_sql(timeframe: Timeframe) -> str:
-    """The opening of the bucket that holds a 1m candle, in SQL; all of it is made of numbers of ours."""
+    """The opening of the bucket that holds a 1m candle, in SQL; the text contains only our own numbers."""
     if timeframe.months:
         return f"""date_trunc('{"year" if timeframe.months == 12 else "month"}', "timestamp", 'UTC')"""
     return f"""date_bin(interval '{timeframe.nominal_ms} ms', "timestamp", timestamptz '2000-01-03 00:00+00')"""

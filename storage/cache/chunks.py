@@ -1,4 +1,4 @@
-"""What is cached, in pieces of 256 buckets: how they are named, and how they are written down."""
+"""The unit of the cache, chunks of 256 buckets: their keys and their binary format."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ RowBlock = NDArray[np.int64]  # (6, n): the timestamps, and the bits of the five
 
 @dataclass(frozen=True, slots=True)
 class Chunk:
-    """A piece of an edition: ``span`` holds 256 whole buckets; or more, of a sparse series: such a one is not shared."""
+    """A chunk of a cache key: ``span`` holds 256 whole buckets, or more for a sparse series; long chunks are not shared."""
 
     name: str
     span: Span
@@ -37,7 +37,7 @@ class Chunk:
 
 @dataclass(frozen=True, slots=True)
 class CacheKey:
-    """The final candles of a series as they are at one revision of its instrument: these never change."""
+    """A series at one revision of its instrument: its final candles there never change."""
 
     name: str
     timeframe: Timeframe
@@ -47,15 +47,15 @@ class CacheKey:
     def create(
         cls, record: InstrumentRecord, revision: int, timeframe: Timeframe, zone: Zone, relation: str = ""
     ) -> CacheKey:
-        """Name it by everything that an answer depends on; with a ``relation``, by all that its stored candles depend on."""
-        # Buckets of whole days can be made of stored days, which belong to a zone; shorter ones are the same in all.
+        """Build the key from everything that an answer depends on; with a ``relation``, that its stored candles depend on."""
+        # Buckets of whole days may be made of stored days, which depend on a zone; shorter ones are the same in all zones.
         zone = UTC if timeframe.width_ms % DAY_MS else zone
-        # What lies before the listing and behind the end counts as known, so where they are is a part of the name.
+        # The time before the listing and after the end counts as known, so both instants are part of the key.
         known = f"{record.timezone}:{record.first_available}:{record.ended_at}"
         return cls(f"{record.id}:{revision}:{known}:{relation}:{timeframe}:{zone.name}", timeframe, zone)
 
     def chunks(self, span: Span) -> list[Chunk]:
-        """The chunks that hold ``span``, which is not empty, ascending; one long chunk where they would be too many."""
+        """The chunks that overlap ``span`` (not empty), ascending; one long chunk where there would be too many."""
         first, last = self._numbers(span)
         if last - first >= MAX_CHUNKS_PER_SPAN:
             return [Chunk(f"{self.name}:{span.since}-{span.until}", span, is_long=True)]
@@ -65,19 +65,19 @@ class CacheKey:
         return [Chunk(f"{self.name}:{first + i}", Span(edges[i], edges[i + 1])) for i in range(last - first + 1)]
 
     def whole_chunks(self, span: Span) -> Span:
-        """The span of whole chunks that holds ``span``, which is not empty."""
+        """The span of whole chunks around ``span``, which is not empty."""
         first, last = self._numbers(span)
         edges = np.array([first, last + 1], np.int64) * BUCKETS_PER_CHUNK
         return Span(*self.timeframe.open_at(edges, self.zone).tolist())
 
     def _numbers(self, span: Span) -> tuple[int, int]:
-        """The first and the last chunk that hold some of ``span``."""
+        """The first and the last chunk that overlap ``span``."""
         first, last = self.timeframe.index(np.array([span.since, span.until - 1], np.int64), self.zone).tolist()
         return first // BUCKETS_PER_CHUNK, last // BUCKETS_PER_CHUNK
 
 
 def to_block(candles: Candles) -> RowBlock:
-    """Final candles as one block of their own: it keeps no larger batch alive."""
+    """Copy final candles into one block, so that it keeps no larger batch alive."""
     rows = np.empty((6, len(candles)), np.int64)
     rows[0] = candles.timestamp
     for row, column in zip(rows[1:], candles.columns[1:6], strict=True):
@@ -87,7 +87,7 @@ def to_block(candles: Candles) -> RowBlock:
 
 
 def from_blocks(blocks: Sequence[RowBlock]) -> Candles:
-    """The candles of blocks that follow each other."""
+    """Join the candles of consecutive blocks."""
     if not blocks:
         return Candles.empty()
     rows = blocks[0] if len(blocks) == 1 else np.concatenate(blocks, axis=1)
@@ -95,19 +95,19 @@ def from_blocks(blocks: Sequence[RowBlock]) -> Candles:
 
 
 def rows_within(rows: RowBlock, span: Span) -> RowBlock:
-    """Those that open within ``span``."""
+    """The rows that open within ``span``."""
     low, high = rows[0].searchsorted([span.since, span.until]).tolist()
     return rows[:, low:high]
 
 
 def pack_chunk(chunk: Chunk, rows: RowBlock) -> bytes:
-    """A chunk as it is handed to others."""
+    """Encode a chunk for the shared cache."""
     columns = rows.astype("<i8", copy=False).tobytes()
     return _HEADER.pack(FORMAT_VERSION, _checksum(chunk, columns)) + columns
 
 
 def unpack_chunk(chunk: Chunk, packed: bytes) -> RowBlock | None:
-    """What `pack` was given; None for anything that it did not make for this very chunk."""
+    """Decode what `pack_chunk` wrote; None for anything that it did not write for this very chunk."""
     columns = packed[_HEADER.size :]
     if len(packed) < _HEADER.size or len(columns) % ROW_BYTES:
         return None

@@ -1,7 +1,7 @@
-"""The cache of final candles: a bounded part of this process's memory, and behind it the shelf that all of them share.
+"""The cache of final candles: a bounded part of this process's memory, in front of the shared cache.
 
-It holds what was answered, under the revision it was answered at. Whatever changes a final candle makes the revision go
-up, so nothing in here ever has to be taken back: what nobody asks for any more is what goes first.
+An entry is stored under the revision of its answer. Every change of a final candle raises the revision, so nothing needs
+invalidation: old entries are no longer used, and the least recently used are evicted first.
 """
 
 from __future__ import annotations
@@ -17,13 +17,13 @@ from candlegraph.span import Span, Spans
 from storage.cache.chunks import CacheKey, Chunk, RowBlock, from_blocks, rows_within, to_block
 from storage.cache.shared import SharedCache
 
-MAX_LONG_ROWS = 16_384  # a long chunk with more is not kept: nobody asks for so many candles
-ENTRY_BYTES = 580  # what an entry takes besides its columns
+MAX_LONG_ROWS = 16_384  # a longer chunk is not kept: no query needs so many candles
+ENTRY_BYTES = 580  # the overhead of an entry besides its columns
 
 
 @dataclass(frozen=True, slots=True)
 class CacheEntry:
-    """What is kept of a chunk: all candles of ``spans``, whole buckets."""
+    """The cached part of a chunk: all candles of ``spans``, whole buckets."""
 
     spans: Spans
     rows: RowBlock
@@ -35,14 +35,14 @@ class CacheEntry:
 
 @dataclass(frozen=True, slots=True)
 class CacheHits:
-    """What the cache has of some chunks."""
+    """The cached candles of some chunks, and the spans they cover."""
 
     spans: Spans
     candles: Candles
 
 
 def hits_within(entries: Mapping[Chunk, CacheEntry], span: Span) -> CacheHits:
-    """What ``entries``, ascending, hold of ``span``."""
+    """The part of ``entries``, ascending, that lies within ``span``."""
     spans: list[Span] = []
     blocks: list[RowBlock] = []
     for chunk, entry in entries.items():
@@ -56,25 +56,25 @@ def hits_within(entries: Mapping[Chunk, CacheEntry], span: Span) -> CacheHits:
 
 
 class CandleCache:
-    """Final candles by edition and chunk, the least recently used going first once they exceed ``capacity`` bytes."""
+    """Final candles by key and chunk; the least recently used are evicted once they exceed ``capacity`` bytes."""
 
     def __init__(self, capacity: int, shared: SharedCache | None = None) -> None:
-        """Nothing is kept yet; a ``capacity`` of 0 keeps nothing but what the shelf has."""
+        """Start empty; a ``capacity`` of 0 keeps nothing in memory and only reads the shared cache."""
         self.shared = shared
         self._entries: LRUCache[str, CacheEntry] = LRUCache(capacity, getsizeof=lambda entry: entry.size)
 
     @property
     def size(self) -> int:
-        """How much it holds, in bytes."""
+        """Its size in bytes."""
         return int(self._entries.currsize)
 
     @property
     def is_shared(self) -> bool:
-        """Whether there is any use in asking what the processes share."""
+        """Whether a read of the shared cache is worthwhile."""
         return self.shared is not None and self.shared.is_usable
 
     def get(self, chunks: Sequence[Chunk]) -> dict[Chunk, CacheEntry]:
-        """Return what is in memory of ``chunks``, in their order."""
+        """Return the entries of ``chunks`` in memory, in their order."""
         found = {}
         for chunk in chunks:
             if entry := self._entries.get(chunk.name):
@@ -82,7 +82,7 @@ class CandleCache:
         return found
 
     async def load(self, asked: Sequence[tuple[Chunk, ...]]) -> list[dict[Chunk, CacheEntry]]:
-        """Return what the processes share of each set of chunks, in one command; it is in memory from now on."""
+        """Return the shared entries of each set of chunks, by one command; they are in memory from then on."""
         loaded = []
         for shared in await self.shared.load(asked) if self.shared else [{} for _ in asked]:
             entries = {chunk: CacheEntry(Spans([chunk.span]), rows) for chunk, rows in shared.items()}
@@ -92,7 +92,7 @@ class CandleCache:
         return loaded
 
     def put(self, edition: CacheKey, span: Span, candles: Candles) -> None:
-        """Keep the final candles of ``span``, whole buckets of which all are known."""
+        """Keep the final candles of ``span``, whole buckets that are completely known."""
         chunks = edition.chunks(span)
         if chunks[0].is_long and len(candles) > MAX_LONG_ROWS:
             return
@@ -103,7 +103,7 @@ class CandleCache:
     def _put(self, chunk: Chunk, span: Span, rows: RowBlock) -> None:
         entry = CacheEntry(Spans([span]), rows)
         if span != chunk.span and (old := self._entries.get(chunk.name)):
-            # The rows around may be known, and those within are the same: a revision has one truth.
+            # The rows around it may be cached, and those within are the same: a revision has one truth.
             before, after = (
                 rows_within(old.rows, Span(chunk.span.since, span.since)),
                 rows_within(old.rows, Span(span.until, chunk.span.until)),

@@ -1,4 +1,4 @@
-"""The chunks that all processes share, in Redis: read many at a time, written behind, and never relied upon."""
+"""The second cache tier, in Redis, for all processes: batched reads, background writes, and never relied upon."""
 
 from __future__ import annotations
 
@@ -10,16 +10,16 @@ from storage.redis import Redis
 
 KEPT_S = 86_400
 MAX_CHUNKS_PER_READ = (
-    512  # chunks in one command, 6 MB: more would keep Redis and our loop busy for longer than one waits for it
+    512  # chunks in one command, 6 MB: more would keep Redis and our loop busy for longer than a caller waits
 )
-MAX_QUEUED_CHUNKS = 256  # chunks that wait to be written, 3 MB; what does not fit is written by who reads it next
+MAX_QUEUED_CHUNKS = 256  # chunks that wait to be written, 3 MB; the next reader writes those that do not fit
 
 
 class SharedCache:
-    """Whole chunks by name; ``database`` is the part of the name that other databases do not share."""
+    """Whole chunks by key; ``database`` is the part of the key that separates databases."""
 
     def __init__(self, redis: Redis, database: str) -> None:
-        """Nothing is read or written yet."""
+        """Do no I/O yet."""
         self._redis = redis
         self._prefix = f"candlegraph:chunk:{database}:"
         self._queued: set[Chunk] = set()
@@ -27,11 +27,11 @@ class SharedCache:
 
     @property
     def is_usable(self) -> bool:
-        """Whether there is any use in asking."""
+        """Whether Redis is available."""
         return self._redis.reads
 
     async def load(self, wanted: Sequence[tuple[Chunk, ...]]) -> list[dict[Chunk, RowBlock]]:
-        """What there is of each set of chunks: one command for all of them."""
+        """Return the stored rows of each set of chunks, by one command."""
         chunks = list(dict.fromkeys(chunk for some in wanted for chunk in some))[:MAX_CHUNKS_PER_READ]
         packed = chunks and await self._redis.ask("MGET", *(self._prefix + chunk.name for chunk in chunks))
         if not packed:
@@ -40,14 +40,14 @@ class SharedCache:
         return [{c: rows for c in some if (rows := read.get(c)) is not None} for some in wanted]
 
     def put_later(self, chunk: Chunk, rows: RowBlock) -> None:
-        """Have a chunk written when there is time for it; nobody waits."""
+        """Queue a chunk to be written in the background."""
         if not self._redis.writes or chunk in self._queued or len(self._queued) >= MAX_QUEUED_CHUNKS:
             return
         self._queued.add(chunk)
         self._writes.submit(None, (chunk, rows)).add_done_callback(lambda _: self._queued.discard(chunk))
 
     async def close(self) -> None:
-        """Stop writing; what was not written is read from the database again."""
+        """Stop writing; chunks that were not written are read from the database again."""
         await self._writes.cancel()
 
     async def _write(self, _: None, chunks: Sequence[tuple[Chunk, RowBlock]]) -> list[None]:

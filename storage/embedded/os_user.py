@@ -1,4 +1,4 @@
-"""Who PostgreSQL runs as: it refuses uid 0, so root starts it as somebody else."""
+"""The OS user of PostgreSQL: PostgreSQL refuses uid 0, so root starts it as another user."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from candlegraph.errors import ConfigurationError
 if sys.platform != "win32":
     import pwd
 
-# Nothing else is handed on: PG* variables would redirect the server, and secrets are not for another uid's processes.
+# Nothing else is passed on: PG* variables would redirect the server, and secrets are not for another uid's processes.
 # A fixed TZ spares initdb its search for the zone; macOS's PostgreSQL does not start without a valid LC_ALL.
 ENVIRONMENT = {key: os.environ[key] for key in ("PATH", "LD_LIBRARY_PATH", "DYLD_LIBRARY_PATH") if key in os.environ}
 ENVIRONMENT |= {"LC_ALL": "C", "TZ": "UTC"}
@@ -23,7 +23,7 @@ ENVIRONMENT |= {"LC_ALL": "C", "TZ": "UTC"}
 
 @dataclass(frozen=True, slots=True)
 class OsUser:
-    """Who PostgreSQL runs as; ``dropped`` when that is not ourselves, because PostgreSQL refuses uid 0."""
+    """The user that PostgreSQL runs as; ``dropped`` where that is another user, because PostgreSQL refuses uid 0."""
 
     uid: int
     gid: int
@@ -57,7 +57,7 @@ class OsUser:
 
 
 def os_user_of(cluster: Path) -> OsUser:
-    """Ourselves, or for root who owns the cluster, else the data directory, else ``nobody``; ConfigurationError."""
+    """Ourselves; for root the owner of the cluster, else of the data directory, else ``nobody``; ConfigurationError."""
     me, data_dir = os.geteuid(), cluster.parent
     found = cluster.stat() if cluster.exists() else None
     if me and found and found.st_uid != me:

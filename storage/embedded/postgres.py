@@ -1,10 +1,10 @@
 """PostgreSQL from a wheel, on a private unix socket, shared by every process that uses one data directory.
 
 Only the wheel's binaries are used: its own launcher adds a system user and opens all parent directories to the world.
-Who uses what is kept in flocks, because the kernel drops them however their process ends:
+Flocks record the users, because the kernel drops them however a process ends:
 
-    start.lock     exclusive, while somebody starts or stops the server
-    users.lock     shared, by each user of the server; who gets it exclusively is the last one out and stops it
+    start.lock     exclusive, during a start or stop of the server
+    users.lock     shared, by each user of the server; a user that gets it exclusively is the last one and stops the server
     server.lock    exclusive, by PostgreSQL and all its children, which inherit it: free means that none is left
 """
 
@@ -49,7 +49,7 @@ _SETTINGS = {
     "log_checkpoints": "off",
     "cluster_name": USER,
 }
-# What is wrong with the data directory itself, in PostgreSQL's own words.
+# Problems with the data directory itself, in PostgreSQL's own words.
 _DIRECTORY_FAULTS = re.compile(
     "No space left on device|Check free disk space|Disk quota exceeded|Read-only file system|Permission denied"
     "|has wrong ownership|has invalid permissions"
@@ -68,7 +68,7 @@ class PostgresServer:
 
     @property
     def dsn(self) -> str:
-        """The address as asyncpg takes it."""
+        """The address in asyncpg's form."""
         return f"postgresql://{self.user}@/{self.database}?host={quote(str(self.socket_dir))}&port={self.port}"
 
 
@@ -88,7 +88,7 @@ class EmbeddedPostgres:
     def start(self) -> PostgresServer:
         """Start the server, or join the one that runs. It blocks: up to a second, after a crash longer.
 
-        Raises ConfigurationError where a setting must be mended and Unavailable where PostgreSQL does not come up.
+        Raises ConfigurationError where a setting must be changed and Unavailable where PostgreSQL does not start.
         """
         if sys.platform == "win32":
             raise ConfigurationError("DB_CONNECTION_STRING must be set: no PostgreSQL is embedded on Windows")
@@ -102,7 +102,7 @@ class EmbeddedPostgres:
                 return server
 
     def stop(self) -> None:
-        """Leave; the last user out shuts PostgreSQL down and waits until all its processes are gone."""
+        """Leave; the last user stops PostgreSQL and waits until all its processes are gone."""
         users, self._users = self._users, None
         if users is None:
             return
@@ -138,13 +138,13 @@ class EmbeddedPostgres:
         programs = find_binaries(self._explicit, self._cluster, account)
         options = [f"-c{key}={value}" for key, value in _SETTINGS.items()]
         if int((self._cluster / "PG_VERSION").read_text(encoding="ascii")) >= 18:
-            # Its I/O workers die with the postmaster: who waits for one then waits for ever, and holds our lock.
+            # Its I/O workers die with the postmaster: a process that waits for one then waits for ever, and holds our lock.
             options.append("-cio_method=sync")
         with self._locked("server.lock", 0) as lock:
             clear_remains(self._cluster, sockets)
             options.append(f"-cunix_socket_directories={sockets}")
             process = self._run(account, [str(programs / "postgres"), *options], self._cluster, lock)
-        # It is reaped whenever it ends: as a zombie its pid would look alive to the next postmaster.
+        # The thread reaps it whenever it ends: the pid of a zombie would look alive to the next postmaster.
         threading.Thread(target=process.wait, name="postgres-reaper", daemon=True).start()
         self._process = process
         deadline = time.monotonic() + self.timings.postgres_start_timeout_s
@@ -152,7 +152,7 @@ class EmbeddedPostgres:
             if server := self._running(sockets):
                 return server
             time.sleep(0.01)
-        # A crash recovery that takes longer is left to finish: a later start finds it.
+        # A longer crash recovery is left to finish: a later start finds its result.
         raise self._failure("PostgreSQL did not start")
 
     def _halt(self) -> None:
@@ -189,7 +189,7 @@ class EmbeddedPostgres:
                 raise self._failure("initdb failed")
             fresh.rename(self._cluster)
             parent = os.open(self._data_dir, os.O_RDONLY)
-            os.fsync(parent)  # or a power cut takes the new name back, and the next start the data with it
+            os.fsync(parent)  # or a power cut undoes the rename, and the next start deletes the data with it
             os.close(parent)
 
     def _run(self, account: OsUser, command: list[str], cluster: Path, lock: int) -> subprocess.Popen[bytes]:
@@ -218,7 +218,7 @@ class EmbeddedPostgres:
         return Unavailable("\n".join([f"{what}; the end of {self._log}:", *lines[-5:]]))
 
     def _open(self, name: str, flags: int = 0) -> int:
-        # As root, never through a link that the owner of DATA_DIR may have laid.
+        # As root, never through a link that the owner of DATA_DIR may have placed there.
         return os.open(self._data_dir / name, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | flags, 0o600)
 
     @contextmanager

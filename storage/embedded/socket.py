@@ -1,4 +1,4 @@
-"""The private unix socket of a cluster's server: where it is, who serves it, and what a dead server leaves behind."""
+"""The private unix socket of a cluster's server: its path, its listener, and the remains of a dead server."""
 
 from __future__ import annotations
 
@@ -19,15 +19,15 @@ _SOCKETS = Path("/tmp")  # noqa: S108  # short, as a socket's path has 107 bytes
 
 
 def socket_dir(cluster: Path, uid: int) -> Path:
-    """Where the server of ``cluster`` has its socket."""
+    """The directory of the socket of ``cluster``."""
     found = cluster.stat()
-    # By inode: every path to the cluster gives one name, and a deleted cluster's server is not taken for it.
+    # By inode: every path to the cluster gives one name, and the server of a deleted cluster does not match.
     name = hashlib.sha256(f"{found.st_dev}:{found.st_ino}:{uid}".encode()).hexdigest()[:16]
     return _SOCKETS / f"candlegraph-{name}"
 
 
 def claim_socket_dir(cluster: Path, account: OsUser) -> Path:
-    """Make the directory where there is none; ConfigurationError where it is somebody else's or open to others."""
+    """Create the directory where there is none; ConfigurationError where it belongs to another user or is open to others."""
     path = socket_dir(cluster, account.uid)
     with suppress(FileExistsError):
         path.mkdir(mode=0o700)
@@ -43,15 +43,15 @@ def claim_socket_dir(cluster: Path, account: OsUser) -> Path:
 
 
 def clear_remains(cluster: Path, sockets: Path) -> None:
-    """Remove the lock files of a dead server, called while ``server.lock`` says that it is dead.
+    """Remove the lock files of a dead server, called while ``server.lock`` proves that it is dead.
 
-    PostgreSQL only asks whether the pid in them lives: a zombie's does, and so does a stranger's that got it anew.
+    PostgreSQL only checks whether the pid in them lives: a zombie's does, and so does a process that got the same pid.
     """
     pid_file = cluster / "postmaster.pid"
     if pid := _recorded_pid(cluster):
         if not Path("/proc/self/cwd").exists():
-            return  # macOS: PostgreSQL's own judgement, and the retries, have to do
-        # Somebody may have started it by hand, without our lock: a postmaster works in its cluster.
+            return  # macOS: PostgreSQL's own judgement, and the retries, are enough
+        # A user may have started it by hand, without our lock: a postmaster works in its cluster.
         with suppress(OSError):
             if Path(f"/proc/{pid}/cwd").samefile(cluster):
                 return
@@ -66,9 +66,9 @@ def _recorded_pid(cluster: Path) -> int | None:
 
 
 def find_listener(cluster: Path, sockets: Path) -> tuple[int, bool] | None:
-    """Who serves ``cluster`` on the socket: its pid, and whether it takes sessions yet. None: nobody.
+    """The listener of ``cluster``: its pid, and whether it takes sessions yet; None where there is none.
 
-    A live pid proves nothing, so the question is PostgreSQL's own greeting, as ``pg_isready`` asks it:
+    A live pid proves nothing, so this sends PostgreSQL's own greeting, as ``pg_isready`` does:
     https://www.postgresql.org/docs/current/protocol-flow.html
     """
     parameters = f"user\0{USER}\0database\0{DATABASE}\0\0".encode()
@@ -84,6 +84,6 @@ def find_listener(cluster: Path, sockets: Path) -> tuple[int, bool] | None:
         connection.sendall(struct.pack("!ii", len(parameters) + 8, 3 << 16) + parameters)
         while not answer.endswith(ready_for_query) and (chunk := connection.recv(4096)):
             answer += chunk
-        connection.sendall(b"X\0\0\0\4")  # a plain hang-up would be logged
-    # Any other refusal, such as too many clients, comes from a server that runs.
+        connection.sendall(b"X\0\0\0\4")  # closing without it would be logged
+    # Any other refusal, such as too many clients, comes from a running server.
     return (pid, cannot_connect_now not in answer) if pid and answer else None

@@ -1,1 +1,1 @@
-"""Bringing a database up to date: numbered migrations, what a server must offer, and steps that follow a migration."""
+"""Upgrades of a database: numbered migrations, requirements of the server, and steps that follow a migration."""

@@ -1,4 +1,4 @@
-"""Bring a database up to date: every numbered file of ``migrations/`` once, in order, by one process at a time."""
+"""Brings a database up to date: every numbered file of ``migrations/`` once, in order, by one process at a time."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from storage.aggregates.layout import AggregateLayout, create_layout
 from storage.database import Database, begun
 from storage.migration.requirements import check_configs, check_create, check_server
 
-_LOCK = 0x6361_6E64_6C65  # "candle"; any number that nobody else uses
+_LOCK = 0x6361_6E64_6C65  # "candle"; any number without another use
 _UNIQUE_TIMEFRAMES = 10  # the migration since which `preaggregation_configs.target_timeframe` is unique
 _LEDGER = """
 create table schema_migrations (
@@ -46,10 +46,10 @@ def migrations() -> list[Migration]:
 
 
 async def migrate(database: Database, aggregates: AggregateLayout = AggregateLayout.AUTO) -> list[Migration]:
-    """Apply what is missing, all in one transaction, and return it; then see to the layout of the aggregates.
+    """Apply the missing migrations, all in one transaction, and return them; then create or check the aggregate layout.
 
-    A process killed in the middle leaves nothing behind; one that comes second waits, then finds nothing to do.
-    ConfigurationError where the server is not one to store in, where the database was made by a newer Candlegraph, or where
+    A process killed in the middle leaves nothing behind; a second one waits, then finds nothing to do.
+    ConfigurationError where the server does not meet the requirements, where a newer Candlegraph made the database, or where
     an applied file was changed.
     """
     async with database.connect() as connection:

@@ -1,4 +1,4 @@
-"""What a PostgreSQL must be like to be stored in; each check is one line that says what to do."""
+"""What Candlegraph requires of a PostgreSQL; each failed check is one line that says what to do."""
 
 from __future__ import annotations
 
@@ -28,9 +28,9 @@ async def check_server(connection: Any) -> None:
         raise _refused(f"it is PostgreSQL {version.major}: {MIN_POSTGRES_VERSION} or newer is needed.")
     found = await connection.fetchrow(_SERVER)
     if found["standby"]:
-        raise _refused("it is a hot standby, which only reads: name its primary.")
+        raise _refused("it is a hot standby, which is read-only: name its primary.")
     if found["read_only"]:
-        raise _refused("the database only reads: switch default_transaction_read_only off for it or for the role.")
+        raise _refused("the database is read-only: switch default_transaction_read_only off for it or for the role.")
     if found["encoding"] != "UTF8":
         raise _refused(
             f"the encoding of the database is {found['encoding']}: make one by `create database ... encoding 'UTF8' template template0`."
@@ -38,7 +38,7 @@ async def check_server(connection: Any) -> None:
 
 
 async def check_create(connection: Any) -> None:
-    """Raise ConfigurationError where the role may not make tables."""
+    """Raise ConfigurationError where the role may not create tables."""
     schema = await connection.fetchrow(_SCHEMA)
     if schema["name"] is None:
         raise _refused(f"no schema in the search_path of role {schema['role']} exists: create one.")

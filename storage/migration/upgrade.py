@@ -1,4 +1,4 @@
-"""What is checked once of the series that an older version has stored: the relation ``upgrade_tasks``."""
+"""Checks that run once for each series of an older version: the relation ``upgrade_tasks``."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ AHEAD = "coverage beyond the time of the upgrade"
 
 
 class Step(StrEnum):
-    """What is checked."""
+    """The kinds of checks."""
 
     AHEAD = "ahead"
     HOLES = "holes"
@@ -30,7 +30,7 @@ class Step(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Task:
-    """One step for one series; ``noted_at`` is when the database was upgraded, ms."""
+    """One step for one series; ``noted_at`` is the instant of the upgrade, ms."""
 
     series: StoredSeries
     step: Step
@@ -41,7 +41,7 @@ class Task:
 
 @dataclass(frozen=True, slots=True)
 class Tally:
-    """How many of the tasks of a step there are, and how many of them are done."""
+    """The number of tasks of a step, and how many of them are done."""
 
     step: str
     tasks: int
@@ -49,7 +49,7 @@ class Tally:
 
 
 async def open_tasks(database: Database, *steps: Step) -> list[Task]:
-    """The tasks that are not done, series by series."""
+    """The open tasks, series by series."""
     return [
         Task(
             StoredSeries(row["instrument_id"], Timeframe.parse(row["timeframe"]), row["timezone"]),
@@ -63,18 +63,18 @@ async def open_tasks(database: Database, *steps: Step) -> list[Task]:
 
 
 async def close_task(database: Database, task: Task) -> None:
-    """Note that a task is done."""
+    """Mark a task as done."""
     async with database.connection() as connection:
         await connection.execute(SQL["upgrade_close"], *_key(task))
 
 
 async def task_tallies(database: Database) -> list[Tally]:
-    """How far each step is; nothing where the database was new."""
+    """The progress of each step; empty where the database was new."""
     return [Tally(row["step"], row["tasks"], row["done"]) for row in await database.read("upgrade_counts")]
 
 
 async def withdrawal_tallies(database: Database) -> Sequence[tuple[str, int, int, int]]:
-    """By reason: how many withdrawals, how much coverage (ms), and how many candles."""
+    """By reason: the number of withdrawals, the coverage (ms) and the number of candles."""
     return [
         (row["reason"], row["withdrawals"], row["uncovered"], row["candles"])
         for row in await database.read("withdrawal_counts")
@@ -82,10 +82,9 @@ async def withdrawal_tallies(database: Database) -> Sequence[tuple[str, int, int
 
 
 async def withdraw_ahead(store: CandleStore) -> int:
-    """Withdraw the coverage beyond the time of the upgrade, and the candles that were not over then; of how many series.
+    """Withdraw the coverage beyond the time of the upgrade, and the candles that were not over then; the number of series.
 
-    This comes before anything is asked of a provider: coverage of a later time is no old claim. A process that comes
-    second waits for the first.
+    This runs before any provider is called: coverage that a fetch adds later is valid. A second process waits for the first.
     """
     tasks = await open_tasks(store.database, Step.AHEAD)
     for task in tasks:

@@ -35,7 +35,7 @@ FOLLOW = """subscription ($since: Timestamp!) {
     kind seq caughtUp resyncFrom nodes { timestamp close volume closed } } }"""
 LATEST = """{ candles(market: "crypto", provider: "binance", symbol: "BTC/USDT", limit: 1) { nodes { close } } }"""
 FAST = [sys.executable, "-m", "tests.server.fast"]
-_LED = re.compile(r"^(\S+ \S+) .* is led by (this|no or another) process now$", re.MULTILINE)
+_LED = re.compile(r"^(\S+ \S+) .* is now led by (this|no or another) process$", re.MULTILINE)
 
 
 class Cluster:

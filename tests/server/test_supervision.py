@@ -149,7 +149,7 @@ async def test_redis_killed_in_the_middle_of_a_stream_is_a_detail_and_no_end(ser
     await server.lose_redis()
     degraded = await server.says("degraded")
     assert "Redis does not answer" in degraded["detail"]
-    assert "each process goes on alone" in degraded["detail"]
+    assert "each process works alone" in degraded["detail"]
     await server.told()
     await server.restore_redis()
     assert await server.says("ready") == {"status": "ready"}
