@@ -1,4 +1,4 @@
-"""A question about a series, and the answer that tells the truth about it."""
+"""A request for candles of a series, and its answer."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from candlegraph.zone import Zone
 
 
 class Fill(StrEnum):
-    """What stands where no candle exists."""
+    """What replaces a missing candle."""
 
     NONE = "NONE"
     PREVIOUS = "PREVIOUS"
@@ -38,7 +38,7 @@ class GapReason(StrEnum):
 
 
 class SourceKind(StrEnum):
-    """Who answered a span."""
+    """The kind of source of a span."""
 
     CACHE = "CACHE"
     AGGREGATE = "AGGREGATE"
@@ -49,7 +49,7 @@ class SourceKind(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Gap:
-    """A span ``[since, until)`` of which nothing is known, and why."""
+    """A span ``[since, until)`` that is not covered, and why."""
 
     since: int
     until: int
@@ -59,7 +59,7 @@ class Gap:
 
 @dataclass(frozen=True, slots=True)
 class SourceSpan:
-    """Who answered ``[since, until)``; ``fetched_at`` (ms, UTC) where it came from upstream just now."""
+    """The source of ``[since, until)``; ``fetched_at`` (ms, UTC) where it was fetched for this answer."""
 
     since: int
     until: int
@@ -81,7 +81,7 @@ class FetchLogEntry:
 
 @dataclass(frozen=True, slots=True)
 class CoverageReport:
-    """The ledger of a series: what is known to the last candle, what is not and why, and how it came."""
+    """The coverage of a series up to its last candle: covered spans, gaps with reasons, and fetches."""
 
     record: InstrumentRecord
     covered: Spans
@@ -92,10 +92,10 @@ class CoverageReport:
 
 @dataclass(frozen=True, slots=True)
 class CandleRequest:
-    """A question: the oldest ``limit`` candles from ``since``, or without it the newest ones before ``until`` (or now).
+    """A request: the oldest ``limit`` candles from ``since``, or without it the newest ones before ``until`` (or now).
 
     Both are compared with the opening of a bucket, ``since`` inclusive and ``until`` exclusive. ``zone`` None is the
-    instrument's own. What ends before ``known_until`` (ms) is final, even by a clock of ours that goes behind.
+    instrument's own. Candles that end before ``known_until`` (ms) are final, even if our clock is behind.
     """
 
     series: Series
@@ -110,7 +110,7 @@ class CandleRequest:
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """The candles, ascending and unique, and what is known about the range they stand for."""
+    """The candles, ascending and unique, and the gaps and sources of their range."""
 
     record: InstrumentRecord
     request: CandleRequest
@@ -124,5 +124,5 @@ class Answer:
 
     @property
     def complete(self) -> bool:
-        """Whether every settled bucket of the asked range is covered."""
+        """Whether every settled bucket of the requested range is covered."""
         return not self.gaps

@@ -1,4 +1,4 @@
-"""Backfills: jobs that fetch history, and what is said about them; and series that are kept complete."""
+"""Backfills: jobs that fetch history, and their progress; and tracked series."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from candlegraph.timeframe import MINUTE, Timeframe
 
 
 class BackfillState(StrEnum):
-    """How far a job is."""
+    """The state of a job."""
 
     QUEUED = "QUEUED"
     RUNNING = "RUNNING"
@@ -22,7 +22,7 @@ class BackfillState(StrEnum):
 
     @property
     def ended(self) -> bool:
-        """Whether nothing more will happen."""
+        """Whether the job has ended."""
         return self in {BackfillState.DONE, BackfillState.CANCELLED, BackfillState.FAILED}
 
 
@@ -38,7 +38,7 @@ class SymbolSelection:
 
 @dataclass(frozen=True, slots=True)
 class BackfillRequest:
-    """What somebody wants fetched: ``[since, until)`` in ms, UTC; ``until`` None is now. Higher ``priority`` goes first."""
+    """A request to fetch ``[since, until)`` in ms, UTC; ``until`` None is now. Higher ``priority`` goes first."""
 
     selection: SymbolSelection
     since: int
@@ -63,7 +63,7 @@ class SymbolProgress:
 
 @dataclass(frozen=True, slots=True)
 class Backfill:
-    """A job. ``pieces`` are upstream calls as far as they could be reckoned; instants are ms, UTC."""
+    """A job. ``pieces`` are upstream calls, as far as they can be estimated; instants are ms, UTC."""
 
     id: int
     market: str
@@ -89,7 +89,7 @@ class Backfill:
 
 @dataclass(frozen=True, slots=True)
 class TrackedSeries:
-    """A series of 1m candles that is kept complete from ``since`` on; what it lacks, and when that was nothing (ms, UTC)."""
+    """A series of 1m candles, tracked from ``since`` on; its gaps, and when it last had none (ms, UTC)."""
 
     record: InstrumentRecord
     since: int

@@ -16,7 +16,7 @@ R = TypeVar("R")
 
 @dataclass(frozen=True, slots=True)
 class _Call(Generic[T, R]):
-    """An item and its result. A result that is done already is a call that its caller gave up."""
+    """An item and its result. If the result is done already, its caller has given the call up."""
 
     item: T
     result: asyncio.Future[R]
@@ -26,9 +26,9 @@ class Batcher(Generic[K, T, R]):
     """Runs one batch of a key at a time, in a task of its own, and keys side by side.
 
     Over a database this is group commit: when five hundred callers write at once, the first statement takes those of one
-    turn of the event loop, the next one all that arrived meanwhile. A lone call waits for nobody.
+    turn of the event loop, the next one all that arrived meanwhile. A lone call does not wait.
 
-    No caller runs a batch, so a cancelled caller disturbs no other. Its own call is left out where the batch has not begun,
+    No caller runs a batch, so a cancelled caller affects no other. Its own call is left out where the batch has not begun,
     and completed by the batch otherwise; it never runs twice.
     """
 

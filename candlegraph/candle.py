@@ -1,4 +1,4 @@
-"""Candles: one, and the columnar batch that all of them travel in."""
+"""Candles: one, and the columnar batch that the code passes around."""
 
 from __future__ import annotations
 
@@ -73,9 +73,9 @@ class Candles:
         closed: ArrayLike = True,
         synthetic: ArrayLike = False,
     ) -> Self:
-        """Make a batch of columns that are already sorted and unique; InvalidCandles where their lengths differ.
+        """Make a batch from columns that are already sorted and unique; InvalidCandles where their lengths differ.
 
-        Arrays of the right type are taken as they are, not copied: whoever hands them in lets them be from then on.
+        Arrays of the right type are used without a copy: the caller must not change them afterwards.
         """
         stamps = np.ascontiguousarray(timestamp, np.int64)
         numbers = [np.ascontiguousarray(column, np.float64) for column in (open, high, low, close, volume)]
@@ -98,8 +98,8 @@ class Candles:
     def from_rows(cls, rows: Iterable[Sequence[float]]) -> Self:
         """Read ``[timestamp, open, high, low, close, volume]`` rows in any order; of equal timestamps the last wins.
 
-        None is read as NaN, for `problems` to find. InvalidCandles where a row is shorter, holds something else than
-        numbers, or has no whole number of milliseconds for a timestamp.
+        None is read as NaN, and `problems` reports it. InvalidCandles where a row is shorter, holds anything but numbers, or
+        has no whole number of milliseconds for a timestamp.
         """
         rows = list(rows)
         try:
@@ -114,11 +114,11 @@ class Candles:
         return cls.of(table[:, 0].astype(np.int64), *table[:, 1:].T).sorted()
 
     def __len__(self) -> int:
-        """How many candles there are."""
+        """The number of candles."""
         return len(self.timestamp)
 
     def __iter__(self) -> Iterator[Candle]:
-        """Candle after candle, as objects: for edges and tests, never on a hot path."""
+        """Iterate over the candles as objects: for edges and tests, never on a hot path."""
         return (Candle(*row) for row in zip(*(column.tolist() for column in self.columns), strict=True))
 
     def __getitem__(self, key: slice | NDArray[np.bool_] | Int64s) -> Self:
@@ -139,12 +139,12 @@ class Candles:
         return self[order[np.append(stamps[1:] != stamps[:-1], True)]]
 
     def between(self, span: Span) -> Self:
-        """Those that open within ``span``."""
+        """The candles that open within ``span``."""
         low, high = self.timestamp.searchsorted([span.since, span.until]).tolist()
         return self if high - low == len(self) else self[low:high]
 
     def merge(self, newer: Candles) -> Candles:
-        """Both together; where both have a candle, the newer one."""
+        """Merge both; where both have a candle, the newer one wins."""
         if not len(newer) or not len(self):
             return newer if len(newer) else self
         return concat([self, newer]).sorted()
@@ -156,7 +156,7 @@ class Candles:
         )
 
     def fillers(self) -> Bools:
-        """Which rows are flat and without volume: some exchanges put them where nobody traded."""
+        """Which rows are flat and without volume: some exchanges send them for minutes without a trade."""
         flat = (self.open == self.close) & (self.high == self.low)
         return np.asarray(flat & (self.volume == 0))
 
@@ -165,7 +165,7 @@ class Candles:
         return replace(self, closed=closed)
 
     def problems(self, timeframe: Timeframe, span: Span, zone: Zone = UTC_ZONE) -> dict[int, str]:
-        """Why rows are no candles of this timeframe within ``span``: position -> reason, empty when all is well."""
+        """Why rows are no candles of this timeframe within ``span``: position -> reason, empty when all are valid."""
         low, high, volume = self.low, self.high, self.volume
         finite = np.isfinite(np.stack(self.columns[1:6])).all(axis=0)
         with np.errstate(invalid="ignore"):
@@ -194,7 +194,7 @@ _columns_of = attrgetter(*(field.name for field in fields(Candles)))
 
 
 def concat(batches: Sequence[Candles]) -> Candles:
-    """Join batches that follow each other; `Candles.sorted` mends those that do not."""
+    """Join consecutive batches; `Candles.sorted` repairs those that are not in order."""
     batches = [batch for batch in batches if len(batch)]
     if len(batches) == 1:
         return batches[0]

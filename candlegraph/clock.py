@@ -1,4 +1,4 @@
-"""What time it is. Read as ``clock.now_ms()``, so that a test can put other clocks in its place: `wall_ms`, `monotonic_ms`.
+"""The current time. Call it as ``clock.now_ms()``, so that a test can replace `wall_ms` and `monotonic_ms`.
 
 The wall clock can step. While the core calls a provider, ``now_ms()`` is therefore that provider's time, which cannot.
 """
@@ -35,7 +35,7 @@ class Source(Protocol):
         ...
 
     def note_date(self, at_ms: int) -> None:
-        """Take in the second (ms, UTC) in which the upstream made an answer."""
+        """Take the second (ms, UTC) in which the upstream made an answer."""
         ...
 
 
@@ -61,7 +61,7 @@ def now_ms() -> int:
 
 
 def note_date(headers: Mapping[str, str]) -> None:
-    """Tell the core the ``Date`` of an upstream's answer. An answer from a cache, which has an ``Age``, says nothing."""
+    """Pass the ``Date`` of an upstream's answer to the core. It ignores an answer from a cache, which has an ``Age``."""
     source = _source.get()
     found = {name.lower(): value for name, value in headers.items() if name.lower() in {"date", "age"}}
     if source is None or "date" not in found or found.get("age", "0").strip() != "0":

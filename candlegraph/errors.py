@@ -5,21 +5,21 @@ CandlegraphError
 |-- NotFound                NOT_FOUND               ask for something that exists
 |-- Unauthenticated         UNAUTHENTICATED         sign in
 |   |-- TokenExpired        UNAUTHENTICATED         refresh the access token
-|   `-- TokenUsed           UNAUTHENTICATED         use what the first use of the refresh token brought
-|-- Forbidden               FORBIDDEN               ask somebody who may
+|   `-- TokenUsed           UNAUTHENTICATED         use the tokens that the first use returned
+|-- Forbidden               FORBIDDEN               use an account that may
 |-- Conflict                CONFLICT                read again, then retry
 |-- TooManyAttempts         RATE_LIMITED            wait ``retry_after`` seconds
 |-- Overloaded              OVERLOADED              come back later
 |-- Unavailable             UNAVAILABLE             our own storage is away: retry
-|-- ConfigurationError      CONFIGURATION           mend the named setting
-|-- InvalidCandles          INVALID_CANDLES         mend the named row
+|-- ConfigurationError      CONFIGURATION           change the named setting
+|-- InvalidCandles          INVALID_CANDLES         correct the named row
 `-- ProviderError           PROVIDER_UNAVAILABLE    the upstream, as a provider plugin reports it
-    |-- ProviderUnavailable PROVIDER_UNAVAILABLE    retry; the upstream is down, slow or talks rubbish
+    |-- ProviderUnavailable PROVIDER_UNAVAILABLE    retry; the upstream is down, slow or sends garbage
     |   `-- ProviderStarting PROVIDER_UNAVAILABLE   ask again after ``retry_after`` seconds
     |-- RateLimited         RATE_LIMITED            wait ``retry_after`` seconds
     |-- ProviderRefused     PROVIDER_REFUSED        do not retry: keys, region or plan
     |-- UnknownSymbol       NOT_FOUND               the upstream does not know the symbol
-    `-- Unsupported         BAD_USER_INPUT          the provider cannot answer such a question
+    `-- Unsupported         BAD_USER_INPUT          the provider does not support this request
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ class CandlegraphError(Exception):
     """Something went wrong."""
 
     code = "INTERNAL"
-    reason: str | None = None  # where clients have to tell errors of one code apart
+    reason: str | None = None  # where clients have to distinguish errors of one code
 
     def __init__(self, message: str | None = None, *, retry_after: float | None = None) -> None:
         """Take ``message``, or the first line of the class's docstring.
@@ -151,6 +151,6 @@ class UnknownSymbol(ProviderError):
 
 
 class Unsupported(ProviderError):
-    """The provider cannot answer this question."""
+    """The provider does not support this request."""
 
     code = "BAD_USER_INPUT"

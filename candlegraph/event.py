@@ -1,4 +1,4 @@
-"""What a listener of a live series is told."""
+"""The events of a live series, as its listeners get them."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from candlegraph.candle import Candles
 
 
 class EventKind(StrEnum):
-    """Why an event is sent."""
+    """The kind of an event."""
 
     SNAPSHOT = "SNAPSHOT"
     UPDATE = "UPDATE"
@@ -22,10 +22,10 @@ class EventKind(StrEnum):
 
 @dataclass(frozen=True, slots=True, weakref_slot=True, eq=False)
 class Event:
-    """One message of a live series. After the snapshots all who follow it are handed the very same object.
+    """One event of a live series. After the snapshots all listeners get the very same object.
 
     ``seq`` counts its closed and corrected candles, the same for every listener; an UPDATE repeats the last one.
-    ``resync_from`` (ms, UTC) is where a listener that fell behind should start again.
+    ``resync_from`` (ms, UTC) is where a listener that fell behind has to restart.
     """
 
     kind: EventKind
@@ -37,5 +37,5 @@ class Event:
 
 @lru_cache(maxsize=1024)
 def heartbeat(seq: int) -> Event:
-    """The HEARTBEAT of every series that has come as far: there is one, so that what it looks like is worked out once."""
+    """The heartbeat for ``seq``, shared by all series so that it is encoded once."""
     return Event(EventKind.HEARTBEAT, seq, Candles.empty())

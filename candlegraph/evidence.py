@@ -1,7 +1,7 @@
 """What rows of candles prove: the spans in which there is no other candle than these.
 
-A file is evidence from row to row. A hole between two rows means "nobody traded" only where it looks like the other
-holes of the file: a night, a weekend, a holiday, a quiet hour. A hole far beyond those means that rows are missing.
+A file is evidence from row to row. A hole between two rows means that there was no trade only where it looks like the
+other holes of the file: a night, a weekend, a holiday, a quiet hour. A much longer hole means that rows are missing.
 """
 
 from __future__ import annotations
@@ -14,15 +14,15 @@ from candlegraph.timeframe import Timeframe
 from candlegraph.zone import UTC, Int64s, Zone
 
 SHORT_HOLE_MS = 3 * DAY_MS  # a hole up to here never breaks a run: a long weekend
-HOLE_FACTOR = 4  # nor does one up to so many times the longest usual one
+HOLE_FACTOR = 4  # nor does one up to this multiple of the longest usual one
 KIND_COUNT = 3  # holes of one kind make it a usual one
-KIND_RATIO = 1.25  # holes are of one kind where the longest is at most so much longer than the shortest
+KIND_RATIO = 1.25  # holes are of one kind where the longest is at most this multiple of the shortest
 ANY_HOLE_MS = int(np.iinfo(np.int64).max)
 NO_HOLE_MS = 0
 
 
 def hole_lengths(stamps: Int64s, timeframe: Timeframe, zone: Zone = UTC) -> Int64s:
-    """How long nothing follows each row but the last, (n - 1,) ms; 0 where the next bucket has a row.
+    """The time without a row after each row but the last, (n - 1,) ms; 0 where the next bucket has a row.
 
     ``stamps`` is (n,) int64 ms UTC, ascending and unique. Holes between days are counted in local days, so that a
     change of the clock makes none longer.

@@ -1,4 +1,4 @@
-"""Outages of what the server depends on: logged once a minute at most, with how long they last, and once when over."""
+"""Outages of dependencies: logged once a minute at most, with their duration, and once at their end."""
 
 from __future__ import annotations
 
@@ -50,12 +50,12 @@ class Outage:
         self._since = self.reason = None
 
     def fail(self, error: CandlegraphError) -> None:
-        """Record an error; that the database is away is logged once by the database, not by each of its users."""
+        """Record an error; the database itself logs its outage once, so its users do not."""
         self.begin(error.message, logged=isinstance(error, Unavailable) and error.logged)
 
     @contextmanager
     def recording(self) -> Iterator[None]:
-        """Record the outcome of the block. A CandlegraphError ends the block and goes no further."""
+        """Record the outcome of the block, and suppress a CandlegraphError."""
         try:
             yield
         except CandlegraphError as error:

@@ -1,11 +1,11 @@
-"""What a provider plugin is: the interface its author writes against.
+"""The interface of a provider plugin.
 
 A plugin is a pip package with an entry point in the group ``candlegraph.providers``, named ``<market>.<name>``, that
-points at a factory: ``def create(environ: Mapping[str, str]) -> Iterable[Provider | Unconfigured]``. The factory must be cheap and do
+points at a factory: ``def create(environ: Mapping[str, str]) -> Iterable[Provider | UnconfiguredProvider]``. The factory must be cheap and do
 no I/O; it may raise ConfigurationError. One factory may yield many providers (one for each exchange, say).
 
-A provider answers what it is asked and says what it has proved. Retries, rate budgets, circuit breaking, storage,
-validation and fan-out are the core's business: it makes one upstream call when asked to, and reports what came of it.
+A provider answers a fetch and states what the answer proves. Retries, rate budgets, circuit breaking, storage,
+validation and fan-out are the core's business: the provider makes one upstream call for each fetch.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ API_VERSION = 1  # of this interface; a provider names the one it was written fo
 
 
 class LiveMode(StrEnum):
-    """How the forming candle reaches us."""
+    """How the forming candle is obtained."""
 
     STREAM = "STREAM"
     POLL = "POLL"
@@ -34,7 +34,7 @@ class LiveMode(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Market:
-    """A market: its id, what people call it, and the IANA zone in which its days open."""
+    """A market: its id, its name, and the IANA zone in which its days open."""
 
     id: str
     name: str
@@ -46,7 +46,7 @@ class Market:
 class Budget:
     """What an upstream lets one credential spend: ``weight`` in any ``per_s`` seconds, and ``concurrent`` calls at once.
 
-    Who names another ``credential`` has a budget of their own; it leaves the process as a short hash alone.
+    Another ``credential`` has another budget; it leaves the process only as a short hash.
     """
 
     weight: float
@@ -57,32 +57,32 @@ class Budget:
 
 @dataclass(frozen=True, slots=True)
 class Capabilities:
-    """What a provider can do. ``timeframes`` are native ones; ``1m`` among them unless it truly has none."""
+    """What a provider supports. ``timeframes`` are native ones, with ``1m`` among them unless it truly has none."""
 
     timeframes: tuple[Timeframe, ...]
     live: LiveMode = LiveMode.NONE
     has_volume: bool = True
     max_rows_per_call: int = 500
     max_lookback_ms: int | None = None
-    max_lookback_candles: int | None = None  # at any timeframe: Kraken answers the newest 720 and nothing older
+    max_lookback_candles: int | None = None  # at any timeframe: Kraken serves the newest 720 and nothing older
     settle_ms: int = 30_000  # how long after its end a candle may still change
     corrects_within_ms: int | None = None  # how long final candles may still be corrected; None: they are not
-    delay_ms: int = 0  # what is younger cannot be had: the feed is a delayed one
-    budget: Budget | None = None  # None: nothing is known, and a cautious one is kept
-    call_weight: float = 1.0  # what one `Provider.fetch` costs of it
+    delay_ms: int = 0  # younger candles are not available: the feed is delayed
+    budget: Budget | None = None  # None: unknown, and the core uses a cautious one
+    call_weight: float = 1.0  # what one `Provider.fetch` costs
     deadline_s: float = 10.0  # how long one call may take
     revised: bool = False  # its past may be replaced as a whole: it is `Revised`
     earliest_ms: int = (
-        0  # it is asked for nothing older, unless a listing says so; negative: there are candles before 1970
+        0  # the core fetches nothing older, unless a listing says so; negative: there are candles before 1970
     )
 
     @property
     def final_after_ms(self) -> int:
-        """How long after its end a candle can be had and does not change any more."""
+        """How long after its end a candle is available and final."""
         return max(self.settle_ms, self.delay_ms)
 
     def reach_ms(self, timeframe: Timeframe) -> int | None:
-        """How far back from now it can be asked at ``timeframe``; None for as far as there is anything."""
+        """How far back from now candles are available at ``timeframe``; None without a limit."""
         by_count = self.max_lookback_candles and self.max_lookback_candles * timeframe.nominal_ms
         return min((reach for reach in (self.max_lookback_ms, by_count) if reach is not None), default=None)
 
@@ -103,10 +103,10 @@ class Listing:
 
 @dataclass(frozen=True, slots=True)
 class Revision:
-    """Identifies the data that a provider has of a series, where these data may be replaced (see `Revised`).
+    """Identifies the data that a provider has for a series, where these data may be replaced (see `Revised`).
 
     Revisions of one ``lineage`` differ only by candles added after the last one. ``state`` identifies the data exactly, so
-    that the provider can tell after a restart whether its data are of the same lineage. Both are opaque to the core.
+    that after a restart the provider can compare the lineage. Both are opaque to the core.
     """
 
     lineage: str
@@ -115,12 +115,12 @@ class Revision:
 
 @dataclass(frozen=True, slots=True)
 class Page:
-    """An answer, and how much of the question it settles.
+    """An answer, and the span for which it is complete.
 
-    On ``[complete_from, complete_to)`` the provider vouches that there is no other candle than these. A final candle
-    outside of it is not kept; the forming one lies behind it. ``complete_to <= complete_from`` proves nothing; where both
-    are an instant before what was asked for, the provider has nothing newer than that, and may have what is older.
-    ``revision`` is for a `Revised` provider: the data that the page was taken from.
+    On ``[complete_from, complete_to)`` the provider vouches that there is no other candle than these. The core does not keep
+    final candles outside of it; the forming one lies behind it. ``complete_to <= complete_from`` proves nothing; where both
+    are an instant before the requested span, the provider has nothing newer than that, and may have older candles.
+    ``revision`` is for a `Revised` provider: the data from which the page was read.
     ``proved_until`` is for the core, which sets it by the upstream's clock: nothing later has settled for sure.
     """
 
@@ -132,7 +132,7 @@ class Page:
 
 
 class ProviderInfo(Protocol):
-    """What a provider tells of itself, on its own or guarded."""
+    """What a provider is, on its own or guarded."""
 
     @property
     def market(self) -> Market:
@@ -146,12 +146,12 @@ class ProviderInfo(Protocol):
 
     @property
     def name(self) -> str:
-        """What people call it."""
+        """Its name for people."""
         ...
 
     @property
     def capabilities(self) -> Capabilities:
-        """What it can do; may become more exact after the start."""
+        """What it supports; may become more exact after the start."""
         ...
 
     async def listings(self) -> Sequence[Listing]:
@@ -165,7 +165,7 @@ class Provider(ProviderInfo, Protocol):
 
     @property
     def api_version(self) -> int:
-        """The `API_VERSION` it was written for; a class attribute ``api_version = 1`` will do."""
+        """The `API_VERSION` it was written for; a class attribute ``api_version = 1`` is enough."""
         ...
 
     @property
@@ -179,29 +179,29 @@ class Provider(ProviderInfo, Protocol):
         ...
 
     async def start(self) -> None:
-        """Make ready, at first use: import what is heavy, open connections. ConfigurationError, ProviderError.
+        """Prepare, at first use: import heavy modules, open connections. ConfigurationError, ProviderError.
 
         It may take minutes; it is cancelled only when the server stops, or after ten minutes.
         """
         ...
 
     async def close(self) -> None:
-        """Let everything go; called once, also after a failed start."""
+        """Release everything; called once, also after a failed start."""
         ...
 
     async def fetch(self, instrument: Instrument, timeframe: Timeframe, span: Span) -> Page:
-        """Candles of a native timeframe that open within ``span``: one upstream call, oldest first where it can choose.
+        """Return candles of a native timeframe that open within ``span``: one upstream call, the oldest first where it can choose.
 
-        The page may end early (``max_rows_per_call``): the core asks again from ``complete_to``. The last candle may be
+        The page may end early (``max_rows_per_call``): the core fetches the rest from ``complete_to``. The last candle may be
         the forming one. Raises ProviderUnavailable, RateLimited, ProviderRefused, UnknownSymbol or Unsupported; an
-        answer that could not be read is ProviderUnavailable, never an empty page.
+        unreadable answer is ProviderUnavailable, never an empty page.
         """
         ...
 
 
 @runtime_checkable
 class SupportsStreaming(Protocol):
-    """What a provider with ``Live.STREAM`` has besides."""
+    """The further method of a provider with ``LiveMode.STREAM``."""
 
     def stream(self, instrument: Instrument) -> AsyncIterator[Candles]:
         """Yield 1m candles as they move, each time those that changed; ends or raises ProviderError when cut.
@@ -213,26 +213,26 @@ class SupportsStreaming(Protocol):
 
 @runtime_checkable
 class SupportsFirstAvailable(Protocol):
-    """What a provider has besides that can find out where an instrument's history begins."""
+    """The further method of a provider that can find the beginning of an instrument's history."""
 
     async def first_available(self, instrument: Instrument) -> int | None:
-        """When its first 1m candle opens (ms, UTC); None where that cannot be found out. ProviderError."""
+        """When its first 1m candle opens (ms, UTC); None where that is unknown. ProviderError."""
         ...
 
 
 @runtime_checkable
 class Revised(Protocol):
-    """What a provider has besides whose past may be replaced as a whole: a file, a snapshot that is published anew.
+    """The further method of a provider whose past may be replaced as a whole: a file, a snapshot that is published anew.
 
-    The core never asks again for what is covered. It compares revisions instead: where the lineage differs from that of
+    The core never fetches again what is covered. It compares revisions instead: where the lineage differs from that of
     the stored candles, it reads the covered spans again and replaces them in one transaction.
     """
 
     async def revision(self, instrument: Instrument, timeframe: Timeframe, stored: Revision | None) -> Revision | None:
-        """The revision of what `Provider.fetch` answers now; ``stored`` is that of the candles in the store, if known.
+        """The revision of the data that `Provider.fetch` reads now; ``stored`` is that of the stored candles, if known.
 
-        It has the lineage of ``stored`` where the data only grew since, or where they cannot be read at the moment: then what
-        is stored stays. None where there are no data of the series any more. Cheap: it is called for each question.
+        It has the lineage of ``stored`` where the data only grew since, or where they cannot be read at the moment: then the
+        stored candles stay. None where the data of the series no longer exist. Cheap: the core calls it for each query.
         ProviderError.
         """
         ...
@@ -240,16 +240,16 @@ class Revised(Protocol):
 
 @runtime_checkable
 class Inspected(Protocol):
-    """What a provider has besides whose own data may be faulty: a folder with files that cannot be read, say."""
+    """The further method of a provider whose own data may be faulty: a folder with unreadable files, say."""
 
     async def inspect(self) -> str | None:
-        """Which of its data cannot be served and why, one line each; None where all can. Asks no remote upstream."""
+        """Which of its data cannot be served and why, one line each; None where all can. Calls no remote upstream."""
         ...
 
 
 @runtime_checkable
 class SupportsServerTime(Protocol):
-    """What a provider has besides whose upstream tells the time."""
+    """The further method of a provider whose upstream gives its time."""
 
     async def server_time(self) -> int:
         """The upstream's clock (ms, UTC): one call. ProviderError."""
@@ -258,7 +258,7 @@ class SupportsServerTime(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class UnconfiguredProvider:
-    """What a factory yields for a provider that lacks a setting: it is listed with the reason, and nobody asks it."""
+    """A provider that lacks a setting, as a factory yields it: it is listed with the reason, and never called."""
 
     market: Market
     id: str

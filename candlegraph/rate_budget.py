@@ -1,4 +1,4 @@
-"""What may still be asked of an upstream: its budget, counted over a window that slides."""
+"""Rate budgets: the weight of calls that an upstream allows, counted over a sliding window."""
 
 from __future__ import annotations
 
@@ -12,41 +12,41 @@ WINDOW_SLOTS = 60  # a window is counted in so many slots: a few numbers, howeve
 
 
 class RateBudget(Protocol):
-    """Counts what is spent of budgets by key, one for each upstream, and by the credential that a budget names."""
+    """Counts spent weight by key, one for each upstream, and by the credential of a budget."""
 
     async def spend(self, key: str, budget: Budget, weight: float, share: float = 1.0) -> float:
-        """Spend ``weight``: 0, or how many seconds to wait, and then nothing was spent.
+        """Spend ``weight``: 0, or the seconds to wait; then nothing was spent.
 
-        It is refused where it would take more than ``share`` of the budget: what is left of it is for others.
+        It is refused where it would use more than ``share`` of the budget: the rest is reserved for others.
         """
         ...
 
     async def pause(self, key: str, budget: Budget, seconds: float) -> None:
-        """Let nothing be spent for so long, because the upstream said so."""
+        """Stop all spending for so long, at the upstream's request."""
         ...
 
 
 class SlidingWindow:
-    """What was spent of one budget: in no ``per_s`` seconds, wherever they begin, more than its weight.
+    """The spent weight of one budget: at most its weight in any ``per_s`` seconds.
 
-    A slot counts until its end is ``per_s`` old, so that what is spent is forgotten up to a sixtieth late, never early.
+    A slot counts until its end is ``per_s`` old, so spent weight expires up to a sixtieth late, never early.
     """
 
     def __init__(self, budget: Budget) -> None:
-        """Nothing was spent yet."""
+        """Start with nothing spent."""
         self._budget = budget
         self._slot_s = budget.per_s / WINDOW_SLOTS
         self._spent: dict[int, float] = {}  # by slot, ascending
         self._held_until = 0.0
 
     def spend(self, now: float, weight: float, share: float) -> float:
-        """As `Quota.spend`, at the instant ``now`` in seconds."""
+        """As `RateBudget.spend`, at the instant ``now`` in seconds."""
         if now < self._held_until:
             return self._held_until - now
         slot = floor(now / self._slot_s)
         for old in [old for old in self._spent if old < slot - WINDOW_SLOTS]:
             del self._spent[old]
-        most = max(weight, self._budget.weight * share)  # what is heavier than all of it goes alone
+        most = max(weight, self._budget.weight * share)  # a call heavier than all of it goes alone
         used, free_at = sum(self._spent.values()), now
         if used + weight <= most:
             self._spent[slot] = self._spent.get(slot, 0) + weight
@@ -58,21 +58,21 @@ class SlidingWindow:
         return max(free_at - now, 0.001)
 
     def refund(self, now: float, weight: float) -> None:
-        """Take back what was spent at ``now``."""
+        """Undo what was spent at ``now``."""
         slot = floor(now / self._slot_s)
         if slot in self._spent:
             self._spent[slot] -= weight
 
     def pause(self, until: float) -> None:
-        """Let nothing be spent before."""
+        """Stop all spending before ``until``."""
         self._held_until = max(self._held_until, until)
 
 
 class LocalRateBudget:
-    """Counts for this process alone; implements `Quota`."""
+    """Counts for this process alone; implements `RateBudget`."""
 
     def __init__(self) -> None:
-        """Nothing was spent yet."""
+        """Start with nothing spent."""
         self._windows: dict[tuple[str, Budget], SlidingWindow] = {}
 
     def window(self, key: str, budget: Budget) -> SlidingWindow:

@@ -12,7 +12,7 @@ from candlegraph.zone import UTC, Int64s, Zone
 def fold(candles: Candles, timeframe: Timeframe, zone: Zone = UTC) -> Candles:
     """Fold ``candles`` into ``timeframe``: first open, highest high, lowest low, last close, summed volume.
 
-    The caller hands whole buckets in: a bucket is built of whatever is there. A bucket is ``closed`` or ``synthetic``
+    The caller passes whole buckets: a bucket is built of the candles that are there. A bucket is ``closed`` or ``synthetic``
     only where all its candles are. Input and output are ascending; the base timeframe must nest in ``timeframe``.
     """
     if not len(candles):
@@ -53,7 +53,7 @@ def _buckets(stamps: Int64s, timeframe: Timeframe, zone: Zone) -> tuple[Int64s, 
 def fill_previous(candles: Candles, opens: Int64s, before: float | None) -> Candles:
     """Put a flat candle (volume 0, ``synthetic``) at the previous close into each of ``opens`` that has no candle.
 
-    ``opens`` ascend; ``before`` is the close that precedes all candles; where there is none, nothing is put.
+    ``opens`` ascend; ``before`` is the close that precedes all candles; without one, nothing is filled.
     """
     empty = np.setdiff1d(opens, candles.timestamp, assume_unique=True)
     closes = np.append(np.nan if before is None else before, candles.close)

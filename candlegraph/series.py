@@ -1,4 +1,4 @@
-"""Names of what is asked for: an instrument, and a series of its candles."""
+"""The names of candles: an instrument, and a series of its candles."""
 
 from __future__ import annotations
 
@@ -30,9 +30,9 @@ class Series:
 
 @dataclass(frozen=True, slots=True)
 class InstrumentRecord:
-    """An instrument as it is kept. Instants are milliseconds since the epoch, UTC; None where not known.
+    """A stored instrument. Instants are milliseconds since the epoch, UTC; None where not known.
 
-    ``listed``: its provider names it and can be asked for more. Otherwise it was imported, and only the store has it.
+    ``listed``: its provider lists it and can fetch more. Otherwise it was imported, and only the store has it.
     """
 
     id: int

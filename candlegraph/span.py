@@ -1,4 +1,4 @@
-"""Half-open spans of time, and sorted sets of them: what the coverage ledger counts with."""
+"""Half-open spans of time, and sorted sets of them: the arithmetic of coverage."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ class Spans:
 
     @classmethod
     def from_disjoint(cls, spans: Iterable[Span]) -> Self:
-        """Take ``spans`` that are sorted, non-empty and do not touch, as a ledger has them."""
+        """Take ``spans`` that are sorted, non-empty and do not touch, as coverage has them."""
         made = cls()
         made._spans = tuple(spans)
         return made

@@ -94,7 +94,7 @@ async def _ending(name: str, work: Work) -> str:
     except asyncio.CancelledError:
         if _cancelled():
             raise
-        # Something that the task waited for was cancelled, not the task.
+        # An awaited task was cancelled, not this one.
         log.exception("the task %r was interrupted; it is restarted", name)
         return "It was interrupted (CancelledError)."
     except Exception as error:
@@ -105,6 +105,6 @@ async def _ending(name: str, work: Work) -> str:
 
 
 def _cancelled() -> bool:
-    """Whether somebody asked the current task to end; it may have answered that with another error."""
+    """Whether the current task was cancelled; it may have answered that with another error."""
     task = asyncio.current_task()
     return task is not None and task.cancelling() > 0

@@ -1,4 +1,4 @@
-"""How long everything takes, waits and lasts: one value, made by the wiring and handed down."""
+"""Every interval, time-out and time to live: one value, created by the wiring and passed down."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ class Timings:
     acquire_timeout_s: float = 2.0  # how long a caller waits for a free connection of the pool
     statement_timeout_s: float = 60.0  # how long one statement may run
     record_ttl_s: float = 30.0  # how long a process keeps an instrument's record
-    recheck_pause_s: float = 30.0  # how long an instrument is not rechecked after a question about it
+    recheck_pause_s: float = 30.0  # the least time between two rechecks of an instrument
     change_poll_interval_s: float = 0.25  # how often the writes of other processes are read
-    change_freshness_s: float = 2.0  # how old the last such read may be for caches to be believed
+    change_freshness_s: float = 2.0  # how old the last such read may be before caches count as stale
     change_retention_s: float = 600.0  # how long a row of `changes` stays
     claim_ttl_s: float = 10.0  # how long the claim of a dead process blocks a fetch
     claim_renewal_interval_s: float = 3.0  # how often claims are renewed
     claim_poll_interval_s: float = 0.25  # how often a claim of another process is checked again
     lease_ttl_s: float = 3.0  # how long after its holder's death a lease is free
     follow_ttl_s: float = 15.0  # how long a process that stopped renewing still counts as a follower
-    topic_resumption_s: float = 86_400.0  # how long a topic that nobody counts can be resumed
+    topic_resumption_s: float = 86_400.0  # how long a topic without a leader can be resumed
     notify_retry_s: float = 1.0  # how soon a lost LISTEN connection is opened again
     refresh_interval_s: float = 10.0  # between two rounds of the refresher
     refresh_max_backoff_s: float = 300.0  # between two rounds, where one after the other fails
@@ -45,7 +45,7 @@ class Timings:
     listing_retry_s: float = 30.0  # how soon a list that could not be read is tried again
     listing_timeout_s: float = 60.0  # how long the read of a list may take
     listing_deadline_s: float = 10.0  # how long a caller waits for a list; the read goes on
-    unknown_symbol_ttl_s: float = 60.0  # how old a list may be that lacks a symbol somebody asks for
+    unknown_symbol_ttl_s: float = 60.0  # the age at which a list without a requested symbol is read again
     backfill_poll_interval_s: float = 1.0  # how often workers look for work
     backfill_follow_interval_s: float = 0.5  # how often a follower reads the state of a job
     backfill_claim_ttl_s: float = 10.0  # how long the claim of a dead worker blocks a part
@@ -57,31 +57,31 @@ class Timings:
     # realtime
     feed_poll_interval_s: float = 5.0  # how often the forming minute is read where there is no stream
     feed_stream_poll_interval_s: float = 60.0  # and where there is one: when the minute closes
-    feed_late_retries_s: tuple[float, ...] = (3.0, 10.0)  # after a minute was due, when it is read again if not there
+    feed_late_retries_s: tuple[float, ...] = (3.0, 10.0)  # when a minute that was due and missing is read again
     feed_spread_s: float = 2.0  # over which the reads of all symbols are spread when a minute settles
-    feed_retry_s: float = 1.0  # how soon after a failure a feed tries again where somebody waits
+    feed_retry_s: float = 1.0  # how soon after a failure a feed with waiting listeners tries again
     feed_max_backoff_s: float = 60.0  # between two tries of a feed that fails
     leader_interval_s: float = 1.0  # how often the leases are renewed and taken
-    leader_sweep_interval_s: float = 60.0  # how often rows that nobody needs are deleted
+    leader_sweep_interval_s: float = 60.0  # how often rows without further use are deleted
     warm_up_retry_s: float = 10.0  # how soon a provider that could not be warmed up is tried again
     hub_interval_s: float = 1.0  # how often the hub looks for what it missed
-    hub_heartbeat_interval_s: float = 15.0  # how long a listener hears nothing before a heartbeat
-    follow_renewal_interval_s: float = 4.0  # how often a process says what it follows
+    hub_heartbeat_interval_s: float = 15.0  # how long a listener gets no event before a heartbeat
+    follow_renewal_interval_s: float = 4.0  # how often a process renews the topics it follows
     message_timeout_s: float = 0.5  # how long a message may be on its way before it counts as lost
     topic_linger_s: float = 60.0  # how long a topic stays after its last listener
-    topic_ready_timeout_s: float = 10.0  # how long a leader may take to say how a topic stands
+    topic_ready_timeout_s: float = 10.0  # how long a leader may take to send the position of a topic
     topic_ask_interval_s: float = 1.0  # how often it is asked again
     topic_adoption_delay_s: float = 5.0  # after which a topic begins as the store has it: the bus may be down
     redis_channel_timeout_s: float = 1.0  # how long connecting or publishing may take
     redis_channel_retry_s: float = 1.0  # how soon a lost subscription is made again
 
     # accounts
-    account_freshness_s: float = 0.5  # how old may be what a process knows of an account
+    account_freshness_s: float = 0.5  # how old a cached account may be
 
     # transport
-    socket_init_timeout_s: float = 5.0  # how long a new socket may take to say `connection_init`
+    socket_init_timeout_s: float = 5.0  # how long a new socket may take to send `connection_init`
     socket_finish_timeout_s: float = 5.0  # how long an answer may take when the server stops
     stream_comment_interval_s: float = 12.0  # how often a quiet event stream sends a comment
-    stalled_peer_timeout_s: float = 10.0  # how long a peer may read nothing of what is buffered for it
-    farewell_timeout_s: float = 5.0  # how long after that it may still read why it was closed
-    unread_timeout_s: float = 30.0  # how long the network keeps what a peer does not read, after a close
+    stalled_peer_timeout_s: float = 10.0  # how long a peer may leave its buffered data unread
+    farewell_timeout_s: float = 5.0  # how long after that it may still read the reason of the close
+    unread_timeout_s: float = 30.0  # how long the network keeps unread data after a close

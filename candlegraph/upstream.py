@@ -1,4 +1,4 @@
-"""A provider as the core uses it: what `providers` hands out, and every floor above it reads.
+"""A provider as the core uses it: the registry returns it, and every floor above uses it.
 
 A plugin's author needs none of this: `candlegraph.provider` is the interface.
 """
@@ -18,7 +18,7 @@ from candlegraph.timeframe import Timeframe
 
 
 class Urgency(StrEnum):
-    """What an upstream call is for. Where a budget is short, the ones above go first."""
+    """The purpose of an upstream call. Where a budget is short, the ones above go first."""
 
     LIVE = "LIVE"
     QUERY = "QUERY"
@@ -26,7 +26,7 @@ class Urgency(StrEnum):
 
 
 class ProviderState(StrEnum):
-    """How a provider is."""
+    """The state of a provider."""
 
     READY = "READY"
     DEGRADED = "DEGRADED"
@@ -53,7 +53,7 @@ class Upstream(ProviderInfo, Protocol):
         ...
 
     async def first_available(self, instrument: Instrument) -> int | None:
-        """As `Probing.first_available`; None where the provider cannot say."""
+        """As `SupportsFirstAvailable.first_available`; None where the provider does not support it."""
         ...
 
     async def revision(self, instrument: Instrument, timeframe: Timeframe, stored: Revision | None) -> Revision | None:
@@ -61,17 +61,17 @@ class Upstream(ProviderInfo, Protocol):
         ...
 
     def stream(self, instrument: Instrument) -> AsyncGenerator[Candles, None] | None:
-        """As `Streaming.stream`, for the caller to close; None where it has to be polled."""
+        """As `SupportsStreaming.stream`, for the caller to close; None where it has to be polled."""
         ...
 
     def count_refused_rows(self, rows: int) -> None:
-        """Count rows of it that were no candles and were not kept."""
+        """Count invalid rows of it, which were not stored."""
         ...
 
 
 @dataclass(frozen=True, slots=True)
 class CallFailure:
-    """What went wrong with an upstream, without any secret, and when (ms, UTC)."""
+    """A failed upstream call, without any secret, and when it failed (ms, UTC)."""
 
     message: str
     at: int
@@ -79,7 +79,7 @@ class CallFailure:
 
 @dataclass(frozen=True, slots=True)
 class CallCounters:
-    """What this process asked of a provider since it started, retries among the calls. ``last_call_at`` in ms, UTC."""
+    """The calls of this process to a provider since the start, including retries. ``last_call_at`` in ms, UTC."""
 
     calls: int = 0
     failures: int = 0
@@ -95,7 +95,7 @@ class ProviderStatus:
 
     ``retry_at`` in milliseconds, UTC.
 
-    ``budget`` is the one that is kept: the provider's own, or a cautious one; None where nobody can be asked.
+    ``budget`` is the effective one: the provider's own, or a cautious one; None where the provider cannot be called.
     """
 
     market: Market
@@ -116,16 +116,16 @@ class Providers(Protocol):
     """The registry, as the floors below the server see it."""
 
     async def get(self, market: str, provider: str, *, timeout_s: float | None = None) -> Upstream | None:
-        """The provider, started and guarded; None where no plugin brings it.
+        """The provider, started and guarded; None where no plugin has it.
 
         ProviderError where it cannot be started now; ProviderStarting where it is not ready within ``timeout_s``.
         """
         ...
 
     def statuses(self) -> Sequence[ProviderStatus]:
-        """Every provider that a plugin brings, failed ones too."""
+        """Every provider of every plugin, failed ones too."""
         ...
 
     async def inspect(self) -> None:
-        """Have the `Inspected` providers look at their data; what they find is the reason of their status."""
+        """Let the `Inspected` providers check their data; their findings are the reason of their status."""
         ...

@@ -1,4 +1,4 @@
-"""Who asks: a `User` with roles, or nobody we know; and what that one may do."""
+"""The caller: a `User` with roles, or an anonymous one; and the permissions."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from candlegraph.errors import CandlegraphError, Forbidden, Unauthenticated
 
 
 class Role(StrEnum):
-    """What somebody may do. Each role may do what those before it may."""
+    """A role. Each role includes those before it."""
 
     VIEWER = "viewer"
     OPERATOR = "operator"
@@ -26,7 +26,7 @@ class Role(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class User:
-    """An account. ``version`` counts up when everything that was signed for it has to end."""
+    """An account. ``version`` goes up when every token that was signed for it must end."""
 
     id: int
     name: str
@@ -37,7 +37,7 @@ class User:
 
 @dataclass(frozen=True, slots=True)
 class UserConfig:
-    """What a front end keeps for its user: a JSON object, and when it was saved (None: never)."""
+    """A user's saved configuration: a JSON object, and when it was saved (None: never)."""
 
     config: dict[str, Any]
     updated_at: datetime | None
@@ -45,7 +45,7 @@ class UserConfig:
 
 @dataclass(frozen=True, slots=True)
 class Viewer:
-    """Whoever asks. ``refusal`` is what is wrong with the token that was shown; nobody is anonymous by mistake."""
+    """The caller. ``refusal`` is the problem with the token, if any; an invalid token never makes a caller anonymous."""
 
     user: User | None = None
     roles: frozenset[Role] = frozenset({Role.VIEWER})
@@ -53,13 +53,13 @@ class Viewer:
     refusal: CandlegraphError | None = None
 
     def require(self, role: Role) -> None:
-        """Raise Unauthenticated, Forbidden, or what is wrong with the token, unless ``role`` is among the roles."""
+        """Raise Unauthenticated, Forbidden, or the refusal of the token, unless ``role`` is among the roles."""
         if role not in self.roles:
             self.account()
             raise Forbidden(f"This needs the role {role.name}.")
 
     def account(self) -> User:
-        """Whose account it is; Unauthenticated, or what is wrong with the token, where it is nobody's."""
+        """The caller's account; Unauthenticated, or the refusal of the token, where there is none."""
         if self.refusal:
             raise self.refusal
         if self.user is None:

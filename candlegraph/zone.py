@@ -1,4 +1,4 @@
-"""Time zones as arrays: when each local day opens, for one instant or for a million.
+"""Time zones as arrays: the opening of each local day, for one instant or for a million.
 
 ``zoneinfo`` answers one datetime at a time, about a microsecond each; folding a year of minutes into days asks half a
 million times. A `Zone` reads it once and keeps the instants at which the offset changes.
@@ -24,7 +24,7 @@ Int64s = NDArray[np.int64]
 _SCAN_FROM_S = -2_524_521_600  # 1890-01-01: a ten-year bucket around 1900 opens no earlier
 _SCAN_TO_S = 10_319_184_000  # 2297-01-01: a ten-year bucket around the last valid Timestamp ends no later
 # No zone keeps an offset for less than 3.9 days (Freetown in 1939), since 1960 for less than 6.9 (Gaza, Hebron, Recife):
-# none hides between two probes.
+# none fits between two probes.
 _OLD_PROBE_EVERY_S, _PROBE_EVERY_S = 3 * 86_400, 6 * 86_400
 _OLD_UNTIL_S = -315_619_200  # 1960-01-01
 _RULES_ONLY_FROM_S = 4_102_444_800  # 2100-01-01: from here on there are only yearly rules, whose halves are months long
@@ -51,7 +51,7 @@ class Zone:
 
     @cached_property
     def _local_ends(self) -> Int64s:
-        """The local time at which each offset stops to hold, never falling."""
+        """The local time at which each offset ends, never falling."""
         ends = self.changes[1:] + self.offsets[:-1]
         return np.maximum.accumulate(np.append(ends, np.iinfo(np.int64).max))
 
@@ -78,7 +78,7 @@ class Zone:
 
 @lru_cache(maxsize=1024)
 def zone(name: str) -> Zone:
-    """Look an IANA zone up by its name; BadUserInput where there is none."""
+    """Look an IANA zone up by its name; BadUserInput where it does not exist."""
     try:
         if not _NAME.fullmatch(name) or len(name) > 64:
             raise ValueError(name)  # noqa: TRY301

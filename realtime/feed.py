@@ -285,7 +285,9 @@ class Feed:
             if not result.exhausted:
                 break
         if await self._final.covered_until(missed, provider, refused) < missed.until:
-            raise ProviderUnavailable(f"{provider.name} did not return the candles that closed meanwhile.", retry_after=5)
+            raise ProviderUnavailable(
+                f"{provider.name} did not return the candles that closed meanwhile.", retry_after=5
+            )
         await self._publisher.close({key: count}, await self._final.minutes(missed), missed.until)
 
     def _update_forming(self) -> None:

@@ -1,4 +1,4 @@
-"""The conformance suite: what `candlegraph.provider` asks of a provider, as checks that a plugin's author can run.
+"""The conformance suite: the contract of `candlegraph.provider`, as checks that a plugin's author can run.
 
 ``pytest --provider=<market>.<id>`` runs them over an installed plugin; `Conformance` is the base of a test class that
 runs them over a provider of your own, with an upstream that can be made to fail. See docs/providers.md.

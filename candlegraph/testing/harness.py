@@ -1,4 +1,4 @@
-"""Where a provider is tried: in an event loop of its own, started once, its answers remembered."""
+"""The harness of a provider under test: an event loop of its own, one start, and cached answers."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from candlegraph.testing.subject import Fault, Subject, SubjectFactory
 from candlegraph.timeframe import Timeframe
 from candlegraph.zone import UTC, Zone, zone
 
-_MAX_ATTEMPTS = 3  # of a call that is told to wait
+_MAX_ATTEMPTS = 3  # of a rate-limited call
 
 
 class Harness:
@@ -26,10 +26,10 @@ class Harness:
 
     subject: Subject
     provider: Provider
-    leave_s = 5.0  # how long a task that was told to end may take over it
+    leave_s = 5.0  # how long a cancelled task may take to end
 
     def __init__(self, factory: SubjectFactory) -> None:
-        """Nothing is made before ``with``."""
+        """Create nothing before ``with``."""
         self._factory, self._stack = factory, AsyncExitStack()
         self._loop = asyncio.new_event_loop()
         self._listed: Sequence[Listing] = ()
@@ -49,7 +49,7 @@ class Harness:
         await self.provider.start()
 
     def __exit__(self, *_: object) -> None:
-        """Close both; what a provider left running is cancelled."""
+        """Close both; cancel what a provider left running."""
         self._loop.run_until_complete(self._stack.aclose())
         self._loop.run_until_complete(self.cancel_tasks(asyncio.all_tasks(self._loop)))
         self._loop.run_until_complete(self._loop.shutdown_asyncgens())
@@ -62,19 +62,19 @@ class Harness:
         return f"{self.provider.market.id}.{self.provider.id}"
 
     def run(self, question: Coroutine[Any, Any, None]) -> None:
-        """Run something in the loop of this bench."""
+        """Run a check in the loop of this harness."""
         self._loop.run_until_complete(question)
 
-    # What is asked of the provider.
+    # Calls to the provider.
 
     async def listings(self) -> Sequence[Listing]:
-        """Its symbols, asked for once."""
+        """Its symbols, listed once."""
         if not self._listed:
             self._listed = await self.provider.listings()
         return self._listed
 
     async def instrument(self) -> Instrument:
-        """The one that is asked for: the subject's, or the first that trades."""
+        """The instrument under test: the subject's, or the first active one."""
         symbol = self.subject.symbol
         if symbol is None:
             listed = await self.listings()
@@ -84,7 +84,7 @@ class Harness:
         return Instrument(self.provider.market.id, self.provider.id, symbol)
 
     async def page(self, timeframe: Timeframe, span: Span) -> Page:
-        """Ask for one page, as it comes. A real upstream is asked no faster than its budget allows."""
+        """Fetch one page, unchanged. Calls a real upstream no faster than its budget allows."""
         instrument = await self.instrument()
         for left in reversed(range(_MAX_ATTEMPTS)):
             await self._pace()
@@ -102,17 +102,17 @@ class Harness:
             await asyncio.sleep(traits.call_weight * traits.budget.per_s / traits.budget.weight)
 
     async def settled_page(self, timeframe: Timeframe, span: Span) -> tuple[Page, Candles]:
-        """A page, and its settled rows in good order: so that each check sees its own kind of mistake alone."""
+        """A page, and its settled rows sorted and unique: so that each check sees its own kind of mistake alone."""
         page = await self.page(timeframe, span)
         rows = page.candles.sorted().between(Span(span.since, min(span.until, await self.settled_before(timeframe))))
         self._seen[timeframe] = rows.merge(self._seen.get(timeframe, Candles.empty()))
         return page, rows
 
     def observed_rows(self, timeframe: Timeframe, span: Span) -> Candles:
-        """All settled rows that any answer has had, as they were seen first."""
+        """All settled rows of any answer, as they were first seen."""
         return self._seen.get(timeframe, Candles.empty()).between(span)
 
-    # What is known of it.
+    # Known facts about it.
 
     async def day_zone(self, timeframe: Timeframe) -> Zone:
         """The zone in which its buckets open."""
@@ -123,7 +123,7 @@ class Harness:
         return zone((listing and listing.timezone) or self.provider.market.timezone)
 
     async def settled_before(self, timeframe: Timeframe) -> int:
-        """Candles that open before this instant change no more."""
+        """Candles that open before this instant are final."""
         settle_ms = self.provider.capabilities.settle_ms
         return timeframe.floor(clock.now_ms() - settle_ms, await self.day_zone(timeframe))
 
@@ -147,7 +147,7 @@ class Harness:
         return self._known
 
     async def _candidate_spans(self, timeframe: Timeframe) -> list[Span]:
-        """Where candles may be: in the subject's span, else by now, at the listing, before the delisting, anywhere."""
+        """Where candles may be: in the subject's span, else near now, at the listing, before the delisting, anywhere."""
         days, now = await self.day_zone(timeframe), clock.now_ms()
         if self.subject.span:
             span = self.subject.span.outer(timeframe, days)
@@ -168,7 +168,7 @@ class Harness:
 
     def _within_reach(self, timeframe: Timeframe, since: int) -> int:
         reach = self.provider.capabilities.reach_ms(timeframe)
-        # Not to the very edge: it moves on while we ask.
+        # Not to the very edge: it moves on while the check runs.
         return max(since, 0 if reach is None else clock.now_ms() - reach * 9 // 10)
 
     async def sample_span(self, timeframe: Timeframe) -> Span:
@@ -182,9 +182,9 @@ class Harness:
 
     @contextmanager
     def failing(self, fault: Fault) -> Iterator[None]:
-        """Let the upstream fail; NotApplicable where it cannot be told to."""
+        """Let the upstream fail; RuleNotApplicable where it cannot be made to."""
         if self.subject.fail is None or fault not in self.subject.faults:
-            raise RuleNotApplicable("the upstream cannot be told to fail in this way")
+            raise RuleNotApplicable("the upstream cannot be made to fail in this way")
         self.subject.fail(fault)
         try:
             yield

@@ -30,7 +30,7 @@ class TestProvider(Conformance):
 
 
 def _subject(name: str, symbol: str | None, span: Span | None) -> SubjectFactory:
-    make(name, os.environ)  # told before anything is tried
+    make(name, os.environ)  # raises its UsageError before any check
 
     @asynccontextmanager
     async def subject() -> AsyncIterator[Subject]:

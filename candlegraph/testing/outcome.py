@@ -1,4 +1,4 @@
-"""What can come of checking a rule, besides that it is kept."""
+"""The outcomes of a rule's check, besides success."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ class RuleViolation(AssertionError):
 
 
 class RuleNotApplicable(Exception):
-    """A rule speaks of something that this provider, or this upstream, does not have."""
+    """The provider, or its upstream, does not have the feature of the rule."""
 
 
 class RuleBlocked(Exception):
-    """A rule rests on another one that is broken."""
+    """The rule depends on another one that is broken."""
 
 
 def require(met: object, detail: str) -> None:
-    """Breach with ``detail`` unless ``met``."""
+    """Raise RuleViolation with ``detail`` unless ``met``."""
     if not met:
         raise RuleViolation(detail)

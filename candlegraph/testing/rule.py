@@ -1,4 +1,4 @@
-"""A rule of the contract, and how a breach of it is told."""
+"""A rule of the contract, and the message of a violation."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ Check = Callable[[Harness], Coroutine[Any, Any, None]]
 
 @dataclass(frozen=True, slots=True)
 class Rule:
-    """One rule: ``text`` states it, ``where`` says where it is written, ``check`` raises `Breach` where it is broken.
+    """One rule: ``text`` states it, ``reference`` is its section, ``check`` raises `RuleViolation` where it is broken.
 
     ``rests_on`` are the rules without which its check would only repeat their breach.
     """
@@ -27,9 +27,9 @@ class Rule:
     depends_on: tuple[str, ...] = ()
 
     def verify(self, bench: Harness) -> None:
-        """Try it. Breach, with what it says and where it is written; NotApplicable, NotTried."""
+        """Check it. RuleViolation, with the rule and its section; RuleNotApplicable, RuleBlocked."""
         if rests_on := sorted(bench.broken.intersection(self.depends_on)):
-            bench.broken.add(self.name)  # for those that rest on this one
+            bench.broken.add(self.name)  # for the rules that depend on this one
             raise RuleBlocked(f"rests on: {', '.join(rests_on)}")
         try:
             bench.run(self.check(bench))

@@ -1,4 +1,4 @@
-"""What is put to the test: a provider, and what the one who tests it knows of its upstream."""
+"""The subject of a test: a provider, and what its tester knows about the upstream."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from candlegraph.candle import Candles
 from candlegraph.provider import Provider
 from candlegraph.span import Span
 
-RETRY_AFTER_S = 7  # what an upstream that is told to be `Fault.RATE_LIMITED` says, in its own way
+RETRY_AFTER_S = 7  # what an upstream with `Fault.RATE_LIMITED` asks for, in its own way
 
 
 class Fault(StrEnum):
-    """What an upstream can be told to do to every call."""
+    """The faults that an upstream can apply to every call."""
 
     SERVER_ERROR = "answers with 500 and a body of its own"
     RATE_LIMITED = f"answers with 429 and asks for {RETRY_AFTER_S} seconds"

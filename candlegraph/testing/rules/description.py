@@ -1,4 +1,4 @@
-"""What a provider is before it is asked anything: its description, its start and close, its symbols."""
+"""Rules for a provider before its first call: its description, its start and close, its symbols."""
 
 from __future__ import annotations
 

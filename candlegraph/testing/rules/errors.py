@@ -1,4 +1,4 @@
-"""What a provider does when its upstream fails, and when it is told to stop."""
+"""Rules for a failing upstream and for cancellation."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from candlegraph.testing.rule import rule
 from candlegraph.testing.subject import RETRY_AFTER_S, Fault
 
 _LOOP_ITERATIONS = (1, 2, 3, 5, 8, 13, 40)  # of the event loop, before a fetch is cancelled
-_IN_FLIGHT_S = 0.1  # after so long the upstream has the question, and hangs
+_IN_FLIGHT_S = 0.1  # after so long the upstream has the request, and hangs
 
 
 @rule("docs/providers.md, Cancellation")
@@ -73,9 +73,9 @@ async def a_server_error_is_reported(bench: Harness) -> None:
 async def a_rate_limit_is_reported(bench: Harness) -> None:
     """An upstream that answers with 429 is RateLimited, with the seconds that it asks for."""
     error = await _raised_error(bench, Fault.RATE_LIMITED, RateLimited)
-    told = error.retry_after
-    near = told is not None and abs(told - RETRY_AFTER_S) <= 2
-    require(near, f"The upstream asks for {RETRY_AFTER_S} seconds; retry_after is {told}.")
+    seconds = error.retry_after
+    near = seconds is not None and abs(seconds - RETRY_AFTER_S) <= 2
+    require(near, f"The upstream asks for {RETRY_AFTER_S} seconds; retry_after is {seconds}.")
 
 
 @rule("docs/providers.md, Errors")
@@ -97,7 +97,7 @@ async def unexpected_json_is_an_error(bench: Harness) -> None:
 
 
 async def _raised_error(bench: Harness, fault: Fault, *kinds: type[ProviderError]) -> ProviderError:
-    """The error that a fetch raises while the upstream fails; afterwards all is well."""
+    """The error that a fetch raises while the upstream fails; afterwards the upstream works again."""
     timeframe = next(iter(await bench.known_candles()))
     span = await bench.sample_span(timeframe)
     with bench.failing(fault):
@@ -110,7 +110,7 @@ async def _raised_error(bench: Harness, fault: Fault, *kinds: type[ProviderError
 
 
 async def _check_listings(bench: Harness, fault: Fault) -> None:
-    """`listings` may remember the answer, or need no upstream for it."""
+    """`listings` may cache the answer, or need no upstream for it."""
     symbols = {listing.symbol for listing in await bench.listings()}
     try:
         now = {listing.symbol for listing in await bench.provider.listings()}

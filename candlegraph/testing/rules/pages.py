@@ -22,7 +22,7 @@ from candlegraph.timeframe import MINUTE, Timeframe
 from candlegraph.zone import Int64s
 
 _ALL_TIME = Span(-(2**53), 2**53)
-_UNCOMMON_TIMEFRAMES = tuple(map(Timeframe.parse, ("7m", "11h", "13d", "5mon")))  # nobody has these
+_UNCOMMON_TIMEFRAMES = tuple(map(Timeframe.parse, ("7m", "11h", "13d", "5mon")))  # no provider has these natively
 
 
 def _sample(stamps: Int64s) -> list[int]:
@@ -79,7 +79,7 @@ async def rows_are_candles(bench: Harness) -> None:
 
 
 async def _recent(bench: Harness, timeframe: Timeframe) -> Span:
-    """Around what is known, the forming candle with it where it is near."""
+    """Around the known candles, including the forming candle where it is near."""
     known, days = (await bench.known_candles())[timeframe], await bench.day_zone(timeframe)
     return Span(int(known.timestamp[0]), timeframe.next(int(known.timestamp[-1]), days))
 
@@ -115,7 +115,7 @@ async def _latest_now(bench: Harness) -> int:
 
 @rule("docs/providers.md, What a page vouches for", since_is_inclusive, until_is_exclusive)
 async def a_complete_span_lacks_no_candle(bench: Harness) -> None:
-    """Between `complete_from` and `complete_to` no other question, however it is cut, brings another candle."""
+    """Between `complete_from` and `complete_to` no other fetch, over any span, returns another candle."""
     for timeframe in await bench.known_candles():
         span = await bench.sample_span(timeframe)
         if not span:
@@ -167,7 +167,7 @@ def _differences(found: Candles, seen: Candles) -> Int64s:
 
 @rule("docs/providers.md, What a page vouches for", a_complete_span_lacks_no_candle)
 async def paging_reaches_the_end(bench: Harness) -> None:
-    """Asked again from `complete_to`, page after page, settled history comes to its end and no candle is lost."""
+    """Paging from `complete_to` to `complete_to` reaches the end of settled history and loses no candle."""
     for timeframe in await bench.known_candles():
         if span := await bench.sample_span(timeframe):
             rows = await _page_through(bench, timeframe, span)
@@ -284,10 +284,10 @@ async def concurrent_fetches_do_not_mix(bench: Harness) -> None:
 
 @rule("docs/providers.md, What a page holds", rows_are_candles, paging_reaches_the_end)
 async def the_candles_match_the_truth(bench: Harness) -> None:
-    """Where the truth is known, it is what a provider answers."""
+    """Where the true candles are known, a provider returns exactly these."""
     truth, span = bench.subject.truth, bench.subject.span
     if truth is None or span is None or MINUTE not in await bench.known_candles():
-        raise RuleNotApplicable("nobody said which candles are right")
+        raise RuleNotApplicable("the true candles are not known")
     span = Span(MINUTE.ceil(span.since), min(span.until, await bench.settled_before(MINUTE)))
     rows, truth = await _page_through(bench, MINUTE, span), truth.between(span)
     wrong = np.setxor1d(rows.timestamp, truth.timestamp)

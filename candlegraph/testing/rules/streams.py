@@ -1,4 +1,4 @@
-"""What a provider with a stream does on it."""
+"""Rules for a provider with a stream."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ async def _stream(bench: Harness) -> AsyncIterator[AsyncIterator[Candles]]:
 
 @rule("docs/providers.md, Streaming", rows_are_candles, since_is_inclusive)
 async def a_stream_continues_the_history(bench: Harness) -> None:
-    """The minutes of a stream are those that a fetch tells once they are over: none is skipped, none is another."""
+    """The minutes of a stream equal those of a later fetch: it skips none, and none differs."""
     async with _stream(bench) as stream:
         try:
             async with asyncio.timeout(_STREAM_TIMEOUT_S):
@@ -63,9 +63,9 @@ async def a_stream_continues_the_history(bench: Harness) -> None:
 
 
 async def _final_minutes(bench: Harness, stream: AsyncIterator[Candles]) -> dict[int, Candle]:
-    """The last that the stream told of each minute, from the first one until a later one came."""
+    """The stream's last candle of each minute, from the first one until a later one came."""
     streamed: dict[int, Candle] = {}
-    steps = 2 if bench.subject.advance else 1  # a jump of two minutes shows whether the one between is told
+    steps = 2 if bench.subject.advance else 1  # a jump of two minutes shows whether the stream includes the one between
     async for candles in stream:
         problems = candles.problems(MINUTE, Span(0, clock.now_ms() + MINUTE_MS))
         require(not problems, f"The stream yields rows that are no 1m candles of by now: {problems}.")
