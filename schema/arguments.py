@@ -41,20 +41,20 @@ UntilArg = Annotated[
     strawberry.argument(description="Only buckets that open before it; without `since`, the newest of them."),
 ]
 BeforeArg = Annotated[
-    Timestamp | None, strawberry.argument(description="Another name of `until`; giving both is an error.")
+    Timestamp | None, strawberry.argument(description="Another name for `until`; both together are an error.")
 ]
 LimitArg = Annotated[
     int | None,
-    strawberry.argument(description="How many candles at most: 500 unless told, at most 5,000; more is an error."),
+    strawberry.argument(description="How many candles at most: 500 by default, at most 5,000; more is an error."),
 ]
-FillArg = Annotated[Fill, strawberry.argument(description="What stands where no candle exists.")]
+FillArg = Annotated[Fill, strawberry.argument(description="What replaces a missing candle.")]
 TimezoneArg = Annotated[
     str | None,
     strawberry.argument(description="IANA zone in which days, weeks, months and years open; the symbol's own if null."),
 ]
-WaitArg = Annotated[Wait, strawberry.argument(description="Whether to wait for what has to be fetched first.")]
+WaitArg = Annotated[Wait, strawberry.argument(description="Whether to wait for candles that have to be fetched.")]
 SearchArg = Annotated[str | None, strawberry.argument(description="A part of the symbol or of its name, in any case.")]
-InactiveArg = Annotated[bool, strawberry.argument(description="Also symbols that are not traded any more.")]
+InactiveArg = Annotated[bool, strawberry.argument(description="Also symbols that are no longer traded.")]
 FirstArg = Annotated[int, strawberry.argument(description="The size of the page, at most 1,000.")]
 AfterArg = Annotated[str | None, strawberry.argument(description="The `endCursor` of the page before.")]
 JobArg = Annotated[strawberry.ID, strawberry.argument(description="The `id` of a backfill.")]

@@ -23,8 +23,8 @@ strawberry.enum(
     BackfillState,
     name="BackfillState",
     description=(
-        "QUEUED nobody has begun; RUNNING it is worked on, or rests until the provider is back; DONE all of it is stored "
-        "but what cannot be had; CANCELLED somebody ended it; FAILED some of it was given up: order it again."
+        "QUEUED no worker has begun; RUNNING a worker has begun, or waits for the provider to recover; DONE all of it is stored "
+        "except candles that are not available; CANCELLED a user ended it; FAILED a part of it was given up: order it again."
     ),
 )
 
@@ -39,33 +39,31 @@ class SpanOf:
 
 @strawberry.type(description="One upstream call for a series.")
 class Fetch:
-    """Resolved from `candlegraph.answer.FetchNote`."""
+    """Resolved from `candlegraph.answer.FetchLogEntry`."""
 
     @strawberry.field(description="When it was answered.")
     def at(parent: Parent[answer.FetchLogEntry]) -> datetime:
         return datetime_of(parent.at)
 
-    since: Timestamp = strawberry.field(description="The beginning of what was asked, inclusive.")
+    since: Timestamp = strawberry.field(description="The beginning of the requested span, inclusive.")
     until: Timestamp = strawberry.field(description="Its end, exclusive.")
-    rows: int = strawberry.field(description="How many candles came.")
+    rows: int = strawberry.field(description="The number of candles in the answer.")
     outcome: str = strawberry.field(description="`ok`, `bad rows`, or the code of the error.")
-    milliseconds: int = strawberry.field(description="How long it took, the wait for its turn included.")
+    milliseconds: int = strawberry.field(description="How long it took, including the wait in the queue.")
 
 
-@strawberry.type(description="What is known of a series to the last candle, what is not and why, and how it came.")
+@strawberry.type(description="The covered spans of a series, its gaps with reasons, and its newest upstream calls.")
 class Coverage:
-    """Resolved from `candlegraph.answer.Coverage`."""
+    """Resolved from `candlegraph.answer.CoverageReport`."""
 
     @strawberry.field(
-        description="Where every candle there is is stored, ascending; a minute without one had no trade.",
+        description="The spans whose candles are all stored, ascending; a minute without one had no trade.",
         graphql_type=list[SpanOf],
     )
     def covered(parent: Parent[answer.CoverageReport]) -> list[Span]:
         return list(parent.covered)
 
-    @strawberry.field(
-        description="What is not known between the first candle and now, and why.", graphql_type=list[Gap]
-    )
+    @strawberry.field(description="The gaps between the first candle and now, with reasons.", graphql_type=list[Gap])
     def holes(parent: Parent[answer.CoverageReport]) -> tuple[answer.Gap, ...]:
         return parent.gaps
 
@@ -73,7 +71,7 @@ class Coverage:
     def first_available(parent: Parent[answer.CoverageReport]) -> int | None:
         return parent.record.first_available
 
-    @strawberry.field(description="When the symbol ceased to be traded.", graphql_type=Timestamp | None)
+    @strawberry.field(description="When the symbol stopped trading.", graphql_type=Timestamp | None)
     def ended_at(parent: Parent[answer.CoverageReport]) -> int | None:
         return parent.record.ended_at
 
@@ -86,7 +84,7 @@ class Coverage:
 
 @strawberry.input(description="An order to fetch history: `symbols` or a `pattern`, one of the two.")
 class BackfillInput:
-    """What `startBackfill` is given."""
+    """The input of `startBackfill`."""
 
     market: strawberry.ID = strawberry.field(description="The id of a market.")
     provider: strawberry.ID = strawberry.field(description="The id of a provider within its market.")
@@ -95,19 +93,19 @@ class BackfillInput:
         default=None, description="A shell pattern that symbols match, such as `*/USDT`; delisted ones match too."
     )
     timeframe: Timeframe = strawberry.field(default=MINUTE, description="A timeframe of the provider's own.")
-    since: Timestamp = strawberry.field(description="From where on, inclusive.")
-    until: Timestamp | None = strawberry.field(default=None, description="Up to where, exclusive; now if null.")
+    since: Timestamp = strawberry.field(description="The beginning, inclusive.")
+    until: Timestamp | None = strawberry.field(default=None, description="The end, exclusive; now if null.")
     priority: int = strawberry.field(
         default=0, description="Higher ones go first, at most 1,000,000; tracked series have -1."
     )
 
     def order(self, by: str | None) -> BackfillRequest:
-        """The order, in somebody's name."""
+        """The order of a user."""
         chosen = selection(self.market, self.provider, self.symbols, self.pattern)
         return BackfillRequest(chosen, self.since, self.until, self.timeframe, self.priority, by)
 
 
-@strawberry.type(description="A job that fetches history. What it has stored stays, whatever becomes of it.")
+@strawberry.type(description="A job that fetches history. Its stored candles stay, however it ends.")
 class Backfill:
     """Resolved from `candlegraph.backfill.Backfill`."""
 
@@ -117,10 +115,10 @@ class Backfill:
 
     market: strawberry.ID = strawberry.field(description="The id of the market.")
     provider: strawberry.ID = strawberry.field(description="The id of the provider.")
-    symbols: list[str] = strawberry.field(description="The symbols, those that a pattern matched.")
+    symbols: list[str] = strawberry.field(description="The symbols, including those that a pattern matched.")
     timeframe: Timeframe = strawberry.field(description="The timeframe.")
 
-    @strawberry.field(description="The beginning of what was ordered, inclusive.")
+    @strawberry.field(description="The beginning of the ordered span, inclusive.")
     def since(parent: Parent[job.Backfill]) -> Timestamp:
         return Timestamp(parent.span.since)
 
@@ -129,27 +127,27 @@ class Backfill:
         return Timestamp(parent.span.until)
 
     priority: int = strawberry.field(description="Higher ones go first.")
-    state: BackfillState = strawberry.field(description="How far it is.")
+    state: BackfillState = strawberry.field(description="Its state.")
     pieces_done: int = strawberry.field(description="How many of the pieces are done.")
     pieces_total: int = strawberry.field(
-        description="How many upstream calls were reckoned for what was missing when it was ordered."
+        description="The estimated number of upstream calls, from the gaps at the time of the order."
     )
-    calls: int = strawberry.field(description="How many upstream calls were made, those that failed among them.")
+    calls: int = strawberry.field(description="How many upstream calls were made, including failed ones.")
 
     @strawberry.field(description="How many candles it has stored.")
     def candles_written(parent: Parent[job.Backfill]) -> float:
         return float(parent.candles_written)
 
-    candles_per_second: float = strawberry.field(description="How many a second, on average since it was begun.")
+    candles_per_second: float = strawberry.field(description="The average rate since it began.")
 
-    @strawberry.field(description="When it will be done, if it goes on as it has so far.")
+    @strawberry.field(description="The estimated end, at the rate so far.")
     def estimated_end_at(parent: Parent[job.Backfill]) -> datetime | None:
         return None if parent.estimated_end_at is None else datetime_of(parent.estimated_end_at)
 
-    last_error: str | None = strawberry.field(description="What went wrong last; it may have been overcome.")
+    last_error: str | None = strawberry.field(description="The last error; the job may have recovered from it.")
     holes: list[Gap] = strawberry.field(
         description=(
-            "What cannot be had, and why, at most 1,000; the detail begins with the symbol where there are several."
+            "The spans that are not available, with reasons, at most 1,000; the detail begins with the symbol if there are several."
         )
     )
 
@@ -157,7 +155,7 @@ class Backfill:
     def created_at(parent: Parent[job.Backfill]) -> datetime:
         return datetime_of(parent.created_at)
 
-    created_by: str | None = strawberry.field(description="Who ordered it; null is the owner of the server.")
+    created_by: str | None = strawberry.field(description="The user who ordered it; null is the owner of the server.")
 
     @strawberry.field(description="When it ended.")
     def ended_at(parent: Parent[job.Backfill]) -> datetime | None:
@@ -167,40 +165,40 @@ class Backfill:
 BackfillConnection = connection(Backfill, "job", "A page of jobs, the newest first.")
 
 
-@strawberry.input(description="Symbols to be kept complete: `symbols` or a `pattern`, one of the two.")
+@strawberry.input(description="Symbols to track: `symbols` or a `pattern`, one of the two.")
 class TrackInput:
-    """What `track` and `untrack` are given."""
+    """The input of `track` and `untrack`."""
 
     market: strawberry.ID = strawberry.field(description="The id of a market.")
     provider: strawberry.ID = strawberry.field(description="The id of a provider within its market.")
     symbols: list[str] | None = strawberry.field(default=None, description="Symbols by name.")
     pattern: str | None = strawberry.field(
-        default=None, description="A shell pattern that symbols match, such as `*/USDT`: those there are now."
+        default=None, description="A shell pattern that symbols match, such as `*/USDT`: only existing symbols."
     )
     since: Timestamp | None = strawberry.field(
-        default=None, description="From where on; the last 30 days if null. `untrack` takes no notice of it."
+        default=None, description="The beginning; the last 30 days if null. `untrack` ignores it."
     )
 
     def selection(self) -> SymbolSelection:
-        """The symbols that are meant."""
+        """The selected symbols."""
         return selection(self.market, self.provider, self.symbols, self.pattern)
 
 
-@strawberry.type(description="A symbol whose 1m candles are kept complete.")
+@strawberry.type(description="A tracked symbol: the server keeps its 1m candles complete.")
 class Tracked:
-    """Resolved from `candlegraph.backfill.Tracked`."""
+    """Resolved from `candlegraph.backfill.TrackedSeries`."""
 
     @strawberry.field(description="The symbol.", graphql_type=Symbol)
     def symbol(parent: Parent[job.TrackedSeries]) -> InstrumentRecord:
         return parent.record
 
-    since: Timestamp = strawberry.field(description="From where on.")
+    since: Timestamp = strawberry.field(description="The beginning.")
 
-    @strawberry.field(description="How many holes there are now; `coverage` says where.")
+    @strawberry.field(description="The number of gaps now; `coverage` lists them.")
     def holes(parent: Parent[job.TrackedSeries]) -> int:
         return len(parent.gaps)
 
-    @strawberry.field(description="When it was last seen without a hole.")
+    @strawberry.field(description="When it last had no gap.")
     def up_to_date_at(parent: Parent[job.TrackedSeries]) -> datetime | None:
         return None if parent.complete_at is None else datetime_of(parent.complete_at)
 

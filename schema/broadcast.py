@@ -1,8 +1,8 @@
-"""Subscriptions: what is told of an event is executed and encoded once, for all who listen in the same way.
+"""Subscriptions: an event is executed and encoded once for all subscribers with the same selection, variables and scope.
 
-A listener costs a write to its socket and no execution. Listeners are alike where nothing that shapes an answer differs:
-the selection, the variables it uses, and what the viewer may see. The arguments of the subscription itself, ``since`` among
-them, choose the events and not how one of them looks, so that they are no part of it; snapshots are each listener's own.
+A listener costs a write to its socket and no execution. Listeners share an execution if nothing that shapes an answer
+differs: the selection, the variables it uses, and what the viewer may see. The arguments of the subscription itself,
+``since`` among them, select the events and not their shape, so they do not count; snapshots are each listener's own.
 """
 
 from __future__ import annotations
@@ -45,16 +45,16 @@ _ABSENT = object()
 
 
 class OperationRefused(Exception):
-    """Nothing was executed; ``errors`` say why."""
+    """Nothing was executed; ``errors`` hold the reasons."""
 
     def __init__(self, errors: list[GraphQLError]) -> None:
-        """Take the errors as they are for the client."""
+        """Store the errors in the client's form."""
         super().__init__(errors[0].message)
         self.errors = errors
 
 
 def encode(data: Any, errors: list[GraphQLError] | None) -> str:
-    """A result as JSON."""
+    """Encode a result as JSON."""
     payload: dict[str, Any] = {"data": data}
     if errors:
         payload["errors"] = [error.formatted for error in errors]
@@ -62,15 +62,15 @@ def encode(data: Any, errors: list[GraphQLError] | None) -> str:
 
 
 class SharedExecution:
-    """Those who listen in the same way: each event's payload is made once, and forgotten with the event."""
+    """The shared execution of one selection: each event's payload is made once, and cached as long as the event lives."""
 
     def __init__(self, executor: Executor[Any]) -> None:
-        """Execute with ``executor``, whose context is nobody's in particular."""
+        """Execute with ``executor``, whose context belongs to no particular viewer."""
         self._executor = executor
         self._payloads: WeakKeyDictionary[Event, str | asyncio.Future[str | None] | None] = WeakKeyDictionary()
 
     async def payload(self, event: Event) -> str | None:
-        """What all are told of an event; None where it has errors, which point into the document of each listener."""
+        """The shared payload of an event; None where it has errors, which point into the document of each listener."""
         try:
             payload = self._payloads[event]
         except KeyError:
@@ -88,9 +88,9 @@ _shared_executions: WeakValueDictionary[Hashable, SharedExecution] = WeakValueDi
 def shared_execution(
     executor: Executor[Any], text: str, scope: Hashable, make_context: Callable[[], Any]
 ) -> SharedExecution | None:
-    """The audience of a subscription, met or made; None where a variable cannot be compared.
+    """Find or create the shared execution of a subscription; None where a variable cannot be compared.
 
-    ``text`` is the document's, ``scope`` what the viewer may see; ``make_context`` gives a context with no more in it.
+    ``text`` is the document's, ``scope`` what the viewer may see; ``make_context`` gives a context with nothing more.
     """
     name = executor.operation.name
     selection, names = _selection(executor.schema, text, name.value if name else None)
@@ -116,7 +116,7 @@ def execute(executor: Executor[Any], event: object) -> ExecutionResult | Awaitab
 async def follow(
     source: AsyncGenerator[Any, None], executor: Executor[Any], shared: SharedExecution | None, code: Code
 ) -> AsyncGenerator[str, None]:
-    """The payloads of a subscription; an error of its source is the last of them. ``code`` gives errors their codes."""
+    """The payloads of a subscription; an error of its source is the last one. ``code`` gives errors their codes."""
     async with aclosing(source) as events:
         try:
             async for event in events:
@@ -144,7 +144,7 @@ def _shareable(result: ExecutionResult) -> str | None:
 
 @lru_cache(maxsize=500)
 def _selection(schema: GraphQLSchema, text: str, operation_name: str | None) -> tuple[str, tuple[str, ...]]:
-    """What an operation selects of an event, in a canonical text, and the variables in that."""
+    """The selection of an operation in a canonical text, and the variables in it."""
     document = parse(text, no_location=True)
     operation = get_operation_ast(document, operation_name)
     fragments = (one for one in document.definitions if isinstance(one, FragmentDefinitionNode))
@@ -155,7 +155,7 @@ def _selection(schema: GraphQLSchema, text: str, operation_name: str | None) -> 
 
 
 class _SelectionNormalizer(Visitor):
-    """Takes the name, the variable definitions and the root fields' arguments off an operation."""
+    """Removes the name, the variable definitions and the root fields' arguments from an operation."""
 
     def __init__(self, types: TypeInfo, schema: GraphQLSchema) -> None:
         super().__init__()

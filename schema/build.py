@@ -1,4 +1,4 @@
-"""The schema: roots, scalars and extensions put together."""
+"""The schema: its roots, scalars and extensions."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ class Schema(strawberry.Schema):
     ) -> AsyncGenerator[str, None]:
         """Begin an operation of any kind; it answers with payloads in JSON, one a query, many a subscription.
 
-        Refused where nothing is executed.
+        OperationRefused where nothing is executed.
         """
         execution = self._create_execution_context(query or " ", allowed, variables, context, None, operation_name)
         extensions = self.get_extensions()
@@ -56,7 +56,7 @@ class Schema(strawberry.Schema):
             result = await self._prepare_and_execute(execution, runner, extensions)
         if isinstance(result, PreExecutionError):
             raise OperationRefused(coded(result.errors or []))
-        if isinstance(result, ExecutionResult):  # its errors were given their codes at the end of the operation
+        if isinstance(result, ExecutionResult):  # its errors got their codes at the end of the operation
             return _once(encode(result.data, result.errors))
         return await self._subscribe(execution, coded)
 

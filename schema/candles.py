@@ -1,4 +1,4 @@
-"""Candles in the contract: a series' answer as objects and as columns, and the truth about it."""
+"""Candles in the contract: a series' answer as objects and as columns, with gaps and sources."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ strawberry.enum(
     GapReason,
     name="GapReason",
     description=(
-        "NOT_FETCHED nobody asked yet; PENDING it is being fetched; OUTAGE the provider failed; UNAVAILABLE the provider "
+        "NOT_FETCHED it was never requested; PENDING it is being fetched; OUTAGE the provider failed; UNAVAILABLE the provider "
         "does not have it; BEFORE_LISTING and AFTER_DELISTING the symbol did not trade; REFUSED the provider refused, or "
         "sent rows that are no candles."
     ),
@@ -46,14 +46,12 @@ class Candle:
     high: float = strawberry.field(description="The highest price.")
     low: float = strawberry.field(description="The lowest price.")
     close: float = strawberry.field(description="The last price.")
-    volume: float = strawberry.field(description="What was traded, in units of the base.")
+    volume: float = strawberry.field(description="The traded volume, in units of the base.")
     closed: bool = strawberry.field(description="Final: the bucket has ended and the provider has settled it.")
-    synthetic: bool = strawberry.field(description="Put here by `fill`; nothing was traded.")
+    synthetic: bool = strawberry.field(description="Added by `fill`; there was no trade.")
 
 
-@strawberry.type(
-    description="The candles as equally long arrays, ascending by timestamp: compact, and what charts want."
-)
+@strawberry.type(description="The candles as equally long arrays, ascending by timestamp: compact, for charts.")
 class CandleColumns:
     """Resolved from `candlegraph.candle.Candles`."""
 
@@ -77,7 +75,7 @@ class CandleColumns:
     def close(parent: Parent[Candles]) -> list[float]:
         return _values(parent.close)
 
-    @strawberry.field(description="What was traded.")
+    @strawberry.field(description="The traded volumes.")
     def volume(parent: Parent[Candles]) -> list[float]:
         return _values(parent.volume)
 
@@ -85,7 +83,7 @@ class CandleColumns:
     def closed(parent: Parent[Candles]) -> list[bool]:
         return _values(parent.closed)
 
-    @strawberry.field(description="Which candles `fill` put here.")
+    @strawberry.field(description="Which candles `fill` added.")
     def synthetic(parent: Parent[Candles]) -> list[bool]:
         return _values(parent.synthetic)
 
@@ -95,19 +93,19 @@ def _values(column: np.ndarray) -> list[Any]:
     return values
 
 
-@strawberry.type(description="A span of which nothing is known, and why.")
+@strawberry.type(description="A span that is not covered, and why.")
 class Gap:
     """Resolved from `candlegraph.answer.Gap`."""
 
     since: Timestamp = strawberry.field(description="Its beginning, inclusive.")
     until: Timestamp = strawberry.field(description="Its end, exclusive.")
     reason: GapReason = strawberry.field(description="Why it is not covered.")
-    detail: str | None = strawberry.field(description="The same in words, with what the provider said.")
+    detail: str | None = strawberry.field(description="The same in words, with the provider's message.")
 
 
-@strawberry.type(description="Who answered a part of the range.")
+@strawberry.type(description="The source of a part of the range.")
 class SourceSpan:
-    """Resolved from `resolvers.candles.Source`."""
+    """Resolved from `resolvers.candles.AnswerSource`."""
 
     @strawberry.field(description="Its beginning, inclusive.")
     def since(parent: Parent[AnswerSource]) -> Timestamp:
@@ -122,14 +120,14 @@ class SourceSpan:
         return parent.source_span.source
 
     @strawberry.field(
-        description="When something of it was last fetched upstream; null where it was imported, or is live."
+        description="When a part of it was last fetched upstream; null where it was imported, or is live."
     )
     async def fetched_at(parent: Parent[AnswerSource], info: Info[Context, None]) -> datetime | None:
         at = await resolve_fetched_at(info.context, parent)
         return None if at is None else datetime_of(at)
 
 
-@strawberry.type(description="Candles of one series, and what is known about the range they stand for.")
+@strawberry.type(description="Candles of one series, with the gaps and the sources of their range.")
 class CandleSeries:
     """Resolved from `candlegraph.answer.Answer`."""
 
@@ -161,7 +159,9 @@ class CandleSeries:
     def columns(parent: Parent[Answer]) -> Candles:
         return parent.candles
 
-    @strawberry.field(description="Every settled bucket of the asked range is covered (the forming one never counts).")
+    @strawberry.field(
+        description="Every settled bucket of the requested range is covered (the forming one never counts)."
+    )
     def complete(parent: Parent[Answer]) -> bool:
         return parent.complete
 
@@ -169,11 +169,11 @@ class CandleSeries:
     def gaps(parent: Parent[Answer]) -> tuple[answer.Gap, ...]:
         return parent.gaps
 
-    @strawberry.field(description="Who answered which part.", graphql_type=list[SourceSpan])
+    @strawberry.field(description="The source of each part.", graphql_type=list[SourceSpan])
     def sources(parent: Parent[Answer]) -> list[AnswerSource]:
         return [AnswerSource(told, parent) for told in parent.sources]
 
-    @strawberry.field(description="There are, or may be, more candles in the direction asked.")
+    @strawberry.field(description="There are, or may be, more candles in the requested direction.")
     def has_more(parent: Parent[Answer]) -> bool:
         return parent.has_more
 
@@ -194,7 +194,7 @@ class CandleSeries:
 
 @strawberry.input(description="One series of a batch.")
 class SeriesInput:
-    """What `candlesBatch` asks for."""
+    """An item of `candlesBatch`."""
 
     market: strawberry.ID = strawberry.field(description="The id of a market.")
     provider: strawberry.ID = strawberry.field(description="The id of a provider within its market.")

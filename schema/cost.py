@@ -1,4 +1,4 @@
-"""What an operation may bring at most, reckoned before anything is asked: sizes of lists multiply, whatever is in them."""
+"""The cost limit: the most candle values that an operation may return, computed before it runs; sizes of lists multiply."""
 
 from __future__ import annotations
 
@@ -31,14 +31,14 @@ from resolvers.pagination import MAX_PAGE
 MAX_COST = 6_000_000  # a batch of 100 series with 5,000 whole candles fits
 FIELD_COST = 300
 READ_COSTS = {"candles": 10_000, "candlesBatch": 10_000, "coverage": 50_000}  # the database, once each
-DEFAULT_PAGE_SIZES = {"symbols": 100, "tracked": 100, "backfills": 50}  # how many unless told by `first`
-ASSUMED_PROVIDERS = 10  # as good as any number: that of a market's is not known yet
-JOB_LIST_COST = 100 * FIELD_COST  # the symbols or holes of a job, of which there may be thousands
+DEFAULT_PAGE_SIZES = {"symbols": 100, "tracked": 100, "backfills": 50}  # the sizes without `first`
+ASSUMED_PROVIDERS = 10  # an assumption: the number of providers of a market is not known yet
+JOB_LIST_COST = 100 * FIELD_COST  # the symbols or gaps of a job, possibly thousands
 
 
 @dataclass(frozen=True, slots=True)
 class _CostEstimator:
-    """Reckons one operation."""
+    """Computes the cost of one operation."""
 
     fragments: Mapping[str, FragmentDefinitionNode]
     variables: Mapping[str, object]
@@ -80,7 +80,7 @@ class _CostEstimator:
         value = self._argument(node, name)
         if isinstance(value, IntValueNode):
             value = int(value.value) if len(value.value) < 10 else most
-        # What is out of bounds is refused where it is asked for.
+        # The resolver refuses a value out of bounds.
         return max(0, min(most, int(value))) if isinstance(value, int | float) else default
 
     def _length(self, node: FieldNode, name: str) -> int:
@@ -95,10 +95,10 @@ class _CostEstimator:
 
 
 class CostLimit(SchemaExtension):
-    """Refuses an operation that may cost more than `MAX_COST`; a subscription's is its listener's queue."""
+    """Refuses an operation that may cost more than `MAX_COST`; a subscription's is limited by its listener's queue."""
 
     def on_validate(self) -> Iterator[None]:
-        """Reckon, after the document itself was found to be good."""
+        """Compute the cost, after the validation of the document."""
         execution = self.execution_context
         document, context = execution.graphql_document, execution.context
         if document and not execution.pre_execution_errors and isinstance(context, Context):

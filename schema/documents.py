@@ -1,4 +1,4 @@
-"""One cache of documents: a text that was parsed and validated once is neither parsed nor validated again."""
+"""A cache of documents: a text is parsed and validated only once."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _locks: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
 
 
 class Documents(SchemaExtension):
-    """Parses within a limit of tokens, validates with our limits, and remembers what is valid.
+    """Parses within a limit of tokens, validates with our limits, and caches valid documents.
 
     It also gives every operation loaders of its own: on a WebSocket the transport hands one context to all of them.
     """
@@ -42,7 +42,7 @@ class Documents(SchemaExtension):
         yield
 
     async def _read(self, text: str, address: str) -> None:
-        """Parse and validate, which takes milliseconds: one document of an address, then whatever else there is to do.
+        """Parse and validate, which takes milliseconds: one document of an address at a time, then other work.
 
         A thousand subscriptions may arrive in one packet.
         """
@@ -52,20 +52,20 @@ class Documents(SchemaExtension):
             if text in _valid:
                 return
             context = self.execution_context
-            with suppress(Exception):  # the core parses it once more and reports what is wrong
+            with suppress(Exception):  # the core parses it again and reports the error
                 document = parse(text, **context.parse_options)
                 self._errors = validate_document(context.schema._schema, document, context.validation_rules)  # noqa: SLF001
                 context.graphql_document = document
 
     def on_parse(self) -> Iterator[None]:
-        """Take the document from the cache; a text that cannot be parsed is left to the core, which reports it."""
+        """Take the document from the cache; the core reports a text that cannot be parsed."""
         text = self.execution_context.query
         if text is not None and (document := _valid.get(text)) is not None:
             self.execution_context.graphql_document = document
         yield
 
     def on_validate(self) -> Iterator[None]:
-        """Skip what is known to be valid; remember what turns out to be."""
+        """Skip documents that are known to be valid; cache those that turn out to be."""
         context = self.execution_context
         if context.query is None or context.graphql_document is None or context.query in _valid:
             context.pre_execution_errors = [] if context.query in _valid else None

@@ -1,4 +1,4 @@
-"""What clients see of an error: a code always, and of what we did not foresee nothing but a request id."""
+"""Errors as clients see them: always with a code, and an unforeseen one with nothing but a request id."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class CodedErrors(MaskErrors):
     _invalid = False
 
     def on_validate(self) -> Iterator[None]:
-        """Note whether the document itself is refused; what comes later is about the values for its variables."""
+        """Note whether the document itself is refused; later errors are about the values of its variables."""
         yield
         self._invalid = bool(self.execution_context.pre_execution_errors)
 
@@ -43,7 +43,7 @@ class CodedErrors(MaskErrors):
         context = self.execution_context.context
         request_id = context.request_id if isinstance(context, Context) else None
         log.error("request %s failed at %s", request_id, error.path, exc_info=cause)
-        message = "Something went wrong here, and it was logged."
+        message = "Something went wrong on the server; it was logged."
         return _shown(error, message, {"code": "INTERNAL", "requestId": request_id})
 
     def _own_code(self, error: GraphQLError) -> str:
@@ -69,7 +69,7 @@ def _foreseen(error: GraphQLError, cause: Exception) -> tuple[str, dict[str, obj
     if isinstance(cause, CandlegraphError):
         return error.message, _extensions(cause)
     if isinstance(cause, CannotGetOperationTypeError):
-        return "The document has no such operation.", {"code": "BAD_USER_INPUT"}
+        return "The document has no operation of that name.", {"code": "BAD_USER_INPUT"}
     if isinstance(cause, InvalidOperationTypeError):
         return "This needs POST.", {"code": "BAD_USER_INPUT"}
     if isinstance(cause, ValueError) and _is_literal(error):

@@ -55,7 +55,7 @@ class _Size:
 
 @dataclass(slots=True)
 class _Place:
-    """One place in the answer: how many fields of the document stand for it, and the places below."""
+    """One place in the answer: the number of fields of the document for it, and the places below."""
 
     repeats: int = 0
     below: dict[str, _Place] = field(default_factory=dict)
@@ -105,7 +105,7 @@ class DocumentLimits(ASTValidationRule):
     def _measure_fragment(self, spread: FragmentSpreadNode) -> _Size:
         name = spread.name.value
         if name not in self._sizes:
-            self._sizes[name] = None  # until it is known
+            self._sizes[name] = None  # until it is measured
             fragment = self._fragments.get(name)
             self._sizes[name] = self._measure(fragment.selection_set if fragment else None)
         size = self._sizes[name]
@@ -114,7 +114,7 @@ class DocumentLimits(ASTValidationRule):
         return size
 
     def _spread(self, selection_set: SelectionSetNode | None, place: _Place) -> None:
-        """Count what stands for each place of the answer; the operation is known to be small."""
+        """Count the fields for each place of the answer; the operation is known to be small."""
         for selection in selection_set.selections if selection_set else ():
             if isinstance(selection, FieldNode):
                 name = (selection.alias or selection.name).value

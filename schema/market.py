@@ -21,60 +21,58 @@ strawberry.enum(
     ProviderState,
     name="ProviderState",
     description=(
-        "READY it answers; DEGRADED it is starting, failed within the last minute, or is being tried after a rest; RATE_LIMITED it asked "
+        "READY it answers; DEGRADED it is starting, failed within the last minute, or is being probed after a pause; RATE_LIMITED it asked "
         "us to wait, or its budget is spent; NOT_CONFIGURED a setting is missing; FAILED it cannot be used."
     ),
 )
 strawberry.enum(
     LiveMode,
     name="LiveKind",
-    description="STREAM it pushes candles; POLL it is asked again and again; NONE it has history only.",
+    description="STREAM it pushes candles; POLL the server polls it; NONE it has history only.",
 )
 
 
-@strawberry.type(description="What went wrong with a provider.")
+@strawberry.type(description="A failed call to a provider.")
 class ProviderFailure:
-    """Resolved from `candlegraph.upstream.Failure`."""
+    """Resolved from `candlegraph.upstream.CallFailure`."""
 
-    message: str = strawberry.field(description="What it was.")
+    message: str = strawberry.field(description="The message.")
 
-    @strawberry.field(description="When it was.")
+    @strawberry.field(description="When it happened.")
     def at(parent: Parent[CallFailure]) -> datetime:
         return datetime_of(parent.at)
 
 
-@strawberry.type(
-    description="How much may be asked of a provider; other processes count together with this one through Redis."
-)
+@strawberry.type(description="Rate limits of a provider; with Redis all processes share them.")
 class ProviderLimits:
-    """Resolved from a `Status` that has a budget."""
+    """Resolved from a `ProviderStatus` that has a budget."""
 
-    @strawberry.field(description="What may be spent in any `perSeconds` seconds.")
+    @strawberry.field(description="The weight of calls in any `perSeconds` seconds.")
     def weight(parent: Parent[ProviderStatus]) -> float:
         return _budget(parent).weight
 
-    @strawberry.field(description="How long the window is.")
+    @strawberry.field(description="The length of the window.")
     def per_seconds(parent: Parent[ProviderStatus]) -> float:
         return _budget(parent).per_s
 
-    @strawberry.field(description="How many calls may be under way at once, in this process.")
+    @strawberry.field(description="The most simultaneous calls, in this process.")
     def concurrent(parent: Parent[ProviderStatus]) -> int:
         return _budget(parent).concurrent
 
-    @strawberry.field(description="What one call for candles spends.")
+    @strawberry.field(description="The weight of one call for candles.")
     def call_weight(parent: Parent[ProviderStatus]) -> float:
         return parent.capabilities.call_weight
 
 
-@strawberry.type(description="What the process that answers asked of a provider since it started.")
+@strawberry.type(description="The calls of the answering process to a provider since its start.")
 class ProviderCounters:
-    """Resolved from `candlegraph.upstream.Counters`."""
+    """Resolved from `candlegraph.upstream.CallCounters`."""
 
-    calls: int = strawberry.field(description="Upstream calls, retries among them.")
+    calls: int = strawberry.field(description="Upstream calls, including retries.")
     failures: int = strawberry.field(description="Calls and streams that failed.")
-    retries: int = strawberry.field(description="Calls that were made because one before had failed.")
-    rows: float = strawberry.field(description="Candles that came; a Float, for an Int would be too small one day.")
-    refused_rows: float = strawberry.field(description="Rows that were no candles and were not kept.")
+    retries: int = strawberry.field(description="Calls that repeat a failed one.")
+    rows: float = strawberry.field(description="Received candles; a Float, because an Int could overflow.")
+    refused_rows: float = strawberry.field(description="Invalid rows, which were not stored.")
 
     @strawberry.field(description="When the last call was made.")
     def last_call_at(parent: Parent[CallCounters]) -> datetime | None:
@@ -83,17 +81,17 @@ class ProviderCounters:
 
 @strawberry.type(description="An upstream: an exchange, a broker, a folder of files.")
 class Provider:
-    """Resolved from `candlegraph.upstream.Status`."""
+    """Resolved from `candlegraph.upstream.ProviderStatus`."""
 
     @strawberry.field(description="The id of its market.")
     def market(parent: Parent[ProviderStatus]) -> strawberry.ID:
         return strawberry.ID(parent.market.id)
 
     id: strawberry.ID = strawberry.field(description="Its id within the market.")
-    name: str = strawberry.field(description="What people call it.")
+    name: str = strawberry.field(description="Its name for people.")
     description: str = strawberry.field(description="What it is; it says so where its data is not real.")
     version: str = strawberry.field(description="The version of its plugin; empty where there is none.")
-    state: ProviderState = strawberry.field(description="How it is.")
+    state: ProviderState = strawberry.field(description="Its state.")
 
     @strawberry.field(description="Why it is not READY, or which of its data cannot be served and why, one line each.")
     def state_reason(parent: Parent[ProviderStatus]) -> str | None:
@@ -103,23 +101,23 @@ class Provider:
     def retry_at(parent: Parent[ProviderStatus]) -> datetime | None:
         return None if parent.retry_at is None else datetime_of(parent.retry_at)
 
-    @strawberry.field(description="What went wrong last, long ago or not.", graphql_type=ProviderFailure | None)
+    @strawberry.field(description="The last error, however old.", graphql_type=ProviderFailure | None)
     def last_error(parent: Parent[ProviderStatus]) -> CallFailure | None:
         return parent.last_failure
 
     @strawberry.field(
-        description="How much may be asked of it; null where nobody can be asked.", graphql_type=ProviderLimits | None
+        description="Rate limits; null if the provider cannot be called.", graphql_type=ProviderLimits | None
     )
     def limits(parent: Parent[ProviderStatus]) -> ProviderStatus | None:
         return parent if parent.budget else None
 
-    counters: ProviderCounters = strawberry.field(description="What was asked of it.")
+    counters: ProviderCounters = strawberry.field(description="The calls to it.")
 
-    @strawberry.field(description="The timeframes it has itself; every other is folded from these.")
+    @strawberry.field(description="Its native timeframes; every other one is folded from these.")
     def timeframes(parent: Parent[ProviderStatus]) -> list[Timeframe]:
         return list(parent.capabilities.timeframes)
 
-    @strawberry.field(description="How its forming candle reaches us.")
+    @strawberry.field(description="How the server gets its forming candle.")
     def live(parent: Parent[ProviderStatus]) -> LiveMode:
         return parent.capabilities.live
 
@@ -127,11 +125,11 @@ class Provider:
     def has_volume(parent: Parent[ProviderStatus]) -> bool:
         return parent.capabilities.has_volume
 
-    @strawberry.field(description="How many candles one upstream call brings.")
+    @strawberry.field(description="The most candles in one upstream call.")
     def max_rows_per_call(parent: Parent[ProviderStatus]) -> int | None:
         return parent.capabilities.max_rows_per_call or None
 
-    @strawberry.field(description="How far back its 1m candles can be asked for, as an ISO 8601 duration.")
+    @strawberry.field(description="How far back its 1m candles are available, as an ISO 8601 duration.")
     def max_lookback(parent: Parent[ProviderStatus]) -> str | None:
         reach = parent.capabilities.reach_ms(MINUTE)
         return None if reach is None else f"PT{reach // 60_000}M"
@@ -155,7 +153,7 @@ class Market:
     """Resolved from `candlegraph.provider.Market`."""
 
     id: strawberry.ID = strawberry.field(description="Its id.")
-    name: str = strawberry.field(description="What people call it.")
+    name: str = strawberry.field(description="Its name for people.")
     description: str = strawberry.field(description="What is traded there.")
     timezone: str = strawberry.field(description="The IANA zone in which its days open.")
 

@@ -1,4 +1,4 @@
-"""The root of what changes something."""
+"""The mutation root."""
 
 from __future__ import annotations
 
@@ -32,20 +32,20 @@ ConfigArg = Annotated[
 IfUpdatedAtArg = Annotated[
     datetime | None,
     strawberry.argument(
-        description="Save only if it was saved last at this instant, else CONFLICT; left out, the last one to save wins."
+        description="Save only if the last save was at this instant, else CONFLICT; without it the last save wins."
     ),
 ]
 BackfillInputArg = Annotated[BackfillInput, strawberry.argument(description="What to fetch.")]
 TrackInputArg = Annotated[TrackInput, strawberry.argument(description="Which symbols.")]
 
 
-@strawberry.type(description="The root of what changes something. Over HTTP it needs POST.")
+@strawberry.type(description="The mutation root. Over HTTP it needs POST.")
 class Mutation:
     """The contract's mutations."""
 
     @strawberry.mutation(
         description=(
-            "Sign in. UNAUTHENTICATED for a wrong name or password, RATE_LIMITED with `retryAfter` after too many tries."
+            "Sign in. UNAUTHENTICATED for a wrong name or password, RATE_LIMITED with `retryAfter` after too many attempts."
         ),
         graphql_type=AuthPayload,
     )
@@ -66,7 +66,7 @@ class Mutation:
 
     @strawberry.mutation(
         description=(
-            "Sign out: no token that came from this sign-in can be refreshed any more. False where that was so already."
+            "Sign out: no token of this sign-in can be refreshed any more. False where it was signed out already."
         )
     )
     async def logout(self, info: Info[Context, None], token: TokenArg) -> bool:
@@ -74,7 +74,7 @@ class Mutation:
         return await context.services.accounts.logout(token, context.origin.address)
 
     @strawberry.mutation(
-        description="Keep a configuration for the signed-in user, in place of the one before.", graphql_type=UserConfig
+        description="Store a configuration for the signed-in user and replace the one before.", graphql_type=UserConfig
     )
     async def save_config(
         self, info: Info[Context, None], config: ConfigArg, if_updated_at: IfUpdatedAtArg = None
@@ -84,7 +84,7 @@ class Mutation:
 
     @strawberry.mutation(
         description=(
-            "Fetch what is missing of some history; every server of the cluster works on it. BAD_USER_INPUT for a pattern that "
+            "Fetch the missing parts of some history; every server of the cluster works on it. BAD_USER_INPUT for a pattern that "
             "matches nothing, a span in the future or beyond the provider's reach, or a million pieces; NOT_FOUND for an "
             "unknown symbol. Needs the role OPERATOR."
         ),
@@ -96,8 +96,8 @@ class Mutation:
 
     @strawberry.mutation(
         description=(
-            "End a job; what it has stored stays. Needs the role OPERATOR, for a job of somebody else's ADMIN (FORBIDDEN). "
-            "NOT_FOUND for an unknown one; one that has ended is returned as it is."
+            "End a job; what it has stored stays. Needs the role OPERATOR, for another user's job ADMIN (FORBIDDEN). "
+            "NOT_FOUND for an unknown one; an ended one is returned unchanged."
         ),
         extensions=requires_role(Role.OPERATOR),
         graphql_type=Backfill,
@@ -107,7 +107,7 @@ class Mutation:
 
     @strawberry.mutation(
         description=(
-            "Keep the 1m candles of some symbols complete from now on: their holes are filled, the newest first. One that "
+            "Track symbols: from now on the server fills the gaps of their 1m candles, the newest first. A symbol that "
             "is tracked already takes the earlier `since`. Needs the role OPERATOR."
         ),
         extensions=requires_role(Role.OPERATOR),
@@ -117,7 +117,7 @@ class Mutation:
         return await track(info.context, input.selection(), input.since)
 
     @strawberry.mutation(
-        description="Keep some symbols complete no longer; how many were. What is stored stays. Needs the role OPERATOR.",
+        description="Stop tracking symbols; returns how many were tracked. Stored candles stay. Needs the role OPERATOR.",
         extensions=requires_role(Role.OPERATOR),
     )
     async def untrack(self, info: Info[Context, None], input: TrackInputArg) -> int:

@@ -1,4 +1,4 @@
-"""Which operation of a document is meant."""
+"""The selection of a document's operation."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from strawberry.extensions import SchemaExtension
 
 
 class NamedOperation(SchemaExtension):
-    """Refuses a document of several operations that names none of them; Strawberry would run the first."""
+    """Refuses a document of several operations without an `operationName`; Strawberry would run the first."""
 
     def on_validate(self) -> Iterator[None]:
         """Check the name, after the document itself."""
@@ -20,6 +20,6 @@ class NamedOperation(SchemaExtension):
         )
         unnamed = context._provided_operation_name is None  # noqa: SLF001 - the public name is a guess
         if len(operations) > 1 and unnamed and not context.pre_execution_errors:
-            message = "The document has several operations: say which with `operationName`."
+            message = "The document has several operations: choose one with `operationName`."
             context.pre_execution_errors = [GraphQLError(message, extensions={"code": "BAD_USER_INPUT"})]
         yield

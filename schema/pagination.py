@@ -8,12 +8,12 @@ from strawberry.types.base import StrawberryList
 from strawberry.types.field import StrawberryField
 
 
-@strawberry.type(description="Where a page lies in its list.")
+@strawberry.type(description="The position of a page in its list.")
 class PageInfo:
-    """Resolved from `resolvers.pagination.Page`."""
+    """Resolved from `resolvers.pagination.ListPage`."""
 
-    has_next_page: bool = strawberry.field(description="There is more behind it.")
-    has_previous_page: bool = strawberry.field(description="There is more before it.")
+    has_next_page: bool = strawberry.field(description="There are items after it.")
+    has_previous_page: bool = strawberry.field(description="There are items before it.")
     start_cursor: str | None = strawberry.field(description="The cursor of its first item.")
     end_cursor: str | None = strawberry.field(description="The cursor of its last item: the `after` of the next page.")
 
@@ -26,24 +26,24 @@ def field(name: str, graphql_type: object, description: str) -> StrawberryField:
 
 
 def connection(node: type, noun: str, description: str, *more: StrawberryField) -> type:
-    """The type of a page of ``node``, resolved from `resolvers.pagination.Page`; ``more`` fields come last.
+    """The type of a page of ``node``, resolved from `resolvers.pagination.ListPage`; ``more`` fields come last.
 
-    Strawberry's generic types share one description; here each says its own ``noun``.
+    Strawberry's generic types share one description; here each has its own ``noun``.
     """
     edge = create_type(
         f"{node.__name__}Edge",
         [
-            field("cursor", str, "Where a page that begins behind it starts."),
+            field("cursor", str, "The `after` of a page that begins behind it."),
             field("node", node, f"The {noun}."),
         ],
-        description=f"A {noun} and its place in the list.",
+        description=f"A {noun} and its position in the list.",
     )
     return create_type(
         f"{node.__name__}Connection",
         [
             field("edges", StrawberryList(edge), f"The {noun}s with their cursors."),
             field("nodes", StrawberryList(node), f"The {noun}s."),
-            field("page_info", PageInfo, "Where the page lies."),
+            field("page_info", PageInfo, "The position of the page."),
             *more,
         ],
         description=description,

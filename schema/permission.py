@@ -1,4 +1,4 @@
-"""Who may have a field answered."""
+"""Field permissions."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from resolvers.context import Context
 
 
 class RequiresRole(BasePermission):
-    """Needs a role; says itself what is missing."""
+    """Requires a role; raises the error itself."""
 
     def __init__(self, role: Role) -> None:
-        """Take the lowest role that may."""
+        """``role`` is the lowest role with the permission."""
         self._role = role
 
     async def has_permission(self, source: Any, info: Info[Context, None], **arguments: Any) -> bool:  # noqa: ARG002 - Strawberry calls it
-        """Raise Unauthenticated or Forbidden, or be true."""
+        """Raise Unauthenticated or Forbidden, or return True."""
         context, viewer = info.context, info.context.viewer
         if self._role in viewer.roles:  # without an `await`, so that fields go on in the same tick
             return True
@@ -31,5 +31,5 @@ class RequiresRole(BasePermission):
 
 
 def requires_role(role: Role) -> list[FieldExtension]:
-    """The extensions of a field that needs ``role``; nothing of it shows in the printed schema."""
+    """The extensions of a field that requires ``role``; the printed schema does not show them."""
     return [PermissionExtension([RequiresRole(role)], use_directives=False)]

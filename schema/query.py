@@ -1,4 +1,4 @@
-"""The root of all questions."""
+"""The query root."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ StateArg = Annotated[BackfillState | None, strawberry.argument(description="Only
 SeriesArg = Annotated[list[SeriesInput], strawberry.argument(description="The series, at most 100.")]
 
 
-@strawberry.type(description="The root of all questions. A field that can fail on its own is nullable.")
+@strawberry.type(description="The query root. A field that can fail on its own is nullable.")
 class Query:
     """The contract's queries."""
 
@@ -77,7 +77,7 @@ class Query:
     @strawberry.field(
         description=(
             "Candles: the oldest `limit` from `since`, or without it the newest before `until` (or now); always "
-            "ascending, with the truth about what is missing and who answered."
+            "ascending, with gaps, reasons and sources."
         ),
         extensions=requires_role(Role.VIEWER),
         graphql_type=CandleSeries | None,
@@ -141,7 +141,7 @@ class Query:
         )
 
     @strawberry.field(
-        description="What is known of a series to the last candle, what is not and why, and how it came.",
+        description="The covered spans of a series, its gaps with reasons, and its newest upstream calls.",
         extensions=requires_role(Role.VIEWER),
         graphql_type=Coverage | None,
     )
@@ -177,7 +177,7 @@ class Query:
         return await resolve_backfills(info.context, state, first, after)
 
     @strawberry.field(
-        description="The symbols that are kept complete.",
+        description="The tracked symbols.",
         extensions=requires_role(Role.VIEWER),
         graphql_type=TrackedConnection | None,
     )

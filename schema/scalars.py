@@ -62,7 +62,7 @@ _MILLISECOND = datetime(1970, 1, 1, 0, 0, 0, 1000, tzinfo=UTC) - datetime(1970, 
 
 
 def datetime_of(milliseconds: int) -> datetime:
-    """The instant that a number of milliseconds names, in UTC."""
+    """The instant of a number of milliseconds, in UTC."""
     return datetime.fromtimestamp(milliseconds / 1000, UTC)
 
 
@@ -91,7 +91,7 @@ SCALARS: dict[object, ScalarDefinition] = {
             "Milliseconds since the epoch, UTC, as an integer. Input: an integer from -2_208_988_800_000 (the year 1900) to "
             "9_999_999_999_999, or an ISO 8601 string with an offset. Refused with a hint: 1_000_000_000 .. 9_999_999_999 "
             "that is no whole minute (seconds of today look like that; every edge of a bucket is a whole minute), and "
-            "whatever is longer (micro- and nanoseconds). Every Timestamp that the API prints is accepted by it."
+            "longer numbers (micro- and nanoseconds). The API accepts every Timestamp that it prints."
         ),
         specified_by_url=f"{_DOCS}#timestamp",
         serialize=int,
@@ -108,7 +108,7 @@ SCALARS: dict[object, ScalarDefinition] = {
         name="Timeframe",
         description=(
             "A count and a unit (m h d w mon y): 1m 5m 15m 30m 1h 4h 1d 1w 1mon 1y, or any other such as 7m, 2h, 3d, "
-            "6mon. Printed reduced: 60m is 1h, 7d is 1w, 12mon is 1y; 24h stays 24h, for a day follows the market's "
+            "6mon. Printed reduced: 60m is 1h, 7d is 1w, 12mon is 1y; 24h stays 24h, because a day follows the market's "
             "time zone."
         ),
         specified_by_url=f"{_DOCS}#timeframe",

@@ -1,4 +1,4 @@
-"""The root of what moves."""
+"""The subscription root."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ strawberry.enum(
     name="CandleEventKind",
     description=(
         "SNAPSHOT history; UPDATE the forming candle moved; CLOSE a candle became final; CORRECTION a final candle "
-        "changed; HEARTBEAT nothing for 15 s; RESYNC this listener fell behind: resume from resyncFrom (the subscription "
+        "changed; HEARTBEAT no event for 15 s; RESYNC this listener fell behind: resume from resyncFrom (the subscription "
         "then completes)."
     ),
 )
@@ -37,24 +37,24 @@ strawberry.enum(
 @strawberry.type(
     description=(
         "One message of a live series. seq counts the closed and corrected candles of the series, the same number for every "
-        "listener: a jump by more than one between two such events means something was missed. UPDATE repeats the last one."
+        "listener: a jump by more than one between two of them means that one was missed. UPDATE repeats the last one."
     )
 )
 class CandleEvent:
     """Resolved from `candlegraph.event.Event`."""
 
-    kind: EventKind = strawberry.field(description="Why it is sent.")
-    seq: int = strawberry.field(description="How many candles of the series were closed or corrected so far.")
+    kind: EventKind = strawberry.field(description="The kind of the event.")
+    seq: int = strawberry.field(description="The number of closed and corrected candles of the series so far.")
 
-    @strawberry.field(description="The candles it is about, ascending.", graphql_type=list[Candle])
+    @strawberry.field(description="The affected candles, ascending.", graphql_type=list[Candle])
     def nodes(parent: Parent[Event]) -> Candles:
         return parent.candles
 
-    caught_up: bool = strawberry.field(description="On the last snapshot: what follows is live.")
+    caught_up: bool = strawberry.field(description="On the last snapshot: later events are live.")
     resync_from: Timestamp | None = strawberry.field(description="On RESYNC: the `since` to subscribe with again.")
 
 
-@strawberry.type(description="The root of what moves; over graphql-transport-ws.")
+@strawberry.type(description="The subscription root; over graphql-transport-ws.")
 class Subscription:
     """The contract's subscriptions."""
 
@@ -80,7 +80,7 @@ class Subscription:
         return stream_candles(info.context, series, since, timezone)
 
     @strawberry.subscription(
-        description="A job as it is, then whenever it has moved, at most twice a second; completes when it has ended.",
+        description="A job, now and after each change, at most twice a second; completes when the job has ended.",
         extensions=requires_role(Role.VIEWER),
         graphql_type=AsyncGenerator[Backfill, None],
     )

@@ -16,9 +16,9 @@ from schema.pagination import connection, field
 from schema.scalars import Timestamp
 
 
-@strawberry.type(description="Something that is traded: a pair, a share, a file of candles.")
+@strawberry.type(description="A traded thing: a pair, a share, a file of candles.")
 class Symbol:
-    """Resolved from `candlegraph.series.Record`."""
+    """Resolved from `candlegraph.series.InstrumentRecord`."""
 
     @strawberry.field(description="Opaque and stable.")
     def id(parent: Parent[InstrumentRecord]) -> strawberry.ID:
@@ -33,13 +33,13 @@ class Symbol:
     def provider(parent: Parent[InstrumentRecord]) -> strawberry.ID:
         return strawberry.ID(parent.instrument.provider)
 
-    @strawberry.field(description="The provider's name for it, to ask for candles with.")
+    @strawberry.field(description="The provider's name for it, as `candles` takes it.")
     def symbol(parent: Parent[InstrumentRecord]) -> str:
         return parent.instrument.symbol
 
-    name: str | None = strawberry.field(description="What people call it.")
-    base: str | None = strawberry.field(description="What is traded; volumes are in its units.")
-    quote: str | None = strawberry.field(description="What prices are in.")
+    name: str | None = strawberry.field(description="Its name for people.")
+    base: str | None = strawberry.field(description="The traded currency or share; volumes are in its units.")
+    quote: str | None = strawberry.field(description="The currency of the prices.")
     active: bool = strawberry.field(description="Whether it is still traded.")
     timezone: str = strawberry.field(description="The IANA zone in which its days open.")
     first_available: Timestamp | None = strawberry.field(description="Its first candle, where that is known.")
@@ -74,5 +74,5 @@ SymbolConnection = connection(
     Symbol,
     "symbol",
     "A page of symbols, in the order of their names.",
-    field("total_count", int, "How many symbols there are in all."),
+    field("total_count", int, "The number of all symbols."),
 )

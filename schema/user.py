@@ -22,7 +22,7 @@ strawberry.enum(
 )
 
 
-@strawberry.type(description="Somebody with an account.")
+@strawberry.type(description="An account.")
 class User:
     """Resolved from `candlegraph.viewer.User`."""
 
@@ -30,11 +30,11 @@ class User:
     def username(parent: Parent[UserNoun]) -> str:
         return parent.name
 
-    @strawberry.field(description="What the user may do, each role by itself.")
+    @strawberry.field(description="The user's roles, including the implied ones.")
     def roles(parent: Parent[UserNoun]) -> list[Role]:
         return list(parent.role.implied)
 
-    @strawberry.field(description="What `saveConfig` kept last; an empty object before the first time.")
+    @strawberry.field(description="The last configuration of `saveConfig`; an empty object before the first save.")
     async def config(parent: Parent[UserNoun], info: Info[Context, None]) -> JSON:
         return JSON((await info.context.loaders.config_by_user.load(parent)).config)
 
@@ -43,7 +43,7 @@ class User:
         return (await info.context.loaders.config_by_user.load(parent)).updated_at
 
 
-@strawberry.type(description="What a front end keeps for its user.")
+@strawberry.type(description="A user's saved configuration.")
 class UserConfig:
     """Resolved from `candlegraph.viewer.UserConfig`."""
 
@@ -51,7 +51,7 @@ class UserConfig:
     updated_at: datetime = strawberry.field(description="When it was saved.")
 
 
-@strawberry.type(description="The tokens of somebody who is signed in.")
+@strawberry.type(description="The tokens of a sign-in.")
 class AuthPayload:
     """Resolved from `resolvers.accounts.accounts.Session`."""
 
@@ -59,7 +59,7 @@ class AuthPayload:
         description="The access token: `Authorization: Bearer ...`, as a header or in the payload of `connection_init`."
     )
     refresh_token: str = strawberry.field(
-        description="Good for one `refresh`, which brings the next; keep it where no other page can read it."
+        description="Valid for one `refresh`, which returns the next; keep it where no other page can read it."
     )
     expires_at: datetime = strawberry.field(description="When the access token expires.")
-    user: User = strawberry.field(description="Who is signed in.")
+    user: User = strawberry.field(description="The signed-in user.")

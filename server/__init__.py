@@ -1,1 +1,1 @@
-"""The machine: settings, wiring and the command line."""
+"""The server: settings, wiring, the command line and the transports."""

@@ -1,4 +1,4 @@
-"""Run the server until it is told to stop."""
+"""Runs the server until a signal stops it."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ async def serve(settings: Settings, timings: Timings | None = None) -> None:
     """Start everything, listen, and stop everything in order on SIGINT or SIGTERM."""
     timings = timings or Timings()
     with ExitStack() as stack:
-        # Taken before anything is started, which would be for nothing; clients are let in when everything is.
+        # Bound before anything starts, so that an address in use fails early; clients are accepted at the end of the start.
         sockets = [stack.enter_context(one) for one in _bind(settings.host, settings.port, timings)]
         await _serve(settings, sockets, timings)
 
@@ -38,14 +38,14 @@ async def _serve(settings: Settings, sockets: list[socket.socket], timings: Timi
             app,
             **protocols(timings),
             ws_max_size=65_536,
-            ws_ping_interval=15,  # a peer that is gone is noticed within 30 s
+            ws_ping_interval=15,  # a dead peer is detected within 30 s
             ws_ping_timeout=15,
             ws_per_message_deflate=False,  # costs twice the CPU of a fan-out
             lifespan="off",
             log_config=None,
-            access_log=False,  # it would write tokens that somebody put into a URL
+            access_log=False,  # it would write tokens that a user put into a URL
             server_header=False,
-            timeout_keep_alive=75,  # clients and proxies let go first: whoever does may lose a request under way
+            timeout_keep_alive=75,  # clients and proxies should close first: the side that closes may lose a request under way
             timeout_graceful_shutdown=10,
         )
         logging.getLogger("uvicorn.error").setLevel(logging.WARNING)  # it writes the URL of a socket, and what is in it
@@ -55,26 +55,26 @@ async def _serve(settings: Settings, sockets: list[socket.socket], timings: Timi
         asyncio.get_running_loop().remove_signal_handler(signal.SIGTERM)
         for number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, lambda *_: setattr(server, "should_exit", True))
-        # What the start made stays: the collector need not walk it again. Garbage is collected first, or it would stay too.
+        # The objects of the start stay: the collector need not visit them again. It collects garbage first, or that would stay too.
         gc.collect()
         gc.freeze()
         await server.serve(sockets)
 
 
 def _bind(host: str, port: int, timings: Timings) -> list[socket.socket]:
-    """A socket for each address of a host's; ConfigurationError where one is taken or none is ours."""
+    """A socket for each address of a host; ConfigurationError where one is taken or none is ours."""
     bound: list[socket.socket] = []
     failure: OSError | None = None
     unread_ms = round(timings.unread_timeout_s * 1000)
     try:
         found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
     except OSError as error:
-        raise ConfigurationError(f"HOST: {host!r} is no address ({error.strerror}).") from None
+        raise ConfigurationError(f"HOST: {host!r} is not an address ({error.strerror}).") from None
     for family, kind, _, _, address in dict.fromkeys(found):
         one = socket.socket(family, kind)
         try:
             one.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # or a restart would wait for old connections
-            if hasattr(socket, "TCP_USER_TIMEOUT"):  # Linux; those who connect inherit it
+            if hasattr(socket, "TCP_USER_TIMEOUT"):  # Linux; accepted connections inherit it
                 one.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, unread_ms)
             if family == socket.AF_INET6:
                 one.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
@@ -94,7 +94,7 @@ def _bind(host: str, port: int, timings: Timings) -> list[socket.socket]:
 
 
 class _UvicornServer(uvicorn.Server):
-    """Says where it listens, once it does; and says goodbye to those who are connected."""
+    """Prints its address once it listens, and closes long-lived connections before it stops."""
 
     def __init__(self, config: uvicorn.Config, connections: Connections) -> None:
         super().__init__(config)

@@ -1,4 +1,4 @@
-"""Every setting, read from the environment into one typed object. A wrong one is one line that names it."""
+"""Every setting, read from the environment into one typed object. A wrong one stops the start with one line that names it."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from storage.aggregates.layout import AggregateLayout
 
 
 class Env(StrEnum):
-    """What the server runs for."""
+    """The purpose of a server."""
 
     DEVELOPMENT = "development"
     PRODUCTION = "production"
@@ -54,7 +54,7 @@ class Settings(BaseSettings):
     port: int = Field(8000, ge=0, le=65535, description="The port to listen on; 0 picks a free one.")
     data_dir: Path = Field(
         default_factory=_default_data_dir,
-        description="Where the embedded database lives, and the symbols of exchanges are kept.",
+        description="The folder of the embedded database and of the exchanges' symbol lists.",
     )
     db_connection_string: SecretStr | None = Field(
         None,
@@ -72,7 +72,7 @@ class Settings(BaseSettings):
         AggregateLayout.AUTO,
         description=(
             "How a new database keeps its aggregates: `tables`, or `continuous` with TimescaleDB; `auto` takes the latter where "
-            "it is there."
+            "it is available."
         ),
     )
     retention_days: int | None = Field(
@@ -84,7 +84,7 @@ class Settings(BaseSettings):
         None,
         description=(
             "A Redis or Valkey in which several processes count sign-ins and upstream calls together, share final candles and "
-            "tell each other what happens live: `redis://host:6379/0`."
+            "send each other live messages: `redis://host:6379/0`."
         ),
     )
     cache_mb: int = Field(
@@ -93,20 +93,23 @@ class Settings(BaseSettings):
     secret_key: SecretStr | None = Field(
         None,
         description=(
-            "The key that access tokens are signed with, at least 32 bytes. `production` requires it; elsewhere one is made "
-            "and kept in `DATA_DIR`."
+            "The key that access tokens are signed with, at least 32 bytes. `production` requires it; elsewhere the server creates one "
+            "and keeps it in `DATA_DIR`."
         ),
     )
     secret_key_previous: SecretStr | None = Field(
-        None, description="The key before it, still accepted: for as long as a change of keys takes."
+        None, description="The previous key, still accepted during a change of keys."
     )
     feed_shards: int = Field(
-        1, ge=1, le=64, description="Among how many processes the live series of one provider may be divided."
+        1, ge=1, le=64, description="The number of processes that may share the live series of one provider."
     )
     backfill_workers: int = Field(
-        4, ge=1, le=64, description="How many parts of backfills this process works on at once, of each provider."
+        4,
+        ge=1,
+        le=64,
+        description="The number of backfill parts that this process works on at once, for each provider.",
     )
-    require_auth: bool = Field(False, description="`true` shows market data to nobody who is not signed in.")
+    require_auth: bool = Field(False, description="`true` shows market data to signed-in users only.")
     default_chart_points: int = Field(500, ge=1, description="How many candles a query without `limit` returns.")
     max_chart_points: int = Field(5000, ge=1, le=50_000, description="The highest `limit`.")
     allowed_origins: str = Field(
@@ -115,12 +118,12 @@ class Settings(BaseSettings):
     providers_disabled: str = Field(
         "", description="Comma-separated providers, such as `crypto.kraken`, or whole plugins not to use."
     )
-    max_connections: int = Field(10_000, ge=1, description="How many WebSockets and event streams a process carries.")
+    max_connections: int = Field(10_000, ge=1, description="The most WebSockets and event streams of a process.")
     max_connections_per_address: int = Field(
-        100, ge=1, description="How many of them one address may have (of IPv6, one /64 network)."
+        100, ge=1, description="The most of them for one address (of IPv6, one /64 network)."
     )
     max_operations_per_socket: int = Field(
-        100, ge=1, le=10_000, description="How many operations a WebSocket carries at once."
+        100, ge=1, le=10_000, description="The most simultaneous operations on a WebSocket."
     )
     files_dir: Path | None = Field(None, description="The folder that the `files` provider serves.")
     files_timezone: str | None = Field(None, description="The IANA zone in which the days of these files open.")
@@ -129,23 +132,26 @@ class Settings(BaseSettings):
         description="The exchanges of the `crypto` market, by their ccxt ids; blank for none.",
     )
     ccxt_options: SecretStr | None = Field(
-        None, description="JSON keyed by exchange, or the path of such a file: handed to ccxt's constructors untouched."
+        None,
+        description="JSON keyed by exchange, or the path of a file with it: passed unchanged to ccxt's constructors.",
     )
     alpaca_api_key: SecretStr | None = Field(
-        None, description="The id of an API key of Alpaca's; with its secret the `stocks` market is there."
+        None, description="The id of an API key of Alpaca's; with its secret it adds the `stocks` market."
     )
     alpaca_api_secret: SecretStr | None = Field(None, description="The secret of that key.")
     alpaca_feeds: str = Field(
         "iex",
-        description="Alpaca's feeds, each perhaps with an adjustment: `iex,sip:split`. Each is a provider of its own.",
+        description="Alpaca's feeds, each with an optional adjustment: `iex,sip:split`. Each is a provider of its own.",
     )
-    alpaca_data_url: str = Field("https://data.alpaca.markets", description="Where Alpaca's market data is.")
+    alpaca_data_url: str = Field("https://data.alpaca.markets", description="The URL of Alpaca's market data.")
     alpaca_trading_url: str = Field(
         "https://paper-api.alpaca.markets",
-        description="Where its list of symbols is; for the keys of a live account `https://api.alpaca.markets`.",
+        description="The URL of its list of symbols; for the keys of a live account `https://api.alpaca.markets`.",
     )
-    alpaca_stream_url: str = Field("wss://stream.data.alpaca.markets", description="Where its live candles are.")
-    log_level: str = Field("info", pattern="^(debug|info|warning|error)$", description="How much is logged.")
+    alpaca_stream_url: str = Field("wss://stream.data.alpaca.markets", description="The URL of its live candles.")
+    log_level: str = Field(
+        "info", pattern="^(debug|info|warning|error)$", description="The lowest level of messages in the log."
+    )
 
     @model_validator(mode="after")
     def _points_in_order(self) -> Self:
@@ -200,7 +206,7 @@ class Settings(BaseSettings):
             raise ConfigurationError(f"{name}: {message}." if name else f"{message}.") from None
 
     def environ(self) -> dict[str, str]:
-        """The environment as provider plugins read it: what a ``<SECRET>_FILE`` of theirs names is in its place."""
+        """The environment for provider plugins: the content of a ``<SECRET>_FILE`` of theirs replaces its name."""
         held = {name: getattr(self, name) for name in self.secrets() - _OUR_SECRETS}
         return {
             **os.environ,
@@ -215,7 +221,7 @@ class Settings(BaseSettings):
 
 
 def _secrets_in_files(names: set[str]) -> dict[str, str]:
-    """What the files named by ``<SECRET>_FILE`` hold, as container platforms hand secrets over."""
+    """The contents of the files that ``<SECRET>_FILE`` names, as container platforms provide secrets."""
     found = {}
     for name in sorted(names):
         variable = name.upper() + "_FILE"

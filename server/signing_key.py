@@ -1,4 +1,4 @@
-"""The key that access tokens are signed with: whether one is fit for it, and the one that is made where none is set."""
+"""The key that signs access tokens: checks of a given one, and the key that the server creates otherwise."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ log = logging.getLogger(__name__)
 MIN_BYTES = 32
 _MIN_CHARACTERS, _MIN_REST = 8, 16
 
-# What documentation and examples show as a key. Longer ones first, for what is left of a key without them counts.
+# Sample keys of documentation and examples. Longer ones first, because the rest of a key without them counts.
 _EXAMPLE_KEYS = (
     "astringsecretatleast256bitslong", "abcdefghijklmnopqrstuvwxyz", "yourverysecretkey", "your256bitsecret", "0123456789",
     "1234567890", "yoursecretkey", "supersecret", "candlegraph", "notasecret", "changethis", "changeit", "changeme",
@@ -27,7 +27,7 @@ _EXAMPLE_KEYS = (
 
 
 def weakness_of(key: str) -> str | None:
-    """Why a key is not fit to sign with, or None; nothing of the key is in it."""
+    """Why a key is too weak to sign with, or None; the text holds nothing of the key."""
     if len(key.encode()) < MIN_BYTES:
         return f"it must be at least {MIN_BYTES} bytes long, such as of `openssl rand -hex 32`"
     rest = re.sub(r"[^a-z0-9]", "", key.lower()) if key.isascii() else key
@@ -39,7 +39,7 @@ def weakness_of(key: str) -> str | None:
 
 
 def load_or_create_key(data_dir: Path) -> bytes:
-    """The key of a server that was given none: made once and kept in its data directory, for its owner's eyes alone."""
+    """The key of a server without the setting: created once and kept in its data directory, readable by its owner only."""
     path = data_dir / "secret_key"
     try:
         if not path.exists():
@@ -54,7 +54,7 @@ def load_or_create_key(data_dir: Path) -> bytes:
         )
         return secrets.token_hex(32).encode()
     if weakness_of(key):
-        raise ConfigurationError(f"DATA_DIR: {path} is damaged: remove it, and everybody signs in again.")
+        raise ConfigurationError(f"DATA_DIR: {path} is damaged: remove it, and all users sign in again.")
     return key.encode()
 
 

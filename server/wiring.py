@@ -1,4 +1,4 @@
-"""The machine below the API, wired once a process: the database, the providers, and the way from one to the other."""
+"""The runtime below the API, wired once a process: the database, the providers, and everything between."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ class Runtime:
 async def database(
     settings: Settings, supervisor: Supervisor | None = None, timings: Timings | None = None
 ) -> AsyncIterator[Database]:
-    """The database, embedded or given, open and up to date; ``supervisor`` keeps an embedded one alive."""
+    """The database, embedded or external, open and up to date; ``supervisor`` keeps an embedded one alive."""
     supervisor, timings = supervisor or Supervisor(), timings or Timings()
     async with AsyncExitStack() as stack:
         postgres = None
@@ -88,12 +88,12 @@ async def database(
         if postgres:
             outage = Outage("the embedded PostgreSQL")
             supervisor.start("embedded PostgreSQL", partial(_revive, postgres, opened, outage), outage)
-            stack.push_async_callback(supervisor.close)  # before it is stopped: it would be started again
+            stack.push_async_callback(supervisor.close)  # before the database stops: it would be started again
         yield opened
 
 
 async def _upgrade(opened: Database, aggregates: AggregateLayout) -> None:
-    """Bring a database up to date, before anything is asked of it."""
+    """Bring a database up to date, before its first query."""
     for migration in await migrate(opened, aggregates):
         log.info("applied migration %04d %s", migration.number, migration.name)
     if ahead := await withdraw_ahead(CandleStore(opened, ChangeFeed(opened))):
@@ -101,7 +101,7 @@ async def _upgrade(opened: Database, aggregates: AggregateLayout) -> None:
 
 
 async def _revive(postgres: EmbeddedPostgres, opened: Database, outage: Outage) -> None:
-    """Start the embedded PostgreSQL again where it died under us; until then the API says UNAVAILABLE."""
+    """Start the embedded PostgreSQL again after its death; until then the API answers UNAVAILABLE."""
     while True:
         await asyncio.sleep(REVIVE_EVERY_S)
         with outage.recording():
@@ -111,7 +111,7 @@ async def _revive(postgres: EmbeddedPostgres, opened: Database, outage: Outage) 
             except Overloaded:
                 pass  # all connections are at work: it lives
             except Unavailable:
-                outage.begin("It does not answer: starting it.")
+                outage.begin("It does not answer: restarting it.")
                 await _start(postgres)
 
 
@@ -120,7 +120,7 @@ async def _start(postgres: EmbeddedPostgres) -> str:
     try:
         return (await asyncio.shield(starting)).dsn
     finally:
-        # A thread cannot be cancelled: whoever gave up waits, or would stop what is not there yet.
+        # A thread cannot be cancelled: a cancelled start waits here, or it would stop a server that does not exist yet.
         await asyncio.wait([starting])
 
 
@@ -132,9 +132,9 @@ async def open_runtime(
     supervisor: Supervisor | None = None,
     timings: Timings | None = None,
 ) -> AsyncIterator[Runtime]:
-    """Everything, started; stopped in reverse order on the way out. All that runs for ever does so under ``supervisor``.
+    """Everything, started; stopped in reverse order on the way out. Endless tasks run under ``supervisor``.
 
-    While ``serving`` it leads, tells its listeners and works on backfills; a command of the CLI does none of it.
+    While ``serving`` it leads, serves subscribers and works on backfills; a command of the CLI does none of it.
     """
     supervisor, timings = supervisor or Supervisor(), timings or Timings()
     redis_url = settings.redis_url.get_secret_value() if settings.redis_url else None
@@ -190,7 +190,7 @@ def _refresh(supervisor: Supervisor, opened: Database, kind: AggregateLayout, re
 
 @asynccontextmanager
 async def _cache(settings: Settings, database_name: str, redis: Redis) -> AsyncIterator[CandleCache | None]:
-    """The cache of candles; none where it could keep nothing."""
+    """The cache of candles; None where it could keep nothing."""
     capacity = settings.cache_mb * 1_048_576
     if not settings.redis_url:
         yield CandleCache(capacity) if capacity else None

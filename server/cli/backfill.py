@@ -1,4 +1,4 @@
-"""The commands `backfill`, `track`, `untrack` and `holes`: series that are made complete, and kept so."""
+"""The commands `backfill`, `track`, `untrack` and `holes`: fetch history, and keep it complete."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ PAGE_SIZE = 500
 @click.argument("market", required=False)
 @click.argument("provider", required=False)
 @click.argument("pattern", required=False)
-@click.option("--since", help="From where on: milliseconds, or ISO 8601 with an offset.")
-@click.option("--until", help="Up to where; now where it is left out.")
+@click.option("--since", help="The beginning: milliseconds, or ISO 8601 with an offset.")
+@click.option("--until", help="The end. Default: now.")
 @click.option("--timeframe", default="1m", show_default=True, help="A timeframe of the provider's own.")
 @click.option("--priority", type=int, default=0, show_default=True, help="Higher ones go first.")
-@click.option("--follow", type=int, metavar="ID", help="Take up a job instead: work on it and show how far it is.")
-@click.option("--cancel", type=int, metavar="ID", help="End a job instead; what it has stored stays.")
+@click.option("--follow", type=int, metavar="ID", help="Resume a job instead: work on it and show its progress.")
+@click.option("--cancel", type=int, metavar="ID", help="End a job instead; its stored candles stay.")
 @click.option("--list", "lists", is_flag=True, help="List the newest jobs instead.")
 @command
 async def backfill(
@@ -42,9 +42,9 @@ async def backfill(
     cancel: int | None,
     lists: bool,
 ) -> None:
-    """Fetch what is missing of the symbols of PROVIDER that match PATTERN, such as '*/USDT'.
+    """Fetch the missing candles of the symbols of PROVIDER that match PATTERN, such as '*/USDT'.
 
-    It works on the job itself, beside any server that runs. Ctrl-C leaves the job where it is, to be taken up again.
+    The command works on the job itself, beside any running server. Ctrl-C leaves the job where it is, to be resumed.
     """
     if [follow is not None, cancel is not None, lists, market is not None].count(True) != 1:
         raise click.UsageError("Give MARKET PROVIDER PATTERN and --since, or one of --follow, --cancel and --list.")
@@ -71,10 +71,10 @@ async def backfill(
 @click.argument("market")
 @click.argument("provider")
 @click.argument("pattern")
-@click.option("--since", help="From where on; the last 30 days where it is left out.")
+@click.option("--since", help="The beginning. Default: the last 30 days.")
 @command
 async def track(settings: Settings, market: str, provider: str, pattern: str, since: str | None) -> None:
-    """Have the servers keep the 1m candles of matching symbols complete from now on."""
+    """Track matching symbols: from now on the servers keep their 1m candles complete."""
     from schema.scalars import print_datetime
     from server.wiring import open_runtime
 
@@ -96,19 +96,19 @@ async def track(settings: Settings, market: str, provider: str, pattern: str, si
 @click.argument("pattern")
 @command
 async def untrack(settings: Settings, market: str, provider: str, pattern: str) -> None:
-    """Keep matching symbols complete no longer; what is stored stays."""
+    """Stop tracking matching symbols; stored candles stay."""
     from server.wiring import open_runtime
 
     selection, console = _selection(market, provider, pattern), _console()
     async with open_runtime(settings) as running:
         count = await running.services.tracking.untrack(selection)
-    console.print(f"{count} of them {'was' if count == 1 else 'were'} tracked; what is stored stays.", highlight=False)
+    console.print(f"{count} of them {'was' if count == 1 else 'were'} tracked; stored candles stay.", highlight=False)
 
 
 @click.command()
 @command
 async def holes(settings: Settings) -> None:
-    """List what is missing of tracked series, and why."""
+    """List the gaps of tracked series, with reasons."""
     from rich.table import Table
 
     from schema.scalars import print_datetime

@@ -1,4 +1,4 @@
-"""The command `backfill`: order a job, work on it beside whatever servers run, and show how far it is."""
+"""The command `backfill`: order a job, work on it beside any running servers, and show its progress."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ from server.settings import Settings
 from server.wiring import Runtime, open_runtime
 
 LOOK_S = 0.5
-SAY_S = 5.0  # how often a line is printed where there is no terminal
+SAY_S = 5.0  # how often it prints a line without a terminal
 MAX_SHOWN_SYMBOLS = 20  # symbols at once
 MAX_GAPS = 20
 
 
 async def backfill(settings: Settings, what: BackfillRequest | int, console: Console) -> None:
-    """Order a job, or take up one by its number, and stay with it to its end.
+    """Order a job, or resume one by its number, and follow it to its end.
 
     Raises what `history.backfill.jobs.Backfills.start` does, and CandlegraphError where the job failed or was cancelled.
     """
@@ -42,7 +42,7 @@ async def backfill(settings: Settings, what: BackfillRequest | int, console: Con
             job = await _watch(running, job, console)
         except asyncio.CancelledError:
             console.print(
-                f"Stopped here; what is stored stays. A running server goes on with it by itself, and so does\n"
+                f"Stopped here; stored candles stay. A running server continues the job by itself, and so does\n"
                 f"  candlegraph backfill --follow {job.id}",
                 highlight=False,
             )
@@ -175,7 +175,7 @@ def _line(job: Backfill, rate: float) -> str:
 
 def _sentence(job: Backfill) -> str:
     if not job.pieces_total:
-        return f"nothing is missing of {_names(job.symbols)}."
+        return f"{_names(job.symbols)}: nothing is missing."
     calls = f"{job.pieces_total:,} upstream call{'s' * (job.pieces_total > 1)}"
     return f"{_names(job.symbols)} of {job.market}/{job.provider}, {job.timeframe}, about {calls}."
 
@@ -185,7 +185,7 @@ def _names(symbols: Sequence[str]) -> str:
 
 
 def _report(job: Backfill, console: Console) -> None:
-    """What became of it."""
+    """Print the result."""
     console.print(f"{job.state}: {job.candles_written:,} candles with {job.calls:,} calls.", highlight=False)
     for gap in job.holes[:MAX_GAPS]:
         missing = f"{print_datetime(gap.since)} .. {print_datetime(gap.until)}"

@@ -1,4 +1,4 @@
-"""The commands `import`, `candles`, `verify` and `corrections`: candles in, out and looked at."""
+"""The commands `import`, `candles`, `verify` and `corrections`."""
 
 from __future__ import annotations
 
@@ -24,18 +24,18 @@ if TYPE_CHECKING:
 @click.argument("file", type=click.Path(path_type=Path))
 @click.option("--market", required=True, help="The market to import into, new or not.")
 @click.option("--provider", required=True, help="The provider to import into, new or not.")
-@click.option("--symbol", required=True, help="The symbol the candles are of.")
-@click.option("--timeframe", help="How long a candle is. Default: what the steps between the rows show.")
+@click.option("--symbol", required=True, help="The symbol of the candles.")
+@click.option("--timeframe", help="The length of a candle. Default: the step between the rows.")
 @click.option("--timezone", help="The IANA zone of a new symbol's days, and of a file's dates. Default: the market's.")
 @click.option("--clock", help="The zone of the file's times without an offset: an IANA name, or -05:00. Default: UTC.")
-@click.option("--only", metavar="SYMBOL", help="Of a file of several symbols, the rows of this one.")
-@click.option("--until", help="Leave out the rows from here on: an instant, or now.")
-@click.option("--drop-last", is_flag=True, help="Leave the last candle out: it was still forming.")
+@click.option("--only", metavar="SYMBOL", help="Import only the rows of this symbol.")
+@click.option("--until", help="Omit the rows from here on: an instant, or now.")
+@click.option("--drop-last", is_flag=True, help="Omit the last candle: it was still forming.")
 @click.option("--keep-fillers", is_flag=True, help="Keep the flat rows without volume, where the provider has none.")
 @click.option("--covers", is_flag=True, help="Nothing is missing between the first row and the last.")
 @click.option("--sparse", is_flag=True, help="Something may be missing between any two rows.")
-@click.option("--replace", is_flag=True, help="Withdraw what is stored in the spans covered and is not in the file.")
-@click.option("--dry-run", is_flag=True, help="Say what would be imported, and store nothing.")
+@click.option("--replace", is_flag=True, help="Withdraw stored candles of the covered spans that are not in the file.")
+@click.option("--dry-run", is_flag=True, help="Print what would be imported, and store nothing.")
 @command
 async def import_file(
     settings: Settings, file: Path, market: str, provider: str, symbol: str, until: str | None, **options: Any
@@ -68,7 +68,7 @@ async def candles(
     limit: int | None,
     style: str,
 ) -> None:
-    """Print candles, and on stderr what is missing of them."""
+    """Print candles, and on stderr their gaps."""
     from candlegraph.series import Series
     from candlegraph.timeframe import Timeframe
     from resolvers.candles import resolve_candles
@@ -113,7 +113,7 @@ def _print_candles(candles: Candles, style: str) -> None:
 @click.argument("pattern", required=False)
 @click.option("--since", help="Check nothing older. Milliseconds, or ISO 8601 with an offset.")
 @click.option("--until", help="Check nothing from here on. Milliseconds, or ISO 8601 with an offset.")
-@click.option("--repair", is_flag=True, help="Make what is wrong anew, and check it again.")
+@click.option("--repair", is_flag=True, help="Repair wrong buckets, and check them again.")
 @click.option(
     "--upstream", is_flag=True, help="Compare stored 1m candles with the provider's instead, and correct them."
 )
@@ -132,10 +132,10 @@ async def verify(
     upstream: bool,
     days: int | None,
 ) -> None:
-    """Check that every aggregate is what its 1m candles say: all, or those of a MARKET, a PROVIDER and the symbols like PATTERN."""
+    """Check every aggregate against its 1m candles: all, or those of a MARKET, a PROVIDER and the symbols like PATTERN."""
     if upstream:
         if None in {market, provider, pattern} or repair or since is not None or until is not None:
-            raise click.UsageError("--upstream takes MARKET PROVIDER PATTERN, and of the options --days alone.")
+            raise click.UsageError("--upstream takes MARKET PROVIDER PATTERN, and no option but --days.")
         await _verify_upstream(settings, (str(market), str(provider), str(pattern)), days or 1)
         return
     if days is not None:

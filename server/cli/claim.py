@@ -1,4 +1,4 @@
-"""What an import claims: the spans in which there is no other candle than those of the file, and why, for people."""
+"""The coverage that an import claims, with the reasons, in words."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ class Claim:
     def of(
         cls, seen: Int64s, timeframe: Timeframe, days: Zone, until: int, *, covers: bool = False, sparse: bool = False
     ) -> Self:
-        """The runs of rows; with ``covers`` all from the first to the last, ``sparse`` no more than the rows themselves."""
+        """The runs of rows; with ``covers`` everything from the first to the last, with ``sparse`` only the rows themselves."""
         longest = ANY_HOLE_MS if covers else NO_HOLE_MS if sparse else longest_hole(seen, timeframe, days)
         spans = runs(seen, timeframe, days, longest) & Spans([Span(int(seen[0]), until)])
         return cls(seen, timeframe, days, until, longest, spans)
@@ -58,7 +58,7 @@ class Claim:
         return replace(self, longest=longest, spans=own | between, is_joined=bool(between))
 
     def lines(self) -> Iterator[str]:
-        """What the claim means, for people."""
+        """The claim in words."""
         yield self._holes()
         spans = list(self.spans)
         shown = ", ".join(f"{print_datetime(span.since)} to {print_datetime(span.until)}" for span in spans[:_SHOWN])
@@ -78,10 +78,10 @@ class Claim:
         if self.longest == NO_HOLE_MS:
             return f"{said} None is covered (--sparse)."
         if not open_ones:
-            return f"{said} They are covered: nobody traded then."
+            return f"{said} They are covered: there was no trade then."
         return (
             f"{said} {open_ones:,} longer than {_spelt(self.longest)} {'is' if open_ones == 1 else 'are'} not covered, as if rows "
-            "were missing there; --covers says that nobody traded then."
+            "were missing there; --covers declares that there was no trade then."
         )
 
 

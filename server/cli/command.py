@@ -1,4 +1,4 @@
-"""What the commands share: how one runs, reads an instant and prints a table."""
+"""Shared parts of the commands: running one, reading an instant and printing a table."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ if TYPE_CHECKING:
     from server.settings import Settings
 
 _INTEGER = re.compile(r"-?[0-9]{1,19}")
-_OVERRIDES = ("host", "port", "data_dir")  # the options that stand in for a setting
+_OVERRIDES = ("host", "port", "data_dir")  # the options that replace a setting
 _NUMBERS = frozenset({"open", "high", "low", "close", "volume", "checked", "missing", "extra", "different"})
 
 
 def command(run: Callable[Concatenate[Settings, ...], Coroutine[object, object, None]]) -> Callable[..., None]:
-    """Run a coroutine of the settings as a command, which has ``--data-dir`` besides its own options.
+    """Run a coroutine of the settings as a command, with ``--data-dir`` beside its own options.
 
-    An error of our tree is one line on stderr, and the exit code says so.
+    An error of our tree is one line on stderr, with its own exit code.
     """
 
     @click.option("--data-dir", type=click.Path(path_type=Path), help="Instead of DATA_DIR.")
@@ -56,7 +56,7 @@ def command(run: Callable[Concatenate[Settings, ...], Coroutine[object, object, 
 
 
 def _new_loop() -> asyncio.AbstractEventLoop:
-    """An event loop: uvloop's where there is one, which writes to sockets at less cost."""
+    """An event loop: uvloop's where available, which writes to sockets at less cost."""
     if sys.platform == "win32":
         return asyncio.new_event_loop()
     import uvloop
@@ -65,7 +65,7 @@ def _new_loop() -> asyncio.AbstractEventLoop:
 
 
 async def _stoppable(work: Coroutine[object, object, None]) -> None:
-    """Await ``work``; SIGTERM cancels it, so that it cleans up, where it would end the process on the spot."""
+    """Await ``work``; SIGTERM cancels it, so that it cleans up, instead of ending the process on the spot."""
     task = asyncio.ensure_future(work)
     if sys.platform != "win32":
         asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)
@@ -79,7 +79,9 @@ def _settings(**overrides: object) -> Settings:
     level = settings.log_level.upper()
     logging.basicConfig(level=level, format="%(asctime)s %(levelname)s %(name)s: %(message)s", stream=sys.stderr)
     logging.getLogger("ccxt").setLevel(max(logging.INFO, logging.getLogger().level))  # below, it logs headers with keys
-    logging.getLogger("asyncpg").setLevel(logging.ERROR)  # its pool writes a traceback a try while the database is away
+    logging.getLogger("asyncpg").setLevel(
+        logging.ERROR
+    )  # its pool writes a traceback an attempt while the database is away
     return settings
 
 
@@ -91,7 +93,7 @@ def instant(text: str | None) -> int | None:
 
 
 def print_table(names: tuple[str, ...], rows: list[tuple[object, ...]], width: int = 110) -> None:
-    """Print a row a line beneath the ``names`` of the columns."""
+    """Print the rows below the ``names`` of the columns."""
     from rich.console import Console
     from rich.table import Table
 

@@ -21,7 +21,7 @@ FORGOTTEN = "candlegraph coverage forget"
 def coverage() -> None:
     """Withdraw claims of coverage, and list what was withdrawn.
 
-    Coverage is what a provider or an import has answered in full. Nothing within it is asked for again.
+    Coverage is the time for which a provider or an import was complete. The server fetches nothing within it again.
     """
 
 
@@ -35,9 +35,9 @@ def coverage() -> None:
 async def forget(
     settings: Settings, market: str, provider: str, pattern: str, since: str | None, until: str | None
 ) -> None:
-    """Withdraw the coverage of the symbols like PATTERN, so that what lies between their candles is asked for again.
+    """Withdraw the coverage of the symbols like PATTERN, so that the server fetches the time between their candles again.
 
-    A stored candle stays, and so does the coverage of its own bucket. Servers that run notice it.
+    A stored candle stays, and so does the coverage of its own bucket. Running servers notice it.
     """
     from candlegraph.span import Span
     from server.wiring import database
@@ -62,7 +62,7 @@ async def _forget(opened: Database, name: tuple[str, str, str], span: Span) -> l
 
     found = await instruments_matching(opened, *name)
     if not found:
-        raise NotFound("Nothing of that name is stored.")
+        raise NotFound("Nothing is stored under that name.")
     store = CandleStore(opened, ChangeFeed(opened))
     rows: list[tuple[object, ...]] = []
     for record in await Instruments(opened).by_id([instrument_id for instrument_id, _ in found]):

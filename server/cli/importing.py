@@ -1,4 +1,4 @@
-"""Bring a file of candles into the store: read and check all of it, then write it in one transaction."""
+"""Imports a file of candles into the store: reads and checks all of it, then writes it in one transaction."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ _OFFSET = re.compile(r"([+-])(\d\d):?([0-5]\d)")
 
 @dataclass(frozen=True, slots=True)
 class ImportOptions:
-    """What a user says of an import; see docs/import.md. ``until`` in ms, UTC."""
+    """The options of an import; see docs/import.md. ``until`` in ms, UTC."""
 
     timeframe: str | None = None
     timezone: str | None = None
@@ -50,7 +50,7 @@ class ImportOptions:
     dry_run: bool = False
 
     def hints(self) -> Hints:
-        """How the file is read. BadUserInput where its clock is unknown, or two options exclude each other."""
+        """How to read the file. BadUserInput where its clock is unknown, or two options exclude each other."""
         if self.covers and self.sparse:
             raise BadUserInput("--covers and --sparse exclude each other.")
         told = None if self.clock is None else _clock(self.clock)
@@ -74,7 +74,7 @@ class _Kept:
 async def import_candles(
     settings: Settings, file: Path, name: tuple[str, str, str], options: ImportOptions | None = None
 ) -> str:
-    """Import ``file`` as candles of ``name`` (market, provider, symbol); the lines say what was read, left out and covered.
+    """Import ``file`` as candles of ``name`` (market, provider, symbol); the lines list what was read, left out and covered.
 
     InvalidCandles names the rows that are none; BadUserInput where no candle is kept any more. Nothing is stored then.
     """
@@ -108,7 +108,7 @@ async def import_candles(
 
 
 def _since(write: CandleWrite, horizon: int | None) -> tuple[CandleWrite, dict[str, int]]:
-    """What is kept of a write, and how many candles are too old; BadUserInput where all are."""
+    """The part of a write that is kept, and the number of candles that are too old; BadUserInput where all are."""
     kept, day = write.dropping_before(horizon), print_datetime(horizon or 0)[:10]
     if not len(kept.candles):
         raise BadUserInput(f"None of these candles was imported: 1-minute candles before {day} are not kept.")
@@ -131,7 +131,7 @@ def _read(file: Path, options: ImportOptions, days: Zone, hints: Hints) -> Table
 
 
 def _kept(name: str, table: Table, days: Zone, until: int | None, *, drops_fillers: bool) -> _Kept:
-    """The candles that are over and wanted. InvalidCandles where a row opens in the future, or none is left."""
+    """The final candles to import. InvalidCandles where a row opens in the future, or none is left."""
     now, stamps = clock.now_ms(), table.candles.timestamp
     wanted = np.ones(len(stamps), np.bool_) if until is None else stamps < until
     if (future := wanted & (stamps > now)).any():
@@ -139,7 +139,7 @@ def _kept(name: str, table: Table, days: Zone, until: int | None, *, drops_fille
             name,
             table,
             f"{np.count_nonzero(future):,} of its rows open later than now ({print_datetime(now)}), the first at "
-            f"{print_datetime(int(stamps[future.argmax()]))}: mend them, or leave them out with --until now",
+            f"{print_datetime(int(stamps[future.argmax()]))}: correct them, or leave them out with --until now",
         )
     over = bucket_ends(stamps, table.timeframe, days) <= now
     candles = table.candles[wanted & over]
@@ -168,7 +168,7 @@ def _left_out(counts: dict[str, int]) -> str:
 
 
 def _warnings(file: Path, candles: Candles, table: Table, days: Zone) -> Iterator[str]:
-    """What a look at the file itself adds."""
+    """Warnings from a look at the file itself."""
     written = int(file.stat().st_mtime * 1000)
     if table.timeframe.next(int(candles.timestamp[-1]), days) > written and not len(table.dropped):
         yield (
@@ -202,9 +202,9 @@ def _market_zone(running: Runtime, market: str) -> str:
 
 
 def _drops_fillers(running: Runtime, target: Instrument) -> bool:
-    """Whether candles that the provider itself brings come without minutes in which nobody traded."""
+    """Whether the provider's own candles come without minutes without a trade."""
     return any(
-        status.capabilities.has_volume and status.budget is not None  # None: nothing is known of it
+        status.capabilities.has_volume and status.budget is not None  # None: its capabilities are unknown
         for status in running.services.providers.statuses()
         if (status.market.id, status.id) == (target.market, target.provider)
     )

@@ -50,7 +50,7 @@ async def migrate(settings: Settings) -> None:
 @main.command()
 @command
 async def providers(settings: Settings) -> None:
-    """List the providers, how each of them is, and which files in FILES_DIR cannot be served; no upstream is asked.
+    """List the providers, their states, and the files in FILES_DIR that cannot be served; no upstream is called.
 
     The counts are of this process: those of a running server are in its API, as ``providers { counters }``.
     """

@@ -1,4 +1,4 @@
-"""The commands `user ...`: who may sign in."""
+"""The commands `user ...`: accounts."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 @click.group()
 def user() -> None:
-    """Make, list, close and reopen accounts, and change their passwords."""
+    """Create, list, disable and enable accounts, and change their passwords."""
 
 
 @user.command("add")
@@ -26,7 +26,7 @@ def user() -> None:
 @click.option("--role", type=click.Choice(["viewer", "operator", "admin"]), default="viewer", show_default=True)
 @command
 async def add_user(settings: Settings, name: str, role: str) -> None:
-    """Make an account; the password is asked for, or is the first line of stdin."""
+    """Create an account; the command prompts for the password, or reads the first line of stdin."""
     from candlegraph.viewer import Role
 
     async with _administration(settings) as accounts:
@@ -52,7 +52,7 @@ async def list_users(settings: Settings) -> None:
 @click.argument("name")
 @command
 async def disable_user(settings: Settings, name: str) -> None:
-    """Close an account: whoever is signed in with it is out within a second."""
+    """Disable an account: its sign-ins end within a second."""
     await _disable(settings, name, disabled=True)
 
 
@@ -60,7 +60,7 @@ async def disable_user(settings: Settings, name: str) -> None:
 @click.argument("name")
 @command
 async def enable_user(settings: Settings, name: str) -> None:
-    """Open an account again."""
+    """Enable an account again."""
     await _disable(settings, name, disabled=False)
 
 
@@ -77,7 +77,7 @@ async def change_password(settings: Settings, name: str) -> None:
 async def _disable(settings: Settings, name: str, *, disabled: bool) -> None:
     async with _administration(settings) as accounts:
         account = await accounts.disable(name, disabled=disabled)
-    click.echo(f"{account.name} may {'not sign in any more' if disabled else 'sign in again'}.")
+    click.echo(f"{account.name} may {'no longer sign in' if disabled else 'sign in again'}.")
 
 
 @asynccontextmanager

@@ -1,4 +1,4 @@
-"""Check what is stored, for the command line, with a bar on a terminal and a line an instrument elsewhere."""
+"""Checks of the store, for the command line, with a bar on a terminal and a line an instrument elsewhere."""
 
 from __future__ import annotations
 
@@ -30,14 +30,14 @@ from storage.relations import read_aggregates
 async def verify_stored(
     settings: Settings, name: tuple[str | None, str | None, str | None], span: Span, *, repair: bool
 ) -> list[Tally]:
-    """Check the instruments of a market, a provider and a pattern of symbols: what was found, a relation each.
+    """Check the instruments of a market, a provider and a pattern of symbols: one tally for each relation.
 
-    NotFound where something is named and nothing of the name is stored.
+    NotFound where nothing is stored under a name that is given.
     """
     async with database(settings) as opened:
         instruments = await instruments_matching(opened, *name)
         if any(name) and not instruments:
-            raise NotFound("Nothing of that name is stored.")
+            raise NotFound("Nothing is stored under that name.")
         levels = await read_aggregates(opened, inactive=True)
         kind = await stored_layout(opened)
         refresher = AggregateRefresher(opened, kind) if kind is AggregateLayout.CONTINUOUS else None
@@ -57,7 +57,7 @@ async def verify_upstream(
 ) -> tuple[list[tuple[Instrument, DayCheck]], list[tuple[Instrument, str]]]:
     """Compare the newest stored days of each symbol with the provider's and correct them; and the symbols without an answer.
 
-    NotFound where nothing of the name is stored.
+    NotFound where nothing is stored under the name.
     """
     checks: list[tuple[Instrument, DayCheck]] = []
     unanswered: list[tuple[Instrument, str]] = []
@@ -65,7 +65,7 @@ async def verify_upstream(
         history = running.services.history
         found = await instruments_matching(running.database, *name)
         if not found:
-            raise NotFound("Nothing of that name is stored.")
+            raise NotFound("Nothing is stored under that name.")
         upstream = await history.providers.get(name[0], name[1])
         if upstream is None:
             raise NotFound(f"No provider serves {name[0]}/{name[1]}: it was imported.")
@@ -85,7 +85,7 @@ async def verify_upstream(
 
 
 async def _print_withdrawals(opened: Database) -> None:
-    """Print what was checked once after an upgrade, and what was withdrawn."""
+    """Print the checks after an upgrade, and the withdrawals."""
     for tally in await task_tallies(opened):
         click.echo(f"upgrade, {tally.step}: {tally.done:,} of {tally.tasks:,} series checked", err=True)
     for reason, count, uncovered, candles in await withdrawal_tallies(opened):

@@ -1,4 +1,4 @@
-"""The web application: the endpoint, the page's files, and two lines for whoever watches the server."""
+"""The web application: the endpoint, the page's files, and two addresses for monitoring."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ WEB = Path(__file__).parents[1] / "web"
 
 
 def create_app(runtime: Runtime) -> Starlette:
-    """Put the application together over a started machine."""
+    """Build the application over a started runtime."""
     settings = runtime.settings
     origins = settings.origins
     connections = Connections(

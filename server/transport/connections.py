@@ -1,4 +1,4 @@
-"""Who is connected for longer than a request: how many may be, and how they are told to leave."""
+"""Long-lived connections (WebSockets, event streams): limits and graceful shutdown."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ LeaveCallback = Callable[[], Awaitable[None]]
 
 @dataclass(frozen=True, slots=True)
 class ConnectionLimits:
-    """How many connections a process and an address may have, and how many operations a socket."""
+    """The most connections of a process and of an address, and the most operations of a socket."""
 
     connections: int = 10_000
     per_address: int = 100
@@ -30,14 +30,14 @@ class Connections:
     """The sockets and event streams of this process."""
 
     def __init__(self, caps: ConnectionLimits = ConnectionLimits()) -> None:
-        """Nobody is connected."""
+        """Start without connections."""
         self.caps = caps
         self._leave: set[LeaveCallback] = set()
         self._of: Counter[str] = Counter()
         self._closed = False
 
     def __len__(self) -> int:
-        """How many there are."""
+        """The number of connections."""
         return len(self._leave)
 
     @contextmanager
@@ -61,7 +61,7 @@ class Connections:
                 del self._of[name]
 
     async def close(self) -> None:
-        """Admit nobody any more, and have everybody leave."""
+        """Admit no more connections, and close all of them."""
         self._closed = True
         for failure in await asyncio.gather(*(leave() for leave in list(self._leave)), return_exceptions=True):
             if isinstance(failure, Exception):

@@ -71,7 +71,7 @@ class GraphQLEndpoint(GraphQL[Context, None]):
         self._timings = timings or Timings()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answer a request or a socket; what is wrong with the envelope is a coded error in JSON too."""
+        """Answer a request or a socket; an error of the envelope is a coded error in JSON too."""
         if scope["type"] != "http":
             await self._serve_socket(WebSocket(scope, receive, send))
             return
@@ -82,13 +82,13 @@ class GraphQLEndpoint(GraphQL[Context, None]):
             response = await (self._stream(request) if streams else self.run(request))
         except HTTPException as error:
             response = _refusal(error)
-        except ClientDisconnect:  # in the middle of its body: nobody is there to be answered
+        except ClientDisconnect:  # in the middle of its body: no answer can arrive
             return
         response.headers["x-request-id"] = request.state.id
         response.headers["x-content-type-options"] = "nosniff"
         try:
             await response(scope, receive, send)
-        except CandlegraphError as error:  # an event stream that is not let in
+        except CandlegraphError as error:  # an event stream that is not admitted
             await _not_admitted(error)(scope, receive, send)
 
     async def _serve_socket(self, ws: WebSocket) -> None:
@@ -128,14 +128,14 @@ class GraphQLEndpoint(GraphQL[Context, None]):
         )
 
     async def get_context(self, request: Request | WebSocket, response: Response | WebSocket) -> Context:
-        """Surround an operation; a socket's operations are given loaders of their own later."""
+        """Create the context of an operation; a socket's operations get loaders of their own later."""
         address = request.client.host if request.client else ""
         origin = Origin(address, self._trusts_loopback and is_loopback(request))
         authorization = request.headers.get("authorization")
         if isinstance(request, Request):
             viewer = await self._services.accounts.identify(authorization)
             return Context(self._services, request.state.id, viewer=viewer, origin=origin)
-        # Who it is is settled by `connection_init`; a client that can set a header may show the token there.
+        # `connection_init` identifies the caller; a client that can set a header may send the token there.
         return Context(self._services, secrets.token_hex(8), {"Authorization": authorization}, origin=origin)
 
     def should_render_graphql_ide(self, request: Any) -> bool:
@@ -151,7 +151,7 @@ class GraphQLEndpoint(GraphQL[Context, None]):
         return FileResponse(self._page, media_type="text/html", headers=headers)
 
     def decode_json(self, data: str | bytes) -> object:
-        """Read JSON; whatever is wrong with it, too deep or not UTF-8, is a JSONDecodeError."""
+        """Read JSON; any fault, too deep or not UTF-8, is a JSONDecodeError."""
         return orjson.loads(data)
 
     def encode_json(self, data: object) -> bytes:
@@ -211,11 +211,11 @@ class GraphQLEndpoint(GraphQL[Context, None]):
             if error.operation_type is OperationType.SUBSCRIPTION:
                 return _request_error(
                     "A subscription needs a WebSocket or an event stream: at this address connect with graphql-transport-ws, or "
-                    "ask with `Accept: text/event-stream`."
+                    "send `Accept: text/event-stream`."
                 )
             raise HTTPException(405, "Mutations need POST.") from error
         except CannotGetOperationTypeError:
-            return _request_error("The document has no such operation.")
+            return _request_error("The document has no operation of that name.")
 
     async def process_result(self, request: Request, result: ExecutionResult) -> GraphQLHTTPResponse:
         """Leave ``data`` out where nothing was executed, as GraphQL over HTTP asks."""
@@ -269,7 +269,7 @@ def _refusal(error: HTTPException) -> Response:
 
 
 def _bounded(receive: Receive) -> Receive:
-    """Stop reading a body at `MAX_BODY`, before anybody tries to parse it."""
+    """Stop reading a body at `MAX_BODY`, before it is parsed."""
     received = 0
 
     async def bounded() -> Message:

@@ -1,7 +1,7 @@
 """graphql-sse in its distinct connections mode: an operation's answers as server-sent events, for want of a WebSocket.
 
 The protocol is https://github.com/enisdenjo/graphql-sse/blob/master/PROTOCOL.md: an event `next` for each payload, then
-`complete`. What is wrong with the operation comes as a `next` too, for an EventSource cannot read a refused request.
+`complete`. An error of the operation is a `next` too, because an EventSource cannot read a refused request.
 """
 
 from __future__ import annotations
@@ -115,7 +115,7 @@ class EventStream(Response):
             await _write(send, ":\n\n")
 
     async def _expire(self) -> None:
-        """Wait for the viewer's token to end, and say so."""
+        """Wait for the end of the viewer's token, and send the error."""
         viewer = self._context.viewer
         if viewer.user is None:
             await asyncio.Event().wait()

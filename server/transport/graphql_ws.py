@@ -1,4 +1,4 @@
-"""graphql-transport-ws: every message is checked before it is acted upon, and a mistake in one operation ends only that.
+"""graphql-transport-ws: every message is checked before it has an effect, and a mistake in one operation ends only that one.
 
 The protocol is https://github.com/enisdenjo/graphql-ws/blob/master/PROTOCOL.md. An operation is a task that writes what
 its stream yields. Where the peer does not read, the write waits, and with it only this socket's operations: the queue
@@ -27,7 +27,7 @@ log = logging.getLogger(__name__)
 
 
 class GraphQLSocket:
-    """One socket. It belongs to whom its `connection_init` says, and is closed when the token ends."""
+    """One socket. It belongs to the account of its `connection_init`, and is closed when the token ends."""
 
     def __init__(self, schema: Schema, ws: WebSocket, context: Context, max_operations: int, timings: Timings) -> None:
         """Serve ``ws``, which is accepted."""
@@ -37,8 +37,8 @@ class GraphQLSocket:
         self._timings = timings
         self._max_operations = max_operations
         self._operations: dict[str, asyncio.Task[None]] = {}
-        self._tasks: set[asyncio.Task[None]] = set()  # theirs, and of those that are just being ended
-        self._unanswered: set[asyncio.Task[None]] = set()  # those that have said nothing yet
+        self._tasks: set[asyncio.Task[None]] = set()  # the operations, including those that are just ending
+        self._unanswered: set[asyncio.Task[None]] = set()  # those that have sent nothing yet
         self._initialised = self._acknowledged = self._leaving = False
         self._closing: asyncio.Task[None] | None = None
 
@@ -60,7 +60,7 @@ class GraphQLSocket:
             await asyncio.gather(*tasks, return_exceptions=True)
 
     async def leave(self) -> None:
-        """Answer what is not answered yet, then go: 1001 has clients connect again, a `complete` would not."""
+        """Answer the open queries, then go: after 1001 clients connect again, after a `complete` they would not."""
         self._leaving = True
         if self._unanswered:
             await asyncio.wait(self._unanswered, timeout=self._timings.socket_finish_timeout_s)
@@ -88,13 +88,13 @@ class GraphQLSocket:
                         task.cancel()
 
     async def _initialise(self, payload: dict[str, Any]) -> None:
-        """Find out who it is, then acknowledge; a token that is not good closes the socket with 4403."""
+        """Identify the caller, then acknowledge; an invalid token closes the socket with 4403."""
         sent = {name.lower(): value for name, value in payload.items()}
         shown = sent.get("authorization", (self._context.connection_params or {}).get("Authorization"))
-        # What is no text is no token either, and is not to be taken for nobody's.
+        # A value that is no text is no token either, and does not make the caller anonymous.
         viewer = await self._context.services.accounts.identify(shown if isinstance(shown, str | None) else "Bearer")
         if viewer.refusal:
-            # graphql-ws takes 4401 for final; these two it tries again, with a token that was refreshed meanwhile.
+            # graphql-ws takes 4401 for final; it retries after these two, with a token that was refreshed meanwhile.
             raise _Closed(4403 if isinstance(viewer.refusal, Unauthenticated) else 1013, viewer.refusal.message)
         self._context.viewer = viewer
         self._context.connection_params = payload
@@ -113,7 +113,7 @@ class GraphQLSocket:
         await self._close(4403, reason)
 
     async def _subscribe(self, id_: str, payload: dict[str, Any]) -> None:
-        """Start an operation, unless the socket has as many as it may."""
+        """Start an operation, unless the socket is at its limit."""
         if not self._acknowledged:
             raise _Closed(4401, "Unauthorized")
         if id_ in self._operations:
@@ -151,8 +151,8 @@ class GraphQLSocket:
             return  # its client was faster
         except Exception:
             log.exception("an operation failed unexpectedly")
-            last = _error(id_, [{"message": "Something went wrong here.", "extensions": {"code": "INTERNAL"}}])
-        # Before it is told that the operation is over, so that the id may be used again at once.
+            last = _error(id_, [{"message": "Something went wrong on the server.", "extensions": {"code": "INTERNAL"}}])
+        # Before the client learns that the operation is over, so that it may use the id again at once.
         self._operations.pop(id_, None)
         with suppress(WebSocketDisconnect):
             await self._send(last)
@@ -170,7 +170,7 @@ class GraphQLSocket:
 
 
 class _Closed(Exception):
-    """What the peer did ends the socket."""
+    """An action of the peer that ends the socket."""
 
     def __init__(self, code: int, reason: str) -> None:
         super().__init__(reason)
@@ -183,7 +183,7 @@ def _error(id_: str, errors: list[Any]) -> str:
 
 
 def _read(text: str | None) -> dict[str, Any]:
-    """A message of the protocol; whatever else it is closes the socket with 4400."""
+    """A message of the protocol; anything else closes the socket with 4400."""
     try:
         message = orjson.loads(text if text is not None else b"")
     except orjson.JSONDecodeError:

@@ -1,4 +1,4 @@
-"""Whether somebody asks from this very machine."""
+"""Whether a request comes from this very machine."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ _FORWARDED = ("forwarded", "x-forwarded-for", "x-real-ip", "via")
 
 
 def is_loopback(request: HTTPConnection) -> bool:
-    """Whether a request comes from here, and knows us by a name of here.
+    """Whether a request comes from this machine, and uses a loopback name for it.
 
-    A proxy beside us asks for others; and a page whose name was made to lead here (DNS rebinding) asks by that name.
+    A local proxy sends requests of others; and a page whose name resolves to us (DNS rebinding) uses that name.
     """
     named = is_loopback_name(request.url.hostname or "")
     forwarded = any(name in request.headers for name in _FORWARDED)

@@ -1,4 +1,4 @@
-"""The web server's protocols: a peer that does not read, does not answer or sends rubbish is let go of.
+"""The web server's protocols: they cut off a peer that does not read, does not answer or sends garbage.
 
 They are uvicorn's own, which wait for such peers as long as the network does.
 """
@@ -29,12 +29,12 @@ class HttpProtocol(HttpToolsProtocol):
         self._timings = timings
 
     def pause_writing(self) -> None:
-        """What is buffered is not taken: give the peer a while."""
+        """The peer does not take the buffered data: give it a while."""
         super().pause_writing()
         self._patience = self.loop.call_later(self._timings.stalled_peer_timeout_s, self.transport.abort)
 
     def resume_writing(self) -> None:
-        """It is taken."""
+        """The peer has taken it."""
         super().resume_writing()
         _cancel(self._patience)
 
@@ -55,12 +55,12 @@ class WebSocketProtocol(WebSocketsSansIOProtocol):
         self._timings = timings
 
     def pause_writing(self) -> None:
-        """What is buffered is not taken: give the peer a while."""
+        """The peer does not take the buffered data: give it a while."""
         super().pause_writing()
         self._patience = self.loop.call_later(self._timings.stalled_peer_timeout_s, self._let_go)
 
     def resume_writing(self) -> None:
-        """It is taken."""
+        """The peer has taken it."""
         super().resume_writing()
         _cancel(self._patience)
 
@@ -70,7 +70,7 @@ class WebSocketProtocol(WebSocketsSansIOProtocol):
         _cancel(self._patience)
 
     async def run_asgi(self) -> None:
-        """Have the application serve. Where it refuses the handshake, uvicorn would log that it made none."""
+        """Let the application serve. Where it refuses the handshake, uvicorn would log that it made none."""
         app = self.app
 
         async def serve(*given: Any) -> None:
@@ -81,7 +81,7 @@ class WebSocketProtocol(WebSocketsSansIOProtocol):
         await super().run_asgi()
 
     def keepalive_timeout(self) -> None:
-        """A ping was not answered. uvicorn closes with 1011, after which graphql-ws does not connect again."""
+        """A ping got no answer. uvicorn closes with 1011, after which graphql-ws does not connect again."""
         self._let_go()
 
     def send_receive_event_to_app(self) -> None:
@@ -105,7 +105,7 @@ class WebSocketProtocol(WebSocketsSansIOProtocol):
             except InvalidState:
                 pass  # it is closing already
             else:
-                # Behind what is buffered, and past the application, which waits until that is taken.
+                # After the buffered data, and without the application, which waits until the peer takes them.
                 self.transport.write(b"".join(self.conn.data_to_send()))
             self.close_sent = True
         self._patience = self.loop.call_later(self._timings.farewell_timeout_s, self.transport.abort)
