@@ -83,6 +83,6 @@ class RowBudget:
                 waiter.granted.set_result(None)
 
     def _has_aged(self) -> bool:
-        """Whether somebody waited so long that nobody may overtake."""
+        """Whether a waiter has waited so long that no other may overtake it."""
         now = asyncio.get_running_loop().time()
         return bool(self._waiting) and now - self._waiting[0].since >= self._patience_s

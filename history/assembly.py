@@ -16,7 +16,7 @@ from history.query_fetches import FetchOutcome
 class QueryResult:
     """What a query has when it ends."""
 
-    candles: Candles  # ascending; filled where that is asked
+    candles: Candles  # ascending; filled on request
     reached: Span  # the windows it went through
     cut: bool  # the budget of calls ended before the query did
     answered: tuple[tuple[Span, SourceKind], ...]
@@ -36,8 +36,8 @@ def assemble(ask: CandleRequest, plan: Plan, findings: QueryResult) -> Answer:
     candles, told = _apply_limit(ask, plan, findings)
     more = findings.cut or len(candles) < len(findings.candles)
     if not forward and len(candles) and (plan.capabilities or findings.outcome.failure):
-        # The answer begins at its first candle and shows no gap before it. A gap there makes it say that there is more:
-        # the next page says what is wrong.
+        # The answer begins at its first candle and shows no gap before it. A gap there sets ``has_more``:
+        # the next page has the gap and its reason.
         reachable = unknown - Spans(item.span for item in out_of_reach)
         more = more or bool(reachable & Spans([Span(reached.since, told.since)]))
     gaps = explain_gaps(plan, findings.outcome, unknown & Spans([told]), out_of_reach)
@@ -74,7 +74,7 @@ def explain_gaps(plan: Plan, outcome: FetchOutcome, unknown: Spans, out_of_reach
         return []
     reasons = [(item.reason, Spans([item.span]), item.detail) for item in out_of_reach]
     reasons += [
-        (GapReason.PENDING, outcome.pending, "The provider is being asked: ask again in a moment."),
+        (GapReason.PENDING, outcome.pending, "It is being fetched: ask again in a moment."),
         (GapReason.REFUSED, outcome.refused, "The provider sent rows that are no candles."),
         (GapReason.UNAVAILABLE, outcome.unavailable, "The provider does not have it."),
         (
@@ -103,7 +103,7 @@ def _last_reason(plan: Plan, outcome: FetchOutcome) -> tuple[GapReason, str]:
         return GapReason.OUTAGE, failure.message
     if plan.capabilities is None:
         return GapReason.NOT_FETCHED, "It was not imported, and there is no provider to ask."
-    return GapReason.NOT_FETCHED, "It has not been asked for yet."
+    return GapReason.NOT_FETCHED, "It has not been fetched yet."
 
 
 def source_spans(plan: Plan, findings: QueryResult, reached: Span) -> list[SourceSpan]:

@@ -1,4 +1,4 @@
-"""The cache lookup for one window of a query: what it has, what is left to read, and what of that is kept."""
+"""The cache lookup for one window of a query: cached candles, parts still to read, and the ones of them to cache."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from storage.cache.memory import CacheHits, hits_within
 from storage.relations import BASE_RELATION
 
 _NOTHING = CacheHits(Spans(), Candles.empty())
-# So many stored rows are read for a whole chunk where a part of it is asked for. Far fewer than `history.query.READ_ROWS`:
+# The most stored rows that are read for a whole chunk where a part of it is requested. Far fewer than `history.query.READ_ROWS`:
 # a read that begins before its window must not end before it.
 CHEAP_READ_ROWS = 2_048
 
@@ -104,7 +104,7 @@ class CacheLookup:
         return found if found.spans.covers(span) else None
 
     def _cache_key(self, stretch: StoredSpan | None = None) -> CacheKey:
-        """What is asked for; or stored candles as they are: those of an aggregate are UTC's, others the instrument's."""
+        """The requested series; or the stored one: aggregates are in UTC, others in the instrument's zone."""
         revision, plan = self.plan.coverage.revision, self.plan
         if stretch is None:
             return CacheKey.create(self.record, revision, plan.timeframe, plan.zone)
@@ -113,7 +113,7 @@ class CacheLookup:
 
 
 def widened(parts: Sequence[PlanPart], unread: Spans, asked: Span, timeframe: Timeframe) -> list[PlanPart]:
-    """The parts to read of ``unread`` chunks: whole chunks if they are cheap, so that others can use them; else what is asked.
+    """The parts to read of ``unread`` chunks: whole chunks if they are cheap, so that others can use them; else the requested part.
 
     ``timeframe`` is the one whose buckets a chunk holds.
     """

@@ -29,13 +29,13 @@ from storage.rechecks import Rechecks, needs_recheck
 
 log = logging.getLogger(__name__)
 
-MAX_CALLS_PER_FETCH = 12  # upstream calls a query may cost; what is left is fetched for the next page
+MAX_CALLS_PER_FETCH = 12  # the most upstream calls of a query; the rest is fetched for the next page
 DENSE_FRACTION = 0.8  # of a page's minutes have a candle: the spans of the next pages are known beforehand
 
 
 @dataclass(frozen=True, slots=True)
 class FetchRequest:
-    """What to fetch: what is missing of ``span``, or ``again`` all of it, in at most so many ``calls``.
+    """What to fetch: the gaps of ``span``, or with ``again`` all of it, in at most so many ``calls``.
 
     The oldest first, or the ``newest``. The call that fetches it looks once more at up to ``overlap_ms`` before it. The lease
     that is ``held`` must still be so when something is stored.
@@ -53,7 +53,7 @@ class FetchRequest:
 
 @dataclass(slots=True)
 class FetchResult:
-    """What came of a request: the rows that are not final yet, what was asked and stored, and what went wrong."""
+    """The result of a request: the rows that are not final yet, the fetched and stored spans, and the error."""
 
     forming: Candles = field(default_factory=Candles.empty)
     fetched: Spans = field(default_factory=Spans)
@@ -65,7 +65,7 @@ class FetchResult:
     calls: int = 0
     rows: int = 0  # how many candles were stored
     exhausted: bool = False  # the call budget ended before the span did
-    reached: int = 0  # where it did: everything before was asked for (of the oldest first)
+    reached: int = 0  # where it did: everything before was fetched (oldest first)
     live: bool = False  # the forming rows came from a feed
 
 
@@ -89,10 +89,10 @@ class FetchJob:
     record: InstrumentRecord
     provider: Upstream
     request: FetchRequest
-    reach: int = 0  # how far back one call asked last time, ms
+    reach: int = 0  # how far back the last call reached, ms
     dense: bool = False  # the last page was as long as it has rows, or nearly
     result: FetchResult = field(default_factory=FetchResult)
-    attempted: Spans = field(default_factory=Spans)  # asked for: what is not known by now cannot be had
+    attempted: Spans = field(default_factory=Spans)  # fetched: the gaps that are left are not available
     page_writer: PageWriter = field(init=False)
 
     def __post_init__(self) -> None:
@@ -133,7 +133,7 @@ class FetchJob:
         self.reach = max(self.reach, self._page_ms)
         piece = self._next_piece(missing)
         final = piece.since < self._final_until()
-        # A leader need not wait until the claims of a dead leader expire: the lease says whose turn it is.
+        # A leader need not wait until the claims of a dead leader expire: the lease already decides.
         async with self.stores.claims.acquire(self.key, piece, shared=final and not self.request.lease) as ours:
             if ours:
                 await self._fetch(piece, final=final, missing=missing)
@@ -151,10 +151,10 @@ class FetchJob:
     async def _fetch(self, piece: Span, *, final: bool, missing: Spans) -> None:
         """Fetch a piece that is ours alone."""
         left = Spans([piece])
-        if final:  # whoever had it before us may have fetched some of it
+        if final:  # the previous holder of the claim may have fetched a part of it
             left = self._missing(piece, (await self.stores.store.read_coverage([self.record.id]))[0])
             if left != Spans([piece]):
-                self.stores.coverage_cache.forget(self.record.id)  # we have not been told of it yet
+                self.stores.coverage_cache.forget(self.record.id)  # the change has not arrived here yet
         left = self._without_forming(left)
         rows = 0
         for part in left:
@@ -173,7 +173,7 @@ class FetchJob:
     def _learn_reach(self, rows: int, length: int) -> None:
         """Remember how far one call reaches.
 
-        A page of a symbol that seldom trades, or did not yet, reaches further back than its number of rows says. Otherwise
+        A page of a symbol that seldom trades, or did not yet, reaches further back than its number of rows suggests. Otherwise
         every query would feel its way anew, and never arrive at the first trade.
         """
         if rows * 4 * self.timeframe.nominal_ms >= length:
@@ -182,7 +182,7 @@ class FetchJob:
             self.reach *= 4
 
     async def resolve_rechecks(self) -> None:
-        """What was asked for again is no longer suspect: the second answer is final."""
+        """Resolve the rechecks of the fetched spans: the second answer is final."""
         asked = self.result.fetched | self.result.unavailable | self.result.refused
         await self.stores.rechecks.resolve(self.record.id, self.timeframe, asked, self.provider.now_ms())
         self.stores.coverage_cache.forget(self.record.id)
@@ -191,7 +191,7 @@ class FetchJob:
         return Spans([span]) - (ledger.dropped if self.request.refetch else ledger.final)(self.timeframe)
 
     def _without_forming(self, missing: Spans) -> Spans:
-        """``missing``, less what is not final and was fetched a moment ago."""
+        """``missing``, without the spans that are not final and were fetched a moment ago."""
         forming = self.stores.forming.latest(self.key, leads=self.request.lease is not None)
         final_until = self._final_until()
         ahead = Spans(Span(max(span.since, final_until), span.until) for span in missing)
@@ -204,7 +204,7 @@ class FetchJob:
     async def _fill(self, piece: Span) -> int:
         """Page through ``piece`` until it is settled, the budget is spent or the provider fails; the rows that came.
 
-        A page is stored while the next ones are asked for; all are before this returns, and the claim is given back.
+        A page is stored while the next ones are fetched; all are stored before this returns and the claim is released.
         """
         try:
             return await self._fill_stored(piece)
@@ -287,9 +287,9 @@ class FetchJob:
         log.warning("%s %s: %d bad rows refused, the first at %d: %s", *series, bad.count, *first)
 
     async def _note_empty_answer(self, verdict: PageVerdict) -> None:
-        """Note what is to be asked for once more: an outage looks like this, and so does the answer to something else.
+        """Add a recheck: an outage looks like this, and so does the answer to another request.
 
-        Before the coverage is written: what is noted for nothing does no harm, what is not noted is believed for ever.
+        Before the coverage is written: a needless recheck does no harm, a missing one leaves a false answer for ever.
         """
         now = self.provider.now_ms()
         if verdict.is_off_target or needs_recheck(verdict.covered, now):

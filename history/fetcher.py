@@ -22,7 +22,7 @@ from storage.rechecks import Rechecks
 
 log = logging.getLogger(__name__)
 
-MAX_REACHES = 20_000  # a few MB; a series that is forgotten is asked the long way once more
+MAX_REACHES = 20_000  # a few MB; a forgotten series starts small again
 
 
 class Fetcher:
@@ -37,12 +37,12 @@ class Fetcher:
         self._tasks: dict[tuple[int, FetchRequest], asyncio.Task[FetchResult]] = {}
         self._reaches: LRUCache[tuple[int, Timeframe], int] = LRUCache(MAX_REACHES)
         self.storing = Outage("storing what was fetched")
-        self.rechecks_outage = Outage("fetching suspect candles again")
+        self.rechecks_outage = Outage("rechecking empty answers")
 
     def fetch(self, record: InstrumentRecord, provider: Upstream, request: FetchRequest) -> asyncio.Task[FetchResult]:
-        """Start, or join, the fetching of what is missing of a request; await it shielded.
+        """Start, or join, the fetch of a request's gaps; await it shielded.
 
-        The result holds a failure as a value, beside what was fetched before it. What is not final yet serves everybody
+        The result holds a failure as a value, beside the pages before it. Candles that are not final yet serve every caller
         for two seconds. Raises LeaseLost, Unavailable.
         """
         key = (record.id, request)
@@ -54,7 +54,7 @@ class Fetcher:
         return task
 
     async def close(self) -> None:
-        """Stop what is under way; what was stored is stored, the rest will be asked for again."""
+        """Stop the running fetches; stored pages stay, and the rest will be fetched again."""
         for task in (tasks := list(self._tasks.values())):
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)

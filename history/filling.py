@@ -1,4 +1,4 @@
-"""Flat candles where nobody traded, for ``fill: PREVIOUS``."""
+"""Flat candles for buckets without a trade, for ``fill: PREVIOUS``."""
 
 from __future__ import annotations
 

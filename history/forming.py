@@ -27,7 +27,7 @@ class FormingCandles:
 
 
 class FormingCache:
-    """The forming candles of every series that somebody asked for within two seconds."""
+    """The forming candles of every series with a query within the last two seconds."""
 
     def __init__(self, database: Database) -> None:
         """Nothing is remembered; the timings are the database's."""
@@ -36,7 +36,7 @@ class FormingCache:
         self._sources: dict[int, LiveSource] = {}
 
     def recent(self, key: tuple[int, Timeframe], ahead: Spans) -> FormingCandles | None:
-        """The candles of ``ahead``, none of them final, if they were fetched within two seconds; asks nobody."""
+        """The candles of ``ahead``, none of them final, if they were fetched within two seconds; makes no call."""
         kept = self._entries.get(key)
         return kept if kept and self.serves(kept, ahead) else None
 
@@ -63,7 +63,7 @@ class FormingCache:
         asyncio.get_running_loop().call_later(self._ttl_s, self._forget, key, forming)
 
     def remember_live(self, instrument_id: int, minutes: Candles, span: Span) -> None:
-        """Remember what the feed of another process says: the minutes of ``span``, none of them final."""
+        """Remember the message of another process's feed: the minutes of ``span``, none of them final."""
         self.remember((instrument_id, MINUTE), FormingCandles(minutes, span, time.monotonic(), live=True))
 
     def follow(self, instrument_id: int, source: LiveSource) -> None:

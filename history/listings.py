@@ -1,4 +1,4 @@
-"""The symbol lists of the providers: read when they are old, shared by all who wait, kept in the store."""
+"""The symbol lists of the providers: read when they are old, shared by concurrent callers, kept in the store."""
 
 from __future__ import annotations
 
@@ -24,13 +24,13 @@ MAX_SELECTED = 10_000
 class _List:
     """What this process knows of a provider's symbol list; instants by `time.monotonic`."""
 
-    asked_at: float | None = None  # when the list that is stored was asked for; None: never, as far as we know
+    asked_at: float | None = None  # when the stored list was fetched; None: never, as far as we know
     failed_at: float | None = None
     error: CandlegraphError | None = None  # why, where the last read failed
     task: asyncio.Task[None] | None = None  # the read under way
 
     def due(self, ttl_s: float, retry_s: float) -> bool:
-        """Whether the list ought to be read: it is old, nobody reads it, and the last try did not fail just now."""
+        """Whether the list should be read: it is old, no read is running, and the last one did not just fail."""
         now = time.monotonic()
         old = self.asked_at is None or now - self.asked_at >= ttl_s
         return old and self.task is None and (self.failed_at is None or now - self.failed_at >= retry_s)
@@ -40,7 +40,7 @@ class Listings:
     """Looks symbols up, in their provider's list where the store does not know them."""
 
     def __init__(self, instruments: Instruments, providers: Providers) -> None:
-        """Nothing is asked before somebody needs it."""
+        """Read nothing yet."""
         self._instruments = instruments
         self._providers = providers
         self._lists: dict[tuple[str, str], _List] = {}
@@ -116,7 +116,7 @@ class Listings:
         return known.due(self._timings.listing_ttl_s, self._timings.listing_retry_s)
 
     async def _reread(self, pairs: set[tuple[str, str]]) -> bool:
-        """Wait for lists that lack what somebody asks for, unless they were read a moment ago; whether one was read."""
+        """Wait for lists without a requested symbol, unless they were read a moment ago; return whether one was read."""
         timings, plugins = self._timings, self._plugins()
         ages = timings.unknown_symbol_ttl_s, timings.listing_retry_s
         old = [pair for pair in pairs if pair in plugins and self._lists[pair].due(*ages)]
@@ -128,15 +128,17 @@ class Listings:
         return bool(tasks)
 
     async def _refresh_due(self, pairs: set[tuple[str, str]]) -> None:
-        """Have the lists read again that are due; nobody waits for them."""
+        """Read the lists that are due again, in the background."""
         for pair in await self._due(pairs):
             if pair in self._plugins():
                 self._read_if_due(pair)
             else:
-                self._lists.setdefault(pair, _List()).failed_at = time.monotonic()  # imported: nobody has a list of it
+                self._lists.setdefault(
+                    pair, _List()
+                ).failed_at = time.monotonic()  # imported: no provider has a list of it
 
     async def _ensure_listed(self, pairs: set[tuple[str, str]]) -> dict[tuple[str, str], CandlegraphError | None]:
-        """See to it that the providers' symbols are stored, and of each say why they could not be.
+        """Make sure that the providers' symbols are stored; return the error of each that failed.
 
         An old list is read again behind us; one that never was read is waited for.
         """

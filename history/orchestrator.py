@@ -1,4 +1,4 @@
-"""The orchestrator: one question about a series, answered from what is stored and, where that ends, from its provider.
+"""The orchestrator: answers a request from the store and, where the store has gaps, from the provider.
 
 Where 1m candles are covered, the coarsest of their aggregates that nests in the timeframe answers; elsewhere the coarsest
 native timeframe that does. A bucket is only ever built from a source that covers the whole of it.
@@ -40,7 +40,7 @@ from storage.database import Database
 from storage.instruments import Instruments
 from storage.relations import ALL_AGGREGATES, Aggregates
 
-MAX_REPORTED_FETCHES = 20  # how many of the newest upstream calls are told
+MAX_REPORTED_FETCHES = 20  # the most upstream calls in a coverage report
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,7 +105,7 @@ class History:
         return await asyncio.gather(*(self._answer(ask, reader) for ask in asks), return_exceptions=True)
 
     async def coverage(self, series: Series) -> CoverageReport:
-        """The ledger of a series. NotFound, ProviderError where its provider's list cannot be read."""
+        """The coverage of a series. NotFound, ProviderError where its provider's list cannot be read."""
         record = (await self.listings.find([series.instrument]))[0]
         if isinstance(record, CandlegraphError):
             raise record
@@ -155,7 +155,7 @@ class History:
         return query, answer
 
     async def _follow(self, query: CandleQuery) -> None:
-        """Bring what is stored to the provider's revision; also of a symbol that is not listed any more."""
+        """Update the stored candles to the provider's revision; also for a symbol that is no longer listed."""
         context = query.context
         record, provider = context.record, context.provider
         left = (
@@ -176,9 +176,9 @@ class History:
         )
 
     async def _recheck(self, answer: Answer, due: dict[Timeframe, Spans], provider: Upstream, deadline: float) -> bool:
-        """Ask once more for what is suspect of an answer, now that its time has come; whether that brought candles.
+        """Recheck the due spans of an answer; return whether that fetched candles.
 
-        Whatever comes of it, what is stored stays, and so does the answer.
+        The stored candles and the answer stay, whatever the result.
         """
         record, told = answer.record, Spans([_answered_span(answer)])
         pieces = [(timeframe, span) for timeframe, spans in due.items() for span in spans & told][:MAX_CALLS_PER_FETCH]
@@ -206,7 +206,7 @@ class History:
 
 
 def _answered_span(answer: Answer) -> Span:
-    """The span an answer speaks of: back to the beginning, where it says that there is nothing older."""
+    """The span of an answer: from the beginning of time, where it claims that there is nothing older."""
     if not answer.sources:
         return Span(0, 0)
     whole = answer.request.since is None and not answer.has_more
@@ -214,7 +214,7 @@ def _answered_span(answer: Answer) -> Span:
 
 
 def _known_and_missing(plan: Plan) -> tuple[Spans, tuple[Gap, ...]]:
-    """What is covered of a series up to now, and why the rest is not."""
+    """The covered spans of a series up to now, and the reasons of its gaps."""
     planned = plan.window(Span(plan.beginning, plan.settled))
     covered, imported = planned.covered, plan.capabilities is None
     first = min((span.since for span in covered), default=plan.settled)
@@ -229,5 +229,5 @@ def _known_and_missing(plan: Plan) -> tuple[Spans, tuple[Gap, ...]]:
         for span in rest & Spans([item.span])
     ]
     rest -= Spans(item.span for item in planned.unreachable)
-    holes += [Gap(s.since, s.until, GapReason.NOT_FETCHED, "It has not been asked for yet.") for s in rest]
+    holes += [Gap(s.since, s.until, GapReason.NOT_FETCHED, "It has not been fetched yet.") for s in rest]
     return covered, tuple(sorted(holes, key=lambda gap: gap.since))

@@ -18,7 +18,7 @@ class PageWriter:
     """Stores pages in the background, each as soon as the transaction before it has ended."""
 
     def __init__(self, store: CandleStore, lease: LeaseToken | None) -> None:
-        """Nothing has arrived; what is ``held`` must still be so when something is stored."""
+        """Start empty; the token ``held`` must still be valid at each write."""
         self._store = store
         self._lease = lease
         self._pages: Batcher[None, tuple[CandleWrite, FetchLogRow], None] = Batcher(self._write)

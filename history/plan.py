@@ -16,7 +16,7 @@ from candlegraph.zone import Zone
 from storage.coverage import Coverage
 from storage.relations import BASE_RELATION, Aggregates
 
-CHEAP_CALLS = 3  # so many calls for 1m candles are worth it; beyond, a native timeframe is asked instead
+CHEAP_CALLS = 3  # the most calls for 1m candles; beyond, a native timeframe is fetched instead
 
 _DECADE = Timeframe(10, "y")
 
@@ -63,8 +63,8 @@ class WindowPlan:
 
     Query, cache lookup and fetches read this one value. A fetch changes the coverage: after one, and only then, the
     query makes a new plan. What comes without a fetch is the forming candles; see `Plan.with_forming`.
-    The native timeframe to ask for is chosen for a span when it is asked (`Plan.choose`): a window may have thousands of
-    missing spans, of which a query asks for a dozen.
+    The native timeframe is chosen for a span when it is fetched (`Plan.choose`): a window may have thousands of
+    missing spans, and a query fetches a dozen of them.
     """
 
     window: Span
@@ -121,7 +121,7 @@ class Plan:
         return self.timeframe.floor(self.now - self.settle_ms, self.zone)
 
     def covered(self, base: Timeframe, window: Span) -> Spans:
-        """Where ``base`` is settled: by the ledger, and in our first and last bucket by the listing and its end."""
+        """Where ``base`` is settled: by the coverage, and in our first and last bucket by the listing and its end."""
         known = self.coverage.spans.get(base, Spans()) & Spans([window])
         first, ended = self.record.first_available, self.record.ended_at
         if first is not None:

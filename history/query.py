@@ -42,7 +42,7 @@ class CandleQuery:
     close_before: tuple[int, float | None] | None = None  # the close before an instant, once it was looked up
 
     def __post_init__(self) -> None:
-        """Work out the zones and what is final."""
+        """Compute the zones and the final span."""
         record, provider = self.context.record, self.context.provider
         days = zone(record.timezone)
         capabilities = provider.capabilities if provider else None
@@ -52,7 +52,7 @@ class CandleQuery:
 
     @property
     def timeframe(self) -> Timeframe:
-        """The timeframe asked for."""
+        """The requested timeframe."""
         return self.plan.timeframe
 
     @property
@@ -80,14 +80,14 @@ class CandleQuery:
         return assemble(self.request, self.plan, findings)
 
     async def _refresh_plan(self) -> None:
-        """Plan by the present coverage, and by what the provider has learnt of itself: that its feed is delayed, say."""
+        """Plan by the present coverage and the provider's present capabilities: it may have found that its feed is delayed."""
         provider = self.context.provider
         capabilities = provider.capabilities if provider else None
         coverage = await self.reader.coverage.load(self.context.record.id)
         self.plan = replace(self.plan, coverage=coverage, capabilities=capabilities)
 
     def _requested_span(self) -> Span:
-        """The whole buckets asked for, up to the forming one."""
+        """The whole requested buckets, up to the forming one."""
         until = self.timeframe.next(self.context.now, self.zone)
         if self.request.until is not None:
             until = min(until, self.timeframe.ceil(self.request.until, self.zone))
@@ -189,7 +189,7 @@ class CandleQuery:
         folded = fold(rows, self.timeframe, self.zone)
         return folded.with_closed(folded.timestamp < self.plan.settled)
 
-    # Where nobody traded, and where nobody answered
+    # Spans without a trade, and spans without an answer
 
     async def _filled(self, candles: Candles, reached: Span) -> Candles:
         """The candles with flat ones in the settled, covered buckets that have none."""

@@ -1,4 +1,4 @@
-"""What one query asks of its provider, and the outcome."""
+"""The fetches of one query, and their outcome."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from history.plan import Plan, WindowPlan
 
 @dataclass(frozen=True, slots=True)
 class QueryContext:
-    """The instrument of a query, its provider (None: there is nobody to ask), and the time: by what clock, and until when."""
+    """The instrument of a query, its provider (None: there is none), and the time: by what clock, and until when."""
 
     record: InstrumentRecord
     provider: Upstream | None
@@ -130,7 +130,7 @@ class QueryFetches:
         outcome.ended |= Spans(part.inner(plan.timeframe, plan.zone) for part in result.ended)
         outcome.unavailable |= outcome.ended
         outcome.unproved |= result.unproved
-        # What a delayed feed does not have yet says nothing of what is older.
+        # The missing newest candles of a delayed feed prove nothing about older ones.
         delay = self.context.provider.capabilities.delay_ms if self.context.provider else 0
         outcome.unavailable |= result.unavailable - Spans([Span(plan.now - delay, plan.now)] if delay else [])
         if span.until > plan.settled and not result.failure and not result.exhausted:

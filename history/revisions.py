@@ -1,8 +1,8 @@
-"""Series whose provider may replace its past: what is stored of such a series is always of one lineage of revisions.
+"""Series whose provider may replace its past: their stored candles are always of one lineage of revisions.
 
-What is covered is never asked for again, so a file that was replaced would be answered half old and half new. Each write
+Covered spans are never fetched again, so a file that was replaced would be answered half old and half new. Each write
 therefore carries the revision that its candles come from (`candlegraph.provider.Revision`) and is refused where the store
-has another lineage. Before a question is answered, the provider is asked for its revision. Where the lineage differs, the
+has another lineage. Before each answer, `revision` is called on the provider. Where the lineage differs, the
 covered spans are read again and replace the stored candles in one transaction: candles that are gone are withdrawn, others
 are corrected. A claim on the whole series makes one process do it.
 """
@@ -44,7 +44,7 @@ class Revisions:
     async def follow(self, record: InstrumentRecord, provider: Upstream, wait_s: float) -> None:
         """Replace the series of an instrument whose lineage has changed; wait for that at most ``wait_s`` seconds.
 
-        Whatever comes of it, the store holds one lineage of each: the old one until the new one is written. Nothing is asked of
+        The store holds one lineage of each at any time: the old one until the new one is written. No call goes to
         a provider that declares no revisions.
         """
         if not provider.capabilities.revised:
@@ -64,13 +64,13 @@ class Revisions:
             await asyncio.wait(tasks, timeout=wait_s)
 
     async def close(self) -> None:
-        """Stop what is under way: nothing of it is stored."""
+        """Stop the running replacements: nothing of them is stored."""
         for task in (tasks := list(self._tasks.values())):
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
 
     def _task(self, record: InstrumentRecord, provider: Upstream, timeframe: Timeframe) -> asyncio.Task[None]:
-        """The replacing of a series: everybody shares one, and nobody who leaves cancels it."""
+        """The replacement of a series: all callers share one, and a caller that leaves does not cancel it."""
         key = (record.id, timeframe)
         task = self._tasks.get(key)
         if task is None:
@@ -108,7 +108,7 @@ class Revisions:
         return True
 
     async def _read_again(self, write: CandleWrite, record: InstrumentRecord, provider: Upstream) -> CandleWrite:
-        """The write with what the provider has now of what is revoked."""
+        """The write with the provider's present candles of the revoked spans."""
         timeframe, revision = write.timeframe, write.revision
         days = UTC if timeframe.width_ms else zone(record.timezone)
         final_until = timeframe.floor(provider.now_ms() - provider.capabilities.final_after_ms, days)

@@ -33,11 +33,11 @@ log = logging.getLogger(__name__)
 
 LEASE = "upgrade"
 LEASE_S = 10.0
-RETRY_S = 5.0  # how long a provider that cannot be asked is left alone
+RETRY_S = 5.0  # how long a provider that is not available is left alone
 FILLERS_AT_ONCE = 20_000
-MAX_RUNS = 200  # imported runs of a series whose last candle is asked for again, the newest ones
+MAX_RUNS = 200  # imported runs of a series whose last candle is fetched again, the newest ones
 HOLES = "a hole between imported candles longer than an import covers"
-LAST = "the last candle of an imported run was asked for again"
+LAST = "the last candle of an imported run was fetched again"
 FILLERS = "imported minutes without a trade"
 ALL_TIME = Span(-62_135_596_800_000, 253_402_300_800_000)  # the years 1 to 9999
 
@@ -56,7 +56,7 @@ class Upgrade:
         self._leases = Leases(self.history.store.database, uuid.uuid4())
 
     async def run(self) -> None:
-        """Do all tasks, then wait until cancelled. A provider that is away is asked again later."""
+        """Do all tasks, then wait until cancelled. A provider that is not available is tried again later."""
         left = 1
         while left:
             with self.outage.recording():
@@ -94,7 +94,7 @@ class Upgrade:
         raise LeaseLost
 
     async def _does(self, task: Task) -> bool:
-        """Do a task; False where its provider cannot be asked now."""
+        """Do a task; False where its provider is not available now."""
         try:
             if task.step is Step.HOLES:
                 self._counts[task.step] += await self._withdraw_holes(task.series)
@@ -107,7 +107,12 @@ class Upgrade:
             elif provider and provider.capabilities.has_volume:
                 self._counts[task.step] += await self._withdraw_fillers(task.series)
         except (ProviderUnavailable, RateLimited) as error:
-            log.info("%s/%s cannot be asked after the upgrade yet: %s", task.market, task.provider, error.message)
+            log.info(
+                "%s/%s is not available for the checks after the upgrade yet: %s",
+                task.market,
+                task.provider,
+                error.message,
+            )
             return False
         except ProviderError as error:  # it will not have an answer later either: the candle stays as it is
             log.info("%s/%s does not answer for an imported candle: %s", task.market, task.provider, error.message)

@@ -32,7 +32,7 @@ class BadRows:
 
     spans: Spans
     count: int = 0
-    first: tuple[int, str] | None = None  # the timestamp of the first of them, and what is wrong with it
+    first: tuple[int, str] | None = None  # the timestamp of the first of them, and its problem
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,11 +42,11 @@ class PageVerdict:
     kept: Candles  # final ones, to be stored
     covered: Spans  # for which they are complete
     forming: Candles
-    ahead: Span | None  # for which ``forming`` is complete; None if the page does not say
+    ahead: Span | None  # for which ``forming`` is complete; None if the page does not cover it
     bad: BadRows
     unavailable: Spans  # the provider does not have it
     ended: Spans  # what of it is newer than everything the provider has
-    unproved: Spans  # perhaps not over: the provider tells no time, and has sent nothing newer
+    unproved: Spans  # perhaps not over: the provider gives no time, and has sent nothing newer
     resume_at: int  # where the next call begins; the end of the call's span if nothing more can come
     rows: int  # how many rows came for the span
     candles: int  # how many of them are candles

@@ -121,7 +121,7 @@ def _candles(walk: PriceModel, days: Int64s, now: int) -> Candles:
     volume = 1 + (busy * (8192 + ((drawn & 0xFFFF) * (drawn >> 16 & 0xFFFF) >> 16) + move) >> 27)
     at, elapsed = now // MINUTE_MS - int(minutes[0]), now % MINUTE_MS
     if 0 <= at < len(minutes):
-        # The price goes straight from point to point: what is seen so far only ever widens into the final candle.
+        # The price goes straight from point to point: the forming candle only ever widens into the final one.
         passed, into = divmod(elapsed, _STEP_MS)
         *seen, ahead = path[at * 4 : at * 4 + passed + 2].tolist()
         seen.append(seen[-1] + (ahead - seen[-1]) * into // _STEP_MS)

@@ -34,7 +34,7 @@ DISABLED = "PROVIDERS_DISABLED"
 
 @dataclass(slots=True)
 class _Slot:
-    """A provider and how it is; ``guard`` is None where there is nothing to ask. ``shown`` is what it says meanwhile."""
+    """A provider and its state; ``guard`` is None where there is no provider. ``shown`` is its information meanwhile."""
 
     shown: ProviderStatus
     guard: Guard | None = None
@@ -127,7 +127,7 @@ class Registry:
         if isinstance(provider, UnconfiguredProvider):
             slot.shown = replace(slot.shown, state=ProviderState.NOT_CONFIGURED, reason=provider.reason)
         elif (speaks := getattr(provider, "api_version", None)) != API_VERSION:
-            said = "names no version of the provider interface" if speaks is None else f"speaks version {speaks} of it"
+            said = "has no version of the provider interface" if speaks is None else f"speaks version {speaks} of it"
             slot.fail(
                 ProviderState.FAILED,
                 f"{provider.name} {said}, and this server speaks version {API_VERSION} of the provider interface: "
@@ -162,7 +162,7 @@ class Registry:
         return slot.guard
 
     async def _start(self, slot: _Slot, guard: Guard) -> ProviderError | None:
-        """Start a provider; what went wrong, for all who wait. The slot keeps it until the next attempt may begin."""
+        """Start a provider; return the error, for all waiting callers. The slot keeps it until the next attempt may begin."""
         try:
             async with asyncio.timeout(START_TIMEOUT_S):
                 await guard.start()

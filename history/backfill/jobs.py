@@ -1,4 +1,4 @@
-"""Backfills: jobs in PostgreSQL that fetch missing history. What is ordered is here; who does it, in `history.backfill.workers`.
+"""Backfills: jobs in PostgreSQL that fetch missing history. The orders are here, the workers in `history.backfill.workers`.
 
 A job is cut into parts, each a stretch of one symbol of as many upstream calls as one worker takes at a time. The parts
 of all symbols take turns, the newest of each first.
@@ -29,7 +29,7 @@ from storage.database import to_ms
 
 MAX_PIECES = 1_000_000
 MAX_PRIORITY = 1_000_000
-MAX_GAPS = 1_000  # told of one job
+MAX_GAPS = 1_000  # of one job in an answer
 MAX_OPEN_JOBS = 1_000  # jobs that one author may have under way
 CALLS_PER_PART = 64
 
@@ -55,7 +55,7 @@ class BackfillJobs:
         self._database = history.store.database
 
     async def start(self, order: BackfillRequest) -> Backfill:
-        """Queue a job for what is missing of what is ordered; one that lacks nothing is done at once.
+        """Queue a job for the gaps of the ordered span; a job without gaps is done at once.
 
         BadUserInput for a pattern that matches nothing, a span in the future or beyond the provider's reach, a timeframe that
         is not native, or a million pieces; NotFound for a symbol the provider does not have; Overloaded where too much of the
@@ -153,7 +153,7 @@ class BackfillJobs:
     async def _parts(
         self, records: Sequence[InstrumentRecord], timeframe: Timeframe, span: Span, provider: Upstream
     ) -> list[BackfillPart]:
-        """What is not known of each symbol, cut and in the order of work, and what there is no use in asking for."""
+        """The gaps of each symbol, cut and in the order of work, and the spans that are not available."""
         ledgers = await self.history.coverage_cache.load([record.id for record in records])
         # Of ten thousand symbols it takes a second.
         return await asyncio.to_thread(_planned, records, ledgers, timeframe, span, provider)
@@ -184,7 +184,7 @@ def _planned(
 def find_missing(
     record: InstrumentRecord, ledger: Coverage, timeframe: Timeframe, span: Span, provider: Upstream
 ) -> tuple[Spans, tuple[Gap, ...]]:
-    """What is not known of ``span``, final and may be had; and of the rest, what can never be had and why."""
+    """The final, available gaps of ``span``; and the spans that are never available, with reasons."""
     days, now = zone(record.timezone), provider.now_ms()
     plan = Plan(record, provider.capabilities, ledger, {}, timeframe, days, days, now)
     final = timeframe.floor(now - provider.capabilities.final_after_ms, days)

@@ -1,6 +1,6 @@
 """Series that are kept complete for ever: some process looks for the holes of each, and all of them fill these.
 
-There is no leader: whoever moves ``checked_at`` on looks after a series for the next half minute, nobody else does, and
+There is no leader: the process that moves ``checked_at`` on checks a series for the next half minute, no other does, and
 if it dies another one goes on.
 """
 
@@ -29,8 +29,8 @@ from storage.database import to_ms
 
 MAX_TRACKED = 10_000  # in all; each is followed live
 BATCH_SIZE = 200  # series looked at in one go
-DEFAULT_DAYS = 30  # how far back a series is kept where nobody says
-LIVE_GRACE_MS = 2 * MINUTE_MS  # what is younger is the feed's to close, where there is one
+DEFAULT_DAYS = 30  # how far back a series is tracked by default
+LIVE_GRACE_MS = 2 * MINUTE_MS  # the feed closes younger minutes, where there is one
 TRACKING_PRIORITY = -1  # what somebody ordered goes first
 _DAY = Timeframe(1, "d")
 _END = 2**53
@@ -44,7 +44,7 @@ class Tracking:
         self._backfills = backfills
         self._history = backfills.history
         self._database = backfills.history.store.database
-        self.outage = Outage("looking after the tracked series")
+        self.outage = Outage("checking the tracked series")
 
     async def track(self, selection: SymbolSelection, since: int | None, by: str | None) -> list[TrackedSeries]:
         """Keep the 1m candles of these symbols complete from ``since`` on; by default the last 30 days and what comes.
@@ -71,7 +71,7 @@ class Tracking:
         return await self._tracked(records)
 
     async def untrack(self, selection: SymbolSelection) -> int:
-        """Stop keeping these symbols; how many were. What is stored stays. BadUserInput, NotFound, ProviderError."""
+        """Stop tracking these symbols; return their number. Stored candles stay. BadUserInput, NotFound, ProviderError."""
         records = await self._history.listings.select(selection)
         async with self._database.connection() as connection:
             return int(await connection.fetchval(SQL["tracked_remove"], [record.id for record in records]))
@@ -90,7 +90,7 @@ class Tracking:
             await asyncio.sleep(self._history.timings.tracking_poll_interval_s)
 
     async def check_batch(self) -> int:
-        """Have the holes filled of some series that nobody has looked at lately; how many series that were."""
+        """Fill the gaps of series that no process has checked lately; return the number of these series."""
         async with self._database.connection() as connection:
             rows = await connection.fetch(SQL["tracked_take"], self._history.timings.tracking_interval_s, BATCH_SIZE)
         if not rows:
@@ -127,7 +127,7 @@ class Tracking:
     async def _recent_attempts(
         self, records: Sequence[InstrumentRecord]
     ) -> dict[int, list[tuple[Span, str, list[Any]]]]:
-        """What is under way of each series, and what was tried a moment ago: its span, its state, and what it lacked."""
+        """The parts of each series that are under way or were just tried: span, state and gaps."""
         tried: dict[int, list[tuple[Span, str, list[Any]]]] = defaultdict(list)
         for row in await self._database.fetch(SQL["tracked_parts"], [record.id for record in records]):
             span = Span(to_ms(row["since"]), to_ms(row["until"]))
@@ -150,7 +150,7 @@ class Tracking:
         return found
 
     async def _providers(self, records: Sequence[InstrumentRecord]) -> dict[tuple[str, str], Upstream | None]:
-        """The providers of these records; None for one that cannot be asked now."""
+        """The providers of these records; None for one that is not available now."""
         pairs = {(record.instrument.market, record.instrument.provider) for record in records}
         return dict(zip(pairs, await asyncio.gather(*(self._provider(*pair) for pair in pairs)), strict=True))
 
@@ -163,7 +163,7 @@ class Tracking:
 
 
 def _series_gaps(row: Any, record: InstrumentRecord, ledger: Coverage, provider: Upstream) -> Spans:
-    """What is missing of a tracked series, as far as it may be had."""
+    """The available gaps of a tracked series."""
     holes, _ = find_missing(record, ledger, MINUTE, Span(to_ms(row["since"]), _END), provider)
     if provider.capabilities.live is LiveMode.NONE:
         return holes
@@ -173,7 +173,7 @@ def _series_gaps(row: Any, record: InstrumentRecord, ledger: Coverage, provider:
 
 
 def _correctable(row: Any, ledger: Coverage, provider: Upstream) -> Spans:
-    """What is known of the last whole days, once a day, of a provider that corrects them late."""
+    """The covered part of the last whole days, once a day, of a provider that corrects them late."""
     late, reread_at = provider.capabilities.corrects_within_ms, to_ms(row["reread_at"])
     today = _DAY.floor(provider.now_ms())
     if late is None or (reread_at is not None and reread_at >= today):
@@ -193,5 +193,5 @@ def _explain(holes: Spans, tried: list[tuple[Span, str, list[Any]]]) -> list[Gap
             holes -= hit
     under_way = holes & Spans(span for span, state, _ in tried if state == "OPEN")
     gaps += [Gap(s.since, s.until, GapReason.PENDING, "It is being fetched.") for s in under_way]
-    gaps += [Gap(s.since, s.until, GapReason.NOT_FETCHED, "It has not been asked for yet.") for s in holes - under_way]
+    gaps += [Gap(s.since, s.until, GapReason.NOT_FETCHED, "It has not been fetched yet.") for s in holes - under_way]
     return sorted(gaps, key=lambda gap: gap.since)

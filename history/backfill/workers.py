@@ -1,6 +1,6 @@
-"""Working on backfills: what this process fetches of the parts that are queued, beside everybody else who does.
+"""The workers of this process: they fetch queued parts of backfills, beside those of other processes.
 
-A part is fetched page by page through the fetcher, which asks the ledger what is missing and stores each page with its
+A part is fetched page by page through the fetcher, which finds the gaps in the coverage and stores each page with its
 coverage in one transaction. A part is claimed, and a claim ends by itself: a killed process costs one page a worker, and
 anybody goes on from there.
 """
@@ -37,7 +37,7 @@ MAX_PROVIDERS = 8  # how many providers are worked with at once
 
 @dataclass(slots=True)
 class _ClaimedPart:
-    """A part that this process works on; ``span`` is what is left of it."""
+    """A part that this process works on; ``span`` is the rest of it."""
 
     id: int
     record: InstrumentRecord
@@ -86,7 +86,7 @@ class BackfillWorkers:
             with self._claiming.recording():
                 while len(self._running) < self._workers * MAX_PROVIDERS and (part := await self._claim()):
                     self._begin(part)
-                await self._execute("backfills_close")  # also what somebody left that way who died then
+                await self._execute("backfills_close")  # also the jobs of a process that died at this point
             await self._wait()
 
     async def _wait(self) -> None:
@@ -203,7 +203,7 @@ class BackfillWorkers:
     async def _end(
         self, part: _ClaimedPart, state: BackfillState, result: FetchResult, reason: GapReason | None = None
     ) -> None:
-        """End a part; what is not known of it is a hole."""
+        """End a part; its uncovered spans are gaps."""
         ledger = (await self._history.coverage_cache.load([part.record.id]))[0]
         left = Spans([part.span]) - ledger.final(part.timeframe)
         message = result.failure.message if result.failure else None

@@ -1,6 +1,6 @@
 """When American exchanges trade, the hours before the opening and after the close included: Alpaca's own calendar.
 
-A minute in which they were closed has no candle, and need not be asked for.
+A minute in which they were closed has no candle, and needs no fetch.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from candlegraph.span import Span, Spans
 from providers.alpaca.rest import RestClient, json_of, unreadable
 
 _NEW_YORK = ZoneInfo("America/New_York")
-_MARGIN = timedelta(days=7)  # so far before and after today it is read: what is followed live is recent
+_MARGIN = timedelta(days=7)  # the days before and after today that are read: live series are recent
 _DEADLINE_S = 3.0
 
 
@@ -54,7 +54,7 @@ class TradingCalendar:
             self._open = _sessions(json_of(body))
         except ProviderError as error:
             self._retry_at = time.monotonic() + self._retry_s
-            logging.getLogger(__name__).warning("no calendar, so closed hours are asked for as well: %s", error)
+            logging.getLogger(__name__).warning("no calendar, so closed hours are fetched as well: %s", error)
             return False
         self._read_on = today
         return True

@@ -1,6 +1,6 @@
 """US stocks from Alpaca: one provider for each feed and adjustment, for each of them has candles of its own.
 
-IEX sees about three percent of what is traded and SIP all of it, and an adjusted price is not a traded one: candles of
+IEX sees about three percent of all trades and SIP all of them, and an adjusted price is not a traded one: candles of
 two feeds never mix, so feed and adjustment are part of the provider's id.
 """
 
@@ -103,9 +103,9 @@ class Alpaca:
         return await asyncio.to_thread(_listings, body)
 
     async def fetch(self, instrument: Instrument, timeframe: Timeframe, span: Span) -> Page:
-        """Ask once; see `Provider.fetch`. Where only recent candles are refused, the older part is asked for again."""
+        """Make one call; see `Provider.fetch`. Where only recent candles are refused, fetch the older part again."""
         if timeframe not in _NATIVE:
-            raise Unsupported(f"Alpaca's candles of {timeframe} are not asked for: fold them from shorter ones.")
+            raise Unsupported(f"Alpaca's candles of {timeframe} are not used: fold them from shorter ones.")
         delay = self.capabilities.delay_ms
         now = clock.now_ms() - delay
         asked = Span(span.since, min(span.until, now)) if delay else span
@@ -127,7 +127,7 @@ class Alpaca:
         return Page(candles.between(span), span.since, min(reached, span.until, final))
 
     async def _bars(self, symbol: str, timeframe: Timeframe, span: Span, rows: int = _MAX_ROWS) -> tuple[Candles, bool]:
-        """The oldest bars of ``span``, and whether there are more: that only the token tells, never their number."""
+        """The oldest bars of ``span``, and whether there are more: only the token shows that, never their number."""
         question = {
             **self._question,
             "symbols": symbol,

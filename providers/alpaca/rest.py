@@ -100,7 +100,7 @@ async def _body(response: aiohttp.ClientResponse) -> bytes:
 
 
 def _error(status: int, headers: Mapping[str, str], body: bytes) -> ProviderError:
-    """What a status means. Bad keys and a plan that is too small are 403 both: the message tells them apart."""
+    """The error of a status. Bad keys and a plan that is too small are both 403: the message differs."""
     said = body[:2_000].decode(errors="replace").lower()
     if status == 429:
         return RateLimited("Alpaca asks us to slow down.", retry_after=_retry_after(headers))
@@ -111,7 +111,7 @@ def _error(status: int, headers: Mapping[str, str], body: bytes) -> ProviderErro
     if status in {400, 422}:
         if "invalid symbol" in said:
             return UnknownSymbol("Alpaca does not know this symbol.")
-        return Unsupported(f"Alpaca cannot answer such a question (HTTP {status}).")
+        return Unsupported(f"Alpaca does not support this request (HTTP {status}).")
     return ProviderUnavailable(f"Alpaca answered with HTTP {status}.", retry_after=_retry_after(headers))
 
 
@@ -128,7 +128,7 @@ def _retry_after(headers: Mapping[str, str]) -> float | None:
 
 
 def unreadable() -> ProviderUnavailable:
-    """The error for an answer that is not what was asked for."""
+    """The error for an answer of another shape than expected."""
     return ProviderUnavailable("Alpaca sent an answer that could not be read.")
 
 

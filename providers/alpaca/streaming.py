@@ -1,6 +1,6 @@
-"""Alpaca's stream: one socket for each feed, shared by all who follow a symbol, for that is all that an account gets.
+"""Alpaca's stream: one socket for each feed, shared by all followers of a symbol, because an account gets no more.
 
-A socket that is cut fails everybody on it, so that each reads by REST what was missed; whoever comes next opens the
+A socket that is cut fails every follower, so that each reads by REST what it missed; the next follower opens the
 next one. Numbers of errors: https://docs.alpaca.markets/docs/streaming-market-data
 """
 
@@ -77,7 +77,7 @@ class BarStream:
 
 
 class _Follower:
-    """Who follows a symbol: the bars that came since it last looked, the newest of each minute."""
+    """A follower of a symbol: the bars since its last read, the newest of each minute."""
 
     def __init__(self, symbol: str) -> None:
         self.symbol = symbol
@@ -105,7 +105,7 @@ class _Follower:
 
 
 class _Socket:
-    """One connection, from the first who follows to the last, or until it is cut."""
+    """One connection, from its first follower to its last, or until it is cut."""
 
     def __init__(self, stream: BarStream) -> None:
         self._stream = stream
@@ -164,7 +164,7 @@ class _Socket:
         raise ProviderUnavailable("Alpaca's stream is occupied: another connection with these keys is open.")
 
     async def _talk(self) -> NoReturn:
-        """Open, sign in, and keep subscribed to what is followed. Ends by raising."""
+        """Open, sign in, and keep the subscriptions equal to the followed symbols. Ends by raising."""
         close = aiohttp.ClientWSTimeout(ws_close=1.0)
         try:
             async with (
@@ -229,7 +229,7 @@ class _Socket:
         return asked
 
     async def _subscribe(self, ws: aiohttp.ClientWebSocketResponse) -> None:
-        """Keep what is subscribed equal to what is followed: one request at a time, those who came first go first."""
+        """Keep the subscriptions equal to the followed symbols: one request at a time, in order of arrival."""
         while True:
             await self._changed.wait()
             self._changed.clear()

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 class AlpacaTimings:
     """The time-outs and pauses of one account, in seconds."""
 
-    answer_timeout_s: float = 10.0  # how long Alpaca may take to answer what a socket says
+    answer_timeout_s: float = 10.0  # how long Alpaca may take to answer a message
     heartbeat_interval_s: float = 15.0  # how often a socket is pinged
     occupied_retries_s: tuple[float, ...] = (1.0, 2.0, 4.0, 8.0, 16.0)  # a socket that was cut counts for a while there
     refused_pause_s: float = 300.0  # how long a refused stream is not tried again

@@ -59,13 +59,13 @@ def translate_error(name: str, error: Exception) -> ProviderError:
         return RateLimited(f"{name} asks us to slow down.", retry_after=answer.retry_after)
     if answer.status == 451 or isinstance(error, errors.RestrictedLocation):
         return ProviderRefused(f"{name} does not serve the region we are in.")
-    if answer.status >= 500:  # whatever its body says
+    if answer.status >= 500:  # with any body
         return ProviderUnavailable(f"{name} answered with HTTP {answer.status}.", retry_after=answer.retry_after)
     kinds: tuple[tuple[type[Exception], type[ProviderError], str], ...] = (
         (errors.AuthenticationError, ProviderRefused, "refuses us: the API key, or what it is allowed to"),
         (errors.BadSymbol, UnknownSymbol, "does not know this symbol"),
-        (errors.BadRequest, Unsupported, "cannot answer such a question"),
-        (errors.NotSupported, Unsupported, "cannot answer such a question"),
+        (errors.BadRequest, Unsupported, "does not support this request"),
+        (errors.NotSupported, Unsupported, "does not support this request"),
         (errors.RequestTimeout, ProviderUnavailable, "did not answer in time"),
         (TimeoutError, ProviderUnavailable, "did not answer in time"),
         (errors.InvalidProxySettings, ProviderUnavailable, "cannot be reached with the proxy settings of CCXT_OPTIONS"),

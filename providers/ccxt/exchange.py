@@ -21,7 +21,7 @@ from providers.ccxt.kraken import KrakenSocket
 KEEP_ALIVE_MS = 15_000  # Binance's class waits 180 s before it notices a dead line
 _BINANCE = ("binance", "binanceus", "binanceusdm", "binancecoinm")
 _DAYS_NOT_UTC = ("htx", "bittrade")  # their days open at midnight in Singapore
-_SOCKET_CLASSES = {"kraken": (KrakenSocket,)}  # what is put in front of a class besides
+_SOCKET_CLASSES = {"kraken": (KrakenSocket,)}  # extra bases, in front of a class
 
 OhlcvRows = list[list[float]]
 MarketInfo = Mapping[str, object]  # what ccxt knows of one symbol
@@ -112,7 +112,7 @@ class _Instrumented:
         return cast(str, super().on_rest_response(code, reason, url, method, headers, *rest))  # type: ignore[misc]
 
     def parse_ohlcvs(self, rows: object, market: object = None, timeframe: str = "1m", *_: object) -> object:
-        """Parse and sort, but leave out ``since`` and ``limit``: rows that were not asked for show what was done."""
+        """Parse and sort, but leave out ``since`` and ``limit``: rows outside the request show what the exchange did."""
         return super().parse_ohlcvs(rows, market, timeframe)  # type: ignore[misc]
 
     def watch(self, url: str, *rest: object) -> object:
@@ -125,12 +125,12 @@ class _Instrumented:
         self._note_socket(url)
         return super().watch_multiple(url, *rest)  # type: ignore[misc]
 
-    def is_quiet(self, symbol: str) -> bool:  # noqa: ARG002 - of most exchanges nothing says so
-        """Whether a symbol that is silent is known to be one that nobody trades, by what else comes on its line."""
+    def is_quiet(self, symbol: str) -> bool:  # noqa: ARG002 - most exchanges give no sign of it
+        """Whether a silent symbol is known to have no trades, by the other messages on its connection."""
         return False
 
     def _note_socket(self, url: str) -> None:
-        """Note which socket is watched; where none may be dialled yet, say so instead of sleeping over it."""
+        """Note the socket that is watched; raise where none may be opened yet, instead of sleeping."""
         wait = 0.0 if url in self.clients else super().ws_dial_delay(url)  # type: ignore[misc]
         if wait > 0:
             raise ProviderUnavailable(f"{self.name} is not to be connected to yet.", retry_after=wait)
@@ -156,7 +156,7 @@ def make_exchange(exchange_id: str, options: Mapping[str, object]) -> Exchange:
         raise ConfigurationError(f"CCXT_OPTIONS: ccxt takes no such options for {exchange_id} ({kind}).") from None
     if not exchange.has.get("fetchOHLCV"):
         raise ConfigurationError(f"CCXT_EXCHANGES: {exchange_id} publishes no candles, or ccxt cannot read them.")
-    exchange.newUpdates = False  # what is new is told for each listener, not once for all of them
+    exchange.newUpdates = False  # each listener gets the new rows, not only the first
     if "streaming" not in options:
         keep_alive = min(exchange.streaming.get("keepAlive") or KEEP_ALIVE_MS, KEEP_ALIVE_MS)
         exchange.streaming = {**exchange.streaming, "keepAlive": keep_alive}

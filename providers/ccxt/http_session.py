@@ -14,10 +14,10 @@ _REDIRECTS = frozenset({301, 302, 303, 307, 308})
 
 
 class BoundedResponse(aiohttp.ClientResponse):
-    """An answer within bounds; what is out of them is an error, to ccxt as to us."""
+    """An answer within bounds; beyond them it is an error, for ccxt as for us."""
 
     async def start(self, connection: Any) -> aiohttp.ClientResponse:
-        """Read the head. Elsewhere nobody has a right to our question, nor to the keys that may come with it."""
+        """Read the head. A redirect elsewhere must get neither our request nor the keys in it."""
         await super().start(connection)
         if self.status in _REDIRECTS:
             raise aiohttp.ClientPayloadError("The answer is a redirect.")

@@ -1,8 +1,8 @@
 """What ccxt's class for Kraken leaves out of its websocket: Kraken's own names, refusals, heartbeats, unsubscribing.
 
-As in https://docs.kraken.com/api/docs/websocket-v2/ohlc. Kraken tells a minute when somebody trades, so that silence means
-nothing by itself: a heartbeat each second says that the line lives, an acknowledgement that a symbol is on it. Who asks in
-vain is told once, and hears the heartbeat ever after.
+As in https://docs.kraken.com/api/docs/websocket-v2/ohlc. Kraken sends a minute when it trades, so that silence means
+nothing by itself: a heartbeat each second shows a live connection, an acknowledgement a subscribed symbol. A refused
+subscriber gets one error, and the heartbeat ever after.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ class KrakenSocket:
         return super().watch(url, key, request, *rest)  # type: ignore[misc]
 
     async def un_watch_ohlcv(self, symbol: str, timeframe: str) -> None:
-        """Unsubscribe; ccxt cannot. In the line of those who subscribe, for nobody may overtake his own question."""
+        """Unsubscribe; ccxt cannot. In the queue of subscriptions, because a caller must not overtake its own request."""
         client, key = self._client(), self._key(symbol)
         if client is not None and key in client.subscriptions:
             await client.throttle(1)
@@ -59,7 +59,7 @@ class KrakenSocket:
         return bool(asyncio.get_running_loop().time() - client.beat_at < self.heartbeat_timeout_s)
 
     def handle_message(self, client: Any, message: object) -> None:
-        """Note what is a sign of life, and what became of a subscription; a pong is neither."""
+        """Note signs of life and the results of subscriptions; a pong is neither."""
         if not isinstance(message, dict):
             return
         subscribed = message.get("method") == "subscribe"
@@ -73,17 +73,17 @@ class KrakenSocket:
     def handle_ohlcv(self, client: Any, message: dict[str, Any]) -> None:
         """Take rows in under ccxt's name; a snapshot in the place of whatever came before it."""
         rows = [row for row in message.get("data") or () if row.get("symbol") in self._symbols]
-        if not rows:  # an empty snapshot: nobody has traded of late
+        if not rows:  # an empty snapshot: there was no recent trade
             return
         symbol = self._symbols[rows[0]["symbol"]]
         if message.get("type") == "snapshot":
             for stored in self.ohlcvs.get(symbol, {}).values():
-                stored.clear()  # the same list: who was woken by an earlier row has yet to look at it
+                stored.clear()  # the same list: a task that an earlier row woke has yet to read it
         super().handle_ohlcv(client, {**message, "data": [{**row, "symbol": symbol} for row in rows]})  # type: ignore[misc]
 
     def _note(self, client: Any, message: dict[str, Any]) -> None:
-        told = message.get("result") or message
-        symbol = self._symbols.get(told.get("symbol", ""))
+        status = message.get("result") or message
+        symbol = self._symbols.get(status.get("symbol", ""))
         if symbol is None:
             return
         key = self._key(symbol)

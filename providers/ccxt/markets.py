@@ -1,6 +1,6 @@
 """The symbols of an exchange as ccxt knows them: listed in a process of their own, and kept in a file over restarts.
 
-Making them costs ccxt seconds of CPU and single steps of 100 ms that let nobody else run, in whatever thread. The child
+Making them costs ccxt seconds of CPU and single steps of 100 ms that block every other thread. The child
 process prints one line a symbol; what reads them here never works on more than one line at a time.
 """
 
@@ -60,7 +60,7 @@ class _SymbolTables:
     def swap(self, exchange: Exchange) -> list[dict[str, Any]]:
         """Give ``exchange`` these symbols, as ``set_markets`` would have; those that it had, unchanged.
 
-        In the event loop and without an ``await``: whoever looks a symbol up there sees the old ones or the new ones.
+        In the event loop and without an ``await``: a lookup there sees the old symbols or the new ones.
         """
         old: list[dict[str, Any]] = [exchange.markets or {}, exchange.markets_by_id or {}]
         exchange.markets, exchange.markets_by_id = self.markets, self.by_id
@@ -100,7 +100,7 @@ class Markets:
             self._begin(exchange, kept=False)
 
     async def refresh(self, exchange: Exchange) -> None:
-        """Ask the exchange; whoever asks meanwhile waits for the same answer. ProviderError."""
+        """Fetch the list; concurrent callers wait for the same answer. ProviderError."""
         await self._once(exchange, kept=False)
 
     async def close(self) -> None:
@@ -129,7 +129,7 @@ class Markets:
         await asyncio.to_thread(_release_slowly, old)
 
     def _restore(self) -> _SymbolTables | None:
-        """The symbols of the file; None where anything is wrong with it, for they are asked for then."""
+        """The symbols of the file; None where anything is wrong with it: then they are fetched."""
         try:
             header, *lines = self._file.read_bytes().splitlines() if self._file else [b"{}"]
             head = orjson.loads(header)
@@ -169,13 +169,13 @@ class Markets:
             if self._closed:
                 self._child.kill()
             try:
-                told, _ = self._child.communicate(question, timeout=self._timeout_s)
+                reply, _ = self._child.communicate(question, timeout=self._timeout_s)
             except subprocess.TimeoutExpired:
                 self._child.kill()
                 raise ProviderUnavailable(f"{name} did not list its symbols in time.") from None
         if self._closed:
             raise ProviderUnavailable(f"{name} is being closed.")
-        lines = told.splitlines()
+        lines = reply.splitlines()
         if self._child.returncode == 0:
             return lines
         try:
@@ -194,7 +194,7 @@ def listing(market: MarketInfo) -> Listing:
         name=texts["id"],
         base=texts["base"],
         quote=texts["quote"],
-        active=market.get("active") is not False,  # None: the exchange does not say
+        active=market.get("active") is not False,  # None: the exchange does not report it
         first_available=created if isinstance(created, int) and created > 0 else None,
     )
 
@@ -208,7 +208,7 @@ def _release_slowly(tables: list[dict[str, Any]]) -> None:
 
 
 def _write(file: Path, lines: Iterable[bytes]) -> None:
-    """Put a file in the place of another in one step: nobody ever finds half of it."""
+    """Replace a file in one step: no reader ever finds half of it."""
     file.parent.mkdir(parents=True, exist_ok=True)
     descriptor, name = tempfile.mkstemp(dir=file.parent, prefix=file.stem)
     try:

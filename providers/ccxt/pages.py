@@ -59,7 +59,7 @@ class PageRequest:
 
 
 def page_of(found: Candles, rows: int, asked: PageRequest) -> Page:
-    """Judge what ``rows`` rows prove that made the candles ``found``, some perhaps outside of the span asked for."""
+    """Decide what ``rows`` rows prove, folded into the candles ``found``, some perhaps outside the requested span."""
     span, timeframe, reach = asked.span, asked.timeframe, asked.paging_style
     now = clock.now_ms()
     since = complete_from = span.since

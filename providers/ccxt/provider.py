@@ -48,7 +48,13 @@ _SETTLE_MS = {"binance": 5_000}
 _TYPICAL = tuple(map(Timeframe.parse, ("1m", "5m", "15m", "30m", "1h", "4h", "1d")))
 _BUDGET_S = 60.0
 _CONCURRENT = 8  # of 8 pages at once, 100 take a fifth of the time; more of them only make a queue
-_CREDENTIALS = ("apiKey", "uid", "login", "walletAddress", "token")  # what ccxt calls those that say who asks
+_CREDENTIALS = (
+    "apiKey",
+    "uid",
+    "login",
+    "walletAddress",
+    "token",
+)  # ccxt's names of the options that identify the caller
 _MAX_EMPTY_ANSWERS = 3  # empty answers up to now after which a symbol that is not traded has ended
 
 
@@ -165,7 +171,7 @@ class Ccxt:
         return page
 
     async def first_available(self, instrument: Instrument) -> int | None:
-        """When its first minute opens: listed by the exchange, or asked for where that is one call. ProviderError."""
+        """When its first minute opens: listed by the exchange, or found where that is one call. ProviderError."""
         exchange, market = await self._find(instrument)
         listed = listing(market).first_available
         reach = self._paging_style(market)
@@ -182,16 +188,16 @@ class Ccxt:
         if exchange.has.get("fetchTime") is not True:
             raise Unsupported(f"{self.name} does not tell the time.")
         with self._upstream_call():
-            told = await exchange.fetch_time()
-        if not isinstance(told, int):
+            server_ms = await exchange.fetch_time()
+        if not isinstance(server_ms, int):
             raise unreadable(self.name)
-        return told
+        return server_ms
 
     async def stream(self, instrument: Instrument) -> AsyncGenerator[Candles]:
-        """Yield 1m candles as they move; see `Streaming.stream`. They may be told with minutes missing between them."""
+        """Yield 1m candles as they move; see `SupportsStreaming.stream`. Minutes may be missing between them."""
         _, market = await self._find(instrument)
         if self._live is None or self.capabilities.live is not LiveMode.STREAM:
-            raise Unsupported(f"{self.name} has no websocket that tells candles.")
+            raise Unsupported(f"{self.name} has no websocket with candles.")
         try:
             async with aclosing(self._live.stream(str(market["symbol"]))) as moving:
                 async for candles in moving:
@@ -237,9 +243,9 @@ class Ccxt:
         return paging_style_of(self.id, inverse=bool(market.get("inverse")))
 
     def _count_empty_answer(self, market: MarketInfo, timeframe: Timeframe, page: Page) -> None:
-        """Count the empty answers, up to now, of a symbol that is not traded: no exchange says when it ended.
+        """Count the empty answers, up to now, of an inactive symbol: no exchange reports when it ended.
 
-        Only a listing says that it has: should it be traded again, the next one takes that back, and nothing is lost.
+        Only a listing marks its end: if it trades again, the next one clears the mark, and nothing is lost.
         """
         symbol, now = str(market["symbol"]), timeframe.floor(clock.now_ms())
         if market.get("active") is not False or len(page.candles):

@@ -1,8 +1,8 @@
 """Live minutes over the websocket of an exchange: one task a symbol, one instance and so few sockets for all of them.
 
-ccxt says neither when a line was cut while nobody waited (it dials again and minutes are missing), nor which minute is
-final, and it changes rows that it handed out. So what is told here are copies, a line that was not the same all along is
-an error, and so is silence: whoever follows begins anew, with the history first.
+ccxt reports neither a connection that was cut while no task waited (it reconnects and minutes are missing), nor which minute is
+final, and it changes rows that it returned. So this stream yields copies, treats a connection that was replaced meanwhile as
+an error, and silence too: a follower starts again, with the history first.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ class _SymbolStream:
     task: asyncio.Task[None] | None = None
 
     def push(self, rows: OhlcvRows, now: float) -> None:
-        """Keep copies of the rows, and wake those who wait."""
+        """Keep copies of the rows, and wake the waiting tasks."""
         self.rows = {row[0]: tuple(row[:6]) for row in rows}
         self.moved_at = now
         self._wake()
@@ -71,7 +71,7 @@ class CandleStreams:
         self._silences: dict[str, float] = {}  # seconds that a symbol is known to be silent for
 
     async def stream(self, symbol: str) -> AsyncGenerator[Candles]:
-        """Yield the minutes that changed; ends in a ProviderError. Who reads slowly gets the newest state."""
+        """Yield the minutes that changed; ends in a ProviderError. A slow reader gets the newest state."""
         while symbol in self._leaving:
             await self._leaving[symbol].wait()
         watch = self._streams.get(symbol) or self._begin(symbol)
@@ -143,10 +143,10 @@ class CandleStreams:
                     watch.push(rows, asyncio.get_running_loop().time())
         except ProviderError as error:
             watch.fail(error)
-        finally:  # ccxt cancels those who wait on a socket that it closes: to them it is a cut
+        finally:  # ccxt cancels the waiters of a socket that it closes: for them it is a cut
             if not watch.failure:
                 watch.fail(ProviderUnavailable(f"The line to {self._name} was closed."))
-            del self._streams[symbol]  # whoever comes now begins anew
+            del self._streams[symbol]  # the next follower starts again
 
     async def _rows(self, symbol: str, watch: _SymbolStream) -> OhlcvRows:
         """The newest rows once there is a change; ProviderUnavailable after a silence that nothing explains."""

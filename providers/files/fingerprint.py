@@ -1,4 +1,4 @@
-"""Which candles a table holds, in a short text: whether another table continues them is told without the table."""
+"""A short text that identifies the candles of a table: it shows whether another table continues them, without the first."""
 
 from __future__ import annotations
 

@@ -16,7 +16,7 @@ SUFFIXES = (*_TEXTS, *(f"{text}.gz" for text in _TEXTS), ".parquet", ".pq")
 _UNREAD = (".zip", ".gz", ".xz", ".bz2", ".zst", ".7z", ".json", ".feather", ".arrow", ".xls", ".xlsx", ".h5")
 _KINDS = "only CSV, TSV and other delimited text (plain or gzipped) and Parquet are read"
 
-Version = tuple[int, int, int, int]  # size, mtime, ctime (ns) and inode: what tells one content of a file from another
+Version = tuple[int, int, int, int]  # size, mtime, ctime (ns) and inode: these differ between two contents of a file
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,7 +37,7 @@ def version_of(path: Path) -> Version:
 
 
 def catalog(root: Path, held: Callable[[Path, Timeframe | None], Timeframe]) -> Catalog:
-    """Look through a folder. ``held`` tells the timeframe that a file holds, given the one that its name has.
+    """Look through a folder. ``held`` returns the timeframe that a file holds, given the one that its name has.
 
     OSError where a folder cannot be read: it must not look like one that lost its files.
     """
@@ -51,7 +51,7 @@ def catalog(root: Path, held: Callable[[Path, Timeframe | None], Timeframe]) -> 
         except (InvalidCandles, OSError) as error:
             reason = error.message if isinstance(error, InvalidCandles) else f"{path.name}: {error.strerror}"
             problems[name] = reason
-            if named:  # whoever asks is told the reason
+            if named:  # the caller gets the reason
                 found.setdefault((symbol, named), []).append(path)
             else:
                 suspended[symbol] = reason

@@ -1,6 +1,6 @@
 """A folder of tables: ``<symbol>_<timeframe>.csv`` (or ``.tsv``, ``.txt``, each also gzipped), ``.parquet``, ``.pq``.
 
-The folder is the upstream: what is in it is read as it is now, so a file that grows or is replaced needs no restart. A
+The folder is the upstream: its files are read as they are now, so a file that grows or is replaced needs no restart. A
 symbol is looked up among the files that were found and never made into a path.
 """
 
@@ -41,9 +41,9 @@ MARKET = Market("files", "Files", "Candles from CSV and Parquet files in a folde
 MAX_ROWS = 10_000
 WRITING = "it is being written: it is read once it has not changed for 2 s"
 
-_BUDGET = Budget(weight=1_000, per_s=1, concurrent=8)  # nobody else is asked
+_BUDGET = Budget(weight=1_000, per_s=1, concurrent=8)  # there is no remote upstream
 _SHOWN = 10  # problems in a status
-_CHECK_S = 2.0  # how long an inspection reads files that nobody has asked for
+_CHECK_S = 2.0  # how long an inspection reads files without a request
 _SCAN_AGAIN_MS = 5_000  # an unknown symbol makes us look at the folder again, but no more often than this
 
 
@@ -139,7 +139,7 @@ class Files:
         return _page(snapshot, span, self._zone)
 
     async def revision(self, instrument: Instrument, timeframe: Timeframe, stored: Revision | None) -> Revision | None:
-        """As `Revised.revision`: what a file holds now continues what is stored, or replaces it."""
+        """As `Revised.revision`: the present file continues the stored candles, or replaces them."""
         key = (instrument.symbol, timeframe)
         for _ in range(2):
             path = self._catalog.files.get(instrument.symbol, {}).get(timeframe)
@@ -272,11 +272,11 @@ class Files:
         """Log each problem once for each version of a file."""
         problems = self._problems()
         for name, problem in problems.items():
-            told = f"{self._stamp(name)} {problem}"
-            if self._logged.get(name) != told and WRITING not in problem:
+            problem_line = f"{self._stamp(name)} {problem}"
+            if self._logged.get(name) != problem_line and WRITING not in problem:
                 log.warning("FILES_DIR: %s cannot be served: %s", name, problem)
-            self._logged[name] = told
-        self._logged = {name: told for name, told in self._logged.items() if name in problems}
+            self._logged[name] = problem_line
+        self._logged = {name: line for name, line in self._logged.items() if name in problems}
 
     def _stamp(self, name: str) -> str:
         try:
@@ -288,7 +288,7 @@ class Files:
 def _page(snapshot: Snapshot, span: Span, zone: Zone) -> Page:
     """The rows within ``span`` of the first run of rows that it meets, up to a page's end.
 
-    A file that is still being written may end with the bucket under way: that one nobody vouches for.
+    A file that is still being written may end with the bucket under way: that one is not complete.
     """
     table = snapshot.table
     found = runs(table.candles, table.timeframe, zone)

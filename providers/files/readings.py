@@ -21,7 +21,7 @@ from candlegraph.zone import Zone
 from providers.files.folder import name_of
 from providers.tables.reader import Table, read_table
 
-_HEAD_BYTES = 8_192  # the head of a text, which says how it is written
+_HEAD_BYTES = 8_192  # the head of a text, which shows its dialect
 _BLOCK_BYTES = 1 << 20
 
 

@@ -1,8 +1,8 @@
-"""The tables of files that change: each is read while nobody writes it, and its last good state stays.
+"""The tables of files that change: each is read while no process writes it, and its last good state stays.
 
 A file is read once it has stood still. A plain text that only grew is read from where it grew, up to its last whole line: the
-bytes before are those that were read, by their hash. What is read then becomes a `Snapshot`. How it relates to the one
-before is told by its candles:
+bytes before are those that were read, by their hash. The table becomes a `Snapshot`. Its candles show how it relates
+to the one before:
 
 - it begins with all of them: it grew, and is of the same lineage;
 - all of them begin with it: it was cut short, and the one before stays;
@@ -36,7 +36,7 @@ class BeingWritten(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Snapshot:
-    """A file as it was read last, and the revision of its candles; ``problem`` says why a newer version is not served."""
+    """The last read of a file, and the revision of its candles; ``problem`` is why a newer version is not served."""
 
     version: Version
     reading: Reading
@@ -84,7 +84,7 @@ class Snapshots:
         }
 
     def is_still(self, path: Path, version: Version) -> bool:
-        """Whether nobody has written a file for a while: by its clock, or since we first saw this version."""
+        """Whether no process has written a file for a while: by its clock, or since we first saw this version."""
         now = clock.now_ms()
         if (seen := self._seen.get(path)) is None or seen[0] != version:
             seen = self._seen[path] = (version, now)

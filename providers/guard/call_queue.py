@@ -15,7 +15,7 @@ from candlegraph.upstream import Urgency
 
 DEFAULT_BUDGET = Budget(weight=60, per_s=60, concurrent=2)  # where a provider names none
 MAX_QUEUED_CALLS = 256  # calls of one urgency
-STARVATION_S = 30.0  # who has waited for so long goes next, whatever it is for
+STARVATION_S = 30.0  # a call that has waited so long goes next, whatever its urgency
 # What each may bring the budget to. It leaves something to those above, other processes' too, that need not wait then.
 BUDGET_SHARES = {Urgency.LIVE: 1.0, Urgency.QUERY: 0.95, Urgency.BACKFILL: 0.8}
 
@@ -40,14 +40,14 @@ class CallQueue:
         self._late: tuple[float, ProviderError] | None = None
 
     def pause_left(self) -> tuple[float, ProviderError] | None:
-        """For how many more seconds calls are turned away, and the error that says why."""
+        """For how many more seconds calls are refused, and the error with the reason."""
         for limit in (self._paused, self._late):
             if limit and (left := limit[0] - _now()) > 0:
                 return left, limit[1]
         return None
 
     async def pause(self, error: ProviderError, seconds: float, capabilities: Capabilities) -> None:
-        """Let nobody through for a while, because the upstream asked for it with this error."""
+        """Let no call through for a while, at the upstream's request, which is this error."""
         until = _now() + seconds
         if self._paused is None or until > self._paused[0]:
             self._paused = until, error
@@ -104,9 +104,7 @@ class CallQueue:
         if held and held[0] > max(now, waiter.until):
             raise type(held[1])(held[1].message, retry_after=held[0] - now)
         if pause != float("inf") and now + pause > waiter.until:
-            error = ProviderUnavailable(
-                f"{self._name} has been asked as often as it allows for now.", retry_after=pause
-            )
+            error = ProviderUnavailable(f"{self._name} allows no more calls for now.", retry_after=pause)
             self._late = now + pause, error
             raise error
         if now >= waiter.until:

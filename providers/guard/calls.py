@@ -27,18 +27,16 @@ T = TypeVar("T")
 
 MAX_ATTEMPTS = 3
 BACKOFF_S, MAX_BACKOFF_S = 0.5, 8.0  # full jitter: between nothing and this, doubled a try
-BACKFILL_QUEUE_TIMEOUT_S = (
-    120.0  # how long a call nobody waits for may wait for its turn; the others: as long as a call
-)
+BACKFILL_QUEUE_TIMEOUT_S = 120.0  # how long a background call may queue; the others: as long as a call may take
 RECENT_FAILURE_S = 60.0  # so long after a failure a provider counts as DEGRADED
-HOLD_S, MAX_HOLD_S = 2.0, 7 * 86_400.0  # after a 429 that does not say how long, doubled each time up to a minute
+HOLD_S, MAX_HOLD_S = 2.0, 7 * 86_400.0  # after a 429 without a time, doubled each time up to a minute
 
 
 class UpstreamCalls:
     """Makes the calls of one provider. Raises nothing but ProviderError."""
 
     def __init__(self, provider: Provider, quota: RateBudget, backoff_s: float = BACKOFF_S) -> None:
-        """Nothing was asked yet; ``backoff_s`` is the longest pause before the second try."""
+        """Start with zero counts; ``backoff_s`` is the longest pause before the second attempt."""
         self._backoff_s = backoff_s
         self._provider = provider
         self._breaker = CircuitBreaker()
@@ -106,7 +104,7 @@ class UpstreamCalls:
             raise await self.count_failure(known) from error
 
     async def count_failure(self, error: BaseException) -> ProviderError:
-        """The error in our terms, counted; where it says how long to wait, nobody calls before."""
+        """The error in our terms, counted; where it gives a time to wait, no call is made before."""
         if isinstance(error, UnknownSymbol | Unsupported):
             return error
         if not isinstance(error, ProviderError):
@@ -126,11 +124,11 @@ class UpstreamCalls:
         return error
 
     def counters(self, rows: int, refused: int) -> CallCounters:
-        """What was counted here and by whoever looked at the answers."""
+        """The counts of this process, including those of refused rows."""
         return CallCounters(self._made, self._failures, self._retries, rows, refused, self._last_call_at)
 
     def health(self) -> tuple[ProviderState, str | None, float | None]:
-        """The state, why it is so, and in how many seconds the upstream will be asked again."""
+        """The state, its reason, and the seconds until the next call."""
         said = self.last_failure.message if self.last_failure else None
         if limited := self._queue.pause_left():
             return ProviderState.RATE_LIMITED, limited[1].message, limited[0]

@@ -1,4 +1,4 @@
-"""The circuit breaker: who fails again and again is left alone for a while, then asked by one call first."""
+"""The circuit breaker: it stops calls to a failing upstream for a while, then lets one call probe it."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ class CircuitBreaker:
 
     @contextmanager
     def record(self) -> Iterator[None]:
-        """Learn from the call inside what the upstream is like; a call that is cancelled tells nothing."""
+        """Record the outcome of the call inside; a cancelled call proves nothing."""
         probe = not self.closed
         self._probing |= probe
         try:

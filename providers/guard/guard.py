@@ -145,7 +145,7 @@ class Guard:
         return isinstance(self._provider, Inspected)
 
     async def _own(self, answer: Awaitable[T]) -> T:
-        """What a provider says of its own data, in time."""
+        """The provider's report on its own data, within the deadline."""
         try:
             async with asyncio.timeout(self.capabilities.deadline_s):
                 return await answer
@@ -185,7 +185,7 @@ class Guard:
         self._refused += rows
 
     def status(self) -> ProviderStatus:
-        """How it is, and what was asked of it."""
+        """Its state, and its calls."""
         provider = self._provider
         state, reason, seconds = self._calls.health()
         return ProviderStatus(
@@ -205,7 +205,7 @@ class Guard:
 
 
 def _checked(page: object) -> Page:
-    """The page, if it is one; whether its rows are candles is for whoever keeps them to see."""
+    """The page, if it is one; the core checks later whether its rows are candles."""
     page = _expected(page, Page)
     candles: object = page.candles
     stamps, opened, high, low, close, volume, closed, synthetic = _expected(candles, Candles).columns

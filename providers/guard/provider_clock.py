@@ -1,4 +1,4 @@
-"""The clock of an upstream: what is final is final by it, and never by our wall clock, which can step."""
+"""The clock of an upstream: it decides what is final, and never our wall clock does, which can step."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ class ProviderClock:
     """The upstream's last time, plus the monotonic time since.
 
     It is measured at the start, each hour, and when our wall clock steps. An upstream without a ``server_time`` is read by the
-    ``Date`` of its answers. One without either has our wall clock, and its rows prove what is past; see `proved_until`.
+    ``Date`` of its answers. Without either it is our wall clock, and the rows prove what is past; see `proved_until`.
     """
 
     def __init__(self, provider: Provider, calls: UpstreamCalls) -> None:
@@ -60,7 +60,7 @@ class ProviderClock:
     def proved_until(self) -> int | None:
         """What has settled for sure; None where nothing moves.
 
-        Where the upstream does not tell the time, its newest row is the evidence. What is older than a day is past by any clock.
+        Where the upstream gives no time, its newest row is the evidence. Anything older than a day is past by any clock.
         """
         capabilities = self._provider.capabilities
         if capabilities.live is LiveMode.NONE:
@@ -91,7 +91,7 @@ class ProviderClock:
             self._seen = ClockAnchor(newest, clock.monotonic_ms())
 
     def keep(self) -> None:
-        """Have it measured again, should it be time or our wall clock have stepped; nobody waits for that."""
+        """Measure it again in the background if it is due or our wall clock has stepped."""
         try:
             loop = asyncio.get_running_loop()
         except RuntimeError:  # read in a thread: the next reading on the loop sees to it
@@ -117,14 +117,14 @@ class ProviderClock:
 
         where = f"{provider.market.id}/{provider.id}"
         try:
-            told = await self._calls.make_once(ask, Urgency.LIVE, loop.time() + DEADLINE_S, DEADLINE_S)
+            reading = await self._calls.make_once(ask, Urgency.LIVE, loop.time() + DEADLINE_S, DEADLINE_S)
         except Exception as error:  # noqa: BLE001 - whatever it is, the clock goes on as it was
             log.info("the clock of %s could not be read: %s", where, error)
             return
-        if _is_plausible(told.at_ms):
-            self._reported, self._is_measured = told, True
+        if _is_plausible(reading.at_ms):
+            self._reported, self._is_measured = reading, True
         else:
-            log.warning("the clock of %s shows %d, a day or more from ours: it is not believed", where, told.at_ms)
+            log.warning("the clock of %s shows %d, a day or more from ours: it is ignored", where, reading.at_ms)
 
     async def close(self) -> None:
         """Stop measuring."""

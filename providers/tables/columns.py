@@ -37,7 +37,7 @@ _CLOCK = re.compile(r"\d{1,2}:\d\d(:\d\d(\.\d+)?)?|\d{4}|\d{6}")
 class ColumnLayout:
     """Which columns hold what: one column of times, or a date and a clock; no volume is None.
 
-    ``symbol`` is the column that says whose candles these are; ``names`` are those of all columns, none without a header.
+    ``symbol`` is the column with the symbol of each row; ``names`` are those of all columns, none without a header.
     """
 
     time: tuple[int, ...]

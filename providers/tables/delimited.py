@@ -167,7 +167,7 @@ def _odd_rows(block: bytes, odd: Int64s, text: _Text, frame: pl.DataFrame) -> di
 
 
 def _frame(block: bytes, line: int, text: _Text) -> pl.DataFrame:
-    """The cells of a block as text: the columns of the layout, the last one, and one for what is too much."""
+    """The cells of a block as text: the columns of the layout, the last one, and one for surplus cells."""
     import polars as pl  # noqa: PLC0415 - lazily, see tables.py
 
     header = text.separator.join(map(str, range(text.width + 1))).encode() + b"\n"

@@ -49,7 +49,7 @@ _MAX_PROBLEMS = 10_000  # problems after which no more of the file is read
 
 @dataclass(frozen=True, slots=True)
 class Hints:
-    """What a user says of a file besides its timeframe and zone.
+    """The user's hints about a file besides its timeframe and zone.
 
     Times without an offset are local to ``clock``, dates to ``dates``; either is the zone of the days where it is None.
     ``thin``: the steps between the rows prove nothing. ``symbol``: of a file of several, the rows of this one.
@@ -81,7 +81,7 @@ class Table:
 class _Sheet:
     """The readable rows of a file in its order, each known by its ``line``; why the others are none is in ``problems``.
 
-    ``stamp`` is (n,) int64 and means what ``kind`` says, ``numbers`` is (5, n). ``symbols`` are those that its rows name,
+    ``stamp`` is (n,) int64 and has the meaning of ``kind``, ``numbers`` is (5, n). ``symbols`` are those that its rows name,
     ``cut`` is the line in whose last number the file seems to end.
     """
 
@@ -117,9 +117,9 @@ def read_table(
     drop_last: bool = False,
     hints: Hints = Hints(),
 ) -> Table:
-    """Read the candles of ``path``; InvalidCandles names what is wrong, and nothing is ever half-read.
+    """Read the candles of ``path``; InvalidCandles names the fault, and no file is ever half-read.
 
-    The days of ``timeframe`` are those of ``zone``; it is told from the steps between the rows where it is not given.
+    The days of ``timeframe`` are those of ``zone``; by default it is detected from the steps between the rows.
     ``drop_last`` leaves the newest row out: in an exchange's dump it is still forming. The notes of InvalidCandles say what
     was known of the file by then, as `Table.facts` does.
     """
@@ -162,7 +162,7 @@ def _read(
 
 
 def _problems(sheet: _Sheet, candles: Candles, timeframe: Timeframe, zone: Zone) -> dict[int, str]:
-    """What is wrong with rows, by their lines."""
+    """The problems of rows, by their lines."""
     wrong = {int(sheet.line[at]): reason for at, reason in candles.problems(timeframe, TIMES, zone).items()}
     cut = {sheet.cut: CUT} if sheet.cut is not None and sheet.cut in sheet.line else {}
     return {**_repeats(sheet), **cut, **wrong, **sheet.problems}
@@ -209,13 +209,13 @@ def _hints(problems: Mapping[int, str], timeframe: Timeframe, clock: Zone, zone:
     if not any(reason.startswith("the timestamp is not the opening") for reason in problems.values()):
         return
     if not given:
-        yield f"The timeframe {timeframe} was told from the steps between the rows: name it if it is another."
+        yield f"The timeframe {timeframe} was detected from the steps between the rows: name it if it is another."
     if not timeframe.width_ms:
         yield f"The days are taken for those of {zone.name}: name the time zone if it is another."
 
 
 def _detected_timeframe(sheet: _Sheet, path: Path, zone: Zone) -> Timeframe:
-    """What the steps between the rows tell; what is wrong with single rows comes first, where anything is."""
+    """Detect the timeframe from the steps between the rows; problems of single rows come first, if there are any."""
     try:
         return timeframe_of(sheet.stamp, zone)
     except InvalidCandles as error:

@@ -1,6 +1,6 @@
 """The stamps of a table: how times are spelt, which instants they are, and the timeframe that their steps show.
 
-A column gives each stamp as an int64 and its kind: a number whose unit only the whole file tells, or the microseconds
+A column gives each stamp as an int64 and its kind: a number whose unit only the whole file shows, or the microseconds
 of a local time or of an instant. `on_clock` makes instants of them.
 """
 
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 Kinds = NDArray[np.int8]
 
-TIMES = Span(OLDEST_MS, NEWEST_MS + 1)  # what a Timestamp can say
+TIMES = Span(OLDEST_MS, NEWEST_MS + 1)  # the range of a Timestamp
 NEVER = "this local time does not exist in {}"
 TWICE = "this local time happens twice in {}, and the order of the rows does not tell which one is meant"
 
@@ -131,7 +131,7 @@ def _read_as(text: pl.Series, spelling: str, length: int, zone: str) -> pl.Serie
 class Instants:
     """The stamps of a table as instants: (n,) int64 ms UTC, their kinds, and by their place why some are none.
 
-    ``zone`` is that of the local times among them; ``meaning`` says for people how the times were read.
+    ``zone`` is that of the local times among them; ``meaning`` describes in words how the times were read.
     """
 
     ms: Int64s
@@ -146,7 +146,7 @@ def on_clock(stamp: Int64s, kind: Kinds, clock: Zone, dates: Zone | None) -> Ins
 
     Local times are those of ``clock``; where nearly all are midnights they are days of ``dates``, if that is given. A
     midnight that the clock skipped becomes the instant of the jump and is of the kind ``SKIPPED``. Which one is meant of
-    a time that happens twice is told by the order of the rows.
+    the order of the rows decides a time that happens twice.
     """
     stamp, kind, reasons, unit = _in_micros(stamp, kind)
     ms, never, unclear = stamp // 1000, np.zeros(len(stamp), np.bool_), np.zeros(len(stamp), np.bool_)
@@ -170,10 +170,10 @@ def on_clock(stamp: Int64s, kind: Kinds, clock: Zone, dates: Zone | None) -> Ins
 
 
 def _in_order(first: Int64s, zone: Zone) -> tuple[Int64s, Bools]:
-    """Of local times that happen twice, taken for the first one, the one that the order of the rows tells.
+    """Correct local times that happen twice, read as the first one, by the order of the rows.
 
     ``first`` is (n,) ms UTC in the order of the file. Where the clock of consecutive rows goes back once, those behind
-    are of the second hour; the flags say where it does not, or more than once.
+    are of the second hour; the flags mark where it does not, or more than once.
     """
     era = np.searchsorted(zone.changes, first, side="right") - 1
     following = np.minimum(era + 1, len(zone.changes) - 1)
@@ -195,7 +195,7 @@ def _in_order(first: Int64s, zone: Zone) -> tuple[Int64s, Bools]:
 def instants(local: Int64s, zone: Zone) -> tuple[Int64s, Bools]:
     """The first instant (ms, UTC) at which a clock shows each ``local`` time, and whether it skips it instead.
 
-    What is skipped becomes the instant of the jump: that is when a day opens whose midnight does not exist.
+    A skipped time becomes the instant of the jump: there a day opens whose midnight does not exist.
     """
     ends = np.append(zone.changes[1:], np.iinfo(np.int64).max // 2) + zone.offsets
     era = np.searchsorted(np.maximum.accumulate(ends), local, side="right")
@@ -225,7 +225,7 @@ def _in_micros(stamp: Int64s, kind: Kinds) -> tuple[Int64s, Kinds, dict[int, str
         return days * (DAY_MS * 1000), np.full_like(kind, LOCAL), reasons, _SPELLINGS[usual]
     unit = f"{_SPELLINGS[usual]} since 1970, UTC" if usual else "with an offset"
     if usual == _NANOS:
-        # Rounded up, so that what is no whole number of microseconds is no whole one of milliseconds either.
+        # Rounded up, so that a fraction of a microsecond never becomes a whole number of milliseconds.
         return -(-stamp // 1000), kind, reasons, unit
     return stamp * {_SECONDS: 1_000_000, _MILLIS: 1_000}.get(usual, 1), kind, reasons, unit
 
@@ -241,7 +241,7 @@ def _spelling(stamps: Int64s, number: Bools, is_date: Bools) -> NDArray[np.int64
 
 
 def _days_of_date_numbers(numbers: Int64s) -> tuple[Int64s, Bools]:
-    """What YYYYMMDD says as days since 1970, and whether it is a date at all."""
+    """YYYYMMDD as days since 1970, and whether it is a date at all."""
     if not ((numbers > 10**7) & (numbers < 10**8)).any():
         return numbers, np.zeros(len(numbers), np.bool_)
     year, month, day = numbers // 10_000, numbers // 100 % 100, numbers % 100
