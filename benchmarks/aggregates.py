@@ -35,7 +35,7 @@ class _Nobody:
     """No provider at all."""
 
     async def get(self, market: str, provider: str, *, timeout_s: float | None = None) -> None:
-        """Nobody."""
+        """No listener."""
 
     def statuses(self) -> list[Any]:
         """None."""

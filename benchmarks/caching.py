@@ -186,14 +186,14 @@ async def faults() -> Iterable[tuple[object, ...]]:
         watching = asyncio.create_task(history.store.change_feed.run())
         load = _Load(history, record, truth, Counter(), [])
         await load.run(2)
-        rows.append(("well", *await load.run(5)))
+        rows.append(("healthy", *await load.run(5)))
         with valkey.server.client() as client:
             client.flushall()
         rows.append(("flushed", *await load.run(5)))
         valkey.signal(signal.SIGSTOP)
         rows.append(("stopped", *await load.run(5)))
         valkey.signal(signal.SIGCONT)
-        rows.append(("going on", *await load.run(5)))
+        rows.append(("resumed", *await load.run(5)))
         valkey.signal(signal.SIGKILL)
         rows.append(("killed", *await load.run(5)))
         successor = Valkey(valkey.port)
@@ -212,7 +212,7 @@ async def faults() -> Iterable[tuple[object, ...]]:
 async def corrections() -> Iterable[tuple[object, ...]]:
     """How long after its commit a correction is in the answers of another process, 50 times each; the bar is a second."""
     rows: list[tuple[object, ...]] = [
-        ("the other process", "other questions", "p50 ms", "p95 ms", "longest ms", "bar"),
+        ("the other process", "other queries", "p50 ms", "p95 ms", "longest ms", "bar"),
         ("---",) * 6,
     ]
     valkey = Valkey()
@@ -240,7 +240,7 @@ async def corrections() -> Iterable[tuple[object, ...]]:
 
 
 async def _told(running: Runtime, record: InstrumentRecord, price: int, url: str, load: int) -> list[float]:
-    """Milliseconds from the commit of each correction until ``url`` answers with it, under so many other questions a second."""
+    """Milliseconds from the commit of each correction until ``url`` answers with it, under so many other queries a second."""
     dice = random.Random(1)  # noqa: S311 - a load
     took = []
     async with aiohttp.ClientSession() as http:

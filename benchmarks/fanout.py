@@ -91,10 +91,10 @@ async def _measure(port: int, server: psutil.Process) -> list[tuple[float, float
 
 
 class _Listener(asyncio.Protocol):
-    """A socket that subscribes and counts what it is told."""
+    """A socket that subscribes and counts the frames it receives."""
 
-    def __init__(self, told: _Count) -> None:
-        self._told = told
+    def __init__(self, count: _Count) -> None:
+        self._count = count
         self._buffer = bytearray()
         self._begun = self._subscribed = False
 
@@ -132,7 +132,7 @@ class _Listener(asyncio.Protocol):
             payload = {"query": OPERATION, "variables": {"symbol": "A"}}
             self._send({"id": str(uuid.uuid4()), "type": "subscribe", "payload": payload})
         if frames:
-            self._told.add(frames)
+            self._count.add(frames)
 
     def _send(self, message: object) -> None:
         body = json.dumps(message).encode()
@@ -161,18 +161,18 @@ class _Count:
 
 
 async def _listen(port: int, listeners: int, events: int, bursts: int) -> None:
-    loop, told = asyncio.get_running_loop(), _Count()
+    loop, count = asyncio.get_running_loop(), _Count()
     for _ in range(listeners):
-        await loop.create_connection(lambda: _Listener(told), "127.0.0.1", port)
-    await told.reach(2 * listeners)  # connection_ack and the snapshot
+        await loop.create_connection(lambda: _Listener(count), "127.0.0.1", port)
+    await count.reach(2 * listeners)  # connection_ack and the snapshot
     print("ready", flush=True)
     for _ in range(bursts):
         await loop.run_in_executor(None, sys.stdin.readline)
         _, writer = await asyncio.open_connection("127.0.0.1", port)
-        goal = told.frames + listeners * events
+        goal = count.frames + listeners * events
         began = time.perf_counter()
         writer.write(b"GET /burst?events=%d HTTP/1.1\r\nHost: x\r\n\r\n" % events)
-        await told.reach(goal)
+        await count.reach(goal)
         print(time.perf_counter() - began, flush=True)
         writer.close()
 

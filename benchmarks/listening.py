@@ -1,4 +1,4 @@
-"""A client's socket with a live subscription, and the book that is kept of what it is told."""
+"""A client's socket with a live subscription, and its record of received candles."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class Book:
     """What the sockets of this process saw. Of latencies, in whole ms, how often each."""
 
     updates: Counter[int] = field(default_factory=Counter)
-    closes: Counter[int] = field(default_factory=Counter)  # behind the first socket that was told
+    closes: Counter[int] = field(default_factory=Counter)  # after the first socket that received it
     counts: Counter[str] = field(default_factory=Counter)
     first: dict[tuple[str, int], float] = field(default_factory=dict)
 
@@ -46,12 +46,12 @@ class Book:
 
 
 class Listener(asyncio.Protocol):
-    """A socket that says what a WebSocket has to, and looks at everything it is told."""
+    """A socket that speaks the WebSocket protocol, and reads every message."""
 
     def __init__(self, book: Book, port: int, symbol: str) -> None:
         self.symbol, self.port = symbol, port
         self.closed = self.seq = self.tick = 0
-        self.slow = False  # or it does not read, or did not: how late it was told says nothing
+        self.slow = False  # or it does not read, or did not: its delays prove nothing
         self.again = True  # whether it comes back when it was cut off
         self.ready = asyncio.Event()
         self._book = book

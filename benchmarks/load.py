@@ -30,7 +30,7 @@ async def load() -> Rows:
         await it.do("mark")
         asked = await it.ask(SECONDS)
         seen = await it.do("mark")
-        # A minute may have ended just now: whoever was not told of it yet is looked at once more.
+        # A minute may have ended just now: a socket without it yet is checked once more.
         await asyncio.sleep(5)
         late = await it.do("mark")
     updates = seen["updates"]
@@ -40,14 +40,14 @@ async def load() -> Rows:
         ("---",) * 3,
         ("sockets, keys, seconds", f"{sockets:,}, {SYMBOLS}, {SECONDS}", ""),
         ("all connected and caught up", f"{connecting:.1f} s", ""),
-        ("ticks told, of those due", f"{updates.total():,} of {due:,}", ""),
+        ("ticks delivered, of those due", f"{updates.total():,} of {due:,}", ""),
         ("forming candles conflated, put back", f"{seen['counts']['conflated']:,}, {seen['counts']['put back']:,}", ""),
-        ("closed candles told", f"{seen['closes'].total() + late['closes'].total():,}", ""),
+        ("closed candles delivered", f"{seen['closes'].total() + late['closes'].total():,}", ""),
         ("wrong", _wrong(seen["counts"] + late["counts"]), "nothing"),
         ("a tick, p50, p99, longest", _told(updates), "p99 1,000 ms"),
         ("a close after its first listener, p50, p99, longest", _told(seen["closes"] + late["closes"]), ""),
-        ("other questions before, p50, p99, longest", _asked(quiet), ""),
-        ("other questions meanwhile, p50, p99, longest", _asked(asked), "p99 500 ms"),
+        ("other queries before, p50, p99, longest", _asked(quiet), ""),
+        ("other queries meanwhile, p50, p99, longest", _asked(asked), "p99 500 ms"),
         *(
             (f"{name}, most", f"{megabytes} MB", "600 MB" if "server" in name else "")
             for name, megabytes in it.peak_mb.items()
@@ -57,7 +57,7 @@ async def load() -> Rows:
 
 
 async def slow() -> Rows:
-    """50 of 1,000 clients stop reading for 75 s and then go on; what the others are told meanwhile."""
+    """50 of 1,000 clients stop reading for 75 s and then go on; what the others receive meanwhile."""
     rows: list[tuple[object, ...]] = [
         ("when", "a tick to the others, p50, p99, longest", "servers' PSS", "wrong", "of the slow ones"),
         ("---",) * 5,

@@ -66,7 +66,7 @@ class MemoryHistory:
 
 
 class BurstHub:
-    """Tells all who listen of candles when it is told to, as fast as it can."""
+    """Publishes candles to all listeners on request, as fast as it can."""
 
     def __init__(self) -> None:
         self._listeners: set[Listener] = set()

@@ -1,7 +1,7 @@
 """Where live subscriptions are put under load: servers, their database, clients, and what all of it takes.
 
 Two server processes on one PostgreSQL, two client processes, all on this machine: one clock, so that how long a tick takes
-from the instant it was due to a client's socket can be told. Nobody but loopback is asked.
+from the instant it was due to a client's socket can be measured. It uses loopback only.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""How long a start takes, and what the server needs while nobody asks it anything."""
+"""How long a start takes, and what the server needs without requests."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """A provider for measurements of live subscriptions: symbols that move by the clock and say in their volume when they did.
 
 A plugin of a server process of its own (see `benchmarks.load`). The volume of a candle is the instant (ms, UTC) of its last
-tick, so that whoever is told of it knows how long that took. SIGUSR1 has the process write down what it holds.
+tick, so that its receiver knows the delay. SIGUSR1 makes the process write down what it holds.
 """
 
 from __future__ import annotations

@@ -33,14 +33,14 @@ def assemble(ask: CandleRequest, plan: Plan, findings: QueryResult) -> Answer:
     reached, forward = findings.reached, ask.since is not None
     unknown = Spans([Span(reached.since, min(reached.until, plan.settled))]) - findings.covered
     out_of_reach = plan.unreachable(reached) if unknown else []
-    candles, told = _apply_limit(ask, plan, findings)
+    candles, shown = _apply_limit(ask, plan, findings)
     more = findings.cut or len(candles) < len(findings.candles)
     if not forward and len(candles) and (plan.capabilities or findings.outcome.failure):
         # The answer begins at its first candle and shows no gap before it. A gap there sets ``has_more``:
         # the next page has the gap and its reason.
         reachable = unknown - Spans(item.span for item in out_of_reach)
-        more = more or bool(reachable & Spans([Span(reached.since, told.since)]))
-    gaps = explain_gaps(plan, findings.outcome, unknown & Spans([told]), out_of_reach)
+        more = more or bool(reachable & Spans([Span(reached.since, shown.since)]))
+    gaps = explain_gaps(plan, findings.outcome, unknown & Spans([shown]), out_of_reach)
     # Where there was no candle yet, flat ones lie between the one before and here: the next page begins here again.
     flat = ask.fill is Fill.PREVIOUS and not len(candles) and not gaps
     return Answer(
@@ -49,10 +49,10 @@ def assemble(ask: CandleRequest, plan: Plan, findings: QueryResult) -> Answer:
         plan.zone,
         candles,
         tuple(gaps),
-        tuple(source_spans(plan, findings, told)),
+        tuple(source_spans(plan, findings, shown)),
         more,
-        told.until if more and forward else None,
-        (told.until if flat else told.since) if more and not forward else None,
+        shown.until if more and forward else None,
+        (shown.until if flat else shown.since) if more and not forward else None,
     )
 
 

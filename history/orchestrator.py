@@ -180,8 +180,10 @@ class History:
 
         The stored candles and the answer stay, whatever the result.
         """
-        record, told = answer.record, Spans([_answered_span(answer)])
-        pieces = [(timeframe, span) for timeframe, spans in due.items() for span in spans & told][:MAX_CALLS_PER_FETCH]
+        record, answered = answer.record, Spans([_answered_span(answer)])
+        pieces = [(timeframe, span) for timeframe, spans in due.items() for span in spans & answered][
+            :MAX_CALLS_PER_FETCH
+        ]
         if not pieces or not self.fetcher.rechecks.is_due(record.id):
             return False
         tasks = [self.fetcher.fetch(record, provider, FetchRequest(*piece, refetch=True)) for piece in pieces]

@@ -232,8 +232,8 @@ class Hub:
         seq = topic.seq
         missed = await self._store.events_since(key, seq, MAX_QUEUED_EVENTS)
         whole = [one.seq for one in missed] == list(range(seq + 1, seq + 1 + len(missed)))
-        told = whole and len(missed) >= standing.seq - seq and all(one.kind in EVENT_KINDS for one in missed)
-        found = await self._candles(topic, missed) if told else None
+        repairable = whole and len(missed) >= standing.seq - seq and all(one.kind in EVENT_KINDS for one in missed)
+        found = await self._candles(topic, missed) if repairable else None
         topic.behind_since = None
         if found is None:
             earliest = await self._store.earliest_change_since(key, topic.seq)
@@ -269,13 +269,13 @@ class Hub:
 
     async def _snapshots(self, topic: Topic, since: int | None, until: int | None) -> AsyncIterator[Candles]:
         """The closed candles of ``[since, until)``, in pages."""
-        told = 0
+        sent = 0
         while since is not None and (until is None or since < until):
             answer = await self._query(
                 CandleRequest(topic.series, SNAPSHOT_PAGE_ROWS, since, until, zone=topic.zone, final_until=until or 0)
             )
-            told += len(answer.candles)
-            if told > MAX_SNAPSHOT_ROWS:
+            sent += len(answer.candles)
+            if sent > MAX_SNAPSHOT_ROWS:
                 raise BadUserInput(
                     f"More than {MAX_SNAPSHOT_ROWS:,} candles since {since}: page through `candles` first, then subscribe."
                 )

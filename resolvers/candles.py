@@ -91,10 +91,10 @@ def _limit(context: Context, limit: int | None) -> int:
 
 async def resolve_fetched_at(context: Context, source: AnswerSource) -> int | None:
     """When an upstream call fetched a part: just now, or before it was stored; None where it was imported."""
-    told, answer = source.source_span, source.answer
-    if told.fetched_at is not None or told.source is SourceKind.LIVE:
-        return told.fetched_at
-    key = (answer.record.id, answer.request.series.timeframe, Span(told.since, told.until))
+    part, answer = source.source_span, source.answer
+    if part.fetched_at is not None or part.source is SourceKind.LIVE:
+        return part.fetched_at
+    key = (answer.record.id, answer.request.series.timeframe, Span(part.since, part.until))
     return await context.loaders.fetched_at_by_span.load(key)
 
 

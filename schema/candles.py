@@ -171,7 +171,7 @@ class CandleSeries:
 
     @strawberry.field(description="The source of each part.", graphql_type=list[SourceSpan])
     def sources(parent: Parent[Answer]) -> list[AnswerSource]:
-        return [AnswerSource(told, parent) for told in parent.sources]
+        return [AnswerSource(part, parent) for part in parent.sources]
 
     @strawberry.field(description="There are, or may be, more candles in the requested direction.")
     def has_more(parent: Parent[Answer]) -> bool:

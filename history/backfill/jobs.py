@@ -177,8 +177,8 @@ def _planned(
             f"This would take {pieces:,} upstream calls, and a job may take {MAX_PIECES - 1:,}: "
             "order fewer symbols or a shorter span."
         )
-    told = [BackfillPart(record, span, 0, gaps=holes) for record, _, holes in found if holes]
-    return told + round_robin([split_into_parts(record, gaps, timeframe, page) for record, gaps, _ in found])
+    unavailable = [BackfillPart(record, span, 0, gaps=holes) for record, _, holes in found if holes]
+    return unavailable + round_robin([split_into_parts(record, gaps, timeframe, page) for record, gaps, _ in found])
 
 
 def find_missing(

@@ -143,22 +143,22 @@ def _read(
     read = on_clock(sheet.stamp, sheet.kind, hints.clock or zone, dates)
     facts.append(f"Times: {read.meaning}.")
     sheet = _sorted(replace(sheet, stamp=read.ms, kind=read.kind).without(read.reasons))
-    told = timeframe or _detected_timeframe(sheet, path, zone)
-    if told.width_ms:
+    step = timeframe or _detected_timeframe(sheet, path, zone)
+    if step.width_ms:
         sheet = sheet.without(_each(sheet.kind == SKIPPED, NEVER.format(read.zone.name)))
     every, newest = sheet.stamp, sheet.stamp.max(initial=0)
-    facts.append(_extent(every, told))
+    facts.append(_extent(every, step))
     sheet = sheet.rows(sheet.stamp < newest) if drop_last else sheet
     candles = Candles.of(sheet.stamp, *sheet.numbers)
-    if problems := _problems(sheet, candles, told, zone):
-        raise _refusal(path, problems, _hints(problems, told, read.zone, zone, given=timeframe is not None))
+    if problems := _problems(sheet, candles, step, zone):
+        raise _refusal(path, problems, _hints(problems, step, read.zone, zone, given=timeframe is not None))
     if not len(candles):
         raise InvalidCandles(f"{path.name}: it has no rows{' but the newest, which was to be dropped' * drop_last}")
     if not hints.thin:
         with _named(path):
-            check_steps(every, told, zone)
+            check_steps(every, step, zone)
     dropped = np.full(int(drop_last), newest, np.int64)
-    return Table(candles.sorted(), told, layout.has_volume, len(every), dropped, tuple(facts))
+    return Table(candles.sorted(), step, layout.has_volume, len(every), dropped, tuple(facts))
 
 
 def _problems(sheet: _Sheet, candles: Candles, timeframe: Timeframe, zone: Zone) -> dict[int, str]:

@@ -271,15 +271,15 @@ def timeframe_of(stamps: Int64s, zone: Zone) -> Timeframe:
     except BadUserInput as error:
         raise InvalidCandles(f"the steps between its rows show no timeframe: {error.message}") from None
     fits = [float(np.mean(timeframe.floor_all(stamps, zone) == stamps)) for timeframe in found]
-    told = found[fits.index(1) if 1 in fits else 0]
+    detected = found[fits.index(1) if 1 in fits else 0]
     if max(fits) < 0.5:
         remedy = f"name its time zone ({zone.name}?) or its timeframe"
-        if told.width_ms:
+        if detected.width_ms:
             remedy = (
-                f"name its timeframe if it is another; {told} candles that open elsewhere in UTC cannot be imported"
+                f"name its timeframe if it is another; {detected} candles that open elsewhere in UTC cannot be imported"
             )
-        raise InvalidCandles(f"its rows are mostly {told} apart, but do not open {told} buckets: {remedy}")
-    return told
+        raise InvalidCandles(f"its rows are mostly {detected} apart, but do not open {detected} buckets: {remedy}")
+    return detected
 
 
 def _timeframes(steps: Int64s, stamps: Int64s, zone: Zone) -> Iterator[Timeframe]:

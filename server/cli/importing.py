@@ -53,8 +53,8 @@ class ImportOptions:
         """How to read the file. BadUserInput where its clock is unknown, or two options exclude each other."""
         if self.covers and self.sparse:
             raise BadUserInput("--covers and --sparse exclude each other.")
-        told = None if self.clock is None else _clock(self.clock)
-        return Hints(told or UTC, told, thin=self.covers or self.sparse, symbol=self.only)
+        zone = None if self.clock is None else _clock(self.clock)
+        return Hints(zone or UTC, zone, thin=self.covers or self.sparse, symbol=self.only)
 
 
 @dataclass(frozen=True, slots=True)
@@ -185,13 +185,13 @@ def _clock(name: str) -> Zone:
     return zone(name)
 
 
-def _days(running: Runtime, target: Instrument, existing: InstrumentRecord | None, told: str | None) -> str:
+def _days(running: Runtime, target: Instrument, existing: InstrumentRecord | None, wanted: str | None) -> str:
     """The zone of the symbol's days: an existing one keeps its own, a new one has the market's."""
     if existing is None:
-        return told or _market_zone(running, target.market)
-    if told and existing.timezone != told:
+        return wanted or _market_zone(running, target.market)
+    if wanted and existing.timezone != wanted:
         raise BadUserInput(
-            f"{target} has the time zone {existing.timezone} already, not {told}: --clock names that of the file's times."
+            f"{target} has the time zone {existing.timezone} already, not {wanted}: --clock names that of the file's times."
         )
     return existing.timezone
 

@@ -226,7 +226,7 @@ class GraphQLEndpoint(GraphQL[Context, None]):
         return response
 
     async def get_sub_response(self, request: Request | WebSocket) -> Response:
-        """Remember which media type the client prefers: only the newer one tells a refused request by its status."""
+        """Remember which media type the client prefers: only the newer one has a status for a refused request."""
         response = await super().get_sub_response(request)
         response.modern = GRAPHQL_RESPONSE in request.headers.get("accept", "")  # type: ignore[attr-defined]
         return response

@@ -235,8 +235,8 @@ async def an_unknown_symbol_is_reported(bench: Harness) -> None:
     """A symbol that the upstream does not have is UnknownSymbol."""
     timeframe, known = next(iter((await bench.known_candles()).items()))
     market, span = bench.provider.market.id, Span(int(known.timestamp[0]), int(known.timestamp[-1]) + 1)
-    nobody = Instrument(market, bench.provider.id, "NO-SUCH/SYMBOL")
-    await _refused(bench, UnknownSymbol, nobody, timeframe, span)
+    unknown = Instrument(market, bench.provider.id, "NO-SUCH/SYMBOL")
+    await _refused(bench, UnknownSymbol, unknown, timeframe, span)
 
 
 @rule("docs/providers.md, Errors")

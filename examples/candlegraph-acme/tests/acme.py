@@ -1,4 +1,4 @@
-"""Acme's exchange: a local server that speaks its wire format, tells a made-up truth, and fails when it is told to."""
+"""Acme's exchange: a local server that speaks its wire format, has a made-up truth, and fails on request."""
 
 from __future__ import annotations
 

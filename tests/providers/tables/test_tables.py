@@ -559,7 +559,7 @@ def test_a_told_timeframe_is_shown_where_rows_do_not_fit_it(read: Read) -> None:
     times = [START + n * 10 * MINUTE_MS for n in range(9)]
     assert refusal(read, rows(*times, START + 25 * MINUTE_MS)).splitlines() == [
         "prices.csv:11: the timestamp is not the opening of a 10m bucket",
-        "The timeframe 10m was told from the steps between the rows: name it if it is another.",
+        "The timeframe 10m was detected from the steps between the rows: name it if it is another.",
     ]
 
 
