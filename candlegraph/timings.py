@@ -32,6 +32,7 @@ class Timings:
     # storage, the embedded PostgreSQL
     postgres_start_timeout_s: float = 30.0  # how long one start may take
     postgres_retry_timeout_s: float = 15.0  # how long a failed start is tried again
+    postgres_revival_interval_s: float = 2.0  # how often a server checks its embedded PostgreSQL
     postgres_lock_timeout_s: float = 60.0  # how long another process may hold the lock of a start or a stop
 
     # storage, Redis
@@ -52,6 +53,10 @@ class Timings:
     backfill_renewal_interval_s: float = 2.5  # how often workers renew their claims
     backfill_max_backoff_s: float = 300.0  # before the next try of a part that failed
     tracking_poll_interval_s: float = 1.0  # how often a process looks for tracked series that are due
+    upgrade_lease_ttl_s: float = 10.0  # how long the checks after an upgrade of a dead process block others
+    upgrade_retry_s: float = (
+        5.0  # how long a provider that is not available is left alone by the checks after an upgrade
+    )
     tracking_interval_s: float = 30.0  # how often each tracked series is checked
 
     # realtime

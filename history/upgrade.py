@@ -32,12 +32,10 @@ from storage.withdrawals import Openings, StoredSeries, has_imports, note, openi
 log = logging.getLogger(__name__)
 
 LEASE = "upgrade"
-LEASE_S = 10.0
-RETRY_S = 5.0  # how long a provider that is not available is left alone
 FILLERS_AT_ONCE = 20_000
 MAX_RUNS = 200  # imported runs of a series whose last candle is fetched again, the newest ones
 HOLES = "a hole between imported candles longer than an import covers"
-LAST = "the last candle of an imported run was fetched again"
+LAST_CANDLE = "the last candle of an imported run was fetched again"
 FILLERS = "imported minutes without a trade"
 ALL_TIME = Span(-62_135_596_800_000, 253_402_300_800_000)  # the years 1 to 9999
 
@@ -62,7 +60,7 @@ class Upgrade:
             with self.outage.recording():
                 left = await self.work()
             if left:
-                await asyncio.sleep(RETRY_S)
+                await asyncio.sleep(self.history.timings.upgrade_retry_s)
         await asyncio.Event().wait()
 
     async def work(self) -> int:
@@ -89,7 +87,7 @@ class Upgrade:
 
     async def _hold(self) -> LeaseToken:
         """Take or renew the lease. LeaseLost where another process has it."""
-        if held := (await self._leases.acquire([LEASE], LEASE_S)).get(LEASE):
+        if held := (await self._leases.acquire([LEASE], self.history.timings.upgrade_lease_ttl_s)).get(LEASE):
             return held
         raise LeaseLost
 
@@ -145,7 +143,7 @@ class Upgrade:
             if result.failure:
                 raise result.failure
             changed = int(not before.same_as((await store.read([read]))[0]))
-            await note(store, series, span, LAST, changed)
+            await note(store, series, span, LAST_CANDLE, changed)
             corrected += changed
         return corrected
 

@@ -43,8 +43,6 @@ from storage.users import UserStore
 
 log = logging.getLogger(__name__)
 
-REVIVE_EVERY_S = 2.0
-
 
 @dataclass(frozen=True, slots=True)
 class Runtime:
@@ -103,7 +101,7 @@ async def _upgrade(opened: Database, aggregates: AggregateLayout) -> None:
 async def _revive(postgres: EmbeddedPostgres, opened: Database, outage: Outage) -> None:
     """Start the embedded PostgreSQL again after its death; until then the API answers UNAVAILABLE."""
     while True:
-        await asyncio.sleep(REVIVE_EVERY_S)
+        await asyncio.sleep(opened.timings.postgres_revival_interval_s)
         with outage.recording():
             try:
                 async with opened.connection() as connection:

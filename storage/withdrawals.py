@@ -18,7 +18,7 @@ from storage.candles import CandleStore
 from storage.change_feed import Change
 from storage.database import SQL, Database, to_ms
 
-READ_S = 600  # the time-out for reading the openings of millions of candles
+OPENINGS_TIMEOUT_S = 600  # the time-out for reading the openings of millions of candles
 
 _OPENINGS = np.dtype([("timestamp", ">i8"), ("source", "S1")])
 
@@ -94,9 +94,9 @@ async def openings(database: Database, series: StoredSeries, hull: Span) -> Open
 async def has_imports(database: Database, series: StoredSeries) -> bool:
     """Whether the series has any imported candle."""
     async with database.transaction() as connection:
-        await connection.execute(SQL["statement_timeout"], f"{READ_S}s")
+        await connection.execute(SQL["statement_timeout"], f"{OPENINGS_TIMEOUT_S}s")
         key = series.instrument_id, str(series.timeframe)
-        return bool(await connection.fetchval(SQL["imports_exist"], *key, timeout=READ_S + 5))
+        return bool(await connection.fetchval(SQL["imports_exist"], *key, timeout=OPENINGS_TIMEOUT_S + 5))
 
 
 async def covered_series(database: Database, record: InstrumentRecord) -> list[StoredSeries]:
@@ -124,9 +124,11 @@ async def newest_withdrawals(
 
 
 async def _openings(connection: Any, series: StoredSeries, hull: Span) -> Openings:
-    await connection.execute(SQL["statement_timeout"], f"{READ_S}s")
+    await connection.execute(SQL["statement_timeout"], f"{OPENINGS_TIMEOUT_S}s")
     key = series.instrument_id, str(series.timeframe)
-    packed = await connection.fetchval(SQL["openings_within"], *key, hull.since, hull.until, timeout=READ_S + 5)
+    packed = await connection.fetchval(
+        SQL["openings_within"], *key, hull.since, hull.until, timeout=OPENINGS_TIMEOUT_S + 5
+    )
     rows = np.frombuffer(packed or b"", _OPENINGS)
     return Openings(rows["timestamp"].astype(np.int64) // 1000 + POSTGRES_EPOCH_MS, rows["source"] == b"i")
 

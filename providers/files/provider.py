@@ -43,7 +43,7 @@ WRITING = "it is being written: it is read once it has not changed for 2 s"
 
 _BUDGET = Budget(weight=1_000, per_s=1, concurrent=8)  # there is no remote upstream
 _SHOWN = 10  # problems in a status
-_CHECK_S = 2.0  # how long an inspection reads files without a request
+_INSPECTION_TIME_S = 2.0  # how long an inspection reads files without a request
 _SCAN_AGAIN_MS = 5_000  # an unknown symbol makes us look at the folder again, but no more often than this
 
 
@@ -247,7 +247,7 @@ class Files:
 
     def _check(self) -> int:
         """Read the files that were not read yet, as long as that may take; how many are left."""
-        until = time.monotonic() + _CHECK_S
+        until = time.monotonic() + _INSPECTION_TIME_S
         unread = 0
         for path in [path for files in self._catalog.files.values() for path in files.values()]:
             try:

@@ -21,8 +21,8 @@ from schema.scalars import print_datetime
 from server.settings import Settings
 from server.wiring import Runtime, open_runtime
 
-LOOK_S = 0.5
-SAY_S = 5.0  # how often it prints a line without a terminal
+POLL_INTERVAL_S = 0.5
+PRINT_INTERVAL_S = 5.0  # how often it prints a line without a terminal
 MAX_SHOWN_SYMBOLS = 20  # symbols at once
 MAX_GAPS = 20
 
@@ -113,17 +113,17 @@ async def _watch(running: Runtime, job: Backfill, console: Console) -> Backfill:
                 job = await backfills.get(job.id)
                 parts = await backfills.parts(job.id)
             except Unavailable:
-                await asyncio.sleep(LOOK_S)
+                await asyncio.sleep(POLL_INTERVAL_S)
                 continue
             if live:
                 live.update(
                     _progress_bars(job, parts, _status(running, job), rate.of(job.candles_written)), refresh=True
                 )
-            elif time.monotonic() - said_at >= SAY_S and not job.state.ended:
+            elif time.monotonic() - said_at >= PRINT_INTERVAL_S and not job.state.ended:
                 said_at = time.monotonic()
                 console.print(_line(job, rate.of(job.candles_written)), highlight=False)
             if not job.state.ended:
-                await asyncio.sleep(LOOK_S)
+                await asyncio.sleep(POLL_INTERVAL_S)
     finally:
         if live:
             live.stop()

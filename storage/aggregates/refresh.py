@@ -34,7 +34,7 @@ REFRESH_LAG_MS = (
 MAX_LOG_ENTRIES = 10_000  # dirty hours, in one round
 MAX_BUCKETS_PER_REFRESH = 5_000  # in one refresh, so that a round of years can stop half-way
 DAY_MS = 1440 * MINUTE_MS
-LEASE, LEASE_S = "refresher", 30.0
+LEASE, LEASE_TTL_S = "refresher", 30.0
 LOCK_TIMEOUT_MS = 5_000
 CALL_TIMEOUT_S = 3_600.0  # for one refresh, which cannot run in a transaction and so has none of PostgreSQL's time-outs
 _EARLIEST = -(2**62)
@@ -114,7 +114,7 @@ class AggregateRefresher:
         """Whether this process holds the lease, for as long as the body runs. Two rounds at once would be slow, not wrong."""
         leases, renewing = Leases(self.database, uuid.uuid4()), None
         try:
-            if held := bool(await leases.acquire([LEASE], LEASE_S)):
+            if held := bool(await leases.acquire([LEASE], LEASE_TTL_S)):
                 renewing = asyncio.create_task(self._renew(leases))
             yield held
         finally:
@@ -127,9 +127,9 @@ class AggregateRefresher:
     @staticmethod
     async def _renew(leases: Leases) -> None:
         while True:
-            await asyncio.sleep(LEASE_S / 3)
+            await asyncio.sleep(LEASE_TTL_S / 3)
             with suppress(CandlegraphError):  # the next attempt is in time, or another process takes over
-                await leases.acquire([LEASE], LEASE_S)
+                await leases.acquire([LEASE], LEASE_TTL_S)
 
 
 async def refresh(session: Any, upto: int, timings: Timings) -> None:

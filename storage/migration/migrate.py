@@ -16,7 +16,7 @@ from storage.migration.requirements import check_configs, check_create, check_se
 
 _LOCK = 0x6361_6E64_6C65  # "candle"; any number without another use
 _UNIQUE_TIMEFRAMES = 10  # the migration since which `preaggregation_configs.target_timeframe` is unique
-_LEDGER = """
+_MIGRATIONS_TABLE = """
 create table schema_migrations (
   number int primary key, name text not null, checksum text not null, applied_at timestamptz not null default now())
 """
@@ -73,7 +73,7 @@ async def _apply(connection: Any, aggregates: AggregateLayout) -> list[Migration
     if missing:
         await check_create(connection)
     if not made:
-        await connection.execute(_LEDGER)
+        await connection.execute(_MIGRATIONS_TABLE)
     for migration in missing:
         if migration.number == _UNIQUE_TIMEFRAMES:
             await check_configs(connection)

@@ -140,8 +140,8 @@ async def test_a_database_with_each_fault_is_put_right(old: Old) -> None:
     assert await old.covered("HOLE") == Spans([Span(T0, T0 + 300 * MINUTE_MS), Span(late, late + 300 * MINUTE_MS)])
     assert await old.rows("FILL") == rows_of(truth[np.setdiff1d(np.arange(300), [7, 8, 150])])
     assert await old.covered("FILL") == Spans([Span(T0, T0 + 300 * MINUTE_MS)])
-    assert await old.reasons("LAST") == [(upgrade_module.LAST, 1)]
-    assert await old.reasons("GONE") == [(upgrade_module.LAST, 0)]
+    assert await old.reasons("LAST") == [(upgrade_module.LAST_CANDLE, 1)]
+    assert await old.reasons("GONE") == [(upgrade_module.LAST_CANDLE, 0)]
     assert (await old.reasons("HOLE"))[0] == (upgrade_module.HOLES, 0)
     assert await old.reasons("FILL") == [(upgrade_module.FILLERS, 3)]
     corrections = await old.database.fetch("select count(*) from corrections")
@@ -209,7 +209,7 @@ async def test_of_two_processes_one_does_the_tasks(old: Old) -> None:
     await old.upgrade()
     other = Old(old.database, old.upstream)
     await asyncio.gather(Upgrade(old.history).work(), Upgrade(other.history).work())
-    assert await old.reasons("A") == [(upgrade_module.LAST, 1)]
+    assert await old.reasons("A") == [(upgrade_module.LAST_CANDLE, 1)]
     assert len(old.upstream.calls) == 1
 
 
