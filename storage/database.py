@@ -41,9 +41,7 @@ SQL = named_statements("storage")
 async def while_connected(connection: Any, work: Coroutine[Any, Any, object]) -> None:
     """Do ``work`` for at most as long as the connection lives: a COPY would wait for ever for a dead server."""
     task, ended = asyncio.ensure_future(work), asyncio.Event()
-    task.add_done_callback(
-        lambda done: done.cancelled() or done.exception()
-    )  # after it was cancelled, it may still fail
+    task.add_done_callback(lambda done: done.cancelled() or done.exception())  # cancelled, it may still fail
 
     def end(_: object) -> None:
         ended.set()

@@ -104,9 +104,7 @@ class Instruments:
             if await connection.fetchval(SQL["listing_note"], market, provider, age_s):
                 await connection.execute(SQL["instruments_list"], market, provider, *columns)
                 await connection.execute(SQL["instruments_unlist"], market, provider, columns[0])
-        self._records = LRUCache(
-            MAX_RECORDS
-        )  # a new one: a reader of the old state puts its records into the old cache
+        self._records = LRUCache(MAX_RECORDS)  # a new one: readers of the old state fill the old one
 
 
 def _folded(*texts: str) -> str:

@@ -172,9 +172,8 @@ def test_no_name_is_coined() -> None:
     coined = []
     for _, path, tree in trees(*PACKAGES):
         names = [path.stem if path.stem != "__init__" else path.parent.name]
-        for node in ast.walk(tree):
-            if isinstance(node, ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
-                names.append(node.name)
+        kinds = ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef
+        names += [node.name for node in ast.walk(tree) if isinstance(node, kinds)]
         for node in tree.body:
             if isinstance(node, ast.Assign):
                 names += [target.id for target in node.targets if isinstance(target, ast.Name)]

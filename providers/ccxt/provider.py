@@ -48,13 +48,7 @@ _SETTLE_MS = {"binance": 5_000}
 _TYPICAL = tuple(map(Timeframe.parse, ("1m", "5m", "15m", "30m", "1h", "4h", "1d")))
 _BUDGET_S = 60.0
 _CONCURRENT = 8  # of 8 pages at once, 100 take a fifth of the time; more of them only make a queue
-_CREDENTIALS = (
-    "apiKey",
-    "uid",
-    "login",
-    "walletAddress",
-    "token",
-)  # ccxt's names of the options that identify the caller
+_CREDENTIALS = ("apiKey", "uid", "login", "walletAddress", "token")  # ccxt's options that identify the caller
 _MAX_EMPTY_ANSWERS = 3  # empty answers up to now after which a symbol that is not traded has ended
 
 

@@ -79,9 +79,7 @@ def _settings(**overrides: object) -> Settings:
     level = settings.log_level.upper()
     logging.basicConfig(level=level, format="%(asctime)s %(levelname)s %(name)s: %(message)s", stream=sys.stderr)
     logging.getLogger("ccxt").setLevel(max(logging.INFO, logging.getLogger().level))  # below, it logs headers with keys
-    logging.getLogger("asyncpg").setLevel(
-        logging.ERROR
-    )  # its pool writes a traceback an attempt while the database is away
+    logging.getLogger("asyncpg").setLevel(logging.ERROR)  # its pool logs a traceback a try while the database is away
     return settings
 
 

@@ -383,8 +383,8 @@ class Pretending:
         (("tables", False), True, AggregateLayout.CONTINUOUS, "keeps its aggregates as `tables`, not `continuous`"),
         (("continuous", True), True, AggregateLayout.AUTO, None),
         (("continuous", True), True, AggregateLayout.TABLES, "keeps its aggregates as `continuous`, not `tables`"),
-        (("continuous", True), False, AggregateLayout.AUTO, "made with TimescaleDB, which is not there"),
-        (("tables", True), False, AggregateLayout.TABLES, "made with TimescaleDB, which is not there"),
+        (("continuous", True), False, AggregateLayout.AUTO, "created with TimescaleDB, which is no longer available"),
+        (("tables", True), False, AggregateLayout.TABLES, "created with TimescaleDB, which is no longer available"),
         (None, False, AggregateLayout.CONTINUOUS, "needs TimescaleDB"),
     ],
 )
