@@ -80,11 +80,11 @@ class LocalRateBudget:
         return self._windows.setdefault((key, budget), SlidingWindow(budget))
 
     async def spend(self, key: str, budget: Budget, weight: float, share: float = 1.0) -> float:
-        """As `Quota.spend`."""
+        """As `RateBudget.spend`."""
         return self.window(key, budget).spend(_now(), weight, share)
 
     async def pause(self, key: str, budget: Budget, seconds: float) -> None:
-        """As `Quota.hold`."""
+        """As `RateBudget.pause`."""
         self.window(key, budget).pause(_now() + seconds)
 
 

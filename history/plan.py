@@ -63,7 +63,7 @@ class WindowPlan:
 
     Query, cache lookup and fetches read this one value. A fetch changes the coverage: after one, and only then, the
     query makes a new plan. What comes without a fetch is the forming candles; see `Plan.with_forming`.
-    The native timeframe is chosen for a span when it is fetched (`Plan.choose`): a window may have thousands of
+    The native timeframe is chosen for a span when it is fetched (`Plan.choose_timeframe`): a window may have thousands of
     missing spans, and a query fetches a dozen of them.
     """
 
@@ -214,7 +214,7 @@ class Plan:
             yield UnreachableSpan(GapReason.UNAVAILABLE, older, "The provider does not reach back so far.")
 
     def choose_timeframe(self, span: Span) -> Timeframe | None:
-        """The timeframe to ask the provider for: 1m while that is cheap, else the coarsest native one that folds into ours."""
+        """The timeframe to fetch: 1m while that is cheap, else the coarsest native one that folds into ours."""
         assert self.capabilities  # noqa: S101 - there is somebody to ask
         native = sorted(self.native_timeframes(), key=lambda base: -base.nominal_ms)
         reaches = {base: self.capabilities.reach_ms(base) for base in native}

@@ -23,7 +23,7 @@ async def resolve_coverage(context: Context, series: Series) -> CoverageReport:
 
 
 async def start_backfill(context: Context, order: BackfillRequest) -> Backfill:
-    """Queue a job in the viewer's name. Errors as `history.backfill.jobs.Backfills.start`."""
+    """Queue a job in the viewer's name. Errors as `history.backfill.jobs.BackfillJobs.start`."""
     return await context.services.backfills.start(order)
 
 

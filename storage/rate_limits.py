@@ -86,7 +86,7 @@ class AttemptLimit:
 
 
 class RateLimiter:
-    """Counts by key; implements `candlegraph.rate_budget.Quota` too."""
+    """Counts by key; implements `candlegraph.rate_budget.RateBudget` too."""
 
     def __init__(self, redis: Redis | None = None) -> None:
         """Count alone, or together with all processes that share ``redis``; the caller closes it."""
@@ -104,7 +104,7 @@ class RateLimiter:
         return wait
 
     async def spend(self, key: str, budget: Budget, weight: float, share: float = 1.0) -> float:
-        """As `Quota.spend`, for all processes together."""
+        """As `RateBudget.spend`, for all processes together."""
         now, window = asyncio.get_running_loop().time(), self._own.window(key, budget)
         if wait := window.spend(now, weight, share):
             return wait
@@ -117,7 +117,7 @@ class RateLimiter:
         return wait
 
     async def pause(self, key: str, budget: Budget, seconds: float) -> None:
-        """As `Quota.pause`, for all processes."""
+        """As `RateBudget.pause`, for all processes."""
         await self._own.pause(key, budget, seconds)
         await self._ask("EVAL", _PAUSE_SCRIPT, 1, _budget_key(key, budget), seconds, budget.per_s * 2)
 

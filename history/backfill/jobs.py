@@ -49,7 +49,7 @@ class BackfillJobs:
     """The relations ``backfills`` and ``backfill_parts``."""
 
     def __init__(self, history: History) -> None:
-        """Jobs are worked on by `history.backfill.workers.Workers`."""
+        """Jobs are worked on by `history.backfill.workers.BackfillWorkers`."""
         self.history = history
         self.changed = asyncio.Event()  # there is something to do
         self._database = history.store.database

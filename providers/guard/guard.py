@@ -181,7 +181,7 @@ class Guard:
             raise await self._calls.count_failure(error) from error
 
     def count_refused_rows(self, rows: int) -> None:
-        """As `Upstream.refused`."""
+        """As `Upstream.count_refused_rows`."""
         self._refused += rows
 
     def status(self) -> ProviderStatus:
