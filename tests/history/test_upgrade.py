@@ -22,6 +22,8 @@ from history.upgrade import Upgrade
 from storage.aggregates.layout import AggregateLayout
 from storage.aggregates.verify import Verification, instruments_matching
 from storage.batches import CandleWrite
+from storage.candles import CandleStore
+from storage.change_feed import ChangeFeed
 from storage.database import Database
 from storage.migration import migrate as migrate_module
 from storage.migration.migrate import migrate, migrations
@@ -61,9 +63,18 @@ class Old:
         await self.history.store.write([CandleWrite(record.id, MINUTE, rows, Spans(spans or [hull]), source)])
 
     async def upgrade(self) -> None:
-        """Start a new version: migrate, and do what is to be done before anything is served."""
+        """Start a new version: migrate, and do what is to be done before anything is served.
+
+        One connection has to do: where each task held one and asked for another, several servers would wait for each other.
+        """
         await migrate(self.database, AggregateLayout.TABLES)
-        await withdraw_ahead(self.history.store)
+        narrow = self.database.dedicated_pool()
+        narrow.timings = replace(narrow.timings, acquire_timeout_s=2.0)
+        await narrow.open()
+        try:
+            await withdraw_ahead(CandleStore(narrow, ChangeFeed(narrow)))
+        finally:
+            await narrow.close()
 
     async def rows(self, symbol: str) -> list[tuple[float, ...]]:
         return rows_of(await self.history.store.read_minutes(self.ids[symbol], Span(T0, NOW)))
