@@ -28,12 +28,9 @@ class CandleCounts:
         self._semaphore = asyncio.Semaphore(MAX_CONCURRENT_COUNTS)
 
     async def count(self, instrument_id: int, timeframe: Timeframe, ledger: Coverage, levels: Aggregates) -> int:
-        """How many candles of a timeframe are stored: its own where ``ledger`` covers them, or those of its aggregate."""
+        """How many candles of a timeframe are stored: its own where ``ledger`` covers them, elsewhere those of its aggregate."""
         key, covered = (instrument_id, timeframe), ledger.spans.get(timeframe, Spans())
         async with self._semaphore:
-            if (relation := levels.get(timeframe, BASE_RELATION)) != BASE_RELATION:
-                statement = read_statement(SQL["candles_count"], relation)
-                return int((await self._database.fetch(statement, instrument_id, str(timeframe)))[0]["count"])
             revision, known, count = self._entries.get(key, (ledger.revision, Spans(), 0))
             if revision != ledger.revision or known - covered:
                 known, count = Spans(), 0
@@ -42,4 +39,8 @@ class CandleCounts:
                 found = await self._database.read("candles_count_within", instrument_id, str(timeframe), *edges)
                 count += int(found[0]["count"])
             self._entries[key] = ledger.revision, covered, count
+            if (relation := levels.get(timeframe, BASE_RELATION)) != BASE_RELATION:
+                edges = [span.since for span in covered], [span.until for span in covered]
+                statement = read_statement(SQL["candles_count"], relation)
+                count += int((await self._database.fetch(statement, instrument_id, *edges))[0]["count"])
         return count
