@@ -37,7 +37,8 @@ from providers.files.readings import read_head, shows
 from providers.files.snapshots import STILL_MS, BeingWritten, Snapshot, Snapshots
 
 log = logging.getLogger(__name__)
-P, T = ParamSpec("P"), TypeVar("T")
+P = ParamSpec("P")
+T = TypeVar("T")
 
 MARKET = Market("files", "Files", "Candles from CSV and Parquet files in a folder of yours.")
 WRITING = "it is being written: it is read once it has not changed for 2 s"
