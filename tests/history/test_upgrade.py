@@ -234,3 +234,25 @@ async def test_a_provider_that_is_away_is_asked_later(old: Old) -> None:
     assert await old.rows("A") != rows_of(truth)
     assert await Upgrade(old.history).work() == 0
     assert await old.rows("A") == rows_of(truth)
+
+
+async def test_a_step_that_is_cancelled_between_its_parts_is_noted(old: Old, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A server that is stopped meanwhile withdraws nothing that no row of `coverage_withdrawals` speaks of."""
+    await old.stores("FILL", flat(minutes(T0, 300), 7, 8, 150))
+    old.upstream.capabilities = replace(old.upstream.capabilities, has_volume=True)
+    old.upstream.truth = {"FILL": minutes(T0, 300)}
+    await old.upgrade()
+    noted, working = upgrade_module.note, list[asyncio.Task[int]]()
+
+    async def note_late(*rest: Any) -> None:
+        if rest[3] == upgrade_module.FILLERS:
+            working[0].cancel()
+            await asyncio.sleep(0)
+        await noted(*rest)
+
+    monkeypatch.setattr(upgrade_module, "note", note_late)
+    working.append(asyncio.create_task(Upgrade(old.history).work()))
+    with pytest.raises(asyncio.CancelledError):
+        await working[0]
+    assert await old.reasons("FILL") == [(upgrade_module.FILLERS, 3)]
+    await old.history.fetcher.close()
