@@ -47,7 +47,7 @@ _BUDGET = Budget(weight=1_000, per_s=1, concurrent=8)  # nobody else is asked
 _SHOWN = 10  # problems in a status
 _CHECK_S = 2.0  # how long an inspection reads files that nobody has asked for
 _SCAN_AGAIN_MS = 5_000  # an unknown symbol makes us look at the folder again, but no more often than this
-_MISSED_MS = 3_600_000  # how long a file that nobody asks for is remembered as missing
+_MISSED_MS = 3_600_000  # how long a file that no query asks for is remembered as missing
 
 
 def create(environ: Mapping[str, str]) -> Iterable[Provider]:

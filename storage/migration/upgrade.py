@@ -87,7 +87,7 @@ async def withdraw_ahead(store: CandleStore) -> int:
     """Withdraw the coverage beyond the time of the upgrade, and the candles that were not over then; of how many series.
 
     This comes before anything is asked of a provider: coverage of a later time is no old claim. A process that comes
-    second waits for the first. Each task is one transaction over one connection, in which nobody else writes to the series.
+    second waits for the first. Each task is one transaction over one connection, in which no other one writes to the series.
     """
     tasks = await open_tasks(store.database, Step.AHEAD)
     for task in tasks:

@@ -593,8 +593,7 @@ async def test_callers_that_leave_start_no_second_reading(tmp_path: Path, monkey
     with pytest.raises(asyncio.CancelledError):
         await first
     second = asyncio.create_task(provider.fetch(instrument("B"), MINUTE, ALWAYS))
-    for _ in range(50):
-        await asyncio.sleep(0.002)
+    await eventually(lambda: provider._reading._waiters or running[0] > 1)
     free.set()
     assert len((await second).candles) == 3
     assert most[0] == 1
