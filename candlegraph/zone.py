@@ -62,9 +62,16 @@ class Zone:
         """
         if self.is_utc:
             return np.asarray(day * DAY_MS)
-        local = day * DAY_MS
+        return self.instants(day * DAY_MS)[0]
+
+    def instants(self, local: Int64s) -> tuple[Int64s, NDArray[np.bool_]]:
+        """The first instant (ms, UTC) at which a clock shows each ``local`` time, and whether it skips it instead.
+
+        What is skipped becomes the instant of the jump: that is when a day opens whose midnight does not exist.
+        """
         i = np.searchsorted(self._local_ends, local, side="right")
-        return np.asarray(np.maximum(self.changes[i], local - self.offsets[i]))
+        found, jumps = local - self.offsets[i], self.changes[i]
+        return np.asarray(np.maximum(found, jumps)), np.asarray(found < jumps)
 
     def day_of(self, instant: Int64s) -> Int64s:
         """The day (days since 1970-01-01) that is open at each instant."""

@@ -151,7 +151,10 @@ class Listings:
         if not maybe:
             return []
         for pair, age in await self._instruments.listing_ages(maybe):
-            self._lists.setdefault(pair, _List()).asked_at = time.monotonic() - age
+            known = self._lists.setdefault(pair, _List())
+            known.asked_at = time.monotonic() - age
+            if known.failed_at is not None and known.asked_at > known.failed_at:  # another process has read it since
+                known.error = known.failed_at = None
         return [pair for pair in maybe if pair not in self._lists or self._is_due(self._lists[pair])]
 
     def _plugins(self) -> set[tuple[str, str]]:

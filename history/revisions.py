@@ -24,6 +24,7 @@ from candlegraph.zone import UTC, zone
 from history.verdict import FetchCall, judge_page
 from storage.batches import CandleWrite, Superseded
 from storage.candles import CandleStore
+from storage.coverage import Coverage
 from storage.coverage_cache import CoverageCache
 from storage.fetch_claims import FetchClaims
 
@@ -40,34 +41,53 @@ class Revisions:
     ledgers: CoverageCache
     claims: FetchClaims
     _tasks: dict[tuple[int, Timeframe], asyncio.Task[None]] = field(default_factory=dict)
+    _checks: dict[int, asyncio.Task[list[asyncio.Task[None]]]] = field(default_factory=dict)
+    _unknown: set[tuple[int, Timeframe]] = field(default_factory=set)  # the provider could not name their revision
 
     async def follow(self, record: InstrumentRecord, provider: Upstream, wait_s: float) -> None:
-        """Replace the series of an instrument whose lineage has changed; wait for that at most ``wait_s`` seconds.
+        """Replace the series of an instrument whose lineage has changed; all of it takes at most ``wait_s`` seconds here.
 
-        The store holds one lineage of each at any time: the old one until the new one is written. No call goes to
+        A longer replacement goes on in the background, shared by all callers. The store holds one lineage of each series
+        at any time: the old one until the new one is written. No call goes to
         a provider that declares no revisions.
         """
         if not provider.capabilities.revised:
             return
+        until = asyncio.get_running_loop().time() + wait_s
         ledger = (await self.ledgers.load([record.id]))[0]
+        if not ledger.spans:
+            return
+        check = self._checks.get(record.id)
+        if check is None:
+            name = f"revisions of {record.instrument}"
+            check = self._checks[record.id] = asyncio.create_task(self._check(record, provider, ledger), name=name)
+            check.add_done_callback(lambda _: self._checks.pop(record.id, None))
+        await asyncio.wait([check], timeout=wait_s)
+        if check.done() and not check.cancelled() and (tasks := check.result()):
+            await asyncio.wait(tasks, timeout=max(0.0, until - asyncio.get_running_loop().time()))
+
+    async def close(self) -> None:
+        """Stop the running checks and replacements: nothing of them is stored."""
+        for task in (tasks := [*self._checks.values(), *self._tasks.values()]):
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+    async def _check(self, record: InstrumentRecord, provider: Upstream, ledger: Coverage) -> list[asyncio.Task[None]]:
+        """Ask for the revision of each stored series; the tasks that replace those of another lineage."""
         tasks = []
         for timeframe in ledger.spans:
-            stored = ledger.sources.get(timeframe)
+            key, stored = (record.id, timeframe), ledger.sources.get(timeframe)
             try:
                 found = await provider.revision(record.instrument, timeframe, stored)
             except CandlegraphError as error:
-                log.debug("the revision of %s %s is not known: %s", record.instrument, timeframe, error.message)
+                level = logging.DEBUG if key in self._unknown else logging.WARNING
+                log.log(level, "the revision of %s %s is not known: %s", record.instrument, timeframe, error.message)
+                self._unknown.add(key)
                 continue
+            self._unknown.discard(key)
             if _lineage(found) != _lineage(stored):
                 tasks.append(self._task(record, provider, timeframe))
-        if tasks:
-            await asyncio.wait(tasks, timeout=wait_s)
-
-    async def close(self) -> None:
-        """Stop the running replacements: nothing of them is stored."""
-        for task in (tasks := list(self._tasks.values())):
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        return tasks
 
     def _task(self, record: InstrumentRecord, provider: Upstream, timeframe: Timeframe) -> asyncio.Task[None]:
         """The replacement of a series: all callers share one, and a caller that leaves does not cancel it."""

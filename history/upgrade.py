@@ -9,8 +9,10 @@ import asyncio
 import logging
 import uuid
 from collections import Counter
+from collections.abc import Coroutine
 from dataclasses import dataclass, field
 from itertools import groupby
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -30,6 +32,7 @@ from storage.migration.upgrade import Step, Task, close_task, open_tasks
 from storage.withdrawals import Openings, StoredSeries, has_imports, note, openings, withdraw
 
 log = logging.getLogger(__name__)
+T = TypeVar("T")
 
 LEASE = "upgrade"
 FILLERS_AT_ONCE = 20_000
@@ -142,10 +145,15 @@ class Upgrade:
             result = await self.history.fetcher.fetch(record, provider, request)
             if result.failure:
                 raise result.failure
-            changed = int(not before.same_as((await store.read([read]))[0]))
-            await note(store, series, span, LAST_CANDLE, changed)
-            corrected += changed
+            corrected += await _finished(self._note_asked(series, read, before))
         return corrected
+
+    async def _note_asked(self, series: StoredSeries, read: CandleRead, before: Candles) -> int:
+        """Note that a candle was asked for again; 1 where it was corrected."""
+        store = self.history.store
+        changed = int(not before.same_as((await store.read([read]))[0]))
+        await note(store, series, read.span, LAST_CANDLE, changed)
+        return changed
 
     async def _withdraw_fillers(self, series: StoredSeries) -> int:
         """Withdraw imported candles without a trade, as corrections; their buckets stay covered. How many."""
@@ -156,11 +164,26 @@ class Upgrade:
             stamps = np.array([row["opened"] for row in rows], np.int64)
             spans = Spans(map(Span, stamps.tolist(), bucket_ends(stamps, series.timeframe, days).tolist()))
             gone = CandleWrite(series.instrument_id, series.timeframe, Candles.empty(), spans, replaces=True)
-            await store.write([gone], held=await self._hold())
-            *_, last = spans
-            await note(store, series, Span(next(iter(spans)).since, last.until), FILLERS, len(rows))
+            await _finished(self._withdraw_noted(series, gone, len(rows), await self._hold()))
             count += len(rows)
         return count
+
+    async def _withdraw_noted(self, series: StoredSeries, gone: CandleWrite, rows: int, held: LeaseToken) -> None:
+        """Withdraw the candles of some buckets, and note it."""
+        *_, last = gone.covered
+        await self.history.store.write([gone], held=held)
+        hull = Span(next(iter(gone.covered)).since, last.until)
+        await note(self.history.store, series, hull, FILLERS, rows)
+
+
+async def _finished(work: Coroutine[Any, Any, T]) -> T:
+    """Do a step that must not be left half done to its end, also where the caller is cancelled meanwhile."""
+    task = asyncio.create_task(work, name="a step after an upgrade")
+    try:
+        return await asyncio.shield(task)
+    except asyncio.CancelledError:
+        await asyncio.wait([task])
+        raise
 
 
 def _last_buckets(series: StoredSeries, found: Openings) -> Spans:

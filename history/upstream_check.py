@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 
 import numpy as np
 
 from candlegraph.candle import Candles, concat
 from candlegraph.clock import DAY_MS
+from candlegraph.errors import ProviderError, ProviderUnavailable
+from candlegraph.provider import Revision
 from candlegraph.series import InstrumentRecord
 from candlegraph.span import Span, Spans
 from candlegraph.timeframe import MINUTE, Timeframe
 from candlegraph.upstream import Upstream, Urgency
 from candlegraph.zone import UTC
+from history.revisions import Revisions
 from history.verdict import FetchCall, judge_page
-from storage.batches import CandleRead, CandleWrite
+from storage.batches import CandleRead, CandleWrite, Superseded
 from storage.candles import CandleStore
 
 _DAY = Timeframe(1, "d")
@@ -55,10 +60,40 @@ def stored_days(covered: Spans, count: int) -> list[Span]:
     return days
 
 
+async def check_days(
+    revisions: Revisions, record: InstrumentRecord, provider: Upstream, days: Sequence[Span]
+) -> tuple[list[DayCheck], ProviderError | None]:
+    """As `check_day`, one day after the other; what was compared before the provider had no answer, and its error."""
+    checks: list[DayCheck] = []
+    for day in days:
+        try:
+            checks.append(await _check_newest_revision(revisions, record, provider, day))
+        except ProviderError as error:
+            return checks, error
+    return checks, None
+
+
+async def _check_newest_revision(
+    revisions: Revisions, record: InstrumentRecord, provider: Upstream, day: Span
+) -> DayCheck:
+    """As `check_day`, once more where the provider's data were replaced meanwhile. ProviderError."""
+    for _ in range(2):
+        await revisions.follow(record, provider, revisions.store.database.timings.query_deadline_s)
+        with suppress(Superseded):
+            return await check_day(revisions.store, record, provider, day)
+    raise ProviderUnavailable("its data were replaced while they were compared: compare them again.")
+
+
 async def check_day(store: CandleStore, record: InstrumentRecord, provider: Upstream, day: Span) -> DayCheck:
-    """Compare the covered part of a day and store the provider's candles, by the way of every write. ProviderError."""
-    known = (await store.read_coverage([record.id]))[0].spans.get(MINUTE, Spans()) & Spans([day])
+    """Compare the covered part of a day and store the provider's candles, by the way of every write. ProviderError.
+
+    Superseded where the stored candles and the provider's are not of one lineage of revisions throughout.
+    """
+    ledger = (await store.read_coverage([record.id]))[0]
+    known, stored_as = ledger.spans.get(MINUTE, Spans()) & Spans([day]), ledger.sources.get(MINUTE)
+    revision = await _common_revision(record, provider, stored_as)
     theirs, proved = await _fetched(record, provider, known)
+    await _common_revision(record, provider, stored_as)
     known &= proved
     stored = (await store.read([CandleRead(record.id, MINUTE, day, _MINUTES_A_DAY)]))[0]
     ours = concat([stored.between(span) for span in known])
@@ -71,8 +106,17 @@ async def check_day(store: CandleStore, record: InstrumentRecord, provider: Upst
     check = DayCheck(day, len(ours), missing, int(np.count_nonzero(extra)), different, kept_extra)
     if check.wrong > kept_extra:
         flat = ours[_is_flat(ours) & ~np.isin(ours.timestamp, theirs.timestamp)]
-        await store.write([CandleWrite(record.id, MINUTE, flat.merge(theirs), known, replaces=True)])
+        candles = flat.merge(theirs)
+        await store.write([CandleWrite(record.id, MINUTE, candles, known, replaces=True, revision=revision)])
     return check
+
+
+async def _common_revision(record: InstrumentRecord, provider: Upstream, stored: Revision | None) -> Revision | None:
+    """What the provider has now, which continues what is ``stored``. Superseded where it does not; ProviderError."""
+    found = await provider.revision(record.instrument, MINUTE, stored)
+    if (found and found.lineage) != (stored and stored.lineage):
+        raise Superseded
+    return found
 
 
 async def _fetched(record: InstrumentRecord, provider: Upstream, known: Spans) -> tuple[Candles, Spans]:

@@ -41,12 +41,16 @@ class _Slot:
     notice: str | None = None  # which of its own data cannot be served
     started: bool = False
     starting: asyncio.Task[ProviderError | None] | None = None
+    rests_until: int | None = None  # by the monotonic clock (ms)
 
-    def fail(self, state: ProviderState, reason: str, retry_at: int | None = None) -> None:
-        now = clock.now_ms()
-        self.shown = replace(
-            self.shown, state=state, reason=reason, retry_at=retry_at, last_failure=CallFailure(reason, now)
-        )
+    def fail(self, state: ProviderState, reason: str, rest_ms: int | None = None) -> None:
+        self.rests_until = None if rest_ms is None else clock.monotonic_ms() + rest_ms
+        failure = CallFailure(reason, clock.now_ms())
+        self.shown = replace(self.shown, state=state, reason=reason, last_failure=failure)
+
+    def rest_ms(self) -> int:
+        """For how long it is not started again after a failure."""
+        return max(0, self.rests_until - clock.monotonic_ms()) if self.rests_until is not None else 0
 
     def status(self) -> ProviderStatus:
         if self.guard is None:
@@ -60,7 +64,7 @@ class _Slot:
             status,
             state=self.shown.state,
             reason=self.shown.reason,
-            retry_at=self.shown.retry_at,
+            retry_at=None if self.rests_until is None else clock.now_ms() + self.rest_ms(),
             last_failure=self.shown.last_failure,
         )
 
@@ -151,7 +155,7 @@ class Registry:
             return slot.guard
         task = slot.starting
         if task is None:
-            _refuse_early(slot.shown)
+            _refuse_early(slot)
             task = slot.starting = asyncio.create_task(self._start(slot, slot.guard))
         await asyncio.wait([task], timeout=timeout_s)
         if not task.done():
@@ -167,11 +171,11 @@ class Registry:
             async with asyncio.timeout(START_TIMEOUT_S):
                 await guard.start()
         except ConfigurationError as error:
-            slot.fail(ProviderState.NOT_CONFIGURED, error.message, clock.now_ms() + START_RETRY_MS)
+            slot.fail(ProviderState.NOT_CONFIGURED, error.message, START_RETRY_MS)
             return ProviderUnavailable(error.message)
         except (Exception, asyncio.CancelledError) as error:
             reason = f"{guard.id} could not be started: {str(error) or type(error).__name__}"
-            slot.fail(ProviderState.FAILED, reason, clock.now_ms() + START_RETRY_MS)
+            slot.fail(ProviderState.FAILED, reason, START_RETRY_MS)
             if isinstance(error, ProviderError):
                 return error
             if not isinstance(error, asyncio.CancelledError):
@@ -212,11 +216,10 @@ class Registry:
                 log.warning("provider %s did not close: %r", guard.id, result)
 
 
-def _refuse_early(shown: ProviderStatus) -> None:
+def _refuse_early(slot: _Slot) -> None:
     """ProviderUnavailable where the last start failed a moment ago."""
-    left_ms = (shown.retry_at or 0) - clock.now_ms()
-    if left_ms > 0:
-        raise ProviderUnavailable(shown.reason, retry_after=left_ms / 1000)
+    if left_ms := slot.rest_ms():
+        raise ProviderUnavailable(slot.shown.reason, retry_after=left_ms / 1000)
 
 
 def _unloaded(market: Market, name: str) -> ProviderStatus:

@@ -28,12 +28,9 @@ class CandleCounts:
         self._semaphore = asyncio.Semaphore(MAX_CONCURRENT_COUNTS)
 
     async def count(self, instrument_id: int, timeframe: Timeframe, coverage: Coverage, levels: Aggregates) -> int:
-        """Count the candles of a timeframe: its own where ``coverage`` covers them, or those of its aggregate."""
+        """Count the candles of a timeframe: its own where ``coverage`` covers them, elsewhere those of its aggregate."""
         key, covered = (instrument_id, timeframe), coverage.spans.get(timeframe, Spans())
         async with self._semaphore:
-            if (relation := levels.get(timeframe, BASE_RELATION)) != BASE_RELATION:
-                statement = read_statement(SQL["candles_count"], relation)
-                return int((await self._database.fetch(statement, instrument_id, str(timeframe)))[0]["count"])
             revision, known, count = self._entries.get(key, (coverage.revision, Spans(), 0))
             if revision != coverage.revision or known - covered:
                 known, count = Spans(), 0
@@ -42,4 +39,8 @@ class CandleCounts:
                 found = await self._database.read("candles_count_within", instrument_id, str(timeframe), *edges)
                 count += int(found[0]["count"])
             self._entries[key] = coverage.revision, covered, count
+            if (relation := levels.get(timeframe, BASE_RELATION)) != BASE_RELATION:
+                edges = [span.since for span in covered], [span.until for span in covered]
+                statement = read_statement(SQL["candles_count"], relation)
+                count += int((await self._database.fetch(statement, instrument_id, *edges))[0]["count"])
         return count

@@ -16,7 +16,7 @@ from candlegraph.clock import MINUTE_MS
 from candlegraph.provider import Revision
 from candlegraph.span import Span, Spans
 from candlegraph.timeframe import MINUTE, Timeframe
-from storage.batches import CandleRead, CandleWrite, FetchLogRow
+from storage.batches import CandleRead, CandleWrite, FetchLogRow, Superseded
 from storage.binary import unpack_candles, unpack_spans
 from storage.change_feed import ChangeFeed
 from storage.coverage import Coverage
@@ -70,8 +70,8 @@ class CandleStore:
         self._minute_reads: Batcher[None, CandleRead, Candles]
         self._minute_reads = Batcher(lambda _, reads: reading(database, reads), repeats_alone=True)
         # A second run writes the same rows over themselves, which corrects nothing; at worst `fetch_log` gets a line twice.
-        self._leased_writes: Batcher[LeaseToken, tuple[CandleWrite, Sequence[FetchLogRow]], None] = Batcher(
-            self._write_leased, repeats_alone=True
+        self._leased_writes: Batcher[LeaseToken, tuple[CandleWrite, Sequence[FetchLogRow]], Superseded | None] = (
+            Batcher(self._write_leased, repeats_alone=True)
         )
 
     async def read_coverage(self, instrument_ids: Sequence[int]) -> list[Coverage]:
@@ -135,12 +135,17 @@ class CandleStore:
 
     async def write_leased(self, write: CandleWrite, fetches: Sequence[FetchLogRow], held: LeaseToken) -> None:
         """As `write`, for a leader: one transaction with all other writes that arrive under the lease meanwhile."""
-        await self._leased_writes.submit(held, (write, fetches))
+        if failure := await self._leased_writes.submit(held, (write, fetches)):
+            raise failure
 
     async def _write_leased(
         self, held: LeaseToken, asked: Sequence[tuple[CandleWrite, Sequence[FetchLogRow]]]
-    ) -> list[None]:
-        await self.write([write for write, _ in asked], [fetch for _, all_ in asked for fetch in all_], held=held)
+    ) -> list[Superseded | None]:
+        """Write all together; one by one where any of them is Superseded, so that it fails alone."""
+        try:
+            await self.write([write for write, _ in asked], [fetch for _, all_ in asked for fetch in all_], held=held)
+        except Superseded as error:
+            return [error] if len(asked) == 1 else [(await self._write_leased(held, [one]))[0] for one in asked]
         return [None] * len(asked)
 
     async def recompute(self, instrument_id: int, span: Span) -> None:

@@ -70,15 +70,13 @@ class ChangeFeed:
         """Read what other processes have written, and publish it."""
         began = time.monotonic()
         rows = await self._database.read("changes_since", self._seen or "0")
-        news = {
-            int(row["xid"]): row for row in rows if row["xid"] is not None and int(row["xid"]) not in self._published
-        }
+        news = [row for row in rows if row["xid"] is not None and int(row["xid"]) not in self._published]
         if self._seen is None or began - self._polled_at > self._database.timings.change_retention_s / 2:
             self._notify(None)
         elif news:
-            self._notify([change for row in news.values() for change in _changes_of(row)])
+            self._notify([change for row in news for change in _changes_of(row)])
         self._seen, self._polled_at = rows[0]["seen"], began
-        self._published = {xid for xid in self._published | news.keys() if xid >= int(self._seen)}
+        self._published = {xid for xid in self._published | {int(row["xid"]) for row in news} if xid >= int(self._seen)}
 
     async def _sweep(self) -> None:
         """Once a minute, delete changes that were published long ago, and upstream calls older than a month."""

@@ -448,7 +448,9 @@ select count(*) from unnest($3::int8[], $4::int8[]) x (since, until) join ohlcv_
   on d.instrument_id = $1 and d.timeframe = $2 and d."timestamp" >= ms(x.since) and d."timestamp" < ms(x.until);
 
 -- name: candles_count
-select count(*) from {relation}, (select $2::text as tf) q where instrument_id = $1 {filter};
+-- The buckets of an aggregate but for those within the spans given.
+select count(*) from {relation} d where d.instrument_id = $1 and not exists (
+  select from unnest($2::int8[], $3::int8[]) x (since, until) where d.{stamp} >= ms(x.since) and d.{stamp} < ms(x.until));
 
 -- name: fetches_of
 select at, asked, rows, outcome, milliseconds from fetch_log where instrument_id = $1 and timeframe = $2 order by at desc limit $3;

@@ -59,23 +59,37 @@ async def withdraw(store: CandleStore, series: StoredSeries, within: Spans, reas
     A stored candle proves its own bucket, and a bucket is withdrawn as a whole. The change is published, and one row of
     ``coverage_withdrawals`` records it where any of this was covered; ``candles`` is how many were withdrawn before.
     """
-    days = zone(series.timezone)
-    key = series.instrument_id, str(series.timeframe)
     async with store.database.transaction() as connection:
-        row = await connection.fetchrow(SQL["coverage_hold"], *key)
-        known = unpack_spans(row["covered"]) if row else Spans()
-        covered = known & Spans(span.outer(series.timeframe, days) for span in known & within)
-        if not covered:
-            return Spans()
-        *_, last = covered
-        hull = Span(next(iter(covered)).since, last.until)
-        stored = await _openings(connection, series, hull)
-        lost = covered - runs(stored.stamps, series.timeframe, days, NO_HOLE_MS)
-        xid = int(await connection.fetchval(SQL["coverage_withdraw"], *key, *_edges(lost)))
-        uncovered = sum(span.until - span.since for span in lost)
-        await connection.execute(SQL["withdrawal_add"], *key, hull.since, hull.until, uncovered, candles, reason)
-    store.change_feed.publish(xid, [Change(series.instrument_id)])
+        xid, lost = await withdraw_locked(connection, series, within, reason, candles)
+    if xid is not None:
+        store.change_feed.publish(xid, [Change(series.instrument_id)])
     return lost
+
+
+async def lock_series(connection: Any, series: StoredSeries) -> Spans:
+    """Keep others from writing to a series until the transaction ends; what is covered of it."""
+    row = await connection.fetchrow(SQL["coverage_hold"], series.instrument_id, str(series.timeframe))
+    return unpack_spans(row["covered"]) if row else Spans()
+
+
+async def withdraw_locked(
+    connection: Any, series: StoredSeries, within: Spans, reason: str, candles: int = 0
+) -> tuple[int | None, Spans]:
+    """As `withdraw`, in a transaction of the caller's: its number, which is to be published, and what was withdrawn."""
+    days = zone(series.timezone)
+    known = await lock_series(connection, series)
+    covered = known & Spans(span.outer(series.timeframe, days) for span in known & within)
+    if not covered:
+        return None, Spans()
+    *_, last = covered
+    hull = Span(next(iter(covered)).since, last.until)
+    stored = await openings_of(connection, series, hull)
+    lost = covered - runs(stored.stamps, series.timeframe, days, NO_HOLE_MS)
+    key = series.instrument_id, str(series.timeframe)
+    xid = int(await connection.fetchval(SQL["coverage_withdraw"], *key, *_edges(lost)))
+    uncovered = sum(span.until - span.since for span in lost)
+    await connection.execute(SQL["withdrawal_add"], *key, hull.since, hull.until, uncovered, candles, reason)
+    return xid, lost
 
 
 async def note(store: CandleStore, series: StoredSeries, span: Span, reason: str, candles: int) -> None:
@@ -88,7 +102,7 @@ async def note(store: CandleStore, series: StoredSeries, span: Span, reason: str
 async def openings(database: Database, series: StoredSeries, hull: Span) -> Openings:
     """The openings of the stored candles of a series within ``hull``."""
     async with database.transaction() as connection:
-        return await _openings(connection, series, hull)
+        return await openings_of(connection, series, hull)
 
 
 async def has_imports(database: Database, series: StoredSeries) -> bool:
@@ -123,7 +137,8 @@ async def newest_withdrawals(
     ]
 
 
-async def _openings(connection: Any, series: StoredSeries, hull: Span) -> Openings:
+async def openings_of(connection: Any, series: StoredSeries, hull: Span) -> Openings:
+    """As `openings`, in the transaction of ``connection``."""
     await connection.execute(SQL["statement_timeout"], f"{OPENINGS_TIMEOUT_S}s")
     key = series.instrument_id, str(series.timeframe)
     packed = await connection.fetchval(

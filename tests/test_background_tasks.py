@@ -31,6 +31,7 @@ ALLOWED = {
     "providers/registry.py:Registry.get": "The start of a provider; the callers await it, and Registry.close cancels it.",
     "resolvers/accounts/revocation.py:RevocationWatch.user": "Everybody who asks for the account awaits it.",
     "history/fetcher.py:Fetcher.fetch": "The callers await it; Fetcher._retire logs its failure; Fetcher.close awaits it.",
+    "history/revisions.py:Revisions.follow": "The callers await it; Revisions.close cancels and awaits it.",
     "history/revisions.py:Revisions._task": "The callers await it; it logs its failure, and Revisions.close cancels and awaits it.",
     "history/listings.py:Listings._reread": "Who asks for the list awaits it; Listings.close awaits it.",
     "history/listings.py:Listings._read_if_due": "Who asks for the list awaits it; Listings.close awaits it.",

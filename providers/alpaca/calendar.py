@@ -65,12 +65,8 @@ def _sessions(days: object) -> Spans:
         if not isinstance(days, list) or not days:  # two weeks without a session there have never been
             raise unreadable()
         return Spans(
-            Span(
-                _instant(date.fromisoformat(day["date"]), day[opens]),
-                _instant(date.fromisoformat(day["date"]), day[closes]),
-            )
+            Span(*(_instant(date.fromisoformat(day["date"]), day[edge]) for edge in ("session_open", "session_close")))
             for day in days
-            for opens, closes in [("session_open", "session_close")]
         )
     except (KeyError, TypeError, ValueError, AttributeError):
         raise unreadable() from None

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -26,8 +26,14 @@ class Catalog:
     files: Mapping[str, Mapping[Timeframe, Path]] = field(default_factory=dict)
     problems: Mapping[str, str] = field(default_factory=dict)
     suspended: Mapping[str, str] = field(default_factory=dict)  # why a symbol lacks a file that there is
+    unreadable: Mapping[str, str] = field(default_factory=dict)  # why a subfolder cannot be read: `binance/`
     symbols: tuple[str, ...] = ()  # those that are known to have a file, also one that cannot be served
     timeframes: tuple[Timeframe, ...] = ()
+
+    def why_suspended(self, symbol: str) -> str | None:
+        """Why a symbol may lack a file that there is."""
+        folders = (reason for folder, reason in self.unreadable.items() if symbol.startswith(folder))
+        return self.suspended.get(symbol) or next(folders, None)
 
 
 def version_of(path: Path) -> Version:
@@ -36,15 +42,20 @@ def version_of(path: Path) -> Version:
     return stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns, stat.st_ino
 
 
-def catalog(root: Path, held: Callable[[Path, Timeframe | None], Timeframe]) -> Catalog:
+def catalog(root: Path, held: Callable[[Path, Timeframe | None], Timeframe], known: Sequence[str] = ()) -> Catalog:
     """Look through a folder. ``held`` returns the timeframe that a file holds, given the one that its name has.
 
-    OSError where a folder cannot be read: it must not look like one that lost its files.
+    OSError where it cannot be read. A subfolder that cannot must not look like one that lost its files: the symbols ``known``
+    before stay and are suspended, as those whose one file cannot be read now.
     """
     found: dict[tuple[str, Timeframe], list[Path]] = {}
     problems: dict[str, str] = {}
     suspended: dict[str, str] = {}
-    for path, name in _tables_under(root, problems):
+    unreadable: dict[str, str] = {}
+    for path, name in _tables_under(root, unreadable):
+        if problem := _unserved(root, path, name):
+            problems[name.encode(errors="backslashreplace").decode()] = problem
+            continue
         symbol, named = name_of(name)
         try:
             found.setdefault((symbol, held(path, named)), []).append(path)
@@ -66,8 +77,9 @@ def catalog(root: Path, held: Callable[[Path, Timeframe | None], Timeframe]) -> 
             problems.update({path.relative_to(root).as_posix(): problem for path in paths})
             suspended[symbol] = problem
     timeframes = sorted({timeframe for _, timeframe in found}, key=lambda timeframe: timeframe.nominal_ms)
-    symbols = sorted({symbol for symbol, _ in found})
-    return Catalog(files, problems, suspended, tuple(symbols), tuple(timeframes))
+    hidden = {symbol for symbol in known if symbol in suspended or symbol.startswith(tuple(unreadable))}
+    symbols = sorted({symbol for symbol, _ in found} | hidden)
+    return Catalog(files, problems | unreadable, suspended, unreadable, tuple(symbols), tuple(timeframes))
 
 
 def name_of(name: str) -> tuple[str, Timeframe | None]:
@@ -82,33 +94,35 @@ def name_of(name: str) -> tuple[str, Timeframe | None]:
         return stem, None
 
 
-def _tables_under(root: Path, problems: dict[str, str]) -> Iterator[tuple[Path, str]]:
-    """Every table in a folder and those within it; links are followed to files inside of it only."""
+def _tables_under(root: Path, unreadable: dict[str, str]) -> Iterator[tuple[Path, str]]:
+    """Every table in a folder and those within it, by its name; and why a folder within it cannot be read."""
 
-    def refuse(error: OSError) -> None:
-        raise error
+    def note(error: OSError) -> None:
+        name = Path(error.filename).relative_to(root).as_posix()
+        if name == ".":
+            raise error
+        unreadable[f"{name}/"] = f"{name}/: the folder cannot be read: {error.strerror}"
 
-    for folder, subfolders, names in os.walk(root, onerror=refuse):
-        subfolders[:] = sorted(name for name in subfolders if not name.startswith("."))
+    for folder, subfolders, names in os.walk(root, onerror=note):
+        subfolders[:] = sorted(name for name in subfolders if not name.startswith(".") and name != "lost+found")
         for plain in sorted(names):
             path = Path(folder, plain)
-            name = path.relative_to(root).as_posix()
-            if plain.startswith(".") or not plain.lower().endswith((*SUFFIXES, *_UNREAD)):
-                continue
-            if problem := _unserved(root, path, name):
-                problems[name.encode(errors="backslashreplace").decode()] = problem
-            else:
-                yield path, name
+            if not plain.startswith(".") and plain.lower().endswith((*SUFFIXES, *_UNREAD)):
+                yield path, path.relative_to(root).as_posix()
 
 
 def _unserved(root: Path, path: Path, name: str) -> str | None:
-    """Why a file is not even opened; None where it is."""
+    """Why a file is not even opened; None where it is. Links are followed to files inside of ``root`` only."""
     if not name.isprintable():
         return f"{path.name!a}: its name cannot be printed"
     if not path.name.lower().endswith(SUFFIXES):
         return f"{path.name}: {_KINDS}"
-    if not path.exists():
+    try:
+        path.stat()
+    except FileNotFoundError:
         return f"{path.name}: it is a link to no file"
+    except OSError:
+        return None  # its symbol is suspended when it is opened
     if not path.resolve().is_relative_to(root):
         return f"{path.name}: it leads out of FILES_DIR"
     return None if path.is_file() else f"{path.name}: it is no regular file"

@@ -10,13 +10,13 @@ import asyncio
 import logging
 import os
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import cache
 from importlib import metadata
 from pathlib import Path
+from typing import ParamSpec, TypeVar
 
 from candlegraph import clock
-from candlegraph.candle import Candles
 from candlegraph.errors import (
     BadUserInput,
     ConfigurationError,
@@ -28,23 +28,26 @@ from candlegraph.errors import (
 )
 from candlegraph.provider import Budget, Capabilities, Listing, LiveMode, Market, Page, Provider, Revision
 from candlegraph.series import Instrument
-from candlegraph.span import Span, Spans
+from candlegraph.span import Span
 from candlegraph.timeframe import Timeframe
-from candlegraph.zone import UTC, Zone, zone
+from candlegraph.zone import UTC, zone
 from providers.files.folder import Catalog, Version, catalog, version_of
+from providers.files.pages import MAX_ROWS, page_of
 from providers.files.readings import read_head, shows
 from providers.files.snapshots import STILL_MS, BeingWritten, Snapshot, Snapshots
 
 log = logging.getLogger(__name__)
+P = ParamSpec("P")
+T = TypeVar("T")
 
 MARKET = Market("files", "Files", "Candles from CSV and Parquet files in a folder of yours.")
-MAX_ROWS = 10_000
 WRITING = "it is being written: it is read once it has not changed for 2 s"
 
 _BUDGET = Budget(weight=1_000, per_s=1, concurrent=8)  # there is no remote upstream
 _SHOWN = 10  # problems in a status
 _INSPECTION_TIME_S = 2.0  # how long an inspection reads files without a request
 _SCAN_AGAIN_MS = 5_000  # an unknown symbol makes us look at the folder again, but no more often than this
+_MISSED_MS = 3_600_000  # how long a file that no query asks for is remembered as missing
 
 
 def create(environ: Mapping[str, str]) -> Iterable[Provider]:
@@ -124,9 +127,7 @@ class Files:
         """Candles of the symbol's file of this timeframe, which vouches from its first row to its last."""
         path = await self._file(instrument.symbol, timeframe)
         try:
-            # One file at a time: a table needs several times its size while it is read.
-            async with self._reading:
-                snapshot = await asyncio.to_thread(self._look, path)
+            snapshot = await self._in_thread(self._look, path)
         except InvalidCandles as error:
             raise ProviderRefused(error.message) from error
         except BeingWritten:
@@ -136,7 +137,7 @@ class Files:
             raise ProviderRefused(f"{path.name}: {error.strerror}") from error
         if snapshot.table.timeframe != timeframe:
             raise ProviderUnavailable(f"{path.name} has changed: it holds {snapshot.table.timeframe} candles now.")
-        return _page(snapshot, span, self._zone)
+        return page_of(snapshot, span, self._zone)
 
     async def revision(self, instrument: Instrument, timeframe: Timeframe, stored: Revision | None) -> Revision | None:
         """As `Revised.revision`: the present file continues the stored candles, or replaces them."""
@@ -145,8 +146,7 @@ class Files:
             path = self._catalog.files.get(instrument.symbol, {}).get(timeframe)
             if path is not None:
                 try:
-                    async with self._reading:
-                        found = await asyncio.to_thread(self._revision_of, path, timeframe, stored)
+                    found = await self._in_thread(self._revision_of, path, timeframe, stored)
                 except FileNotFoundError:
                     found = None
                 except OSError as error:
@@ -154,23 +154,26 @@ class Files:
                 if found is not None:
                     self._missed.pop(key, None)
                     return found
-            await self._scan()  # it is gone, or holds another timeframe
-        if instrument.symbol in self._catalog.suspended:
+                await self._scan()  # it is gone, or holds another timeframe
+            else:
+                await self._scan_if_due()
+        if self._catalog.why_suspended(instrument.symbol):
             return stored
         missed = self._missed.setdefault(key, clock.now_ms())
         # A file that is replaced may be gone for a moment.
         if clock.now_ms() - missed < STILL_MS:
             return stored
-        async with self._reading:
-            await asyncio.to_thread(self._snapshots.forget_missing)
+        if self._scanned_at < missed + STILL_MS:  # it may have come back since
+            await self._scan()
+            if timeframe in self._catalog.files.get(instrument.symbol, {}):
+                return stored
+        await self._in_thread(self._snapshots.forget_missing, states=True)
         return None
 
     async def inspect(self) -> str | None:
         """As `Inspected.inspect`: which files cannot be served and why."""
-        if not 0 <= clock.now_ms() - self._scanned_at < _SCAN_AGAIN_MS:
-            await self._scan()
-        async with self._reading:
-            unread = await asyncio.to_thread(self._check)
+        await self._scan_if_due()
+        unread = await self._in_thread(self._check)
         self._log()
         problems = list(dict.fromkeys(problem.splitlines()[0] for problem in self._problems().values()))
         more = len(problems) - _SHOWN
@@ -187,27 +190,54 @@ class Files:
 
     async def _file(self, symbol: str, timeframe: Timeframe) -> Path:
         known = self._catalog.files.get(symbol, {})
-        if timeframe not in known and not 0 <= clock.now_ms() - self._scanned_at < _SCAN_AGAIN_MS:
-            await self._scan()
+        if timeframe not in known:
+            await self._scan_if_due()
             known = self._catalog.files.get(symbol, {})
         if timeframe in known:
             return known[timeframe]
-        if reason := self._catalog.suspended.get(symbol):
+        if reason := self._catalog.why_suspended(symbol):
             raise ProviderRefused(reason)
         if not known:
             raise UnknownSymbol(f"There is no file of {symbol[:64]!r} in FILES_DIR.")
         have = ", ".join(sorted(map(str, known)))
         raise Unsupported(f"There is no file of {timeframe} candles of {symbol!r}, only of {have}.")
 
+    async def _in_thread(self, work: Callable[P, T], *arguments: P.args, **named: P.kwargs) -> T:
+        """Do blocking work, one piece at a time: a table needs several times its size while it is read.
+
+        The thread of a caller that leaves goes on, and so the next piece waits for it.
+        """
+        await self._reading.acquire()
+        task = asyncio.create_task(asyncio.to_thread(work, *arguments, **named), name=f"files: {work}")
+
+        def ended(done: asyncio.Task[T]) -> None:
+            self._reading.release()
+            _ = done.cancelled() or done.exception()  # the caller may have left
+
+        task.add_done_callback(ended)
+        return await asyncio.shield(task)
+
+    async def _scan_if_due(self) -> None:
+        """Look through the folder, unless that was done a moment ago. ProviderUnavailable."""
+        if not 0 <= clock.now_ms() - self._scanned_at < _SCAN_AGAIN_MS:
+            await self._scan()
+
     async def _scan(self) -> None:
         """Look through the folder; ProviderUnavailable where that is not possible now."""
         try:
-            async with self._reading:
-                self._catalog = await asyncio.to_thread(catalog, self._root, self._timeframe_of)
+            self._catalog = await self._in_thread(self._found)
         except OSError as error:
             raise ProviderUnavailable(f"FILES_DIR cannot be read: {error.strerror}.") from error
-        self._scanned_at = clock.now_ms()
+        self._scanned_at = now = clock.now_ms()
+        self._missed = {key: at for key, at in self._missed.items() if now - at < _MISSED_MS}
         self._log()
+
+    def _found(self) -> Catalog:
+        """What the folder holds now; what is not there any more is forgotten. OSError."""
+        found = catalog(self._root, self._timeframe_of, self._catalog.symbols)
+        self._held = {path: held for path, held in self._held.items() if os.path.lexists(path)}
+        self._snapshots.forget_missing(states=False)
+        return found
 
     def _timeframe_of(self, path: Path, named: Timeframe | None) -> Timeframe:
         """The timeframe that a file holds: its first rows show the one that its name has, or it is read whole."""
@@ -283,28 +313,3 @@ class Files:
             return str(version_of(self._root / name))
         except OSError:
             return ""
-
-
-def _page(snapshot: Snapshot, span: Span, zone: Zone) -> Page:
-    """The rows within ``span`` of the first run of rows that it meets, up to a page's end.
-
-    A file that is still being written may end with the bucket under way: that one is not complete.
-    """
-    table = snapshot.table
-    found = runs(table.candles, table.timeframe, zone)
-    asked = next((span & run for run in found if span & run), None)
-    if asked is None:
-        older = [run.until for run in found if run.until <= span.since]
-        nothing = older[-1] if older else span.since
-        return Page(Candles.empty(), nothing, nothing, snapshot.revision)
-    rows = table.candles.between(asked)
-    if len(rows) > MAX_ROWS:
-        asked = Span(asked.since, int(rows.timestamp[MAX_ROWS]))
-    forming = table.timeframe.floor(clock.now_ms(), zone)
-    return Page(rows[:MAX_ROWS], asked.since, min(asked.until, forming), snapshot.revision)
-
-
-def runs(candles: Candles, timeframe: Timeframe, zone: Zone) -> Spans:
-    """What a file's rows are evidence of: from the first one to the end of the last."""
-    stamps = candles.timestamp
-    return Spans([Span(int(stamps[0]), timeframe.next(int(stamps[-1]), zone))])

@@ -19,7 +19,8 @@ from candlegraph.errors import InvalidCandles
 from candlegraph.timeframe import Timeframe
 from candlegraph.zone import Zone
 from providers.files.folder import name_of
-from providers.tables.reader import Table, read_table
+from providers.tables.reader import Table, is_parquet, read_table
+from providers.tables.steps import check_steps
 
 _HEAD_BYTES = 8_192  # the head of a text, which shows its dialect
 _BLOCK_BYTES = 1 << 20
@@ -64,13 +65,11 @@ def shows(table: Table, zone: Zone, share: float = 0.0) -> bool:
 
 def read_head(path: Path, timeframe: Timeframe, zone: Zone) -> Table | None:
     """The first rows of a text, plain or gzipped; None where these alone cannot be read."""
-    if path.suffix.lower() in {".parquet", ".pq"}:
+    if is_parquet(path):
         return None
     try:
         with path.open("rb") as plain, gzip.open(path) as packed:
-            is_gzip = plain.read(2) == b"\x1f\x8b"
-            plain.seek(0)
-            head = (packed if is_gzip else plain).read(_HEAD_BYTES)
+            head = (packed if _is_gzip(plain) else plain).read(_HEAD_BYTES)
         return _read_text(head[: head.rfind(b"\n") + 1], timeframe, zone)
     except (InvalidCandles, EOFError, OSError, zlib.error):
         return None
@@ -94,7 +93,9 @@ def _lines_of(path: Path) -> tuple[int, bytes]:
 
 def _is_gzip(file: IO[bytes]) -> bool:
     file.seek(0)
-    return file.read(2) == b"\x1f\x8b"
+    magic = file.read(2)
+    file.seek(0)
+    return magic == b"\x1f\x8b"
 
 
 def _size_of_lines(file: IO[bytes]) -> int:
@@ -148,8 +149,14 @@ def _extended(known: Table, text: bytes, zone: Zone) -> Table | None:
     except (InvalidCandles, OSError):
         return None  # the whole file is read then: its refusal names the line
     old, new = rows[rows.timestamp <= known.candles.timestamp[-1]], rows[rows.timestamp > known.candles.timestamp[-1]]
-    same = known.candles[np.searchsorted(known.candles.timestamp, old.timestamp)]
-    return replace(known, candles=concat([known.candles, new])) if equal(same, old) else None
+    if not equal(known.candles[np.searchsorted(known.candles.timestamp, old.timestamp)], old):
+        return None
+    joined = concat([known.candles, new])
+    try:
+        check_steps(joined.timestamp, known.timeframe, zone)  # what the head and the new rows show alone is not enough
+    except InvalidCandles:
+        return None
+    return replace(known, candles=joined)
 
 
 def equal(one: Candles, other: Candles) -> bool:

@@ -13,9 +13,11 @@ Fingerprints of candles tell the same across a restart and between processes.
 
 from __future__ import annotations
 
+import os
 from collections import OrderedDict
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 from candlegraph import clock
 from candlegraph.errors import InvalidCandles
@@ -158,10 +160,12 @@ class Snapshots:
         """A version as part of a state; the inode is not the same on every machine."""
         return "-".join(map(str, [*version[:3], self.edition, self.zone.name]))
 
-    def forget_missing(self) -> None:
-        """Forget the last good states of files that are gone: what comes under their names begins anew."""
-        for path in [path for path in self._kept if not path.exists()]:
-            del self._kept[path]
+    def forget_missing(self, *, states: bool) -> None:
+        """Forget files that are gone; with their last good ``states``, so that what comes under their names begins anew."""
+        notes: list[dict[Path, Any]] = [self._seen, self._refused, self._lineages, self._continued]
+        for known in [*notes, *[self._kept] * states]:
+            for path in [path for path in known if not os.path.lexists(path)]:
+                del known[path]
 
     def clear(self) -> None:
         """Forget everything."""

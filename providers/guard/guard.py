@@ -8,6 +8,8 @@ from dataclasses import replace
 from operator import index
 from typing import TypeVar
 
+import numpy as np
+
 from candlegraph import clock
 from candlegraph.candle import Candles
 from candlegraph.errors import CandlegraphError, ProviderUnavailable, UnknownSymbol
@@ -28,7 +30,7 @@ from candlegraph.rate_budget import LocalRateBudget, RateBudget
 from candlegraph.series import Instrument
 from candlegraph.span import Span
 from candlegraph.stream import closing_stream
-from candlegraph.timeframe import Timeframe
+from candlegraph.timeframe import MINUTE, Timeframe
 from candlegraph.upstream import ProviderStatus, Urgency
 from providers.guard.call_queue import budget_of
 from providers.guard.calls import BACKOFF_S, UpstreamCalls
@@ -105,7 +107,7 @@ class Guard:
         async def ask() -> Page:
             with clock.read_from(CallClock(self._clock)):
                 page = _checked(await self._provider.fetch(instrument, timeframe, span))
-            self._clock.note_rows(page.candles)
+            self._clock.note_rows(_valid(page.candles, timeframe, span))
             return replace(page, proved_until=self._clock.proved_until())
 
         self._clock.keep()
@@ -131,24 +133,24 @@ class Guard:
         provider = self._provider
         if not isinstance(provider, Revised):
             return stored
-        found: object = await self._own(provider.revision(instrument, timeframe, stored))
-        return None if found is None else _expected(found, Revision)
+        return await self._own(provider.revision(instrument, timeframe, stored), Revision)
 
     async def inspect(self) -> str | None:
         """As `Inspected.inspect`; None where the provider does not inspect its data. ProviderError."""
         provider = self._provider
-        return await self._own(provider.inspect()) if isinstance(provider, Inspected) else None
+        return await self._own(provider.inspect(), str) if isinstance(provider, Inspected) else None
 
     @property
     def inspected(self) -> bool:
         """Whether the provider can look at its own data."""
         return isinstance(self._provider, Inspected)
 
-    async def _own(self, answer: Awaitable[T]) -> T:
-        """The provider's report on its own data, within the deadline."""
+    async def _own(self, answer: Awaitable[object], kind: type[T]) -> T | None:
+        """The provider's report on its own data, within the deadline: of type ``kind``, or None."""
         try:
             async with asyncio.timeout(self.capabilities.deadline_s):
-                return await answer
+                found = await answer
+            return None if found is None else _expected(found, kind)
         except CandlegraphError:
             raise
         except Exception as error:  # a plugin may raise anything
@@ -213,6 +215,14 @@ def _checked(page: object) -> Page:
     revision: object = page.revision
     source = None if revision is None else _expected(revision, Revision)
     return Page(made, index(page.complete_from), index(page.complete_to), source)
+
+
+def _valid(candles: Candles, timeframe: Timeframe, span: Span) -> Candles:
+    """The candles that open within ``span``, ascending, but for rows that are none."""
+    within = candles.sorted().between(span)
+    # Days may be those of a zone that is not known here.
+    grid = timeframe if timeframe.width_ms else MINUTE
+    return within[~np.isin(np.arange(len(within)), list(within.problems(grid, span)))]
 
 
 def _expected(answer: object, kind: type[T]) -> T:

@@ -82,10 +82,19 @@ class ProviderClock:
             self._reported = ClockAnchor(high if ahead else low, clock.monotonic_ms())
 
     def note_rows(self, candles: Candles) -> None:
-        """Take in rows that came: none opens in the future."""
-        newest = int(candles.timestamp.max()) if len(candles) else 0
-        if newest > clock.wall_ms() and not _is_plausible(newest):
+        """Take in valid candles, ascending, of a span that was asked for: none opens in the future.
+
+        One candle that is ahead of our wall clock is no evidence of its own, for the provider may be wrong: the one before is.
+        """
+        if self._provider.capabilities.live is LiveMode.NONE:  # its candles are of any time
             return
+        now, stamps = clock.wall_ms(), candles.timestamp
+        past = int(stamps.searchsorted(now, side="right"))
+        ahead = stamps[past:][stamps[past:] < now + DAY_MS]
+        found = [*stamps[:past].tolist()[-1:], *ahead[:-1].tolist()]
+        if not found:
+            return
+        newest = found[-1]
         self._newest = max(self._newest, newest)
         if self._seen is None or newest > self._seen.now_ms():
             self._seen = ClockAnchor(newest, clock.monotonic_ms())

@@ -39,8 +39,6 @@ from providers.tables.timestamps import (
 if TYPE_CHECKING:
     import polars as pl
 
-SUFFIXES = (".csv", ".csv.gz", ".parquet")
-
 CUT = "the file ends within this line: its last number may be cut. Leave it out with --drop-last, or end the line"
 
 _SHOWN_PROBLEMS = 10  # problems in a message
@@ -136,7 +134,7 @@ def _read(
     path: Path, timeframe: Timeframe | None, zone: Zone, hints: Hints, facts: list[str], *, drop_last: bool
 ) -> Table:
     with _named(path):
-        sheet, layout = (_read_parquet if _is_parquet(path) else _read_csv)(path, hints.symbol)
+        sheet, layout = (_read_parquet if is_parquet(path) else _read_csv)(path, hints.symbol)
         facts.append("Columns: " + ", ".join(f"{name} {column}" for name, column in layout.taken.items()) + ".")
         check_symbols(layout, sheet.symbols, hints.symbol)
     dates = None if timeframe and timeframe.width_ms else hints.dates or zone
@@ -195,7 +193,7 @@ def _repeats(sheet: _Sheet) -> dict[int, str]:
 
 
 def _refusal(path: Path, problems: Mapping[int, str], hints: Iterable[str] = ()) -> InvalidCandles:
-    place = f"{path.name}: row " if _is_parquet(path) else f"{path.name}:"
+    place = f"{path.name}: row " if is_parquet(path) else f"{path.name}:"
     shown = [f"{place}{line}: {problems[line]}" for line in sorted(problems)[:_SHOWN_PROBLEMS]]
     more = len(problems) - len(shown)
     if more > 0:
@@ -276,7 +274,8 @@ def _named(path: Path) -> Iterator[None]:
     raise InvalidCandles(f"{path.name}: {reason}")
 
 
-def _is_parquet(path: Path) -> bool:
+def is_parquet(path: Path) -> bool:
+    """Whether a file is one of Parquet by its name."""
     return path.suffix.lower() in {".parquet", ".pq"}
 
 

@@ -154,7 +154,7 @@ def on_clock(stamp: Int64s, kind: Kinds, clock: Zone, dates: Zone | None) -> Ins
     are_days = dates is not None and np.count_nonzero(midnight & local) > 0.8 * np.count_nonzero(local)
     zone = dates if dates is not None and are_days else clock
     if not zone.is_utc and local.any():
-        ms[local], never[local] = instants(ms[local], zone)
+        ms[local], never[local] = zone.instants(ms[local])
         if not are_days:
             ms[local], unclear[local] = _in_order(ms[local], zone)
     for bad, reason in (
@@ -190,17 +190,6 @@ def _in_order(first: Int64s, zone: Zone) -> tuple[Int64s, Bools]:
         else:
             unclear[rows] = True
     return found, unclear
-
-
-def instants(local: Int64s, zone: Zone) -> tuple[Int64s, Bools]:
-    """The first instant (ms, UTC) at which a clock shows each ``local`` time, and whether it skips it instead.
-
-    A skipped time becomes the instant of the jump: there a day opens whose midnight does not exist.
-    """
-    ends = np.append(zone.changes[1:], np.iinfo(np.int64).max // 2) + zone.offsets
-    era = np.searchsorted(np.maximum.accumulate(ends), local, side="right")
-    found, jumps = local - zone.offsets[era], zone.changes[era]
-    return np.maximum(found, jumps), found < jumps
 
 
 def _in_micros(stamp: Int64s, kind: Kinds) -> tuple[Int64s, Kinds, dict[int, str], str]:

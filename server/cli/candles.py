@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from candlegraph import clock
-from candlegraph.errors import BadUserInput
-from server.cli.command import command, instant, print_table
+from server.cli.command import command, instant, print_table, span_between
 
 if TYPE_CHECKING:
     from candlegraph.candle import Candles
+    from candlegraph.span import Span
     from server.settings import Settings
     from storage.corrections import CandleVersion
 
@@ -140,24 +140,14 @@ async def verify(
         return
     if days is not None:
         raise click.UsageError("--days needs --upstream.")
-    await _verify_stored(settings, (market, provider, pattern), (instant(since), instant(until)), repair=repair)
+    await _verify_stored(settings, (market, provider, pattern), span_between(since, until), repair=repair)
 
 
 async def _verify_stored(
-    settings: Settings,
-    name: tuple[str | None, str | None, str | None],
-    between: tuple[int | None, int | None],
-    *,
-    repair: bool,
+    settings: Settings, name: tuple[str | None, str | None, str | None], span: Span, *, repair: bool
 ) -> None:
-    from candlegraph.span import Span
     from server.cli.verifying import verify_stored
-    from storage.aggregates.verify import ALWAYS
 
-    earliest, latest = between
-    span = Span(ALWAYS.since if earliest is None else earliest, ALWAYS.until if latest is None else latest)
-    if not span:
-        raise BadUserInput("`--since` must lie before `--until`.")
     tallies = await verify_stored(settings, name, span, repair=repair)
     print_table(
         ("relation", "checked", "missing", "extra", "different"),

@@ -14,9 +14,10 @@ from typing import TYPE_CHECKING, Concatenate
 
 import click
 
-from candlegraph.errors import CandlegraphError, ConfigurationError
+from candlegraph.errors import BadUserInput, CandlegraphError, ConfigurationError
 
 if TYPE_CHECKING:
+    from candlegraph.span import Span
     from server.settings import Settings
 
 _INTEGER = re.compile(r"-?[0-9]{1,19}")
@@ -88,6 +89,18 @@ def instant(text: str | None) -> int | None:
     from schema.scalars import parse_timestamp
 
     return None if text is None else parse_timestamp(int(text) if _INTEGER.fullmatch(text) else text)
+
+
+def span_between(since: str | None, until: str | None) -> Span:
+    """The span of two options, without end where one is left out. BadUserInput."""
+    from candlegraph.span import Span
+    from storage.aggregates.verify import ALWAYS
+
+    earliest, latest = instant(since), instant(until)
+    span = Span(ALWAYS.since if earliest is None else earliest, ALWAYS.until if latest is None else latest)
+    if not span:
+        raise BadUserInput("`--since` must lie before `--until`.")
+    return span
 
 
 def print_table(names: tuple[str, ...], rows: list[tuple[object, ...]], width: int = 110) -> None:

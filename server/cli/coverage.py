@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING
 
 import click
 
-from candlegraph.errors import BadUserInput, NotFound
-from server.cli.command import command, instant, print_table
+from candlegraph.errors import NotFound
+from server.cli.command import command, print_table, span_between
 
 if TYPE_CHECKING:
     from candlegraph.span import Span
@@ -39,14 +39,9 @@ async def forget(
 
     A stored candle stays, and so does the coverage of its own bucket. Running servers notice it.
     """
-    from candlegraph.span import Span
     from server.wiring import database
-    from storage.aggregates.verify import ALWAYS
 
-    earliest, latest = instant(since), instant(until)
-    span = Span(ALWAYS.since if earliest is None else earliest, ALWAYS.until if latest is None else latest)
-    if not span:
-        raise BadUserInput("`--since` must lie before `--until`.")
+    span = span_between(since, until)
     async with database(settings) as opened:
         rows = await _forget(opened, (market, provider, pattern), span)
     print_table(("symbol", "timeframe", "spans", "uncovered"), rows)

@@ -10,11 +10,11 @@ import click
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from candlegraph.errors import BadUserInput, NotFound, ProviderError
+from candlegraph.errors import BadUserInput, NotFound
 from candlegraph.series import Instrument
 from candlegraph.span import Span, Spans
 from candlegraph.timeframe import MINUTE
-from history.upstream_check import DayCheck, check_day, stored_days
+from history.upstream_check import DayCheck, check_days, stored_days
 from server.settings import Settings
 from server.wiring import database, open_runtime
 from storage.aggregates.layout import AggregateLayout, stored_layout
@@ -55,7 +55,7 @@ async def verify_stored(
 async def verify_upstream(
     settings: Settings, name: tuple[str, str, str], days: int
 ) -> tuple[list[tuple[Instrument, DayCheck]], list[tuple[Instrument, str]]]:
-    """Compare the newest stored days of each symbol with the provider's and correct them; and the symbols without an answer.
+    """Compare the newest stored days of each symbol with the provider's and correct them; and which symbols it left off at.
 
     NotFound where nothing is stored under the name.
     """
@@ -73,14 +73,10 @@ async def verify_upstream(
             raise BadUserInput(f"{upstream.name} has no 1m candles to compare with.")
         for record in await history.instruments.by_id([instrument_id for instrument_id, _ in found]):
             covered = (await history.coverage_cache.load([record.id]))[0].spans.get(MINUTE, Spans())
-            try:
-                found_days = [
-                    await check_day(history.store, record, upstream, day) for day in stored_days(covered, days)
-                ]
-            except ProviderError as error:
+            compared, error = await check_days(history.revisions, record, upstream, stored_days(covered, days))
+            checks += [(record.instrument, check) for check in compared]
+            if error:
                 unanswered.append((record.instrument, error.message))
-            else:
-                checks += [(record.instrument, check) for check in found_days]
     return checks, unanswered
 
 

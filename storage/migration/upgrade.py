@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
+from typing import Any
 
 from candlegraph.candle import Candles
 from candlegraph.span import Span, Spans
@@ -14,7 +15,8 @@ from storage.batches import CandleWrite
 from storage.candles import CandleStore
 from storage.coverage import END_OF_TIME_MS
 from storage.database import SQL, Database, to_ms
-from storage.withdrawals import StoredSeries, openings, withdraw
+from storage.withdrawals import StoredSeries, lock_series, openings_of, withdraw_locked
+from storage.write_transaction import CommittedWrite, write_candles
 
 AHEAD = "coverage beyond the time of the upgrade"
 
@@ -85,25 +87,31 @@ async def withdraw_ahead(store: CandleStore) -> int:
     """Withdraw the coverage beyond the time of the upgrade, and the candles that were not over then; the number of series.
 
     This runs before any provider is called: coverage that a fetch adds later is valid. A second process waits for the first.
+    Each task is one transaction over one connection, which locks the series against other writes.
     """
     tasks = await open_tasks(store.database, Step.AHEAD)
     for task in tasks:
+        written = None
         async with store.database.transaction() as connection:
             if await connection.fetchval(SQL["upgrade_take"], *_key(task)):
-                await _withdraw_ahead(store, task)
+                written = await _withdraw_ahead(connection, task, store.database.timings.statement_timeout_s)
                 await connection.execute(SQL["upgrade_close"], *_key(task))
+        if written:
+            store.change_feed.publish(written.xid, written.changes)
     return len(tasks)
 
 
-async def _withdraw_ahead(store: CandleStore, task: Task) -> None:
+async def _withdraw_ahead(connection: Any, task: Task, timeout_s: float) -> CommittedWrite | None:
     series, timeframe = task.series, task.series.timeframe
     ahead = Spans([Span(timeframe.floor(task.noted_at, zone(series.timezone)), END_OF_TIME_MS)])
-    ledger = (await store.read_coverage([series.instrument_id]))[0]
-    if covered := ledger.spans.get(timeframe, Spans()) & ahead:
-        *_, last = covered
-        stored = await openings(store.database, series, Span(next(iter(covered)).since, last.until))
-        await store.write([CandleWrite(series.instrument_id, timeframe, Candles.empty(), covered, replaces=True)])
-        await withdraw(store, series, covered, AHEAD, len(stored.stamps))
+    if not (covered := await lock_series(connection, series) & ahead):
+        return None
+    *_, last = covered
+    stored = await openings_of(connection, series, Span(next(iter(covered)).since, last.until))
+    gone = CandleWrite(series.instrument_id, timeframe, Candles.empty(), covered, replaces=True)
+    written = await write_candles(connection, [gone], lambda _: None, None, timeout_s)
+    await withdraw_locked(connection, series, covered, AHEAD, len(stored.stamps))
+    return written
 
 
 def _key(task: Task) -> tuple[int, str, str]:

@@ -375,3 +375,18 @@ async def test_at_the_limit_one_record_goes_and_not_all(database: Database, monk
     monkeypatch.setattr(Instruments, "get_stored", noted)
     await found(listings, *"FEDC")
     assert read == [["C"]]
+
+
+async def test_an_error_is_over_once_another_process_has_read_the_list(database: Database) -> None:
+    database.timings = replace(database.timings, listing_ttl_s=3_600.0, listing_retry_s=0.0)
+    source, other = upstream(), upstream()
+
+    async def fail() -> None:
+        raise ProviderUnavailable("It is away.")
+
+    source.listing_fault = fail
+    listings = over(database, FakeProviders([source]))
+    assert isinstance((await found(listings, "AB"))[0], ProviderUnavailable)
+    assert isinstance((await found(over(database, FakeProviders([other])), "AB"))[0], InstrumentRecord)
+    assert [record.instrument.symbol for record in await listings.select(SymbolSelection("fake", "upstream", ("AB",)))]
+    assert isinstance((await found(listings, "no such"))[0], NotFound)

@@ -12,8 +12,8 @@ from pathlib import Path
 import polars as pl
 import pytest
 
-from candlegraph.answer import Answer, CandleRequest
-from candlegraph.errors import CandlegraphError, UnknownSymbol
+from candlegraph.answer import Answer, CandleRequest, Wait
+from candlegraph.errors import CandlegraphError, ProviderUnavailable, UnknownSymbol
 from candlegraph.series import Instrument, Series
 from candlegraph.span import Span, Spans
 from candlegraph.timeframe import Timeframe
@@ -25,6 +25,7 @@ from storage.batches import CandleWrite, Superseded
 from storage.database import Database
 from tests.fakes.clocks import set_clock
 from tests.fakes.upstream import FakeProviders
+from tests.waiting import HANG_S
 
 START = 1_709_564_400_000
 MINUTE_MS = 60_000
@@ -226,6 +227,7 @@ async def test_a_file_cut_short_on_purpose_is_removed_for_a_moment(folder: Folde
     folder.now += 2_000
     assert await server.closes() == {}
     folder.write("X_1m.csv", table(range(4)))
+    folder.now += 5_000  # the folder is not looked through more often
     assert await server.closes() == same(range(4), 100)
 
 
@@ -314,3 +316,48 @@ async def test_the_newest_candles_are_those_at_the_end_of_a_file(folder: Folder,
         assert isinstance(answer, Answer)
         assert ((answer.candles.timestamp - START) // MINUTE_MS).tolist() == [998, 999]
         assert await server.closes(since=990) == same(range(990, 1_000), 100)
+
+
+@pytest.mark.parametrize("wait", list(Wait))
+async def test_a_question_waits_no_longer_for_a_revision_than_for_its_candles(
+    folder: Folder, servers: list[Server], monkeypatch: pytest.MonkeyPatch, database: Database, wait: Wait
+) -> None:
+    server = await servers[0].start()
+    folder.write("X_1m.csv", table(range(6)))
+    await server.closes()
+    asked = []
+
+    async def hangs(*rest: object) -> None:
+        asked.append(rest)
+        await asyncio.Event().wait()
+
+    monkeypatch.setattr(server.guard, "revision", hangs)
+    database.timings = replace(database.timings, query_deadline_s=0.05)
+    series = Series(Instrument("files", "files", "X"), Timeframe(1, "m"))
+    ask = CandleRequest(series, 5, since=START, until=START + 5 * MINUTE_MS, wait=wait)
+    async with asyncio.timeout(HANG_S):
+        for _ in range(3):
+            answer = (await server.history.answer([ask]))[0]
+            assert isinstance(answer, Answer)
+            assert len(answer.candles) == 5
+    assert len(asked) == 1, "those that ask share one"
+
+
+async def test_a_revision_that_is_not_known_is_logged_once_until_it_is(
+    folder: Folder, servers: list[Server], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    server = await servers[0].start()
+    folder.write("X_1m.csv", table(range(6)))
+    await server.closes()
+
+    async def fails(*_: object) -> None:
+        raise ProviderUnavailable("It is away.")
+
+    for _ in range(2):
+        with monkeypatch.context() as patch:
+            patch.setattr(server.guard, "revision", fails)
+            for _ in range(3):
+                await server.closes()
+        await server.closes()
+    logged = [record.message for record in caplog.records if record.levelname == "WARNING"]
+    assert logged == ["the revision of X (files/files) 1m is not known: It is away."] * 2

@@ -22,6 +22,8 @@ from history.upgrade import Upgrade
 from storage.aggregates.layout import AggregateLayout
 from storage.aggregates.verify import Verification, instruments_matching
 from storage.batches import CandleWrite
+from storage.candles import CandleStore
+from storage.change_feed import ChangeFeed
 from storage.database import Database
 from storage.migration import migrate as migrate_module
 from storage.migration.migrate import migrate, migrations
@@ -61,9 +63,18 @@ class Old:
         await self.history.store.write([CandleWrite(record.id, MINUTE, rows, Spans(spans or [hull]), source)])
 
     async def upgrade(self) -> None:
-        """Start a new version: migrate, and do what is to be done before anything is served."""
+        """Start a new version: migrate, and do what is to be done before anything is served.
+
+        One connection has to do: where each task held one and asked for another, several servers would wait for each other.
+        """
         await migrate(self.database, AggregateLayout.TABLES)
-        await withdraw_ahead(self.history.store)
+        narrow = self.database.dedicated_pool()
+        narrow.timings = replace(narrow.timings, acquire_timeout_s=2.0)
+        await narrow.open()
+        try:
+            await withdraw_ahead(CandleStore(narrow, ChangeFeed(narrow)))
+        finally:
+            await narrow.close()
 
     async def rows(self, symbol: str) -> list[tuple[float, ...]]:
         return rows_of(await self.history.store.read_minutes(self.ids[symbol], Span(T0, NOW)))
@@ -223,3 +234,25 @@ async def test_a_provider_that_is_away_is_asked_later(old: Old) -> None:
     assert await old.rows("A") != rows_of(truth)
     assert await Upgrade(old.history).work() == 0
     assert await old.rows("A") == rows_of(truth)
+
+
+async def test_a_step_that_is_cancelled_between_its_parts_is_noted(old: Old, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A server that is stopped meanwhile withdraws nothing that no row of `coverage_withdrawals` speaks of."""
+    await old.stores("FILL", flat(minutes(T0, 300), 7, 8, 150))
+    old.upstream.capabilities = replace(old.upstream.capabilities, has_volume=True)
+    old.upstream.truth = {"FILL": minutes(T0, 300)}
+    await old.upgrade()
+    noted, working = upgrade_module.note, list[asyncio.Task[int]]()
+
+    async def note_late(*rest: Any) -> None:
+        if rest[3] == upgrade_module.FILLERS:
+            working[0].cancel()
+            await asyncio.sleep(0)
+        await noted(*rest)
+
+    monkeypatch.setattr(upgrade_module, "note", note_late)
+    working.append(asyncio.create_task(Upgrade(old.history).work()))
+    with pytest.raises(asyncio.CancelledError):
+        await working[0]
+    assert await old.reasons("FILL") == [(upgrade_module.FILLERS, 3)]
+    await old.history.fetcher.close()

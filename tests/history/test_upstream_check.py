@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
 
 from candlegraph.candle import Candles, concat
 from candlegraph.clock import MINUTE_MS
+from candlegraph.errors import ProviderUnavailable
+from candlegraph.provider import Capabilities, LiveMode, Page, Revision
+from candlegraph.series import Instrument
 from candlegraph.span import Span, Spans
-from candlegraph.timeframe import MINUTE
-from history.upstream_check import DayCheck, check_day, stored_days
-from storage.batches import CandleWrite
+from candlegraph.timeframe import MINUTE, Timeframe
+from history.upstream_check import DayCheck, check_day, check_days, stored_days
+from storage.batches import CandleWrite, Superseded
 from storage.corrections import newest_corrections
 from storage.database import Database
-from tests.fakes.upstream import minutes
+from tests.fakes.upstream import FakeUpstream, changing, minutes, raising
 from tests.history.world import DAY_MS, HOUR_MS, T0, World, rows_of, stop_clock
 
 DAY = Span(T0, T0 + DAY_MS)
@@ -82,3 +86,70 @@ def test_the_newest_stored_days_come_first() -> None:
     days = [(day.since - T0) // DAY_MS for day in stored_days(covered, 9)]
     assert days == [1, 0, -5]
     assert len(stored_days(covered, 2)) == 2
+
+
+async def test_the_days_compared_before_an_error_are_kept(world: World) -> None:
+    world.lists(minutes(T0, 2 * 1440))
+    await world.keeps(Span(T0, T0 + 2 * DAY_MS))
+    world.upstream.faults = [changing(lambda page: page)] * 3 + [raising(ProviderUnavailable("It is away."))]
+    days = [Span(T0 + DAY_MS, T0 + 2 * DAY_MS), DAY]
+    checks, error = await check_days(world.history.revisions, await world.record(), world.upstream, days)
+    assert checks == [DayCheck(days[0], 1440)]
+    assert error is not None
+    assert error.message == "It is away."
+
+
+class Revising(FakeUpstream):
+    """One whose candles are of the newest of its revisions, and are replaced after so many calls."""
+
+    def __init__(self, *replaced_after: int) -> None:
+        super().__init__(capabilities=Capabilities((MINUTE,), LiveMode.NONE, max_rows_per_call=500, revised=True))
+        self.replaced_after = set(replaced_after)
+        self.version = "0"
+
+    async def revision(self, instrument: Instrument, timeframe: Timeframe, stored: Revision | None) -> Revision:
+        return Revision(self.version, "any")
+
+    async def fetch(self, instrument: Instrument, timeframe: Timeframe, span: Span, *rest: Any) -> Page:
+        page = replace(await super().fetch(instrument, timeframe, span, *rest), revision=Revision(self.version, "any"))
+        if len(self.calls) in self.replaced_after:
+            self.version = str(len(self.calls))
+            self.truth = {symbol: minutes(T0 + 700 * MINUTE_MS, 740) for symbol in self.truth}
+        return page
+
+
+@pytest.fixture
+async def revised(database: Database, monkeypatch: pytest.MonkeyPatch) -> World:
+    """A day of minutes of the first revision, stored."""
+    world = World(database, upstream=Revising(), now=T0 + 9 * DAY_MS)
+    stop_clock(monkeypatch, world)
+    world.lists(minutes(T0, 1440))
+    whole, record = world.upstream.truth[world.symbol], await world.record()
+    await world.store.write([CandleWrite(record.id, MINUTE, whole, Spans([DAY]), revision=Revision("0", "any"))])
+    return world
+
+
+async def test_two_revisions_of_a_source_are_never_compared_as_one(revised: World) -> None:
+    """The candles of the newer one would be missing from the pages of the older one, and be withdrawn."""
+    revised.upstream.replaced_after = {1}  # type: ignore[attr-defined]
+    before = await revised.stored()
+    with pytest.raises(Superseded):
+        await check_day(revised.store, await revised.record(), revised.upstream, DAY)
+    assert await revised.stored() == before
+
+
+async def test_a_source_that_is_replaced_meanwhile_is_compared_once_more(revised: World) -> None:
+    revised.upstream.replaced_after = {1}  # type: ignore[attr-defined]
+    checks, error = await check_days(revised.history.revisions, await revised.record(), revised.upstream, [DAY])
+    assert (checks, error) == ([DayCheck(DAY, 740)], None)
+    assert await revised.stored() == rows_of(revised.upstream.truth[revised.symbol])
+
+
+async def test_a_source_that_is_replaced_all_the_time_is_not_compared(revised: World) -> None:
+    revised.upstream.replaced_after = set(range(1, 999))  # type: ignore[attr-defined]
+    revised.database.timings = replace(revised.database.timings, query_deadline_s=0.05)
+    checks, error = await check_days(revised.history.revisions, await revised.record(), revised.upstream, [DAY])
+    assert checks == []
+    assert error is not None
+    assert "replaced while they were compared" in error.message
+    await revised.history.revisions.close()

@@ -28,7 +28,8 @@ from candlegraph.timeframe import Timeframe
 from providers.alpaca.provider import create as create_alpaca
 from providers.ccxt.provider import Ccxt
 from providers.demo import Synthetic
-from providers.files.provider import MAX_ROWS, Files
+from providers.files.pages import MAX_ROWS
+from providers.files.provider import Files
 from tests.fakes import broken
 from tests.fakes import exchange as fakes
 from tests.fakes.alpaca import FakeAlpaca, session_candles

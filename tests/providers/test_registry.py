@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from candlegraph import clock
 from candlegraph.errors import ConfigurationError, ProviderError, ProviderRefused, ProviderStarting, ProviderUnavailable
 from candlegraph.provider import ENTRY_POINT_GROUP, Market, Provider, UnconfiguredProvider
 from candlegraph.series import Instrument
@@ -19,7 +20,7 @@ from candlegraph.upstream import CallFailure, ProviderState
 from providers import registry as registry_module
 from providers.guard.guard import Guard
 from providers.registry import START_RETRY_MS, Registry
-from tests.fakes.clocks import set_clock
+from tests.fakes.clocks import SteppingClock, set_clock
 from tests.fakes.starting import ENVIRON, Point, Starting, of, registry
 from tests.fakes.upstream import FakeUpstream, minutes, raising
 from tests.waiting import eventually
@@ -138,6 +139,21 @@ async def test_a_provider_that_does_not_start_is_tried_again_after_a_while(
     assert unwrapped(await found.get("fake", "upstream")) is provider
     status = {status.id: status for status in found.statuses()}["upstream"]
     assert (status.state, status.reason, status.retry_at) == (ProviderState.READY, None, None)
+
+
+async def test_a_step_of_the_wall_clock_delays_no_second_start(monkeypatch: pytest.MonkeyPatch) -> None:
+    machine = SteppingClock(monkeypatch, 10**12)
+    provider = Starting()
+    provider.failing = ProviderUnavailable("It is down.")
+    found = registry(of(provider))
+    with pytest.raises(ProviderUnavailable):
+        await found.get("fake", "upstream")
+    machine.step_ms = -3_600_000
+    (status,) = found.statuses()
+    assert status.retry_at == clock.now_ms() + START_RETRY_MS
+    machine.now += START_RETRY_MS
+    provider.failing = None
+    assert unwrapped(await found.get("fake", "upstream")) is provider
 
 
 async def test_an_asker_that_leaves_during_the_start_leaves_the_provider_startable() -> None:

@@ -56,6 +56,19 @@ async def test_after_whatever_is_written_the_count_is_what_is_stored(world: Worl
     assert await told(world, Timeframe(1, "h")) == 7  # 2, 8 to 11, 15 and 16
 
 
+async def test_candles_of_a_timeframe_that_has_an_aggregate_count_too(world: World) -> None:
+    """As imported days do: there need not be any minute below them."""
+    day, record = Timeframe(1, "d"), await world.record()
+    days = Candles.of(T0 + DAY_MS * np.arange(-5, 1), *(np.ones(6),) * 5)
+    await world.store.write([CandleWrite(record.id, day, days, Spans([Span(T0 - 5 * DAY_MS, T0 + DAY_MS)]), "i")])
+    assert await told(world, day) == 6
+    await world.keeps(part(0, 1440))
+    assert await told(world, day) == 6, "the day that has its minutes as well is one"
+    minutes_of = minutes(T0 + DAY_MS, 60)
+    await world.keeps(part(1440, 1500), rows=minutes_of)
+    assert await told(world, day) == 7
+
+
 async def test_only_what_is_new_is_counted(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     counted: list[list[tuple[int, int]]] = []
     read = Database.read

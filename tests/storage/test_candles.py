@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import random
+import uuid
 from dataclasses import replace
 from typing import Any
 
@@ -15,16 +16,18 @@ from hypothesis import strategies as st
 from candlegraph.candle import Candles
 from candlegraph.clock import MINUTE_MS
 from candlegraph.errors import Unavailable
+from candlegraph.provider import Revision
 from candlegraph.series import Instrument
 from candlegraph.span import Span, Spans
 from candlegraph.timeframe import MINUTE, Timeframe
 from storage import binary
-from storage.batches import CandleRead, CandleWrite, FetchLogRow
+from storage.batches import CandleRead, CandleWrite, FetchLogRow, Superseded
 from storage.candles import CandleStore
-from storage.change_feed import ChangeFeed
+from storage.change_feed import Change, ChangeFeed
 from storage.coverage import Coverage
 from storage.database import SQL, Database
 from storage.instruments import Instruments
+from storage.leases import Leases
 from tests.fakes.upstream import minutes
 from tests.history.world import T0, rows_of
 from tests.timings import PATIENT
@@ -249,3 +252,29 @@ async def test_the_flat_view_shows_the_wide_shape(store: CandleStore) -> None:
         ("m", "p", "BTC/USD", "1m", "BTC", "USD", "import"), ("m", "p", "BTC/USD", "1h", "BTC", "USD", "api"),
     ]  # fmt: skip
     assert rows[0]["timestamp"].timestamp() * 1000 == T0
+
+
+async def test_a_series_that_was_replaced_meanwhile_keeps_no_other_from_being_written(store: CandleStore) -> None:
+    held = (await Leases(store.database, uuid.uuid4()).acquire(["feed"], 600))["feed"]
+    series = [await new(store, symbol) for symbol in "ABC"]
+    await store.write([replace(write(series[1], minutes(T0, 1)), revision=Revision("new", "1"))])
+    writes = [replace(write(one, minutes(T0, 3)), revision=Revision("old", "1")) for one in series]
+    results = await asyncio.gather(*(store.write_leased(one, (), held) for one in writes), return_exceptions=True)
+    assert [type(result) for result in results] == [type(None), Superseded, type(None)]
+    assert [len(await all_of(store, one)) for one in series] == [3, 1, 3]
+
+
+async def test_two_changes_of_one_transaction_are_both_news(database: Database) -> None:
+    feed, heard = ChangeFeed(database), list[Change]()
+    await feed.poll()
+    feed.subscribe(lambda changes: heard.extend(changes or ()))
+    corrected = Span(T0, T0 + MINUTE_MS)
+    async with database.transaction() as connection:
+        for one, span in ((1, corrected), (2, None)):
+            told = [[one], [span.since if span else 0], [span.until if span else 0]]
+            await connection.fetchval(SQL["coverage_extend"], [], [], [], [], *told, [])
+    await feed.poll()
+    assert sorted(heard, key=lambda change: change.instrument_id) == [Change(1, corrected), Change(2)]
+    heard.clear()
+    await feed.poll()
+    assert heard == []

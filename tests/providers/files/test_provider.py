@@ -33,8 +33,10 @@ from candlegraph import (
     clock,
     zone,
 )
-from providers.files import readings, snapshots
-from providers.files.provider import MAX_ROWS, Files, create
+from providers.files import folder, readings, snapshots
+from providers.files import provider as files_provider
+from providers.files.pages import MAX_ROWS
+from providers.files.provider import Files, create
 from providers.tables.reader import Table, read_table
 from tests.fakes.clocks import set_clock
 from tests.waiting import HANG_S, eventually
@@ -479,3 +481,133 @@ async def test_a_file_may_begin_before_1970(tmp_path: Path) -> None:
     page = await provider.fetch(instrument("IBM"), DAY, Span(-3 * 24 * HOUR_MS, 3 * 24 * HOUR_MS))
     assert times(page) == [day * 24 * HOUR_MS for day in range(-3, 3)]
     assert (page.complete_from, page.complete_to) == (-3 * 24 * HOUR_MS, 3 * 24 * HOUR_MS)
+
+
+async def test_a_folder_within_that_cannot_be_read_is_named_and_the_rest_is_served(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Its files are not gone: what is stored of them stays."""
+    write(tmp_path / "A_1m.csv", 3)
+    write(tmp_path / "in/B_1m.csv", 3)
+    provider = await started(tmp_path)
+    b = instrument("in/B")
+    stored = await provider.revision(b, MINUTE, None)
+    scan = os.scandir
+
+    def scandir(path: str) -> object:
+        if Path(path).name in {"in", "lost+found"}:
+            raise PermissionError(13, "Permission denied", path)
+        return scan(path)
+
+    (tmp_path / "lost+found").mkdir()
+    (tmp_path / "in/B_1m.csv").rename(tmp_path / "B_1m.csv.away")  # that nothing of it can be looked at
+    monkeypatch.setattr(os, "scandir", scandir)
+    assert await symbols(provider) == ["A", "in/B"]
+    assert len((await provider.fetch(instrument("A"), MINUTE, ALWAYS)).candles) == 3
+    assert await provider.inspect() == "in/: the folder cannot be read: Permission denied"
+    assert [record.message for record in caplog.records] == [
+        "FILES_DIR: in/ cannot be served: in/: the folder cannot be read: Permission denied"
+    ]
+    for _ in range(3):
+        assert await provider.revision(b, MINUTE, stored) == stored
+    with pytest.raises(ProviderRefused, match="in/: the folder cannot be read"):
+        await provider.fetch(b, MINUTE, ALWAYS)
+
+
+async def test_a_symbol_whose_one_file_breaks_stays_listed(tmp_path: Path) -> None:
+    path = write(tmp_path / "A.csv", 3)
+    provider = await started(tmp_path)
+    path.write_text("nothing")
+    long_ago(tmp_path)
+    provider._snapshots.clear()  # as after a restart: no good state is served
+    assert await symbols(provider) == ["A"]
+    with pytest.raises(ProviderRefused, match=r"A\.csv: it is no table"):
+        await provider.fetch(instrument("A"), HOUR, ALWAYS)
+
+
+async def test_a_question_about_a_file_that_is_gone_does_not_look_through_the_folder_each_time(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("A_1m.csv", "B.csv"):
+        write(tmp_path / name, 3)
+    provider = await started(tmp_path)
+    known = {name: await provider.revision(instrument(name), MINUTE, None) for name in "AB"}
+    now = LATER
+    set_clock(monkeypatch, lambda: now)
+    (tmp_path / "A_1m.csv").unlink()
+    (tmp_path / "B.csv").write_text("nothing")
+    long_ago(tmp_path)
+    provider._snapshots.clear()
+    await provider.listings()
+    scans: list[Path] = []
+    monkeypatch.setattr(
+        files_provider, "catalog", lambda root, *rest: (scans.append(root), folder.catalog(root, *rest))[1]
+    )
+    for _ in range(5):
+        for name in "AB":
+            assert await provider.revision(instrument(name), MINUTE, known[name]) == known[name]
+    assert scans == []
+    now += 2_000
+    for _ in range(5):
+        assert await provider.revision(instrument("A"), MINUTE, known["A"]) is None
+    assert len(scans) == 1
+
+
+async def test_what_is_gone_is_forgotten(tmp_path: Path) -> None:
+    for number in range(5):
+        write(tmp_path / f"A{number}.csv", 3)
+        write(tmp_path / f"B{number}.csv", 3).write_text("nothing")
+    long_ago(tmp_path)
+    provider = await started(tmp_path)
+    for number in range(5):
+        await provider.fetch(instrument(f"A{number}"), MINUTE, ALWAYS)
+    for number in range(5):
+        for letter in "AB":
+            (tmp_path / f"{letter}{number}.csv").unlink()
+    await provider.listings()
+    known = provider._snapshots
+    assert not any([provider._held, known._seen, known._refused, known._lineages, known._continued])
+    assert len(known._kept) == 5, "they may be replaced"
+    for _ in range(3):
+        await provider.revision(instrument("A0"), MINUTE, None)
+    assert not known._kept
+
+
+async def test_callers_that_leave_start_no_second_reading(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write(tmp_path / "A_1m.csv", 3)
+    write(tmp_path / "B_1m.csv", 3)
+    provider = await started(tmp_path)
+    free, running, most = threading.Event(), [0], [0]
+
+    def slow(*rest: object) -> Table:
+        running[0] += 1
+        most[0] = max(most[0], running[0])
+        free.wait(HANG_S)
+        running[0] -= 1
+        return read_table(*rest)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(readings, "read_table", slow)
+    first = asyncio.create_task(provider.fetch(instrument("A"), MINUTE, ALWAYS))
+    await eventually(lambda: running[0])
+    first.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await first
+    second = asyncio.create_task(provider.fetch(instrument("B"), MINUTE, ALWAYS))
+    await eventually(lambda: provider._reading._waiters or running[0] > 1)
+    free.set()
+    assert len((await second).candles) == 3
+    assert most[0] == 1
+
+
+async def test_a_file_that_comes_to_hold_a_second_timeframe_is_refused_as_after_a_restart(tmp_path: Path) -> None:
+    path = write(tmp_path / "A_1m.csv", 300)
+    provider = await started(tmp_path)
+    await provider.fetch(instrument("A"), MINUTE, ALWAYS)
+    hour = START + 5 * HOUR_MS
+    for number in range(12):
+        with path.open("a") as file:
+            file.write(f"{hour + number * HOUR_MS},1,3,0.5,2,10\n")
+        os.utime(path, ns=(number, number))
+        page = await provider.fetch(instrument("A"), MINUTE, ALWAYS)
+    assert len(page.candles) < 312
+    assert "A_1m.csv: it holds two timeframes" in str(await provider.inspect())

@@ -25,10 +25,10 @@ from candlegraph.errors import (
     UnknownSymbol,
     Unsupported,
 )
-from candlegraph.provider import Budget, Capabilities, Listing, LiveMode, Page
+from candlegraph.provider import Budget, Capabilities, Listing, LiveMode, Page, Revision
 from candlegraph.series import Instrument
 from candlegraph.span import Span
-from candlegraph.timeframe import MINUTE
+from candlegraph.timeframe import MINUTE, Timeframe
 from candlegraph.upstream import CallCounters, CallFailure, ProviderState, Urgency
 from candlegraph.upstream import Upstream as GuardedUpstream
 from providers.guard import call_queue as turnstile
@@ -723,3 +723,22 @@ async def test_a_failure_shows_for_a_minute_and_its_message_for_good() -> None:
     assert (status.state, status.reason, status.last_failure) == (ProviderState.READY, None, failed)
     guard.count_refused_rows(3)
     assert guard.status().counters.refused_rows == 3
+
+
+class Chatty(FakeUpstream):
+    """Answers with something else than it should."""
+
+    def __init__(self) -> None:
+        super().__init__(capabilities=Capabilities((MINUTE,), LiveMode.NONE, revised=True))
+
+    async def inspect(self) -> Any:
+        return ["not", "a", "text"]
+
+    async def revision(self, instrument: Instrument, timeframe: Timeframe, stored: Revision | None) -> Any:
+        return "not a revision"
+
+
+async def test_what_a_plugin_says_of_its_own_data_is_checked() -> None:
+    guard = Guard(Chatty())
+    assert "TypeError" in (await failure(guard.inspect())).message
+    assert "TypeError" in (await failure(guard.revision(X, MINUTE, None))).message

@@ -5,18 +5,20 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import replace
 from email.utils import formatdate
 
 import pytest
 
 from candlegraph import clock
+from candlegraph.candle import concat
 from candlegraph.clock import DAY_MS, HOUR_MS, MINUTE_MS
 from candlegraph.provider import Capabilities, LiveMode, Page, Provider
 from candlegraph.series import Instrument
 from candlegraph.span import Span
 from candlegraph.timeframe import MINUTE, Timeframe
 from providers.guard.guard import Guard
-from tests.fakes.upstream import UNLIMITED, FakeUpstream, minutes
+from tests.fakes.upstream import UNLIMITED, FakeUpstream, changing, minutes
 from tests.fakes.virtual import EPOCH_MS, virtual
 
 X = Instrument("fake", "upstream", "X")
@@ -181,4 +183,37 @@ async def test_what_is_older_than_a_day_is_past_without_proof() -> None:
 async def test_where_nothing_moves_there_is_nothing_to_prove() -> None:
     guard = guarded(Silent(live=LiveMode.NONE))
     assert (await ask(guard)).proved_until is None
+    await guard.close()
+
+
+@pytest.mark.parametrize(
+    ("ahead_ms", "rows"),
+    [(20 * HOUR_MS, 2), (19 * HOUR_MS + 17, 2), (90 * MINUTE_MS, 1)],
+    ids=["outside the span", "no opening of a bucket", "the one row ahead of our clock"],
+)
+@virtual
+async def test_wrong_rows_of_the_future_move_no_clock(ahead_ms: int, rows: int) -> None:
+    provider = Silent()
+    provider.upstream.truth = {"X": minutes(RECENT.since, 100)}
+    guard = guarded(provider)
+    wrong = minutes(EPOCH_MS + ahead_ms - ahead_ms % MINUTE_MS, rows)
+    wrong = replace(wrong, timestamp=wrong.timestamp + ahead_ms % MINUTE_MS)
+    provider.upstream.always = changing(lambda page: replace(page, candles=concat([page.candles, wrong])))
+    for _ in range(2):
+        page = await ask(guard, Span(RECENT.since, EPOCH_MS + 20 * HOUR_MS))
+        await asyncio.sleep(6)
+        assert page.proved_until is not None
+        assert page.proved_until <= EPOCH_MS - MINUTE_MS
+    assert guard.now_ms() == clock.wall_ms()
+    await guard.close()
+
+
+@virtual
+async def test_rows_of_files_move_no_clock() -> None:
+    provider = Silent(live=LiveMode.NONE)
+    guard = guarded(provider)
+    ahead = minutes(EPOCH_MS + HOUR_MS, 10)
+    provider.upstream.always = changing(lambda page: replace(page, candles=concat([page.candles, ahead])))
+    await ask(guard, Span(RECENT.since, EPOCH_MS + 2 * HOUR_MS))
+    assert guard.now_ms() == clock.wall_ms()
     await guard.close()

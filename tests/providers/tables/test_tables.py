@@ -25,7 +25,7 @@ from candlegraph import Candles, InvalidCandles, Timeframe, zone
 from providers.tables import delimited
 from providers.tables import reader as tables
 from providers.tables.reader import Hints, Table, read_table
-from providers.tables.timestamps import TIMES, instants
+from providers.tables.timestamps import TIMES
 
 REAL = Path(__file__).parents[4] / "shared/data"
 START = 1_704_067_200_000  # Monday 2024-01-01T00:00:00Z
@@ -785,7 +785,7 @@ def test_a_midnight_that_does_not_exist_opens_its_day_but_no_minute(read: Read) 
 def test_local_times_agree_with_zoneinfo(minutes: int, name: str) -> None:
     wall = datetime.fromtimestamp(minutes * 60, UTC).replace(tzinfo=None)
     expected = wall.replace(tzinfo=ZoneInfo(name), fold=0)
-    found, skipped = instants(np.array([minutes * MINUTE_MS], np.int64), zone(name))
+    found, skipped = zone(name).instants(np.array([minutes * MINUTE_MS], np.int64))
     exists = expected.astimezone(UTC).astimezone(ZoneInfo(name)).replace(tzinfo=None) == wall
     assert bool(skipped[0]) is not exists
     assert skipped[0] or int(found[0]) == int(expected.timestamp() * 1000)
