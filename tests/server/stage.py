@@ -57,7 +57,9 @@ class Stage:
     def seq(self) -> int:
         return len(self.told)
 
-    async def subscribe(self, series: Series, since: int | None, days: Zone | None) -> AsyncIterator[Event]:
+    async def subscribe(
+        self, series: Series, since: int | None, days: Zone | None, address: str = ""
+    ) -> AsyncIterator[Event]:
         """As `realtime.hub.Hub.subscribe`: the listener first, then the history, then what came meanwhile."""
         listener = Listener()
         self.listeners.add(listener)
