@@ -81,7 +81,7 @@ def _tcp_limits(settings: Settings) -> TcpLimits:
         resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
         soft = hard
     room = wanted if soft == resource.RLIM_INFINITY else max(soft - OWN_FILES, soft // 2)
-    if room < wanted:
+    if room < settings.max_connections:
         log.warning(
             "the process may open %d files, too few for MAX_CONNECTIONS=%d: at most %d connections are accepted; "
             "raise the limit (ulimit -n, LimitNOFILE) to %d",

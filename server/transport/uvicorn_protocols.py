@@ -10,7 +10,7 @@ from functools import partial
 from typing import Any
 
 import orjson
-from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
+from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
 from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
 from websockets.exceptions import InvalidState
 
@@ -23,6 +23,7 @@ STALLED = 4410
 MAX_HEAD_BYTES = 65_536  # of the request line, the headers, and what frames the chunks of a body
 MAX_HEADERS = 100
 MAX_URL_BYTES = 32_768
+MAX_DISCARDED_BYTES = 4_194_304  # of what a refused peer still sends
 _PIECE = 16_384  # bytes that the parser gets at once: it checks no limit of its own
 
 
@@ -38,6 +39,8 @@ class HttpProtocol(HttpToolsProtocol):
         self._arrival: asyncio.TimerHandle | None = None  # the deadline of the request that is arriving
         self._in_message = self._in_head = False
         self._head_bytes = self._body_bytes = 0
+        self._refused = False
+        self._discarded_bytes = 0
         self._write_deadline: WriteDeadline | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
@@ -54,7 +57,8 @@ class HttpProtocol(HttpToolsProtocol):
     def data_received(self, data: bytes) -> None:
         """Hand data to the parser in pieces, and stop at what no request needs."""
         for start in range(0, len(data), _PIECE):
-            if self.transport.is_closing() or self.parser is None:
+            if self._is_over:
+                self._discard(data)
                 return
             piece = data[start : start + _PIECE]
             if not self._in_message:
@@ -79,7 +83,7 @@ class HttpProtocol(HttpToolsProtocol):
 
     def on_url(self, url: bytes) -> None:
         """Take a part of the URL."""
-        if self.transport.is_closing():
+        if self._is_over:
             return
         super().on_url(url)
         if len(self.url) > MAX_URL_BYTES:
@@ -87,7 +91,7 @@ class HttpProtocol(HttpToolsProtocol):
 
     def on_header(self, name: bytes, value: bytes) -> None:
         """Take a header, of the head or behind a chunked body."""
-        if self.transport.is_closing():
+        if self._is_over:
             return
         super().on_header(name, value)
         if len(self.headers) > MAX_HEADERS:
@@ -95,7 +99,7 @@ class HttpProtocol(HttpToolsProtocol):
 
     def on_headers_complete(self) -> None:
         """The head is whole: the body has a time of its own."""
-        if self.transport.is_closing():
+        if self._is_over:
             return
         self._in_head = False
         self._expect(self._timings.body_timeout_s)
@@ -104,14 +108,14 @@ class HttpProtocol(HttpToolsProtocol):
     def on_body(self, body: bytes) -> None:
         """Take a part of the body."""
         self._body_bytes += len(body)
-        if not self.transport.is_closing():
+        if not self._is_over:
             super().on_body(body)
 
     def on_message_complete(self) -> None:
         """The request has arrived: its answer may take as long as it takes."""
         self._in_message = self._in_head = False
         _cancel(self._arrival)
-        if not self.transport.is_closing():
+        if not self._is_over:
             super().on_message_complete()
 
     def handle_websocket_upgrade(self) -> None:
@@ -171,16 +175,34 @@ class HttpProtocol(HttpToolsProtocol):
 
     def _refuse(self, status: int, code: str, message: str, retry_after: int | None = None) -> None:
         """Answer and hang up; behind an answer that is under way only hang up."""
-        if self.transport.is_closing():
+        if self._is_over:
             return
+        self._refused = True
         _cancel(self._arrival)
-        if not self.cycle or self.cycle.response_complete:
-            body = orjson.dumps({"errors": [{"message": message, "extensions": {"code": code}}]})
-            head = [STATUS_LINE[status], b"content-type: application/json; charset=utf-8\r\n"]
-            head += [b"x-content-type-options: nosniff\r\ncontent-length: %d\r\n" % len(body)]
-            head += [b"retry-after: %d\r\n" % retry_after] if retry_after else []
-            self.transport.write(b"".join([*head, b"connection: close\r\n\r\n", body]))
-        self.transport.close()
+        cycle: RequestResponseCycle | None = self.cycle
+        if cycle is not None and not cycle.response_complete:
+            self.transport.close()
+            return
+        body = orjson.dumps({"errors": [{"message": message, "extensions": {"code": code}}]})
+        head = [STATUS_LINE[status], b"content-type: application/json; charset=utf-8\r\n"]
+        head += [b"x-content-type-options: nosniff\r\ncontent-length: %d\r\n" % len(body)]
+        head += [b"retry-after: %d\r\n" % retry_after] if retry_after else []
+        self.transport.write(b"".join([*head, b"connection: close\r\n\r\n", body]))
+        if not self._counted or not self.transport.can_write_eof():
+            self.transport.close()
+            return
+        # Closed at once, what the peer has sent meanwhile would reset the connection before it reads the answer.
+        self.transport.write_eof()
+        self._arrival = self.loop.call_later(self._timings.farewell_timeout_s, self.transport.abort)
+
+    def _discard(self, data: bytes) -> None:
+        self._discarded_bytes += len(data)
+        if self._discarded_bytes > MAX_DISCARDED_BYTES:
+            self.transport.abort()
+
+    @property
+    def _is_over(self) -> bool:
+        return self._refused or self.transport.is_closing() or self.parser is None
 
 
 class WebSocketProtocol(WebSocketsSansIOProtocol):
@@ -209,6 +231,8 @@ class WebSocketProtocol(WebSocketsSansIOProtocol):
         """The buffer has room."""
         super().resume_writing()
         self._write_deadline.cancel()
+        if self._farewell:  # it reads again, and will come to the close frame
+            self._say_farewell()
 
     def connection_lost(self, exc: Exception | None) -> None:
         """The connection is gone."""
@@ -274,6 +298,10 @@ class WebSocketProtocol(WebSocketsSansIOProtocol):
                 # Behind what is buffered, and past the application, which waits until that is taken.
                 self.transport.write(b"".join(self.conn.data_to_send()))
             self.close_sent = True
+        self._say_farewell()
+
+    def _say_farewell(self) -> None:
+        _cancel(self._farewell)
         self._farewell = self.loop.call_later(self._timings.farewell_timeout_s, self.transport.abort)
 
 
