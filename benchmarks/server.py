@@ -41,6 +41,7 @@ from schema.subscription import Subscription
 from server.transport.app import WEB
 from server.transport.connections import ConnectionLimits, Connections
 from server.transport.graphql_http import GraphQLEndpoint
+from server.transport.tcp_connections import TcpConnections, TcpLimits
 from server.transport.uvicorn_protocols import protocols
 from storage.cache.memory import CandleCache
 from storage.database import Database
@@ -72,7 +73,9 @@ class BurstHub:
         self._listeners: set[Listener] = set()
         self._seq = 0
 
-    async def subscribe(self, series: Series, since: int | None, days: Zone | None) -> AsyncIterator[Event]:
+    async def subscribe(
+        self, series: Series, since: int | None, days: Zone | None, address: str = ""
+    ) -> AsyncIterator[Event]:
         listener = Listener()
         self._listeners.add(listener)
         try:
@@ -123,7 +126,7 @@ async def main(kind: str, source: str, dsn: str) -> None:
     routes: list[BaseRoute] = [Route("/graphql", endpoint), WebSocketRoute("/graphql", endpoint)]
     if source == "live":
         routes.append(Route("/burst", hub.burst))
-    ours = protocols(Timings()) if kind == "ours" else {}
+    ours = protocols(Timings(), TcpConnections(TcpLimits(200_000, 200_000))) if kind == "ours" else {}
     config = uvicorn.Config(Starlette(routes=routes), port=0, log_config=None, access_log=False, lifespan="off", **ours)
     server = uvicorn.Server(config)
     serving = asyncio.create_task(server.serve())

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import time
 
-LOGGERS = ("uvicorn.error", "strawberry.ws")
+LOGGERS = ("uvicorn.error", "strawberry.ws", "asyncio")
 PER_MINUTE = 5
 
 

@@ -24,7 +24,7 @@ from starlette.routing import Route
 from candlegraph.errors import Overloaded
 from candlegraph.timings import Timings
 from resolvers.cost_budget import CostBudget, CostLimits, Reservation
-from schema.admission import SUBSCRIPTION_COST
+from schema.admission import HISTORY_COST
 from schema.encoding import PIECE_ROWS, JsonAnswer, LazyRows
 from server.serve import _bind
 from server.transport.streamed_answer import StreamedAnswer
@@ -70,12 +70,12 @@ async def subscribe(socket: Socket, id_: str) -> None:
 
 async def test_subscriptions_that_do_not_fit_are_an_error_and_may_be_tried_again() -> None:
     """`error`, not `complete`, which graphql-ws takes for the end. The history of the others is still on its way."""
-    stage, budget = Stage(), CostBudget(CostLimits(per_address=2 * SUBSCRIPTION_COST))
+    stage, budget = Stage(), CostBudget(CostLimits(per_address=2 * HISTORY_COST))
     stage.gate.clear()
     async with staged(replace(services(stage), budget=budget)) as serving, socket_of(serving) as socket:
         for id_ in ("1", "2"):
             await subscribe(socket, id_)
-        await eventually(lambda: budget.reserved == 2 * SUBSCRIPTION_COST)
+        await eventually(lambda: budget.reserved == 2 * HISTORY_COST)
         await subscribe(socket, "3")
         said = await socket.receive_json(timeout=HANG_S)
         assert (said["id"], said["type"]) == ("3", "error")
@@ -100,7 +100,7 @@ async def test_what_is_under_way_is_free_again_when_its_client_is_gone() -> None
     async with staged(replace(services(stage), budget=budget)) as serving:
         async with socket_of(serving) as socket:
             await subscribe(socket, "1")
-            await eventually(lambda: budget.reserved == SUBSCRIPTION_COST)
+            await eventually(lambda: budget.reserved == HISTORY_COST)
         await eventually(lambda: budget.reserved == 0)
 
 
