@@ -34,6 +34,7 @@ from realtime.topic import Listener
 from resolvers.accounts.accounts import Accounts
 from resolvers.accounts.tokens import Tokens
 from resolvers.context import Context, Services
+from resolvers.cost_budget import CostBudget, CostLimits
 from schema.build import build_schema
 from schema.query import Query
 from schema.scalars import SCALARS
@@ -112,7 +113,8 @@ async def main(kind: str, source: str, dsn: str) -> None:
     accounts = Accounts(UserStore(database), Tokens(list), RateLimiter())
     backfills = BackfillJobs(stored)
     hub: Any = BurstHub() if source == "live" else Cluster(stored).hub
-    services = Services(history, registry, hub, backfills, Tracking(backfills), 500, 5_000, accounts)
+    unlimited = CostBudget(CostLimits(10**12, 10**12))
+    services = Services(history, registry, hub, backfills, Tracking(backfills), 500, 5_000, accounts, unlimited)
     everybody = Connections(ConnectionLimits(connections=100_000, per_address=100_000))
     endpoint: Any = GraphQLEndpoint(build_schema(), services, WEB, [], everybody)
     if kind == "stock":
