@@ -312,5 +312,5 @@ def _cancel(timer: asyncio.TimerHandle | None) -> None:
 
 def protocols(timings: Timings, tcp: TcpConnections | None = None) -> dict[str, Any]:
     """The options of ``uvicorn.Config`` that make it use these protocols."""
-    ours: dict[str, Any] = {"timings": timings, "tcp": tcp or TcpConnections()}
+    ours: dict[str, Any] = {"timings": timings, "tcp": TcpConnections() if tcp is None else tcp}
     return {"http": partial(HttpProtocol, **ours), "ws": partial(WebSocketProtocol, **ours)}

@@ -407,8 +407,18 @@ async def test_callers_that_give_up_do_not_widen_the_hashing() -> None:
 
 
 async def test_beyond_a_hundred_who_wait_somebody_is_sent_away() -> None:
-    passwords = Passwords(CHEAP)
-    results = await asyncio.gather(*(passwords.hash(PASSWORD) for _ in range(150)), return_exceptions=True)
+    passwords, held = Passwords(), threading.Event()
+
+    class Held:
+        def hash(self, password: str) -> str:
+            held.wait()
+            return password
+
+    passwords._hasher = Held()  # type: ignore[assignment]
+    tasks = [asyncio.create_task(passwords.hash(PASSWORD)) for _ in range(150)]
+    await eventually(lambda: sum(task.done() for task in tasks) == 150 - passwords_module.MAX_WAITING)
+    held.set()
+    results = await asyncio.gather(*tasks, return_exceptions=True)
     assert {type(result).__name__ for result in results} == {"str", "Overloaded"}
     assert sum(isinstance(result, str) for result in results) == passwords_module.MAX_WAITING
 
