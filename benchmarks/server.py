@@ -34,6 +34,7 @@ from realtime.topic import Listener
 from resolvers.accounts.accounts import Accounts
 from resolvers.accounts.tokens import Tokens
 from resolvers.context import Context, Services
+from resolvers.cost_budget import CostBudget, CostLimits
 from schema.build import build_schema
 from schema.query import Query
 from schema.scalars import SCALARS
@@ -41,6 +42,7 @@ from schema.subscription import Subscription
 from server.transport.app import WEB
 from server.transport.connections import ConnectionLimits, Connections
 from server.transport.graphql_http import GraphQLEndpoint
+from server.transport.tcp_connections import TcpConnections, TcpLimits
 from server.transport.uvicorn_protocols import protocols
 from storage.cache.memory import CandleCache
 from storage.database import Database
@@ -72,7 +74,9 @@ class BurstHub:
         self._listeners: set[Listener] = set()
         self._seq = 0
 
-    async def subscribe(self, series: Series, since: int | None, days: Zone | None) -> AsyncIterator[Event]:
+    async def subscribe(
+        self, series: Series, since: int | None, days: Zone | None, address: str = ""
+    ) -> AsyncIterator[Event]:
         listener = Listener()
         self._listeners.add(listener)
         try:
@@ -109,7 +113,8 @@ async def main(kind: str, source: str, dsn: str) -> None:
     accounts = Accounts(UserStore(database), Tokens(list), RateLimiter())
     backfills = BackfillJobs(stored)
     hub: Any = BurstHub() if source == "live" else Cluster(stored).hub
-    services = Services(history, registry, hub, backfills, Tracking(backfills), 500, 5_000, accounts)
+    unlimited = CostBudget(CostLimits(10**12, 10**12))
+    services = Services(history, registry, hub, backfills, Tracking(backfills), 500, 5_000, accounts, unlimited)
     everybody = Connections(ConnectionLimits(connections=100_000, per_address=100_000))
     endpoint: Any = GraphQLEndpoint(build_schema(), services, WEB, [], everybody)
     if kind == "stock":
@@ -123,7 +128,7 @@ async def main(kind: str, source: str, dsn: str) -> None:
     routes: list[BaseRoute] = [Route("/graphql", endpoint), WebSocketRoute("/graphql", endpoint)]
     if source == "live":
         routes.append(Route("/burst", hub.burst))
-    ours = protocols(Timings()) if kind == "ours" else {}
+    ours = protocols(Timings(), TcpConnections(TcpLimits(200_000, 200_000))) if kind == "ours" else {}
     config = uvicorn.Config(Starlette(routes=routes), port=0, log_config=None, access_log=False, lifespan="off", **ours)
     server = uvicorn.Server(config)
     serving = asyncio.create_task(server.serve())

@@ -164,6 +164,9 @@ async def stage() -> AsyncIterator[Stage]:
                 DATA_DIR=str(folder),
                 PYTHONPATH=f"{ROOT}{os.pathsep}{plugin.parent}",
                 MAX_CONNECTIONS_PER_ADDRESS="100000",
+                MAX_COST_IN_FLIGHT="1000000000",
+                MAX_COST_IN_FLIGHT_PER_ADDRESS="1000000000",
+                MAX_TOPICS_PER_ADDRESS="100000",
             )
             servers.append(await asyncio.to_thread(run.__enter__))
             stack.push_async_callback(asyncio.to_thread, run.__exit__, None, None, None)

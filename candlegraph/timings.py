@@ -73,7 +73,9 @@ class Timings:
     hub_heartbeat_interval_s: float = 15.0  # how long a listener gets no event before a heartbeat
     follow_renewal_interval_s: float = 4.0  # how often a process renews the topics it follows
     message_timeout_s: float = 0.5  # how long a message may be on its way before it counts as lost
-    topic_linger_s: float = 60.0  # how long a topic stays after its last listener
+    topic_linger_s: float = 60.0  # how long a topic stays after its last listener, but no longer than it had listeners
+    topic_min_linger_s: float = 5.0  # how long even a topic stays that had listeners only briefly
+    topic_turn_s: float = 0.5  # how long a listener that joins may delay those behind it
     topic_ready_timeout_s: float = 10.0  # how long a leader may take to send the position of a topic
     topic_ask_interval_s: float = 1.0  # how often it is asked again
     topic_adoption_delay_s: float = 5.0  # after which a topic begins as the store has it: the bus may be down
@@ -84,9 +86,13 @@ class Timings:
     account_freshness_s: float = 0.5  # how old a cached account may be
 
     # transport
+    readiness_interval_s: float = 1.0  # how often the database and Redis are checked for /readyz
+    first_byte_timeout_s: float = 10.0  # how long a new connection may be silent
+    head_timeout_s: float = 10.0  # how long the head of a request may take from its first byte
+    body_timeout_s: float = 20.0  # how long its body may take after that
     socket_init_timeout_s: float = 5.0  # how long a new socket may take to send `connection_init`
     socket_finish_timeout_s: float = 5.0  # how long an answer may take when the server stops
     stream_comment_interval_s: float = 12.0  # how often a quiet event stream sends a comment
-    stalled_peer_timeout_s: float = 10.0  # how long a peer may leave its buffered data unread
+    stalled_peer_timeout_s: float = 10.0  # how long a peer may take no byte of its buffered data
     farewell_timeout_s: float = 5.0  # how long after that it may still read the reason of the close
     unread_timeout_s: float = 30.0  # how long the network keeps unread data after a close

@@ -10,6 +10,7 @@ from realtime.bus import Bus
 from realtime.hub import Hub
 from realtime.leader import Leader
 from realtime.redis_channel import RedisChannel
+from realtime.topic_limits import TopicLimits
 from storage.notify import Notifications
 from storage.topics import TopicStore
 
@@ -20,7 +21,14 @@ _LEASES, _FOLLOWED = "leases", "followed series"
 class Cluster:
     """This process among those that share a database (and perhaps a Redis)."""
 
-    def __init__(self, history: History, *, redis: tuple[str, str] | None = None, shards: int = 1) -> None:
+    def __init__(
+        self,
+        history: History,
+        *,
+        redis: tuple[str, str] | None = None,
+        shards: int = 1,
+        limits: TopicLimits | None = None,
+    ) -> None:
         """Connect to nothing yet. ``redis``: its URL, and the name of the database among those that share it."""
         self._database = history.store.database
         self.store = TopicStore(self._database)
@@ -32,7 +40,7 @@ class Cluster:
         self._dedicated_pool = self._database.dedicated_pool()
         leases = TopicStore(self._dedicated_pool, self.store.process)
         self.leader = Leader(history, self.store, leases, self.bus, shards=shards)
-        self.hub = Hub(history, self.store, self.bus)
+        self.hub = Hub(history, self.store, self.bus, limits)
 
     def start(self, supervisor: Supervisor) -> None:
         """Run the leader, the bus and the hub, each in a task of its own, until `close`."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 
 from candlegraph.answer import Answer, CandleRequest, GapReason
 from candlegraph.candle import Candles, concat
@@ -20,6 +20,7 @@ from candlegraph.zone import UTC, Zone, zone
 from history.orchestrator import History
 from realtime.bus import Bus, BusMessage, PositionRequest, TopicFailure, TopicMessage
 from realtime.topic import EVENT_KINDS, MAX_QUEUED_EVENTS, Listener, Topic
+from realtime.topic_limits import TopicAdmission, TopicLimits
 from storage.topics import TopicEvent, TopicKey, TopicPosition, TopicStore
 
 SNAPSHOT_PAGE_ROWS = 1_000
@@ -30,8 +31,9 @@ _TEMPORARY_GAPS = {GapReason.OUTAGE, GapReason.PENDING, GapReason.REFUSED, GapRe
 class Hub:
     """Live series of this process: one topic for any number of listeners; it stays for a minute after the last one left."""
 
-    def __init__(self, history: History, store: TopicStore, bus: Bus) -> None:
+    def __init__(self, history: History, store: TopicStore, bus: Bus, limits: TopicLimits | None = None) -> None:
         """Start without listeners."""
+        self._admission = TopicAdmission(limits)
         self._history = history
         self._store = store
         self._bus = bus
@@ -41,14 +43,17 @@ class Hub:
         self.outage = Outage("maintaining the followed series")
         bus.subscribe(self._on_message)
 
-    async def subscribe(self, series: Series, since: int | None, days: Zone | None) -> AsyncIterator[Event]:
+    async def subscribe(
+        self, series: Series, since: int | None, days: Zone | None, address: str = ""
+    ) -> AsyncIterator[Event]:
         """Yield the candles since ``since`` (at most 50,000), then live events; end after a RESYNC.
 
         Raises NotFound, BadUserInput, ProviderError or Unavailable, also later: an incomplete history is an error and not a
-        shorter history.
+        shorter history. Overloaded where ``address`` follows too many series.
         """
         record = await self._record(series)
-        async with self._attach_listener(record, series.timeframe, days or zone(record.timezone)) as (listener, topic):
+        days = days or zone(record.timezone)
+        async with self._attach_listener(record, series.timeframe, days, address) as (listener, topic):
             # All read at one moment: later events are in the listener's queue.
             seq, forming, until = topic.seq, topic.forming, topic.opened if topic.live else None
             pending: Event | None = None
@@ -101,7 +106,7 @@ class Hub:
 
     @asynccontextmanager
     async def _attach_listener(
-        self, record: InstrumentRecord, timeframe: Timeframe, days: Zone
+        self, record: InstrumentRecord, timeframe: Timeframe, days: Zone, address: str
     ) -> AsyncIterator[tuple[Listener, Topic]]:
         """Attach a listener to a topic, before any history is read."""
         listener = Listener()
@@ -113,22 +118,35 @@ class Hub:
         key = TopicKey(record.id, str(timeframe), days.name)
         topic = self._topics.get(key)
         if topic is None:
-            topic = self._topics[key] = Topic(record, timeframe, days, began_at=asyncio.get_running_loop().time())
+            self._admission.begin(address)
+            began_at = asyncio.get_running_loop().time()
+            topic = self._topics[key] = Topic(record, timeframe, days, began_at=began_at, began_by=address)
         topic.left_at = None
+        topic.joining += 1
         try:
             if not topic.ready:
-                async with self._unfollowing:  # or a delete under way could remove the new row
-                    pass
-                await self._store.follow([key])
-                await self._ready(key, topic)
+                await self._begin(key, topic, address)
             # Only now, and without an await before its position is noted: earlier events are not for this listener.
             topic.listeners.add(listener)
             topic.left_at = None
             yield listener, topic
         finally:
+            topic.joining -= 1
             topic.listeners.discard(listener)
-            if not topic.listeners:
+            if not topic.listeners and not topic.joining:
                 topic.left_at = asyncio.get_running_loop().time()
+
+    async def _begin(self, key: TopicKey, topic: Topic, address: str) -> None:
+        """Follow a topic in turn, unless somebody else did meanwhile. A leader that is slow to answer holds up no other."""
+        async with self._admission.turn(address):
+            if not topic.ready:
+                async with self._unfollowing:  # else a delete under way could take the new row along
+                    pass
+                await self._store.follow([key])
+                with suppress(TimeoutError):
+                    async with asyncio.timeout(self._history.timings.topic_turn_s):
+                        await self._ready(key, topic)
+        await self._ready(key, topic)
 
     async def _ready(self, key: TopicKey, topic: Topic) -> None:
         """Ask the leader for the position of a topic, until the answer comes."""
@@ -160,16 +178,12 @@ class Hub:
 
     async def _drop_idle_topics(self) -> None:
         """Drop topics that have had no listener for a while."""
-        now, linger_s = asyncio.get_running_loop().time(), self._history.timings.topic_linger_s
-        gone = [
-            key
-            for key, topic in self._topics.items()
-            if not topic.listeners and topic.left_at is not None and now - topic.left_at > linger_s
-        ]
+        now, timings = asyncio.get_running_loop().time(), self._history.timings
+        gone = [key for key, topic in self._topics.items() if topic.is_idle(now, timings)]
         if gone:
             async with self._unfollowing:
                 for key in gone:
-                    del self._topics[key]
+                    self._admission.end(self._topics.pop(key).began_by)
                 await self._store.unfollow(gone)
 
     # Messages from the leader

@@ -12,6 +12,7 @@ from candlegraph.errors import CandlegraphError
 from candlegraph.event import Event, EventKind
 from candlegraph.series import InstrumentRecord, Series
 from candlegraph.timeframe import Timeframe
+from candlegraph.timings import Timings
 from candlegraph.zone import Zone
 
 MAX_QUEUED_EVENTS = 1_000  # closed candles that a listener may be behind
@@ -37,9 +38,8 @@ class Listener:
         if event.kind is EventKind.UPDATE and last and last.kind is EventKind.UPDATE:
             self._events.pop()
         elif len(self._events) >= MAX_QUEUED_EVENTS:
-            untold = [_opening_of(e) for e in (*self._events, event) if e.kind is not EventKind.UPDATE]
+            event = _resync([*self._events, event])
             self._events.clear()
-            event = Event(EventKind.RESYNC, event.seq, Candles.empty(), resync_from=min(untold))
         self._events.append(event)
         if self._waiting:
             _wake(self._waiting)
@@ -89,6 +89,8 @@ class Topic:
     answered: asyncio.Event = field(default_factory=asyncio.Event)
     began_at: float = 0.0
     requested_at: float = float("-inf")
+    began_by: str = ""  # the address of its first listener
+    joining: int = 0  # callers that listen or are about to
     left_at: float | None = None  # when the last listener left
     behind_since: float | None = None  # when a missed event was first detected
     seq: int = 0
@@ -106,6 +108,13 @@ class Topic:
     def opened(self) -> int:
         """The opening of the bucket that is not settled yet: every candle before it has been closed."""
         return self.timeframe.floor(self.edge, self.zone)
+
+    def is_idle(self, now: float, timings: Timings) -> bool:
+        """Whether it has had no listener for a while: as long as it had some before, but neither moments nor minutes."""
+        if self.listeners or self.joining or self.left_at is None:
+            return False
+        lived_s = self.left_at - self.began_at
+        return now - self.left_at > min(timings.topic_linger_s, max(timings.topic_min_linger_s, lived_s))
 
     def start(self, seq: int, edge: int, epoch: int, forming: Candles) -> None:
         """Start at a position; waiting listeners may begin."""
@@ -155,8 +164,3 @@ class Topic:
     def _publish(self, event: Event) -> None:
         for listener in self.listeners:
             listener.push(event)
-
-
-def _opening_of(event: Event) -> int:
-    """The opening of the candle of an event."""
-    return int(event.candles.timestamp[0]) if event.resync_from is None else event.resync_from

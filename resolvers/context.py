@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Hashable, Mapping
 from dataclasses import dataclass, field, replace
+from enum import StrEnum
 from functools import cached_property
 from typing import Any
 
@@ -20,6 +21,15 @@ from history.backfill.tracking import Tracking
 from history.orchestrator import History
 from realtime.hub import Hub
 from resolvers.accounts.accounts import Accounts
+from resolvers.cost_budget import CostBudget, Reservation
+
+
+class Introspection(StrEnum):
+    """Who may read the schema through the API."""
+
+    ON = "on"
+    SIGNED_IN = "signed-in"
+    OFF = "off"
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,6 +44,8 @@ class Services:
     default_points: int
     max_points: int
     accounts: Accounts
+    budget: CostBudget = field(default_factory=CostBudget)
+    introspection: Introspection = Introspection.ON
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,6 +89,20 @@ class Context:
     connection_params: Mapping[str, Any] | None = None
     viewer: Viewer = field(default_factory=Viewer)
     origin: Origin = Origin()
+    reservation: Reservation | None = None  # what its answer holds of the budget of the process
+    cost: int = 0  # of a query or a mutation, as `schema.cost` reckons it
+
+    @property
+    def may_introspect(self) -> bool:
+        """Whether the viewer may read the schema."""
+        allowed = self.services.introspection
+        is_known = self.viewer.user is not None or self.origin.trusted
+        return allowed is Introspection.ON or (allowed is Introspection.SIGNED_IN and is_known)
+
+    def release(self) -> None:
+        """Give back what the operation holds of the budget."""
+        if self.reservation:
+            self.reservation.release()
 
     @cached_property
     def loaders(self) -> Loaders:
@@ -91,7 +117,9 @@ class Context:
     def for_broadcast(self) -> Context:
         """A context for all viewers of the same scope: it holds nothing personal."""
         origin = Origin(trusted=self.origin.trusted)
-        return replace(self, viewer=Viewer(roles=self.viewer.roles), origin=origin, connection_params=None)
+        return replace(
+            self, viewer=Viewer(roles=self.viewer.roles), origin=origin, connection_params=None, reservation=None
+        )
 
     def for_operation(self) -> Context:
         """The same context with loaders of its own."""

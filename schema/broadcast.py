@@ -16,7 +16,6 @@ from functools import lru_cache
 from typing import Any
 from weakref import WeakKeyDictionary, WeakValueDictionary
 
-import orjson
 from graphql import (
     DocumentNode,
     ExecutionResult,
@@ -36,12 +35,15 @@ from graphql import (
 )
 from graphql.execution import Executor, execute_subscription_event
 
+from candlegraph.errors import Overloaded
 from candlegraph.event import Event, EventKind
+from schema.encoding import JsonAnswer
 
 Code = Callable[[list[GraphQLError]], list[GraphQLError]]
 
 _PER_LISTENER_KINDS = (EventKind.SNAPSHOT, EventKind.RESYNC)
 _ABSENT = object()
+MAX_CACHED_LENGTH = 20_000  # characters of a text that is worth keeping
 
 
 class OperationRefused(Exception):
@@ -55,10 +57,15 @@ class OperationRefused(Exception):
 
 def encode(data: Any, errors: list[GraphQLError] | None) -> str:
     """Encode a result as JSON."""
+    return b"".join(answer(data, errors).pieces()).decode()
+
+
+def answer(data: Any, errors: list[GraphQLError] | None) -> JsonAnswer:
+    """A result as JSON that is not encoded yet."""
     payload: dict[str, Any] = {"data": data}
     if errors:
         payload["errors"] = [error.formatted for error in errors]
-    return orjson.dumps(payload).decode()
+    return JsonAnswer(payload)
 
 
 class SharedExecution:
@@ -93,7 +100,8 @@ def shared_execution(
     ``text`` is the document's, ``scope`` what the viewer may see; ``make_context`` gives a context with nothing more.
     """
     name = executor.operation.name
-    selection, names = _selection(executor.schema, text, name.value if name else None)
+    read = _selection if len(text) <= MAX_CACHED_LENGTH else _selection.__wrapped__  # 500 padded texts took 540 MB
+    selection, names = read(executor.schema, text, name.value if name else None)
     coerced = executor.variable_values.coerced
     values = tuple((name, type(value), value) for name in names for value in [coerced.get(name, _ABSENT)])
     key = (executor.schema, selection, values, scope)
@@ -114,9 +122,17 @@ def execute(executor: Executor[Any], event: object) -> ExecutionResult | Awaitab
 
 
 async def follow(
-    source: AsyncGenerator[Any, None], executor: Executor[Any], shared: SharedExecution | None, code: Code
+    source: AsyncGenerator[Any, None],
+    executor: Executor[Any],
+    shared: SharedExecution | None,
+    code: Code,
+    begun: Callable[[], None],
 ) -> AsyncGenerator[str, None]:
-    """The payloads of a subscription; an error of its source is the last one. ``code`` gives errors their codes."""
+    """The payloads of a subscription; an error of its source is the last one. ``code`` gives errors their codes.
+
+    ``begun`` is called once the history has been sent. OperationRefused where the server is overloaded: the client should
+    subscribe again, which it would not do after a `complete`.
+    """
     async with aclosing(source) as events:
         try:
             async for event in events:
@@ -129,8 +145,12 @@ async def follow(
                 if isinstance(result, Awaitable):
                     result = await result
                 yield encode(result.data, code(result.errors) if result.errors else None)
-        except Exception as error:  # noqa: BLE001 - `code` logs what is not foreseen
+                if not isinstance(event, Event) or event.caught_up:
+                    begun()
+        except Exception as error:
             located = error if isinstance(error, GraphQLError) else GraphQLError(str(error), original_error=error)
+            if isinstance(error, Overloaded):
+                raise OperationRefused(code([located])) from error
             yield encode(None, code([located]))
 
 

@@ -16,11 +16,13 @@ from strawberry.types.execution import PreExecutionError
 from strawberry.types.graphql import OperationType
 
 from resolvers.context import Context
-from schema.broadcast import Code, OperationRefused, encode, follow, shared_execution
+from schema.admission import CostAdmission
+from schema.broadcast import Code, OperationRefused, answer, follow, shared_execution
 from schema.cost import CostLimit
 from schema.documents import Documents
 from schema.errors import CodedErrors
 from schema.executor import BulkExecutor
+from schema.introspection import IntrospectionLimit
 from schema.mutation import Mutation
 from schema.operation import NamedOperation
 from schema.query import Query
@@ -57,7 +59,7 @@ class Schema(strawberry.Schema):
         if isinstance(result, PreExecutionError):
             raise OperationRefused(coded(result.errors or []))
         if isinstance(result, ExecutionResult):  # its errors got their codes at the end of the operation
-            return _once(encode(result.data, result.errors))
+            return _once(await answer(result.data, result.errors).whole())
         return await self._subscribe(execution, coded)
 
     async def _prepare_and_execute(
@@ -92,7 +94,7 @@ class Schema(strawberry.Schema):
             raise OperationRefused(coded(source.errors or []))
         assert isinstance(source, AsyncGenerator)  # noqa: S101 - every source here is one
         heard_with = shared_execution(executor, execution.query or "", context.scope, context.for_broadcast)
-        return follow(source, executor, heard_with, coded)
+        return follow(source, executor, heard_with, coded, context.release)
 
 
 async def _once(payload: str) -> AsyncGenerator[str, None]:
@@ -107,5 +109,5 @@ def build_schema() -> Schema:
         subscription=Subscription,
         config=StrawberryConfig(scalar_map=SCALARS),
         execution_context_class=BulkExecutor,
-        extensions=[CodedErrors, Documents, NamedOperation, CostLimit],
+        extensions=[CodedErrors, Documents, NamedOperation, IntrospectionLimit, CostLimit, CostAdmission],
     )

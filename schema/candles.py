@@ -15,6 +15,7 @@ from candlegraph.candle import Candles
 from candlegraph.timeframe import MINUTE, Timeframe
 from resolvers.candles import AnswerSource, resolve_fetched_at
 from resolvers.context import Context
+from schema.encoding import LazyRows, are_finite, reader
 from schema.scalars import Timestamp, datetime_of
 
 strawberry.enum(
@@ -89,8 +90,10 @@ class CandleColumns:
 
 
 def _values(column: np.ndarray) -> list[Any]:
-    values: list[Any] = column.tolist()
-    return values
+    """A list of a column, which `schema.executor` leaves as it is until it is encoded."""
+    if not are_finite(column):
+        return column.tolist()  # type: ignore[no-any-return]
+    return LazyRows({"": reader(column)}, len(column), named=False)  # type: ignore[return-value]
 
 
 @strawberry.type(description="A span that is not covered, and why.")

@@ -108,6 +108,7 @@ class CostLimit(SchemaExtension):
                 cost = estimate_cost(
                     document, operation, execution.variables or {}, services.default_points, services.max_points
                 )
+                context.cost = cost
                 if cost > MAX_COST:
                     message = (
                         f"This may cost {cost:,}, and an operation at most {MAX_COST:,}: ask for fewer series, "

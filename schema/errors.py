@@ -11,6 +11,7 @@ from strawberry.schema.exceptions import CannotGetOperationTypeError, InvalidOpe
 
 from candlegraph.errors import CandlegraphError
 from resolvers.context import Context
+from schema.introspection import without_suggestion
 
 log = logging.getLogger(__name__)
 
@@ -35,12 +36,13 @@ class CodedErrors(MaskErrors):
         return self.coded(errors)
 
     def _coded(self, error: GraphQLError) -> GraphQLError:
-        cause = _cause(error)
+        cause, context = _cause(error), self.execution_context.context
         if cause is None:
-            return _shown(error, error.message, {"code": self._own_code(error), **(error.extensions or {})})
+            hides = isinstance(context, Context) and not context.may_introspect
+            message = without_suggestion(error.message) if hides else error.message
+            return _shown(error, message, {"code": self._own_code(error), **(error.extensions or {})})
         if foreseen := _foreseen(error, cause):
             return _shown(error, *foreseen)
-        context = self.execution_context.context
         request_id = context.request_id if isinstance(context, Context) else None
         log.error("request %s failed at %s", request_id, error.path, exc_info=cause)
         message = "Something went wrong on the server; it was logged."

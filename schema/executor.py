@@ -6,9 +6,7 @@ Plain execution handles anything unusual: `Candles` iterates as candle objects.
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Iterable
-from functools import lru_cache
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -18,17 +16,13 @@ from graphql.pyutils import Path
 from strawberry.schema.schema import StrawberryGraphQLCoreExecutionContext
 
 from candlegraph.candle import Candles
+from schema.encoding import Columns, LazyRows, are_finite, reader
 from schema.scalars import print_datetime
 
-
-def _floats(column: np.ndarray) -> list[float] | None:
-    # NaN and infinity are errors of single fields: plain execution reports them.
-    values: list[float] = column.tolist()
-    return values if _are_plain(values) else None
+MAX_SHORT_VALUES = 2_000  # in a list that is made at once: events have one or two candles
 
 
-def _times(candles: Candles) -> list[str]:
-    stamps = candles.timestamp
+def _times(stamps: np.ndarray) -> list[str]:
     if (stamps % 1000).any():
         return [print_datetime(stamp) for stamp in stamps.tolist()]
     texts: list[str] = np.datetime_as_string(stamps.astype("datetime64[ms]"), unit="s").tolist()
@@ -36,18 +30,7 @@ def _times(candles: Candles) -> list[str]:
 
 
 # Candle's fields that are plain columns: none has an argument, a resolver of its own or can be null.
-_COLUMNS: dict[str, Callable[[Candles], list[Any] | None]] = {
-    "timestamp": lambda candles: candles.timestamp.tolist(),
-    "time": _times,
-    "open": lambda candles: _floats(candles.open),
-    "high": lambda candles: _floats(candles.high),
-    "low": lambda candles: _floats(candles.low),
-    "close": lambda candles: _floats(candles.close),
-    "volume": lambda candles: _floats(candles.volume),
-    "closed": lambda candles: candles.closed.tolist(),
-    "synthetic": lambda candles: candles.synthetic.tolist(),
-    "__typename": lambda candles: ["Candle"] * len(candles),
-}
+_COLUMNS = ("timestamp", "open", "high", "low", "close", "volume", "closed", "synthetic")
 
 
 class BulkExecutor(StrawberryGraphQLCoreExecutionContext):
@@ -67,13 +50,13 @@ class BulkExecutor(StrawberryGraphQLCoreExecutionContext):
             rows = self._rows(return_type, field_details_list, result)
             if rows is not None:
                 return rows
-        elif type(result) is list and info.parent_type.name == "CandleColumns" and _are_plain(result):
-            return result
+        elif type(result) is LazyRows:  # a column of finite numbers
+            return result if result.values > MAX_SHORT_VALUES else list(result)
         return super().complete_list_value(return_type, field_details_list, info, path, result, position_context)
 
     def _rows(
         self, return_type: GraphQLList[GraphQLOutputType], details: FieldDetailsList, candles: Candles
-    ) -> list[dict[str, Any]] | None:
+    ) -> Sequence[Any] | None:
         """The rows as dicts, or None where plain execution has to handle this selection."""
         candle = return_type.of_type
         candle = candle.of_type if is_non_null_type(candle) else candle
@@ -82,34 +65,26 @@ class BulkExecutor(StrawberryGraphQLCoreExecutionContext):
         fields, deferred, *_ = self.collect_subfields(candle, details)
         if deferred:
             return None
-        columns: dict[str, list[Any]] = {}
+        columns: Columns = {}
         for response_name, nodes in fields.items():
-            make = _COLUMNS.get(nodes[0].node.name.value)
-            column = make(candles) if make else None
+            column = _column(candles, nodes[0].node.name.value)
             if column is None:
                 return None
             columns[response_name] = column
         if not columns:
             return [{} for _ in range(len(candles))]
-        return _row_maker(tuple(columns))(columns.values())
+        rows = LazyRows(columns, len(candles))
+        return rows if rows.values > MAX_SHORT_VALUES else list(rows)
 
 
-@lru_cache(maxsize=512)
-def _row_maker(names: tuple[str, ...]) -> Callable[[Iterable[list[Any]]], list[dict[str, Any]]]:
-    """Compile a comprehension with its keys written out: it makes dicts three times as fast as ``dict(zip(...))``.
-
-    The names are response names, which the parser holds to letters, digits and underscores; ``repr`` quotes them anyway.
-    """
-    values = [f"v{position}" for position in range(len(names))]
-    row = ", ".join(f"{name!r}: {value}" for name, value in zip(names, values, strict=True))
-    source = f"lambda columns: [{{{row}}} for {', '.join(values)}, in zip(*columns, strict=True)]"
-    maker: Callable[[Iterable[list[Any]]], list[dict[str, Any]]] = eval(source, {"zip": zip})  # noqa: S307
-    return maker
-
-
-def _are_plain(values: list[Any]) -> bool:
-    """Whether numbers need no completing: a NaN or an infinity among them shows in their sum."""
-    return math.isfinite(sum(values))
+def _column(candles: Candles, name: str) -> Callable[[slice], list[Any]] | None:
+    """A reader of a field of candles; None where plain execution has to word what is wrong with a number."""
+    if name == "time":
+        return lambda part: _times(candles.timestamp[part])
+    if name == "__typename":
+        return lambda part: ["Candle"] * len(candles.timestamp[part])
+    column = getattr(candles, name) if name in _COLUMNS else None
+    return reader(column) if column is not None and are_finite(column) else None
 
 
 def _resolves(middleware: Any) -> bool:

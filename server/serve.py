@@ -6,10 +6,11 @@ import asyncio
 import errno
 import gc
 import logging
+import resource
 import signal
 import socket
 import sys
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 
 import uvicorn
 
@@ -18,8 +19,14 @@ from candlegraph.timings import Timings
 from server.settings import Settings
 from server.transport.app import create_app
 from server.transport.connections import Connections
+from server.transport.log_limit import limit_logs
+from server.transport.tcp_connections import TcpConnections, TcpLimits
 from server.transport.uvicorn_protocols import protocols
 from server.wiring import open_runtime
+
+log = logging.getLogger(__name__)
+
+OWN_FILES = 256  # of the database, the upstreams, logs and libraries
 
 
 async def serve(settings: Settings, timings: Timings | None = None) -> None:
@@ -34,9 +41,11 @@ async def serve(settings: Settings, timings: Timings | None = None) -> None:
 async def _serve(settings: Settings, sockets: list[socket.socket], timings: Timings) -> None:
     async with open_runtime(settings, serving=True, timings=timings) as running:
         app = create_app(running)
+        limit_logs()
         config = uvicorn.Config(
             app,
-            **protocols(timings),
+            **protocols(timings, TcpConnections(_tcp_limits(settings), app.state.proxies)),
+            proxy_headers=False,  # ours trust no peer that FORWARDED_ALLOW_IPS does not name
             ws_max_size=65_536,
             ws_ping_interval=15,  # a dead peer is detected within 30 s
             ws_ping_timeout=15,
@@ -59,6 +68,29 @@ async def _serve(settings: Settings, sockets: list[socket.socket], timings: Timi
         gc.collect()
         gc.freeze()
         await server.serve(sockets)
+
+
+def _tcp_limits(settings: Settings) -> TcpLimits:
+    """The caps on TCP connections: as many again as on sockets and streams, so that requests get in beside those.
+
+    Where the process may open fewer files, that is the cap: otherwise one silent client could use them all up.
+    """
+    wanted, per_address = 2 * settings.max_connections, 2 * settings.max_connections_per_address
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with suppress(OSError, ValueError):  # macOS allows fewer than it says
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+        soft = hard
+    room = wanted if soft == resource.RLIM_INFINITY else max(soft - OWN_FILES, soft // 2)
+    if room < settings.max_connections:
+        log.warning(
+            "the process may open %d files, too few for MAX_CONNECTIONS=%d: at most %d connections are accepted; "
+            "raise the limit (ulimit -n, LimitNOFILE) to %d",
+            soft,
+            settings.max_connections,
+            room,
+            wanted + OWN_FILES,
+        )
+    return TcpLimits(min(wanted, room), per_address)
 
 
 def _bind(host: str, port: int, timings: Timings) -> list[socket.socket]:

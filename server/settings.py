@@ -13,7 +13,9 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from candlegraph.errors import BadUserInput, ConfigurationError
 from candlegraph.zone import zone
+from resolvers.context import Introspection
 from server.signing_key import weakness_of
+from server.transport.proxies import parse_networks
 from storage.aggregates.layout import AggregateLayout
 
 
@@ -122,6 +124,32 @@ class Settings(BaseSettings):
     max_connections_per_address: int = Field(
         100, ge=1, description="The most of them for one address (of IPv6, one /64 network)."
     )
+    max_cost_in_flight: int = Field(
+        12_000_000,
+        ge=1,
+        description="How many values of candles all operations under way may bring at most, in estimate.",
+    )
+    max_cost_in_flight_per_address: int = Field(
+        6_000_000, ge=1, description="How many of these one address may ask for at once."
+    )
+    max_topics: int = Field(5_000, ge=1, description="How many different live series a process carries.")
+    max_topics_per_address: int = Field(
+        200, ge=1, description="How many of these may be there because one address asked first."
+    )
+    introspection: Introspection = Field(
+        Introspection.ON,
+        description=(
+            "Who may read the schema through the API: `on` everybody, `signed-in` those who are, `off` nobody, which "
+            "switches GraphiQL off too."
+        ),
+    )
+    forwarded_allow_ips: str = Field(
+        "",
+        description=(
+            "Comma-separated addresses and networks of the reverse proxies in front: `X-Forwarded-For` and "
+            "`X-Forwarded-Proto` count from them alone."
+        ),
+    )
     max_operations_per_socket: int = Field(
         100, ge=1, le=10_000, description="The most simultaneous operations on a WebSocket."
     )
@@ -183,6 +211,12 @@ class Settings(BaseSettings):
         for origin in filter(None, map(str.strip, value.split(","))):
             if not _ORIGIN.fullmatch(origin):
                 raise ValueError(f"{origin[:64]!r} is no origin such as https://charts.example.com")
+        return value
+
+    @field_validator("forwarded_allow_ips")
+    @classmethod
+    def _are_networks(cls, value: str) -> str:
+        parse_networks(value)
         return value
 
     @field_validator("files_timezone")

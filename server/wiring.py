@@ -20,9 +20,12 @@ from history.orchestrator import History
 from history.upgrade import Upgrade
 from providers.registry import Registry
 from realtime.cluster import Cluster
+from realtime.topic_limits import TopicLimits
 from resolvers.accounts.accounts import Accounts
 from resolvers.accounts.tokens import Tokens
 from resolvers.context import Services
+from resolvers.cost_budget import CostBudget, CostLimits
+from server.readiness import Readiness
 from server.settings import Settings
 from server.signing_key import load_or_create_key
 from storage.aggregates.continuous import ContinuousReader
@@ -55,6 +58,7 @@ class Runtime:
     services: Services
     redis: Redis
     supervisor: Supervisor
+    readiness: Readiness
 
 
 @asynccontextmanager
@@ -147,7 +151,9 @@ async def open_runtime(
         cache = await stack.enter_async_context(_cache(settings, name, redis))
         history = History.create(opened, registry, levels, _reads(levels, kind), cache)
         stack.push_async_callback(history.close)
-        cluster = Cluster(history, redis=(redis_url, name) if redis_url else None, shards=settings.feed_shards)
+        topics = TopicLimits(settings.max_topics, settings.max_topics_per_address)
+        redis_at = (redis_url, name) if redis_url else None
+        cluster = Cluster(history, redis=redis_at, shards=settings.feed_shards, limits=topics)
         backfills = BackfillJobs(history)
         tracking = Tracking(backfills)
         tokens = Tokens(partial(_keys, settings))
@@ -157,12 +163,16 @@ async def open_runtime(
             stack.push_async_callback(close)
         history.start(supervisor)
         supervisor.start("accounts", accounts.revocations.run, accounts.revocations.outage)
+        readiness = Readiness(opened, redis)
         if serving:
+            supervisor.start("readiness", readiness.run)
             _serve(supervisor, history, workers, cluster, tracking)
             _refresh(supervisor, opened, kind, settings.retention_days)
         points = (settings.default_chart_points, settings.max_chart_points)
-        services = Services(history, registry, cluster.hub, backfills, tracking, *points, accounts)
-        yield Runtime(settings, opened, registry, history.store, services, redis, supervisor)
+        budget = CostBudget(CostLimits(settings.max_cost_in_flight, settings.max_cost_in_flight_per_address))
+        parts = (history, registry, cluster.hub, backfills, tracking, *points, accounts, budget)
+        services = Services(*parts, settings.introspection)
+        yield Runtime(settings, opened, registry, history.store, services, redis, supervisor, readiness)
 
 
 def _serve(

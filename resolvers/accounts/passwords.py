@@ -7,8 +7,9 @@ import base64
 import secrets
 import unicodedata
 from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
 from functools import cached_property
-from typing import ParamSpec, TypeVar
+from typing import Any, ParamSpec, TypeVar
 
 from argon2 import PasswordHasher
 from argon2.exceptions import VerifyMismatchError
@@ -31,8 +32,8 @@ class Passwords:
     def __init__(self, hasher: PasswordHasher = _hasher) -> None:
         """Use these parameters."""
         self._hasher = hasher
-        self._semaphore = asyncio.Semaphore(2)
-        self._waiting = 0
+        self._threads = ThreadPoolExecutor(2, "passwords")
+        self._pending: set[Future[Any]] = set()
 
     async def hash(self, password: str) -> str:
         """Hash a new password. BadUserInput where it is too short or too long."""
@@ -65,14 +66,13 @@ class Passwords:
         return f"$argon2id$v=19${cost}${_base64(salt)}${_base64(digest)}"
 
     async def _run_limited(self, work: Callable[P, T], *arguments: P.args, **keywords: P.kwargs) -> T:
-        if self._waiting >= MAX_WAITING:
+        if len(self._pending) >= MAX_WAITING:
             raise Overloaded("Too many sign-ins at the moment: try again in a moment.", retry_after=5)
-        self._waiting += 1
-        try:
-            async with self._semaphore:
-                return await asyncio.to_thread(work, *arguments, **keywords)
-        finally:
-            self._waiting -= 1
+        # A cancelled caller leaves its thread at work: with a semaphore, a third one would begin.
+        future = self._threads.submit(work, *arguments, **keywords)
+        self._pending.add(future)
+        future.add_done_callback(self._pending.discard)
+        return await asyncio.wrap_future(future)
 
 
 def _normal(password: str) -> str:

@@ -13,12 +13,14 @@ from starlette.responses import JSONResponse, RedirectResponse, Response
 from starlette.routing import Mount, Route, WebSocketRoute
 from starlette.staticfiles import StaticFiles
 
-from candlegraph.errors import CandlegraphError
+from resolvers.context import Introspection
 from schema.build import build_schema
 from server.settings import Env
 from server.transport.connections import ConnectionLimits, Connections
 from server.transport.graphql_http import GraphQLEndpoint
 from server.transport.loopback import is_loopback_name
+from server.transport.proxies import ForwardedHeaders, TrustedProxies, parse_networks
+from server.transport.security_headers import SecurityHeaders
 from server.wiring import Runtime
 
 WEB = Path(__file__).parents[1] / "web"
@@ -33,34 +35,51 @@ def create_app(runtime: Runtime) -> Starlette:
             settings.max_connections, settings.max_connections_per_address, settings.max_operations_per_socket
         )
     )
+    proxies = TrustedProxies(parse_networks(settings.forwarded_allow_ips))
     endpoint = _endpoint(runtime, connections)
-
-    async def home(_: Request) -> Response:
-        return RedirectResponse("/graphql")
 
     async def healthz(_: Request) -> Response:
         return JSONResponse({"status": "ok"})
 
     async def readyz(_: Request) -> Response:
-        return await _readiness(runtime)
+        return _readiness(runtime, proxies)
 
+    files = [Mount("/static", StaticFiles(directory=WEB, check_dir=False))]
     app = Starlette(
         routes=[
-            Route("/", home),
+            Route("/", _to_graphql),
             Route("/graphql", endpoint),
+            Route("/graphql/", _to_graphql, methods=["GET", "POST"]),
             WebSocketRoute("/graphql", endpoint),
             Route("/healthz", healthz),
             Route("/readyz", readyz),
-            Mount("/static", StaticFiles(directory=WEB, check_dir=False)),
+            *(files if settings.introspection is not Introspection.OFF else []),
         ],
+        exception_handlers={Exception: _failed},
         middleware=[
+            Middleware(SecurityHeaders),
+            Middleware(ForwardedHeaders, proxies=proxies),
             Middleware(CORSMiddleware, allow_origins=origins, allow_methods=["GET", "POST"], allow_headers=["*"]),
             # Level 1: the default, 9, costs several times what answering a query does, for a fifth fewer bytes.
             Middleware(GZipMiddleware, minimum_size=2048, compresslevel=1),
         ],
     )
-    app.state.connections = connections
+    app.router.redirect_slashes = False  # its redirects take the host from the request
+    app.state.connections, app.state.proxies = connections, proxies
     return app
+
+
+async def _to_graphql(request: Request) -> Response:
+    query = request.url.query
+    return RedirectResponse("/graphql" + (f"?{query}" if query else ""))
+
+
+async def _failed(_: Request, __: Exception) -> Response:
+    """Uvicorn logs the exception."""
+    body = {
+        "errors": [{"message": "Something went wrong here, and it was logged.", "extensions": {"code": "INTERNAL"}}]
+    }
+    return JSONResponse(body, 500, {"x-content-type-options": "nosniff"})
 
 
 def _endpoint(runtime: Runtime, connections: Connections) -> GraphQLEndpoint:
@@ -76,13 +95,12 @@ def _endpoint(runtime: Runtime, connections: Connections) -> GraphQLEndpoint:
     )
 
 
-async def _readiness(runtime: Runtime) -> Response:
-    try:
-        async with runtime.database.connection() as connection:
-            await connection.fetchval("select 1")
-    except CandlegraphError as error:
-        return JSONResponse({"status": "unavailable", "detail": error.message}, 503)
-    problem = await runtime.redis.check()
-    details = [f"{problem}: each process works alone."] if problem else []
+def _readiness(runtime: Runtime, proxies: TrustedProxies) -> Response:
+    """What the supervised checks found last: floods that keep the database busy do not make the server unready."""
+    state = runtime.readiness.state
+    if state.unavailable:
+        return JSONResponse({"status": "unavailable", "detail": state.unavailable}, 503)
+    details = [state.redis_problem] if state.redis_problem else []
     details += [f"{name}: {reason}" for name, reason in runtime.supervisor.degraded().items()]
-    return JSONResponse({"status": "degraded", "detail": " ".join(details)} if details else {"status": "ready"})
+    answer = {"status": "degraded", "detail": " ".join(details)} if details else {"status": "ready"}
+    return JSONResponse({**answer, "note": proxies.advice} if proxies.advice else answer)

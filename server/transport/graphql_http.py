@@ -23,12 +23,16 @@ from strawberry.types.graphql import OperationType
 
 from candlegraph.errors import CandlegraphError
 from candlegraph.timings import Timings
-from resolvers.context import Context, Origin, Services
+from resolvers.context import Context, Introspection, Origin, Services
+from resolvers.cost_budget import Reservation
+from schema.admission import MAX_STREAMED_COST
 from schema.build import Schema
+from schema.encoding import JsonAnswer
 from server.transport.connections import Connections, status_of
 from server.transport.graphql_sse import EventStream, prefers_events
 from server.transport.graphql_ws import GraphQLSocket
 from server.transport.loopback import is_loopback
+from server.transport.streamed_answer import StreamedAnswer
 
 MAX_BODY = 262_144
 GRAPHQL_RESPONSE = "application/graphql-response+json"
@@ -37,11 +41,6 @@ _ENVELOPE = (
     ("operationName", str, "a text"),
     ("variables", dict, "an object"),
     ("extensions", dict, "an object"),
-)
-CONTENT_SECURITY_POLICY = (
-    "default-src 'self'; script-src 'self'; worker-src 'self' blob:; style-src 'self' 'unsafe-inline'; "
-    "font-src 'self' data:; img-src 'self' data:; connect-src 'self' ws: wss:; object-src 'none'; base-uri 'none'; "
-    "frame-ancestors 'none'"
 )
 
 
@@ -77,8 +76,16 @@ class GraphQLEndpoint(GraphQL[Context, None]):
             return
         request = Request(scope, _bounded(receive))
         request.state.id = secrets.token_hex(8)
+        streams = prefers_events(request.headers.get("accept", ""))
+        most = MAX_STREAMED_COST if streams else None
+        reservation = request.state.reservation = Reservation(self._services.budget, _address(request), max_cost=most)
         try:
-            streams = prefers_events(request.headers.get("accept", ""))
+            await self._answer(request, streams, scope, receive, send)
+        finally:
+            reservation.release()
+
+    async def _answer(self, request: Request, streams: bool, scope: Scope, receive: Receive, send: Send) -> None:
+        try:
             response = await (self._stream(request) if streams else self.run(request))
         except HTTPException as error:
             response = _refusal(error)
@@ -129,12 +136,17 @@ class GraphQLEndpoint(GraphQL[Context, None]):
 
     async def get_context(self, request: Request | WebSocket, response: Response | WebSocket) -> Context:
         """Create the context of an operation; a socket's operations get loaders of their own later."""
-        address = request.client.host if request.client else ""
-        origin = Origin(address, self._trusts_loopback and is_loopback(request))
+        origin = Origin(_address(request), self._trusts_loopback and is_loopback(request))
         authorization = request.headers.get("authorization")
         if isinstance(request, Request):
             viewer = await self._services.accounts.identify(authorization)
-            return Context(self._services, request.state.id, viewer=viewer, origin=origin)
+            return Context(
+                self._services,
+                request.state.id,
+                viewer=viewer,
+                origin=origin,
+                reservation=request.state.reservation,
+            )
         # `connection_init` identifies the caller; a client that can set a header may send the token there.
         return Context(self._services, secrets.token_hex(8), {"Authorization": authorization}, origin=origin)
 
@@ -145,10 +157,11 @@ class GraphQLEndpoint(GraphQL[Context, None]):
 
     async def render_graphql_ide(self, request: Request) -> Response:
         """GraphiQL, from our own origin."""
+        if self._services.introspection is Introspection.OFF:
+            return PlainTextResponse("GraphiQL is off here (INTROSPECTION=off).\n", 404)
         if not self._page.is_file():
             return PlainTextResponse("GraphiQL is not built: run `make install`.\n", 404)
-        headers = {"content-security-policy": CONTENT_SECURITY_POLICY, "cache-control": "no-cache"}
-        return FileResponse(self._page, media_type="text/html", headers=headers)
+        return FileResponse(self._page, media_type="text/html", headers={"cache-control": "no-cache"})
 
     def decode_json(self, data: str | bytes) -> object:
         """Read JSON; any fault, too deep or not UTF-8, is a JSONDecodeError."""
@@ -238,14 +251,19 @@ class GraphQLEndpoint(GraphQL[Context, None]):
         modern = getattr(sub_response, "modern", False)
         refused = modern and "data" not in response_data
         headers = {"cache-control": "no-store", "vary": "Accept, Authorization"}
-        response = Response(
-            self.encode_json(response_data),
-            400 if refused else 200,
-            headers,
-            GRAPHQL_RESPONSE + "; charset=utf-8" if modern else "application/json; charset=utf-8",
+        answer, status = JsonAnswer(response_data), 400 if refused else 200
+        media_type = GRAPHQL_RESPONSE + "; charset=utf-8" if modern else "application/json; charset=utf-8"
+        response = (
+            StreamedAnswer(answer, status, headers, media_type)
+            if answer.is_long
+            else Response(b"".join(answer.pieces()), status, headers, media_type)
         )
         response.headers.update(sub_response.headers)
         return response
+
+
+def _address(request: Request | WebSocket) -> str:
+    return request.client.host if request.client else ""
 
 
 def _request_error(message: str) -> PreExecutionError:

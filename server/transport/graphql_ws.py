@@ -11,6 +11,7 @@ import asyncio
 import logging
 import time
 from contextlib import aclosing, suppress
+from dataclasses import replace
 from typing import Any
 
 import orjson
@@ -20,6 +21,8 @@ from candlegraph.errors import CandlegraphError, Overloaded, TokenExpired, Unaut
 from candlegraph.timings import Timings
 from candlegraph.viewer import User
 from resolvers.context import Context
+from resolvers.cost_budget import Reservation
+from schema.admission import MAX_STREAMED_COST
 from schema.broadcast import OperationRefused
 from schema.build import Schema
 
@@ -135,9 +138,12 @@ class GraphQLSocket:
 
     async def _run(self, id_: str, payload: dict[str, Any]) -> None:
         last = orjson.dumps({"id": id_, "type": "complete"}).decode()
+        budget, address = self._context.services.budget, self._context.origin.address
+        reservation = Reservation(budget, address, max_cost=MAX_STREAMED_COST)
+        context = replace(self._context, reservation=reservation)
         try:
             answer = await self._schema.open(
-                payload["query"], payload.get("variables"), payload.get("operationName") or None, self._context
+                payload["query"], payload.get("variables"), payload.get("operationName") or None, context
             )
             head = orjson.dumps({"id": id_, "type": "next"}).decode()[:-1] + ',"payload":'
             async with aclosing(answer):
@@ -152,6 +158,8 @@ class GraphQLSocket:
         except Exception:
             log.exception("an operation failed unexpectedly")
             last = _error(id_, [{"message": "Something went wrong on the server.", "extensions": {"code": "INTERNAL"}}])
+        finally:
+            reservation.release()
         # Before the client learns that the operation is over, so that it may use the id again at once.
         self._operations.pop(id_, None)
         with suppress(WebSocketDisconnect):

@@ -1,6 +1,6 @@
-"""The web server's protocols: they cut off a peer that does not read, does not answer or sends garbage.
+"""The web server's protocols: they disconnect a peer that sends nothing, too much or garbage, or reads nothing.
 
-They are uvicorn's own, which wait for such peers as long as the network does.
+They are uvicorn's own, which wait for such peers as long as the network does, and take a request head of any size.
 """
 
 from __future__ import annotations
@@ -9,65 +9,237 @@ import asyncio
 from functools import partial
 from typing import Any
 
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+import orjson
+from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
 from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
 from websockets.exceptions import InvalidState
 
+from candlegraph.errors import Overloaded
 from candlegraph.timings import Timings
+from server.transport.tcp_connections import TcpConnections
+from server.transport.write_deadline import WriteDeadline, unsent_bytes
 
 STALLED = 4410
+MAX_HEAD_BYTES = 65_536  # of the request line, the headers, and what frames the chunks of a body
+MAX_HEADERS = 100
+MAX_URL_BYTES = 32_768
+MAX_DISCARDED_BYTES = 4_194_304  # of what a refused peer still sends
+_PIECE = 16_384  # bytes that the parser gets at once: it checks no limit of its own
 
 
 class HttpProtocol(HttpToolsProtocol):
     """HTTP, event streams too."""
 
-    _patience: asyncio.TimerHandle | None = None
-
-    def __init__(self, *given: Any, timings: Timings, **named: Any) -> None:
-        """As uvicorn's, with ``timings``."""
+    def __init__(self, *given: Any, timings: Timings, tcp: TcpConnections, **named: Any) -> None:
+        """As uvicorn's, with ``timings``; counted by ``tcp``."""
         super().__init__(*given, **named)
         self._timings = timings
+        self._tcp = tcp
+        self._counted = False
+        self._arrival: asyncio.TimerHandle | None = None  # the deadline of the request that is arriving
+        self._in_message = self._in_head = False
+        self._head_bytes = self._body_bytes = 0
+        self._refused = False
+        self._discarded_bytes = 0
+        self._write_deadline: WriteDeadline | None = None
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        """Count the connection, and wait for its first byte."""
+        super().connection_made(transport)
+        self._write_deadline = WriteDeadline(transport, self._timings.stalled_peer_timeout_s, transport.abort)
+        if refusal := self._tcp.refusal(self._peer):
+            self._refuse(503 if isinstance(refusal, Overloaded) else 429, refusal.code, refusal.message, 5)
+            return
+        self._tcp.add(self._peer)
+        self._counted = True
+        self._expect(self._timings.first_byte_timeout_s)
+
+    def data_received(self, data: bytes) -> None:
+        """Hand data to the parser in pieces, and stop at what no request needs."""
+        for start in range(0, len(data), _PIECE):
+            if self._is_over:
+                self._discard(data)
+                return
+            piece = data[start : start + _PIECE]
+            if not self._in_message:
+                self._in_message = self._in_head = True
+                self._head_bytes = 0
+                self._expect(self._timings.head_timeout_s)
+            body_before = self._body_bytes
+            super().data_received(piece)
+            if not self._in_message:
+                continue
+            self._head_bytes += len(piece) - (self._body_bytes - body_before)
+            if self._head_bytes > MAX_HEAD_BYTES:
+                self._refuse(431, "HEADERS_TOO_LARGE", f"The head of a request is at most {MAX_HEAD_BYTES} bytes.")
+
+    def on_message_begin(self) -> None:
+        """A request begins, perhaps right behind another."""
+        super().on_message_begin()
+        if not self._in_message:
+            self._in_message = self._in_head = True
+            self._head_bytes = 0
+            self._expect(self._timings.head_timeout_s)
+
+    def on_url(self, url: bytes) -> None:
+        """Take a part of the URL."""
+        if self._is_over:
+            return
+        super().on_url(url)
+        if len(self.url) > MAX_URL_BYTES:
+            self._refuse(414, "URI_TOO_LONG", f"A URL is at most {MAX_URL_BYTES} bytes long.")
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        """Take a header, of the head or behind a chunked body."""
+        if self._is_over:
+            return
+        super().on_header(name, value)
+        if len(self.headers) > MAX_HEADERS:
+            self._refuse(431, "HEADERS_TOO_LARGE", f"A request has at most {MAX_HEADERS} headers.")
+
+    def on_headers_complete(self) -> None:
+        """The head is whole: the body has a time of its own."""
+        if self._is_over:
+            return
+        self._in_head = False
+        self._expect(self._timings.body_timeout_s)
+        super().on_headers_complete()
+
+    def on_body(self, body: bytes) -> None:
+        """Take a part of the body."""
+        self._body_bytes += len(body)
+        if not self._is_over:
+            super().on_body(body)
+
+    def on_message_complete(self) -> None:
+        """The request has arrived: its answer may take as long as it takes."""
+        self._in_message = self._in_head = False
+        _cancel(self._arrival)
+        if not self._is_over:
+            super().on_message_complete()
+
+    def handle_websocket_upgrade(self) -> None:
+        """Hand the connection over, which counts itself from then on."""
+        _cancel(self._arrival)
+        if self._write_deadline:
+            self._write_deadline.cancel()
+        self._uncount()
+        super().handle_websocket_upgrade()
+
+    def send_400_response(self, msg: str) -> None:
+        """Answer what is no HTTP."""
+        self._refuse(400, "BAD_REQUEST", msg)
 
     def pause_writing(self) -> None:
-        """The peer does not take the buffered data: give it a while."""
+        """The buffer is full: give the peer a while to read."""
         super().pause_writing()
-        self._patience = self.loop.call_later(self._timings.stalled_peer_timeout_s, self.transport.abort)
+        if self._write_deadline:
+            self._write_deadline.start()
 
     def resume_writing(self) -> None:
         """The peer has taken it."""
         super().resume_writing()
-        _cancel(self._patience)
+        if self._write_deadline:
+            self._write_deadline.cancel()
 
     def connection_lost(self, exc: Exception | None) -> None:
         """The connection is gone."""
         super().connection_lost(exc)
-        _cancel(self._patience)
+        self._unset_keepalive_if_required()
+        _cancel(self._arrival)
+        if self._write_deadline:
+            self._write_deadline.cancel()
+        self._uncount()
+
+    @property
+    def _peer(self) -> str:
+        return self.client[0] if self.client else ""
+
+    def _uncount(self) -> None:
+        if self._counted:
+            self._counted = False
+            self._tcp.remove(self._peer)
+
+    def _expect(self, timeout_s: float) -> None:
+        """Give the peer this long for the next part of its request."""
+        _cancel(self._arrival)
+        self._arrival = self.loop.call_later(timeout_s, self._is_late, timeout_s)
+
+    def _is_late(self, timeout_s: float) -> None:
+        if self.flow.read_paused:  # by us: it may have sent all of it
+            self._expect(timeout_s)
+        elif self._in_head:
+            self._refuse(408, "REQUEST_TIMEOUT", "The head of the request did not arrive in time.")
+        else:
+            self.transport.abort()
+
+    def _refuse(self, status: int, code: str, message: str, retry_after: int | None = None) -> None:
+        """Answer and hang up; behind an answer that is under way only hang up."""
+        if self._is_over:
+            return
+        self._refused = True
+        _cancel(self._arrival)
+        cycle: RequestResponseCycle | None = self.cycle
+        if cycle is not None and not cycle.response_complete:
+            self.transport.close()
+            return
+        body = orjson.dumps({"errors": [{"message": message, "extensions": {"code": code}}]})
+        head = [STATUS_LINE[status], b"content-type: application/json; charset=utf-8\r\n"]
+        head += [b"x-content-type-options: nosniff\r\ncontent-length: %d\r\n" % len(body)]
+        head += [b"retry-after: %d\r\n" % retry_after] if retry_after else []
+        self.transport.write(b"".join([*head, b"connection: close\r\n\r\n", body]))
+        if not self._counted or not self.transport.can_write_eof():
+            self.transport.close()
+            return
+        # Closed at once, what the peer has sent meanwhile would reset the connection before it reads the answer.
+        self.transport.write_eof()
+        self._arrival = self.loop.call_later(self._timings.farewell_timeout_s, self.transport.abort)
+
+    def _discard(self, data: bytes) -> None:
+        self._discarded_bytes += len(data)
+        if self._discarded_bytes > MAX_DISCARDED_BYTES:
+            self.transport.abort()
+
+    @property
+    def _is_over(self) -> bool:
+        return self._refused or self.transport.is_closing() or self.parser is None
 
 
 class WebSocketProtocol(WebSocketsSansIOProtocol):
     """WebSockets."""
 
-    _patience: asyncio.TimerHandle | None = None
-
-    def __init__(self, *given: Any, timings: Timings, **named: Any) -> None:
-        """As uvicorn's, with ``timings``."""
+    def __init__(self, *given: Any, timings: Timings, tcp: TcpConnections, **named: Any) -> None:
+        """As uvicorn's, with ``timings``; counted by ``tcp``."""
         super().__init__(*given, **named)
         self._timings = timings
+        self._tcp = tcp
+        self._farewell: asyncio.TimerHandle | None = None
+        self._unsent = 0  # bytes when the last ping was sent
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Take the connection over from HTTP."""
+        super().connection_made(transport)
+        self._tcp.add(self._peer)
+        self._write_deadline = WriteDeadline(self.transport, self._timings.stalled_peer_timeout_s, self._let_go)
 
     def pause_writing(self) -> None:
-        """The peer does not take the buffered data: give it a while."""
+        """The buffer is full: give the peer a while to read."""
         super().pause_writing()
-        self._patience = self.loop.call_later(self._timings.stalled_peer_timeout_s, self._let_go)
+        self._write_deadline.start()
 
     def resume_writing(self) -> None:
         """The peer has taken it."""
         super().resume_writing()
-        _cancel(self._patience)
+        self._write_deadline.cancel()
+        if self._farewell:  # it reads again, and will come to the close frame
+            self._say_farewell()
 
     def connection_lost(self, exc: Exception | None) -> None:
         """The connection is gone."""
         super().connection_lost(exc)
-        _cancel(self._patience)
+        self._write_deadline.cancel()
+        _cancel(self._farewell)
+        self._tcp.remove(self._peer)
 
     async def run_asgi(self) -> None:
         """Let the application serve. Where it refuses the handshake, uvicorn would log that it made none."""
@@ -80,9 +252,23 @@ class WebSocketProtocol(WebSocketsSansIOProtocol):
         self.app = serve
         await super().run_asgi()
 
+    def send_keepalive_ping(self) -> None:
+        """Ping, behind whatever the peer has not read yet."""
+        super().send_keepalive_ping()
+        self._unsent = unsent_bytes(self.transport)
+
     def keepalive_timeout(self) -> None:
-        """A ping got no answer. uvicorn closes with 1011, after which graphql-ws does not connect again."""
-        self._let_go()
+        """A ping got no answer. uvicorn closes with 1011, after which graphql-ws does not connect again.
+
+        A peer that still reads has not reached the ping yet: it gets more time.
+        """
+        unsent = unsent_bytes(self.transport)
+        if 0 < unsent < self._unsent and not self.close_sent:
+            self._unsent = unsent
+            self.pong_timer = self.loop.call_later(self.ping_timeout or 0, self.keepalive_timeout)
+        else:
+            self.pong_timer = None
+            self._let_go()
 
     def send_receive_event_to_app(self) -> None:
         """A message is whole: a text that is no UTF-8 closes with 1007, which uvicorn also logs as a failure of ours."""
@@ -96,8 +282,12 @@ class WebSocketProtocol(WebSocketsSansIOProtocol):
                 return
         super().send_receive_event_to_app()
 
+    @property
+    def _peer(self) -> str:
+        return self.client[0] if self.client else ""
+
     def _let_go(self) -> None:
-        _cancel(self._patience)
+        self._write_deadline.cancel()
         if not self.close_sent and not self.transport.is_closing():
             self.queue.put_nowait({"type": "websocket.disconnect", "code": STALLED, "reason": "stalled"})
             try:
@@ -108,7 +298,11 @@ class WebSocketProtocol(WebSocketsSansIOProtocol):
                 # After the buffered data, and without the application, which waits until the peer takes them.
                 self.transport.write(b"".join(self.conn.data_to_send()))
             self.close_sent = True
-        self._patience = self.loop.call_later(self._timings.farewell_timeout_s, self.transport.abort)
+        self._say_farewell()
+
+    def _say_farewell(self) -> None:
+        _cancel(self._farewell)
+        self._farewell = self.loop.call_later(self._timings.farewell_timeout_s, self.transport.abort)
 
 
 def _cancel(timer: asyncio.TimerHandle | None) -> None:
@@ -116,6 +310,7 @@ def _cancel(timer: asyncio.TimerHandle | None) -> None:
         timer.cancel()
 
 
-def protocols(timings: Timings) -> dict[str, Any]:
+def protocols(timings: Timings, tcp: TcpConnections | None = None) -> dict[str, Any]:
     """The options of ``uvicorn.Config`` that make it use these protocols."""
-    return {"http": partial(HttpProtocol, timings=timings), "ws": partial(WebSocketProtocol, timings=timings)}
+    ours: dict[str, Any] = {"timings": timings, "tcp": TcpConnections() if tcp is None else tcp}
+    return {"http": partial(HttpProtocol, **ours), "ws": partial(WebSocketProtocol, **ours)}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import random
 import uuid
+from collections import Counter
 from collections.abc import AsyncIterator, Callable
 from dataclasses import replace
 from pathlib import Path
@@ -25,15 +26,17 @@ from candlegraph import (
     zone,
 )
 from candlegraph.answer import CandleRequest, SourceKind
-from candlegraph.errors import NotFound
+from candlegraph.errors import NotFound, Overloaded
 from candlegraph.event import Event, EventKind
 from candlegraph.timings import Timings
 from candlegraph.upstream import Urgency
 from realtime import hub as hub_module
 from realtime import topic as topic_module
+from realtime import topic_limits
 from realtime.bus import TopicMessage
 from realtime.hub import Hub
 from realtime.topic import Topic
+from realtime.topic_limits import TopicAdmission, TopicLimits
 from storage.database import Database
 from storage.leases import Leases
 from storage.topics import TopicKey
@@ -253,6 +256,54 @@ async def test_a_history_that_cannot_be_told_whole_is_an_error(
     await first.leave()
 
 
+async def test_an_address_begins_so_many_series_and_whatever_is_there_costs_it_nothing(
+    build: Build, database: Database
+) -> None:
+    """What is refused says when to come back; a series that was heard only for a moment is soon forgotten."""
+    database.timings = replace(database.timings, topic_min_linger_s=0.0)
+    hub = build(Exchange(LiveMode.STREAM))
+    hub._admission = TopicAdmission(TopicLimits(total=3, per_address=2))
+
+    def listen(timeframe: str, address: str) -> AsyncIterator[Event]:
+        return hub.subscribe(Series(BTC, Timeframe.parse(timeframe)), None, None, address)
+
+    begun = [listen("1m", "a"), listen("2m", "a"), listen("3m", "b"), listen("1m", "b"), listen("3m", "a")]
+    for one in begun:
+        assert (await asyncio.wait_for(anext(one), HANG_S)).caught_up
+    for timeframe, address in (("4m", "a"), ("4m", "b")):
+        with pytest.raises(Overloaded) as refused:
+            await anext(listen(timeframe, address))
+        assert refused.value.retry_after
+    assert len(hub._topics) == 3
+    await begun[1].aclose()  # type: ignore[attr-defined]
+    await waiting.eventually(lambda: len(hub._topics) == 2)
+    again = listen("4m", "b")
+    assert (await asyncio.wait_for(anext(again), HANG_S)).caught_up
+    for one in (again, *begun):
+        await one.aclose()  # type: ignore[attr-defined]
+
+
+async def test_a_flood_of_one_address_holds_up_no_other() -> None:
+    """Of those that begin, few are of one address; the first of another is not behind all of them."""
+    admission, running, most = TopicAdmission(), Counter[str](), Counter[str]()
+    held = asyncio.Event()
+
+    async def join(address: str) -> None:
+        async with admission.turn(address):
+            running[address] += 1
+            most[address] = max(most[address], running[address])
+            await held.wait()
+            running[address] -= 1
+
+    flood = [asyncio.create_task(join("a")) for _ in range(500)]
+    other = asyncio.create_task(join("b"))
+    await waiting.eventually(lambda: running["b"])
+    assert running["a"] == topic_limits.MAX_JOINS_PER_ADDRESS
+    held.set()
+    await asyncio.gather(other, *flood)
+    assert most["a"] == topic_limits.MAX_JOINS_PER_ADDRESS
+
+
 async def test_an_unknown_symbol_is_not_found(build: Build) -> None:
     """The subscription ends with the same error as the query."""
     hub = build(Exchange())
@@ -377,7 +428,7 @@ async def test_a_feed_is_let_go_of_when_nobody_listens(
     build: Build, time: Time, monkeypatch: pytest.MonkeyPatch, database: Database
 ) -> None:
     """After the linger the upstream is not asked any more, no task is left, and the lease is free."""
-    database.timings = replace(database.timings, topic_linger_s=0.05)
+    database.timings = replace(database.timings, topic_linger_s=0.05, topic_min_linger_s=0.05)
     exchange = Exchange(LiveMode.STREAM)
     hub = build(exchange)
     leases = Leases(database, uuid.uuid4())

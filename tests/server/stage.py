@@ -26,6 +26,7 @@ from server.serve import _bind
 from server.transport.app import WEB
 from server.transport.connections import ConnectionLimits, Connections
 from server.transport.graphql_http import GraphQLEndpoint
+from server.transport.tcp_connections import TcpConnections
 from server.transport.uvicorn_protocols import protocols
 from storage.rate_limits import RateLimiter
 from storage.users import UserStore
@@ -57,7 +58,9 @@ class Stage:
     def seq(self) -> int:
         return len(self.told)
 
-    async def subscribe(self, series: Series, since: int | None, days: Zone | None) -> AsyncIterator[Event]:
+    async def subscribe(
+        self, series: Series, since: int | None, days: Zone | None, address: str = ""
+    ) -> AsyncIterator[Event]:
         """As `realtime.hub.Hub.subscribe`: the listener first, then the history, then what came meanwhile."""
         listener = Listener()
         self.listeners.add(listener)
@@ -125,7 +128,11 @@ class Serving:
 
 @asynccontextmanager
 async def staged(
-    made: Services, caps: ConnectionLimits | None = None, timings: Timings | None = None, **config: Any
+    made: Services,
+    caps: ConnectionLimits | None = None,
+    timings: Timings | None = None,
+    tcp: TcpConnections | None = None,
+    **config: Any,
 ) -> AsyncIterator[Serving]:
     """Serve the API as `candlegraph serve` does, on a free port."""
     timings = timings or Timings()
@@ -138,7 +145,7 @@ async def staged(
         access_log=False,
         lifespan="off",
         ws_per_message_deflate=False,
-        **protocols(timings),
+        **protocols(timings, tcp),
         **config,
     )
     server = uvicorn.Server(settings)

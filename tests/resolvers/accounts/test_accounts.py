@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from collections import Counter
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
@@ -382,9 +383,42 @@ async def test_at_most_two_passwords_are_hashed_at_once_and_the_loop_goes_on() -
     assert ticks > 10
 
 
+async def test_callers_that_give_up_do_not_widen_the_hashing() -> None:
+    """A thread cannot be cancelled: the two that hash still count after their callers have gone."""
+    passwords, held, running = Passwords(), threading.Event(), []
+
+    class Held:
+        def hash(self, password: str) -> str:
+            running.append(password)
+            held.wait()
+            return password
+
+    passwords._hasher = Held()  # type: ignore[assignment]
+    for _ in range(10):
+        work = asyncio.create_task(passwords.hash(PASSWORD))
+        await asyncio.sleep(0)
+        await eventually(lambda: len(running) == 2 or not passwords._threads._work_queue.qsize())
+        work.cancel()
+        await asyncio.gather(work, return_exceptions=True)
+    assert len(running) == 2
+    assert len(passwords._pending) == 2
+    held.set()
+    await eventually(lambda: not passwords._pending)
+
+
 async def test_beyond_a_hundred_who_wait_somebody_is_sent_away() -> None:
-    passwords = Passwords(CHEAP)
-    results = await asyncio.gather(*(passwords.hash(PASSWORD) for _ in range(150)), return_exceptions=True)
+    passwords, held = Passwords(), threading.Event()
+
+    class Held:
+        def hash(self, password: str) -> str:
+            held.wait()
+            return password
+
+    passwords._hasher = Held()  # type: ignore[assignment]
+    tasks = [asyncio.create_task(passwords.hash(PASSWORD)) for _ in range(150)]
+    await eventually(lambda: sum(task.done() for task in tasks) == 150 - passwords_module.MAX_WAITING)
+    held.set()
+    results = await asyncio.gather(*tasks, return_exceptions=True)
     assert {type(result).__name__ for result in results} == {"str", "Overloaded"}
     assert sum(isinstance(result, str) for result in results) == passwords_module.MAX_WAITING
 

@@ -276,6 +276,18 @@ async def test_health_readiness_and_the_way_to_the_page(http: aiohttp.ClientSess
         assert response.status == 404
 
 
+async def test_every_page_has_its_policy_and_no_redirect_takes_the_host(http: aiohttp.ClientSession) -> None:
+    evil = {"host": "evil.example", "x-forwarded-proto": "https", "x-forwarded-host": "evil.example"}
+    for path in ("/", "/graphql/", "/graphql/?query=x", "/static", "/static/", "/static/graphiql.html", "/nowhere"):
+        async with http.get(path, headers=evil, allow_redirects=False) as response:
+            assert "evil" not in str(response.headers)
+            assert "evil" not in await response.text()
+            assert response.headers["x-content-type-options"] == "nosniff"
+            assert "frame-ancestors 'none'" in response.headers["content-security-policy"]
+    async with http.post("/graphql/", json={"query": "{ __typename }"}) as response:
+        assert await response.json() == {"data": {"__typename": "Query"}}
+
+
 async def test_a_browser_gets_the_page_and_all_of_it_from_us(http: aiohttp.ClientSession) -> None:
     assert (WEB / "graphiql.html").is_file(), "The page is not built: run `make install` (it needs Node 20)."
     async with http.get("/graphql", headers={"accept": "text/html,application/xhtml+xml,*/*;q=0.8"}) as response:

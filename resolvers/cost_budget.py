@@ -1,0 +1,74 @@
+"""What operations may cost together while they are answered: their memory is bounded, whoever asks."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass
+
+from candlegraph.errors import Overloaded
+from resolvers.accounts.accounts import network
+
+RETRY_AFTER_S = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class CostLimits:
+    """The most that all operations under way may cost, and those of one address; see `schema.cost` for the unit."""
+
+    total: int = 12_000_000
+    per_address: int = 6_000_000
+
+
+class CostBudget:
+    """The estimated cost of the operations of this process that are not answered yet."""
+
+    def __init__(self, limits: CostLimits | None = None) -> None:
+        """Nothing is under way."""
+        self._limits = limits or CostLimits()
+        self._total = 0
+        self._of: Counter[str] = Counter()
+
+    @property
+    def reserved(self) -> int:
+        """What is under way."""
+        return self._total
+
+    def reserve(self, name: str, cost: int) -> None:
+        """Count an operation of an address. Overloaded where it does not fit; alone it always does."""
+        if self._of[name] and self._of[name] + cost > self._limits.per_address:
+            raise Overloaded(
+                "This address has too much under way at once: wait for the answers.", retry_after=RETRY_AFTER_S
+            )
+        if self._total and self._total + cost > self._limits.total:
+            raise Overloaded(retry_after=RETRY_AFTER_S)
+        self._total += cost
+        self._of[name] += cost
+
+    def release(self, name: str, cost: int) -> None:
+        """Count an operation no more."""
+        self._total -= cost
+        self._of[name] -= cost
+        if not self._of[name]:
+            del self._of[name]
+
+
+class Reservation:
+    """What one operation holds of the budget, from before it is executed until its answer has been sent."""
+
+    def __init__(self, budget: CostBudget, address: str, *, max_cost: int | None = None) -> None:
+        """Hold nothing yet; ``max_cost`` is what the transport can carry."""
+        self._budget = budget
+        self._name = network(address)
+        self._cost = 0
+        self.max_cost = max_cost
+
+    def take(self, cost: int) -> None:
+        """Reserve. Overloaded where that does not fit."""
+        self._budget.reserve(self._name, cost)
+        self._cost += cost
+
+    def release(self) -> None:
+        """Give back what is held."""
+        if self._cost:
+            self._budget.release(self._name, self._cost)
+            self._cost = 0

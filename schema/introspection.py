@@ -1,0 +1,49 @@
+"""Who may read the schema through the API: everybody, those who are signed in, or nobody."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from graphql import FieldNode, GraphQLError, Visitor, visit
+from strawberry.extensions import SchemaExtension
+
+from candlegraph.errors import CandlegraphError, Forbidden, Unauthenticated
+from resolvers.context import Context, Introspection
+
+
+class IntrospectionLimit(SchemaExtension):
+    """Refuses `__schema` and `__type` to those who may not read the schema."""
+
+    def on_validate(self) -> Iterator[None]:
+        """Look for them, in a document that is valid."""
+        execution = self.execution_context
+        document, context = execution.graphql_document, execution.context
+        if (
+            document
+            and not execution.pre_execution_errors
+            and isinstance(context, Context)
+            and not context.may_introspect
+        ):
+            found = _IntrospectionFinder()
+            visit(document, found)
+            if found.found:
+                signed_in = context.services.introspection is Introspection.SIGNED_IN
+                error: CandlegraphError = (
+                    Unauthenticated("Sign in to read the schema.")
+                    if signed_in
+                    else Forbidden("This server does not show its schema (INTROSPECTION=off).")
+                )
+                execution.pre_execution_errors = [GraphQLError(error.message, original_error=error)]
+        yield
+
+
+class _IntrospectionFinder(Visitor):
+    found = False
+
+    def enter_field(self, node: FieldNode, *_: object) -> None:
+        self.found |= node.name.value in ("__schema", "__type")
+
+
+def without_suggestion(message: str) -> str:
+    """A validation error without the names of the schema that graphql-core suggests."""
+    return message.partition(" Did you mean ")[0]

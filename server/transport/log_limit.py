@@ -1,0 +1,39 @@
+"""Warnings that any stranger can cause: a few of each kind a minute, and then how many there were."""
+
+from __future__ import annotations
+
+import logging
+import time
+
+LOGGERS = ("uvicorn.error", "strawberry.ws", "asyncio")
+PER_MINUTE = 5
+
+
+class LogLimit(logging.Filter):
+    """Lets `PER_MINUTE` records of one text pass in a minute; the first of a later minute says how many did not."""
+
+    def __init__(self) -> None:
+        """Nothing has passed."""
+        super().__init__()
+        self._minutes: dict[str, tuple[int, int]] = {}  # of each text, which are ours: the minute, and how many in it
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        """Whether a record is written."""
+        if record.levelno != logging.WARNING:
+            return True
+        text, now = str(record.msg), int(time.monotonic() // 60)
+        minute, count = self._minutes.get(text, (now, 0))
+        if minute != now:
+            if count > PER_MINUTE:
+                record.msg, record.args = f"{record.getMessage()} ({count - PER_MINUTE} more before)", ()
+            count = 0
+        self._minutes[text] = (now, count + 1)
+        return count < PER_MINUTE
+
+
+def limit_logs() -> None:
+    """Limit the loggers whose warnings strangers cause."""
+    for name in LOGGERS:
+        logger = logging.getLogger(name)
+        if not any(isinstance(one, LogLimit) for one in logger.filters):
+            logger.addFilter(LogLimit())
