@@ -28,6 +28,7 @@ from tests.waiting import HANG_S
 
 LOOPS = (
     "embedded PostgreSQL",
+    "readiness",
     "changes",
     "claims",
     "accounts",
