@@ -42,4 +42,4 @@ class Readiness:
         except CandlegraphError as error:
             return ReadinessState(error.message)
         problem = await self._redis.check()
-        return ReadinessState(None, f"{problem}: each process goes on alone." if problem else None)
+        return ReadinessState(None, f"{problem}: each process works alone." if problem else None)

@@ -21,8 +21,12 @@ from tests.waiting import HANG_S, eventually
 
 POST = b"POST /graphql HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\n"
 STREAM = b"accept: text/event-stream\r\n"
-IMPATIENT = replace(Timings(), first_byte_timeout_s=0.1, head_timeout_s=0.1, body_timeout_s=0.1)
-PATIENT = replace(Timings(), first_byte_timeout_s=HANG_S, head_timeout_s=HANG_S, body_timeout_s=HANG_S)
+IMPATIENT = replace(
+    Timings(), first_byte_timeout_s=0.1, head_timeout_s=0.1, body_timeout_s=0.1, stream_comment_interval_s=0.1
+)
+PATIENT = replace(
+    Timings(), first_byte_timeout_s=HANG_S, head_timeout_s=HANG_S, body_timeout_s=HANG_S, farewell_timeout_s=0.5
+)
 LIVE = json.dumps(
     {"query": 'subscription { candles(market: "m", provider: "p", symbol: "s") { kind caughtUp } }'}
 ).encode()
