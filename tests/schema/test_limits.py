@@ -299,7 +299,7 @@ COSTLY = {
     + _numbered("a#: description", 300)
     + " } ofType { ofType { fields { "
     + _numbered("a#: description", 300)
-    + " } } } } } } } }",
+    + " } } } } } } } } }",
     "the symbols of a thousand jobs": "{ backfills(first: 1000) { nodes { symbols } } }",
 }
 MODEST = {
