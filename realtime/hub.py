@@ -17,6 +17,7 @@ from candlegraph.series import InstrumentRecord, Series
 from candlegraph.span import Span, Spans
 from candlegraph.timeframe import MINUTE, Timeframe
 from candlegraph.zone import UTC, Zone, zone
+from history.fetch_limits import UNLIMITED, FetchAllowance
 from history.orchestrator import History
 from realtime.bus import Bus, BusMessage, PositionRequest, TopicFailure, TopicMessage
 from realtime.topic import EVENT_KINDS, MAX_QUEUED_EVENTS, Listener, Topic
@@ -41,9 +42,12 @@ class Hub:
         self.outage = Outage("looking after the followed series")
         bus.subscribe(self._on_message)
 
-    async def subscribe(self, series: Series, since: int | None, days: Zone | None) -> AsyncIterator[Event]:
+    async def subscribe(
+        self, series: Series, since: int | None, days: Zone | None, allowance: FetchAllowance = UNLIMITED
+    ) -> AsyncIterator[Event]:
         """Yield the candles since ``since`` (at most 50,000), then what happens; ends after a RESYNC.
 
+        ``allowance`` is what may be fetched of them for the subscriber.
         Raises NotFound, BadUserInput, ProviderError or Unavailable, also later: a history that cannot be told whole is
         an error and not a shorter history.
         """
@@ -52,7 +56,7 @@ class Hub:
             # All taken at one moment: whatever happens from here on is in the listener's queue.
             seq, forming, until = topic.seq, topic.forming, topic.opened if topic.live else None
             pending: Event | None = None
-            async for candles in self._snapshots(topic, since, until):
+            async for candles in self._snapshots(topic, since, until, allowance):
                 if pending:
                     yield pending
                 pending = Event(EventKind.SNAPSHOT, seq, candles)
@@ -267,12 +271,15 @@ class Hub:
 
     # History
 
-    async def _snapshots(self, topic: Topic, since: int | None, until: int | None) -> AsyncIterator[Candles]:
+    async def _snapshots(
+        self, topic: Topic, since: int | None, until: int | None, allowance: FetchAllowance
+    ) -> AsyncIterator[Candles]:
         """The closed candles of ``[since, until)``, in pages."""
         told = 0
         while since is not None and (until is None or since < until):
             answer = await self._query(
-                CandleRequest(topic.series, SNAPSHOT_PAGE_ROWS, since, until, zone=topic.zone, final_until=until or 0)
+                CandleRequest(topic.series, SNAPSHOT_PAGE_ROWS, since, until, zone=topic.zone, final_until=until or 0),
+                allowance,
             )
             told += len(answer.candles)
             if told > MAX_SNAPSHOT_ROWS:
@@ -282,8 +289,8 @@ class Hub:
             yield answer.candles
             since = answer.next_since
 
-    async def _query(self, request: CandleRequest) -> Answer:
-        answer = (await self._history.answer([request]))[0]
+    async def _query(self, request: CandleRequest, allowance: FetchAllowance) -> Answer:
+        answer = (await self._history.answer([request], allowance))[0]
         if isinstance(answer, BaseException):
             raise answer
         for gap in answer.gaps:

@@ -100,4 +100,5 @@ async def resolve_fetched_at(context: Context, source: AnswerSource) -> int | No
 
 def stream_candles(context: Context, series: Series, since: int | None, timezone: str | None) -> AsyncIterator[Event]:
     """Follow a series: its history since ``since``, then what happens. Errors as `realtime.hub.Hub.subscribe`."""
-    return context.services.hub.subscribe(series, since, None if timezone is None else zone(timezone))
+    days = None if timezone is None else zone(timezone)
+    return context.services.hub.subscribe(series, since, days, context.allowance)

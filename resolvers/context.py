@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Hashable, Mapping
 from dataclasses import dataclass, field, replace
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any
 
 from aiodataloader import DataLoader
@@ -17,9 +17,10 @@ from candlegraph.upstream import Providers
 from candlegraph.viewer import User, UserConfig, Viewer
 from history.backfill.jobs import BackfillJobs
 from history.backfill.tracking import Tracking
+from history.fetch_limits import NO_LIMITS, FetchAllowance, FetchLimits
 from history.orchestrator import History
 from realtime.hub import Hub
-from resolvers.accounts.accounts import Accounts
+from resolvers.accounts.accounts import Accounts, network
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,6 +35,7 @@ class Services:
     default_points: int
     max_points: int
     accounts: Accounts
+    fetch_limits: FetchLimits = NO_LIMITS
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,10 +52,11 @@ class Loaders:
     They dispatch after one tick, so a resolver calls ``load`` before its first ``await``.
     """
 
-    def __init__(self, services: Services) -> None:
+    def __init__(self, services: Services, allowance: FetchAllowance) -> None:
         """Make them fresh: what one operation loaded, another must not see."""
         # An item may be the exception of its key alone, which the loader's type does not know.
-        self.answer_by_ask: DataLoader[CandleRequest, Answer] = DataLoader(services.history.answer)  # type: ignore[arg-type]
+        answer = partial(services.history.answer, allowance=allowance)
+        self.answer_by_ask: DataLoader[CandleRequest, Answer] = DataLoader(answer)  # type: ignore[arg-type]
         self.record_by_instrument: DataLoader[Instrument, InstrumentRecord] = DataLoader(services.history.listings.find)  # type: ignore[arg-type]
         self._services = services
 
@@ -77,11 +80,19 @@ class Context:
     connection_params: Mapping[str, Any] | None = None
     viewer: Viewer = field(default_factory=Viewer)
     origin: Origin = Origin()
+    deadline: float | None = None  # of a query or a mutation, on the event loop's clock
 
     @cached_property
     def loaders(self) -> Loaders:
         """The loaders of this operation."""
-        return Loaders(self.services)
+        return Loaders(self.services, self.allowance)
+
+    @property
+    def allowance(self) -> FetchAllowance:
+        """What this operation may have fetched."""
+        user = self.viewer.user
+        address = network(self.origin.address)
+        return self.services.fetch_limits.allowance(user.id if user else None, address, self.deadline)
 
     @property
     def scope(self) -> Hashable:

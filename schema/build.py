@@ -22,7 +22,7 @@ from schema.documents import Documents
 from schema.errors import CodedErrors
 from schema.executor import BulkExecutor
 from schema.mutation import Mutation
-from schema.operation import NamedOperation
+from schema.operation import NamedOperation, OperationDeadline
 from schema.query import Query
 from schema.scalars import SCALARS
 from schema.subscription import Subscription
@@ -107,5 +107,5 @@ def build_schema() -> Schema:
         subscription=Subscription,
         config=StrawberryConfig(scalar_map=SCALARS),
         execution_context_class=BulkExecutor,
-        extensions=[CodedErrors, Documents, NamedOperation, CostLimit],
+        extensions=[CodedErrors, Documents, NamedOperation, CostLimit, OperationDeadline],
     )

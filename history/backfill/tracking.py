@@ -91,6 +91,8 @@ class Tracking:
 
     async def check_batch(self) -> int:
         """Have the holes filled of some series that nobody has looked at lately; how many series that were."""
+        if self._history.fetcher.paused:
+            return 0
         async with self._database.connection() as connection:
             rows = await connection.fetch(SQL["tracked_take"], self._history.timings.tracking_interval_s, BATCH_SIZE)
         if not rows:
