@@ -14,10 +14,10 @@ from candlegraph.timeframe import Timeframe
 from candlegraph.upstream import Upstream
 from history.fetch_job import FetchJob, FetchRequest, FetchResult, FetchStores
 from history.forming import FormingCache
+from history.free_space import FreeSpace
 from storage.candles import CandleStore
 from storage.coverage_cache import CoverageCache
 from storage.fetch_claims import FetchClaims
-from storage.free_space import FreeSpace
 from storage.leases import LeaseLost
 from storage.rechecks import Rechecks
 

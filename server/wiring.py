@@ -18,6 +18,7 @@ from history.backfill.jobs import BackfillJobs
 from history.backfill.tracking import Tracking
 from history.backfill.workers import BackfillWorkers
 from history.fetch_limits import FetchLimits
+from history.free_space import FreeSpace, is_readable
 from history.orchestrator import History
 from history.upgrade import Upgrade
 from providers.registry import Registry
@@ -36,7 +37,6 @@ from storage.candles import CandleStore, ReadFunction, read_tables
 from storage.change_feed import ChangeFeed
 from storage.database import Database, driver_reason
 from storage.embedded.postgres import EmbeddedPostgres
-from storage.free_space import FreeSpace, is_readable
 from storage.migration.migrate import migrate
 from storage.migration.upgrade import withdraw_ahead
 from storage.rate_limits import RateLimiter
@@ -154,8 +154,7 @@ async def open_runtime(
         await _watch_disk(settings, history, supervisor)
         stack.push_async_callback(history.close)
         cluster = Cluster(history, redis=(redis_url, name) if redis_url else None, shards=settings.feed_shards)
-        backfills = BackfillJobs(history)
-        tracking = Tracking(backfills)
+        tracking = Tracking(backfills := BackfillJobs(history))
         tokens = Tokens(partial(_keys, settings))
         accounts = Accounts(UserStore(opened), tokens, limiter, require_auth=settings.require_auth, timings=timings)
         workers = BackfillWorkers(backfills, workers=settings.backfill_workers)
@@ -167,8 +166,7 @@ async def open_runtime(
             _serve(supervisor, history, workers, cluster, tracking)
             _refresh(supervisor, opened, kind, settings.retention_days)
         limits = FetchLimits(limiter, settings.fetch_rows_per_hour, settings.fetch_rows_per_hour_signed_in)
-        points = (settings.default_chart_points, settings.max_chart_points)
-        services = Services(history, registry, cluster.hub, backfills, tracking, *points, accounts, limits)
+        services = Services(history, registry, cluster.hub, backfills, tracking, *_points(settings), accounts, limits)
         yield Runtime(settings, opened, registry, history.store, services, redis, supervisor)
 
 
@@ -181,6 +179,10 @@ def _serve(
     supervisor.start("tracked series", tracking.run, tracking.outage)
     upgrade = Upgrade(history)
     supervisor.start("upgrade checks", upgrade.run, upgrade.outage)
+
+
+def _points(settings: Settings) -> tuple[int, int]:
+    return settings.default_chart_points, settings.max_chart_points
 
 
 async def _watch_disk(settings: Settings, history: History, supervisor: Supervisor) -> None:

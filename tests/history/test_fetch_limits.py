@@ -19,15 +19,14 @@ from candlegraph.provider import Budget, Capabilities, LiveMode
 from candlegraph.span import Span
 from candlegraph.supervision import Supervisor
 from candlegraph.upstream import Urgency
-from history import orchestrator
+from history import free_space, orchestrator
 from history.backfill.jobs import BackfillJobs
 from history.backfill.tracking import Tracking
 from history.backfill.workers import BackfillWorkers
 from history.fetch_job import FetchRequest
 from history.fetch_limits import HOUR_S, UNLIMITED, FetchAllowance, FetchLimits
-from storage import free_space
+from history.free_space import FreeSpace
 from storage.database import Database
-from storage.free_space import FreeSpace
 from storage.rate_limits import RateLimiter
 from tests.fakes.upstream import FakeUpstream, minutes
 from tests.history.world import T0, World, stop_clock

@@ -11,12 +11,12 @@ import pytest
 from pydantic import SecretStr
 
 from candlegraph.viewer import Role, User, Viewer
+from history import free_space
 from resolvers.context import Context, Origin
 from schema.build import build_schema
 from server.settings import Settings
 from server.transport.app import _readiness
 from server.wiring import open_runtime
-from storage import free_space
 from tests.timings import PATIENT
 
 ASK = """{ candles(market: "demo", provider: "synthetic", symbol: "BTC/USD", since: 1704067200000, limit: 5) { nodes { close } } }"""
