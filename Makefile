@@ -25,8 +25,8 @@ check: install $(STAMPS)/dev ## formatting, lint, types, imports, and the spelli
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
-	$(BIN)/codespell README.md CONTRIBUTING.md CHANGELOG.md docs candlegraph storage history providers realtime resolvers schema server migrations
-	$(BIN)/lychee --offline --include-fragments --no-progress README.md CONTRIBUTING.md CHANGELOG.md docs examples
+	$(BIN)/codespell README.md CONTRIBUTING.md CHANGELOG.md SECURITY.md docs candlegraph storage history providers realtime resolvers schema server migrations
+	$(BIN)/lychee --offline --include-fragments --no-progress README.md CONTRIBUTING.md CHANGELOG.md SECURITY.md docs examples
 
 bench: install $(STAMPS)/dev ## the speed and memory figures of docs/benchmarks.md
 	$(BIN)/python -m benchmarks

@@ -17,6 +17,8 @@ CandlegraphError
     |-- ProviderUnavailable PROVIDER_UNAVAILABLE    retry; the upstream is down, slow or sends garbage
     |   `-- ProviderStarting PROVIDER_UNAVAILABLE   ask again after ``retry_after`` seconds
     |-- RateLimited         RATE_LIMITED            wait ``retry_after`` seconds
+    |-- FetchLimited        RATE_LIMITED            wait ``retry_after`` seconds; what is stored is answered
+    |-- FetchPaused         UNAVAILABLE             free some disk space; what is stored is answered
     |-- ProviderRefused     PROVIDER_REFUSED        do not retry: keys, region or plan
     |-- UnknownSymbol       NOT_FOUND               the upstream does not know the symbol
     `-- Unsupported         BAD_USER_INPUT          the provider does not support this request
@@ -136,6 +138,18 @@ class RateLimited(ProviderError):
     """Too many requests."""
 
     code = "RATE_LIMITED"
+
+
+class FetchLimited(ProviderError):
+    """Too many candles would be fetched for this caller: wait a while."""
+
+    code = "RATE_LIMITED"
+
+
+class FetchPaused(ProviderError):
+    """The disk of the database is nearly full: nothing is fetched until there is room."""
+
+    code = "UNAVAILABLE"
 
 
 class ProviderRefused(ProviderError):

@@ -35,12 +35,16 @@ class Timings:
     postgres_revival_interval_s: float = 2.0  # how often a server checks its embedded PostgreSQL
     postgres_lock_timeout_s: float = 60.0  # how long another process may hold the lock of a start or a stop
 
+    # storage, the disk
+    free_space_interval_s: float = 2.0  # how often the free space is looked at
+
     # storage, Redis
     redis_timeout_s: float = 0.25  # how long one command may take
     redis_probe_interval_s: float = 1.0  # how often a Redis that failed is tried again
 
     # history
-    query_deadline_s: float = 10.0  # how long a query waits for its providers
+    query_deadline_s: float = 10.0  # how long all queries of an operation wait for their providers
+    query_finish_s: float = 2.0  # how long after that they may still read and fold what is stored
     forming_ttl_s: float = 2.0  # how long forming candles serve further queries
     listing_ttl_s: float = 3_600.0  # how old a symbol list may be before it is read again
     listing_retry_s: float = 30.0  # how soon a list that could not be read is tried again

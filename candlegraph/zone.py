@@ -1,33 +1,26 @@
 """Time zones as arrays: the opening of each local day, for one instant or for a million.
 
 ``zoneinfo`` answers one datetime at a time, about a microsecond each; folding a year of minutes into days asks half a
-million times. A `Zone` reads it once and keeps the instants at which the offset changes.
+million times. A `Zone` holds the instants at which the offset changes, read from the zone's file once (tzif.py).
 """
 
 from __future__ import annotations
 
 import re
 from dataclasses import dataclass, field
-from datetime import datetime
 from functools import cached_property, lru_cache
-from itertools import pairwise
-from zoneinfo import ZoneInfo
 
 import numpy as np
 from numpy.typing import NDArray
 
 from candlegraph.clock import DAY_MS, MINUTE_MS
 from candlegraph.errors import BadUserInput
+from candlegraph.tzif import read_tzif, transitions
 
 Int64s = NDArray[np.int64]
 
-_SCAN_FROM_S = -2_524_521_600  # 1890-01-01: a ten-year bucket around 1900 opens no earlier
-_SCAN_TO_S = 10_319_184_000  # 2297-01-01: a ten-year bucket around the last valid Timestamp ends no later
-# No zone keeps an offset for less than 3.9 days (Freetown in 1939), since 1960 for less than 6.9 (Gaza, Hebron, Recife):
-# none fits between two probes.
-_OLD_PROBE_EVERY_S, _PROBE_EVERY_S = 3 * 86_400, 6 * 86_400
-_OLD_UNTIL_S = -315_619_200  # 1960-01-01
-_RULES_ONLY_FROM_S = 4_102_444_800  # 2100-01-01: from here on there are only yearly rules, whose halves are months long
+_FROM_S = -2_524_521_600  # 1890-01-01: a ten-year bucket around 1900 opens no earlier
+_TO_S = 10_319_184_000  # 2297-01-01: a ten-year bucket around the last valid Timestamp ends no later
 # A capital first: "localtime", "posixrules" and "right/..." (which counts leap seconds) are files, not names of IANA's.
 _NAME = re.compile(r"[A-Z][A-Za-z0-9_+\-]*(/[A-Za-z0-9_+\-]+){0,2}")
 
@@ -89,36 +82,24 @@ def zone(name: str) -> Zone:
     try:
         if not _NAME.fullmatch(name) or len(name) > 64:
             raise ValueError(name)  # noqa: TRY301
-        tz = ZoneInfo(name)
+        data = read_tzif(name)
     except (KeyError, ValueError, OSError):
         raise BadUserInput(
             f"Unknown time zone {name[:64]!r}: use an IANA name such as UTC or America/New_York."
         ) from None
-    return _scan(name, tz)
+    return zone_of(name, data)
 
 
-def _scan(name: str, tz: ZoneInfo) -> Zone:
-    def offset_at(second: int) -> int:
-        offset = datetime.fromtimestamp(second, tz).utcoffset()
-        assert offset is not None  # noqa: S101 - an aware datetime has one
-        return int(offset.total_seconds()) * 1000 // MINUTE_MS * MINUTE_MS
-
-    changes, offsets = [np.iinfo(np.int64).min // 2], [offset_at(_SCAN_FROM_S)]
-    probes = [
-        *range(_SCAN_FROM_S, _OLD_UNTIL_S, _OLD_PROBE_EVERY_S),
-        *range(_OLD_UNTIL_S, _RULES_ONLY_FROM_S, _PROBE_EVERY_S),
-        *range(_RULES_ONLY_FROM_S, _SCAN_TO_S, 5 * _PROBE_EVERY_S),
-    ]
-    for before, after in pairwise(probes):
-        if offset_at(after) == offsets[-1]:
-            continue
-        low, high = before, after
-        while high - low > 1:
-            middle = (low + high) // 2
-            low, high = (middle, high) if offset_at(middle) == offsets[-1] else (low, middle)
-        changes.append(high * 1000 // MINUTE_MS * MINUTE_MS)
-        offsets.append(offset_at(high))
-    return Zone(name, np.array(changes, np.int64), np.array(offsets, np.int64))
+def zone_of(name: str, data: bytes) -> Zone:
+    """The zone of a TZif file's content. ValueError where it is none."""
+    first, at, offsets = transitions(data)
+    every = np.concatenate([[first], offsets]) * 1000 // MINUTE_MS * MINUTE_MS
+    start = int(np.searchsorted(at, _FROM_S, side="right"))
+    end = int(np.searchsorted(at, _TO_S, side="left"))
+    changes = np.concatenate([[np.iinfo(np.int64).min // 2], at[start:end] * 1000 // MINUTE_MS * MINUTE_MS])
+    every = every[start : end + 1]
+    kept = np.concatenate([[True], every[1:] != every[:-1]])
+    return Zone(name, changes[kept], every[kept])
 
 
 UTC = Zone("UTC", np.array([np.iinfo(np.int64).min // 2], np.int64), np.zeros(1, np.int64))

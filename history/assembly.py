@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 
 from candlegraph.answer import Answer, CandleRequest, Fill, Gap, GapReason, SourceKind, SourceSpan
 from candlegraph.candle import Candles
-from candlegraph.errors import ProviderRefused, ProviderStarting, UnknownSymbol, Unsupported
+from candlegraph.errors import FetchLimited, FetchPaused, ProviderRefused, ProviderStarting, UnknownSymbol, Unsupported
 from candlegraph.span import Span, Spans
 from history.plan import Plan, UnreachableSpan
 from history.query_fetches import FetchOutcome
@@ -99,6 +99,8 @@ def _last_reason(plan: Plan, outcome: FetchOutcome) -> tuple[GapReason, str]:
         return GapReason.REFUSED, failure.message
     if isinstance(failure, ProviderStarting):
         return GapReason.PENDING, failure.message
+    if isinstance(failure, FetchLimited | FetchPaused):
+        return GapReason.NOT_FETCHED, failure.message
     if failure:
         return GapReason.OUTAGE, failure.message
     if plan.capabilities is None:

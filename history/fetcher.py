@@ -7,13 +7,14 @@ import logging
 
 from cachetools import LRUCache
 
-from candlegraph.errors import CandlegraphError
+from candlegraph.errors import CandlegraphError, FetchPaused
 from candlegraph.outage import Outage
 from candlegraph.series import InstrumentRecord
 from candlegraph.timeframe import Timeframe
 from candlegraph.upstream import Upstream
 from history.fetch_job import FetchJob, FetchRequest, FetchResult, FetchStores
 from history.forming import FormingCache
+from history.free_space import FreeSpace
 from storage.candles import CandleStore
 from storage.coverage_cache import CoverageCache
 from storage.fetch_claims import FetchClaims
@@ -23,6 +24,9 @@ from storage.rechecks import Rechecks
 log = logging.getLogger(__name__)
 
 MAX_REACHES = 20_000  # a few MB; a forgotten series starts small again
+
+
+PAUSE_S = 30.0  # after which a caller may ask again
 
 
 class Fetcher:
@@ -36,8 +40,14 @@ class Fetcher:
         self._stores = FetchStores(store, ledgers, self.claims, self.rechecks, self.forming)
         self._tasks: dict[tuple[int, FetchRequest], asyncio.Task[FetchResult]] = {}
         self._reaches: LRUCache[tuple[int, Timeframe], int] = LRUCache(MAX_REACHES)
+        self.free_space: FreeSpace | None = None  # where it can be read
         self.storing = Outage("storing what was fetched")
         self.rechecks_outage = Outage("rechecking empty answers")
+
+    @property
+    def paused(self) -> bool:
+        """Whether nothing is fetched, because the disk is nearly full; what a feed needs to go on is."""
+        return self.free_space is not None and self.free_space.is_low
 
     def fetch(self, record: InstrumentRecord, provider: Upstream, request: FetchRequest) -> asyncio.Task[FetchResult]:
         """Start, or join, the fetch of a request's gaps; await it shielded.
@@ -74,6 +84,9 @@ class Fetcher:
             self.storing.end()
 
     async def _run(self, job: FetchJob) -> FetchResult:
+        if self.paused and job.request.lease is None:
+            job.result.failure = FetchPaused(retry_after=PAUSE_S)
+            return job.result
         job.reach = self._reaches.get(job.key, 0)
         while await job.step():
             self._reaches[job.key] = job.reach

@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Self
 
 from candlegraph import clock
 from candlegraph.answer import Answer, CandleRequest, CoverageReport, Gap, GapReason, Wait
-from candlegraph.errors import CandlegraphError, ProviderError
+from candlegraph.errors import CandlegraphError, Overloaded, ProviderError
 from candlegraph.series import InstrumentRecord, Series
 from candlegraph.span import Span, Spans
 from candlegraph.supervision import Supervisor
@@ -24,6 +24,7 @@ from candlegraph.zone import zone
 from history.admission import RowBudget
 from history.batch_reader import BatchReader, ReadSources
 from history.fetch_job import MAX_CALLS_PER_FETCH, FetchRequest
+from history.fetch_limits import UNLIMITED, FetchAllowance
 from history.fetcher import Fetcher
 from history.listings import Listings
 from history.plan import Plan
@@ -93,16 +94,21 @@ class History:
         supervisor.start("changes", changes.run, changes.outage)
         supervisor.start("claims", claims.renew, claims.outage)
 
-    async def answer(self, asks: Sequence[CandleRequest]) -> list[Answer | BaseException]:
+    async def answer(
+        self, asks: Sequence[CandleRequest], allowance: FetchAllowance = UNLIMITED
+    ) -> list[Answer | BaseException]:
         """Answer many questions at once: what they need of the database is read in one statement a step.
 
+        ``allowance`` is that of the operation which asks: all of its questions share one deadline.
         An item that fails is its exception (NotFound, BadUserInput, ProviderError, Overloaded, Unavailable) and disturbs no other.
         """
         sources = ReadSources(
             self.store, self.coverage_cache, self.listings, self.aggregates, self.row_budget, self.cache
         )
         reader = BatchReader(sources)
-        return await asyncio.gather(*(self._answer(ask, reader) for ask in asks), return_exceptions=True)
+        return await asyncio.gather(
+            *(self._answer_in_time(ask, reader, allowance) for ask in asks), return_exceptions=True
+        )
 
     async def coverage(self, series: Series) -> CoverageReport:
         """The coverage of a series. NotFound, ProviderError where its provider's list cannot be read."""
@@ -120,15 +126,24 @@ class History:
         fetches = await self.store.recent_fetches(record.id, series.timeframe, MAX_REPORTED_FETCHES)
         return CoverageReport(record, covered, holes, rows, tuple(fetches))
 
-    async def _answer(self, ask: CandleRequest, reader: BatchReader) -> Answer:
+    async def _answer_in_time(self, ask: CandleRequest, reader: BatchReader, allowance: FetchAllowance) -> Answer:
+        """Answer by the deadline of the operation, or a moment later where what is stored is still being read."""
+        deadline = allowance.deadline or asyncio.get_running_loop().time() + self.timings.query_deadline_s
+        try:
+            async with asyncio.timeout_at(deadline + self.timings.query_finish_s):
+                return await self._answer(ask, reader, replace(allowance, deadline=deadline))
+        except TimeoutError:
+            raise Overloaded("The operation took too long: ask for less at once, or later.", retry_after=5) from None
+
+    async def _answer(self, ask: CandleRequest, reader: BatchReader, allowance: FetchAllowance) -> Answer:
         record: InstrumentRecord = await reader.record.load(ask.series.instrument)
-        timeout_s = self.timings.query_deadline_s
-        deadline = asyncio.get_running_loop().time() + timeout_s
+        deadline = allowance.deadline or 0
+        timeout_s = max(0.0, deadline - asyncio.get_running_loop().time())
         provider, failure = await self._provider(record, timeout_s if ask.wait is Wait.COMPLETE else 0)
         now = provider.now_ms() if provider else clock.now_ms()
         if provider:
             now = max(now, ask.final_until + provider.capabilities.final_after_ms)
-        context = QueryContext(record, provider, self.fetcher, deadline, now)
+        context = QueryContext(record, provider, self.fetcher, deadline, now, allowance)
         query, answer = await self._answer_one_revision(lambda: CandleQuery(ask, context, reader), failure)
         if provider is None:
             return answer

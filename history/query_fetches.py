@@ -7,12 +7,13 @@ from dataclasses import dataclass, field
 
 from candlegraph.answer import CandleRequest, Wait
 from candlegraph.candle import Candles
-from candlegraph.errors import ProviderError
+from candlegraph.errors import FetchLimited, ProviderError
 from candlegraph.series import InstrumentRecord
 from candlegraph.span import Span, Spans
 from candlegraph.timeframe import Timeframe
 from candlegraph.upstream import Upstream
 from history.fetch_job import MAX_CALLS_PER_FETCH, FetchRequest, FetchResult
+from history.fetch_limits import UNLIMITED, FetchAllowance
 from history.fetcher import Fetcher
 from history.plan import Plan, WindowPlan
 
@@ -26,6 +27,7 @@ class QueryContext:
     fetcher: Fetcher
     deadline: float  # on the event loop's clock
     now: int  # ms, UTC
+    allowance: FetchAllowance = UNLIMITED
 
 
 @dataclass(slots=True)
@@ -68,7 +70,11 @@ class QueryFetches:
         if self.newest_first and any(span.since <= window.until <= span.until for span in beyond_reach):
             outcome.unavailable |= Spans([window])  # older than what the provider does not have
             return False
-        tasks = self._start(plan, planned.missing - outcome.ended, self.context.provider)
+        missing = planned.missing - outcome.ended
+        if refusal := await self._refused(plan, missing, self.context.provider):
+            outcome.failure = refusal
+            return False
+        tasks = self._start(plan, missing, self.context.provider)
         if not tasks:
             return False
         waits = self.request.wait is Wait.COMPLETE
@@ -78,6 +84,16 @@ class QueryFetches:
         for task in done:
             self._add(plan, task.result(), *tasks[task])
         return True
+
+    async def _refused(self, plan: Plan, missing: Spans, provider: Upstream) -> FetchLimited | None:
+        """Count the rows that the missing spans may bring for the operation's caller; the refusal where they are too many."""
+        calls, rows = max(0, MAX_CALLS_PER_FETCH - self.outcome.calls), 0
+        for span in list(missing)[:calls]:
+            if base := plan.choose_timeframe(span):
+                wanted = plan.fetchable(span, base)
+                length = -(-(wanted.until - wanted.since) // base.nominal_ms)
+                rows += min(length, calls * provider.capabilities.max_rows_per_call)
+        return await self.context.allowance.spend(rows)
 
     def trim_window(self, plan: Plan, planned: WindowPlan) -> Span:
         """The part of a window next to where the query came from, up to the first span that no calls were left for."""

@@ -17,10 +17,11 @@ from candlegraph.series import InstrumentRecord, Series
 from candlegraph.span import Span, Spans
 from candlegraph.timeframe import MINUTE, Timeframe
 from candlegraph.zone import UTC, Zone, zone
+from history.fetch_limits import FetchAllowance
 from history.orchestrator import History
 from realtime.bus import Bus, BusMessage, PositionRequest, TopicFailure, TopicMessage
 from realtime.topic import EVENT_KINDS, MAX_QUEUED_EVENTS, Listener, Topic
-from realtime.topic_limits import TopicAdmission, TopicLimits
+from realtime.topic_limits import ANYONE, Caller, TopicAdmission, TopicLimits
 from storage.topics import TopicEvent, TopicKey, TopicPosition, TopicStore
 
 SNAPSHOT_PAGE_ROWS = 1_000
@@ -44,20 +45,20 @@ class Hub:
         bus.subscribe(self._on_message)
 
     async def subscribe(
-        self, series: Series, since: int | None, days: Zone | None, address: str = ""
+        self, series: Series, since: int | None, days: Zone | None, caller: Caller = ANYONE
     ) -> AsyncIterator[Event]:
         """Yield the candles since ``since`` (at most 50,000), then live events; end after a RESYNC.
 
         Raises NotFound, BadUserInput, ProviderError or Unavailable, also later: an incomplete history is an error and not a
-        shorter history. Overloaded where ``address`` follows too many series.
+        shorter history. Overloaded where the address of ``caller`` follows too many series.
         """
         record = await self._record(series)
         days = days or zone(record.timezone)
-        async with self._attach_listener(record, series.timeframe, days, address) as (listener, topic):
+        async with self._attach_listener(record, series.timeframe, days, caller.address) as (listener, topic):
             # All read at one moment: later events are in the listener's queue.
             seq, forming, until = topic.seq, topic.forming, topic.opened if topic.live else None
             pending: Event | None = None
-            async for candles in self._snapshots(topic, since, until):
+            async for candles in self._snapshots(topic, since, until, caller.allowance):
                 if pending:
                     yield pending
                 pending = Event(EventKind.SNAPSHOT, seq, candles)
@@ -281,12 +282,15 @@ class Hub:
 
     # History
 
-    async def _snapshots(self, topic: Topic, since: int | None, until: int | None) -> AsyncIterator[Candles]:
+    async def _snapshots(
+        self, topic: Topic, since: int | None, until: int | None, allowance: FetchAllowance
+    ) -> AsyncIterator[Candles]:
         """The closed candles of ``[since, until)``, in pages."""
         sent = 0
         while since is not None and (until is None or since < until):
             answer = await self._query(
-                CandleRequest(topic.series, SNAPSHOT_PAGE_ROWS, since, until, zone=topic.zone, final_until=until or 0)
+                CandleRequest(topic.series, SNAPSHOT_PAGE_ROWS, since, until, zone=topic.zone, final_until=until or 0),
+                allowance,
             )
             sent += len(answer.candles)
             if sent > MAX_SNAPSHOT_ROWS:
@@ -296,8 +300,8 @@ class Hub:
             yield answer.candles
             since = answer.next_since
 
-    async def _query(self, request: CandleRequest) -> Answer:
-        answer = (await self._history.answer([request]))[0]
+    async def _query(self, request: CandleRequest, allowance: FetchAllowance) -> Answer:
+        answer = (await self._history.answer([request], allowance))[0]
         if isinstance(answer, BaseException):
             raise answer
         for gap in answer.gaps:

@@ -1,4 +1,4 @@
-"""How many topics a process carries, by whose wish, and how many begin at once."""
+"""Limits of the topics: how many there are, in all and for an address, and how many listeners join at once."""
 
 from __future__ import annotations
 
@@ -10,30 +10,42 @@ from dataclasses import dataclass
 from weakref import WeakValueDictionary
 
 from candlegraph.errors import Overloaded
+from history.fetch_limits import UNLIMITED, FetchAllowance
 
-MAX_JOINS, MAX_JOINS_PER_ADDRESS = 16, 4  # listeners that begin at once; the others wait for their turn
+MAX_JOINS, MAX_JOINS_PER_ADDRESS = 16, 4  # listeners that join at once; the others wait for their turn
 
 
 @dataclass(frozen=True, slots=True)
 class TopicLimits:
-    """The most topics of a process, and those that are there because one address asked first."""
+    """The most topics of a process, and of those that one address began."""
 
     total: int = 5_000
     per_address: int = 200
+
+
+@dataclass(frozen=True, slots=True)
+class Caller:
+    """The client of a subscription: its address bears the topics it begins, its allowance the rows fetched for it."""
+
+    address: str = ""
+    allowance: FetchAllowance = UNLIMITED
+
+
+ANYONE = Caller()
 
 
 class TopicAdmission:
     """Counts topics by the address that began them, and lets listeners begin in turns."""
 
     def __init__(self, limits: TopicLimits | None = None) -> None:
-        """There are none."""
+        """Start without topics."""
         self._limits = limits or TopicLimits()
         self._of: Counter[str] = Counter()
         self._joins = asyncio.Semaphore(MAX_JOINS)
         self._joins_of: WeakValueDictionary[str, asyncio.Semaphore] = WeakValueDictionary()
 
     def begin(self, address: str) -> None:
-        """Count a topic. Overloaded where there are too many."""
+        """Count a topic; Overloaded if there are too many."""
         if self._of[address] >= self._limits.per_address:
             raise Overloaded(
                 f"One address follows at most {self._limits.per_address} different series: end some of them.",
@@ -44,7 +56,7 @@ class TopicAdmission:
         self._of[address] += 1
 
     def end(self, address: str) -> None:
-        """Count a topic no more."""
+        """Stop counting a topic."""
         self._of[address] -= 1
         if not self._of[address]:
             del self._of[address]

@@ -12,7 +12,6 @@ from candlegraph.series import Series
 from candlegraph.span import Span
 from candlegraph.timeframe import Timeframe
 from candlegraph.zone import zone
-from resolvers.accounts.accounts import network
 from resolvers.context import Context
 from resolvers.names import instrument
 
@@ -102,4 +101,4 @@ async def resolve_fetched_at(context: Context, source: AnswerSource) -> int | No
 def stream_candles(context: Context, series: Series, since: int | None, timezone: str | None) -> AsyncIterator[Event]:
     """Follow a series: its history since ``since``, then live events. Errors as `realtime.hub.Hub.subscribe`."""
     days = None if timezone is None else zone(timezone)
-    return context.services.hub.subscribe(series, since, days, network(context.origin.address))
+    return context.services.hub.subscribe(series, since, days, context.caller)

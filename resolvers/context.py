@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Hashable, Mapping
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any
 
 from aiodataloader import DataLoader
@@ -18,9 +18,11 @@ from candlegraph.upstream import Providers
 from candlegraph.viewer import User, UserConfig, Viewer
 from history.backfill.jobs import BackfillJobs
 from history.backfill.tracking import Tracking
+from history.fetch_limits import NO_LIMITS, FetchAllowance, FetchLimits
 from history.orchestrator import History
 from realtime.hub import Hub
-from resolvers.accounts.accounts import Accounts
+from realtime.topic_limits import Caller
+from resolvers.accounts.accounts import Accounts, network
 from resolvers.cost_budget import CostBudget, Reservation
 
 
@@ -46,6 +48,7 @@ class Services:
     accounts: Accounts
     budget: CostBudget = field(default_factory=CostBudget)
     introspection: Introspection = Introspection.ON
+    fetch_limits: FetchLimits = NO_LIMITS
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,10 +65,11 @@ class Loaders:
     They dispatch after one tick, so a resolver calls ``load`` before its first ``await``.
     """
 
-    def __init__(self, services: Services) -> None:
+    def __init__(self, services: Services, allowance: FetchAllowance) -> None:
         """Create them for one operation: another must not see what it loaded."""
         # An item may be the exception of its key alone, which the loader's type does not include.
-        self.answer_by_ask: DataLoader[CandleRequest, Answer] = DataLoader(services.history.answer)  # type: ignore[arg-type]
+        answer = partial(services.history.answer, allowance=allowance)
+        self.answer_by_ask: DataLoader[CandleRequest, Answer] = DataLoader(answer)  # type: ignore[arg-type]
         self.record_by_instrument: DataLoader[Instrument, InstrumentRecord] = DataLoader(services.history.listings.find)  # type: ignore[arg-type]
         self._services = services
 
@@ -90,7 +94,8 @@ class Context:
     viewer: Viewer = field(default_factory=Viewer)
     origin: Origin = Origin()
     reservation: Reservation | None = None  # what its answer holds of the budget of the process
-    cost: int = 0  # of a query or a mutation, as `schema.cost` reckons it
+    cost: int = 0  # of a query or a mutation, as `schema.cost` estimates it
+    deadline: float | None = None  # of a query or a mutation, on the event loop's clock
 
     @property
     def may_introspect(self) -> bool:
@@ -107,7 +112,19 @@ class Context:
     @cached_property
     def loaders(self) -> Loaders:
         """The loaders of this operation."""
-        return Loaders(self.services)
+        return Loaders(self.services, self.allowance)
+
+    @property
+    def allowance(self) -> FetchAllowance:
+        """The rows that may be fetched for this operation."""
+        user = self.viewer.user
+        address = network(self.origin.address)
+        return self.services.fetch_limits.allowance(user.id if user else None, address, self.deadline)
+
+    @property
+    def caller(self) -> Caller:
+        """The client, as a subscription counts it."""
+        return Caller(network(self.origin.address), self.allowance)
 
     @property
     def scope(self) -> Hashable:

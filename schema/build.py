@@ -24,7 +24,7 @@ from schema.errors import CodedErrors
 from schema.executor import BulkExecutor
 from schema.introspection import IntrospectionLimit
 from schema.mutation import Mutation
-from schema.operation import NamedOperation
+from schema.operation import NamedOperation, OperationDeadline
 from schema.query import Query
 from schema.scalars import SCALARS
 from schema.subscription import Subscription
@@ -109,5 +109,13 @@ def build_schema() -> Schema:
         subscription=Subscription,
         config=StrawberryConfig(scalar_map=SCALARS),
         execution_context_class=BulkExecutor,
-        extensions=[CodedErrors, Documents, NamedOperation, IntrospectionLimit, CostLimit, CostAdmission],
+        extensions=[
+            CodedErrors,
+            Documents,
+            NamedOperation,
+            IntrospectionLimit,
+            CostLimit,
+            CostAdmission,
+            OperationDeadline,
+        ],
     )

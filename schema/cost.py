@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from graphql import (
@@ -15,9 +15,11 @@ from graphql import (
     InlineFragmentNode,
     IntValueNode,
     ListValueNode,
+    ObjectValueNode,
     OperationDefinitionNode,
     OperationType,
     SelectionSetNode,
+    StringValueNode,
     ValueNode,
     VariableNode,
     get_operation_ast,
@@ -33,6 +35,10 @@ FIELD_COST = 300
 READ_COSTS = {"candles": 10_000, "candlesBatch": 10_000, "coverage": 50_000}  # the database, once each
 DEFAULT_PAGE_SIZES = {"symbols": 100, "tracked": 100, "backfills": 50}  # the sizes without `first`
 ASSUMED_PROVIDERS = 10  # an assumption: the number of providers of a market is not known yet
+# The assumed sizes of the schema's own lists, for each object that has the list.
+SCHEMA_SIZES = {"types": 60, "fields": 5, "args": 1, "inputFields": 1, "enumValues": 2, "directives": 5, "ofType": 0.5}
+TYPE_SIZES = {**SCHEMA_SIZES, "fields": 20, "args": 4, "inputFields": 10, "enumValues": 20}  # of the largest type
+MAX_ZONES = 20  # in one operation
 JOB_LIST_COST = 100 * FIELD_COST  # the symbols or gaps of a job, possibly thousands
 
 
@@ -46,6 +52,7 @@ class _CostEstimator:
     max_points: int
     parent: str = ""
     rows: int = 0  # the candles of each list of them, within `candles`
+    zones: set[object] = field(default_factory=set)  # those named so far
 
     def cost(self, selection_set: SelectionSetNode | None) -> int:
         """The cost of one object with these fields; the document is known to be small and without a circle."""
@@ -61,6 +68,10 @@ class _CostEstimator:
 
     def _field(self, node: FieldNode) -> int:
         name, selected = node.name.value, node.selection_set
+        if name in ("__schema", "__type"):
+            sizes = SCHEMA_SIZES if name == "__schema" else TYPE_SIZES
+            return FIELD_COST + int(FIELD_COST * self._introspected(selected, sizes))
+        self._note_zone(node)
         if self.rows and self.parent in ("nodes", "columns"):
             return self.rows
         if self.parent == "backfills" and name in ("symbols", "holes"):
@@ -74,7 +85,39 @@ class _CostEstimator:
             times = self._number(node, "first", DEFAULT_PAGE_SIZES[name], MAX_PAGE)
         elif name == "providers":
             times = ASSUMED_PROVIDERS
+        elif name == "track":
+            times = self._symbols(node)
         return FIELD_COST + times * (READ_COSTS.get(name, 0) + below.cost(selected))
+
+    def _introspected(self, selection_set: SelectionSetNode | None, sizes: Mapping[str, float]) -> float:
+        """How many fields of the schema these selections show, about."""
+        total = 0.0
+        for selection in selection_set.selections if selection_set else ():
+            if isinstance(selection, FieldNode):
+                below = self._introspected(selection.selection_set, sizes)
+                total += 1 + sizes.get(selection.name.value, 1) * below
+            elif isinstance(selection, FragmentSpreadNode):
+                total += self._introspected(self.fragments[selection.name.value].selection_set, sizes)
+            elif isinstance(selection, InlineFragmentNode):
+                total += self._introspected(selection.selection_set, sizes)
+        return total
+
+    def _note_zone(self, node: FieldNode) -> None:
+        value = self._argument(node, "timezone")
+        name = value.value if isinstance(value, StringValueNode) else value
+        if isinstance(name, str):
+            self.zones.add(name)
+
+    def _symbols(self, node: FieldNode) -> int:
+        """How many symbols a mutation names; a pattern may match a page."""
+        order = self._argument(node, "input")
+        named: object = order.get("symbols") if isinstance(order, Mapping) else None
+        if isinstance(order, ObjectValueNode):
+            given = next((one.value for one in order.fields if one.name.value == "symbols"), None)
+            named = self.variables.get(given.name.value) if isinstance(given, VariableNode) else given
+        if isinstance(named, ListValueNode):
+            return len(named.values)
+        return len(named) if isinstance(named, list) else MAX_PAGE
 
     def _number(self, node: FieldNode, name: str, default: int, most: int) -> int:
         value = self._argument(node, name)
@@ -105,15 +148,11 @@ class CostLimit(SchemaExtension):
             operation = get_operation_ast(document, execution.operation_name)
             if operation and operation.operation is not OperationType.SUBSCRIPTION:
                 services = context.services
-                cost = estimate_cost(
+                estimate = estimate_cost(
                     document, operation, execution.variables or {}, services.default_points, services.max_points
                 )
-                context.cost = cost
-                if cost > MAX_COST:
-                    message = (
-                        f"This may cost {cost:,}, and an operation at most {MAX_COST:,}: ask for fewer series, "
-                        "a smaller `limit` or `first`, or in several operations."
-                    )
+                context.cost = estimate[0]
+                if message := _refusal(*estimate):
                     execution.pre_execution_errors = [GraphQLError(message, extensions={"code": "BAD_USER_INPUT"})]
         yield
 
@@ -124,10 +163,22 @@ def estimate_cost(
     variables: Mapping[str, Any],
     points: int,
     max_points: int,
-) -> int:
-    """The most that an operation of a valid document may cost, in values of candles."""
+) -> tuple[int, int]:
+    """The most that an operation of a valid document may cost, in values of candles, and how many zones it names."""
     fragments = {one.name.value: one for one in document.definitions if isinstance(one, FragmentDefinitionNode)}
     defaults = {
         one.variable.name.value: one.default_value for one in operation.variable_definitions or () if one.default_value
     }
-    return _CostEstimator(fragments, {**defaults, **variables}, points, max_points).cost(operation.selection_set)
+    estimator = _CostEstimator(fragments, {**defaults, **variables}, points, max_points)
+    return estimator.cost(operation.selection_set), len(estimator.zones)
+
+
+def _refusal(cost: int, zones: int) -> str | None:
+    if cost > MAX_COST:
+        return (
+            f"This may cost {cost:,}, and an operation at most {MAX_COST:,}: ask for fewer series, "
+            "a smaller `limit` or `first`, or in several operations."
+        )
+    if zones > MAX_ZONES:
+        return f"An operation names at most {MAX_ZONES} time zones; this one {zones}: ask in several operations."
+    return None

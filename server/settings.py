@@ -36,6 +36,8 @@ def _default_data_dir() -> Path:
 
 # An origin as a browser sends it: nothing behind the port, and no pattern.
 _ORIGIN = re.compile(r"https?://[^/*\s]+")
+_USERINFO = re.compile(r"://[^/?#\s]*@")  # a password may hold another @
+_QUERY_VALUE = re.compile(r"([?&#][^=&#\s]*=)[^&#\s]*")
 _OUR_SECRETS = {
     "db_connection_string",
     "db_listen_connection_string",
@@ -152,6 +154,24 @@ class Settings(BaseSettings):
     )
     max_operations_per_socket: int = Field(
         100, ge=1, le=10_000, description="The most simultaneous operations on a WebSocket."
+    )
+    fetch_rows_per_hour: int | None = Field(
+        1_000_000,
+        ge=0,
+        description=(
+            "How many candles an hour are fetched and stored for the questions of one address that is not signed in (of IPv6, "
+            "one /64 network); what is stored is always answered. Empty for any number."
+        ),
+    )
+    fetch_rows_per_hour_signed_in: int | None = Field(
+        None, ge=0, description="How many are for those of one account. Empty for any number."
+    )
+    min_free_disk_mb: int = Field(
+        500,
+        ge=0,
+        description=(
+            "Below how many free megabytes, where an embedded or local database lies, nothing more is fetched; 0 for no limit."
+        ),
     )
     files_dir: Path | None = Field(None, description="The folder that the `files` provider serves.")
     files_timezone: str | None = Field(None, description="The IANA zone in which the days of these files open.")
@@ -278,9 +298,15 @@ def settings_in_effect(settings: Settings) -> str:
     """Every setting and its value, a line each; of a secret only whether there is one."""
     lines = []
     for name, value in settings:
-        shown = "" if value is None else "(hidden)" if name in Settings.secrets() else _plain(value)
+        shown = "" if value is None else "(hidden)" if name in Settings.secrets() else _without_secrets(_plain(value))
         lines.append(f"{name.upper()}={shown}")
     return "\n".join(lines)
+
+
+def _without_secrets(text: str) -> str:
+    """A text without what a URL in it may hide: the user and password before the host, and the values of its query."""
+    text = _USERINFO.sub("://(hidden)@", text)
+    return _QUERY_VALUE.sub(r"\1(hidden)", text) if "://" in text else text
 
 
 def _plain(value: object) -> str:

@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 
 from candlegraph.errors import ConfigurationError, Overloaded, Unavailable
 from candlegraph.outage import Outage
@@ -16,6 +17,8 @@ from candlegraph.timings import Timings
 from history.backfill.jobs import BackfillJobs
 from history.backfill.tracking import Tracking
 from history.backfill.workers import BackfillWorkers
+from history.fetch_limits import FetchLimits
+from history.free_space import FreeSpace, is_readable
 from history.orchestrator import History
 from history.upgrade import Upgrade
 from providers.registry import Registry
@@ -150,12 +153,12 @@ async def open_runtime(
         levels, kind = await read_aggregates(opened), await stored_layout(opened)
         cache = await stack.enter_async_context(_cache(settings, name, redis))
         history = History.create(opened, registry, levels, _reads(levels, kind), cache)
+        await _watch_disk(settings, history, supervisor)
         stack.push_async_callback(history.close)
         topics = TopicLimits(settings.max_topics, settings.max_topics_per_address)
         redis_at = (redis_url, name) if redis_url else None
         cluster = Cluster(history, redis=redis_at, shards=settings.feed_shards, limits=topics)
-        backfills = BackfillJobs(history)
-        tracking = Tracking(backfills)
+        tracking = Tracking(backfills := BackfillJobs(history))
         tokens = Tokens(partial(_keys, settings))
         accounts = Accounts(UserStore(opened), tokens, limiter, require_auth=settings.require_auth, timings=timings)
         workers = BackfillWorkers(backfills, workers=settings.backfill_workers)
@@ -170,8 +173,9 @@ async def open_runtime(
             _refresh(supervisor, opened, kind, settings.retention_days)
         points = (settings.default_chart_points, settings.max_chart_points)
         budget = CostBudget(CostLimits(settings.max_cost_in_flight, settings.max_cost_in_flight_per_address))
+        limits = FetchLimits(limiter, settings.fetch_rows_per_hour, settings.fetch_rows_per_hour_signed_in)
         parts = (history, registry, cluster.hub, backfills, tracking, *points, accounts, budget)
-        services = Services(*parts, settings.introspection)
+        services = Services(*parts, settings.introspection, limits)
         yield Runtime(settings, opened, registry, history.store, services, redis, supervisor, readiness)
 
 
@@ -184,6 +188,22 @@ def _serve(
     supervisor.start("tracked series", tracking.run, tracking.outage)
     upgrade = Upgrade(history)
     supervisor.start("upgrade checks", upgrade.run, upgrade.outage)
+
+
+async def _watch_disk(settings: Settings, history: History, supervisor: Supervisor) -> None:
+    """Stop fetching while the disk of the database is nearly full, where its free space can be read."""
+    if not settings.min_free_disk_mb:
+        return
+    directory = settings.data_dir
+    if settings.db_connection_string:
+        rows = await history.store.database.read("data_directory")
+        directory = Path(rows[0]["directory"] if rows else "")
+        if not is_readable(directory):
+            log.info("MIN_FREE_DISK_MB has no effect: the free space of this database cannot be read from here.")
+            return
+    space = history.fetcher.free_space = FreeSpace(directory, settings.min_free_disk_mb, history.timings)
+    await asyncio.to_thread(space.check)
+    supervisor.start("free disk space", space.run, space.outage)
 
 
 def _reads(levels: Aggregates, kind: AggregateLayout) -> ReadFunction:

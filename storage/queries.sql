@@ -152,6 +152,11 @@ delete from fetch_log where id in (select id from fetch_log where at < now() - i
 -- name: levels_there
 select view_name, target_timeframe, is_active from preaggregation_configs where to_regclass(view_name) is not null;
 
+-- name: data_directory
+-- Where the database lies, if it is on this machine and the role may know it.
+select setting as directory from pg_settings
+where name = 'data_directory' and (inet_server_addr() is null or inet_server_addr() <<= '127.0.0.0/8' or inet_server_addr() = '::1');
+
 -- name: database_name
 -- A name that no other database has: a copy has the same `database_id`, but another oid.
 select database_id::text || '-' || (select oid::text from pg_database where datname = current_database()) as name

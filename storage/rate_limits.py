@@ -26,8 +26,8 @@ MAX_KEYS = 100_000
 _ATTEMPT_SCRIPT = """
 local t = redis.call('TIME')
 local now = t[1] + t[2] / 1000000
-local every, burst = tonumber(ARGV[1]), tonumber(ARGV[2])
-local empty = math.max(tonumber(redis.call('GET', KEYS[1]) or 0), now) + every
+local every, burst, weight = tonumber(ARGV[1]), tonumber(ARGV[2]), tonumber(ARGV[3])
+local empty = math.max(tonumber(redis.call('GET', KEYS[1]) or 0), now) + every * weight
 local wait = empty - now - burst * every
 if wait > 0.000001 then return tostring(wait) end
 redis.call('SET', KEYS[1], string.format('%.6f', empty), 'PX', math.ceil((empty - now) * 1000))
@@ -81,7 +81,7 @@ if lives_ms > redis.call('PTTL', KEYS[1]) then redis.call('PEXPIRE', KEYS[1], li
 class AttemptLimit:
     """``burst`` attempts at once, then one every ``every_s`` seconds."""
 
-    burst: int
+    burst: float
     every_s: float
 
 
@@ -94,11 +94,11 @@ class RateLimiter:
         self._own = LocalRateBudget()
         self._ask = (redis or Redis()).ask
 
-    async def count_attempt(self, key: str, bucket: AttemptLimit) -> float:
-        """Count an attempt: 0, or the seconds to wait; then it was not counted."""
-        wait = self._count_locally(key, bucket)
+    async def count_attempt(self, key: str, bucket: AttemptLimit, weight: float = 1) -> float:
+        """Count an attempt, or ``weight`` of them: 0, or the seconds to wait; then it was not counted."""
+        wait = self._count_locally(key, bucket, weight)
         if wait == 0 and (
-            shared := await self._ask("EVAL", _ATTEMPT_SCRIPT, 1, _key(key), bucket.every_s, bucket.burst)
+            shared := await self._ask("EVAL", _ATTEMPT_SCRIPT, 1, _key(key), bucket.every_s, bucket.burst, weight)
         ):
             wait = float(shared)
         return wait
@@ -135,9 +135,9 @@ class RateLimiter:
         """Whether a key is remembered."""
         return self._empty_at.get(key, 0) > time.monotonic() or bool(await self._ask("EXISTS", _key(key)))
 
-    def _count_locally(self, key: str, bucket: AttemptLimit) -> float:
+    def _count_locally(self, key: str, bucket: AttemptLimit, weight: float) -> float:
         now = time.monotonic()
-        empty = max(self._empty_at.get(key, 0), now) + bucket.every_s
+        empty = max(self._empty_at.get(key, 0), now) + bucket.every_s * weight
         wait = empty - now - bucket.burst * bucket.every_s
         if wait > 1e-6:
             return wait

@@ -13,6 +13,7 @@ PATIENT = replace(
     acquire_timeout_s=HANG_S,
     redis_timeout_s=HANG_S,
     query_deadline_s=HANG_S,
+    query_finish_s=HANG_S,
     listing_deadline_s=HANG_S,
     topic_ready_timeout_s=HANG_S,
 )

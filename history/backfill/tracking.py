@@ -91,6 +91,8 @@ class Tracking:
 
     async def check_batch(self) -> int:
         """Fill the gaps of series that no process has checked lately; return the number of these series."""
+        if self._history.fetcher.paused:
+            return 0
         async with self._database.connection() as connection:
             rows = await connection.fetch(SQL["tracked_take"], self._history.timings.tracking_interval_s, BATCH_SIZE)
         if not rows:

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 
 from candlegraph.answer import Gap, GapReason
 from candlegraph.backfill import BackfillState
-from candlegraph.errors import CandlegraphError, ProviderError, ProviderRefused, UnknownSymbol, Unsupported
+from candlegraph.errors import CandlegraphError, FetchPaused, ProviderError, ProviderRefused, UnknownSymbol, Unsupported
 from candlegraph.outage import Outage
 from candlegraph.series import InstrumentRecord
 from candlegraph.span import Span, Spans
@@ -84,7 +84,10 @@ class BackfillWorkers:
     async def _work(self) -> None:
         while True:
             with self._claiming.recording():
-                while len(self._running) < self._workers * MAX_PROVIDERS and (part := await self._claim()):
+                paused = self._history.fetcher.paused
+                while (
+                    not paused and len(self._running) < self._workers * MAX_PROVIDERS and (part := await self._claim())
+                ):
                     self._begin(part)
                 await self._execute("backfills_close")  # also the jobs of a process that died at this point
             await self._wait()
@@ -193,6 +196,9 @@ class BackfillWorkers:
             await self._end(part, BackfillState.DONE, result, GapReason.UNAVAILABLE)
         elif isinstance(failure, ProviderRefused | Unsupported):
             await self._end(part, BackfillState.FAILED, result, GapReason.REFUSED)
+        elif isinstance(failure, FetchPaused):  # a full disk is not the provider's failure
+            rest = failure.retry_after or 0
+            await self._execute("backfill_rest", part.id, self._holder, rest, result.calls, 0, failure.message)
         elif part.attempts + 1 >= MAX_ATTEMPTS:
             await self._end(part, BackfillState.FAILED, result, GapReason.OUTAGE)
         else:

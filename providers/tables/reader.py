@@ -23,6 +23,7 @@ from candlegraph.timeframe import Timeframe
 from candlegraph.zone import UTC, Int64s, Zone
 from providers.tables.columns import VALUE_COLUMNS, ColumnLayout, check_symbols, column_layout_of, floats, times
 from providers.tables.delimited import read_delimited
+from providers.tables.size import check_size
 from providers.tables.steps import check_steps
 from providers.tables.timestamps import (
     NEVER,
@@ -134,6 +135,7 @@ def _read(
     path: Path, timeframe: Timeframe | None, zone: Zone, hints: Hints, facts: list[str], *, drop_last: bool
 ) -> Table:
     with _named(path):
+        check_size(path, parquet=is_parquet(path))
         sheet, layout = (_read_parquet if is_parquet(path) else _read_csv)(path, hints.symbol)
         facts.append("Columns: " + ", ".join(f"{name} {column}" for name, column in layout.taken.items()) + ".")
         check_symbols(layout, sheet.symbols, hints.symbol)
@@ -178,13 +180,12 @@ def _each(bad: Bools, reason: str) -> dict[int, str]:
 
 
 def _sorted(sheet: _Sheet) -> _Sheet:
-    in_order = bool((np.diff(sheet.stamp) >= 0).all())
-    return sheet if in_order else sheet.rows(np.argsort(sheet.stamp, kind="stable"))
+    return sheet if (np.diff(sheet.stamp) >= 0).all() else sheet.rows(np.argsort(sheet.stamp, kind="stable"))
 
 
 def _repeats(sheet: _Sheet) -> dict[int, str]:
     """The rows of a sorted sheet that tell another candle than the row before them at the same instant."""
-    same = np.flatnonzero(sheet.stamp[1:] == sheet.stamp[:-1]) + 1
+    same = np.flatnonzero(np.diff(sheet.stamp) == 0) + 1
     differing = same[(sheet.numbers[:, same] != sheet.numbers[:, same - 1]).any(axis=0)]
     return {
         later: f"the same timestamp as {earlier}, with other values"
@@ -230,8 +231,7 @@ def _sheet_of(
     if chosen is not None:
         frame, line = frame.filter(chosen), line[chosen]
     stamp, kind = timestamps_of(times(frame, layout))
-    numbers = np.zeros((5, len(line)))
-    reasons: dict[int, str] = {}
+    numbers, reasons = np.zeros((5, len(line))), dict[int, str]()
     for row, (name, at) in enumerate(zip(VALUE_COLUMNS, layout.numbers, strict=True)):
         if at is not None:
             numbers[row], bad = floats(frame.get_column(str(at)), name)

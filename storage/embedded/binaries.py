@@ -26,7 +26,8 @@ _SYSTEM_BINARIES = (
     "usr/local/opt/postgresql@*/bin",
     "Applications/Postgres.app/Contents/Versions/*/bin",
 )
-_COPIES = (Path("/var/lib/candlegraph"), Path("/tmp/candlegraph-binaries"))  # noqa: S108  # checked before it is trusted
+# Not in the default DATA_DIR, which only root may enter.
+_COPIES = (Path("/var/lib/candlegraph-postgresql"), Path("/tmp/candlegraph-binaries"))  # noqa: S108  # checked before it is trusted
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,6 +19,8 @@ if sys.platform != "win32":
 # A fixed TZ spares initdb its search for the zone; macOS's PostgreSQL does not start without a valid LC_ALL.
 ENVIRONMENT = {key: os.environ[key] for key in ("PATH", "LD_LIBRARY_PATH", "DYLD_LIBRARY_PATH") if key in os.environ}
 ENVIRONMENT |= {"LC_ALL": "C", "TZ": "UTC"}
+SHARED_USERS = ("nobody",)  # users of other programs as well
+_OWN_USER = "candlegraph"  # taken where an administrator made it
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +59,7 @@ class OsUser:
 
 
 def os_user_of(cluster: Path) -> OsUser:
-    """Ourselves; for root the owner of the cluster, else of the data directory, else ``nobody``; ConfigurationError."""
+    """Ourselves; for root the owner of the cluster, else of the data directory, else ``candlegraph`` or ``nobody``; ConfigurationError."""
     me, data_dir = os.geteuid(), cluster.parent
     found = cluster.stat() if cluster.exists() else None
     if me and found and found.st_uid != me:
@@ -69,7 +71,8 @@ def os_user_of(cluster: Path) -> OsUser:
     with suppress(KeyError):  # initdb refuses a uid without a name, such as that of a container's host
         if owner := data_dir.stat().st_uid:
             return OsUser(owner, pwd.getpwuid(owner).pw_gid, dropped=True)
-    with suppress(KeyError):
-        user = pwd.getpwnam("nobody")
-        return OsUser(user.pw_uid, user.pw_gid, dropped=True)
+    for name in (_OWN_USER, *SHARED_USERS):
+        with suppress(KeyError):
+            user = pwd.getpwnam(name)
+            return OsUser(user.pw_uid, user.pw_gid, dropped=True)
     raise ConfigurationError(f"DATA_DIR {data_dir} must belong to a user other than root, for PostgreSQL")

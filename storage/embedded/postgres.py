@@ -26,6 +26,7 @@ from urllib.parse import quote
 
 from candlegraph.errors import ConfigurationError, Unavailable
 from candlegraph.timings import Timings
+from storage.embedded.access import peer_rules
 from storage.embedded.binaries import find_binaries
 from storage.embedded.os_user import OsUser, os_user_of
 from storage.embedded.socket import DATABASE, PORT, USER, claim_socket_dir, clear_remains, find_listener, socket_dir
@@ -93,7 +94,9 @@ class EmbeddedPostgres:
         if sys.platform == "win32":
             raise ConfigurationError("DB_CONNECTION_STRING must be set: no PostgreSQL is embedded on Windows")
         with self._naming_the_setting():
-            self._data_dir.mkdir(parents=True, exist_ok=True)
+            if not self._data_dir.exists():
+                self._data_dir.parent.mkdir(parents=True, exist_ok=True)
+                self._data_dir.mkdir(mode=0o700, exist_ok=True)
             with self._locked("start.lock", self.timings.postgres_lock_timeout_s):
                 server = self._join_or_launch()
                 if self._users is None:
@@ -140,10 +143,10 @@ class EmbeddedPostgres:
         if int((self._cluster / "PG_VERSION").read_text(encoding="ascii")) >= 18:
             # Its I/O workers die with the postmaster: a process that waits for one then waits for ever, and holds our lock.
             options.append("-cio_method=sync")
-        with self._locked("server.lock", 0) as lock:
+        with self._locked("server.lock", 0) as lock, peer_rules(self._data_dir, account) as (rules, files):
             clear_remains(self._cluster, sockets)
-            options.append(f"-cunix_socket_directories={sockets}")
-            process = self._run(account, [str(programs / "postgres"), *options], self._cluster, lock)
+            options += [f"-cunix_socket_directories={sockets}", *rules]
+            process = self._run(account, [str(programs / "postgres"), *options], self._cluster, (lock, *files))
         # The thread reaps it whenever it ends: the pid of a zombie would look alive to the next postmaster.
         threading.Thread(target=process.wait, name="postgres-reaper", daemon=True).start()
         self._process = process
@@ -185,14 +188,14 @@ class EmbeddedPostgres:
                 shutil.rmtree(fresh)
             fresh.mkdir(mode=0o700)
             os.chown(fresh, account.uid, account.gid, follow_symlinks=False)
-            if self._run(account, [str(programs / "initdb"), *_INITDB], fresh, lock).wait() != 0:
+            if self._run(account, [str(programs / "initdb"), *_INITDB], fresh, (lock,)).wait() != 0:
                 raise self._failure("initdb failed")
             fresh.rename(self._cluster)
             parent = os.open(self._data_dir, os.O_RDONLY)
             os.fsync(parent)  # or a power cut undoes the rename, and the next start deletes the data with it
             os.close(parent)
 
-    def _run(self, account: OsUser, command: list[str], cluster: Path, lock: int) -> subprocess.Popen[bytes]:
+    def _run(self, account: OsUser, command: list[str], cluster: Path, fds: tuple[int, ...]) -> subprocess.Popen[bytes]:
         if self._log.exists() and self._log.stat().st_size > _LOG_BYTES:
             self._log.replace(self._log.with_name("postgres.log.1"))
         log = self._open("postgres.log", os.O_APPEND)
@@ -203,7 +206,7 @@ class EmbeddedPostgres:
         through = Path(f"/proc/self/fd/{directory}")
         where = through if account.dropped and through.exists() else cluster
         try:
-            return account.popen([*command, "-D", str(where)], log, (directory, lock))
+            return account.popen([*command, "-D", str(where)], log, (directory, *fds))
         finally:
             os.close(directory)
             os.close(log)

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import struct
-from datetime import date, timedelta
-from importlib.resources import files
-from pathlib import Path
-from zoneinfo import TZPATH
+from datetime import date, datetime, timedelta
+from io import BytesIO
+from zoneinfo import ZoneInfo
 
 import numpy as np
 import pytest
@@ -14,6 +13,8 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from candlegraph import UTC, BadUserInput, zone
+from candlegraph.tzif import read_tzif
+from candlegraph.zone import zone_of
 from tests.candlegraph import scalar_calendar as scalar
 from tests.candlegraph.scalar_calendar import DAY, HOUR, MINUTE, at, examples
 
@@ -158,9 +159,7 @@ def test_days_open_where_the_scalar_calendar_says(name: str, data: st.DataObject
 
 def _changes(name: str) -> list[tuple[int, int]]:
     """The (second, offset) pairs of the explicit changes in a zone's file (RFC 8536), the file that `zoneinfo` takes."""
-    installed = [Path(folder, name) for folder in TZPATH if Path(folder, name).exists()]
-    source = installed[0] if installed else files("tzdata").joinpath("zoneinfo", *name.split("/"))
-    data = source.read_bytes()
+    data = read_tzif(name)
     counts = struct.unpack(">6l", data[20:44])  # isut, isstd, leap, time, type, char
     skip = 44 + counts[3] * 5 + counts[4] * 6 + counts[5] + counts[2] * 8 + counts[1] + counts[0]
     times, types = struct.unpack(">6l", data[skip + 20 : skip + 44])[3:5]
@@ -170,24 +169,47 @@ def _changes(name: str) -> list[tuple[int, int]]:
     return [(instant, offsets[i]) for instant, i in zip(instants, body[times * 8 : times * 9], strict=True)]
 
 
-@pytest.mark.parametrize(("since", "days"), [(-2_524_521_600, 3), (-315_619_200, 6)], ids=["1890", "1960"])
-def test_no_zone_keeps_an_offset_for_less_than_the_days_between_two_probes(since: int, days: int) -> None:
-    """`Zone` probes every three days, and every six since 1960: should a new tz database break this, it must probe more."""
-    shortest = (10**9, "", 0)
-    for name in scalar.ALL_ZONES:
-        previous: tuple[int, int] | None = None
-        for instant, offset in _changes(name):
-            if previous is not None and previous[1] == offset:
-                continue
-            if previous is not None and previous[0] > since:
-                shortest = min(shortest, (instant - previous[0], name, instant))
-            previous = instant, offset
-    assert days * 86_400 < shortest[0] < 8 * 86_400, shortest
+def _differs(data: bytes) -> bool:
+    """Whether zoneinfo knows another offset once a month from 1890 to 2297, or on either side of a change."""
+    tz, read = ZoneInfo.from_file(BytesIO(data)), zone_of("", data)
+    changes = read.changes[1:] // 1000
+    seconds = np.concatenate([np.arange(-2_524_521_600, 10_319_184_000, 30 * 86_400), changes + 59, changes - 1])
+    known = [datetime.fromtimestamp(one, tz).utcoffset() for one in seconds.tolist()]
+    offsets = np.array([one // timedelta(minutes=1) * MINUTE for one in known if one is not None])
+    return bool((read.offsets[np.searchsorted(read.changes, seconds * 1000, side="right") - 1] != offsets).any())
 
 
-@pytest.mark.parametrize("name", scalar.HARD_ZONES)
+def test_every_zone_is_the_one_that_zoneinfo_knows() -> None:
+    """From 1890 to 2297, the rule at the end of each file included; names of one file are compared once."""
+    names = {read_tzif(name): name for name in scalar.ALL_ZONES}
+    assert [name for data, name in sorted(names.items(), key=lambda one: one[1]) if _differs(data)] == []
+
+
+@pytest.mark.parametrize(
+    "rule",
+    ["EST5EDT,J60/2,J300/3", "AAA-3BBB-4:30,J62/-1,J299/26:30", "<-02>2<-01>,M3.5.0/-1,M10.5.0/0", "XYZ-05:30:00"],
+)
+@pytest.mark.parametrize("version", [b"2", b"3"])
+def test_a_rule_of_any_form_is_written_out(rule: str, version: bytes) -> None:
+    """Forms that no zone of today uses, such as days of the year, and a file without transitions."""
+
+    def block(width: int) -> bytes:
+        return (
+            struct.pack(">4sc15x6I", b"TZif", version, 0, 0, 0, 0, 1, 4) + struct.pack(">i?B", 0, False, 0) + b"UTC\0"
+        )
+
+    assert not _differs(block(4) + block(8) + f"\n{rule}\n".encode())
+
+
+@pytest.mark.parametrize("data", [b"", b"TZif", b"TZif2" + b"\0" * 60, b"no zone at all" * 10, b"\xff" * 100])
+def test_a_file_that_is_no_zone_is_refused(data: bytes) -> None:
+    with pytest.raises(ValueError, match="TZif"):
+        zone_of("", data)
+
+
+@pytest.mark.parametrize("name", scalar.ALL_ZONES)
 def test_a_zone_knows_every_change_of_its_file(name: str) -> None:
-    """The changes found by probing are those written in the tz database, cut to whole minutes."""
+    """The changes are those written in the tz database, cut to whole minutes."""
     where = zone(name)
     known = dict(zip(where.changes.tolist(), where.offsets.tolist(), strict=True))
     previous = None

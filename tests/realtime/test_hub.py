@@ -35,6 +35,7 @@ from realtime import topic as topic_module
 from realtime import topic_limits
 from realtime.bus import TopicMessage
 from realtime.hub import Hub
+from realtime.topic_limits import Caller
 from realtime.topic import Topic
 from realtime.topic_limits import TopicAdmission, TopicLimits
 from storage.database import Database
@@ -265,7 +266,7 @@ async def test_an_address_begins_so_many_series_and_whatever_is_there_costs_it_n
     hub._admission = TopicAdmission(TopicLimits(total=3, per_address=2))
 
     def listen(timeframe: str, address: str) -> AsyncIterator[Event]:
-        return hub.subscribe(Series(BTC, Timeframe.parse(timeframe)), None, None, address)
+        return hub.subscribe(Series(BTC, Timeframe.parse(timeframe)), None, None, Caller(address))
 
     begun = [listen("1m", "a"), listen("2m", "a"), listen("3m", "b"), listen("1m", "b"), listen("3m", "a")]
     for one in begun:

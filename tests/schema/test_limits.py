@@ -9,10 +9,10 @@ from contextlib import contextmanager
 from typing import Any
 
 import pytest
-from graphql import get_introspection_query
+from graphql import get_introspection_query, get_operation_ast, parse
 
 from resolvers.pagination import MAX_PAGE
-from schema import documents
+from schema import cost, documents
 from schema.limits import (
     MAX_DEPTH,
     MAX_INTROSPECTIONS,
@@ -160,6 +160,112 @@ async def test_graphiql_may_ask_for_the_whole_schema(lab: ApiWorld) -> None:
     assert "CandleSeries" in {one["name"] for one in answer["data"]["__schema"]["types"]}
 
 
+# What code generators and IDEs send, by what they show of the schema; the texts are printed by graphql-core, as by graphql-js.
+TOOLS = {
+    "graphql-js": {},
+    "GraphiQL and Apollo Sandbox": {
+        "specified_by_url": True,
+        "directive_is_repeatable": True,
+        "schema_description": True,
+    },
+    "the Relay and Apollo compilers": {"descriptions": False, "directive_is_repeatable": True},
+    "ariadne-codegen": {"specified_by_url": True, "input_value_deprecation": True, "schema_description": True},
+    "everything graphql-js knows": {
+        "specified_by_url": True,
+        "directive_is_repeatable": True,
+        "schema_description": True,
+        "input_value_deprecation": True,
+        "experimental_directive_deprecation": True,
+        "one_of": True,
+        "type_depth": 9,
+    },
+}
+
+
+@pytest.mark.parametrize("options", TOOLS.values(), ids=TOOLS)
+async def test_the_introspection_of_tools_costs_half_the_limit_at_most(
+    lab: ApiWorld, options: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cost, "MAX_COST", cost.MAX_COST // 2)
+    text = get_introspection_query(**options)
+    document = parse(text)
+    operation = get_operation_ast(document)
+    assert operation is not None
+    assert cost.estimate_cost(document, operation, {}, 500, 5000)[0] <= cost.MAX_COST
+    if "experimental_directive_deprecation" not in options:  # not every version of the core answers that yet
+        assert not (await lab.ask(text))["errors"]
+
+
+async def test_what_an_introspection_shows_is_bounded_by_what_it_costs(lab: ApiWorld) -> None:
+    """The dearest one that is let through shows a few times what a tool asks for."""
+    shown = 0
+    for shape in (
+        "{ __schema { types { fields { # } } } }",
+        "{ __schema { types { fields { args { # } } } } }",
+        "{ __schema { types { fields { type { ofType { fields { # } } } } } } }",
+        '{ __type(name: "Query") { fields { args { # } } } }',
+        '{ __type(name: "Candle") { fields { # } } }',
+    ):
+        for aliases in (400, 200, 100, 50, 25, 12):
+            text = shape.replace("#", " ".join(f"a{i}: description" for i in range(aliases)))
+            answer = await lab.ask(text)
+            if not answer["errors"]:
+                shown = max(shown, _count(answer["data"]))
+                break
+            assert answer["errors"][0]["extensions"]["code"] == "BAD_USER_INPUT"
+    assert 4_000 < shown < 40_000
+
+
+def _count(shown: object) -> int:
+    if isinstance(shown, dict):
+        return sum(1 + _count(value) for value in shown.values())
+    return sum(map(_count, shown)) if isinstance(shown, list) else 0
+
+
+@pytest.mark.parametrize("variables", [False, True])
+async def test_an_operation_names_twenty_zones(lab: ApiWorld, variables: bool) -> None:
+    names = [f"Etc/GMT+{i}" for i in range(1, 13)] + [f"Etc/GMT-{i}" for i in range(1, 15)]
+
+    def ask(count: int) -> tuple[str, dict[str, str]]:
+        places = [f"$z{i}" if variables else f'"{name}"' for i, name in enumerate(names[:count])]
+        fields = "".join(
+            f'a{i}: candles({SERIES}, symbol: "S1/USD", timezone: {place}) {{ complete }} b{i}: symbol({SERIES}, symbol: '
+            f'"S1/USD") {{ candles(timezone: {place}) {{ complete }} }} '
+            for i, place in enumerate(places)
+        )
+        head = "query Q(" + " ".join(f"$z{i}: String" for i in range(count)) + ") " if variables else ""
+        return head + "{ " + fields + "}", {f"z{i}": name for i, name in enumerate(names[:count])} if variables else {}
+
+    assert not (await lab.ask(*ask(20)))["errors"]
+    answer = await lab.ask(*ask(21))
+    assert answer["data"] is None
+    assert [error["extensions"]["code"] for error in answer["errors"]] == ["BAD_USER_INPUT"]
+    assert "at most 20 time zones; this one 21" in answer["errors"][0]["message"]
+
+
+TRACK = "mutation T($i: TrackInput!) { track(input: $i) { holes symbol { candles { complete } } } }"
+INLINE = 'mutation T($s: [String!]) { track(input: { market: "lab", provider: "bench", symbols: $s }) { symbol { candles { complete } } } }'
+
+
+@pytest.mark.parametrize(
+    ("document", "order", "dear"),
+    [
+        (TRACK, {"i": {"market": "lab", "provider": "bench", "symbols": ["S1/USD"] * 3}}, False),
+        (TRACK, {"i": {"market": "lab", "provider": "bench", "symbols": ["S1/USD"] * 900}}, True),
+        (TRACK, {"i": {"market": "lab", "provider": "bench", "pattern": "*"}}, True),
+        (INLINE, {"s": ["S1/USD"] * 3}, False),
+        (INLINE, {"s": ["S1/USD"] * 900}, True),
+        (INLINE.replace("symbols: $s", 'pattern: "*"').replace("($s: [String!])", ""), {}, True),
+        (INLINE.replace("$s }", '["a", "b"] }').replace("($s: [String!])", ""), {}, False),
+    ],
+)
+async def test_tracking_costs_what_it_names(lab: ApiWorld, document: str, order: dict[str, Any], dear: bool) -> None:
+    errors = (await lab.ask(document, order))["errors"]
+    assert errors  # nobody is signed in
+    assert errors[0]["extensions"]["code"] == ("BAD_USER_INPUT" if dear else "UNAUTHENTICATED")
+    assert ("This may cost" in errors[0]["message"]) is dear
+
+
 async def test_a_dashboard_of_fifty_series_fits(lab: ApiWorld) -> None:
     text = "{ " + _numbered('a#: candles(market: "lab", provider: "bench", symbol: "S1/USD") { ...C }', 50) + " }"
     answer = await lab.ask(text + " fragment C on CandleSeries { complete nodes { timestamp open high low close } }")
@@ -189,6 +295,11 @@ COSTLY = {
     + " }",
     "one page sixty times": "{ " + _numbered(f"a#: symbols({SERIES}, first: 1000) {{ nodes {{ id }} }}", 60) + " }",
     "one field of a page 400 times": f"{{ symbols({SERIES}, first: 1000) {{ nodes {{ {_numbered('a#: id', 400)} }} }} }}",
+    "an introspection of every field's fields": "{ __schema { types { fields { type { ofType { fields { "
+    + _numbered("a#: description", 300)
+    + " } ofType { ofType { fields { "
+    + _numbered("a#: description", 300)
+    + " } } } } } } } } }",
     "the symbols of a thousand jobs": "{ backfills(first: 1000) { nodes { symbols } } }",
 }
 MODEST = {

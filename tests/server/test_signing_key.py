@@ -132,12 +132,21 @@ def test_the_settings_in_effect_are_printed_without_the_secrets(tmp_path: Path) 
         CCXT_OPTIONS='{"binance": {"apiKey": "canary"}}',
         REQUIRE_AUTH="1",
         PORT="8123",
+        ALPACA_DATA_URL="https://user:can@ary-canary@proxy.example:8443/data?feed=x&token=canary",
+        ALPACA_TRADING_URL="https://canary@proxy.example/v2",
+        ALPACA_STREAM_URL="wss://stream.example/v2?key=canary#access_token=canary",
+        ALLOWED_ORIGINS="https://a.example,https://user:canary@b.example",
     )
     assert (result.returncode, result.stderr) == (0, "")
     assert "canary" not in result.stdout
+    assert "ary" not in result.stdout.replace("binary", "")
     shown = dict(line.split("=", 1) for line in result.stdout.splitlines())
     assert shown.keys() == {name.upper() for name in Settings.model_fields}
     assert (shown["PORT"], shown["REQUIRE_AUTH"], shown["DATA_DIR"]) == ("8123", "true", str(tmp_path))
+    assert shown["ALPACA_DATA_URL"] == "https://(hidden)@proxy.example:8443/data?feed=(hidden)&token=(hidden)"
+    assert shown["ALPACA_TRADING_URL"] == "https://(hidden)@proxy.example/v2"
+    assert shown["ALPACA_STREAM_URL"] == "wss://stream.example/v2?key=(hidden)#access_token=(hidden)"
+    assert shown["ALLOWED_ORIGINS"] == "https://a.example,https://(hidden)@b.example"
     assert (shown["SECRET_KEY"], shown["DB_CONNECTION_STRING"], shown["SECRET_KEY_PREVIOUS"]) == (
         "(hidden)",
         "(hidden)",

@@ -22,13 +22,14 @@ from hypothesis import strategies as st
 
 from candlegraph import UTC as UTC_ZONE
 from candlegraph import Candles, InvalidCandles, Timeframe, zone
-from providers.tables import delimited
+from providers.tables import delimited, size
 from providers.tables import reader as tables
 from providers.tables.reader import Hints, Table, read_table
 from providers.tables.timestamps import TIMES
 
-REAL = Path(__file__).parents[4] / "shared/data"
-START = 1_704_067_200_000  # Monday 2024-01-01T00:00:00Z
+ROOT = Path(__file__).parents[3]
+REAL = ROOT.parent / "shared/data"
+START = 1_704_067_20_000  # Monday 2024-01-01T00:00:00Z
 MINUTE_MS, DAY_MS = 60_000, 86_400_000
 HEADER = "timestamp,open,high,low,close,volume"
 NEW_YORK = zone("America/New_York")
@@ -863,3 +864,82 @@ def test_a_file_without_names_may_begin_before_1970(read: Read) -> None:
     days = range(-3, 3)
     table = read(rows(*(day * 86_400 for day in days)).split("\n", 1)[1])
     assert (table.timeframe, stamps(table)) == (Timeframe(1, "d"), [day * DAY_MS for day in days])
+
+
+MEMORY = """
+import resource, sys
+from pathlib import Path
+from candlegraph import InvalidCandles
+from providers.tables.reader import read_table
+small, bomb = map(Path, sys.argv[1:])
+read_table(small)  # loads polars
+before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+try:
+    read_table(bomb)
+except InvalidCandles as error:
+    print(error.message)
+print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) // 1024)
+"""
+ROW = "1704067200000,1,3,0.5,2,10\n"
+
+
+def _write_gzip_bomb(path: Path) -> None:
+    """24 million equal rows in about a megabyte: the members of a gzip file are read as one text."""
+    member = gzip.compress((ROW * 40_000).encode())
+    path.write_bytes(gzip.compress(f"{HEADER}\n".encode()) + member * 600)
+
+
+def _write_parquet_bomb(path: Path) -> None:
+    """13 million equal rows, which take a few bytes each thousand."""
+    rows = pl.LazyFrame({name: [1] * 500_000 for name in HEADER.split(",")})
+    pl.concat([rows] * 26).sink_parquet(path, compression="zstd", row_group_size=500_000)
+
+
+def _write_short_parquet_bomb(path: Path) -> None:
+    """Fewer rows than are too many, and still more than such a file of candles holds."""
+    rows = pl.LazyFrame({name: [1] * 600_000 for name in HEADER.split(",")})
+    pl.concat([rows] * 4).sink_parquet(path, compression="zstd", row_group_size=500_000)
+
+
+def _write_text_bomb(path: Path) -> None:
+    """Times of 10 kB each, all of them the same one of the dictionary."""
+    names = HEADER.split(",")
+    pl.DataFrame({names[0]: ["7" * 10_000] * 20_000, **{name: [1] * 20_000 for name in names[1:]}}).write_parquet(path)
+
+
+BOMBS: dict[str, tuple[str, Callable[[Path], None], str]] = {
+    "gzip": ("a.csv.gz", _write_gzip_bomb, "unpacks to more than 50 times its size"),
+    "Parquet": ("a.parquet", _write_parquet_bomb, "more than 12,000,000 rows"),
+    "Parquet of fewer rows": ("a.parquet", _write_short_parquet_bomb, "unpacks to more than 50 times its size"),
+    "Parquet of long texts": ("a.parquet", _write_text_bomb, "unpacks to more than 50 times its size"),
+}
+
+
+@pytest.mark.parametrize(("name", "write", "reason"), BOMBS.values(), ids=BOMBS)
+def test_a_small_file_that_unpacks_to_gigabytes_is_refused_in_one_line_and_in_little_memory(
+    tmp_path: Path, name: str, write: Callable[[Path], None], reason: str
+) -> None:
+    bomb = tmp_path / name
+    small = bomb.with_name(f"small{''.join(bomb.suffixes)}")
+    if bomb.suffix == ".parquet":
+        pl.read_csv(rows(START, START + MINUTE_MS).encode()).write_parquet(small)
+    else:
+        small.write_bytes(gzip.compress(rows(START, START + MINUTE_MS).encode()))
+    write(bomb)
+    assert bomb.stat().st_size < 3_500_000
+    command = [sys.executable, "-c", MEMORY, str(small), str(bomb)]
+    output = subprocess.run(command, capture_output=True, text=True, check=True, cwd=ROOT).stdout.splitlines()
+    assert len(output) == 2, output
+    assert output[0].startswith(f"{name}: it ")
+    assert reason in output[0]
+    assert int(output[1]) < 200, output
+
+
+def test_a_text_of_too_many_rows_is_refused_while_it_is_counted(read: Read, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(size, "MAX_ROWS", 3)
+    assert len(read(rows(*range(START, START + 2 * MINUTE_MS, MINUTE_MS))).candles) == 2
+    with pytest.raises(InvalidCandles, match=r"prices\.csv: it has more than 3 rows: split it"):
+        read(rows(*range(START, START + 4 * MINUTE_MS, MINUTE_MS)))
+    monkeypatch.setattr(size, "MAX_UNPACKED_BYTES", 50)
+    with pytest.raises(InvalidCandles, match="unpacks to more than 0 GB"):
+        read(rows(START, START + MINUTE_MS))

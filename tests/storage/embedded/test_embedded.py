@@ -23,6 +23,8 @@ import pytest
 
 from candlegraph.errors import ConfigurationError, Unavailable
 from storage.embedded import binaries as postgres_binaries
+from storage.embedded.binaries import find_binaries
+from storage.embedded.os_user import OsUser, os_user_of
 from storage.embedded.postgres import EmbeddedPostgres, PostgresServer
 from tests.waiting import HANG_S, eventually, eventually_blocking
 
@@ -530,3 +532,56 @@ def test_ctrl_c_in_the_terminal_is_not_for_the_server(postgres: EmbeddedPostgres
     server = postgres.start()
     assert os.getsid(server.pid) == server.pid != os.getsid(0)
     assert os.getpgid(server.pid) != os.getpgid(0)
+
+
+def connect_as(account: OsUser, server: PostgresServer, data_dir: Path) -> str:
+    """What another program of a user gets that tries to connect: whether it would be a superuser, or the refusal."""
+    psql = find_binaries(None, data_dir / "postgres", account) / "psql"
+    with tempfile.TemporaryFile() as output:
+        place = ["-h", str(server.socket_dir), "-p", str(server.port), "-U", server.user, "-d", server.database]
+        command = [str(psql), "-X", "-t", *place, "-c", "select 'superuser', usesuper from pg_user"]
+        account.popen(command, output.fileno()).wait(HANG_S)
+        output.seek(0)
+        return output.read().decode()
+
+
+async def test_another_process_of_the_same_unprivileged_user_is_refused(
+    data_dir: Path, postgres: EmbeddedPostgres
+) -> None:
+    """Started by root, PostgreSQL shares its user with other programs; started by anybody else, it is one of their own."""
+    server = postgres.start()
+    account = os_user_of(data_dir / "postgres")
+    assert account.dropped is AS_ROOT
+    answer = connect_as(account, server, data_dir)
+    assert ("superuser" in answer) is not AS_ROOT, answer
+    assert ('Peer authentication failed for user "candlegraph"' in answer) is AS_ROOT, answer
+    ourselves = OsUser(os.geteuid(), os.getegid(), dropped=False)
+    assert "superuser | t" in " ".join(connect_as(ourselves, server, data_dir).split())
+
+
+async def test_the_owner_of_a_data_dir_still_connects_to_what_root_started(open_dir: Path) -> None:
+    data_dir = open_dir / "data"
+    data_dir.mkdir()
+    if AS_ROOT:
+        os.chown(data_dir, 1, 1)
+    postgres = EmbeddedPostgres(data_dir)
+    server = postgres.start()
+    try:
+        account = os_user_of(data_dir / "postgres")
+        assert account.uid == (1 if AS_ROOT else os.geteuid())
+        assert "superuser" in connect_as(account, server, data_dir)
+    finally:
+        postgres.stop()
+
+
+def test_a_new_data_dir_is_closed_to_others_and_an_open_one_is_named_once(
+    open_dir: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    data_dir = open_dir / "data"
+    for mode, warnings in ((0o700, 0), (0o755, int(AS_ROOT))):
+        postgres = EmbeddedPostgres(data_dir)
+        postgres.start()
+        postgres.stop()
+        assert data_dir.stat().st_mode & 0o777 == mode
+        assert sum("chmod 700" in record.message for record in caplog.records) == warnings
+        data_dir.chmod(0o755)
