@@ -63,6 +63,11 @@ async def ask(world: World, allowance: FetchAllowance, since: int, until: int) -
     return (await world.history.answer([question], allowance))[0]
 
 
+def _overdue() -> FetchAllowance:
+    """That of an operation whose deadline has just passed."""
+    return replace(UNLIMITED, deadline=asyncio.get_running_loop().time())
+
+
 def limits(rows: int | None, account_rows: int | None = None) -> FetchLimits:
     return FetchLimits(RateLimiter(), rows, account_rows)
 
@@ -126,8 +131,7 @@ async def test_an_operation_has_one_deadline_whatever_it_asks_for_later(world: W
 
     world.upstream.faults = [hangs]  # type: ignore[list-item]
     await world.keeps(Span(T0, at(100)))
-    past = replace(UNLIMITED, deadline=asyncio.get_running_loop().time())
-    answer = await ask(world, past, 0, 200)
+    answer = await ask(world, _overdue(), 0, 200)
     assert isinstance(answer, Answer)
     assert (len(answer.candles), [gap.reason for gap in answer.gaps]) == (100, [GapReason.PENDING])
     release.set()
@@ -144,9 +148,8 @@ async def test_a_question_that_reads_on_after_its_deadline_is_given_up(
 
     monkeypatch.setattr(world.database, "timings", replace(world.database.timings, query_finish_s=0.05))
     monkeypatch.setattr(orchestrator.CandleQuery, "_read_parts", stuck)
-    past = replace(UNLIMITED, deadline=asyncio.get_running_loop().time())
     questions = [world.question(since=at(i), until=at(100), limit=50) for i in range(30)]
-    answers = await world.history.answer(questions, past)
+    answers = await world.history.answer(questions, _overdue())
     assert all(isinstance(answer, Overloaded) and answer.retry_after for answer in answers)
 
 
