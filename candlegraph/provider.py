@@ -16,7 +16,7 @@ from enum import StrEnum
 from typing import Protocol, runtime_checkable
 
 from candlegraph.candle import Candles
-from candlegraph.series import Instrument
+from candlegraph.series import Instrument, SymbolKind
 from candlegraph.span import Span
 from candlegraph.timeframe import Timeframe
 
@@ -30,6 +30,27 @@ class LiveMode(StrEnum):
     STREAM = "STREAM"
     POLL = "POLL"
     NONE = "NONE"
+
+
+class TaintKind(StrEnum):
+    """Which part of the stored data a fault of an older version affects."""
+
+    COVERAGE = "coverage"  # minutes without a candle may have had trades
+    VOLUME = "volume"  # volumes may be in another unit
+
+
+@dataclass(frozen=True, slots=True)
+class Taint:
+    """A fault of an older version of a provider: the core puts right what that version stored, once.
+
+    ``name`` identifies the fault for ever within the provider. ``symbols`` is a regular expression that finds the affected
+    symbols. ``reason`` goes into the log.
+    """
+
+    name: str
+    kind: TaintKind
+    reason: str
+    symbols: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,6 +93,7 @@ class Capabilities:
     call_weight: float = 1.0  # what one `Provider.fetch` costs of it
     deadline_s: float = 10.0  # how long one call may take
     revised: bool = False  # its past may be replaced as a whole: it is `Revised`
+    streams_trades: bool = False  # its stream folds trades: it shows the forming candle and corrects no final one
     earliest_ms: int = (
         0  # it is asked for nothing older, unless a listing says so; negative: there are candles before 1970
     )
@@ -99,6 +121,11 @@ class Listing:
     active: bool = True
     first_available: int | None = None
     ended_at: int | None = None
+    has_volume: bool | None = None  # whether its volumes are known; None: as the provider's `Capabilities.has_volume`
+    kind: SymbolKind | None = None
+    contract_size: float | None = None  # of a derivative: base units a contract, quote units where it is inverse
+    price_increment: float | None = None
+    quantity_increment: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,6 +147,7 @@ class Page:
     On ``[complete_from, complete_to)`` the provider vouches that there is no other candle than these. A final candle
     outside of it is not kept; the forming one lies behind it. ``complete_to <= complete_from`` proves nothing; where both
     are an instant before what was asked for, the provider has nothing newer than that, and may have what is older.
+    A volume is in units of the base; NaN where it is unknown: the core stores 0 and never takes that candle for a filler.
     ``revision`` is for a `Revised` provider: the data that the page was taken from.
     ``proved_until`` is for the core, which sets it by the upstream's clock: nothing later has settled for sure.
     """
@@ -244,6 +272,16 @@ class Inspected(Protocol):
 
     async def inspect(self) -> str | None:
         """Which of its data cannot be served and why, one line each; None where all can. Asks no remote upstream."""
+        ...
+
+
+@runtime_checkable
+class Tainted(Protocol):
+    """What a provider has besides whose older versions stored faulty data."""
+
+    @property
+    def taints(self) -> Sequence[Taint]:
+        """The faults; known before the start."""
         ...
 
 

@@ -74,7 +74,9 @@ class ProviderCounters:
     failures: int = strawberry.field(description="Calls and streams that failed.")
     retries: int = strawberry.field(description="Calls that were made because one before had failed.")
     rows: float = strawberry.field(description="Candles that came; a Float, for an Int would be too small one day.")
-    refused_rows: float = strawberry.field(description="Rows that were no candles and were not kept.")
+    refused_rows: float = strawberry.field(
+        description="Rows that were no candles and were not kept, and candles that came without a volume."
+    )
 
     @strawberry.field(description="When the last call was made.")
     def last_call_at(parent: Parent[CallCounters]) -> datetime | None:

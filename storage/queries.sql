@@ -30,20 +30,25 @@ returning true;
 -- name: instruments_list
 -- Stores the symbols of a list and updates the rows that changed. A provider may stop reporting `first_available`: it is kept.
 insert into instruments as i
-  (market, provider, symbol, name, folded, base_currency, quote_currency, timezone, active, listed, first_available, ended_at)
+  (market, provider, symbol, name, folded, base_currency, quote_currency, timezone, active, listed, first_available, ended_at,
+   has_volume, kind, contract_size, price_increment, quantity_increment)
 select $1, $2, x.symbol, x.name, x.folded, x.base, x.quote, x.timezone, x.active, true,
-       ms(x.first), ms(x.ended)
-from unnest($3::text[], $4::text[], $5::text[], $6::text[], $7::text[], $8::text[], $9::bool[], $10::int8[], $11::int8[])
-  x (symbol, name, folded, base, quote, timezone, active, first, ended)
+       ms(x.first), ms(x.ended), x.volume, x.kind, x.size, x.price, x.quantity
+from unnest($3::text[], $4::text[], $5::text[], $6::text[], $7::text[], $8::text[], $9::bool[], $10::int8[], $11::int8[],
+            $12::bool[], $13::text[], $14::float8[], $15::float8[], $16::float8[])
+  x (symbol, name, folded, base, quote, timezone, active, first, ended, volume, kind, size, price, quantity)
 order by x.symbol
 on conflict (market, provider, symbol) do update set
   name = excluded.name, folded = excluded.folded, base_currency = excluded.base_currency,
   quote_currency = excluded.quote_currency, timezone = excluded.timezone, active = excluded.active, listed = true,
   first_available = coalesce(excluded.first_available, i.first_available),
-  ended_at = excluded.ended_at, updated_at = now()
-where (i.name, i.folded, i.base_currency, i.quote_currency, i.timezone, i.active, i.listed, i.ended_at)
+  ended_at = excluded.ended_at, has_volume = excluded.has_volume, kind = excluded.kind, contract_size = excluded.contract_size,
+  price_increment = excluded.price_increment, quantity_increment = excluded.quantity_increment, updated_at = now()
+where (i.name, i.folded, i.base_currency, i.quote_currency, i.timezone, i.active, i.listed, i.ended_at, i.has_volume, i.kind,
+       i.contract_size, i.price_increment, i.quantity_increment)
       is distinct from (excluded.name, excluded.folded, excluded.base_currency, excluded.quote_currency, excluded.timezone,
-                        excluded.active, true, excluded.ended_at)
+                        excluded.active, true, excluded.ended_at, excluded.has_volume, excluded.kind, excluded.contract_size,
+                        excluded.price_increment, excluded.quantity_increment)
    or excluded.first_available is distinct from i.first_available;
 
 -- name: instruments_unlist

@@ -18,6 +18,7 @@ from candlegraph.timeframe import Timeframe
 from providers.ccxt.errors import HttpResponse, last_response, retry_after, unreadable
 from providers.ccxt.kraken import KrakenSocket
 
+TICK_SIZE = 4  # of ccxt's modes of precision, the one that says a number's smallest step
 KEEP_ALIVE_MS = 15_000  # Binance's class waits 180 s before it notices a dead line
 _BINANCE = ("binance", "binanceus", "binanceusdm", "binancecoinm")
 _DAYS_NOT_UTC = ("htx", "bittrade")  # their days open at midnight in Singapore
@@ -36,6 +37,7 @@ class Exchange(Protocol):
 
     name: str
     rateLimit: float  # noqa: N815
+    precisionMode: int  # noqa: N815
     timeout: float
     has: Mapping[str, object]
     timeframes: Mapping[str, object] | None

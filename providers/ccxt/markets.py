@@ -26,11 +26,16 @@ from candlegraph import clock, errors
 from candlegraph.clock import DAY_MS
 from candlegraph.errors import ProviderError, ProviderUnavailable
 from candlegraph.provider import Listing
+from candlegraph.series import SymbolKind
 from providers.ccxt.errors import translating_errors
 from providers.ccxt.exchange import Exchange, MarketInfo, make_exchange
 from providers.ccxt.timings import CcxtTimings
+from providers.ccxt.traits import ExchangeTraits
+from providers.ccxt.volumes import VolumeScale, contract_size
 
 log = logging.getLogger(__name__)
+
+_KINDS = {kind.value.lower(): kind for kind in SymbolKind}  # ccxt's types of markets are among these
 
 MAX_AGE_MS = DAY_MS  # older symbols are used still, while new ones are being fetched
 
@@ -185,8 +190,8 @@ class Markets:
         raise getattr(errors, kind)(message, retry_after=retry_after)
 
 
-def listing(market: MarketInfo) -> Listing:
-    """One line of a symbol list."""
+def listing(market: MarketInfo, traits: ExchangeTraits, *, steps: bool = True) -> Listing:
+    """One line of a symbol list; ``steps``: ccxt has the precision of a number as its smallest step, not as digits."""
     created = market.get("created")
     texts = {key: str(market[key]) if market.get(key) else None for key in ("id", "base", "quote")}
     return Listing(
@@ -196,7 +201,19 @@ def listing(market: MarketInfo) -> Listing:
         quote=texts["quote"],
         active=market.get("active") is not False,  # None: the exchange does not say
         first_available=created if isinstance(created, int) and created > 0 else None,
+        has_volume=VolumeScale.of_rows(traits, market).times is not None,
+        kind=_KINDS.get(str(market.get("type")), SymbolKind.OTHER),
+        contract_size=None if market.get("spot") else contract_size(market),
+        price_increment=_increment(market, "price") if steps else None,
+        quantity_increment=_increment(market, "amount") if steps else None,
     )
+
+
+def _increment(market: MarketInfo, what: str) -> float | None:
+    """The smallest step of a price or an amount; None where ccxt does not know it."""
+    precision = market.get("precision")
+    step = precision.get(what) if isinstance(precision, Mapping) else None
+    return float(step) if isinstance(step, int | float) and step > 0 else None
 
 
 def _release_slowly(tables: list[dict[str, Any]]) -> None:

@@ -21,13 +21,21 @@ from pathlib import Path
 from candlegraph import clock
 from candlegraph.candle import Candles
 from candlegraph.errors import ConfigurationError, ProviderRefused, ProviderUnavailable, UnknownSymbol, Unsupported
-from candlegraph.provider import Budget, Capabilities, Listing, LiveMode, Market, Page, Provider
+from candlegraph.provider import Budget, Capabilities, Listing, LiveMode, Market, Page, Provider, Taint
 from candlegraph.series import Instrument
 from candlegraph.span import Span
 from candlegraph.timeframe import MINUTE, Timeframe
 from providers.ccxt import streaming
 from providers.ccxt.errors import last_response, translating_errors, unreadable
-from providers.ccxt.exchange import Exchange, MarketInfo, ccxt_version, make_exchange, native_timeframes, spent
+from providers.ccxt.exchange import (
+    TICK_SIZE,
+    Exchange,
+    MarketInfo,
+    ccxt_version,
+    make_exchange,
+    native_timeframes,
+    spent,
+)
 from providers.ccxt.markets import Markets, listing
 from providers.ccxt.pages import (
     LOOKBACK_ROWS,
@@ -39,6 +47,8 @@ from providers.ccxt.pages import (
     paging_style_of,
 )
 from providers.ccxt.timings import CcxtTimings
+from providers.ccxt.traits import traits_of
+from providers.ccxt.volumes import VolumeScale, taints_of
 
 DEFAULT_EXCHANGES = "binance,kraken,coinbase"
 
@@ -79,6 +89,7 @@ class Ccxt:
             max_lookback_candles=lookback_of(exchange_id),
             settle_ms=_SETTLE_MS.get(exchange_id, 30_000),
         )
+        self._traits = traits_of(exchange_id)
         self._options = options or {}
         self._timings = timings or CcxtTimings()
         self._exchange: Exchange | None = None
@@ -98,6 +109,11 @@ class Ccxt:
     def description(self) -> str:
         """One sentence."""
         return f"Candles of {self.name}, through its public API and the ccxt library."
+
+    @property
+    def taints(self) -> Sequence[Taint]:
+        """As `Tainted.taints`."""
+        return taints_of(self._traits)
 
     @property
     def version(self) -> str:
@@ -142,7 +158,7 @@ class Ccxt:
         await self._markets.refresh(exchange)
         known = (exchange.markets or {}).values()
         return [
-            replace(listing(market), ended_at=self._ended_at(market))
+            replace(self._listing(market), ended_at=self._ended_at(market))
             for market in known
             if market.get("spot") or market.get("swap")
         ]
@@ -160,14 +176,14 @@ class Ccxt:
         limit = min(most, (span.until - span.since) // timeframe.nominal_ms + 1)
         found, rows = await self._ask(exchange, instrument.symbol, str(native), span.since, limit)
         asked = PageRequest(timeframe, span, limit, self._paging_style(market), LOOKBACK_ROWS.get(self.id))
-        page = page_of(found, rows, asked)
+        page = page_of(VolumeScale.of_rows(self._traits, market).in_base(found), rows, asked)
         self._count_empty_answer(market, timeframe, page)
         return page
 
     async def first_available(self, instrument: Instrument) -> int | None:
         """When its first minute opens: listed by the exchange, or asked for where that is one call. ProviderError."""
         exchange, market = await self._find(instrument)
-        listed = listing(market).first_available
+        listed = self._listing(market).first_available
         reach = self._paging_style(market)
         if listed is not None or MINUTE not in self._native or reach not in {PagingStyle.FORWARD, PagingStyle.NEWEST}:
             return listed
@@ -201,6 +217,9 @@ class Ccxt:
                 self.capabilities, live=LiveMode.POLL
             )  # it may need an account: poll from now on
             raise
+
+    def _listing(self, market: MarketInfo) -> Listing:
+        return listing(market, self._traits, steps=self._started().precisionMode == TICK_SIZE)
 
     async def _find(self, instrument: Instrument) -> tuple[Exchange, MarketInfo]:
         exchange = self._started()
