@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from contextvars import ContextVar
 from copy import deepcopy
+from enum import StrEnum
 from functools import lru_cache
 from importlib import import_module
 from importlib.metadata import version
@@ -46,6 +47,8 @@ class Exchange(Protocol):
     symbols: list[str]
     ids: list[str]
     ohlcvs: dict[str, object]
+    trades: dict[str, object]
+    options: Mapping[str, object]
     clients: dict[str, Any]
 
     async def load_markets(self) -> object: ...
@@ -53,6 +56,8 @@ class Exchange(Protocol):
     async def fetch_time(self) -> object: ...
     async def watch_ohlcv(self, symbol: str, timeframe: str, since: None, limit: int) -> OhlcvRows: ...
     async def un_watch_ohlcv(self, symbol: str, timeframe: str) -> object: ...
+    async def watch_trades(self, symbol: str) -> Sequence[Mapping[str, object]]: ...
+    async def un_watch_trades(self, symbol: str) -> object: ...
     def is_quiet(self, symbol: str) -> bool: ...
     async def close_ws_clients(self) -> None: ...
     async def close(self) -> None: ...
@@ -184,6 +189,38 @@ def native_timeframes(exchange_id: str, names: Iterable[str]) -> dict[Timeframe,
         if fits:
             found.setdefault(timeframe, name)
     return found
+
+
+class LiveSource(StrEnum):
+    """What of an exchange's websocket the forming minute is made of."""
+
+    CANDLES = "candles"
+    TRADES = "trades"
+
+
+def live_source(exchange: Exchange) -> LiveSource | None:
+    """What ccxt's class can watch: 1m candles, else trades; None where it can watch neither."""
+    names = _websocket_timeframes(exchange)
+    if exchange.has.get("watchOHLCV") is True and "1m" in names:
+        return LiveSource.CANDLES
+    return LiveSource.TRADES if exchange.has.get("watchTrades") is True else None
+
+
+def _websocket_timeframes(exchange: Exchange) -> set[str]:
+    """The timeframes of the websocket: a map of its own among the options, perhaps one for each kind of market, or that of REST."""
+    watch = exchange.options.get("watchOHLCV")
+    maps = [exchange.options.get("timeframes"), exchange.options.get("wsTimeframes")]
+    for own in (*maps, watch.get("timeframes") if isinstance(watch, Mapping) else None):
+        if isinstance(own, Mapping) and own:
+            return {*own, *(name for inner in own.values() if isinstance(inner, Mapping) for name in inner)}
+    return set(exchange.timeframes or ())
+
+
+def declared_limit(exchange: Exchange) -> int | None:
+    """How many rows one call brings, as ccxt declares it; None where it does not."""
+    kinds: tuple[tuple[str, str | None], ...] = (("spot", None), ("swap", "linear"))
+    limits = (exchange.feature_value_by_type(*kind, "fetchOHLCV", "limit") for kind in kinds)
+    return next((limit for limit in limits if isinstance(limit, int) and limit), None)
 
 
 @lru_cache(maxsize=1)

@@ -30,12 +30,16 @@ from providers.ccxt.errors import last_response, translating_errors, unreadable
 from providers.ccxt.exchange import (
     TICK_SIZE,
     Exchange,
+    LiveSource,
     MarketInfo,
     ccxt_version,
+    declared_limit,
+    live_source,
     make_exchange,
     native_timeframes,
     spent,
 )
+from providers.ccxt.first_use import first_use_of
 from providers.ccxt.markets import Markets, listing
 from providers.ccxt.pages import (
     LOOKBACK_ROWS,
@@ -82,10 +86,11 @@ class Ccxt:
         """
         self.id = exchange_id
         self.name = exchange_id.capitalize()
+        known = first_use_of(exchange_id)
         self.capabilities = Capabilities(
             _TYPICAL,
-            LiveMode.POLL,
-            max_rows_per_call=_UNDECLARED_LIMIT,
+            LiveMode.STREAM if known.live else LiveMode.POLL,
+            max_rows_per_call=known.rows or _UNDECLARED_LIMIT,
             max_lookback_candles=lookback_of(exchange_id),
             settle_ms=_SETTLE_MS.get(exchange_id, 30_000),
         )
@@ -126,19 +131,20 @@ class Ccxt:
             exchange = await asyncio.to_thread(make_exchange, self.id, self._options)
             self._learn(exchange)
             self._markets = Markets(self.id, self._options, self.version, self._timings, self._folder)
-            self._exchange, self._live = exchange, streaming.CandleStreams(exchange, self._timings)
+            self._exchange = exchange
+            source = live_source(exchange)
+            self._live = streaming.CandleStreams(exchange, self._timings, source, self._volume_scale)
 
     def _learn(self, exchange: Exchange) -> None:
         self._native = native_timeframes(self.id, exchange.timeframes or {})
-        kinds: tuple[tuple[str, str | None], ...] = (("spot", None), ("swap", "linear"))
-        limits = (exchange.feature_value_by_type(*kind, "fetchOHLCV", "limit") for kind in kinds)
-        streams = exchange.has.get("watchOHLCV") is True and MINUTE in self._native
+        source = live_source(exchange) if MINUTE in self._native else None
         self.name = str(exchange.name)
         self.capabilities = replace(
             self.capabilities,
             timeframes=tuple(sorted(self._native, key=lambda timeframe: timeframe.nominal_ms)),
-            live=LiveMode.STREAM if streams else LiveMode.POLL,
-            max_rows_per_call=next((limit for limit in limits if isinstance(limit, int) and limit), _UNDECLARED_LIMIT),
+            live=LiveMode.STREAM if source else LiveMode.POLL,
+            streams_trades=source is LiveSource.TRADES,
+            max_rows_per_call=declared_limit(exchange) or _UNDECLARED_LIMIT,
             budget=_budget(exchange, self._options),
             deadline_s=exchange.timeout / 1000,
         )
@@ -207,7 +213,7 @@ class Ccxt:
         """Yield 1m candles as they move; see `Streaming.stream`. They may be told with minutes missing between them."""
         _, market = await self._find(instrument)
         if self._live is None or self.capabilities.live is not LiveMode.STREAM:
-            raise Unsupported(f"{self.name} has no websocket that tells candles.")
+            raise Unsupported(f"{self.name} has no websocket for candles or trades.")
         try:
             async with aclosing(self._live.stream(str(market["symbol"]))) as moving:
                 async for candles in moving:
@@ -220,6 +226,16 @@ class Ccxt:
 
     def _listing(self, market: MarketInfo) -> Listing:
         return listing(market, self._traits, steps=self._started().precisionMode == TICK_SIZE)
+
+    def _volume_scale(self, symbol: str) -> VolumeScale:
+        """That of what is streamed of a symbol, candles or trades."""
+        market = (self._started().markets or {}).get(symbol, {})
+        rows = VolumeScale.of_rows(self._traits, market)
+        if (
+            not self.capabilities.streams_trades or rows.times is None
+        ):  # what the history does not know, the stream does not
+            return rows
+        return VolumeScale.of_trades(market)
 
     async def _find(self, instrument: Instrument) -> tuple[Exchange, MarketInfo]:
         exchange = self._started()

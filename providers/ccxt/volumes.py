@@ -69,6 +69,10 @@ class VolumeScale:
                 volume = np.where(candles.close > 0, volume / candles.close, np.nan)
         return replace(candles, volume=volume)
 
+    def of_trade(self, amount: float, price: float) -> float:
+        """A trade's amount in units of the base; 0 where that cannot be done."""
+        return (self.times or 0.0) * amount / (price if self.inverse else 1.0)
+
 
 def kind_of(market: Mapping[str, object]) -> str:
     """The kind of market that a trait is about."""

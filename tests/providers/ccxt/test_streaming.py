@@ -105,7 +105,7 @@ async def test_an_exchange_with_a_websocket_is_streamed_and_one_without_is_polle
     provider = await connect()
     assert isinstance(provider, SupportsStreaming)
     assert provider.capabilities.live is LiveMode.STREAM
-    polled = Ccxt("coinbase")
+    polled = Ccxt("bitso")
     await polled.start()
     assert polled.capabilities.live is LiveMode.POLL
     await polled.close()
