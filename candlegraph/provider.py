@@ -86,6 +86,7 @@ class Capabilities:
     max_rows_per_call: int = 500
     max_lookback_ms: int | None = None
     max_lookback_candles: int | None = None  # at any timeframe: Kraken answers the newest 720 and nothing older
+    lookback_counts_quiet: bool = True  # False: only buckets with a trade count, so that a thin market reaches further
     settle_ms: int = 30_000  # how long after its end a candle may still change
     corrects_within_ms: int | None = None  # how long final candles may still be corrected; None: they are not
     delay_ms: int = 0  # what is younger cannot be had: the feed is a delayed one
@@ -104,8 +105,9 @@ class Capabilities:
         return max(self.settle_ms, self.delay_ms)
 
     def reach_ms(self, timeframe: Timeframe) -> int | None:
-        """How far back from now it can be asked at ``timeframe``; None for as far as there is anything."""
-        by_count = self.max_lookback_candles and self.max_lookback_candles * timeframe.nominal_ms
+        """How far back from now it can be asked at ``timeframe``; None for as far as there may be anything."""
+        count = self.max_lookback_candles if self.lookback_counts_quiet else None
+        by_count = count and count * timeframe.nominal_ms
         return min((reach for reach in (self.max_lookback_ms, by_count) if reach is not None), default=None)
 
 

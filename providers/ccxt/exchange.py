@@ -18,11 +18,10 @@ from candlegraph.errors import BadUserInput, ConfigurationError, ProviderUnavail
 from candlegraph.timeframe import Timeframe
 from providers.ccxt.errors import HttpResponse, last_response, retry_after, unreadable
 from providers.ccxt.kraken import KrakenSocket
+from providers.ccxt.traits import ExchangeTraits, traits_of
 
 TICK_SIZE = 4  # of ccxt's modes of precision, the one that says a number's smallest step
 KEEP_ALIVE_MS = 15_000  # Binance's class waits 180 s before it notices a dead line
-_BINANCE = ("binance", "binanceus", "binanceusdm", "binancecoinm")
-_DAYS_NOT_UTC = ("htx", "bittrade")  # their days open at midnight in Singapore
 _SOCKET_CLASSES = {"kraken": (KrakenSocket,)}  # what is put in front of a class besides
 
 OhlcvRows = list[list[float]]
@@ -52,7 +51,9 @@ class Exchange(Protocol):
     clients: dict[str, Any]
 
     async def load_markets(self) -> object: ...
-    async def fetch_ohlcv(self, symbol: str, timeframe: str, since: int, limit: int) -> OhlcvRows: ...
+    async def fetch_ohlcv(
+        self, symbol: str, timeframe: str, since: int, limit: int, params: Mapping[str, object]
+    ) -> OhlcvRows: ...
     async def fetch_time(self) -> object: ...
     async def watch_ohlcv(self, symbol: str, timeframe: str, since: None, limit: int) -> OhlcvRows: ...
     async def un_watch_ohlcv(self, symbol: str, timeframe: str) -> object: ...
@@ -65,6 +66,13 @@ class Exchange(Protocol):
     def feature_value_by_type(self, kind: str, sub: str | None, method: str, param: str) -> object: ...
 
 
+class Until(int):
+    """The end of a question, as ``params`` of ccxt's ``fetch_ohlcv`` take it.
+
+    Where it is still among the parameters when a request is made, ccxt's class made nothing of it.
+    """
+
+
 class _Instrumented:
     """Put in front of an exchange class of ccxt's.
 
@@ -72,6 +80,7 @@ class _Instrumented:
     and an error carries it.
     """
 
+    id: str
     name: str
     own_session: bool
     session: Any
@@ -92,11 +101,21 @@ class _Instrumented:
             charges.append(1.0 if cost is None else float(cost))
         await super().throttle(cost)  # type: ignore[misc]
 
+    def sign(self, path: str, api: object = "public", method: str = "GET", params: object = None, *rest: object) -> Any:
+        """Make a request, its end by the exchange's name where ccxt's class has another or none."""
+        if isinstance(params, dict) and "until" in params:
+            name, until = traits_of(self.id).until, params["until"]
+            if name is not None or isinstance(until, Until):
+                params = {key: value for key, value in params.items() if key != "until"}
+            if name is not None:
+                params[name] = super().iso8601(int(until))  # type: ignore[misc]
+        return super().sign(path, api, method, params or {}, *rest)  # type: ignore[misc]
+
     async def fetch(
         self, url: str, method: str = "GET", headers: object = None, body: object = None
     ) -> dict[str, object] | list[object]:
         """Do one HTTP request. Where the body is no JSON, ccxt returns its text: that is an error here."""
-        answer = HttpResponse()
+        answer = HttpResponse(url, body)
         last_response.set(answer)
         try:
             parsed: object = await super().fetch(url, method, headers, body)  # type: ignore[misc]
@@ -170,11 +189,11 @@ def make_exchange(exchange_id: str, options: Mapping[str, object]) -> Exchange:
     return cast(Exchange, exchange)
 
 
-def native_timeframes(exchange_id: str, names: Iterable[str]) -> dict[Timeframe, str]:
+def native_timeframes(traits: ExchangeTraits, names: Iterable[str]) -> dict[Timeframe, str]:
     """ccxt's name of each native timeframe whose buckets open where ours do.
 
-    Weeks, months and long hours are believed of Binance alone: elsewhere weeks begin on a Thursday or a Sunday, and
-    long hours count from an Asian midnight. Hours up to four fit any of these; the rest is folded from them.
+    Weeks, months and long hours are believed only where the traits say so: elsewhere weeks begin on a Thursday or a
+    Sunday, and long hours count from an Asian midnight. Hours up to four fit any of these; the rest is folded from them.
     """
     found: dict[Timeframe, str] = {}
     for name in names:
@@ -182,10 +201,10 @@ def native_timeframes(exchange_id: str, names: Iterable[str]) -> dict[Timeframe,
             timeframe = Timeframe.parse(name)
         except BadUserInput:  # seconds, for one
             continue
-        widest = DAY_MS if exchange_id in _BINANCE else 4 * HOUR_MS
+        widest = DAY_MS if traits.long_buckets else 4 * HOUR_MS
         fits = bool(timeframe.width_ms) and timeframe.width_ms <= widest and DAY_MS % timeframe.width_ms == 0
-        fits |= timeframe == Timeframe(1, "d") and exchange_id not in _DAYS_NOT_UTC
-        fits |= timeframe in {Timeframe(1, "w"), Timeframe(1, "mon")} and exchange_id in _BINANCE
+        fits |= timeframe == Timeframe(1, "d") and not traits.day_offset
+        fits |= timeframe in {Timeframe(1, "w"), Timeframe(1, "mon")} and traits.long_buckets
         if fits:
             found.setdefault(timeframe, name)
     return found

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import sys
 import tomllib
 from dataclasses import dataclass
 from functools import lru_cache
@@ -13,6 +14,7 @@ from importlib.resources import files
 from candlegraph.errors import ConfigurationError
 from candlegraph.timeframe import MINUTE
 from providers.ccxt.exchange import declared_limit, live_source, make_exchange, native_timeframes
+from providers.ccxt.traits import traits_of
 
 _HEAD = "# What ccxt's classes say: what the forming minute is made of, and how many rows one call brings. Written by first_use.py."
 
@@ -42,7 +44,7 @@ def declared(exchange_id: str) -> FirstUse | None:
         exchange = make_exchange(exchange_id, {})
     except ConfigurationError:
         return None
-    streams = MINUTE in native_timeframes(exchange_id, exchange.timeframes or {})
+    streams = MINUTE in native_timeframes(traits_of(exchange_id), exchange.timeframes or {})
     return FirstUse((live_source(exchange) or "") if streams else "", declared_limit(exchange))
 
 
@@ -59,4 +61,4 @@ if __name__ == "__main__":
     from ccxt.async_support import exchanges
 
     every = {name: found for name in exchanges if (found := declared(name))}
-    print(rendered(every), end="")
+    sys.stdout.write(rendered(every))

@@ -13,25 +13,29 @@ import json
 import re
 from collections.abc import AsyncGenerator, Iterable, Iterator, Mapping, Sequence
 from contextlib import aclosing, contextmanager
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from difflib import get_close_matches
+from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 
 from candlegraph import clock
 from candlegraph.candle import Candles
+from candlegraph.clock import HOUR_MS
 from candlegraph.errors import ConfigurationError, ProviderRefused, ProviderUnavailable, UnknownSymbol, Unsupported
 from candlegraph.provider import Budget, Capabilities, Listing, LiveMode, Market, Page, Provider, Taint
+from candlegraph.resample import fold
 from candlegraph.series import Instrument
 from candlegraph.span import Span
 from candlegraph.timeframe import MINUTE, Timeframe
 from providers.ccxt import streaming
-from providers.ccxt.errors import last_response, translating_errors, unreadable
+from providers.ccxt.errors import HttpResponse, last_response, translating_errors, unreadable
 from providers.ccxt.exchange import (
     TICK_SIZE,
     Exchange,
     LiveSource,
     MarketInfo,
+    Until,
     ccxt_version,
     declared_limit,
     live_source,
@@ -39,31 +43,34 @@ from providers.ccxt.exchange import (
     native_timeframes,
     spent,
 )
+from providers.ccxt.first_candle import STEPS, find_first
 from providers.ccxt.first_use import first_use_of
 from providers.ccxt.markets import Markets, listing
-from providers.ccxt.pages import (
-    LOOKBACK_ROWS,
-    PageRequest,
-    PagingStyle,
-    has_rows_list,
-    lookback_of,
-    page_of,
-    paging_style_of,
-)
+from providers.ccxt.observations import Observations, SeriesKey
+from providers.ccxt.pages import PageRequest, has_rows_list, page_of
+from providers.ccxt.sent import SentWindow, read_window
 from providers.ccxt.timings import CcxtTimings
-from providers.ccxt.traits import traits_of
-from providers.ccxt.volumes import VolumeScale, taints_of
+from providers.ccxt.traits import Answers, traits_of
+from providers.ccxt.volumes import VolumeScale, kind_of, taints_of
 
 DEFAULT_EXCHANGES = "binance,kraken,coinbase"
 
 _ID = re.compile(r"[a-z][a-z0-9]{0,31}")
 _UNDECLARED_LIMIT = 500
-_SETTLE_MS = {"binance": 5_000}
 _TYPICAL = tuple(map(Timeframe.parse, ("1m", "5m", "15m", "30m", "1h", "4h", "1d")))
 _BUDGET_S = 60.0
 _CONCURRENT = 8  # of 8 pages at once, 100 take a fifth of the time; more of them only make a queue
 _CREDENTIALS = ("apiKey", "uid", "login", "walletAddress", "token")  # what ccxt calls those that say who asks
 _MAX_EMPTY_ANSWERS = 3  # empty answers up to now after which a symbol that is not traded has ended
+
+
+@dataclass(frozen=True, slots=True)
+class _Answer:
+    """The candles of one call, the number of rows that they came in, and the window that was sent."""
+
+    found: Candles
+    rows: int
+    sent: SentWindow
 
 
 class Ccxt:
@@ -87,14 +94,16 @@ class Ccxt:
         self.id = exchange_id
         self.name = exchange_id.capitalize()
         known = first_use_of(exchange_id)
+        self._traits = traits_of(exchange_id)
         self.capabilities = Capabilities(
             _TYPICAL,
             LiveMode.STREAM if known.live else LiveMode.POLL,
-            max_rows_per_call=known.rows or _UNDECLARED_LIMIT,
-            max_lookback_candles=lookback_of(exchange_id),
-            settle_ms=_SETTLE_MS.get(exchange_id, 30_000),
+            max_rows_per_call=(known.rows or _UNDECLARED_LIMIT) - self._margin,
+            max_lookback_candles=self._traits.lookback,
+            lookback_counts_quiet=self._traits.lookback_counts_quiet,
+            settle_ms=self._traits.settle_ms,
         )
-        self._traits = traits_of(exchange_id)
+        self._seen = Observations(self._traits.rows_per_call)
         self._options = options or {}
         self._timings = timings or CcxtTimings()
         self._exchange: Exchange | None = None
@@ -136,7 +145,7 @@ class Ccxt:
             self._live = streaming.CandleStreams(exchange, self._timings, source, self._volume_scale)
 
     def _learn(self, exchange: Exchange) -> None:
-        self._native = native_timeframes(self.id, exchange.timeframes or {})
+        self._native = native_timeframes(self._traits, exchange.timeframes or {})
         source = live_source(exchange) if MINUTE in self._native else None
         self.name = str(exchange.name)
         self.capabilities = replace(
@@ -144,7 +153,7 @@ class Ccxt:
             timeframes=tuple(sorted(self._native, key=lambda timeframe: timeframe.nominal_ms)),
             live=LiveMode.STREAM if source else LiveMode.POLL,
             streams_trades=source is LiveSource.TRADES,
-            max_rows_per_call=declared_limit(exchange) or _UNDECLARED_LIMIT,
+            max_rows_per_call=(declared_limit(exchange) or _UNDECLARED_LIMIT) - self._margin,
             budget=_budget(exchange, self._options),
             deadline_s=exchange.timeout / 1000,
         )
@@ -177,26 +186,79 @@ class Ccxt:
         exchange, market = await self._find(instrument)
         if not span:
             return Page(Candles.empty(), span.since, span.since)
-        declared = exchange.feature_value(instrument.symbol, "fetchOHLCV", "limit")
-        most = declared if isinstance(declared, int) and declared else _UNDECLARED_LIMIT
-        limit = min(most, (span.until - span.since) // timeframe.nominal_ms + 1)
-        found, rows = await self._ask(exchange, instrument.symbol, str(native), span.since, limit)
-        asked = PageRequest(timeframe, span, limit, self._paging_style(market), LOOKBACK_ROWS.get(self.id))
-        page = page_of(VolumeScale.of_rows(self._traits, market).in_base(found), rows, asked)
+        key = SeriesKey(kind_of(market), instrument.symbol, timeframe)
+        since, limit = self._first_row(timeframe, span.since), self._limit(exchange, key, span)
+        answer = await self._ask(exchange, key, since, limit)
+        if not self._is_on_grid(timeframe, answer.found):
+            return await self._fold_hours(instrument, timeframe, span)
+        asked = PageRequest(timeframe, span, answer.sent, self._traits, key)
+        page = page_of(VolumeScale.of_rows(self._traits, market).in_base(answer.found), answer.rows, asked, self._seen)
+        self._learn_cap(key)
         self._count_empty_answer(market, timeframe, page)
         return page
 
+    @property
+    def _margin(self) -> int:
+        """How many rows of a call are not of the span: one at each end, where the exchange may mean it exclusively."""
+        return 2 if self._traits.answers is Answers.UNKNOWN else 0
+
+    def _first_row(self, timeframe: Timeframe, since: int) -> int:
+        return max(0, timeframe.shift(since, -1)) if self._margin else since
+
+    def _limit(self, exchange: Exchange, key: SeriesKey, span: Span) -> int:
+        """How many rows to ask for: one more than there can be, as far as one answer holds them."""
+        declared = exchange.feature_value(key.symbol, "fetchOHLCV", "limit")
+        most = declared if isinstance(declared, int) and declared else _UNDECLARED_LIMIT
+        buckets = (span.until - span.since) // key.timeframe.nominal_ms
+        return min(most, self._seen.cap(key) or most, buckets + 1 + self._margin)
+
+    def _learn_cap(self, key: SeriesKey) -> None:
+        """Ask for no more rows than an answer holds: the rest of a window would only be asked for again."""
+        cap = self._seen.cap(key)
+        if cap is not None and cap - self._margin < self.capabilities.max_rows_per_call:
+            self.capabilities = replace(self.capabilities, max_rows_per_call=cap - self._margin)
+
+    def _is_on_grid(self, timeframe: Timeframe, found: Candles) -> bool:
+        """Whether rows open where our buckets do."""
+        return bool((timeframe.floor_all(found.timestamp) == found.timestamp).all())
+
+    async def _fold_hours(self, instrument: Instrument, timeframe: Timeframe, span: Span) -> Page:
+        """Answer with candles folded from hours, and offer the timeframe no more: its days open elsewhere."""
+        base = max((each for each in self._native if each.width_ms and each.width_ms <= HOUR_MS), key=_width)
+        if timeframe.width_ms and timeframe.width_ms <= base.width_ms:  # bad rows, for the core to refuse
+            raise unreadable(self.name)
+        self._native.pop(timeframe, None)
+        self.capabilities = replace(
+            self.capabilities, timeframes=tuple(each for each in self.capabilities.timeframes if each != timeframe)
+        )
+        page = await self.fetch(instrument, base, Span(timeframe.floor(span.since), timeframe.ceil(span.until)))
+        whole = Span(timeframe.ceil(page.complete_from), timeframe.floor(page.complete_to))
+        return Page(
+            fold(page.candles.between(whole), timeframe).between(span), max(whole.since, span.since), whole.until
+        )
+
     async def first_available(self, instrument: Instrument) -> int | None:
-        """When its first minute opens: listed by the exchange, or asked for where that is one call. ProviderError."""
+        """When its first minute opens: listed by the exchange, or found by a few calls. ProviderError."""
         exchange, market = await self._find(instrument)
         listed = self._listing(market).first_available
-        reach = self._paging_style(market)
-        if listed is not None or MINUTE not in self._native or reach not in {PagingStyle.FORWARD, PagingStyle.NEWEST}:
+        if listed is not None or MINUTE not in self._native:
             return listed
-        most = 1 if reach is PagingStyle.FORWARD else LOOKBACK_ROWS.get(self.id, 0)
-        found, rows = await self._ask(exchange, instrument.symbol, self._native[MINUTE], 0, max(most, 1))
-        # Of the newest rows the first is the first of all where there are fewer than are kept.
-        return int(found.timestamp[0]) if len(found) and (reach is PagingStyle.FORWARD or rows < most) else None
+        if self._traits.answers is Answers.FROM_START and not market.get("inverse"):
+            key = SeriesKey(kind_of(market), instrument.symbol, MINUTE)
+            found = (await self._ask(exchange, key, 0, 1)).found
+            return int(found.timestamp[0]) if len(found) else None
+        if self._traits.answers is Answers.NEWEST:  # the first of all, where there are fewer than are kept
+            most = self._traits.rows_per_call or 0
+            key = SeriesKey(kind_of(market), instrument.symbol, MINUTE)
+            answer = await self._ask(exchange, key, 0, max(most, 1))
+            return int(answer.found.timestamp[0]) if len(answer.found) and answer.rows < most else None
+        if self.capabilities.max_lookback_candles is not None:
+            return None
+        steps = [step for step in STEPS if step in self._native]
+        first = await find_first(partial(self.fetch, instrument), steps, self.capabilities.max_rows_per_call)
+        keys = [SeriesKey(kind_of(market), instrument.symbol, step) for step in steps]
+        # Rows from before it came with some answer: a long pause was taken for the beginning.
+        return None if first is None or any(self._seen.has_row_before(key, first) for key in keys) else first
 
     async def server_time(self) -> int:
         """The exchange's clock; Unsupported where it does not tell it. ProviderError."""
@@ -245,16 +307,19 @@ class Ccxt:
             raise UnknownSymbol(f"{self.name} has no symbol {instrument.symbol[:64]!r}.")
         return exchange, market
 
-    async def _ask(self, exchange: Exchange, symbol: str, native: str, since: int, limit: int) -> tuple[Candles, int]:
-        """The candles of one call upstream and the number of rows they came in."""
+    async def _ask(self, exchange: Exchange, key: SeriesKey, since: int, limit: int) -> _Answer:
+        """One call upstream."""
+        native, until = self._native[key.timeframe], key.timeframe.shift(since, limit - 1)
+        params = {"until": Until(until)} if self._margin else {}
         with self._upstream_call() as charges:
-            rows = await exchange.fetch_ohlcv(symbol, native, since, limit)
-            if not rows and not has_rows_list(answer.body if (answer := last_response.get()) else None):
+            rows = await exchange.fetch_ohlcv(key.symbol, native, since, limit, params)
+            response = last_response.get() or HttpResponse()
+            if not rows and not has_rows_list(response.body):
                 raise unreadable(self.name)
             found = Candles.from_rows(rows)
         if charges and sum(charges) != self.capabilities.call_weight:
             self.capabilities = replace(self.capabilities, call_weight=sum(charges))
-        return found, len(rows)
+        return _Answer(found, len(rows), read_window(response.url, response.sent_body, Span(since, until)))
 
     @contextmanager
     def _upstream_call(self) -> Iterator[list[float]]:
@@ -267,9 +332,6 @@ class Ccxt:
         finally:
             last_response.reset(tokens[0])
             spent.reset(tokens[1])
-
-    def _paging_style(self, market: MarketInfo) -> PagingStyle:
-        return paging_style_of(self.id, inverse=bool(market.get("inverse")))
 
     def _count_empty_answer(self, market: MarketInfo, timeframe: Timeframe, page: Page) -> None:
         """Count the empty answers, up to now, of a symbol that is not traded: no exchange says when it ended.
@@ -291,6 +353,10 @@ class Ccxt:
         if self._exchange is None:
             raise ProviderUnavailable(f"{self.name} has not been started.")
         return self._exchange
+
+
+def _width(timeframe: Timeframe) -> int:
+    return timeframe.width_ms
 
 
 def _budget(exchange: Exchange, options: Mapping[str, object]) -> Budget | None:

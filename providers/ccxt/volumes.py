@@ -75,7 +75,7 @@ class VolumeScale:
 
 
 def kind_of(market: Mapping[str, object]) -> str:
-    """The kind of market that a trait is about."""
+    """The kind of market that a trait is about; each has an endpoint of its own."""
     if market.get("spot"):
         return "spot"
     return "inverse" if market.get("inverse") else "swap"

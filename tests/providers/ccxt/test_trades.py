@@ -42,9 +42,9 @@ def trade(at: int, price: float, amount: float = 1.0, number: str | None = None)
     return {"id": number or f"{at}-{price}", "timestamp": T0 + at, "price": price, "amount": amount}
 
 
-def joined(scale: VolumeScale = VolumeScale(1.0)) -> TradeFold:
+def joined(times: float = 1.0, *, inverse: bool = False) -> TradeFold:
     """A fold that was there before the minute of T0 + 1 min opened."""
-    fold = TradeFold(scale)
+    fold = TradeFold(VolumeScale(times, inverse))
     assert fold.add([trade(1_000, 9.0)], T0 + 2_000) == []
     return fold
 
@@ -89,8 +89,8 @@ def test_a_trade_of_the_future_or_without_a_number_is_left_out() -> None:
 
 
 def test_amounts_of_contracts_become_units_of_the_base() -> None:
-    (linear,) = joined(VolumeScale(0.01)).add([trade(61_000, 10.0, 5.0)], T0 + 61_000)
-    (inverse,) = joined(VolumeScale(100.0, inverse=True)).add([trade(61_000, 10.0, 5.0)], T0 + 61_000)
+    (linear,) = joined(0.01).add([trade(61_000, 10.0, 5.0)], T0 + 61_000)
+    (inverse,) = joined(100.0, inverse=True).add([trade(61_000, 10.0, 5.0)], T0 + 61_000)
     assert (linear[5], inverse[5]) == pytest.approx((0.05, 50.0))
 
 
@@ -160,6 +160,12 @@ async def until_shown(stream: AsyncIterator[Candles], fake: FakeCoinbase, minute
             return candles
 
 
+async def read_on(stream: AsyncIterator[Candles]) -> None:
+    """Read until it ends."""
+    while True:
+        await first(stream)
+
+
 @pytest.mark.parametrize("habit", ["twice", "backwards", "neither"])
 async def test_the_forming_minute_is_the_fold_of_its_trades(provider: Ccxt, fake: FakeCoinbase, habit: str) -> None:
     if habit != "neither":
@@ -193,8 +199,7 @@ async def test_after_a_cut_the_half_seen_minute_is_left_to_the_history(provider:
     await asyncio.wait_for(waiting, 30)
     await fake.sockets.cut(abort=True)
     with pytest.raises(ProviderUnavailable):
-        while True:
-            await first(stream)
+        await read_on(stream)
     await eventually(lambda: not fake.sockets.lines)
     async with aclosing(provider.stream(BTC)) as again:
         waiting = asyncio.ensure_future(anext(again))
