@@ -339,10 +339,24 @@ select exists (select from ohlcv_data where instrument_id = $1 and timeframe = $
 select timeframe from coverage where instrument_id = $1 and not isempty(covered) order by timeframe;
 
 -- name: upgrade_open
-select t.instrument_id, t.timeframe, t.step, t.noted_at, i.timezone, i.market, i.provider
+select t.instrument_id, t.timeframe, t.step, t.noted_at, t.reached, i.timezone, i.market, i.provider
 from upgrade_tasks t join instruments i on i.id = t.instrument_id
 where t.done_at is null and t.step = any ($1::text[])
 order by t.instrument_id, t.timeframe, array_position($1::text[], t.step);
+
+-- name: taint_note
+insert into taints (market, provider, name) values ($1, $2, $3) on conflict do nothing returning true;
+
+-- name: series_covered
+select c.instrument_id, c.timeframe, i.symbol from coverage c join instruments i on i.id = c.instrument_id
+where i.market = $1 and i.provider = $2 and not isempty(c.covered) order by 1, 2;
+
+-- name: upgrade_add
+insert into upgrade_tasks (instrument_id, timeframe, step) select i, tf, $3 from unnest($1::int4[], $2::text[]) x (i, tf)
+on conflict (instrument_id, timeframe, step) do update set noted_at = now(), done_at = null, reached = null;
+
+-- name: upgrade_advance
+update upgrade_tasks set reached = ms($4::int8) where instrument_id = $1 and timeframe = $2 and step = $3;
 
 -- name: upgrade_take
 -- Lock a task until the transaction ends; nothing where it is done.
