@@ -10,7 +10,7 @@ from aiohttp import web
 from candlegraph.series import Instrument
 from candlegraph.timeframe import Timeframe
 from providers.ccxt.provider import Ccxt
-from tests.fakes.exchange_lab.paging import Paging
+from tests.fakes.exchange_lab.paging import Paging, Window
 from tests.fakes.exchange_lab.wire import WIRES, written
 from tests.timings import PATIENT_CCXT
 
@@ -25,16 +25,20 @@ class LabExchange:
         self.there: list[int] = []
         self.timeframe = Timeframe.parse("1m")
         self.now = 0
-        self.calls = 0
+        self.calls, self.sent = 0, ""
         app = web.Application()
         app.router.add_route("*", "/{path:.*}", self._answer)
         self._runner = web.AppRunner(app, access_log=None, shutdown_timeout=0.1)
 
     async def _answer(self, request: web.Request) -> web.Response:
         self.calls += 1
-        window = self.wire.window(str(request.url), await request.text())
-        there = [at for at in self.there if at <= self.now]
-        return web.json_response(written(self.wire, self.paging.rows(there, window, self.timeframe)))
+        self.sent = await request.text()
+        window = self.wire.window(str(request.url), self.sent)
+        return web.json_response(written(self.wire, self.rows_of(window, request)))
+
+    def rows_of(self, window: Window, request: web.Request) -> list[int]:
+        """The openings of the rows of an answer."""
+        return self.paging.rows([at for at in self.there if at <= self.now], window, self.timeframe)
 
     async def __aenter__(self) -> Self:
         """Listen, and start the provider."""
@@ -59,6 +63,7 @@ class LabExchange:
         options = {
             "urls": {"api": here(getattr(classes, self.id)().urls["api"])},
             "enableRateLimit": False,
+            "timeout": 600_000,  # however busy the machine is
             "timeout_on_exit": 1,
             "markets": {self.wire.symbol: _market(self.wire.symbol)},
         }
