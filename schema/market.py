@@ -138,6 +138,10 @@ class Provider:
         reach = parent.capabilities.reach_ms(MINUTE)
         return None if reach is None else f"PT{reach // 60_000}M"
 
+    @strawberry.field(description="How many of the newest candles can be had at most, at any timeframe.")
+    def max_lookback_candles(parent: Parent[ProviderStatus]) -> int | None:
+        return parent.capabilities.max_lookback_candles
+
     @strawberry.field(description="Its symbols, in the order of their names.", graphql_type=SymbolConnection | None)
     async def symbols(
         parent: Parent[ProviderStatus],

@@ -105,9 +105,9 @@ class _Instrumented:
         """Make a request, its end by the exchange's name where ccxt's class has another or none."""
         if isinstance(params, dict) and "until" in params:
             name, until = traits_of(self.id).until, params["until"]
-            if name is not None or isinstance(until, Until):
+            if name != "until" and (name is not None or isinstance(until, Until)):
                 params = {key: value for key, value in params.items() if key != "until"}
-            if name is not None:
+            if name not in {None, "until"}:
                 params[name] = super().iso8601(int(until))  # type: ignore[misc]
         return super().sign(path, api, method, params or {}, *rest)  # type: ignore[misc]
 

@@ -93,20 +93,21 @@ class Markets:
         self._written_for = {"ccxt": version, "options": hashlib.blake2b(said, digest_size=4).hexdigest()}
         self._file = folder / "ccxt" / f"{exchange_id}.jsonl" if folder else None
         self._at = 0  # when those in use were listed
-        self._loading: asyncio.Task[None] | None = None
+        self._loading: asyncio.Task[bool] | None = None
         self._child: subprocess.Popen[bytes] | None = None
         self._closed = False
 
     async def ensure_loaded(self, exchange: Exchange) -> None:
         """Have symbols, perhaps a day old; ProviderError where there are none to be had."""
         if not exchange.markets:
-            await self._once(exchange, kept=True)
+            await asyncio.shield(self._begin(exchange, kept=True))
         if clock.now_ms() - self._at > MAX_AGE_MS:
             self._begin(exchange, kept=False)
 
     async def refresh(self, exchange: Exchange) -> None:
         """Ask the exchange; whoever asks meanwhile waits for the same answer. ProviderError."""
-        await self._once(exchange, kept=False)
+        while not await asyncio.shield(self._begin(exchange, kept=False)):
+            pass  # the file was being read, and it may be old
 
     async def close(self) -> None:
         """Give a list up that is still being loaded."""
@@ -116,22 +117,21 @@ class Markets:
                 self._child.kill()
             await asyncio.wait([self._loading])
 
-    async def _once(self, exchange: Exchange, *, kept: bool) -> None:
-        await asyncio.shield(self._begin(exchange, kept=kept))
-
-    def _begin(self, exchange: Exchange, *, kept: bool) -> asyncio.Task[None]:
+    def _begin(self, exchange: Exchange, *, kept: bool) -> asyncio.Task[bool]:
+        """Load, or join what is being loaded already; the result says whether it came from the exchange."""
         if self._loading is None or self._loading.done():
             self._loading = asyncio.create_task(self._load(exchange, kept=kept))
             self._loading.add_done_callback(lambda task: task.cancelled() or task.exception())  # fetched by somebody
         return self._loading
 
-    async def _load(self, exchange: Exchange, *, kept: bool) -> None:
+    async def _load(self, exchange: Exchange, *, kept: bool) -> bool:
         tables = await asyncio.to_thread(self._restore) if kept else None
-        if tables is None:
+        if is_new := tables is None:
             self._at = clock.now_ms()  # a failed try counts, too: the next one behind is tomorrow's
             tables = await asyncio.to_thread(self._list, exchange.name)
         old = tables.swap(exchange)
         await asyncio.to_thread(_release_slowly, old)
+        return is_new
 
     def _restore(self) -> _SymbolTables | None:
         """The symbols of the file; None where anything is wrong with it, for they are asked for then."""

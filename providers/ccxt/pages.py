@@ -64,9 +64,18 @@ def _claim(found: Candles, rows: int, asked: PageRequest, seen: Observations) ->
         if not cut and sent.count:
             # Not the whole span: should the page have been cut short behind our back, the next one will tell.
             until = max(after_last, timeframe.shift(opens, sent.count))
-    elif ends is None and (not cut or seen.is_oldest_first(asked.key, found)) and seen.reaches(asked.key, opens):
-        since = min(first, opens)
+    elif ends is None:
+        if (not cut or seen.is_oldest_first(asked.key, found)) and seen.reaches(asked.key, opens):
+            since = min(first, opens)
+        if not cut:
+            until = max(after_last, _looked_until(asked, opens, seen))
     return Span(since, until)
+
+
+def _looked_until(asked: PageRequest, opens: int, seen: Observations) -> int:
+    """How far an exchange that was sent no end looked for rows: as many buckets as were asked for, and as it has before."""
+    window = seen.window(asked.key)
+    return asked.timeframe.shift(opens, min(asked.sent.count or window, window))
 
 
 def _empty_claim(asked: PageRequest, seen: Observations) -> Span:
@@ -79,8 +88,7 @@ def _empty_claim(asked: PageRequest, seen: Observations) -> Span:
         return nothing
     if asked.traits.answers is Answers.FROM_START:
         return Span(opens, span.until)
-    count = min(asked.sent.count or 0, seen.window(asked.key))
-    return Span(opens, asked.timeframe.shift(opens, count))
+    return Span(opens, _looked_until(asked, opens, seen))
 
 
 def _start(asked: PageRequest) -> int | None:

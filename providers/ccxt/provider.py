@@ -9,26 +9,23 @@ not taken for the truth as it stands: 200 with a cut body is an empty list to it
 from __future__ import annotations
 
 import asyncio
-import json
-import re
 from collections.abc import AsyncGenerator, Iterable, Iterator, Mapping, Sequence
 from contextlib import aclosing, contextmanager
 from dataclasses import dataclass, replace
 from difflib import get_close_matches
 from functools import partial
-from importlib.util import find_spec
 from pathlib import Path
 
-from candlegraph import clock
 from candlegraph.candle import Candles
 from candlegraph.clock import HOUR_MS
 from candlegraph.errors import ConfigurationError, ProviderRefused, ProviderUnavailable, UnknownSymbol, Unsupported
-from candlegraph.provider import Budget, Capabilities, Listing, LiveMode, Market, Page, Provider, Taint
+from candlegraph.provider import Capabilities, Listing, LiveMode, Market, Page, Provider, Taint
 from candlegraph.resample import fold
 from candlegraph.series import Instrument
 from candlegraph.span import Span
 from candlegraph.timeframe import MINUTE, Timeframe
 from providers.ccxt import streaming
+from providers.ccxt.delisting import EmptyAnswers
 from providers.ccxt.errors import HttpResponse, last_response, translating_errors, unreadable
 from providers.ccxt.exchange import (
     TICK_SIZE,
@@ -49,19 +46,15 @@ from providers.ccxt.markets import Markets, listing
 from providers.ccxt.observations import Observations, SeriesKey
 from providers.ccxt.pages import PageRequest, has_rows_list, page_of
 from providers.ccxt.sent import SentWindow, read_window
+from providers.ccxt.settings import budget_of, known_exchanges, read_options
 from providers.ccxt.timings import CcxtTimings
 from providers.ccxt.traits import Answers, traits_of
 from providers.ccxt.volumes import VolumeScale, kind_of, taints_of
 
 DEFAULT_EXCHANGES = "binance,kraken,coinbase"
 
-_ID = re.compile(r"[a-z][a-z0-9]{0,31}")
 _UNDECLARED_LIMIT = 500
 _TYPICAL = tuple(map(Timeframe.parse, ("1m", "5m", "15m", "30m", "1h", "4h", "1d")))
-_BUDGET_S = 60.0
-_CONCURRENT = 8  # of 8 pages at once, 100 take a fifth of the time; more of them only make a queue
-_CREDENTIALS = ("apiKey", "uid", "login", "walletAddress", "token")  # what ccxt calls those that say who asks
-_MAX_EMPTY_ANSWERS = 3  # empty answers up to now after which a symbol that is not traded has ended
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,9 +104,7 @@ class Ccxt:
         self._native: dict[Timeframe, str] = {}
         self._folder = folder
         self._markets = Markets(exchange_id, self._options, ccxt_version(), self._timings, folder)
-        self._empty_answers: dict[
-            str, tuple[int, int]
-        ] = {}  # from when on a delisted symbol has nothing, and how often so
+        self._empty_answers = EmptyAnswers()
 
     def __repr__(self) -> str:
         """Print no option: they may hold keys."""
@@ -154,7 +145,7 @@ class Ccxt:
             live=LiveMode.STREAM if source else LiveMode.POLL,
             streams_trades=source is LiveSource.TRADES,
             max_rows_per_call=(declared_limit(exchange) or _UNDECLARED_LIMIT) - self._margin,
-            budget=_budget(exchange, self._options),
+            budget=budget_of(exchange, self._options),
             deadline_s=exchange.timeout / 1000,
         )
 
@@ -173,7 +164,7 @@ class Ccxt:
         await self._markets.refresh(exchange)
         known = (exchange.markets or {}).values()
         return [
-            replace(self._listing(market), ended_at=self._ended_at(market))
+            replace(self._listing(market), ended_at=self._empty_answers.ended_at(market))
             for market in known
             if market.get("spot") or market.get("swap")
         ]
@@ -189,12 +180,12 @@ class Ccxt:
         key = SeriesKey(kind_of(market), instrument.symbol, timeframe)
         since, limit = self._first_row(timeframe, span.since), self._limit(exchange, key, span)
         answer = await self._ask(exchange, key, since, limit)
-        if not self._is_on_grid(timeframe, answer.found):
+        if timeframe.nominal_ms > HOUR_MS and _is_off_grid(answer.found, timeframe):
             return await self._fold_hours(instrument, timeframe, span)
         asked = PageRequest(timeframe, span, answer.sent, self._traits, key)
         page = page_of(VolumeScale.of_rows(self._traits, market).in_base(answer.found), answer.rows, asked, self._seen)
         self._learn_cap(key)
-        self._count_empty_answer(market, timeframe, page)
+        self._empty_answers.count(market, timeframe, page)
         return page
 
     @property
@@ -218,24 +209,18 @@ class Ccxt:
         if cap is not None and cap - self._margin < self.capabilities.max_rows_per_call:
             self.capabilities = replace(self.capabilities, max_rows_per_call=cap - self._margin)
 
-    def _is_on_grid(self, timeframe: Timeframe, found: Candles) -> bool:
-        """Whether rows open where our buckets do."""
-        return bool((timeframe.floor_all(found.timestamp) == found.timestamp).all())
-
     async def _fold_hours(self, instrument: Instrument, timeframe: Timeframe, span: Span) -> Page:
-        """Answer with candles folded from hours, and offer the timeframe no more: its days open elsewhere."""
-        base = max((each for each in self._native if each.width_ms and each.width_ms <= HOUR_MS), key=_width)
-        if timeframe.width_ms and timeframe.width_ms <= base.width_ms:  # bad rows, for the core to refuse
-            raise unreadable(self.name)
+        """Answer with candles folded from hours, and offer the timeframe no more: its buckets open elsewhere."""
+        base = Timeframe(1, "h")
+        if base not in self._native:
+            raise Unsupported(f"The {timeframe} candles of {self.name} open at another hour than ours.")
         self._native.pop(timeframe, None)
-        self.capabilities = replace(
-            self.capabilities, timeframes=tuple(each for each in self.capabilities.timeframes if each != timeframe)
-        )
+        left = tuple(each for each in self.capabilities.timeframes if each != timeframe)
+        self.capabilities = replace(self.capabilities, timeframes=left)
         page = await self.fetch(instrument, base, Span(timeframe.floor(span.since), timeframe.ceil(span.until)))
         whole = Span(timeframe.ceil(page.complete_from), timeframe.floor(page.complete_to))
-        return Page(
-            fold(page.candles.between(whole), timeframe).between(span), max(whole.since, span.since), whole.until
-        )
+        folded = fold(page.candles.between(whole), timeframe).between(span)
+        return Page(folded, max(whole.since, span.since), min(whole.until, span.until))
 
     async def first_available(self, instrument: Instrument) -> int | None:
         """When its first minute opens: listed by the exchange, or found by a few calls. ProviderError."""
@@ -244,21 +229,24 @@ class Ccxt:
         if listed is not None or MINUTE not in self._native:
             return listed
         if self._traits.answers is Answers.FROM_START and not market.get("inverse"):
-            key = SeriesKey(kind_of(market), instrument.symbol, MINUTE)
-            found = (await self._ask(exchange, key, 0, 1)).found
-            return int(found.timestamp[0]) if len(found) else None
+            return await self._oldest_row(exchange, market, 1)
         if self._traits.answers is Answers.NEWEST:  # the first of all, where there are fewer than are kept
-            most = self._traits.rows_per_call or 0
-            key = SeriesKey(kind_of(market), instrument.symbol, MINUTE)
-            answer = await self._ask(exchange, key, 0, max(most, 1))
-            return int(answer.found.timestamp[0]) if len(answer.found) and answer.rows < most else None
-        if self.capabilities.max_lookback_candles is not None:
+            return await self._oldest_row(exchange, market, self._traits.rows_per_call or 1, fewer=True)
+        if self._traits.lookback is not None:
             return None
         steps = [step for step in STEPS if step in self._native]
         first = await find_first(partial(self.fetch, instrument), steps, self.capabilities.max_rows_per_call)
         keys = [SeriesKey(kind_of(market), instrument.symbol, step) for step in steps]
         # Rows from before it came with some answer: a long pause was taken for the beginning.
         return None if first is None or any(self._seen.has_row_before(key, first) for key in keys) else first
+
+    async def _oldest_row(
+        self, exchange: Exchange, market: MarketInfo, most: int, *, fewer: bool = False
+    ) -> int | None:
+        """The first of the rows from the beginning on; ``fewer``: only where they are fewer than ``most``."""
+        answer = await self._ask(exchange, SeriesKey(kind_of(market), str(market["symbol"]), MINUTE), 0, most)
+        there = len(answer.found) and not (fewer and answer.rows >= most)
+        return int(answer.found.timestamp[0]) if there else None
 
     async def server_time(self) -> int:
         """The exchange's clock; Unsupported where it does not tell it. ProviderError."""
@@ -333,52 +321,25 @@ class Ccxt:
             last_response.reset(tokens[0])
             spent.reset(tokens[1])
 
-    def _count_empty_answer(self, market: MarketInfo, timeframe: Timeframe, page: Page) -> None:
-        """Count the empty answers, up to now, of a symbol that is not traded: no exchange says when it ended.
-
-        Only a listing says that it has: should it be traded again, the next one takes that back, and nothing is lost.
-        """
-        symbol, now = str(market["symbol"]), timeframe.floor(clock.now_ms())
-        if market.get("active") is not False or len(page.candles):
-            self._empty_answers.pop(symbol, None)
-        elif page.complete_from < page.complete_to >= now:
-            since, times = self._empty_answers.get(symbol, (page.complete_from, 0))
-            self._empty_answers[symbol] = min(since, page.complete_from), times + 1
-
-    def _ended_at(self, market: MarketInfo) -> int | None:
-        since, times = self._empty_answers.get(str(market["symbol"]), (0, 0))
-        return since if times >= _MAX_EMPTY_ANSWERS and market.get("active") is False else None
-
     def _started(self) -> Exchange:
         if self._exchange is None:
             raise ProviderUnavailable(f"{self.name} has not been started.")
         return self._exchange
 
 
-def _width(timeframe: Timeframe) -> int:
-    return timeframe.width_ms
-
-
-def _budget(exchange: Exchange, options: Mapping[str, object]) -> Budget | None:
-    """What ccxt allows for: a cost of 1 every ``rateLimit`` ms. Its own limiter stays behind this as the last guard.
-
-    No more calls at once than that limiter lets begin in half of a call's deadline: the rest would only wait in it.
-    """
-    if not exchange.rateLimit:
-        return None
-    concurrent = max(1, min(_CONCURRENT, int(exchange.timeout / 2 / exchange.rateLimit)))
-    credential = "\n".join(f"{name}={options[name]}" for name in _CREDENTIALS if options.get(name))
-    return Budget(_BUDGET_S * 1000 / exchange.rateLimit, _BUDGET_S, concurrent, credential)
+def _is_off_grid(found: Candles, timeframe: Timeframe) -> bool:
+    """Whether most rows open where none of our buckets does; a single one is a bad row, for the core to refuse."""
+    return bool(len(found)) and bool((timeframe.floor_all(found.timestamp) != found.timestamp).mean() > 0.5)
 
 
 def create(environ: Mapping[str, str]) -> Iterable[Provider]:
     """The providers of the exchanges in ``CCXT_EXCHANGES``, for the entry point ``crypto.ccxt``; imports no ccxt."""
     named = environ.get("CCXT_EXCHANGES", DEFAULT_EXCHANGES).split(",")
     wanted = list(dict.fromkeys(name.strip() for name in named if name.strip()))
-    options = _read_options(environ.get("CCXT_OPTIONS", ""))
+    options = read_options(environ.get("CCXT_OPTIONS", ""))
     if not wanted and not options:
         return []
-    known = _known_exchanges()
+    known = known_exchanges()
     for name in wanted:
         if name not in known:
             near = get_close_matches(name.lower()[:32], known, cutoff=0.7)
@@ -388,30 +349,3 @@ def create(environ: Mapping[str, str]) -> Iterable[Provider]:
         raise ConfigurationError("CCXT_OPTIONS: every key must be one of ccxt's exchange ids, such as binance.")
     folder = Path(environ["DATA_DIR"]) if environ.get("DATA_DIR") else None
     return [Ccxt(name, options.get(name), folder=folder) for name in wanted]
-
-
-def _read_options(text: str) -> dict[str, dict[str, object]]:
-    """Read ``CCXT_OPTIONS``. No error shows any of it, for it holds keys."""
-    text = text.strip()
-    if not text:
-        return {}
-    if not text.startswith(("{", "[")):
-        try:
-            text = Path(text).read_text("utf-8")
-        except (OSError, ValueError):
-            raise ConfigurationError("CCXT_OPTIONS: it is neither a JSON object nor a file that can be read.") from None
-    try:
-        options: object = json.loads(text)
-    except (ValueError, RecursionError):
-        raise ConfigurationError("CCXT_OPTIONS: it is not valid JSON.") from None
-    if not isinstance(options, dict) or not all(isinstance(value, dict) for value in options.values()):
-        raise ConfigurationError("CCXT_OPTIONS: it must be a JSON object that holds one object for each exchange id.")
-    return options
-
-
-def _known_exchanges() -> frozenset[str]:
-    """The ids of the exchanges ccxt has, without importing it."""
-    spec = find_spec("ccxt")
-    folders = (spec.submodule_search_locations if spec else None) or ()
-    files = (file for folder in folders for file in (Path(folder) / "async_support").glob("*.py"))
-    return frozenset(file.stem for file in files if _ID.fullmatch(file.stem))

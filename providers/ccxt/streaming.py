@@ -112,7 +112,15 @@ class CandleStreams:
     def _begin(self, symbol: str) -> _SymbolStream:
         watch = self._streams[symbol] = _SymbolStream(moved_at=asyncio.get_running_loop().time())
         watch.task = asyncio.create_task(self._follow(symbol, watch))
+        watch.task.add_done_callback(lambda _: self._end(symbol, watch))
         return watch
+
+    def _end(self, symbol: str, watch: _SymbolStream) -> None:
+        """Let the followers go; also where the task was cancelled before its first step, and so ran no ``finally``."""
+        if not watch.failure:  # ccxt cancels those who wait on a socket that it closes: to them it is a cut
+            watch.fail(ProviderUnavailable(f"The line to {self._name} was closed."))
+        if self._streams.get(symbol) is watch:
+            del self._streams[symbol]  # a new follower begins anew
 
     async def _leave(self, symbol: str, watch: _SymbolStream) -> None:
         """Stop a symbol, and with the last one the sockets."""
@@ -161,10 +169,8 @@ class CandleStreams:
                     watch.push(rows, asyncio.get_running_loop().time())
         except ProviderError as error:
             watch.fail(error)
-        finally:  # ccxt cancels those who wait on a socket that it closes: to them it is a cut
-            if not watch.failure:
-                watch.fail(ProviderUnavailable(f"The line to {self._name} was closed."))
-            del self._streams[symbol]  # whoever comes now begins anew
+        finally:
+            self._end(symbol, watch)
 
     async def _rows(self, symbol: str, watch: _SymbolStream) -> OhlcvRows:
         """The newest rows once there is a change; ProviderUnavailable after a silence that nothing explains."""

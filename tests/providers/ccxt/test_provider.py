@@ -515,6 +515,7 @@ def settled(
         (range(7, 200), WINDOW, UNKNOWN, (1, 300), "all of the window that was sent"),
         (range(7, 200), WINDOW, FROM_START, (1, 300), "no more than what was sent"),
         (range(7, 200), START, UNKNOWN, (7, 200), "no end was sent, and older rows may have been dropped"),
+        (range(7, 20), START, UNKNOWN, (7, 101), "no end was sent: a hundred buckets are assumed"),
         (range(7, 200), START, FROM_START, (1, 300), "short, and not believed beyond the count"),
         (range(7, 200), END, UNKNOWN, (1, 300), "there are no older rows"),
         (range(7, 200), SentWindow(None, None, 300), UNKNOWN, (7, 200), "nothing was sent"),
