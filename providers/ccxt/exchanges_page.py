@@ -13,7 +13,7 @@ from candlegraph.errors import ConfigurationError, ProviderError
 from candlegraph.span import Span
 from candlegraph.timeframe import Timeframe
 from providers.ccxt.errors import translating_errors
-from providers.ccxt.exchange import Exchange, Until, make_exchange, native_timeframes
+from providers.ccxt.exchange import Exchange, Until, live_source, make_exchange, native_timeframes
 from providers.ccxt.sent import SentWindow, read_window
 from providers.ccxt.settings import known_exchanges
 from providers.ccxt.traits import Answers, ExchangeTraits, traits_of
@@ -96,9 +96,7 @@ def _reach(traits: ExchangeTraits, history: str) -> str:
 
 
 def _live(exchange: Exchange) -> str:
-    if exchange.has.get("watchOHLCV") is True:
-        return "candles"
-    return "trades" if exchange.has.get("watchTrades") is True else "polling"
+    return live_source(exchange) or "polling"
 
 
 def _days(traits: ExchangeTraits, exchange: Exchange) -> str:

@@ -28,7 +28,7 @@ from candlegraph.errors import ProviderError, ProviderUnavailable
 from candlegraph.provider import Listing
 from candlegraph.series import SymbolKind
 from providers.ccxt.errors import translating_errors
-from providers.ccxt.exchange import Exchange, MarketInfo, make_exchange
+from providers.ccxt.exchange import TICK_SIZE, Exchange, MarketInfo, make_exchange
 from providers.ccxt.timings import CcxtTimings
 from providers.ccxt.traits import ExchangeTraits
 from providers.ccxt.volumes import VolumeScale, contract_size
@@ -190,8 +190,9 @@ class Markets:
         raise getattr(errors, kind)(message, retry_after=retry_after)
 
 
-def listing(market: MarketInfo, traits: ExchangeTraits, *, steps: bool = True) -> Listing:
-    """One line of a symbol list; ``steps``: ccxt has the precision of a number as its smallest step, not as digits."""
+def listing(market: MarketInfo, traits: ExchangeTraits, exchange: Exchange) -> Listing:
+    """One line of a symbol list."""
+    steps = exchange.precisionMode == TICK_SIZE  # else a precision is a number of digits
     created = market.get("created")
     texts = {key: str(market[key]) if market.get(key) else None for key in ("id", "base", "quote")}
     return Listing(

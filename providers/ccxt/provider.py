@@ -19,42 +19,36 @@ from pathlib import Path
 from candlegraph.candle import Candles
 from candlegraph.clock import HOUR_MS
 from candlegraph.errors import ConfigurationError, ProviderRefused, ProviderUnavailable, UnknownSymbol, Unsupported
-from candlegraph.provider import Capabilities, Listing, LiveMode, Market, Page, Provider, Taint
+from candlegraph.provider import Listing, LiveMode, Market, Page, Provider, Taint
 from candlegraph.resample import fold
 from candlegraph.series import Instrument
 from candlegraph.span import Span
 from candlegraph.timeframe import MINUTE, Timeframe
 from providers.ccxt import streaming
+from providers.ccxt.capabilities import UNDECLARED_LIMIT, first_capabilities, learned_capabilities
 from providers.ccxt.delisting import EmptyAnswers
 from providers.ccxt.errors import HttpResponse, last_response, translating_errors, unreadable
 from providers.ccxt.exchange import (
-    TICK_SIZE,
     Exchange,
-    LiveSource,
     MarketInfo,
     Until,
     ccxt_version,
-    declared_limit,
     live_source,
     make_exchange,
     native_timeframes,
     spent,
 )
 from providers.ccxt.first_candle import STEPS, find_first
-from providers.ccxt.first_use import first_use_of
 from providers.ccxt.markets import Markets, listing
 from providers.ccxt.observations import Observations, SeriesKey
 from providers.ccxt.pages import PageRequest, has_rows_list, page_of
 from providers.ccxt.sent import SentWindow, read_window
-from providers.ccxt.settings import budget_of, known_exchanges, read_options
+from providers.ccxt.settings import known_exchanges, read_options
 from providers.ccxt.timings import CcxtTimings
 from providers.ccxt.traits import Answers, traits_of
 from providers.ccxt.volumes import VolumeScale, kind_of, taints_of
 
 DEFAULT_EXCHANGES = "binance,kraken,coinbase"
-
-_UNDECLARED_LIMIT = 500
-_TYPICAL = tuple(map(Timeframe.parse, ("1m", "5m", "15m", "30m", "1h", "4h", "1d")))
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,16 +80,8 @@ class Ccxt:
         """
         self.id = exchange_id
         self.name = exchange_id.capitalize()
-        known = first_use_of(exchange_id)
         self._traits = traits_of(exchange_id)
-        self.capabilities = Capabilities(
-            _TYPICAL,
-            LiveMode.STREAM if known.live else LiveMode.POLL,
-            max_rows_per_call=(known.rows or _UNDECLARED_LIMIT) - self._margin,
-            max_lookback_candles=self._traits.lookback,
-            lookback_counts_quiet=self._traits.lookback_counts_quiet,
-            settle_ms=self._traits.settle_ms,
-        )
+        self.capabilities = first_capabilities(exchange_id, self._traits, self._margin)
         self._seen = Observations(self._traits.rows_per_call)
         self._options = options or {}
         self._timings = timings or CcxtTimings()
@@ -131,23 +117,13 @@ class Ccxt:
             exchange = await asyncio.to_thread(make_exchange, self.id, self._options)
             self._learn(exchange)
             self._markets = Markets(self.id, self._options, self.version, self._timings, self._folder)
-            self._exchange = exchange
-            source = live_source(exchange)
+            source, self._exchange = live_source(exchange), exchange
             self._live = streaming.CandleStreams(exchange, self._timings, source, self._volume_scale)
 
     def _learn(self, exchange: Exchange) -> None:
         self._native = native_timeframes(self._traits, exchange.timeframes or {})
-        source = live_source(exchange) if MINUTE in self._native else None
         self.name = str(exchange.name)
-        self.capabilities = replace(
-            self.capabilities,
-            timeframes=tuple(sorted(self._native, key=lambda timeframe: timeframe.nominal_ms)),
-            live=LiveMode.STREAM if source else LiveMode.POLL,
-            streams_trades=source is LiveSource.TRADES,
-            max_rows_per_call=(declared_limit(exchange) or _UNDECLARED_LIMIT) - self._margin,
-            budget=budget_of(exchange, self._options),
-            deadline_s=exchange.timeout / 1000,
-        )
+        self.capabilities = learned_capabilities(self.capabilities, exchange, self._native, self._options, self._margin)
 
     async def close(self) -> None:
         """Close the connections, and give a list of symbols up that is still being loaded."""
@@ -164,7 +140,7 @@ class Ccxt:
         await self._markets.refresh(exchange)
         known = (exchange.markets or {}).values()
         return [
-            replace(self._listing(market), ended_at=self._empty_answers.ended_at(market))
+            replace(listing(market, self._traits, exchange), ended_at=self._empty_answers.ended_at(market))
             for market in known
             if market.get("spot") or market.get("swap")
         ]
@@ -199,7 +175,7 @@ class Ccxt:
     def _limit(self, exchange: Exchange, key: SeriesKey, span: Span) -> int:
         """How many rows to ask for: one more than there can be, as far as one answer holds them."""
         declared = exchange.feature_value(key.symbol, "fetchOHLCV", "limit")
-        most = declared if isinstance(declared, int) and declared else _UNDECLARED_LIMIT
+        most = declared if isinstance(declared, int) and declared else UNDECLARED_LIMIT
         buckets = (span.until - span.since) // key.timeframe.nominal_ms
         return min(most, self._seen.cap(key) or most, buckets + 1 + self._margin)
 
@@ -225,7 +201,7 @@ class Ccxt:
     async def first_available(self, instrument: Instrument) -> int | None:
         """When its first minute opens: listed by the exchange, or found by a few calls. ProviderError."""
         exchange, market = await self._find(instrument)
-        listed = self._listing(market).first_available
+        listed = listing(market, self._traits, exchange).first_available
         if listed is not None or MINUTE not in self._native:
             return listed
         if self._traits.answers is Answers.FROM_START and not market.get("inverse"):
@@ -274,18 +250,9 @@ class Ccxt:
             )  # it may need an account: poll from now on
             raise
 
-    def _listing(self, market: MarketInfo) -> Listing:
-        return listing(market, self._traits, steps=self._started().precisionMode == TICK_SIZE)
-
     def _volume_scale(self, symbol: str) -> VolumeScale:
-        """That of what is streamed of a symbol, candles or trades."""
         market = (self._started().markets or {}).get(symbol, {})
-        rows = VolumeScale.of_rows(self._traits, market)
-        if (
-            not self.capabilities.streams_trades or rows.times is None
-        ):  # what the history does not know, the stream does not
-            return rows
-        return VolumeScale.of_trades(market)
+        return VolumeScale.of_stream(self._traits, market, trades=self.capabilities.streams_trades)
 
     async def _find(self, instrument: Instrument) -> tuple[Exchange, MarketInfo]:
         exchange = self._started()

@@ -56,6 +56,12 @@ class VolumeScale:
         kind = kind_of(market)
         return cls(1.0 if kind == "spot" else contract_size(market), kind == "inverse")
 
+    @classmethod
+    def of_stream(cls, traits: ExchangeTraits, market: Mapping[str, object], *, trades: bool) -> Self:
+        """The scale of what is streamed; what is not known of the history, the stream does not know either."""
+        rows = cls.of_rows(traits, market)
+        return cls.of_trades(market) if trades and rows.times is not None else rows
+
     def in_base(self, candles: Candles) -> Candles:
         """The candles with volumes in units of the base; NaN, which means unknown, where that cannot be done.
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import AsyncIterator, Awaitable, Callable
 from importlib import import_module
+from types import SimpleNamespace
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -29,6 +30,10 @@ pytestmark = pytest.mark.filterwarnings("ignore:enable_cleanup_closed ignored:De
 
 Ask = Callable[..., Awaitable[Page]]
 SECONDS = T0 // 1_000
+STEPS: Any = SimpleNamespace(
+    precisionMode=4
+)  # an exchange class whose precisions are steps, and one where they are digits
+DIGITS: Any = SimpleNamespace(precisionMode=3)
 
 
 def market(symbol: str, size: float | None = None) -> dict[str, Any]:
@@ -136,14 +141,14 @@ async def test_a_volume_that_cannot_be_converted_is_unknown(
 
 
 def test_a_listing_says_what_is_known_of_a_symbol() -> None:
-    swap = listing(market("AAA/USDT:USDT", 0.001), traits_of("gate"))
+    swap = listing(market("AAA/USDT:USDT", 0.001), traits_of("gate"), STEPS)
     assert (swap.kind, swap.has_volume, swap.contract_size) == (SymbolKind.SWAP, True, 0.001)
     assert (swap.price_increment, swap.quantity_increment) == (0.5, 0.001)
-    assert listing(market("AAA/USDT:USDT"), traits_of("gate")).has_volume is False
-    spot = listing(market("AAA/USDT"), traits_of("btse"), steps=False)
+    assert listing(market("AAA/USDT:USDT"), traits_of("gate"), STEPS).has_volume is False
+    spot = listing(market("AAA/USDT"), traits_of("btse"), DIGITS)
     assert (spot.kind, spot.has_volume, spot.contract_size) == (SymbolKind.SPOT, False, None)
     assert spot.price_increment is None, "the exchange counts digits"
-    assert listing(market("AAA/USDT"), traits_of("binance")).has_volume is True
+    assert listing(market("AAA/USDT"), traits_of("binance"), STEPS).has_volume is True
 
 
 def test_the_amounts_of_trades_are_contracts() -> None:
