@@ -637,12 +637,12 @@ async def test_close_does_not_wait_for_an_exchange_that_hangs(fake: FakeBinance)
 # Start, close, capabilities
 
 
-async def test_capabilities_are_modest_at_first_and_the_exchanges_own_after_the_start(
+async def test_capabilities_are_known_before_the_start_and_the_exchanges_own_after_it(
     binance: Ccxt, kraken: Ccxt
 ) -> None:
     before = Ccxt("binance").capabilities
     assert [str(timeframe) for timeframe in before.timeframes] == ["1m", "5m", "15m", "30m", "1h", "4h", "1d"]
-    assert (before.max_rows_per_call, before.live, before.has_volume) == (500, LiveMode.POLL, True)
+    assert (before.max_rows_per_call, before.live, before.has_volume) == (1_000, LiveMode.STREAM, True)
     assert before.budget is None
     after = binance.capabilities
     names = ["1m", "3m", "5m", "15m", "30m", "1h", "2h", "4h", "6h", "8h", "12h", "1d", "1w", "1mon"]
