@@ -28,10 +28,13 @@ from candlegraph.provider import (
     SupportsFirstAvailable,
     SupportsServerTime,
     SupportsStreaming,
+    Taint,
+    Tainted,
+    TaintKind,
     UnconfiguredProvider,
 )
 from candlegraph.resample import fold
-from candlegraph.series import Instrument, InstrumentRecord, Series
+from candlegraph.series import Instrument, InstrumentRecord, Series, SymbolKind
 from candlegraph.span import Span, Spans
 from candlegraph.timeframe import MINUTE, Timeframe
 from candlegraph.upstream import ProviderState
@@ -70,6 +73,10 @@ __all__ = [
     "SupportsFirstAvailable",
     "SupportsServerTime",
     "SupportsStreaming",
+    "SymbolKind",
+    "Taint",
+    "TaintKind",
+    "Tainted",
     "Timeframe",
     "UnconfiguredProvider",
     "UnknownSymbol",

@@ -160,6 +160,11 @@ class Candles:
         flat = (self.open == self.close) & (self.high == self.low)
         return np.asarray(flat & (self.volume == 0))
 
+    def with_known_volumes(self) -> tuple[Self, Bools]:
+        """The same candles with 0 for a volume that is NaN, which means unknown; and which candles these are, (n,) bool."""
+        unknown = np.isnan(self.volume)
+        return replace(self, volume=np.where(unknown, 0.0, self.volume)), unknown
+
     def with_closed(self, closed: Bools) -> Self:
         """The same candles, some final and some still forming."""
         return replace(self, closed=closed)

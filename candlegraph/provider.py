@@ -16,7 +16,7 @@ from enum import StrEnum
 from typing import Protocol, runtime_checkable
 
 from candlegraph.candle import Candles
-from candlegraph.series import Instrument
+from candlegraph.series import Instrument, SymbolKind
 from candlegraph.span import Span
 from candlegraph.timeframe import Timeframe
 
@@ -30,6 +30,27 @@ class LiveMode(StrEnum):
     STREAM = "STREAM"
     POLL = "POLL"
     NONE = "NONE"
+
+
+class TaintKind(StrEnum):
+    """Which part of the stored data a fault of an older version affects."""
+
+    COVERAGE = "coverage"  # minutes without a candle may have had trades
+    VOLUME = "volume"  # volumes may be in another unit
+
+
+@dataclass(frozen=True, slots=True)
+class Taint:
+    """A fault of an older version of a provider: the core puts right what that version stored, once.
+
+    ``name`` identifies the fault for ever within the provider. ``symbols`` is a regular expression that finds the affected
+    symbols. ``reason`` goes into the log.
+    """
+
+    name: str
+    kind: TaintKind
+    reason: str
+    symbols: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,6 +86,7 @@ class Capabilities:
     max_rows_per_call: int = 500
     max_lookback_ms: int | None = None
     max_lookback_candles: int | None = None  # at any timeframe: Kraken serves the newest 720 and nothing older
+    lookback_counts_quiet: bool = True  # False: only buckets with a trade count, so that a thin market reaches further
     settle_ms: int = 30_000  # how long after its end a candle may still change
     corrects_within_ms: int | None = None  # how long final candles may still be corrected; None: they are not
     delay_ms: int = 0  # younger candles are not available: the feed is delayed
@@ -72,6 +94,7 @@ class Capabilities:
     call_weight: float = 1.0  # what one `Provider.fetch` costs
     deadline_s: float = 10.0  # how long one call may take
     revised: bool = False  # its past may be replaced as a whole: it is `Revised`
+    streams_trades: bool = False  # its stream folds trades: it shows the forming candle and corrects no final one
     earliest_ms: int = (
         0  # the core fetches nothing older, unless a listing says so; negative: there are candles before 1970
     )
@@ -83,7 +106,8 @@ class Capabilities:
 
     def reach_ms(self, timeframe: Timeframe) -> int | None:
         """How far back from now candles are available at ``timeframe``; None without a limit."""
-        by_count = self.max_lookback_candles and self.max_lookback_candles * timeframe.nominal_ms
+        count = self.max_lookback_candles if self.lookback_counts_quiet else None
+        by_count = count and count * timeframe.nominal_ms
         return min((reach for reach in (self.max_lookback_ms, by_count) if reach is not None), default=None)
 
 
@@ -99,6 +123,11 @@ class Listing:
     active: bool = True
     first_available: int | None = None
     ended_at: int | None = None
+    has_volume: bool | None = None  # whether its volumes are known; None: as the provider's `Capabilities.has_volume`
+    kind: SymbolKind | None = None
+    contract_size: float | None = None  # of a derivative: base units a contract, quote units where it is inverse
+    price_increment: float | None = None
+    quantity_increment: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,6 +149,7 @@ class Page:
     On ``[complete_from, complete_to)`` the provider vouches that there is no other candle than these. The core does not keep
     final candles outside of it; the forming one lies behind it. ``complete_to <= complete_from`` proves nothing; where both
     are an instant before the requested span, the provider has nothing newer than that, and may have older candles.
+    A volume is in units of the base; NaN where it is unknown: the core stores 0 and never takes that candle for a filler.
     ``revision`` is for a `Revised` provider: the data from which the page was read.
     ``proved_until`` is for the core, which sets it by the upstream's clock: nothing later has settled for sure.
     """
@@ -244,6 +274,16 @@ class Inspected(Protocol):
 
     async def inspect(self) -> str | None:
         """Which of its data cannot be served and why, one line each; None where all can. Calls no remote upstream."""
+        ...
+
+
+@runtime_checkable
+class Tainted(Protocol):
+    """What a provider has besides whose older versions stored faulty data."""
+
+    @property
+    def taints(self) -> Sequence[Taint]:
+        """The faults; known before the start."""
         ...
 
 

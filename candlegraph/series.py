@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from enum import StrEnum
 
 from candlegraph.timeframe import Timeframe
 
@@ -28,11 +29,26 @@ class Series:
     timeframe: Timeframe
 
 
+class SymbolKind(StrEnum):
+    """What is traded under a symbol."""
+
+    SPOT = "SPOT"
+    SWAP = "SWAP"
+    FUTURE = "FUTURE"
+    OPTION = "OPTION"
+    STOCK = "STOCK"
+    ETF = "ETF"
+    INDEX = "INDEX"
+    FX = "FX"
+    OTHER = "OTHER"
+
+
 @dataclass(frozen=True, slots=True)
 class InstrumentRecord:
     """A stored instrument. Instants are milliseconds since the epoch, UTC; None where not known.
 
     ``listed``: its provider lists it and can fetch more. Otherwise it was imported, and only the store has it.
+    ``contract_size`` is in base units a contract, of an inverse contract in quote units.
     """
 
     id: int
@@ -45,3 +61,8 @@ class InstrumentRecord:
     listed: bool
     first_available: int | None
     ended_at: int | None
+    has_volume: bool = True  # False: its volumes are unknown, and 0
+    kind: SymbolKind | None = None
+    contract_size: float | None = None
+    price_increment: float | None = None
+    quantity_increment: float | None = None

@@ -11,7 +11,7 @@ from enum import StrEnum
 from typing import Protocol, runtime_checkable
 
 from candlegraph.candle import Candles
-from candlegraph.provider import Budget, Capabilities, Market, Page, ProviderInfo, Revision
+from candlegraph.provider import Budget, Capabilities, Market, Page, ProviderInfo, Revision, Taint
 from candlegraph.series import Instrument
 from candlegraph.span import Span
 from candlegraph.timeframe import Timeframe
@@ -110,6 +110,7 @@ class ProviderStatus:
     budget: Budget | None = None
     last_failure: CallFailure | None = None
     counters: CallCounters = CallCounters()
+    taints: tuple[Taint, ...] = ()
 
 
 class Providers(Protocol):

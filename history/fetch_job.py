@@ -18,7 +18,7 @@ from candlegraph.upstream import Upstream, Urgency
 from candlegraph.zone import UTC, Zone, zone
 from history.forming import FormingCache, FormingCandles
 from history.page_writer import PageWriter
-from history.verdict import BadRows, FetchCall, PageVerdict, judge_page
+from history.verdict import BadRows, FetchCall, PageVerdict, judge_page, traits_for
 from storage.batches import CandleWrite, FetchLogRow, Superseded
 from storage.candles import CandleStore
 from storage.coverage import Coverage
@@ -259,7 +259,9 @@ class FetchJob:
 
     async def _store_page(self, page: Page, call: FetchCall, began: float) -> PageVerdict:
         """Judge one page, have it stored, and add it to the result."""
-        verdict = judge_page(page, call, self.provider.capabilities)
+        verdict = judge_page(page, call, traits_for(self.record, self.provider.capabilities))
+        if verdict.unknown_volumes:
+            self.provider.count_refused_rows(verdict.unknown_volumes)
         if verdict.bad.first:
             self._log_bad_rows(verdict.bad, verdict.bad.first)
         if verdict.is_empty_answer and not self.request.refetch:

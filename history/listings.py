@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 
 from candlegraph.backfill import SymbolSelection
@@ -206,6 +206,8 @@ class Listings:
         began = time.monotonic()
         # Of symbols named twice the last one counts, as with candles.
         listings = list({item.symbol: item for item in await source.listings()}.values())
+        if not source.capabilities.has_volume:
+            listings = [replace(item, has_volume=item.has_volume is True) for item in listings]
         await self._instruments.store_list(market, provider, listings, source.market.timezone, time.monotonic() - began)
         self._lists[market, provider].asked_at = began
 

@@ -1,4 +1,5 @@
-"""Checks once, at the first start after an upgrade, what an older version claimed of imported series.
+"""Checks once, at the first start after an upgrade, what an older version claimed of imported series, and what it stored of
+providers whose faults are known (`candlegraph.provider.Taint`).
 
 Each task is a row of ``upgrade_tasks``, closed when it is done: a process that is killed leaves the rest to the next one.
 """
@@ -18,7 +19,7 @@ import numpy as np
 
 from candlegraph.candle import Candles
 from candlegraph.errors import ProviderError, ProviderUnavailable, RateLimited
-from candlegraph.evidence import bucket_ends, longest_hole, runs
+from candlegraph.evidence import NO_HOLE_MS, bucket_ends, longest_hole, runs
 from candlegraph.outage import Outage
 from candlegraph.series import InstrumentRecord
 from candlegraph.span import Span, Spans
@@ -26,9 +27,10 @@ from candlegraph.upstream import Upstream, Urgency
 from candlegraph.zone import zone
 from history.fetch_job import FetchRequest
 from history.orchestrator import History
+from history.volume_upgrade import ALL_TIME, VolumeCorrection
 from storage.batches import CandleRead, CandleWrite
 from storage.leases import LeaseLost, Leases, LeaseToken
-from storage.migration.upgrade import Step, Task, close_task, open_tasks
+from storage.migration.upgrade import Step, Task, advance_task, close_task, note_taint, open_tasks
 from storage.withdrawals import Openings, StoredSeries, has_imports, note, openings, withdraw
 
 log = logging.getLogger(__name__)
@@ -37,10 +39,11 @@ T = TypeVar("T")
 LEASE = "upgrade"
 FILLERS_AT_ONCE = 20_000
 MAX_RUNS = 200  # imported runs of a series whose last candle is fetched again, the newest ones
+IMPORTED = (Step.HOLES, Step.LAST, Step.FILLERS)  # steps for series that something was imported into
+COVERAGE = "an older version did not prove that there were no trades"
 HOLES = "a hole between imported candles longer than an import covers"
 LAST_CANDLE = "the last candle of an imported run was fetched again"
 FILLERS = "imported minutes without a trade"
-ALL_TIME = Span(-62_135_596_800_000, 253_402_300_800_000)  # the years 1 to 9999
 
 
 @dataclass(slots=True)
@@ -69,7 +72,10 @@ class Upgrade:
     async def work(self) -> int:
         """Do what can be done now; how many tasks are left. Unavailable."""
         store = self.history.store
-        tasks = await open_tasks(store.database, Step.HOLES, Step.LAST, Step.FILLERS)
+        await self._note_taints()
+        tasks = await open_tasks(store.database, *IMPORTED, Step.COVERAGE, Step.VOLUME)
+        known = {(status.market.id, status.id) for status in self.history.providers.statuses()}
+        tasks = [task for task in tasks if task.step is not Step.VOLUME or (task.market, task.provider) in known]
         left = len(tasks)
         for series, group in groupby(tasks, key=lambda task: task.series):
             try:
@@ -78,15 +84,23 @@ class Upgrade:
                 return left
             imported = await has_imports(store.database, series)
             for task in group:
-                if not imported or await self._does(task):
+                if (task.step in IMPORTED and not imported) or await self._does(task):
                     await close_task(store.database, task)
                     left -= 1
         await self._leases.release([LEASE])
         if counts := +self._counts:
             said = ", ".join(f"{step}: {count:,}" for step, count in counts.items())
-            log.warning("checked the imports of an older version (%s); `candlegraph coverage log` lists it", said)
+            log.warning("checked what an older version has stored (%s); `candlegraph coverage log` lists it", said)
             self._counts.clear()
         return left
+
+    async def _note_taints(self) -> None:
+        """Make tasks of the faults that this database does not know of yet."""
+        for status in self.history.providers.statuses():
+            for taint in status.taints:
+                names = status.market.id, status.id
+                if count := await note_taint(self.history.store.database, *names, taint):
+                    log.warning("%s/%s: %d series of an older version are checked: %s", *names, count, taint.reason)
 
     async def _hold(self) -> LeaseToken:
         """Take or renew the lease. LeaseLost where another process has it."""
@@ -97,13 +111,18 @@ class Upgrade:
     async def _does(self, task: Task) -> bool:
         """Do a task; False where its provider is not available now."""
         try:
+            if task.step is Step.COVERAGE:
+                self._counts[task.step] += await self._withdraw_coverage(task.series)
+                return True
             if task.step is Step.HOLES:
                 self._counts[task.step] += await self._withdraw_holes(task.series)
                 return True
             provider = await self.history.providers.get(
                 task.market, task.provider, timeout_s=self.history.timings.query_deadline_s
             )
-            if provider and task.step is Step.LAST:
+            if provider and task.step is Step.VOLUME:
+                await self._correct_volumes(task, provider)
+            elif provider and task.step is Step.LAST:
                 self._counts[task.step] += await self._ask_last(task.series, provider)
             elif provider and provider.capabilities.has_volume:
                 self._counts[task.step] += await self._withdraw_fillers(task.series)
@@ -118,6 +137,15 @@ class Upgrade:
         except ProviderError as error:  # it will not have an answer later either: the candle stays as it is
             log.info("%s/%s does not answer for an imported candle: %s", task.market, task.provider, error.message)
         return True
+
+    async def _withdraw_coverage(self, series: StoredSeries) -> int:
+        """Withdraw the coverage of buckets without a stored candle; how many spans that was."""
+        store = self.history.store
+        ledger = (await store.read_coverage([series.instrument_id]))[0]
+        covered = ledger.spans.get(series.timeframe, Spans())
+        found = await openings(store.database, series, ALL_TIME)
+        empty = covered - runs(found.stamps, series.timeframe, zone(series.timezone), NO_HOLE_MS)
+        return len(await withdraw(store, series, empty, COVERAGE)) if empty else 0
 
     async def _withdraw_holes(self, series: StoredSeries) -> int:
         """Withdraw coverage of long holes between the first and the last imported candle; of how many."""
@@ -154,6 +182,18 @@ class Upgrade:
         changed = int(not before.same_as((await store.read([read]))[0]))
         await note(store, series, read.span, LAST_CANDLE, changed)
         return changed
+
+    async def _correct_volumes(self, task: Task, provider: Upstream) -> None:
+        """Read the volumes of a series again, call by call. ProviderError."""
+        store, reached = self.history.store, task.reached
+        record: InstrumentRecord = (await self.history.instruments.by_id([task.series.instrument_id]))[0]
+        correction = VolumeCorrection(store, task, record, provider)
+        while True:
+            reached, changed = await correction.step(reached, await self._hold())
+            self._counts[task.step] += changed
+            if reached is None:
+                return
+            await advance_task(store.database, task, reached)
 
     async def _withdraw_fillers(self, series: StoredSeries) -> int:
         """Withdraw imported candles without a trade, as corrections; their buckets stay covered. How many."""

@@ -18,7 +18,7 @@ from candlegraph.timeframe import MINUTE, Timeframe
 from candlegraph.upstream import Upstream, Urgency
 from candlegraph.zone import UTC
 from history.revisions import Revisions
-from history.verdict import FetchCall, judge_page
+from history.verdict import FetchCall, judge_page, traits_for
 from storage.batches import CandleRead, CandleWrite, Superseded
 from storage.candles import CandleStore
 
@@ -128,7 +128,7 @@ async def _fetched(record: InstrumentRecord, provider: Upstream, known: Spans) -
     while at < until:
         call = FetchCall(MINUTE, UTC, Span(at, until), final_until)
         page = await provider.fetch(record.instrument, MINUTE, call.span, Urgency.BACKFILL)
-        verdict = judge_page(page, call, provider.capabilities)
+        verdict = judge_page(page, call, traits_for(record, provider.capabilities))
         found.append(verdict.kept)
         proved |= verdict.covered
         if verdict.resume_at <= at:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from candlegraph.candle import Candles, concat
 from candlegraph.provider import Capabilities, Page
+from candlegraph.series import InstrumentRecord
 from candlegraph.span import Span, Spans
 from candlegraph.timeframe import Timeframe
 from candlegraph.zone import Zone
@@ -52,6 +53,12 @@ class PageVerdict:
     candles: int  # how many of them are candles
     is_empty_answer: bool  # no row came for a span that the page covers: to be checked again if that may be an outage
     is_off_target: bool  # rows came, but for other spans
+    unknown_volumes: int  # how many of the candles came without a volume, which is 0 then
+
+
+def traits_for(record: InstrumentRecord, capabilities: Capabilities) -> Capabilities:
+    """What a provider is like for one symbol: of another one it may know the volumes."""
+    return replace(capabilities, has_volume=capabilities.has_volume and record.has_volume)
 
 
 def judge_page(page: Page, call: FetchCall, traits: Capabilities) -> PageVerdict:
@@ -60,9 +67,12 @@ def judge_page(page: Page, call: FetchCall, traits: Capabilities) -> PageVerdict
     if page.proved_until is not None:
         final_until = min(final_until, call.timeframe.floor(page.proved_until, call.days))
     within = page.candles.sorted().between(asked)
-    candles, bad = _split_bad_rows(within, call)
-    if traits.has_volume:
-        candles = candles[~candles.fillers()]
+    known, unknown = within.with_known_volumes()
+    candles, bad = _split_bad_rows(known, call)
+    odd = np.isin(candles.timestamp, known.timestamp[unknown])
+    if traits.has_volume:  # a row of an unknown volume is no filler: somebody may have traded
+        kept = ~candles.fillers() | odd
+        candles, odd = candles[kept], odd[kept]
     covered = Spans([Span(page.complete_from, min(page.complete_to, final_until)) & asked]) - bad.spans
     nothing = page.complete_to <= asked.since
     unproved = asked.until if nothing else page.complete_from
@@ -86,6 +96,7 @@ def judge_page(page: Page, call: FetchCall, traits: Capabilities) -> PageVerdict
         candles=len(candles),
         is_empty_answer=not len(within) and bool(covered),
         is_off_target=not len(within) and bool(len(page.candles)),
+        unknown_volumes=int(np.count_nonzero(odd)) if traits.has_volume else 0,
     )
 
 

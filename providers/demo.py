@@ -21,7 +21,7 @@ from candlegraph.clock import DAY_MS, MINUTE_MS
 from candlegraph.errors import UnknownSymbol, Unsupported
 from candlegraph.provider import Budget, Capabilities, Listing, LiveMode, Market, Page, Provider
 from candlegraph.resample import fold
-from candlegraph.series import Instrument
+from candlegraph.series import Instrument, SymbolKind
 from candlegraph.span import Span
 from candlegraph.timeframe import MINUTE, Timeframe
 from candlegraph.zone import Int64s
@@ -169,7 +169,18 @@ class Synthetic:
     async def listings(self) -> Sequence[Listing]:
         """Every symbol there is."""
         return [
-            Listing(w.symbol, w.name, w.symbol[:-4], w.symbol[-3:], None, w.until is None, w.since, w.until)
+            Listing(
+                w.symbol,
+                w.name,
+                w.symbol[:-4],
+                w.symbol[-3:],
+                active=w.until is None,
+                first_available=w.since,
+                ended_at=w.until,
+                kind=SymbolKind.SPOT,
+                price_increment=1 / 10**w.decimals,
+                quantity_increment=0.001,
+            )
             for w in _PRICE_MODELS
         ]
 

@@ -105,7 +105,7 @@ class Registry:
                     self._add(provider)
         except ConfigurationError:
             raise
-        except Exception as error:  # noqa: BLE001 - a plugin may raise anything, and must not stop the others
+        except (Exception, SystemExit) as error:  # noqa: BLE001 - a plugin may raise anything, and must not stop the others
             market, _, called = point.name.partition(".")
             log.warning("provider plugin %s (%s) failed: %r", point.name, point.value, error)
             slot = _Slot(_unloaded(Market(market, market, ""), called or market))
@@ -173,7 +173,7 @@ class Registry:
         except ConfigurationError as error:
             slot.fail(ProviderState.NOT_CONFIGURED, error.message, START_RETRY_MS)
             return ProviderUnavailable(error.message)
-        except (Exception, asyncio.CancelledError) as error:
+        except (Exception, SystemExit, asyncio.CancelledError) as error:
             reason = f"{guard.id} could not be started: {str(error) or type(error).__name__}"
             slot.fail(ProviderState.FAILED, reason, START_RETRY_MS)
             if isinstance(error, ProviderError):

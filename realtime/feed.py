@@ -112,7 +112,7 @@ class Feed:
                 async with asyncio.TaskGroup() as group:
                     # The stream first, then history up to it: between the two no minute is without a source.
                     if stream := provider.stream(self._record.instrument):
-                        group.create_task(self._read_stream(stream))
+                        group.create_task(self._read_stream(stream, provider))
                     await self._follow_provider(group, provider, polls=stream is None)
             except* LeaseLost:
                 self.lost = True
@@ -158,11 +158,14 @@ class Feed:
         """Read the final minutes when they are due, and do other work in between at once."""
         loop = asyncio.get_running_loop()
         due = loop.time()
+        joined = MINUTE.next(provider.now_ms())
         while True:
             await self._publish_corrections()
             if loop.time() >= due:
                 whole = await self._advance(provider, again=polls)
-                due = loop.time() + (self._pause(provider, self._period(polls=polls)) if whole else 0)
+                # Trades show the minutes that open after the stream has joined.
+                joining = provider.capabilities.streams_trades and provider.now_ms() < joined
+                due = loop.time() + (self._pause(provider, self._period(polls=polls or joining)) if whole else 0)
                 self._history.fetcher.forming.follow(self._record.id, lambda: self._forming_minutes(provider))
             for key in self._topics.start():
                 group.create_task(self._join(key, provider))
@@ -193,11 +196,11 @@ class Feed:
 
     # Input from the provider
 
-    async def _read_stream(self, stream: AsyncGenerator[Candles, None]) -> None:
+    async def _read_stream(self, stream: AsyncGenerator[Candles, None], provider: Upstream) -> None:
         async with aclosing(stream):
             async for candles in stream:
                 late = candles[candles.timestamp < self.edge]
-                if len(late):
+                if len(late) and not provider.capabilities.streams_trades:  # a fold of trades corrects no history
                     await self._store_corrections(late)
                 ahead = candles[candles.timestamp >= self.edge]
                 self.minutes, self._streamed = self.minutes.merge(ahead), self._streamed.merge(ahead)

@@ -72,7 +72,9 @@ class ProviderCounters:
     failures: int = strawberry.field(description="Calls and streams that failed.")
     retries: int = strawberry.field(description="Calls that repeat a failed one.")
     rows: float = strawberry.field(description="Received candles; a Float, because an Int could overflow.")
-    refused_rows: float = strawberry.field(description="Invalid rows, which were not stored.")
+    refused_rows: float = strawberry.field(
+        description="Invalid rows, which were not stored, and candles without a volume."
+    )
 
     @strawberry.field(description="When the last call was made.")
     def last_call_at(parent: Parent[CallCounters]) -> datetime | None:
@@ -133,6 +135,10 @@ class Provider:
     def max_lookback(parent: Parent[ProviderStatus]) -> str | None:
         reach = parent.capabilities.reach_ms(MINUTE)
         return None if reach is None else f"PT{reach // 60_000}M"
+
+    @strawberry.field(description="How many of the newest candles can be had at most, at any timeframe.")
+    def max_lookback_candles(parent: Parent[ProviderStatus]) -> int | None:
+        return parent.capabilities.max_lookback_candles
 
     @strawberry.field(description="Its symbols, in the order of their names.", graphql_type=SymbolConnection | None)
     async def symbols(

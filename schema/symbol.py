@@ -6,7 +6,7 @@ import strawberry
 from strawberry import Info, Parent
 
 from candlegraph.answer import Answer, Fill, Wait
-from candlegraph.series import InstrumentRecord, Series
+from candlegraph.series import InstrumentRecord, Series, SymbolKind
 from candlegraph.timeframe import MINUTE
 from resolvers.candles import resolve_candles
 from resolvers.context import Context
@@ -14,6 +14,13 @@ from schema import arguments as arg
 from schema.candles import CandleSeries
 from schema.pagination import connection, field
 from schema.scalars import Timestamp
+
+strawberry.enum(
+    SymbolKind,
+    description=(
+        "SPOT a pair; SWAP a perpetual contract; FUTURE a dated one; OPTION; STOCK a share; ETF a fund; INDEX; FX two currencies; OTHER."
+    ),
+)
 
 
 @strawberry.type(description="A traded thing: a pair, a share, a file of candles.")
@@ -43,6 +50,22 @@ class Symbol:
     active: bool = strawberry.field(description="Whether it is still traded.")
     timezone: str = strawberry.field(description="The IANA zone in which its days open.")
     first_available: Timestamp | None = strawberry.field(description="Its first candle, where that is known.")
+    has_volume: bool = strawberry.field(
+        description="False where volumes are unknown: they are 0 then, and no candle is dropped for that."
+    )
+    kind: SymbolKind | None = strawberry.field(description="What it is; null where the provider does not say.")
+    price_increment: float | None = strawberry.field(
+        description="The smallest step of a price; null where the provider does not say."
+    )
+    quantity_increment: float | None = strawberry.field(
+        description="The smallest step of a quantity; null where the provider does not say."
+    )
+    contract_size: float | None = strawberry.field(
+        description=(
+            "What one contract of a derivative is worth, in units of the base, of an inverse one in units of the quote; "
+            "null where the provider does not say."
+        )
+    )
 
     @strawberry.field(description="Its candles.", graphql_type=CandleSeries | None)
     async def candles(

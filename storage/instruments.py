@@ -11,7 +11,7 @@ from typing import Any
 from cachetools import LRUCache
 
 from candlegraph.provider import Listing
-from candlegraph.series import Instrument, InstrumentRecord
+from candlegraph.series import Instrument, InstrumentRecord, SymbolKind
 from storage.database import SQL, Database, to_ms
 
 MAX_RECORDS = 20_000
@@ -99,6 +99,11 @@ class Instruments:
             [item.active for item in listings],
             [item.first_available for item in listings],
             [item.ended_at for item in listings],
+            [item.has_volume is not False for item in listings],
+            [item.kind for item in listings],
+            [item.contract_size for item in listings],
+            [item.price_increment for item in listings],
+            [item.quantity_increment for item in listings],
         ]
         async with self.database.transaction() as connection:
             if await connection.fetchval(SQL["listing_note"], market, provider, age_s):
@@ -134,4 +139,9 @@ def _record(row: Any) -> InstrumentRecord:
         listed=row["listed"],
         first_available=to_ms(row["first_available"]),
         ended_at=to_ms(row["ended_at"]),
+        has_volume=row["has_volume"],
+        kind=row["kind"] and SymbolKind(row["kind"]),
+        contract_size=row["contract_size"],
+        price_increment=row["price_increment"],
+        quantity_increment=row["quantity_increment"],
     )

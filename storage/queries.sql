@@ -30,20 +30,25 @@ returning true;
 -- name: instruments_list
 -- Stores the symbols of a list and updates the rows that changed. A provider may stop reporting `first_available`: it is kept.
 insert into instruments as i
-  (market, provider, symbol, name, folded, base_currency, quote_currency, timezone, active, listed, first_available, ended_at)
+  (market, provider, symbol, name, folded, base_currency, quote_currency, timezone, active, listed, first_available, ended_at,
+   has_volume, kind, contract_size, price_increment, quantity_increment)
 select $1, $2, x.symbol, x.name, x.folded, x.base, x.quote, x.timezone, x.active, true,
-       ms(x.first), ms(x.ended)
-from unnest($3::text[], $4::text[], $5::text[], $6::text[], $7::text[], $8::text[], $9::bool[], $10::int8[], $11::int8[])
-  x (symbol, name, folded, base, quote, timezone, active, first, ended)
+       ms(x.first), ms(x.ended), x.volume, x.kind, x.size, x.price, x.quantity
+from unnest($3::text[], $4::text[], $5::text[], $6::text[], $7::text[], $8::text[], $9::bool[], $10::int8[], $11::int8[],
+            $12::bool[], $13::text[], $14::float8[], $15::float8[], $16::float8[])
+  x (symbol, name, folded, base, quote, timezone, active, first, ended, volume, kind, size, price, quantity)
 order by x.symbol
 on conflict (market, provider, symbol) do update set
   name = excluded.name, folded = excluded.folded, base_currency = excluded.base_currency,
   quote_currency = excluded.quote_currency, timezone = excluded.timezone, active = excluded.active, listed = true,
   first_available = coalesce(excluded.first_available, i.first_available),
-  ended_at = excluded.ended_at, updated_at = now()
-where (i.name, i.folded, i.base_currency, i.quote_currency, i.timezone, i.active, i.listed, i.ended_at)
+  ended_at = excluded.ended_at, has_volume = excluded.has_volume, kind = excluded.kind, contract_size = excluded.contract_size,
+  price_increment = excluded.price_increment, quantity_increment = excluded.quantity_increment, updated_at = now()
+where (i.name, i.folded, i.base_currency, i.quote_currency, i.timezone, i.active, i.listed, i.ended_at, i.has_volume, i.kind,
+       i.contract_size, i.price_increment, i.quantity_increment)
       is distinct from (excluded.name, excluded.folded, excluded.base_currency, excluded.quote_currency, excluded.timezone,
-                        excluded.active, true, excluded.ended_at)
+                        excluded.active, true, excluded.ended_at, excluded.has_volume, excluded.kind, excluded.contract_size,
+                        excluded.price_increment, excluded.quantity_increment)
    or excluded.first_available is distinct from i.first_available;
 
 -- name: instruments_unlist
@@ -339,10 +344,24 @@ select exists (select from ohlcv_data where instrument_id = $1 and timeframe = $
 select timeframe from coverage where instrument_id = $1 and not isempty(covered) order by timeframe;
 
 -- name: upgrade_open
-select t.instrument_id, t.timeframe, t.step, t.noted_at, i.timezone, i.market, i.provider
+select t.instrument_id, t.timeframe, t.step, t.noted_at, t.reached, i.timezone, i.market, i.provider
 from upgrade_tasks t join instruments i on i.id = t.instrument_id
 where t.done_at is null and t.step = any ($1::text[])
 order by t.instrument_id, t.timeframe, array_position($1::text[], t.step);
+
+-- name: taint_note
+insert into taints (market, provider, name) values ($1, $2, $3) on conflict do nothing returning true;
+
+-- name: series_covered
+select c.instrument_id, c.timeframe, i.symbol from coverage c join instruments i on i.id = c.instrument_id
+where i.market = $1 and i.provider = $2 and not isempty(c.covered) order by 1, 2;
+
+-- name: upgrade_add
+insert into upgrade_tasks (instrument_id, timeframe, step) select i, tf, $3 from unnest($1::int4[], $2::text[]) x (i, tf)
+on conflict (instrument_id, timeframe, step) do update set noted_at = now(), done_at = null, reached = null;
+
+-- name: upgrade_advance
+update upgrade_tasks set reached = ms($4::int8) where instrument_id = $1 and timeframe = $2 and step = $3;
 
 -- name: upgrade_take
 -- Locks a task until the transaction ends; returns nothing where it is done.

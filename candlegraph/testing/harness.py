@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Coroutine, Iterator, Sequence
 from contextlib import AsyncExitStack, contextmanager
+from dataclasses import replace
 from typing import Any, Self
 
 from candlegraph import clock
@@ -89,7 +90,8 @@ class Harness:
         for left in reversed(range(_MAX_ATTEMPTS)):
             await self._pace()
             try:
-                return await self.provider.fetch(instrument, timeframe, span)
+                page = await self.provider.fetch(instrument, timeframe, span)
+                return replace(page, candles=page.candles.with_known_volumes()[0])
             except RateLimited as error:
                 if self.subject.fail or not left:
                     raise

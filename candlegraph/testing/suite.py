@@ -13,12 +13,12 @@ from candlegraph.testing.rule import Rule
 from candlegraph.testing.rules import description as shape
 from candlegraph.testing.rules import errors as failures
 from candlegraph.testing.rules import pages as answers
-from candlegraph.testing.rules import streams
+from candlegraph.testing.rules import probing, streams
 from candlegraph.testing.subject import SubjectFactory
 
 RULES: tuple[Rule, ...] = tuple(
     found
-    for module in (shape, answers, failures, streams)
+    for module in (shape, answers, probing, failures, streams)
     for found in vars(module).values()
     if isinstance(found, Rule)
 )

@@ -17,7 +17,7 @@ from candlegraph.candle import Candles
 from candlegraph.clock import DAY_MS, MINUTE_MS
 from candlegraph.errors import ConfigurationError, ProviderUnavailable, Unsupported
 from candlegraph.provider import Budget, Capabilities, Listing, LiveMode, Market, Page, Provider, UnconfiguredProvider
-from candlegraph.series import Instrument
+from candlegraph.series import Instrument, SymbolKind
 from candlegraph.span import Span
 from candlegraph.timeframe import MINUTE, Timeframe
 from candlegraph.zone import zone
@@ -247,11 +247,24 @@ def _listings(body: bytes) -> list[Listing]:
         if active or symbol not in found:
             name = asset.get("name")
             found[symbol] = Listing(
-                symbol, name if isinstance(name, str) and name else None, quote="USD", active=active
+                symbol,
+                name if isinstance(name, str) and name else None,
+                quote="USD",
+                active=active,
+                kind=_kind(name),
             )
     if not found:
         raise ProviderUnavailable("Alpaca listed no symbols.")
     return list(found.values())
+
+
+def _kind(name: object) -> SymbolKind | None:
+    """What the name says that it is: Alpaca's class, `us_equity`, holds shares and funds alike."""
+    if not isinstance(name, str):
+        return None
+    if re.search(r"\bETF\b", name):
+        return SymbolKind.ETF
+    return SymbolKind.STOCK if re.search(r"(?i)\b(common stock|ordinary shares?|common shares?)\b", name) else None
 
 
 def _rfc3339(instant: int) -> str:

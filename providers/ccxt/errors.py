@@ -27,8 +27,10 @@ _SECRETS = re.compile(r"(?<=\?)\S+|(?<=//)[^/@\s]+(?=@)")  # a URL's query (keys
 
 @dataclass(slots=True)
 class HttpResponse:
-    """The HTTP answer to one request."""
+    """The HTTP answer to one request, and where that request went: its URL and body."""
 
+    url: str = ""
+    sent_body: object = None
     status: int = 0
     retry_after: float | None = None
     body: object = None
@@ -88,7 +90,7 @@ def _handshake(error: Exception) -> HttpResponse | None:
     """What a websocket's handshake was answered with; ccxt puts aiohttp's error into its own."""
     inner = error.args[0] if error.args else None
     status, headers = getattr(inner, "status", None), getattr(inner, "headers", None)
-    return HttpResponse(status, retry_after(headers or {})) if isinstance(status, int) else None
+    return HttpResponse(status=status, retry_after=retry_after(headers or {})) if isinstance(status, int) else None
 
 
 def retry_after(headers: Mapping[str, str]) -> float | None:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from contextvars import ContextVar
 from copy import deepcopy
+from enum import StrEnum
 from functools import lru_cache
 from importlib import import_module
 from importlib.metadata import version
@@ -17,10 +18,10 @@ from candlegraph.errors import BadUserInput, ConfigurationError, ProviderUnavail
 from candlegraph.timeframe import Timeframe
 from providers.ccxt.errors import HttpResponse, last_response, retry_after, unreadable
 from providers.ccxt.kraken import KrakenSocket
+from providers.ccxt.traits import ExchangeTraits, traits_of
 
+TICK_SIZE = 4  # of ccxt's modes of precision, the one that says a number's smallest step
 KEEP_ALIVE_MS = 15_000  # Binance's class waits 180 s before it notices a dead line
-_BINANCE = ("binance", "binanceus", "binanceusdm", "binancecoinm")
-_DAYS_NOT_UTC = ("htx", "bittrade")  # their days open at midnight in Singapore
 _SOCKET_CLASSES = {"kraken": (KrakenSocket,)}  # extra bases, in front of a class
 
 OhlcvRows = list[list[float]]
@@ -36,6 +37,7 @@ class Exchange(Protocol):
 
     name: str
     rateLimit: float  # noqa: N815
+    precisionMode: int  # noqa: N815
     timeout: float
     has: Mapping[str, object]
     timeframes: Mapping[str, object] | None
@@ -44,18 +46,31 @@ class Exchange(Protocol):
     symbols: list[str]
     ids: list[str]
     ohlcvs: dict[str, object]
+    trades: dict[str, object]
+    options: Mapping[str, object]
     clients: dict[str, Any]
 
     async def load_markets(self) -> object: ...
-    async def fetch_ohlcv(self, symbol: str, timeframe: str, since: int, limit: int) -> OhlcvRows: ...
+    async def fetch_ohlcv(
+        self, symbol: str, timeframe: str, since: int, limit: int, params: Mapping[str, object]
+    ) -> OhlcvRows: ...
     async def fetch_time(self) -> object: ...
     async def watch_ohlcv(self, symbol: str, timeframe: str, since: None, limit: int) -> OhlcvRows: ...
     async def un_watch_ohlcv(self, symbol: str, timeframe: str) -> object: ...
+    async def watch_trades(self, symbol: str) -> Sequence[Mapping[str, object]]: ...
+    async def un_watch_trades(self, symbol: str) -> object: ...
     def is_quiet(self, symbol: str) -> bool: ...
     async def close_ws_clients(self) -> None: ...
     async def close(self) -> None: ...
     def feature_value(self, symbol: str, method: str, param: str) -> object: ...
     def feature_value_by_type(self, kind: str, sub: str | None, method: str, param: str) -> object: ...
+
+
+class Until(int):
+    """The end of a question, as ``params`` of ccxt's ``fetch_ohlcv`` take it.
+
+    Where it is still among the parameters when a request is made, ccxt's class made nothing of it.
+    """
 
 
 class _Instrumented:
@@ -65,6 +80,7 @@ class _Instrumented:
     and an error carries it.
     """
 
+    id: str
     name: str
     own_session: bool
     session: Any
@@ -85,11 +101,21 @@ class _Instrumented:
             charges.append(1.0 if cost is None else float(cost))
         await super().throttle(cost)  # type: ignore[misc]
 
+    def sign(self, path: str, api: object = "public", method: str = "GET", params: object = None, *rest: object) -> Any:
+        """Make a request, its end by the exchange's name where ccxt's class has another or none."""
+        if isinstance(params, dict) and "until" in params:
+            name, until = traits_of(self.id).until, params["until"]
+            if name != "until" and (name is not None or isinstance(until, Until)):
+                params = {key: value for key, value in params.items() if key != "until"}
+            if name not in {None, "until"}:
+                params[name] = super().iso8601(int(until))  # type: ignore[misc]
+        return super().sign(path, api, method, params or {}, *rest)  # type: ignore[misc]
+
     async def fetch(
         self, url: str, method: str = "GET", headers: object = None, body: object = None
     ) -> dict[str, object] | list[object]:
         """Do one HTTP request. Where the body is no JSON, ccxt returns its text: that is an error here."""
-        answer = HttpResponse()
+        answer = HttpResponse(url, body)
         last_response.set(answer)
         try:
             parsed: object = await super().fetch(url, method, headers, body)  # type: ignore[misc]
@@ -163,11 +189,11 @@ def make_exchange(exchange_id: str, options: Mapping[str, object]) -> Exchange:
     return cast(Exchange, exchange)
 
 
-def native_timeframes(exchange_id: str, names: Iterable[str]) -> dict[Timeframe, str]:
+def native_timeframes(traits: ExchangeTraits, names: Iterable[str]) -> dict[Timeframe, str]:
     """ccxt's name of each native timeframe whose buckets open where ours do.
 
-    Weeks, months and long hours are believed of Binance alone: elsewhere weeks begin on a Thursday or a Sunday, and
-    long hours count from an Asian midnight. Hours up to four fit any of these; the rest is folded from them.
+    Weeks, months and long hours are believed only where the traits say so: elsewhere weeks begin on a Thursday or a
+    Sunday, and long hours count from an Asian midnight. Hours up to four fit any of these; the rest is folded from them.
     """
     found: dict[Timeframe, str] = {}
     for name in names:
@@ -175,13 +201,45 @@ def native_timeframes(exchange_id: str, names: Iterable[str]) -> dict[Timeframe,
             timeframe = Timeframe.parse(name)
         except BadUserInput:  # seconds, for one
             continue
-        widest = DAY_MS if exchange_id in _BINANCE else 4 * HOUR_MS
+        widest = DAY_MS if traits.long_buckets else 4 * HOUR_MS
         fits = bool(timeframe.width_ms) and timeframe.width_ms <= widest and DAY_MS % timeframe.width_ms == 0
-        fits |= timeframe == Timeframe(1, "d") and exchange_id not in _DAYS_NOT_UTC
-        fits |= timeframe in {Timeframe(1, "w"), Timeframe(1, "mon")} and exchange_id in _BINANCE
+        fits |= timeframe == Timeframe(1, "d") and not traits.day_offset
+        fits |= timeframe in {Timeframe(1, "w"), Timeframe(1, "mon")} and traits.long_buckets
         if fits:
             found.setdefault(timeframe, name)
     return found
+
+
+class LiveSource(StrEnum):
+    """What of an exchange's websocket the forming minute is made of."""
+
+    CANDLES = "candles"
+    TRADES = "trades"
+
+
+def live_source(exchange: Exchange) -> LiveSource | None:
+    """What ccxt's class can watch: 1m candles, else trades; None where it can watch neither."""
+    names = _websocket_timeframes(exchange)
+    if exchange.has.get("watchOHLCV") is True and "1m" in names:
+        return LiveSource.CANDLES
+    return LiveSource.TRADES if exchange.has.get("watchTrades") is True else None
+
+
+def _websocket_timeframes(exchange: Exchange) -> set[str]:
+    """The timeframes of the websocket: a map of its own among the options, perhaps one for each kind of market, or that of REST."""
+    watch = exchange.options.get("watchOHLCV")
+    maps = [exchange.options.get("timeframes"), exchange.options.get("wsTimeframes")]
+    for own in (*maps, watch.get("timeframes") if isinstance(watch, Mapping) else None):
+        if isinstance(own, Mapping) and own:
+            return {*own, *(name for inner in own.values() if isinstance(inner, Mapping) for name in inner)}
+    return set(exchange.timeframes or ())
+
+
+def declared_limit(exchange: Exchange) -> int | None:
+    """How many rows one call brings, as ccxt declares it; None where it does not."""
+    kinds: tuple[tuple[str, str | None], ...] = (("spot", None), ("swap", "linear"))
+    limits = (exchange.feature_value_by_type(*kind, "fetchOHLCV", "limit") for kind in kinds)
+    return next((limit for limit in limits if isinstance(limit, int) and limit), None)
 
 
 @lru_cache(maxsize=1)

@@ -26,11 +26,16 @@ from candlegraph import clock, errors
 from candlegraph.clock import DAY_MS
 from candlegraph.errors import ProviderError, ProviderUnavailable
 from candlegraph.provider import Listing
+from candlegraph.series import SymbolKind
 from providers.ccxt.errors import translating_errors
-from providers.ccxt.exchange import Exchange, MarketInfo, make_exchange
+from providers.ccxt.exchange import TICK_SIZE, Exchange, MarketInfo, make_exchange
 from providers.ccxt.timings import CcxtTimings
+from providers.ccxt.traits import ExchangeTraits
+from providers.ccxt.volumes import VolumeScale, contract_size
 
 log = logging.getLogger(__name__)
+
+_KINDS = {kind.value.lower(): kind for kind in SymbolKind}  # ccxt's types of markets are among these
 
 MAX_AGE_MS = DAY_MS  # older symbols are used still, while new ones are being fetched
 
@@ -88,20 +93,21 @@ class Markets:
         self._written_for = {"ccxt": version, "options": hashlib.blake2b(said, digest_size=4).hexdigest()}
         self._file = folder / "ccxt" / f"{exchange_id}.jsonl" if folder else None
         self._at = 0  # when those in use were listed
-        self._loading: asyncio.Task[None] | None = None
+        self._loading: asyncio.Task[bool] | None = None
         self._child: subprocess.Popen[bytes] | None = None
         self._closed = False
 
     async def ensure_loaded(self, exchange: Exchange) -> None:
         """Have symbols, perhaps a day old; ProviderError where there are none to be had."""
         if not exchange.markets:
-            await self._once(exchange, kept=True)
+            await asyncio.shield(self._begin(exchange, kept=True))
         if clock.now_ms() - self._at > MAX_AGE_MS:
             self._begin(exchange, kept=False)
 
     async def refresh(self, exchange: Exchange) -> None:
         """Fetch the list; concurrent callers wait for the same answer. ProviderError."""
-        await self._once(exchange, kept=False)
+        while not await asyncio.shield(self._begin(exchange, kept=False)):
+            pass  # the file was being read, and it may be old
 
     async def close(self) -> None:
         """Give a list up that is still being loaded."""
@@ -111,22 +117,21 @@ class Markets:
                 self._child.kill()
             await asyncio.wait([self._loading])
 
-    async def _once(self, exchange: Exchange, *, kept: bool) -> None:
-        await asyncio.shield(self._begin(exchange, kept=kept))
-
-    def _begin(self, exchange: Exchange, *, kept: bool) -> asyncio.Task[None]:
+    def _begin(self, exchange: Exchange, *, kept: bool) -> asyncio.Task[bool]:
+        """Load, or join what is being loaded already; the result says whether it came from the exchange."""
         if self._loading is None or self._loading.done():
             self._loading = asyncio.create_task(self._load(exchange, kept=kept))
             self._loading.add_done_callback(lambda task: task.cancelled() or task.exception())  # fetched by somebody
         return self._loading
 
-    async def _load(self, exchange: Exchange, *, kept: bool) -> None:
+    async def _load(self, exchange: Exchange, *, kept: bool) -> bool:
         tables = await asyncio.to_thread(self._restore) if kept else None
-        if tables is None:
+        if is_new := tables is None:
             self._at = clock.now_ms()  # a failed try counts, too: the next one behind is tomorrow's
             tables = await asyncio.to_thread(self._list, exchange.name)
         old = tables.swap(exchange)
         await asyncio.to_thread(_release_slowly, old)
+        return is_new
 
     def _restore(self) -> _SymbolTables | None:
         """The symbols of the file; None where anything is wrong with it: then they are fetched."""
@@ -185,8 +190,9 @@ class Markets:
         raise getattr(errors, kind)(message, retry_after=retry_after)
 
 
-def listing(market: MarketInfo) -> Listing:
+def listing(market: MarketInfo, traits: ExchangeTraits, exchange: Exchange) -> Listing:
     """One line of a symbol list."""
+    steps = exchange.precisionMode == TICK_SIZE  # else a precision is a number of digits
     created = market.get("created")
     texts = {key: str(market[key]) if market.get(key) else None for key in ("id", "base", "quote")}
     return Listing(
@@ -196,7 +202,19 @@ def listing(market: MarketInfo) -> Listing:
         quote=texts["quote"],
         active=market.get("active") is not False,  # None: the exchange does not report it
         first_available=created if isinstance(created, int) and created > 0 else None,
+        has_volume=VolumeScale.of_rows(traits, market).times is not None,
+        kind=_KINDS.get(str(market.get("type")), SymbolKind.OTHER),
+        contract_size=None if market.get("spot") else contract_size(market),
+        price_increment=_increment(market, "price") if steps else None,
+        quantity_increment=_increment(market, "amount") if steps else None,
     )
+
+
+def _increment(market: MarketInfo, what: str) -> float | None:
+    """The smallest step of a price or an amount; None where ccxt does not know it."""
+    precision = market.get("precision")
+    step = precision.get(what) if isinstance(precision, Mapping) else None
+    return float(step) if isinstance(step, int | float) and step > 0 else None
 
 
 def _release_slowly(tables: list[dict[str, Any]]) -> None:

@@ -1,89 +1,108 @@
-"""What a page of an exchange's rows proves, by what the exchange is known to answer."""
+"""What a page of an exchange's rows proves: no more than what was sent, and what earlier answers showed."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from enum import Enum
 
 from candlegraph import clock
 from candlegraph.candle import Candles
 from candlegraph.provider import Page
 from candlegraph.span import Span
 from candlegraph.timeframe import Timeframe
-
-_SMALLEST_CAP = 100  # no exchange of ccxt's cuts an answer of fewer rows
-# Rows behind now that can be had at all: kraken's source and ccxt#215; the text of Gate's error; Hyperliquid's docs.
-LOOKBACK_ROWS = {"kraken": 720, "gate": 10_000, "gateeu": 10_000, "hyperliquid": 5_000}
-
-
-class PagingStyle(Enum):
-    """What an exchange answers to ``since`` and ``limit``, as ccxt puts them to it (read in ccxt's source)."""
-
-    FORWARD = "the oldest rows from since on, however far away they are"
-    WINDOW = "the rows of the window of limit buckets that opens at since"
-    NEWEST = "the newest rows it keeps, even where since is older"
-    UNKNOWN = "probably a window, perhaps cut at a number of rows we do not know"
-
-
-_PAGING_STYLES = {
-    "binance": PagingStyle.FORWARD,
-    "binanceus": PagingStyle.FORWARD,
-    "binanceusdm": PagingStyle.FORWARD,
-    "coinbase": PagingStyle.WINDOW,
-    "gemini": PagingStyle.NEWEST,
-    "kraken": PagingStyle.NEWEST,
-}
-
-
-def paging_style_of(exchange_id: str, *, inverse: bool) -> PagingStyle:
-    """What an exchange answers of a symbol; of inverse swaps ccxt asks for a window, for it sets their ``endTime``."""
-    reach = _PAGING_STYLES.get(exchange_id, PagingStyle.UNKNOWN)
-    return PagingStyle.WINDOW if reach is PagingStyle.FORWARD and inverse else reach
-
-
-def lookback_of(exchange_id: str) -> int | None:
-    """How many final candles there are to be had; of the newest rows the last one is forming."""
-    rows = LOOKBACK_ROWS.get(exchange_id)
-    return rows - 1 if rows and _PAGING_STYLES.get(exchange_id) is PagingStyle.NEWEST else rows
+from providers.ccxt.observations import Observations, SeriesKey
+from providers.ccxt.sent import SentWindow
+from providers.ccxt.traits import Answers, ExchangeTraits
 
 
 @dataclass(frozen=True, slots=True)
 class PageRequest:
-    """A question to an exchange."""
+    """A question to an exchange, and what was sent for it."""
 
     timeframe: Timeframe
     span: Span
-    limit: int
-    paging_style: PagingStyle
-    lookback_rows: int | None = None
+    sent: SentWindow
+    traits: ExchangeTraits
+    key: SeriesKey
 
 
-def page_of(found: Candles, rows: int, asked: PageRequest) -> Page:
+def page_of(found: Candles, rows: int, asked: PageRequest, seen: Observations) -> Page:
     """Decide what ``rows`` rows prove, folded into the candles ``found``, some perhaps outside the requested span."""
-    span, timeframe, reach = asked.span, asked.timeframe, asked.paging_style
-    now = clock.now_ms()
-    since = complete_from = span.since
-    window_ends = timeframe.shift(since, asked.limit)
-    if not len(found):
-        complete_to = {PagingStyle.FORWARD: span.until, PagingStyle.NEWEST: since}.get(reach, window_ends)
+    now, span = clock.now_ms(), asked.span
+    if asked.traits.answers is Answers.NEWEST:
+        claim = Span(int(found.timestamp[0]), span.until) if len(found) else Span(span.since, span.since)
+    elif len(found):
+        claim = _claim(found, rows, asked, seen)
     else:
-        first, after_last = int(found.timestamp[0]), timeframe.next(int(found.timestamp[-1]))
-        unsure = reach is PagingStyle.UNKNOWN and rows >= _SMALLEST_CAP
-        # A row behind the window (its end may be meant inclusively) was not looked for in a window.
-        strayed = reach is not PagingStyle.FORWARD and after_last > timeframe.next(window_ends)
-        if reach is PagingStyle.NEWEST or unsure or strayed:
-            complete_from = max(since, first)
-        if reach is PagingStyle.NEWEST:
-            complete_to = span.until
-        elif rows >= asked.limit or unsure or strayed:
-            complete_to = after_last
-        else:
-            # Not the whole span: should the page have been cut short behind our back, the next one will tell.
-            complete_to = max(after_last, window_ends)
-    if asked.lookback_rows:
-        complete_from = max(complete_from, timeframe.shift(now, -asked.lookback_rows))
+        claim = _empty_claim(asked, seen)
+    complete_from = max(span.since, claim.since)
+    if asked.traits.lookback:
+        edge = asked.timeframe.shift(now, -asked.traits.lookback)
+        if not asked.traits.lookback_counts_quiet and len(found):  # rows are counted: they may reach further back
+            edge = min(edge, int(found.timestamp[0]))
+        complete_from = max(complete_from, edge)
+    seen.learn(asked.key, found, rows, asked.sent)
     # Nothing is proved of the forming bucket, nor of the future.
-    return Page(found.between(span), complete_from, min(complete_to, span.until, timeframe.floor(now)))
+    return Page(found.between(span), complete_from, min(claim.until, span.until, asked.timeframe.floor(now)))
+
+
+def _claim(found: Candles, rows: int, asked: PageRequest, seen: Observations) -> Span:
+    """What rows prove."""
+    timeframe, sent, from_start = asked.timeframe, asked.sent, asked.traits.answers is Answers.FROM_START
+    first, after_last = int(found.timestamp[0]), timeframe.next(int(found.timestamp[-1]))
+    opens, ends = _start(asked), _end(asked)
+    if ends is not None and after_last > timeframe.next(ends):
+        ends = None  # a row behind the bucket of an end that may be meant inclusively: the end was not obeyed
+    cut = seen.is_cut(asked.key, rows, sent.count)
+    since, until = first, after_last
+    if opens is None:
+        if ends is not None:  # the newest rows before an end; where they are fewer, there are no older ones
+            since, until = first if cut else min(first, asked.span.since), max(after_last, ends)
+    elif ends is not None and not cut:
+        since, until = min(first, opens), max(after_last, ends)
+    elif from_start:
+        since = min(first, opens)
+        if not cut and sent.count:
+            # Not the whole span: should the page have been cut short behind our back, the next one will tell.
+            until = max(after_last, timeframe.shift(opens, sent.count))
+    elif ends is None:
+        if (not cut or seen.is_oldest_first(asked.key, found)) and seen.reaches(asked.key, opens):
+            since = min(first, opens)
+        if not cut:
+            until = max(after_last, _looked_until(asked, opens, seen))
+    return Span(since, until)
+
+
+def _looked_until(asked: PageRequest, opens: int, seen: Observations) -> int:
+    """How far an exchange that was sent no end looked for rows: as many buckets as were asked for, and as it has before."""
+    window = seen.window(asked.key)
+    return asked.timeframe.shift(opens, min(asked.sent.count or window, window))
+
+
+def _empty_claim(asked: PageRequest, seen: Observations) -> Span:
+    """What an answer without rows proves."""
+    span, opens, ends = asked.span, _start(asked), _end(asked)
+    nothing = Span(span.since, span.since)
+    if ends is not None:
+        return Span(span.since if opens is None else opens, ends)
+    if opens is None:
+        return nothing
+    if asked.traits.answers is Answers.FROM_START:
+        return Span(opens, span.until)
+    return Span(opens, _looked_until(asked, opens, seen))
+
+
+def _start(asked: PageRequest) -> int | None:
+    """The first opening that a row may have by the start that was sent; a start may be meant exclusively."""
+    sent, timeframe = asked.sent.start, asked.timeframe
+    if sent is None:
+        return None
+    opens = timeframe.ceil(sent)
+    return timeframe.next(opens) if opens == sent and asked.traits.answers is Answers.UNKNOWN else opens
+
+
+def _end(asked: PageRequest) -> int | None:
+    """The end of the buckets that may have a row by the end that was sent; where a bucket opens, it is meant exclusively."""
+    return None if asked.sent.end is None else asked.timeframe.ceil(asked.sent.end)
 
 
 def has_rows_list(body: object, depth: int = 4) -> bool:

@@ -9,47 +9,55 @@ not taken for the truth as it stands: 200 with a cut body is an empty list to it
 from __future__ import annotations
 
 import asyncio
-import json
-import re
 from collections.abc import AsyncGenerator, Iterable, Iterator, Mapping, Sequence
 from contextlib import aclosing, contextmanager
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from difflib import get_close_matches
-from importlib.util import find_spec
+from functools import partial
 from pathlib import Path
 
-from candlegraph import clock
 from candlegraph.candle import Candles
+from candlegraph.clock import HOUR_MS
 from candlegraph.errors import ConfigurationError, ProviderRefused, ProviderUnavailable, UnknownSymbol, Unsupported
-from candlegraph.provider import Budget, Capabilities, Listing, LiveMode, Market, Page, Provider
+from candlegraph.provider import Listing, LiveMode, Market, Page, Provider, Taint
+from candlegraph.resample import fold
 from candlegraph.series import Instrument
 from candlegraph.span import Span
 from candlegraph.timeframe import MINUTE, Timeframe
 from providers.ccxt import streaming
-from providers.ccxt.errors import last_response, translating_errors, unreadable
-from providers.ccxt.exchange import Exchange, MarketInfo, ccxt_version, make_exchange, native_timeframes, spent
-from providers.ccxt.markets import Markets, listing
-from providers.ccxt.pages import (
-    LOOKBACK_ROWS,
-    PageRequest,
-    PagingStyle,
-    has_rows_list,
-    lookback_of,
-    page_of,
-    paging_style_of,
+from providers.ccxt.capabilities import UNDECLARED_LIMIT, first_capabilities, learned_capabilities
+from providers.ccxt.delisting import EmptyAnswers
+from providers.ccxt.errors import HttpResponse, last_response, translating_errors, unreadable
+from providers.ccxt.exchange import (
+    Exchange,
+    MarketInfo,
+    Until,
+    ccxt_version,
+    live_source,
+    make_exchange,
+    native_timeframes,
+    spent,
 )
+from providers.ccxt.first_candle import STEPS, find_first
+from providers.ccxt.markets import Markets, listing
+from providers.ccxt.observations import Observations, SeriesKey
+from providers.ccxt.pages import PageRequest, has_rows_list, page_of
+from providers.ccxt.sent import SentWindow, read_window
+from providers.ccxt.settings import known_exchanges, read_options
 from providers.ccxt.timings import CcxtTimings
+from providers.ccxt.traits import Answers, traits_of
+from providers.ccxt.volumes import VolumeScale, kind_of, taints_of
 
 DEFAULT_EXCHANGES = "binance,kraken,coinbase"
 
-_ID = re.compile(r"[a-z][a-z0-9]{0,31}")
-_UNDECLARED_LIMIT = 500
-_SETTLE_MS = {"binance": 5_000}
-_TYPICAL = tuple(map(Timeframe.parse, ("1m", "5m", "15m", "30m", "1h", "4h", "1d")))
-_BUDGET_S = 60.0
-_CONCURRENT = 8  # of 8 pages at once, 100 take a fifth of the time; more of them only make a queue
-_CREDENTIALS = ("apiKey", "uid", "login", "walletAddress", "token")  # ccxt's options that identify the caller
-_MAX_EMPTY_ANSWERS = 3  # empty answers up to now after which a symbol that is not traded has ended
+
+@dataclass(frozen=True, slots=True)
+class _Answer:
+    """The candles of one call, the number of rows that they came in, and the window that was sent."""
+
+    found: Candles
+    rows: int
+    sent: SentWindow
 
 
 class Ccxt:
@@ -72,13 +80,9 @@ class Ccxt:
         """
         self.id = exchange_id
         self.name = exchange_id.capitalize()
-        self.capabilities = Capabilities(
-            _TYPICAL,
-            LiveMode.POLL,
-            max_rows_per_call=_UNDECLARED_LIMIT,
-            max_lookback_candles=lookback_of(exchange_id),
-            settle_ms=_SETTLE_MS.get(exchange_id, 30_000),
-        )
+        self._traits = traits_of(exchange_id)
+        self.capabilities = first_capabilities(exchange_id, self._traits, self._margin)
+        self._seen = Observations(self._traits.rows_per_call)
         self._options = options or {}
         self._timings = timings or CcxtTimings()
         self._exchange: Exchange | None = None
@@ -86,9 +90,7 @@ class Ccxt:
         self._native: dict[Timeframe, str] = {}
         self._folder = folder
         self._markets = Markets(exchange_id, self._options, ccxt_version(), self._timings, folder)
-        self._empty_answers: dict[
-            str, tuple[int, int]
-        ] = {}  # from when on a delisted symbol has nothing, and how often so
+        self._empty_answers = EmptyAnswers()
 
     def __repr__(self) -> str:
         """Print no option: they may hold keys."""
@@ -98,6 +100,11 @@ class Ccxt:
     def description(self) -> str:
         """One sentence."""
         return f"Candles of {self.name}, through its public API and the ccxt library."
+
+    @property
+    def taints(self) -> Sequence[Taint]:
+        """As `Tainted.taints`."""
+        return taints_of(self._traits)
 
     @property
     def version(self) -> str:
@@ -110,22 +117,13 @@ class Ccxt:
             exchange = await asyncio.to_thread(make_exchange, self.id, self._options)
             self._learn(exchange)
             self._markets = Markets(self.id, self._options, self.version, self._timings, self._folder)
-            self._exchange, self._live = exchange, streaming.CandleStreams(exchange, self._timings)
+            source, self._exchange = live_source(exchange), exchange
+            self._live = streaming.CandleStreams(exchange, self._timings, source, self._volume_scale)
 
     def _learn(self, exchange: Exchange) -> None:
-        self._native = native_timeframes(self.id, exchange.timeframes or {})
-        kinds: tuple[tuple[str, str | None], ...] = (("spot", None), ("swap", "linear"))
-        limits = (exchange.feature_value_by_type(*kind, "fetchOHLCV", "limit") for kind in kinds)
-        streams = exchange.has.get("watchOHLCV") is True and MINUTE in self._native
+        self._native = native_timeframes(self._traits, exchange.timeframes or {})
         self.name = str(exchange.name)
-        self.capabilities = replace(
-            self.capabilities,
-            timeframes=tuple(sorted(self._native, key=lambda timeframe: timeframe.nominal_ms)),
-            live=LiveMode.STREAM if streams else LiveMode.POLL,
-            max_rows_per_call=next((limit for limit in limits if isinstance(limit, int) and limit), _UNDECLARED_LIMIT),
-            budget=_budget(exchange, self._options),
-            deadline_s=exchange.timeout / 1000,
-        )
+        self.capabilities = learned_capabilities(self.capabilities, exchange, self._native, self._options, self._margin)
 
     async def close(self) -> None:
         """Close the connections, and give a list of symbols up that is still being loaded."""
@@ -142,7 +140,7 @@ class Ccxt:
         await self._markets.refresh(exchange)
         known = (exchange.markets or {}).values()
         return [
-            replace(listing(market), ended_at=self._ended_at(market))
+            replace(listing(market, self._traits, exchange), ended_at=self._empty_answers.ended_at(market))
             for market in known
             if market.get("spot") or market.get("swap")
         ]
@@ -155,26 +153,76 @@ class Ccxt:
         exchange, market = await self._find(instrument)
         if not span:
             return Page(Candles.empty(), span.since, span.since)
-        declared = exchange.feature_value(instrument.symbol, "fetchOHLCV", "limit")
-        most = declared if isinstance(declared, int) and declared else _UNDECLARED_LIMIT
-        limit = min(most, (span.until - span.since) // timeframe.nominal_ms + 1)
-        found, rows = await self._ask(exchange, instrument.symbol, str(native), span.since, limit)
-        asked = PageRequest(timeframe, span, limit, self._paging_style(market), LOOKBACK_ROWS.get(self.id))
-        page = page_of(found, rows, asked)
-        self._count_empty_answer(market, timeframe, page)
+        key = SeriesKey(kind_of(market), instrument.symbol, timeframe)
+        since, limit = self._first_row(timeframe, span.since), self._limit(exchange, key, span)
+        answer = await self._ask(exchange, key, since, limit)
+        if timeframe.nominal_ms > HOUR_MS and _is_off_grid(answer.found, timeframe):
+            return await self._fold_hours(instrument, timeframe, span)
+        asked = PageRequest(timeframe, span, answer.sent, self._traits, key)
+        page = page_of(VolumeScale.of_rows(self._traits, market).in_base(answer.found), answer.rows, asked, self._seen)
+        self._learn_cap(key)
+        self._empty_answers.count(market, timeframe, page)
         return page
 
+    @property
+    def _margin(self) -> int:
+        """How many rows of a call are not of the span: one at each end, where the exchange may mean it exclusively."""
+        return 2 if self._traits.answers is Answers.UNKNOWN else 0
+
+    def _first_row(self, timeframe: Timeframe, since: int) -> int:
+        return max(0, timeframe.shift(since, -1)) if self._margin else since
+
+    def _limit(self, exchange: Exchange, key: SeriesKey, span: Span) -> int:
+        """How many rows to ask for: one more than there can be, as far as one answer holds them."""
+        declared = exchange.feature_value(key.symbol, "fetchOHLCV", "limit")
+        most = declared if isinstance(declared, int) and declared else UNDECLARED_LIMIT
+        buckets = (span.until - span.since) // key.timeframe.nominal_ms
+        return min(most, self._seen.cap(key) or most, buckets + 1 + self._margin)
+
+    def _learn_cap(self, key: SeriesKey) -> None:
+        """Ask for no more rows than an answer holds: the rest of a window would only be asked for again."""
+        cap = self._seen.cap(key)
+        if cap is not None and cap - self._margin < self.capabilities.max_rows_per_call:
+            self.capabilities = replace(self.capabilities, max_rows_per_call=cap - self._margin)
+
+    async def _fold_hours(self, instrument: Instrument, timeframe: Timeframe, span: Span) -> Page:
+        """Answer with candles folded from hours, and offer the timeframe no more: its buckets open elsewhere."""
+        base = Timeframe(1, "h")
+        if base not in self._native:
+            raise Unsupported(f"The {timeframe} candles of {self.name} open at another hour than ours.")
+        self._native.pop(timeframe, None)
+        left = tuple(each for each in self.capabilities.timeframes if each != timeframe)
+        self.capabilities = replace(self.capabilities, timeframes=left)
+        page = await self.fetch(instrument, base, Span(timeframe.floor(span.since), timeframe.ceil(span.until)))
+        whole = Span(timeframe.ceil(page.complete_from), timeframe.floor(page.complete_to))
+        folded = fold(page.candles.between(whole), timeframe).between(span)
+        return Page(folded, max(whole.since, span.since), min(whole.until, span.until))
+
     async def first_available(self, instrument: Instrument) -> int | None:
-        """When its first minute opens: listed by the exchange, or found where that is one call. ProviderError."""
+        """When its first minute opens: listed by the exchange, or found by a few calls. ProviderError."""
         exchange, market = await self._find(instrument)
-        listed = listing(market).first_available
-        reach = self._paging_style(market)
-        if listed is not None or MINUTE not in self._native or reach not in {PagingStyle.FORWARD, PagingStyle.NEWEST}:
+        listed = listing(market, self._traits, exchange).first_available
+        if listed is not None or MINUTE not in self._native:
             return listed
-        most = 1 if reach is PagingStyle.FORWARD else LOOKBACK_ROWS.get(self.id, 0)
-        found, rows = await self._ask(exchange, instrument.symbol, self._native[MINUTE], 0, max(most, 1))
-        # Of the newest rows the first is the first of all where there are fewer than are kept.
-        return int(found.timestamp[0]) if len(found) and (reach is PagingStyle.FORWARD or rows < most) else None
+        if self._traits.answers is Answers.FROM_START and not market.get("inverse"):
+            return await self._oldest_row(exchange, market, 1)
+        if self._traits.answers is Answers.NEWEST:  # the first of all, where there are fewer than are kept
+            return await self._oldest_row(exchange, market, self._traits.rows_per_call or 1, fewer=True)
+        if self._traits.lookback is not None:
+            return None
+        steps = [step for step in STEPS if step in self._native]
+        first = await find_first(partial(self.fetch, instrument), steps, self.capabilities.max_rows_per_call)
+        keys = [SeriesKey(kind_of(market), instrument.symbol, step) for step in steps]
+        # Rows from before it came with some answer: a long pause was taken for the beginning.
+        return None if first is None or any(self._seen.has_row_before(key, first) for key in keys) else first
+
+    async def _oldest_row(
+        self, exchange: Exchange, market: MarketInfo, most: int, *, fewer: bool = False
+    ) -> int | None:
+        """The first of the rows from the beginning on; ``fewer``: only where they are fewer than ``most``."""
+        answer = await self._ask(exchange, SeriesKey(kind_of(market), str(market["symbol"]), MINUTE), 0, most)
+        there = len(answer.found) and not (fewer and answer.rows >= most)
+        return int(answer.found.timestamp[0]) if there else None
 
     async def server_time(self) -> int:
         """The exchange's clock; Unsupported where it does not tell it. ProviderError."""
@@ -191,7 +239,7 @@ class Ccxt:
         """Yield 1m candles as they move; see `SupportsStreaming.stream`. Minutes may be missing between them."""
         _, market = await self._find(instrument)
         if self._live is None or self.capabilities.live is not LiveMode.STREAM:
-            raise Unsupported(f"{self.name} has no websocket with candles.")
+            raise Unsupported(f"{self.name} has no websocket for candles or trades.")
         try:
             async with aclosing(self._live.stream(str(market["symbol"]))) as moving:
                 async for candles in moving:
@@ -202,6 +250,10 @@ class Ccxt:
             )  # it may need an account: poll from now on
             raise
 
+    def _volume_scale(self, symbol: str) -> VolumeScale:
+        market = (self._started().markets or {}).get(symbol, {})
+        return VolumeScale.of_stream(self._traits, market, trades=self.capabilities.streams_trades)
+
     async def _find(self, instrument: Instrument) -> tuple[Exchange, MarketInfo]:
         exchange = self._started()
         await self._markets.ensure_loaded(exchange)
@@ -210,16 +262,19 @@ class Ccxt:
             raise UnknownSymbol(f"{self.name} has no symbol {instrument.symbol[:64]!r}.")
         return exchange, market
 
-    async def _ask(self, exchange: Exchange, symbol: str, native: str, since: int, limit: int) -> tuple[Candles, int]:
-        """The candles of one call upstream and the number of rows they came in."""
+    async def _ask(self, exchange: Exchange, key: SeriesKey, since: int, limit: int) -> _Answer:
+        """One call upstream."""
+        native, until = self._native[key.timeframe], key.timeframe.shift(since, limit - 1)
+        params = {"until": Until(until)} if self._margin else {}
         with self._upstream_call() as charges:
-            rows = await exchange.fetch_ohlcv(symbol, native, since, limit)
-            if not rows and not has_rows_list(answer.body if (answer := last_response.get()) else None):
+            rows = await exchange.fetch_ohlcv(key.symbol, native, since, limit, params)
+            response = last_response.get() or HttpResponse()
+            if not rows and not has_rows_list(response.body):
                 raise unreadable(self.name)
             found = Candles.from_rows(rows)
         if charges and sum(charges) != self.capabilities.call_weight:
             self.capabilities = replace(self.capabilities, call_weight=sum(charges))
-        return found, len(rows)
+        return _Answer(found, len(rows), read_window(response.url, response.sent_body, Span(since, until)))
 
     @contextmanager
     def _upstream_call(self) -> Iterator[list[float]]:
@@ -233,51 +288,25 @@ class Ccxt:
             last_response.reset(tokens[0])
             spent.reset(tokens[1])
 
-    def _paging_style(self, market: MarketInfo) -> PagingStyle:
-        return paging_style_of(self.id, inverse=bool(market.get("inverse")))
-
-    def _count_empty_answer(self, market: MarketInfo, timeframe: Timeframe, page: Page) -> None:
-        """Count the empty answers, up to now, of an inactive symbol: no exchange reports when it ended.
-
-        Only a listing marks its end: if it trades again, the next one clears the mark, and nothing is lost.
-        """
-        symbol, now = str(market["symbol"]), timeframe.floor(clock.now_ms())
-        if market.get("active") is not False or len(page.candles):
-            self._empty_answers.pop(symbol, None)
-        elif page.complete_from < page.complete_to >= now:
-            since, times = self._empty_answers.get(symbol, (page.complete_from, 0))
-            self._empty_answers[symbol] = min(since, page.complete_from), times + 1
-
-    def _ended_at(self, market: MarketInfo) -> int | None:
-        since, times = self._empty_answers.get(str(market["symbol"]), (0, 0))
-        return since if times >= _MAX_EMPTY_ANSWERS and market.get("active") is False else None
-
     def _started(self) -> Exchange:
         if self._exchange is None:
             raise ProviderUnavailable(f"{self.name} has not been started.")
         return self._exchange
 
 
-def _budget(exchange: Exchange, options: Mapping[str, object]) -> Budget | None:
-    """What ccxt allows for: a cost of 1 every ``rateLimit`` ms. Its own limiter stays behind this as the last guard.
-
-    No more calls at once than that limiter lets begin in half of a call's deadline: the rest would only wait in it.
-    """
-    if not exchange.rateLimit:
-        return None
-    concurrent = max(1, min(_CONCURRENT, int(exchange.timeout / 2 / exchange.rateLimit)))
-    credential = "\n".join(f"{name}={options[name]}" for name in _CREDENTIALS if options.get(name))
-    return Budget(_BUDGET_S * 1000 / exchange.rateLimit, _BUDGET_S, concurrent, credential)
+def _is_off_grid(found: Candles, timeframe: Timeframe) -> bool:
+    """Whether most rows open where none of our buckets does; a single one is a bad row, for the core to refuse."""
+    return bool(len(found)) and bool((timeframe.floor_all(found.timestamp) != found.timestamp).mean() > 0.5)
 
 
 def create(environ: Mapping[str, str]) -> Iterable[Provider]:
     """The providers of the exchanges in ``CCXT_EXCHANGES``, for the entry point ``crypto.ccxt``; imports no ccxt."""
     named = environ.get("CCXT_EXCHANGES", DEFAULT_EXCHANGES).split(",")
     wanted = list(dict.fromkeys(name.strip() for name in named if name.strip()))
-    options = _read_options(environ.get("CCXT_OPTIONS", ""))
+    options = read_options(environ.get("CCXT_OPTIONS", ""))
     if not wanted and not options:
         return []
-    known = _known_exchanges()
+    known = known_exchanges()
     for name in wanted:
         if name not in known:
             near = get_close_matches(name.lower()[:32], known, cutoff=0.7)
@@ -287,30 +316,3 @@ def create(environ: Mapping[str, str]) -> Iterable[Provider]:
         raise ConfigurationError("CCXT_OPTIONS: every key must be one of ccxt's exchange ids, such as binance.")
     folder = Path(environ["DATA_DIR"]) if environ.get("DATA_DIR") else None
     return [Ccxt(name, options.get(name), folder=folder) for name in wanted]
-
-
-def _read_options(text: str) -> dict[str, dict[str, object]]:
-    """Read ``CCXT_OPTIONS``. No error shows any of it, for it holds keys."""
-    text = text.strip()
-    if not text:
-        return {}
-    if not text.startswith(("{", "[")):
-        try:
-            text = Path(text).read_text("utf-8")
-        except (OSError, ValueError):
-            raise ConfigurationError("CCXT_OPTIONS: it is neither a JSON object nor a file that can be read.") from None
-    try:
-        options: object = json.loads(text)
-    except (ValueError, RecursionError):
-        raise ConfigurationError("CCXT_OPTIONS: it is not valid JSON.") from None
-    if not isinstance(options, dict) or not all(isinstance(value, dict) for value in options.values()):
-        raise ConfigurationError("CCXT_OPTIONS: it must be a JSON object that holds one object for each exchange id.")
-    return options
-
-
-def _known_exchanges() -> frozenset[str]:
-    """The ids of the exchanges ccxt has, without importing it."""
-    spec = find_spec("ccxt")
-    folders = (spec.submodule_search_locations if spec else None) or ()
-    files = (file for folder in folders for file in (Path(folder) / "async_support").glob("*.py"))
-    return frozenset(file.stem for file in files if _ID.fullmatch(file.stem))

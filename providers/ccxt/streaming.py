@@ -8,7 +8,7 @@ an error, and silence too: a follower starts again, with the history first.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
 from importlib import import_module
@@ -16,13 +16,16 @@ from typing import Any
 
 import numpy as np
 
+from candlegraph import clock
 from candlegraph.candle import Candles
 from candlegraph.errors import ProviderError, ProviderUnavailable
 from candlegraph.span import Span
 from candlegraph.timeframe import MINUTE
 from providers.ccxt.errors import translating_errors
-from providers.ccxt.exchange import Exchange, OhlcvRows, socket
+from providers.ccxt.exchange import Exchange, LiveSource, OhlcvRows, socket
 from providers.ccxt.timings import CcxtTimings
+from providers.ccxt.trades import TradeFold
+from providers.ccxt.volumes import VolumeScale
 
 _KEPT_ROWS = 10  # rows that are looked at after each message: a minute may be corrected, or come late
 _ALL_TIME = Span(0, 2**53)
@@ -40,6 +43,7 @@ class _SymbolStream:
     followers: int = 0
     client: Any = None  # ccxt's, of the socket it comes by
     moved_at: float = 0.0
+    fold: TradeFold | None = None  # where trades come instead of candles
     task: asyncio.Task[None] | None = None
 
     def push(self, rows: OhlcvRows, now: float) -> None:
@@ -61,9 +65,13 @@ class _SymbolStream:
 class CandleStreams:
     """What moves on an exchange."""
 
-    def __init__(self, exchange: Exchange, timings: CcxtTimings) -> None:
-        """Nothing is followed yet."""
+    def __init__(
+        self, exchange: Exchange, timings: CcxtTimings, source: LiveSource | None, scale: Callable[[str], VolumeScale]
+    ) -> None:
+        """Nothing is followed yet; ``scale`` turns the volumes of a symbol's candles or trades into units of the base."""
         self.timings = timings
+        self._trades = source is LiveSource.TRADES
+        self._scale = scale
         self._exchange = exchange
         self._name = exchange.name
         self._streams: dict[str, _SymbolStream] = {}
@@ -83,7 +91,7 @@ class CandleStreams:
                 changed = [row for stamp, row in rows.items() if known.get(stamp) != row]
                 known = rows
                 if changed:
-                    if len(candles := _candles(changed)):
+                    if len(candles := _candles(changed, None if self._trades else self._scale(symbol))):
                         yield candles
                 elif watch.failure:
                     raise type(watch.failure)(watch.failure.message, retry_after=watch.failure.retry_after)
@@ -104,7 +112,15 @@ class CandleStreams:
     def _begin(self, symbol: str) -> _SymbolStream:
         watch = self._streams[symbol] = _SymbolStream(moved_at=asyncio.get_running_loop().time())
         watch.task = asyncio.create_task(self._follow(symbol, watch))
+        watch.task.add_done_callback(lambda _: self._end(symbol, watch))
         return watch
+
+    def _end(self, symbol: str, watch: _SymbolStream) -> None:
+        """Let the followers go; also where the task was cancelled before its first step, and so ran no ``finally``."""
+        if not watch.failure:  # ccxt cancels those who wait on a socket that it closes: to them it is a cut
+            watch.fail(ProviderUnavailable(f"The line to {self._name} was closed."))
+        if self._streams.get(symbol) is watch:
+            del self._streams[symbol]  # a new follower begins anew
 
     async def _leave(self, symbol: str, watch: _SymbolStream) -> None:
         """Stop a symbol, and with the last one the sockets."""
@@ -125,13 +141,23 @@ class CandleStreams:
                 del self._leaving[symbol]
 
     async def _unsubscribe(self, symbol: str) -> None:
-        if self._exchange.has.get("unWatchOHLCV"):
-            async with asyncio.timeout(self.timings.leave_timeout_s):
+        if not self._can_unsubscribe:
+            return
+        async with asyncio.timeout(self.timings.leave_timeout_s):
+            if self._trades:
+                await self._exchange.un_watch_trades(symbol)
+            else:
                 await self._exchange.un_watch_ohlcv(symbol, "1m")
+
+    @property
+    def _can_unsubscribe(self) -> bool:
+        return bool(self._exchange.has.get("unWatchTrades" if self._trades else "unWatchOHLCV"))
 
     async def _follow(self, symbol: str, watch: _SymbolStream) -> None:
         """Wait for rows and tell them, until something breaks."""
-        self._exchange.ohlcvs.pop(symbol, None)  # the half-made minute of an earlier time would look like a whole one
+        # The half-made minute of an earlier time would look like a whole one.
+        (self._exchange.trades if self._trades else self._exchange.ohlcvs).pop(symbol, None)
+        watch.fold = TradeFold(self._scale(symbol)) if self._trades else None
         try:
             with translating_errors(self._name):
                 while True:
@@ -143,10 +169,8 @@ class CandleStreams:
                     watch.push(rows, asyncio.get_running_loop().time())
         except ProviderError as error:
             watch.fail(error)
-        finally:  # ccxt cancels the waiters of a socket that it closes: for them it is a cut
-            if not watch.failure:
-                watch.fail(ProviderUnavailable(f"The line to {self._name} was closed."))
-            del self._streams[symbol]  # the next follower starts again
+        finally:
+            self._end(symbol, watch)
 
     async def _rows(self, symbol: str, watch: _SymbolStream) -> OhlcvRows:
         """The newest rows once there is a change; ProviderUnavailable after a silence that nothing explains."""
@@ -158,7 +182,7 @@ class CandleStreams:
             patience = min(max(self.timings.min_silence_s, 3 * usual, len(self._streams)), self.timings.max_silence_s)
             try:
                 async with asyncio.timeout(patience):
-                    rows = await self._exchange.watch_ohlcv(symbol, "1m", None, _KEPT_ROWS)
+                    rows = await self._watch(symbol, watch)
             except TimeoutError:
                 if self._exchange.is_quiet(symbol):
                     continue
@@ -167,6 +191,11 @@ class CandleStreams:
             else:
                 self._silences[symbol] = max(loop.time() - began, usual * 0.9)
                 return rows
+
+    async def _watch(self, symbol: str, watch: _SymbolStream) -> OhlcvRows:
+        if watch.fold is None:
+            return await self._exchange.watch_ohlcv(symbol, "1m", None, _KEPT_ROWS)
+        return watch.fold.add(await self._exchange.watch_trades(symbol), clock.now_ms())
 
     async def _break(self, symbol: str, watch: _SymbolStream, patience: float) -> None:
         """Begin a silent symbol anew: alone where others move on its socket, else with the socket.
@@ -180,7 +209,7 @@ class CandleStreams:
         if not others:
             if client is not None:
                 client.on_error(import_module("ccxt").NetworkError("silence"))
-        elif self._exchange.has.get("unWatchOHLCV"):
+        elif self._can_unsubscribe:
             with suppress(TimeoutError):
                 await self._unsubscribe(symbol)
         else:
@@ -188,8 +217,11 @@ class CandleStreams:
         raise ProviderUnavailable(f"{self._name} sent nothing of {symbol} for {patience:.0f} seconds.")
 
 
-def _candles(rows: list[Row]) -> Candles:
-    """The rows that are candles: no number missing, and somebody traded."""
+def _candles(rows: list[Row], scale: VolumeScale | None) -> Candles:
+    """The rows that are candles: no price missing, and somebody traded, as far as that is known."""
     candles = Candles.from_rows(rows)
+    if scale:
+        candles = scale.in_base(candles)
+    candles, unknown = candles.with_known_volumes()
     bad = np.isin(np.arange(len(candles)), list(candles.problems(MINUTE, _ALL_TIME)))
-    return candles[~bad & (candles.volume > 0)]
+    return candles[~bad & ((candles.volume > 0) | unknown)]

@@ -25,6 +25,7 @@ from candlegraph.provider import (
     Revision,
     SupportsFirstAvailable,
     SupportsStreaming,
+    Tainted,
 )
 from candlegraph.rate_budget import LocalRateBudget, RateBudget
 from candlegraph.series import Instrument
@@ -203,6 +204,7 @@ class Guard:
             budget_of(provider.capabilities),
             self._calls.last_failure,
             self._calls.counters(self._rows, self._refused),
+            tuple(provider.taints) if isinstance(provider, Tainted) else (),
         )
 
 

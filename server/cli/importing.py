@@ -88,7 +88,7 @@ async def import_candles(
         zone_line = f"Time zone of {target.symbol}: {days.name}."
         try:
             table = await asyncio.to_thread(_read, file, options, days, hints)
-            drops = not options.keep_fillers and _drops_fillers(running, target)
+            drops = not options.keep_fillers and _drops_fillers(running, target, existing)
             kept = _kept(file.name, table, days, options.until, drops_fillers=drops)
         except InvalidCandles as error:
             raise InvalidCandles(f"{error.message}\n{zone_line}") from None
@@ -201,9 +201,9 @@ def _market_zone(running: Runtime, market: str) -> str:
     return zones[0] if zones else "UTC"
 
 
-def _drops_fillers(running: Runtime, target: Instrument) -> bool:
+def _drops_fillers(running: Runtime, target: Instrument, existing: InstrumentRecord | None) -> bool:
     """Whether the provider's own candles come without minutes without a trade."""
-    return any(
+    return (existing is None or existing.has_volume) and any(
         status.capabilities.has_volume and status.budget is not None  # None: its capabilities are unknown
         for status in running.services.providers.statuses()
         if (status.market.id, status.id) == (target.market, target.provider)

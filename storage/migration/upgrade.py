@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
 
 from candlegraph.candle import Candles
+from candlegraph.provider import Taint
 from candlegraph.span import Span, Spans
 from candlegraph.timeframe import Timeframe
 from candlegraph.zone import zone
@@ -28,17 +30,20 @@ class Step(StrEnum):
     HOLES = "holes"
     LAST = "last"
     FILLERS = "fillers"
+    COVERAGE = "coverage"
+    VOLUME = "volume"
 
 
 @dataclass(frozen=True, slots=True)
 class Task:
-    """One step for one series; ``noted_at`` is the instant of the upgrade, ms."""
+    """One step for one series; ``noted_at`` is the instant of the upgrade; buckets before ``reached`` are done (both ms)."""
 
     series: StoredSeries
     step: Step
     noted_at: int
     market: str
     provider: str
+    reached: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,9 +64,29 @@ async def open_tasks(database: Database, *steps: Step) -> list[Task]:
             to_ms(row["noted_at"]),
             row["market"],
             row["provider"],
+            to_ms(row["reached"]),
         )
         for row in await database.read("upgrade_open", [str(step) for step in steps])
     ]
+
+
+async def note_taint(database: Database, market: str, provider: str, taint: Taint) -> int:
+    """Make a task of each series that a fault affects, unless this database knows of the fault; of how many series."""
+    async with database.transaction() as connection:
+        # A process that comes second waits here for the first one.
+        if not await connection.fetchval(SQL["taint_note"], market, provider, taint.name):
+            return 0
+        rows = await connection.fetch(SQL["series_covered"], market, provider)
+        found = [row for row in rows if re.search(taint.symbols, row["symbol"])]
+        columns = [row["instrument_id"] for row in found], [row["timeframe"] for row in found]
+        await connection.execute(SQL["upgrade_add"], *columns, str(Step(taint.kind)))
+    return len(found)
+
+
+async def advance_task(database: Database, task: Task, reached: int) -> None:
+    """Note how far a task is: a process that comes next goes on from there."""
+    async with database.connection() as connection:
+        await connection.execute(SQL["upgrade_advance"], *_key(task), reached)
 
 
 async def close_task(database: Database, task: Task) -> None:

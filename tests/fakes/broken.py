@@ -208,6 +208,10 @@ class VouchesForNothing(Honest):
     pages = _paged(lambda page, span: _claiming(page, span.since, span.since))
 
 
+class ProvesNoQuietTime(Honest):
+    pages = _paged(lambda page, span: page if len(page.candles) else _claiming(page, span.since, span.since))
+
+
 class VouchesOutOfReach(Honest):
     pages = _paged(
         lambda page, span: replace(page, complete_from=span.since) if page.complete_from > span.until else page
@@ -398,6 +402,7 @@ BROKEN: dict[type[Honest], str] = {
     LosesTheLastRow: "a complete span lacks no candle",
     OtherNumbersEachTime: "a complete span lacks no candle",
     VouchesForNothing: "paging reaches the end",
+    ProvesNoQuietTime: "quiet time is proved",
     VouchesOutOfReach: "nothing beyond the lookback is complete",
     RefusesTheFuture: "an empty range is no error",
     RefusesAnEmptySpan: "an empty range is no error",

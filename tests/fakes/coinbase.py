@@ -6,6 +6,7 @@ from aiohttp import web
 
 from candlegraph.span import Span
 from candlegraph.timeframe import Timeframe
+from tests.fakes.coinbase_socket import CoinbaseSockets
 from tests.fakes.exchange import FakeExchange, Row
 
 _GRANULARITIES = {
@@ -30,10 +31,12 @@ class FakeCoinbase(FakeExchange):
         self._app.router.add_get(root, self._products)
         self._app.router.add_get(root + "/{product}/candles", self._candles)
         self._app.router.add_get("/v2/{which:.*}", self._v2)
+        self.sockets = CoinbaseSockets(self, self._app, "/ws")
 
     def ccxt_options(self) -> dict[str, dict[str, object]]:
         """What points the unmodified class here, for ``CCXT_OPTIONS``."""
-        return {"coinbase": {"urls": {"api": {"rest": self.url}}, "rateLimit": 1, "timeout_on_exit": 10}}
+        urls = {"api": {"rest": self.url, "ws": self.url.replace("http", "ws") + "/ws"}}
+        return {"coinbase": {"urls": urls, "rateLimit": 1, "timeout_on_exit": 10}}
 
     async def _v2(self, request: web.Request) -> web.StreamResponse:
         if request.path.endswith("/time"):

@@ -112,7 +112,7 @@ class Sockets:
             async for message in socket:
                 if message.type is WSMsgType.TEXT:
                     frame = orjson.loads(message.data)
-                    self.frames[str(frame["method"])] += 1
+                    self.frames[str(frame.get("method") or frame["type"])] += 1
                     await self.obey(line, frame)
                 elif message.type is WSMsgType.PING and not self.ignores_pings:
                     await socket.pong(message.data)

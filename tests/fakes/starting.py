@@ -18,11 +18,11 @@ class Point:
     """An entry point that is not installed."""
 
     name: str
-    factory: Callable[[Mapping[str, str]], Iterable[Provider | UnconfiguredProvider]] | Exception
+    factory: Callable[[Mapping[str, str]], Iterable[Provider | UnconfiguredProvider]] | BaseException
     value: str = "package.module:create"
 
     def load(self) -> Callable[[Mapping[str, str]], Iterable[Provider | UnconfiguredProvider]]:
-        if isinstance(self.factory, Exception):
+        if isinstance(self.factory, BaseException):
             raise self.factory
         return self.factory
 

@@ -17,7 +17,7 @@ from candlegraph import clock
 from candlegraph.candle import Candles
 from candlegraph.clock import MINUTE_MS
 from candlegraph.errors import ProviderUnavailable, UnknownSymbol
-from candlegraph.provider import Budget, Capabilities, Listing, LiveMode, Market, Page, Revision
+from candlegraph.provider import Budget, Capabilities, Listing, LiveMode, Market, Page, Revision, Taint
 from candlegraph.resample import fill_previous, fold
 from candlegraph.series import Instrument
 from candlegraph.span import Span
@@ -86,6 +86,7 @@ class FakeUpstream:
     name: str = "Upstream"
     description: str = "Not real."
     version: str = "1"
+    taints: Sequence[Taint] = ()
 
     async def start(self) -> None:
         """Nothing to make ready."""
@@ -270,7 +271,10 @@ class FakeProviders:
 
     def statuses(self) -> Sequence[ProviderStatus]:
         """Every member."""
-        return [ProviderStatus(m.market, m.id, m.name, "", "1", ProviderState.READY) for m in self.members]
+        return [
+            ProviderStatus(m.market, m.id, m.name, "", "1", ProviderState.READY, taints=tuple(getattr(m, "taints", ())))
+            for m in self.members
+        ]
 
     async def inspect(self) -> None:
         """Nobody has data of their own."""

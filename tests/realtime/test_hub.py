@@ -35,9 +35,8 @@ from realtime import topic as topic_module
 from realtime import topic_limits
 from realtime.bus import TopicMessage
 from realtime.hub import Hub
-from realtime.topic_limits import Caller
 from realtime.topic import Topic
-from realtime.topic_limits import TopicAdmission, TopicLimits
+from realtime.topic_limits import Caller, TopicAdmission, TopicLimits
 from storage.database import Database
 from storage.leases import Leases
 from storage.topics import TopicKey

@@ -10,9 +10,8 @@ import numpy as np
 
 from candlegraph import clock
 from candlegraph.candle import Candles
-from candlegraph.clock import HOUR_MS
 from candlegraph.errors import ProviderError, UnknownSymbol, Unsupported
-from candlegraph.provider import Page, SupportsFirstAvailable, SupportsServerTime
+from candlegraph.provider import Page, SupportsServerTime
 from candlegraph.series import Instrument
 from candlegraph.span import Span
 from candlegraph.testing.harness import Harness
@@ -196,6 +195,25 @@ async def _page_through(bench: Harness, timeframe: Timeframe, span: Span) -> Can
     raise RuleViolation(f"Page after page, it does not come to the end of {span}: it is at {cursor}.")
 
 
+@rule("docs/providers.md, What a page vouches for", a_complete_span_lacks_no_candle, paging_reaches_the_end)
+async def quiet_time_is_proved(bench: Harness) -> None:
+    """Where no candle lies between two known ones, an answer to that span vouches for all of it."""
+    quiet = False
+    for timeframe, known in (await bench.known_candles()).items():
+        days = await bench.day_zone(timeframe)
+        for opens, follows in pairwise(known.timestamp.tolist()):
+            asked = Span(timeframe.next(opens, days), follows)
+            if asked:
+                page, quiet = await bench.page(timeframe, asked), True
+                require(
+                    page.complete_from <= asked.since and page.complete_to >= asked.until,
+                    f"Nobody traded in {asked}, and of that it vouches for {page.complete_from} to {page.complete_to}.",
+                )
+                break
+    if not quiet:
+        raise RuleNotApplicable("every bucket that is known has a candle")
+
+
 @rule("docs/providers.md, What a page vouches for", a_complete_span_lacks_no_candle)
 async def nothing_beyond_the_lookback_is_complete(bench: Harness) -> None:
     """Where a lookback is declared, a page vouches for nothing that lies behind it."""
@@ -294,27 +312,3 @@ async def the_candles_match_the_truth(bench: Harness) -> None:
     require(not len(wrong), f"{len(wrong)} minutes of {span} are missing, or should be: {wrong[:3].tolist()}.")
     differ = _differences(rows, truth)
     require(not len(differ), f"{len(differ)} minutes have other numbers than the known ones: {differ[:3].tolist()}.")
-
-
-@rule("docs/providers.md, Probing and clocks", since_is_inclusive, until_is_exclusive)
-async def the_first_candle_is_where_it_says(bench: Harness) -> None:
-    """`first_available` is None, or the opening of the first 1m candle."""
-    if not isinstance(bench.provider, SupportsFirstAvailable):
-        raise RuleNotApplicable("it does not probe")
-    first = await bench.provider.first_available(await bench.instrument())
-    if first is None:
-        return
-    require(first == MINUTE.floor(first), f"first_available is {first}, at which no minute opens.")
-    there = (await bench.page(MINUTE, Span(first, first + clock.MINUTE_MS))).candles
-    require(len(there), f"first_available is {first}, and there is no candle.")
-    before = (await bench.page(MINUTE, Span(first - HOUR_MS, first))).candles
-    require(not len(before), f"first_available is {first}, and there are {len(before)} candles before it.")
-
-
-@rule("docs/providers.md, Probing and clocks")
-async def its_clock_is_right(bench: Harness) -> None:
-    """`server_time` is in milliseconds and within ten minutes of ours."""
-    if not isinstance(bench.provider, SupportsServerTime):
-        raise RuleNotApplicable("it has no clock")
-    theirs, ours = await bench.provider.server_time(), clock.now_ms()
-    require(abs(theirs - ours) < 10 * clock.MINUTE_MS, f"server_time is {theirs}; here it is {ours}.")

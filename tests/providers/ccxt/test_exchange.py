@@ -207,10 +207,11 @@ async def test_the_newest_rows_show_the_beginning_only_where_they_hold_it(
     assert await provider.first_available(instrument(provider)) is None
 
 
-async def test_a_window_shows_no_beginning(start: Start, coinbase_fake: FakeCoinbase) -> None:
+async def test_the_beginning_is_bisected_where_windows_are_answered(start: Start, coinbase_fake: FakeCoinbase) -> None:
     provider = await start(coinbase_fake)
-    assert await provider.first_available(instrument(provider, "NEW")) is None
-    assert not coinbase_fake.calls
+    assert await provider.first_available(instrument(provider, "NEW")) == LISTED_AT
+    assert sum(coinbase_fake.calls.values()) <= 10
+    assert await provider.first_available(instrument(provider, "BTC")) == T0
 
 
 @pytest.mark.usefixtures("listed_here")

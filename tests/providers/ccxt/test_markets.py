@@ -111,6 +111,17 @@ async def test_a_listing_is_always_read_afresh(start: Start, fake: FakeBinance) 
 
 
 @pytest.mark.usefixtures("listed_here")
+async def test_a_listing_that_is_asked_for_while_the_file_is_read_is_read_afresh(
+    start: Start, fake: FakeBinance
+) -> None:
+    await rows(await start())
+    fake.add("ETH", "USDT", random_candles(T0, 100))
+    provider = await start()
+    _, listed = await asyncio.gather(rows(provider), provider.listings())
+    assert "ETH/USDT" in {listing.symbol for listing in listed}
+
+
+@pytest.mark.usefixtures("listed_here")
 async def test_who_reads_the_symbols_while_new_ones_are_taken_over_reads_all_of_the_old_ones(
     start: Start, fake: FakeBinance, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -32,8 +32,11 @@ from candlegraph.series import Instrument
 from candlegraph.span import Span
 from candlegraph.timeframe import MINUTE, Timeframe
 from providers.ccxt.exchange import native_timeframes
-from providers.ccxt.pages import PageRequest, PagingStyle, page_of, paging_style_of
+from providers.ccxt.observations import Observations, SeriesKey
+from providers.ccxt.pages import PageRequest, page_of
 from providers.ccxt.provider import Ccxt, create
+from providers.ccxt.sent import SentWindow
+from providers.ccxt.traits import Answers, ExchangeTraits, traits_of
 from tests.fakes.binance import FakeBinance
 from tests.fakes.clocks import set_clock
 from tests.fakes.exchange import HTML, T0, FakeExchange, Fault, random_candles
@@ -478,52 +481,91 @@ async def test_hours_of_kraken_reach_as_many_rows_back(kraken: Ccxt) -> None:
 # What an answer proves, by what the exchange is known to do
 
 
-def settled(stamps: range, reach: PagingStyle, lookback: int | None = None) -> tuple[int, int]:
-    """The minutes, from and to, that rows at these minutes settle of the 4,000 asked for with a limit of 300."""
-    table = Candles.from_rows([[T0 + minute * MINUTE_MS, 1, 1, 1, 1, 1] for minute in stamps])
-    page = page_of(table, len(stamps), PageRequest(MINUTE, minutes(0, 4_000), 300, reach, lookback))
+WINDOW = SentWindow(T0, T0 + 300 * MINUTE_MS)
+START, END = SentWindow(T0, None, 300), SentWindow(None, T0 + 300 * MINUTE_MS, 300)
+UNKNOWN, FROM_START, NEWEST = (
+    ExchangeTraits(answers=answers, rows_per_call=250)
+    for answers in (Answers.UNKNOWN, Answers.FROM_START, Answers.NEWEST)
+)
+KEY = SeriesKey("spot", "BTC/USDT", MINUTE)
+
+
+def rows_at(stamps: range) -> Candles:
+    return Candles.from_rows([[T0 + minute * MINUTE_MS, 1, 1, 1, 1, 1] for minute in stamps])
+
+
+def settled(
+    stamps: range, sent: SentWindow, traits: ExchangeTraits = UNKNOWN, seen: Observations | None = None
+) -> tuple[int, int]:
+    """The minutes, from and to, that rows at these minutes settle of the 4,000 asked for."""
+    asked = PageRequest(MINUTE, minutes(1, 4_000), sent, traits, KEY)
+    page = page_of(rows_at(stamps), len(stamps), asked, seen or Observations(traits.rows_per_call))
     return (page.complete_from - T0) // MINUTE_MS, (page.complete_to - T0) // MINUTE_MS
 
 
 @pytest.mark.parametrize(
-    ("stamps", "reach", "expected", "why"),
+    ("stamps", "sent", "traits", "expected", "why"),
     [
-        (range(0), PagingStyle.FORWARD, (0, 4_000), "nothing from since on"),
-        (range(0), PagingStyle.WINDOW, (0, 300), "nothing in the window; behind it nobody looked"),
-        (range(0), PagingStyle.UNKNOWN, (0, 300), "the same"),
-        (range(0), PagingStyle.NEWEST, (0, 0), "no rows kept says nothing of older ones"),
-        (range(7, 307), PagingStyle.FORWARD, (0, 307), "full"),
-        (range(7, 200), PagingStyle.FORWARD, (0, 300), "short, and not believed beyond the window"),
-        (range(7, 200), PagingStyle.WINDOW, (0, 300), "the whole window"),
-        (range(300), PagingStyle.WINDOW, (0, 300), "full"),
-        (range(7, 80), PagingStyle.UNKNOWN, (0, 300), "too few rows for any cap"),
-        (range(100, 300), PagingStyle.UNKNOWN, (100, 300), "perhaps the newest 200 of the window"),
-        (range(200), PagingStyle.UNKNOWN, (0, 200), "perhaps the oldest 200 of the window"),
-        (range(3_000, 3_050), PagingStyle.WINDOW, (3_000, 3_050), "it kept to no window"),
-        (range(3_000, 3_050), PagingStyle.UNKNOWN, (3_000, 3_050), "it kept to no window"),
-        (range(100, 150), PagingStyle.NEWEST, (100, 4_000), "all there is from its first row to now"),
-        (range(3_000, 3_500), PagingStyle.NEWEST, (3_000, 4_000), "all there is from its first row to now"),
-        (range(-50, 250), PagingStyle.WINDOW, (0, 250), "rows from before count for a full page"),
-        (range(-400, -100), PagingStyle.WINDOW, (0, -100), "rows from before alone prove nothing"),
+        (range(0), SentWindow(), UNKNOWN, (1, 1), "nothing was sent"),
+        (range(0), WINDOW, UNKNOWN, (1, 300), "nothing between start and end"),
+        (range(0), START, UNKNOWN, (1, 101), "nobody knows how far it looked: a hundred buckets are assumed"),
+        (range(0), END, UNKNOWN, (1, 300), "nothing before the end"),
+        (range(0), START, FROM_START, (1, 4_000), "nothing from the start on"),
+        (range(0), WINDOW, NEWEST, (1, 1), "no row that is kept says nothing of older ones"),
+        (range(7, 200), WINDOW, UNKNOWN, (1, 300), "all of the window that was sent"),
+        (range(7, 200), WINDOW, FROM_START, (1, 300), "no more than what was sent"),
+        (range(7, 200), START, UNKNOWN, (7, 200), "no end was sent, and older rows may have been dropped"),
+        (range(7, 20), START, UNKNOWN, (7, 101), "no end was sent: a hundred buckets are assumed"),
+        (range(7, 200), START, FROM_START, (1, 300), "short, and not believed beyond the count"),
+        (range(7, 200), END, UNKNOWN, (1, 300), "there are no older rows"),
+        (range(7, 200), SentWindow(None, None, 300), UNKNOWN, (7, 200), "nothing was sent"),
+        (range(7, 257), WINDOW, UNKNOWN, (7, 257), "full: cut at either side"),
+        (range(7, 257), START, FROM_START, (1, 257), "full: cut at its end"),
+        (range(50, 300), END, UNKNOWN, (50, 300), "full: the newest before the end"),
+        (range(7, 57), SentWindow(T0, T0 + 300 * MINUTE_MS, 50), UNKNOWN, (7, 57), "full, however small"),
+        (range(-50, 100), END, UNKNOWN, (1, 300), "older rows before the end: the rest of it is empty"),
+        (range(-400, -150), END, UNKNOWN, (1, 300), "full, and quiet all the same"),
+        (range(-400, -200), WINDOW, UNKNOWN, (1, 300), "rows from before come along"),
+        (range(290, 301), WINDOW, UNKNOWN, (1, 301), "the end was meant inclusively"),
+        (range(3_000, 3_050), WINDOW, UNKNOWN, (3_000, 3_050), "it kept to no window"),
+        (range(100, 150), WINDOW, NEWEST, (100, 4_000), "all there is from its first row to now"),
     ],
     ids=str,
 )
-def test_a_page_settles(stamps: range, reach: PagingStyle, expected: tuple[int, int], why: str) -> None:
-    assert settled(stamps, reach) == expected, why
+def test_a_page_settles_no_more_than_was_sent(
+    stamps: range, sent: SentWindow, traits: ExchangeTraits, expected: tuple[int, int], why: str
+) -> None:
+    assert settled(stamps, sent, traits) == expected, why
+
+
+def test_a_page_as_long_as_the_longest_before_it_may_be_cut() -> None:
+    seen = Observations(None)
+    assert settled(range(20, 120), WINDOW, seen=seen) == (20, 120)  # nobody knows how many rows an answer holds
+    assert settled(range(20, 119), WINDOW, seen=seen) == (1, 300)
+    assert settled(range(20, 120), WINDOW, seen=seen) == (20, 120)
+    assert seen.cap(KEY) == 100
+
+
+def test_an_older_row_in_an_earlier_answer_proves_the_head_of_a_page_without_an_end() -> None:
+    seen = Observations(250)
+    settled(range(-100, -90), START, seen=seen)
+    assert settled(range(7, 200), START, seen=seen) == (1, 200)
+
+
+def test_a_page_before_known_rows_was_cut_at_its_end() -> None:
+    seen = Observations(250)
+    settled(range(-100, -90), START, seen=seen)
+    assert settled(range(7, 257), START, seen=seen) == (7, 257)
+    settled(range(1_000, 1_010), SentWindow(T0 + 900 * MINUTE_MS, None, 300), seen=seen)
+    assert settled(range(7, 257), START, seen=seen) == (1, 257)
 
 
 def test_nothing_is_proved_of_what_lies_behind_the_lookback() -> None:
-    assert settled(range(0), PagingStyle.UNKNOWN, lookback=4_900) == (100, 300)
-    assert settled(range(0), PagingStyle.UNKNOWN, lookback=1_000) == (4_000, 300)
-
-
-def test_the_row_at_an_inclusive_end_of_the_window_strays_not() -> None:
-    assert settled(range(10, 301), PagingStyle.WINDOW) == (0, 301)
-
-
-def test_an_inverse_swap_of_binance_is_asked_for_a_window_only() -> None:
-    assert paging_style_of("binance", inverse=True) is PagingStyle.WINDOW
-    assert paging_style_of("binance", inverse=False) is PagingStyle.FORWARD
+    for lookback, expected in ((4_900, (100, 300)), (1_000, (4_000, 300))):
+        assert settled(range(0), WINDOW, ExchangeTraits(lookback=lookback)) == expected
+    rows_alone = ExchangeTraits(lookback=1_000, lookback_counts_quiet=False, rows_per_call=250)
+    assert settled(range(200, 210), WINDOW, rows_alone) == (200, 300)
+    assert settled(range(0), WINDOW, rows_alone) == (4_000, 300)
 
 
 # Symbols
@@ -595,12 +637,12 @@ async def test_close_does_not_wait_for_an_exchange_that_hangs(fake: FakeBinance)
 # Start, close, capabilities
 
 
-async def test_capabilities_are_modest_at_first_and_the_exchanges_own_after_the_start(
+async def test_capabilities_are_known_before_the_start_and_the_exchanges_own_after_it(
     binance: Ccxt, kraken: Ccxt
 ) -> None:
     before = Ccxt("binance").capabilities
     assert [str(timeframe) for timeframe in before.timeframes] == ["1m", "5m", "15m", "30m", "1h", "4h", "1d"]
-    assert (before.max_rows_per_call, before.live, before.has_volume) == (500, LiveMode.POLL, True)
+    assert (before.max_rows_per_call, before.live, before.has_volume) == (1_000, LiveMode.STREAM, True)
     assert before.budget is None
     after = binance.capabilities
     names = ["1m", "3m", "5m", "15m", "30m", "1h", "2h", "4h", "6h", "8h", "12h", "1d", "1w", "1mon"]
@@ -621,9 +663,9 @@ async def test_capabilities_are_modest_at_first_and_the_exchanges_own_after_the_
 
 def test_weeks_and_long_hours_are_believed_of_binance_alone() -> None:
     names = ["1s", "1m", "7m", "4h", "6h", "1d", "3d", "7d", "1w", "1M", "1y"]
-    assert {str(t) for t in native_timeframes("binance", names)} == {"1m", "4h", "6h", "1d", "1w", "1mon"}
-    assert {str(t) for t in native_timeframes("okx", names)} == {"1m", "4h", "1d"}
-    assert {str(t) for t in native_timeframes("htx", names)} == {"1m", "4h"}
+    assert {str(t) for t in native_timeframes(traits_of("binance"), names)} == {"1m", "4h", "6h", "1d", "1w", "1mon"}
+    assert {str(t) for t in native_timeframes(traits_of("okx"), names)} == {"1m", "4h", "1d"}
+    assert {str(t) for t in native_timeframes(traits_of("htx"), names)} == {"1m", "4h"}
 
 
 @pytest.mark.usefixtures("listed_here")

@@ -25,7 +25,7 @@ from tests.fakes.clocks import set_clock
 from tests.fakes.exchange import T0, Fault, random_candles
 from tests.providers.following import first, following
 from tests.timings import PATIENT_CCXT
-from tests.waiting import eventually
+from tests.waiting import HANG_S, eventually
 
 pytestmark = pytest.mark.filterwarnings("ignore:enable_cleanup_closed ignored:DeprecationWarning")
 
@@ -105,10 +105,22 @@ async def test_an_exchange_with_a_websocket_is_streamed_and_one_without_is_polle
     provider = await connect()
     assert isinstance(provider, SupportsStreaming)
     assert provider.capabilities.live is LiveMode.STREAM
-    polled = Ccxt("coinbase")
+    polled = Ccxt("bitso")
     await polled.start()
     assert polled.capabilities.live is LiveMode.POLL
     await polled.close()
+
+
+async def test_a_follower_of_a_stream_that_is_closed_before_its_first_step_is_let_go(connect: Connect) -> None:
+    provider = await connect()
+    live = provider._live
+    assert live is not None
+    async with aclosing(live.stream("S0/USDT")) as stream:
+        follower = asyncio.ensure_future(anext(stream))
+        await asyncio.sleep(0)  # the follower waits, and its task has yet to begin
+        await live.close()
+        with pytest.raises(ProviderUnavailable):
+            await asyncio.wait_for(follower, HANG_S)
 
 
 async def test_the_forming_minute_is_told_as_it_moves_then_as_it_ended_then_the_next(

@@ -138,7 +138,7 @@ async def test_the_first_server_after_an_upgrade_withdraws_the_hole_and_verify_s
 ) -> None:
     setting = {"DB_CONNECTION_STRING": old_dsn, "DATA_DIR": str(tmp_path / "data")}
     with serving(tmp_path / "log", **setting) as running:
-        await eventually(lambda: "checked the imports of an older version (holes: 1)" in running.log.read_text())
+        await eventually(lambda: "checked what an older version has stored (holes: 1)" in running.log.read_text())
         hour = T0 + 30 * DAY_MS
         text = f"""{{ candles(market: "x", provider: "y", symbol: "A", timeframe: "1m", since: {hour},
           until: {hour + 3_600_000}) {{ complete gaps {{ since until }} }} }}"""
@@ -182,7 +182,7 @@ async def test_a_server_killed_in_the_middle_leaves_the_rest_to_the_next_one(
             running.process.wait()
         remote.refuse = None
         with serving(tmp_path / "log2", **setting) as running:
-            await eventually(lambda: "checked the imports of an older version" in running.log.read_text())
+            await eventually(lambda: "checked what an older version has stored" in running.log.read_text())
         assert sorted(symbol for symbol, _ in remote.answered) == ["A", "B", "C"]
     corrected = await database.fetch("select instrument_id from corrections")
     noted = await database.fetch(

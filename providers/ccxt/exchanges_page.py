@@ -1,0 +1,128 @@
+"""The table of ``docs/exchanges.md``: what ccxt's classes send, and what the traits say.
+
+``python -m providers.ccxt.exchanges_page`` renews it between the marks of the page. It asks no exchange anything.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+from typing import Any
+
+from candlegraph.errors import ConfigurationError, ProviderError
+from candlegraph.span import Span
+from candlegraph.timeframe import Timeframe
+from providers.ccxt.errors import translating_errors
+from providers.ccxt.exchange import Exchange, Until, live_source, make_exchange, native_timeframes
+from providers.ccxt.sent import SentWindow, read_window
+from providers.ccxt.settings import known_exchanges
+from providers.ccxt.traits import Answers, ExchangeTraits, traits_of
+
+PAGE = Path(__file__).parents[2] / "docs" / "exchanges.md"
+BEGIN, END = "<!-- exchanges -->\n", "<!-- /exchanges -->\n"
+_ASKED = Span(1_704_067_200_000, 1_704_067_200_000 + 100 * 60_000)
+_NEWEST = "the newest page only"
+_SYMBOLS = ("AAA/USDT", "AAA/USDT:USDT")
+_HEAD = "| exchange | history | rows a call | reaches back | live | days | volume |\n|---|---|---|---|---|---|---|\n"
+
+
+async def table() -> str:
+    """The table: one line for each exchange that has candles."""
+    lines = []
+    for exchange_id in sorted(known_exchanges()):
+        try:
+            exchange = make_exchange(exchange_id, {"markets": {symbol: _market(symbol) for symbol in _SYMBOLS}})
+        except ConfigurationError:
+            continue
+        try:
+            lines.append(await _line(exchange_id, exchange))
+        finally:
+            await exchange.close()
+    return _HEAD + "".join(lines)
+
+
+async def _line(exchange_id: str, exchange: Exchange) -> str:
+    traits = traits_of(exchange_id)
+    limit = exchange.feature_value_by_type("spot", None, "fetchOHLCV", "limit")
+    limit = limit or exchange.feature_value_by_type("swap", "linear", "fetchOHLCV", "limit")
+    history = _history(traits, await _sent(exchange))
+    cells = (
+        exchange_id,
+        history,
+        str(traits.rows_per_call or limit or "not declared"),
+        _reach(traits, history),
+        _live(exchange),
+        _days(traits, exchange),
+        ", ".join(f"{kind}: {unit}" for kind, unit in traits.volume.items()) or "base",
+    )
+    return f"| {' | '.join(cells)} |\n"
+
+
+async def _sent(exchange: Exchange) -> SentWindow | None:
+    """What ccxt's class sends for a hundred minutes, with nothing put on the wire; None where it sends nothing at all."""
+    sent: list[tuple[str, object]] = []
+
+    async def fetch(url: str, method: str = "GET", headers: object = None, body: object = None) -> None:  # noqa: ARG001
+        sent.append((url, body))
+        raise ConnectionAbortedError
+
+    held: Any = exchange
+    held.fetch, held.enableRateLimit = fetch, False
+    for symbol in _SYMBOLS:
+        try:
+            with translating_errors(exchange.name):
+                await exchange.fetch_ohlcv(symbol, "1m", _ASKED.since, 100, {"until": Until(_ASKED.until)})
+        except ProviderError:
+            if sent:
+                return read_window(*sent[-1], _ASKED)
+    return None
+
+
+def _history(traits: ExchangeTraits, sent: SentWindow | None) -> str:
+    if sent is None:
+        return "needs a key or a parameter"
+    if traits.answers is Answers.NEWEST or (sent.start is None and sent.end is None):
+        return _NEWEST
+    if traits.answers is Answers.FROM_START:
+        return "from a start on"
+    ways = {(True, True): "between two instants", (True, False): "from a start on", (False, True): "before an end"}
+    return ways[sent.start is not None, sent.end is not None]
+
+
+def _reach(traits: ExchangeTraits, history: str) -> str:
+    if traits.lookback is None:
+        return "one page" if history == _NEWEST else "no bound known"
+    return f"{traits.lookback} {'buckets' if traits.lookback_counts_quiet else 'candles'}"
+
+
+def _live(exchange: Exchange) -> str:
+    return live_source(exchange) or "polling"
+
+
+def _days(traits: ExchangeTraits, exchange: Exchange) -> str:
+    if traits.day_offset:
+        return f"{traits.day_offset}:00 UTC, folded from hours"
+    days = Timeframe(1, "d") in native_timeframes(traits, exchange.timeframes or {})
+    return "UTC" if days else "folded from hours"
+
+
+def _market(symbol: str) -> dict[str, object]:
+    """What ccxt must know of a symbol to make a request."""
+    swap = ":" in symbol
+    kinds = {"type": "swap" if swap else "spot", "spot": not swap, "swap": swap, "contract": swap, "linear": swap}
+    others = {"margin": False, "future": False, "option": False, "active": True, "inverse": False, "contractSize": 1.0}
+    ids = dict.fromkeys(("id", "lowercaseId", "uppercaseId"), "AAAUSDT")
+    parts = {"base": "AAA", "quote": "USDT", "baseId": "AAA", "quoteId": "USDT", "baseName": "AAA"}
+    settle = {"settle": "USDT", "settleId": "usdt"} if swap else {"settle": None, "settleId": None}
+    bounds: dict[str, object] = {"limits": {"amount": {}, "price": {}, "cost": {}}, "precision": {}, "info": {}}
+    return {**ids, **parts, **kinds, **others, **settle, **bounds, "symbol": symbol}
+
+
+def renewed(page: str, rows: str) -> str:
+    """The page with another table."""
+    before, rest = page.split(BEGIN)
+    return before + BEGIN + rows + END + rest.split(END)[1]
+
+
+if __name__ == "__main__":
+    PAGE.write_text(renewed(PAGE.read_text("utf-8"), asyncio.run(table())), "utf-8")
