@@ -73,6 +73,9 @@ class FakeUpstream:
     sloppy: int = 0  # so many rows before and after the range come as well
     page_rows: int | None = None  # fewer rows a page than it says it can
     vouches_to_now: bool = False  # vouch for what has ended only, not for the whole range
+    knows_beginnings: bool = False  # it can say where a symbol begins
+    beginning_calls: int = 0
+    edges_only: bool = False  # vouch for what lies between the first and the last row of a page, and for nothing else
     faults: list[Fault] = field(default_factory=list)  # what happens to the next calls, one each
     always: Fault | None = None  # what happens to every call without a fault of its own
     calls: list[Call] = field(default_factory=list)
@@ -110,7 +113,10 @@ class FakeUpstream:
         return self.now_ms()
 
     async def first_available(self, instrument: Instrument) -> int | None:
-        """When the truth begins."""
+        """When the truth begins, if it ``knows_beginnings``."""
+        self.beginning_calls += 1
+        if not self.knows_beginnings:
+            return None
         stamps = self.truth[instrument.symbol].timestamp
         return int(stamps[0]) if len(stamps) else None
 
@@ -178,6 +184,11 @@ class FakeUpstream:
         if self.sloppy and len(inside):
             first, last = np.searchsorted(rows.timestamp, [inside.timestamp[0], inside.timestamp[-1]])
             inside = rows[max(0, first - self.sloppy) : last + 1 + self.sloppy]
+        if self.edges_only:
+            if not len(inside):
+                return Page(inside, span.since, span.since)
+            whole_from = max(whole_from, int(inside.timestamp[0]))
+            until = min(until, timeframe.next(int(inside.timestamp[-1])))
         return Page(inside, whole_from, until)
 
 
