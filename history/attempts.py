@@ -49,8 +49,7 @@ class Attempts:
         reached, open_ = verdict.resume_at, verdict.unproven & Spans([wanted])
         self.result.unavailable -= verdict.covered
         if reached <= wanted.since < call.final_until:  # the page ends with the row beside what was wanted
-            page_ms = self.capabilities.max_rows_per_call * self.timeframe.nominal_ms
-            reached = max(call.span.since + page_ms, self.timeframe.next(wanted.since, self.days))
+            reached = max(call.span.since + self._page_ms, self.timeframe.next(wanted.since, self.days))
             open_ = Spans([Span(wanted.since, min(reached, wanted.until, call.final_until))])
         if not open_ or (progress and not self.request.refetch):
             self.habits.anchored |= bool(open_)
@@ -64,6 +63,21 @@ class Attempts:
         self.result.unavailable |= open_
         self.spans |= open_ | Spans([Span(wanted.since, reached)])
         return reached
+
+    def learn_reach(self, rows: int, length: int) -> None:
+        """Remember how far one call reaches.
+
+        A page of a symbol that seldom trades, or did not yet, reaches further back than its number of rows says. Otherwise
+        every query would feel its way anew, and never arrive at the first trade.
+        """
+        if rows * 4 * self.timeframe.nominal_ms >= length:
+            self.habits.reach = self._page_ms
+        elif length >= self.habits.reach:
+            self.habits.reach *= 4
+
+    @property
+    def _page_ms(self) -> int:
+        return self.capabilities.max_rows_per_call * self.timeframe.nominal_ms
 
     def _smaller(self, wanted: Span) -> int:
         """Half of what a page could have brought, ms."""
@@ -79,8 +93,7 @@ class Attempts:
         habits.in_vain += 1
         habits.out_of_reach = habits.out_of_reach + 1 if verdict.reaches_back_to >= until else 0
         if verdict.is_silent:
-            page_ms = self.capabilities.max_rows_per_call * self.timeframe.nominal_ms
-            skipped = Span(reached, min(until, call.final_until, reached + quiet_step(page_ms, self.quiet)))
+            skipped = Span(reached, min(until, call.final_until, reached + quiet_step(self._page_ms, self.quiet)))
             open_ |= Spans([skipped])
             reached = max(reached, skipped.until)
         beyond = habits.out_of_reach >= MAX_OUT_OF_REACH or habits.in_vain >= MAX_IN_VAIN

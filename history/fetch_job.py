@@ -112,20 +112,9 @@ class FetchJob:
         for part in left:
             rows += await self._fill(part)
         if left and self.result.calls > calls:
-            self._learn_reach(rows, piece.until - piece.since)
+            self.attempts.learn_reach(rows, piece.until - piece.since)
         elif not self.result.exhausted and not self.result.satisfied:
             self.attempts.spans |= Spans([piece])
-
-    def _learn_reach(self, rows: int, length: int) -> None:
-        """Remember how far one call reaches.
-
-        A page of a symbol that seldom trades, or did not yet, reaches further back than its number of rows says. Otherwise
-        every query would feel its way anew, and never arrive at the first trade.
-        """
-        if rows * 4 * self.timeframe.nominal_ms >= length:
-            self.attempts.habits.reach = self._page_ms
-        elif length >= self.attempts.habits.reach:
-            self.attempts.habits.reach *= 4
 
     async def resolve_rechecks(self) -> None:
         """What was asked for again is no longer suspect: the second answer is final."""
@@ -209,7 +198,7 @@ class FetchJob:
                     rows += count
                     left -= Spans([Span(window.since, reached)])
                     self.dense = count * self.timeframe.nominal_ms >= DENSE_FRACTION * (reached - window.since)
-                left -= self.attempts.spans
+                left -= self.attempts.spans & Spans([piece])
         return rows
 
     def _is_over(self, reached: int) -> bool:
