@@ -147,10 +147,11 @@ class QueryFetches:
         doubtful = Spans(span.outer(plan.timeframe, plan.zone) for spans in lacking.values() for span in spans)
         wanted = []
         for span in sorted([*(missing & doubtful), *(missing - doubtful)]):
-            if (base := plan.choose_timeframe(span, lacking)) is None:
+            chosen = plan.choose_timeframe(span, lacking)
+            if chosen is None:
                 self.outcome.unavailable |= Spans([span])
             else:
-                wanted.append((span, base))
+                wanted.append((span, chosen))
         return wanted
 
     def _has_forming(self, plan: Plan, base: Timeframe, wanted: Span) -> bool:
