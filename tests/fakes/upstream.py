@@ -75,7 +75,7 @@ class FakeUpstream:
     vouches_to_now: bool = False  # vouch for what has ended only, not for the whole range
     knows_beginnings: bool = False  # it can say where a symbol begins
     beginning_calls: int = 0
-    edges_only: bool = False  # vouch for what lies between the first and the last row of a page, and for nothing else
+    edges_only: bool = False  # answer one window, and vouch only from its first row to its last one
     faults: list[Fault] = field(default_factory=list)  # what happens to the next calls, one each
     always: Fault | None = None  # what happens to every call without a fault of its own
     calls: list[Call] = field(default_factory=list)
@@ -177,6 +177,8 @@ class FakeUpstream:
                 rows = rows[-self.newest_only :]
                 whole_from = max(whole_from, int(rows.timestamp[0]))
             return Page(rows, whole_from, until)
+        if self.edges_only:
+            span = Span(span.since, min(span.until, timeframe.shift(span.since, self.capabilities.max_rows_per_call)))
         inside, most = rows.between(span), self.page_rows or self.capabilities.max_rows_per_call
         if len(inside) > most:
             inside = inside[:most]
