@@ -27,7 +27,7 @@ from candlegraph.timeframe import Timeframe
 from candlegraph.upstream import ProviderState, ProviderStatus, Upstream
 from history.backfill.jobs import BackfillJobs
 from history.backfill.workers import BackfillWorkers
-from history.fetch_job import MAX_CALLS_PER_FETCH
+from history.fetch_request import MAX_CALLS_PER_FETCH
 from history.orchestrator import History
 from providers.ccxt.provider import Ccxt
 from providers.guard.guard import Guard

@@ -11,6 +11,8 @@ from candlegraph.span import Span, Spans
 from history.plan import Plan, UnreachableSpan
 from history.query_fetches import FetchOutcome
 
+NOT_PROVED = "The provider does not have it, or its answers do not prove what there is: it is asked again later."
+
 
 @dataclass(frozen=True, slots=True)
 class QueryResult:
@@ -76,7 +78,7 @@ def explain_gaps(plan: Plan, outcome: FetchOutcome, unknown: Spans, out_of_reach
     reasons += [
         (GapReason.PENDING, outcome.pending, "It is being fetched: ask again in a moment."),
         (GapReason.REFUSED, outcome.refused, "The provider sent rows that are no candles."),
-        (GapReason.UNAVAILABLE, outcome.unavailable, "The provider does not have it."),
+        (GapReason.UNAVAILABLE, outcome.unavailable, NOT_PROVED),
         (
             GapReason.PENDING,
             outcome.unproved,

@@ -5,80 +5,30 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
-from candlegraph.candle import Candles
 from candlegraph.errors import ProviderError
-from candlegraph.outage import Outage
 from candlegraph.provider import Page
 from candlegraph.series import InstrumentRecord
 from candlegraph.span import Span, Spans
-from candlegraph.timeframe import Timeframe
+from candlegraph.timeframe import MINUTE, Timeframe
 from candlegraph.upstream import Upstream, Urgency
 from candlegraph.zone import UTC, Zone, zone
-from history.forming import FormingCache, FormingCandles
+from history.attempts import Attempts
+from history.coarse_look import EmptyAnswer
+from history.fetch_request import FetchRequest, FetchResult
+from history.fetch_stores import FetchStores
+from history.forming import FormingCandles
 from history.page_writer import PageWriter
+from history.pieces import Neighbourhood, split_into_pages
 from history.verdict import BadRows, FetchCall, PageVerdict, judge_page, traits_for
 from storage.batches import CandleWrite, FetchLogRow, Superseded
-from storage.candles import CandleStore
-from storage.coverage import Coverage
-from storage.coverage_cache import CoverageCache
-from storage.fetch_claims import FetchClaims
-from storage.leases import LeaseToken
-from storage.rechecks import Rechecks, needs_recheck
+from storage.coverage import END_OF_TIME_MS, Coverage
+from storage.rechecks import RECHECK_GRID_MS, needs_recheck
 
 log = logging.getLogger(__name__)
 
-MAX_CALLS_PER_FETCH = 12  # the most upstream calls of a query; the rest is fetched for the next page
 DENSE_FRACTION = 0.8  # of a page's minutes have a candle: the spans of the next pages are known beforehand
-
-
-@dataclass(frozen=True, slots=True)
-class FetchRequest:
-    """What to fetch: the gaps of ``span``, or with ``again`` all of it, in at most so many ``calls``.
-
-    The oldest first, or the ``newest``. The call that fetches it looks once more at up to ``overlap_ms`` before it. The lease
-    that is ``held`` must still be so when something is stored.
-    """
-
-    timeframe: Timeframe
-    span: Span
-    newest: bool = False
-    urgency: Urgency = Urgency.QUERY
-    calls: int = MAX_CALLS_PER_FETCH
-    refetch: bool = False
-    overlap_ms: int = 0
-    lease: LeaseToken | None = None
-
-
-@dataclass(slots=True)
-class FetchResult:
-    """The result of a request: the rows that are not final yet, the fetched and stored spans, and the error."""
-
-    forming: Candles = field(default_factory=Candles.empty)
-    fetched: Spans = field(default_factory=Spans)
-    refused: Spans = field(default_factory=Spans)  # the provider has rows there that are no candles
-    unavailable: Spans = field(default_factory=Spans)  # the provider does not reach there
-    ended: Spans = field(default_factory=Spans)  # what of it is newer than everything the provider has
-    unproved: Spans = field(default_factory=Spans)  # the provider has not proved yet that they are over
-    failure: ProviderError | None = None
-    calls: int = 0
-    rows: int = 0  # how many candles were stored
-    exhausted: bool = False  # the call budget ended before the span did
-    reached: int = 0  # where it did: everything before was fetched (oldest first)
-    live: bool = False  # the forming rows came from a feed
-
-
-@dataclass(frozen=True, slots=True)
-class FetchStores:
-    """What fetches read and write besides the provider."""
-
-    store: CandleStore
-    coverage_cache: CoverageCache
-    claims: FetchClaims
-    rechecks: Rechecks
-    forming: FormingCache
-    logging: Outage = field(default_factory=lambda: Outage("logging failed fetches"))
 
 
 @dataclass(slots=True)
@@ -89,14 +39,15 @@ class FetchJob:
     record: InstrumentRecord
     provider: Upstream
     request: FetchRequest
-    reach: int = 0  # how far back the last call reached, ms
     dense: bool = False  # the last page was as long as it has rows, or nearly
     result: FetchResult = field(default_factory=FetchResult)
-    attempted: Spans = field(default_factory=Spans)  # fetched: the gaps that are left are not available
+    attempts: Attempts = field(init=False)
+    ledger: Coverage = field(default_factory=Coverage)  # as it was when the last piece was begun
     page_writer: PageWriter = field(init=False)
 
     def __post_init__(self) -> None:
         """Nothing has arrived."""
+        self.attempts = Attempts(self.request, self.result, self.timeframe, self.days, self.provider.capabilities)
         self.page_writer = PageWriter(self.stores.store, self.request.lease)
 
     @property
@@ -124,19 +75,19 @@ class FetchJob:
 
     async def step(self) -> bool:
         """Fetch one missing piece, the oldest or the newest; False where there is none, or no use in going on."""
-        if self.result.failure or self.result.exhausted:
+        if self.result.failure or self.result.exhausted or self.result.satisfied:
             return False
-        ledger = (await self.stores.coverage_cache.load([self.record.id]))[0]
-        missing = self._without_forming(self._missing(self.request.span, ledger) - self.attempted)
+        self.ledger = (await self.stores.coverage_cache.load([self.record.id]))[0]
+        missing = self._without_forming(self._missing(self.request.span) - self.attempts.spans)
         if not missing:
             return False
-        self.reach = max(self.reach, self._page_ms)
+        self.attempts.habits.reach = max(self.attempts.habits.reach, self._page_ms)
         piece = self._next_piece(missing)
         final = piece.since < self._final_until()
         # A leader need not wait until the claims of a dead leader expire: the lease already decides.
         async with self.stores.claims.acquire(self.key, piece, shared=final and not self.request.lease) as ours:
             if ours:
-                await self._fetch(piece, final=final, missing=missing)
+                await self._fetch(piece, final=final)
         return True
 
     def _next_piece(self, missing: Spans) -> Span:
@@ -145,41 +96,25 @@ class FetchJob:
         if not self.request.newest:
             return piece
         calls = max(1, self.request.calls - self.result.calls) if self.dense else 1
-        reach = max(self.reach, calls * self._page_ms)
+        reach = max(self.attempts.habits.reach, calls * self._page_ms)
         return Span(max(piece.since, self.timeframe.floor(piece.until - reach, self.days)), piece.until)
 
-    async def _fetch(self, piece: Span, *, final: bool, missing: Spans) -> None:
+    async def _fetch(self, piece: Span, *, final: bool) -> None:
         """Fetch a piece that is ours alone."""
         left = Spans([piece])
         if final:  # the previous holder of the claim may have fetched a part of it
-            left = self._missing(piece, (await self.stores.store.read_coverage([self.record.id]))[0])
+            self.ledger = (await self.stores.store.read_coverage([self.record.id]))[0]
+            left = self._missing(piece)
             if left != Spans([piece]):
                 self.stores.coverage_cache.forget(self.record.id)  # the change has not arrived here yet
-        left = self._without_forming(left)
+        left, calls = self._without_forming(left), self.result.calls
         rows = 0
         for part in left:
-            rows += await self._fill(Span(part.since - self.request.overlap_ms, part.until) if final else part)
-        if not self.result.exhausted:
-            self.attempted |= Spans([piece])
-        if not left:
-            return
-        beyond_reach = self.result.unavailable - self.result.ended
-        if self.request.newest and Spans([Span(piece.since, piece.since + 1)]) & beyond_reach:
-            older = Spans(Span(gap.since, min(gap.until, piece.since)) for gap in missing)
-            self.result.unavailable |= older  # older than what the provider does not have
-            self.attempted |= older
-        self._learn_reach(rows, piece.until - piece.since)
-
-    def _learn_reach(self, rows: int, length: int) -> None:
-        """Remember how far one call reaches.
-
-        A page of a symbol that seldom trades, or did not yet, reaches further back than its number of rows suggests. Otherwise
-        every query would feel its way anew, and never arrive at the first trade.
-        """
-        if rows * 4 * self.timeframe.nominal_ms >= length:
-            self.reach = self._page_ms
-        elif length >= self.reach:
-            self.reach *= 4
+            rows += await self._fill(part)
+        if left and self.result.calls > calls:
+            self.attempts.learn_reach(rows, piece.until - piece.since)
+        elif not self.result.exhausted and not self.result.satisfied:
+            self.attempts.spans |= Spans([piece])
 
     async def resolve_rechecks(self) -> None:
         """Resolve the rechecks of the fetched spans: the second answer is final."""
@@ -187,8 +122,23 @@ class FetchJob:
         await self.stores.rechecks.resolve(self.record.id, self.timeframe, asked, self.provider.now_ms())
         self.stores.coverage_cache.forget(self.record.id)
 
-    def _missing(self, span: Span, ledger: Coverage) -> Spans:
-        return Spans([span]) - (ledger.dropped if self.request.refetch else ledger.final)(self.timeframe)
+    async def note_unproven(self) -> None:
+        """Note what was asked for in vain: it is asked for again later. The newest minutes may only be late."""
+        now = self.provider.now_ms()
+        recent = Spans([Span(now - self.provider.capabilities.final_after_ms - RECHECK_GRID_MS, END_OF_TIME_MS)])
+        failed = self.result.unavailable - self.result.ended - recent
+        if failed and not self.request.refetch:
+            await self.stores.retries.add(self.record.id, self.timeframe, failed, now)
+            self.stores.coverage_cache.forget(self.record.id)
+
+    def _missing(self, span: Span) -> Spans:
+        if self.request.refetch:
+            return Spans([span]) - self.ledger.dropped(self.timeframe)
+        return (
+            Spans([span])
+            - self.ledger.final(self.timeframe)
+            - self.ledger.postponed(self.timeframe, self.provider.now_ms())
+        )
 
     def _without_forming(self, missing: Spans) -> Spans:
         """``missing``, without the spans that are not final and were fetched a moment ago."""
@@ -207,22 +157,40 @@ class FetchJob:
         A page is stored while the next ones are fetched; all are stored before this returns and the claim is released.
         """
         try:
-            return await self._fill_stored(piece)
+            return await self._fill_stored(piece, self._opening_span(piece))
         except Superseded as error:
             self.stores.coverage_cache.forget(self.record.id)
             self.result.failure = error
             return 0
 
-    async def _fill_stored(self, piece: Span) -> int:
-        left, rows = Spans([piece]), 0
+    def _opening_span(self, piece: Span) -> Span:
+        """What to ask for first, for the sake of ``piece``."""
+        if piece.since >= self._final_until():
+            return piece
+        retries = Spans(span for _, span in self.ledger.retries.get(self.timeframe, ()))
+        asked = Span(piece.since - self.request.overlap_ms, piece.until)
+        if (not self.attempts.habits.anchored and not retries) or self.request.refetch:
+            return asked
+        covered = self.ledger.spans.get(self.timeframe, Spans())
+        in_vain = (retries | self.result.unavailable) - covered
+        around = Neighbourhood(self.timeframe, self.days, covered, in_vain, self._page_ms)
+        beside = around.with_neighbours(piece)
+        return Span(min(asked.since, beside.since), beside.until)
+
+    async def _fill_stored(self, piece: Span, opening: Span) -> int:
+        left, rows = Spans([opening]), 0
         async with self.page_writer.flush_on_exit():
-            while left and not self.result.failure:
-                if self.result.calls >= self.request.calls:
-                    self.result.exhausted, self.result.reached = True, next(iter(left)).since
+            while (left & Spans([piece])) and not self.result.failure:
+                rest = next(iter(left))
+                if self._is_over(rest.since):
                     break
-                windows = self._call_spans(next(iter(left)))
+                wanted = rest & piece
+                if self.attempts.habits.anchored and rest.since > opening.since:
+                    rest = Span(self.timeframe.shift(rest.since, -1, self.days), rest.until)
+                windows = self._windows(rest)
                 # All of them are waited for, also where one broke: what the others bring is stored.
-                pages = await asyncio.gather(*(self._call(window) for window in windows), return_exceptions=True)
+                calls = (self._call(window, Span(max(window.since, wanted.since), piece.until)) for window in windows)
+                pages = await asyncio.gather(*calls, return_exceptions=True)
                 for window, page in zip(windows, pages, strict=True):
                     if isinstance(page, BaseException):
                         raise page
@@ -230,21 +198,30 @@ class FetchJob:
                     rows += count
                     left -= Spans([Span(window.since, reached)])
                     self.dense = count * self.timeframe.nominal_ms >= DENSE_FRACTION * (reached - window.since)
+                left -= self.attempts.spans & Spans([piece])
         return rows
 
-    def _call_spans(self, rest: Span) -> list[Span]:
-        """What to ask for at once: all of the rest, of which a page comes; or where a page is as long as it has rows, page by
-        page side by side, as far as the budget of calls goes.
-        """
-        page = self._page_ms
-        calls = min(self.request.calls - self.result.calls, -(-(rest.until - rest.since) // page))
-        if not self.dense or calls < 2 or not self.timeframe.width_ms:
-            return [rest]
-        starts = [rest.since + i * page for i in range(calls)]
-        return [Span(start, min(start + page, rest.until)) for start in starts]
+    def _is_over(self, reached: int) -> bool:
+        """Whether no more is to be asked for, although there is more, from ``reached`` on."""
+        if self.request.enough and self.result.rows >= self.request.enough:
+            self.result.satisfied, self.result.reached = True, reached
+        elif self.result.calls >= self.request.calls:
+            self.result.exhausted, self.result.reached = True, reached
+        return self.result.satisfied or self.result.exhausted
 
-    async def _call(self, asked: Span) -> tuple[int, int]:
-        """One upstream call: how many rows came, and the instant to go on from."""
+    def _windows(self, rest: Span) -> list[Span]:
+        """What to ask for at once."""
+        calls = self.request.calls - self.result.calls
+        if self.request.enough:
+            wanted = self.request.enough - self.result.rows
+            calls = min(calls, -(-wanted // self.provider.capabilities.max_rows_per_call))
+        if self.attempts.window_ms:
+            return [rest & Span(rest.since, self.timeframe.ceil(rest.since + self.attempts.window_ms, self.days))]
+        side_by_side = self.dense and bool(self.timeframe.width_ms)
+        return split_into_pages(rest, self._page_ms, calls) if side_by_side else [rest]
+
+    async def _call(self, asked: Span, wanted: Span) -> tuple[int, int]:
+        """One upstream call for the sake of ``wanted``: how many rows came, and the instant to go on from."""
         self.result.calls += 1
         began = time.monotonic()
         call = FetchCall(self.timeframe, self.days, asked, self._final_until())
@@ -254,8 +231,47 @@ class FetchJob:
             self.result.failure = error
             await self._log_failure(asked, error, began)
             return 0, asked.since
-        verdict = await self._store_page(page, call, began)
-        return verdict.rows, verdict.resume_at
+        before = self.result.fetched
+        verdict = await self._store_page(await self._checked(page, call), call, began)
+        progress = bool((verdict.covered - before) & Spans([wanted]))
+        return verdict.rows, self.attempts.settle(call, verdict, wanted, progress=progress)
+
+    async def _checked(self, page: Page, call: FetchCall) -> Page:
+        """A page, unless it is empty and coarser candles refute that; where it is, find out where the candles are."""
+        covered = Span(page.complete_from, min(page.complete_to, call.final_until)) & call.span
+        minutes, unasked = (
+            self.timeframe == MINUTE,
+            self.request.urgency is not Urgency.LIVE and not self.request.refetch,
+        )
+        if len(page.candles.sorted().between(call.span)) or call.span.since >= call.final_until or not unasked:
+            return page
+        known = self.ledger.spans.get(self.timeframe, Spans())
+        seeks_end = self.request.newest and not known & Spans([Span(call.span.until, END_OF_TIME_MS)])
+        looked = self.request.newest and self.stores.coarse_look.has_looked(self.record)
+        if not seeks_end and not looked and self.stores.beginnings.is_open(self.record, self.provider):
+            self.result.calls += 1
+            first = await self.stores.beginnings.find(self.record, self.provider)
+            if first is not None:
+                self._begin_at(first)
+                return page
+        if not covered or not minutes:
+            return page
+        answer = EmptyAnswer(self.record, self.provider, call.span, covered, self.request.newest, self.request.urgency)
+        try:
+            seen = await self.stores.coarse_look.check(answer)
+        except ProviderError as error:
+            self.result.failure = error
+            return page
+        self.result.calls += seen.calls
+        self.attempts.spans |= seen.empty
+        self.result.fetched |= seen.empty & Spans([self.request.span])
+        return replace(page, complete_from=call.span.since, complete_to=call.span.since) if seen.refuted else page
+
+    def _begin_at(self, first: int) -> None:
+        """Leave out what is older than the first candle."""
+        self.record = replace(self.record, first_available=first)
+        self.result.first_available = first
+        self.attempts.spans |= Spans([Span(min(0, self.request.span.since), self.timeframe.floor(first, self.days))])
 
     async def _store_page(self, page: Page, call: FetchCall, began: float) -> PageVerdict:
         """Judge one page, have it stored, and add it to the result."""
@@ -276,7 +292,6 @@ class FetchJob:
         result.fetched |= verdict.covered
         result.rows += len(verdict.kept)
         result.refused |= bad
-        result.unavailable |= verdict.unavailable
         result.ended |= verdict.ended
         result.unproved |= verdict.unproved
         if verdict.ahead:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from dataclasses import replace
 
 from cachetools import LRUCache
 
@@ -12,34 +13,48 @@ from candlegraph.outage import Outage
 from candlegraph.series import InstrumentRecord
 from candlegraph.timeframe import Timeframe
 from candlegraph.upstream import Upstream
-from history.fetch_job import FetchJob, FetchRequest, FetchResult, FetchStores
+from history.attempts import PagingHabits
+from history.beginnings import Beginnings
+from history.coarse_look import CoarseLook
+from history.fetch_job import FetchJob
+from history.fetch_request import FetchRequest, FetchResult
+from history.fetch_stores import FetchStores
 from history.forming import FormingCache
 from history.free_space import FreeSpace
 from storage.candles import CandleStore
 from storage.coverage_cache import CoverageCache
 from storage.fetch_claims import FetchClaims
+from storage.instruments import Instruments
 from storage.leases import LeaseLost
 from storage.rechecks import Rechecks
+from storage.retries import Retries
 
 log = logging.getLogger(__name__)
 
-MAX_REACHES = 20_000  # a few MB; a forgotten series starts small again
-
-
+MAX_HABITS = 20_000  # a few MB; a forgotten series starts small again
 PAUSE_S = 30.0  # after which a caller may ask again
 
 
 class Fetcher:
     """Runs fetches. Equal requests at the same time share one task, which no caller cancels."""
 
-    def __init__(self, store: CandleStore, ledgers: CoverageCache) -> None:
+    def __init__(self, store: CandleStore, ledgers: CoverageCache, instruments: Instruments) -> None:
         """Nothing runs yet."""
         self.claims = FetchClaims(store.database, store.change_feed)
         self.rechecks = Rechecks(store.database)
         self.forming = FormingCache(store.database)
-        self._stores = FetchStores(store, ledgers, self.claims, self.rechecks, self.forming)
+        self._stores = FetchStores(
+            store,
+            ledgers,
+            self.claims,
+            self.rechecks,
+            Retries(store.database),
+            Beginnings(instruments),
+            CoarseLook(store),
+            self.forming,
+        )
         self._tasks: dict[tuple[int, FetchRequest], asyncio.Task[FetchResult]] = {}
-        self._reaches: LRUCache[tuple[int, Timeframe], int] = LRUCache(MAX_REACHES)
+        self._habits: LRUCache[tuple[int, Timeframe], PagingHabits] = LRUCache(MAX_HABITS)
         self.free_space: FreeSpace | None = None  # where it can be read
         self.storing = Outage("storing what was fetched")
         self.rechecks_outage = Outage("rechecking empty answers")
@@ -87,9 +102,11 @@ class Fetcher:
         if self.paused and job.request.lease is None:
             job.result.failure = FetchPaused(retry_after=PAUSE_S)
             return job.result
-        job.reach = self._reaches.get(job.key, 0)
+        job.attempts.habits = replace(self._habits.get(job.key, job.attempts.habits))
         while await job.step():
-            self._reaches[job.key] = job.reach
+            self._habits[job.key] = job.attempts.habits
         if job.request.refetch:
             await job.resolve_rechecks()
+        else:
+            await job.note_unproven()
         return job.result

@@ -23,8 +23,8 @@ from candlegraph.upstream import Providers, Upstream
 from candlegraph.zone import zone
 from history.admission import RowBudget
 from history.batch_reader import BatchReader, ReadSources
-from history.fetch_job import MAX_CALLS_PER_FETCH, FetchRequest
 from history.fetch_limits import UNLIMITED, FetchAllowance
+from history.fetch_request import MAX_CALLS_PER_FETCH, FetchRequest
 from history.fetcher import Fetcher
 from history.listings import Listings
 from history.plan import Plan
@@ -77,7 +77,8 @@ class History:
         """Put it together over a database and its providers; `start` keeps it up."""
         store = CandleStore(database, ChangeFeed(database), reading)
         ledgers = CoverageCache(store)
-        instruments, fetcher = Instruments(database), Fetcher(store, ledgers)
+        instruments = Instruments(database)
+        fetcher = Fetcher(store, ledgers, instruments)
         listings, revisions = Listings(instruments, providers), Revisions(store, ledgers, fetcher.claims)
         counts, budget = CandleCounts(database), RowBudget()
         return cls(store, ledgers, instruments, listings, fetcher, providers, levels, counts, budget, revisions, cache)

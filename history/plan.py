@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, replace
+from types import MappingProxyType
 from typing import NamedTuple
 
 from candlegraph import clock
@@ -17,6 +18,8 @@ from storage.coverage import Coverage
 from storage.relations import BASE_RELATION, Aggregates
 
 CHEAP_CALLS = 3  # the most calls for 1m candles; beyond, a native timeframe is fetched instead
+
+NOTHING_LACKS: Mapping[Timeframe, Spans] = MappingProxyType({})
 
 _DECADE = Timeframe(10, "y")
 
@@ -213,10 +216,15 @@ class Plan:
             older = Span(window.since, edge) & window
             yield UnreachableSpan(GapReason.UNAVAILABLE, older, "The provider does not reach back so far.")
 
-    def choose_timeframe(self, span: Span) -> Timeframe | None:
-        """The timeframe to fetch: 1m while that is cheap, else the coarsest native one that folds into ours."""
+    def choose_timeframe(self, span: Span, lacking: Mapping[Timeframe, Spans] = NOTHING_LACKS) -> Timeframe | None:
+        """The timeframe to fetch: 1m while that is cheap, else the coarsest native one that folds into ours.
+
+        ``lacking`` is what a timeframe could not bring: there only coarser ones, which reach further back, are chosen.
+        """
         assert self.capabilities  # noqa: S101 - there is somebody to ask
+        failed = max((base.nominal_ms for base, spans in lacking.items() if Spans([span]) & spans), default=0)
         native = sorted(self.native_timeframes(), key=lambda base: -base.nominal_ms)
+        native = [base for base in native if base.nominal_ms > failed]
         reaches = {base: self.capabilities.reach_ms(base) for base in native}
         within = [base for base, reach in reaches.items() if reach is None or self.now - reach <= span.since]
         if self.coverage.horizon is not None and span.since < self.coverage.horizon:

@@ -85,6 +85,9 @@ class CandleQuery:
         capabilities = provider.capabilities if provider else None
         coverage = await self.reader.coverage.load(self.context.record.id)
         self.plan = replace(self.plan, coverage=coverage, capabilities=capabilities)
+        if (first := self.fetches.outcome.first_available) is not None:
+            self.context = replace(self.context, record=replace(self.context.record, first_available=first))
+            self.plan = replace(self.plan, record=self.context.record)
 
     def _requested_span(self) -> Span:
         """The whole requested buckets, up to the forming one."""
@@ -111,7 +114,7 @@ class CandleQuery:
         while found < wanted and reached != asked:
             buckets = min((wanted - found) * growth, MAX_WINDOW_BUCKETS)
             window = self._next_window(reached, buckets, asked)
-            answered, count = await self._answer_window(window)
+            answered, count = await self._answer_window(window, wanted - found if growth > 1 else 0)
             reached = Span(min(reached.since, answered.since), max(reached.until, answered.until))
             if self.fetches.outcome.exhausted:
                 break
@@ -129,15 +132,24 @@ class CandleQuery:
 
     # One window
 
-    async def _answer_window(self, window: Span) -> tuple[Span, int]:
-        """Fetch what a window lacks, read it, and keep its candles; the part answered, and how many candles it has."""
+    async def _answer_window(self, window: Span, enough: int) -> tuple[Span, int]:
+        """Fetch what a window lacks, read it, and keep its candles; the part answered, and how many candles it has.
+
+        A window that has grown is fetched only as far as it has ``enough`` candles.
+        """
         lookup, planned = self._plan_window(window)
-        if await self.fetches.fetch(self.plan, planned):
-            await self._refresh_plan()
+        if enough and (known := self.fetches.known_part(self.plan, planned)):
+            window = known
             lookup, planned = self._plan_window(window)
+        if await self.fetches.fetch(self.plan, planned, enough):
+            lookup, planned = await self._plan_again(window)
+            if await self.fetches.fetch_coarser(self.plan, planned):
+                lookup, planned = await self._plan_again(window)
+            self.fetches.give_up(self.plan, planned)
         else:
             planned = self.plan.with_forming(planned, self.fetches.outcome.forming)
-        if self.fetches.outcome.exhausted and (cut := self.fetches.trim_window(self.plan, planned)) != window:
+        partial = self.fetches.outcome.exhausted or self.fetches.outcome.satisfied
+        if partial and (cut := self.fetches.trim_window(self.plan, planned)) != window:
             lookup, planned = self._plan_window(cut)
         hits, parts = await lookup.find(planned)
         answered, made = await self._read_parts([*parts, *planned.tail], planned, lookup)
@@ -146,6 +158,10 @@ class CandleQuery:
         self.answered += [(span & answered, SourceKind.CACHE) for span in hits.spans]
         self.answered += [(part.span & answered, part.source) for part in [*parts, *planned.tail]]
         return answered, sum(map(len, found))
+
+    async def _plan_again(self, window: Span) -> tuple[CacheLookup, WindowPlan]:
+        await self._refresh_plan()
+        return self._plan_window(window)
 
     def _plan_window(self, window: Span) -> tuple[CacheLookup, WindowPlan]:
         lookup = CacheLookup(self.reader, self.context.record, self.plan, window)

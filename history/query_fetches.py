@@ -12,8 +12,8 @@ from candlegraph.series import InstrumentRecord
 from candlegraph.span import Span, Spans
 from candlegraph.timeframe import Timeframe
 from candlegraph.upstream import Upstream
-from history.fetch_job import MAX_CALLS_PER_FETCH, FetchRequest, FetchResult
 from history.fetch_limits import UNLIMITED, FetchAllowance
+from history.fetch_request import MAX_CALLS_PER_FETCH, FetchRequest, FetchResult
 from history.fetcher import Fetcher
 from history.plan import Plan, WindowPlan
 
@@ -38,13 +38,16 @@ class FetchOutcome:
     fetched: Spans = field(default_factory=Spans)
     pending: Spans = field(default_factory=Spans)  # still being fetched at the deadline
     refused: Spans = field(default_factory=Spans)  # the provider's rows there are no candles
-    unavailable: Spans = field(default_factory=Spans)  # the provider does not have it
+    lacking: dict[Timeframe, Spans] = field(default_factory=dict)  # what the provider did not bring at a timeframe
+    unavailable: Spans = field(default_factory=Spans)  # at no timeframe
     ended: Spans = field(default_factory=Spans)  # newer than everything the provider has, at whatever timeframe
     unproved: Spans = field(default_factory=Spans)  # the provider has not proved yet that they are over
     forming: dict[Timeframe, Candles] = field(default_factory=dict)
     live: bool = False  # the forming candles came from a feed
     calls: int = 0
     exhausted: bool = False  # the budget of calls ended before the missing spans did
+    satisfied: bool = False  # a window has enough candles before its end, and its rest was not fetched
+    first_available: int | None = None  # where the instrument begins, if that was found out
 
 
 @dataclass(slots=True)
@@ -54,27 +57,45 @@ class QueryFetches:
     request: CandleRequest
     context: QueryContext
     outcome: FetchOutcome = field(default_factory=FetchOutcome)
+    enough: int = 0  # buckets; 0: all of a window are wanted
 
     @property
     def newest_first(self) -> bool:
         """Whether the query goes back in time."""
         return self.request.since is None
 
-    async def fetch(self, plan: Plan, planned: WindowPlan) -> bool:
-        """Fetch what a window lacks; wait until the deadline, or not at all. True if its coverage may have changed."""
-        outcome, window = self.outcome, planned.window
+    async def fetch(self, plan: Plan, planned: WindowPlan, enough: int = 0) -> bool:
+        """Fetch what a window lacks; wait until the deadline, or not at all. True if its coverage may have changed.
+
+        Where it has more buckets than are wanted, so many as are ``enough``.
+        """
+        outcome, self.enough = self.outcome, enough
         # A query that has something pending fetches no more: the next query will.
         if self.context.provider is None or outcome.failure or outcome.pending:
             return False
-        beyond_reach = outcome.unavailable - outcome.ended
-        if self.newest_first and any(span.since <= window.until <= span.until for span in beyond_reach):
-            outcome.unavailable |= Spans([window])  # older than what the provider does not have
+        outcome.satisfied = False
+        return await self._fetch_all(plan, planned.missing - outcome.ended, self.context.provider)
+
+    async def fetch_coarser(self, plan: Plan, planned: WindowPlan) -> bool:
+        """Fetch at a coarser timeframe what was fetched in vain; True if the coverage may have changed."""
+        outcome, provider = self.outcome, self.context.provider
+        lacking = Spans(span.outer(plan.timeframe, plan.zone) for spans in outcome.lacking.values() for span in spans)
+        missing = planned.missing & (lacking - outcome.ended)
+        if not missing or provider is None or outcome.failure or outcome.pending or outcome.exhausted:
             return False
-        missing = planned.missing - outcome.ended
-        if refusal := await self._refused(plan, missing, self.context.provider):
+        return await self._fetch_all(plan, missing, provider)
+
+    def give_up(self, plan: Plan, planned: WindowPlan) -> None:
+        """Count as unavailable what a window still lacks after all fetches."""
+        lacking = Spans(span for spans in self.outcome.lacking.values() for span in spans)
+        self.outcome.unavailable |= lacking & Spans(span.outer(plan.timeframe, plan.zone) for span in planned.missing)
+
+    async def _fetch_all(self, plan: Plan, missing: Spans, provider: Upstream) -> bool:
+        outcome = self.outcome
+        if refusal := await self._refused(plan, missing, provider):
             outcome.failure = refusal
             return False
-        tasks = self._start(plan, missing, self.context.provider)
+        tasks = self._start(plan, missing, provider)
         if not tasks:
             return False
         waits = self.request.wait is Wait.COMPLETE
@@ -89,11 +110,26 @@ class QueryFetches:
         """Count the rows that the missing spans may bring for the operation's caller; the refusal where they are too many."""
         calls, rows = max(0, MAX_CALLS_PER_FETCH - self.outcome.calls), 0
         for span in list(missing)[:calls]:
-            if base := plan.choose_timeframe(span):
+            if base := plan.choose_timeframe(span, self.outcome.lacking):
                 wanted = plan.fetchable(span, base)
-                length = -(-(wanted.until - wanted.since) // base.nominal_ms)
-                rows += min(length, calls * provider.capabilities.max_rows_per_call)
+                page, length = (
+                    provider.capabilities.max_rows_per_call,
+                    -(-(wanted.until - wanted.since) // base.nominal_ms),
+                )
+                if self.enough:
+                    length = min(length, self.enough * -(-plan.timeframe.nominal_ms // base.nominal_ms) + page)
+                rows += min(length, calls * page)
         return await self.context.allowance.spend(rows)
+
+    def known_part(self, plan: Plan, planned: WindowPlan) -> Span:
+        """The part of a window next to where the query came from, up to the first span that is worth a call."""
+        window, provider = planned.window, self.context.provider
+        if provider is None or self.outcome.failure or self.outcome.pending:
+            return window
+        wanted = [span for span, _ in self._choose(plan, planned.missing - self.outcome.ended)]
+        if not wanted:
+            return window
+        return Span(wanted[-1].until, window.until) if self.newest_first else Span(window.since, wanted[0].since)
 
     def trim_window(self, plan: Plan, planned: WindowPlan) -> Span:
         """The part of a window next to where the query came from, up to the first span that no calls were left for."""
@@ -108,20 +144,35 @@ class QueryFetches:
         self, plan: Plan, missing: Spans, provider: Upstream
     ) -> dict[asyncio.Task[FetchResult], tuple[Span, Timeframe]]:
         """Start a fetch for each missing span that there are calls left for, unless its candles are at hand."""
-        spans, budget = list(missing), max(0, MAX_CALLS_PER_FETCH - self.outcome.calls)
+        wanted, budget = self._choose(plan, missing), max(0, MAX_CALLS_PER_FETCH - self.outcome.calls)
         if self.newest_first:
-            spans.reverse()
-        self.outcome.exhausted = len(spans) > budget
+            wanted.reverse()
+        self.outcome.exhausted = len(wanted) > budget
+        if self.enough and budget and len(wanted) > 1:  # the nearest may have enough
+            self.outcome.exhausted, self.outcome.satisfied, wanted = False, True, wanted[:1]
         tasks = {}
-        for span in spans[:budget]:
-            if (base := plan.choose_timeframe(span)) is None:
-                self.outcome.unavailable |= Spans([span])
-                continue
-            wanted = plan.fetchable(span, base)
-            if not self._has_forming(plan, base, wanted):
-                request = FetchRequest(base, wanted, newest=self.newest_first)
+        for span, base in wanted[:budget]:
+            part = plan.fetchable(span, base)
+            if not self._has_forming(plan, base, part):
+                rows = self.enough * -(-plan.timeframe.nominal_ms // base.nominal_ms)
+                request = FetchRequest(base, part, newest=self.newest_first, enough=rows)
                 tasks[self.context.fetcher.fetch(plan.record, provider, request)] = (span, base)
         return tasks
+
+    def _choose(self, plan: Plan, missing: Spans) -> list[tuple[Span, Timeframe]]:
+        """The spans to ask for, each at its timeframe; what no timeframe has brought, or may bring yet, is unavailable."""
+        lacking = dict(self.outcome.lacking)
+        for base in plan.coverage.retries:
+            lacking[base] = lacking.get(base, Spans()) | plan.coverage.postponed(base, plan.now)
+        doubtful = Spans(span.outer(plan.timeframe, plan.zone) for spans in lacking.values() for span in spans)
+        wanted = []
+        for span in sorted([*(missing & doubtful), *(missing - doubtful)]):
+            chosen = plan.choose_timeframe(span, lacking)
+            if chosen is None:
+                self.outcome.unavailable |= Spans([span])
+            else:
+                wanted.append((span, chosen))
+        return wanted
 
     def _has_forming(self, plan: Plan, base: Timeframe, wanted: Span) -> bool:
         """Whether all that is missing is not final, and was fetched a moment ago."""
@@ -140,6 +191,8 @@ class QueryFetches:
         outcome = self.outcome
         outcome.calls += result.calls
         outcome.exhausted |= result.exhausted
+        outcome.satisfied |= result.satisfied
+        outcome.first_available = outcome.first_available or result.first_available
         outcome.failure = outcome.failure or result.failure
         outcome.fetched |= result.fetched
         outcome.refused |= result.refused
@@ -148,7 +201,13 @@ class QueryFetches:
         outcome.unproved |= result.unproved
         # The missing newest candles of a delayed feed prove nothing about older ones.
         delay = self.context.provider.capabilities.delay_ms if self.context.provider else 0
-        outcome.unavailable |= result.unavailable - Spans([Span(plan.now - delay, plan.now)] if delay else [])
-        if span.until > plan.settled and not result.failure and not result.exhausted:
+        lacking = result.unavailable - outcome.ended - Spans([Span(plan.now - delay, plan.now)] if delay else [])
+        outcome.lacking[base] = outcome.lacking.get(base, Spans()) | lacking
+        if (
+            span.until > plan.settled
+            and not result.failure
+            and not result.exhausted
+            and (self.newest_first or not result.satisfied)
+        ):
             outcome.forming[base] = result.forming
             outcome.live = result.live

@@ -25,7 +25,7 @@ from candlegraph.series import InstrumentRecord
 from candlegraph.span import Span, Spans
 from candlegraph.upstream import Upstream, Urgency
 from candlegraph.zone import zone
-from history.fetch_job import FetchRequest
+from history.fetch_request import FetchRequest
 from history.orchestrator import History
 from history.volume_upgrade import ALL_TIME, VolumeCorrection
 from storage.batches import CandleRead, CandleWrite

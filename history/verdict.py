@@ -45,13 +45,15 @@ class PageVerdict:
     forming: Candles
     ahead: Span | None  # for which ``forming`` is complete; None if the page does not cover it
     bad: BadRows
-    unavailable: Spans  # the provider does not have it
+    unproven: Spans  # final by now, and the page does not say what there is
+    reaches_back_to: int  # the page says nothing of what is older
     ended: Spans  # what of it is newer than everything the provider has
     unproved: Spans  # perhaps not over: the provider gives no time, and has sent nothing newer
     resume_at: int  # where the next call begins; the end of the call's span if nothing more can come
     rows: int  # how many rows came for the span
     candles: int  # how many of them are candles
     is_empty_answer: bool  # no row came for a span that the page covers: to be checked again if that may be an outage
+    is_silent: bool  # it claims nothing, and has no rows
     is_off_target: bool  # rows came, but for other spans
     unknown_volumes: int  # how many of the candles came without a volume, which is 0 then
 
@@ -75,10 +77,14 @@ def judge_page(page: Page, call: FetchCall, traits: Capabilities) -> PageVerdict
         candles, odd = candles[kept], odd[kept]
     covered = Spans([Span(page.complete_from, min(page.complete_to, final_until)) & asked]) - bad.spans
     nothing = page.complete_to <= asked.since
-    unproved = asked.until if nothing else page.complete_from
+    ended = not len(within) and page.complete_to < asked.since
+    # A page speaks of so many buckets at most: what lies behind them was not asked for yet.
+    page_ends = asked.until if ended else call.timeframe.shift(asked.since, traits.max_rows_per_call, call.days)
+    behind = min(asked.until, max(page_ends, page.complete_from))
+    unproven_until = behind if nothing else page.complete_from
     # Past the last final candle comes the forming one alone, and only a full page can have cut that off.
     whole = page.complete_to >= final_until and len(page.candles) < traits.max_rows_per_call
-    resume_at = asked.until if nothing or whole else page.complete_to
+    resume_at = behind if nothing else asked.until if whole else page.complete_to
     told_ahead = not nothing and resume_at >= asked.until > final_until
     return PageVerdict(
         kept=concat([candles.between(span) for span in covered]),
@@ -86,15 +92,15 @@ def judge_page(page: Page, call: FetchCall, traits: Capabilities) -> PageVerdict
         forming=candles[candles.timestamp >= final_until],
         ahead=Span(max(asked.since, final_until), asked.until) if told_ahead else None,
         bad=bad,
-        unavailable=Spans([Span(asked.since, min(unproved, asked.until, final_until))]),
-        ended=Spans(
-            [Span(page.complete_to, asked.until)] if not len(within) and page.complete_to < asked.since else []
-        ),
+        unproven=Spans([Span(asked.since, min(unproven_until, asked.until, final_until))]),
+        reaches_back_to=page.complete_from,
+        ended=Spans([Span(page.complete_to, asked.until)] if ended else []),
         unproved=Spans([Span(max(asked.since, final_until), min(asked.until, call.final_until))]),
         resume_at=resume_at,
         rows=len(within),
         candles=len(candles),
         is_empty_answer=not len(within) and bool(covered),
+        is_silent=nothing and not ended and not len(page.candles),
         is_off_target=not len(within) and bool(len(page.candles)),
         unknown_volumes=int(np.count_nonzero(odd)) if traits.has_volume else 0,
     )

@@ -23,7 +23,7 @@ from candlegraph.timeframe import MINUTE
 from candlegraph.timings import Timings
 from candlegraph.upstream import Upstream, Urgency
 from candlegraph.zone import zone
-from history.fetch_job import FetchRequest
+from history.fetch_request import FetchRequest
 from history.orchestrator import History
 from realtime import schedule
 from realtime.final_candles import FinalCandles

@@ -89,6 +89,7 @@ class CandleStore:
         sources: dict[int, dict[Timeframe, Revision]] = defaultdict(dict)
         horizon = None
         doubts: dict[int, dict[Timeframe, list[tuple[int, Span]]]] = defaultdict(dict)
+        retries: dict[int, dict[Timeframe, list[tuple[int, Span]]]] = defaultdict(dict)
         for row in await self.database.read("coverage_by_instrument", list({i for ids in asked for i in ids})):
             horizon = to_ms(row["horizon"])
             if row["timeframe"] is None:
@@ -98,10 +99,13 @@ class CandleStore:
             if row["source_lineage"] is not None:
                 source = Revision(row["source_lineage"], row["source_state"])
                 sources[row["instrument_id"]][Timeframe.parse(row["timeframe"])] = source
-            if row["suspects"]:
-                noted = [(at, Span(since, until)) for at, since, until in json.loads(row["suspects"])]
-                doubts[row["instrument_id"]][Timeframe.parse(row["timeframe"])] = noted
-        return [[Coverage(spans[i], revisions[i], doubts[i], horizon, sources[i]) for i in ids] for ids in asked]
+            for column, noted in (("suspects", doubts), ("retries", retries)):
+                if row[column]:
+                    found = [(at, Span(since, until)) for at, since, until in json.loads(row[column])]
+                    noted[row["instrument_id"]][Timeframe.parse(row["timeframe"])] = found
+        return [
+            [Coverage(spans[i], revisions[i], doubts[i], horizon, sources[i], retries[i]) for i in ids] for ids in asked
+        ]
 
     async def horizon(self) -> int | None:
         """The instant before which no 1m candles are kept (ms, UTC); None where all are."""

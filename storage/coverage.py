@@ -30,6 +30,9 @@ class Coverage:
     sources: Mapping[Timeframe, Revision] = field(
         default_factory=dict
     )  # the provider's revision at the time of the fetch
+    retries: Mapping[Timeframe, Sequence[tuple[int, Span]]] = field(
+        default_factory=dict
+    )  # spans fetched in vain, each with the instant of its next fetch: see retries.py
 
     def dropped(self, timeframe: Timeframe) -> Spans:
         """Where candles of ``timeframe`` are no longer stored."""
@@ -45,3 +48,8 @@ class Coverage:
         before = now - RECHECK_AFTER_MS - RECHECK_GRID_MS
         due = {tf: Spans(span for at, span in doubts if at <= before) for tf, doubts in self.rechecks.items()}
         return {timeframe: spans for timeframe, spans in due.items() if spans}
+
+    def postponed(self, timeframe: Timeframe, now: int) -> Spans:
+        """What was asked for in vain and is not to be asked for again yet, at ``now``."""
+        later = Spans(span for at, span in self.retries.get(timeframe, ()) if at > now)
+        return later - self.spans.get(timeframe, Spans()) if later else later

@@ -79,6 +79,13 @@ class Instruments:
             records.update((instrument, (now, record)) for instrument, record in fresh.items())
         return found
 
+    async def note_beginning(self, record: InstrumentRecord, first: int) -> bool:
+        """Note that the first 1m candle of an instrument opens at ``first``; False where the store has an older one."""
+        async with self.database.connection() as connection:
+            noted = await connection.fetchval(SQL["instrument_beginning"], record.id, first)
+        self._records.pop(record.instrument, None)
+        return noted is not None
+
     async def listing_ages(self, pairs: Sequence[tuple[str, str]]) -> list[tuple[tuple[str, str], float]]:
         """The age in seconds of each stored list, for (market, provider) pairs."""
         columns = [[_plain(pair[part]) for pair in pairs] for part in range(2)]

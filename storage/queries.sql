@@ -62,6 +62,13 @@ insert into instruments as i (market, provider, symbol, timezone, folded) values
 on conflict (market, provider, symbol) do update set timezone = i.timezone
 returning *;
 
+-- name: instrument_beginning
+-- Notes when the first candle of an instrument opens, unless that is known or an older candle is stored.
+update instruments i set first_available = ms($2), updated_at = now()
+where id = $1 and first_available is null
+  and not exists (select from ohlcv_data d where d.instrument_id = i.id and d.timeframe = '1m' and d."timestamp" < ms($2))
+returning id;
+
 -- name: instrument_pairs
 select distinct market, provider from instruments order by 1, 2;
 
@@ -76,7 +83,10 @@ select i as instrument_id, c.timeframe, c.revision, c.source_lineage, c.source_s
   (select string_agg(timestamptz_send(lower(r)) || timestamptz_send(upper(r)), ''::bytea order by r) from unnest(c.covered) r) as covered,
   (select jsonb_agg(jsonb_build_array((extract(epoch from s.asked_at) * 1000)::int8, (extract(epoch from lower(x.span)) * 1000)::int8,
                                       (extract(epoch from upper(x.span)) * 1000)::int8))::text
-   from suspects s, unnest(s.spans) x (span) where s.instrument_id = c.instrument_id and s.timeframe = c.timeframe) as suspects
+   from suspects s, unnest(s.spans) x (span) where s.instrument_id = c.instrument_id and s.timeframe = c.timeframe) as suspects,
+  (select jsonb_agg(jsonb_build_array((extract(epoch from f.retry_at) * 1000)::int8, (extract(epoch from lower(x.span)) * 1000)::int8,
+                                      (extract(epoch from upper(x.span)) * 1000)::int8))::text
+   from fetch_retries f, unnest(f.spans) x (span) where f.instrument_id = c.instrument_id and f.timeframe = c.timeframe) as retries
 from unnest($1::int4[]) i left join coverage c on c.instrument_id = i;
 
 -- name: coverage_lock
@@ -291,6 +301,25 @@ gone as (
 update suspects s set spans = old.rest from old
 where (s.instrument_id, s.timeframe, s.asked_at) = (old.instrument_id, old.timeframe, old.asked_at) and not isempty(old.rest);
 
+-- name: fetch_retries_lock
+-- Writers of one series queue on its ledger, which is made if need be: what was never covered may be noted too. Returns the
+-- covered spans, packed.
+insert into coverage as c (instrument_id, timeframe) values ($1, $2)
+on conflict (instrument_id, timeframe) do update set version = c.version
+returning (select string_agg(timestamptz_send(lower(r)) || timestamptz_send(upper(r)), ''::bytea order by r)
+           from unnest(covered) r) as covered;
+
+-- name: fetch_retries_take
+-- Deletes the retries of a series, and returns them.
+delete from fetch_retries where instrument_id = $1 and timeframe = $2
+returning tries, retry_at,
+  (select string_agg(timestamptz_send(lower(r)) || timestamptz_send(upper(r)), ''::bytea order by r) from unnest(spans) r) as spans;
+
+-- name: fetch_retries_put
+insert into fetch_retries (instrument_id, timeframe, tries, retry_at, spans)
+select $1, $2, x.tries, ms(x.at), range_agg(tstzrange(ms(x.since), ms(x.until)))
+from unnest($3::int4[], $4::int8[], $5::int8[], $6::int8[]) x (tries, at, since, until) group by x.tries, x.at;
+
 -- name: coverage_hold
 -- Locks the coverage of one series until the transaction ends, and returns its spans, packed.
 select (select string_agg(timestamptz_send(lower(r)) || timestamptz_send(upper(r)), ''::bytea order by r)
@@ -301,6 +330,7 @@ from coverage c where c.instrument_id = $1 and c.timeframe = $2 for update;
 -- Final candles may have changed, so the revision goes up; the change is published to all processes.
 with published as (
   insert into changes (instrument_ids, corrected) values (array[$1::int4], array['empty'::tstzrange]) returning xid),
+retried as (delete from fetch_retries where instrument_id = $1 and timeframe = $2),
 withdrawn as (
   update coverage c
   set covered = c.covered - x.spans, version = c.version + 1, revision = c.revision + 1, updated_at = now()

@@ -109,7 +109,9 @@ class Tracking:
             if not holes:
                 complete.append(record.id)
             page = provider.capabilities.max_rows_per_call * MINUTE_MS
-            fill.append(split_into_parts(record, holes - Spans(span for span, _, _ in tried[record.id]), MINUTE, page))
+            later = ledger.postponed(MINUTE, provider.now_ms())
+            due = holes - Spans(span for span, _, _ in tried[record.id]) - later
+            fill.append(split_into_parts(record, due, MINUTE, page))
             if late := _correctable(row, ledger, provider):
                 again += [
                     BackfillPart(record, span, -(-(span.until - span.since) // page), refetch=True) for span in late

@@ -25,7 +25,7 @@ from candlegraph.timeframe import Timeframe
 from candlegraph.upstream import Urgency
 from history.backfill.jobs import BackfillJobs, gaps_as_json
 from history.backfill.statements import SQL
-from history.fetch_job import FetchRequest, FetchResult
+from history.fetch_request import FetchRequest, FetchResult
 from storage.database import to_ms
 
 log = logging.getLogger(__name__)

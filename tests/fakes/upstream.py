@@ -73,6 +73,9 @@ class FakeUpstream:
     sloppy: int = 0  # so many rows before and after the range come as well
     page_rows: int | None = None  # fewer rows a page than it says it can
     vouches_to_now: bool = False  # vouch for what has ended only, not for the whole range
+    knows_beginnings: bool = False  # it can say where a symbol begins
+    beginning_calls: int = 0
+    edges_only: bool = False  # answer one window, and vouch only from its first row to its last one
     faults: list[Fault] = field(default_factory=list)  # what happens to the next calls, one each
     always: Fault | None = None  # what happens to every call without a fault of its own
     calls: list[Call] = field(default_factory=list)
@@ -111,7 +114,10 @@ class FakeUpstream:
         return self.now_ms()
 
     async def first_available(self, instrument: Instrument) -> int | None:
-        """When the truth begins."""
+        """When the truth begins, if it ``knows_beginnings``."""
+        self.beginning_calls += 1
+        if not self.knows_beginnings:
+            return None
         stamps = self.truth[instrument.symbol].timestamp
         return int(stamps[0]) if len(stamps) else None
 
@@ -172,6 +178,8 @@ class FakeUpstream:
                 rows = rows[-self.newest_only :]
                 whole_from = max(whole_from, int(rows.timestamp[0]))
             return Page(rows, whole_from, until)
+        if self.edges_only:
+            span = Span(span.since, min(span.until, timeframe.shift(span.since, self.capabilities.max_rows_per_call)))
         inside, most = rows.between(span), self.page_rows or self.capabilities.max_rows_per_call
         if len(inside) > most:
             inside = inside[:most]
@@ -179,6 +187,11 @@ class FakeUpstream:
         if self.sloppy and len(inside):
             first, last = np.searchsorted(rows.timestamp, [inside.timestamp[0], inside.timestamp[-1]])
             inside = rows[max(0, first - self.sloppy) : last + 1 + self.sloppy]
+        if self.edges_only:
+            if not len(inside):
+                return Page(inside, span.since, span.since)
+            whole_from = max(whole_from, int(inside.timestamp[0]))
+            until = min(until, timeframe.next(int(inside.timestamp[-1])))
         return Page(inside, whole_from, until)
 
 

@@ -16,7 +16,7 @@ from candlegraph.provider import Capabilities, Listing, LiveMode
 from candlegraph.span import Span, Spans
 from candlegraph.timeframe import MINUTE, Timeframe
 from candlegraph.zone import zone
-from history.fetch_job import MAX_CALLS_PER_FETCH
+from history.fetch_request import MAX_CALLS_PER_FETCH
 from storage.database import Database
 from tests.candlegraph import scalar_calendar as scalar
 from tests.fakes.upstream import FakeUpstream, minutes

@@ -32,7 +32,7 @@ from candlegraph.span import Span, Spans
 from candlegraph.timeframe import MINUTE, Timeframe
 from candlegraph.zone import zone
 from history import query as walk
-from history.fetch_job import MAX_CALLS_PER_FETCH
+from history.fetch_request import MAX_CALLS_PER_FETCH
 from providers.guard.guard import Guard
 from storage.cache.memory import CandleCache
 from storage.candles import CandleStore
@@ -521,12 +521,26 @@ async def test_fillers_are_dropped_only_where_there_is_volume(make: Make) -> Non
 
 async def test_a_page_that_proves_nothing_covers_nothing(make: Make) -> None:
     world = make(minutes(T0, 100), at(400))
-    world.upstream.faults = [proving_nothing()]
+    world.upstream.always = proving_nothing()
     answer = await world.ask(since=T0, until=at(50))
     assert (len(answer.candles), spans_of(answer)) == (0, [(T0, at(50), GapReason.UNAVAILABLE)])
     assert await world.stored() == []
     assert not await world.covered()
+    assert world.calls == 3, "all of it, and each half"
+    again = await world.ask(since=T0, until=at(50))
+    assert (spans_of(again), world.calls) == (spans_of(answer), 3), "it is not asked again at once"
+    world.upstream.always = None
+    world.now += 21 * MINUTE_MS
     assert len((await world.ask(since=T0, until=at(50))).candles) == 50
+    assert world.calls == 4
+
+
+async def test_a_page_that_proves_nothing_is_asked_for_in_smaller_pieces(make: Make) -> None:
+    world = make(minutes(T0, 100), at(400))
+    world.upstream.faults = [proving_nothing()]
+    answer = await world.ask(since=T0, until=at(50))
+    assert (len(answer.candles), answer.complete) == (50, True)
+    assert [call.span for call in world.upstream.calls] == [Span(T0, at(50)), Span(T0, at(25)), Span(at(25), at(50))]
 
 
 async def test_a_provider_of_the_newest_rows_covers_nothing_before_its_first(make: Make) -> None:
@@ -542,7 +556,7 @@ async def test_a_provider_of_the_newest_rows_covers_nothing_before_its_first(mak
     older = await world.ask(limit=300, until=at(900))
     assert (len(older.candles), older.has_more) == (0, False)
     assert spans_of(older) == [(0, at(900), GapReason.UNAVAILABLE)]
-    assert world.calls == calls + 3, "the forming minute, what lies before, and that once more"
+    assert world.calls == calls + 3, "the forming minute, and what lies before in two steps"
     assert await world.covered() == Spans([Span(at(900), at(1000))])
 
 

@@ -42,7 +42,7 @@ def flat(*at_minutes: int, volume: float = 0.0) -> Candles:
 
 
 @pytest.mark.parametrize(
-    ("first", "last", "final", "answer", "covered", "kept", "unavailable", "resume"),
+    ("first", "last", "final", "answer", "covered", "kept", "unproven", "resume"),
     [
         pytest.param(0, 10, 60, page(ROWS[:10], 0, 10), [between(0, 10)], 10, [], 10, id="a whole page"),
         pytest.param(0, 20, 60, page(ROWS[:10], 0, 10), [between(0, 10)], 10, [], 10, id="the page ends early"),
@@ -64,13 +64,13 @@ def test_a_page_covers_what_it_proves_and_says_where_to_go_on(
     answer: Page,
     covered: list[Span],
     kept: int,
-    unavailable: list[Span],
+    unproven: list[Span],
     resume: int,
 ) -> None:
     verdict = judge_page(answer, call(first, last, final), TRAITS)
     assert list(verdict.covered) == covered
     assert len(verdict.kept) == kept
-    assert list(verdict.unavailable) == unavailable
+    assert list(verdict.unproven) == unproven
     assert verdict.resume_at == at(resume)
 
 
@@ -161,7 +161,7 @@ def test_what_the_provider_has_not_proved_to_be_over_is_not_covered_and_is_named
     assert verdict.covered == Spans([between(0, 19)])
     assert len(verdict.kept) == 19
     assert verdict.unproved == Spans([between(19, 25)])
-    assert not verdict.unavailable
+    assert not verdict.unproven
     assert verdict.forming.timestamp.tolist() == [at(19)]
     assert verdict.resume_at == at(30), "asking on would bring nothing"
 

@@ -27,7 +27,7 @@ from history.backfill import workers as working
 from history.backfill.jobs import BackfillJobs, find_missing
 from history.backfill.tracking import Tracking
 from history.backfill.workers import BackfillWorkers
-from history.fetch_job import FetchRequest
+from history.fetch_request import FetchRequest
 from storage.database import Database
 from tests.fakes.upstream import (
     Fault,

@@ -1,0 +1,139 @@
+"""Where the candles of a symbol are, by one page of a coarser timeframe: asked for where minutes came back empty.
+
+A day without a candle has no minute with one. So one page of days finds the beginning of a young symbol, or the end of one
+that is not traded any more, and spares hundreds of pages of minutes. And where hours have candles but their minutes came
+back empty, the provider does not keep minutes for so long: the empty page proves nothing.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from cachetools import LRUCache, TTLCache
+
+from candlegraph.candle import Candles
+from candlegraph.clock import DAY_MS
+from candlegraph.provider import Capabilities
+from candlegraph.series import InstrumentRecord
+from candlegraph.span import Span, Spans
+from candlegraph.timeframe import MINUTE, Timeframe
+from candlegraph.upstream import Upstream, Urgency
+from candlegraph.zone import UTC
+from history.verdict import FetchCall, judge_page
+from storage.batches import CandleWrite
+from storage.candles import CandleStore
+
+LOOK_PAUSE_S = 3_600  # how long no second look is taken at a series
+MAX_LOOKS = 20_000
+KEPT_FOR_SURE_MS = DAY_MS  # so long every provider keeps minutes
+
+
+@dataclass(frozen=True, slots=True)
+class EmptyAnswer:
+    """A page of minutes without a row, for ``asked``; ``covered`` is what it claims to be empty of candles."""
+
+    record: InstrumentRecord
+    provider: Upstream
+    asked: Span
+    covered: Span
+    newest: bool
+    urgency: Urgency
+
+    @property
+    def age_ms(self) -> int:
+        """How old the youngest of its minutes is."""
+        return self.provider.now_ms() - self.covered.until
+
+
+@dataclass(frozen=True, slots=True)
+class Sighting:
+    """What a look found: minutes that are empty for sure, whether the empty answer is refuted, and its calls."""
+
+    empty: Spans = field(default_factory=Spans)
+    refuted: bool = False
+    calls: int = 0
+
+
+class CoarseLook:
+    """Looks once an hour at most for each series. Remembers which providers do not keep their minutes, and from what age on."""
+
+    def __init__(self, store: CandleStore) -> None:
+        """Nothing was looked at yet."""
+        self._store = store
+        self._paused: TTLCache[int, None] = TTLCache(MAX_LOOKS, LOOK_PAUSE_S)
+        self._kept_ms: LRUCache[tuple[str, str], int] = LRUCache(MAX_LOOKS)  # minutes older than this are not believed
+
+    def has_looked(self, record: InstrumentRecord) -> bool:
+        """Whether a series was looked at within the last hour."""
+        return record.id in self._paused
+
+    async def check(self, answer: EmptyAnswer) -> Sighting:
+        """Look around an empty answer, in two calls at most. ProviderError."""
+        name = answer.record.instrument.market, answer.record.instrument.provider
+        if answer.age_ms >= self._kept_ms.get(name, answer.age_ms + 1):
+            return Sighting(refuted=True)
+        timeframes = coarser_timeframes(answer.record, answer.provider.capabilities)
+        if not timeframes or answer.record.id in self._paused:
+            return Sighting()
+        self._paused[answer.record.id] = None
+        span = look_span(answer, timeframes[0])
+        if not span:
+            return Sighting()
+        busy, empty = await self._look(answer, timeframes[0], span)
+        calls, page_ms = 1, answer.provider.capabilities.max_rows_per_call * MINUTE.nominal_ms
+        last = list(busy & Spans([Span(span.since, answer.covered.since)]))[-1:]
+        if answer.newest and last and len(timeframes) > 1 and timeframes[0].nominal_ms > page_ms:
+            calls += 1
+            day = Span(timeframes[0].shift(last[0].until, -1), last[0].until)
+            empty |= (await self._look(answer, coarsest_within(timeframes, page_ms), day))[1]
+        inside = [tf for tf in timeframes if Span(answer.covered.since, answer.covered.until).inner(tf)]
+        if inside and busy & Spans([answer.covered]) and answer.age_ms >= KEPT_FOR_SURE_MS:
+            calls += 1
+            finer, _ = await self._look(answer, inside[0], answer.covered.inner(inside[0]))
+            if finer & Spans([answer.covered]):
+                self._kept_ms[name] = min(answer.age_ms, self._kept_ms.get(name, answer.age_ms))
+                return Sighting(refuted=True, calls=calls)
+        return Sighting(empty, calls=calls)
+
+    async def _look(self, answer: EmptyAnswer, timeframe: Timeframe, span: Span) -> tuple[Spans, Spans]:
+        """The buckets of ``span`` with a candle, and those that are empty for sure; stored, the emptiness as minutes."""
+        provider, record = answer.provider, answer.record
+        capabilities = provider.capabilities
+        final = timeframe.floor(provider.now_ms() - capabilities.final_after_ms)
+        page = await provider.fetch(record.instrument, timeframe, span, answer.urgency)
+        verdict = judge_page(page, FetchCall(timeframe, UTC, span, final), capabilities)
+        busy = Spans(Span(at, timeframe.next(at)) for at in verdict.kept.timestamp.tolist())
+        empty = verdict.covered - busy
+        writes = [CandleWrite(record.id, timeframe, verdict.kept, verdict.covered, revision=page.revision)]
+        if empty:
+            writes.append(CandleWrite(record.id, MINUTE, Candles.empty(), empty))
+        if verdict.covered:
+            await self._store.write(writes)
+        return busy, empty
+
+
+def coarser_timeframes(record: InstrumentRecord, capabilities: Capabilities) -> list[Timeframe]:
+    """The native timeframes to look with, the coarsest first: their candles leave no minute of the symbol out.
+
+    Days of another zone than UTC may be days of a session, which leave out what is traded before and after it.
+    """
+    if record.timezone != "UTC" or capabilities.revised or MINUTE not in capabilities.timeframes:
+        return []
+    coarser = [timeframe for timeframe in capabilities.timeframes if timeframe != MINUTE]
+    return sorted(coarser, key=lambda timeframe: -timeframe.nominal_ms)
+
+
+def coarsest_within(timeframes: list[Timeframe], length_ms: int) -> Timeframe:
+    """The coarsest timeframe, of those from coarse to fine, whose bucket is no longer than ``length_ms``; else the finest."""
+    return next((timeframe for timeframe in timeframes if timeframe.nominal_ms <= length_ms), timeframes[-1])
+
+
+def look_span(answer: EmptyAnswer, timeframe: Timeframe) -> Span:
+    """What to look at: one page from the empty answer on, or one page before its end where the newest candles are wanted."""
+    capabilities = answer.provider.capabilities
+    final = timeframe.floor(answer.provider.now_ms() - capabilities.final_after_ms)
+    earliest = timeframe.ceil(max(0, capabilities.earliest_ms))
+    if not answer.newest:
+        return Span(max(earliest, timeframe.floor(answer.asked.since)), final)
+    until = min(final, timeframe.ceil(answer.asked.until))
+    return Span(max(earliest, timeframe.shift(until, 1 - capabilities.max_rows_per_call)), until)
