@@ -30,7 +30,9 @@ from history.backfill.tracking import Tracking
 from history.orchestrator import History
 from providers.registry import Registry
 from realtime.cluster import Cluster
+from realtime.subscriber import ListenerGroup
 from realtime.topic import Listener
+from realtime.topic_limits import ANYONE, Caller
 from resolvers.accounts.accounts import Accounts
 from resolvers.accounts.tokens import Tokens
 from resolvers.context import Context, Services
@@ -75,15 +77,22 @@ class BurstHub:
         self._seq = 0
 
     async def subscribe(
-        self, series: Series, since: int | None, days: Zone | None, address: str = ""
+        self,
+        series: Series,
+        since: int | None,
+        days: Zone | None,
+        caller: Caller = ANYONE,
+        *,
+        closed_only: bool = False,
     ) -> AsyncIterator[Event]:
-        listener = Listener()
+        listener, group = Listener(closed_only=closed_only), ListenerGroup()
+        group.add(listener)
         self._listeners.add(listener)
         try:
             yield Event(EventKind.SNAPSHOT, self._seq, Candles.empty(), caught_up=True)
             while True:
-                event = await listener.next(Timings().hub_heartbeat_interval_s)
-                yield event or heartbeat(self._seq)
+                found = await group.next(Timings().hub_heartbeat_interval_s)
+                yield found[1] if found else heartbeat(self._seq)
         finally:
             self._listeners.discard(listener)
 

@@ -123,6 +123,10 @@ class Providers(Protocol):
         """
         ...
 
+    def running(self, market: str, provider: str) -> Upstream | None:
+        """The provider where it has been started already; nothing is started, and nobody is asked."""
+        ...
+
     def statuses(self) -> Sequence[ProviderStatus]:
         """Every provider of every plugin, failed ones too."""
         ...

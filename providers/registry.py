@@ -13,12 +13,14 @@ from importlib.metadata import EntryPoint, entry_points
 
 from candlegraph import clock
 from candlegraph.errors import (
+    BadUserInput,
     CandlegraphError,
     ConfigurationError,
     ProviderError,
     ProviderStarting,
     ProviderUnavailable,
 )
+from candlegraph.identity import check_new_name
 from candlegraph.provider import API_VERSION, ENTRY_POINT_GROUP, Market, Provider, UnconfiguredProvider
 from candlegraph.rate_budget import RateBudget
 from candlegraph.upstream import CallFailure, ProviderState, ProviderStatus, Upstream
@@ -128,6 +130,12 @@ class Registry:
                 provider.market, provider.id, provider.name, provider.description, provider.version, ProviderState.READY
             )
         )
+        try:
+            check_new_name("market", key[0])
+            check_new_name("provider", key[1])
+        except BadUserInput as error:
+            slot.fail(ProviderState.FAILED, error.message)
+            return
         if isinstance(provider, UnconfiguredProvider):
             slot.shown = replace(slot.shown, state=ProviderState.NOT_CONFIGURED, reason=provider.reason)
         elif (speaks := getattr(provider, "api_version", None)) != API_VERSION:
@@ -164,6 +172,11 @@ class Registry:
         if error:
             raise error
         return slot.guard
+
+    def running(self, market: str, provider: str) -> Upstream | None:
+        """The provider where it has been started already; nothing is started."""
+        slot = self._slots.get((market, provider))
+        return slot.guard if slot and slot.started else None
 
     async def _start(self, slot: _Slot, guard: Guard) -> ProviderError | None:
         """Start a provider; return the error, for all waiting callers. The slot keeps it until the next attempt may begin."""

@@ -3,30 +3,27 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager, suppress
+from collections.abc import AsyncGenerator, Sequence
+from contextlib import aclosing, suppress
 
-from candlegraph.answer import Answer, CandleRequest, GapReason
+from candlegraph.answer import CandleRequest
 from candlegraph.candle import Candles, concat
 from candlegraph.clock import MINUTE_MS
-from candlegraph.errors import BadUserInput, ProviderUnavailable
-from candlegraph.event import Event, EventKind, heartbeat
+from candlegraph.errors import CandlegraphError, Overloaded, ProviderUnavailable
+from candlegraph.event import Event, EventKind, LiveRequest, SeriesFailure, heartbeat
 from candlegraph.outage import Outage
 from candlegraph.provider import LiveMode
 from candlegraph.series import InstrumentRecord, Series
 from candlegraph.span import Span, Spans
 from candlegraph.timeframe import MINUTE, Timeframe
 from candlegraph.zone import UTC, Zone, zone
-from history.fetch_limits import FetchAllowance
 from history.orchestrator import History
 from realtime.bus import Bus, BusMessage, PositionRequest, TopicFailure, TopicMessage
+from realtime.snapshots import Snapshots
+from realtime.subscriber import ListenerGroup, Subscriber, join
 from realtime.topic import EVENT_KINDS, MAX_QUEUED_EVENTS, Listener, Topic
 from realtime.topic_limits import ANYONE, Caller, TopicAdmission, TopicLimits
 from storage.topics import TopicEvent, TopicKey, TopicPosition, TopicStore
-
-SNAPSHOT_PAGE_ROWS = 1_000
-MAX_SNAPSHOT_ROWS = 50_000
-_TEMPORARY_GAPS = {GapReason.OUTAGE, GapReason.PENDING, GapReason.REFUSED, GapReason.NOT_FETCHED}
 
 
 class Hub:
@@ -45,35 +42,69 @@ class Hub:
         bus.subscribe(self._on_message)
 
     async def subscribe(
-        self, series: Series, since: int | None, days: Zone | None, caller: Caller = ANYONE
-    ) -> AsyncIterator[Event]:
-        """Yield the candles since ``since`` (at most 50,000), then live events; end after a RESYNC.
+        self,
+        series: Series,
+        since: int | None,
+        days: Zone | None,
+        caller: Caller = ANYONE,
+        *,
+        closed_only: bool = False,
+    ) -> AsyncGenerator[Event, None]:
+        """Yield the candles of one series since ``since``, then live events, as `subscribe_many`; raise its failure."""
+        many = self.subscribe_many([LiveRequest(series, since)], days, caller, closed_only=closed_only)
+        async with aclosing(many) as events:
+            async for event in events:
+                if isinstance(event, SeriesFailure):
+                    raise event.error
+                yield heartbeat(event.seq) if event.kind is EventKind.HEARTBEAT else event
 
-        Raises NotFound, BadUserInput, ProviderError or Unavailable, also later: an incomplete history is an error and not a
-        shorter history. Overloaded where the address of ``caller`` follows too many series.
+    async def subscribe_many(
+        self, requests: Sequence[LiveRequest], days: Zone | None, caller: Caller = ANYONE, *, closed_only: bool = False
+    ) -> AsyncGenerator[Event | SeriesFailure, None]:
+        """Yield the candles of many series since their ``since`` (at most 50,000 in all), then live events of each.
+
+        A series ends alone after a RESYNC and after a failure: NotFound, ProviderError, Unavailable (an incomplete history
+        is an error and not a shorter history), or Overloaded where the address of ``caller`` follows too many series. The
+        last series ends the subscription. BadUserInput.
         """
-        record = await self._record(series)
-        days = days or zone(record.timezone)
-        async with self._attach_listener(record, series.timeframe, days, caller.address) as (listener, topic):
-            # All read at one moment: later events are in the listener's queue.
-            seq, forming, until = topic.seq, topic.forming, topic.opened if topic.live else None
-            pending: Event | None = None
-            async for candles in self._snapshots(topic, since, until, caller.allowance):
-                if pending:
-                    yield pending
-                pending = Event(EventKind.SNAPSHOT, seq, candles)
-            if pending and len(pending.candles) + len(forming) > SNAPSHOT_PAGE_ROWS:
-                yield pending
-                pending = None
-            candles = pending.candles.merge(forming) if pending else forming
-            yield Event(EventKind.SNAPSHOT, seq, candles, caught_up=True)
-            while True:
-                event = await listener.next(self._history.timings.hub_heartbeat_interval_s)
-                if event is None or _is_already_sent(event, since):
-                    event = heartbeat(event.seq if event else topic.seq)
-                yield event
+        group, snapshots = ListenerGroup(), Snapshots(self._history, caller.allowance)
+        subscribers, failures = await self._subscribers(requests, days, caller.address, closed_only=closed_only)
+        try:
+            for failure in failures:
+                yield failure
+            await snapshots.check(subscribers)
+            listening: dict[Listener, Subscriber] = {}
+            for one in subscribers:
+                group.add(one.listener)
+            async with aclosing(join(subscribers, lambda topic: self._begin(topic, caller.address))) as joining:
+                async for joined, failed in joining:
+                    for failure in failed:
+                        yield failure
+                    listening |= {one.listener: one for one in joined}
+                    async with aclosing(snapshots.read(joined)) as history:
+                        async for one, event in history:
+                            if isinstance(event, SeriesFailure) or event.kind is EventKind.RESYNC:
+                                del listening[one.listener]
+                            yield event
+            async with aclosing(self._live(group, listening)) as live:
+                async for event in live:
+                    yield event
+        finally:
+            for one in subscribers:
+                one.leave()
+
+    async def _live(self, group: ListenerGroup, listening: dict[Listener, Subscriber]) -> AsyncGenerator[Event, None]:
+        """The live events of the series in ``listening``, until none is left; RESYNC ends one."""
+        while listening:
+            found = await group.next(self._history.timings.hub_heartbeat_interval_s)
+            if found is None:
+                first = next(iter(listening.values()))
+                yield heartbeat(first.topic.seq, first.request.series)
+            elif (one := listening.get(found[0])) is not None:
+                event = found[1]
                 if event.kind is EventKind.RESYNC:
-                    return
+                    del listening[one.listener]
+                yield heartbeat(event.seq, one.request.series) if one.is_known(event) else event
 
     async def run(self) -> None:
         """Record what is followed, and repair missed events, every second until cancelled."""
@@ -97,24 +128,36 @@ class Hub:
                 self._renewed_at = clock()
             await self._repair()
 
-    async def _record(self, series: Series) -> InstrumentRecord:
-        found = (await self._history.listings.find([series.instrument]))[0]
-        if isinstance(found, Exception):
-            raise found
-        return found
-
     # Listeners
 
-    @asynccontextmanager
-    async def _attach_listener(
-        self, record: InstrumentRecord, timeframe: Timeframe, days: Zone, address: str
-    ) -> AsyncIterator[tuple[Listener, Topic]]:
-        """Attach a listener to a topic, before any history is read."""
-        listener = Listener()
-        if not await self._is_live(record):
-            # Nothing moves: the history is everything, and heartbeats show that the server still runs.
-            yield listener, Topic(record, timeframe, days, live=False)
-            return
+    async def _subscribers(
+        self, requests: Sequence[LiveRequest], days: Zone | None, address: str, *, closed_only: bool
+    ) -> tuple[list[Subscriber], list[SeriesFailure]]:
+        """A subscriber with its topic for each series, and the series that cannot be followed."""
+        records = await self._history.listings.find([one.series.instrument for one in requests])
+        live = await asyncio.gather(*map(self._is_live, records), return_exceptions=True)
+        subscribers, failures = [], []
+        for request, record, moves in zip(requests, records, live, strict=True):
+            if isinstance(record, CandlegraphError):
+                failures.append(SeriesFailure(request.series, record))
+                continue
+            if isinstance(moves, BaseException):
+                failures.append(SeriesFailure(request.series, moves))
+                continue
+            dates = days or zone(record.timezone)
+            try:
+                topic = self._topic(record, request.series.timeframe, dates, address if moves else None)
+            except Overloaded as error:
+                failures.append(SeriesFailure(request.series, error))
+            else:
+                subscribers.append(Subscriber(request, record, dates, Listener(dates, closed_only=closed_only), topic))
+        return subscribers, failures
+
+    def _topic(self, record: InstrumentRecord, timeframe: Timeframe, days: Zone, address: str | None) -> Topic:
+        """The topic of a series for a caller's address; None: nothing moves. Overloaded."""
+        if address is None:
+            # The history is everything, and heartbeats show that the server still runs.
+            return Topic(record, timeframe, days, live=False, ready=True)
         days = UTC if timeframe.width_ms else days  # below a day all zones share one grid
         key = TopicKey(record.id, str(timeframe), days.name)
         topic = self._topics.get(key)
@@ -122,34 +165,21 @@ class Hub:
             self._admission.begin(address)
             began_at = asyncio.get_running_loop().time()
             topic = self._topics[key] = Topic(record, timeframe, days, began_at=began_at, began_by=address)
-        topic.left_at = None
-        topic.joining += 1
-        try:
-            if not topic.ready:
-                await self._begin(key, topic, address)
-            # Only now, and without an await before its position is noted: earlier events are not for this listener.
-            topic.listeners.add(listener)
-            topic.left_at = None
-            yield listener, topic
-        finally:
-            topic.joining -= 1
-            topic.listeners.discard(listener)
-            if not topic.listeners and not topic.joining:
-                topic.left_at = asyncio.get_running_loop().time()
+        return topic
 
-    async def _begin(self, key: TopicKey, topic: Topic, address: str) -> None:
-        """Follow a topic in turn, unless somebody else did meanwhile. A leader that is slow to answer holds up no other."""
+    async def _begin(self, topic: Topic, address: str) -> None:
+        """Follow a topic in turn, unless another caller did meanwhile. A leader that is slow to answer holds up no other."""
         async with self._admission.turn(address):
             if not topic.ready:
                 async with self._unfollowing:  # else a delete under way could take the new row along
                     pass
-                await self._store.follow([key])
+                await self._store.follow([topic.key])
                 with suppress(TimeoutError):
                     async with asyncio.timeout(self._history.timings.topic_turn_s):
-                        await self._ready(key, topic)
-        await self._ready(key, topic)
+                        await self._ready(topic)
+        await self._ready(topic)
 
-    async def _ready(self, key: TopicKey, topic: Topic) -> None:
+    async def _ready(self, topic: Topic) -> None:
         """Ask the leader for the position of a topic, until the answer comes."""
         clock, timings = asyncio.get_running_loop().time, self._history.timings
         deadline = clock() + timings.topic_ready_timeout_s
@@ -157,7 +187,7 @@ class Hub:
             answered = topic.answered
             if clock() - topic.requested_at >= timings.topic_ask_interval_s:  # one request for all waiting listeners
                 topic.requested_at = clock()
-                self._bus.publish(PositionRequest(key, self._bus.name), others=True)
+                self._bus.publish(PositionRequest(topic.key, self._bus.name), others=True)
             try:
                 async with asyncio.timeout_at(min(clock() + timings.topic_ask_interval_s, deadline)):
                     await answered.wait()
@@ -169,8 +199,8 @@ class Hub:
                 if topic.answered is not answered and topic.failure:
                     raise topic.failure
 
-    async def _is_live(self, record: InstrumentRecord) -> bool:
-        if not record.listed or not record.active:
+    async def _is_live(self, record: InstrumentRecord | CandlegraphError) -> bool:
+        if isinstance(record, CandlegraphError) or not record.listed or not record.active:
             return False
         instrument = record.instrument
         timeout_s = self._history.timings.topic_ready_timeout_s
@@ -279,37 +309,3 @@ class Hub:
                 return None
             found.append(answer.candles)
         return concat(found)
-
-    # History
-
-    async def _snapshots(
-        self, topic: Topic, since: int | None, until: int | None, allowance: FetchAllowance
-    ) -> AsyncIterator[Candles]:
-        """The closed candles of ``[since, until)``, in pages."""
-        sent = 0
-        while since is not None and (until is None or since < until):
-            answer = await self._query(
-                CandleRequest(topic.series, SNAPSHOT_PAGE_ROWS, since, until, zone=topic.zone, final_until=until or 0),
-                allowance,
-            )
-            sent += len(answer.candles)
-            if sent > MAX_SNAPSHOT_ROWS:
-                raise BadUserInput(
-                    f"More than {MAX_SNAPSHOT_ROWS:,} candles since {since}: page through `candles` first, then subscribe."
-                )
-            yield answer.candles
-            since = answer.next_since
-
-    async def _query(self, request: CandleRequest, allowance: FetchAllowance) -> Answer:
-        answer = (await self._history.answer([request], allowance))[0]
-        if isinstance(answer, BaseException):
-            raise answer
-        for gap in answer.gaps:
-            if gap.reason in _TEMPORARY_GAPS:
-                raise ProviderUnavailable(f"The history is incomplete: {gap.detail}", retry_after=5)
-        return answer
-
-
-def _is_already_sent(event: Event, since: int | None) -> bool:
-    """Whether a closed candle lies before ``since``: a resuming subscriber may have it from a process ahead of us."""
-    return event.kind is EventKind.CLOSE and since is not None and int(event.candles.timestamp[0]) < since

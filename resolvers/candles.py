@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Awaitable, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Sequence
+from contextlib import aclosing
 from dataclasses import dataclass
 
 from candlegraph.answer import Answer, CandleRequest, Fill, SourceKind, SourceSpan, Wait
 from candlegraph.errors import BadUserInput, CandlegraphError
-from candlegraph.event import Event
-from candlegraph.series import Series
+from candlegraph.event import Event, LiveRequest, SeriesFailure
+from candlegraph.series import Instrument, Series
+from candlegraph.series_revision import SeriesRevision
 from candlegraph.span import Span
 from candlegraph.timeframe import Timeframe
 from candlegraph.zone import zone
+from history.series_changes import SeriesChanges, series_changes
 from resolvers.context import Context
 from resolvers.names import instrument
 
@@ -98,7 +101,46 @@ async def resolve_fetched_at(context: Context, source: AnswerSource) -> int | No
     return await context.loaders.fetched_at_by_span.load(key)
 
 
-def stream_candles(context: Context, series: Series, since: int | None, timezone: str | None) -> AsyncIterator[Event]:
+async def resolve_changes(context: Context, series: Series, after: str) -> SeriesChanges | None:
+    """The changes of a series after a revision; None where that is too long ago. BadUserInput, NotFound."""
+    return await series_changes(context.services.history, series, SeriesRevision.parse(after))
+
+
+def stream_candles(
+    context: Context, series: Series, since: int | None, timezone: str | None, *, closed_only: bool
+) -> AsyncIterator[Event]:
     """Follow a series: its history since ``since``, then live events. Errors as `realtime.hub.Hub.subscribe`."""
     days = None if timezone is None else zone(timezone)
-    return context.services.hub.subscribe(series, since, days, context.caller)
+    return context.services.hub.subscribe(series, since, days, context.caller, closed_only=closed_only)
+
+
+def stream_many(
+    context: Context,
+    batch: Sequence[tuple[str, str, str, Timeframe, int | None]],
+    timezone: str | None,
+    *,
+    closed_only: bool,
+) -> AsyncIterator[Event | SeriesFailure]:
+    """Follow many series (market, provider, symbol, timeframe, since); one that fails, or has an impossible name, fails alone."""
+    if not 1 <= len(batch) <= MAX_BATCH:
+        raise BadUserInput(f"A subscription follows 1 to {MAX_BATCH} series; these are {len(batch)}.")
+    days = None if timezone is None else zone(timezone)
+    requests, failures = [], []
+    for market, provider, symbol, timeframe, since in batch:
+        try:
+            requests.append(LiveRequest(Series(instrument(market, provider, symbol), timeframe), since))
+        except CandlegraphError as error:
+            name = Instrument(*(part.encode(errors="replace").decode() for part in (market, provider, symbol)))
+            failures.append(SeriesFailure(Series(name, timeframe), error))
+    many = context.services.hub.subscribe_many(requests, days, context.caller, closed_only=closed_only)
+    return _with_failures(failures, many)
+
+
+async def _with_failures(
+    failures: Sequence[SeriesFailure], events: AsyncGenerator[Event | SeriesFailure, None]
+) -> AsyncGenerator[Event | SeriesFailure, None]:
+    async with aclosing(events):
+        for failure in failures:
+            yield failure
+        async for event in events:
+            yield event

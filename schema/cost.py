@@ -32,7 +32,15 @@ from resolvers.pagination import MAX_PAGE
 # In values of candles, which are completed in bulk: everything else is a hundred times as slow.
 MAX_COST = 6_000_000  # a batch of 100 series with 5,000 whole candles fits
 FIELD_COST = 300
-READ_COSTS = {"candles": 10_000, "candlesBatch": 10_000, "coverage": 50_000}  # the database, once each
+LEAF_COST = 100  # of a field of a newest candle: most of them are completed in bulk
+LATEST_READ_COST = 100_000  # of a thousand symbols at once
+DEFAULT_LATEST = 100  # symbols without `first`
+READ_COSTS = {
+    "changes": 50_000,
+    "candles": 10_000,
+    "candlesBatch": 10_000,
+    "coverage": 50_000,
+}  # the database, once each
 DEFAULT_PAGE_SIZES = {"symbols": 100, "tracked": 100, "backfills": 50}  # the sizes without `first`
 ASSUMED_PROVIDERS = 10  # an assumption: the number of providers of a market is not known yet
 # The assumed sizes of the schema's own lists, for each object that has the list.
@@ -53,6 +61,7 @@ class _CostEstimator:
     parent: str = ""
     rows: int = 0  # the candles of each list of them, within `candles`
     zones: set[object] = field(default_factory=set)  # those named so far
+    leaf: int = FIELD_COST  # of a field
 
     def cost(self, selection_set: SelectionSetNode | None) -> int:
         """The cost of one object with these fields; the document is known to be small and without a circle."""
@@ -79,15 +88,24 @@ class _CostEstimator:
         below = replace(self, parent=self.parent if name in ("nodes", "edges", "node") and not self.rows else name)
         times = 1
         if name in ("candles", "candlesBatch"):
-            below = replace(below, rows=self._number(node, "limit", self.points, self.max_points))
+            below = replace(below, rows=self._number(node, "limit", self.points, self.max_points), leaf=FIELD_COST)
             times = self._length(node, "series") if name == "candlesBatch" else 1
+        elif name == "latest":
+            each = replace(below, leaf=LEAF_COST).cost(selected)
+            return FIELD_COST + LATEST_READ_COST + self._latest_symbols(node) * each
         elif selected and name in DEFAULT_PAGE_SIZES:
             times = self._number(node, "first", DEFAULT_PAGE_SIZES[name], MAX_PAGE)
         elif name == "providers":
             times = ASSUMED_PROVIDERS
         elif name == "track":
             times = self._symbols(node)
-        return FIELD_COST + times * (READ_COSTS.get(name, 0) + below.cost(selected))
+        return self.leaf + times * (READ_COSTS.get(name, 0) + below.cost(selected))
+
+    def _latest_symbols(self, node: FieldNode) -> int:
+        """How many symbols `latest` may answer."""
+        if self._argument(node, "symbols") is None:
+            return self._number(node, "first", DEFAULT_LATEST, MAX_PAGE)
+        return min(MAX_PAGE, self._length(node, "symbols"))
 
     def _introspected(self, selection_set: SelectionSetNode | None, sizes: Mapping[str, float]) -> float:
         """How many fields of the schema these selections show, about."""

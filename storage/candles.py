@@ -14,6 +14,7 @@ from candlegraph.batcher import Batcher
 from candlegraph.candle import Candles
 from candlegraph.clock import MINUTE_MS
 from candlegraph.provider import Revision
+from candlegraph.series_revision import ChangeMark, SeriesRevision
 from candlegraph.span import Span, Spans
 from candlegraph.timeframe import MINUTE, Timeframe
 from storage.batches import CandleRead, CandleWrite, FetchLogRow, Superseded
@@ -87,6 +88,7 @@ class CandleStore:
         spans: dict[int, dict[Timeframe, Spans]] = defaultdict(dict)
         revisions: dict[int, int] = defaultdict(int)
         sources: dict[int, dict[Timeframe, Revision]] = defaultdict(dict)
+        marks: dict[int, dict[Timeframe, ChangeMark]] = defaultdict(dict)
         horizon = None
         doubts: dict[int, dict[Timeframe, list[tuple[int, Span]]]] = defaultdict(dict)
         retries: dict[int, dict[Timeframe, list[tuple[int, Span]]]] = defaultdict(dict)
@@ -95,6 +97,9 @@ class CandleStore:
             if row["timeframe"] is None:
                 continue
             spans[row["instrument_id"]][Timeframe.parse(row["timeframe"])] = unpack_spans(row["covered"])
+            marks[row["instrument_id"]][Timeframe.parse(row["timeframe"])] = ChangeMark(
+                row["corrected"], row["withdrawn"]
+            )
             revisions[row["instrument_id"]] += row["revision"]
             if row["source_lineage"] is not None:
                 source = Revision(row["source_lineage"], row["source_state"])
@@ -104,7 +109,11 @@ class CandleStore:
                     found = [(at, Span(since, until)) for at, since, until in json.loads(row[column])]
                     noted[row["instrument_id"]][Timeframe.parse(row["timeframe"])] = found
         return [
-            [Coverage(spans[i], revisions[i], doubts[i], horizon, sources[i], retries[i]) for i in ids] for ids in asked
+            [
+                Coverage(spans[i], revisions[i], doubts[i], horizon, sources[i], retries[i], SeriesRevision(marks[i]))
+                for i in ids
+            ]
+            for ids in asked
         ]
 
     async def horizon(self) -> int | None:

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from candlegraph.provider import Revision
+from candlegraph.series_revision import SeriesRevision
 from candlegraph.span import Span, Spans
 from candlegraph.timeframe import MINUTE, Timeframe
 from storage.rechecks import RECHECK_AFTER_MS, RECHECK_GRID_MS
@@ -33,6 +34,7 @@ class Coverage:
     retries: Mapping[Timeframe, Sequence[tuple[int, Span]]] = field(
         default_factory=dict
     )  # spans fetched in vain, each with the instant of its next fetch: see retries.py
+    revisions: SeriesRevision = field(default_factory=SeriesRevision)  # the newest entries of the logs of changes
 
     def dropped(self, timeframe: Timeframe) -> Spans:
         """Where candles of ``timeframe`` are no longer stored."""

@@ -88,7 +88,9 @@ async def withdraw_locked(
     key = series.instrument_id, str(series.timeframe)
     xid = int(await connection.fetchval(SQL["coverage_withdraw"], *key, *_edges(lost)))
     uncovered = sum(span.until - span.since for span in lost)
-    await connection.execute(SQL["withdrawal_add"], *key, hull.since, hull.until, uncovered, candles, reason)
+    await connection.execute(
+        SQL["withdrawal_add"], *key, hull.since, hull.until, uncovered, candles, reason, *_edges(lost)
+    )
     return xid, lost
 
 
@@ -96,7 +98,7 @@ async def note(store: CandleStore, series: StoredSeries, span: Span, reason: str
     """Record that candles within ``span`` were checked, and how many were corrected; the coverage stays."""
     key = series.instrument_id, str(series.timeframe)
     async with store.database.connection() as connection:
-        await connection.execute(SQL["withdrawal_add"], *key, span.since, span.until, 0, candles, reason)
+        await connection.execute(SQL["withdrawal_add"], *key, span.since, span.until, 0, candles, reason, [], [])
 
 
 async def openings(database: Database, series: StoredSeries, hull: Span) -> Openings:
