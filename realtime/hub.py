@@ -176,10 +176,10 @@ class Hub:
                 await self._store.follow([topic.key])
                 with suppress(TimeoutError):
                     async with asyncio.timeout(self._history.timings.topic_turn_s):
-                        await self._ready(topic)
-        await self._ready(topic)
+                        await self._ready(topic.key, topic)
+        await self._ready(topic.key, topic)
 
-    async def _ready(self, topic: Topic) -> None:
+    async def _ready(self, key: TopicKey, topic: Topic) -> None:
         """Ask the leader for the position of a topic, until the answer comes."""
         clock, timings = asyncio.get_running_loop().time, self._history.timings
         deadline = clock() + timings.topic_ready_timeout_s
@@ -187,7 +187,7 @@ class Hub:
             answered = topic.answered
             if clock() - topic.requested_at >= timings.topic_ask_interval_s:  # one request for all waiting listeners
                 topic.requested_at = clock()
-                self._bus.publish(PositionRequest(topic.key, self._bus.name), others=True)
+                self._bus.publish(PositionRequest(key, self._bus.name), others=True)
             try:
                 async with asyncio.timeout_at(min(clock() + timings.topic_ask_interval_s, deadline)):
                     await answered.wait()
