@@ -81,7 +81,7 @@ class VolumeCorrection:
         )
         found = [verdict.kept]
         if again:  # the head of a page may have been cut off: a smaller question brings it
-            heads = [head for head in verdict.unavailable if head != span]
+            heads = [head for head in verdict.unproven if head != span]
             found += [(await self._ask(head, again=False))[0] for head in heads]
         return concat(found).sorted(), min(verdict.resume_at, span.until)
 
