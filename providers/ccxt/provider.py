@@ -45,8 +45,6 @@ _TYPICAL = tuple(map(Timeframe.parse, ("1m", "5m", "15m", "30m", "1h", "4h", "1d
 
 @dataclass(frozen=True, slots=True)
 class _Answer:
-    """The candles of one call, the number of rows that they came in, and the window that was sent."""
-
     found: Candles
     rows: int
     sent: SentWindow
@@ -66,10 +64,7 @@ class Ccxt:
         folder: Path | None = None,
         timings: CcxtTimings | None = None,
     ) -> None:
-        """``options`` go to the constructor of ccxt's class as they are; the symbols are kept in ``folder``, if any.
-
-        Nothing is imported or opened yet.
-        """
+        """``options`` go to the constructor of ccxt's class as they are; the symbols are kept in ``folder``, if any."""
         self.id = exchange_id
         self.name = exchange_id.capitalize()
         self._traits = traits_of(exchange_id)
