@@ -15,10 +15,10 @@ CandlegraphError
 |-- InvalidCandles          INVALID_CANDLES         correct the named row
 `-- ProviderError           PROVIDER_UNAVAILABLE    the upstream, as a provider plugin reports it
     |-- ProviderUnavailable PROVIDER_UNAVAILABLE    retry; the upstream is down, slow or sends garbage
-    |   `-- ProviderStarting PROVIDER_UNAVAILABLE   ask again after ``retry_after`` seconds
+    |   |-- ProviderStarting PROVIDER_UNAVAILABLE   ask again after ``retry_after`` seconds
+    |   `-- FetchPaused     UNAVAILABLE             free some disk space; stored candles are still answered
     |-- RateLimited         RATE_LIMITED            wait ``retry_after`` seconds
-    |-- FetchLimited        RATE_LIMITED            wait ``retry_after`` seconds; what is stored is answered
-    |-- FetchPaused         UNAVAILABLE             free some disk space; what is stored is answered
+    |   `-- FetchLimited    RATE_LIMITED            the same; what is stored is answered
     |-- ProviderRefused     PROVIDER_REFUSED        do not retry: keys, region or plan
     |-- UnknownSymbol       NOT_FOUND               the upstream does not know the symbol
     `-- Unsupported         BAD_USER_INPUT          the provider does not support this request
@@ -140,13 +140,11 @@ class RateLimited(ProviderError):
     code = "RATE_LIMITED"
 
 
-class FetchLimited(ProviderError):
+class FetchLimited(RateLimited):
     """Too many candles would be fetched for this caller: wait a while."""
 
-    code = "RATE_LIMITED"
 
-
-class FetchPaused(ProviderError):
+class FetchPaused(ProviderUnavailable):
     """The disk of the database is nearly full: nothing is fetched until there is room."""
 
     code = "UNAVAILABLE"

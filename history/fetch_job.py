@@ -239,10 +239,8 @@ class FetchJob:
     async def _checked(self, page: Page, call: FetchCall) -> Page:
         """A page, unless it is empty and coarser candles refute that; where it is, find out where the candles are."""
         covered = Span(page.complete_from, min(page.complete_to, call.final_until)) & call.span
-        minutes, unasked = (
-            self.timeframe == MINUTE,
-            self.request.urgency is not Urgency.LIVE and not self.request.refetch,
-        )
+        minutes = self.timeframe == MINUTE
+        unasked = self.request.urgency is not Urgency.LIVE and not self.request.refetch
         if len(page.candles.sorted().between(call.span)) or call.span.since >= call.final_until or not unasked:
             return page
         known = self.ledger.spans.get(self.timeframe, Spans())

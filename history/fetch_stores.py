@@ -11,8 +11,7 @@ from history.forming import FormingCache
 from storage.candles import CandleStore
 from storage.coverage_cache import CoverageCache
 from storage.fetch_claims import FetchClaims
-from storage.rechecks import Rechecks
-from storage.retries import Retries
+from storage.rechecks import Rechecks, Retries
 
 
 @dataclass(frozen=True, slots=True)

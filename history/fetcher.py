@@ -26,8 +26,7 @@ from storage.coverage_cache import CoverageCache
 from storage.fetch_claims import FetchClaims
 from storage.instruments import Instruments
 from storage.leases import LeaseLost
-from storage.rechecks import Rechecks
-from storage.retries import Retries
+from storage.rechecks import Rechecks, Retries
 
 log = logging.getLogger(__name__)
 

@@ -59,7 +59,7 @@ class PageVerdict:
 
 
 def traits_for(record: InstrumentRecord, capabilities: Capabilities) -> Capabilities:
-    """What a provider is like for one symbol: of another one it may know the volumes."""
+    """The capabilities of a provider for one symbol: it may know the volumes of others only."""
     return replace(capabilities, has_volume=capabilities.has_volume and record.has_volume)
 
 
@@ -72,27 +72,26 @@ def judge_page(page: Page, call: FetchCall, traits: Capabilities) -> PageVerdict
     known, unknown = within.with_known_volumes()
     candles, bad = _split_bad_rows(known, call)
     odd = np.isin(candles.timestamp, known.timestamp[unknown])
-    if traits.has_volume:  # a row of an unknown volume is no filler: somebody may have traded
+    if traits.has_volume:  # a row of an unknown volume is no filler: there may have been a trade
         kept = ~candles.fillers() | odd
         candles, odd = candles[kept], odd[kept]
     covered = Spans([Span(page.complete_from, min(page.complete_to, final_until)) & asked]) - bad.spans
     nothing = page.complete_to <= asked.since
     ended = not len(within) and page.complete_to < asked.since
-    # A page speaks of so many buckets at most: what lies behind them was not asked for yet.
+    # A page speaks of so many buckets at most: what lies behind them is not fetched yet.
     page_ends = asked.until if ended else call.timeframe.shift(asked.since, traits.max_rows_per_call, call.days)
     behind = min(asked.until, max(page_ends, page.complete_from))
-    unproven_until = behind if nothing else page.complete_from
     # Past the last final candle comes the forming one alone, and only a full page can have cut that off.
     whole = page.complete_to >= final_until and len(page.candles) < traits.max_rows_per_call
     resume_at = behind if nothing else asked.until if whole else page.complete_to
-    told_ahead = not nothing and resume_at >= asked.until > final_until
+    claims_ahead = not nothing and resume_at >= asked.until > final_until
     return PageVerdict(
         kept=concat([candles.between(span) for span in covered]),
         covered=covered,
         forming=candles[candles.timestamp >= final_until],
-        ahead=Span(max(asked.since, final_until), asked.until) if told_ahead else None,
+        ahead=Span(max(asked.since, final_until), asked.until) if claims_ahead else None,
         bad=bad,
-        unproven=Spans([Span(asked.since, min(unproven_until, asked.until, final_until))]),
+        unproven=Spans([Span(asked.since, min(behind if nothing else page.complete_from, asked.until, final_until))]),
         reaches_back_to=page.complete_from,
         ended=Spans([Span(page.complete_to, asked.until)] if ended else []),
         unproved=Spans([Span(max(asked.since, final_until), min(asked.until, call.final_until))]),

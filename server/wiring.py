@@ -26,7 +26,7 @@ from realtime.cluster import Cluster
 from realtime.topic_limits import TopicLimits
 from resolvers.accounts.accounts import Accounts
 from resolvers.accounts.tokens import Tokens
-from resolvers.context import Services
+from resolvers.context import Introspection, Services
 from resolvers.cost_budget import CostBudget, CostLimits
 from server.readiness import Readiness
 from server.settings import Settings
@@ -155,9 +155,7 @@ async def open_runtime(
         history = History.create(opened, registry, levels, _reads(levels, kind), cache)
         await _watch_disk(settings, history, supervisor)
         stack.push_async_callback(history.close)
-        topics = TopicLimits(settings.max_topics, settings.max_topics_per_address)
-        redis_at = (redis_url, name) if redis_url else None
-        cluster = Cluster(history, redis=redis_at, shards=settings.feed_shards, limits=topics)
+        cluster = _cluster(settings, history, (redis_url, name) if redis_url else None)
         tracking = Tracking(backfills := BackfillJobs(history))
         tokens = Tokens(partial(_keys, settings))
         accounts = Accounts(UserStore(opened), tokens, limiter, require_auth=settings.require_auth, timings=timings)
@@ -171,12 +169,24 @@ async def open_runtime(
             supervisor.start("readiness", readiness.run)
             _serve(supervisor, history, workers, cluster, tracking)
             _refresh(supervisor, opened, kind, settings.retention_days)
-        points = (settings.default_chart_points, settings.max_chart_points)
-        budget = CostBudget(CostLimits(settings.max_cost_in_flight, settings.max_cost_in_flight_per_address))
-        limits = FetchLimits(limiter, settings.fetch_rows_per_hour, settings.fetch_rows_per_hour_signed_in)
-        parts = (history, registry, cluster.hub, backfills, tracking, *points, accounts, budget)
-        services = Services(*parts, settings.introspection, limits)
+        parts = (history, registry, cluster.hub, backfills, tracking)
+        services = Services(*parts, *_points(settings), accounts, *_limits(settings, limiter))
         yield Runtime(settings, opened, registry, history.store, services, redis, supervisor, readiness)
+
+
+def _cluster(settings: Settings, history: History, redis: tuple[str, str] | None) -> Cluster:
+    topics = TopicLimits(settings.max_topics, settings.max_topics_per_address)
+    return Cluster(history, redis=redis, shards=settings.feed_shards, limits=topics)
+
+
+def _points(settings: Settings) -> tuple[int, int]:
+    return settings.default_chart_points, settings.max_chart_points
+
+
+def _limits(settings: Settings, limiter: RateLimiter) -> tuple[CostBudget, Introspection, FetchLimits]:
+    costs = CostLimits(settings.max_cost_in_flight, settings.max_cost_in_flight_per_address)
+    fetches = FetchLimits(limiter, settings.fetch_rows_per_hour, settings.fetch_rows_per_hour_signed_in)
+    return CostBudget(costs), settings.introspection, fetches
 
 
 def _serve(

@@ -33,7 +33,7 @@ class Coverage:
     )  # the provider's revision at the time of the fetch
     retries: Mapping[Timeframe, Sequence[tuple[int, Span]]] = field(
         default_factory=dict
-    )  # spans fetched in vain, each with the instant of its next fetch: see retries.py
+    )  # spans fetched in vain, each with the instant of its next fetch: see rechecks.py
     revisions: SeriesRevision = field(default_factory=SeriesRevision)  # the newest entries of the logs of changes
 
     def dropped(self, timeframe: Timeframe) -> Spans:

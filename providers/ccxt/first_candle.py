@@ -54,5 +54,11 @@ async def _bisect(fetch: Fetch, step: Timeframe, page_rows: int) -> int | None:
 
 async def _first_row(fetch: Fetch, step: Timeframe, span: Span) -> int | None:
     page = await fetch(step, span)
-    proved = len(page.candles) and page.complete_from <= span.since
-    return int(page.candles.timestamp[0]) if proved else None
+    if not len(page.candles):
+        return None
+    first = int(page.candles.timestamp[0])
+    if page.complete_from > span.since:  # as long a page as was ever seen: it may have been cut
+        before = await fetch(step, Span(span.since, first))
+        if len(before.candles) or before.complete_from > span.since or before.complete_to < first:
+            return None
+    return first

@@ -66,10 +66,18 @@ class Observations:
         """How many buckets from a start on the exchange has been seen to look at."""
         return self._endpoint(key).window
 
-    def is_oldest_first(self, key: SeriesKey, found: Candles) -> bool:
-        """Whether a cut page from a start on was cut at its new side: an earlier answer had a newer row."""
-        known = self._known.get(key)
-        return key.kind in self._oldest_first or (known is not None and known.newest > int(found.timestamp[-1]))
+    def is_oldest_first(self, key: SeriesKey, found: Candles, sent: SentWindow) -> bool:
+        """Whether a cut page from a start on was cut at its new side: it lacks a newer row that an earlier answer had.
+
+        That row must be one that was asked for, also where the exchange looks at as many buckets as rows are asked for.
+        """
+        if key.kind in self._oldest_first:
+            return True
+        known, last = self._known.get(key), int(found.timestamp[-1])
+        if known is None or known.newest <= last or sent.start is None or sent.count is None:
+            return False
+        horizon = key.timeframe.shift(sent.start, sent.count)
+        return known.newest < horizon or last >= horizon
 
     def reaches(self, key: SeriesKey, instant: int) -> bool:
         """Whether the exchange has been seen to keep a row from before ``instant``: it has not dropped what follows."""
@@ -89,7 +97,7 @@ class Observations:
         width, endpoint = key.timeframe.nominal_ms, self._endpoint(key)
         if sent.start is not None:
             endpoint.window = max(endpoint.window, (last - sent.start) // width)
-            if sent.end is None and self.is_cut(key, rows, sent.count) and self.is_oldest_first(key, found):
+            if sent.end is None and self.is_cut(key, rows, sent.count) and self.is_oldest_first(key, found, sent):
                 self._oldest_first.add(key.kind)
         is_dense = last - first == (rows - 1) * width
         if rows == endpoint.longest_page >= _MIN_CAP and is_dense and (sent.count is None or rows < sent.count):

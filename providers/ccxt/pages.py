@@ -65,7 +65,7 @@ def _claim(found: Candles, rows: int, asked: PageRequest, seen: Observations) ->
             # Not the whole span: should the page have been cut short behind our back, the next one will tell.
             until = max(after_last, timeframe.shift(opens, sent.count))
     elif ends is None:
-        if (not cut or seen.is_oldest_first(asked.key, found)) and seen.reaches(asked.key, opens):
+        if (not cut or seen.is_oldest_first(asked.key, found, sent)) and seen.reaches(asked.key, opens):
             since = min(first, opens)
         if not cut:
             until = max(after_last, _looked_until(asked, opens, seen))
@@ -73,9 +73,12 @@ def _claim(found: Candles, rows: int, asked: PageRequest, seen: Observations) ->
 
 
 def _looked_until(asked: PageRequest, opens: int, seen: Observations) -> int:
-    """How far an exchange that was sent no end looked for rows: as many buckets as were asked for, and as it has before."""
-    window = seen.window(asked.key)
-    return asked.timeframe.shift(opens, min(asked.sent.count or window, window))
+    """How far an exchange that was sent no end looked for rows: as many buckets as were asked for, and as it has before.
+
+    They are counted from the start that was sent, be it meant inclusively or not.
+    """
+    window, start = seen.window(asked.key), asked.sent.start
+    return asked.timeframe.shift(opens if start is None else start, min(asked.sent.count or window, window))
 
 
 def _empty_claim(asked: PageRequest, seen: Observations) -> Span:

@@ -53,8 +53,6 @@ DEFAULT_EXCHANGES = "binance,kraken,coinbase"
 
 @dataclass(frozen=True, slots=True)
 class _Answer:
-    """The candles of one call, the number of rows that they came in, and the window that was sent."""
-
     found: Candles
     rows: int
     sent: SentWindow
@@ -74,10 +72,7 @@ class Ccxt:
         folder: Path | None = None,
         timings: CcxtTimings | None = None,
     ) -> None:
-        """``options`` go to the constructor of ccxt's class as they are; the symbols are kept in ``folder``, if any.
-
-        Nothing is imported or opened yet.
-        """
+        """``options`` go to the constructor of ccxt's class as they are; the symbols are kept in ``folder``, if any."""
         self.id = exchange_id
         self.name = exchange_id.capitalize()
         self._traits = traits_of(exchange_id)

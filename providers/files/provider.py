@@ -121,7 +121,15 @@ class Files:
     async def listings(self) -> Sequence[Listing]:
         """Every symbol that a file was found for."""
         await self._scan()
-        return [Listing(symbol, timezone=self._timezone or None) for symbol in self._catalog.symbols]
+        return [
+            Listing(symbol, timezone=self._timezone or None, has_volume=self._has_volume(symbol))
+            for symbol in self._catalog.symbols
+        ]
+
+    def _has_volume(self, symbol: str) -> bool:
+        """Whether a symbol's files have volumes, as far as they were read; they have, unless one shows that it has none."""
+        kept = map(self._snapshots.kept, self._catalog.files.get(symbol, {}).values())
+        return all(snapshot.table.has_volume for snapshot in kept if snapshot)
 
     async def fetch(self, instrument: Instrument, timeframe: Timeframe, span: Span) -> Page:
         """Candles of the symbol's file of this timeframe, which vouches from its first row to its last."""

@@ -12,7 +12,7 @@ from storage.candles import CandleStore
 from storage.change_feed import ChangeFeed
 from storage.database import Database
 from storage.instruments import Instruments
-from storage.retries import MAX_RETRY_MS, Retries, Retry, backoff_ms, schedule
+from storage.rechecks import MAX_RETRY_MS, Retries, Retry, backoff_ms, schedule
 
 NOW = 1_709_856_000_000
 

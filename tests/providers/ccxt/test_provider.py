@@ -508,14 +508,14 @@ def settled(
     [
         (range(0), SentWindow(), UNKNOWN, (1, 1), "nothing was sent"),
         (range(0), WINDOW, UNKNOWN, (1, 300), "nothing between start and end"),
-        (range(0), START, UNKNOWN, (1, 101), "nobody knows how far it looked: a hundred buckets are assumed"),
+        (range(0), START, UNKNOWN, (1, 100), "nobody knows how far it looked: a hundred buckets are assumed"),
         (range(0), END, UNKNOWN, (1, 300), "nothing before the end"),
         (range(0), START, FROM_START, (1, 4_000), "nothing from the start on"),
         (range(0), WINDOW, NEWEST, (1, 1), "no row that is kept says nothing of older ones"),
         (range(7, 200), WINDOW, UNKNOWN, (1, 300), "all of the window that was sent"),
         (range(7, 200), WINDOW, FROM_START, (1, 300), "no more than what was sent"),
         (range(7, 200), START, UNKNOWN, (7, 200), "no end was sent, and older rows may have been dropped"),
-        (range(7, 20), START, UNKNOWN, (7, 101), "no end was sent: a hundred buckets are assumed"),
+        (range(7, 20), START, UNKNOWN, (7, 100), "no end was sent: a hundred buckets are assumed"),
         (range(7, 200), START, FROM_START, (1, 300), "short, and not believed beyond the count"),
         (range(7, 200), END, UNKNOWN, (1, 300), "there are no older rows"),
         (range(7, 200), SentWindow(None, None, 300), UNKNOWN, (7, 200), "nothing was sent"),
@@ -557,6 +557,9 @@ def test_a_page_before_known_rows_was_cut_at_its_end() -> None:
     settled(range(-100, -90), START, seen=seen)
     assert settled(range(7, 257), START, seen=seen) == (7, 257)
     settled(range(1_000, 1_010), SentWindow(T0 + 900 * MINUTE_MS, None, 300), seen=seen)
+    assert settled(range(7, 257), START, seen=seen) == (7, 257)  # the newest of three hundred buckets, perhaps
+    thin = range(7, 507, 2)
+    assert settled(thin, START, seen=seen) == (1, 506)  # no window, and a newer row did not come
     assert settled(range(7, 257), START, seen=seen) == (1, 257)
 
 

@@ -1,0 +1,56 @@
+"""Exchanges of every kind of paging from end to end: a candle that exists is answered, or lies in a gap."""
+
+from __future__ import annotations
+
+import pytest
+
+from candlegraph import MINUTE, Series
+from candlegraph.answer import Answer, CandleRequest
+from candlegraph.clock import MINUTE_MS
+from history.orchestrator import History
+from providers.guard.guard import Guard
+from storage.database import Database
+from tests.fakes.exchange_lab.cases import T0
+from tests.fakes.exchange_lab.paging import Edge, Paging
+from tests.fakes.exchange_lab.sampling import lab_time
+from tests.fakes.exchange_lab.server import LabExchange
+from tests.fakes.upstream import FakeProviders
+
+pytestmark = pytest.mark.filterwarnings("ignore:enable_cleanup_closed ignored:DeprecationWarning")
+
+THIN = [T0 + minute * MINUTE_MS for minute in range(0, 3_000, 7) if not 900 < minute < 1_300]  # and a night
+
+
+@pytest.mark.parametrize(
+    ("exchange_id", "paging"),
+    [
+        ("mexc", None),
+        ("upbit", None),
+        ("tokocrypto", None),
+        ("hitbtc", None),
+        ("bitvavo", None),
+        ("okx", Paging(Edge.EXCLUSIVE, Edge.EXCLUSIVE, keeps_newest=True, cap=20)),
+    ],
+    ids=lambda each: each if isinstance(each, str) else "",
+)
+async def test_a_thin_market_is_answered_whole_or_with_gaps(
+    database: Database, exchange_id: str, paging: Paging | None
+) -> None:
+    async with LabExchange(exchange_id, paging) as lab:
+        lab.there, lab.now = THIN, T0 + 4_000 * MINUTE_MS
+        with lab_time(lab):
+            history = History.create(database, FakeProviders([Guard(lab.provider, backoff_s=0.01)]))
+            asked = CandleRequest(Series(lab.instrument, MINUTE), 3_000, T0, T0 + 2_000 * MINUTE_MS)
+            for _ in range(6):
+                calls = lab.calls
+                answer = (await history.answer([asked]))[0]
+                assert isinstance(answer, Answer)
+                there = set(answer.candles.timestamp.tolist())
+                absent = [at for at in THIN if at < T0 + 2_000 * MINUTE_MS and at not in there]
+                assert there <= set(THIN)
+                assert all(any(gap.since <= at < gap.until for gap in answer.gaps) for at in absent)
+                assert lab.calls - calls <= 24
+            assert not absent
+            if answer.complete:
+                assert lab.calls == calls
+            await history.fetcher.close()
