@@ -23,8 +23,8 @@ from history.page_writer import PageWriter
 from history.pieces import Neighbourhood, split_into_pages
 from history.verdict import BadRows, FetchCall, PageVerdict, judge_page, traits_for
 from storage.batches import CandleWrite, FetchLogRow, Superseded
-from storage.coverage import END_OF_TIME_MS, Coverage
-from storage.rechecks import RECHECK_GRID_MS, needs_recheck
+from storage.coverage import END_OF_TIME_MS, RECHECK_GRID_MS, Coverage
+from storage.rechecks import needs_recheck
 
 log = logging.getLogger(__name__)
 

@@ -5,13 +5,15 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
+from candlegraph.clock import HOUR_MS, MINUTE_MS
 from candlegraph.provider import Revision
 from candlegraph.series_revision import SeriesRevision
 from candlegraph.span import Span, Spans
 from candlegraph.timeframe import MINUTE, Timeframe
-from storage.rechecks import RECHECK_AFTER_MS, RECHECK_GRID_MS
 
 END_OF_TIME_MS = 10**16  # ms: past every candle
+RECHECK_AFTER_MS = HOUR_MS  # an empty answer is fetched again after this
+RECHECK_GRID_MS = 10 * MINUTE_MS  # rechecks within this time share one row
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,14 +11,13 @@ from dataclasses import dataclass
 
 from cachetools import TTLCache
 
-from candlegraph.clock import DAY_MS, HOUR_MS, MINUTE_MS
+from candlegraph.clock import DAY_MS, MINUTE_MS
 from candlegraph.span import Spans
 from candlegraph.timeframe import Timeframe
 from storage.binary import unpack_spans
+from storage.coverage import RECHECK_AFTER_MS, RECHECK_GRID_MS
 from storage.database import SQL, Database, to_ms
 
-RECHECK_AFTER_MS = HOUR_MS  # fetched again after this
-RECHECK_GRID_MS = 10 * MINUTE_MS  # rechecks within this time share one row
 LONG_SPAN_MS = RECENT_SPAN_MS = DAY_MS
 MAX_PAUSED = 20_000
 FIRST_RETRY_MS = 10 * MINUTE_MS
