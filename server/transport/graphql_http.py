@@ -56,16 +56,13 @@ class GraphQLEndpoint(GraphQL[Context, None]):
         schema: Schema,
         services: Services,
         web: Path,
-        allowed_origins: list[str],
         connections: Connections,
         *,
         trusts_loopback: bool = False,
         timings: Timings | None = None,
     ) -> None:
         """Serve ``schema``; ``web`` is the folder of the built page."""
-        super().__init__(
-            schema, subscription_protocols=[GRAPHQL_TRANSPORT_WS_PROTOCOL], allowed_origins=allowed_origins
-        )
+        super().__init__(schema, subscription_protocols=[GRAPHQL_TRANSPORT_WS_PROTOCOL])
         self._opener = schema
         self._services = services
         self._connections = connections
@@ -110,9 +107,6 @@ class GraphQLEndpoint(GraphQL[Context, None]):
             await _not_admitted(error)(scope, receive, send)
 
     async def _serve_socket(self, ws: WebSocket) -> None:
-        if not self._check_websocket_origin(ws):
-            await self.reject_websocket(ws)
-            return
         context = await self.get_context(ws, ws)
         most = self._connections.caps.operations_per_socket
         socket = GraphQLSocket(self._opener, ws, context, most, self._timings, persisted=self._persisted)
@@ -142,19 +136,21 @@ class GraphQLEndpoint(GraphQL[Context, None]):
 
     async def get_context(self, request: Request | WebSocket, response: Response | WebSocket) -> Context:
         """Surround an operation; a socket's operations are given loaders of their own later."""
-        origin = Origin(_address(request), self._trusts_loopback and is_loopback(request))
-        authorization = request.headers.get("authorization")
         if isinstance(request, Request):
-            viewer = await self._services.accounts.identify(authorization)
-            return Context(
-                self._services,
-                request.state.id,
-                viewer=viewer,
-                origin=origin,
-                reservation=request.state.reservation,
-            )
+            context = await self.identify(request)
+            context.request_id, context.reservation = request.state.id, request.state.reservation
+            return context
         # Who it is is settled by `connection_init`; a client that can set a header may show the token there.
-        return Context(self._services, secrets.token_hex(8), {"Authorization": authorization}, origin=origin)
+        shown = {"Authorization": request.headers.get("authorization")}
+        return Context(self._services, secrets.token_hex(8), shown, origin=self._origin(request))
+
+    async def identify(self, request: Request) -> Context:
+        """Who asks, by the Authorization header, and from where."""
+        viewer = await self._services.accounts.identify(request.headers.get("authorization"))
+        return Context(self._services, secrets.token_hex(8), viewer=viewer, origin=self._origin(request))
+
+    def _origin(self, request: Request | WebSocket) -> Origin:
+        return Origin(_address(request), self._trusts_loopback and is_loopback(request))
 
     def should_render_graphql_ide(self, request: Any) -> bool:
         """Show the page to browsers alone: a client that takes anything gets JSON."""
