@@ -111,7 +111,7 @@ def _candles() -> Candles:
 @asynccontextmanager
 async def _history(upstream: Guard) -> AsyncIterator[History]:
     with tempfile.TemporaryDirectory() as folder:
-        async with open_runtime(Settings.read(data_dir=Path(folder) / "data")) as running:
+        async with open_runtime(Settings.read(data_dir=Path(folder) / "data"), create=True) as running:
             history = History.create(running.database, Only(upstream), running.services.history.aggregates)
             watching = asyncio.create_task(history.store.change_feed.run())
             try:

@@ -51,7 +51,7 @@ async def _furnish(running: Runtime, symbol: str, candles: Candles) -> Instrumen
 @asynccontextmanager
 async def _machine() -> AsyncIterator[Runtime]:
     with tempfile.TemporaryDirectory() as folder:
-        async with open_runtime(Settings.read(data_dir=Path(folder) / "data")) as running:
+        async with open_runtime(Settings.read(data_dir=Path(folder) / "data"), create=True) as running:
             yield running
 
 

@@ -125,7 +125,7 @@ async def main(kind: str, source: str, dsn: str) -> None:
     unlimited = CostBudget(CostLimits(10**12, 10**12))
     services = Services(history, registry, hub, backfills, Tracking(backfills), 500, 5_000, accounts, unlimited)
     everybody = Connections(ConnectionLimits(connections=100_000, per_address=100_000))
-    endpoint: Any = GraphQLEndpoint(build_schema(), services, WEB, [], everybody)
+    endpoint: Any = GraphQLEndpoint(build_schema(), services, WEB, everybody)
     if kind == "stock":
         schema = strawberry.Schema(Query, subscription=Subscription, config=StrawberryConfig(scalar_map=SCALARS))
 

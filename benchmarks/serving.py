@@ -34,7 +34,7 @@ async def from_memory() -> Iterable[tuple[object, ...]]:
 async def from_postgres() -> Iterable[tuple[object, ...]]:
     """Candles read from PostgreSQL; the bar is 8 times stock at 1,000 candles."""
     with tempfile.TemporaryDirectory() as folder:
-        async with open_runtime(Settings.read(data_dir=Path(folder) / "data")) as running:
+        async with open_runtime(Settings.read(data_dir=Path(folder) / "data"), create=True) as running:
             record = await running.services.history.instruments.get_or_create(Instrument("bench", "memory", "A"), "UTC")
             stamps = 1_700_000_040_000 + np.arange(5_000) * 60_000
             close = np.round(30_000 + np.cumsum(np.random.default_rng(3).normal(0, 5, 5_000)), 2)
@@ -126,7 +126,7 @@ async def _ask(port: int, request: bytes, until: float) -> int:
 async def listeners() -> Iterable[tuple[object, ...]]:
     """200 listeners of one series: what they cost upstream."""
     with tempfile.TemporaryDirectory() as folder:
-        async with open_runtime(Settings.read(data_dir=Path(folder) / "data")) as running:
+        async with open_runtime(Settings.read(data_dir=Path(folder) / "data"), create=True) as running:
             provider = await running.registry.get("demo", "synthetic")
             assert provider
             calls = {"fetch": 0, "stream": 0}

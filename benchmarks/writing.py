@@ -41,7 +41,7 @@ async def import_a_million() -> Iterable[tuple[object, ...]]:
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "million.csv"
         _write_csv(file, candles)
-        async with open_runtime(Settings.read(data_dir=Path(folder) / "data")) as running:
+        async with open_runtime(Settings.read(data_dir=Path(folder) / "data"), create=True) as running:
             store = running.store
             for number in range(3):
                 ids = [

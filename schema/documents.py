@@ -23,6 +23,11 @@ _valid: LRUCache[str, DocumentNode] = LRUCache(MAX_DOCUMENTS)
 _locks: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
 
 
+def is_known_valid(text: str) -> bool:
+    """Whether a text was executed lately, so that it is valid; of a long one that is not known."""
+    return text in _valid
+
+
 class Documents(SchemaExtension):
     """Parses within a limit of tokens, validates with our limits, and caches valid documents.
 

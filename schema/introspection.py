@@ -18,23 +18,22 @@ class IntrospectionLimit(SchemaExtension):
         """Look for them, in a document that is valid."""
         execution = self.execution_context
         document, context = execution.graphql_document, execution.context
-        if (
-            document
-            and not execution.pre_execution_errors
-            and isinstance(context, Context)
-            and not context.may_introspect
-        ):
+        refusal = introspection_refusal(context) if isinstance(context, Context) else None
+        if document and not execution.pre_execution_errors and refusal:
             found = _IntrospectionFinder()
             visit(document, found)
             if found.found:
-                signed_in = context.services.introspection is Introspection.SIGNED_IN
-                error: CandlegraphError = (
-                    Unauthenticated("Sign in to read the schema.")
-                    if signed_in
-                    else Forbidden("This server does not show its schema (INTROSPECTION=off).")
-                )
-                execution.pre_execution_errors = [GraphQLError(error.message, original_error=error)]
+                execution.pre_execution_errors = [GraphQLError(refusal.message, original_error=refusal)]
         yield
+
+
+def introspection_refusal(context: Context) -> CandlegraphError | None:
+    """Why the viewer may not read the schema; None where that is allowed."""
+    if context.may_introspect:
+        return None
+    if context.services.introspection is Introspection.SIGNED_IN:
+        return Unauthenticated("Sign in to read the schema.")
+    return Forbidden("This server does not show its schema (INTROSPECTION=off).")
 
 
 class _IntrospectionFinder(Visitor):

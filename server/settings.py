@@ -16,6 +16,7 @@ from candlegraph.zone import zone
 from resolvers.context import Introspection
 from server.signing_key import weakness_of
 from server.transport.proxies import parse_networks
+from server.transport.root_path import check_root_path
 from storage.aggregates.layout import AggregateLayout
 
 
@@ -152,6 +153,9 @@ class Settings(BaseSettings):
             "`X-Forwarded-Proto` count from them alone."
         ),
     )
+    root_path: str = Field(
+        "", description="The path under which a reverse proxy serves the server, such as `/api`; empty at the top."
+    )
     max_operations_per_socket: int = Field(
         100, ge=1, le=10_000, description="The most simultaneous operations on a WebSocket."
     )
@@ -238,6 +242,11 @@ class Settings(BaseSettings):
     def _are_networks(cls, value: str) -> str:
         parse_networks(value)
         return value
+
+    @field_validator("root_path")
+    @classmethod
+    def _is_path(cls, value: str) -> str:
+        return check_root_path(value)
 
     @field_validator("files_timezone")
     @classmethod

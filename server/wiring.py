@@ -66,9 +66,12 @@ class Runtime:
 
 @asynccontextmanager
 async def database(
-    settings: Settings, supervisor: Supervisor | None = None, timings: Timings | None = None
+    settings: Settings, supervisor: Supervisor | None = None, timings: Timings | None = None, *, create: bool = False
 ) -> AsyncIterator[Database]:
-    """The database, embedded or external, open and up to date; ``supervisor`` keeps an embedded one alive."""
+    """The database, embedded or external, open and up to date; ``supervisor`` keeps an embedded one alive.
+
+    ConfigurationError where there is no embedded one and none may be created: DATA_DIR is probably wrong.
+    """
     supervisor, timings = supervisor or Supervisor(), timings or Timings()
     async with AsyncExitStack() as stack:
         postgres = None
@@ -76,6 +79,8 @@ async def database(
             dsn = settings.db_connection_string.get_secret_value()
         else:
             postgres = EmbeddedPostgres(settings.data_dir, settings.postgres_bin, timings)
+            if not create:
+                postgres.require_cluster()
             stack.push_async_callback(asyncio.to_thread, postgres.stop)
             dsn = await _start(postgres)
         listen = settings.db_listen_connection_string
@@ -134,19 +139,22 @@ async def open_runtime(
     settings: Settings,
     *,
     serving: bool = False,
+    create: bool = False,
     supervisor: Supervisor | None = None,
     timings: Timings | None = None,
 ) -> AsyncIterator[Runtime]:
     """Everything, started; stopped in reverse order on the way out. Endless tasks run under ``supervisor``.
 
     While ``serving`` it leads, serves subscribers and works on backfills; a command of the CLI does none of it.
+    It creates a database where there is none while ``serving``, or with ``create``.
     """
     supervisor, timings = supervisor or Supervisor(), timings or Timings()
     redis_url = settings.redis_url.get_secret_value() if settings.redis_url else None
     redis = Redis(redis_url, supervisor, timings)
     limiter = RateLimiter(redis)
     registry = Registry(settings.environ(), quota=limiter)
-    async with database(settings, supervisor, timings) as opened, AsyncExitStack() as stack:
+    opening = database(settings, supervisor, timings, create=create or serving)
+    async with opening as opened, AsyncExitStack() as stack:
         stack.push_async_callback(redis.close)
         stack.push_async_callback(registry.close)
         name = (await opened.read("database_name"))[0]["name"]

@@ -85,7 +85,7 @@ async def import_candles(
     hints = options.hints()
     if not await asyncio.to_thread(file.exists):
         raise InvalidCandles(f"{file.name}: there is no such file")
-    async with open_runtime(settings) as running:
+    async with open_runtime(settings, create=True) as running:
         existing = (await running.services.history.instruments.get_stored([target])).get(target)
         days = zone(_days(running, target, existing, options.timezone))
         zone_line = f"Time zone of {target.symbol}: {days.name}."

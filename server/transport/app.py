@@ -12,14 +12,18 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, RedirectResponse, Response
 from starlette.routing import Mount, Route, WebSocketRoute
 from starlette.staticfiles import StaticFiles
+from strawberry.http.websocket_origin import normalize_origin
 
 from resolvers.context import Introspection
-from schema.build import build_schema
+from schema.build import Schema, build_schema
 from server.settings import Env
 from server.transport.connections import ConnectionLimits, Connections
 from server.transport.graphql_http import GraphQLEndpoint
 from server.transport.loopback import is_loopback_name
+from server.transport.origins import OriginCheck
 from server.transport.proxies import ForwardedHeaders, TrustedProxies, parse_networks
+from server.transport.root_path import RootPath
+from server.transport.schema_text import SchemaText
 from server.transport.security_headers import SecurityHeaders
 from server.wiring import Runtime
 
@@ -29,17 +33,22 @@ WEB = Path(__file__).parents[1] / "web"
 def create_app(runtime: Runtime) -> Starlette:
     """Build the application over a started runtime."""
     settings = runtime.settings
-    origins = settings.origins
+    origins = [normalize_origin(origin) or origin for origin in settings.origins]
+    schema = build_schema()
     connections = Connections(
         ConnectionLimits(
             settings.max_connections, settings.max_connections_per_address, settings.max_operations_per_socket
         )
     )
     proxies = TrustedProxies(parse_networks(settings.forwarded_allow_ips))
-    endpoint = _endpoint(runtime, connections)
+    endpoint = _endpoint(runtime, schema, connections)
 
     async def healthz(_: Request) -> Response:
         return JSONResponse({"status": "ok"})
+
+    async def to_graphql(request: Request) -> Response:
+        query = request.url.query
+        return RedirectResponse(f"{settings.root_path}/graphql" + (f"?{query}" if query else ""))
 
     async def readyz(_: Request) -> Response:
         return _readiness(runtime, proxies)
@@ -47,18 +56,21 @@ def create_app(runtime: Runtime) -> Starlette:
     files = [Mount("/static", StaticFiles(directory=WEB, check_dir=False))]
     app = Starlette(
         routes=[
-            Route("/", _to_graphql),
+            Route("/", to_graphql),
             Route("/graphql", endpoint),
-            Route("/graphql/", _to_graphql, methods=["GET", "POST"]),
+            Route("/graphql/", to_graphql, methods=["GET", "POST"]),
             WebSocketRoute("/graphql", endpoint),
+            Route("/schema.graphql", SchemaText(schema, endpoint).answer),
             Route("/healthz", healthz),
             Route("/readyz", readyz),
             *(files if settings.introspection is not Introspection.OFF else []),
         ],
         exception_handlers={Exception: _failed},
         middleware=[
+            Middleware(RootPath, root_path=settings.root_path),
             Middleware(SecurityHeaders),
             Middleware(ForwardedHeaders, proxies=proxies),
+            Middleware(OriginCheck, allowed=origins),
             Middleware(CORSMiddleware, allow_origins=origins, allow_methods=["GET", "POST"], allow_headers=["*"]),
             # Level 1: the default, 9, costs several times what answering a query does, for a fifth fewer bytes.
             Middleware(GZipMiddleware, minimum_size=2048, compresslevel=1),
@@ -69,11 +81,6 @@ def create_app(runtime: Runtime) -> Starlette:
     return app
 
 
-async def _to_graphql(request: Request) -> Response:
-    query = request.url.query
-    return RedirectResponse("/graphql" + (f"?{query}" if query else ""))
-
-
 async def _failed(_: Request, __: Exception) -> Response:
     """Uvicorn logs the exception."""
     body = {
@@ -82,13 +89,12 @@ async def _failed(_: Request, __: Exception) -> Response:
     return JSONResponse(body, 500, {"x-content-type-options": "nosniff"})
 
 
-def _endpoint(runtime: Runtime, connections: Connections) -> GraphQLEndpoint:
+def _endpoint(runtime: Runtime, schema: Schema, connections: Connections) -> GraphQLEndpoint:
     settings = runtime.settings
     return GraphQLEndpoint(
-        build_schema(),
+        schema,
         runtime.services,
         WEB,
-        settings.origins,
         connections,
         trusts_loopback=settings.env is Env.DEVELOPMENT and is_loopback_name(settings.host),
         timings=runtime.database.timings,

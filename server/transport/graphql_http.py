@@ -26,16 +26,20 @@ from candlegraph.timings import Timings
 from resolvers.context import Context, Introspection, Origin, Services
 from resolvers.cost_budget import Reservation
 from schema.admission import MAX_STREAMED_COST
+from schema.broadcast import OperationRefused
 from schema.build import Schema
 from schema.encoding import JsonAnswer
 from server.transport.connections import Connections, status_of
-from server.transport.graphql_sse import EventStream, prefers_events
 from server.transport.graphql_ws import GraphQLSocket
 from server.transport.loopback import is_loopback
+from server.transport.negotiation import MediaType, negotiate
+from server.transport.operation_stream import EVENTS, MULTIPART, OperationStream, StreamedOperations
+from server.transport.persisted_queries import NOT_FOUND, PersistedQueries
 from server.transport.streamed_answer import StreamedAnswer
 
 MAX_BODY = 262_144
-GRAPHQL_RESPONSE = "application/graphql-response+json"
+_CODES = {405: "METHOD_NOT_ALLOWED", 406: "NOT_ACCEPTABLE", 413: "PAYLOAD_TOO_LARGE", 415: "UNSUPPORTED_MEDIA_TYPE"}
+_NOT_ACCEPTABLE = f"`Accept` names none of {', '.join(one.value for one in MediaType)}."
 _ENVELOPE = (
     ("query", str, "a text"),
     ("operationName", str, "a text"),
@@ -52,22 +56,22 @@ class GraphQLEndpoint(GraphQL[Context, None]):
         schema: Schema,
         services: Services,
         web: Path,
-        allowed_origins: list[str],
         connections: Connections,
         *,
         trusts_loopback: bool = False,
         timings: Timings | None = None,
     ) -> None:
         """Serve ``schema``; ``web`` is the folder of the built page."""
-        super().__init__(
-            schema, subscription_protocols=[GRAPHQL_TRANSPORT_WS_PROTOCOL], allowed_origins=allowed_origins
-        )
+        super().__init__(schema, subscription_protocols=[GRAPHQL_TRANSPORT_WS_PROTOCOL])
         self._opener = schema
         self._services = services
         self._connections = connections
         self._page = web / "graphiql.html"
         self._trusts_loopback = trusts_loopback
         self._timings = timings or Timings()
+        self._persisted = PersistedQueries()
+        heartbeat_interval_s = self._timings.stream_comment_interval_s
+        self._streamed = StreamedOperations(schema, self._persisted, connections, heartbeat_interval_s)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer a request or a socket; an error of the envelope is a coded error in JSON too."""
@@ -76,17 +80,21 @@ class GraphQLEndpoint(GraphQL[Context, None]):
             return
         request = Request(scope, _bounded(receive))
         request.state.id = secrets.token_hex(8)
-        streams = prefers_events(request.headers.get("accept", ""))
-        most = MAX_STREAMED_COST if streams else None
+        wanted = request.state.media_type = negotiate(",".join(request.headers.getlist("accept")))
+        most = MAX_STREAMED_COST if wanted and wanted.is_stream else None
         reservation = request.state.reservation = Reservation(self._services.budget, _address(request), max_cost=most)
         try:
-            await self._answer(request, streams, scope, receive, send)
+            await self._answer(request, scope, receive, send)
         finally:
             reservation.release()
 
-    async def _answer(self, request: Request, streams: bool, scope: Scope, receive: Receive, send: Send) -> None:
+    async def _answer(self, request: Request, scope: Scope, receive: Receive, send: Send) -> None:
+        wanted: MediaType | None = request.state.media_type
         try:
-            response = await (self._stream(request) if streams else self.run(request))
+            if wanted is None and not self.should_render_graphql_ide(request):
+                response = _refusal(HTTPException(406, _NOT_ACCEPTABLE))
+            else:
+                response = await (self._stream(request, wanted) if wanted and wanted.is_stream else self.run(request))
         except HTTPException as error:
             response = _refusal(error)
         except ClientDisconnect:  # in the middle of its body: no answer can arrive
@@ -99,11 +107,9 @@ class GraphQLEndpoint(GraphQL[Context, None]):
             await _not_admitted(error)(scope, receive, send)
 
     async def _serve_socket(self, ws: WebSocket) -> None:
-        if not self._check_websocket_origin(ws):
-            await self.reject_websocket(ws)
-            return
         context = await self.get_context(ws, ws)
-        socket = GraphQLSocket(self._opener, ws, context, self._connections.caps.operations_per_socket, self._timings)
+        most = self._connections.caps.operations_per_socket
+        socket = GraphQLSocket(self._opener, ws, context, most, self._timings, persisted=self._persisted)
         try:
             with self._connections.admit(context.origin.address, socket.leave):
                 protocol = await self.pick_websocket_subprotocol(ws)
@@ -115,8 +121,8 @@ class GraphQLEndpoint(GraphQL[Context, None]):
         except CandlegraphError as error:
             await ws.send_denial_response(_not_admitted(error))
 
-    async def _stream(self, request: Request) -> Response:
-        """Server-sent events instead of one JSON."""
+    async def _stream(self, request: Request, wanted: MediaType) -> Response:
+        """A response that goes on, instead of one JSON."""
         adapter = self.request_adapter_class(request)
         if not self.is_request_allowed(adapter):
             raise HTTPException(405, "GraphQL only supports GET and POST requests.")
@@ -125,30 +131,26 @@ class GraphQLEndpoint(GraphQL[Context, None]):
             data = await self.parse_http_body(adapter)
         except orjson.JSONDecodeError as error:
             raise HTTPException(400, "Unable to parse request body as JSON") from error
-        return EventStream(
-            self._opener,
-            data,
-            context,
-            self._connections,
-            may_write=request.method == "POST",
-            comment_interval_s=self._timings.stream_comment_interval_s,
-        )
+        framing = MULTIPART if wanted is MediaType.MULTIPART else EVENTS
+        return OperationStream(self._streamed, framing, data, context, may_write=request.method == "POST")
 
     async def get_context(self, request: Request | WebSocket, response: Response | WebSocket) -> Context:
         """Create the context of an operation; a socket's operations get loaders of their own later."""
-        origin = Origin(_address(request), self._trusts_loopback and is_loopback(request))
-        authorization = request.headers.get("authorization")
         if isinstance(request, Request):
-            viewer = await self._services.accounts.identify(authorization)
-            return Context(
-                self._services,
-                request.state.id,
-                viewer=viewer,
-                origin=origin,
-                reservation=request.state.reservation,
-            )
+            context = await self.identify(request)
+            context.request_id, context.reservation = request.state.id, request.state.reservation
+            return context
         # `connection_init` identifies the caller; a client that can set a header may send the token there.
-        return Context(self._services, secrets.token_hex(8), {"Authorization": authorization}, origin=origin)
+        shown = {"Authorization": request.headers.get("authorization")}
+        return Context(self._services, secrets.token_hex(8), shown, origin=self._origin(request))
+
+    async def identify(self, request: Request) -> Context:
+        """The context of a request, with the viewer of its Authorization header and its address."""
+        viewer = await self._services.accounts.identify(request.headers.get("authorization"))
+        return Context(self._services, secrets.token_hex(8), viewer=viewer, origin=self._origin(request))
+
+    def _origin(self, request: Request | WebSocket) -> Origin:
+        return Origin(_address(request), self._trusts_loopback and is_loopback(request))
 
     def should_render_graphql_ide(self, request: Any) -> bool:
         """Show the page to browsers alone: a client that takes anything gets JSON."""
@@ -187,10 +189,10 @@ class GraphQLEndpoint(GraphQL[Context, None]):
         for name, kind, what in _ENVELOPE:
             if not isinstance(envelope.get(name), kind | None):
                 raise HTTPException(400, f"`{name}` must be {what} or null.")
-        if not envelope.get("query"):
+        if not envelope.get("query") and "persistedQuery" not in (envelope.get("extensions") or {}):
             raise HTTPException(400, "The request has no `query`.")
         return GraphQLRequestData(
-            query=envelope["query"],
+            query=envelope.get("query"),
             variables=envelope.get("variables"),
             operation_name=envelope.get("operationName") or None,
             extensions=envelope.get("extensions"),
@@ -212,19 +214,22 @@ class GraphQLEndpoint(GraphQL[Context, None]):
         if request_adapter.method == "POST":
             allowed.add(OperationType.MUTATION)
         try:
-            return await self.schema.execute(
-                request_data.query,
-                variable_values=request_data.variables,
-                context_value=context,
-                operation_name=request_data.operation_name,
-                allowed_operation_types=allowed,
-                operation_extensions=request_data.extensions,
-            )
+            with self._persisted.document(request_data.query, request_data.extensions) as document:
+                return await self.schema.execute(
+                    document,
+                    variable_values=request_data.variables,
+                    context_value=context,
+                    operation_name=request_data.operation_name,
+                    allowed_operation_types=allowed,
+                    operation_extensions=request_data.extensions,
+                )
+        except OperationRefused as refused:
+            return PreExecutionError(data=None, errors=refused.errors)
         except InvalidOperationTypeError as error:
             if error.operation_type is OperationType.SUBSCRIPTION:
                 return _request_error(
                     "A subscription needs a WebSocket or an event stream: at this address connect with graphql-transport-ws, or "
-                    "send `Accept: text/event-stream`."
+                    "send `Accept: text/event-stream` or `multipart/mixed;subscriptionSpec=1.0`."
                 )
             raise HTTPException(405, "Mutations need POST.") from error
         except CannotGetOperationTypeError:
@@ -241,7 +246,7 @@ class GraphQLEndpoint(GraphQL[Context, None]):
     async def get_sub_response(self, request: Request | WebSocket) -> Response:
         """Remember which media type the client prefers: only the newer one has a status for a refused request."""
         response = await super().get_sub_response(request)
-        response.modern = GRAPHQL_RESPONSE in request.headers.get("accept", "")  # type: ignore[attr-defined]
+        response.modern = request.state.media_type is MediaType.GRAPHQL_RESPONSE  # type: ignore[attr-defined]
         return response
 
     def create_response(
@@ -249,10 +254,10 @@ class GraphQLEndpoint(GraphQL[Context, None]):
     ) -> Response:
         """Answer in JSON."""
         modern = getattr(sub_response, "modern", False)
-        refused = modern and "data" not in response_data
+        refused = modern and "data" not in response_data and not _is_unknown_hash(response_data)
         headers = {"cache-control": "no-store", "vary": "Accept, Authorization"}
         answer, status = JsonAnswer(response_data), 400 if refused else 200
-        media_type = GRAPHQL_RESPONSE + "; charset=utf-8" if modern else "application/json; charset=utf-8"
+        media_type = f"{(MediaType.GRAPHQL_RESPONSE if modern else MediaType.JSON).value}; charset=utf-8"
         response = (
             StreamedAnswer(answer, status, headers, media_type)
             if answer.is_long
@@ -260,6 +265,12 @@ class GraphQLEndpoint(GraphQL[Context, None]):
         )
         response.headers.update(sub_response.headers)
         return response
+
+
+def _is_unknown_hash(response_data: Any) -> bool:
+    """Whether a client is asked to send its document: no mistake, and 200 in Apollo's protocol."""
+    codes = [error.get("extensions", {}).get("code") for error in response_data.get("errors") or ()]
+    return codes == [NOT_FOUND]
 
 
 def _address(request: Request | WebSocket) -> str:
@@ -278,9 +289,7 @@ def _not_admitted(error: CandlegraphError) -> Response:
 
 
 def _refusal(error: HTTPException) -> Response:
-    code = {405: "METHOD_NOT_ALLOWED", 413: "PAYLOAD_TOO_LARGE", 415: "UNSUPPORTED_MEDIA_TYPE"}.get(
-        error.status_code, "BAD_REQUEST"
-    )
+    code = _CODES.get(error.status_code, "BAD_REQUEST")
     body = {"errors": [{"message": error.reason, "extensions": {"code": code}}]}
     headers = {"allow": "GET, POST"} if error.status_code == 405 else {}
     return Response(orjson.dumps(body), error.status_code, headers, "application/json; charset=utf-8")

@@ -25,6 +25,7 @@ from resolvers.cost_budget import Reservation
 from schema.admission import MAX_STREAMED_COST
 from schema.broadcast import OperationRefused
 from schema.build import Schema
+from server.transport.persisted_queries import PersistedQueries
 
 log = logging.getLogger(__name__)
 
@@ -32,9 +33,19 @@ log = logging.getLogger(__name__)
 class GraphQLSocket:
     """One socket. It belongs to the account of its `connection_init`, and is closed when the token ends."""
 
-    def __init__(self, schema: Schema, ws: WebSocket, context: Context, max_operations: int, timings: Timings) -> None:
+    def __init__(
+        self,
+        schema: Schema,
+        ws: WebSocket,
+        context: Context,
+        max_operations: int,
+        timings: Timings,
+        *,
+        persisted: PersistedQueries,
+    ) -> None:
         """Serve ``ws``, which is accepted."""
         self._schema = schema
+        self._persisted = persisted
         self._ws = ws
         self._context = context
         self._timings = timings
@@ -142,9 +153,10 @@ class GraphQLSocket:
         reservation = Reservation(budget, address, max_cost=MAX_STREAMED_COST)
         context = replace(self._context, reservation=reservation)
         try:
-            answer = await self._schema.open(
-                payload["query"], payload.get("variables"), payload.get("operationName") or None, context
-            )
+            with self._persisted.document(payload.get("query"), payload.get("extensions")) as document:
+                answer = await self._schema.open(
+                    document, payload.get("variables"), payload.get("operationName") or None, context
+                )
             head = orjson.dumps({"id": id_, "type": "next"}).decode()[:-1] + ',"payload":'
             async with aclosing(answer):
                 async for answered in answer:
@@ -217,12 +229,18 @@ def _is_well_formed(message: Any) -> bool:
             return (
                 _is_id(message)
                 and payload is not None
-                and isinstance(payload.get("query"), str)
                 and isinstance(payload.get("variables"), dict | None)
                 and isinstance(payload.get("operationName"), str | None)
                 and isinstance(payload.get("extensions"), dict | None)
+                and _has_document(payload)
             )
     return False
+
+
+def _has_document(payload: dict[str, Any]) -> bool:
+    """Whether there is a document, or the hash of one."""
+    query, is_persisted = payload.get("query"), "persistedQuery" in (payload.get("extensions") or {})
+    return isinstance(query, str) or (query is None and is_persisted)
 
 
 def _is_id(message: dict[str, Any]) -> bool:

@@ -5,16 +5,17 @@ from __future__ import annotations
 import logging
 import time
 
-LOGGERS = ("uvicorn.error", "strawberry.ws", "asyncio")
 PER_MINUTE = 5
+LOGGERS = {"uvicorn.error": PER_MINUTE, "asyncio": PER_MINUTE, "server.transport.origins": 1}
 
 
 class LogLimit(logging.Filter):
-    """Lets `PER_MINUTE` records of one text pass in a minute; the first of a later minute says how many did not."""
+    """Lets so many records of one text pass in a minute; the first of a later minute says how many did not."""
 
-    def __init__(self) -> None:
+    def __init__(self, per_minute: int = PER_MINUTE) -> None:
         """Nothing has passed."""
         super().__init__()
+        self._per_minute = per_minute
         self._minutes: dict[str, tuple[int, int]] = {}  # of each text, which are ours: the minute, and how many in it
 
     def filter(self, record: logging.LogRecord) -> bool:
@@ -24,16 +25,16 @@ class LogLimit(logging.Filter):
         text, now = str(record.msg), int(time.monotonic() // 60)
         minute, count = self._minutes.get(text, (now, 0))
         if minute != now:
-            if count > PER_MINUTE:
-                record.msg, record.args = f"{record.getMessage()} ({count - PER_MINUTE} more before)", ()
+            if count > self._per_minute:
+                record.msg, record.args = f"{record.getMessage()} ({count - self._per_minute} more before)", ()
             count = 0
         self._minutes[text] = (now, count + 1)
-        return count < PER_MINUTE
+        return count < self._per_minute
 
 
 def limit_logs() -> None:
     """Limit the loggers whose warnings strangers cause."""
-    for name in LOGGERS:
+    for name, per_minute in LOGGERS.items():
         logger = logging.getLogger(name)
         if not any(isinstance(one, LogLimit) for one in logger.filters):
-            logger.addFilter(LogLimit())
+            logger.addFilter(LogLimit(per_minute))

@@ -27,7 +27,7 @@ class SecurityHeaders:
                 headers = MutableHeaders(raw=message.setdefault("headers", []))
                 headers.setdefault("x-content-type-options", "nosniff")
                 kind = headers.get("content-type", "")
-                if "json" not in kind and "event-stream" not in kind:
+                if not any(name in kind for name in ("json", "event-stream", "multipart")):
                     headers.setdefault("content-security-policy", CONTENT_SECURITY_POLICY)
             await send(message)
 

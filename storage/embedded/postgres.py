@@ -29,7 +29,16 @@ from candlegraph.timings import Timings
 from storage.embedded.access import peer_rules
 from storage.embedded.binaries import find_binaries
 from storage.embedded.os_user import OsUser, os_user_of
-from storage.embedded.socket import DATABASE, PORT, USER, claim_socket_dir, clear_remains, find_listener, socket_dir
+from storage.embedded.socket import (
+    DATABASE,
+    PORT,
+    USER,
+    claim_socket_dir,
+    clear_remains,
+    find_listener,
+    running_clusters,
+    socket_dir,
+)
 
 if sys.platform != "win32":
     import fcntl
@@ -85,6 +94,16 @@ class EmbeddedPostgres:
         self._users: int | None = None
         self._process: subprocess.Popen[bytes] | None = None
         self._log_start = 0
+
+    def require_cluster(self) -> None:
+        """ConfigurationError, with the directories of servers that run, where there is no database yet."""
+        if (self._cluster / "PG_VERSION").exists():
+            return
+        others = [f"DATA_DIR={cluster.parent}" for cluster in running_clusters()[:3]]
+        hint = f"; a server runs with {' or '.join(others)}" if others else ""
+        raise ConfigurationError(
+            f"DATA_DIR: {self._data_dir} holds no database, and only `serve` and `import` create one{hint}."
+        )
 
     def start(self) -> PostgresServer:
         """Start the server, or join the one that runs. It blocks: up to a second, after a crash longer.

@@ -26,6 +26,22 @@ def socket_dir(cluster: Path, uid: int) -> Path:
     return _SOCKETS / f"candlegraph-{name}"
 
 
+def running_clusters() -> list[Path]:
+    """The clusters on this machine whose servers run, as far as our user may see them; the newest first."""
+    found = []
+    for lock in sorted(_SOCKETS.glob(f"candlegraph-*/.s.PGSQL.{PORT}.lock"), key=_changed_at, reverse=True):
+        with suppress(OSError, ValueError):
+            pid = int(lock.read_text(encoding="ascii").partition("\n")[0])
+            found.append(Path(f"/proc/{pid}/cwd").readlink())  # a postmaster works in its cluster
+    return found
+
+
+def _changed_at(path: Path) -> float:
+    with suppress(OSError):
+        return path.stat().st_mtime
+    return 0.0
+
+
 def claim_socket_dir(cluster: Path, account: OsUser) -> Path:
     """Create the directory where there is none; ConfigurationError where it belongs to another user or is open to others."""
     path = socket_dir(cluster, account.uid)

@@ -28,6 +28,7 @@ from server.serve import _bind
 from server.transport.app import WEB
 from server.transport.connections import ConnectionLimits, Connections
 from server.transport.graphql_http import GraphQLEndpoint
+from server.transport.schema_text import SchemaText
 from server.transport.tcp_connections import TcpConnections
 from server.transport.uvicorn_protocols import protocols
 from storage.rate_limits import RateLimiter
@@ -147,8 +148,9 @@ async def staged(
     """Serve the API as `candlegraph serve` does, on a free port."""
     timings = timings or Timings()
     schema, connections = build_schema(), Connections(caps or ConnectionLimits())
-    endpoint: Any = GraphQLEndpoint(schema, made, WEB, [], connections, timings=timings)
-    app = Starlette(routes=[Route("/graphql", endpoint), WebSocketRoute("/graphql", endpoint)])
+    endpoint: Any = GraphQLEndpoint(schema, made, WEB, connections, timings=timings)
+    text = Route("/schema.graphql", SchemaText(schema, endpoint).answer)
+    app = Starlette(routes=[Route("/graphql", endpoint), WebSocketRoute("/graphql", endpoint), text])
     settings = uvicorn.Config(
         app,
         log_config=None,

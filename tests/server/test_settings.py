@@ -36,6 +36,10 @@ WRONG = [
     ("MAX_CHART_POINTS", "50001"),
     ("LOG_LEVEL", "loud"),
     ("ALLOWED_ORIGINS", "*"),
+    *(
+        ("ROOT_PATH", path)
+        for path in ("/", "api", "/api/", "//api", "/a b", "/ü", "/a?b", "/a/../b", "/./a", "/graphql")
+    ),
     ("ALLOWED_ORIGINS", "https://*.example.com"),
     ("ALLOWED_ORIGINS", "example.com"),
     ("ALLOWED_ORIGINS", "https://good.example, https://example.com/path"),

@@ -7,13 +7,14 @@ import io
 import json
 import os
 import subprocess
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
 from schema.build import build_schema
-from tests.server.running import run
+from storage.embedded.socket import running_clusters
+from tests.server.running import run, serving
 
 FROM, UNTIL = "2024-05-01T00:00:00Z", "2024-05-01T00:05:00Z"
 HEADER = ["timestamp", "time", "open", "high", "low", "close", "volume", "closed"]
@@ -139,3 +140,35 @@ async def test_migrate_brings_an_empty_database_up_to_date_and_may_be_repeated(
 def test_a_missing_file_is_one_line(cli: Command, tmp_path: Path) -> None:
     result = cli("import", str(tmp_path / "none.csv"), "--market", "m", "--provider", "p", "--symbol", "s")
     is_one_line(result, 1, "none.csv")
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("user", "add", "ada"),
+        ("candles", "demo", "synthetic", "BTC/USD"),
+        ("coverage", "log"),
+        ("backfill", "--list"),
+        ("migrate",),
+    ],
+)
+def test_a_command_makes_no_second_database_beside_the_servers(
+    served: Path, tmp_path: Path, arguments: tuple[str, ...]
+) -> None:
+    """The server has its own DATA_DIR, which whoever opened another terminal has not set."""
+    mistaken = tmp_path / "mistaken"
+    is_one_line(run(*arguments, DATA_DIR=str(mistaken)), 2, f"DATA_DIR: {mistaken} holds no database", "`serve`")
+    assert not mistaken.exists()
+    assert served in [cluster.parent for cluster in running_clusters()]
+
+
+def test_a_command_finds_the_servers_database(served: Path) -> None:
+    assert run("user", "list", DATA_DIR=str(served)).returncode == 0
+
+
+@pytest.fixture(scope="module")
+def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """The DATA_DIR of a server that runs."""
+    data = tmp_path_factory.mktemp("served") / "data"
+    with serving(data.with_name("log"), DATA_DIR=str(data)):
+        yield data

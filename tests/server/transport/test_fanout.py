@@ -26,11 +26,11 @@ from candlegraph.viewer import Role
 from realtime import topic
 from resolvers.accounts.tokens import Tokens
 from schema.executor import BulkExecutor
-from server.transport import graphql_sse as events
 from server.transport import graphql_ws as sockets
+from server.transport import operation_stream as streams
 from server.transport import uvicorn_protocols as wire
 from server.transport.connections import ConnectionLimits
-from server.transport.graphql_sse import prefers_events
+from server.transport.negotiation import MediaType, negotiate
 from storage.database import Database
 from storage.users import UserStore
 from tests.server.stage import FIRST, Serving, Stage, services, staged
@@ -143,7 +143,7 @@ async def test_a_thousand_listeners_are_served_and_leave_nothing() -> None:
 
 HOW = pytest.mark.parametrize("how", ["dropped", "with a goodbye", "an event stream"])
 KINDS = {
-    asyncio.Task, topic.Listener, BulkExecutor, sockets.GraphQLSocket, events.EventStream,
+    asyncio.Task, topic.Listener, BulkExecutor, sockets.GraphQLSocket, streams.OperationStream,
     wire.HttpProtocol, wire.WebSocketProtocol,
 }  # fmt: skip
 
@@ -494,29 +494,70 @@ async def test_queries_and_errors_come_as_events_too() -> None:
 
 
 @pytest.mark.parametrize(
-    ("accept", "wants"),
+    ("accept", "media_type"),
     [
-        ("text/event-stream", True),
-        ("Text/Event-Stream", True),
-        ("text/event-stream, application/json;q=0.5", True),
-        ("text/event-stream, */*;q=0.1", True),
-        ("", False),
-        ("*/*", False),
-        ("application/json", False),
-        ("text/event-stream, application/json", False),
-        ("text/event-stream;q=0.9, application/json", False),
-        ("text/event-stream;q=0", False),
-        ("text/event-stream;q=x, application/json", False),
-        # urql's and Apollo's
+        ("text/event-stream", MediaType.EVENTS),
+        ("Text/Event-Stream", MediaType.EVENTS),
+        ("text/*", MediaType.EVENTS),
+        ("text/event-stream, application/json;q=0.5", MediaType.EVENTS),
+        ("text/event-stream, */*;q=0.1", MediaType.EVENTS),
+        ("", MediaType.JSON),
+        ("*/*", MediaType.JSON),
+        ("application/*", MediaType.JSON),
+        ("application/json", MediaType.JSON),
+        ("application/json; charset=utf-8", MediaType.JSON),
+        ("text/event-stream, application/json", MediaType.JSON),
+        ("text/event-stream;q=0.9, application/json", MediaType.JSON),
+        ("text/event-stream;q=x, application/json", MediaType.JSON),
+        ("application/graphql-response+json;q=0.5, application/json", MediaType.JSON),
+        ("application/graphql-response+json;q=0, */*", MediaType.JSON),
+        ("application/graphql-response+json, */*", MediaType.GRAPHQL_RESPONSE),
+        ("application/json;q=0, */*", MediaType.GRAPHQL_RESPONSE),
+        ("text/event-stream;q=0", None),
+        ("application/json;q=0", None),
+        ("text/html", None),
+        ("application/xml, image/*", None),
+        ("multipart/mixed", None),
+        ("multipart/mixed;deferSpec=20220824", None),
+        # urql's, and Apollo's for a query, with @defer, and for a subscription
         (
             "application/graphql-response+json, application/graphql+json, application/json, text/event-stream, multipart/mixed",
-            False,
+            MediaType.GRAPHQL_RESPONSE,
         ),
-        ("multipart/mixed;boundary=graphql;subscriptionSpec=1.0,application/json", False),
+        ("application/graphql-response+json,application/json;q=0.9", MediaType.GRAPHQL_RESPONSE),
+        ("multipart/mixed;deferSpec=20220824,application/json", MediaType.JSON),
+        ("multipart/mixed;boundary=graphql;subscriptionSpec=1.0,application/json", MediaType.MULTIPART),
+        ('multipart/mixed; boundary="graphql"; subscriptionSpec="1.0"', MediaType.MULTIPART),
+        ("multipart/mixed;subscriptionSpec=1.0;q=0.5,application/json", MediaType.JSON),
     ],
 )
-def test_events_are_sent_to_who_prefers_them(accept: str, wants: bool) -> None:
-    assert prefers_events(accept) is wants
+def test_an_answer_has_the_media_type_that_is_preferred(accept: str, media_type: MediaType | None) -> None:
+    assert negotiate(accept) is media_type
+
+
+async def test_a_subscription_comes_in_parts_to_who_asks_for_them() -> None:
+    """Apollo's protocol to the byte: a part is read once the delimiter behind it is there."""
+    stage = Stage()
+    accept = {"accept": "multipart/mixed;boundary=graphql;subscriptionSpec=1.0,application/json"}
+    begin, head = b"\r\n--graphql", b"\r\ncontent-type: application/json\r\n\r\n"
+    timings = replace(Timings(), stream_comment_interval_s=0.02)
+    async with staged(services(stage), timings=timings) as serving, aiohttp.ClientSession(serving.url) as http:
+        async with http.post("/graphql", json={"query": LIVE}, headers=accept) as response:
+            assert response.headers["content-type"] == 'multipart/mixed;boundary="graphql";subscriptionSpec=1.0'
+            assert await response.content.readexactly(len(begin)) == begin
+            parts = set()
+            while b"{}" not in parts or len(parts) < 2:
+                part = await asyncio.wait_for(response.content.readuntil(begin), HANG_S)
+                assert part.startswith(head)
+                parts.add(part.removeprefix(head).removesuffix(begin))
+            (payload,) = parts - {b"{}"}
+            assert json.loads(payload)["payload"]["data"]["candles"]["caughtUp"]
+        await stage.empty()
+        async with http.post("/graphql", json={"query": "{ nope }"}, headers=accept) as response:
+            assert response.status == 200
+            body = await response.content.read()
+        assert b'{"payload":{"data":null,"errors":[{"message":"Cannot query field' in body
+        assert body.endswith(begin + b"--\r\n")
 
 
 async def test_a_quiet_stream_has_comments_and_a_client_that_goes_frees_it() -> None:
@@ -559,7 +600,7 @@ async def test_a_stream_ends_with_the_token_it_was_asked_for_with(
     user = await users.add("ann", "hash", Role.VIEWER)
     tokens = Tokens(lambda: [b"k" * 32])
     token, expires_at = tokens.sign(user)
-    monkeypatch.setattr(events, "time", SimpleNamespace(time=lambda: expires_at - 1.0))
+    monkeypatch.setattr(streams, "time", SimpleNamespace(time=lambda: expires_at - 1.0))
     async with staged(services(stage, users, tokens)) as serving, aiohttp.ClientSession(serving.url) as http:
         headers = {**SSE, "authorization": f"Bearer {token}"}
         async with http.post("/graphql", json={"query": LIVE}, headers=headers) as response:
@@ -567,6 +608,13 @@ async def test_a_stream_ends_with_the_token_it_was_asked_for_with(
             _, payload = await next_sse_event(response)
             assert payload["errors"][0]["extensions"] == {"code": "UNAUTHENTICATED", "reason": "TOKEN_EXPIRED"}
             assert await next_sse_event(response) == ("complete", None)
+        headers["accept"] = "multipart/mixed;subscriptionSpec=1.0"
+        async with http.post("/graphql", json={"query": LIVE}, headers=headers) as response:
+            last = (await response.content.read()).split(b"\r\n")[-3]
+            assert last == (
+                b'{"payload":null,"errors":[{"message":"The access token has expired: refresh it.",'
+                b'"extensions":{"code":"UNAUTHENTICATED","reason":"TOKEN_EXPIRED"}}]}'
+            )
         await stage.empty()
 
 

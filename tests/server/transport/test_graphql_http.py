@@ -255,13 +255,23 @@ async def test_an_answer_with_data_is_200_in_both_media_types(http: aiohttp.Clie
         assert answer["data"] == {"good": "Query", "providers": None}
 
 
+async def test_who_accepts_nothing_of_ours_is_told_what_there_is(http: aiohttp.ClientSession) -> None:
+    for accept in ("application/xml", "text/html", "multipart/mixed", "application/json;q=0"):
+        status, answer, _ = await post(http, {"query": "{ __typename }"}, accept=accept)
+        assert status == 406
+        (error,) = answer["errors"]
+        assert error["extensions"]["code"] == "NOT_ACCEPTABLE"
+        assert all(name in error["message"] for name in ("application/json", "text/event-stream", "multipart/mixed"))
+
+
 async def test_no_other_site_is_let_in_by_default(http: aiohttp.ClientSession) -> None:
     for origin in ("https://evil.example", "null", "http://localhost:3000"):
-        _, _, headers = await post(http, {"query": "{ __typename }"}, origin=origin)
-        assert not [name for name in headers if name.lower().startswith("access-control")]
+        async with http.post("/graphql", json={"query": "{ __typename }"}, headers={"origin": origin}) as response:
+            assert response.status == 403
+            assert not [name for name in response.headers if name.lower().startswith("access-control")]
         asked = {"origin": origin, "access-control-request-method": "POST"}
         async with http.options("/graphql", headers=asked) as response:
-            assert response.status == 400
+            assert response.status == 403
             assert "access-control-allow-origin" not in response.headers
 
 

@@ -1,17 +1,20 @@
-"""graphql-sse in its distinct connections mode: an operation's answers as server-sent events, for want of a WebSocket.
+"""The answers to one operation as one response that goes on, for want of a WebSocket.
 
-The protocol is https://github.com/enisdenjo/graphql-sse/blob/master/PROTOCOL.md: an event `next` for each payload, then
-`complete`. An error of the operation is a `next` too, because an EventSource cannot read a refused request.
+Two framings: graphql-sse in its distinct connections mode, https://github.com/enisdenjo/graphql-sse/blob/master/PROTOCOL.md,
+and Apollo's multipart subscriptions, https://www.apollographql.com/docs/graphos/routing/operations/subscriptions/multipart-protocol.
+An error of the operation is a payload too, because an EventSource cannot read a refused request.
 """
 
 from __future__ import annotations
 
 import asyncio
 import time
-from contextlib import aclosing, suppress
+from collections.abc import Callable
+from contextlib import aclosing
+from dataclasses import dataclass
 from typing import Any
 
-from graphql import GraphQLError
+import orjson
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 from strawberry.http import GraphQLRequestData
@@ -22,45 +25,77 @@ from resolvers.context import Context
 from schema.broadcast import OperationRefused, encode
 from schema.build import Schema
 from server.transport.connections import Connections
-
-EVENT_STREAM = "text/event-stream"
-_JSON = ("application/json", "application/graphql-response+json", "application/*", "*/*")
+from server.transport.persisted_queries import PersistedQueries
 
 
-def prefers_events(accept: str) -> bool:
-    """Whether a client wants events above all: those of urql and Apollo name the type too, beside JSON."""
-    quality = {}
-    for item in accept.lower().split(","):
-        media_type, *parameters = (part.strip() for part in item.split(";"))
-        given = next((parameter[2:] for parameter in parameters if parameter.startswith("q=")), "1")
-        with suppress(ValueError):
-            quality[media_type] = float(given)
-    return quality.get(EVENT_STREAM, 0) > max(quality.get(media_type, 0) for media_type in _JSON)
+@dataclass(frozen=True, slots=True)
+class Framing:
+    """How payloads are written: what begins the response, is between payloads of a quiet one, and ends it."""
+
+    media_type: str
+    start: str
+    payload: Callable[[str], str]
+    failure: Callable[[str], str]  # of the errors that end the stream, in JSON
+    heartbeat: str
+    end: str
 
 
-class EventStream(Response):
+def _event(payload: str) -> str:
+    return f"event: next\ndata: {payload}\n\n"
+
+
+def _part(body: str) -> str:
+    """A part, and the delimiter behind it: clients read a part once they see its end."""
+    return f"\r\ncontent-type: application/json\r\n\r\n{body}\r\n--graphql"
+
+
+EVENTS = Framing(
+    "text/event-stream",
+    "",
+    _event,
+    lambda errors: _event(f'{{"data":null,"errors":{errors}}}'),
+    ":\n\n",
+    "event: complete\ndata: \n\n",
+)
+MULTIPART = Framing(
+    'multipart/mixed;boundary="graphql";subscriptionSpec=1.0',
+    "\r\n--graphql",
+    lambda payload: _part(f'{{"payload":{payload}}}'),
+    lambda errors: _part(f'{{"payload":null,"errors":{errors}}}'),
+    _part("{}"),
+    "--\r\n",
+)
+
+
+@dataclass(frozen=True, slots=True)
+class StreamedOperations:
+    """What every stream of a server has in common."""
+
+    schema: Schema
+    persisted: PersistedQueries
+    connections: Connections
+    heartbeat_interval_s: float
+
+
+class OperationStream(Response):
     """The answers to one operation."""
-
-    media_type = EVENT_STREAM
 
     def __init__(
         self,
-        schema: Schema,
+        operations: StreamedOperations,
+        framing: Framing,
         request: GraphQLRequestData,
         context: Context,
-        connections: Connections,
         *,
         may_write: bool,
-        comment_interval_s: float,
     ) -> None:
         """Answer ``request``; a mutation only where it ``may_write``."""
-        self.status_code, self.background = 200, None
+        self.status_code, self.media_type, self.background = 200, framing.media_type, None
         self.init_headers({"cache-control": "no-store", "vary": "Accept, Authorization", "x-accel-buffering": "no"})
-        self._schema = schema
+        self._operations = operations
+        self._framing = framing
         self._request = request
         self._context = context
-        self._connections = connections
-        self._comment_interval_s = comment_interval_s
         self._allowed = {OperationType.QUERY, OperationType.SUBSCRIPTION}
         if may_write:
             self._allowed.add(OperationType.MUTATION)
@@ -73,13 +108,14 @@ class EventStream(Response):
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:  # noqa: ARG002 - ASGI's
         """Write until the operation, the token or the client's interest ends. Overloaded or TooManyAttempts before."""
-        with self._connections.admit(self._context.origin.address, self.leave):
+        with self._operations.connections.admit(self._context.origin.address, self.leave):
             await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
+            await _write(send, self._framing.start)
             ends = [
                 asyncio.create_task(end)
                 for end in (
-                    self._send_events(send),
-                    self._comment(send),
+                    self._send_payloads(send),
+                    self._send_heartbeats(send),
                     self._expire(),
                     self._left.wait(),
                     _gone(receive),
@@ -95,24 +131,25 @@ class EventStream(Response):
                 task.result()
             await _write(send, self._last, more=False)
 
-    async def _send_events(self, send: Send) -> None:
-        request = self._request
+    async def _send_payloads(self, send: Send) -> None:
+        request, schema = self._request, self._operations.schema
         try:
-            answer = await self._schema.open(
-                request.query or "", request.variables, request.operation_name, self._context, self._allowed
-            )
+            with self._operations.persisted.document(request.query, request.extensions) as document:
+                answer = await schema.open(
+                    document, request.variables, request.operation_name, self._context, self._allowed
+                )
             async with aclosing(answer):
                 async for payload in answer:
-                    await _write(send, _next(payload))
+                    await _write(send, self._framing.payload(payload))
         except OperationRefused as refused:
-            await _write(send, _next(encode(None, refused.errors)))
-        self._last = _COMPLETE
+            await _write(send, self._framing.payload(encode(None, refused.errors)))
+        self._last = self._framing.end
 
-    async def _comment(self, send: Send) -> None:
+    async def _send_heartbeats(self, send: Send) -> None:
         """Keep proxies from closing a quiet connection."""
         while True:
-            await asyncio.sleep(self._comment_interval_s)
-            await _write(send, ":\n\n")
+            await asyncio.sleep(self._operations.heartbeat_interval_s)
+            await _write(send, self._framing.heartbeat)
 
     async def _expire(self) -> None:
         """Wait for the end of the viewer's token, and send the error."""
@@ -129,14 +166,8 @@ class EventStream(Response):
         extensions: dict[str, Any] = {"code": refusal.code}
         if refusal.reason:
             extensions["reason"] = refusal.reason
-        self._last = _next(encode(None, [GraphQLError(refusal.message, extensions=extensions)])) + _COMPLETE
-
-
-_COMPLETE = "event: complete\ndata: \n\n"
-
-
-def _next(payload: str) -> str:
-    return f"event: next\ndata: {payload}\n\n"
+        errors = orjson.dumps([{"message": refusal.message, "extensions": extensions}]).decode()
+        self._last = self._framing.failure(errors) + self._framing.end
 
 
 async def _write(send: Send, text: str, *, more: bool = True) -> None:
