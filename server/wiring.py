@@ -26,7 +26,7 @@ from realtime.cluster import Cluster
 from realtime.topic_limits import TopicLimits
 from resolvers.accounts.accounts import Accounts
 from resolvers.accounts.tokens import Tokens
-from resolvers.context import Introspection, Services
+from resolvers.context import Services
 from resolvers.cost_budget import CostBudget, CostLimits
 from server.readiness import Readiness
 from server.settings import Settings
@@ -177,8 +177,7 @@ async def open_runtime(
             supervisor.start("readiness", readiness.run)
             _serve(supervisor, history, workers, cluster, tracking)
             _refresh(supervisor, opened, kind, settings.retention_days)
-        parts = (history, registry, cluster.hub, backfills, tracking)
-        services = Services(*parts, *_points(settings), accounts, *_limits(settings, limiter))
+        services = _services(settings, limiter, history, cluster, backfills, tracking, accounts)
         yield Runtime(settings, opened, registry, history.store, services, redis, supervisor, readiness)
 
 
@@ -187,14 +186,29 @@ def _cluster(settings: Settings, history: History, redis: tuple[str, str] | None
     return Cluster(history, redis=redis, shards=settings.feed_shards, limits=topics)
 
 
-def _points(settings: Settings) -> tuple[int, int]:
-    return settings.default_chart_points, settings.max_chart_points
-
-
-def _limits(settings: Settings, limiter: RateLimiter) -> tuple[CostBudget, Introspection, FetchLimits]:
-    costs = CostLimits(settings.max_cost_in_flight, settings.max_cost_in_flight_per_address)
-    fetches = FetchLimits(limiter, settings.fetch_rows_per_hour, settings.fetch_rows_per_hour_signed_in)
-    return CostBudget(costs), settings.introspection, fetches
+def _services(
+    settings: Settings,
+    limiter: RateLimiter,
+    history: History,
+    cluster: Cluster,
+    backfills: BackfillJobs,
+    tracking: Tracking,
+    accounts: Accounts,
+) -> Services:
+    """The services of the resolvers, with the limits of ``settings``."""
+    return Services(
+        history,
+        history.providers,
+        cluster.hub,
+        backfills,
+        tracking,
+        settings.default_chart_points,
+        settings.max_chart_points,
+        accounts,
+        CostBudget(CostLimits(settings.max_cost_in_flight, settings.max_cost_in_flight_per_address)),
+        settings.introspection,
+        FetchLimits(limiter, settings.fetch_rows_per_hour, settings.fetch_rows_per_hour_signed_in),
+    )
 
 
 def _serve(
