@@ -144,16 +144,13 @@ async def open_runtime(
 ) -> AsyncIterator[Runtime]:
     """Everything, started; stopped in reverse order on the way out. All that runs for ever does so under ``supervisor``.
 
-    While ``serving`` it leads, tells its listeners and works on backfills; a command of the CLI does none of it.
-    A database is created where there is none while ``serving``, or where ``create`` says so.
+    While ``serving`` it leads and works on backfills; a command of the CLI does not, nor makes a database but to ``create``.
     """
     supervisor, timings = supervisor or Supervisor(), timings or Timings()
-    redis_url = settings.redis_url.get_secret_value() if settings.redis_url else None
-    redis = Redis(redis_url, supervisor, timings)
+    redis = Redis(_redis_url(settings), supervisor, timings)
     limiter = RateLimiter(redis)
     registry = Registry(settings.environ(), quota=limiter)
-    opening = database(settings, supervisor, timings, create=create or serving)
-    async with opening as opened, AsyncExitStack() as stack:
+    async with database(settings, supervisor, timings, create=create or serving) as opened, AsyncExitStack() as stack:
         stack.push_async_callback(redis.close)
         stack.push_async_callback(registry.close)
         name = (await opened.read("database_name"))[0]["name"]
@@ -161,13 +158,10 @@ async def open_runtime(
         cache = await stack.enter_async_context(_cache(settings, name, redis))
         history = History.create(opened, registry, levels, _reads(levels, kind), cache)
         stack.push_async_callback(history.close)
-        topics = TopicLimits(settings.max_topics, settings.max_topics_per_address)
-        redis_at = (redis_url, name) if redis_url else None
-        cluster = Cluster(history, redis=redis_at, shards=settings.feed_shards, limits=topics)
+        cluster = _cluster(settings, history, name)
         backfills = BackfillJobs(history)
         tracking = Tracking(backfills)
-        tokens = Tokens(partial(_keys, settings))
-        accounts = Accounts(UserStore(opened), tokens, limiter, require_auth=settings.require_auth, timings=timings)
+        accounts = _accounts(settings, opened, limiter, timings)
         workers = BackfillWorkers(backfills, workers=settings.backfill_workers)
         for close in (workers.close, cluster.close, supervisor.close):
             stack.push_async_callback(close)
@@ -178,11 +172,34 @@ async def open_runtime(
             supervisor.start("readiness", readiness.run)
             _serve(supervisor, history, workers, cluster, tracking)
             _refresh(supervisor, opened, kind, settings.retention_days)
-        points = (settings.default_chart_points, settings.max_chart_points)
-        budget = CostBudget(CostLimits(settings.max_cost_in_flight, settings.max_cost_in_flight_per_address))
-        parts = (history, registry, cluster.hub, backfills, tracking, *points, accounts, budget)
-        services = Services(*parts, settings.introspection)
+        parts = (history, registry, cluster.hub, backfills, tracking)
+        services = Services(*parts, *_points(settings), accounts, _budget(settings), settings.introspection)
         yield Runtime(settings, opened, registry, history.store, services, redis, supervisor, readiness)
+
+
+def _redis_url(settings: Settings) -> str | None:
+    return settings.redis_url.get_secret_value() if settings.redis_url else None
+
+
+def _cluster(settings: Settings, history: History, database_name: str) -> Cluster:
+    """The live side, which hears of other processes through Redis where that is configured."""
+    url = _redis_url(settings)
+    topics = TopicLimits(settings.max_topics, settings.max_topics_per_address)
+    redis_at = (url, database_name) if url else None
+    return Cluster(history, redis=redis_at, shards=settings.feed_shards, limits=topics)
+
+
+def _accounts(settings: Settings, opened: Database, limiter: RateLimiter, timings: Timings) -> Accounts:
+    tokens = Tokens(partial(_keys, settings))
+    return Accounts(UserStore(opened), tokens, limiter, require_auth=settings.require_auth, timings=timings)
+
+
+def _points(settings: Settings) -> tuple[int, int]:
+    return settings.default_chart_points, settings.max_chart_points
+
+
+def _budget(settings: Settings) -> CostBudget:
+    return CostBudget(CostLimits(settings.max_cost_in_flight, settings.max_cost_in_flight_per_address))
 
 
 def _serve(
