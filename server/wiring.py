@@ -162,12 +162,11 @@ async def open_runtime(
         backfills = BackfillJobs(history)
         tracking = Tracking(backfills)
         accounts = _accounts(settings, opened, limiter, timings)
-        workers = BackfillWorkers(backfills, workers=settings.backfill_workers)
+        workers, readiness = BackfillWorkers(backfills, workers=settings.backfill_workers), Readiness(opened, redis)
         for close in (workers.close, cluster.close, supervisor.close):
             stack.push_async_callback(close)
         history.start(supervisor)
         supervisor.start("accounts", accounts.revocations.run, accounts.revocations.outage)
-        readiness = Readiness(opened, redis)
         if serving:
             supervisor.start("readiness", readiness.run)
             _serve(supervisor, history, workers, cluster, tracking)
