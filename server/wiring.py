@@ -149,12 +149,10 @@ async def open_runtime(
     It creates a database where there is none while ``serving``, or with ``create``.
     """
     supervisor, timings = supervisor or Supervisor(), timings or Timings()
-    redis_url = settings.redis_url.get_secret_value() if settings.redis_url else None
-    redis = Redis(redis_url, supervisor, timings)
+    redis = Redis(_redis_url(settings), supervisor, timings)
     limiter = RateLimiter(redis)
     registry = Registry(settings.environ(), quota=limiter)
-    opening = database(settings, supervisor, timings, create=create or serving)
-    async with opening as opened, AsyncExitStack() as stack:
+    async with database(settings, supervisor, timings, create=create or serving) as opened, AsyncExitStack() as stack:
         stack.push_async_callback(redis.close)
         stack.push_async_callback(registry.close)
         name = (await opened.read("database_name"))[0]["name"]
@@ -163,16 +161,15 @@ async def open_runtime(
         history = History.create(opened, registry, levels, _reads(levels, kind), cache)
         await _watch_disk(settings, history, supervisor)
         stack.push_async_callback(history.close)
-        cluster = _cluster(settings, history, (redis_url, name) if redis_url else None)
-        tracking = Tracking(backfills := BackfillJobs(history))
-        tokens = Tokens(partial(_keys, settings))
-        accounts = Accounts(UserStore(opened), tokens, limiter, require_auth=settings.require_auth, timings=timings)
-        workers = BackfillWorkers(backfills, workers=settings.backfill_workers)
+        cluster = _cluster(settings, history, name)
+        backfills = BackfillJobs(history)
+        tracking = Tracking(backfills)
+        accounts = _accounts(settings, opened, limiter, timings)
+        workers, readiness = BackfillWorkers(backfills, workers=settings.backfill_workers), Readiness(opened, redis)
         for close in (workers.close, cluster.close, supervisor.close):
             stack.push_async_callback(close)
         history.start(supervisor)
         supervisor.start("accounts", accounts.revocations.run, accounts.revocations.outage)
-        readiness = Readiness(opened, redis)
         if serving:
             supervisor.start("readiness", readiness.run)
             _serve(supervisor, history, workers, cluster, tracking)
@@ -181,9 +178,21 @@ async def open_runtime(
         yield Runtime(settings, opened, registry, history.store, services, redis, supervisor, readiness)
 
 
-def _cluster(settings: Settings, history: History, redis: tuple[str, str] | None) -> Cluster:
+def _redis_url(settings: Settings) -> str | None:
+    return settings.redis_url.get_secret_value() if settings.redis_url else None
+
+
+def _cluster(settings: Settings, history: History, database_name: str) -> Cluster:
+    """The live side; other processes are reached through Redis where that is configured."""
+    url = _redis_url(settings)
     topics = TopicLimits(settings.max_topics, settings.max_topics_per_address)
-    return Cluster(history, redis=redis, shards=settings.feed_shards, limits=topics)
+    redis_at = (url, database_name) if url else None
+    return Cluster(history, redis=redis_at, shards=settings.feed_shards, limits=topics)
+
+
+def _accounts(settings: Settings, opened: Database, limiter: RateLimiter, timings: Timings) -> Accounts:
+    tokens = Tokens(partial(_keys, settings))
+    return Accounts(UserStore(opened), tokens, limiter, require_auth=settings.require_auth, timings=timings)
 
 
 def _services(

@@ -16,7 +16,7 @@ from strawberry.http.websocket_origin import normalize_origin
 
 from resolvers.context import Introspection
 from schema.build import Schema, build_schema
-from server.settings import Env
+from server.settings import Env, Settings
 from server.transport.connections import ConnectionLimits, Connections
 from server.transport.graphql_http import GraphQLEndpoint
 from server.transport.loopback import is_loopback_name
@@ -33,7 +33,6 @@ WEB = Path(__file__).parents[1] / "web"
 def create_app(runtime: Runtime) -> Starlette:
     """Build the application over a started runtime."""
     settings = runtime.settings
-    origins = [normalize_origin(origin) or origin for origin in settings.origins]
     schema = build_schema()
     connections = Connections(
         ConnectionLimits(
@@ -66,15 +65,7 @@ def create_app(runtime: Runtime) -> Starlette:
             *(files if settings.introspection is not Introspection.OFF else []),
         ],
         exception_handlers={Exception: _failed},
-        middleware=[
-            Middleware(RootPath, root_path=settings.root_path),
-            Middleware(SecurityHeaders),
-            Middleware(ForwardedHeaders, proxies=proxies),
-            Middleware(OriginCheck, allowed=origins),
-            Middleware(CORSMiddleware, allow_origins=origins, allow_methods=["GET", "POST"], allow_headers=["*"]),
-            # Level 1: the default, 9, costs several times what answering a query does, for a fifth fewer bytes.
-            Middleware(GZipMiddleware, minimum_size=2048, compresslevel=1),
-        ],
+        middleware=_middleware(settings, proxies),
     )
     app.router.redirect_slashes = False  # its redirects take the host from the request
     app.state.connections, app.state.proxies = connections, proxies
@@ -87,6 +78,19 @@ async def _failed(_: Request, __: Exception) -> Response:
         "errors": [{"message": "Something went wrong here, and it was logged.", "extensions": {"code": "INTERNAL"}}]
     }
     return JSONResponse(body, 500, {"x-content-type-options": "nosniff"})
+
+
+def _middleware(settings: Settings, proxies: TrustedProxies) -> list[Middleware]:
+    origins = [normalize_origin(origin) or origin for origin in settings.origins]
+    return [
+        Middleware(RootPath, root_path=settings.root_path),
+        Middleware(SecurityHeaders),
+        Middleware(ForwardedHeaders, proxies=proxies),
+        Middleware(OriginCheck, allowed=origins),
+        Middleware(CORSMiddleware, allow_origins=origins, allow_methods=["GET", "POST"], allow_headers=["*"]),
+        # Level 1: the default, 9, costs several times what answering a query does, for a fifth fewer bytes.
+        Middleware(GZipMiddleware, minimum_size=2048, compresslevel=1),
+    ]
 
 
 def _endpoint(runtime: Runtime, schema: Schema, connections: Connections) -> GraphQLEndpoint:
