@@ -19,7 +19,7 @@ MAX_SNAPSHOT_ROWS = 50_000
 _TEMPORARY_GAPS = {GapReason.OUTAGE, GapReason.PENDING, GapReason.REFUSED, GapReason.NOT_FETCHED}
 
 
-class Snapshots:
+class SnapshotReader:
     """Reads the history of the series of one subscription: at most 50,000 candles in all of them together."""
 
     def __init__(self, history: History, allowance: FetchAllowance) -> None:

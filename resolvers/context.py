@@ -95,6 +95,7 @@ class Context:
     origin: Origin = Origin()
     reservation: Reservation | None = None  # what its answer holds of the budget of the process
     cost: int = 0  # of a query or a mutation, as `schema.cost` estimates it
+    histories: int = 1  # of a subscription: those of its series that have not been sent yet
     deadline: float | None = None  # of a query or a mutation, on the event loop's clock
 
     @property
@@ -104,9 +105,10 @@ class Context:
         is_known = self.viewer.user is not None or self.origin.trusted
         return allowed is Introspection.ON or (allowed is Introspection.SIGNED_IN and is_known)
 
-    def release(self) -> None:
-        """Give back what the operation holds of the budget."""
-        if self.reservation:
+    def history_sent(self) -> None:
+        """Give back what the operation holds of the budget, once the histories of all series have been sent."""
+        self.histories -= 1
+        if self.reservation and self.histories <= 0:
             self.reservation.release()
 
     @cached_property

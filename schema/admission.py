@@ -6,13 +6,18 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from graphql import (
+    DocumentNode,
     FieldNode,
+    FragmentDefinitionNode,
+    FragmentSpreadNode,
     GraphQLError,
-    NullValueNode,
+    InlineFragmentNode,
     OperationDefinitionNode,
     OperationType,
-    VariableNode,
+    SelectionSetNode,
+    Undefined,
     get_operation_ast,
+    value_from_ast_untyped,
 )
 from strawberry.extensions import SchemaExtension
 
@@ -21,7 +26,7 @@ from resolvers.context import Context
 from schema.cost import FIELD_COST
 
 MAX_STREAMED_COST = 2_000_000  # of a query over a WebSocket or as an event: such an answer is one message of 30 MB
-HISTORY_COST = 5_000  # of a subscription with `since` until its history has been sent: a page of it
+HISTORY_COST = 5_000  # of each series with `since` until its history has been sent: a page of it
 
 
 class CostAdmission(SchemaExtension):
@@ -33,10 +38,11 @@ class CostAdmission(SchemaExtension):
         document, context = execution.graphql_document, execution.context
         if document and not execution.pre_execution_errors and isinstance(context, Context) and context.reservation:
             operation = get_operation_ast(document, execution.operation_name)
-            subscribes = operation is not None and operation.operation is OperationType.SUBSCRIPTION
             cost, most = context.cost, context.reservation.max_cost
-            if operation and subscribes:
-                cost = HISTORY_COST if _asks_history(operation, execution.variables or {}) else FIELD_COST
+            if operation and operation.operation is OperationType.SUBSCRIPTION:
+                series = list(_series(document, operation, execution.variables or {}))
+                context.histories = len(series)
+                cost = HISTORY_COST * sum(series) or FIELD_COST
             try:
                 if most is not None and cost > most:
                     raise BadUserInput(
@@ -48,14 +54,29 @@ class CostAdmission(SchemaExtension):
         yield
 
 
-def _asks_history(operation: OperationDefinitionNode, variables: Mapping[str, Any]) -> bool:
-    """Whether a subscription has a `since`, or may have one in a fragment."""
-    for selection in operation.selection_set.selections:
-        if not isinstance(selection, FieldNode):
-            return True
-        for argument in selection.arguments or ():
-            value = argument.value
-            is_given = variables.get(value.name.value) is not None if isinstance(value, VariableNode) else True
-            if argument.name.value == "since" and is_given and not isinstance(value, NullValueNode):
-                return True
-    return False
+def _series(document: DocumentNode, operation: OperationDefinitionNode, variables: Mapping[str, Any]) -> Iterator[bool]:
+    """For each series of a subscription, whether it has a `since`."""
+    fragments = {one.name.value: one for one in document.definitions if isinstance(one, FragmentDefinitionNode)}
+    defaults = {
+        one.variable.name.value: value_from_ast_untyped(one.default_value)
+        for one in operation.variable_definitions or ()
+        if one.default_value
+    }
+    for field in _root_fields(operation.selection_set, fragments):
+        given = {
+            one.name.value: value_from_ast_untyped(one.value, {**defaults, **variables}) for one in field.arguments
+        }
+        many = given.get("series", [given])
+        for one in many if isinstance(many, list) else [many]:
+            since = one.get("since") if isinstance(one, Mapping) else None
+            yield since is not None and since is not Undefined
+
+
+def _root_fields(selected: SelectionSetNode, fragments: Mapping[str, FragmentDefinitionNode]) -> Iterator[FieldNode]:
+    for selection in selected.selections:
+        if isinstance(selection, FieldNode):
+            yield selection
+        elif isinstance(selection, FragmentSpreadNode):
+            yield from _root_fields(fragments[selection.name.value].selection_set, fragments)
+        elif isinstance(selection, InlineFragmentNode):
+            yield from _root_fields(selection.selection_set, fragments)

@@ -130,8 +130,8 @@ async def follow(
 ) -> AsyncGenerator[str, None]:
     """The payloads of a subscription; an error of its source is the last one. ``code`` gives errors their codes.
 
-    ``begun`` is called once the history has been sent. OperationRefused where the server is overloaded: the client should
-    subscribe again, which it would not do after a `complete`.
+    ``begun`` is called whenever the history of a series has been sent, or the series has failed. OperationRefused where the
+    server is overloaded: the client should subscribe again, which it would not do after a `complete`.
     """
     async with aclosing(source) as events:
         try:
@@ -145,7 +145,7 @@ async def follow(
                 if isinstance(result, Awaitable):
                     result = await result
                 yield encode(result.data, code(result.errors) if result.errors else None)
-                if not isinstance(event, Event) or event.caught_up:
+                if not isinstance(event, Event) or event.caught_up or event.kind is EventKind.RESYNC:
                     begun()
         except Exception as error:
             located = error if isinstance(error, GraphQLError) else GraphQLError(str(error), original_error=error)

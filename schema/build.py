@@ -94,7 +94,7 @@ class Schema(strawberry.Schema):
             raise OperationRefused(coded(source.errors or []))
         assert isinstance(source, AsyncGenerator)  # noqa: S101 - every source here is one
         heard_with = shared_execution(executor, execution.query or "", context.scope, context.for_broadcast)
-        return follow(source, executor, heard_with, coded, context.release)
+        return follow(source, executor, heard_with, coded, context.history_sent)
 
 
 async def _once(payload: str) -> AsyncGenerator[str, None]:

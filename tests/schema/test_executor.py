@@ -17,9 +17,12 @@ from strawberry.schema.config import StrawberryConfig
 from candlegraph import UTC, Candles, Instrument, InstrumentRecord
 from candlegraph.answer import Answer, CandleRequest, Gap, GapReason
 from candlegraph.errors import NotFound
+from candlegraph.series_candles import SeriesCandles
+from history.fetch_limits import NO_LIMITS, FetchAllowance
 from resolvers.context import Context
 from schema import executor
 from schema.build import Schema
+from schema.encoding import JsonAnswer, LazyRows
 from schema.query import Query
 from schema.scalars import SCALARS
 
@@ -35,6 +38,9 @@ def _batch(symbol: str) -> Candles:
         return Candles.empty()
     if symbol == "NAN":
         return Candles.of(STAMPS, close, np.full(7, np.nan), close - 1, close, np.full(7, np.inf))
+    if symbol == "LONG":
+        close = np.arange(5_000.0)
+        return Candles.of(STAMPS[0] + np.arange(5_000) * 60_000, close, close + 1, close - 1, close, close)
     if symbol == "HALF":  # a stamp within a second: its text has milliseconds
         return Candles.of(STAMPS + 500, close, close, close, close, close)
     return candles
@@ -47,7 +53,7 @@ def _record(instrument: Instrument) -> InstrumentRecord:
 class Memory:
     """Answers from memory; the symbol says what."""
 
-    async def answer(self, asks: Sequence[CandleRequest]) -> list[Answer | Exception]:
+    async def answer(self, asks: Sequence[CandleRequest], allowance: FetchAllowance) -> list[Answer | Exception]:
         return [self._one(ask) for ask in asks]
 
     def _one(self, ask: CandleRequest) -> Answer | Exception:
@@ -67,14 +73,27 @@ class Memory:
 
 def _context() -> Context:
     memory = Memory()
-    services: Any = SimpleNamespace(history=memory, default_points=500, max_points=5000)
+    services: Any = SimpleNamespace(history=memory, default_points=500, max_points=5000, fetch_limits=NO_LIMITS)
     return Context(services, "test")
 
 
 BULK = Schema(Query, config=StrawberryConfig(scalar_map=SCALARS), execution_context_class=executor.BulkExecutor)
 PLAIN = Schema(Query, config=StrawberryConfig(scalar_map=SCALARS))
 
-FIELDS = ["timestamp", "time", "open", "high", "low", "close", "volume", "closed", "synthetic", "__typename"]
+FIELDS = [
+    "timestamp",
+    "time",
+    "date",
+    "end",
+    "open",
+    "high",
+    "low",
+    "close",
+    "volume",
+    "closed",
+    "synthetic",
+    "__typename",
+]
 DIRECTIVES = [
     "",
     "",
@@ -93,7 +112,9 @@ def selection(draw: st.DrawFn, kind: str, depth: int = 2) -> str:
     parts = []
     names = draw(
         st.lists(
-            st.sampled_from(FIELDS if kind == "Candle" else [f for f in FIELDS if f != "time"]), min_size=1, max_size=6
+            st.sampled_from(FIELDS if kind == "Candle" else [f for f in FIELDS if f not in {"time", "date", "end"}]),
+            min_size=1,
+            max_size=6,
         )
     )
     for name in names:
@@ -177,13 +198,28 @@ async def test_the_drawn_documents_are_mostly_valid() -> None:
 
 async def test_a_batch_is_completed_in_bulk(monkeypatch: pytest.MonkeyPatch) -> None:
     """The fast path is taken: no candle object is ever made, and no field of one is resolved."""
-    monkeypatch.setattr(Candles, "__iter__", lambda self: pytest.fail("candles were made into objects"))
+    for batch in (Candles, SeriesCandles):
+        monkeypatch.setattr(batch, "__iter__", lambda self: pytest.fail("candles were made into objects"))
     document = (
-        '{ candles(market: "m", provider: "p", symbol: "FULL") { nodes { timestamp time open closed __typename } } }'
+        '{ candles(market: "m", provider: "p", symbol: "FULL")'
+        " { nodes { timestamp time date end open closed __typename } } }"
     )
     data, errors = await _answer(BULK, document)
     assert not errors
     assert len(orjson.loads(data)["candles"]["nodes"]) == 7
+
+
+async def test_a_long_batch_is_encoded_in_pieces_and_is_the_answer_of_plain_execution() -> None:
+    """No number of it is an object before it is encoded, dates and ends of buckets included."""
+    document = (
+        '{ candles(market: "m", provider: "p", symbol: "LONG") { nodes { timestamp time date end close closed } } }'
+    )
+    result = await BULK.execute(document, context_value=_context())
+    assert result.data
+    assert type(result.data["candles"]["nodes"]) is LazyRows
+    plain, errors = await _answer(PLAIN, document)
+    assert not errors
+    assert b"".join(JsonAnswer(result.data).pieces()) == plain
 
 
 async def test_a_nan_is_the_error_of_plain_execution() -> None:

@@ -219,7 +219,7 @@ async def test_pages_completed_in_bulk_are_those_of_plain_execution(
     many: ApiWorld, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     bulk = await _latest(many, symbols=[*COVERED, QUIET])
-    monkeypatch.setattr(executor_module.BulkExecutor, "_made", lambda *_: None)
+    monkeypatch.setattr(executor_module.BulkExecutor, "_columns", lambda *_: None)
     assert await _latest(many, symbols=[*COVERED, QUIET]) == bulk
 
 

@@ -21,7 +21,9 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
+from candlegraph import MINUTE, Candles, Instrument, Series
 from candlegraph.errors import Overloaded
+from candlegraph.event import Event, EventKind
 from candlegraph.timings import Timings
 from resolvers.cost_budget import CostBudget, CostLimits, Reservation
 from schema.admission import HISTORY_COST
@@ -94,6 +96,33 @@ async def test_subscriptions_that_do_not_fit_are_an_error_and_may_be_tried_again
         assert said["type"] == "next"
 
 
+async def test_each_series_of_one_subscription_is_counted_until_its_history_has_been_sent() -> None:
+    class Many(Stage):
+        async def subscribe_many(self, *_: Any, **__: Any) -> AsyncIterator[Any]:
+            for symbol in ("A", "B", "C"):
+                series = Series(Instrument("demo", "synthetic", symbol), MINUTE)
+                yield Event(EventKind.SNAPSHOT, 0, Candles.empty(), caught_up=True, series=series)
+                await self.gate.wait()
+                self.gate.clear()
+            await asyncio.Event().wait()
+
+    stage, budget = Many(), CostBudget()
+    stage.gate.clear()
+    query = (
+        "subscription Many($two: LiveSeriesInput!) { ...Root } fragment Root on Subscription { candlesMany(series: ["
+        '{market: "demo", provider: "synthetic", symbol: "A", since: 0}, $two,'
+        ' {market: "demo", provider: "synthetic", symbol: "C"}]) { symbol event { caughtUp } } }'
+    )
+    two = {"market": "demo", "provider": "synthetic", "symbol": "B", "since": 0}
+    async with staged(replace(services(stage), budget=budget)) as serving, socket_of(serving) as socket:
+        await socket.send_json({"id": "1", "type": "subscribe", "payload": {"query": query, "variables": {"two": two}}})
+        for _ in range(2):
+            assert (await socket.receive_json(timeout=HANG_S))["payload"]["data"]["candlesMany"]["event"]
+            assert budget.reserved == 2 * HISTORY_COST
+            stage.gate.set()
+        await eventually(lambda: budget.reserved == 0)
+
+
 async def test_what_is_under_way_is_free_again_when_its_client_is_gone() -> None:
     stage, budget = Stage(), CostBudget()
     stage.gate.clear()
@@ -106,7 +135,7 @@ async def test_what_is_under_way_is_free_again_when_its_client_is_gone() -> None
 
 async def test_an_overload_while_the_history_is_read_is_an_error_too() -> None:
     class Crowded(Stage):
-        async def subscribe(self, *_: Any) -> AsyncIterator[Any]:
+        async def subscribe(self, *_: Any, **__: Any) -> AsyncIterator[Any]:
             raise Overloaded(retry_after=1)
             yield
 
