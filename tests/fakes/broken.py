@@ -34,7 +34,7 @@ COUNT = 3_000
 NOW = T0 + (COUNT - 1) * MINUTE_MS + 20_000
 SYMBOL = "A/USD"
 HOUR, DAY = Timeframe(1, "h"), Timeframe(1, "d")
-TRUTH = minutes(T0, COUNT + 10, holes=[*range(700, 740), 903, 1_111])
+TRUTH = minutes(T0, COUNT + 10, holes=[120, *range(700, 740), 903, 1_111])
 
 
 class Honest(FakeUpstream):

@@ -74,6 +74,7 @@ async def test_rows_that_are_counted_reach_further_back_in_a_thin_market() -> No
         assert (await ask_all(lab, thin))[:2] == (0, 0)
         assert lab.provider.capabilities.max_lookback_candles == 5_000
         assert lab.provider.capabilities.reach_ms(MINUTE) is None
+        await lab.provider.close()
         lab.provider = await lab.make_provider()
         lost, away, _ = await ask_all(lab, minutes_case(0, 12_000, range(30_000), now=30_000))
         assert (lost, away) == (12_000, 0)

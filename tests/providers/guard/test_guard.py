@@ -669,6 +669,7 @@ async def test_a_stream_that_nobody_reads_any_more_is_closed() -> None:
 @virtual
 async def test_who_does_not_stream_is_polled_and_who_cannot_probe_is_not_asked() -> None:
     upstream, guard = made()
+    upstream.knows_beginnings = True
     assert guard.stream(X) is None
     assert await guard.first_available(X) == SPAN.since
     assert isinstance(guard, GuardedUpstream)

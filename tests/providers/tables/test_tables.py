@@ -29,7 +29,7 @@ from providers.tables.timestamps import TIMES
 
 ROOT = Path(__file__).parents[3]
 REAL = ROOT.parent / "shared/data"
-START = 1_704_067_20_000  # Monday 2024-01-01T00:00:00Z
+START = 1_704_067_200_000  # Monday 2024-01-01T00:00:00Z
 MINUTE_MS, DAY_MS = 60_000, 86_400_000
 HEADER = "timestamp,open,high,low,close,volume"
 NEW_YORK = zone("America/New_York")
