@@ -1,4 +1,4 @@
-// Bundles src/ into ../server/web/, which the server offers under /static/. See README.md.
+// Bundles src/ into ../server/web/, which the server offers as static/ beside the page. See README.md.
 import { mkdirSync, readdirSync, readFileSync, renameSync, rmSync, writeFileSync } from 'node:fs'
 import { basename, dirname, join } from 'node:path'
 import { fileURLToPath } from 'node:url'
@@ -6,7 +6,6 @@ import { build } from 'esbuild'
 
 const here = dirname(fileURLToPath(import.meta.url))
 const outdir = join(here, '../server/web')
-const base = '/static/'
 const rule = `\n\n${'-'.repeat(80)}\n\n`
 
 // graphiql/style.css carries these as data, without their terms.
@@ -19,7 +18,6 @@ Codicons: Copyright Microsoft Corporation. CC BY 4.0, https://creativecommons.or
 const shared = {
   absWorkingDir: here,
   outdir,
-  publicPath: base,
   entryNames: '[name]-[hash]',
   chunkNames: 'chunk-[hash]',
   bundle: true,
@@ -42,7 +40,7 @@ const workers = await build({
   },
 })
 const addresses = Object.fromEntries(
-  ['editor', 'graphql', 'json'].map((label) => [label, base + nameOf(workers, `${label}.worker-`)]),
+  ['editor', 'graphql', 'json'].map((label) => [label, nameOf(workers, `${label}.worker-`)]),
 )
 
 const styles = await build({ ...shared, entryPoints: ['src/graphiql.css'] })
@@ -69,8 +67,8 @@ files.set('favicon.svg', readFileSync(join(here, 'src/favicon.svg')))
 files.set('third-party.txt', licences(builds))
 // Last: the page is there only when everything it names is.
 files.set('graphiql.html', fill(readFileSync(join(here, 'src/graphiql.html'), 'utf8'), {
-  style: base + nameOf(styles, 'graphiql-'),
-  script: base + nameOf(page, 'graphiql-'),
+  style: nameOf(styles, 'graphiql-'),
+  script: nameOf(page, 'graphiql-'),
 }))
 
 rmSync(outdir, { recursive: true, force: true })

@@ -274,10 +274,10 @@ query CoverageAndGaps(
 
 const backfills = {
   query: `\
-# Fetch a month and watch it come; it needs the role
-# OPERATOR where somebody has an account. Then ask
-# what is known of the symbol.
-# The run button asks which of them to run.
+# Fetch a month and follow it; this needs the role
+# OPERATOR once there are accounts: sign in first.
+# The id of the new backfill goes into the variables.
+# The run button asks which operation to run.
 mutation StartBackfill($input: BackfillInput!) {
   startBackfill(input: $input) {
     id
@@ -286,8 +286,8 @@ mutation StartBackfill($input: BackfillInput!) {
   }
 }
 
-subscription FollowBackfill {
-  backfill(id: "backfill:1") {
+subscription FollowBackfill($id: ID!) {
+  backfill(id: $id) {
     state
     piecesDone
     piecesTotal
@@ -313,7 +313,8 @@ query Coverage {
 const signIn = {
   query: `\
 # Sign in with an account that "candlegraph user add"
-# made. The token goes into the headers of the next tab.
+# made. Every tab uses the session from then on, until
+# you sign out or reload; nothing of it is stored.
 mutation SignIn($username: String!, $password: String!) {
   login(username: $username, password: $password) {
     token
@@ -331,9 +332,8 @@ mutation SignIn($username: String!, $password: String!) {
 
 const me = {
   query: `\
-# Who am I? Put the token of the tab before behind
-# "Bearer " in the headers below.
-# The run button asks which of the two to run.
+# Who am I? The tab before signs in.
+# The run button asks which operation to run.
 query Me {
   me {
     username
@@ -351,11 +351,10 @@ mutation SaveConfig($config: JSON!, $at: DateTime) {
 }
 `,
   variables: { config: { theme: 'dark', watchlist: ['BTC/USD', 'ETH/USD'] } },
-  headers: { Authorization: 'Bearer ' },
 }
 
 const json = (value) => value && JSON.stringify(value, null, 2)
 
 export const examples = [
   markets, candles, liveCandles, columnsForCharts, watchlist, symbols, coverageAndGaps, backfills, signIn, me,
-].map(({ query, variables, headers }) => ({ query, variables: json(variables), headers: json(headers) }))
+].map(({ query, variables }) => ({ query, variables: json(variables) }))

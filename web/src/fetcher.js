@@ -1,16 +1,36 @@
 import { Kind, parse } from 'graphql'
 import { createClient } from 'graphql-ws'
 
+import { authorization, observe } from './session.js'
+
 const FORBIDDEN = 4403
 
-/** A GraphiQL fetcher for `path`: queries and mutations by HTTP POST, subscriptions over graphql-transport-ws. */
-export function createFetcher(path) {
+/**
+ * A GraphiQL fetcher for `path`: queries and mutations by HTTP POST, subscriptions over graphql-transport-ws.
+ * `onAnswer` gets the data of each query and mutation.
+ */
+export function createFetcher(path, { onAnswer }) {
   const url = new URL(path, location.href)
   const clientFor = createSocket(url)
-  return (params, { headers } = {}) => {
+  return async (params, { headers } = {}) => {
     const { request, isSubscription } = settle(params)
-    return isSubscription ? listen(clientFor(headers), request) : post(url, request, headers)
+    const signed = await withAuthorization(url, headers)
+    if (isSubscription) return listen(clientFor(signed), request)
+    const answer = await post(url, request, signed)
+    observe(answer.data)
+    onAnswer(answer.data)
+    return answer
   }
+}
+
+/** A tab's own Authorization header counts; a tab without one uses the session that any tab has opened. */
+async function withAuthorization(url, headers) {
+  const merged = new Headers(headers ?? {})
+  if (!merged.has('authorization')) {
+    const value = await authorization((request) => post(url, request))
+    if (value) merged.set('authorization', value)
+  }
+  return merged
 }
 
 /**
@@ -40,7 +60,7 @@ async function post(url, request, headers) {
     'content-type': 'application/json',
     accept: 'application/graphql-response+json, application/json;q=0.9',
   })
-  for (const [name, value] of Object.entries(headers ?? {})) merged.set(name, value)
+  for (const [name, value] of headers ?? []) merged.set(name, value)
   try {
     const response = await fetch(url, { method: 'POST', headers: merged, body: JSON.stringify(request) })
     const text = await response.text()
@@ -61,7 +81,7 @@ function createSocket(httpUrl) {
   let client
   let current
   return (headers) => {
-    const wanted = new Headers(headers ?? {}).get('authorization')
+    const wanted = headers.get('authorization')
     if (client && wanted === current) return client
     client?.dispose()
     current = wanted
