@@ -1,0 +1,45 @@
+"""Closed candles from a subscription that survives a lost network, over graphql-ws with gql."""
+
+import asyncio
+import random
+from collections.abc import AsyncIterator
+
+from gql import Client, GraphQLRequest
+from gql.transport.exceptions import TransportError, TransportQueryError
+from gql.transport.websockets import WebsocketsTransport
+from websockets.exceptions import WebSocketException
+
+LIVE = """
+subscription ($market: ID!, $provider: ID!, $symbol: String!, $timeframe: Timeframe!, $since: Timestamp) {
+  candles(market: $market, provider: $provider, symbol: $symbol, timeframe: $timeframe, since: $since, closedOnly: true) {
+    kind resyncFrom
+    nodes { timestamp open high low close volume }
+  }
+}"""
+MAX_WAIT_S = 5.0
+
+
+async def follow(url: str, since: int, **series: object) -> AsyncIterator[tuple[str, dict]]:
+    """Yield the kind of the event and the candle, for each final candle since an instant (ms) and each correction."""
+    last, retries = -1, 0
+    while True:
+        request = GraphQLRequest(LIVE, variable_values={**series, "since": since})
+        transport = WebsocketsTransport(url, subprotocols=["graphql-transport-ws"], ping_interval=10, pong_timeout=5)
+        try:
+            async with Client(transport=transport) as session:
+                async for data in session.subscribe(request):
+                    event, retries = data["candles"], 0
+                    since = event["resyncFrom"] or since
+                    for candle in event["nodes"]:
+                        if event["kind"] == "CORRECTION":
+                            yield "CORRECTION", candle
+                        elif candle["timestamp"] > last:  # the last one comes once more after a reconnect
+                            since = last = candle["timestamp"]
+                            yield event["kind"], candle
+        except TransportQueryError as error:
+            if not (error.errors and error.errors[0].get("extensions", {}).get("retryAfter")):
+                raise
+        except (TransportError, WebSocketException, OSError):
+            pass
+        await asyncio.sleep(min(2.0**retries, MAX_WAIT_S) * random.uniform(0.5, 1))  # noqa: S311 - a jitter
+        retries += 1
