@@ -46,7 +46,7 @@ lock: $(STAMPS)/dev ## renew requirements.lock and requirements-dev.lock from py
 	  --no-header --no-annotate --quiet --upgrade --output-file tests/clients/requirements.lock
 
 clean: ## remove what `make` made (the data directory is yours and stays)
-	rm -rf $(VENV) $(STAMPS) server/web web/node_modules tests/clients/node_modules tests/clients/python_modules tests/timescale/node_modules
+	rm -rf $(VENV) $(STAMPS) server/web web/node_modules tests/clients/node_modules tests/timescale/node_modules
 
 $(BIN)/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "Python 3.11 or newer is needed: make PYTHON=python3.12" >&2; exit 1; }
@@ -79,7 +79,7 @@ $(STAMPS)/clients $(STAMPS)/timescale: $(STAMPS)/%: tests/%/package-lock.json
 # Beside the environment of the server, not in it: gql needs an older graphql-core.
 $(STAMPS)/gql: tests/clients/requirements.lock $(STAMPS)/install
 	@echo "Installing the Python packages of tests/clients"
-	@rm -rf tests/clients/python_modules
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-compile --require-hashes \
-	  --target tests/clients/python_modules -r tests/clients/requirements.lock
+	@rm -rf $(VENV)/gql
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-compile --no-deps --require-hashes \
+	  --target $(VENV)/gql -r tests/clients/requirements.lock
 	@touch $@

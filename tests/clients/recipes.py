@@ -102,14 +102,14 @@ async def measure(dsn: str | None, folder: Path, cut: int) -> Report:
         await _reach(all_recipes, newest + MINUTE_MS)
         corrected = newest - MINUTE_MS
         await _correct(folder, corrected, dsn)
-        await eventually(lambda: _corrected(all_recipes, corrected))
+        await _have_corrected(all_recipes, corrected)
         await _reach(all_recipes, await _newest(http) + AFTER * MINUTE_MS)
         for recipes in all_recipes:
             assert recipes.process.stdin is not None
             recipes.process.stdin.close()
             await asyncio.wait_for(recipes.process.wait(), HANG_S)
             await eventually(lambda said=recipes: said.end)
-        truth = {symbol: await _stored(http, symbol, since) for symbol in ("BTC/USD", "ETH/USD")}
+        truth = {symbol: await _stored(http, symbol, since - 60 * MINUTE_MS) for symbol in ("BTC/USD", "ETH/USD")}
         finals = {name: got for recipes in all_recipes for name, got in recipes.end["finals"].items()}
         corrections = {name: len(times) for recipes in all_recipes for name, times in recipes.corrected.items()}
         return Report(
@@ -146,7 +146,7 @@ async def _running(command: list[str], folder: Path, url: str, since: int) -> As
         url,
         str(since),
         cwd=lay_out(folder),
-        env={**environment(), "PYTHONPATH": str(HERE / "python_modules")},
+        env={**environment(), "PYTHONPATH": str(Path(sys.prefix) / "gql")},
         stdin=asyncio.subprocess.PIPE,
         stdout=asyncio.subprocess.PIPE,
         limit=2**24,
@@ -177,9 +177,16 @@ async def _reach(all_recipes: list[Recipes], timestamp: int) -> None:
         raise AssertionError({name: at - timestamp for one in all_recipes for name, at in one.newest.items()}) from None
 
 
-def _corrected(all_recipes: list[Recipes], timestamp: int) -> bool:
-    all_corrected = {name for recipes in all_recipes for name, times in recipes.corrected.items() if timestamp in times}
-    return all_corrected >= set(CORRECTED)
+async def _have_corrected(all_recipes: list[Recipes], timestamp: int) -> None:
+    """Wait until every recipe has the correction."""
+
+    def lacking() -> set[str]:
+        return set(CORRECTED) - {name for one in all_recipes for name, at in one.corrected.items() if timestamp in at}
+
+    try:
+        await eventually(lambda: not lacking())
+    except TimeoutError:
+        raise AssertionError(lacking(), [one.corrected for one in all_recipes]) from None
 
 
 async def _ask(http: aiohttp.ClientSession, symbol: str, arguments: str) -> list[dict[str, Any]]:
