@@ -17,7 +17,6 @@ const socket = url.replace(/^http/, 'ws')
 const series = { market: 'demo', provider: 'synthetic', symbol: 'BTC/USD', timeframe: '1m' }
 const since = Number(process.argv[3])
 const finals = {}
-const faults = []
 const say = (line) => console.log(JSON.stringify(line))
 
 /** What a recipe was given one by one: final candles in the order in which they came, corrections in their place. */
@@ -109,7 +108,7 @@ async function page() {
 }
 
 function fault(error) {
-  faults.push(error.stack ?? JSON.stringify(error))
+  say({ fault: error.stack ?? JSON.stringify(error) })
 }
 
 console.error = console.warn = (...all) => fault(all.map(String).join(' '))
@@ -117,6 +116,6 @@ process.on('uncaughtException', fault)
 process.on('unhandledRejection', fault)
 Object.values(recipes).forEach(async (start) => start())
 process.stdin.on('end', () => {
-  say({ finals, faults })
+  say({ finals })
   process.exit(0)
 }).resume()

@@ -40,6 +40,7 @@ class Recipes:
     process: asyncio.subprocess.Process
     newest: dict[str, int] = field(default_factory=dict)
     corrected: dict[str, dict[int, float]] = field(default_factory=dict)
+    faults: list[str] = field(default_factory=list)
     end: dict[str, Any] = field(default_factory=dict)
 
     async def read(self) -> None:
@@ -51,6 +52,8 @@ class Recipes:
                     self.newest[recipe] = timestamp
                 case {"recipe": recipe, "corrected": timestamp, "close": close}:
                     self.corrected.setdefault(recipe, {})[timestamp] = close
+                case {"fault": fault}:
+                    self.faults.append(fault)
                 case end:
                     self.end = end
 
@@ -117,7 +120,7 @@ async def measure(dsn: str | None, folder: Path, cut: int) -> Report:
                 _count(name, got, truth["ETH/USD" if "ETH" in name else "BTC/USD"], corrections)
                 for name, got in finals.items()
             ],
-            [fault for recipes in all_recipes for fault in recipes.end["faults"]],
+            [fault for recipes in all_recipes for fault in recipes.faults],
             all_recipes[1].end["frame"],
             cable.cuts,
             cut_s,
@@ -167,8 +170,9 @@ async def _reach(all_recipes: list[Recipes], timestamp: int) -> None:
 
     def reached() -> bool:
         newest = {name: at for recipes in all_recipes for name, at in recipes.newest.items()}
-        ended = [recipes.end for recipes in all_recipes if recipes.end or recipes.process.returncode is not None]
-        assert not ended, ended
+        faults = [fault for recipes in all_recipes for fault in recipes.faults]
+        assert not faults, "\n".join(faults)
+        assert all(recipes.process.returncode is None for recipes in all_recipes)
         return all(newest.get(name, 0) >= timestamp for name in [*NODE, "gql"])
 
     try:

@@ -33,14 +33,15 @@ async def main(address: str, since: int) -> None:
     task = asyncio.create_task(listen(f"{address.replace('http', 'ws', 1)}/graphql", since, got))
     end = asyncio.create_task(asyncio.to_thread(sys.stdin.read))
     await asyncio.wait([task, end], return_when=asyncio.FIRST_COMPLETED)
-    faults = [repr(task.exception())] if task.done() else []
+    if task.done():
+        say({"fault": repr(task.exception())})
     described = {
         "rows": len(frame),
         "zone": str(frame.index.tz),
         "columns": list(frame.columns),
         "first": str(frame.index[0]),
     }
-    say({"finals": {"gql": got}, "faults": faults, "frame": described})
+    say({"finals": {"gql": got}, "frame": described})
 
 
 if __name__ == "__main__":
