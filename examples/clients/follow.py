@@ -24,18 +24,16 @@ async def follow(url: str, since: int, **series: object) -> AsyncIterator[tuple[
     last, retries = -1, 0
     while True:
         request = GraphQLRequest(LIVE, variable_values={**series, "since": since})
-        transport = WebsocketsTransport(url, subprotocols=["graphql-transport-ws"], ping_interval=10, pong_timeout=5)
+        transport = WebsocketsTransport(url, subprotocols=["graphql-transport-ws"], ping_interval=10, pong_timeout=10)
         try:
             async with Client(transport=transport) as session:
                 async for data in session.subscribe(request):
                     event, retries = data["candles"], 0
                     since = event["resyncFrom"] or since
                     for candle in event["nodes"]:
-                        if event["kind"] == "CORRECTION":
-                            yield "CORRECTION", candle
-                        elif candle["timestamp"] > last:  # the last one comes once more after a reconnect
-                            since = last = candle["timestamp"]
-                            yield event["kind"], candle
+                        again = candle["timestamp"] <= last  # the last one comes once more after a reconnect
+                        since = last = max(last, candle["timestamp"])
+                        yield "CORRECTION" if again else event["kind"], candle
         except TransportQueryError as error:
             if not (error.errors and error.errors[0].get("extensions", {}).get("retryAfter")):
                 raise

@@ -2,7 +2,7 @@
 import { createClient } from 'graphql-ws'
 
 const MAX_WAIT_MS = 5_000
-const PONG_TIMEOUT_MS = 5_000
+const PONG_TIMEOUT_MS = 10_000
 
 /** Connect to an address such as `ws://127.0.0.1:8000/graphql`; `options` are those of graphql-ws. */
 export function connect(url, options) {
@@ -30,7 +30,8 @@ export function backoff(retries) {
 
 /**
  * A client whose subscriptions renew their variables: `since` of `candles`, and each `since` of `series` for `candlesMany`.
- * The operation takes them from the variables `$since` and `$series`, and selects `kind resyncFrom nodes { timestamp closed }`.
+ * The operation takes them from the variables `$since` and `$series`, and selects `kind seq caughtUp resyncFrom nodes { timestamp closed }`.
+ * A candle that comes once more is in an event of its own, a CORRECTION.
  */
 export function resuming(client) {
   return { ...client, subscribe: (payload, sink) => subscribe(client, payload, sink) }
@@ -38,7 +39,7 @@ export function resuming(client) {
 
 function subscribe(client, payload, sink) {
   const variables = structuredClone(payload.variables)
-  const lastClosed = new Map() // of each series
+  const states = new Map() // of each series
   let run = 0
   let stop
   let timer
@@ -52,28 +53,41 @@ function subscribe(client, payload, sink) {
     })
   }
 
+  function restart(series, since) {
+    series.since = since
+    stop()
+    start()
+  }
+
   function next(result) {
     const { candles, candlesMany } = result.data ?? {}
     const event = candles ?? candlesMany?.event
     if (!event) return sink.next(result)
     const series = candles ? variables : variables.series.find((one) => isOf(one, candlesMany))
-    if (event.kind === 'RESYNC') {
-      series.since = event.resyncFrom
-      stop()
-      return start()
+    if (event.kind === 'RESYNC') return restart(series, event.resyncFrom)
+    if (!states.has(series)) states.set(series, { since: series.since ?? event.nodes[0]?.timestamp, closed: -Infinity, counted: 0 })
+    const state = states.get(series)
+    const pass = (fields) => {
+      const passed = { ...event, ...fields }
+      sink.next({ ...result, data: candles ? { candles: passed } : { candlesMany: { ...candlesMany, event: passed } } })
     }
-    const fresh = { ...event, nodes: renew(series, event) }
-    sink.next({ ...result, data: candles ? { candles: fresh } : { candlesMany: { ...candlesMany, event: fresh } } })
+    const isAgain = ({ timestamp }) => event.kind === 'SNAPSHOT' && timestamp <= state.closed
+    const again = event.nodes.filter(isAgain) // they may have changed
+    if (again.length) pass({ kind: 'CORRECTION', caughtUp: false, nodes: again })
+    const fresh = event.nodes.filter((node) => !isAgain(node))
+    pass({ nodes: fresh })
+    renew(series, state, event, fresh.filter(({ closed }) => closed))
   }
 
-  /** Move `since` to the last closed candle; the nodes without the one that comes once more. */
-  function renew(series, { kind, nodes }) {
-    const last = lastClosed.get(series) ?? -Infinity
-    const fresh = kind === 'SNAPSHOT' ? nodes.filter(({ timestamp }) => timestamp > last) : nodes
-    const closed = fresh.findLast((node) => node.closed)
-    if (closed?.timestamp > last) lastClosed.set(series, series.since = closed.timestamp)
-    series.since ??= fresh[0]?.timestamp
-    return fresh
+  /** Move `since` to the last closed candle; read all again where `seq` says that a correction was missed. */
+  function renew(series, state, { kind, seq, caughtUp }, closed) {
+    state.counted += closed.length
+    state.closed = Math.max(state.closed, ...closed.map(({ timestamp }) => timestamp))
+    series.since = state.closed > -Infinity ? state.closed : state.since
+    if (kind === 'SNAPSHOT' && !caughtUp) return
+    const missed = caughtUp && seq > state.seq + state.counted
+    Object.assign(state, { seq, counted: 0 })
+    if (missed) restart(series, state.since)
   }
 
   function error(errors) {

@@ -10,7 +10,7 @@ const LATEST = `query Latest($market: ID!, $provider: ID!, $symbols: [String!]!,
 const LIVE = `subscription Many($series: [LiveSeriesInput!]!) {
   candlesMany(series: $series) {
     market provider symbol timeframe
-    event { kind seq resyncFrom nodes { timestamp close closed } }
+    event { kind seq caughtUp resyncFrom nodes { timestamp close closed } }
   }
 }`
 

@@ -30,6 +30,7 @@ SERIES = 'market: "demo", provider: "synthetic", symbol: "{symbol}", timeframe: 
 HERE, EXAMPLES = Path(__file__).parent, ROOT / "examples" / "clients"
 NODE = ["graphql-ws", "eventsource", "watchlist BTC/USD", "watchlist ETH/USD", "apollo", "urql", "chart"]
 CORRECTED = [name for name in [*NODE, "gql"] if name != "watchlist ETH/USD"]
+CORRECTION = 2.0  # the close of the candle that is imported
 BEFORE, AFTER = 3, 3  # closed candles that each recipe has before the cut and after it
 
 
@@ -185,7 +186,9 @@ async def _have_corrected(all_recipes: list[Recipes], timestamp: int) -> None:
     """Wait until every recipe has the correction."""
 
     def lacking() -> set[str]:
-        return set(CORRECTED) - {name for one in all_recipes for name, at in one.corrected.items() if timestamp in at}
+        return set(CORRECTED) - {
+            name for one in all_recipes for name, at in one.corrected.items() if at.get(timestamp) == CORRECTION
+        }
 
     try:
         await eventually(lambda: not lacking())
@@ -217,7 +220,7 @@ async def _stored(http: aiohttp.ClientSession, symbol: str, since: int) -> dict[
 async def _correct(folder: Path, timestamp: int, dsn: str | None) -> None:
     """Import another candle in place of a closed one."""
     file = folder / "correction.csv"
-    file.write_text(f"timestamp,open,high,low,close,volume\n{timestamp},1,3,1,2,7\n", encoding="utf-8")
+    file.write_text(f"timestamp,open,high,low,close,volume\n{timestamp},1,3,1,{CORRECTION},7\n", encoding="utf-8")
     arguments = [
         "import",
         str(file),
