@@ -12,7 +12,7 @@ from websockets.exceptions import WebSocketException
 LIVE = """
 subscription ($market: ID!, $provider: ID!, $symbol: String!, $timeframe: Timeframe!, $since: Timestamp) {
   candles(market: $market, provider: $provider, symbol: $symbol, timeframe: $timeframe, since: $since, closedOnly: true) {
-    kind resyncFrom
+    kind seq caughtUp resyncFrom
     nodes { timestamp open high low close volume }
   }
 }"""
@@ -21,7 +21,8 @@ MAX_WAIT_S = 5.0
 
 async def follow(url: str, since: int, **series: object) -> AsyncIterator[tuple[str, dict]]:
     """Yield the kind of the event and the candle, for each final candle since an instant (ms) and each correction."""
-    last, retries = -1, 0
+    first, last, retries = since, -1, 0
+    seq, counted = None, 0  # of the last event, and the candles since
     while True:
         request = GraphQLRequest(LIVE, variable_values={**series, "since": since})
         transport = WebsocketsTransport(url, subprotocols=["graphql-transport-ws"], ping_interval=10, pong_timeout=10)
@@ -32,8 +33,16 @@ async def follow(url: str, since: int, **series: object) -> AsyncIterator[tuple[
                     since = event["resyncFrom"] or since
                     for candle in event["nodes"]:
                         again = candle["timestamp"] <= last  # the last one comes once more after a reconnect
+                        counted += event["kind"] == "CORRECTION" or not again
                         since = last = max(last, candle["timestamp"])
                         yield "CORRECTION" if again else event["kind"], candle
+                    if event["kind"] == "SNAPSHOT" and not event["caughtUp"]:
+                        continue
+                    missed = event["caughtUp"] and seq is not None and event["seq"] > seq + counted
+                    seq, counted = event["seq"], 0
+                    if missed:  # a correction: read all again
+                        since = first
+                        break
         except TransportQueryError as error:
             if not (error.errors and error.errors[0].get("extensions", {}).get("retryAfter")):
                 raise

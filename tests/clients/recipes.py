@@ -98,8 +98,10 @@ async def measure(dsn: str | None, folder: Path, cut: int) -> Report:
             for command in (["node", "--conditions", "development", "--import", "./window.mjs", "recipes.mjs"], _PYTHON)
         ]
         await _reach(all_recipes, since + BEFORE * MINUTE_MS)
+        await _reach(all_recipes, missed := await _newest(http))
         began, newest = time.monotonic(), await _newest(http)
         await cable.cut()
+        await _correct(folder, missed, dsn)
         await eventually(lambda: _has(http, newest + cut * MINUTE_MS))
         await cable.mend()
         cut_s, newest = time.monotonic() - began, await _newest(http)
@@ -107,6 +109,7 @@ async def measure(dsn: str | None, folder: Path, cut: int) -> Report:
         corrected = newest - MINUTE_MS
         await _correct(folder, corrected, dsn)
         await _have_corrected(all_recipes, corrected)
+        await _have_corrected(all_recipes, missed)
         await _reach(all_recipes, await _newest(http) + AFTER * MINUTE_MS)
         for recipes in all_recipes:
             assert recipes.process.stdin is not None
