@@ -16,7 +16,7 @@ run: install ## serve http://127.0.0.1:8000 (HOST, PORT and DATA_DIR are obeyed)
 	@echo "Starting the server at http://$(or $(HOST),127.0.0.1):$(or $(PORT),8000)/graphql"
 	@$(BIN)/candlegraph serve
 
-test: install $(STAMPS)/dev $(STAMPS)/clients $(STAMPS)/timescale ## every test; needs nothing that this does not install
+test: install $(STAMPS)/dev $(STAMPS)/clients $(STAMPS)/gql $(STAMPS)/timescale ## every test; needs nothing that this does not install
 	@echo "Running the tests"
 	@$(BIN)/python -m pytest --numprocesses logical --maxprocesses 4 --dist loadfile $(ARGS)
 
@@ -44,6 +44,8 @@ lock: $(STAMPS)/dev ## renew requirements.lock and requirements-dev.lock from py
 	  --no-header --no-annotate --quiet --upgrade --output-file requirements.lock
 	$(BIN)/uv pip compile pyproject.toml --extra build --extra dev --universal --python-version 3.11 --generate-hashes \
 	  --no-header --no-annotate --quiet --constraint requirements.lock --output-file requirements-dev.lock
+	$(BIN)/uv pip compile tests/clients/requirements.in --universal --python-version 3.11 --generate-hashes \
+	  --no-header --no-annotate --quiet --upgrade --output-file tests/clients/requirements.lock
 
 clean: ## remove what `make` made (the data directory is yours and stays)
 	rm -rf $(VENV) $(STAMPS) server/web web/node_modules tests/clients/node_modules tests/timescale/node_modules
@@ -75,3 +77,11 @@ $(STAMPS)/clients $(STAMPS)/timescale: $(STAMPS)/%: tests/%/package-lock.json
 	@echo "Installing the web packages of tests/$*"
 	@cd tests/$* && npm ci --silent --no-audit --no-fund
 	@mkdir -p $(STAMPS) && touch $@
+
+# Beside the environment of the server, not in it: gql needs an older graphql-core.
+$(STAMPS)/gql: tests/clients/requirements.lock $(STAMPS)/install
+	@echo "Installing the Python packages of tests/clients"
+	@rm -rf $(VENV)/gql
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-compile --no-deps --require-hashes \
+	  --target $(VENV)/gql -r tests/clients/requirements.lock
+	@touch $@
