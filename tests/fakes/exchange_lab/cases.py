@@ -107,7 +107,8 @@ async def walk(provider: Provider, instrument: Instrument, case: Case) -> Outcom
 
 def vouched_away(outcome: Outcome, case: Case) -> list[int]:
     """The candles that exist, did not come, and are covered."""
-    return [at for at in case.there if at not in outcome.found and Spans([Span(at, at + 1)]) & outcome.covered]
+    absent = [at for at in case.there if case.span.since <= at < case.span.until and at not in outcome.found]
+    return [at for at in absent if Spans([Span(at, at + 1)]) & outcome.covered]
 
 
 def missing(outcome: Outcome, case: Case) -> list[int]:

@@ -93,10 +93,10 @@ async def test_where_history_begins_is_found_by_a_few_calls(exchange_id: str) ->
 
         def rows_of(self, window: Window, request: web.Request) -> list[int]:
             asked = next(each for each in (DAY, HOUR, MINUTE) if names[each] in str(request.rel_url) + self.sent)
-            first, most = T0 + 500 * DAY_MS + 7 * HOUR_MS + 5 * MINUTE_MS, 20_000
-            there = [asked.shift(first, i) for i in range(most) if asked.shift(first, i) <= self.now]
-            return self.paging.rows(there, window, asked)
+            return self.paging.rows(traded[asked], window, asked)
 
+    first, now = T0 + 500 * DAY_MS + 7 * HOUR_MS + 5 * MINUTE_MS, T0 + 900 * DAY_MS
+    traded = {each: range(each.floor(first), now + 1, each.nominal_ms)[:20_000] for each in (DAY, HOUR, MINUTE)}
     names = {
         "coinbase": {DAY: "ONE_DAY", HOUR: "ONE_HOUR", MINUTE: "ONE_MINUTE"},
         "bybit": {DAY: "interval=D", HOUR: "interval=60", MINUTE: "interval=1&"},
@@ -104,10 +104,9 @@ async def test_where_history_begins_is_found_by_a_few_calls(exchange_id: str) ->
         "dydx": {DAY: "1DAY", HOUR: "1HOUR", MINUTE: "1MIN"},
     }[exchange_id]
     async with Traded(exchange_id) as lab:
-        lab.now = T0 + 900 * DAY_MS
+        lab.now = now
         with lab_time(lab):
-            first = await lab.provider.first_available(lab.instrument)
-        assert first == T0 + 500 * DAY_MS + 7 * HOUR_MS + 5 * MINUTE_MS
+            assert await lab.provider.first_available(lab.instrument) == first
         assert lab.calls <= 14
 
 
