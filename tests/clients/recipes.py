@@ -111,24 +111,31 @@ async def measure(dsn: str | None, folder: Path, cut: int) -> Report:
         await _have_corrected(all_recipes, corrected)
         await _have_corrected(all_recipes, missed)
         await _reach(all_recipes, await _newest(http) + AFTER * MINUTE_MS)
-        for recipes in all_recipes:
-            assert recipes.process.stdin is not None
-            recipes.process.stdin.close()
-            await asyncio.wait_for(recipes.process.wait(), HANG_S)
-            await eventually(lambda said=recipes: said.end)
-        truth = {symbol: await _stored(http, symbol, since - 60 * MINUTE_MS) for symbol in ("BTC/USD", "ETH/USD")}
-        finals = {name: got for recipes in all_recipes for name, got in recipes.end["finals"].items()}
-        corrections = {name: len(times) for recipes in all_recipes for name, times in recipes.corrected.items()}
-        return Report(
-            [
-                _count(name, got, truth["ETH/USD" if "ETH" in name else "BTC/USD"], corrections)
-                for name, got in finals.items()
-            ],
-            [fault for recipes in all_recipes for fault in recipes.faults],
-            all_recipes[1].end["frame"],
-            cable.cuts,
-            cut_s,
-        )
+        return await _report(all_recipes, http, since, cable.cuts, cut_s)
+
+
+async def _report(
+    all_recipes: list[Recipes], http: aiohttp.ClientSession, since: int, cuts: int, cut_s: float
+) -> Report:
+    """End the recipes, and compare what they hold with what is stored."""
+    for recipes in all_recipes:
+        assert recipes.process.stdin is not None
+        recipes.process.stdin.close()
+        await asyncio.wait_for(recipes.process.wait(), HANG_S)
+        await eventually(lambda said=recipes: said.end)
+    truth = {symbol: await _stored(http, symbol, since - 60 * MINUTE_MS) for symbol in ("BTC/USD", "ETH/USD")}
+    finals = {name: got for recipes in all_recipes for name, got in recipes.end["finals"].items()}
+    corrections = {name: len(times) for recipes in all_recipes for name, times in recipes.corrected.items()}
+    return Report(
+        [
+            _count(name, got, truth["ETH/USD" if "ETH" in name else "BTC/USD"], corrections)
+            for name, got in finals.items()
+        ],
+        [fault for recipes in all_recipes for fault in recipes.faults],
+        all_recipes[1].end["frame"],
+        cuts,
+        cut_s,
+    )
 
 
 _PYTHON = [sys.executable, "-S", "recipes_gql.py"]  # its packages are not the server's: gql needs an older graphql-core
