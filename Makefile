@@ -37,6 +37,7 @@ chaos: install $(STAMPS)/dev ## servers, databases and caches killed for some mi
 	$(BIN)/python -m tests.chaos.outages
 	$(BIN)/python -m tests.chaos.attacks
 	$(BIN)/python -m tests.fakes.exchange_lab --cases 10000
+	$(BIN)/python -m pytest -m hypothesis --hypothesis-profile=search
 
 lock: $(STAMPS)/dev ## renew requirements.lock and requirements-dev.lock from pyproject.toml
 	$(BIN)/python -m pip install --quiet uv

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from candlegraph.provider import Capabilities
 from candlegraph.span import Span, Spans
@@ -23,6 +23,7 @@ class PagingHabits:
     reach: int = 0  # how far back one call asked last time, ms
     in_vain: int = 0  # pages in a row that proved nothing
     out_of_reach: int = 0  # of these, those that began after what was asked for
+    narrow: bool = False  # a page of rows proved nothing: ask for half a page at once
     anchored: bool = False  # a page left its beginning open: the next ones are asked for with the rows beside them
 
 
@@ -40,6 +41,11 @@ class Attempts:
     window_ms: int = 0  # ask for no more at once, after a page of rows proved nothing; 0: for as much as there is
     quiet: int = 0  # pages in a row of this fetch that proved nothing
 
+    def begin(self, habits: PagingHabits) -> None:
+        """Go on as the pages of the series were so far."""
+        self.habits = replace(habits)
+        self.window_ms = self._page_ms // 2 if habits.narrow else 0
+
     def settle(self, call: FetchCall, verdict: PageVerdict, wanted: Span, *, progress: bool) -> int:
         """Decide about what a page leaves open of ``wanted``; the instant to go on from.
 
@@ -54,10 +60,11 @@ class Attempts:
         if not open_ or (progress and not self.request.refetch):
             self.habits.anchored |= bool(open_)
             self.quiet = self.habits.in_vain = self.habits.out_of_reach = self.window_ms = 0
+            self.habits.narrow = False
             self.spans |= Spans([Span(wanted.since, reached)]) - open_
             return reached
         if verdict.rows and not verdict.covered and not self.window_ms and not self.request.refetch:
-            self.window_ms = self._smaller(wanted)
+            self.window_ms, self.habits.narrow = self._smaller(wanted), True
             return wanted.since
         reached, open_ = self._give_up(call, verdict, Span(wanted.since, reached), open_, wanted.until)
         self.result.unavailable |= open_
@@ -91,6 +98,8 @@ class Attempts:
         habits, reached = self.habits, asked.until
         self.quiet += 1
         habits.in_vain += 1
+        if not verdict.rows:  # there is nothing that a smaller page could prove
+            self.window_ms, habits.narrow = 0, False
         habits.out_of_reach = habits.out_of_reach + 1 if verdict.reaches_back_to >= until else 0
         if verdict.is_silent:
             skipped = Span(reached, min(until, call.final_until, reached + quiet_step(self._page_ms, self.quiet)))

@@ -20,7 +20,7 @@ from candlegraph.timeframe import MINUTE, Timeframe
 from candlegraph.upstream import Upstream, Urgency
 from candlegraph.zone import UTC
 from history.verdict import FetchCall, judge_page
-from storage.batches import CandleWrite
+from storage.batches import CandleRead, CandleWrite
 from storage.candles import CandleStore
 
 LOOK_PAUSE_S = 3_600  # how long no second look is taken at a series
@@ -54,6 +54,15 @@ class Sighting:
     calls: int = 0
 
 
+@dataclass(frozen=True, slots=True)
+class _Look:
+    """The buckets with a candle, those that are empty for sure, and the calls that it took."""
+
+    busy: Spans
+    empty: Spans
+    calls: int
+
+
 class CoarseLook:
     """Looks once an hour at most for each series. Remembers which providers do not keep their minutes, and from what age on."""
 
@@ -79,37 +88,44 @@ class CoarseLook:
         span = look_span(answer, timeframes[0])
         if not span:
             return Sighting()
-        busy, empty = await self._look(answer, timeframes[0], span)
-        calls, page_ms = 1, answer.provider.capabilities.max_rows_per_call * MINUTE.nominal_ms
+        first = await self._look(answer, timeframes[0], span)
+        busy, empty, calls = first.busy, first.empty, first.calls
+        page_ms = answer.provider.capabilities.max_rows_per_call * MINUTE.nominal_ms
         last = list(busy & Spans([Span(span.since, answer.covered.since)]))[-1:]
         if answer.newest and last and len(timeframes) > 1 and timeframes[0].nominal_ms > page_ms:
-            calls += 1
             day = Span(timeframes[0].shift(last[0].until, -1), last[0].until)
-            empty |= (await self._look(answer, coarsest_within(timeframes, page_ms), day))[1]
+            finer = await self._look(answer, coarsest_within(timeframes, page_ms), day)
+            empty, calls = empty | finer.empty, calls + finer.calls
         inside = [tf for tf in timeframes if Span(answer.covered.since, answer.covered.until).inner(tf)]
         if inside and busy & Spans([answer.covered]) and answer.age_ms >= KEPT_FOR_SURE_MS:
-            calls += 1
-            finer, _ = await self._look(answer, inside[0], answer.covered.inner(inside[0]))
-            if finer & Spans([answer.covered]):
+            within = await self._look(answer, inside[0], answer.covered.inner(inside[0]))
+            calls += within.calls
+            if within.busy & Spans([answer.covered]):
                 self._kept_ms[name] = min(answer.age_ms, self._kept_ms.get(name, answer.age_ms))
                 return Sighting(refuted=True, calls=calls)
         return Sighting(empty, calls=calls)
 
-    async def _look(self, answer: EmptyAnswer, timeframe: Timeframe, span: Span) -> tuple[Spans, Spans]:
-        """The buckets of ``span`` with a candle, and those that are empty for sure; stored, the emptiness as minutes."""
+    async def _look(self, answer: EmptyAnswer, timeframe: Timeframe, span: Span) -> _Look:
+        """Where ``span`` has candles and where it has none for sure; fetched where it is not covered, and stored."""
         provider, record = answer.provider, answer.record
-        capabilities = provider.capabilities
-        final = timeframe.floor(provider.now_ms() - capabilities.final_after_ms)
-        page = await provider.fetch(record.instrument, timeframe, span, answer.urgency)
-        verdict = judge_page(page, FetchCall(timeframe, UTC, span, final), capabilities)
-        busy = Spans(Span(at, timeframe.next(at)) for at in verdict.kept.timestamp.tolist())
-        empty = verdict.covered - busy
-        writes = [CandleWrite(record.id, timeframe, verdict.kept, verdict.covered, revision=page.revision)]
+        known = (await self._store.read_coverage([record.id]))[0].spans.get(timeframe, Spans()) & Spans([span])
+        read = [CandleRead(record.id, timeframe, part, len(timeframe.edges(part.since, part.until))) for part in known]
+        found, made, calls = await self._store.read(read) if read else [], [], 0
+        missing = list(Spans([span]) - known)
+        if missing:
+            calls, part = 1, missing[-1] if answer.newest else missing[0]
+            final = timeframe.floor(provider.now_ms() - provider.capabilities.final_after_ms)
+            page = await provider.fetch(record.instrument, timeframe, part, answer.urgency)
+            verdict = judge_page(page, FetchCall(timeframe, UTC, part, final), provider.capabilities)
+            found, known = [*found, verdict.kept], known | verdict.covered
+            made = [CandleWrite(record.id, timeframe, verdict.kept, verdict.covered, revision=page.revision)]
+        busy = Spans(Span(at, timeframe.next(at)) for candles in found for at in candles.timestamp.tolist())
+        empty = known - busy
         if empty:
-            writes.append(CandleWrite(record.id, MINUTE, Candles.empty(), empty))
-        if verdict.covered:
-            await self._store.write(writes)
-        return busy, empty
+            made.append(CandleWrite(record.id, MINUTE, Candles.empty(), empty))
+        if made and known:
+            await self._store.write(made)
+        return _Look(busy, empty, calls)
 
 
 def coarser_timeframes(record: InstrumentRecord, capabilities: Capabilities) -> list[Timeframe]:
@@ -134,6 +150,7 @@ def look_span(answer: EmptyAnswer, timeframe: Timeframe) -> Span:
     final = timeframe.floor(answer.provider.now_ms() - capabilities.final_after_ms)
     earliest = timeframe.ceil(max(0, capabilities.earliest_ms))
     if not answer.newest:
-        return Span(max(earliest, timeframe.floor(answer.asked.since)), final)
+        since = max(earliest, timeframe.floor(answer.asked.since))
+        return Span(since, min(final, timeframe.shift(since, capabilities.max_rows_per_call)))
     until = min(final, timeframe.ceil(answer.asked.until))
     return Span(max(earliest, timeframe.shift(until, 1 - capabilities.max_rows_per_call)), until)

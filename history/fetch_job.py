@@ -127,7 +127,8 @@ class FetchJob:
         now = self.provider.now_ms()
         recent = Spans([Span(now - self.provider.capabilities.final_after_ms - RECHECK_GRID_MS, END_OF_TIME_MS)])
         failed = self.result.unavailable - self.result.ended - recent
-        if failed and not self.request.refetch:
+        revised = self.provider.capabilities.revised  # its next revision may have them
+        if failed and not self.request.refetch and not revised:
             await self.stores.retries.add(self.record.id, self.timeframe, failed, now)
             self.stores.coverage_cache.forget(self.record.id)
 
@@ -169,7 +170,7 @@ class FetchJob:
             return piece
         retries = Spans(span for _, span in self.ledger.retries.get(self.timeframe, ()))
         asked = Span(piece.since - self.request.overlap_ms, piece.until)
-        if (not self.attempts.habits.anchored and not retries) or self.request.refetch:
+        if not (self.attempts.habits.anchored or retries) or self.attempts.window_ms or self.request.refetch:
             return asked
         covered = self.ledger.spans.get(self.timeframe, Spans())
         in_vain = (retries | self.result.unavailable) - covered
@@ -202,11 +203,11 @@ class FetchJob:
         return rows
 
     def _is_over(self, reached: int) -> bool:
-        """Whether no more is to be asked for, although there is more, from ``reached`` on."""
-        if self.request.enough and self.result.rows >= self.request.enough:
-            self.result.satisfied, self.result.reached = True, reached
-        elif self.result.calls >= self.request.calls:
-            self.result.exhausted, self.result.reached = True, reached
+        """Whether no more is to be asked for, although there is more: from ``reached`` on, and what pages left open."""
+        self.result.satisfied = bool(self.request.enough) and self.result.rows >= self.request.enough
+        self.result.exhausted = not self.result.satisfied and self.result.calls >= self.request.calls
+        left = self._missing(self.request.span) - self.result.fetched - self.attempts.spans
+        self.result.reached = min([reached, *(span.since for span in left)])
         return self.result.satisfied or self.result.exhausted
 
     def _windows(self, rest: Span) -> list[Span]:

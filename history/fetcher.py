@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from dataclasses import replace
 
 from cachetools import LRUCache
 
@@ -101,7 +100,7 @@ class Fetcher:
         if self.paused and job.request.lease is None:
             job.result.failure = FetchPaused(retry_after=PAUSE_S)
             return job.result
-        job.attempts.habits = replace(self._habits.get(job.key, job.attempts.habits))
+        job.attempts.begin(self._habits.get(job.key, job.attempts.habits))
         while await job.step():
             self._habits[job.key] = job.attempts.habits
         if job.request.refetch:

@@ -188,13 +188,14 @@ def _correctable(row: Any, ledger: Coverage, provider: Upstream) -> Spans:
 
 
 def _explain(holes: Spans, tried: list[tuple[Span, str, list[Any]]]) -> list[Gap]:
-    """The holes, each with why it is still there."""
-    gaps: list[Gap] = []
+    """The holes, each with why it is still there; neighbours for the same reason are one."""
+    lacking: dict[tuple[str, str | None], Spans] = {}
     for _, _, lacked in tried:
         for since, until, reason, detail in lacked:
             hit = holes & Spans([Span(since, until)])
-            gaps += [Gap(span.since, span.until, GapReason(reason), detail) for span in hit]
+            lacking[reason, detail] = lacking.get((reason, detail), Spans()) | hit
             holes -= hit
+    gaps = [Gap(s.since, s.until, GapReason(reason), detail) for (reason, detail), at in lacking.items() for s in at]
     under_way = holes & Spans(span for span, state, _ in tried if state == "OPEN")
     gaps += [Gap(s.since, s.until, GapReason.PENDING, "It is being fetched.") for s in under_way]
     gaps += [Gap(s.since, s.until, GapReason.NOT_FETCHED, "It has not been fetched yet.") for s in holes - under_way]

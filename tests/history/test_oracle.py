@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pytest
@@ -171,7 +171,7 @@ def check(case: Case, world: World, ask: CandleRequest, answer: Answer) -> None:
         older = [stamp for stamp in final if stamp < (lo if lo is not None else min(top, settled))]
         permanent = case.capabilities.max_lookback_ms or case.habits["newest_only"]
         assert not older or permanent, "there is more, and it was not said"
-    if answer.has_more and len(stamps) < ask.limit:
+    if answer.has_more and len(stamps) < ask.limit and ask.since is not None:
         assert len(world.upstream.calls) > 0, "only the budget of calls ends an answer early"
     honest = not case.capabilities.max_lookback_ms and not case.habits["newest_only"]
     if honest:
@@ -230,6 +230,15 @@ async def answer_to(world: World, ask: CandleRequest) -> Answer:
     return answer
 
 
+async def check_next_page(case: Case, world: World, ask: CandleRequest, answer: Answer) -> None:
+    """An answer from the newest back ends early only where the next page goes on, or says why it cannot."""
+    if ask.since is None and answer.has_more and len(answer.candles) < ask.limit and not world.upstream.calls:
+        ask = replace(ask, until=answer.next_before)
+        older = await answer_to(world, ask)
+        check(case, world, ask, older)
+        assert len(older.candles) or older.gaps or older.has_more, "there is no more, and more was promised"
+
+
 @examples(70)
 @given(case=cases())
 async def test_an_answer_is_what_a_naive_fold_of_the_truth_gives_and_asking_again_is_free(
@@ -250,6 +259,7 @@ async def test_an_answer_is_what_a_naive_fold_of_the_truth_gives_and_asking_agai
     ledger = (await world.store.read_coverage([answer.record.id]))[0]
     again = await answer_to(world, ask)
     check(case, world, ask, again)
+    await check_next_page(case, world, ask, again)
     if not answer.has_more:
         assert rows_of(again.candles) == rows_of(answer.candles)
     for call in world.upstream.calls:

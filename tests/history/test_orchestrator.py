@@ -477,18 +477,46 @@ async def test_bad_rows_are_neither_stored_nor_covered_and_are_logged(
     assert (hourly.complete, len(hourly.candles)) == (True, 5), "asked again, they are good"
 
 
+def with_volume(position: int, value: float) -> Callable[[Any], Any]:
+    """Let one row of a page have another volume."""
+
+    def change(page: Any) -> Any:
+        volume = page.candles.volume.copy()
+        volume[position] = value
+        return replace(page, candles=replace(page.candles, volume=volume))
+
+    return change
+
+
 @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
 async def test_numbers_that_are_none_never_get_in(make: Make, value: float) -> None:
     world = make(minutes(T0, 20), at(400))
 
     def spoil(page: Any) -> Any:
-        volume = page.candles.volume.copy()
-        volume[3] = value
-        return replace(page, candles=replace(page.candles, volume=volume))
+        close = page.candles.close.copy()
+        close[3] = value
+        return replace(page, candles=replace(page.candles, close=close))
 
     world.upstream.always = changing(spoil)
     answer = await world.ask(since=T0, until=at(20))
     assert (len(answer.candles), spans_of(answer)) == (19, [(at(3), at(4), GapReason.REFUSED)])
+
+
+@pytest.mark.parametrize("value", [math.inf, -math.inf])
+async def test_an_infinite_volume_never_gets_in(make: Make, value: float) -> None:
+    world = make(minutes(T0, 20), at(400))
+    world.upstream.always = changing(with_volume(3, value))
+    answer = await world.ask(since=T0, until=at(20))
+    assert (len(answer.candles), spans_of(answer)) == (19, [(at(3), at(4), GapReason.REFUSED)])
+
+
+async def test_an_unknown_volume_is_stored_as_0_beside_its_prices(make: Make) -> None:
+    world = make(minutes(T0, 20), at(400))
+    world.upstream.always = changing(with_volume(3, math.nan))
+    answer = await world.ask(since=T0, until=at(20))
+    truth = rows_of(world.upstream.truth[world.symbol])
+    assert (rows_of(answer.candles)[3], spans_of(answer)) == ((*truth[3][:5], 0.0), [])
+    assert await world.stored() == [*truth[:3], (*truth[3][:5], 0.0), *truth[4:]]
 
 
 async def test_rows_off_the_grid_and_rows_outside_of_the_range_are_no_candles(make: Make) -> None:

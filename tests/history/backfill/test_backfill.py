@@ -191,17 +191,29 @@ async def test_the_newest_history_comes_first(world: World, monkeypatch: pytest.
 
 
 async def test_what_the_provider_cannot_prove_is_a_hole_and_does_not_hold_up_the_rest(world: World) -> None:
-    world.upstream.faults = [spoiling(3), proving_nothing()]
-    world.upstream.always = None
+    world.upstream.faults = [spoiling(3), proving_nothing(), proving_nothing()]
     job = await run(world, T0, hours(10))
-    reasons = {(gap.reason, gap.since) for gap in job.holes}
-    assert (GapReason.REFUSED, T0 + 3 * MINUTE_MS) in reasons
-    assert GapReason.UNAVAILABLE in {reason for reason, _ in reasons}
+    holes = {(gap.reason, (gap.since - T0) // MINUTE_MS, (gap.until - T0) // MINUTE_MS) for gap in job.holes}
+    assert holes == {(GapReason.REFUSED, 3, 4), (GapReason.UNAVAILABLE, PAGE, PAGE + PAGE // 2)}
     assert job.state is BackfillState.DONE
-    assert world.calls <= 12
+    assert world.calls <= 15
 
 
-async def test_a_hole_in_the_middle_is_asked_for_once_and_the_pages_behind_it_come(world: World) -> None:
+async def test_a_page_that_cannot_be_proved_whole_is_proved_by_halves(world: World) -> None:
+    world.upstream.faults = [proving_nothing()]
+    job = await run(world, T0, hours(4))
+    assert (job.state, job.holes) == (BackfillState.DONE, ())
+    assert await world.stored() == truth(world, T0, hours(4))
+
+
+async def test_what_a_page_leaves_open_at_its_beginning_is_asked_for_once_more(world: World) -> None:
+    world.upstream.faults = [changing(lambda page: replace(page, complete_from=page.complete_from + 20 * MINUTE_MS))]  # type: ignore[attr-defined,type-var]
+    job = await run(world, T0, hours(4))
+    assert (job.state, job.holes) == (BackfillState.DONE, ())
+    assert await world.stored() == truth(world, T0, hours(4))
+
+
+async def test_a_hole_in_the_middle_is_asked_for_in_halves_and_the_pages_behind_it_come(world: World) -> None:
     cut = hours(2)
 
     def late(page: object) -> object:
@@ -212,7 +224,7 @@ async def test_a_hole_in_the_middle_is_asked_for_once_and_the_pages_behind_it_co
     assert job.state is BackfillState.DONE
     assert [(gap.since, gap.until, gap.reason) for gap in job.holes] == [(T0, cut, GapReason.UNAVAILABLE)]
     assert await world.covered() == Spans([Span(cut, hours(6))])
-    assert world.calls == 8
+    assert world.calls == 12  # one page, five halves, the rest of the last of them, and five pages
 
 
 async def test_before_the_listing_and_after_the_end_nobody_is_asked_and_the_holes_say_why(world: World) -> None:
@@ -616,11 +628,14 @@ async def test_a_hole_that_cannot_be_filled_is_not_asked_for_again_at_once(
     keeper, backfills = tracking
     world.upstream.always = proving_nothing()
     await keeper.track(selected(world), T0, None)
+    calls = []
     for _ in range(3):
         await look_again(world, keeper)
         async with at_work(backfills, 1):
             await settled(world)
-    assert world.calls == 1
+        calls.append(world.calls)
+    assert calls == [calls[0]] * 3
+    assert calls[0] <= 2 * 1440 / PAGE + 4  # half a page each, and what has no rows as a whole
     (tracked,) = await keeper.page(10)
     assert [gap.reason for gap in tracked.gaps] == [GapReason.UNAVAILABLE]
 
