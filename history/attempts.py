@@ -17,7 +17,7 @@ MAX_IN_VAIN = 12  # pages in a row that prove nothing: nothing older is asked fo
 
 
 @dataclass(slots=True)
-class PagingHabits:
+class PagingState:
     """What the pages of a series were like so far: the next fetch of it begins with that."""
 
     reach: int = 0  # how far back one call asked last time, ms
@@ -35,7 +35,7 @@ class Attempts:
     timeframe: Timeframe
     days: Zone  # whose days the timeframe counts
     capabilities: Capabilities
-    habits: PagingHabits = field(default_factory=PagingHabits)
+    paging: PagingState = field(default_factory=PagingState)
     spans: Spans = field(default_factory=Spans)  # asked for: what is not known by now cannot be had
     window_ms: int = 0  # ask for no more at once, after a page of rows proved nothing; 0: for as much as there is
     quiet: int = 0  # pages in a row of this fetch that proved nothing
@@ -52,8 +52,8 @@ class Attempts:
             reached = max(call.span.since + self._page_ms, self.timeframe.next(wanted.since, self.days))
             open_ = Spans([Span(wanted.since, min(reached, wanted.until, call.final_until))])
         if not open_ or (progress and not self.request.refetch):
-            self.habits.anchored |= bool(open_)
-            self.quiet = self.habits.in_vain = self.habits.out_of_reach = self.window_ms = 0
+            self.paging.anchored |= bool(open_)
+            self.quiet = self.paging.in_vain = self.paging.out_of_reach = self.window_ms = 0
             self.spans |= Spans([Span(wanted.since, reached)]) - open_
             return reached
         if verdict.rows and not verdict.covered and not self.window_ms and not self.request.refetch:
@@ -71,9 +71,9 @@ class Attempts:
         every query would feel its way anew, and never arrive at the first trade.
         """
         if rows * 4 * self.timeframe.nominal_ms >= length:
-            self.habits.reach = self._page_ms
-        elif length >= self.habits.reach:
-            self.habits.reach *= 4
+            self.paging.reach = self._page_ms
+        elif length >= self.paging.reach:
+            self.paging.reach *= 4
 
     @property
     def _page_ms(self) -> int:
@@ -88,15 +88,15 @@ class Attempts:
         self, call: FetchCall, verdict: PageVerdict, asked: Span, open_: Spans, until: int
     ) -> tuple[int, Spans]:
         """Where to go on after a page in vain, and what is given up for now."""
-        habits, reached = self.habits, asked.until
+        paging, reached = self.paging, asked.until
         self.quiet += 1
-        habits.in_vain += 1
-        habits.out_of_reach = habits.out_of_reach + 1 if verdict.reaches_back_to >= until else 0
+        paging.in_vain += 1
+        paging.out_of_reach = paging.out_of_reach + 1 if verdict.reaches_back_to >= until else 0
         if verdict.is_silent:
             skipped = Span(reached, min(until, call.final_until, reached + quiet_step(self._page_ms, self.quiet)))
             open_ |= Spans([skipped])
             reached = max(reached, skipped.until)
-        beyond = habits.out_of_reach >= MAX_OUT_OF_REACH or habits.in_vain >= MAX_IN_VAIN
+        beyond = paging.out_of_reach >= MAX_OUT_OF_REACH or paging.in_vain >= MAX_IN_VAIN
         if self.request.newest and beyond:
             open_ |= Spans([Span(min(self.request.span.since, self.capabilities.earliest_ms), asked.since)])
         return reached, open_

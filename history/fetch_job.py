@@ -15,12 +15,12 @@ from candlegraph.timeframe import MINUTE, Timeframe
 from candlegraph.upstream import Upstream, Urgency
 from candlegraph.zone import UTC, Zone, zone
 from history.attempts import Attempts
-from history.coarse_look import EmptyAnswer
+from history.coarse_check import EmptyAnswer
 from history.fetch_request import FetchRequest, FetchResult
 from history.fetch_stores import FetchStores
 from history.forming import FormingCandles
 from history.page_writer import PageWriter
-from history.pieces import Neighbourhood, split_into_pages
+from history.pieces import AdjacentSpans, split_into_pages
 from history.verdict import BadRows, FetchCall, PageVerdict, judge_page, traits_for
 from storage.batches import CandleWrite, FetchLogRow, Superseded
 from storage.coverage import END_OF_TIME_MS, RECHECK_GRID_MS, Coverage
@@ -81,7 +81,7 @@ class FetchJob:
         missing = self._without_forming(self._missing(self.request.span) - self.attempts.spans)
         if not missing:
             return False
-        self.attempts.habits.reach = max(self.attempts.habits.reach, self._page_ms)
+        self.attempts.paging.reach = max(self.attempts.paging.reach, self._page_ms)
         piece = self._next_piece(missing)
         final = piece.since < self._final_until()
         # A leader need not wait until the claims of a dead leader expire: the lease already decides.
@@ -96,7 +96,7 @@ class FetchJob:
         if not self.request.newest:
             return piece
         calls = max(1, self.request.calls - self.result.calls) if self.dense else 1
-        reach = max(self.attempts.habits.reach, calls * self._page_ms)
+        reach = max(self.attempts.paging.reach, calls * self._page_ms)
         return Span(max(piece.since, self.timeframe.floor(piece.until - reach, self.days)), piece.until)
 
     async def _fetch(self, piece: Span, *, final: bool) -> None:
@@ -169,11 +169,11 @@ class FetchJob:
             return piece
         retries = Spans(span for _, span in self.ledger.retries.get(self.timeframe, ()))
         asked = Span(piece.since - self.request.overlap_ms, piece.until)
-        if (not self.attempts.habits.anchored and not retries) or self.request.refetch:
+        if (not self.attempts.paging.anchored and not retries) or self.request.refetch:
             return asked
         covered = self.ledger.spans.get(self.timeframe, Spans())
         in_vain = (retries | self.result.unavailable) - covered
-        around = Neighbourhood(self.timeframe, self.days, covered, in_vain, self._page_ms)
+        around = AdjacentSpans(self.timeframe, self.days, covered, in_vain, self._page_ms)
         beside = around.with_neighbours(piece)
         return Span(min(asked.since, beside.since), beside.until)
 
@@ -185,7 +185,7 @@ class FetchJob:
                 if self._is_over(rest.since):
                     break
                 wanted = rest & piece
-                if self.attempts.habits.anchored and rest.since > opening.since:
+                if self.attempts.paging.anchored and rest.since > opening.since:
                     rest = Span(self.timeframe.shift(rest.since, -1, self.days), rest.until)
                 windows = self._windows(rest)
                 # All of them are waited for, also where one broke: what the others bring is stored.
@@ -245,10 +245,10 @@ class FetchJob:
             return page
         known = self.ledger.spans.get(self.timeframe, Spans())
         seeks_end = self.request.newest and not known & Spans([Span(call.span.until, END_OF_TIME_MS)])
-        looked = self.request.newest and self.stores.coarse_look.has_looked(self.record)
-        if not seeks_end and not looked and self.stores.beginnings.is_open(self.record, self.provider):
+        looked = self.request.newest and self.stores.coarse_check.was_checked(self.record)
+        if not seeks_end and not looked and self.stores.first_candles.is_open(self.record, self.provider):
             self.result.calls += 1
-            first = await self.stores.beginnings.find(self.record, self.provider)
+            first = await self.stores.first_candles.find(self.record, self.provider)
             if first is not None:
                 self._begin_at(first)
                 return page
@@ -256,7 +256,7 @@ class FetchJob:
             return page
         answer = EmptyAnswer(self.record, self.provider, call.span, covered, self.request.newest, self.request.urgency)
         try:
-            seen = await self.stores.coarse_look.check(answer)
+            seen = await self.stores.coarse_check.check(answer)
         except ProviderError as error:
             self.result.failure = error
             return page

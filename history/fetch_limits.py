@@ -20,7 +20,7 @@ class Counter(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
-class FetchAllowance:
+class FetchBudget:
     """What one operation may have fetched. ``deadline`` is on the event loop's clock; None: each query has its own."""
 
     deadline: float | None = None
@@ -48,11 +48,11 @@ class FetchLimits:
     address_rows: int | None = None
     account_rows: int | None = None
 
-    def allowance(self, account: int | None, address: str, deadline: float | None) -> FetchAllowance:
+    def fetch_budget(self, account: int | None, address: str, deadline: float | None) -> FetchBudget:
         """That of an operation of an account, or of somebody anonymous at an address."""
         if account is None:
-            return FetchAllowance(deadline, f"fetch:address:{address}", self.address_rows, self.counter)
-        return FetchAllowance(deadline, f"fetch:account:{account}", self.account_rows, self.counter)
+            return FetchBudget(deadline, f"fetch:address:{address}", self.address_rows, self.counter)
+        return FetchBudget(deadline, f"fetch:account:{account}", self.account_rows, self.counter)
 
 
-UNLIMITED, NO_LIMITS = FetchAllowance(), FetchLimits()
+UNLIMITED, NO_LIMITS = FetchBudget(), FetchLimits()

@@ -12,7 +12,7 @@ QUIET_PAGES = 4  # so many pages in a row that prove nothing are one page apart;
 
 
 @dataclass(frozen=True, slots=True)
-class Neighbourhood:
+class AdjacentSpans:
     """What is known around a piece: the covered spans, and those that were asked for in vain."""
 
     timeframe: Timeframe

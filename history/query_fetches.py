@@ -12,7 +12,7 @@ from candlegraph.series import InstrumentRecord
 from candlegraph.span import Span, Spans
 from candlegraph.timeframe import Timeframe
 from candlegraph.upstream import Upstream
-from history.fetch_limits import UNLIMITED, FetchAllowance
+from history.fetch_limits import UNLIMITED, FetchBudget
 from history.fetch_request import MAX_CALLS_PER_FETCH, FetchRequest, FetchResult
 from history.fetcher import Fetcher
 from history.plan import Plan, WindowPlan
@@ -27,7 +27,7 @@ class QueryContext:
     fetcher: Fetcher
     deadline: float  # on the event loop's clock
     now: int  # ms, UTC
-    allowance: FetchAllowance = UNLIMITED
+    fetch_budget: FetchBudget = UNLIMITED
 
 
 @dataclass(slots=True)
@@ -119,7 +119,7 @@ class QueryFetches:
                 if self.enough:
                     length = min(length, self.enough * -(-plan.timeframe.nominal_ms // base.nominal_ms) + page)
                 rows += min(length, calls * page)
-        return await self.context.allowance.spend(rows)
+        return await self.context.fetch_budget.spend(rows)
 
     def known_part(self, plan: Plan, planned: WindowPlan) -> Span:
         """The part of a window next to where the query came from, up to the first span that is worth a call."""

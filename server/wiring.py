@@ -143,30 +143,25 @@ async def open_runtime(
     supervisor: Supervisor | None = None,
     timings: Timings | None = None,
 ) -> AsyncIterator[Runtime]:
-    """Everything, started; stopped in reverse order on the way out. Endless tasks run under ``supervisor``.
+    """Start everything, and stop it in reverse order on exit. Endless tasks run under ``supervisor``.
 
-    While ``serving`` it leads, serves subscribers and works on backfills; a command of the CLI does none of it.
-    It creates a database where there is none while ``serving``, or with ``create``.
+    Only while ``serving`` it leads, serves subscribers and works on backfills. ``serving`` and ``create`` create a missing database.
     """
     supervisor, timings = supervisor or Supervisor(), timings or Timings()
     redis_url = settings.redis_url.get_secret_value() if settings.redis_url else None
     redis = Redis(redis_url, supervisor, timings)
     limiter = RateLimiter(redis)
     registry = Registry(settings.environ(), quota=limiter)
-    opening = database(settings, supervisor, timings, create=create or serving)
-    async with opening as opened, AsyncExitStack() as stack:
+    async with database(settings, supervisor, timings, create=create or serving) as opened, AsyncExitStack() as stack:
         stack.push_async_callback(redis.close)
         stack.push_async_callback(registry.close)
-        name = (await opened.read("database_name"))[0]["name"]
-        levels, kind = await read_aggregates(opened), await stored_layout(opened)
+        name, kind = (await opened.read("database_name"))[0]["name"], await stored_layout(opened)
         cache = await stack.enter_async_context(_cache(settings, name, redis))
-        history = History.create(opened, registry, levels, _reads(levels, kind), cache)
+        history = await stack.enter_async_context(_history(opened, registry, kind, cache))
         await _watch_disk(settings, history, supervisor)
-        stack.push_async_callback(history.close)
         cluster = _cluster(settings, history, (redis_url, name) if redis_url else None)
         tracking = Tracking(backfills := BackfillJobs(history))
-        tokens = Tokens(partial(_keys, settings))
-        accounts = Accounts(UserStore(opened), tokens, limiter, require_auth=settings.require_auth, timings=timings)
+        accounts = _accounts(settings, opened, limiter)
         workers = BackfillWorkers(backfills, workers=settings.backfill_workers)
         for close in (workers.close, cluster.close, supervisor.close):
             stack.push_async_callback(close)
@@ -180,6 +175,23 @@ async def open_runtime(
         parts = (history, registry, cluster.hub, backfills, tracking)
         services = Services(*parts, *_points(settings), accounts, *_limits(settings, limiter))
         yield Runtime(settings, opened, registry, history.store, services, redis, supervisor, readiness)
+
+
+@asynccontextmanager
+async def _history(
+    opened: Database, registry: Registry, kind: AggregateLayout, cache: CandleCache | None
+) -> AsyncIterator[History]:
+    levels = await read_aggregates(opened)
+    history = History.create(opened, registry, levels, _reads(levels, kind), cache)
+    try:
+        yield history
+    finally:
+        await history.close()
+
+
+def _accounts(settings: Settings, opened: Database, limiter: RateLimiter) -> Accounts:
+    tokens = Tokens(partial(_keys, settings))
+    return Accounts(UserStore(opened), tokens, limiter, require_auth=settings.require_auth, timings=opened.timings)
 
 
 def _cluster(settings: Settings, history: History, redis: tuple[str, str] | None) -> Cluster:
@@ -241,11 +253,11 @@ async def _cache(settings: Settings, database_name: str, redis: Redis) -> AsyncI
     if not settings.redis_url:
         yield CandleCache(capacity) if capacity else None
         return
-    shelf = SharedCache(redis, database_name)
+    shared = SharedCache(redis, database_name)
     try:
-        yield CandleCache(capacity, shelf)
+        yield CandleCache(capacity, shared)
     finally:
-        await shelf.close()
+        await shared.close()
 
 
 def _keys(settings: Settings) -> list[bytes]:

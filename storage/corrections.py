@@ -60,7 +60,7 @@ async def newest_corrections(
 
 
 @dataclass(frozen=True, slots=True)
-class LoggedChanges:
+class ChangeLog:
     """The openings (ms, UTC) of corrected candles of one stored timeframe, and the spans that lost their coverage."""
 
     corrected: Int64s
@@ -69,7 +69,7 @@ class LoggedChanges:
 
 async def changes_after(
     database: Database, instrument_id: int, marks: Mapping[Timeframe, ChangeMark]
-) -> dict[Timeframe, LoggedChanges] | None:
+) -> dict[Timeframe, ChangeLog] | None:
     """What the logs have of each timeframe after its mark; None where that is too much."""
     rows = await database.read(
         "changes_after",
@@ -85,7 +85,7 @@ async def changes_after(
         if max(len(corrected), len(edges) // 2) > MAX_LOGGED:
             return None
         lost = list(map(Span, edges[::2].tolist(), edges[1::2].tolist()))
-        found[Timeframe.parse(row["timeframe"])] = LoggedChanges(np.unique(corrected), lost)
+        found[Timeframe.parse(row["timeframe"])] = ChangeLog(np.unique(corrected), lost)
     return found
 
 

@@ -21,6 +21,7 @@ PAGES = [ROOT / name for name in ("README.md", "CHANGELOG.md", "CONTRIBUTING.md"
 PLAIN_WORDS = frozenset(
     [
         "anchor",
+        "adjacent",
         "append",
         "bad",
         "channel",
@@ -32,8 +33,10 @@ PLAIN_WORDS = frozenset(
         "embedded",
         "failure",
         "flat",
+        "free",
         "hits",
         "key",
+        "latest",
         "log",
         "lost",
         "migration",
@@ -45,7 +48,8 @@ PLAIN_WORDS = frozenset(
         "postgres",
         "publisher",
         "result",
-        "revisions",
+        "snapshot",
+        "space",
         "stages",
         "step",
         "superseded",

@@ -13,7 +13,7 @@ PAUSE_S = 86_400  # how long a provider is not asked again that does not know
 MAX_PAUSED = 20_000
 
 
-class Beginnings:
+class FirstCandles:
     """Finds out when the first 1m candle of an instrument opens."""
 
     def __init__(self, instruments: Instruments) -> None:

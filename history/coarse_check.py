@@ -23,8 +23,8 @@ from history.verdict import FetchCall, judge_page
 from storage.batches import CandleWrite
 from storage.candles import CandleStore
 
-LOOK_PAUSE_S = 3_600  # how long no second look is taken at a series
-MAX_LOOKS = 20_000
+CHECK_PAUSE_S = 3_600  # how long no second look is taken at a series
+MAX_CHECKED_SERIES = 20_000
 KEPT_FOR_SURE_MS = DAY_MS  # so long every provider keeps minutes
 
 
@@ -46,7 +46,7 @@ class EmptyAnswer:
 
 
 @dataclass(frozen=True, slots=True)
-class Sighting:
+class CoarseResult:
     """What a look found: minutes that are empty for sure, whether the empty answer is refuted, and its calls."""
 
     empty: Spans = field(default_factory=Spans)
@@ -54,48 +54,50 @@ class Sighting:
     calls: int = 0
 
 
-class CoarseLook:
+class CoarseCheck:
     """Looks once an hour at most for each series. Remembers which providers do not keep their minutes, and from what age on."""
 
     def __init__(self, store: CandleStore) -> None:
         """Nothing was looked at yet."""
         self._store = store
-        self._paused: TTLCache[int, None] = TTLCache(MAX_LOOKS, LOOK_PAUSE_S)
-        self._kept_ms: LRUCache[tuple[str, str], int] = LRUCache(MAX_LOOKS)  # minutes older than this are not believed
+        self._paused: TTLCache[int, None] = TTLCache(MAX_CHECKED_SERIES, CHECK_PAUSE_S)
+        self._kept_ms: LRUCache[tuple[str, str], int] = LRUCache(
+            MAX_CHECKED_SERIES
+        )  # minutes older than this are not believed
 
-    def has_looked(self, record: InstrumentRecord) -> bool:
+    def was_checked(self, record: InstrumentRecord) -> bool:
         """Whether a series was looked at within the last hour."""
         return record.id in self._paused
 
-    async def check(self, answer: EmptyAnswer) -> Sighting:
+    async def check(self, answer: EmptyAnswer) -> CoarseResult:
         """Look around an empty answer, in two calls at most. ProviderError."""
         name = answer.record.instrument.market, answer.record.instrument.provider
         if answer.age_ms >= self._kept_ms.get(name, answer.age_ms + 1):
-            return Sighting(refuted=True)
+            return CoarseResult(refuted=True)
         timeframes = coarser_timeframes(answer.record, answer.provider.capabilities)
         if not timeframes or answer.record.id in self._paused:
-            return Sighting()
+            return CoarseResult()
         self._paused[answer.record.id] = None
-        span = look_span(answer, timeframes[0])
+        span = check_span(answer, timeframes[0])
         if not span:
-            return Sighting()
-        busy, empty = await self._look(answer, timeframes[0], span)
+            return CoarseResult()
+        busy, empty = await self._read(answer, timeframes[0], span)
         calls, page_ms = 1, answer.provider.capabilities.max_rows_per_call * MINUTE.nominal_ms
         last = list(busy & Spans([Span(span.since, answer.covered.since)]))[-1:]
         if answer.newest and last and len(timeframes) > 1 and timeframes[0].nominal_ms > page_ms:
             calls += 1
             day = Span(timeframes[0].shift(last[0].until, -1), last[0].until)
-            empty |= (await self._look(answer, coarsest_within(timeframes, page_ms), day))[1]
+            empty |= (await self._read(answer, coarsest_within(timeframes, page_ms), day))[1]
         inside = [tf for tf in timeframes if Span(answer.covered.since, answer.covered.until).inner(tf)]
         if inside and busy & Spans([answer.covered]) and answer.age_ms >= KEPT_FOR_SURE_MS:
             calls += 1
-            finer, _ = await self._look(answer, inside[0], answer.covered.inner(inside[0]))
+            finer, _ = await self._read(answer, inside[0], answer.covered.inner(inside[0]))
             if finer & Spans([answer.covered]):
                 self._kept_ms[name] = min(answer.age_ms, self._kept_ms.get(name, answer.age_ms))
-                return Sighting(refuted=True, calls=calls)
-        return Sighting(empty, calls=calls)
+                return CoarseResult(refuted=True, calls=calls)
+        return CoarseResult(empty, calls=calls)
 
-    async def _look(self, answer: EmptyAnswer, timeframe: Timeframe, span: Span) -> tuple[Spans, Spans]:
+    async def _read(self, answer: EmptyAnswer, timeframe: Timeframe, span: Span) -> tuple[Spans, Spans]:
         """The buckets of ``span`` with a candle, and those that are empty for sure; stored, the emptiness as minutes."""
         provider, record = answer.provider, answer.record
         capabilities = provider.capabilities
@@ -128,7 +130,7 @@ def coarsest_within(timeframes: list[Timeframe], length_ms: int) -> Timeframe:
     return next((timeframe for timeframe in timeframes if timeframe.nominal_ms <= length_ms), timeframes[-1])
 
 
-def look_span(answer: EmptyAnswer, timeframe: Timeframe) -> Span:
+def check_span(answer: EmptyAnswer, timeframe: Timeframe) -> Span:
     """What to look at: one page from the empty answer on, or one page before its end where the newest candles are wanted."""
     capabilities = answer.provider.capabilities
     final = timeframe.floor(answer.provider.now_ms() - capabilities.final_after_ms)
