@@ -23,10 +23,11 @@ from history.orchestrator import History
 from history.upgrade import Upgrade
 from providers.registry import Registry
 from realtime.cluster import Cluster
+from realtime.hub import Hub
 from realtime.topic_limits import TopicLimits
 from resolvers.accounts.accounts import Accounts
 from resolvers.accounts.tokens import Tokens
-from resolvers.context import Introspection, Services
+from resolvers.context import Services
 from resolvers.cost_budget import CostBudget, CostLimits
 from server.readiness import Readiness
 from server.settings import Settings
@@ -173,7 +174,7 @@ async def open_runtime(
             _serve(supervisor, history, workers, cluster, tracking)
             _refresh(supervisor, opened, kind, settings.retention_days)
         parts = (history, registry, cluster.hub, backfills, tracking)
-        services = Services(*parts, *_points(settings), accounts, *_limits(settings, limiter))
+        services = _services(settings, parts, accounts, limiter)
         yield Runtime(settings, opened, registry, history.store, services, redis, supervisor, readiness)
 
 
@@ -199,14 +200,16 @@ def _cluster(settings: Settings, history: History, redis: tuple[str, str] | None
     return Cluster(history, redis=redis, shards=settings.feed_shards, limits=topics)
 
 
-def _points(settings: Settings) -> tuple[int, int]:
-    return settings.default_chart_points, settings.max_chart_points
-
-
-def _limits(settings: Settings, limiter: RateLimiter) -> tuple[CostBudget, Introspection, FetchLimits]:
-    costs = CostLimits(settings.max_cost_in_flight, settings.max_cost_in_flight_per_address)
+def _services(
+    settings: Settings,
+    parts: tuple[History, Registry, Hub, BackfillJobs, Tracking],
+    accounts: Accounts,
+    limiter: RateLimiter,
+) -> Services:
+    costs = CostBudget(CostLimits(settings.max_cost_in_flight, settings.max_cost_in_flight_per_address))
     fetches = FetchLimits(limiter, settings.fetch_rows_per_hour, settings.fetch_rows_per_hour_signed_in)
-    return CostBudget(costs), settings.introspection, fetches
+    points, most = settings.default_chart_points, settings.max_chart_points
+    return Services(*parts, points, most, accounts, costs, settings.introspection, fetches)
 
 
 def _serve(
