@@ -124,7 +124,7 @@ class Providers(Protocol):
         ...
 
     def running(self, market: str, provider: str) -> Upstream | None:
-        """The provider where it has been started already; nothing is started, and nobody is asked."""
+        """The provider if it runs already; this starts nothing and makes no call."""
         ...
 
     def statuses(self) -> Sequence[ProviderStatus]:

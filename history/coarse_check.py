@@ -1,8 +1,8 @@
-"""Where the candles of a symbol are, by one page of a coarser timeframe: asked for where minutes came back empty.
+"""Coarse checks: after an empty page of minutes, one page of a coarser timeframe shows where a symbol has candles.
 
-A day without a candle has no minute with one. So one page of days finds the beginning of a young symbol, or the end of one
-that is not traded any more, and spares hundreds of pages of minutes. And where hours have candles but their minutes came
-back empty, the provider does not keep minutes for so long: the empty page proves nothing.
+A day without a candle has no minute with one. So one page of days finds the beginning of a young symbol, or the end of a
+delisted one, and saves hundreds of pages of minutes. If hours have candles but their minutes are empty, the provider no
+longer keeps these minutes: the empty page proves nothing.
 """
 
 from __future__ import annotations
@@ -23,14 +23,14 @@ from history.verdict import FetchCall, judge_page
 from storage.batches import CandleWrite
 from storage.candles import CandleStore
 
-CHECK_PAUSE_S = 3_600  # how long no second look is taken at a series
+CHECK_PAUSE_S = 3_600  # the pause between two checks of a series
 MAX_CHECKED_SERIES = 20_000
-KEPT_FOR_SURE_MS = DAY_MS  # so long every provider keeps minutes
+KEPT_FOR_SURE_MS = DAY_MS  # every provider keeps minutes for at least this long
 
 
 @dataclass(frozen=True, slots=True)
 class EmptyAnswer:
-    """A page of minutes without a row, for ``asked``; ``covered`` is what it claims to be empty of candles."""
+    """A page of minutes without a row, for ``asked``; ``covered`` is the span that it claims to be empty."""
 
     record: InstrumentRecord
     provider: Upstream
@@ -41,13 +41,13 @@ class EmptyAnswer:
 
     @property
     def age_ms(self) -> int:
-        """How old the youngest of its minutes is."""
+        """The age of its newest minute."""
         return self.provider.now_ms() - self.covered.until
 
 
 @dataclass(frozen=True, slots=True)
 class CoarseResult:
-    """What a look found: minutes that are empty for sure, whether the empty answer is refuted, and its calls."""
+    """The result of a check: minutes proved empty, whether it refutes the empty answer, and the number of calls."""
 
     empty: Spans = field(default_factory=Spans)
     refuted: bool = False
@@ -55,22 +55,22 @@ class CoarseResult:
 
 
 class CoarseCheck:
-    """Looks once an hour at most for each series. Remembers which providers do not keep their minutes, and from what age on."""
+    """Checks a series at most once an hour. Remembers for each provider the age beyond which it does not keep minutes."""
 
     def __init__(self, store: CandleStore) -> None:
-        """Nothing was looked at yet."""
+        """Start without a check."""
         self._store = store
         self._paused: TTLCache[int, None] = TTLCache(MAX_CHECKED_SERIES, CHECK_PAUSE_S)
         self._kept_ms: LRUCache[tuple[str, str], int] = LRUCache(
             MAX_CHECKED_SERIES
-        )  # minutes older than this are not believed
+        )  # empty answers about older minutes prove nothing
 
     def was_checked(self, record: InstrumentRecord) -> bool:
-        """Whether a series was looked at within the last hour."""
+        """Whether a series was checked within the last hour."""
         return record.id in self._paused
 
     async def check(self, answer: EmptyAnswer) -> CoarseResult:
-        """Look around an empty answer, in two calls at most. ProviderError."""
+        """Check an empty answer, with three calls at most. ProviderError."""
         name = answer.record.instrument.market, answer.record.instrument.provider
         if answer.age_ms >= self._kept_ms.get(name, answer.age_ms + 1):
             return CoarseResult(refuted=True)
@@ -98,7 +98,7 @@ class CoarseCheck:
         return CoarseResult(empty, calls=calls)
 
     async def _read(self, answer: EmptyAnswer, timeframe: Timeframe, span: Span) -> tuple[Spans, Spans]:
-        """The buckets of ``span`` with a candle, and those that are empty for sure; stored, the emptiness as minutes."""
+        """Read and store a page; return the buckets of ``span`` with a candle, and those proved empty."""
         provider, record = answer.provider, answer.record
         capabilities = provider.capabilities
         final = timeframe.floor(provider.now_ms() - capabilities.final_after_ms)
@@ -115,9 +115,9 @@ class CoarseCheck:
 
 
 def coarser_timeframes(record: InstrumentRecord, capabilities: Capabilities) -> list[Timeframe]:
-    """The native timeframes to look with, the coarsest first: their candles leave no minute of the symbol out.
+    """The native timeframes for a check, the coarsest first: their candles include every minute of the symbol.
 
-    Days of another zone than UTC may be days of a session, which leave out what is traded before and after it.
+    Days of another zone than UTC may be days of a session, without the trades before and after it.
     """
     if record.timezone != "UTC" or capabilities.revised or MINUTE not in capabilities.timeframes:
         return []
@@ -131,7 +131,7 @@ def coarsest_within(timeframes: list[Timeframe], length_ms: int) -> Timeframe:
 
 
 def check_span(answer: EmptyAnswer, timeframe: Timeframe) -> Span:
-    """What to look at: one page from the empty answer on, or one page before its end where the newest candles are wanted."""
+    """The span of a check: one page from the empty answer on, or one page before its end if the newest candles are wanted."""
     capabilities = answer.provider.capabilities
     final = timeframe.floor(answer.provider.now_ms() - capabilities.final_after_ms)
     earliest = timeframe.ceil(max(0, capabilities.earliest_ms))

@@ -28,7 +28,7 @@ from storage.rechecks import needs_recheck
 
 log = logging.getLogger(__name__)
 
-DENSE_FRACTION = 0.8  # of a page's minutes have a candle: the spans of the next pages are known beforehand
+DENSE_FRACTION = 0.8  # of a page's minutes with a candle, from which the spans of the next pages are predictable
 
 
 @dataclass(slots=True)
@@ -46,7 +46,7 @@ class FetchJob:
     page_writer: PageWriter = field(init=False)
 
     def __post_init__(self) -> None:
-        """Nothing has arrived."""
+        """Start without a page."""
         self.attempts = Attempts(self.request, self.result, self.timeframe, self.days, self.provider.capabilities)
         self.page_writer = PageWriter(self.stores.store, self.request.lease)
 
@@ -123,7 +123,7 @@ class FetchJob:
         self.stores.coverage_cache.forget(self.record.id)
 
     async def note_unproven(self) -> None:
-        """Note what was asked for in vain: it is asked for again later. The newest minutes may only be late."""
+        """Record the unproved spans for a later retry, except the newest minutes, which may only be late."""
         now = self.provider.now_ms()
         recent = Spans([Span(now - self.provider.capabilities.final_after_ms - RECHECK_GRID_MS, END_OF_TIME_MS)])
         failed = self.result.unavailable - self.result.ended - recent
@@ -164,7 +164,7 @@ class FetchJob:
             return 0
 
     def _opening_span(self, piece: Span) -> Span:
-        """What to ask for first, for the sake of ``piece``."""
+        """The first span to request for ``piece``: with an overlap, or with the adjacent candles."""
         if piece.since >= self._final_until():
             return piece
         retries = Spans(span for _, span in self.ledger.retries.get(self.timeframe, ()))
@@ -188,7 +188,7 @@ class FetchJob:
                 if self.attempts.paging.anchored and rest.since > opening.since:
                     rest = Span(self.timeframe.shift(rest.since, -1, self.days), rest.until)
                 windows = self._windows(rest)
-                # All of them are waited for, also where one broke: what the others bring is stored.
+                # Wait for all of them, even after an error: the pages of the others are stored.
                 calls = (self._call(window, Span(max(window.since, wanted.since), piece.until)) for window in windows)
                 pages = await asyncio.gather(*calls, return_exceptions=True)
                 for window, page in zip(windows, pages, strict=True):
@@ -202,7 +202,7 @@ class FetchJob:
         return rows
 
     def _is_over(self, reached: int) -> bool:
-        """Whether no more is to be asked for, although there is more, from ``reached`` on."""
+        """Whether the fetch stops at ``reached``, although more is missing."""
         if self.request.enough and self.result.rows >= self.request.enough:
             self.result.satisfied, self.result.reached = True, reached
         elif self.result.calls >= self.request.calls:
@@ -210,7 +210,7 @@ class FetchJob:
         return self.result.satisfied or self.result.exhausted
 
     def _windows(self, rest: Span) -> list[Span]:
-        """What to ask for at once."""
+        """The spans of the next simultaneous calls."""
         calls = self.request.calls - self.result.calls
         if self.request.enough:
             wanted = self.request.enough - self.result.rows
@@ -221,7 +221,7 @@ class FetchJob:
         return split_into_pages(rest, self._page_ms, calls) if side_by_side else [rest]
 
     async def _call(self, asked: Span, wanted: Span) -> tuple[int, int]:
-        """One upstream call for the sake of ``wanted``: how many rows came, and the instant to go on from."""
+        """Make one upstream call for ``wanted``; return the number of rows and the instant to go on from."""
         self.result.calls += 1
         began = time.monotonic()
         call = FetchCall(self.timeframe, self.days, asked, self._final_until())
@@ -237,7 +237,7 @@ class FetchJob:
         return verdict.rows, self.attempts.settle(call, verdict, wanted, progress=progress)
 
     async def _checked(self, page: Page, call: FetchCall) -> Page:
-        """A page, unless it is empty and coarser candles refute that; where it is, find out where the candles are."""
+        """Return the page, or one that proves nothing if it is empty and coarser candles refute it."""
         covered = Span(page.complete_from, min(page.complete_to, call.final_until)) & call.span
         minutes = self.timeframe == MINUTE
         unasked = self.request.urgency is not Urgency.LIVE and not self.request.refetch
@@ -266,7 +266,7 @@ class FetchJob:
         return replace(page, complete_from=call.span.since, complete_to=call.span.since) if seen.refuted else page
 
     def _begin_at(self, first: int) -> None:
-        """Leave out what is older than the first candle."""
+        """Skip the time before the first candle."""
         self.record = replace(self.record, first_available=first)
         self.result.first_available = first
         self.attempts.spans |= Spans([Span(min(0, self.request.span.since), self.timeframe.floor(first, self.days))])
@@ -304,7 +304,7 @@ class FetchJob:
     async def _note_empty_answer(self, verdict: PageVerdict) -> None:
         """Add a recheck: an outage looks like this, and so does the answer to another request.
 
-        Before the coverage is written: a needless recheck does no harm, a missing one leaves a false answer for ever.
+        This runs before the coverage is written: a needless recheck is harmless, a missing one leaves a false answer for ever.
         """
         now = self.provider.now_ms()
         if verdict.is_off_target or needs_recheck(verdict.covered, now):
