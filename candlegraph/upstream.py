@@ -124,7 +124,7 @@ class Providers(Protocol):
         ...
 
     def running(self, market: str, provider: str) -> Upstream | None:
-        """The provider if it has been started already; this starts nothing and sends no call."""
+        """The provider if it runs already; this starts nothing and makes no call."""
         ...
 
     def statuses(self) -> Sequence[ProviderStatus]:

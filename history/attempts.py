@@ -1,4 +1,4 @@
-"""What a fetch has asked for, and what to do about the spans that a page leaves open."""
+"""The spans that a fetch has tried, and the next step after a page that leaves a span open."""
 
 from __future__ import annotations
 
@@ -12,59 +12,59 @@ from history.fetch_request import FetchRequest, FetchResult
 from history.pieces import quiet_step
 from history.verdict import FetchCall, PageVerdict
 
-MAX_OUT_OF_REACH = 3  # pages in a row that begin after what was asked for: what is older cannot be had
-MAX_IN_VAIN = 12  # pages in a row that prove nothing: nothing older is asked for
+MAX_OUT_OF_REACH = 3  # pages in a row that begin after the requested span: older candles are unavailable
+MAX_IN_VAIN = 12  # pages in a row that prove nothing: the fetch goes no further back
 
 
 @dataclass(slots=True)
-class PagingHabits:
-    """What the pages of a series were like so far: the next fetch of it begins with that."""
+class PagingState:
+    """The experience with the pages of a series so far; its next fetch starts with it."""
 
-    reach: int = 0  # how far back one call asked last time, ms
+    reach: int = 0  # how far back the last call reached, ms
     in_vain: int = 0  # pages in a row that proved nothing
-    out_of_reach: int = 0  # of these, those that began after what was asked for
-    narrow: bool = False  # a page of rows proved nothing: ask for half a page at once
-    anchored: bool = False  # a page left its beginning open: the next ones are asked for with the rows beside them
+    out_of_reach: int = 0  # of these, the ones that began after the requested span
+    narrow: bool = False  # a page of rows proved nothing: the next request is for half a page
+    anchored: bool = False  # a page left its beginning open: the next requests include the adjacent rows
 
 
 @dataclass(slots=True)
 class Attempts:
-    """The spans that a fetch need not ask for again, and the pages that led to that."""
+    """The spans that a fetch does not request again, and the pages that led to that."""
 
     request: FetchRequest
     result: FetchResult
     timeframe: Timeframe
     days: Zone  # whose days the timeframe counts
     capabilities: Capabilities
-    habits: PagingHabits = field(default_factory=PagingHabits)
-    spans: Spans = field(default_factory=Spans)  # asked for: what is not known by now cannot be had
-    window_ms: int = 0  # ask for no more at once, after a page of rows proved nothing; 0: for as much as there is
+    paging: PagingState = field(default_factory=PagingState)
+    spans: Spans = field(default_factory=Spans)  # requested: a span that is still unknown is unavailable
+    window_ms: int = 0  # the longest request, after a page with rows proved nothing; 0: no limit
     quiet: int = 0  # pages in a row of this fetch that proved nothing
 
-    def begin(self, habits: PagingHabits) -> None:
+    def begin(self, paging: PagingState) -> None:
         """Go on as the pages of the series were so far."""
-        self.habits = replace(habits)
-        self.window_ms = self._page_ms // 2 if habits.narrow else 0
+        self.paging = replace(paging)
+        self.window_ms = self._page_ms // 2 if paging.narrow else 0
 
     def settle(self, call: FetchCall, verdict: PageVerdict, wanted: Span, *, progress: bool) -> int:
-        """Decide about what a page leaves open of ``wanted``; the instant to go on from.
+        """Decide about the part of ``wanted`` that a page leaves open; return the instant to go on from.
 
-        The beginning of a page that proves something is asked for again, as a smaller piece. What a page in vain was asked
-        for is given up for now, and so is everything older after many pages in vain.
+        After a page that proves something, its open beginning is requested again as a smaller piece. The span of a page
+        that proves nothing is given up for now; after many of these pages in a row, so is everything older.
         """
         reached, open_ = verdict.resume_at, verdict.unproven & Spans([wanted])
         self.result.unavailable -= verdict.covered
-        if reached <= wanted.since < call.final_until:  # the page ends with the row beside what was wanted
+        if reached <= wanted.since < call.final_until:  # the page ends with the row next to the wanted span
             reached = max(call.span.since + self._page_ms, self.timeframe.next(wanted.since, self.days))
             open_ = Spans([Span(wanted.since, min(reached, wanted.until, call.final_until))])
         if not open_ or (progress and not self.request.refetch):
-            self.habits.anchored |= bool(open_)
-            self.quiet = self.habits.in_vain = self.habits.out_of_reach = self.window_ms = 0
-            self.habits.narrow = False
+            self.paging.anchored |= bool(open_)
+            self.quiet = self.paging.in_vain = self.paging.out_of_reach = self.window_ms = 0
+            self.paging.narrow = False
             self.spans |= Spans([Span(wanted.since, reached)]) - open_
             return reached
         if verdict.rows and not verdict.covered and not self.window_ms and not self.request.refetch:
-            self.window_ms, self.habits.narrow = self._smaller(wanted), True
+            self.window_ms, self.paging.narrow = self._smaller(wanted), True
             return wanted.since
         reached, open_ = self._give_up(call, verdict, Span(wanted.since, reached), open_, wanted.until)
         self.result.unavailable |= open_
@@ -74,38 +74,38 @@ class Attempts:
     def learn_reach(self, rows: int, length: int) -> None:
         """Remember how far one call reaches.
 
-        A page of a symbol that seldom trades, or did not yet, reaches further back than its number of rows says. Otherwise
-        every query would feel its way anew, and never arrive at the first trade.
+        A page of a symbol that seldom trades, or not yet, reaches further back than its number of rows suggests. Without
+        this every query would start small again and never reach the first trade.
         """
         if rows * 4 * self.timeframe.nominal_ms >= length:
-            self.habits.reach = self._page_ms
-        elif length >= self.habits.reach:
-            self.habits.reach *= 4
+            self.paging.reach = self._page_ms
+        elif length >= self.paging.reach:
+            self.paging.reach *= 4
 
     @property
     def _page_ms(self) -> int:
         return self.capabilities.max_rows_per_call * self.timeframe.nominal_ms
 
     def _smaller(self, wanted: Span) -> int:
-        """Half of what a page could have brought, ms."""
+        """Half of the span that a page could have covered, ms."""
         rows = min(self.capabilities.max_rows_per_call, (wanted.until - wanted.since) // self.timeframe.nominal_ms)
         return max(1, rows // 2) * self.timeframe.nominal_ms
 
     def _give_up(
         self, call: FetchCall, verdict: PageVerdict, asked: Span, open_: Spans, until: int
     ) -> tuple[int, Spans]:
-        """Where to go on after a page in vain, and what is given up for now."""
-        habits, reached = self.habits, asked.until
+        """The instant to go on from after a page that proves nothing, and the spans given up for now."""
+        paging, reached = self.paging, asked.until
         self.quiet += 1
-        habits.in_vain += 1
+        paging.in_vain += 1
         if not verdict.rows:  # there is nothing that a smaller page could prove
-            self.window_ms, habits.narrow = 0, False
-        habits.out_of_reach = habits.out_of_reach + 1 if verdict.reaches_back_to >= until else 0
+            self.window_ms, paging.narrow = 0, False
+        paging.out_of_reach = paging.out_of_reach + 1 if verdict.reaches_back_to >= until else 0
         if verdict.is_silent:
             skipped = Span(reached, min(until, call.final_until, reached + quiet_step(self._page_ms, self.quiet)))
             open_ |= Spans([skipped])
             reached = max(reached, skipped.until)
-        beyond = habits.out_of_reach >= MAX_OUT_OF_REACH or habits.in_vain >= MAX_IN_VAIN
+        beyond = paging.out_of_reach >= MAX_OUT_OF_REACH or paging.in_vain >= MAX_IN_VAIN
         if self.request.newest and beyond:
             open_ |= Spans([Span(min(self.request.span.since, self.capabilities.earliest_ms), asked.since)])
         return reached, open_

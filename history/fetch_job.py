@@ -15,12 +15,12 @@ from candlegraph.timeframe import MINUTE, Timeframe
 from candlegraph.upstream import Upstream, Urgency
 from candlegraph.zone import UTC, Zone, zone
 from history.attempts import Attempts
-from history.coarse_look import EmptyAnswer
+from history.coarse_check import EmptyAnswer
 from history.fetch_request import FetchRequest, FetchResult
 from history.fetch_stores import FetchStores
 from history.forming import FormingCandles
 from history.page_writer import PageWriter
-from history.pieces import Neighbourhood, split_into_pages
+from history.pieces import AdjacentSpans, split_into_pages
 from history.verdict import BadRows, FetchCall, PageVerdict, judge_page, traits_for
 from storage.batches import CandleWrite, FetchLogRow, Superseded
 from storage.coverage import END_OF_TIME_MS, RECHECK_GRID_MS, Coverage
@@ -28,7 +28,7 @@ from storage.rechecks import needs_recheck
 
 log = logging.getLogger(__name__)
 
-DENSE_FRACTION = 0.8  # of a page's minutes have a candle: the spans of the next pages are known beforehand
+DENSE_FRACTION = 0.8  # of a page's minutes with a candle, from which the spans of the next pages are predictable
 
 
 @dataclass(slots=True)
@@ -46,7 +46,7 @@ class FetchJob:
     page_writer: PageWriter = field(init=False)
 
     def __post_init__(self) -> None:
-        """Nothing has arrived."""
+        """Start without a page."""
         self.attempts = Attempts(self.request, self.result, self.timeframe, self.days, self.provider.capabilities)
         self.page_writer = PageWriter(self.stores.store, self.request.lease)
 
@@ -81,7 +81,7 @@ class FetchJob:
         missing = self._without_forming(self._missing(self.request.span) - self.attempts.spans)
         if not missing:
             return False
-        self.attempts.habits.reach = max(self.attempts.habits.reach, self._page_ms)
+        self.attempts.paging.reach = max(self.attempts.paging.reach, self._page_ms)
         piece = self._next_piece(missing)
         final = piece.since < self._final_until()
         # A leader need not wait until the claims of a dead leader expire: the lease already decides.
@@ -96,7 +96,7 @@ class FetchJob:
         if not self.request.newest:
             return piece
         calls = max(1, self.request.calls - self.result.calls) if self.dense else 1
-        reach = max(self.attempts.habits.reach, calls * self._page_ms)
+        reach = max(self.attempts.paging.reach, calls * self._page_ms)
         return Span(max(piece.since, self.timeframe.floor(piece.until - reach, self.days)), piece.until)
 
     async def _fetch(self, piece: Span, *, final: bool) -> None:
@@ -123,7 +123,7 @@ class FetchJob:
         self.stores.coverage_cache.forget(self.record.id)
 
     async def note_unproven(self) -> None:
-        """Note what was asked for in vain: it is asked for again later. The newest minutes may only be late."""
+        """Record the unproved spans for a later retry, except the newest minutes, which may only be late."""
         now = self.provider.now_ms()
         recent = Spans([Span(now - self.provider.capabilities.final_after_ms - RECHECK_GRID_MS, END_OF_TIME_MS)])
         failed = self.result.unavailable - self.result.ended - recent
@@ -165,16 +165,16 @@ class FetchJob:
             return 0
 
     def _opening_span(self, piece: Span) -> Span:
-        """What to ask for first, for the sake of ``piece``."""
+        """The first span to request for ``piece``: with an overlap, or with the adjacent candles."""
         if piece.since >= self._final_until():
             return piece
         retries = Spans(span for _, span in self.ledger.retries.get(self.timeframe, ()))
         asked = Span(piece.since - self.request.overlap_ms, piece.until)
-        if not (self.attempts.habits.anchored or retries) or self.attempts.window_ms or self.request.refetch:
+        if not (self.attempts.paging.anchored or retries) or self.attempts.window_ms or self.request.refetch:
             return asked
         covered = self.ledger.spans.get(self.timeframe, Spans())
         in_vain = (retries | self.result.unavailable) - covered
-        around = Neighbourhood(self.timeframe, self.days, covered, in_vain, self._page_ms)
+        around = AdjacentSpans(self.timeframe, self.days, covered, in_vain, self._page_ms)
         beside = around.with_neighbours(piece)
         return Span(min(asked.since, beside.since), beside.until)
 
@@ -186,10 +186,10 @@ class FetchJob:
                 if self._is_over(rest.since):
                     break
                 wanted = rest & piece
-                if self.attempts.habits.anchored and rest.since > opening.since:
+                if self.attempts.paging.anchored and rest.since > opening.since:
                     rest = Span(self.timeframe.shift(rest.since, -1, self.days), rest.until)
                 windows = self._windows(rest)
-                # All of them are waited for, also where one broke: what the others bring is stored.
+                # Wait for all of them, even after an error: the pages of the others are stored.
                 calls = (self._call(window, Span(max(window.since, wanted.since), piece.until)) for window in windows)
                 pages = await asyncio.gather(*calls, return_exceptions=True)
                 for window, page in zip(windows, pages, strict=True):
@@ -203,7 +203,7 @@ class FetchJob:
         return rows
 
     def _is_over(self, reached: int) -> bool:
-        """Whether no more is to be asked for, although there is more: from ``reached`` on, and what pages left open."""
+        """Whether the fetch stops, although more is missing: from ``reached`` on, and what pages left open."""
         self.result.satisfied = bool(self.request.enough) and self.result.rows >= self.request.enough
         self.result.exhausted = not self.result.satisfied and self.result.calls >= self.request.calls
         left = self._missing(self.request.span) - self.result.fetched - self.attempts.spans
@@ -211,7 +211,7 @@ class FetchJob:
         return self.result.satisfied or self.result.exhausted
 
     def _windows(self, rest: Span) -> list[Span]:
-        """What to ask for at once."""
+        """The spans of the next simultaneous calls."""
         calls = self.request.calls - self.result.calls
         if self.request.enough:
             wanted = self.request.enough - self.result.rows
@@ -222,7 +222,7 @@ class FetchJob:
         return split_into_pages(rest, self._page_ms, calls) if side_by_side else [rest]
 
     async def _call(self, asked: Span, wanted: Span) -> tuple[int, int]:
-        """One upstream call for the sake of ``wanted``: how many rows came, and the instant to go on from."""
+        """Make one upstream call for ``wanted``; return the number of rows and the instant to go on from."""
         self.result.calls += 1
         began = time.monotonic()
         call = FetchCall(self.timeframe, self.days, asked, self._final_until())
@@ -238,7 +238,7 @@ class FetchJob:
         return verdict.rows, self.attempts.settle(call, verdict, wanted, progress=progress)
 
     async def _checked(self, page: Page, call: FetchCall) -> Page:
-        """A page, unless it is empty and coarser candles refute that; where it is, find out where the candles are."""
+        """Return the page, or one that proves nothing if it is empty and coarser candles refute it."""
         covered = Span(page.complete_from, min(page.complete_to, call.final_until)) & call.span
         minutes = self.timeframe == MINUTE
         unasked = self.request.urgency is not Urgency.LIVE and not self.request.refetch
@@ -246,10 +246,10 @@ class FetchJob:
             return page
         known = self.ledger.spans.get(self.timeframe, Spans())
         seeks_end = self.request.newest and not known & Spans([Span(call.span.until, END_OF_TIME_MS)])
-        looked = self.request.newest and self.stores.coarse_look.has_looked(self.record)
-        if not seeks_end and not looked and self.stores.beginnings.is_open(self.record, self.provider):
+        looked = self.request.newest and self.stores.coarse_check.was_checked(self.record)
+        if not seeks_end and not looked and self.stores.first_candles.is_open(self.record, self.provider):
             self.result.calls += 1
-            first = await self.stores.beginnings.find(self.record, self.provider)
+            first = await self.stores.first_candles.find(self.record, self.provider)
             if first is not None:
                 self._begin_at(first)
                 return page
@@ -257,7 +257,7 @@ class FetchJob:
             return page
         answer = EmptyAnswer(self.record, self.provider, call.span, covered, self.request.newest, self.request.urgency)
         try:
-            seen = await self.stores.coarse_look.check(answer)
+            seen = await self.stores.coarse_check.check(answer)
         except ProviderError as error:
             self.result.failure = error
             return page
@@ -267,7 +267,7 @@ class FetchJob:
         return replace(page, complete_from=call.span.since, complete_to=call.span.since) if seen.refuted else page
 
     def _begin_at(self, first: int) -> None:
-        """Leave out what is older than the first candle."""
+        """Skip the time before the first candle."""
         self.record = replace(self.record, first_available=first)
         self.result.first_available = first
         self.attempts.spans |= Spans([Span(min(0, self.request.span.since), self.timeframe.floor(first, self.days))])
@@ -305,7 +305,7 @@ class FetchJob:
     async def _note_empty_answer(self, verdict: PageVerdict) -> None:
         """Add a recheck: an outage looks like this, and so does the answer to another request.
 
-        Before the coverage is written: a needless recheck does no harm, a missing one leaves a false answer for ever.
+        This runs before the coverage is written: a needless recheck is harmless, a missing one leaves a false answer for ever.
         """
         now = self.provider.now_ms()
         if verdict.is_off_target or needs_recheck(verdict.covered, now):

@@ -1,4 +1,4 @@
-"""How many rows an address or an account may have fetched within an hour, and how long one operation may take."""
+"""Fetch limits: the rows an hour for each address and account, and the deadline of an operation."""
 
 from __future__ import annotations
 
@@ -15,25 +15,25 @@ class Counter(Protocol):
     """Counts by key; `storage.rate_limits.RateLimiter` does."""
 
     async def count_attempt(self, key: str, bucket: AttemptLimit, weight: float = 1) -> float:
-        """Count ``weight``: 0, or how many seconds to wait, and then it was not counted."""
+        """Count ``weight`` and return 0; or count nothing and return the seconds to wait."""
         ...
 
 
 @dataclass(frozen=True, slots=True)
-class FetchAllowance:
-    """What one operation may have fetched. ``deadline`` is on the event loop's clock; None: each query has its own."""
+class FetchBudget:
+    """The fetch limit of one operation. ``deadline`` is on the event loop's clock; None: each query has its own."""
 
     deadline: float | None = None
     key: str = ""
-    rows: int | None = None  # within an hour, of everybody with this key; None: any number
+    rows: int | None = None  # an hour, of all operations with this key; None: no limit
     counter: Counter | None = None
 
     async def spend(self, rows: int) -> FetchLimited | None:
-        """Count rows that are about to be fetched; the refusal where they are too many."""
+        """Count rows before they are fetched; return the refusal if there are too many."""
         if self.rows is None or self.counter is None or rows <= 0:
             return None
-        message = f"More than {self.rows:,} candles within an hour would be fetched for this caller; what is stored is answered."
-        half = self.rows / 2  # a bucket that leaks lets twice its size through in the first hour
+        message = f"This caller may fetch at most {self.rows:,} candles an hour; stored candles remain available."
+        half = self.rows / 2  # a leaky bucket lets twice its size through in the first hour
         if half < 1:
             return FetchLimited(message, retry_after=HOUR_S)
         wait = await self.counter.count_attempt(self.key, AttemptLimit(half, HOUR_S / half), min(rows, half))
@@ -48,11 +48,11 @@ class FetchLimits:
     address_rows: int | None = None
     account_rows: int | None = None
 
-    def allowance(self, account: int | None, address: str, deadline: float | None) -> FetchAllowance:
-        """That of an operation of an account, or of somebody anonymous at an address."""
+    def fetch_budget(self, account: int | None, address: str, deadline: float | None) -> FetchBudget:
+        """The budget of an operation: of its account, or of its address if it is anonymous."""
         if account is None:
-            return FetchAllowance(deadline, f"fetch:address:{address}", self.address_rows, self.counter)
-        return FetchAllowance(deadline, f"fetch:account:{account}", self.account_rows, self.counter)
+            return FetchBudget(deadline, f"fetch:address:{address}", self.address_rows, self.counter)
+        return FetchBudget(deadline, f"fetch:account:{account}", self.account_rows, self.counter)
 
 
-UNLIMITED, NO_LIMITS = FetchAllowance(), FetchLimits()
+UNLIMITED, NO_LIMITS = FetchBudget(), FetchLimits()

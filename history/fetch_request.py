@@ -1,4 +1,4 @@
-"""What is to be fetched of a series, and what came of it."""
+"""A request to fetch part of a series, and its result."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ from candlegraph.timeframe import Timeframe
 from candlegraph.upstream import Urgency
 from storage.leases import LeaseToken
 
-MAX_CALLS_PER_FETCH = 12  # upstream calls a query may cost; what is left is fetched for the next page
+MAX_CALLS_PER_FETCH = 12  # the most upstream calls of a query; the next page fetches the rest
 
 
 @dataclass(frozen=True, slots=True)
 class FetchRequest:
-    """What to fetch: what is missing of ``span``, or ``again`` all of it, in at most so many ``calls``.
+    """A request for the gaps of ``span``, or with ``refetch`` for all of it, in at most ``calls`` upstream calls.
 
-    The oldest first, or the ``newest``. The call that fetches it looks once more at up to ``overlap_ms`` before it. The lease
-    that is ``held`` must still be so when something is stored.
+    The oldest gap comes first, or the ``newest``. The first call also covers up to ``overlap_ms`` before its gap. A ``lease``
+    must still be valid at each write.
     """
 
     timeframe: Timeframe
@@ -30,24 +30,24 @@ class FetchRequest:
     refetch: bool = False
     overlap_ms: int = 0
     lease: LeaseToken | None = None
-    enough: int = 0  # so many rows end the fetch early; 0: none do
+    enough: int = 0  # the number of rows that ends the fetch early; 0: no limit
 
 
 @dataclass(slots=True)
 class FetchResult:
-    """What came of a request: the rows that are not final yet, what was asked and stored, and what went wrong."""
+    """The result of a request: rows that are not final yet, the stored and the failed spans, and the failure."""
 
     forming: Candles = field(default_factory=Candles.empty)
     fetched: Spans = field(default_factory=Spans)
-    refused: Spans = field(default_factory=Spans)  # the provider has rows there that are no candles
+    refused: Spans = field(default_factory=Spans)  # the provider's rows there are invalid
     unavailable: Spans = field(default_factory=Spans)  # the provider has proved nothing there
-    ended: Spans = field(default_factory=Spans)  # what of it is newer than everything the provider has
-    unproved: Spans = field(default_factory=Spans)  # the provider has not proved yet that they are over
+    ended: Spans = field(default_factory=Spans)  # newer than the provider's last candle
+    unproved: Spans = field(default_factory=Spans)  # the provider has not proved yet that these minutes have ended
     failure: ProviderError | None = None
     calls: int = 0
-    rows: int = 0  # how many candles were stored
+    rows: int = 0  # the number of stored candles
     exhausted: bool = False  # the call budget ended before the span did
     satisfied: bool = False  # there were enough rows before the span ended
-    reached: int = 0  # where it did: everything before was asked for (of the oldest first)
+    reached: int = 0  # the end of the requested part, with the oldest first
     live: bool = False  # the forming rows came from a feed
-    first_available: int | None = None  # where the instrument begins, if that was found out
+    first_available: int | None = None  # the first candle of the instrument, if this fetch found it

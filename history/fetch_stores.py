@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from candlegraph.outage import Outage
-from history.beginnings import Beginnings
-from history.coarse_look import CoarseLook
+from history.coarse_check import CoarseCheck
+from history.first_candles import FirstCandles
 from history.forming import FormingCache
 from storage.candles import CandleStore
 from storage.coverage_cache import CoverageCache
@@ -23,7 +23,7 @@ class FetchStores:
     claims: FetchClaims
     rechecks: Rechecks
     retries: Retries
-    beginnings: Beginnings
-    coarse_look: CoarseLook
+    first_candles: FirstCandles
+    coarse_check: CoarseCheck
     forming: FormingCache
     logging: Outage = field(default_factory=lambda: Outage("logging failed fetches"))

@@ -12,12 +12,12 @@ from candlegraph.outage import Outage
 from candlegraph.series import InstrumentRecord
 from candlegraph.timeframe import Timeframe
 from candlegraph.upstream import Upstream
-from history.attempts import PagingHabits
-from history.beginnings import Beginnings
-from history.coarse_look import CoarseLook
+from history.attempts import PagingState
+from history.coarse_check import CoarseCheck
 from history.fetch_job import FetchJob
 from history.fetch_request import FetchRequest, FetchResult
 from history.fetch_stores import FetchStores
+from history.first_candles import FirstCandles
 from history.forming import FormingCache
 from history.free_space import FreeSpace
 from storage.candles import CandleStore
@@ -29,7 +29,7 @@ from storage.rechecks import Rechecks, Retries
 
 log = logging.getLogger(__name__)
 
-MAX_HABITS = 20_000  # a few MB; a forgotten series starts small again
+MAX_PAGING_STATES = 20_000  # a few MB; a forgotten series starts small again
 PAUSE_S = 30.0  # after which a caller may ask again
 
 
@@ -47,12 +47,12 @@ class Fetcher:
             self.claims,
             self.rechecks,
             Retries(store.database),
-            Beginnings(instruments),
-            CoarseLook(store),
+            FirstCandles(instruments),
+            CoarseCheck(store),
             self.forming,
         )
         self._tasks: dict[tuple[int, FetchRequest], asyncio.Task[FetchResult]] = {}
-        self._habits: LRUCache[tuple[int, Timeframe], PagingHabits] = LRUCache(MAX_HABITS)
+        self._paging: LRUCache[tuple[int, Timeframe], PagingState] = LRUCache(MAX_PAGING_STATES)
         self.free_space: FreeSpace | None = None  # where it can be read
         self.storing = Outage("storing what was fetched")
         self.rechecks_outage = Outage("rechecking empty answers")
@@ -100,9 +100,9 @@ class Fetcher:
         if self.paused and job.request.lease is None:
             job.result.failure = FetchPaused(retry_after=PAUSE_S)
             return job.result
-        job.attempts.begin(self._habits.get(job.key, job.attempts.habits))
+        job.attempts.begin(self._paging.get(job.key, job.attempts.paging))
         while await job.step():
-            self._habits[job.key] = job.attempts.habits
+            self._paging[job.key] = job.attempts.paging
         if job.request.refetch:
             await job.resolve_rechecks()
         else:

@@ -1,4 +1,4 @@
-"""Watches the free space where the database lies: below a floor nothing is fetched, until there is clearly more again."""
+"""Watches the free space on the disk of the database: below a limit the server fetches nothing."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from pathlib import Path
 from candlegraph.outage import Outage
 from candlegraph.timings import Timings
 
-_RESUME_AT = 1.2  # times the floor, so that fetching does not begin and stop with every page
+_RESUME_AT = 1.2  # times the limit, so that fetching does not start and stop with every page
 
 
 class FreeSpace:
     """Whether the disk of the database is nearly full."""
 
     def __init__(self, directory: Path, floor_mb: int, timings: Timings | None = None) -> None:
-        """Look at the file system of ``directory``; ``floor_mb`` 0 lets everything be fetched."""
+        """Watch the file system of ``directory``; with ``floor_mb`` 0 the disk never counts as full."""
         self._directory = directory
         self._floor = floor_mb << 20
         self._timings = timings or Timings()
@@ -25,17 +25,17 @@ class FreeSpace:
         self.outage = Outage("fetching candles")
 
     async def run(self) -> None:
-        """Look again and again, until cancelled."""
+        """Check repeatedly until cancelled."""
         while True:
             await asyncio.to_thread(self.check)
             await asyncio.sleep(self._timings.free_space_interval_s)
 
     def check(self) -> None:
-        """Look now."""
+        """Check once."""
         try:
             free = shutil.disk_usage(self._directory).free
         except OSError:
-            return  # it is gone with its database, which says so itself
+            return  # it is gone with its database, whose outage is logged
         if free >= self._floor * (_RESUME_AT if self.is_low else 1):
             self.is_low = False
             self.outage.end()
@@ -48,5 +48,5 @@ class FreeSpace:
 
 
 def is_readable(directory: Path) -> bool:
-    """Whether the free space of a directory can be read here; below /proc it is another process's name for it."""
+    """Whether the free space of a directory can be read here; a path below /proc belongs to another process."""
     return directory.is_absolute() and not directory.is_relative_to("/proc") and os.access(directory, os.F_OK)

@@ -1,4 +1,4 @@
-"""The newest candle of many symbols, from what is stored: one statement, no provider, and arrays instead of objects.
+"""The newest stored candle of many symbols: one statement, no provider, and arrays instead of objects.
 
 A bucket counts only where it is covered from its opening on: to its end where it has settled, else as far as anything of it
 is covered. A candle of a bucket that has not settled is made of its final minutes alone.
@@ -31,7 +31,7 @@ _NEVER_MS = 1 << 43
 
 @dataclass(frozen=True, slots=True)
 class LatestRequest:
-    """Symbols of a provider, and the buckets of their candles; ``zone`` is that in which days open."""
+    """Symbols of a provider, and the buckets of their candles; days open in ``zone``."""
 
     market: str
     provider: str
@@ -45,7 +45,7 @@ class LatestRequest:
 
 @dataclass(frozen=True, slots=True)
 class _Time:
-    """Now, by the provider: buckets that end before ``settled`` are final, minutes before ``minute`` can be had."""
+    """Now, by the provider: buckets that end before ``settled`` are final, minutes before ``minute`` are available."""
 
     settled: int
     minute: int
@@ -53,7 +53,7 @@ class _Time:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _Buckets:
-    """Buckets with candles, ascending by position and opening; ``reached`` is how far they are covered without a break."""
+    """Buckets with candles, ascending by position and opening; ``reached`` is the end of their contiguous coverage."""
 
     candles: Candles
     owner: Int64s
@@ -62,7 +62,7 @@ class _Buckets:
 
 
 async def latest_candles(history: History, request: LatestRequest) -> LatestCandles:
-    """The newest known candle of each symbol there is, in the order asked. BadUserInput: too many rows."""
+    """The newest known candle of each existing symbol, in the requested order. BadUserInput: too many rows."""
     level, relation = _level(history.aggregates, request.timeframe, request.zone)
     count = len(request.symbols) if request.symbols is not None else request.first
     buckets_rows = -(-request.timeframe.nominal_ms // level.nominal_ms)
@@ -84,12 +84,12 @@ async def latest_candles(history: History, request: LatestRequest) -> LatestCand
 
 
 def _time(history: History, request: LatestRequest) -> _Time:
-    """Now by the provider's clock where it runs here already, else by ours."""
+    """The current time by the clock of a running provider, else by ours."""
     name = (request.market, request.provider)
     status = next((s for s in history.providers.statuses() if (s.market.id, s.id) == name), None)
     running = history.providers.running(*name)
     now = running.now_ms() if running else clock.now_ms()
-    settle_ms = status.capabilities.settle_ms if status else 0  # what was imported without a provider settles at once
+    settle_ms = status.capabilities.settle_ms if status else 0  # imported candles without a provider settle at once
     final_after_ms = status.capabilities.final_after_ms if status else 0
     return _Time(request.timeframe.floor(now - settle_ms, request.zone), MINUTE.floor(now - final_after_ms))
 

@@ -23,7 +23,7 @@ from candlegraph.upstream import Providers, Upstream
 from candlegraph.zone import zone
 from history.admission import RowBudget
 from history.batch_reader import BatchReader, ReadSources
-from history.fetch_limits import UNLIMITED, FetchAllowance
+from history.fetch_limits import UNLIMITED, FetchBudget
 from history.fetch_request import MAX_CALLS_PER_FETCH, FetchRequest
 from history.fetcher import Fetcher
 from history.listings import Listings
@@ -96,11 +96,11 @@ class History:
         supervisor.start("claims", claims.renew, claims.outage)
 
     async def answer(
-        self, asks: Sequence[CandleRequest], allowance: FetchAllowance = UNLIMITED
+        self, asks: Sequence[CandleRequest], fetch_budget: FetchBudget = UNLIMITED
     ) -> list[Answer | BaseException]:
         """Answer many questions at once: what they need of the database is read in one statement a step.
 
-        ``allowance`` is that of the operation which asks: all of its questions share one deadline.
+        ``fetch_budget`` is that of the operation which asks: all of its questions share one deadline.
         An item that fails is its exception (NotFound, BadUserInput, ProviderError, Overloaded, Unavailable) and disturbs no other.
         """
         sources = ReadSources(
@@ -108,7 +108,7 @@ class History:
         )
         reader = BatchReader(sources)
         return await asyncio.gather(
-            *(self._answer_in_time(ask, reader, allowance) for ask in asks), return_exceptions=True
+            *(self._answer_in_time(ask, reader, fetch_budget) for ask in asks), return_exceptions=True
         )
 
     async def coverage(self, series: Series) -> CoverageReport:
@@ -127,24 +127,24 @@ class History:
         fetches = await self.store.recent_fetches(record.id, series.timeframe, MAX_REPORTED_FETCHES)
         return CoverageReport(record, covered, holes, rows, tuple(fetches))
 
-    async def _answer_in_time(self, ask: CandleRequest, reader: BatchReader, allowance: FetchAllowance) -> Answer:
+    async def _answer_in_time(self, ask: CandleRequest, reader: BatchReader, fetch_budget: FetchBudget) -> Answer:
         """Answer by the deadline of the operation, or a moment later where what is stored is still being read."""
-        deadline = allowance.deadline or asyncio.get_running_loop().time() + self.timings.query_deadline_s
+        deadline = fetch_budget.deadline or asyncio.get_running_loop().time() + self.timings.query_deadline_s
         try:
             async with asyncio.timeout_at(deadline + self.timings.query_finish_s):
-                return await self._answer(ask, reader, replace(allowance, deadline=deadline))
+                return await self._answer(ask, reader, replace(fetch_budget, deadline=deadline))
         except TimeoutError:
             raise Overloaded("The operation took too long: ask for less at once, or later.", retry_after=5) from None
 
-    async def _answer(self, ask: CandleRequest, reader: BatchReader, allowance: FetchAllowance) -> Answer:
+    async def _answer(self, ask: CandleRequest, reader: BatchReader, fetch_budget: FetchBudget) -> Answer:
         record: InstrumentRecord = await reader.record.load(ask.series.instrument)
-        deadline = allowance.deadline or 0
+        deadline = fetch_budget.deadline or 0
         timeout_s = max(0.0, deadline - asyncio.get_running_loop().time())
         provider, failure = await self._provider(record, timeout_s if ask.wait is Wait.COMPLETE else 0)
         now = provider.now_ms() if provider else clock.now_ms()
         if provider:
             now = max(now, ask.final_until + provider.capabilities.final_after_ms)
-        context = QueryContext(record, provider, self.fetcher, deadline, now, allowance)
+        context = QueryContext(record, provider, self.fetcher, deadline, now, fetch_budget)
         query, answer = await self._answer_one_revision(lambda: CandleQuery(ask, context, reader), failure)
         if provider is None:
             return answer

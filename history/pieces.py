@@ -1,4 +1,4 @@
-"""Which piece of a series to ask for next, and with which candles beside it."""
+"""The next piece of a series to request, and the adjacent candles to include."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from candlegraph.span import Span, Spans
 from candlegraph.timeframe import Timeframe
 from candlegraph.zone import Zone
 
-QUIET_PAGES = 4  # so many pages in a row that prove nothing are one page apart; then the steps double
+QUIET_PAGES = 4  # pages in a row that prove nothing and are one page apart; after these the steps double
 
 
 @dataclass(frozen=True, slots=True)
-class Neighbourhood:
-    """What is known around a piece: the covered spans, and those that were asked for in vain."""
+class AdjacentSpans:
+    """The spans around a piece: covered ones, and ones that earlier fetches did not prove."""
 
     timeframe: Timeframe
     days: Zone  # whose days the timeframe counts
@@ -22,10 +22,10 @@ class Neighbourhood:
     page_ms: int
 
     def with_neighbours(self, piece: Span) -> Span:
-        """``piece`` with the covered bucket on either side, and what was asked for in vain between.
+        """Extend ``piece`` to the covered bucket on either side, across spans that earlier fetches did not prove.
 
-        Some pages prove what lies between their first row and their last one, and nothing else: with the rows beside it, a
-        quiet piece is proved. Only as far as one page reaches.
+        Some pages prove only the time between their first and their last row: the adjacent rows prove a quiet piece. The
+        extension on each side is shorter than one page.
         """
         since, until = self._before(piece.since), self._after(piece.until)
         return Span(
@@ -45,12 +45,12 @@ class Neighbourhood:
 
 
 def quiet_step(page_ms: int, quiet: int) -> int:
-    """How far behind a page that proved nothing the next one begins, after ``quiet`` of them in a row, ms."""
+    """The distance (ms) from a page that proved nothing to the next one, after ``quiet`` of these pages in a row."""
     return page_ms * int(2 ** max(0, min(quiet - QUIET_PAGES, 30)) - 1)
 
 
 def split_into_pages(rest: Span, page_ms: int, calls: int) -> list[Span]:
-    """``rest`` page by page, as far as ``calls`` go; whole where that is one page."""
+    """Split ``rest`` into pages, at most ``calls`` of them; return it whole if it fits one page."""
     calls = min(calls, -(-(rest.until - rest.since) // page_ms))
     if calls < 2:
         return [rest]

@@ -12,7 +12,7 @@ from candlegraph.series import InstrumentRecord
 from candlegraph.span import Span, Spans
 from candlegraph.timeframe import Timeframe
 from candlegraph.upstream import Upstream
-from history.fetch_limits import UNLIMITED, FetchAllowance
+from history.fetch_limits import UNLIMITED, FetchBudget
 from history.fetch_request import MAX_CALLS_PER_FETCH, FetchRequest, FetchResult
 from history.fetcher import Fetcher
 from history.plan import Plan, WindowPlan
@@ -27,27 +27,27 @@ class QueryContext:
     fetcher: Fetcher
     deadline: float  # on the event loop's clock
     now: int  # ms, UTC
-    allowance: FetchAllowance = UNLIMITED
+    fetch_budget: FetchBudget = UNLIMITED
 
 
 @dataclass(slots=True)
 class FetchOutcome:
-    """What came of all fetches of a query."""
+    """The outcome of all fetches of a query."""
 
     failure: ProviderError | None = None
     fetched: Spans = field(default_factory=Spans)
     pending: Spans = field(default_factory=Spans)  # still being fetched at the deadline
-    refused: Spans = field(default_factory=Spans)  # the provider's rows there are no candles
-    lacking: dict[Timeframe, Spans] = field(default_factory=dict)  # what the provider did not bring at a timeframe
+    refused: Spans = field(default_factory=Spans)  # the provider's rows there are invalid
+    lacking: dict[Timeframe, Spans] = field(default_factory=dict)  # the spans that a timeframe did not bring
     unavailable: Spans = field(default_factory=Spans)  # at no timeframe
-    ended: Spans = field(default_factory=Spans)  # newer than everything the provider has, at whatever timeframe
-    unproved: Spans = field(default_factory=Spans)  # the provider has not proved yet that they are over
+    ended: Spans = field(default_factory=Spans)  # newer than the provider's last candle, at any timeframe
+    unproved: Spans = field(default_factory=Spans)  # the provider has not proved yet that these minutes have ended
     forming: dict[Timeframe, Candles] = field(default_factory=dict)
     live: bool = False  # the forming candles came from a feed
     calls: int = 0
     exhausted: bool = False  # the budget of calls ended before the missing spans did
     satisfied: bool = False  # a window has enough candles before its end, and its rest was not fetched
-    first_available: int | None = None  # where the instrument begins, if that was found out
+    first_available: int | None = None  # the first candle of the instrument, if a fetch found it
 
 
 @dataclass(slots=True)
@@ -57,7 +57,7 @@ class QueryFetches:
     request: CandleRequest
     context: QueryContext
     outcome: FetchOutcome = field(default_factory=FetchOutcome)
-    enough: int = 0  # buckets; 0: all of a window are wanted
+    enough: int = 0  # buckets; 0: the whole window
 
     @property
     def newest_first(self) -> bool:
@@ -67,7 +67,7 @@ class QueryFetches:
     async def fetch(self, plan: Plan, planned: WindowPlan, enough: int = 0) -> bool:
         """Fetch what a window lacks; wait until the deadline, or not at all. True if its coverage may have changed.
 
-        Where it has more buckets than are wanted, so many as are ``enough``.
+        ``enough`` is the number of buckets that suffices, if the window has more.
         """
         outcome, self.enough = self.outcome, enough
         # A query that has something pending fetches no more: the next query will.
@@ -77,7 +77,7 @@ class QueryFetches:
         return await self._fetch_all(plan, planned.missing - outcome.ended, self.context.provider)
 
     async def fetch_coarser(self, plan: Plan, planned: WindowPlan) -> bool:
-        """Fetch at a coarser timeframe what was fetched in vain; True if the coverage may have changed."""
+        """Fetch the missing spans at a coarser timeframe; True if the coverage may have changed."""
         outcome, provider = self.outcome, self.context.provider
         lacking = Spans(span.outer(plan.timeframe, plan.zone) for spans in outcome.lacking.values() for span in spans)
         missing = planned.missing & (lacking - outcome.ended)
@@ -86,7 +86,7 @@ class QueryFetches:
         return await self._fetch_all(plan, missing, provider)
 
     def give_up(self, plan: Plan, planned: WindowPlan) -> None:
-        """Count as unavailable what a window still lacks after all fetches."""
+        """Mark the spans that a window still lacks after all fetches as unavailable."""
         lacking = Spans(span for spans in self.outcome.lacking.values() for span in spans)
         self.outcome.unavailable |= lacking & Spans(span.outer(plan.timeframe, plan.zone) for span in planned.missing)
 
@@ -107,7 +107,7 @@ class QueryFetches:
         return True
 
     async def _refused(self, plan: Plan, missing: Spans, provider: Upstream) -> FetchLimited | None:
-        """Count the rows that the missing spans may bring for the operation's caller; the refusal where they are too many."""
+        """Count the rows that the missing spans may bring; return the refusal if there are too many."""
         calls, rows = max(0, MAX_CALLS_PER_FETCH - self.outcome.calls), 0
         for span in list(missing)[:calls]:
             if base := plan.choose_timeframe(span, self.outcome.lacking):
@@ -119,7 +119,7 @@ class QueryFetches:
                 if self.enough:
                     length = min(length, self.enough * -(-plan.timeframe.nominal_ms // base.nominal_ms) + page)
                 rows += min(length, calls * page)
-        return await self.context.allowance.spend(rows)
+        return await self.context.fetch_budget.spend(rows)
 
     def known_part(self, plan: Plan, planned: WindowPlan) -> Span:
         """The part of a window next to where the query came from, up to the first span that is worth a call."""

@@ -1,4 +1,4 @@
-"""What a client that keeps a copy of a series has to fetch again."""
+"""The spans of a series that a client with a copy has to fetch again."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class SeriesChanges:
 
 
 async def series_changes(history: History, series: Series, after: SeriesRevision) -> SeriesChanges | None:
-    """What changed after a revision; None where that is too long ago, or the revision is of another database. NotFound."""
+    """The changes after a revision; None if it is too old or of another database. NotFound."""
     record = (await history.listings.find([series.instrument]))[0]
     if isinstance(record, CandlegraphError):
         raise record

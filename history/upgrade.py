@@ -1,5 +1,5 @@
-"""Checks once, at the first start after an upgrade, what an older version claimed of imported series, and what it stored of
-providers whose faults are known (`candlegraph.provider.Taint`).
+"""Checks that run once, at the first start after an upgrade: imported series of an older version, and series of providers
+with known faults (`candlegraph.provider.Taint`).
 
 Each task is a row of ``upgrade_tasks``, closed when it is done: a process that is killed leaves the rest to the next one.
 """
@@ -48,7 +48,7 @@ FILLERS = "imported minutes without a trade"
 
 @dataclass(slots=True)
 class Upgrade:
-    """The tasks that are open, done by one process of the cluster at a time."""
+    """The open tasks; one process of the cluster at a time works on them."""
 
     history: History
     outage: Outage = field(default_factory=lambda: Outage("checking what an older version has stored"))
@@ -70,7 +70,7 @@ class Upgrade:
         await asyncio.Event().wait()
 
     async def work(self) -> int:
-        """Do what can be done now; how many tasks are left. Unavailable."""
+        """Do the possible tasks; return the number of those left. Unavailable."""
         store = self.history.store
         await self._note_taints()
         tasks = await open_tasks(store.database, *IMPORTED, Step.COVERAGE, Step.VOLUME)
@@ -95,7 +95,7 @@ class Upgrade:
         return left
 
     async def _note_taints(self) -> None:
-        """Make tasks of the faults that this database does not know of yet."""
+        """Create tasks for faults that are new to this database."""
         for status in self.history.providers.statuses():
             for taint in status.taints:
                 names = status.market.id, status.id

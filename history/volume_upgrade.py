@@ -1,7 +1,7 @@
-"""Reads again, once, the volumes that an older version stored in another unit (`candlegraph.provider.Taint`).
+"""Repairs, once, the volumes that an older version stored in another unit (`candlegraph.provider.Taint`).
 
-No volume is converted by guess. A candle that the provider still has is stored as it comes now; one that it has no more keeps
-its prices, and its volume becomes 0. Both are corrections.
+It reads the candles from the provider again and never converts a volume. A candle that the provider no longer has keeps its
+prices, and its volume becomes 0. Both are corrections.
 """
 
 from __future__ import annotations

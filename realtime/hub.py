@@ -19,7 +19,7 @@ from candlegraph.timeframe import MINUTE, Timeframe
 from candlegraph.zone import UTC, Zone, zone
 from history.orchestrator import History
 from realtime.bus import Bus, BusMessage, PositionRequest, TopicFailure, TopicMessage
-from realtime.snapshots import SnapshotReader
+from realtime.snapshot_reader import SnapshotReader
 from realtime.subscriber import ListenerGroup, Subscriber, join
 from realtime.topic import EVENT_KINDS, MAX_QUEUED_EVENTS, Listener, Topic
 from realtime.topic_limits import ANYONE, Caller, TopicAdmission, TopicLimits
@@ -67,7 +67,7 @@ class Hub:
         is an error and not a shorter history), or Overloaded where the address of ``caller`` follows too many series. The
         last series ends the subscription. BadUserInput.
         """
-        group, snapshots = ListenerGroup(), SnapshotReader(self._history, caller.allowance)
+        group, snapshots = ListenerGroup(), SnapshotReader(self._history, caller.fetch_budget)
         subscribers, failures = await self._subscribers(requests, days, caller.address, closed_only=closed_only)
         try:
             for failure in failures:

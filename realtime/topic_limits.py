@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from weakref import WeakValueDictionary
 
 from candlegraph.errors import Overloaded
-from history.fetch_limits import UNLIMITED, FetchAllowance
+from history.fetch_limits import UNLIMITED, FetchBudget
 
 MAX_JOINS, MAX_JOINS_PER_ADDRESS = 16, 4  # listeners that join at once; the others wait for their turn
 
@@ -25,10 +25,10 @@ class TopicLimits:
 
 @dataclass(frozen=True, slots=True)
 class Caller:
-    """The client of a subscription: its address bears the topics it begins, its allowance the rows fetched for it."""
+    """The client of a subscription: its address bears the topics it begins, its fetch_budget the rows fetched for it."""
 
     address: str = ""
-    allowance: FetchAllowance = UNLIMITED
+    fetch_budget: FetchBudget = UNLIMITED
 
 
 ANYONE = Caller()

@@ -18,7 +18,7 @@ from candlegraph.upstream import Providers
 from candlegraph.viewer import User, UserConfig, Viewer
 from history.backfill.jobs import BackfillJobs
 from history.backfill.tracking import Tracking
-from history.fetch_limits import NO_LIMITS, FetchAllowance, FetchLimits
+from history.fetch_limits import NO_LIMITS, FetchBudget, FetchLimits
 from history.orchestrator import History
 from realtime.hub import Hub
 from realtime.topic_limits import Caller
@@ -65,10 +65,10 @@ class Loaders:
     They dispatch after one tick, so a resolver calls ``load`` before its first ``await``.
     """
 
-    def __init__(self, services: Services, allowance: FetchAllowance) -> None:
+    def __init__(self, services: Services, fetch_budget: FetchBudget) -> None:
         """Create them for one operation: another must not see what it loaded."""
         # An item may be the exception of its key alone, which the loader's type does not include.
-        answer = partial(services.history.answer, allowance=allowance)
+        answer = partial(services.history.answer, fetch_budget=fetch_budget)
         self.answer_by_ask: DataLoader[CandleRequest, Answer] = DataLoader(answer)  # type: ignore[arg-type]
         self.record_by_instrument: DataLoader[Instrument, InstrumentRecord] = DataLoader(services.history.listings.find)  # type: ignore[arg-type]
         self._services = services
@@ -114,19 +114,19 @@ class Context:
     @cached_property
     def loaders(self) -> Loaders:
         """The loaders of this operation."""
-        return Loaders(self.services, self.allowance)
+        return Loaders(self.services, self.fetch_budget)
 
     @property
-    def allowance(self) -> FetchAllowance:
+    def fetch_budget(self) -> FetchBudget:
         """The rows that may be fetched for this operation."""
         user = self.viewer.user
         address = network(self.origin.address)
-        return self.services.fetch_limits.allowance(user.id if user else None, address, self.deadline)
+        return self.services.fetch_limits.fetch_budget(user.id if user else None, address, self.deadline)
 
     @property
     def caller(self) -> Caller:
         """The client, as a subscription counts it."""
-        return Caller(network(self.origin.address), self.allowance)
+        return Caller(network(self.origin.address), self.fetch_budget)
 
     @property
     def scope(self) -> Hashable:

@@ -1,4 +1,4 @@
-"""What operations may cost together while they are answered: their memory is bounded, whoever asks."""
+"""Cost limits of all running operations, which bound the memory of their answers."""
 
 from __future__ import annotations
 
@@ -13,28 +13,28 @@ RETRY_AFTER_S = 1.0
 
 @dataclass(frozen=True, slots=True)
 class CostLimits:
-    """The most that all operations under way may cost, and those of one address; see `schema.cost` for the unit."""
+    """The cost limits of all running operations and of those of one address; see `schema.cost` for the unit."""
 
     total: int = 12_000_000
     per_address: int = 6_000_000
 
 
 class CostBudget:
-    """The estimated cost of the operations of this process that are not answered yet."""
+    """The estimated cost of the running operations of this process."""
 
     def __init__(self, limits: CostLimits | None = None) -> None:
-        """Nothing is under way."""
+        """Start with no operation."""
         self._limits = limits or CostLimits()
         self._total = 0
         self._of: Counter[str] = Counter()
 
     @property
     def reserved(self) -> int:
-        """What is under way."""
+        """The cost of the running operations."""
         return self._total
 
     def reserve(self, name: str, cost: int) -> None:
-        """Count an operation of an address. Overloaded where it does not fit; alone it always does."""
+        """Count an operation of an address. Overloaded if it does not fit; a single operation always fits."""
         if self._of[name] and self._of[name] + cost > self._limits.per_address:
             raise Overloaded(
                 "This address has too much under way at once: wait for the answers.", retry_after=RETRY_AFTER_S
@@ -45,7 +45,7 @@ class CostBudget:
         self._of[name] += cost
 
     def release(self, name: str, cost: int) -> None:
-        """Count an operation no more."""
+        """Stop counting an operation."""
         self._total -= cost
         self._of[name] -= cost
         if not self._of[name]:
@@ -53,7 +53,7 @@ class CostBudget:
 
 
 class Reservation:
-    """What one operation holds of the budget, from before it is executed until its answer has been sent."""
+    """The part of the budget that one operation holds, from before its execution until its answer has been sent."""
 
     def __init__(self, budget: CostBudget, address: str, *, max_cost: int | None = None) -> None:
         """Hold nothing yet; ``max_cost`` is what the transport can carry."""
@@ -68,7 +68,7 @@ class Reservation:
         self._cost += cost
 
     def release(self) -> None:
-        """Give back what is held."""
+        """Give the cost back."""
         if self._cost:
             self._budget.release(self._name, self._cost)
             self._cost = 0

@@ -1,4 +1,4 @@
-"""Who may read the schema through the API: everybody, those who are signed in, or nobody."""
+"""Access to the schema through the API: for all clients, for signed-in clients, or for none."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from resolvers.context import Context, Introspection
 
 
 class IntrospectionLimit(SchemaExtension):
-    """Refuses `__schema` and `__type` to those who may not read the schema."""
+    """Refuses `__schema` and `__type` to clients without access to the schema."""
 
     def on_validate(self) -> Iterator[None]:
-        """Look for them, in a document that is valid."""
+        """Check a valid document."""
         execution = self.execution_context
         document, context = execution.graphql_document, execution.context
         refusal = introspection_refusal(context) if isinstance(context, Context) else None
@@ -28,7 +28,7 @@ class IntrospectionLimit(SchemaExtension):
 
 
 def introspection_refusal(context: Context) -> CandlegraphError | None:
-    """Why the viewer may not read the schema; None where that is allowed."""
+    """The reason why the viewer may not read the schema; None if the viewer may."""
     if context.may_introspect:
         return None
     if context.services.introspection is Introspection.SIGNED_IN:

@@ -1,4 +1,4 @@
-"""Whether the server can answer: checked by a task of its own, so that whoever asks waits for nothing."""
+"""Readiness: a background task checks the database and Redis, so that `/readyz` waits for neither."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class Readiness:
     """Checks the database and Redis now and then."""
 
     def __init__(self, database: Database, redis: Redis) -> None:
-        """Nothing is wrong yet: the server starts with a database."""
+        """Start ready: the server starts with a database."""
         self._database = database
         self._redis = redis
         self.state = ReadinessState()

@@ -67,7 +67,7 @@ class Settings(BaseSettings):
     )
     db_listen_connection_string: SecretStr | None = Field(
         None,
-        description="The same database without the pooler, such as PgBouncer, that `DB_CONNECTION_STRING` leads to: for LISTEN alone.",
+        description="A direct connection to the same database, for LISTEN, when `DB_CONNECTION_STRING` names a pooler such as PgBouncer.",
     )
     postgres_bin: Path | None = Field(
         None,
@@ -130,31 +130,30 @@ class Settings(BaseSettings):
     max_cost_in_flight: int = Field(
         12_000_000,
         ge=1,
-        description="How many values of candles all operations under way may bring at most, in estimate.",
+        description="The cost limit of all running operations of a process, in candle values (estimated before they run).",
     )
     max_cost_in_flight_per_address: int = Field(
-        6_000_000, ge=1, description="How many of these one address may ask for at once."
+        6_000_000, ge=1, description="The cost limit of the running operations of one address."
     )
-    max_topics: int = Field(5_000, ge=1, description="How many different live series a process carries.")
-    max_topics_per_address: int = Field(
-        200, ge=1, description="How many of these may be there because one address asked first."
-    )
+    max_topics: int = Field(5_000, ge=1, description="The most different live series of a process.")
+    max_topics_per_address: int = Field(200, ge=1, description="The most live series that one address may open.")
     introspection: Introspection = Field(
         Introspection.ON,
         description=(
-            "Who may read the schema through the API: `on` everybody, `signed-in` those who are, `off` nobody, which "
-            "switches GraphiQL off too."
+            "Access to the schema through the API: `on` for all clients, `signed-in` for clients with a valid token, `off` "
+            "for none; `off` disables GraphiQL too."
         ),
     )
     forwarded_allow_ips: str = Field(
         "",
         description=(
-            "Comma-separated addresses and networks of the reverse proxies in front: `X-Forwarded-For` and "
-            "`X-Forwarded-Proto` count from them alone."
+            "Comma-separated addresses and networks of trusted reverse proxies: the server reads `X-Forwarded-For` and "
+            "`X-Forwarded-Proto` only from these."
         ),
     )
     root_path: str = Field(
-        "", description="The path under which a reverse proxy serves the server, such as `/api`; empty at the top."
+        "",
+        description="The path prefix under which a reverse proxy publishes the server, such as `/api`; empty for none.",
     )
     max_operations_per_socket: int = Field(
         100, ge=1, le=10_000, description="The most simultaneous operations on a WebSocket."
@@ -163,18 +162,18 @@ class Settings(BaseSettings):
         1_000_000,
         ge=0,
         description=(
-            "How many candles an hour are fetched and stored for the questions of one address that is not signed in (of IPv6, "
-            "one /64 network); what is stored is always answered. Empty for any number."
+            "The most candles an hour that the server fetches for one anonymous address (of IPv6, one /64 network). Stored "
+            "candles do not count. Empty for no limit."
         ),
     )
     fetch_rows_per_hour_signed_in: int | None = Field(
-        None, ge=0, description="How many are for those of one account. Empty for any number."
+        None, ge=0, description="The same limit for one account. Empty for no limit."
     )
     min_free_disk_mb: int = Field(
         500,
         ge=0,
         description=(
-            "Below how many free megabytes, where an embedded or local database lies, nothing more is fetched; 0 for no limit."
+            "The server stops fetching when the disk of an embedded or local database has fewer free megabytes; 0 for no limit."
         ),
     )
     files_dir: Path | None = Field(None, description="The folder that the `files` provider serves.")

@@ -13,7 +13,7 @@ from pathlib import Path
 ROOT = Path(__file__).parents[1]
 PACKAGES = ("candlegraph", "storage", "history", "providers", "realtime", "resolvers", "schema", "server")
 GLOSSARY = (ROOT / "docs" / "glossary.md").read_text(encoding="utf-8")
-PAGES = [ROOT / name for name in ("README.md", "CHANGELOG.md", "CONTRIBUTING.md")] + sorted(
+PAGES = [ROOT / name for name in ("README.md", "CHANGELOG.md", "CONTRIBUTING.md", "SECURITY.md")] + sorted(
     (ROOT / "docs").glob("*.md")
 )
 
@@ -21,6 +21,7 @@ PAGES = [ROOT / name for name in ("README.md", "CHANGELOG.md", "CONTRIBUTING.md"
 PLAIN_WORDS = frozenset(
     [
         "anchor",
+        "adjacent",
         "append",
         "bad",
         "channel",
@@ -32,8 +33,10 @@ PLAIN_WORDS = frozenset(
         "embedded",
         "failure",
         "flat",
+        "free",
         "hits",
         "key",
+        "latest",
         "log",
         "lost",
         "migration",
@@ -45,7 +48,8 @@ PLAIN_WORDS = frozenset(
         "postgres",
         "publisher",
         "result",
-        "revisions",
+        "snapshot",
+        "space",
         "stages",
         "step",
         "superseded",
@@ -98,7 +102,7 @@ FOGGY = re.compile(r"\b(told|tells|whoever|nobody|such a|is asked for)\b", re.IG
 # Where these words are deliberate: the text around them, with the reason.
 ALLOWED = {
     "An OHLCV candle server that tells the truth": "the claim of the project",
-    "else ``nobody``; ConfigurationError": "the name of an operating system's user",
+    "`nobody`": "the name of an operating system's user",
 }
 
 VAGUE_CONSTANT = re.compile(

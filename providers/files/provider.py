@@ -184,17 +184,12 @@ class Files:
         unread = await self._in_thread(self._check)
         self._log()
         problems = list(dict.fromkeys(problem.splitlines()[0] for problem in self._problems().values()))
-        more = len(problems) - _SHOWN
-        return (
-            "\n".join(
-                [
-                    *problems[:_SHOWN],
-                    *[f"and {more:,} more files that cannot be served"] * (more > 0),
-                    *[f"{unread:,} files have not been read yet"] * (unread > 0),
-                ]
-            )
-            or None
-        )
+        lines, more = problems[:_SHOWN], len(problems) - _SHOWN
+        if more > 0:
+            lines.append(f"and {more:,} more files that cannot be served")
+        if unread:
+            lines.append(f"{unread:,} files have not been read yet")
+        return "\n".join(lines) or None
 
     async def _file(self, symbol: str, timeframe: Timeframe) -> Path:
         known = self._catalog.files.get(symbol, {})

@@ -1,4 +1,4 @@
-"""What browsers are told of every page, file and error page: run nothing of others, frame nothing, guess no type."""
+"""Security headers of every page, file and error page: no foreign scripts, no frames, no type guessing."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class SecurityHeaders:
         self._app = app
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Add what is not there; an answer in JSON or events is no page."""
+        """Add the missing headers; an answer in JSON or events is no page."""
 
         async def send_with_headers(message: Message) -> None:
             if message["type"] == "http.response.start":

@@ -24,7 +24,7 @@ from history.backfill.jobs import BackfillJobs
 from history.backfill.tracking import Tracking
 from history.backfill.workers import BackfillWorkers
 from history.fetch_job import FetchRequest
-from history.fetch_limits import HOUR_S, UNLIMITED, FetchAllowance, FetchLimits
+from history.fetch_limits import HOUR_S, UNLIMITED, FetchBudget, FetchLimits
 from history.free_space import FreeSpace
 from storage.database import Database
 from storage.rate_limits import RateLimiter
@@ -58,12 +58,12 @@ async def world(database: Database, monkeypatch: pytest.MonkeyPatch) -> AsyncIte
     await made.fetcher.close()
 
 
-async def ask(world: World, allowance: FetchAllowance, since: int, until: int) -> Answer | BaseException:
+async def ask(world: World, fetch_budget: FetchBudget, since: int, until: int) -> Answer | BaseException:
     question = world.question(since=at(since), until=at(until), limit=5000)
-    return (await world.history.answer([question], allowance))[0]
+    return (await world.history.answer([question], fetch_budget))[0]
 
 
-def _overdue() -> FetchAllowance:
+def _overdue() -> FetchBudget:
     """That of an operation whose deadline has just passed."""
     return replace(UNLIMITED, deadline=asyncio.get_running_loop().time())
 
@@ -73,7 +73,7 @@ def limits(rows: int | None, account_rows: int | None = None) -> FetchLimits:
 
 
 async def test_a_caller_has_so_many_candles_fetched_an_hour_and_what_is_stored_is_still_answered(world: World) -> None:
-    mine = limits(2000).allowance(None, "192.0.2.1", None)  # half of an hour's at once
+    mine = limits(2000).fetch_budget(None, "192.0.2.1", None)  # half of an hour's at once
     first = await ask(world, mine, 0, 900)
     assert isinstance(first, Answer)
     assert (len(first.candles), first.complete) == (900, True)
@@ -97,26 +97,26 @@ async def test_a_caller_has_so_many_candles_fetched_an_hour_and_what_is_stored_i
 
 async def test_other_addresses_and_accounts_have_limits_of_their_own(world: World) -> None:
     of = limits(1000, 4000)
-    assert isinstance(await ask(world, of.allowance(None, "192.0.2.1", None), 0, 500), Answer)
-    assert isinstance(await ask(world, of.allowance(None, "192.0.2.1", None), 1000, 1500), FetchLimited)
-    for allowed in (of.allowance(None, "192.0.2.2", None), of.allowance(7, "192.0.2.1", None)):
+    assert isinstance(await ask(world, of.fetch_budget(None, "192.0.2.1", None), 0, 500), Answer)
+    assert isinstance(await ask(world, of.fetch_budget(None, "192.0.2.1", None), 1000, 1500), FetchLimited)
+    for allowed in (of.fetch_budget(None, "192.0.2.2", None), of.fetch_budget(7, "192.0.2.1", None)):
         assert isinstance(await ask(world, allowed, 1000, 1400), Answer)
-    assert isinstance(await ask(world, of.allowance(7, "192.0.2.1", None), 2000, 3500), Answer)
-    assert isinstance(await ask(world, of.allowance(7, "192.0.2.1", None), 4000, 5000), FetchLimited)
-    assert isinstance(await ask(world, limits(None).allowance(None, "192.0.2.1", None), 5000, 9000), Answer)
+    assert isinstance(await ask(world, of.fetch_budget(7, "192.0.2.1", None), 2000, 3500), Answer)
+    assert isinstance(await ask(world, of.fetch_budget(7, "192.0.2.1", None), 4000, 5000), FetchLimited)
+    assert isinstance(await ask(world, limits(None).fetch_budget(None, "192.0.2.1", None), 5000, 9000), Answer)
 
 
 async def test_nothing_is_fetched_for_callers_with_no_allowance_at_all(world: World) -> None:
-    nobody = limits(0).allowance(None, "192.0.2.1", None)
+    nobody = limits(0).fetch_budget(None, "192.0.2.1", None)
     assert isinstance(await ask(world, nobody, 0, 1), FetchLimited)
     assert world.calls == 0
 
 
 async def test_all_questions_of_an_operation_share_what_may_be_fetched(world: World) -> None:
     """As many aliases as one likes bring no more rows than the limit."""
-    allowance = limits(4000).allowance(None, "192.0.2.1", None)
+    fetch_budget = limits(4000).fetch_budget(None, "192.0.2.1", None)
     questions = [world.question(since=at(i * 500), until=at(i * 500 + 500)) for i in range(18)]
-    answers = await world.history.answer(questions, allowance)
+    answers = await world.history.answer(questions, fetch_budget)
     assert sum(isinstance(answer, Answer) for answer in answers) == 4
     assert all(isinstance(answer, Answer | FetchLimited) for answer in answers)
     assert len(await world.stored()) == 2000

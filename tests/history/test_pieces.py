@@ -8,7 +8,7 @@ from candlegraph.clock import MINUTE_MS
 from candlegraph.span import Span, Spans
 from candlegraph.timeframe import MINUTE
 from candlegraph.zone import UTC
-from history.pieces import Neighbourhood, quiet_step, split_into_pages
+from history.pieces import AdjacentSpans, quiet_step, split_into_pages
 
 
 def between(first: int, last: int) -> Span:
@@ -32,7 +32,7 @@ def between(first: int, last: int) -> Span:
 def test_a_piece_is_asked_for_with_the_rows_beside_it(
     covered: list[tuple[int, int]], in_vain: list[tuple[int, int]], piece: tuple[int, int], asked: tuple[int, int]
 ) -> None:
-    around = Neighbourhood(
+    around = AdjacentSpans(
         MINUTE,
         UTC,
         Spans(between(*span) for span in covered),

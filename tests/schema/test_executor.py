@@ -18,7 +18,7 @@ from candlegraph import UTC, Candles, Instrument, InstrumentRecord
 from candlegraph.answer import Answer, CandleRequest, Gap, GapReason
 from candlegraph.errors import NotFound
 from candlegraph.series_candles import SeriesCandles
-from history.fetch_limits import NO_LIMITS, FetchAllowance
+from history.fetch_limits import NO_LIMITS, FetchBudget
 from resolvers.context import Context
 from schema import executor
 from schema.build import Schema
@@ -53,7 +53,7 @@ def _record(instrument: Instrument) -> InstrumentRecord:
 class Memory:
     """Answers from memory; the symbol says what."""
 
-    async def answer(self, asks: Sequence[CandleRequest], allowance: FetchAllowance) -> list[Answer | Exception]:
+    async def answer(self, asks: Sequence[CandleRequest], budget: FetchBudget) -> list[Answer | Exception]:
         return [self._one(ask) for ask in asks]
 
     def _one(self, ask: CandleRequest) -> Answer | Exception:

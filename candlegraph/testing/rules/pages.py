@@ -207,7 +207,7 @@ async def quiet_time_is_proved(bench: Harness) -> None:
                 page, quiet = await bench.page(timeframe, asked), True
                 require(
                     page.complete_from <= asked.since and page.complete_to >= asked.until,
-                    f"Nobody traded in {asked}, and of that it vouches for {page.complete_from} to {page.complete_to}.",
+                    f"No trade happened in {asked}, but the page vouches only for {page.complete_from} to {page.complete_to}.",
                 )
                 break
     if not quiet:

@@ -1,4 +1,4 @@
-"""Where the history of an instrument begins: asked of its provider once, and stored."""
+"""The first candle of an instrument: one call to its provider, then stored."""
 
 from __future__ import annotations
 
@@ -9,29 +9,29 @@ from candlegraph.series import InstrumentRecord
 from candlegraph.upstream import Upstream
 from storage.instruments import Instruments
 
-PAUSE_S = 86_400  # how long a provider is not asked again that does not know
+PAUSE_S = 86_400  # the pause after an answer without a first candle
 MAX_PAUSED = 20_000
 
 
-class Beginnings:
+class FirstCandles:
     """Finds out when the first 1m candle of an instrument opens."""
 
     def __init__(self, instruments: Instruments) -> None:
-        """Nothing was asked yet."""
+        """Start without a call."""
         self._instruments = instruments
         self._asked: TTLCache[int, None] = TTLCache(MAX_PAUSED, PAUSE_S)
 
     def is_open(self, record: InstrumentRecord, provider: Upstream) -> bool:
-        """Whether it is not known, and worth a call."""
+        """Whether the first candle is unknown and worth a call."""
         known = record.first_available is not None or record.id in self._asked
         return not known and not provider.capabilities.revised
 
     async def find(self, record: InstrumentRecord, provider: Upstream) -> int | None:
-        """The opening of the first candle (ms, UTC), stored; None where the provider cannot say or the store knows better."""
+        """The opening of the first candle (ms, UTC), stored; None if the provider does not know it or an older candle is stored."""
         self._asked[record.id] = None
         try:
             first = await provider.first_available(record.instrument)
-        except ProviderError:  # the question goes on without it
+        except ProviderError:  # the query goes on without it
             return None
         if first is None or first > provider.now_ms() or not await self._instruments.note_beginning(record, first):
             return None

@@ -1,8 +1,8 @@
-"""Where the candles of a symbol are, by one page of a coarser timeframe: asked for where minutes came back empty.
+"""Coarse checks: after an empty page of minutes, one page of a coarser timeframe shows where a symbol has candles.
 
-A day without a candle has no minute with one. So one page of days finds the beginning of a young symbol, or the end of one
-that is not traded any more, and spares hundreds of pages of minutes. And where hours have candles but their minutes came
-back empty, the provider does not keep minutes for so long: the empty page proves nothing.
+A day without a candle has no minute with one. So one page of days finds the beginning of a young symbol, or the end of a
+delisted one, and saves hundreds of pages of minutes. If hours have candles but their minutes are empty, the provider no
+longer keeps these minutes: the empty page proves nothing.
 """
 
 from __future__ import annotations
@@ -23,14 +23,14 @@ from history.verdict import FetchCall, judge_page
 from storage.batches import CandleRead, CandleWrite
 from storage.candles import CandleStore
 
-LOOK_PAUSE_S = 3_600  # how long no second look is taken at a series
-MAX_LOOKS = 20_000
-KEPT_FOR_SURE_MS = DAY_MS  # so long every provider keeps minutes
+CHECK_PAUSE_S = 3_600  # the pause between two checks of a series
+MAX_CHECKED_SERIES = 20_000
+KEPT_FOR_SURE_MS = DAY_MS  # every provider keeps minutes for at least this long
 
 
 @dataclass(frozen=True, slots=True)
 class EmptyAnswer:
-    """A page of minutes without a row, for ``asked``; ``covered`` is what it claims to be empty of candles."""
+    """A page of minutes without a row, for ``asked``; ``covered`` is the span that it claims to be empty."""
 
     record: InstrumentRecord
     provider: Upstream
@@ -41,13 +41,13 @@ class EmptyAnswer:
 
     @property
     def age_ms(self) -> int:
-        """How old the youngest of its minutes is."""
+        """The age of its newest minute."""
         return self.provider.now_ms() - self.covered.until
 
 
 @dataclass(frozen=True, slots=True)
-class Sighting:
-    """What a look found: minutes that are empty for sure, whether the empty answer is refuted, and its calls."""
+class CoarseResult:
+    """The result of a check: minutes proved empty, whether it refutes the empty answer, and the number of calls."""
 
     empty: Spans = field(default_factory=Spans)
     refuted: bool = False
@@ -55,58 +55,60 @@ class Sighting:
 
 
 @dataclass(frozen=True, slots=True)
-class _Look:
-    """The buckets with a candle, those that are empty for sure, and the calls that it took."""
+class _Buckets:
+    """The buckets with a candle, those that are proved empty, and the calls made."""
 
     busy: Spans
     empty: Spans
     calls: int
 
 
-class CoarseLook:
-    """Looks once an hour at most for each series. Remembers which providers do not keep their minutes, and from what age on."""
+class CoarseCheck:
+    """Checks a series at most once an hour. Remembers for each provider the age beyond which it does not keep minutes."""
 
     def __init__(self, store: CandleStore) -> None:
-        """Nothing was looked at yet."""
+        """Start without a check."""
         self._store = store
-        self._paused: TTLCache[int, None] = TTLCache(MAX_LOOKS, LOOK_PAUSE_S)
-        self._kept_ms: LRUCache[tuple[str, str], int] = LRUCache(MAX_LOOKS)  # minutes older than this are not believed
+        self._paused: TTLCache[int, None] = TTLCache(MAX_CHECKED_SERIES, CHECK_PAUSE_S)
+        self._kept_ms: LRUCache[tuple[str, str], int] = LRUCache(
+            MAX_CHECKED_SERIES
+        )  # empty answers about older minutes prove nothing
 
-    def has_looked(self, record: InstrumentRecord) -> bool:
-        """Whether a series was looked at within the last hour."""
+    def was_checked(self, record: InstrumentRecord) -> bool:
+        """Whether a series was checked within the last hour."""
         return record.id in self._paused
 
-    async def check(self, answer: EmptyAnswer) -> Sighting:
-        """Look around an empty answer, in two calls at most. ProviderError."""
+    async def check(self, answer: EmptyAnswer) -> CoarseResult:
+        """Check an empty answer, with three calls at most. ProviderError."""
         name = answer.record.instrument.market, answer.record.instrument.provider
         if answer.age_ms >= self._kept_ms.get(name, answer.age_ms + 1):
-            return Sighting(refuted=True)
+            return CoarseResult(refuted=True)
         timeframes = coarser_timeframes(answer.record, answer.provider.capabilities)
         if not timeframes or answer.record.id in self._paused:
-            return Sighting()
+            return CoarseResult()
         self._paused[answer.record.id] = None
-        span = look_span(answer, timeframes[0])
+        span = check_span(answer, timeframes[0])
         if not span:
-            return Sighting()
-        first = await self._look(answer, timeframes[0], span)
+            return CoarseResult()
+        first = await self._read(answer, timeframes[0], span)
         busy, empty, calls = first.busy, first.empty, first.calls
         page_ms = answer.provider.capabilities.max_rows_per_call * MINUTE.nominal_ms
         last = list(busy & Spans([Span(span.since, answer.covered.since)]))[-1:]
         if answer.newest and last and len(timeframes) > 1 and timeframes[0].nominal_ms > page_ms:
             day = Span(timeframes[0].shift(last[0].until, -1), last[0].until)
-            finer = await self._look(answer, coarsest_within(timeframes, page_ms), day)
+            finer = await self._read(answer, coarsest_within(timeframes, page_ms), day)
             empty, calls = empty | finer.empty, calls + finer.calls
         inside = [tf for tf in timeframes if Span(answer.covered.since, answer.covered.until).inner(tf)]
         if inside and busy & Spans([answer.covered]) and answer.age_ms >= KEPT_FOR_SURE_MS:
-            within = await self._look(answer, inside[0], answer.covered.inner(inside[0]))
+            within = await self._read(answer, inside[0], answer.covered.inner(inside[0]))
             calls += within.calls
             if within.busy & Spans([answer.covered]):
                 self._kept_ms[name] = min(answer.age_ms, self._kept_ms.get(name, answer.age_ms))
-                return Sighting(refuted=True, calls=calls)
-        return Sighting(empty, calls=calls)
+                return CoarseResult(refuted=True, calls=calls)
+        return CoarseResult(empty, calls=calls)
 
-    async def _look(self, answer: EmptyAnswer, timeframe: Timeframe, span: Span) -> _Look:
-        """Where ``span`` has candles and where it has none for sure; fetched where it is not covered, and stored."""
+    async def _read(self, answer: EmptyAnswer, timeframe: Timeframe, span: Span) -> _Buckets:
+        """Read the buckets of ``span`` with a candle and those proved empty; fetch and store what is not covered."""
         provider, record = answer.provider, answer.record
         known = (await self._store.read_coverage([record.id]))[0].spans.get(timeframe, Spans()) & Spans([span])
         read = [CandleRead(record.id, timeframe, part, len(timeframe.edges(part.since, part.until))) for part in known]
@@ -125,13 +127,13 @@ class CoarseLook:
             made.append(CandleWrite(record.id, MINUTE, Candles.empty(), empty))
         if made and known:
             await self._store.write(made)
-        return _Look(busy, empty, calls)
+        return _Buckets(busy, empty, calls)
 
 
 def coarser_timeframes(record: InstrumentRecord, capabilities: Capabilities) -> list[Timeframe]:
-    """The native timeframes to look with, the coarsest first: their candles leave no minute of the symbol out.
+    """The native timeframes for a check, the coarsest first: their candles include every minute of the symbol.
 
-    Days of another zone than UTC may be days of a session, which leave out what is traded before and after it.
+    Days of another zone than UTC may be days of a session, without the trades before and after it.
     """
     if record.timezone != "UTC" or capabilities.revised or MINUTE not in capabilities.timeframes:
         return []
@@ -144,8 +146,8 @@ def coarsest_within(timeframes: list[Timeframe], length_ms: int) -> Timeframe:
     return next((timeframe for timeframe in timeframes if timeframe.nominal_ms <= length_ms), timeframes[-1])
 
 
-def look_span(answer: EmptyAnswer, timeframe: Timeframe) -> Span:
-    """What to look at: one page from the empty answer on, or one page before its end where the newest candles are wanted."""
+def check_span(answer: EmptyAnswer, timeframe: Timeframe) -> Span:
+    """The span of a check: one page from the empty answer on, or one page before its end if the newest candles are wanted."""
     capabilities = answer.provider.capabilities
     final = timeframe.floor(answer.provider.now_ms() - capabilities.final_after_ms)
     earliest = timeframe.ceil(max(0, capabilities.earliest_ms))

@@ -9,7 +9,7 @@ from candlegraph.answer import Answer, CandleRequest, GapReason
 from candlegraph.candle import Candles
 from candlegraph.errors import BadUserInput, ProviderUnavailable
 from candlegraph.event import Event, SeriesFailure
-from history.fetch_limits import FetchAllowance
+from history.fetch_limits import FetchBudget
 from history.orchestrator import History
 from realtime.subscriber import Subscriber
 from storage.candle_counts import count_up_to
@@ -22,10 +22,10 @@ _TEMPORARY_GAPS = {GapReason.OUTAGE, GapReason.PENDING, GapReason.REFUSED, GapRe
 class SnapshotReader:
     """Reads the history of the series of one subscription: at most 50,000 candles in all of them together."""
 
-    def __init__(self, history: History, allowance: FetchAllowance) -> None:
-        """Read for a caller, whose ``allowance`` bears the fetched rows."""
+    def __init__(self, history: History, fetch_budget: FetchBudget) -> None:
+        """Read for a caller, whose ``fetch_budget`` bears the fetched rows."""
         self._history = history
-        self._allowance = allowance
+        self._fetch_budget = fetch_budget
         self._left = MAX_SNAPSHOT_ROWS
 
     async def check(self, subscribers: Sequence[Subscriber]) -> None:
@@ -74,7 +74,7 @@ class SnapshotReader:
             for one, since in waiting.items()
             if since is not None and (one.until is None or since < one.until)
         }
-        answers = await self._history.answer(list(asks.values()), self._allowance) if asks else []
+        answers = await self._history.answer(list(asks.values()), self._fetch_budget) if asks else []
         for one, answer in zip(asks, answers, strict=True):
             found[one] = answer if isinstance(answer, BaseException) else _failure(one, answer) or answer
         return found
