@@ -63,9 +63,8 @@ def _series(document: DocumentNode, operation: OperationDefinitionNode, variable
         if one.default_value
     }
     for field in _root_fields(operation.selection_set, fragments):
-        given = {
-            one.name.value: value_from_ast_untyped(one.value, {**defaults, **variables}) for one in field.arguments
-        }
+        arguments = field.arguments or ()
+        given = {one.name.value: value_from_ast_untyped(one.value, {**defaults, **variables}) for one in arguments}
         many = given.get("series", [given])
         for one in many if isinstance(many, list) else [many]:
             since = one.get("since") if isinstance(one, Mapping) else None

@@ -53,7 +53,7 @@ def _record(instrument: Instrument) -> InstrumentRecord:
 class Memory:
     """Answers from memory; the symbol says what."""
 
-    async def answer(self, asks: Sequence[CandleRequest], budget: FetchBudget) -> list[Answer | Exception]:
+    async def answer(self, asks: Sequence[CandleRequest], fetch_budget: FetchBudget) -> list[Answer | Exception]:
         return [self._one(ask) for ask in asks]
 
     def _one(self, ask: CandleRequest) -> Answer | Exception:
