@@ -64,7 +64,8 @@ def _series(document: DocumentNode, operation: OperationDefinitionNode, variable
     }
     for field in _root_fields(operation.selection_set, fragments):
         given = {
-            one.name.value: value_from_ast_untyped(one.value, {**defaults, **variables}) for one in field.arguments
+            one.name.value: value_from_ast_untyped(one.value, {**defaults, **variables})
+            for one in field.arguments or ()
         }
         many = given.get("series", [given])
         for one in many if isinstance(many, list) else [many]:
