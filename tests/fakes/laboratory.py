@@ -15,6 +15,7 @@ from candlegraph import MINUTE, Candles, Instrument
 from candlegraph.span import Span, Spans
 from resolvers.context import Context, Services
 from schema.build import Schema, build_schema
+from schema.encoding import JsonAnswer
 from server.settings import Settings
 from server.wiring import open_runtime
 from storage.batches import CandleWrite
@@ -48,7 +49,7 @@ class ApiWorld:
             operation_name=name,
         )
         errors = [error.formatted for error in result.errors or ()]
-        answer: dict[str, Any] = json.loads(json.dumps({"data": result.data, "errors": errors}))
+        answer: dict[str, Any] = json.loads(b"".join(JsonAnswer({"data": result.data, "errors": errors}).pieces()))
         return answer
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from dataclasses import replace
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -302,6 +303,7 @@ async def test_a_database_that_is_away_is_said_with_a_hint_when_to_retry(
 
 
 def test_a_message_that_quotes_a_long_request_is_cut() -> None:
-    extension = CodedErrors()
+    extension: Any = CodedErrors()
+    extension.execution_context = SimpleNamespace(context=None)
     coded = extension._coded(GraphQLError("x" * 100_000, extensions={"code": "ANY"}, path=["a"]))
     assert len(coded.message) < 600

@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from types import SimpleNamespace
 from typing import Any
 
 import uvicorn
@@ -117,9 +118,10 @@ class Stage:
 def services(stage: Stage, users: UserStore | None = None, tokens: Tokens | None = None) -> Services:
     """Services that know of nothing but live candles, and of accounts where ``users`` are given."""
     nothing: Any = None
+    history: Any = SimpleNamespace(timings=Timings())
     accounts = Accounts(users or nothing, tokens or Tokens(list), RateLimiter())
     hub: Any = stage
-    return Services(nothing, nothing, hub, nothing, nothing, 500, 5_000, accounts)
+    return Services(history, nothing, hub, nothing, nothing, 500, 5_000, accounts)
 
 
 def context(stage: Stage, **given: Any) -> Context:
