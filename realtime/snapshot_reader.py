@@ -1,4 +1,4 @@
-"""The history at the beginning of a subscription: of all its series together, in pages."""
+"""The history at the start of a subscription, in pages, for all its series together."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ class SnapshotReader:
     async def read(
         self, subscribers: Sequence[Subscriber]
     ) -> AsyncGenerator[tuple[Subscriber, Event | SeriesFailure], None]:
-        """The closed candles of each from its ``since`` on; a RESYNC ends a history of which more was fetched than fits.
+        """The closed candles of each from its ``since`` on; a RESYNC ends a history that exceeds the limit.
 
         The pages of all are read together. A series with an incomplete history fails alone.
         """
@@ -65,7 +65,7 @@ class SnapshotReader:
                     waiting[one] = since
 
     async def _pages(self, waiting: Mapping[Subscriber, int | None]) -> dict[Subscriber, Answer | BaseException | None]:
-        """The next page of each; None where there is nothing to read."""
+        """The next page of each; None if there is nothing to read."""
         found: dict[Subscriber, Answer | BaseException | None] = dict.fromkeys(waiting)
         asks = {
             one: CandleRequest(
@@ -93,7 +93,7 @@ class SnapshotReader:
 
 
 def _failure(one: Subscriber, answer: Answer) -> ProviderUnavailable | None:
-    """Why an answer is not the whole history. Without a provider, the spans that were not imported are no failure."""
+    """The failure of an incomplete history. Without a provider, spans that were not imported are no failure."""
     for gap in answer.gaps:
         if gap.reason in _TEMPORARY_GAPS and (one.record.listed or gap.reason is not GapReason.NOT_FETCHED):
             return ProviderUnavailable(f"The history is incomplete: {gap.detail}", retry_after=5)

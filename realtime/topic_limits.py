@@ -1,4 +1,4 @@
-"""Limits of the topics: how many there are, in all and for an address, and how many listeners join at once."""
+"""Limits of topics: their number in total and for each address, and the listeners that join at once."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ MAX_JOINS, MAX_JOINS_PER_ADDRESS = 16, 4  # listeners that join at once; the oth
 
 @dataclass(frozen=True, slots=True)
 class TopicLimits:
-    """The most topics of a process, and of those that one address began."""
+    """The most topics of a process, and the most that one address may open."""
 
     total: int = 5_000
     per_address: int = 200
@@ -25,7 +25,7 @@ class TopicLimits:
 
 @dataclass(frozen=True, slots=True)
 class Caller:
-    """The client of a subscription: its address bears the topics it begins, its fetch_budget the rows fetched for it."""
+    """The client of a subscription: its address counts for the topics that it opens, its ``fetch_budget`` for the rows fetched for it."""
 
     address: str = ""
     fetch_budget: FetchBudget = UNLIMITED
@@ -35,7 +35,7 @@ ANYONE = Caller()
 
 
 class TopicAdmission:
-    """Counts topics by the address that began them, and lets listeners begin in turns."""
+    """Counts topics by the address that opened them, and lets listeners join in turns."""
 
     def __init__(self, limits: TopicLimits | None = None) -> None:
         """Start without topics."""

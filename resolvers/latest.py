@@ -32,7 +32,7 @@ class LatestEdges:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class LatestPage:
-    """Symbols with their newest candles; ``missing`` are the asked symbols that do not exist."""
+    """Symbols with their newest candles; ``missing`` are the requested symbols that do not exist."""
 
     nodes: LatestNodes
     cursors: Sequence[str]
@@ -57,7 +57,7 @@ class LatestPage:
 
     @property
     def page_info(self) -> LatestPage:
-        """The page again: it knows where it lies."""
+        """The page itself has its position."""
         return self
 
 
@@ -112,7 +112,7 @@ def _page(nodes: LatestNodes, size: int) -> LatestNodes:
 
 
 async def _in_their_zones(context: Context, request: LatestRequest, found: LatestCandles) -> LatestNodes:
-    """The same candles where all symbols are of the zone asked in; those of others are asked for once more in their own."""
+    """Read symbols of another zone than the requested one again, in their own zone."""
     zones = {record.timezone for record in found.records} - {request.zone.name}
     if not zones:
         return found
@@ -125,13 +125,13 @@ async def _in_their_zones(context: Context, request: LatestRequest, found: Lates
 
 
 def _market_zone(context: Context, market: str) -> Zone:
-    """The zone that most symbols of a market are of."""
+    """The zone of most symbols of a market."""
     found = (s.market.timezone for s in context.services.providers.statuses() if s.market.id == market)
     return zone(next(found, "UTC"))
 
 
 async def _check_provider(context: Context, market: str, provider: str) -> None:
-    """NotFound where nothing is known of a provider."""
+    """NotFound for an unknown provider."""
     known = {(status.market.id, status.id) for status in context.services.providers.statuses()}
     if (market, provider) not in known | set(await context.services.history.instruments.stored_providers()):
         raise NotFound(f"There is no provider {provider[:64]!r} in a market {market[:64]!r}: see `markets`.")

@@ -33,7 +33,7 @@ def id_of(node: NodeNoun) -> str:
 
 
 async def resolve_node(context: Context, text: str) -> NodeNoun | None:
-    """The object with an id, from memory or the store; None where there is none. No provider is asked."""
+    """The object with an id, from memory or the store; None if there is none. Calls no provider."""
     if parse_backfill_id(text) is not None:
         try:
             return await resolve_backfill(context, text)
@@ -51,7 +51,7 @@ async def resolve_node(context: Context, text: str) -> NodeNoun | None:
 
 
 async def resolve_server_id(context: Context) -> UUID:
-    """Which database answers."""
+    """The database that answers."""
     found: UUID = (await context.services.history.store.database.read("server_id"))[0]["id"]
     return found
 

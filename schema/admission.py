@@ -1,4 +1,4 @@
-"""Whether an operation fits beside those under way: its estimated cost is reserved before it is executed."""
+"""Reserves the estimated cost of an operation before it runs, beside that of the running ones."""
 
 from __future__ import annotations
 
@@ -30,10 +30,10 @@ HISTORY_COST = 5_000  # of each series with `since` until its history has been s
 
 
 class CostAdmission(SchemaExtension):
-    """Reserves what `CostLimit` reckoned; the transport gives it back when the answer has been sent."""
+    """Reserves the cost that `CostLimit` computed; the transport releases it when the answer has been sent."""
 
     def on_validate(self) -> Iterator[None]:
-        """Reserve, after everything else was found to be good."""
+        """Reserve, after all other checks."""
         execution = self.execution_context
         document, context = execution.graphql_document, execution.context
         if document and not execution.pre_execution_errors and isinstance(context, Context) and context.reservation:

@@ -36,11 +36,11 @@ class LazyRows(Sequence[Any]):
 
     @property
     def values(self) -> int:
-        """How many values it has."""
+        """The number of values."""
         return self._length * len(self._columns)
 
     def __len__(self) -> int:
-        """How many items it has."""
+        """The number of items."""
         return self._length
 
     @overload
@@ -78,7 +78,7 @@ class LazyRows(Sequence[Any]):
 
 
 class JsonAnswer:
-    """An answer that is encoded when its pieces are asked for."""
+    """An answer whose pieces are encoded on demand."""
 
     def __init__(self, payload: object) -> None:
         """Encode all but the long lists."""
@@ -92,7 +92,7 @@ class JsonAnswer:
         return sum(one.values for one in self._lists) > MAX_EAGER_VALUES
 
     def pieces(self) -> Iterator[bytes]:
-        """The answer in pieces; each list is let go of with its last one."""
+        """The answer in pieces; releases each list after its last piece."""
         self._parts.reverse()
         self._lists.reverse()
         yield self._parts.pop()
@@ -159,5 +159,5 @@ def are_finite(column: np.ndarray) -> bool:
 
 
 def reader(column: np.ndarray) -> Callable[[slice], list[Any]]:
-    """What reads a part of a column as numbers of Python."""
+    """Return a function that reads a part of a column as Python numbers."""
     return lambda part: column[part].tolist()

@@ -39,8 +39,8 @@ class Latest:
 
     @strawberry.field(
         description=(
-            "Its newest candle, of a bucket that is covered from its opening on; where it is not closed, made of its final "
-            "minutes. Null where there is none."
+            "Its newest candle, of a bucket that is covered from its opening on; if it is not closed, folded from its final "
+            "minutes. Null if there is none."
         ),
         graphql_type=Candle | None,
     )
@@ -50,11 +50,11 @@ class Latest:
     current: bool = strawberry.field(
         description=(
             "Nothing newer can exist: the bucket is the running one or the last settled one, and it is covered; or later "
-            "ones are covered, and nothing was traded in them."
+            "ones are covered and have no trade."
         )
     )
     previous_close: float | None = strawberry.field(
-        description="The close of the bucket before, or of the last one with a trade; null where that is not known."
+        description="The close of the bucket before, or of the last one with a trade; null if it is unknown."
     )
 
 
@@ -62,5 +62,5 @@ LatestConnection = connection(
     Latest,
     "newest candle",
     "A page of symbols with their newest candles.",
-    field("missing", StrawberryList(str), "Asked symbols that do not exist."),
+    field("missing", StrawberryList(str), "Requested symbols that do not exist."),
 )

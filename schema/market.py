@@ -148,7 +148,7 @@ class Provider(Node):
         reach = parent.capabilities.reach_ms(MINUTE)
         return None if reach is None else f"PT{reach // 60_000}M"
 
-    @strawberry.field(description="How many of the newest candles can be had at most, at any timeframe.")
+    @strawberry.field(description="The most candles that are available back from now, at any timeframe.")
     def max_lookback_candles(parent: Parent[ProviderStatus]) -> int | None:
         return parent.capabilities.max_lookback_candles
 

@@ -50,7 +50,7 @@ class Query:
     """The contract's queries."""
 
     @strawberry.field(
-        description="The object with an id; null for what does not exist. Asks no provider.",
+        description="The object with an id; null if there is none. Calls no provider.",
         extensions=requires_role(Role.VIEWER),
         graphql_type=Node | None,
     )
@@ -62,7 +62,7 @@ class Query:
         return Timestamp(clock.now_ms())
 
     @strawberry.field(
-        description="Which database answers: a mirror or a cache of another one is worth nothing here.",
+        description="The id of the database behind this server: a client's mirror or cache of another database is not valid here.",
         extensions=requires_role(Role.VIEWER),
     )
     async def server_id(self, info: Info[Context, None]) -> strawberry.ID | None:
@@ -174,7 +174,7 @@ class Query:
     @strawberry.field(
         description=(
             "The newest candle of many symbols in one statement, for watchlists and screeners. Exactly one of `symbols` (at "
-            "most 1,000, all answered, in their order; `first` does not apply) and `pattern`. No provider is asked."
+            "most 1,000, all answered, in their order; `first` does not apply) and `pattern`. Calls no provider."
         ),
         extensions=requires_role(Role.VIEWER),
         graphql_type=LatestConnection | None,

@@ -61,7 +61,7 @@ class Symbol(Node):
     )
     contract_size: float | None = strawberry.field(
         description=(
-            "What one contract of a derivative is worth, in units of the base, of an inverse one in units of the quote; "
+            "The value of one contract of a derivative, in units of the base, of an inverse one in units of the quote; "
             "null where the provider does not say."
         )
     )

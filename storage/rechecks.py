@@ -1,4 +1,4 @@
-"""Spans that are fetched again later: rechecks of empty answers, which are believed at once, and retries of unproven ones.
+"""Spans that are fetched again later: rechecks of accepted empty answers, and retries of unproven ones.
 
 An empty answer may be an outage; a recheck follows when that would be over. An answer that proves nothing is fetched again
 with a growing pause.
@@ -77,7 +77,7 @@ class Retry:
 
 
 def backoff_ms(tries: int) -> int:
-    """The pause after so many fetches in vain."""
+    """The pause after ``tries`` fetches in vain."""
     return min(MAX_RETRY_MS, FIRST_RETRY_MS * int(BACKOFF_FACTOR ** min(tries - 1, 10)))
 
 

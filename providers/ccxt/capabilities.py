@@ -1,4 +1,4 @@
-"""What a provider over ccxt can do: as its traits and ``first_use.toml`` say at first, then as ccxt's class says."""
+"""The capabilities of a provider over ccxt: first from its traits and ``first_use.toml``, then from ccxt's class."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _TYPICAL = tuple(map(Timeframe.parse, ("1m", "5m", "15m", "30m", "1h", "4h", "1d
 
 
 def first_capabilities(exchange_id: str, traits: ExchangeTraits, margin: int) -> Capabilities:
-    """Before ccxt is imported; ``margin`` is how many rows of a call are not of the span asked for."""
+    """Return the capabilities before ccxt is imported; ``margin`` is the number of rows of a call outside the span."""
     known = first_use_of(exchange_id)
     return Capabilities(
         _TYPICAL,
@@ -37,7 +37,7 @@ def learned_capabilities(
     options: Mapping[str, object],
     margin: int,
 ) -> Capabilities:
-    """With what ccxt's class says."""
+    """Return the capabilities with the declarations of ccxt's class."""
     source = live_source(exchange) if MINUTE in native else None
     return replace(
         before,

@@ -1,4 +1,4 @@
-"""When a symbol that is not traded any more ended: no exchange says it, its empty answers do."""
+"""The end of a delisted symbol: no exchange reports it, so empty answers show it."""
 
 from __future__ import annotations
 
@@ -13,12 +13,14 @@ _MAX_EMPTY_ANSWERS = 3  # empty answers up to now after which a symbol that is n
 class EmptyAnswers:
     """Counts the empty answers, up to now, of symbols that are not traded.
 
-    Only a listing says that one has ended: should it be traded again, the next listing takes that back.
+    Only a listing marks a symbol as ended; if it trades again, the next listing clears the mark.
     """
 
     def __init__(self) -> None:
-        """Nothing is counted."""
-        self._counts: dict[str, tuple[int, int]] = {}  # by symbol: from when on it has nothing, and how often so
+        """Start with no count."""
+        self._counts: dict[
+            str, tuple[int, int]
+        ] = {}  # by symbol: the start of the empty time, and the number of empty answers
 
     def count(self, market: MarketInfo, timeframe: Timeframe, page: Page) -> None:
         """Count a page, if it is empty up to now."""
@@ -30,6 +32,6 @@ class EmptyAnswers:
             self._counts[symbol] = min(since, page.complete_from), times + 1
 
     def ended_at(self, market: MarketInfo) -> int | None:
-        """From when on a symbol has nothing, in ms UTC; None where it may still be traded."""
+        """The instant (ms, UTC) from which a symbol has no candles; None if it may still trade."""
         since, times = self._counts.get(str(market["symbol"]), (0, 0))
         return since if times >= _MAX_EMPTY_ANSWERS and market.get("active") is False else None

@@ -1,6 +1,6 @@
-"""The table of ``docs/exchanges.md``: what ccxt's classes send, and what the traits say.
+"""The table of ``docs/exchanges.md``: the requests of ccxt's classes, and the traits.
 
-``python -m providers.ccxt.exchanges_page`` renews it between the marks of the page. It asks no exchange anything.
+``python -m providers.ccxt.exchanges_page`` renews it between the marks of the page. It calls no exchange.
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ async def _line(exchange_id: str, exchange: Exchange) -> str:
 
 
 async def _sent(exchange: Exchange) -> SentWindow | None:
-    """What ccxt's class sends for a hundred minutes, with nothing put on the wire; None where it sends nothing at all."""
+    """The request of ccxt's class for a hundred minutes, without sending it; None if it makes none."""
     sent: list[tuple[str, object]] = []
 
     async def fetch(url: str, method: str = "GET", headers: object = None, body: object = None) -> None:  # noqa: ARG001
@@ -107,7 +107,7 @@ def _days(traits: ExchangeTraits, exchange: Exchange) -> str:
 
 
 def _market(symbol: str) -> dict[str, object]:
-    """What ccxt must know of a symbol to make a request."""
+    """The market that ccxt needs to make a request."""
     swap = ":" in symbol
     kinds = {"type": "swap" if swap else "spot", "spot": not swap, "swap": swap, "contract": swap, "linear": swap}
     others = {"margin": False, "future": False, "option": False, "active": True, "inverse": False, "contractSize": 1.0}

@@ -1,4 +1,4 @@
-"""Where the history of a symbol begins, found by a few calls where the exchange does not say it."""
+"""Finds the first candle of a symbol with a few calls, if the exchange does not list it."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ async def _first_row(fetch: Fetch, step: Timeframe, span: Span) -> int | None:
     if not len(page.candles):
         return None
     first = int(page.candles.timestamp[0])
-    if page.complete_from > span.since:  # as long a page as was ever seen: it may have been cut
+    if page.complete_from > span.since:  # the page may have been cut
         before = await fetch(step, Span(span.since, first))
         if len(before.candles) or before.complete_from > span.since or before.complete_to < first:
             return None

@@ -1,4 +1,4 @@
-"""What ccxt's classes say of themselves, for the time before one is imported: ``first_use.toml``, written by this module.
+"""The declarations of ccxt's classes, for the time before one is imported: ``first_use.toml``, written by this module.
 
 ``python -m providers.ccxt.first_use > providers/ccxt/first_use.toml`` renews it; no network is used.
 """
@@ -21,14 +21,14 @@ _HEAD = "# What ccxt's classes say: what the forming minute is made of, and how 
 
 @dataclass(frozen=True, slots=True)
 class FirstUse:
-    """What is known of an exchange before its first use: ``live`` as in `LiveSource`, empty where it is polled."""
+    """The declarations of an exchange before its first use: ``live`` as in `LiveSource`, empty where it is polled."""
 
     live: str = ""
     rows: int | None = None
 
 
 def first_use_of(exchange_id: str) -> FirstUse:
-    """What ccxt's class says of the exchange; nothing of one that is newer than the file."""
+    """The declarations in the file; empty for an exchange that is newer than the file."""
     return _table().get(exchange_id, FirstUse())
 
 
@@ -39,7 +39,7 @@ def _table() -> dict[str, FirstUse]:
 
 
 def declared(exchange_id: str) -> FirstUse | None:
-    """What ccxt's class says now; None where it has no candles."""
+    """The declarations of ccxt's class now; None if it has no candles."""
     try:
         exchange = make_exchange(exchange_id, {})
     except ConfigurationError:
@@ -49,7 +49,7 @@ def declared(exchange_id: str) -> FirstUse | None:
 
 
 def rendered(found: dict[str, FirstUse]) -> str:
-    """The file."""
+    """The content of the file."""
     lines = [_HEAD]
     for name, row in sorted(found.items()):
         rows = "" if row.rows is None else f", rows = {row.rows}"

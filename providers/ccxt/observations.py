@@ -1,4 +1,4 @@
-"""What earlier answers of an exchange showed about how it pages; lost at a restart, and learned again."""
+"""The paging behaviour of an exchange, observed in earlier answers; lost at a restart, and learned again."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from candlegraph.timeframe import Timeframe
 from providers.ccxt.sent import SentWindow
 
 _MAX_SERIES = 20_000
-_MIN_WINDOW = 100  # buckets that an exchange looks at from a start on, until a row shows that it looks at more
-_MIN_CAP = 50  # a shorter page that is as long as an earlier one is chance
+_MIN_WINDOW = 100  # buckets that an exchange searches from a start on, until a row shows that it searches more
+_MIN_CAP = 50  # two shorter pages of the same length may be chance
 
 
 class SeriesKey(NamedTuple):
@@ -36,7 +36,7 @@ class _KnownRows:
 
 @dataclass(slots=True)
 class _Endpoint:
-    """What is known of an endpoint at one timeframe."""
+    """The observations of an endpoint at one timeframe."""
 
     longest_page: int  # rows
     window: int = _MIN_WINDOW  # buckets
@@ -47,29 +47,29 @@ class Observations:
     """The evidence of earlier answers, by series and by endpoint."""
 
     def __init__(self, rows_per_call: int | None) -> None:
-        """Nothing is known but how many rows one answer holds, where that is documented."""
+        """Start with the documented number of rows of an answer, if any."""
         self._documented_rows = rows_per_call or 0
         self._endpoints: dict[tuple[str, Timeframe], _Endpoint] = {}
         self._oldest_first: set[str] = set()
         self._known: LRUCache[SeriesKey, _KnownRows] = LRUCache(_MAX_SERIES)
 
     def is_cut(self, key: SeriesKey, rows: int, count: int | None) -> bool:
-        """Whether a page of so many rows may have been cut: it has as many as were asked for, or as any before it."""
+        """Whether a page of so many rows may have been cut: it has as many as requested, or as any page before."""
         longest = self._documented_rows or self._endpoint(key).longest_page
         return rows >= longest or (count is not None and rows >= count)
 
     def cap(self, key: SeriesKey) -> int | None:
-        """How many rows an answer holds, where two answers were cut there."""
+        """The most rows of an answer, if two answers were cut there."""
         return self._endpoint(key).cap
 
     def window(self, key: SeriesKey) -> int:
-        """How many buckets from a start on the exchange has been seen to look at."""
+        """The number of buckets from a start on that the exchange searches, as observed."""
         return self._endpoint(key).window
 
     def is_oldest_first(self, key: SeriesKey, found: Candles, sent: SentWindow) -> bool:
         """Whether a cut page from a start on was cut at its new side: it lacks a newer row that an earlier answer had.
 
-        That row must be one that was asked for, also where the exchange looks at as many buckets as rows are asked for.
+        That row must be in the requested span, even if the exchange searches only as many buckets as requested rows.
         """
         if key.kind in self._oldest_first:
             return True
@@ -90,7 +90,7 @@ class Observations:
         return known is not None and key.timeframe.next(known.oldest) <= instant
 
     def learn(self, key: SeriesKey, found: Candles, rows: int, sent: SentWindow) -> None:
-        """Remember what an answer shows."""
+        """Learn from an answer."""
         if not len(found):
             return
         first, last = int(found.timestamp[0]), int(found.timestamp[-1])

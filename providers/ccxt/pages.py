@@ -1,4 +1,4 @@
-"""What a page of an exchange's rows proves: no more than what was sent, and what earlier answers showed."""
+"""The span for which a page of an exchange is complete: by its request, and by earlier answers."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from providers.ccxt.traits import Answers, ExchangeTraits
 
 @dataclass(frozen=True, slots=True)
 class PageRequest:
-    """A question to an exchange, and what was sent for it."""
+    """A request for candles, and the window that ccxt sent for it."""
 
     timeframe: Timeframe
     span: Span
@@ -46,23 +46,23 @@ def page_of(found: Candles, rows: int, asked: PageRequest, seen: Observations) -
 
 
 def _claim(found: Candles, rows: int, asked: PageRequest, seen: Observations) -> Span:
-    """What rows prove."""
+    """The span that rows prove."""
     timeframe, sent, from_start = asked.timeframe, asked.sent, asked.traits.answers is Answers.FROM_START
     first, after_last = int(found.timestamp[0]), timeframe.next(int(found.timestamp[-1]))
     opens, ends = _start(asked), _end(asked)
     if ends is not None and after_last > timeframe.next(ends):
-        ends = None  # a row behind the bucket of an end that may be meant inclusively: the end was not obeyed
+        ends = None  # a row after the bucket of an inclusive end: the exchange ignored the end
     cut = seen.is_cut(asked.key, rows, sent.count)
     since, until = first, after_last
     if opens is None:
-        if ends is not None:  # the newest rows before an end; where they are fewer, there are no older ones
+        if ends is not None:  # the newest rows before an end; a short page has the oldest ones
             since, until = first if cut else min(first, asked.span.since), max(after_last, ends)
     elif ends is not None and not cut:
         since, until = min(first, opens), max(after_last, ends)
     elif from_start:
         since = min(first, opens)
         if not cut and sent.count:
-            # Not the whole span: should the page have been cut short behind our back, the next one will tell.
+            # Not the whole span: if the exchange cut the page silently, the next page shows it.
             until = max(after_last, timeframe.shift(opens, sent.count))
     elif ends is None:
         if (not cut or seen.is_oldest_first(asked.key, found, sent)) and seen.reaches(asked.key, opens):
@@ -73,16 +73,16 @@ def _claim(found: Candles, rows: int, asked: PageRequest, seen: Observations) ->
 
 
 def _looked_until(asked: PageRequest, opens: int, seen: Observations) -> int:
-    """How far an exchange that was sent no end looked for rows: as many buckets as were asked for, and as it has before.
+    """The end of the search of an exchange without an end: the requested number of buckets, at most as many as seen before.
 
-    They are counted from the start that was sent, be it meant inclusively or not.
+    The count begins at the start in the request, inclusive or not.
     """
     window, start = seen.window(asked.key), asked.sent.start
     return asked.timeframe.shift(opens if start is None else start, min(asked.sent.count or window, window))
 
 
 def _empty_claim(asked: PageRequest, seen: Observations) -> Span:
-    """What an answer without rows proves."""
+    """The span that an answer without rows proves."""
     span, opens, ends = asked.span, _start(asked), _end(asked)
     nothing = Span(span.since, span.since)
     if ends is not None:
@@ -95,7 +95,7 @@ def _empty_claim(asked: PageRequest, seen: Observations) -> Span:
 
 
 def _start(asked: PageRequest) -> int | None:
-    """The first opening that a row may have by the start that was sent; a start may be meant exclusively."""
+    """The first opening that the start in the request allows; the start may be exclusive."""
     sent, timeframe = asked.sent.start, asked.timeframe
     if sent is None:
         return None
@@ -104,12 +104,12 @@ def _start(asked: PageRequest) -> int | None:
 
 
 def _end(asked: PageRequest) -> int | None:
-    """The end of the buckets that may have a row by the end that was sent; where a bucket opens, it is meant exclusively."""
+    """The end of the buckets that the end in the request allows; at the opening of a bucket it is exclusive."""
     return None if asked.sent.end is None else asked.timeframe.ceil(asked.sent.end)
 
 
 def has_rows_list(body: object, depth: int = 4) -> bool:
-    """Whether an answer without candles holds the list they would be in: ``{}`` is no answer, ``[]`` is one."""
+    """Whether an answer without candles has an empty list of them: ``{}`` is no answer, ``[]`` is one."""
     if isinstance(body, dict) and depth:
         return any(has_rows_list(value, depth - 1) for key, value in body.items() if "error" not in str(key).lower())
     return isinstance(body, list)

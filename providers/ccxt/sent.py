@@ -1,4 +1,4 @@
-"""What ccxt put on the wire for a page: the start, the end and the number of rows, read from the request itself.
+"""The request of ccxt for a page: the start, the end and the number of rows, read from its URL or body.
 
 The names and units differ between exchanges and ccxt's classes change them from version to version. So the parameters
 are recognised by families of names, and their unit by which reading lies closest to the span that was asked for. What
@@ -27,7 +27,7 @@ _DAY_IN_PATH = re.compile(r"/(20[0-9]{2})([01][0-9])([0-3][0-9])(?=/|$)")
 
 @dataclass(frozen=True, slots=True)
 class SentWindow:
-    """The window that was sent: instants in ms UTC, rows; None where none was."""
+    """The window of a request: instants in ms UTC, and a number of rows; None for a bound that it does not have."""
 
     start: int | None = None
     end: int | None = None

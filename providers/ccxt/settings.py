@@ -1,4 +1,4 @@
-"""The settings of exchanges: which there are, the options of each, and the rate budget that follows from them."""
+"""The settings of exchanges: their ids, their options, and the rate budget that follows from these."""
 
 from __future__ import annotations
 
@@ -13,13 +13,19 @@ from candlegraph.provider import Budget
 from providers.ccxt.exchange import Exchange
 
 _BUDGET_S = 60.0
-_CONCURRENT = 8  # of 8 pages at once, 100 take a fifth of the time; more of them only make a queue
-_CREDENTIALS = ("apiKey", "uid", "login", "walletAddress", "token")  # what ccxt calls those that say who asks
+_CONCURRENT = 8  # 8 pages at once cut the time of 100 pages to a fifth; more only queue
+_CREDENTIALS = (
+    "apiKey",
+    "uid",
+    "login",
+    "walletAddress",
+    "token",
+)  # ccxt's names of the options that identify the caller
 _ID = re.compile(r"[a-z][a-z0-9]{0,31}")
 
 
 def budget_of(exchange: Exchange, options: Mapping[str, object]) -> Budget | None:
-    """What ccxt allows for: a cost of 1 every ``rateLimit`` ms. Its own limiter stays behind this as the last guard.
+    """The budget that ccxt allows: a cost of 1 every ``rateLimit`` ms. Its own limiter stays on behind this one.
 
     No more calls at once than that limiter lets begin in half of a call's deadline: the rest would only wait in it.
     """

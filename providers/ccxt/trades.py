@@ -1,4 +1,4 @@
-"""The forming minute out of trades, for exchanges whose websocket has no 1m candles.
+"""Folds the forming minute from trades, for exchanges whose websocket has no 1m candles.
 
 A minute is shown only where the stream was there before it opened: of the one in which it joined, some trades are missing, and that
 one is left to the history. So it is after each cut, and of a symbol that is silent until its first trade.
@@ -20,7 +20,7 @@ Trade = Mapping[str, object]  # as ccxt has it
 
 @dataclass(slots=True)
 class _Minute:
-    """What is known of one minute: the numbers of its candle, and which trades are in them."""
+    """One minute: the values of its candle, and the trades that they include."""
 
     open: float
     high: float
@@ -34,7 +34,7 @@ class _Minute:
     )  # the trades are kept, so that no other one gets their `id`
 
     def add(self, key: object, trade: Trade, at: int, price: float, volume: float) -> None:
-        """Take a trade in, in whatever order it comes; a second time it changes nothing."""
+        """Add a trade, in any order; adding it twice changes nothing."""
         if key in self.trades:
             return
         self.trades[key] = trade

@@ -1,4 +1,4 @@
-"""What is special about an exchange: one table of ``traits.toml`` for each, read once."""
+"""The traits of exchanges: one table of ``traits.toml`` for each, read once."""
 
 from __future__ import annotations
 
@@ -11,18 +11,18 @@ from importlib.resources import files
 
 
 class Answers(StrEnum):
-    """What an exchange answers to what ccxt's class sends."""
+    """The rows that an exchange returns for the requests of ccxt's class."""
 
-    UNKNOWN = "unknown"  # a page proves what its request and the answers before it show
+    UNKNOWN = "unknown"  # the request and earlier answers decide what a page proves
     FROM_START = "from start"  # the oldest rows from the start on, however far away they are
     WINDOW = "window"  # the rows between start and end, both of them inclusive
     BEFORE_END = "before end"  # the newest rows before the end
-    NEWEST = "newest"  # the newest rows that it keeps, whatever start is sent
+    NEWEST = "newest"  # the newest rows that it keeps, for any start
 
 
 @dataclass(frozen=True, slots=True)
 class ExchangeTraits:
-    """What an exchange does that ccxt does not say; each field is a key of ``traits.toml``, where they are explained."""
+    """The properties of an exchange that ccxt does not declare; ``traits.toml`` explains each field."""
 
     answers: Answers = Answers.UNKNOWN
     rows_per_call: int | None = None
@@ -38,7 +38,7 @@ class ExchangeTraits:
 
 
 def traits_of(exchange_id: str) -> ExchangeTraits:
-    """The traits of an exchange; the defaults where nothing is special about it."""
+    """The traits of an exchange; the defaults if it has no table."""
     return _table().get(exchange_id, ExchangeTraits())
 
 

@@ -1,4 +1,4 @@
-"""The unit of an exchange's volumes, and how they become units of the base.
+"""The unit of an exchange's volumes, and their conversion to units of the base.
 
 What ccxt's ``parse_ohlcv`` returns for a volume is the exchange's own number: none of them multiplies by the size of a contract.
 ``traits.toml`` has the unit by the kind of market (``spot``, ``swap``, ``inverse``; a linear or quanto contract is a ``swap``).
@@ -23,7 +23,7 @@ _SYMBOLS = {"spot": "^[^:]+$", "swap": f"^(?!{_INVERSE[1:]}).*:", "inverse": _IN
 
 
 class VolumeUnit(StrEnum):
-    """What a row's volume counts."""
+    """The unit of a row's volume."""
 
     BASE = "base"
     CONTRACTS = "contracts"
@@ -58,12 +58,12 @@ class VolumeScale:
 
     @classmethod
     def of_stream(cls, traits: ExchangeTraits, market: Mapping[str, object], *, trades: bool) -> Self:
-        """The scale of what is streamed; what is not known of the history, the stream does not know either."""
+        """The scale of a stream; unknown if the scale of the history is unknown."""
         rows = cls.of_rows(traits, market)
         return cls.of_trades(market) if trades and rows.times is not None else rows
 
     def in_base(self, candles: Candles) -> Candles:
-        """The candles with volumes in units of the base; NaN, which means unknown, where that cannot be done.
+        """The candles with volumes in units of the base; NaN, which means unknown, if that is impossible.
 
         A contract of an inverse market is worth a number of quote units; how many base units that was, the row's close says.
         """
@@ -76,7 +76,7 @@ class VolumeScale:
         return replace(candles, volume=volume)
 
     def of_trade(self, amount: float, price: float) -> float:
-        """A trade's amount in units of the base; 0 where that cannot be done."""
+        """A trade's amount in units of the base; 0 if that is impossible."""
         return (self.times or 0.0) * amount / (price if self.inverse else 1.0)
 
 
@@ -88,7 +88,7 @@ def kind_of(market: Mapping[str, object]) -> str:
 
 
 def contract_size(market: Mapping[str, object]) -> float | None:
-    """How much one contract is worth, in base units, of an inverse one in quote units; None where ccxt does not know it."""
+    """The value of one contract, in base units, of an inverse one in quote units; None if ccxt does not know it."""
     size = market.get("contractSize")
     return float(size) if isinstance(size, int | float) and np.isfinite(size) and size > 0 else None
 

@@ -1,4 +1,4 @@
-"""What a folder holds: which file has which symbol and timeframe, and why the others cannot be served."""
+"""The catalog of a folder: the file of each symbol and timeframe, and the reason why a file cannot be served."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from candlegraph.timeframe import Timeframe
 
 _TEXTS = (".csv", ".tsv", ".txt")
 SUFFIXES = (*_TEXTS, *(f"{text}.gz" for text in _TEXTS), ".parquet", ".pq")
-# People keep candles in these as well; everything else is left alone without a word.
+# Other formats of candles, which get a message; all other files are ignored silently.
 _UNREAD = (".zip", ".gz", ".xz", ".bz2", ".zst", ".7z", ".json", ".feather", ".arrow", ".xls", ".xlsx", ".h5")
 _KINDS = "only CSV, TSV and other delimited text (plain or gzipped) and Parquet are read"
 
@@ -31,7 +31,7 @@ class Catalog:
     timeframes: tuple[Timeframe, ...] = ()
 
     def why_suspended(self, symbol: str) -> str | None:
-        """Why a symbol may lack a file that there is."""
+        """The reason why a symbol may lack an existing file."""
         folders = (reason for folder, reason in self.unreadable.items() if symbol.startswith(folder))
         return self.suspended.get(symbol) or next(folders, None)
 
@@ -71,7 +71,7 @@ def catalog(root: Path, held: Callable[[Path, Timeframe | None], Timeframe], kno
         if len(paths) == 1:
             files.setdefault(symbol, {})[timeframe] = paths[0]
         else:
-            # Which of them is right is nothing to guess.
+            # Do not guess which of them is right.
             names = " and ".join(path.name for path in paths)
             problem = f"{names} hold {timeframe} candles of {symbol!r} both: keep one of them."
             problems.update({path.relative_to(root).as_posix(): problem for path in paths})

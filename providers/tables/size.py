@@ -1,4 +1,4 @@
-"""How large a table may be: refused before it is read, for a small file may unpack to more than fits into memory."""
+"""Size limits of tables, checked before reading: a small file may unpack to more than fits into memory."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from candlegraph.errors import InvalidCandles
 MAX_ROWS = 12_000_000  # 23 years of minutes; they take 0.7 GB, and twice that while they are joined
 MAX_UNPACKED_BYTES = 4 << 30
 MAX_RATIO = 50  # of unpacked to packed bytes; candles compress to a third, very regular ones to a twentieth
-_FREE_BYTES = 64 << 20  # may come of the smallest file
+_FREE_BYTES = 64 << 20  # allowed for the smallest file
 _CHUNK_BYTES = 1 << 20
 _CELL_BYTES = 8
 
@@ -20,7 +20,7 @@ _CELL_BYTES = 8
 def check_size(path: Path, *, parquet: bool) -> None:
     """InvalidCandles where a table has too many rows or unpacks to too much; EOFError, zlib.error, OSError.
 
-    A text is unpacked piece by piece and only counted; of a Parquet file the metadata is read, and the length of texts.
+    The check unpacks a text piece by piece and counts its bytes; of a Parquet file it reads the metadata and the length of texts.
     """
     if parquet:
         _check_parquet(path)
@@ -39,7 +39,7 @@ def check_size(path: Path, *, parquet: bool) -> None:
 def _check_parquet(path: Path) -> None:
     import polars as pl  # noqa: PLC0415 - lazily, see reader.py
 
-    # What cannot be read at all is refused by the reader, with the reason.
+    # The reader refuses an unreadable file, with the reason.
     with suppress(pl.exceptions.PolarsError, pl.exceptions.PanicException):
         lazy = pl.scan_parquet(path, glob=False, hive_partitioning=False)
         schema, packed = lazy.collect_schema(), path.stat().st_size

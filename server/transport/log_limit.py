@@ -1,4 +1,4 @@
-"""Warnings that any stranger can cause: a few of each kind a minute, and then how many there were."""
+"""Limits the warnings that any client can cause: a few of each kind a minute, then their number."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ LOGGERS = {"uvicorn.error": PER_MINUTE, "asyncio": PER_MINUTE, "server.transport
 
 
 class LogLimit(logging.Filter):
-    """Lets so many records of one text pass in a minute; the first of a later minute says how many did not."""
+    """Lets a number of records of one text pass in a minute; the first of a later minute has the number of those left out."""
 
     def __init__(self, per_minute: int = PER_MINUTE) -> None:
-        """Nothing has passed."""
+        """Start with no record."""
         super().__init__()
         self._per_minute = per_minute
         self._minutes: dict[str, tuple[int, int]] = {}  # of each text, which are ours: the minute, and how many in it
@@ -33,7 +33,7 @@ class LogLimit(logging.Filter):
 
 
 def limit_logs() -> None:
-    """Limit the loggers whose warnings strangers cause."""
+    """Limit the loggers whose warnings any client can cause."""
     for name, per_minute in LOGGERS.items():
         logger = logging.getLogger(name)
         if not any(isinstance(one, LogLimit) for one in logger.filters):

@@ -1,4 +1,4 @@
-"""Which media type an answer has: what `Accept` asks for, of what the server can write."""
+"""Negotiates the media type of an answer from `Accept`."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from enum import Enum
 
 
 class MediaType(Enum):
-    """What an answer may be written as."""
+    """The media types of answers."""
 
     JSON = "application/json"
     GRAPHQL_RESPONSE = "application/graphql-response+json"
@@ -21,7 +21,7 @@ class MediaType(Enum):
 
 
 def negotiate(accept: str) -> MediaType | None:
-    """The media type a client wants most; None where it accepts none of ours.
+    """The preferred media type of a client; None if it accepts none of ours.
 
     Without a header it is `application/json`. Events have to be preferred: urql and Apollo name them for queries too,
     beside JSON. `multipart/mixed` counts with `subscriptionSpec` alone, which Apollo sends for subscriptions, first in line.
@@ -30,7 +30,7 @@ def negotiate(accept: str) -> MediaType | None:
         return MediaType.JSON
     quality = _qualities(accept)
     anything = max(quality.get("application/*", 0), quality.get("*/*", 0))
-    modern = quality.get(MediaType.GRAPHQL_RESPONSE.value, 0)  # for who names it
+    modern = quality.get(MediaType.GRAPHQL_RESPONSE.value, 0)  # for clients that name it
     legacy = quality.get(MediaType.JSON.value, anything)
     json = max(modern, legacy, anything)
     multipart = quality.get(MediaType.MULTIPART.value, 0)
@@ -45,7 +45,7 @@ def negotiate(accept: str) -> MediaType | None:
 
 
 def _qualities(accept: str) -> dict[str, float]:
-    """How much a client wants each media type; of their parameters only `subscriptionSpec` counts."""
+    """The quality of each media type; of their parameters only `subscriptionSpec` counts."""
     found: dict[str, float] = {}
     for item in accept.lower().split(","):
         media_type, *parameters = (part.strip() for part in item.split(";"))

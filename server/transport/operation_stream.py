@@ -1,4 +1,4 @@
-"""The answers to one operation as one response that goes on, for want of a WebSocket.
+"""The answers to one operation as one long response, for clients without a WebSocket.
 
 Two framings: graphql-sse in its distinct connections mode, https://github.com/enisdenjo/graphql-sse/blob/master/PROTOCOL.md,
 and Apollo's multipart subscriptions, https://www.apollographql.com/docs/graphos/routing/operations/subscriptions/multipart-protocol.
@@ -30,7 +30,7 @@ from server.transport.persisted_queries import PersistedQueries
 
 @dataclass(frozen=True, slots=True)
 class Framing:
-    """How payloads are written: what begins the response, is between payloads of a quiet one, and ends it."""
+    """The framing of payloads: the beginning of the response, the keep-alive, and the end."""
 
     media_type: str
     start: str
@@ -69,7 +69,7 @@ MULTIPART = Framing(
 
 @dataclass(frozen=True, slots=True)
 class StreamedOperations:
-    """What every stream of a server has in common."""
+    """The settings that all streams of a server share."""
 
     schema: Schema
     persisted: PersistedQueries

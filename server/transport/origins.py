@@ -1,4 +1,4 @@
-"""Whose pages may use the API: those from this server itself, and from the origins in `ALLOWED_ORIGINS`."""
+"""Checks the origin of requests: pages of this server and of the origins in `ALLOWED_ORIGINS` may use the API."""
 
 from __future__ import annotations
 

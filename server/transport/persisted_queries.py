@@ -24,10 +24,10 @@ _SHA256 = re.compile(r"[0-9a-f]{64}")
 
 
 class PersistedQueries:
-    """The documents that were sent with their hash and are valid; beyond the limit the least recently used goes."""
+    """The documents that were sent with their hash and are valid; beyond the limit the least recently used is evicted."""
 
     def __init__(self, limit: int = MAX_PERSISTED_QUERIES) -> None:
-        """Keep none yet."""
+        """Start empty."""
         self._documents: LRUCache[str, bytes] = LRUCache(limit)
 
     @contextmanager

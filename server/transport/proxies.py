@@ -1,4 +1,4 @@
-"""Whose word counts for where a request comes from: that of the proxies in `FORWARDED_ALLOW_IPS` alone."""
+"""The client's address of a request, by the forwarded headers of the proxies in `FORWARDED_ALLOW_IPS` only."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ class TrustedProxies:
     def client_of(self, peer: str, forwarded: str) -> str:
         """The client of a request that the proxy ``peer`` passed on: the rightmost address that is no proxy.
 
-        What stands to its left is the client's own text. An entry that is no address hides the client: its proxy counts.
+        Everything to its left is the client's own text. If the entry is no address, the proxy's address counts.
         """
         client = peer
         for entry in reversed(forwarded.split(",")):
@@ -54,7 +54,7 @@ class TrustedProxies:
         return client
 
     def ignore(self, peer: str) -> None:
-        """Note that a header does not count; the first time it is one warning."""
+        """Ignore a header; the first one logs a warning."""
         if self.ignored_from is None:
             self.ignored_from = peer
             log.warning(
@@ -65,7 +65,7 @@ class TrustedProxies:
 
     @property
     def advice(self) -> str | None:
-        """What an operator should know, in a sentence."""
+        """A sentence for the operator, if a header was ignored."""
         if self.ignored_from is None:
             return None
         return f"X-Forwarded-For from {self.ignored_from} is ignored; FORWARDED_ALLOW_IPS names the proxies that count."
@@ -80,7 +80,7 @@ class ForwardedHeaders:
         self._proxies = proxies
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Put the client's address and scheme into the scope, if the peer may say so."""
+        """Put the client's address and scheme into the scope, if the peer is a trusted proxy."""
         if scope["type"] in ("http", "websocket"):
             forwarded = _joined(scope, b"x-forwarded-for")
             scheme = _joined(scope, b"x-forwarded-proto").rpartition(",")[2].strip().lower()

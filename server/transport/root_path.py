@@ -1,4 +1,4 @@
-"""The path that a reverse proxy serves this server under, as `ROOT_PATH` says; no header of a request is believed."""
+"""The path prefix under which a reverse proxy publishes this server: `ROOT_PATH`, and no header of a request."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ _OWN = {"/graphql", "/static", "/healthz", "/readyz", "/schema.graphql"}
 
 
 def check_root_path(path: str) -> str:
-    """The path as it is. ValueError where it is none, or a path of the server's own, which could be either."""
+    """The path as it is. ValueError if it is none, or a path of the server's own, which would be ambiguous."""
     if not _FORM.fullmatch(path) or {".", ".."} & set(path.split("/")):
         raise ValueError("it is a path such as /api, with no slash at its end")
     if path in _OWN:
@@ -20,7 +20,7 @@ def check_root_path(path: str) -> str:
 
 
 class RootPath:
-    """An ASGI application around another: takes the prefix off a path, where the proxy has left it there."""
+    """An ASGI application around another: strips the prefix from a path, if the proxy has not."""
 
     def __init__(self, app: ASGIApp, root_path: str) -> None:
         """Wrap ``app``."""
@@ -28,7 +28,7 @@ class RootPath:
         self._root = root_path
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Pass a request on with the path that it has behind the prefix."""
+        """Pass a request on without the prefix of its path."""
         if scope["type"] in ("http", "websocket"):
             path: str = scope["path"]
             if path == self._root or path.startswith(self._root + "/"):

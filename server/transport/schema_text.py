@@ -1,4 +1,4 @@
-"""The schema as a text at an address of its own, for code generators; `INTROSPECTION` counts here too."""
+"""The schema as text at `/schema.graphql`, for code generators; `INTROSPECTION` applies here too."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ class SchemaText:
     """Answers with the schema."""
 
     def __init__(self, schema: Schema, endpoint: GraphQLEndpoint) -> None:
-        """Show ``schema`` to those who may read it through ``endpoint``."""
+        """Show ``schema`` to clients that may read it through ``endpoint``."""
         self._schema = schema
         self._endpoint = endpoint
 
     async def answer(self, request: Request) -> Response:
-        """The schema, or why it is not shown."""
+        """The schema, or the refusal."""
         refusal = introspection_refusal(await self._endpoint.identify(request))
         headers = {"cache-control": "no-cache", "vary": "Authorization"}
         if refusal is None:

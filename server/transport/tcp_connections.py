@@ -1,4 +1,4 @@
-"""Every TCP connection of the process: how many there may be, in total and of one address."""
+"""Limits of the TCP connections of a process, in total and for each address."""
 
 from __future__ import annotations
 
@@ -22,18 +22,18 @@ class TcpConnections:
     """Counts connections from the moment they are accepted; those of trusted proxies count in total only."""
 
     def __init__(self, limits: TcpLimits | None = None, proxies: TrustedProxies | None = None) -> None:
-        """There are none."""
+        """Start with none."""
         self.limits = limits or TcpLimits()
         self._proxies = proxies or TrustedProxies()
         self._total = 0
         self._of: Counter[str] = Counter()
 
     def __len__(self) -> int:
-        """How many there are."""
+        """The number of connections."""
         return self._total
 
     def refusal(self, address: str) -> CandlegraphError | None:
-        """Why another connection of an address is one too many; None where it is not."""
+        """The refusal of another connection of an address; None if it fits."""
         if self._total >= self.limits.total:
             return Overloaded("The server has as many connections as it can carry.", retry_after=5)
         if self._of[network(address)] >= self.limits.per_address:
@@ -47,7 +47,7 @@ class TcpConnections:
             self._of[network(address)] += 1
 
     def remove(self, address: str) -> None:
-        """Count a connection no more."""
+        """Stop counting a connection."""
         self._total -= 1
         name = network(address)
         if self._of[name] > 1:

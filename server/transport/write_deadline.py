@@ -1,4 +1,4 @@
-"""When a peer counts as stalled: it has taken no byte of what is buffered for it. A slow one that reads is never cut off."""
+"""The deadline for writing: a peer stalls when it takes no byte of its buffered data. A slow reader is never cut off."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class WriteDeadline:
         self._unsent = 0
 
     def start(self) -> None:
-        """The buffer is full: see in a while whether it has become less."""
+        """The buffer is full: check it again after a while."""
         self.cancel()
         self._unsent = unsent_bytes(self._transport)
         self._timer = asyncio.get_running_loop().call_later(self._timeout_s, self._check)
@@ -42,7 +42,7 @@ class WriteDeadline:
 
 
 def unsent_bytes(transport: asyncio.Transport) -> int:
-    """How many bytes the peer has not taken: in our buffer and, on Linux, in that of the kernel.
+    """The bytes that the peer has not taken: in our buffer and, on Linux, in the kernel's.
 
     The kernel takes nothing more before a third of its megabytes is free, which takes a slow peer longer than our deadline.
     """

@@ -1,7 +1,7 @@
-"""Who may connect to a PostgreSQL that root started as another user: root itself, and that user unless others share it.
+"""Access to a PostgreSQL that root started as another user: for root, and for that user unless others share it.
 
-The private socket keeps other users away, but not other processes of ``nobody``. So PostgreSQL asks the kernel who
-connects (https://www.postgresql.org/docs/current/auth-peer.html). The files with these rules belong to root.
+The private socket keeps other users away, but not other processes of ``nobody``. So PostgreSQL gets the
+user of each connection from the kernel (https://www.postgresql.org/docs/current/auth-peer.html). The files with these rules belong to root.
 """
 
 from __future__ import annotations

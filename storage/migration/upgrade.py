@@ -71,9 +71,9 @@ async def open_tasks(database: Database, *steps: Step) -> list[Task]:
 
 
 async def note_taint(database: Database, market: str, provider: str, taint: Taint) -> int:
-    """Make a task of each series that a fault affects, unless this database knows of the fault; of how many series."""
+    """Create a task for each series that a fault affects, unless the database has the fault already; return their number."""
     async with database.transaction() as connection:
-        # A process that comes second waits here for the first one.
+        # A second process waits here for the first one.
         if not await connection.fetchval(SQL["taint_note"], market, provider, taint.name):
             return 0
         rows = await connection.fetch(SQL["series_covered"], market, provider)
@@ -84,7 +84,7 @@ async def note_taint(database: Database, market: str, provider: str, taint: Tain
 
 
 async def advance_task(database: Database, task: Task, reached: int) -> None:
-    """Note how far a task is: a process that comes next goes on from there."""
+    """Record the progress of a task, so that another process can continue it."""
     async with database.connection() as connection:
         await connection.execute(SQL["upgrade_advance"], *_key(task), reached)
 
