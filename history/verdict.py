@@ -81,8 +81,10 @@ def judge_page(page: Page, call: FetchCall, traits: Capabilities) -> PageVerdict
     # A page speaks of so many buckets at most: what lies behind them is not fetched yet.
     page_ends = asked.until if ended else call.timeframe.shift(asked.since, traits.max_rows_per_call, call.days)
     behind = min(asked.until, max(page_ends, page.complete_from))
-    # Past the last final candle comes the forming one alone, and only a full page can have cut that off.
-    whole = page.complete_to >= final_until and len(page.candles) < traits.max_rows_per_call
+    # Past the last final candle comes the forming one alone, and only a full page can have cut that off. Where candles
+    # settle late, others lie between the two: a page that ends with its last row may have cut them off.
+    cut = traits.final_after_ms > 0 and page.complete_to == final_until and final_until in _ends(within, call)
+    whole = page.complete_to >= final_until and len(page.candles) < traits.max_rows_per_call and not cut
     resume_at = behind if nothing else asked.until if whole else page.complete_to
     claims_ahead = not nothing and resume_at >= asked.until > final_until
     return PageVerdict(
@@ -103,6 +105,11 @@ def judge_page(page: Page, call: FetchCall, traits: Capabilities) -> PageVerdict
         is_off_target=not len(within) and bool(len(page.candles)),
         unknown_volumes=int(np.count_nonzero(odd)) if traits.has_volume else 0,
     )
+
+
+def _ends(candles: Candles, call: FetchCall) -> set[int]:
+    """Where the last candle ends."""
+    return {call.timeframe.next(stamp, call.days) for stamp in candles.timestamp[-1:].tolist()}
 
 
 def _split_bad_rows(candles: Candles, call: FetchCall) -> tuple[Candles, BadRows]:

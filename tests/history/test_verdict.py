@@ -87,10 +87,15 @@ def test_a_page_covers_what_it_proves_and_says_where_to_go_on(
 def test_a_page_tells_the_forming_candles_if_it_goes_past_the_final_ones(
     answer: Page, limit: int, ahead: Span | None, forming: list[int], resume: int
 ) -> None:
-    verdict = judge_page(answer, call(0, 20, 10), replace(TRAITS, max_rows_per_call=limit))
+    verdict = judge_page(answer, call(0, 20, 10), replace(TRAITS, max_rows_per_call=limit, settle_ms=0))
     assert verdict.ahead == ahead
     assert verdict.forming.timestamp.tolist() == [at(minute) for minute in forming]
     assert verdict.resume_at == at(resume)
+
+
+def test_a_page_that_ends_with_a_row_may_have_cut_off_the_candles_that_settle_late() -> None:
+    verdict = judge_page(page(ROWS[:10], 0, 10), call(0, 20, 10), replace(TRAITS, settle_ms=150_000))
+    assert (verdict.ahead, verdict.resume_at) == (None, at(10))
 
 
 def test_a_bad_row_is_neither_kept_nor_covered() -> None:
