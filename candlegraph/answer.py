@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
 
 from candlegraph.candle import Candles
 from candlegraph.series import InstrumentRecord, Series
+from candlegraph.series_revision import SeriesRevision
 from candlegraph.span import Spans
 from candlegraph.zone import Zone
 
@@ -121,6 +122,7 @@ class Answer:
     has_more: bool
     next_since: int | None
     next_before: int | None
+    revision: SeriesRevision = field(default_factory=SeriesRevision)
 
     @property
     def complete(self) -> bool:

@@ -7,6 +7,10 @@ from enum import StrEnum
 from functools import lru_cache
 
 from candlegraph.candle import Candles
+from candlegraph.series import Series
+from candlegraph.series_candles import SeriesCandles
+from candlegraph.timeframe import MINUTE
+from candlegraph.zone import UTC, Zone
 
 
 class EventKind(StrEnum):
@@ -25,7 +29,7 @@ class Event:
     """One message of a live series. After the snapshots all who follow it are handed the very same object.
 
     ``seq`` counts its closed and corrected candles, the same for every listener; an UPDATE repeats the last one.
-    ``resync_from`` (ms, UTC) is where a listener that fell behind should start again.
+    ``resync_from`` (ms, UTC) is where a listener that fell behind should start again. ``zone`` is that of the dates.
     """
 
     kind: EventKind
@@ -33,9 +37,24 @@ class Event:
     candles: Candles
     caught_up: bool = False
     resync_from: int | None = None
+    series: Series | None = None
+    zone: Zone = UTC
+
+    @property
+    def series_candles(self) -> SeriesCandles:
+        """The candles, with what their buckets are."""
+        return SeriesCandles(self.candles, self.series.timeframe if self.series else MINUTE, self.zone)
 
 
-@lru_cache(maxsize=1024)
-def heartbeat(seq: int) -> Event:
-    """The HEARTBEAT of every series that has come as far: there is one, so that what it looks like is worked out once."""
-    return Event(EventKind.HEARTBEAT, seq, Candles.empty())
+@dataclass(frozen=True, slots=True)
+class SeriesFailure:
+    """Why nothing more is sent of one of many series."""
+
+    series: Series
+    error: Exception
+
+
+@lru_cache(maxsize=4096)
+def heartbeat(seq: int, series: Series | None = None) -> Event:
+    """The HEARTBEAT of a series that has come as far: there is one, so that what it looks like is worked out once."""
+    return Event(EventKind.HEARTBEAT, seq, Candles.empty(), series=series)

@@ -69,6 +69,8 @@ class CandleQuery:
         """Answer. Raises the provider's error where nothing at all could be answered because of it."""
         self.fetches.outcome.failure = failure
         await self._refresh_plan()
+        # The first: a change that is logged while this runs is reported after it, also where it was read.
+        revision = self.plan.coverage.revisions.below(self.timeframe)
         reached = await self._read_windows(self._requested_span())
         candles = concat(self.found).sorted()
         if self.request.fill is Fill.PREVIOUS:
@@ -77,7 +79,7 @@ class CandleQuery:
         findings = QueryResult(candles, reached, outcome.exhausted, tuple(self.answered), outcome)
         if not len(candles) and not findings.covered & Spans([reached]):
             self._raise_failure()
-        return assemble(self.request, self.plan, findings)
+        return replace(assemble(self.request, self.plan, findings), revision=revision)
 
     async def _refresh_plan(self) -> None:
         """Plan by the present coverage, and by what the provider has learnt of itself: that its feed is delayed, say."""

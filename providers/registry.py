@@ -13,12 +13,14 @@ from importlib.metadata import EntryPoint, entry_points
 
 from candlegraph import clock
 from candlegraph.errors import (
+    BadUserInput,
     CandlegraphError,
     ConfigurationError,
     ProviderError,
     ProviderStarting,
     ProviderUnavailable,
 )
+from candlegraph.identity import check_new_name
 from candlegraph.provider import API_VERSION, ENTRY_POINT_GROUP, Market, Provider, UnconfiguredProvider
 from candlegraph.rate_budget import RateBudget
 from candlegraph.upstream import CallFailure, ProviderState, ProviderStatus, Upstream
@@ -124,6 +126,12 @@ class Registry:
                 provider.market, provider.id, provider.name, provider.description, provider.version, ProviderState.READY
             )
         )
+        try:
+            check_new_name("market", key[0])
+            check_new_name("provider", key[1])
+        except BadUserInput as error:
+            slot.fail(ProviderState.FAILED, error.message)
+            return
         if isinstance(provider, UnconfiguredProvider):
             slot.shown = replace(slot.shown, state=ProviderState.NOT_CONFIGURED, reason=provider.reason)
         elif (speaks := getattr(provider, "api_version", None)) != API_VERSION:

@@ -7,11 +7,12 @@ from collections.abc import AsyncIterator, Sequence
 from candlegraph.answer import CoverageReport
 from candlegraph.backfill import Backfill, BackfillRequest, BackfillState, SymbolSelection, TrackedSeries
 from candlegraph.errors import BadUserInput, Forbidden, NotFound
+from candlegraph.identity import parse_backfill_id
 from candlegraph.series import Series
 from candlegraph.viewer import Role
 from history.listings import MAX_SELECTED
 from resolvers.context import Context
-from resolvers.names import check_name
+from resolvers.names import check_name, provider_of
 from resolvers.pagination import ListPage, decode_number, encode_number, rows_to_read
 
 _MAX_JOB, _MAX_INSTRUMENT = 2**63 - 1, 2**31 - 1  # the largest numbers their columns hold
@@ -79,11 +80,11 @@ def selection(market: str, provider: str, symbols: Sequence[str] | None, pattern
     """Name symbols as a request does; BadUserInput for what could be no name."""
     if symbols is not None and len(symbols) > MAX_SELECTED:
         raise BadUserInput(f"At most {MAX_SELECTED:,} symbols fit one order; these are {len(symbols):,}.")
-    for what, name in (("market", market), ("provider", provider), ("pattern", "*" if pattern is None else pattern)):
-        check_name(what, name)
+    names = provider_of(market, provider)
+    check_name("pattern", "*" if pattern is None else pattern)
     for name in symbols or ():
         check_name("symbols", name)
-    return SymbolSelection(market, provider, None if symbols is None else tuple(symbols), pattern)
+    return SymbolSelection(*names, None if symbols is None else tuple(symbols), pattern)
 
 
 def author(context: Context) -> str | None:
@@ -92,7 +93,8 @@ def author(context: Context) -> str | None:
 
 
 def job_number(text: str) -> int:
-    """The number of a job; NotFound for what is none."""
-    if not (text.isascii() and text.isdecimal() and len(text) < 20 and int(text) <= _MAX_JOB):
+    """The number of a job, by its id; NotFound where no job has that id."""
+    number = parse_backfill_id(text)
+    if number is None or number > _MAX_JOB:
         raise NotFound(f"There is no backfill {text[:32]!r}.")
-    return int(text)
+    return number

@@ -9,9 +9,11 @@ from candlegraph.answer import Answer, CandleRequest, Fill, SourceKind, SourceSp
 from candlegraph.errors import BadUserInput, CandlegraphError
 from candlegraph.event import Event
 from candlegraph.series import Series
+from candlegraph.series_revision import SeriesRevision
 from candlegraph.span import Span
 from candlegraph.timeframe import Timeframe
 from candlegraph.zone import zone
+from history.series_changes import SeriesChanges, series_changes
 from resolvers.context import Context
 from resolvers.names import instrument
 
@@ -96,6 +98,11 @@ async def resolve_fetched_at(context: Context, source: AnswerSource) -> int | No
         return told.fetched_at
     key = (answer.record.id, answer.request.series.timeframe, Span(told.since, told.until))
     return await context.loaders.fetched_at_by_span.load(key)
+
+
+async def resolve_changes(context: Context, series: Series, after: str) -> SeriesChanges | None:
+    """What changed of a series after a revision; None where that is too long ago. BadUserInput, NotFound."""
+    return await series_changes(context.services.history, series, SeriesRevision.parse(after))
 
 
 def stream_candles(context: Context, series: Series, since: int | None, timezone: str | None) -> AsyncIterator[Event]:

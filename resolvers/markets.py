@@ -10,7 +10,7 @@ from candlegraph.series import Instrument, InstrumentRecord
 from candlegraph.timeframe import Timeframe
 from candlegraph.upstream import ProviderState, ProviderStatus
 from resolvers.context import Context
-from resolvers.names import check_name
+from resolvers.names import check_name, market_name, provider_of
 from resolvers.pagination import ListPage, decode_cursor, encode_cursor, rows_to_read
 
 
@@ -31,12 +31,12 @@ async def resolve_markets(context: Context) -> list[Market]:
 
 async def resolve_providers(context: Context, market_id: str) -> list[ProviderStatus]:
     """The providers of a market, by id. NotFound where there is no such market."""
-    check_name("market", market_id)
+    market_id = market_name(market_id)
     await context.services.providers.inspect()
     found = {status.id: status for status in context.services.providers.statuses() if status.market.id == market_id}
     for market, provider in await context.services.history.instruments.stored_providers():
         if market == market_id and provider not in found:
-            found[provider] = await _imported(context, market, provider)
+            found[provider] = await imported_provider(context, market, provider)
     if not found:
         known = ", ".join(market.id for market in await resolve_markets(context))
         raise NotFound(f"Unknown market {market_id[:64]!r}: known are {known}.")
@@ -48,8 +48,8 @@ async def resolve_symbols(
 ) -> SymbolPage:
     """One page of a provider's symbols, those whose symbol or name holds ``search`` in any case."""
     ahead = rows_to_read(first)
-    for what, name in (("market", market), ("provider", provider), ("search", search or "-")):
-        check_name(what, name)
+    market, provider = provider_of(market, provider)
+    check_name("search", search or "-")
     start = None if after is None else decode_cursor(after)
     records, total = await context.services.history.listings.search(
         market, provider, text=search, inactive=inactive, after=start, first=ahead
@@ -66,7 +66,8 @@ def _cursor(record: InstrumentRecord) -> str:
     return encode_cursor(record.instrument.symbol)
 
 
-async def _imported(context: Context, market: str, provider: str) -> ProviderStatus:
+async def imported_provider(context: Context, market: str, provider: str) -> ProviderStatus:
+    """What was imported under the name of a provider that no plugin brings."""
     stored = await context.services.history.instruments.timeframes(market, provider)
     timeframes = sorted(map(Timeframe.parse, stored), key=lambda timeframe: timeframe.nominal_ms)
     return ProviderStatus(

@@ -29,7 +29,7 @@ strawberry.enum(
 
 
 MarketArg = Annotated[strawberry.ID, strawberry.argument(description="The id of a market, as `markets` lists it.")]
-ProviderArg = Annotated[strawberry.ID, strawberry.argument(description="The id of a provider within its market.")]
+ProviderArg = Annotated[strawberry.ID, strawberry.argument(description="The short name of a provider, or its id.")]
 SymbolArg = Annotated[str, strawberry.argument(description="The provider's symbol, as `symbols` lists it.")]
 TimeframeArg = Annotated[Timeframe, strawberry.argument(description="How long a candle is.")]
 SinceArg = Annotated[

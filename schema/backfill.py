@@ -10,11 +10,14 @@ from strawberry import Parent
 from candlegraph import answer
 from candlegraph import backfill as job
 from candlegraph.backfill import BackfillRequest, BackfillState, SymbolSelection
+from candlegraph.identity import encode_name
 from candlegraph.series import InstrumentRecord
 from candlegraph.span import Span
 from candlegraph.timeframe import MINUTE, Timeframe
+from history import series_changes as changes
 from resolvers.backfills import selection
 from schema.candles import Gap
+from schema.node import Node, resolved_from
 from schema.pagination import connection
 from schema.scalars import Timestamp, datetime_of
 from schema.symbol import Symbol
@@ -35,6 +38,29 @@ class SpanOf:
 
     since: Timestamp = strawberry.field(description="Its beginning, inclusive.")
     until: Timestamp = strawberry.field(description="Its end, exclusive.")
+
+
+@strawberry.type(
+    description=(
+        "What a mirror of a series has to fetch again, in whole buckets: what was added lies beyond what it holds already."
+    )
+)
+class SeriesChanges:
+    """Resolved from `history.series_changes.SeriesChanges`."""
+
+    @strawberry.field(description="The `after` of the next call.")
+    def revision(parent: Parent[changes.SeriesChanges]) -> str:
+        return str(parent.revision)
+
+    @strawberry.field(description="Where a final candle was corrected or withdrawn.", graphql_type=list[SpanOf])
+    def changed(parent: Parent[changes.SeriesChanges]) -> list[Span]:
+        return list(parent.changed)
+
+    @strawberry.field(
+        description="Where coverage was taken back; it may have been fetched again since.", graphql_type=list[SpanOf]
+    )
+    def lost(parent: Parent[changes.SeriesChanges]) -> list[Span]:
+        return list(parent.lost)
 
 
 @strawberry.type(description="One upstream call for a series.")
@@ -89,7 +115,7 @@ class BackfillInput:
     """What `startBackfill` is given."""
 
     market: strawberry.ID = strawberry.field(description="The id of a market.")
-    provider: strawberry.ID = strawberry.field(description="The id of a provider within its market.")
+    provider: strawberry.ID = strawberry.field(description="The short name of a provider, or its id.")
     symbols: list[str] | None = strawberry.field(default=None, description="Symbols by name.")
     pattern: str | None = strawberry.field(
         default=None, description="A shell pattern that symbols match, such as `*/USDT`; delisted ones match too."
@@ -108,15 +134,19 @@ class BackfillInput:
 
 
 @strawberry.type(description="A job that fetches history. What it has stored stays, whatever becomes of it.")
-class Backfill:
+class Backfill(Node):
     """Resolved from `candlegraph.backfill.Backfill`."""
 
-    @strawberry.field(description="Its number.")
-    def id(parent: Parent[job.Backfill]) -> strawberry.ID:
-        return strawberry.ID(str(parent.id))
+    is_type_of = staticmethod(resolved_from(job.Backfill))
 
-    market: strawberry.ID = strawberry.field(description="The id of the market.")
-    provider: strawberry.ID = strawberry.field(description="The id of the provider.")
+    @strawberry.field(description="The id of the market.")
+    def market(parent: Parent[job.Backfill]) -> strawberry.ID:
+        return strawberry.ID(encode_name(parent.market))
+
+    @strawberry.field(description="The short name of the provider.")
+    def provider(parent: Parent[job.Backfill]) -> strawberry.ID:
+        return strawberry.ID(encode_name(parent.provider))
+
     symbols: list[str] = strawberry.field(description="The symbols, those that a pattern matched.")
     timeframe: Timeframe = strawberry.field(description="The timeframe.")
 
@@ -172,7 +202,7 @@ class TrackInput:
     """What `track` and `untrack` are given."""
 
     market: strawberry.ID = strawberry.field(description="The id of a market.")
-    provider: strawberry.ID = strawberry.field(description="The id of a provider within its market.")
+    provider: strawberry.ID = strawberry.field(description="The short name of a provider, or its id.")
     symbols: list[str] | None = strawberry.field(default=None, description="Symbols by name.")
     pattern: str | None = strawberry.field(
         default=None, description="A shell pattern that symbols match, such as `*/USDT`: those there are now."

@@ -12,6 +12,8 @@ from strawberry import Info, Parent
 from candlegraph import answer
 from candlegraph.answer import Answer, GapReason, SourceKind
 from candlegraph.candle import Candles
+from candlegraph.identity import encode_name
+from candlegraph.series_candles import SeriesCandles
 from candlegraph.timeframe import MINUTE, Timeframe
 from resolvers.candles import AnswerSource, resolve_fetched_at
 from resolvers.context import Context
@@ -38,10 +40,16 @@ strawberry.enum(
 
 @strawberry.type(description="Open, high, low, close and volume of one bucket.")
 class Candle:
-    """Resolved from `candlegraph.candle.Candle` by attribute; the bulk executor completes whole batches."""
+    """Resolved from `candlegraph.series_candles.SeriesCandle` by attribute; the bulk executor completes whole batches."""
 
     timestamp: Timestamp = strawberry.field(description="The instant the bucket opens.")
     time: datetime = strawberry.field(description="The timestamp as text.")
+    date: str = strawberry.field(
+        description="The local date on which the bucket opens, in the series' time zone, such as 2024-07-02."
+    )
+    end: Timestamp = strawberry.field(
+        description="When the bucket ends; less than a timeframe away at the end of a session."
+    )
     open: float = strawberry.field(description="The first price.")
     high: float = strawberry.field(description="The highest price.")
     low: float = strawberry.field(description="The lowest price.")
@@ -135,11 +143,11 @@ class CandleSeries:
 
     @strawberry.field(description="The id of the market.")
     def market(parent: Parent[Answer]) -> strawberry.ID:
-        return strawberry.ID(parent.record.instrument.market)
+        return strawberry.ID(encode_name(parent.record.instrument.market))
 
-    @strawberry.field(description="The id of the provider.")
+    @strawberry.field(description="The short name of the provider.")
     def provider(parent: Parent[Answer]) -> strawberry.ID:
-        return strawberry.ID(parent.record.instrument.provider)
+        return strawberry.ID(encode_name(parent.record.instrument.provider))
 
     @strawberry.field(description="The symbol.")
     def symbol(parent: Parent[Answer]) -> str:
@@ -154,8 +162,8 @@ class CandleSeries:
         return parent.zone.name
 
     @strawberry.field(description="The candles, ascending and unique.", graphql_type=list[Candle])
-    def nodes(parent: Parent[Answer]) -> Candles:
-        return parent.candles
+    def nodes(parent: Parent[Answer]) -> SeriesCandles:
+        return SeriesCandles(parent.candles, parent.request.series.timeframe, parent.zone)
 
     @strawberry.field(description="The same candles as equally long arrays.", graphql_type=CandleColumns)
     def columns(parent: Parent[Answer]) -> Candles:
@@ -178,6 +186,15 @@ class CandleSeries:
         return parent.has_more
 
     @strawberry.field(
+        description=(
+            "Opaque. Moves when a final candle is corrected or withdrawn, or coverage is taken back; not when candles are "
+            "added."
+        )
+    )
+    def revision(parent: Parent[Answer]) -> str:
+        return str(parent.revision)
+
+    @strawberry.field(
         description="The `since` of the next page, where the range was read from its beginning.",
         graphql_type=Timestamp | None,
     )
@@ -197,6 +214,6 @@ class SeriesInput:
     """What `candlesBatch` asks for."""
 
     market: strawberry.ID = strawberry.field(description="The id of a market.")
-    provider: strawberry.ID = strawberry.field(description="The id of a provider within its market.")
+    provider: strawberry.ID = strawberry.field(description="The short name of a provider, or its id.")
     symbol: str = strawberry.field(description="The provider's symbol.")
     timeframe: Timeframe = strawberry.field(default=MINUTE, description="How long a candle is.")

@@ -7,6 +7,7 @@ from datetime import datetime
 import strawberry
 from strawberry import Info, Parent
 
+from candlegraph.identity import encode_name
 from candlegraph.provider import Budget, LiveMode
 from candlegraph.provider import Market as MarketNoun
 from candlegraph.timeframe import MINUTE, Timeframe
@@ -14,6 +15,7 @@ from candlegraph.upstream import CallCounters, CallFailure, ProviderState, Provi
 from resolvers.context import Context
 from resolvers.markets import SymbolPage, resolve_providers, resolve_symbols
 from schema import arguments as arg
+from schema.node import Node, resolved_from
 from schema.scalars import datetime_of
 from schema.symbol import SymbolConnection
 
@@ -81,15 +83,25 @@ class ProviderCounters:
         return None if parent.last_call_at is None else datetime_of(parent.last_call_at)
 
 
-@strawberry.type(description="An upstream: an exchange, a broker, a folder of files.")
-class Provider:
-    """Resolved from `candlegraph.upstream.Status`."""
+@strawberry.type(
+    description=(
+        "An upstream: an exchange, a broker, a folder of files. Its id is `market/provider`; the argument `provider` takes "
+        "the id and the short name."
+    )
+)
+class Provider(Node):
+    """Resolved from `candlegraph.upstream.ProviderStatus`."""
+
+    is_type_of = staticmethod(resolved_from(ProviderStatus))
+
+    @strawberry.field(description="Its short name, unique within its market.")
+    def provider(parent: Parent[ProviderStatus]) -> strawberry.ID:
+        return strawberry.ID(encode_name(parent.id))
 
     @strawberry.field(description="The id of its market.")
     def market(parent: Parent[ProviderStatus]) -> strawberry.ID:
-        return strawberry.ID(parent.market.id)
+        return strawberry.ID(encode_name(parent.market.id))
 
-    id: strawberry.ID = strawberry.field(description="Its id within the market.")
     name: str = strawberry.field(description="What people call it.")
     description: str = strawberry.field(description="What it is; it says so where its data is not real.")
     version: str = strawberry.field(description="The version of its plugin; empty where there is none.")
@@ -146,22 +158,31 @@ class Provider:
         after: arg.AfterArg = None,
     ) -> SymbolPage:
         return await resolve_symbols(
-            info.context, parent.market.id, parent.id, search, inactive=include_inactive, first=first, after=after
+            info.context,
+            encode_name(parent.market.id),
+            encode_name(parent.id),
+            search,
+            inactive=include_inactive,
+            first=first,
+            after=after,
         )
 
 
-@strawberry.type(description="A market: where symbols are traded, with one calendar of days.")
-class Market:
+@strawberry.type(
+    description="A market: where symbols are traded, with one calendar of days. Its id is the name that arguments take."
+)
+class Market(Node):
     """Resolved from `candlegraph.provider.Market`."""
 
-    id: strawberry.ID = strawberry.field(description="Its id.")
+    is_type_of = staticmethod(resolved_from(MarketNoun))
+
     name: str = strawberry.field(description="What people call it.")
     description: str = strawberry.field(description="What is traded there.")
     timezone: str = strawberry.field(description="The IANA zone in which its days open.")
 
     @strawberry.field(description="The providers of its candles.", graphql_type=list[Provider])
     async def providers(parent: Parent[MarketNoun], info: Info[Context, None]) -> list[ProviderStatus]:
-        return await resolve_providers(info.context, parent.id)
+        return await resolve_providers(info.context, encode_name(parent.id))
 
 
 def _budget(status: ProviderStatus) -> Budget:

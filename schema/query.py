@@ -8,34 +8,61 @@ from typing import Annotated
 import strawberry
 from strawberry import Info
 
-from candlegraph import answer, provider, upstream, viewer
+from candlegraph import answer, clock, provider, upstream, viewer
 from candlegraph import backfill as job
 from candlegraph.answer import Answer, Fill, Wait
 from candlegraph.backfill import BackfillState
 from candlegraph.series import InstrumentRecord, Series
 from candlegraph.timeframe import MINUTE
 from candlegraph.viewer import Role
+from history import series_changes as changes
 from resolvers.backfills import resolve_backfill, resolve_backfills, resolve_coverage, resolve_tracked
-from resolvers.candles import resolve_batch, resolve_candles
+from resolvers.candles import resolve_batch, resolve_candles, resolve_changes
 from resolvers.context import Context
 from resolvers.markets import SymbolPage, resolve_markets, resolve_providers, resolve_symbol, resolve_symbols
 from resolvers.names import instrument
+from resolvers.nodes import NodeNoun, resolve_node, resolve_server_id
 from resolvers.pagination import ListPage
 from schema import arguments as arg
-from schema.backfill import Backfill, BackfillConnection, Coverage, TrackedConnection
+from schema.backfill import Backfill, BackfillConnection, Coverage, SeriesChanges, TrackedConnection
 from schema.candles import CandleSeries, SeriesInput
 from schema.market import Market, Provider
+from schema.node import Node
 from schema.permission import requires_role
+from schema.scalars import Timestamp
 from schema.symbol import Symbol, SymbolConnection
 from schema.user import User
 
 StateArg = Annotated[BackfillState | None, strawberry.argument(description="Only jobs in this state.")]
+NodeArg = Annotated[strawberry.ID, strawberry.argument(description="The `id` of any object that has one.")]
+RevisionArg = Annotated[
+    str, strawberry.argument(description="The `revision` of a CandleSeries or of the last changes.")
+]
 SeriesArg = Annotated[list[SeriesInput], strawberry.argument(description="The series, at most 100.")]
 
 
 @strawberry.type(description="The root of all questions. A field that can fail on its own is nullable.")
 class Query:
     """The contract's queries."""
+
+    @strawberry.field(
+        description="The object with an id; null for what does not exist. Asks no provider.",
+        extensions=requires_role(Role.VIEWER),
+        graphql_type=Node | None,
+    )
+    async def node(self, info: Info[Context, None], id: NodeArg) -> NodeNoun | None:
+        return await resolve_node(info.context, id)
+
+    @strawberry.field(description="Now, by the server's clock.")
+    def server_time(self) -> Timestamp:
+        return Timestamp(clock.now_ms())
+
+    @strawberry.field(
+        description="Which database answers: a mirror or a cache of another one is worth nothing here.",
+        extensions=requires_role(Role.VIEWER),
+    )
+    async def server_id(self, info: Info[Context, None]) -> strawberry.ID | None:
+        return strawberry.ID(str(await resolve_server_id(info.context)))
 
     @strawberry.field(description="Every market.", extensions=requires_role(Role.VIEWER), graphql_type=list[Market])
     async def markets(self, info: Info[Context, None]) -> list[provider.Market]:
@@ -139,6 +166,25 @@ class Query:
             timezone=timezone,
             wait=wait,
         )
+
+    @strawberry.field(
+        description=(
+            "Corrected and lost spans since a revision that CandleSeries gave: what a mirror has to fetch again; what was "
+            "added lies beyond what the caller holds. Null where it is too long ago: start anew."
+        ),
+        extensions=requires_role(Role.VIEWER),
+        graphql_type=SeriesChanges | None,
+    )
+    async def changes(
+        self,
+        info: Info[Context, None],
+        market: arg.MarketArg,
+        provider: arg.ProviderArg,
+        symbol: arg.SymbolArg,
+        after: RevisionArg,
+        timeframe: arg.TimeframeArg = MINUTE,
+    ) -> changes.SeriesChanges | None:
+        return await resolve_changes(info.context, Series(instrument(market, provider, symbol), timeframe), after)
 
     @strawberry.field(
         description="What is known of a series to the last candle, what is not and why, and how it came.",

@@ -8,9 +8,9 @@ import strawberry
 from strawberry import Info, Parent
 
 from candlegraph import backfill as job
-from candlegraph.candle import Candles
 from candlegraph.event import Event, EventKind
 from candlegraph.series import Series
+from candlegraph.series_candles import SeriesCandles
 from candlegraph.timeframe import MINUTE
 from candlegraph.viewer import Role
 from resolvers.backfills import stream_backfill
@@ -47,8 +47,8 @@ class CandleEvent:
     seq: int = strawberry.field(description="How many candles of the series were closed or corrected so far.")
 
     @strawberry.field(description="The candles it is about, ascending.", graphql_type=list[Candle])
-    def nodes(parent: Parent[Event]) -> Candles:
-        return parent.candles
+    def nodes(parent: Parent[Event]) -> SeriesCandles:
+        return parent.series_candles
 
     caught_up: bool = strawberry.field(description="On the last snapshot: what follows is live.")
     resync_from: Timestamp | None = strawberry.field(description="On RESYNC: the `since` to subscribe with again.")

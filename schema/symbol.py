@@ -6,32 +6,31 @@ import strawberry
 from strawberry import Info, Parent
 
 from candlegraph.answer import Answer, Fill, Wait
+from candlegraph.identity import encode_name
 from candlegraph.series import InstrumentRecord, Series
 from candlegraph.timeframe import MINUTE
 from resolvers.candles import resolve_candles
 from resolvers.context import Context
 from schema import arguments as arg
 from schema.candles import CandleSeries
+from schema.node import Node, resolved_from
 from schema.pagination import connection, field
 from schema.scalars import Timestamp
 
 
 @strawberry.type(description="Something that is traded: a pair, a share, a file of candles.")
-class Symbol:
-    """Resolved from `candlegraph.series.Record`."""
+class Symbol(Node):
+    """Resolved from `candlegraph.series.InstrumentRecord`."""
 
-    @strawberry.field(description="Opaque and stable.")
-    def id(parent: Parent[InstrumentRecord]) -> strawberry.ID:
-        instrument = parent.instrument
-        return strawberry.ID(f"{instrument.market}:{instrument.provider}:{instrument.symbol}")
+    is_type_of = staticmethod(resolved_from(InstrumentRecord))
 
     @strawberry.field(description="The id of its market.")
     def market(parent: Parent[InstrumentRecord]) -> strawberry.ID:
-        return strawberry.ID(parent.instrument.market)
+        return strawberry.ID(encode_name(parent.instrument.market))
 
-    @strawberry.field(description="The id of its provider.")
+    @strawberry.field(description="The short name of its provider.")
     def provider(parent: Parent[InstrumentRecord]) -> strawberry.ID:
-        return strawberry.ID(parent.instrument.provider)
+        return strawberry.ID(encode_name(parent.instrument.provider))
 
     @strawberry.field(description="The provider's name for it, to ask for candles with.")
     def symbol(parent: Parent[InstrumentRecord]) -> str:

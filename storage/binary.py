@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from candlegraph.candle import Candles, concat
 from candlegraph.span import Span, Spans
+from candlegraph.zone import Int64s
 from storage.batches import CandleWrite
 
 POSTGRES_EPOCH_MS = 946_684_800_000  # 2000-01-01, which PostgreSQL's binary timestamps count from
@@ -20,8 +21,13 @@ _COPY_TRAILER = b"\xff\xff"
 
 
 def unpack_spans(packed: bytes | None) -> Spans:
-    edges = np.frombuffer(packed or b"", ">i8").astype(np.int64) // 1000 + POSTGRES_EPOCH_MS
+    edges = unpack_stamps(packed)
     return Spans.from_disjoint(map(Span, edges[::2].tolist(), edges[1::2].tolist()))
+
+
+def unpack_stamps(packed: bytes | None) -> Int64s:
+    """Instants in milliseconds, UTC."""
+    return np.asarray(np.frombuffer(packed or b"", ">i8").astype(np.int64) // 1000 + POSTGRES_EPOCH_MS)
 
 
 def unpack_candles(packed: bytes | None) -> Candles:

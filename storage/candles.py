@@ -14,6 +14,7 @@ from candlegraph.batcher import Batcher
 from candlegraph.candle import Candles
 from candlegraph.clock import MINUTE_MS
 from candlegraph.provider import Revision
+from candlegraph.series_revision import ChangeMark, SeriesRevision
 from candlegraph.span import Span, Spans
 from candlegraph.timeframe import MINUTE, Timeframe
 from storage.batches import CandleRead, CandleWrite, FetchLogRow
@@ -87,6 +88,7 @@ class CandleStore:
         spans: dict[int, dict[Timeframe, Spans]] = defaultdict(dict)
         revisions: dict[int, int] = defaultdict(int)
         sources: dict[int, dict[Timeframe, Revision]] = defaultdict(dict)
+        marks: dict[int, dict[Timeframe, ChangeMark]] = defaultdict(dict)
         horizon = None
         doubts: dict[int, dict[Timeframe, list[tuple[int, Span]]]] = defaultdict(dict)
         for row in await self.database.read("coverage_by_instrument", list({i for ids in asked for i in ids})):
@@ -94,6 +96,9 @@ class CandleStore:
             if row["timeframe"] is None:
                 continue
             spans[row["instrument_id"]][Timeframe.parse(row["timeframe"])] = unpack_spans(row["covered"])
+            marks[row["instrument_id"]][Timeframe.parse(row["timeframe"])] = ChangeMark(
+                row["corrected"], row["withdrawn"]
+            )
             revisions[row["instrument_id"]] += row["revision"]
             if row["source_lineage"] is not None:
                 source = Revision(row["source_lineage"], row["source_state"])
@@ -101,7 +106,10 @@ class CandleStore:
             if row["suspects"]:
                 noted = [(at, Span(since, until)) for at, since, until in json.loads(row["suspects"])]
                 doubts[row["instrument_id"]][Timeframe.parse(row["timeframe"])] = noted
-        return [[Coverage(spans[i], revisions[i], doubts[i], horizon, sources[i]) for i in ids] for ids in asked]
+        return [
+            [Coverage(spans[i], revisions[i], doubts[i], horizon, sources[i], SeriesRevision(marks[i])) for i in ids]
+            for ids in asked
+        ]
 
     async def horizon(self) -> int | None:
         """Before it no 1m candles are kept (ms, UTC); None where all are."""

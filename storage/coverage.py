@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from candlegraph.provider import Revision
+from candlegraph.series_revision import SeriesRevision
 from candlegraph.span import Span, Spans
 from candlegraph.timeframe import MINUTE, Timeframe
 from storage.rechecks import RECHECK_AFTER_MS, RECHECK_GRID_MS
@@ -30,6 +31,7 @@ class Coverage:
     sources: Mapping[Timeframe, Revision] = field(
         default_factory=dict
     )  # what a provider of revisions had when it was asked
+    revisions: SeriesRevision = field(default_factory=SeriesRevision)  # how far the logs of changes had come
 
     def dropped(self, timeframe: Timeframe) -> Spans:
         """Where candles of ``timeframe`` are not taken any more."""

@@ -71,7 +71,10 @@ select i as instrument_id, c.timeframe, c.revision, c.source_lineage, c.source_s
   (select string_agg(timestamptz_send(lower(r)) || timestamptz_send(upper(r)), ''::bytea order by r) from unnest(c.covered) r) as covered,
   (select jsonb_agg(jsonb_build_array((extract(epoch from s.asked_at) * 1000)::int8, (extract(epoch from lower(x.span)) * 1000)::int8,
                                       (extract(epoch from upper(x.span)) * 1000)::int8))::text
-   from suspects s, unnest(s.spans) x (span) where s.instrument_id = c.instrument_id and s.timeframe = c.timeframe) as suspects
+   from suspects s, unnest(s.spans) x (span) where s.instrument_id = c.instrument_id and s.timeframe = c.timeframe) as suspects,
+  coalesce((select max(k.id) from corrections k where k.instrument_id = c.instrument_id and k.timeframe = c.timeframe), 0) as corrected,
+  coalesce((select max(w.id) from coverage_withdrawals w
+            where w.instrument_id = c.instrument_id and w.timeframe = c.timeframe and not isempty(w.lost)), 0) as withdrawn
 from unnest($1::int4[]) i left join coverage c on c.instrument_id = i;
 
 -- name: coverage_lock
@@ -110,11 +113,17 @@ and exists (select from ohlcv_data d where d.instrument_id = $1 and d.timeframe 
 
 -- name: coverage_revoke
 -- Spans are not covered any more; the cached candles of them are those of an older revision.
+with x as (
+  select x.i, x.tf, range_agg(tstzrange(ms(x.since), ms(x.until))) as spans
+  from unnest($1::int4[], $2::text[], $3::int8[], $4::int8[]) x (i, tf, since, until) group by 1, 2),
+logged as (
+  insert into coverage_withdrawals (instrument_id, timeframe, span, uncovered, reason, lost)
+  select x.i, x.tf, range_merge(l.lost), (select sum(upper(r) - lower(r)) from unnest(l.lost) r),
+         'the provider replaced its data', l.lost
+  from x join coverage c on c.instrument_id = x.i and c.timeframe = x.tf
+  cross join lateral (select c.covered * x.spans as lost) l where not isempty(l.lost))
 update coverage c set covered = c.covered - x.spans, revision = c.revision + 1
-from (select x.i, x.tf, range_agg(tstzrange(ms(x.since),
-                                            ms(x.until))) as spans
-      from unnest($1::int4[], $2::text[], $3::int8[], $4::int8[]) x (i, tf, since, until) group by 1, 2) x
-where c.instrument_id = x.i and c.timeframe = x.tf;
+from x where c.instrument_id = x.i and c.timeframe = x.tf;
 
 -- name: coverage_extend
 -- Run last in a writing transaction: it covers the written spans and publishes the change to all processes. The revision
@@ -155,6 +164,11 @@ select view_name, target_timeframe, is_active from preaggregation_configs where 
 -- name: database_name
 -- A name that no other database has: a copy has the same `database_id`, but another oid.
 select database_id::text || '-' || (select oid::text from pg_database where datname = current_database()) as name
+from storage_layout;
+
+-- name: server_id
+-- Made of the stored UUID and the oid, for a copy has the same UUID.
+select md5(database_id::text || (select oid::text from pg_database where datname = current_database()))::uuid as id
 from storage_layout;
 
 -- name: aggregates_update
@@ -301,9 +315,21 @@ withdrawn as (
 select xid::text from told;
 
 -- name: withdrawal_add
-insert into coverage_withdrawals (instrument_id, timeframe, span, uncovered, candles, reason)
-values ($1, $2, tstzrange(ms($3::int8), ms($4::int8)),
-        $5::int8 * interval '1 ms', $6, $7);
+insert into coverage_withdrawals (instrument_id, timeframe, span, uncovered, candles, reason, lost)
+select $1, $2, tstzrange(ms($3::int8), ms($4::int8)), $5::int8 * interval '1 ms', $6, $7,
+       coalesce(range_agg(tstzrange(ms(l.since), ms(l.until))), '{}')
+from unnest($8::int8[], $9::int8[]) l (since, until);
+
+-- name: changes_after
+-- What the logs of corrections and of withdrawn coverage have of each timeframe after an entry: openings, and edges of spans.
+select x.tf as timeframe,
+  (select string_agg(timestamptz_send(k."timestamp"), ''::bytea) from (
+     select "timestamp" from corrections
+     where instrument_id = $1 and timeframe = x.tf and id > x.correction order by id limit $5) k) as corrected,
+  (select string_agg(timestamptz_send(lower(l.r)) || timestamptz_send(upper(l.r)), ''::bytea) from (
+     select unnest(lost) as r from coverage_withdrawals
+     where instrument_id = $1 and timeframe = x.tf and id > x.withdrawal limit $5) l) as lost
+from unnest($2::text[], $3::int8[], $4::int8[]) x (tf, correction, withdrawal);
 
 -- name: withdrawals_newest
 select i.market, i.provider, i.symbol, w.timeframe, w.span, (extract(epoch from w.uncovered) * 1000)::int8 as uncovered,

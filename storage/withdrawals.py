@@ -73,7 +73,9 @@ async def withdraw(store: CandleStore, series: StoredSeries, within: Spans, reas
         lost = covered - runs(stored.stamps, series.timeframe, days, NO_HOLE_MS)
         xid = int(await connection.fetchval(SQL["coverage_withdraw"], *key, *_edges(lost)))
         uncovered = sum(span.until - span.since for span in lost)
-        await connection.execute(SQL["withdrawal_add"], *key, hull.since, hull.until, uncovered, candles, reason)
+        await connection.execute(
+            SQL["withdrawal_add"], *key, hull.since, hull.until, uncovered, candles, reason, *_edges(lost)
+        )
     store.change_feed.publish(xid, [Change(series.instrument_id)])
     return lost
 
@@ -82,7 +84,7 @@ async def note(store: CandleStore, series: StoredSeries, span: Span, reason: str
     """Note that candles within ``span`` were checked, and how many of them corrected; coverage is as it was."""
     key = series.instrument_id, str(series.timeframe)
     async with store.database.connection() as connection:
-        await connection.execute(SQL["withdrawal_add"], *key, span.since, span.until, 0, candles, reason)
+        await connection.execute(SQL["withdrawal_add"], *key, span.since, span.until, 0, candles, reason, [], [])
 
 
 async def openings(database: Database, series: StoredSeries, hull: Span) -> Openings:

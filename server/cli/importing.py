@@ -18,6 +18,7 @@ from candlegraph.candle import Candles
 from candlegraph.clock import MINUTE_MS
 from candlegraph.errors import BadUserInput, InvalidCandles
 from candlegraph.evidence import bucket_ends
+from candlegraph.identity import check_new_name
 from candlegraph.series import Instrument, InstrumentRecord
 from candlegraph.timeframe import Timeframe
 from candlegraph.zone import UTC, Int64s, Zone, zone
@@ -79,6 +80,8 @@ async def import_candles(
     InvalidCandles names the rows that are none; BadUserInput where no candle is kept any more. Nothing is stored then.
     """
     target, options = instrument(*name), options or ImportOptions()
+    check_new_name("market", target.market)
+    check_new_name("provider", target.provider)
     hints = options.hints()
     if not await asyncio.to_thread(file.exists):
         raise InvalidCandles(f"{file.name}: there is no such file")

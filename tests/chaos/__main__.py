@@ -36,7 +36,7 @@ START = (
     f'mutation {{ startBackfill(input: {{market: "remote", provider: "tape", pattern: "*", since: {T0}, '
     f"until: {UNTIL}}}) {{ id }} }}"
 )
-JOB = "{ backfill(id: 1) { state piecesDone piecesTotal candlesWritten lastError holes { reason } } }"
+JOB = '{ backfill(id: "backfill:1") { state piecesDone piecesTotal candlesWritten lastError holes { reason } } }'
 LEVELS = {"1h": "ohlcv_1h", "1d": "ohlcv_1d", "1mon": "ohlcv_1mon"}
 
 

@@ -12,6 +12,7 @@ from graphql import (
     FieldDefinitionNode,
     InputObjectTypeDefinitionNode,
     InputValueDefinitionNode,
+    InterfaceTypeDefinitionNode,
     ObjectTypeDefinitionNode,
     ScalarTypeDefinitionNode,
     parse,
@@ -23,7 +24,37 @@ from schema.build import build_schema
 ROOT = Path(__file__).parents[2]
 
 # What later issues bring. An entry that is there makes the test fail: take it out of the list then.
-PENDING: dict[str, str] = {}
+_SESSIONS = "trading calendars"
+_OPERATORS = "what operators ask for"
+_UNITS = "units of prices and volumes"
+PENDING: dict[str, str] = {
+    **dict.fromkeys(
+        [
+            "Query.sessions", "TradingSession", "SessionFilter", "Symbol.calendar", "CandleSeries.session",
+            "Query.candles(session:)", "Query.candlesBatch(session:)", "Query.latest(session:)", "Symbol.candles(session:)",
+            "Subscription.candles(session:)", "Subscription.candlesMany(session:)",
+        ],
+        _SESSIONS,
+    ),
+    **dict.fromkeys(
+        [
+            "Query.storage", "Query.corrections", "Query.estimateBackfill", "Query.seriesList", "StorageStats", "Correction",
+            "CorrectionConnection", "CorrectionEdge", "BackfillEstimate", "SeriesCoverage", "SeriesCoverageConnection",
+            "SeriesCoverageEdge", "BreakerState", "Provider.budgetLeft", "Provider.breaker", "Provider.listeners",
+        ],
+        _OPERATORS,
+    ),
+    **dict.fromkeys(
+        [
+            "SymbolKind", "Symbol.hasVolume", "Symbol.kind", "Symbol.priceIncrement", "Symbol.quantityIncrement",
+            "Symbol.contractSize", "Provider.maxLookbackCandles",
+        ],
+        _UNITS,
+    ),
+}  # fmt: skip
+
+
+_WITH_FIELDS = ObjectTypeDefinitionNode | InterfaceTypeDefinitionNode | InputObjectTypeDefinitionNode
 
 
 def _members(document: DocumentNode) -> dict[str, str]:
@@ -36,7 +67,9 @@ def _members(document: DocumentNode) -> dict[str, str]:
             found.update({f"{name}.{value.name.value}": "value" for value in node.values or ()})
         elif isinstance(node, ScalarTypeDefinitionNode):
             found[name] += " " + " ".join(map(print_ast, node.directives or ())).replace("https://candlegraph.org", "…")
-        elif isinstance(node, ObjectTypeDefinitionNode | InputObjectTypeDefinitionNode):
+        elif isinstance(node, _WITH_FIELDS):
+            if not isinstance(node, InputObjectTypeDefinitionNode):
+                found.update({f"{name}.implements {one.name.value}": "interface" for one in node.interfaces or ()})
             for field in node.fields or ():
                 found.update(_field(f"{name}.{field.name.value}", field))
     return found
@@ -105,7 +138,7 @@ def test_every_type_field_argument_and_value_has_a_description() -> None:
         name = node.name.value  # type: ignore[attr-defined]
         if not node.description:  # type: ignore[attr-defined]
             bare.append(name)
-        if isinstance(node, ObjectTypeDefinitionNode | InputObjectTypeDefinitionNode):
+        if isinstance(node, _WITH_FIELDS):
             for field in node.fields or ():
                 inputs = field.arguments if isinstance(field, FieldDefinitionNode) else ()
                 bare += [f"{name}.{field.name.value}"] * (not field.description)

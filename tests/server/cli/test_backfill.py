@@ -29,7 +29,7 @@ _HOUR = Timeframe(1, "h")
 UNTIL = T0 + COUNT * MINUTE_MS
 START = f"""mutation {{ startBackfill(input: {{market: "remote", provider: "tape", pattern: "*", since: {T0}, until: {UNTIL}}})
   {{ id state piecesTotal }} }}"""
-JOB = "{ backfill(id: 1) { state piecesDone piecesTotal candlesWritten calls holes { reason } lastError } }"
+JOB = '{ backfill(id: "backfill:1") { state piecesDone piecesTotal candlesWritten calls holes { reason } lastError } }'
 
 
 @pytest.fixture

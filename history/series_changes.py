@@ -1,0 +1,55 @@
+"""What a client that keeps a copy of a series has to fetch again."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from candlegraph.errors import CandlegraphError
+from candlegraph.series import Series
+from candlegraph.series_revision import ChangeMark, SeriesRevision
+from candlegraph.span import Span, Spans
+from candlegraph.timeframe import Timeframe
+from candlegraph.zone import Int64s, Zone, zone
+from history.orchestrator import History
+from storage.series_changes import changes_after
+
+
+@dataclass(frozen=True, slots=True)
+class SeriesChanges:
+    """Whole buckets of a series with a final candle that changed, or that are not covered any more, up to ``revision``."""
+
+    revision: SeriesRevision
+    changed: Spans
+    lost: Spans
+
+
+async def series_changes(history: History, series: Series, after: SeriesRevision) -> SeriesChanges | None:
+    """What changed after a revision; None where that is too long ago, or the revision is of another database. NotFound."""
+    record = (await history.listings.find([series.instrument]))[0]
+    if isinstance(record, CandlegraphError):
+        raise record
+    timeframe, days = series.timeframe, zone(record.timezone)
+    history.coverage_cache.forget(record.id)  # the revision may come from a process that is ahead of this one
+    # Read first: what is logged while the logs are read is reported, and reported again after this revision.
+    now = (await history.coverage_cache.load([record.id]))[0].revisions.below(timeframe)
+    marks = {stored: after.marks.get(stored, ChangeMark()) for stored in now.marks}
+    ahead = any(
+        mark > now.marks.get(tf, ChangeMark())[i] for tf, both in after.marks.items() for i, mark in enumerate(both)
+    )
+    found = None if ahead else await changes_after(history.store.database, record.id, marks)
+    if found is None:
+        return None
+    return SeriesChanges(
+        now,
+        Spans(span for logged in found.values() for span in _buckets(logged.corrected, timeframe, days)),
+        Spans(span.outer(timeframe, days) for logged in found.values() for span in logged.lost),
+    )
+
+
+def _buckets(openings: Int64s, timeframe: Timeframe, days: Zone) -> list[Span]:
+    """The buckets that hold some instants."""
+    index = np.unique(timeframe.index(openings, days))
+    opens, ends = timeframe.open_at(index, days), timeframe.open_at(index + 1, days)
+    return list(map(Span, opens.tolist(), ends.tolist()))
