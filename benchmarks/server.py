@@ -30,6 +30,7 @@ from history.backfill.tracking import Tracking
 from history.orchestrator import History
 from providers.registry import Registry
 from realtime.cluster import Cluster
+from realtime.subscriber import ListenerGroup
 from realtime.topic import Listener
 from resolvers.accounts.accounts import Accounts
 from resolvers.accounts.tokens import Tokens
@@ -72,14 +73,17 @@ class BurstHub:
         self._listeners: set[Listener] = set()
         self._seq = 0
 
-    async def subscribe(self, series: Series, since: int | None, days: Zone | None) -> AsyncIterator[Event]:
-        listener = Listener()
+    async def subscribe(
+        self, series: Series, since: int | None, days: Zone | None, *, closed_only: bool = False
+    ) -> AsyncIterator[Event]:
+        listener, group = Listener(closed_only=closed_only), ListenerGroup()
+        group.add(listener)
         self._listeners.add(listener)
         try:
             yield Event(EventKind.SNAPSHOT, self._seq, Candles.empty(), caught_up=True)
             while True:
-                event = await listener.next(Timings().hub_heartbeat_interval_s)
-                yield event or heartbeat(self._seq)
+                found = await group.next(Timings().hub_heartbeat_interval_s)
+                yield found[1] if found else heartbeat(self._seq)
         finally:
             self._listeners.discard(listener)
 

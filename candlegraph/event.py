@@ -47,11 +47,19 @@ class Event:
 
 
 @dataclass(frozen=True, slots=True)
+class LiveRequest:
+    """A series to listen to, with its history from ``since`` (ms, UTC) on; None: with no history."""
+
+    series: Series
+    since: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class SeriesFailure:
     """Why nothing more is sent of one of many series."""
 
     series: Series
-    error: Exception
+    error: BaseException
 
 
 @lru_cache(maxsize=4096)

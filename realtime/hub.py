@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import AsyncGenerator, Sequence
+from contextlib import aclosing
 
-from candlegraph.answer import Answer, CandleRequest, GapReason
+from candlegraph.answer import CandleRequest
 from candlegraph.candle import Candles, concat
 from candlegraph.clock import MINUTE_MS
-from candlegraph.errors import BadUserInput, ProviderUnavailable
-from candlegraph.event import Event, EventKind, heartbeat
+from candlegraph.errors import CandlegraphError, ProviderUnavailable
+from candlegraph.event import Event, EventKind, LiveRequest, SeriesFailure, heartbeat
 from candlegraph.outage import Outage
 from candlegraph.provider import LiveMode
 from candlegraph.series import InstrumentRecord, Series
@@ -19,12 +19,10 @@ from candlegraph.timeframe import MINUTE, Timeframe
 from candlegraph.zone import UTC, Zone, zone
 from history.orchestrator import History
 from realtime.bus import Bus, BusMessage, PositionRequest, TopicFailure, TopicMessage
+from realtime.snapshots import Snapshots
+from realtime.subscriber import ListenerGroup, Subscriber
 from realtime.topic import EVENT_KINDS, MAX_QUEUED_EVENTS, Listener, Topic
 from storage.topics import TopicEvent, TopicKey, TopicPosition, TopicStore
-
-SNAPSHOT_PAGE_ROWS = 1_000
-MAX_SNAPSHOT_ROWS = 50_000
-_TEMPORARY_GAPS = {GapReason.OUTAGE, GapReason.PENDING, GapReason.REFUSED, GapReason.NOT_FETCHED}
 
 
 class Hub:
@@ -41,33 +39,60 @@ class Hub:
         self.outage = Outage("looking after the followed series")
         bus.subscribe(self._on_message)
 
-    async def subscribe(self, series: Series, since: int | None, days: Zone | None) -> AsyncIterator[Event]:
-        """Yield the candles since ``since`` (at most 50,000), then what happens; ends after a RESYNC.
+    async def subscribe(
+        self, series: Series, since: int | None, days: Zone | None, *, closed_only: bool = False
+    ) -> AsyncGenerator[Event, None]:
+        """Yield the candles of one series since ``since``, then what happens; as `subscribe_many`, whose failure it raises."""
+        async with aclosing(self.subscribe_many([LiveRequest(series, since)], days, closed_only=closed_only)) as events:
+            async for event in events:
+                if isinstance(event, SeriesFailure):
+                    raise event.error
+                yield heartbeat(event.seq) if event.kind is EventKind.HEARTBEAT else event
 
-        Raises NotFound, BadUserInput, ProviderError or Unavailable, also later: a history that cannot be told whole is
-        an error and not a shorter history.
+    async def subscribe_many(
+        self, requests: Sequence[LiveRequest], days: Zone | None, *, closed_only: bool = False
+    ) -> AsyncGenerator[Event | SeriesFailure, None]:
+        """Yield the candles of many series since their ``since`` (at most 50,000 in all), then what happens to each.
+
+        A series that fails (NotFound, ProviderError, Unavailable: a history that cannot be read in full is an error and not
+        a shorter history) and one that gets a RESYNC end alone; with the last of them all ends. BadUserInput.
         """
-        record = await self._record(series)
-        async with self._attach_listener(record, series.timeframe, days or zone(record.timezone)) as (listener, topic):
-            # All taken at one moment: whatever happens from here on is in the listener's queue.
-            seq, forming, until = topic.seq, topic.forming, topic.opened if topic.live else None
-            pending: Event | None = None
-            async for candles in self._snapshots(topic, since, until):
-                if pending:
-                    yield pending
-                pending = Event(EventKind.SNAPSHOT, seq, candles)
-            if pending and len(pending.candles) + len(forming) > SNAPSHOT_PAGE_ROWS:
-                yield pending
-                pending = None
-            candles = pending.candles.merge(forming) if pending else forming
-            yield Event(EventKind.SNAPSHOT, seq, candles, caught_up=True)
-            while True:
-                event = await listener.next(self._history.timings.hub_heartbeat_interval_s)
-                if event is None or _is_already_sent(event, since):
-                    event = heartbeat(event.seq if event else topic.seq)
-                yield event
+        group, snapshots = ListenerGroup(), Snapshots(self._history)
+        subscribers, failures = await self._subscribers(requests, days, closed_only=closed_only)
+        try:
+            for failure in failures:
+                yield failure
+            await snapshots.check(subscribers)
+            listening: dict[Listener, Subscriber] = {}
+            async with aclosing(self._join(subscribers, group)) as joining:
+                async for joined, failed in joining:
+                    for failure in failed:
+                        yield failure
+                    listening |= {one.listener: one for one in joined}
+                    async with aclosing(snapshots.read(joined)) as history:
+                        async for one, event in history:
+                            if isinstance(event, SeriesFailure) or event.kind is EventKind.RESYNC:
+                                del listening[one.listener]
+                            yield event
+            async with aclosing(self._live(group, listening)) as live:
+                async for event in live:
+                    yield event
+        finally:
+            for one in subscribers:
+                one.leave()
+
+    async def _live(self, group: ListenerGroup, listening: dict[Listener, Subscriber]) -> AsyncGenerator[Event, None]:
+        """What happens to the series that are ``listening``, until none is; RESYNC ends one."""
+        while listening:
+            found = await group.next(self._history.timings.hub_heartbeat_interval_s)
+            if found is None:
+                first = next(iter(listening.values()))
+                yield heartbeat(first.topic.seq, first.request.series)
+            elif (one := listening.get(found[0])) is not None:
+                event = found[1]
                 if event.kind is EventKind.RESYNC:
-                    return
+                    del listening[one.listener]
+                yield heartbeat(event.seq, one.request.series) if one.is_known(event) else event
 
     async def run(self) -> None:
         """Say what is followed, and mend what was missed, every second until cancelled."""
@@ -91,44 +116,68 @@ class Hub:
                 self._renewed_at = clock()
             await self._repair()
 
-    async def _record(self, series: Series) -> InstrumentRecord:
-        found = (await self._history.listings.find([series.instrument]))[0]
-        if isinstance(found, Exception):
-            raise found
-        return found
-
     # Who listens
 
-    @asynccontextmanager
-    async def _attach_listener(
-        self, record: InstrumentRecord, timeframe: Timeframe, days: Zone
-    ) -> AsyncIterator[tuple[Listener, Topic]]:
-        """A listener of a topic, registered before any history is read."""
-        listener = Listener()
-        if not await self._is_live(record):
+    async def _subscribers(
+        self, requests: Sequence[LiveRequest], days: Zone | None, *, closed_only: bool
+    ) -> tuple[list[Subscriber], list[SeriesFailure]]:
+        """One subscriber a series, with its topic; and the series that cannot be listened to."""
+        records = await self._history.listings.find([one.series.instrument for one in requests])
+        live = await asyncio.gather(*map(self._is_live, records), return_exceptions=True)
+        subscribers, failures = [], []
+        for request, record, moves in zip(requests, records, live, strict=True):
+            if isinstance(record, CandlegraphError):
+                failures.append(SeriesFailure(request.series, record))
+                continue
+            if isinstance(moves, BaseException):
+                failures.append(SeriesFailure(request.series, moves))
+                continue
+            dates = days or zone(record.timezone)
+            topic = self._topic(record, request.series.timeframe, dates, live=moves)
+            subscribers.append(Subscriber(request, record, dates, Listener(dates, closed_only=closed_only), topic))
+        return subscribers, failures
+
+    def _topic(self, record: InstrumentRecord, timeframe: Timeframe, days: Zone, *, live: bool) -> Topic:
+        if not live:
             # Nothing moves: the history is all there is, and heartbeats say that we are still here.
-            yield listener, Topic(record, timeframe, days, live=False)
-            return
+            return Topic(record, timeframe, days, live=False, ready=True)
         days = UTC if timeframe.width_ms else days  # below a day there is one grid for all zones
         key = TopicKey(record.id, str(timeframe), days.name)
-        topic = self._topics.get(key)
-        if topic is None:
-            topic = self._topics[key] = Topic(record, timeframe, days, began_at=asyncio.get_running_loop().time())
+        if key not in self._topics:
+            self._topics[key] = Topic(record, timeframe, days, began_at=asyncio.get_running_loop().time())
+        topic = self._topics[key]
         topic.left_at = None
+        return topic
+
+    async def _join(
+        self, subscribers: Sequence[Subscriber], group: ListenerGroup
+    ) -> AsyncGenerator[tuple[list[Subscriber], list[SeriesFailure]], None]:
+        """Register listeners before any history is read: those of one moment together, as soon as their topics are ready."""
+        for one in subscribers:
+            group.add(one.listener)
+        new = {one.topic.key: one.topic for one in subscribers if not one.topic.ready}
+        if new:
+            async with self._unfollowing:  # else a delete under way could take the new rows along
+                pass
+            await self._store.follow(list(new))
+        starting = {asyncio.create_task(self._ready(key, topic)): key for key, topic in new.items()}
         try:
-            if not topic.ready:
-                async with self._unfollowing:  # else a delete under way could take the new row along
-                    pass
-                await self._store.follow([key])
-                await self._ready(key, topic)
-            # Only now, and nothing is awaited before its place is noted: what happened earlier is not for this listener.
-            topic.listeners.add(listener)
-            topic.left_at = None
-            yield listener, topic
+            waiting = list(subscribers)
+            while waiting:
+                errors = {key: error for task, key in starting.items() if task.done() and (error := task.exception())}
+                failed = [one for one in waiting if one.topic.key in errors]
+                joined = [one for one in waiting if one.topic.ready and one not in failed]
+                for one in joined:
+                    one.join()
+                waiting = [one for one in waiting if one not in joined and one not in failed]
+                yield joined, [SeriesFailure(one.request.series, errors[one.topic.key]) for one in failed]
+                if waiting:
+                    unfinished = [task for task in starting if not task.done()]
+                    await asyncio.wait(unfinished, return_when=asyncio.FIRST_COMPLETED)
         finally:
-            topic.listeners.discard(listener)
-            if not topic.listeners:
-                topic.left_at = asyncio.get_running_loop().time()
+            for task in starting:
+                task.cancel()
+            await asyncio.gather(*starting, return_exceptions=True)
 
     async def _ready(self, key: TopicKey, topic: Topic) -> None:
         """Ask the leader how a topic stands, until it says so."""
@@ -150,8 +199,8 @@ class Hub:
                 if topic.answered is not answered and topic.failure:
                     raise topic.failure
 
-    async def _is_live(self, record: InstrumentRecord) -> bool:
-        if not record.listed or not record.active:
+    async def _is_live(self, record: InstrumentRecord | CandlegraphError) -> bool:
+        if isinstance(record, CandlegraphError) or not record.listed or not record.active:
             return False
         instrument = record.instrument
         timeout_s = self._history.timings.topic_ready_timeout_s
@@ -264,34 +313,3 @@ class Hub:
                 return None
             found.append(answer.candles)
         return concat(found)
-
-    # History
-
-    async def _snapshots(self, topic: Topic, since: int | None, until: int | None) -> AsyncIterator[Candles]:
-        """The closed candles of ``[since, until)``, in pages."""
-        told = 0
-        while since is not None and (until is None or since < until):
-            answer = await self._query(
-                CandleRequest(topic.series, SNAPSHOT_PAGE_ROWS, since, until, zone=topic.zone, final_until=until or 0)
-            )
-            told += len(answer.candles)
-            if told > MAX_SNAPSHOT_ROWS:
-                raise BadUserInput(
-                    f"More than {MAX_SNAPSHOT_ROWS:,} candles since {since}: page through `candles` first, then subscribe."
-                )
-            yield answer.candles
-            since = answer.next_since
-
-    async def _query(self, request: CandleRequest) -> Answer:
-        answer = (await self._history.answer([request]))[0]
-        if isinstance(answer, BaseException):
-            raise answer
-        for gap in answer.gaps:
-            if gap.reason in _TEMPORARY_GAPS:
-                raise ProviderUnavailable(f"The history cannot be told whole: {gap.detail}", retry_after=5)
-        return answer
-
-
-def _is_already_sent(event: Event, since: int | None) -> bool:
-    """Whether a candle closed that lies before what was asked for: whoever resumes may have it of a process ahead of us."""
-    return event.kind is EventKind.CLOSE and since is not None and int(event.candles.timestamp[0]) < since

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Awaitable, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Sequence
+from contextlib import aclosing
 from dataclasses import dataclass
 
 from candlegraph.answer import Answer, CandleRequest, Fill, SourceKind, SourceSpan, Wait
 from candlegraph.errors import BadUserInput, CandlegraphError
-from candlegraph.event import Event
-from candlegraph.series import Series
+from candlegraph.event import Event, LiveRequest, SeriesFailure
+from candlegraph.series import Instrument, Series
 from candlegraph.series_revision import SeriesRevision
 from candlegraph.span import Span
 from candlegraph.timeframe import Timeframe
@@ -105,6 +106,39 @@ async def resolve_changes(context: Context, series: Series, after: str) -> Serie
     return await series_changes(context.services.history, series, SeriesRevision.parse(after))
 
 
-def stream_candles(context: Context, series: Series, since: int | None, timezone: str | None) -> AsyncIterator[Event]:
+def stream_candles(
+    context: Context, series: Series, since: int | None, timezone: str | None, *, closed_only: bool
+) -> AsyncIterator[Event]:
     """Follow a series: its history since ``since``, then what happens. Errors as `realtime.hub.Hub.subscribe`."""
-    return context.services.hub.subscribe(series, since, None if timezone is None else zone(timezone))
+    days = None if timezone is None else zone(timezone)
+    return context.services.hub.subscribe(series, since, days, closed_only=closed_only)
+
+
+def stream_many(
+    context: Context,
+    batch: Sequence[tuple[str, str, str, Timeframe, int | None]],
+    timezone: str | None,
+    *,
+    closed_only: bool,
+) -> AsyncIterator[Event | SeriesFailure]:
+    """Follow many series (market, provider, symbol, timeframe, since); one that fails, or has no possible name, fails alone."""
+    if not 1 <= len(batch) <= MAX_BATCH:
+        raise BadUserInput(f"A subscription is to 1 to {MAX_BATCH} series; these are {len(batch)}.")
+    days = None if timezone is None else zone(timezone)
+    requests, failures = [], []
+    for market, provider, symbol, timeframe, since in batch:
+        try:
+            requests.append(LiveRequest(Series(instrument(market, provider, symbol), timeframe), since))
+        except CandlegraphError as error:
+            failures.append(SeriesFailure(Series(Instrument(market, provider, symbol), timeframe), error))
+    return _with_failures(failures, context.services.hub.subscribe_many(requests, days, closed_only=closed_only))
+
+
+async def _with_failures(
+    failures: Sequence[SeriesFailure], events: AsyncGenerator[Event | SeriesFailure, None]
+) -> AsyncGenerator[Event | SeriesFailure, None]:
+    async with aclosing(events):
+        for failure in failures:
+            yield failure
+        async for event in events:
+            yield event

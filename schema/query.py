@@ -15,7 +15,7 @@ from candlegraph.backfill import BackfillState
 from candlegraph.series import InstrumentRecord, Series
 from candlegraph.timeframe import MINUTE
 from candlegraph.viewer import Role
-from history import series_changes as changes
+from history import series_changes
 from resolvers.backfills import resolve_backfill, resolve_backfills, resolve_coverage, resolve_tracked
 from resolvers.candles import resolve_batch, resolve_candles, resolve_changes
 from resolvers.context import Context
@@ -183,7 +183,7 @@ class Query:
         symbol: arg.SymbolArg,
         after: RevisionArg,
         timeframe: arg.TimeframeArg = MINUTE,
-    ) -> changes.SeriesChanges | None:
+    ) -> series_changes.SeriesChanges | None:
         return await resolve_changes(info.context, Series(instrument(market, provider, symbol), timeframe), after)
 
     @strawberry.field(

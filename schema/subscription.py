@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator, AsyncIterator
+from typing import Annotated
 
 import strawberry
 from strawberry import Info, Parent
 
 from candlegraph import backfill as job
-from candlegraph.event import Event, EventKind
+from candlegraph.event import Event, EventKind, SeriesFailure
+from candlegraph.identity import encode_name
 from candlegraph.series import Series
 from candlegraph.series_candles import SeriesCandles
-from candlegraph.timeframe import MINUTE
+from candlegraph.timeframe import MINUTE, Timeframe
 from candlegraph.viewer import Role
 from resolvers.backfills import stream_backfill
-from resolvers.candles import stream_candles
+from resolvers.candles import stream_candles, stream_many
 from resolvers.context import Context
 from resolvers.names import instrument
 from schema import arguments as arg
@@ -22,6 +24,10 @@ from schema.backfill import Backfill
 from schema.candles import Candle
 from schema.permission import requires_role
 from schema.scalars import Timestamp
+
+ClosedOnlyArg = Annotated[
+    bool, strawberry.argument(description="Without the forming candle: no UPDATE, and none in the snapshots.")
+]
 
 strawberry.enum(
     EventKind,
@@ -54,6 +60,57 @@ class CandleEvent:
     resync_from: Timestamp | None = strawberry.field(description="On RESYNC: the `since` to subscribe with again.")
 
 
+@strawberry.input(description="One series to listen to.")
+class LiveSeriesInput:
+    """What `candlesMany` listens to."""
+
+    market: strawberry.ID = strawberry.field(description="The id of a market.")
+    provider: strawberry.ID = strawberry.field(description="The short name of a provider, or its id.")
+    symbol: str = strawberry.field(description="The provider's symbol.")
+    timeframe: Timeframe = strawberry.field(default=MINUTE, description="How long a candle is.")
+    since: Timestamp | None = strawberry.field(
+        default=None, description="Its history from here on comes first; only the forming candle if null."
+    )
+
+
+LiveSeriesArg = Annotated[
+    list[LiveSeriesInput], strawberry.argument(description="The series, 1 to 100, each with its own `since`.")
+]
+
+
+@strawberry.type(description="One message of one of many live series.")
+class SeriesEvent:
+    """Resolved from `candlegraph.event.Event`, whose series is known, or `candlegraph.event.SeriesFailure`."""
+
+    @strawberry.field(description="The id of the market.")
+    def market(parent: Parent[Event | SeriesFailure]) -> strawberry.ID:
+        return strawberry.ID(encode_name(_series(parent).instrument.market))
+
+    @strawberry.field(description="The short name of the provider.")
+    def provider(parent: Parent[Event | SeriesFailure]) -> strawberry.ID:
+        return strawberry.ID(encode_name(_series(parent).instrument.provider))
+
+    @strawberry.field(description="The symbol.")
+    def symbol(parent: Parent[Event | SeriesFailure]) -> str:
+        return _series(parent).instrument.symbol
+
+    @strawberry.field(description="The timeframe, reduced.")
+    def timeframe(parent: Parent[Event | SeriesFailure]) -> Timeframe:
+        return _series(parent).timeframe
+
+    @strawberry.field(
+        description="What happened; null with an error where nothing more comes of this series.",
+        graphql_type=CandleEvent | None,
+    )
+    def event(parent: Parent[Event | SeriesFailure]) -> Event | BaseException:
+        return parent.error if isinstance(parent, SeriesFailure) else parent
+
+
+def _series(event: Event | SeriesFailure) -> Series:
+    assert event.series  # noqa: S101 - of many series, each event names its own
+    return event.series
+
+
 @strawberry.type(description="The root of what moves; over graphql-transport-ws.")
 class Subscription:
     """The contract's subscriptions."""
@@ -75,9 +132,30 @@ class Subscription:
         timeframe: arg.TimeframeArg = MINUTE,
         since: arg.SinceArg = None,
         timezone: arg.TimezoneArg = None,
+        closed_only: ClosedOnlyArg = False,
     ) -> AsyncIterator[Event]:
         series = Series(instrument(market, provider, symbol), timeframe)
-        return stream_candles(info.context, series, since, timezone)
+        return stream_candles(info.context, series, since, timezone, closed_only=closed_only)
+
+    @strawberry.subscription(
+        description=(
+            "Many series on one subscription, at most 100; each counts in its own seq. A series that fails is null with an "
+            "error of its path and the others go on; RESYNC ends that series only; the subscription completes when all have "
+            "ended. History: 50,000 candles in all of them together. HEARTBEAT once, where no series had an event for 15 s; "
+            "it names the first one."
+        ),
+        extensions=requires_role(Role.VIEWER),
+        graphql_type=AsyncGenerator[SeriesEvent, None],
+    )
+    async def candles_many(
+        self,
+        info: Info[Context, None],
+        series: LiveSeriesArg,
+        timezone: arg.TimezoneArg = None,
+        closed_only: ClosedOnlyArg = False,
+    ) -> AsyncIterator[Event | SeriesFailure]:
+        batch = [(one.market, one.provider, one.symbol, one.timeframe, one.since) for one in series]
+        return stream_many(info.context, batch, timezone, closed_only=closed_only)
 
     @strawberry.subscription(
         description="A job as it is, then whenever it has moved, at most twice a second; completes when it has ended.",

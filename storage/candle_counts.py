@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+from collections import defaultdict
+from collections.abc import Sequence
 
 from cachetools import LRUCache
 
@@ -15,6 +17,21 @@ from storage.relations import BASE_RELATION, Aggregates
 
 MAX_ENTRIES = 20_000
 MAX_CONCURRENT_COUNTS = 2  # a count takes a connection for a second: the others are for who asks for candles
+
+
+async def count_up_to(
+    database: Database, levels: Aggregates, spans: Sequence[tuple[int, Timeframe, int]], most: int
+) -> int:
+    """How many candles are stored of some series from an instant (ms) on, by a statement a relation; at least ``most`` is ``most``."""
+    relations: dict[str, list[tuple[int, str, int]]] = defaultdict(list)
+    for instrument_id, timeframe, since in spans:
+        relations[levels.get(timeframe, BASE_RELATION)].append((instrument_id, str(timeframe), since))
+    total = 0
+    for relation, rows in relations.items():
+        statement = read_statement(SQL["candles_count_up_to"], relation)
+        columns = [list(column) for column in zip(*rows, strict=True)]
+        total += (await database.fetch(statement, *columns, most))[0]["count"]
+    return total
 
 
 class CandleCounts:

@@ -476,6 +476,14 @@ select count(*) from unnest($3::int8[], $4::int8[]) x (since, until) join ohlcv_
 -- name: candles_count
 select count(*) from {relation}, (select $2::text as tf) q where instrument_id = $1 {filter};
 
+-- name: candles_count_up_to
+-- How many candles open at an instant or later, of all these series together; no more than $4 of one are counted.
+select coalesce(sum(n), 0)::int8 as count
+from unnest($1::int4[], $2::text[], $3::int8[]) q (i, tf, since)
+cross join lateral (
+  select count(*) as n from (
+    select from {relation} where instrument_id = q.i {filter} and {stamp} >= ms(q.since) limit $4) s) c;
+
 -- name: fetches_of
 select at, asked, rows, outcome, milliseconds from fetch_log where instrument_id = $1 and timeframe = $2 order by at desc limit $3;
 

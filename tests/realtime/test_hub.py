@@ -29,10 +29,11 @@ from candlegraph.errors import NotFound
 from candlegraph.event import Event, EventKind
 from candlegraph.timings import Timings
 from candlegraph.upstream import Urgency
-from realtime import hub as hub_module
+from realtime import snapshots as snapshots_module
 from realtime import topic as topic_module
 from realtime.bus import TopicMessage
 from realtime.hub import Hub
+from realtime.subscriber import ListenerGroup
 from realtime.topic import Topic
 from storage.database import Database
 from storage.leases import Leases
@@ -264,7 +265,7 @@ async def test_more_history_than_a_snapshot_holds_is_refused(
     build: Build, time: Time, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Beyond the limit the client is told to page through the query first."""
-    monkeypatch.setattr(hub_module, "MAX_SNAPSHOT_ROWS", 100)
+    monkeypatch.setattr(snapshots_module, "MAX_SNAPSHOT_ROWS", 100)
     client = Client(build(Exchange()), "1m", time.now - 86_400_000)
     with pytest.raises(BadUserInput, match="page through"):
         await asyncio.wait_for(client.task, HANG_S)
@@ -274,7 +275,7 @@ async def test_snapshots_hold_a_page_each_and_only_the_last_is_caught_up(
     build: Build, time: Time, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A long history comes in pages; what is live follows the one that says so."""
-    monkeypatch.setattr(hub_module, "SNAPSHOT_PAGE_ROWS", 50)
+    monkeypatch.setattr(snapshots_module, "SNAPSHOT_PAGE_ROWS", 50)
     client = Client(build(Exchange()), "1m", time.now - 4 * 3_600_000)
     await asyncio.wait_for(client.caught_up.wait(), HANG_S)
     snapshots = [event for event in client.events if event.kind is EventKind.SNAPSHOT]
@@ -350,27 +351,29 @@ async def test_a_quiet_series_sends_heartbeats(build: Build, time: Time, databas
 
 async def test_a_listener_that_fell_behind_is_told_where_to_resume() -> None:
     """Closed candles are not dropped in silence: over the bound one RESYNC takes their place."""
-    listener = topic_module.Listener()
+    listener, group = topic_module.Listener(), ListenerGroup()
+    group.add(listener)
     one = Candles.of([0], [1], [1], [1], [1], [1])
     for number in range(topic_module.MAX_QUEUED_EVENTS + 1):
         stamp = Candles.of([number * 60_000], [1], [1], [1], [1], [1])
         listener.push(Event(EventKind.CLOSE, number, stamp))
         listener.push(Event(EventKind.UPDATE, number, one))
-    event = await listener.next(1)
+    _, event = await group.next(1) or (None, None)
     assert event is not None
     assert (event.kind, event.resync_from) == (EventKind.RESYNC, 0)
-    assert await listener.next(0.01) is None
+    assert await group.next(0.01) is None
 
 
 async def test_the_forming_candle_conflates_in_a_listener_s_queue() -> None:
     """A slow reader gets the newest state once, not every step towards it."""
-    listener = topic_module.Listener()
+    listener, group = topic_module.Listener(), ListenerGroup()
+    group.add(listener)
     for number in range(5):
         listener.push(Event(EventKind.UPDATE, number, Candles.empty()))
-    event = await listener.next(1)
+    _, event = await group.next(1) or (None, None)
     assert event is not None
     assert event.seq == 4
-    assert await listener.next(0.01) is None
+    assert await group.next(0.01) is None
 
 
 async def test_a_feed_is_let_go_of_when_nobody_listens(

@@ -17,6 +17,7 @@ from candlegraph.event import Event, EventKind, heartbeat
 from candlegraph.supervision import Supervisor
 from candlegraph.timings import Timings
 from candlegraph.zone import Zone
+from realtime.subscriber import ListenerGroup
 from realtime.topic import Listener
 from resolvers.accounts.accounts import Accounts
 from resolvers.accounts.tokens import Tokens
@@ -57,9 +58,12 @@ class Stage:
     def seq(self) -> int:
         return len(self.told)
 
-    async def subscribe(self, series: Series, since: int | None, days: Zone | None) -> AsyncIterator[Event]:
+    async def subscribe(
+        self, series: Series, since: int | None, days: Zone | None, *, closed_only: bool = False
+    ) -> AsyncIterator[Event]:
         """As `realtime.hub.Hub.subscribe`: the listener first, then the history, then what came meanwhile."""
-        listener = Listener()
+        listener, group = Listener(closed_only=closed_only), ListenerGroup()
+        group.add(listener)
         self.listeners.add(listener)
         try:
             seq = self.seq
@@ -74,7 +78,8 @@ class Stage:
             await self.gate.wait()
             yield Event(EventKind.SNAPSHOT, seq, Candles.empty(), caught_up=True)
             while True:
-                event = await listener.next(self.patience)
+                found = await group.next(self.patience)
+                event = found[1] if found else None
                 yield event or heartbeat(self.seq)
                 if event and event.kind is EventKind.RESYNC:
                     return
