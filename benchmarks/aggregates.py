@@ -37,6 +37,9 @@ class _Nobody:
     async def get(self, market: str, provider: str, *, timeout_s: float | None = None) -> None:
         """Nobody."""
 
+    def running(self, market: str, provider: str) -> None:
+        """Nobody."""
+
     def statuses(self) -> list[Any]:
         """None."""
         return []

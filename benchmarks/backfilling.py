@@ -92,6 +92,10 @@ class Only:
         """The one."""
         return self.member if (market, provider) == (self.member.market.id, self.member.id) else None
 
+    def running(self, market: str, provider: str) -> Upstream | None:
+        """The one."""
+        return self.member if (market, provider) == (self.member.market.id, self.member.id) else None
+
     def statuses(self) -> Sequence[ProviderStatus]:
         """It is ready."""
         return [ProviderStatus(self.member.market, self.member.id, self.member.name, "", "1", ProviderState.READY)]

@@ -122,6 +122,10 @@ class Providers(Protocol):
         """
         ...
 
+    def running(self, market: str, provider: str) -> Upstream | None:
+        """The provider where it has been started already; nothing is started, and nobody is asked."""
+        ...
+
     def statuses(self) -> Sequence[ProviderStatus]:
         """Every provider that a plugin brings, failed ones too."""
         ...

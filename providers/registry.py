@@ -169,6 +169,11 @@ class Registry:
             raise error
         return slot.guard
 
+    def running(self, market: str, provider: str) -> Upstream | None:
+        """The provider where it has been started already; nothing is started."""
+        slot = self._slots.get((market, provider))
+        return slot.guard if slot and slot.started else None
+
     async def _start(self, slot: _Slot, guard: Guard) -> ProviderError | None:
         """Start a provider; what went wrong, for all who wait. The slot keeps it until the next attempt may begin."""
         try:

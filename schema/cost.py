@@ -30,7 +30,15 @@ from resolvers.pagination import MAX_PAGE
 # In values of candles, which are completed in bulk: everything else is a hundred times as slow.
 MAX_COST = 6_000_000  # a batch of 100 series with 5,000 whole candles fits
 FIELD_COST = 300
-READ_COSTS = {"candles": 10_000, "candlesBatch": 10_000, "coverage": 50_000}  # the database, once each
+LEAF_COST = 100  # of a field of a newest candle: most of them are completed in bulk
+LATEST_READ_COST = 100_000  # of a thousand symbols at once
+DEFAULT_LATEST = 100  # symbols unless told by `first`
+READ_COSTS = {
+    "changes": 50_000,
+    "candles": 10_000,
+    "candlesBatch": 10_000,
+    "coverage": 50_000,
+}  # the database, once each
 DEFAULT_PAGE_SIZES = {"symbols": 100, "tracked": 100, "backfills": 50}  # how many unless told by `first`
 ASSUMED_PROVIDERS = 10  # as good as any number: that of a market's is not known yet
 JOB_LIST_COST = 100 * FIELD_COST  # the symbols or holes of a job, of which there may be thousands
@@ -46,6 +54,7 @@ class _CostEstimator:
     max_points: int
     parent: str = ""
     rows: int = 0  # the candles of each list of them, within `candles`
+    leaf: int = FIELD_COST
 
     def cost(self, selection_set: SelectionSetNode | None) -> int:
         """The cost of one object with these fields; the document is known to be small and without a circle."""
@@ -68,13 +77,21 @@ class _CostEstimator:
         below = replace(self, parent=self.parent if name in ("nodes", "edges", "node") and not self.rows else name)
         times = 1
         if name in ("candles", "candlesBatch"):
-            below = replace(below, rows=self._number(node, "limit", self.points, self.max_points))
+            below = replace(below, rows=self._number(node, "limit", self.points, self.max_points), leaf=FIELD_COST)
             times = self._length(node, "series") if name == "candlesBatch" else 1
+        elif name == "latest":
+            return FIELD_COST + LATEST_READ_COST + self._symbols(node) * replace(below, leaf=LEAF_COST).cost(selected)
         elif selected and name in DEFAULT_PAGE_SIZES:
             times = self._number(node, "first", DEFAULT_PAGE_SIZES[name], MAX_PAGE)
         elif name == "providers":
             times = ASSUMED_PROVIDERS
-        return FIELD_COST + times * (READ_COSTS.get(name, 0) + below.cost(selected))
+        return self.leaf + times * (READ_COSTS.get(name, 0) + below.cost(selected))
+
+    def _symbols(self, node: FieldNode) -> int:
+        """How many symbols `latest` may answer."""
+        if self._argument(node, "symbols") is None:
+            return self._number(node, "first", DEFAULT_LATEST, MAX_PAGE)
+        return min(MAX_PAGE, self._length(node, "symbols"))
 
     def _number(self, node: FieldNode, name: str, default: int, most: int) -> int:
         value = self._argument(node, name)

@@ -13,12 +13,13 @@ from candlegraph import backfill as job
 from candlegraph.answer import Answer, Fill, Wait
 from candlegraph.backfill import BackfillState
 from candlegraph.series import InstrumentRecord, Series
-from candlegraph.timeframe import MINUTE
+from candlegraph.timeframe import MINUTE, Timeframe
 from candlegraph.viewer import Role
 from history import series_changes
 from resolvers.backfills import resolve_backfill, resolve_backfills, resolve_coverage, resolve_tracked
 from resolvers.candles import resolve_batch, resolve_candles, resolve_changes
 from resolvers.context import Context
+from resolvers.latest import LatestPage, resolve_latest
 from resolvers.markets import SymbolPage, resolve_markets, resolve_providers, resolve_symbol, resolve_symbols
 from resolvers.names import instrument
 from resolvers.nodes import NodeNoun, resolve_node, resolve_server_id
@@ -26,12 +27,15 @@ from resolvers.pagination import ListPage
 from schema import arguments as arg
 from schema.backfill import Backfill, BackfillConnection, Coverage, SeriesChanges, TrackedConnection
 from schema.candles import CandleSeries, SeriesInput
+from schema.latest import LatestConnection, LatestTimeframeArg, PatternArg, SymbolsArg
 from schema.market import Market, Provider
 from schema.node import Node
 from schema.permission import requires_role
 from schema.scalars import Timestamp
 from schema.symbol import Symbol, SymbolConnection
 from schema.user import User
+
+DAY = Timeframe(1, "d")
 
 StateArg = Annotated[BackfillState | None, strawberry.argument(description="Only jobs in this state.")]
 NodeArg = Annotated[strawberry.ID, strawberry.argument(description="The `id` of any object that has one.")]
@@ -165,6 +169,30 @@ class Query:
             fill=fill,
             timezone=timezone,
             wait=wait,
+        )
+
+    @strawberry.field(
+        description=(
+            "The newest candle of many symbols in one statement, for watchlists and screeners. Exactly one of `symbols` (at "
+            "most 1,000, all answered, in their order; `first` does not apply) and `pattern`. No provider is asked."
+        ),
+        extensions=requires_role(Role.VIEWER),
+        graphql_type=LatestConnection | None,
+    )
+    async def latest(
+        self,
+        info: Info[Context, None],
+        market: arg.MarketArg,
+        provider: arg.ProviderArg,
+        symbols: SymbolsArg = None,
+        pattern: PatternArg = None,
+        timeframe: LatestTimeframeArg = DAY,
+        timezone: arg.TimezoneArg = None,
+        first: arg.FirstArg = 100,
+        after: arg.AfterArg = None,
+    ) -> LatestPage:
+        return await resolve_latest(
+            info.context, (market, provider), symbols, pattern, timeframe, timezone, first, after
         )
 
     @strawberry.field(

@@ -15,6 +15,7 @@ from storage.batches import CandleWrite
 POSTGRES_EPOCH_MS = 946_684_800_000  # 2000-01-01, which PostgreSQL's binary timestamps count from
 VALUE_COLUMNS = ("open", "high", "low", "close", "volume")
 _PACKED = np.dtype([("timestamp", ">i8"), *((name, ">f8") for name in VALUE_COLUMNS)])
+PACKED_ROW_BYTES = _PACKED.itemsize
 COPY_ROWS = 100_000
 _COPY_HEADER = b"PGCOPY\n\xff\r\n\x00" + bytes(8)
 _COPY_TRAILER = b"\xff\xff"

@@ -34,16 +34,16 @@ class Instruments:
         pattern = None if not text else "%" + re.sub(r"([\\%_])", r"\\\1", _folded(text)) + "%"
         rows = await self.database.read("instruments_search", market, provider, inactive, pattern, after, first)
         count = (await self.database.read("instruments_count", market, provider, inactive, pattern))[0]["count"]
-        return [_record(row) for row in rows], count
+        return [record_of(row) for row in rows], count
 
     async def named(self, market: str, provider: str, names: Sequence[str] | None) -> list[InstrumentRecord]:
         """The stored symbols of a provider: those that are named, or all."""
         plain = None if names is None else list(map(_plain, names))
-        return [_record(row) for row in await self.database.read("instruments_named", market, provider, plain)]
+        return [record_of(row) for row in await self.database.read("instruments_named", market, provider, plain)]
 
     async def by_id(self, ids: Sequence[int]) -> list[InstrumentRecord]:
         """Instruments by their numbers, in that order; NotFound."""
-        rows = {row["id"]: _record(row) for row in await self.database.read("instruments_by_id", list(ids))}
+        rows = {row["id"]: record_of(row) for row in await self.database.read("instruments_by_id", list(ids))}
         return [rows[i] for i in ids]
 
     async def stored_providers(self) -> list[tuple[str, str]]:
@@ -59,14 +59,14 @@ class Instruments:
         async with self.database.connection() as connection:
             key = (instrument.market, instrument.provider, instrument.symbol)
             folded = _folded(instrument.symbol)
-            return _record(await connection.fetchrow(SQL["instrument_import"], *key, timezone, folded))
+            return record_of(await connection.fetchrow(SQL["instrument_import"], *key, timezone, folded))
 
     async def get_stored(self, wanted: Sequence[Instrument]) -> dict[Instrument, InstrumentRecord]:
         """Those that are in the store already; no provider is asked."""
         keys = [(i.market, i.provider, i.symbol) for i in set(wanted)]
         columns = [[_plain(key[part]) for key in keys] for part in range(3)]
         rows = await self.database.read("instruments_by_key", *columns)
-        return {record.instrument: record for record in map(_record, rows)}
+        return {record.instrument: record for record in map(record_of, rows)}
 
     async def get_cached(self, wanted: list[Instrument]) -> dict[Instrument, InstrumentRecord]:
         """Those that are in the store, as they were at most half a minute ago: they seldom change."""
@@ -122,7 +122,8 @@ def _plain(text: str) -> str:
     return text.replace("\0", "\ufffd").encode(errors="replace").decode()
 
 
-def _record(row: Any) -> InstrumentRecord:
+def record_of(row: Any) -> InstrumentRecord:
+    """The instrument of a row of ``instruments``."""
     return InstrumentRecord(
         id=row["id"],
         instrument=Instrument(row["market"], row["provider"], row["symbol"]),

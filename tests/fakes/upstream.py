@@ -268,6 +268,10 @@ class FakeProviders:
                 return member
         return None
 
+    def running(self, market: str, provider: str) -> GuardedUpstream | None:
+        """The member of that name."""
+        return next((one for one in self.members if (one.market.id, one.id) == (market, provider)), None)
+
     def statuses(self) -> Sequence[ProviderStatus]:
         """Every member."""
         return [ProviderStatus(m.market, m.id, m.name, "", "1", ProviderState.READY) for m in self.members]

@@ -77,7 +77,7 @@ async def test_what_was_imported_is_shown_beside_what_plugins_bring(lab: ApiWorl
     assert {"demo", "lab"} <= markets.keys()
     (bench,) = markets["lab"]["providers"]
     assert bench == {
-        "id": "bench",
+        "id": "lab/bench",
         "state": "READY",
         "market": "lab",
         "timeframes": ["1m"],
@@ -95,6 +95,9 @@ class Shown:
     """Providers that are only looked at."""
 
     shown: list[ProviderStatus]
+
+    def running(self, market: str, provider: str) -> None:
+        """Nobody runs."""
 
     def statuses(self) -> list[ProviderStatus]:
         return self.shown
@@ -117,7 +120,7 @@ async def test_a_provider_shows_how_it_is_and_what_was_asked_of_it(lab: ApiWorld
     shown, bare = answer["data"]["providers"]
     time = "2023-11-14T22:13:20Z"
     assert shown == {
-        "id": "p", "state": state.value, "stateReason": "Because.", "retryAt": time, "version": "7",
+        "id": "m/p", "state": state.value, "stateReason": "Because.", "retryAt": time, "version": "7",
         "lastError": {"message": "It broke.", "at": time},
         "limits": {"weight": 6000.0, "perSeconds": 60.0, "concurrent": 8, "callWeight": 2.0},
         "counters": {

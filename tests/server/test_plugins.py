@@ -187,7 +187,7 @@ async def test_an_installed_provider_is_served_and_a_broken_one_harms_nobody(
             }""",
         )
     (acme,) = data["acme"]
-    assert (acme["id"], acme["state"], acme["version"]) == ("acme", "READY", "0.1.0")
+    assert (acme["id"], acme["state"], acme["version"]) == ("acme/acme", "READY", "0.1.0")
     assert acme["timeframes"] == ["1m", "1h", "1d"]
     assert data["symbols"]["nodes"] == [{"symbol": "ROCKET/USD", "name": "Rocket skates"}]
     expected = [
@@ -199,4 +199,4 @@ async def test_an_installed_provider_is_served_and_a_broken_one_harms_nobody(
     (broken,) = data["broken"]
     assert broken["state"] == "FAILED"
     assert "a_library_that_nobody_installed" in broken["stateReason"]
-    assert [(twin["id"], twin["state"]) for twin in data["twin"]] == [("twin", "FAILED")]
+    assert [(twin["id"], twin["state"]) for twin in data["twin"]] == [("twin/twin", "FAILED")]

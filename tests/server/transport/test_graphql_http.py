@@ -162,7 +162,7 @@ async def test_a_query_may_be_a_get(http: aiohttp.ClientSession) -> None:
     text = "query Q($m: ID!) { providers(market: $m) { id } } query R { __typename }"
     status, answer, headers = await _get(http, query=text, variables='{"m": "demo"}', operationName="Q")
     assert status == 200
-    assert answer == {"data": {"providers": [{"id": "synthetic"}]}}
+    assert answer == {"data": {"providers": [{"id": "demo/synthetic"}]}}
     assert headers["cache-control"] == "no-store"
     assert headers["x-request-id"]
     empty = await _get(http, query="{ __typename }", variables="", operationName="", extensions="null")

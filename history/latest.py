@@ -1,0 +1,193 @@
+"""The newest candle of many symbols, from what is stored: one statement, no provider, and arrays instead of objects.
+
+A bucket counts only where it is covered from its opening on: to its end where it has settled, else as far as anything of it
+is covered. A candle of a bucket that has not settled is made of its final minutes alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from candlegraph import clock
+from candlegraph.candle import Bools, Candles, Floats
+from candlegraph.errors import BadUserInput
+from candlegraph.latest import LatestCandles
+from candlegraph.provider import Capabilities
+from candlegraph.series import InstrumentRecord
+from candlegraph.series_candles import SeriesCandles
+from candlegraph.timeframe import MINUTE, Timeframe
+from candlegraph.zone import Int64s, Zone
+from history.orchestrator import History
+from storage.latest import LatestRead, NewestRows, read_latest
+from storage.relations import BASE_RELATION, Aggregates
+
+MAX_ROWS = 300_000  # of all symbols together: 15 MB
+
+_OFFSET_MS, _BITS = 1 << 43, 45  # a position and an instant (ms, UTC) in one int64, in the order of both
+_NEVER_MS = 1 << 43
+
+
+@dataclass(frozen=True, slots=True)
+class LatestRequest:
+    """Symbols of a provider, and the buckets of their candles; ``zone`` is that in which days open."""
+
+    market: str
+    provider: str
+    timeframe: Timeframe
+    zone: Zone
+    symbols: Sequence[str] | None = None
+    pattern: str | None = None
+    after: str | None = None
+    first: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class _Time:
+    """Now, by the provider: buckets that end before ``settled`` are final, minutes before ``minute`` can be had."""
+
+    settled: int
+    minute: int
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Buckets:
+    """Buckets with candles, ascending by position and opening; ``reached`` is how far they are covered without a break."""
+
+    candles: Candles
+    owner: Int64s
+    end: Int64s
+    reached: Int64s
+
+
+async def latest_candles(history: History, request: LatestRequest) -> LatestCandles:
+    """The newest known candle of each symbol there is, in the order asked. BadUserInput: too many rows."""
+    level, relation = _level(history.aggregates, request.timeframe, request.zone)
+    count = len(request.symbols) if request.symbols is not None else request.first
+    buckets_rows = -(-request.timeframe.nominal_ms // level.nominal_ms)
+    rows = 4 if level == request.timeframe else 3 * buckets_rows + 1
+    if rows * count > MAX_ROWS:
+        raise BadUserInput(
+            f"{count:,} symbols at {request.timeframe} in {request.zone.name} are made of too many rows: ask for fewer."
+        )
+    read = LatestRead(
+        request.market, request.provider, request.timeframe, level, relation, rows,
+        request.symbols, request.pattern, request.after, request.first,
+    )  # fmt: skip
+    records, made, native = await read_latest(history.store.database, read)
+    time = _time(history, request)
+    found = [_buckets(made, request, records)]
+    if all(record.timezone == request.zone.name for record in records) or request.timeframe.width_ms:
+        found.append(_buckets(native, request, records))
+    return _newest(found, records, request, time)
+
+
+def _time(history: History, request: LatestRequest) -> _Time:
+    """Now by the provider's clock where it runs here already, else by ours."""
+    name = (request.market, request.provider)
+    status = next((s for s in history.providers.statuses() if (s.market.id, s.id) == name), None)
+    capabilities = status.capabilities if status else Capabilities(())
+    running = history.providers.running(*name)
+    now = running.now_ms() if running else clock.now_ms()
+    return _Time(
+        request.timeframe.floor(now - capabilities.settle_ms, request.zone),
+        MINUTE.floor(now - capabilities.final_after_ms),
+    )
+
+
+def _level(aggregates: Aggregates, timeframe: Timeframe, zone: Zone) -> tuple[Timeframe, str]:
+    """The coarsest aggregate of 1m candles that folds into ``timeframe``; its days are those of UTC."""
+    found = [
+        (level, relation)
+        for level, relation in aggregates.items()
+        if (level.width_ms or zone.is_utc) and level.nests_in(timeframe, zone)
+    ]
+    return max(found, key=lambda item: item[0].nominal_ms, default=(MINUTE, BASE_RELATION))
+
+
+def _buckets(rows: NewestRows, request: LatestRequest, records: Sequence[InstrumentRecord]) -> _Buckets:
+    """The rows folded into buckets, those that are covered from their opening on."""
+    timeframe, zone, stamps = request.timeframe, request.zone, rows.candles.timestamp
+    index = timeframe.index(stamps, zone)
+    changes = np.ones(len(stamps), np.bool_)
+    changes[1:] = (index[1:] != index[:-1]) | (rows.owner[1:] != rows.owner[:-1])
+    starts = np.flatnonzero(changes)
+    owner, opens = rows.owner[starts], timeframe.open_at(index[starts], zone)
+    ends = timeframe.open_at(index[starts] + 1, zone)
+    folded = _fold(rows.candles, starts, opens)
+    reached, whole = _reached(rows, owner, opens, ends, records)
+    # Of the oldest bucket that was read, the first rows may be missing.
+    oldest = np.append(True, owner[1:] != owner[:-1]) if len(owner) else np.empty(0, np.bool_)
+    whole &= ~(oldest & rows.full[owner] & (stamps[starts] != opens))
+    return _Buckets(folded[whole], owner[whole], ends[whole], reached[whole])
+
+
+def _fold(candles: Candles, starts: Int64s, opens: Int64s) -> Candles:
+    if len(starts) == len(candles):
+        return replace(candles, timestamp=opens)
+    ends = np.append(starts[1:], len(candles)) - 1
+    return Candles.of(
+        opens,
+        candles.open[starts],
+        np.maximum.reduceat(candles.high, starts),
+        np.minimum.reduceat(candles.low, starts),
+        candles.close[ends],
+        np.add.reduceat(candles.volume, starts),
+    )
+
+
+def _reached(
+    rows: NewestRows, owner: Int64s, opens: Int64s, ends: Int64s, records: Sequence[InstrumentRecord]
+) -> tuple[Int64s, Bools]:
+    """How far each bucket's coverage goes on from its opening, and whether nothing more of the bucket is covered beyond that.
+
+    Before a symbol was listed, and after it ceased to be traded, there is nothing to know.
+    """
+    if not len(rows.since):
+        return opens, np.zeros(len(opens), np.bool_)
+    first = np.array([-_NEVER_MS if r.first_available is None else r.first_available for r in records], np.int64)
+    ended = np.array([_NEVER_MS if r.ended_at is None else r.ended_at for r in records], np.int64)
+    begin = np.maximum(opens, np.minimum(first[owner] // 60_000 * 60_000, ends - 1))
+    keys = (rows.span_owner << _BITS) + rows.since + _OFFSET_MS
+    at = keys.searchsorted((owner << _BITS) + begin + _OFFSET_MS, side="right") - 1
+    span = np.maximum(at, 0)
+    covered = (at >= 0) & (rows.span_owner[span] == owner) & (rows.until[span] > begin)
+    until = rows.until[span]
+    following = np.minimum(span + 1, len(keys) - 1)
+    more = (following > span) & (rows.span_owner[following] == owner) & (rows.since[following] < ends)
+    reached = np.where(until >= ended[owner], _NEVER_MS, until)
+    return reached, covered & ((reached >= ends) | ~more)
+
+
+def _newest(
+    found: Sequence[_Buckets], records: Sequence[InstrumentRecord], request: LatestRequest, time: _Time
+) -> LatestCandles:
+    """The newest bucket of each symbol; of the same bucket the one made of 1m candles, which come first."""
+    owner = np.concatenate([one.owner for one in found])
+    columns = [np.concatenate(parts) for parts in zip(*(one.candles.columns for one in found), strict=True)]
+    made = np.repeat(np.arange(len(found)), [len(one.owner) for one in found])
+    order = np.lexsort((-made, columns[0], owner))
+    owner, candles = owner[order], Candles.of(*(column[order] for column in columns[:6]))
+    end, reached = (np.concatenate([getattr(one, n) for one in found])[order] for n in ("end", "reached"))
+    last = np.flatnonzero(np.append(owner[1:] != owner[:-1], True)) if len(owner) else np.empty(0, np.int64)
+    before = _before(last, owner, candles)
+    known, current = np.zeros(len(records), np.bool_), np.zeros(len(records), np.bool_)
+    closes: Floats = np.full(len(records), np.nan)
+    known[owner[last]] = True
+    closed = end[last] <= time.settled
+    current[owner[last]] = reached[last] >= np.where(closed, time.settled, time.minute)
+    joined = (before >= 0) & (reached[before] >= candles.timestamp[last]) if len(last) else before >= 0
+    closes[owner[last][joined]] = candles.close[before[joined]]
+    newest = candles[last].with_closed(closed)
+    return LatestCandles(records, known, SeriesCandles(newest, request.timeframe, request.zone), current, closes)
+
+
+def _before(last: Int64s, owner: Int64s, candles: Candles) -> Int64s:
+    """The position of the bucket before each of ``last``, of the same symbol; -1 where there is none."""
+    before = last - 1
+    # The same bucket may be there twice: made of 1m candles, and as the provider made it.
+    twin = (before >= 0) & (owner[before] == owner[last]) & (candles.timestamp[before] == candles.timestamp[last])
+    before = np.where(twin, before - 1, before)
+    return np.where((before >= 0) & (owner[before] == owner[last]), before, -1)

@@ -1,0 +1,158 @@
+"""The newest candles of many symbols: named, or a page of those that match a pattern."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+
+from candlegraph.errors import BadUserInput, NotFound
+from candlegraph.latest import Latest, LatestCandles
+from candlegraph.timeframe import Timeframe
+from candlegraph.zone import Zone, zone
+from history.latest import LatestRequest, latest_candles
+from resolvers.context import Context
+from resolvers.names import check_name, provider_of
+from resolvers.pagination import MAX_PAGE, Edge, decode_cursor, encode_cursor, rows_to_read
+
+LatestNodes = LatestCandles | list[Latest]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class LatestEdges:
+    """The symbols of a page with their cursors."""
+
+    nodes: LatestNodes
+    cursors: Sequence[str]
+
+    def __iter__(self) -> Iterator[Edge[Latest]]:
+        """Edge after edge, as objects."""
+        return (Edge(cursor, node) for cursor, node in zip(self.cursors, self.nodes, strict=True))
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class LatestPage:
+    """Symbols with their newest candles; ``missing`` are the asked symbols that do not exist."""
+
+    nodes: LatestNodes
+    cursors: Sequence[str]
+    missing: Sequence[str]
+    has_next_page: bool = False
+    has_previous_page: bool = False
+
+    @property
+    def edges(self) -> LatestEdges:
+        """The symbols with their cursors."""
+        return LatestEdges(self.nodes, self.cursors)
+
+    @property
+    def start_cursor(self) -> str | None:
+        """The cursor of the first symbol."""
+        return self.cursors[0] if self.cursors else None
+
+    @property
+    def end_cursor(self) -> str | None:
+        """The cursor of the last symbol."""
+        return self.cursors[-1] if self.cursors else None
+
+    @property
+    def page_info(self) -> LatestPage:
+        """The page again: it knows where it lies."""
+        return self
+
+
+async def resolve_latest(
+    context: Context,
+    names: tuple[str, str],
+    symbols: Sequence[str] | None,
+    pattern: str | None,
+    timeframe: Timeframe,
+    timezone: str | None,
+    first: int,
+    after: str | None,
+) -> LatestPage:
+    """The newest candles of symbols of a provider (market, provider), from the store. BadUserInput, NotFound, Unavailable."""
+    market, provider = provider_of(*names)
+    if (symbols is None) == (pattern is None):
+        raise BadUserInput("Give either `symbols` or a `pattern`.")
+    days = None if timezone is None else zone(timezone)
+    request = LatestRequest(market, provider, timeframe, days or _market_zone(context, market))
+    if symbols is None:
+        check_name("pattern", pattern or "")
+        start = None if after is None else decode_cursor(after)
+        request = replace(request, pattern=_regular(pattern or ""), after=start, first=rows_to_read(first))
+    else:
+        request = replace(request, symbols=_named(symbols, after))
+    found = await latest_candles(context.services.history, request)
+    if not len(found):
+        await _check_provider(context, market, provider)
+    nodes = found if days else await _in_their_zones(context, request, found)
+    page = _page(nodes, first if symbols is None else MAX_PAGE)
+    cursors = [encode_cursor(record.instrument.symbol) for record in found.records[: len(page)]]
+    existing = {record.instrument.symbol for record in found.records}
+    missing = [name for name in dict.fromkeys(symbols or ()) if name not in existing]
+    return LatestPage(page, cursors, missing, len(found) > len(page), symbols is None and after is not None)
+
+
+def _named(symbols: Sequence[str], after: str | None) -> Sequence[str]:
+    if not 1 <= len(symbols) <= MAX_PAGE:
+        raise BadUserInput(f"`symbols` names 1 to {MAX_PAGE:,} symbols, not {len(symbols):,}.")
+    if after is not None:
+        raise BadUserInput("`after` goes with a `pattern`: `symbols` are all answered at once.")
+    for name in symbols:
+        check_name("symbols", name)
+    return symbols
+
+
+def _page(nodes: LatestNodes, size: int) -> LatestNodes:
+    """The first ``size`` of them."""
+    if len(nodes) <= size:
+        return nodes
+    return nodes[:size] if isinstance(nodes, list) else nodes.first(size)
+
+
+async def _in_their_zones(context: Context, request: LatestRequest, found: LatestCandles) -> LatestNodes:
+    """The same candles where all symbols are of the zone asked in; those of others are asked for once more in their own."""
+    zones = {record.timezone for record in found.records} - {request.zone.name}
+    if not zones:
+        return found
+    nodes = {node.symbol.instrument.symbol: node for node in found}
+    for name in sorted(zones):
+        symbols = [one.instrument.symbol for one in found.records if one.timezone == name]
+        again = replace(request, zone=zone(name), symbols=symbols, pattern=None, after=None)
+        nodes |= {node.symbol.instrument.symbol: node for node in await latest_candles(context.services.history, again)}
+    return [nodes[record.instrument.symbol] for record in found.records]
+
+
+def _market_zone(context: Context, market: str) -> Zone:
+    """The zone that most symbols of a market are of."""
+    found = (s.market.timezone for s in context.services.providers.statuses() if s.market.id == market)
+    return zone(next(found, "UTC"))
+
+
+async def _check_provider(context: Context, market: str, provider: str) -> None:
+    """NotFound where nothing is known of a provider."""
+    known = {(status.market.id, status.id) for status in context.services.providers.statuses()}
+    if (market, provider) not in known | set(await context.services.history.instruments.stored_providers()):
+        raise NotFound(f"There is no provider {provider[:64]!r} in a market {market[:64]!r}: see `markets`.")
+
+
+def _regular(pattern: str) -> str:
+    """A shell pattern as a regular expression of PostgreSQL: ``*``, ``?``, ``[abc]`` and ``[!abc]``."""
+    parts = re.split(r"(\*|\?|\[!?\]?[^\]]*\])", pattern)
+    return "^" + "".join(_part(part, special=bool(at % 2)) for at, part in enumerate(parts)) + "$"
+
+
+def _part(text: str, *, special: bool) -> str:
+    if not special:
+        return "".join(map(_escaped, text))
+    if text in "*?":
+        return {"*": ".*", "?": "."}[text]
+    inside = text[1:-1]
+    negated = inside.startswith("!")
+    escaped = "".join(char if char == "-" else _escaped(char) for char in inside[negated:])
+    return f"[{'^' if negated else ''}{escaped}]"
+
+
+def _escaped(char: str) -> str:
+    return char if char.isalnum() or not char.isascii() or char in "_ " else "\\" + char
