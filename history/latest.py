@@ -78,9 +78,9 @@ async def latest_candles(history: History, request: LatestRequest) -> LatestCand
     )  # fmt: skip
     records, made, native = await read_latest(history.store.database, read)
     time = _time(history, request)
-    found = [_buckets(made, request, records)]
+    found = [_buckets(made, request, records, time.settled)]
     if all(record.timezone == request.zone.name for record in records) or request.timeframe.width_ms:
-        found.append(_buckets(native, request, records))
+        found.append(_buckets(native, request, records, time.settled))
     return _newest(found, records, request, time)
 
 
@@ -107,8 +107,8 @@ def _level(aggregates: Aggregates, timeframe: Timeframe, zone: Zone) -> tuple[Ti
     return max(found, key=lambda item: item[0].nominal_ms, default=(MINUTE, BASE_RELATION))
 
 
-def _buckets(rows: NewestRows, request: LatestRequest, records: Sequence[InstrumentRecord]) -> _Buckets:
-    """The rows folded into buckets, those that are covered from their opening on."""
+def _buckets(rows: NewestRows, request: LatestRequest, records: Sequence[InstrumentRecord], settled: int) -> _Buckets:
+    """The rows folded into buckets, those that are known."""
     timeframe, zone, stamps = request.timeframe, request.zone, rows.candles.timestamp
     index = timeframe.index(stamps, zone)
     changes = np.ones(len(stamps), np.bool_)
@@ -117,7 +117,8 @@ def _buckets(rows: NewestRows, request: LatestRequest, records: Sequence[Instrum
     owner, opens = rows.owner[starts], timeframe.open_at(index[starts], zone)
     ends = timeframe.open_at(index[starts] + 1, zone)
     folded = _fold(rows.candles, starts, opens)
-    reached, whole = _reached(rows, owner, opens, ends, records)
+    reached, covered, broken = _reached(rows, owner, opens, ends, records)
+    whole = covered & ((reached >= ends) | ((ends > settled) & ~broken))
     # Of the oldest bucket that was read, the first rows may be missing.
     oldest = np.append(True, owner[1:] != owner[:-1]) if len(owner) else np.empty(0, np.bool_)
     whole &= ~(oldest & rows.full[owner] & (stamps[starts] != opens))
@@ -140,13 +141,14 @@ def _fold(candles: Candles, starts: Int64s, opens: Int64s) -> Candles:
 
 def _reached(
     rows: NewestRows, owner: Int64s, opens: Int64s, ends: Int64s, records: Sequence[InstrumentRecord]
-) -> tuple[Int64s, Bools]:
-    """How far each bucket's coverage goes on from its opening, and whether nothing more of the bucket is covered beyond that.
+) -> tuple[Int64s, Bools, Bools]:
+    """How far each bucket's coverage goes on, whether it is covered at its opening, and whether some of it is beyond a gap.
 
     Before a symbol was listed, and after it ceased to be traded, there is nothing to know.
     """
     if not len(rows.since):
-        return opens, np.zeros(len(opens), np.bool_)
+        nowhere = np.zeros(len(opens), np.bool_)
+        return opens, nowhere, nowhere
     first = np.array([-_NEVER_MS if r.first_available is None else r.first_available for r in records], np.int64)
     ended = np.array([_NEVER_MS if r.ended_at is None else r.ended_at for r in records], np.int64)
     begin = np.maximum(opens, np.minimum(first[owner] // 60_000 * 60_000, ends - 1))
@@ -156,9 +158,9 @@ def _reached(
     covered = (at >= 0) & (rows.span_owner[span] == owner) & (rows.until[span] > begin)
     until = rows.until[span]
     following = np.minimum(span + 1, len(keys) - 1)
-    more = (following > span) & (rows.span_owner[following] == owner) & (rows.since[following] < ends)
+    broken = (following > span) & (rows.span_owner[following] == owner) & (rows.since[following] < ends)
     reached = np.where(until >= ended[owner], _NEVER_MS, until)
-    return reached, covered & ((reached >= ends) | ~more)
+    return reached, covered, broken
 
 
 def _newest(

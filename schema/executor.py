@@ -175,7 +175,8 @@ def _type_of(parent: GraphQLOutputType, name: str) -> GraphQLOutputType:
     """The type of a field of an object type."""
     made = parent.of_type if is_non_null_type(parent) else parent
     assert isinstance(made, GraphQLObjectType)  # noqa: S101 - it was completed as one
-    return made.fields[name].type
+    found: GraphQLOutputType = made.fields[name].type
+    return found
 
 
 def _spread(rows: list[dict[str, Any]], known: list[bool]) -> list[dict[str, Any] | None]:
