@@ -14,7 +14,6 @@ import pytest
 
 from candlegraph import (
     MINUTE,
-    BadUserInput,
     Candles,
     Instrument,
     LiveMode,
@@ -259,16 +258,6 @@ async def test_an_unknown_symbol_is_not_found(build: Build) -> None:
     hub = build(Exchange())
     with pytest.raises(NotFound):
         await anext(hub.subscribe(Series(Instrument("lab", "exchange", "NO"), MINUTE), None, None))
-
-
-async def test_more_history_than_a_snapshot_holds_is_refused(
-    build: Build, time: Time, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Beyond the limit the client is told to page through the query first."""
-    monkeypatch.setattr(snapshots_module, "MAX_SNAPSHOT_ROWS", 100)
-    client = Client(build(Exchange()), "1m", time.now - 86_400_000)
-    with pytest.raises(BadUserInput, match="page through"):
-        await asyncio.wait_for(client.task, HANG_S)
 
 
 async def test_snapshots_hold_a_page_each_and_only_the_last_is_caught_up(

@@ -9,6 +9,7 @@ from urllib.parse import quote
 import pytest
 
 from candlegraph import MINUTE, Candles, Instrument
+from candlegraph.backfill import BackfillRequest, SymbolSelection
 from candlegraph.span import Span, Spans
 from storage.batches import CandleWrite
 from tests.fakes.laboratory import T0, ApiWorld
@@ -34,8 +35,6 @@ EVERYTHING = """{
 NODE = """query ($id: ID!) { node(id: $id) { __typename id
     ... on Market { name } ... on Provider { provider market name } ... on Symbol { market provider symbol }
     ... on Backfill { market provider symbols } } }"""
-START = """mutation { startBackfill(input: {market: "demo", provider: "synthetic", symbols: ["BTC/USD"], since: 1714521600000,
-    until: 1714525200000}) { id } }"""
 
 
 def _objects(value: Any) -> Iterator[dict[str, Any]]:
@@ -59,7 +58,9 @@ async def furnished(lab: ApiWorld) -> ApiWorld:
         covered = Spans([Span(T0, T0 + 60_000)])
         await store.write([CandleWrite(record.id, MINUTE, Candles.of([T0], *ones), covered, "i")])
     for _ in range(2):
-        assert not (await lab.ask(START))["errors"]
+        await lab.services.backfills.start(
+            BackfillRequest(SymbolSelection("demo", "synthetic", ("BTC/USD",)), T0, T0 + 3_600_000)
+        )
     return lab
 
 

@@ -287,7 +287,7 @@ mutation StartBackfill($input: BackfillInput!) {
 }
 
 subscription FollowBackfill {
-  backfill(id: 1) {
+  backfill(id: "backfill:1") {
     state
     piecesDone
     piecesTotal
