@@ -88,13 +88,15 @@ def _time(history: History, request: LatestRequest) -> _Time:
     """Now by the provider's clock where it runs here already, else by ours."""
     name = (request.market, request.provider)
     status = next((s for s in history.providers.statuses() if (s.market.id, s.id) == name), None)
-    capabilities = status.capabilities if status else Capabilities(())
     running = history.providers.running(*name)
     now = running.now_ms() if running else clock.now_ms()
-    return _Time(
-        request.timeframe.floor(now - capabilities.settle_ms, request.zone),
-        MINUTE.floor(now - capabilities.final_after_ms),
-    )
+    # What was imported without a provider settles at once.
+    settle_ms, final_after_ms = (0, 0) if status is None else _delays(status.capabilities)
+    return _Time(request.timeframe.floor(now - settle_ms, request.zone), MINUTE.floor(now - final_after_ms))
+
+
+def _delays(capabilities: Capabilities) -> tuple[int, int]:
+    return capabilities.settle_ms, capabilities.final_after_ms
 
 
 def _level(aggregates: Aggregates, timeframe: Timeframe, zone: Zone) -> tuple[Timeframe, str]:

@@ -171,8 +171,7 @@ class Hub:
                     one.join()
                 waiting = [one for one in waiting if one not in joined and one not in failed]
                 yield joined, [SeriesFailure(one.request.series, errors[one.topic.key]) for one in failed]
-                if waiting:
-                    unfinished = [task for task in starting if not task.done()]
+                if waiting and (unfinished := [task for task in starting if not task.done()]):
                     await asyncio.wait(unfinished, return_when=asyncio.FIRST_COMPLETED)
         finally:
             for task in starting:

@@ -87,7 +87,7 @@ async def alone(text: str, variables: dict[str, Any], events: list[Event]) -> li
             yield event
 
     class Played:
-        def subscribe(self, *_: object) -> Any:
+        def subscribe(self, *_: object, **__: object) -> Any:
             return source()
 
     stage: Any = Played()

@@ -30,7 +30,7 @@ ODD = [
 ]
 EVERYTHING = """{
   markets { __typename id name providers { __typename id provider market name
-    symbols(first: 1000) { nodes { __typename id market provider symbol } } } }
+    symbols(first: 100) { nodes { __typename id market provider symbol } } } }
   backfills { nodes { __typename id market provider symbols } } }"""
 NODE = """query ($id: ID!) { node(id: $id) { __typename id
     ... on Market { name } ... on Provider { provider market name } ... on Symbol { market provider symbol }
