@@ -15,13 +15,12 @@ from candlegraph import clock
 from candlegraph.candle import Bools, Candles, Floats
 from candlegraph.errors import BadUserInput
 from candlegraph.latest import LatestCandles
-from candlegraph.provider import Capabilities
 from candlegraph.series import InstrumentRecord
 from candlegraph.series_candles import SeriesCandles
 from candlegraph.timeframe import MINUTE, Timeframe
 from candlegraph.zone import Int64s, Zone
 from history.orchestrator import History
-from storage.latest import LatestRead, NewestRows, read_latest
+from storage.aggregates.latest import LatestRead, NewestRows, read_latest
 from storage.relations import BASE_RELATION, Aggregates
 
 MAX_ROWS = 300_000  # of all symbols together: 15 MB
@@ -90,13 +89,9 @@ def _time(history: History, request: LatestRequest) -> _Time:
     status = next((s for s in history.providers.statuses() if (s.market.id, s.id) == name), None)
     running = history.providers.running(*name)
     now = running.now_ms() if running else clock.now_ms()
-    # What was imported without a provider settles at once.
-    settle_ms, final_after_ms = (0, 0) if status is None else _delays(status.capabilities)
+    settle_ms = status.capabilities.settle_ms if status else 0  # what was imported without a provider settles at once
+    final_after_ms = status.capabilities.final_after_ms if status else 0
     return _Time(request.timeframe.floor(now - settle_ms, request.zone), MINUTE.floor(now - final_after_ms))
-
-
-def _delays(capabilities: Capabilities) -> tuple[int, int]:
-    return capabilities.settle_ms, capabilities.final_after_ms
 
 
 def _level(aggregates: Aggregates, timeframe: Timeframe, zone: Zone) -> tuple[Timeframe, str]:

@@ -13,7 +13,7 @@ from candlegraph.span import Span, Spans
 from candlegraph.timeframe import Timeframe
 from candlegraph.zone import Int64s, Zone, zone
 from history.orchestrator import History
-from storage.series_changes import changes_after
+from storage.corrections import changes_after
 
 
 @dataclass(frozen=True, slots=True)

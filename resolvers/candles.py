@@ -130,7 +130,8 @@ def stream_many(
         try:
             requests.append(LiveRequest(Series(instrument(market, provider, symbol), timeframe), since))
         except CandlegraphError as error:
-            failures.append(SeriesFailure(Series(Instrument(market, provider, symbol), timeframe), error))
+            name = Instrument(*(part.encode(errors="replace").decode() for part in (market, provider, symbol)))
+            failures.append(SeriesFailure(Series(name, timeframe), error))
     return _with_failures(failures, context.services.hub.subscribe_many(requests, days, closed_only=closed_only))
 
 

@@ -14,7 +14,6 @@ from resolvers.backfills import resolve_backfill
 from resolvers.context import Context
 from resolvers.markets import imported_provider, resolve_markets
 from resolvers.names import check_name
-from storage.identity import server_id
 
 NodeNoun = Market | ProviderStatus | InstrumentRecord | Backfill
 
@@ -53,7 +52,8 @@ async def resolve_node(context: Context, text: str) -> NodeNoun | None:
 
 async def resolve_server_id(context: Context) -> UUID:
     """Which database answers."""
-    return await server_id(context.services.history.store.database)
+    found: UUID = (await context.services.history.store.database.read("server_id"))[0]["id"]
+    return found
 
 
 async def _provider(context: Context, market: str, provider: str) -> ProviderStatus | None:

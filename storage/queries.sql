@@ -254,45 +254,6 @@ cross join lateral (
         order by {stamp} desc limit q.n) s) p
 order by q.k;
 
--- name: latest_named
--- The symbols of a provider that are wanted, in the order of their names in $3; $4 and $5 are for the other way to choose them.
-select i.*, q.k from unnest($3::text[]) with ordinality q (symbol, k)
-join instruments i on i.market = $1 and i.provider = $2 and i.symbol = q.symbol and $4::text is null and $5::int4 is null
-
--- name: latest_matching
-select i.*, row_number() over (order by i.symbol) as k from instruments i
-where i.market = $1 and i.provider = $2 and i.active and i.symbol ~ $3 and ($4::text is null or i.symbol > $4)
-order by i.symbol limit $5::int4
-
--- name: latest
--- The newest $8 rows of each symbol at the level $6 above 1m candles, the newest $9 that its provider made at the timeframe
--- $7, and what is covered from $10 ms before the oldest of them on; all packed.
-select w.*, m.rows, o.rows as own_rows, known.covered, own.covered as own_covered
-from ({wanted}) w
-cross join lateral (select w.id as i, $6::text as tf) q
-cross join lateral (
-  select min(s.{stamp}) as first,
-         string_agg(timestamptz_send(s.{stamp}) || float8send(s.open) || float8send(s.high) || float8send(s.low)
-                    || float8send(s.close) || float8send(s.volume), ''::bytea order by s.{stamp}) as rows
-  from (select {stamp}, open, high, low, close, volume from {relation}
-        where instrument_id = q.i {filter} order by {stamp} desc limit $8) s) m
-cross join lateral (
-  select min(s."timestamp") as first,
-         string_agg(timestamptz_send(s."timestamp") || float8send(s.open) || float8send(s.high) || float8send(s.low)
-                    || float8send(s.close) || float8send(s.volume), ''::bytea order by s."timestamp") as rows
-  from (select "timestamp", open, high, low, close, volume from ohlcv_data
-        where instrument_id = w.id and timeframe = $7 order by "timestamp" desc limit $9) s) o
-left join coverage c on c.instrument_id = w.id and c.timeframe = '1m'
-left join coverage n on n.instrument_id = w.id and n.timeframe = $7
-cross join lateral (
-  select string_agg(timestamptz_send(lower(r)) || timestamptz_send(upper(r)), ''::bytea order by r) as covered
-  from unnest(c.covered * tstzmultirange(tstzrange(coalesce(m.first, upper(c.covered)) - $10::float8 * interval '1 ms', null))) r) known
-cross join lateral (
-  select string_agg(timestamptz_send(lower(r)) || timestamptz_send(upper(r)), ''::bytea order by r) as covered
-  from unnest(n.covered * tstzmultirange(tstzrange(o.first - $10::float8 * interval '1 ms', null))) r
-  where o.first is not null) own
-order by w.k;
-
 -- name: horizon
 -- Returns the horizon, and whether the candles before it are due to be dropped: readers have had two minutes to learn of it.
 select horizon, coalesce(moved_at < now() - interval '2 minutes' and (dropped_at is null or dropped_at < moved_at), false) as due

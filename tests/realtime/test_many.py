@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Callable, Sequence
-from contextlib import aclosing
+from contextlib import aclosing, asynccontextmanager
 from dataclasses import replace
 from functools import partial
+from typing import Any
 
 import numpy as np
 import pytest
@@ -20,7 +21,7 @@ from realtime.hub import Hub
 from realtime.subscriber import ListenerGroup
 from realtime.topic import MAX_QUEUED_EVENTS, Listener
 from storage.batches import CandleWrite
-from storage.database import Database
+from storage.database import SQL, Database
 from tests.fakes.clocks import set_clock
 from tests.realtime.test_hub import Time
 from tests.realtime.world import BRISK, BTC, ETH, START, Client, Exchange, Process, eventually
@@ -114,6 +115,59 @@ async def test_each_series_has_its_own_history_and_count_and_fails_alone(build: 
     (failure,) = [one for one in many.events if isinstance(one, SeriesFailure)]
     assert (failure.series, type(failure.error)) == (wrong, NotFound)
     await many.leave()
+
+
+@pytest.fixture
+def reads(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The statements that read candles, and what is followed."""
+    sent: list[str] = []
+    borrow = Database.connection
+
+    def note(query: Any) -> None:
+        if "ohlcv_" in query.query or query.query == SQL["follow"]:
+            sent.append(query.query)
+
+    @asynccontextmanager
+    async def connection(database: Database) -> AsyncIterator[Any]:
+        async with borrow(database) as connection:
+            with connection.query_logger(note):
+                yield connection
+
+    monkeypatch.setattr(Database, "connection", connection)
+    return sent
+
+
+async def test_a_hundred_series_take_one_task_and_the_statements_of_a_few(
+    build: Build, time: Time, reads: list[str]
+) -> None:
+    """Their histories are read together: a statement for each relation, however many series."""
+    hub = build(Exchange())
+    series = [Series(one, Timeframe(n, "m")) for one in (BTC, ETH) for n in range(1, 51)]
+    first = Many(hub, [LiveRequest(one) for one in series])
+    await eventually(lambda: first.caught_up() == 100)
+    warm = Client(hub, "1m", MINUTE.floor(time.now) - 7_200_000)
+    await eventually(warm.caught_up.is_set)
+    warm_eth = Client(hub, "1m", MINUTE.floor(time.now) - 7_200_000, of=ETH)
+    await eventually(warm_eth.caught_up.is_set)
+    reads.clear()
+    tasks = len(asyncio.all_tasks())
+    since = {one: one.timeframe.floor(time.now) - 3_600_000 for one in series}
+    many = Many(hub, [LiveRequest(one, at) for one, at in since.items()])
+    await eventually(lambda: many.caught_up() == 100)
+    assert many.caught_up() == 100
+    snapshots = [event for event in many.events if isinstance(event, Event) and event.kind is EventKind.SNAPSHOT]
+    assert len(snapshots) == 100
+    assert len(reads) <= 12, len(reads)
+    assert len(asyncio.all_tasks()) <= tasks + 1
+    for _ in range(3):
+        await time.turn(60_000)
+    await eventually(lambda: len(many.closed(series[0])) >= 60)
+    closes = [event for event in many.events if isinstance(event, Event) and event.kind is EventKind.CLOSE]
+    assert {event.series for event in closes} >= {series[0]}
+    for one in (first, many):
+        await one.leave()
+    for client in (warm, warm_eth):
+        await client.leave()
 
 
 async def test_a_resync_ends_its_own_series_only_and_the_last_one_ends_all(

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from candlegraph import MINUTE, Candles, Instrument, Timeframe
 from candlegraph.series_revision import ChangeMark, SeriesRevision
 from candlegraph.span import Span, Spans
-from storage import series_changes
+from storage import corrections
 from storage.batches import CandleWrite
 from storage.withdrawals import StoredSeries, withdraw
 from tests.fakes.laboratory import MINUTE_MS, T0, ApiWorld
@@ -133,7 +133,7 @@ async def test_too_long_ago_or_of_another_database_is_null(lab: ApiWorld, monkey
     await _write(lab, "L", _candles(range(100)), 100)
     copy = Copy(lab, "L")
     await copy.fetch()
-    monkeypatch.setattr(series_changes, "MAX_LOGGED", 5)
+    monkeypatch.setattr(corrections, "MAX_LOGGED", 5)
     await _write(lab, "L", _candles(range(5), 3.0), 5)
     assert len((await copy.changes())["changed"]) == 1
     await _write(lab, "L", _candles(range(5, 6), 3.0), 6)

@@ -11,7 +11,7 @@ import time
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
 
 import aiohttp
 import numpy as np
@@ -19,7 +19,9 @@ import orjson
 
 from candlegraph.candle import Candles
 from candlegraph.clock import MINUTE_MS
+from candlegraph.resample import fold
 from candlegraph.span import Span
+from candlegraph.timeframe import Timeframe
 from tests.fakes.binance import FakeBinance
 from tests.fakes.exchange import T0, Fault, random_candles
 from tests.server.fast import SPEED
@@ -29,10 +31,16 @@ from tests.waiting import HANG_S, eventually
 TRUTH = random_candles(T0, 20_000, keep=0.9)
 BEGIN = T0 + 200 * MINUTE_MS
 SINCE = BEGIN - 20 * MINUTE_MS
+FIVE = Timeframe(5, "m")
+FIVES_SINCE = FIVE.floor(SINCE)
 SETTLE_MS = 10_000  # more than what the provider waits for after a minute has ended
 FOLLOW = """subscription ($since: Timestamp!) {
   candles(market: "crypto", provider: "binance", symbol: "BTC/USDT", since: $since) {
     kind seq caughtUp resyncFrom nodes { timestamp close volume closed } } }"""
+FOLLOW_MANY = """subscription ($since: Timestamp!, $fives: Timestamp!) {
+  candlesMany(series: [{market: "crypto", provider: "binance", symbol: "BTC/USDT", since: $since},
+      {market: "crypto", provider: "crypto/binance", symbol: "BTC/USDT", timeframe: "5m", since: $fives}]) {
+    timeframe event { kind seq caughtUp resyncFrom nodes { timestamp close volume closed } } } }"""
 LATEST = """{ candles(market: "crypto", provider: "binance", symbol: "BTC/USDT", limit: 1) { nodes { close } } }"""
 FAST = [sys.executable, "-m", "tests.server.fast"]
 _LED = re.compile(r"^(\S+ \S+) .* is led by (this|no or another) process now$", re.MULTILINE)
@@ -137,10 +145,12 @@ class Cluster:
 
 
 class Follower:
-    """A listener that reconnects to any server and resumes from its last closed candle."""
+    """A listener that reconnects to any server and resumes from its last closed candle; to ``many`` series, from that of each."""
 
-    def __init__(self, cluster: Cluster, http: aiohttp.ClientSession) -> None:
+    def __init__(self, cluster: Cluster, http: aiohttp.ClientSession, *, many: bool = False) -> None:
         self.closed: list[tuple[int, float, float]] = []
+        self.fives: list[tuple[int, float, float]] = []  # of five minutes, where it listens to many
+        self._many = many
         self.repeats = 0
         self.connects = 0
         self.errors: list[str] = []
@@ -163,18 +173,21 @@ class Follower:
 
     async def _once(self, url: str) -> None:
         since = self.closed[-1][0] if self.closed else SINCE
+        fives = self.fives[-1][0] if self.fives else FIVES_SINCE
+        variables = {"since": since, "fives": fives} if self._many else {"since": since}
+        query = FOLLOW_MANY if self._many else FOLLOW
         async with self._http.ws_connect(f"{url}/graphql", protocols=["graphql-transport-ws"]) as socket:
             self._socket = socket
             self.connects += 1
             await socket.send_json({"type": "connection_init"})
             await socket.send_json(
-                {"id": "1", "type": "subscribe", "payload": {"query": FOLLOW, "variables": {"since": since}}}
+                {"id": "1", "type": "subscribe", "payload": {"query": query, "variables": variables}}
             )
             async for message in socket:
                 answer = orjson.loads(message.data)
                 match answer["type"]:
                     case "next":
-                        if not self._take(answer["payload"], since):
+                        if not self._take(answer["payload"], since, fives):
                             return
                     case "ping":
                         await socket.send_json({"type": "pong"})
@@ -182,22 +195,25 @@ class Follower:
                         self.errors.append(answer["payload"][0]["message"])
                         return
 
-    def _take(self, payload: dict[str, object], since: int) -> bool:
+    def _take(self, payload: dict[str, Any], since: int, fives: int) -> bool:
         if payload.get("errors"):
             self.errors.append(str(payload["errors"]))
             return False
-        event = payload["data"]["candles"]  # type: ignore[index]
+        told = payload["data"]["candlesMany" if self._many else "candles"]
+        event = told["event"] if self._many else told
+        slow = self._many and told["timeframe"] == "5m"
+        rows, asked = (self.fives, fives) if slow else (self.closed, since)
         for node in event["nodes"]:
             if node["closed"] and event["kind"] in {"SNAPSHOT", "CLOSE"}:
                 row = (node["timestamp"], node["close"], node["volume"])
-                if not self.closed or row[0] > self.closed[-1][0]:
-                    self.closed.append(row)
-                elif row[0] != since:  # the one asked for comes once more
+                if not rows or row[0] > rows[-1][0]:
+                    rows.append(row)
+                elif row[0] != asked:  # the one asked for comes once more
                     self.repeats += 1
         if event["kind"] == "RESYNC":
-            self.closed = [row for row in self.closed if row[0] < event["resyncFrom"]]
+            rows[:] = [row for row in rows if row[0] < event["resyncFrom"]]
             return False
-        if event["caughtUp"]:
+        if event["caughtUp"] and not slow:
             self.ready.set()
         return True
 
@@ -205,14 +221,19 @@ class Follower:
         """How many candles before ``end`` it was not told, or told wrongly."""
         truth = self._cluster.truth.between(Span(SINCE, end))
         rows = set(zip(truth.timestamp.tolist(), truth.close.tolist(), truth.volume.tolist(), strict=True))
-        return len(rows - set(self.closed))
+        lacks = len(rows - set(self.closed))
+        if self._many:
+            folded = fold(self._cluster.truth, FIVE).between(Span(FIVES_SINCE, FIVE.floor(end - 5 * MINUTE_MS)))
+            known = {(stamp, close) for stamp, close, _ in self.fives}
+            lacks += len(set(zip(folded.timestamp.tolist(), folded.close.tolist(), strict=True)) - known)
+        return lacks
 
 
 @asynccontextmanager
 async def following(cluster: Cluster, count: int) -> AsyncIterator[list[Follower]]:
-    """So many listeners, all of them caught up."""
+    """So many listeners, half of them to two series at once, all of them caught up."""
     async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0)) as http:
-        followers = [Follower(cluster, http) for _ in range(count)]
+        followers = [Follower(cluster, http, many=number % 2 == 1) for number in range(count)]
         try:
             async with asyncio.timeout(HANG_S):
                 await asyncio.gather(*(follower.ready.wait() for follower in followers))

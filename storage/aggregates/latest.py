@@ -12,9 +12,10 @@ from candlegraph.candle import Candles
 from candlegraph.series import InstrumentRecord
 from candlegraph.timeframe import MINUTE, Timeframe
 from candlegraph.zone import Int64s
+from storage.aggregates.statements import STATEMENTS
 from storage.binary import PACKED_ROW_BYTES, unpack_candles, unpack_stamps
 from storage.candles import read_statement
-from storage.database import SQL, Database
+from storage.database import Database
 from storage.instruments import record_of
 
 
@@ -62,7 +63,7 @@ async def read_latest(database: Database, read: LatestRead) -> tuple[list[Instru
     own = 0 if read.timeframe == MINUTE else NATIVE_ROWS
     margin = 2 * read.timeframe.nominal_ms
     named = read.symbols is not None
-    template = SQL["latest"].replace("{wanted}", SQL["latest_named" if named else "latest_matching"])
+    template = STATEMENTS["latest"].replace("{wanted}", STATEMENTS["latest_named" if named else "latest_matching"])
     chosen = (read.symbols, None, None) if named else (read.pattern, read.after, read.first)
     rows = await database.fetch(
         read_statement(template, read.relation),
