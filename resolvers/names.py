@@ -32,5 +32,6 @@ def provider_of(market: str, provider: str) -> tuple[str, str]:
 def check_name(what: str, name: str) -> None:
     """Refuse an impossible name with BadUserInput."""
     # PostgreSQL takes neither a NUL nor half a surrogate pair in a text.
-    if not name or len(name) > _LONGEST_NAME or "\0" in name or any("\ud800" <= char <= "\udfff" for char in name):
+    broken = "\0" in name or (not name.isascii() and any("\ud800" <= char <= "\udfff" for char in name))
+    if not name or len(name) > _LONGEST_NAME or broken:
         raise BadUserInput(f"`{what}` must be a text of 1 to {_LONGEST_NAME} characters.")
