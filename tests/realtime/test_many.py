@@ -138,11 +138,12 @@ def reads(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
 
 async def test_a_hundred_series_take_one_task_and_the_statements_of_a_few(
-    build: Build, time: Time, reads: list[str]
+    build: Build, time: Time, reads: list[str], database: Database
 ) -> None:
     """Their histories are read together: a statement for each relation, however many series."""
+    database.timings = replace(BRISK, topic_ask_interval_s=5.0)
     hub = build(Exchange())
-    series = [Series(one, Timeframe(n, "m")) for one in (BTC, ETH) for n in range(1, 51)]
+    series = [Series(one, Timeframe(n, "m")) for one in (BTC, ETH) for n in (*range(1, 26), *range(60, 1560, 60))]
     first = Many(hub, [LiveRequest(one) for one in series])
     await eventually(lambda: first.caught_up() == 100)
     warm = Client(hub, "1m", MINUTE.floor(time.now) - 7_200_000)
