@@ -21,7 +21,7 @@ from realtime.hub import Hub
 from realtime.subscriber import ListenerGroup
 from realtime.topic import MAX_QUEUED_EVENTS, Listener
 from storage.batches import CandleWrite
-from storage.database import SQL, Database
+from storage.database import Database
 from tests.fakes.clocks import set_clock
 from tests.realtime.test_hub import Time
 from tests.realtime.world import BRISK, BTC, ETH, START, Client, Exchange, Process, eventually
@@ -119,12 +119,12 @@ async def test_each_series_has_its_own_history_and_count_and_fails_alone(build: 
 
 @pytest.fixture
 def reads(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """The statements that read candles, and what is followed."""
+    """The statements that read candles."""
     sent: list[str] = []
     borrow = Database.connection
 
     def note(query: Any) -> None:
-        if "ohlcv_" in query.query or query.query == SQL["follow"]:
+        if "ohlcv_" in query.query:
             sent.append(query.query)
 
     @asynccontextmanager
@@ -137,38 +137,28 @@ def reads(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     return sent
 
 
-async def test_a_hundred_series_take_one_task_and_the_statements_of_a_few(
-    build: Build, time: Time, reads: list[str], database: Database
+async def test_a_hundred_series_take_one_task_and_one_read_of_their_histories(
+    build: Build, time: Time, reads: list[str]
 ) -> None:
-    """Their histories are read together: a statement for each relation, however many series."""
-    database.timings = replace(BRISK, topic_ask_interval_s=5.0)
     hub = build(Exchange())
-    series = [Series(one, Timeframe(n, "m")) for one in (BTC, ETH) for n in (*range(1, 26), *range(60, 1560, 60))]
-    first = Many(hub, [LiveRequest(one) for one in series])
-    await eventually(lambda: first.caught_up() == 100)
-    warm = Client(hub, "1m", MINUTE.floor(time.now) - 7_200_000)
-    await eventually(warm.caught_up.is_set)
-    warm_eth = Client(hub, "1m", MINUTE.floor(time.now) - 7_200_000, of=ETH)
-    await eventually(warm_eth.caught_up.is_set)
+    first = MINUTE.floor(START) - 10 * 86_400_000
+    writes, series = [], []
+    for number in range(100):
+        record = await hub._history.instruments.get_or_create(replace_symbol(OLD, f"S{number}"), "UTC")
+        rows = Candles.of(first + 60_000 * np.arange(5 + number), *[np.ones(5 + number)] * 5)
+        covered = Spans([Span(first, first + (5 + number) * 60_000)])
+        writes.append(CandleWrite(record.id, MINUTE, rows, covered, "i"))
+        series.append(Series(record.instrument, MINUTE))
+    await hub._history.store.write(writes)
     reads.clear()
     tasks = len(asyncio.all_tasks())
-    since = {one: one.timeframe.floor(time.now) - 3_600_000 for one in series}
-    many = Many(hub, [LiveRequest(one, at) for one, at in since.items()])
+    many = Many(hub, [LiveRequest(one, first + 60_000 * number) for number, one in enumerate(series)])
     await eventually(lambda: many.caught_up() == 100)
-    assert many.caught_up() == 100
-    snapshots = [event for event in many.events if isinstance(event, Event) and event.kind is EventKind.SNAPSHOT]
-    assert len(snapshots) == 100
-    assert len(reads) <= 12, len(reads)
+    assert [len(many.closed(one)) for one in series] == [5] * 100  # each from its own `since` on
+    assert len(many.events) == 100
+    assert len(reads) == 2  # how many there are, since they might be too many, and they themselves
     assert len(asyncio.all_tasks()) <= tasks + 1
-    for _ in range(3):
-        await time.turn(60_000)
-    await eventually(lambda: len(many.closed(series[0])) >= 60)
-    closes = [event for event in many.events if isinstance(event, Event) and event.kind is EventKind.CLOSE]
-    assert {event.series for event in closes} >= {series[0]}
-    for one in (first, many):
-        await one.leave()
-    for client in (warm, warm_eth):
-        await client.leave()
+    await many.leave()
 
 
 async def test_a_resync_ends_its_own_series_only_and_the_last_one_ends_all(
