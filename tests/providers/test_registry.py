@@ -95,6 +95,19 @@ async def test_of_two_plugins_that_bring_the_same_name_neither_is_used() -> None
         await found.get("fake", "upstream")
 
 
+@pytest.mark.parametrize("name", ["a b", "a/b", "a:b", "é", "x" * 65])
+async def test_a_provider_whose_name_an_id_would_have_to_encode_is_not_used(name: str) -> None:
+    found = registry(of(FakeUpstream(id=name)), of(FakeUpstream(), "fake.good"))
+    shown = {status.id: status for status in found.statuses()}
+    assert shown[name].state is ProviderState.FAILED
+    assert "64 letters" in str(shown[name].reason)
+    with pytest.raises(ProviderUnavailable, match="64 letters"):
+        await found.get("fake", name)
+    assert found.running("fake", "upstream") is None
+    good = await found.get("fake", "upstream")
+    assert found.running("fake", "upstream") is good
+
+
 async def test_a_provider_is_started_at_its_first_use_and_once_whoever_asks() -> None:
     provider = Starting()
     found = registry(of(provider))

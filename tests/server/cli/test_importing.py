@@ -69,6 +69,23 @@ def test_a_file_is_imported_once_and_once_more(cli: Command, tmp_path: Path) -> 
     assert [row["volume"] for row in hours] == [60.0, 60.0, 60.0]
 
 
+@pytest.mark.parametrize(
+    ("market", "provider", "what"),
+    [("my market", "bench", "market"), ("lab", "a/b", "provider"), ("lab", "é", "provider")],
+)
+def test_an_import_into_a_name_that_an_id_would_have_to_encode_is_refused(
+    cli: Command,  # noqa: F811
+    tmp_path: Path,
+    market: str,
+    provider: str,
+    what: str,
+) -> None:
+    file = minutes(tmp_path / "m.csv", 3)
+    result = cli("import", str(file), "--market", market, "--provider", provider, "--symbol", "X")
+    assert result.returncode == 1
+    assert what in result.stderr
+
+
 def test_days_before_1970_are_imported_and_asked_for(cli: Command, tmp_path: Path) -> None:  # noqa: F811
     file = tmp_path / "old.csv"
     rows = [
