@@ -64,7 +64,8 @@ def parse_backfill_id(text: str) -> int | None:
 
 def encode_name(name: str) -> str:
     """The name of a market or a provider as the API prints it: itself, unless it has characters that an id encodes."""
-    return quote(name, safe="").replace("~", "%7E")
+    # Half a surrogate pair is in no stored name; a request may have it.
+    return quote(name, safe="", errors="surrogatepass").replace("~", "%7E")
 
 
 def decode_name(text: str) -> str:
