@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from candlegraph.answer import CandleRequest
+from history.fetch_limits import FetchAllowance
 from history.orchestrator import History
 from storage.change_feed import ChangeFeed
 from storage.database import SQL, Database
@@ -88,9 +89,9 @@ async def test_equal_questions_are_asked_once(lab: ApiWorld, monkeypatch: pytest
     asked: list[CandleRequest] = []
     answer = History.answer
 
-    async def noting(self: History, asks: Sequence[CandleRequest]) -> Any:
+    async def noting(self: History, asks: Sequence[CandleRequest], allowance: FetchAllowance) -> Any:
         asked.extend(asks)
-        return await answer(self, asks)
+        return await answer(self, asks, allowance)
 
     monkeypatch.setattr(History, "answer", noting)
     one = f'candles(market: "lab", provider: "bench", symbol: "S0/USD", since: {T0}, until: {T0 + 60_000})'
