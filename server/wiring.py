@@ -23,7 +23,6 @@ from history.orchestrator import History
 from history.upgrade import Upgrade
 from providers.registry import Registry
 from realtime.cluster import Cluster
-from realtime.hub import Hub
 from realtime.topic_limits import TopicLimits
 from resolvers.accounts.accounts import Accounts
 from resolvers.accounts.tokens import Tokens
@@ -144,72 +143,81 @@ async def open_runtime(
     supervisor: Supervisor | None = None,
     timings: Timings | None = None,
 ) -> AsyncIterator[Runtime]:
-    """Start everything, and stop it in reverse order on exit. Endless tasks run under ``supervisor``.
+    """Everything, started; stopped in reverse order on the way out. Endless tasks run under ``supervisor``.
 
-    Only while ``serving`` it leads, serves subscribers and works on backfills. ``serving`` and ``create`` create a missing database.
+    While ``serving`` it leads, serves subscribers and works on backfills; a command of the CLI does none of it.
+    It creates a database where there is none while ``serving``, or with ``create``.
     """
     supervisor, timings = supervisor or Supervisor(), timings or Timings()
-    redis_url = settings.redis_url.get_secret_value() if settings.redis_url else None
-    redis = Redis(redis_url, supervisor, timings)
+    redis = Redis(_redis_url(settings), supervisor, timings)
     limiter = RateLimiter(redis)
     registry = Registry(settings.environ(), quota=limiter)
     async with database(settings, supervisor, timings, create=create or serving) as opened, AsyncExitStack() as stack:
         stack.push_async_callback(redis.close)
         stack.push_async_callback(registry.close)
-        name, kind = (await opened.read("database_name"))[0]["name"], await stored_layout(opened)
+        name = (await opened.read("database_name"))[0]["name"]
+        levels, kind = await read_aggregates(opened), await stored_layout(opened)
         cache = await stack.enter_async_context(_cache(settings, name, redis))
-        history = await stack.enter_async_context(_history(opened, registry, kind, cache))
+        history = History.create(opened, registry, levels, _reads(levels, kind), cache)
         await _watch_disk(settings, history, supervisor)
-        cluster = _cluster(settings, history, (redis_url, name) if redis_url else None)
-        tracking = Tracking(backfills := BackfillJobs(history))
-        accounts = _accounts(settings, opened, limiter)
-        workers = BackfillWorkers(backfills, workers=settings.backfill_workers)
+        stack.push_async_callback(history.close)
+        cluster = _cluster(settings, history, name)
+        backfills = BackfillJobs(history)
+        tracking = Tracking(backfills)
+        accounts = _accounts(settings, opened, limiter, timings)
+        workers, readiness = BackfillWorkers(backfills, workers=settings.backfill_workers), Readiness(opened, redis)
         for close in (workers.close, cluster.close, supervisor.close):
             stack.push_async_callback(close)
         history.start(supervisor)
         supervisor.start("accounts", accounts.revocations.run, accounts.revocations.outage)
-        readiness = Readiness(opened, redis)
         if serving:
             supervisor.start("readiness", readiness.run)
             _serve(supervisor, history, workers, cluster, tracking)
             _refresh(supervisor, opened, kind, settings.retention_days)
-        parts = (history, registry, cluster.hub, backfills, tracking)
-        services = _services(settings, parts, accounts, limiter)
+        services = _services(settings, limiter, history, cluster, backfills, tracking, accounts)
         yield Runtime(settings, opened, registry, history.store, services, redis, supervisor, readiness)
 
 
-@asynccontextmanager
-async def _history(
-    opened: Database, registry: Registry, kind: AggregateLayout, cache: CandleCache | None
-) -> AsyncIterator[History]:
-    levels = await read_aggregates(opened)
-    history = History.create(opened, registry, levels, _reads(levels, kind), cache)
-    try:
-        yield history
-    finally:
-        await history.close()
+def _redis_url(settings: Settings) -> str | None:
+    return settings.redis_url.get_secret_value() if settings.redis_url else None
 
 
-def _accounts(settings: Settings, opened: Database, limiter: RateLimiter) -> Accounts:
-    tokens = Tokens(partial(_keys, settings))
-    return Accounts(UserStore(opened), tokens, limiter, require_auth=settings.require_auth, timings=opened.timings)
-
-
-def _cluster(settings: Settings, history: History, redis: tuple[str, str] | None) -> Cluster:
+def _cluster(settings: Settings, history: History, database_name: str) -> Cluster:
+    """The live side; other processes are reached through Redis where that is configured."""
+    url = _redis_url(settings)
     topics = TopicLimits(settings.max_topics, settings.max_topics_per_address)
-    return Cluster(history, redis=redis, shards=settings.feed_shards, limits=topics)
+    redis_at = (url, database_name) if url else None
+    return Cluster(history, redis=redis_at, shards=settings.feed_shards, limits=topics)
+
+
+def _accounts(settings: Settings, opened: Database, limiter: RateLimiter, timings: Timings) -> Accounts:
+    tokens = Tokens(partial(_keys, settings))
+    return Accounts(UserStore(opened), tokens, limiter, require_auth=settings.require_auth, timings=timings)
 
 
 def _services(
     settings: Settings,
-    parts: tuple[History, Registry, Hub, BackfillJobs, Tracking],
-    accounts: Accounts,
     limiter: RateLimiter,
+    history: History,
+    cluster: Cluster,
+    backfills: BackfillJobs,
+    tracking: Tracking,
+    accounts: Accounts,
 ) -> Services:
-    costs = CostBudget(CostLimits(settings.max_cost_in_flight, settings.max_cost_in_flight_per_address))
-    fetches = FetchLimits(limiter, settings.fetch_rows_per_hour, settings.fetch_rows_per_hour_signed_in)
-    points, most = settings.default_chart_points, settings.max_chart_points
-    return Services(*parts, points, most, accounts, costs, settings.introspection, fetches)
+    """The services of the resolvers, with the limits of ``settings``."""
+    return Services(
+        history,
+        history.providers,
+        cluster.hub,
+        backfills,
+        tracking,
+        settings.default_chart_points,
+        settings.max_chart_points,
+        accounts,
+        CostBudget(CostLimits(settings.max_cost_in_flight, settings.max_cost_in_flight_per_address)),
+        settings.introspection,
+        FetchLimits(limiter, settings.fetch_rows_per_hour, settings.fetch_rows_per_hour_signed_in),
+    )
 
 
 def _serve(
