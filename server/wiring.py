@@ -143,10 +143,9 @@ async def open_runtime(
     supervisor: Supervisor | None = None,
     timings: Timings | None = None,
 ) -> AsyncIterator[Runtime]:
-    """Everything, started; stopped in reverse order on the way out. Endless tasks run under ``supervisor``.
+    """Start everything, and stop it in reverse order on exit. Endless tasks run under ``supervisor``.
 
-    While ``serving`` it leads, serves subscribers and works on backfills; a command of the CLI does none of it.
-    It creates a database where there is none while ``serving``, or with ``create``.
+    Only while ``serving`` it leads, serves subscribers and works on backfills. ``serving`` and ``create`` create a missing database.
     """
     supervisor, timings = supervisor or Supervisor(), timings or Timings()
     redis = Redis(_redis_url(settings), supervisor, timings)
