@@ -26,7 +26,6 @@ ROOT = Path(__file__).parents[2]
 # What later issues bring. An entry that is there makes the test fail: take it out of the list then.
 _SESSIONS = "trading calendars"
 _OPERATORS = "what operators ask for"
-_UNITS = "units of prices and volumes"
 PENDING: dict[str, str] = {
     **dict.fromkeys(
         [
@@ -43,13 +42,6 @@ PENDING: dict[str, str] = {
             "SeriesCoverageEdge", "BreakerState", "Provider.budgetLeft", "Provider.breaker", "Provider.listeners",
         ],
         _OPERATORS,
-    ),
-    **dict.fromkeys(
-        [
-            "SymbolKind", "Symbol.hasVolume", "Symbol.kind", "Symbol.priceIncrement", "Symbol.quantityIncrement",
-            "Symbol.contractSize", "Provider.maxLookbackCandles",
-        ],
-        _UNITS,
     ),
 }  # fmt: skip
 
