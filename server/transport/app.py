@@ -1,4 +1,4 @@
-"""The web application: the endpoint, the page's files, and two URLs for monitoring."""
+"""The web application: the endpoint, the page's files, and two addresses for monitoring."""
 
 from __future__ import annotations
 
@@ -72,20 +72,6 @@ def create_app(runtime: Runtime) -> Starlette:
     return app
 
 
-def _middleware(settings: Settings, proxies: TrustedProxies) -> list[Middleware]:
-    """The middleware, outermost first."""
-    origins = [normalize_origin(origin) or origin for origin in settings.origins]
-    return [
-        Middleware(RootPath, root_path=settings.root_path),
-        Middleware(SecurityHeaders),
-        Middleware(ForwardedHeaders, proxies=proxies),
-        Middleware(OriginCheck, allowed=origins),
-        Middleware(CORSMiddleware, allow_origins=origins, allow_methods=["GET", "POST"], allow_headers=["*"]),
-        # Level 1: the default, 9, takes several times as long as the query itself and saves a fifth of the bytes.
-        Middleware(GZipMiddleware, minimum_size=2048, compresslevel=1),
-    ]
-
-
 async def _failed(_: Request, __: Exception) -> Response:
     """Uvicorn logs the exception."""
     body = {
@@ -107,7 +93,7 @@ def _endpoint(runtime: Runtime, schema: Schema, connections: Connections) -> Gra
 
 
 def _readiness(runtime: Runtime, proxies: TrustedProxies) -> Response:
-    """Answer from the last result of the background checks: a flood that keeps the database busy does not make the server unready."""
+    """What the supervised checks found last: floods that keep the database busy do not make the server unready."""
     state = runtime.readiness.state
     if state.unavailable:
         return JSONResponse({"status": "unavailable", "detail": state.unavailable}, 503)

@@ -83,7 +83,7 @@ async def test_a_caller_has_so_many_candles_fetched_an_hour_and_what_is_stored_i
     assert (len(partly.candles), len(partly.gaps)) == (400, 1)
     gap = partly.gaps[0]
     assert (gap.since, gap.until, gap.reason) == (at(900), at(1100), GapReason.NOT_FETCHED)
-    assert "More than 2,000 candles within an hour" in (gap.detail or "")
+    assert "at most 2,000 candles an hour" in (gap.detail or "")
     nothing = await ask(world, mine, 2000, 2500)
     assert isinstance(nothing, FetchLimited)
     assert nothing.code == "RATE_LIMITED"
