@@ -59,7 +59,8 @@ def _rules(option: str, account: OsUser) -> str:
     names = [pwd.getpwuid(os.geteuid()).pw_name]
     with suppress(KeyError):
         names += [] if _is_shared(account) else [pwd.getpwuid(account.uid).pw_name]
-    return "".join(f'{USER} "{name}" {USER}\n' for name in names)
+    # From PostgreSQL 16 on, `all` admits these users as any role; before that it names a role that does not exist.
+    return "".join(f'{USER} "{name}" {role}\n' for name in names for role in (USER, "all"))
 
 
 def _is_shared(account: OsUser) -> bool:
