@@ -81,17 +81,15 @@ def judge_page(page: Page, call: FetchCall, traits: Capabilities) -> PageVerdict
     # A page speaks of so many buckets at most: what lies behind them is not fetched yet.
     page_ends = asked.until if ended else call.timeframe.shift(asked.since, traits.max_rows_per_call, call.days)
     behind = min(asked.until, max(page_ends, page.complete_from))
-    # Past the last final candle comes the forming one alone, and only a full page can have cut that off. Where candles
-    # settle late, others lie between the two: a page that ends with its last row may have cut them off.
+    # Past the last final candle comes the forming one, which only a full page cuts off; late settled ones may lie between.
     cut = traits.final_after_ms > 0 and page.complete_to == final_until and final_until in _ends(within, call)
     whole = page.complete_to >= final_until and len(page.candles) < traits.max_rows_per_call and not cut
     resume_at = behind if nothing else asked.until if whole else page.complete_to
-    claims_ahead = not nothing and resume_at >= asked.until > final_until
     return PageVerdict(
         kept=concat([candles.between(span) for span in covered]),
         covered=covered,
         forming=candles[candles.timestamp >= final_until],
-        ahead=Span(max(asked.since, final_until), asked.until) if claims_ahead else None,
+        ahead=_ahead(asked, final_until) if not nothing and resume_at >= asked.until else None,
         bad=bad,
         unproven=Spans([Span(asked.since, min(behind if nothing else page.complete_from, asked.until, final_until))]),
         reaches_back_to=page.complete_from,
@@ -105,6 +103,10 @@ def judge_page(page: Page, call: FetchCall, traits: Capabilities) -> PageVerdict
         is_off_target=not len(within) and bool(len(page.candles)),
         unknown_volumes=int(np.count_nonzero(odd)) if traits.has_volume else 0,
     )
+
+
+def _ahead(asked: Span, final_until: int) -> Span | None:
+    return Span(max(asked.since, final_until), asked.until) if asked.until > final_until else None
 
 
 def _ends(candles: Candles, call: FetchCall) -> set[int]:

@@ -162,8 +162,7 @@ async def open_runtime(
         await _watch_disk(settings, history, supervisor)
         stack.push_async_callback(history.close)
         cluster = _cluster(settings, history, name)
-        backfills = BackfillJobs(history)
-        tracking = Tracking(backfills)
+        tracking = Tracking(backfills := BackfillJobs(history))
         accounts = _accounts(settings, opened, limiter, timings)
         workers, readiness = BackfillWorkers(backfills, workers=settings.backfill_workers), Readiness(opened, redis)
         for close in (workers.close, cluster.close, supervisor.close):

@@ -26,7 +26,7 @@ from tests.fakes.coinbase import FakeCoinbase
 from tests.fakes.exchange import T0, random_candles
 from tests.providers.following import first, following
 from tests.timings import PATIENT_CCXT
-from tests.waiting import eventually
+from tests.waiting import HANG_S, eventually
 
 pytestmark = pytest.mark.filterwarnings("ignore:enable_cleanup_closed ignored:DeprecationWarning")
 
@@ -175,7 +175,7 @@ async def test_the_forming_minute_is_the_fold_of_its_trades(provider: Ccxt, fake
         waiting = asyncio.ensure_future(anext(stream))
         await eventually(lambda: has_joined(provider))
         fake.now = T0 + 101 * MINUTE_MS + 25_000
-        await asyncio.wait_for(waiting, 30)
+        await asyncio.wait_for(waiting, HANG_S)
         await until_shown_or(stream, fake, waiting.result())
         fake.now = T0 + 101 * MINUTE_MS + 55_000
         await until_shown(stream, fake, 101)
@@ -196,7 +196,7 @@ async def test_after_a_cut_the_half_seen_minute_is_left_to_the_history(provider:
     waiting = asyncio.ensure_future(anext(stream))
     await eventually(lambda: has_joined(provider))
     fake.now = T0 + 101 * MINUTE_MS + 25_000
-    await asyncio.wait_for(waiting, 30)
+    await asyncio.wait_for(waiting, HANG_S)
     await fake.sockets.cut(abort=True)
     with pytest.raises(ProviderUnavailable):
         await read_on(stream)
@@ -205,7 +205,7 @@ async def test_after_a_cut_the_half_seen_minute_is_left_to_the_history(provider:
         waiting = asyncio.ensure_future(anext(again))
         await eventually(lambda: has_joined(provider))
         fake.now = T0 + 102 * MINUTE_MS + 10_000
-        assert (await asyncio.wait_for(waiting, 30)).timestamp.tolist() == [T0 + 102 * MINUTE_MS]
+        assert (await asyncio.wait_for(waiting, HANG_S)).timestamp.tolist() == [T0 + 102 * MINUTE_MS]
 
 
 @pytest.mark.usefixtures("listed_here")
