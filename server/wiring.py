@@ -159,7 +159,7 @@ async def open_runtime(
         levels, kind = await read_aggregates(opened), await stored_layout(opened)
         cache = await stack.enter_async_context(_cache(settings, name, redis))
         history = History.create(opened, registry, levels, _reads(levels, kind), cache)
-        await _watch_disk(settings, history, supervisor)
+        await _watch_disk(settings, history, supervisor, logging.INFO if serving else logging.DEBUG)
         stack.push_async_callback(history.close)
         cluster = _cluster(settings, history, name)
         tracking = Tracking(backfills := BackfillJobs(history))
@@ -230,7 +230,7 @@ def _serve(
     supervisor.start("upgrade checks", upgrade.run, upgrade.outage)
 
 
-async def _watch_disk(settings: Settings, history: History, supervisor: Supervisor) -> None:
+async def _watch_disk(settings: Settings, history: History, supervisor: Supervisor, level: int) -> None:
     """Stop fetching while the disk of the database is nearly full, where its free space can be read."""
     if not settings.min_free_disk_mb:
         return
@@ -239,7 +239,7 @@ async def _watch_disk(settings: Settings, history: History, supervisor: Supervis
         rows = await history.store.database.read("data_directory")
         directory = Path(rows[0]["directory"] if rows else "")
         if not is_readable(directory):
-            log.info("MIN_FREE_DISK_MB has no effect: the free space of this database cannot be read from here.")
+            log.log(level, "MIN_FREE_DISK_MB has no effect: the free space of this database cannot be read from here.")
             return
     space = history.fetcher.free_space = FreeSpace(directory, settings.min_free_disk_mb, history.timings)
     await asyncio.to_thread(space.check)

@@ -17,6 +17,18 @@ if TYPE_CHECKING:
 PAGE_SIZE = 500
 
 
+def _job(_: click.Context, __: click.Parameter, text: str | None) -> int | None:
+    """The number of a job, from its id in the API, such as `backfill:7`, or from the number alone."""
+    if text is None:
+        return None
+    from candlegraph.identity import parse_backfill_id
+
+    number = int(text) if text.isascii() and text.isdecimal() and len(text) < 20 else parse_backfill_id(text)
+    if number is None:
+        raise click.BadParameter(f"{text!r} is not the id of a backfill, such as backfill:7.")
+    return number
+
+
 @click.command()
 @click.argument("market", required=False)
 @click.argument("provider", required=False)
@@ -25,8 +37,8 @@ PAGE_SIZE = 500
 @click.option("--until", help="The end. Default: now.")
 @click.option("--timeframe", default="1m", show_default=True, help="A timeframe of the provider's own.")
 @click.option("--priority", type=int, default=0, show_default=True, help="Higher ones go first.")
-@click.option("--follow", type=int, metavar="ID", help="Resume a job instead: work on it and show its progress.")
-@click.option("--cancel", type=int, metavar="ID", help="End a job instead; its stored candles stay.")
+@click.option("--follow", callback=_job, metavar="ID", help="Resume a job instead: work on it and show its progress.")
+@click.option("--cancel", callback=_job, metavar="ID", help="End a job instead; its stored candles stay.")
 @click.option("--list", "lists", is_flag=True, help="List the newest jobs instead.")
 @command
 async def backfill(

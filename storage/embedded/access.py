@@ -55,7 +55,7 @@ def peer_rules(data_dir: Path, account: OsUser) -> Iterator[tuple[list[str], tup
 
 def _rules(option: str, account: OsUser) -> str:
     if option == "hba_file":
-        return f"local all all peer map={USER}\n"
+        return "".join(f"local {databases} all peer map={USER}\n" for databases in ("all", "replication"))
     names = [pwd.getpwuid(os.geteuid()).pw_name]
     with suppress(KeyError):
         names += [] if _is_shared(account) else [pwd.getpwuid(account.uid).pw_name]

@@ -24,7 +24,6 @@ from storage import binary
 from storage.batches import CandleRead, CandleWrite, FetchLogRow, Superseded
 from storage.candles import CandleStore
 from storage.change_feed import Change, ChangeFeed
-from storage.coverage import Coverage
 from storage.database import SQL, Database
 from storage.instruments import Instruments
 from storage.leases import Leases
@@ -86,7 +85,8 @@ async def logged(store: CandleStore) -> int:
 async def test_coverage_without_a_candle_is_kept(store: CandleStore) -> None:
     series = await new(store)
     await store.write([write(series, Candles.empty(), Span(T0, T0 + MINUTE_MS))])
-    assert await store.read_coverage([series]) == [Coverage({MINUTE: Spans([Span(T0, T0 + MINUTE_MS)])})]
+    (coverage,) = await store.read_coverage([series])
+    assert coverage.spans == {MINUTE: Spans([Span(T0, T0 + MINUTE_MS)])}
     assert len(await all_of(store, series)) == 0
 
 
