@@ -185,7 +185,7 @@ async def test_what_is_just_small_enough_is_answered() -> None:
 
 async def test_one_address_has_so_many_connections_and_the_process_too() -> None:
     for limits, status in ((TcpLimits(10, 2), 429), (TcpLimits(2, 10), 503)):
-        async with door(limits=limits) as at:
+        async with door(replace(PATIENT, farewell_timeout_s=HANG_S), limits) as at:
             first, _ = await at.connect(), await at.connect()
             await eventually(lambda: len(at.tcp) == 2)
             refused = [await at.connect() for _ in range(20)]

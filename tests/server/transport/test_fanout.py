@@ -220,7 +220,9 @@ async def streaming(url: str, query: str) -> Stalled:
 async def test_who_does_not_read_delays_nobody_and_is_closed_with_4410() -> None:
     stage = Stage()
     async with staged(
-        services(stage), timings=replace(Timings(), stalled_peer_timeout_s=0.5), ws_ping_interval=None
+        services(stage),
+        timings=replace(Timings(), stalled_peer_timeout_s=0.5, farewell_timeout_s=HANG_S),
+        ws_ping_interval=None,
     ) as serving:
         stalled = await Stalled.connect(serving.url, WIDE)
         clients = [asyncio.create_task(_count(serving, 3000)) for _ in range(50)]
