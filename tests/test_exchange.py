@@ -182,7 +182,7 @@ async def test_an_exchange_that_hangs_is_an_error_within_the_deadline(api: Api, 
     calls = api.calls
     healed = await api.candles(arguments)
     assert healed["complete"] is True
-    assert api.calls == calls  # the first question's call was joined, not repeated
+    assert api.calls == max(calls, 1)  # the first question's call was joined, also where it had not arrived yet
 
 
 async def test_rows_that_are_no_candles_are_refused_and_their_minutes_stay_uncovered(api: Api) -> None:
