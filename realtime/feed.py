@@ -112,7 +112,9 @@ class Feed:
                 async with asyncio.TaskGroup() as group:
                     # The stream first, then history up to it: between the two no minute is without a source.
                     if stream := provider.stream(self._record.instrument):
-                        group.create_task(self._read_stream(stream, provider))
+                        group.create_task(
+                            self._read_stream(stream, provider), name=f"stream of {self._record.instrument}"
+                        )
                     await self._follow_provider(group, provider, polls=stream is None)
             except* LeaseLost:
                 self.lost = True

@@ -122,7 +122,7 @@ async def join(
     The caller reads the history of a subscriber only after it has joined.
     """
     new = {one.topic.key: one.topic for one in subscribers if not one.topic.ready}
-    starting = {asyncio.create_task(begin(topic)): key for key, topic in new.items()}
+    starting = {asyncio.create_task(begin(topic), name=f"begin {key}"): key for key, topic in new.items()}
     try:
         waiting = list(subscribers)
         while waiting:

@@ -218,7 +218,7 @@ class CandleStreams:
 
 
 def _candles(rows: list[Row], scale: VolumeScale | None) -> Candles:
-    """The rows that are candles: no price missing, and somebody traded, as far as that is known."""
+    """The rows that are candles: every price is present, and the volume is positive or unknown."""
     candles = Candles.from_rows(rows)
     if scale:
         candles = scale.in_base(candles)

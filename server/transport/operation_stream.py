@@ -26,6 +26,7 @@ from schema.broadcast import OperationRefused, encode
 from schema.build import Schema
 from server.transport.connections import Connections
 from server.transport.persisted_queries import PersistedQueries
+from server.transport.streamed_answer import disconnected, run_until_first
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,24 +112,13 @@ class OperationStream(Response):
         with self._operations.connections.admit(self._context.origin.address, self.leave):
             await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
             await _write(send, self._framing.start)
-            ends = [
-                asyncio.create_task(end)
-                for end in (
-                    self._send_payloads(send),
-                    self._send_heartbeats(send),
-                    self._expire(),
-                    self._left.wait(),
-                    _gone(receive),
-                )
-            ]
-            try:
-                done, _ = await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
-            finally:
-                for task in ends:
-                    task.cancel()
-                await asyncio.gather(*ends, return_exceptions=True)
-            for task in done:
-                task.result()
+            await run_until_first(
+                self._send_payloads(send),
+                self._send_heartbeats(send),
+                self._expire(),
+                self._left.wait(),
+                disconnected(receive),
+            )
             await _write(send, self._last, more=False)
 
     async def _send_payloads(self, send: Send) -> None:
@@ -172,8 +162,3 @@ class OperationStream(Response):
 
 async def _write(send: Send, text: str, *, more: bool = True) -> None:
     await send({"type": "http.response.body", "body": text.encode(), "more_body": more})
-
-
-async def _gone(receive: Receive) -> None:
-    while (await receive())["type"] != "http.disconnect":
-        pass

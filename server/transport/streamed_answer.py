@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Coroutine, Mapping
 from contextlib import aclosing
+from typing import Any
 
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
@@ -24,15 +25,7 @@ class StreamedAnswer(Response):
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:  # noqa: ARG002 - ASGI's
         """Write until all is sent, or the client is gone."""
         await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
-        ends = [asyncio.create_task(end) for end in (self._write(send), _gone(receive))]
-        try:
-            done, _ = await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
-        finally:
-            for task in ends:
-                task.cancel()
-            await asyncio.gather(*ends, return_exceptions=True)
-        for task in done:
-            task.result()
+        await run_until_first(self._write(send), disconnected(receive))
 
     async def _write(self, send: Send) -> None:
         async with aclosing(self._answer.stream()) as pieces:
@@ -41,6 +34,20 @@ class StreamedAnswer(Response):
         await send({"type": "http.response.body", "body": b"", "more_body": False})
 
 
-async def _gone(receive: Receive) -> None:
+async def run_until_first(*works: Coroutine[Any, Any, object]) -> None:
+    """Run coroutines until the first of them ends, cancel the others, and raise its error."""
+    tasks = [asyncio.create_task(work) for work in works]
+    try:
+        done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+    for task in done:
+        task.result()
+
+
+async def disconnected(receive: Receive) -> None:
+    """Wait until the client of a request is gone."""
     while (await receive())["type"] != "http.disconnect":
         pass

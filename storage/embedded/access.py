@@ -1,6 +1,6 @@
 """Access to a PostgreSQL that root started as another user: for root, and for that user unless others share it.
 
-The private socket keeps other users away, but not other processes of ``nobody``. So PostgreSQL gets the
+The folder of the socket is closed to other users, but ``nobody`` may run other processes. So PostgreSQL gets the
 user of each connection from the kernel (https://www.postgresql.org/docs/current/auth-peer.html). The files with these rules belong to root.
 """
 

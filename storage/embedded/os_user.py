@@ -59,7 +59,11 @@ class OsUser:
 
 
 def os_user_of(cluster: Path) -> OsUser:
-    """Ourselves; for root the owner of the cluster, else of the data directory, else ``candlegraph`` or ``nobody``; ConfigurationError."""
+    """The user to run PostgreSQL as: this process's own, unless it is root. ConfigurationError.
+
+    For root it is the owner of the cluster or of the data directory. If that is root too, it is ``candlegraph`` where that
+    user exists, and ``nobody`` otherwise.
+    """
     me, data_dir = os.geteuid(), cluster.parent
     found = cluster.stat() if cluster.exists() else None
     if me and found and found.st_uid != me:
