@@ -27,7 +27,7 @@ from candlegraph.timings import Timings
 from candlegraph.zone import Zone
 from history.backfill.jobs import BackfillJobs
 from history.backfill.tracking import Tracking
-from history.fetch_limits import FetchAllowance
+from history.fetch_limits import FetchBudget
 from history.orchestrator import History
 from providers.registry import Registry
 from realtime.cluster import Cluster
@@ -64,7 +64,7 @@ class MemoryHistory:
             1, Instrument("bench", "memory", "A"), None, None, None, "UTC", True, True, None, None
         )
 
-    async def answer(self, asks: Sequence[CandleRequest], allowance: FetchAllowance) -> list[Answer]:
+    async def answer(self, asks: Sequence[CandleRequest], allowance: FetchBudget) -> list[Answer]:
         from candlegraph import UTC
 
         return [Answer(self._record, ask, UTC, self._candles[-ask.limit :], (), (), True, None, None) for ask in asks]

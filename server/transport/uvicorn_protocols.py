@@ -75,6 +75,8 @@ class HttpProtocol(HttpToolsProtocol):
 
     def on_message_begin(self) -> None:
         """A request begins, perhaps right behind another."""
+        if self._is_over:
+            return
         super().on_message_begin()
         if not self._in_message:
             self._in_message = self._in_head = True
@@ -113,10 +115,11 @@ class HttpProtocol(HttpToolsProtocol):
 
     def on_message_complete(self) -> None:
         """The request has arrived: its answer may take as long as it takes."""
+        if self._is_over:  # refused in its head: the deadline that runs now is that of the farewell
+            return
         self._in_message = self._in_head = False
         _cancel(self._arrival)
-        if not self._is_over:
-            super().on_message_complete()
+        super().on_message_complete()
 
     def handle_websocket_upgrade(self) -> None:
         """Hand the connection over, which counts itself from then on."""

@@ -29,7 +29,7 @@ from candlegraph.errors import NotFound, Overloaded
 from candlegraph.event import Event, EventKind
 from candlegraph.timings import Timings
 from candlegraph.upstream import Urgency
-from realtime import snapshots as snapshots_module
+from realtime import snapshot_reader as snapshots_module
 from realtime import topic as topic_module
 from realtime import topic_limits
 from realtime.bus import TopicMessage

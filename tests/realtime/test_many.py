@@ -16,7 +16,7 @@ from candlegraph import MINUTE, Candles, Instrument, LiveMode, Series, Timeframe
 from candlegraph.errors import BadUserInput, NotFound, ProviderUnavailable
 from candlegraph.event import Event, EventKind, LiveRequest, SeriesFailure
 from candlegraph.span import Span, Spans
-from realtime import snapshots as snapshots_module
+from realtime import snapshot_reader as snapshots_module
 from realtime.hub import Hub
 from realtime.subscriber import ListenerGroup
 from realtime.topic import MAX_QUEUED_EVENTS, Listener

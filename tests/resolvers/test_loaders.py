@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from candlegraph.answer import CandleRequest
-from history.fetch_limits import FetchAllowance
+from history.fetch_limits import FetchBudget
 from history.orchestrator import History
 from storage.change_feed import ChangeFeed
 from storage.database import SQL, Database
@@ -89,7 +89,7 @@ async def test_equal_questions_are_asked_once(lab: ApiWorld, monkeypatch: pytest
     asked: list[CandleRequest] = []
     answer = History.answer
 
-    async def noting(self: History, asks: Sequence[CandleRequest], allowance: FetchAllowance) -> Any:
+    async def noting(self: History, asks: Sequence[CandleRequest], allowance: FetchBudget) -> Any:
         asked.extend(asks)
         return await answer(self, asks, allowance)
 

@@ -16,6 +16,7 @@ from resolvers.context import Context, Origin
 from schema.build import build_schema
 from server.settings import Settings
 from server.transport.app import _readiness
+from server.transport.proxies import TrustedProxies
 from server.wiring import open_runtime
 from tests.timings import PATIENT
 
@@ -40,9 +41,9 @@ async def test_a_server_whose_disk_is_nearly_full_is_degraded_and_fetches_nothin
         return Usage(1 << 40, 0, 7 << 20)
 
     monkeypatch.setattr(free_space.shutil, "disk_usage", usage)
-    async with open_runtime(Settings.read(data_dir=tmp_path / "data"), timings=PATIENT) as running:
+    async with open_runtime(Settings.read(data_dir=tmp_path / "data"), create=True, timings=PATIENT) as running:
         assert looked_at[0] == tmp_path / "data"
-        ready = json.loads(bytes((await _readiness(running)).body))
+        ready = json.loads(bytes((_readiness(running, TrustedProxies())).body))
         assert ready["status"] == "degraded"
         assert "free disk space: Only 7 MB are free" in ready["detail"]
         answer = await build_schema().execute(ASK, context_value=Context(running.services, "1"))

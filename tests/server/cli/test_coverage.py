@@ -10,14 +10,12 @@ from typing import Any
 import pytest
 
 from candlegraph.candle import concat
-from candlegraph.series import Instrument
 from candlegraph.span import Span, Spans
 from candlegraph.timeframe import MINUTE
 from storage.batches import CandleWrite
 from storage.candles import CandleStore
 from storage.change_feed import ChangeFeed
 from storage.database import Database
-from storage.instruments import Instruments
 from storage.migration import migrate as migrate_module
 from tests.fakes.remote import Remote, variables
 from tests.fakes.upstream import minutes
@@ -119,16 +117,26 @@ async def old_database(new_database: Any, monkeypatch: pytest.MonkeyPatch) -> st
     return dsn
 
 
+async def old_instrument(database: Database, market: str, provider: str, symbol: str) -> int:
+    """The id of a new instrument, as the version before made it."""
+    async with database.connection() as connection:
+        found: int = await connection.fetchval(
+            "insert into instruments (market, provider, symbol, folded) values ($1, $2, $3, $3) returning id",
+            *(market, provider, symbol),
+        )
+    return found
+
+
 @pytest.fixture
 async def old_dsn(new_database: Any, monkeypatch: pytest.MonkeyPatch) -> str:
     """The address of a database of the version before, with an import over a hole of two months."""
     dsn = await old_database(new_database, monkeypatch)
     database = Database(dsn)
     await database.open()
-    one = await Instruments(database).get_or_create(Instrument("x", "y", "A"), "UTC")
+    instrument_id = await old_instrument(database, "x", "y", "A")
     rows = concat([minutes(T0, 100), minutes(T0 + 60 * DAY_MS, 100)])
     whole = Spans([Span(T0, T0 + 60 * DAY_MS + 100 * MINUTE_MS)])
-    await CandleStore(database, ChangeFeed(database)).write([CandleWrite(one.id, MINUTE, rows, whole, "i")])
+    await CandleStore(database, ChangeFeed(database)).write([CandleWrite(instrument_id, MINUTE, rows, whole, "i")])
     await database.close()
     return dsn
 
@@ -159,9 +167,9 @@ async def test_a_server_killed_in_the_middle_leaves_the_rest_to_the_next_one(
     await database.open()
     store, whole = CandleStore(database, ChangeFeed(database)), Spans([Span(T0, T0 + COUNT * MINUTE_MS)])
     for name, rows in truth.items():
-        one = await Instruments(database).get_or_create(Instrument("remote", "tape", name), "UTC")
+        instrument_id = await old_instrument(database, "remote", "tape", name)
         cut = replace(rows[-1:], close=rows.open[-1:], high=rows.open[-1:], low=rows.open[-1:])
-        await store.write([CandleWrite(one.id, MINUTE, concat([rows[:-1], cut]), whole, "i")])
+        await store.write([CandleWrite(instrument_id, MINUTE, concat([rows[:-1], cut]), whole, "i")])
     await database.fetch("update instruments set listed = true")
     held = asyncio.Event()
 
