@@ -64,7 +64,7 @@ class MemoryHistory:
             1, Instrument("bench", "memory", "A"), None, None, None, "UTC", True, True, None, None
         )
 
-    async def answer(self, asks: Sequence[CandleRequest], allowance: FetchBudget) -> list[Answer]:
+    async def answer(self, asks: Sequence[CandleRequest], fetch_budget: FetchBudget) -> list[Answer]:
         from candlegraph import UTC
 
         return [Answer(self._record, ask, UTC, self._candles[-ask.limit :], (), (), True, None, None) for ask in asks]

@@ -148,7 +148,7 @@ async def test_recent_sip_on_the_free_plan_is_unavailable_and_later_it_is_there(
         answer = await world.ask("1m", provider="alpaca-sip", since=since)
         assert rows(answer.candles) == rows(final.between(Span(since, reached)))
         assert [(gap.since, gap.until, gap.reason) for gap in answer.gaps] == [
-            (reached, now - 2 * MINUTE_MS, GapReason.UNAVAILABLE)
+            (reached, now - MINUTE_MS, GapReason.UNAVAILABLE)
         ]
     newest = await world.ask("1m", 5, provider="alpaca-sip")
     assert newest.candles.timestamp.tolist() == final.between(Span(since, reached)).timestamp[-5:].tolist()
@@ -207,7 +207,10 @@ class Client:
         await asyncio.wait([self.task])
 
 
-async def test_a_live_minute_is_shown_corrected_and_then_closed_as_it_is_in_the_end(build: Build) -> None:
+async def test_a_live_minute_is_shown_corrected_and_then_closed_as_it_is_in_the_end(
+    build: Build, database: Database
+) -> None:
+    database.timings = replace(database.timings, feed_stream_poll_interval_s=0.02)
     since = new_york("2024-03-08 10:00")
     world = await build(session_candles("2024-03-08", 1, keep=1.0), since + 1_000)
     client = Client(world, "1m", since - 10 * MINUTE_MS)
@@ -250,7 +253,7 @@ async def test_a_stream_that_is_cut_three_times_loses_nothing(build: Build, data
             await eventually(lambda before=connections: stream.counts["connections"] != before)
         world.exchange.now += LATE_MS
     world.exchange.now = since + 15 * MINUTE_MS
-    ended = world.exchange.now - 2 * MINUTE_MS
+    ended = world.exchange.now - MINUTE_MS
     truth = world.exchange.truth("AAPL").between(Span(since - 10 * MINUTE_MS, ended))
     await client.until(lambda: len(client.closed()) >= len(truth))
     assert client.closed() == list(truth)

@@ -51,7 +51,7 @@ _NATIVE = {
 }  # fmt: skip
 _MAX_ROWS = 10_000
 _CALLS_A_MINUTE = 200  # of the free plan; all providers share them
-_SETTLE_MS = 90_000  # late trades are reported within 10 s, and corrected bars come 30 s after the minute
+_SETTLE_MS = 45_000  # late trades are reported within 10 s, and corrected bars come 30 s after the minute
 _ASSETS_DEADLINE_S = 60.0
 _MAX_EMPTY_PAGES = 5
 _VERSION = "1"

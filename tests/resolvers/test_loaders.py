@@ -89,9 +89,9 @@ async def test_equal_questions_are_asked_once(lab: ApiWorld, monkeypatch: pytest
     asked: list[CandleRequest] = []
     answer = History.answer
 
-    async def noting(self: History, asks: Sequence[CandleRequest], allowance: FetchBudget) -> Any:
+    async def noting(self: History, asks: Sequence[CandleRequest], fetch_budget: FetchBudget) -> Any:
         asked.extend(asks)
-        return await answer(self, asks, allowance)
+        return await answer(self, asks, fetch_budget)
 
     monkeypatch.setattr(History, "answer", noting)
     one = f'candles(market: "lab", provider: "bench", symbol: "S0/USD", since: {T0}, until: {T0 + 60_000})'

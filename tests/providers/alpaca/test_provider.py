@@ -126,7 +126,7 @@ def test_it_is_a_provider_that_streams_probes_and_tells_the_time(exchange: FakeA
     assert (provider.market.id, provider.market.timezone, provider.id) == ("stocks", "America/New_York", "alpaca")
     traits = provider.capabilities
     assert [str(timeframe) for timeframe in traits.timeframes] == ["1m", "5m", "15m", "30m", "1h", "1d"]
-    assert (traits.live, traits.settle_ms, traits.max_rows_per_call) == (LiveMode.STREAM, 90_000, 10_000)
+    assert (traits.live, traits.settle_ms, traits.max_rows_per_call) == (LiveMode.STREAM, 45_000, 10_000)
     assert traits.budget is not None
     assert (traits.budget.weight, traits.budget.per_s) == (200, 60)
 
