@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -40,14 +40,17 @@ async def store(history: History, rows: Any, *covered: Span, symbol: str = "BTC/
     await history.store.write([CandleWrite(record.id, MINUTE, rows, Spans(spans), "i")])
 
 
+def stamps(folder: Path) -> dict[Path, int]:
+    """When each file was written."""
+    return {path: path.stat().st_mtime_ns for path in folder.rglob("*.parquet")}
+
+
 async def update(history: History, folder: Path, server: str = "one", timeframe: str = "1m") -> list[str]:
     """Update a folder; the names of the files that were written."""
-    before = {path: path.stat().st_mtime_ns for path in folder.rglob("*.parquet")}
+    before = stamps(folder)
     exports = await open_export(history, ExportRequest("x", "imp", Timeframe.parse(timeframe), pattern="*"))
     await FileExport(history, server, "parquet", lambda *_: None).write_folder(exports, folder)
-    after = {path: path.stat().st_mtime_ns for path in folder.rglob("*.parquet")}
-    assert not list(folder.rglob("*.part"))
-    return sorted(str(path.relative_to(folder)) for path, at in after.items() if before.get(path) != at)
+    return sorted(str(path.relative_to(folder)) for path, at in stamps(folder).items() if before.get(path) != at)
 
 
 def read(folder: Path) -> list[tuple[Any, ...]]:
@@ -88,6 +91,7 @@ async def test_an_export_that_was_killed_is_made_up_for(history: History, tmp_pa
     (at / ".2025.parquet.part").write_bytes(b"half")
     assert await update(history, tmp_path) == ["x/imp/BTC%2FUSDT/1m/2025.parquet"]
     assert len(read(tmp_path)) == 2_000
+    assert not list(at.glob("*.part"))
 
 
 async def test_a_folder_of_another_server_or_of_something_else_is_left_alone(history: History, tmp_path: Path) -> None:
