@@ -43,12 +43,12 @@ async def series_changes(history: History, series: Series, after: SeriesRevision
         return None
     return SeriesChanges(
         now,
-        Spans(span for logged in found.values() for span in _buckets(logged.corrected, timeframe, days)),
+        Spans(span for logged in found.values() for span in buckets_of(logged.corrected, timeframe, days)),
         Spans(span.outer(timeframe, days) for logged in found.values() for span in logged.lost),
     )
 
 
-def _buckets(openings: Int64s, timeframe: Timeframe, days: Zone) -> list[Span]:
+def buckets_of(openings: Int64s, timeframe: Timeframe, days: Zone) -> list[Span]:
     """The buckets that hold some instants."""
     index = np.unique(timeframe.index(openings, days))
     opens, ends = timeframe.open_at(index, days), timeframe.open_at(index + 1, days)

@@ -10,6 +10,7 @@ from strawberry.permission import BasePermission, PermissionExtension
 
 from candlegraph.viewer import Role
 from resolvers.context import Context
+from resolvers.permission import require_role
 
 
 class RequiresRole(BasePermission):
@@ -21,12 +22,7 @@ class RequiresRole(BasePermission):
 
     async def has_permission(self, source: Any, info: Info[Context, None], **arguments: Any) -> bool:  # noqa: ARG002 - Strawberry calls it
         """Raise Unauthenticated or Forbidden, or return True."""
-        context, viewer = info.context, info.context.viewer
-        if self._role in viewer.roles:  # without an `await`, so that fields go on in the same tick
-            return True
-        is_owner = context.origin.trusted and viewer.user is None and viewer.refusal is None
-        if not is_owner or self._role is Role.ADMIN or await context.services.accounts.any_account_exists():
-            viewer.require(self._role)
+        await require_role(info.context, self._role)
         return True
 
 

@@ -169,6 +169,15 @@ class Settings(BaseSettings):
     fetch_rows_per_hour_signed_in: int | None = Field(
         None, ge=0, description="The same limit for one account. Empty for no limit."
     )
+    exports: int = Field(8, ge=0, description="The most exports of a process at once; 0 for none.")
+    exports_per_address: int = Field(2, ge=1, description="The most exports of one address at once.")
+    export_rows_per_day: int | None = Field(
+        50_000_000,
+        ge=0,
+        description=(
+            "The most candles a day that one anonymous address may export (of IPv6, one /64 network). Empty for no limit."
+        ),
+    )
     min_free_disk_mb: int = Field(
         500,
         ge=0,

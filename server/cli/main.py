@@ -10,6 +10,7 @@ from server.cli.backfill import backfill, holes, track, untrack
 from server.cli.candles import candles, corrections, import_file, verify
 from server.cli.command import command, print_table
 from server.cli.coverage import coverage
+from server.cli.exporting import export
 from server.cli.users import user
 
 if TYPE_CHECKING:
@@ -22,7 +23,7 @@ def main() -> None:
     """Collect, store, aggregate and serve OHLCV candles over one GraphQL API."""
 
 
-for one in (import_file, candles, verify, corrections, coverage, backfill, track, untrack, holes, user):
+for one in (import_file, candles, export, verify, corrections, coverage, backfill, track, untrack, holes, user):
     main.add_command(one)
 
 

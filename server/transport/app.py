@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 
 from starlette.applications import Starlette
@@ -16,6 +17,7 @@ from strawberry.http.websocket_origin import normalize_origin
 
 from resolvers.context import Introspection
 from schema.build import Schema, build_schema
+from server.export import export_endpoint
 from server.settings import Env, Settings
 from server.transport.connections import ConnectionLimits, Connections
 from server.transport.graphql_http import GraphQLEndpoint
@@ -27,6 +29,10 @@ from server.transport.schema_text import SchemaText
 from server.transport.security_headers import SecurityHeaders
 from server.wiring import Runtime
 
+_EXPOSED = [
+    f"candlegraph-{name}"
+    for name in ("server-id", "series", "timeframe", "complete", "gaps", "timezone", "since", "until", "revision")
+]
 WEB = Path(__file__).parents[1] / "web"
 
 
@@ -62,6 +68,7 @@ def create_app(runtime: Runtime) -> Starlette:
             Route("/schema.graphql", SchemaText(schema, endpoint).answer),
             Route("/healthz", healthz),
             Route("/readyz", readyz),
+            Route("/export/candles.{kind}", _exports(settings, endpoint)),
             *(files if settings.introspection is not Introspection.OFF else []),
         ],
         exception_handlers={Exception: _failed},
@@ -70,6 +77,12 @@ def create_app(runtime: Runtime) -> Starlette:
     app.router.redirect_slashes = False  # its redirects take the host from the request
     app.state.connections, app.state.proxies = connections, proxies
     return app
+
+
+def _exports(settings: Settings, endpoint: GraphQLEndpoint) -> Callable[[Request], Awaitable[Response]]:
+    limits = settings.exports, settings.exports_per_address, settings.export_rows_per_day
+    origins = [normalize_origin(origin) or origin for origin in settings.origins]
+    return export_endpoint(endpoint.identify, limits, origins)
 
 
 async def _failed(_: Request, __: Exception) -> Response:
@@ -87,7 +100,13 @@ def _middleware(settings: Settings, proxies: TrustedProxies) -> list[Middleware]
         Middleware(SecurityHeaders),
         Middleware(ForwardedHeaders, proxies=proxies),
         Middleware(OriginCheck, allowed=origins),
-        Middleware(CORSMiddleware, allow_origins=origins, allow_methods=["GET", "POST"], allow_headers=["*"]),
+        Middleware(
+            CORSMiddleware,
+            allow_origins=origins,
+            allow_methods=["GET", "POST"],
+            allow_headers=["*"],
+            expose_headers=_EXPOSED,
+        ),
         # Level 1: the default, 9, costs several times what answering a query does, for a fifth fewer bytes.
         Middleware(GZipMiddleware, minimum_size=2048, compresslevel=1),
     ]
