@@ -80,6 +80,14 @@ async def test_rows_that_are_counted_reach_further_back_in_a_thin_market() -> No
         assert (lost, away) == (12_000, 0)
 
 
+async def test_a_window_that_counts_its_end_inclusively_is_not_taken_for_oldest_first() -> None:
+    """A full page that ends at the end of such a window was cut at its old side."""
+    paging = Paging(Edge.INCLUSIVE, Edge.INCLUSIVE, keeps_newest=True, descending=True, cap=200, window=True)
+    async with LabExchange("whitebit", paging) as lab:
+        for first, last in ((485, 564), (622, 1_049)):
+            assert (await ask_all(lab, minutes_case(first, last, range(-200, 1_039), now=1_342)))[1] == 0
+
+
 async def test_an_exchange_that_sends_newest_first_is_walked_back() -> None:
     for exchange_id in ("hitbtc", "dydx", "bithumb", "extended"):
         async with LabExchange(exchange_id) as lab:
