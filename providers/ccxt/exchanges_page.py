@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,7 @@ from providers.ccxt.errors import translating_errors
 from providers.ccxt.exchange import Exchange, Until, live_source, make_exchange, native_timeframes
 from providers.ccxt.sent import SentWindow, read_window
 from providers.ccxt.settings import known_exchanges
-from providers.ccxt.traits import Answers, ExchangeTraits, traits_of
+from providers.ccxt.traits import Answers, ExchangeTraits, traits_by_kind, traits_of
 
 PAGE = Path(__file__).parents[2] / "docs" / "exchanges.md"
 BEGIN, END = "<!-- exchanges -->\n", "<!-- /exchanges -->\n"
@@ -61,12 +61,14 @@ async def _line(exchange_id: str, exchange: Exchange) -> str:
     traits = traits_of(exchange_id)
     limit = exchange.feature_value_by_type("spot", None, "fetchOHLCV", "limit")
     limit = limit or exchange.feature_value_by_type("swap", "linear", "fetchOHLCV", "limit")
-    history = _history(traits, await _sent(exchange))
+    kinds = traits_by_kind(exchange_id)
+    histories = [(kind, await _history(exchange, kinds, kind)) for kind in kinds]
+    reaches = [(kind, _reach(kinds[kind], history)) for kind, history in histories]
     cells = (
         exchange_id,
-        history,
+        _by_kind(histories),
         str(traits.rows_per_call or limit or "not declared"),
-        _reach(traits, history),
+        _by_kind(reaches),
         _live(exchange),
         _days(traits, exchange),
         ", ".join(f"{kind}: {unit}" for kind, unit in traits.volume.items()) or "base",
@@ -74,10 +76,15 @@ async def _line(exchange_id: str, exchange: Exchange) -> str:
     return f"| {' | '.join(cells)} |\n"
 
 
-async def _sent(exchange: Exchange) -> SentWindow | None:
+def _by_kind(found: list[tuple[str, str]]) -> str:
+    """The text of an exchange; where a kind of market differs, its own text behind."""
+    return "; ".join(f"{kind}: {text}" if kind else text for kind, text in found if not kind or text != found[0][1])
+
+
+async def _sent(exchange: Exchange, symbols: Sequence[str], params: Mapping[str, object]) -> SentWindow | None:
     """The request of ccxt's class for a hundred minutes; None if it makes none."""
-    for symbol in SYMBOLS:
-        if found := await sent_for(exchange, symbol, MINUTE, _ASKED, 100, {"until": Until(_ASKED.until)}):
+    for symbol in symbols:
+        if found := await sent_for(exchange, symbol, MINUTE, _ASKED, 100, {"until": Until(_ASKED.until), **params}):
             return found
     return None
 
@@ -102,10 +109,15 @@ async def sent_for(
     return read_window(*sent[-1], asked) if sent else None
 
 
-def _history(traits: ExchangeTraits, sent: SentWindow | None) -> str:
+async def _history(exchange: Exchange, kinds: Mapping[str, ExchangeTraits], kind: str) -> str:
+    traits = kinds[kind]
+    swaps = kind not in {"", "spot"} or (not kind and "spot" in kinds)  # spot pairs, where these have no table
+    sent = await _sent(exchange, SYMBOLS[1:] if swaps else SYMBOLS, traits.history)
     if sent is None:
         return "needs a key or a parameter"
-    if traits.answers is Answers.NEWEST or (sent.start is None and sent.end is None):
+    if traits.offset_step:
+        return "by an offset from now"
+    if (traits.answers is Answers.NEWEST and not traits.history) or (sent.start is None and sent.end is None):
         return _NEWEST
     if traits.answers is Answers.FROM_START:
         return "from a start on"
