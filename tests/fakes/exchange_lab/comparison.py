@@ -9,10 +9,12 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
+
+import numpy as np
 
 from candlegraph.answer import Answer, CandleRequest
 from candlegraph.clock import DAY_MS, HOUR_MS, MINUTE_MS
@@ -37,6 +39,7 @@ PAGE = Path(__file__).parents[3] / "docs" / "exchanges.md"
 BEGIN, END = "<!-- comparison -->\n", "<!-- /comparison -->\n"
 NOW = T0 + 40 * DAY_MS
 MAX_PAGES = 40
+_UNHURRIED = replace(PATIENT, query_deadline_s=300.0, query_finish_s=300.0)
 HOUR, DAY = Timeframe(1, "h"), Timeframe(1, "d")
 
 
@@ -52,8 +55,12 @@ class Comparison:
     @property
     def expected(self) -> list[int]:
         """The openings of the settled candles in the span."""
-        opens = sorted({self.timeframe.floor(at) for at in self.minutes})
-        return [at for at in opens if self.span.since <= at < self.span.until]
+        return [at for at in self.opens(self.timeframe) if self.span.since <= at < self.span.until]
+
+    def opens(self, timeframe: Timeframe) -> list[int]:
+        """The openings of all candles of a timeframe, ascending."""
+        opens: list[int] = np.unique(timeframe.floor_all(np.array(self.minutes, np.int64))).tolist()
+        return opens
 
 
 def _minutes(first: int, last: int, step: int = 1) -> range:
@@ -90,7 +97,7 @@ class _OneAtATime:
     async def fetch(self, instrument: Instrument, timeframe: Timeframe, span: Span) -> Page:
         async with self._turn:
             self._lab.timeframe = timeframe
-            self._lab.there = sorted({timeframe.floor(at) for at in self._case.minutes})
+            self._lab.there = self._case.opens(timeframe)
             return await self._lab.provider.fetch(instrument, timeframe, span)
 
     async def listings(self) -> Sequence[Listing]:
@@ -105,7 +112,7 @@ async def _database() -> AsyncIterator[Database]:
     with TemporaryDirectory() as folder:
         postgres = EmbeddedPostgres(Path(folder))
         try:
-            database = Database(postgres.start().dsn, timings=PATIENT)
+            database = Database(postgres.start().dsn, timings=_UNHURRIED)
             await database.open()
             await migrate(database, AggregateLayout.TABLES)
             yield database
