@@ -23,9 +23,8 @@ def main() -> int:
     options = parser.parse_args()
     logging.disable(logging.CRITICAL)
     if options.table:
-        comparison.PAGE.write_text(
-            comparison.renewed(comparison.PAGE.read_text("utf-8"), asyncio.run(comparison.table())), "utf-8"
-        )
+        rows = asyncio.run(comparison.table())
+        comparison.PAGE.write_text(comparison.renewed(comparison.PAGE.read_text("utf-8"), rows), "utf-8")
         return 0
     total = Tally()
     for carrier in CARRIERS:
