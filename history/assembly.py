@@ -8,7 +8,7 @@ from candlegraph.answer import Answer, CandleRequest, Fill, Gap, GapReason, Sour
 from candlegraph.candle import Candles
 from candlegraph.errors import FetchLimited, FetchPaused, ProviderRefused, ProviderStarting, UnknownSymbol, Unsupported
 from candlegraph.span import Span, Spans
-from history.plan import Plan, UnreachableSpan
+from history.plan import Plan, UnreachableSpan, kept_history
 from history.query_fetches import FetchOutcome
 
 NOT_PROVED = "The provider does not have it, or its answers do not prove what there is: it is asked again later."
@@ -78,7 +78,7 @@ def explain_gaps(plan: Plan, outcome: FetchOutcome, unknown: Spans, out_of_reach
     reasons += [
         (GapReason.PENDING, outcome.pending, "It is being fetched: ask again in a moment."),
         (GapReason.REFUSED, outcome.refused, "The provider sent rows that are no candles."),
-        (GapReason.UNAVAILABLE, outcome.unavailable, NOT_PROVED),
+        (GapReason.UNAVAILABLE, outcome.unavailable, _unavailable_detail(plan)),
         (
             GapReason.PENDING,
             outcome.unproved,
@@ -93,6 +93,12 @@ def explain_gaps(plan: Plan, outcome: FetchOutcome, unknown: Spans, out_of_reach
     reason, detail = _last_reason(plan, outcome)
     gaps += [Gap(span.since, span.until, reason, detail) for span in unknown]
     return sorted(gaps, key=lambda gap: gap.since)
+
+
+def _unavailable_detail(plan: Plan) -> str:
+    """The detail where answers prove nothing; a provider that keeps a number of traded candles has no edge in time."""
+    traits = plan.capabilities
+    return (traits and not traits.lookback_counts_quiet and kept_history(traits)) or NOT_PROVED
 
 
 def _last_reason(plan: Plan, outcome: FetchOutcome) -> tuple[GapReason, str]:

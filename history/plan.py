@@ -22,6 +22,7 @@ CHEAP_CALLS = 3  # the most calls for 1m candles; beyond, a native timeframe is 
 NOTHING_LACKS: Mapping[Timeframe, Spans] = MappingProxyType({})
 
 _DECADE = Timeframe(10, "y")
+_UNITS = ((clock.DAY_MS, "days"), (clock.HOUR_MS, "hours"), (clock.MINUTE_MS, "minutes"))
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,6 +81,16 @@ class WindowPlan:
     def covered(self) -> Spans:
         """What the final parts answer."""
         return Spans(part.span for part in self.final)
+
+
+def kept_history(capabilities: Capabilities) -> str | None:
+    """The detail of a gap where a provider keeps only so much history; None if it declares no limit."""
+    if (count := capabilities.max_lookback_candles) is not None:
+        return f"The provider keeps only its newest {count} candles of each timeframe."
+    if (reach := capabilities.max_lookback_ms) is None:
+        return None
+    size, unit = next((size, unit) for size, unit in _UNITS if reach >= 2 * size or size == clock.MINUTE_MS)
+    return f"The provider keeps only the candles of the last {reach // size} {unit}."
 
 
 @dataclass(frozen=True, slots=True)
@@ -214,7 +225,7 @@ class Plan:
         if reaches and None not in reaches:
             edge = self.timeframe.ceil(self.now - max(reach or 0 for reach in reaches), self.zone)
             older = Span(window.since, edge) & window
-            yield UnreachableSpan(GapReason.UNAVAILABLE, older, "The provider does not reach back so far.")
+            yield UnreachableSpan(GapReason.UNAVAILABLE, older, kept_history(self.capabilities) or "")
 
     def choose_timeframe(self, span: Span, lacking: Mapping[Timeframe, Spans] = NOTHING_LACKS) -> Timeframe | None:
         """The timeframe to fetch: 1m while that is cheap, else the coarsest native one that folds into ours.

@@ -11,6 +11,7 @@ from history.orchestrator import History
 from providers.guard.guard import Guard
 from storage.database import Database
 from tests.fakes.exchange_lab.cases import T0
+from tests.fakes.exchange_lab.comparison import PAGE, compare, comparisons
 from tests.fakes.exchange_lab.paging import Edge, Paging
 from tests.fakes.exchange_lab.sampling import lab_time
 from tests.fakes.exchange_lab.server import LabExchange
@@ -56,3 +57,11 @@ async def test_a_thin_market_is_answered_whole_or_with_gaps(
             if answer.complete:
                 assert lab.calls == calls
             await history.fetcher.close()
+
+
+async def test_the_table_of_the_page_has_what_a_client_gets(database: Database) -> None:
+    """One exchange of them: MEXC, of which ccxt's class asks for half of what it declares."""
+    cells = [await compare(database, "mexc", case) for case in comparisons()]
+    assert f"| mexc | {' | '.join(cells)} |" in PAGE.read_text("utf-8").splitlines(), (
+        "Renew it: python -m tests.fakes.exchange_lab --table"
+    )

@@ -10,15 +10,14 @@ import pytest
 from candlegraph.testing.harness import Harness
 from candlegraph.testing.outcome import RuleBlocked, RuleNotApplicable
 from candlegraph.testing.rule import Rule
+from candlegraph.testing.rules import claims, optional_methods, pages, questions, streams
 from candlegraph.testing.rules import description as shape
 from candlegraph.testing.rules import errors as failures
-from candlegraph.testing.rules import optional_methods, streams
-from candlegraph.testing.rules import pages as answers
 from candlegraph.testing.subject import SubjectFactory
 
 RULES: tuple[Rule, ...] = tuple(
     found
-    for module in (shape, answers, optional_methods, failures, streams)
+    for module in (shape, pages, claims, questions, optional_methods, failures, streams)
     for found in vars(module).values()
     if isinstance(found, Rule)
 )

@@ -6,24 +6,40 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from candlegraph.errors import ConfigurationError, ProviderError
 from candlegraph.span import Span
-from candlegraph.timeframe import Timeframe
+from candlegraph.timeframe import MINUTE, Timeframe
 from providers.ccxt.errors import translating_errors
 from providers.ccxt.exchange import Exchange, Until, live_source, make_exchange, native_timeframes
 from providers.ccxt.sent import SentWindow, read_window
 from providers.ccxt.settings import known_exchanges
-from providers.ccxt.traits import Answers, ExchangeTraits, traits_of
+from providers.ccxt.traits import Answers, ExchangeTraits, traits_by_kind, traits_of
 
 PAGE = Path(__file__).parents[2] / "docs" / "exchanges.md"
 BEGIN, END = "<!-- exchanges -->\n", "<!-- /exchanges -->\n"
 _ASKED = Span(1_704_067_200_000, 1_704_067_200_000 + 100 * 60_000)
 _NEWEST = "the newest page only"
-_SYMBOLS = ("AAA/USDT", "AAA/USDT:USDT")
+SYMBOLS = ("AAA/USDT", "AAA/USDT:USDT")
 _HEAD = "| exchange | history | rows a call | reaches back | live | days | volume |\n|---|---|---|---|---|---|---|\n"
+
+
+def market(symbol: str) -> dict[str, object]:
+    """The market that ccxt needs to make a request."""
+    swap = ":" in symbol
+    kinds = {"type": "swap" if swap else "spot", "spot": not swap, "swap": swap, "contract": swap, "linear": swap}
+    others = {"margin": False, "future": False, "option": False, "active": True, "inverse": False, "contractSize": 1.0}
+    ids = dict.fromkeys(("id", "lowercaseId", "uppercaseId"), "AAAUSDT")
+    parts = {"base": "AAA", "quote": "USDT", "baseId": "AAA", "quoteId": "USDT", "baseName": "AAA"}
+    settle = {"settle": "USDT", "settleId": "usdt"} if swap else {"settle": None, "settleId": None}
+    bounds: dict[str, object] = {"limits": {"amount": {}, "price": {}, "cost": {}}, "precision": {}, "info": {}}
+    return {**ids, **parts, **kinds, **others, **settle, **bounds, "symbol": symbol}
+
+
+OPTIONS = {"markets": {symbol: market(symbol) for symbol in SYMBOLS}, "timeout_on_exit": 1}
 
 
 async def table() -> str:
@@ -31,7 +47,7 @@ async def table() -> str:
     lines = []
     for exchange_id in sorted(known_exchanges()):
         try:
-            exchange = make_exchange(exchange_id, {"markets": {symbol: _market(symbol) for symbol in _SYMBOLS}})
+            exchange = make_exchange(exchange_id, OPTIONS)
         except ConfigurationError:
             continue
         try:
@@ -45,12 +61,14 @@ async def _line(exchange_id: str, exchange: Exchange) -> str:
     traits = traits_of(exchange_id)
     limit = exchange.feature_value_by_type("spot", None, "fetchOHLCV", "limit")
     limit = limit or exchange.feature_value_by_type("swap", "linear", "fetchOHLCV", "limit")
-    history = _history(traits, await _sent(exchange))
+    kinds = traits_by_kind(exchange_id)
+    histories = [(kind, await _history(exchange, kinds, kind)) for kind in kinds]
+    reaches = [(kind, _reach(kinds[kind], history)) for kind, history in histories]
     cells = (
         exchange_id,
-        history,
+        _by_kind(histories),
         str(traits.rows_per_call or limit or "not declared"),
-        _reach(traits, history),
+        _by_kind(reaches),
         _live(exchange),
         _days(traits, exchange),
         ", ".join(f"{kind}: {unit}" for kind, unit in traits.volume.items()) or "base",
@@ -58,8 +76,23 @@ async def _line(exchange_id: str, exchange: Exchange) -> str:
     return f"| {' | '.join(cells)} |\n"
 
 
-async def _sent(exchange: Exchange) -> SentWindow | None:
-    """The request of ccxt's class for a hundred minutes, without sending it; None if it makes none."""
+def _by_kind(found: list[tuple[str, str]]) -> str:
+    """The text of an exchange; where a kind of market differs, its own text behind."""
+    return "; ".join(f"{kind}: {text}" if kind else text for kind, text in found if not kind or text != found[0][1])
+
+
+async def _sent(exchange: Exchange, symbols: Sequence[str], params: Mapping[str, object]) -> SentWindow | None:
+    """The request of ccxt's class for a hundred minutes; None if it makes none."""
+    for symbol in symbols:
+        if found := await sent_for(exchange, symbol, MINUTE, _ASKED, 100, {"until": Until(_ASKED.until), **params}):
+            return found
+    return None
+
+
+async def sent_for(
+    exchange: Exchange, symbol: str, timeframe: Timeframe, asked: Span, limit: int, params: Mapping[str, object]
+) -> SentWindow | None:
+    """The window of the request that ccxt's class makes, without sending it; None if it makes none."""
     sent: list[tuple[str, object]] = []
 
     async def fetch(url: str, method: str = "GET", headers: object = None, body: object = None) -> None:  # noqa: ARG001
@@ -68,20 +101,23 @@ async def _sent(exchange: Exchange) -> SentWindow | None:
 
     held: Any = exchange
     held.fetch, held.enableRateLimit = fetch, False
-    for symbol in _SYMBOLS:
-        try:
-            with translating_errors(exchange.name):
-                await exchange.fetch_ohlcv(symbol, "1m", _ASKED.since, 100, {"until": Until(_ASKED.until)})
-        except ProviderError:
-            if sent:
-                return read_window(*sent[-1], _ASKED)
-    return None
+    try:
+        with translating_errors(exchange.name):
+            await exchange.fetch_ohlcv(symbol, str(timeframe), asked.since, limit, params)
+    except ProviderError:
+        pass
+    return read_window(*sent[-1], asked) if sent else None
 
 
-def _history(traits: ExchangeTraits, sent: SentWindow | None) -> str:
+async def _history(exchange: Exchange, kinds: Mapping[str, ExchangeTraits], kind: str) -> str:
+    traits = kinds[kind]
+    swaps = kind not in {"", "spot"} or (not kind and "spot" in kinds)  # spot pairs, where these have no table
+    sent = await _sent(exchange, SYMBOLS[1:] if swaps else SYMBOLS, traits.history)
     if sent is None:
         return "needs a key or a parameter"
-    if traits.answers is Answers.NEWEST or (sent.start is None and sent.end is None):
+    if traits.offset_step:
+        return "by an offset from now"
+    if (traits.answers is Answers.NEWEST and not traits.history) or (sent.start is None and sent.end is None):
         return _NEWEST
     if traits.answers is Answers.FROM_START:
         return "from a start on"
@@ -104,18 +140,6 @@ def _days(traits: ExchangeTraits, exchange: Exchange) -> str:
         return f"{traits.day_offset}:00 UTC, folded from hours"
     days = Timeframe(1, "d") in native_timeframes(traits, exchange.timeframes or {})
     return "UTC" if days else "folded from hours"
-
-
-def _market(symbol: str) -> dict[str, object]:
-    """The market that ccxt needs to make a request."""
-    swap = ":" in symbol
-    kinds = {"type": "swap" if swap else "spot", "spot": not swap, "swap": swap, "contract": swap, "linear": swap}
-    others = {"margin": False, "future": False, "option": False, "active": True, "inverse": False, "contractSize": 1.0}
-    ids = dict.fromkeys(("id", "lowercaseId", "uppercaseId"), "AAAUSDT")
-    parts = {"base": "AAA", "quote": "USDT", "baseId": "AAA", "quoteId": "USDT", "baseName": "AAA"}
-    settle = {"settle": "USDT", "settleId": "usdt"} if swap else {"settle": None, "settleId": None}
-    bounds: dict[str, object] = {"limits": {"amount": {}, "price": {}, "cost": {}}, "precision": {}, "info": {}}
-    return {**ids, **parts, **kinds, **others, **settle, **bounds, "symbol": symbol}
 
 
 def renewed(page: str, rows: str) -> str:

@@ -69,7 +69,8 @@ class Observations:
     def is_oldest_first(self, key: SeriesKey, found: Candles, sent: SentWindow) -> bool:
         """Whether a cut page from a start on was cut at its new side: it lacks a newer row that an earlier answer had.
 
-        That row must be in the requested span, even if the exchange searches only as many buckets as requested rows.
+        That row must be in the requested span, even if the exchange searches only as many buckets as requested rows,
+        and one more where it counts them inclusively.
         """
         if key.kind in self._oldest_first:
             return True
@@ -77,7 +78,7 @@ class Observations:
         if known is None or known.newest <= last or sent.start is None or sent.count is None:
             return False
         horizon = key.timeframe.shift(sent.start, sent.count)
-        return known.newest < horizon or last >= horizon
+        return known.newest < horizon or last > horizon
 
     def reaches(self, key: SeriesKey, instant: int) -> bool:
         """Whether the exchange has been seen to keep a row from before ``instant``: it has not dropped what follows."""

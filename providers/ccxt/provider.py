@@ -15,6 +15,7 @@ from dataclasses import dataclass, replace
 from difflib import get_close_matches
 from functools import partial
 from pathlib import Path
+from types import MappingProxyType
 
 from candlegraph.candle import Candles
 from candlegraph.clock import HOUR_MS
@@ -31,7 +32,6 @@ from providers.ccxt.errors import HttpResponse, last_response, translating_error
 from providers.ccxt.exchange import (
     Exchange,
     MarketInfo,
-    Until,
     ccxt_version,
     live_source,
     make_exchange,
@@ -41,6 +41,7 @@ from providers.ccxt.exchange import (
 from providers.ccxt.first_candle import STEPS, find_first
 from providers.ccxt.markets import Markets, listing
 from providers.ccxt.observations import Observations, SeriesKey
+from providers.ccxt.page_requests import margin_of, rows_request
 from providers.ccxt.pages import PageRequest, has_rows_list, page_of
 from providers.ccxt.sent import SentWindow, read_window
 from providers.ccxt.settings import known_exchanges, read_options
@@ -49,6 +50,7 @@ from providers.ccxt.traits import Answers, traits_of
 from providers.ccxt.volumes import VolumeScale, kind_of, taints_of
 
 DEFAULT_EXCHANGES = "binance,kraken,coinbase"
+NO_PARAMS: Mapping[str, object] = MappingProxyType({})
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,7 +78,7 @@ class Ccxt:
         self.id = exchange_id
         self.name = exchange_id.capitalize()
         self._traits = traits_of(exchange_id)
-        self.capabilities = first_capabilities(exchange_id, self._traits, self._margin)
+        self.capabilities = first_capabilities(exchange_id, self._traits, margin_of(self._traits))
         self._seen = Observations(self._traits.rows_per_call)
         self._options = options or {}
         self._timings = timings or CcxtTimings()
@@ -118,7 +120,8 @@ class Ccxt:
     def _learn(self, exchange: Exchange) -> None:
         self._native = native_timeframes(self._traits, exchange.timeframes or {})
         self.name = str(exchange.name)
-        self.capabilities = learned_capabilities(self.capabilities, exchange, self._native, self._options, self._margin)
+        margin = margin_of(self._traits)
+        self.capabilities = learned_capabilities(self.capabilities, exchange, self._native, self._options, margin)
 
     async def close(self) -> None:
         """Close the connections, and give a list of symbols up that is still being loaded."""
@@ -148,37 +151,32 @@ class Ccxt:
         exchange, market = await self._find(instrument)
         if not span:
             return Page(Candles.empty(), span.since, span.since)
-        key = SeriesKey(kind_of(market), instrument.symbol, timeframe)
-        since, limit = self._first_row(timeframe, span.since), self._limit(exchange, key, span)
-        answer = await self._ask(exchange, key, since, limit)
+        kind = kind_of(market)
+        key = SeriesKey(kind, instrument.symbol, timeframe)
+        request = rows_request(traits_of(self.id, kind), timeframe, span, self._most_rows(exchange, key))
+        if request.is_history:
+            key = key._replace(kind=f"{kind} history")
+        answer = await self._ask(exchange, key, request.since, request.limit, request.params)
         if timeframe.nominal_ms > HOUR_MS and _is_off_grid(answer.found, timeframe):
             return await self._fold_hours(instrument, timeframe, span)
-        asked = PageRequest(timeframe, span, answer.sent, self._traits, key)
+        asked = PageRequest(timeframe, span, answer.sent, request.traits, key)
         page = page_of(VolumeScale.of_rows(self._traits, market).in_base(answer.found), answer.rows, asked, self._seen)
         self._learn_cap(key)
         self._empty_answers.count(market, timeframe, page)
         return page
 
-    @property
-    def _margin(self) -> int:
-        """How many rows of a call are not of the span: one at each end, where the exchange may mean it exclusively."""
-        return 2 if self._traits.answers is Answers.UNKNOWN else 0
-
-    def _first_row(self, timeframe: Timeframe, since: int) -> int:
-        return max(0, timeframe.shift(since, -1)) if self._margin else since
-
-    def _limit(self, exchange: Exchange, key: SeriesKey, span: Span) -> int:
-        """How many rows to ask for: one more than there can be, as far as one answer holds them."""
+    def _most_rows(self, exchange: Exchange, key: SeriesKey) -> int:
+        """The most rows of one answer."""
         declared = exchange.feature_value(key.symbol, "fetchOHLCV", "limit")
         most = declared if isinstance(declared, int) and declared else UNDECLARED_LIMIT
-        buckets = (span.until - span.since) // key.timeframe.nominal_ms
-        return min(most, self._seen.cap(key) or most, buckets + 1 + self._margin)
+        return min(most, self._seen.cap(key) or most)
 
     def _learn_cap(self, key: SeriesKey) -> None:
         """Ask for no more rows than an answer holds: the rest of a window would only be asked for again."""
         cap = self._seen.cap(key)
-        if cap is not None and cap - self._margin < self.capabilities.max_rows_per_call:
-            self.capabilities = replace(self.capabilities, max_rows_per_call=cap - self._margin)
+        most = None if cap is None else cap - margin_of(self._traits)
+        if most is not None and most < self.capabilities.max_rows_per_call:
+            self.capabilities = replace(self.capabilities, max_rows_per_call=most)
 
     async def _fold_hours(self, instrument: Instrument, timeframe: Timeframe, span: Span) -> Page:
         """Answer with candles folded from hours, and offer the timeframe no more: its buckets open elsewhere."""
@@ -199,11 +197,12 @@ class Ccxt:
         listed = listing(market, self._traits, exchange).first_available
         if listed is not None or MINUTE not in self._native:
             return listed
-        if self._traits.answers is Answers.FROM_START and not market.get("inverse"):
+        traits = traits_of(self.id, kind_of(market))
+        if traits.answers is Answers.FROM_START and not market.get("inverse"):
             return await self._oldest_row(exchange, market, 1)
-        if self._traits.answers is Answers.NEWEST:  # the first of all, where there are fewer than are kept
-            return await self._oldest_row(exchange, market, self._traits.rows_per_call or 1, fewer=True)
-        if self._traits.lookback is not None:
+        if traits.answers is Answers.NEWEST:  # the first of all, where there are fewer than are kept
+            return await self._oldest_row(exchange, market, traits.rows_per_call or 1, fewer=True)
+        if traits.lookback is not None:
             return None
         steps = [step for step in STEPS if step in self._native]
         first = await find_first(partial(self.fetch, instrument), steps, self.capabilities.max_rows_per_call)
@@ -257,10 +256,11 @@ class Ccxt:
             raise UnknownSymbol(f"{self.name} has no symbol {instrument.symbol[:64]!r}.")
         return exchange, market
 
-    async def _ask(self, exchange: Exchange, key: SeriesKey, since: int, limit: int) -> _Answer:
+    async def _ask(
+        self, exchange: Exchange, key: SeriesKey, since: int, limit: int, params: Mapping[str, object] = NO_PARAMS
+    ) -> _Answer:
         """One call upstream."""
         native, until = self._native[key.timeframe], key.timeframe.shift(since, limit - 1)
-        params = {"until": Until(until)} if self._margin else {}
         with self._upstream_call() as charges:
             rows = await exchange.fetch_ohlcv(key.symbol, native, since, limit, params)
             response = last_response.get() or HttpResponse()

@@ -190,6 +190,16 @@ class VouchesForACutPage(Honest):
     pages = _paged(lambda page, span: _claiming(page, page.complete_from, min(span.until, MINUTE.floor(NOW) - DAY_MS)))
 
 
+class TakesASmallPageForWhole(Honest):
+    """Its upstream sends the newest rows up to an inclusive end; a page of fewer than a hundred is taken for uncut."""
+
+    async def fetch(self, instrument: Instrument, timeframe: Timeframe, span: Span) -> Page:
+        page = await super().fetch(instrument, timeframe, span)
+        buckets = (span.until - span.since) // MINUTE_MS
+        cut = timeframe == MINUTE and 2 < buckets < 100 and len(page.candles) == buckets
+        return _with(page, page.candles[1:]) if cut else page
+
+
 class VouchesForMoreThanAsked(Honest):
     pages = _paged(lambda page, span: _claiming(page, page.complete_from - HOUR_MS, page.complete_to))
 
@@ -398,6 +408,7 @@ BROKEN: dict[type[Honest], str] = {
     DaysOfNewYork: "rows are candles",
     VouchesForTheFormingOne: "the forming candle is never complete",
     VouchesForACutPage: "a complete span lacks no candle",
+    TakesASmallPageForWhole: "a full page ends where it was cut",
     VouchesForMoreThanAsked: "a complete span lacks no candle",
     LosesTheLastRow: "a complete span lacks no candle",
     OtherNumbersEachTime: "a complete span lacks no candle",

@@ -592,6 +592,7 @@ async def test_a_lookback_is_never_asked_beyond(make: Make) -> None:
     world = make(minutes(T0, 3000), at(3000), max_lookback_ms=600 * MINUTE_MS, timeframes=(MINUTE, HOUR))
     answer = await world.ask(since=T0, limit=5000)
     assert spans_of(answer) == [(T0, at(2400), GapReason.UNAVAILABLE)]
+    assert answer.gaps[0].detail == "The provider keeps only the candles of the last 10 hours."
     assert len(answer.candles) == 600
     assert all(call.span.since >= at(2400) for call in world.upstream.calls)
     calls = world.calls

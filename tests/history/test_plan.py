@@ -130,6 +130,21 @@ def test_what_no_call_can_bring_is_not_missing_and_has_its_reason(
 
 
 @pytest.mark.parametrize(
+    ("traits", "expected"),
+    [
+        ({"max_lookback_candles": 120}, "The provider keeps only its newest 120 candles of each timeframe."),
+        ({"max_lookback_ms": 30 * DAY_MS}, "The provider keeps only the candles of the last 30 days."),
+        ({"max_lookback_ms": 2 * HOUR_MS}, "The provider keeps only the candles of the last 2 hours."),
+        ({"max_lookback_ms": HOUR_MS}, "The provider keeps only the candles of the last 60 minutes."),
+    ],
+)
+def test_a_gap_before_what_a_provider_keeps_says_how_much_it_keeps(traits: dict[str, int], expected: str) -> None:
+    ours = plan({}, MINUTE, replace(PROVIDER, timeframes=(MINUTE,), **traits))  # type: ignore[arg-type]
+    gap = ours.window(hours(-1_000, -998)).unreachable[0]
+    assert (gap.reason, gap.detail) == (GapReason.UNAVAILABLE, expected)
+
+
+@pytest.mark.parametrize(
     ("span", "timeframe", "covered", "expected"),
     [
         pytest.param(hours(0, 5), HOUR, [], MINUTE, id="300 minutes are three calls"),

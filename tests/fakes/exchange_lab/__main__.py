@@ -10,6 +10,7 @@ import asyncio
 import logging
 import sys
 
+from tests.fakes.exchange_lab import comparison
 from tests.fakes.exchange_lab.sampling import CARRIERS, Tally, run_cases
 
 
@@ -18,8 +19,13 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.fakes.exchange_lab")
     parser.add_argument("--cases", type=int, default=10_000)
     parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--table", action="store_true", help="renew the table of docs/exchanges.md instead")
     options = parser.parse_args()
     logging.disable(logging.CRITICAL)
+    if options.table:
+        rows = asyncio.run(comparison.table())
+        comparison.PAGE.write_text(comparison.renewed(comparison.PAGE.read_text("utf-8"), rows), "utf-8")
+        return 0
     total = Tally()
     for carrier in CARRIERS:
         tally = asyncio.run(run_cases(carrier, options.cases // len(CARRIERS), options.seed))

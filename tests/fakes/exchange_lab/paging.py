@@ -24,6 +24,7 @@ class Window:
     start: int | None
     end: int | None
     count: int | None
+    offset: int = 0  # newest rows to skip
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +55,7 @@ class Paging:
             found = [at for at in found if at > start or (at == start and self.start is Edge.INCLUSIVE)]
         if end is not None:
             found = [at for at in found if at < end or (at == end and self.end is Edge.INCLUSIVE)]
+        found = found[: len(found) - asked.offset] if asked.offset <= len(found) else []
         most = min(limit for limit in (asked.count, self.cap, 100_000) if limit)
         newest = self.keeps_newest or start is None
         found = found[-most:] if newest else found[:most]

@@ -25,7 +25,7 @@ from tests.fakes.exchange_lab.cases import (
 from tests.fakes.exchange_lab.paging import Edge, Paging
 from tests.fakes.exchange_lab.server import LabExchange
 
-# What their classes send: start, end and count; start and end; start and count; end and count (twice); a count alone;
+# What their classes send: start, end and count; start and end; start and count; end and count (twice); a count and an offset;
 # a day in the path; start and count to an exchange that is known to answer from the start on.
 CARRIERS = ("bitvavo", "kucoin", "whitebit", "extended", "upbit", "p2b", "bitbank", "tokocrypto")
 QUESTIONS = 3  # of a series: the later ones are judged by what the earlier ones showed
@@ -67,7 +67,7 @@ def paging_for(carrier: str, draw: random.Random) -> Paging:
     if carrier == "extended":
         return replace(paging, keeps_newest=True)
     if carrier == "p2b":
-        return replace(paging, keeps_newest=True, cap=None, kept=500)
+        return replace(paging, keeps_newest=True, cap=500)
     if carrier == "bitbank":
         return replace(paging, start=Edge.INCLUSIVE, end=Edge.EXCLUSIVE, cap=None)
     if carrier == "tokocrypto":

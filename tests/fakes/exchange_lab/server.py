@@ -49,6 +49,15 @@ class LabExchange:
 
     async def make_provider(self) -> Ccxt:
         """A provider that has learned nothing yet."""
+        provider = Ccxt(self.id, self.ccxt_options, timings=PATIENT_CCXT)
+        await provider.start()
+        provider._markets._at = 2**60
+        provider._exchange.milliseconds = lambda: self.now  # type: ignore[union-attr]
+        return provider
+
+    @property
+    def ccxt_options(self) -> dict[str, Any]:
+        """The options that point ccxt's class here, as ``CCXT_OPTIONS`` takes them by the exchange's id."""
         import ccxt.async_support as classes  # noqa: PLC0415 - a second of import, for those who need it
 
         host, port = self._runner.addresses[0][:2]
@@ -60,18 +69,13 @@ class LabExchange:
                 [here(each) for each in url] if isinstance(url, list) else f"http://{host}:{port}{urlsplit(url).path}"
             )
 
-        options = {
+        return {
             "urls": {"api": here(getattr(classes, self.id)().urls["api"])},
             "enableRateLimit": False,
             "timeout": 600_000,  # however busy the machine is
             "timeout_on_exit": 1,
             "markets": {self.wire.symbol: _market(self.wire.symbol)},
         }
-        provider = Ccxt(self.id, options, timings=PATIENT_CCXT)
-        await provider.start()
-        provider._markets._at = 2**60
-        provider._exchange.milliseconds = lambda: self.now  # type: ignore[union-attr]
-        return provider
 
     @property
     def instrument(self) -> Instrument:

@@ -41,6 +41,8 @@ class Wire:
     paging: Paging = field(default_factory=Paging)
     symbol: str = "AAA/USDT"
     source: str = "ccxt"
+    offset: str = ""
+    step: int = 1  # of count and offset, which are rounded up to a multiple
 
     def window(self, url: str, sent: str) -> Window:
         """What a request asks for."""
@@ -51,7 +53,8 @@ class Wire:
             since = round(datetime.strptime(day[1], "%Y%m%d").replace(tzinfo=UTC).timestamp() * 1000) if day else 0
             return Window(since, since + DAY_MS, None)
         start, end = (self._instant(values.get(name)) for name in (self.start, self.end))
-        return Window(start, end, int(values[self.count]) if values.get(self.count) else None)
+        count, offset = (-(-int(values.get(name) or 0) // self.step) * self.step for name in (self.count, self.offset))
+        return Window(start, end, count or None, offset)
 
     def _instant(self, text: str | None) -> int | None:
         if text is None:
@@ -154,6 +157,8 @@ _UPBIT = Wire(
 def _data(**around: Any) -> Callable[[list[Any]], Any]:
     return lambda rows: {**around, "data": rows}
 
+
+NOT_BIG = frozenset({"extended", "p2b", "weex", "bitbank"})  # carriers of a kind of paging alone
 
 WIRES: Mapping[str, Wire] = {
     "binance": _BINANCE,
@@ -329,8 +334,20 @@ WIRES: Mapping[str, Wire] = {
         _open_close,
         lambda rows: {"success": True, "result": rows},
         count="limit",
+        offset="offset",
+        step=50,
         unit="s",
-        paging=Paging(keeps_newest=True, kept=500),
+        paging=Paging(keeps_newest=True, cap=500),
+        source="https://github.com/P2B-team/p2b-api-docs",
+    ),
+    "weex": Wire(
+        _plain,
+        lambda rows: rows,
+        "startTime",
+        "endTime",
+        "limit",
+        paging=Paging(keeps_newest=True, cap=1000),
+        symbol="AAA/USDT:USDT",
     ),
     "bitbank": Wire(
         _bitbank,

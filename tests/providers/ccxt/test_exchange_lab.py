@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from dataclasses import replace
 
 import pytest
 from aiohttp import web
@@ -14,12 +15,12 @@ from tests.fakes.exchange_lab.cases import T0, TIMEFRAMES, Case, Shape, make_cas
 from tests.fakes.exchange_lab.paging import Edge, Paging, Window
 from tests.fakes.exchange_lab.sampling import CARRIERS, lab_time, run_cases
 from tests.fakes.exchange_lab.server import LabExchange
-from tests.fakes.exchange_lab.wire import WIRES
+from tests.fakes.exchange_lab.wire import NOT_BIG, WIRES
 
 pytestmark = pytest.mark.filterwarnings("ignore:enable_cleanup_closed ignored:DeprecationWarning")
 
 DAY, HOUR = Timeframe(1, "d"), Timeframe(1, "h")
-WITHOUT_HISTORY = {"kraken", "phemex", "gemini", "p2b"}  # the newest rows alone can be had
+WITHOUT_HISTORY = {"kraken", "phemex", "gemini", "p2b"}  # the newest rows alone can be had, of p2b in thin markets
 WITHOUT_AN_END = {"whitebit", "lbank"}  # newest first, their older rows cannot be had
 
 
@@ -32,7 +33,7 @@ async def test_no_candle_is_vouched_away_whatever_the_kind_of_paging(carrier: st
         assert tally.missing == 0
 
 
-@pytest.mark.parametrize("exchange_id", [name for name in WIRES if name not in {"extended", "p2b", "bitbank"}])
+@pytest.mark.parametrize("exchange_id", sorted(WIRES.keys() - NOT_BIG))
 async def test_each_of_the_biggest_exchanges_is_equal_to_what_it_has_or_says_what_it_lacks(exchange_id: str) -> None:
     async with LabExchange(exchange_id) as lab:
         with lab_time(lab):
@@ -80,10 +81,45 @@ async def test_rows_that_are_counted_reach_further_back_in_a_thin_market() -> No
         assert (lost, away) == (12_000, 0)
 
 
+async def test_a_window_that_counts_its_end_inclusively_is_not_taken_for_oldest_first() -> None:
+    """A full page that ends at the end of such a window was cut at its old side."""
+    paging = Paging(Edge.INCLUSIVE, Edge.INCLUSIVE, keeps_newest=True, descending=True, cap=200, window=True)
+    async with LabExchange("whitebit", paging) as lab:
+        for first, last in ((485, 564), (622, 1_049)):
+            assert (await ask_all(lab, minutes_case(first, last, range(-200, 1_039), now=1_342)))[1] == 0
+
+
 async def test_an_exchange_that_sends_newest_first_is_walked_back() -> None:
-    for exchange_id in ("hitbtc", "dydx", "bithumb", "extended"):
+    for exchange_id in ("hitbtc", "dydx", "bithumb", "extended", "p2b"):
         async with LabExchange(exchange_id) as lab:
             assert (await ask_all(lab, minutes_case(0, 1_440, range(6_000))))[:2] == (0, 0), exchange_id
+
+
+async def test_minutes_older_than_the_newest_page_are_read_from_the_history_of_an_exchange() -> None:
+    class Weex(LabExchange):
+        """A thousand newest rows, and a hundred of any span from another endpoint."""
+
+        def rows_of(self, window: Window, request: web.Request) -> list[int]:
+            cap = 100 if "history" in request.path.lower() else 1_000
+            return replace(self.paging, cap=cap).rows(self.there, window, self.timeframe)
+
+    async with Weex("weex") as lab:
+        assert await ask_all(lab, minutes_case(4_800, 6_000, range(6_000))) == (0, 0, 4)
+        assert (await ask_all(lab, minutes_case(0, 700, range(0, 6_000, 7))))[:2] == (0, 0)
+
+
+async def test_where_an_exchange_takes_certain_numbers_of_rows_one_of_them_is_sent() -> None:
+    class Phemex(LabExchange):
+        """Refuses any other number."""
+
+        def rows_of(self, window: Window, request: web.Request) -> list[int]:
+            assert window.count in {5, 10, 50, 100, 500, 1_000}
+            return super().rows_of(window, request)
+
+    async with Phemex("phemex") as lab:
+        for first in (5_000, 5_400, 5_930, 5_998):
+            lost, away, calls = await ask_all(lab, minutes_case(first, 6_000, range(6_000)))
+            assert (lost, away, calls) == (0, 0, 1)
 
 
 @pytest.mark.parametrize("exchange_id", ["coinbase", "bybit", "upbit", "dydx"])
