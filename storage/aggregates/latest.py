@@ -9,14 +9,13 @@ from typing import Any
 import numpy as np
 
 from candlegraph.candle import Candles
-from candlegraph.series import InstrumentRecord
+from candlegraph.series import InstrumentColumns
 from candlegraph.timeframe import MINUTE, Timeframe
 from candlegraph.zone import Int64s
 from storage.aggregates.statements import STATEMENTS
 from storage.binary import PACKED_ROW_BYTES, unpack_candles, unpack_stamps
 from storage.candles import read_statement
 from storage.database import Database
-from storage.instruments import record_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,9 +55,10 @@ class NewestRows:
 
 
 NATIVE_ROWS = 3
+_COLUMNS = 19  # of the statement
 
 
-async def read_latest(database: Database, read: LatestRead) -> tuple[list[InstrumentRecord], NewestRows, NewestRows]:
+async def read_latest(database: Database, read: LatestRead) -> tuple[InstrumentColumns, NewestRows, NewestRows]:
     """The symbols there are, in the order asked; their newest rows made of 1m candles, and those of the provider's own."""
     own = 0 if read.timeframe == MINUTE else NATIVE_ROWS
     margin = 2 * read.timeframe.nominal_ms
@@ -76,12 +76,12 @@ async def read_latest(database: Database, read: LatestRead) -> tuple[list[Instru
         own,
         margin,
     )
-    made = _newest([row["rows"] for row in rows], [row["covered"] for row in rows], read.rows)
-    native = _newest([row["own_rows"] for row in rows], [row["own_covered"] for row in rows], own)
-    return [record_of(row) for row in rows], made, native
+    *names, packed, own_packed, covered, own_covered = zip(*rows, strict=True) if rows else [()] * _COLUMNS
+    found = InstrumentColumns(read.market, read.provider, *names)
+    return found, _newest(packed, covered, read.rows), _newest(own_packed, own_covered, own)
 
 
-def _newest(packed: list[Any], covered: list[Any], most: int) -> NewestRows:
+def _newest(packed: Sequence[Any], covered: Sequence[Any], most: int) -> NewestRows:
     sizes = np.array([len(rows or b"") // PACKED_ROW_BYTES for rows in packed], np.int64)
     spans = np.array([len(edges or b"") // 16 for edges in covered], np.int64)
     positions = np.arange(len(packed), dtype=np.int64)

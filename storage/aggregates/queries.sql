@@ -114,8 +114,11 @@ order by i.symbol limit $5::int4
 
 -- name: latest
 -- The newest $8 rows of each symbol at the level $6 above 1m candles, the newest $9 that its provider made at the timeframe
--- $7, and what is covered from $10 ms before the oldest of them on; all packed.
-select w.*, m.rows, o.rows as own_rows, known.covered, own.covered as own_covered
+-- $7, and what is covered from $10 ms before the oldest of them on; all packed. The first columns are an instrument's.
+select w.id, w.symbol, w.name, w.base_currency, w.quote_currency, w.timezone, w.active, w.listed,
+       (extract(epoch from w.first_available) * 1000)::int8, (extract(epoch from w.ended_at) * 1000)::int8,
+       w.has_volume, w.kind, w.contract_size, w.price_increment, w.quantity_increment,
+       m.rows, o.rows, known.covered, own.covered
 from ({wanted}) w
 cross join lateral (select w.id as i, $6::text as tf) q
 cross join lateral (
