@@ -20,6 +20,7 @@ from candlegraph.series_candles import SeriesCandles
 from candlegraph.timeframe import MINUTE, Timeframe
 from candlegraph.zone import Int64s, Zone
 from history.orchestrator import History
+from storage.aggregates.continuous import ContinuousReader
 from storage.aggregates.latest import LatestRead, NewestRows, read_latest
 from storage.relations import BASE_RELATION, Aggregates
 
@@ -74,6 +75,7 @@ async def latest_candles(history: History, request: LatestRequest) -> LatestCand
     read = LatestRead(
         request.market, request.provider, request.timeframe, level, relation, rows,
         request.symbols, request.pattern, request.after, request.first,
+        isinstance(history.store.reading, ContinuousReader),
     )  # fmt: skip
     records, made, native = await read_latest(history.store.database, read)
     time = _time(history, request)

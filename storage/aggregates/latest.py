@@ -12,10 +12,11 @@ from candlegraph.candle import Candles
 from candlegraph.series import InstrumentColumns
 from candlegraph.timeframe import MINUTE, Timeframe
 from candlegraph.zone import Int64s
-from storage.aggregates.statements import STATEMENTS
+from storage.aggregates.statements import STATEMENTS, bucket_open_sql
 from storage.binary import PACKED_ROW_BYTES, unpack_candles, unpack_stamps
 from storage.candles import read_statement
 from storage.database import Database
+from storage.relations import ALL_AGGREGATES, BASE_RELATION
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,7 +24,7 @@ class LatestRead:
     """Symbols of a provider, by name or by a regular expression of PostgreSQL, and how many rows of each to read.
 
     ``level`` is the stored timeframe above 1m candles that is read, from ``relation``; of ``timeframe`` itself, two rows
-    that the provider made are read beside it.
+    that the provider made are read beside it. ``lagging``: the aggregates may be behind.
     """
 
     market: str
@@ -36,6 +37,7 @@ class LatestRead:
     pattern: str | None = None
     after: str | None = None
     first: int = 0
+    lagging: bool = False
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -55,6 +57,7 @@ class NewestRows:
 
 
 NATIVE_ROWS = 3
+HOUR = Timeframe(1, "h")
 _COLUMNS = 19  # of the statement
 
 
@@ -63,10 +66,9 @@ async def read_latest(database: Database, read: LatestRead) -> tuple[InstrumentC
     own = 0 if read.timeframe == MINUTE else NATIVE_ROWS
     margin = 2 * read.timeframe.nominal_ms
     named = read.symbols is not None
-    template = STATEMENTS["latest"].replace("{wanted}", STATEMENTS["latest_named" if named else "latest_matching"])
     chosen = (read.symbols, None, None) if named else (read.pattern, read.after, read.first)
     rows = await database.fetch(
-        read_statement(template, read.relation),
+        _statement(read),
         read.market,
         read.provider,
         *chosen,
@@ -79,6 +81,22 @@ async def read_latest(database: Database, read: LatestRead) -> tuple[InstrumentC
     *names, packed, own_packed, covered, own_covered = zip(*rows, strict=True) if rows else [()] * _COLUMNS
     found = InstrumentColumns(read.market, read.provider, *names)
     return found, _newest(packed, covered, read.rows), _newest(own_packed, own_covered, own)
+
+
+def _statement(read: LatestRead) -> str:
+    lags = read.lagging and read.relation != BASE_RELATION
+    parts = {
+        "{wanted}": STATEMENTS["latest_matching" if read.symbols is None else "latest_named"],
+        "{stale}": STATEMENTS["latest_stale"] if lags else "",
+        "{rows}": STATEMENTS["latest_rows_of_lagging" if lags else "latest_rows"],
+        "{hours}": ALL_AGGREGATES[HOUR] if read.level.nominal_ms > HOUR.nominal_ms else read.relation,
+        "{bucket}": bucket_open_sql(read.level),
+        "{hour}": bucket_open_sql(HOUR),
+    }
+    statement = STATEMENTS["latest"]
+    for name, text in parts.items():
+        statement = statement.replace(name, text)
+    return read_statement(statement, read.relation)
 
 
 def _newest(packed: Sequence[Any], covered: Sequence[Any], most: int) -> NewestRows:
