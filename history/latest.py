@@ -15,11 +15,12 @@ from candlegraph import clock
 from candlegraph.candle import Bools, Candles, Floats
 from candlegraph.errors import BadUserInput
 from candlegraph.latest import LatestCandles
-from candlegraph.series import InstrumentRecord
+from candlegraph.series import InstrumentColumns
 from candlegraph.series_candles import SeriesCandles
 from candlegraph.timeframe import MINUTE, Timeframe
 from candlegraph.zone import Int64s, Zone
 from history.orchestrator import History
+from storage.aggregates.continuous import ContinuousReader
 from storage.aggregates.latest import LatestRead, NewestRows, read_latest
 from storage.relations import BASE_RELATION, Aggregates
 
@@ -74,11 +75,12 @@ async def latest_candles(history: History, request: LatestRequest) -> LatestCand
     read = LatestRead(
         request.market, request.provider, request.timeframe, level, relation, rows,
         request.symbols, request.pattern, request.after, request.first,
+        isinstance(history.store.reading, ContinuousReader),
     )  # fmt: skip
     records, made, native = await read_latest(history.store.database, read)
     time = _time(history, request)
     found = [_buckets(made, request, records, time.settled)]
-    if all(record.timezone == request.zone.name for record in records) or request.timeframe.width_ms:
+    if set(records.timezone) <= {request.zone.name} or request.timeframe.width_ms:
         found.append(_buckets(native, request, records, time.settled))
     return _newest(found, records, request, time)
 
@@ -104,7 +106,7 @@ def _level(aggregates: Aggregates, timeframe: Timeframe, zone: Zone) -> tuple[Ti
     return max(found, key=lambda item: item[0].nominal_ms, default=(MINUTE, BASE_RELATION))
 
 
-def _buckets(rows: NewestRows, request: LatestRequest, records: Sequence[InstrumentRecord], settled: int) -> _Buckets:
+def _buckets(rows: NewestRows, request: LatestRequest, records: InstrumentColumns, settled: int) -> _Buckets:
     """The rows folded into buckets, those that are known."""
     timeframe, zone, stamps = request.timeframe, request.zone, rows.candles.timestamp
     index = timeframe.index(stamps, zone)
@@ -137,7 +139,7 @@ def _fold(candles: Candles, starts: Int64s, opens: Int64s) -> Candles:
 
 
 def _reached(
-    rows: NewestRows, owner: Int64s, opens: Int64s, ends: Int64s, records: Sequence[InstrumentRecord]
+    rows: NewestRows, owner: Int64s, opens: Int64s, ends: Int64s, records: InstrumentColumns
 ) -> tuple[Int64s, Bools, Bools]:
     """How far each bucket's coverage goes on, whether it is covered at its opening, and whether some of it is beyond a gap.
 
@@ -146,8 +148,8 @@ def _reached(
     if not len(rows.since):
         nowhere = np.zeros(len(opens), np.bool_)
         return opens, nowhere, nowhere
-    first = np.array([-_NEVER_MS if r.first_available is None else r.first_available for r in records], np.int64)
-    ended = np.array([_NEVER_MS if r.ended_at is None else r.ended_at for r in records], np.int64)
+    first = np.array([-_NEVER_MS if at is None else at for at in records.first_available], np.int64)
+    ended = np.array([_NEVER_MS if at is None else at for at in records.ended_at], np.int64)
     begin = np.maximum(opens, np.minimum(first[owner] // 60_000 * 60_000, ends - 1))
     keys = (rows.span_owner << _BITS) + rows.since + _OFFSET_MS
     at = keys.searchsorted((owner << _BITS) + begin + _OFFSET_MS, side="right") - 1
@@ -161,7 +163,7 @@ def _reached(
 
 
 def _newest(
-    found: Sequence[_Buckets], records: Sequence[InstrumentRecord], request: LatestRequest, time: _Time
+    found: Sequence[_Buckets], records: InstrumentColumns, request: LatestRequest, time: _Time
 ) -> LatestCandles:
     """The newest bucket of each symbol; of the same bucket the one made of 1m candles, which come first."""
     owner = np.concatenate([one.owner for one in found])

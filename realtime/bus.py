@@ -31,7 +31,7 @@ MAX_QUEUED_MESSAGES = 10_000  # messages; further ones are lost while nothing ca
 class TopicMessage:
     """A leader's message about a topic: ``kind`` C closed, X corrected, R restart, U forming (also: nothing happened).
 
-    ``candles``: the affected one (for ``R`` the earliest), the one or two that form, or none. ``seq`` and ``edge`` are those
+    ``candles``: the affected one (for ``R`` the earliest), those of the buckets that are not settled, or none. ``seq`` and ``edge`` are those
     after the event, as in `storage.topics.TopicPosition`.
     """
 
@@ -142,7 +142,7 @@ def _encoded(news: BusMessage) -> str:
     if isinstance(news, TopicFailure):
         error = news.error
         return orjson.dumps(["E", *key, type(error).__name__, error.message[:500], error.retry_after]).decode()
-    rows = [[int(c.timestamp), c.open, c.high, c.low, c.close, c.volume] for c in news.candles]  # two at most
+    rows = [[int(c.timestamp), c.open, c.high, c.low, c.close, c.volume] for c in news.candles]  # few
     return orjson.dumps([news.kind, *key, news.seq, news.edge, news.epoch, rows]).decode()
 
 

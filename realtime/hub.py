@@ -12,7 +12,7 @@ from candlegraph.clock import MINUTE_MS
 from candlegraph.errors import CandlegraphError, Overloaded, ProviderUnavailable
 from candlegraph.event import Event, EventKind, LiveRequest, SeriesFailure, heartbeat
 from candlegraph.outage import Outage
-from candlegraph.provider import LiveMode
+from candlegraph.provider import Capabilities, LiveMode
 from candlegraph.series import InstrumentRecord, Series
 from candlegraph.span import Span, Spans
 from candlegraph.timeframe import MINUTE, Timeframe
@@ -24,6 +24,8 @@ from realtime.subscriber import ListenerGroup, Subscriber, join
 from realtime.topic import EVENT_KINDS, MAX_QUEUED_EVENTS, Listener, Topic
 from realtime.topic_limits import ANYONE, Caller, TopicAdmission, TopicLimits
 from storage.topics import TopicEvent, TopicKey, TopicPosition, TopicStore
+
+MAX_WAIT_MS = 5_000  # after the end of a bucket: where a provider settles later, the next candle does not wait for that
 
 
 class Hub:
@@ -135,27 +137,29 @@ class Hub:
     ) -> tuple[list[Subscriber], list[SeriesFailure]]:
         """A subscriber with its topic for each series, and the series that cannot be followed."""
         records = await self._history.listings.find([one.series.instrument for one in requests])
-        live = await asyncio.gather(*map(self._is_live, records), return_exceptions=True)
+        live = await asyncio.gather(*map(self._capabilities, records), return_exceptions=True)
         subscribers, failures = [], []
-        for request, record, moves in zip(requests, records, live, strict=True):
+        for request, record, traits in zip(requests, records, live, strict=True):
             if isinstance(record, CandlegraphError):
                 failures.append(SeriesFailure(request.series, record))
                 continue
-            if isinstance(moves, BaseException):
-                failures.append(SeriesFailure(request.series, moves))
+            if isinstance(traits, BaseException):
+                failures.append(SeriesFailure(request.series, traits))
                 continue
             dates = days or zone(record.timezone)
             try:
-                topic = self._topic(record, request.series.timeframe, dates, address if moves else None)
+                topic = self._topic(record, request.series.timeframe, dates, address, traits)
             except Overloaded as error:
                 failures.append(SeriesFailure(request.series, error))
             else:
                 subscribers.append(Subscriber(request, record, dates, Listener(dates, closed_only=closed_only), topic))
         return subscribers, failures
 
-    def _topic(self, record: InstrumentRecord, timeframe: Timeframe, days: Zone, address: str | None) -> Topic:
-        """The topic of a series for a caller's address; None: nothing moves. Overloaded."""
-        if address is None:
+    def _topic(
+        self, record: InstrumentRecord, timeframe: Timeframe, days: Zone, address: str, traits: Capabilities | None
+    ) -> Topic:
+        """The topic of a series for a caller's address; without ``traits`` of a provider nothing moves. Overloaded."""
+        if traits is None:
             # The history is everything, and heartbeats show that the server still runs.
             return Topic(record, timeframe, days, live=False, ready=True)
         days = UTC if timeframe.width_ms else days  # below a day all zones share one grid
@@ -164,7 +168,9 @@ class Hub:
         if topic is None:
             self._admission.begin(address)
             began_at = asyncio.get_running_loop().time()
-            topic = self._topics[key] = Topic(record, timeframe, days, began_at=began_at, began_by=address)
+            in_order = traits.final_after_ms <= MAX_WAIT_MS
+            topic = Topic(record, timeframe, days, in_order=in_order, began_at=began_at, began_by=address)
+            self._topics[key] = topic
         return topic
 
     async def _begin(self, topic: Topic, address: str) -> None:
@@ -199,13 +205,14 @@ class Hub:
                 if topic.answered is not answered and topic.failure:
                     raise topic.failure
 
-    async def _is_live(self, record: InstrumentRecord | CandlegraphError) -> bool:
+    async def _capabilities(self, record: InstrumentRecord | CandlegraphError) -> Capabilities | None:
+        """The capabilities of the provider that an instrument can be followed at, or None."""
         if isinstance(record, CandlegraphError) or not record.listed or not record.active:
-            return False
+            return None
         instrument = record.instrument
         timeout_s = self._history.timings.topic_ready_timeout_s
         provider = await self._history.providers.get(instrument.market, instrument.provider, timeout_s=timeout_s)
-        return provider is not None and provider.capabilities.live is not LiveMode.NONE
+        return provider.capabilities if provider and provider.capabilities.live is not LiveMode.NONE else None
 
     async def _drop_idle_topics(self) -> None:
         """Drop topics that have had no listener for a while."""
@@ -235,8 +242,7 @@ class Hub:
                 self._refresh_coverage(topic)
                 topic.start(message.seq, message.edge, message.epoch, message.candles)
             elif message.seq == topic.seq:
-                topic.advance(message.edge)
-                topic.update_forming(message.candles)
+                topic.update_forming(message.edge, message.candles)
             if topic.timeframe == MINUTE and len(message.candles):  # a query need not call the provider either
                 span = Span(message.edge, int(message.candles.timestamp[-1]) + MINUTE_MS)
                 self._history.fetcher.forming.remember_live(topic.record.id, message.candles, span)

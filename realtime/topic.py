@@ -44,7 +44,7 @@ class Listener:
             if event.kind in _DURABLE_KINDS:
                 self._events[-1] = _resync([last, event])
             return
-        if event.kind is EventKind.UPDATE and last and last.kind is EventKind.UPDATE:
+        if last and _is_newer_state(event, last):
             self._events.pop()
         elif len(self._events) >= MAX_QUEUED_EVENTS:
             event = _resync([*self._events, event])
@@ -62,10 +62,16 @@ def _ignore(_: Listener) -> None:
     """Wake no task: none waits."""
 
 
+def _is_newer_state(event: Event, last: Event) -> bool:
+    """Whether both are updates of the candle of one bucket."""
+    kinds, stamps = {event.kind, last.kind}, (event.candles.timestamp, last.candles.timestamp)
+    return kinds == {EventKind.UPDATE} and bool(stamps[0][-1] == stamps[1][-1])
+
+
 def _resync(missed: Iterable[Event]) -> Event:
     """The event that replaces others: where to resume so that none of them is missed, including corrections of old candles."""
     *_, last = missed = list(missed)
-    stamps = [int(event.candles.timestamp[0]) for event in missed if event.kind in _DURABLE_KINDS]
+    stamps = [int(event.candles.timestamp[0]) for event in missed if len(event.candles)]
     stamps += [event.resync_from for event in missed if event.resync_from is not None]
     return replace(last, kind=EventKind.RESYNC, candles=Candles.empty(), resync_from=min(stamps))
 
@@ -75,13 +81,15 @@ class Topic:
     """A timeframe of an instrument in one time zone, at this process's position.
 
     ``seq`` and ``edge`` go together: these events cover every candle that opens before the bucket of ``edge``, and none
-    after it. A topic that is not ``live`` never moves.
+    after it. A topic that is not ``live`` never moves. One that is ``in_order`` shows the candle of a bucket only after the
+    bucket before has closed.
     """
 
     record: InstrumentRecord
     timeframe: Timeframe
     zone: Zone
     live: bool = True
+    in_order: bool = True
     ready: bool = False  # whether the leader has sent its position
     failure: CandlegraphError | None = None  # or the reason why it cannot
     answered: asyncio.Event = field(default_factory=asyncio.Event)
@@ -94,8 +102,8 @@ class Topic:
     seq: int = 0
     edge: int = 0
     epoch: int = 0
-    forming: Candles = field(default_factory=Candles.empty)
-    shown: Candles = field(default_factory=Candles.empty)  # the forming candle as it was published last
+    forming: Candles = field(default_factory=Candles.empty)  # of each bucket that is not settled yet
+    shown: Candles = field(default_factory=Candles.empty)  # the one of them that was published last, as it was then
     listeners: set[Listener] = field(default_factory=set)
 
     @property
@@ -115,11 +123,14 @@ class Topic:
 
     @property
     def current(self) -> Candles:
-        """The forming candle of the bucket that is not settled yet, or none.
+        """The forming candles as far as they are shown, ascending: at most one where the topic is in order."""
+        stamps = self.forming.timestamp
+        return self.forming[(stamps >= self.opened) & (stamps <= self._newest)]
 
-        A candle of the next bucket waits until this one has closed, so that no event goes back in time.
-        """
-        return self.forming[self.forming.timestamp == self.opened]
+    @property
+    def _newest(self) -> int:
+        """The opening of the newest bucket that is shown."""
+        return max(self.opened, int(self.shown.timestamp[0])) if len(self.shown) else self.opened
 
     def is_idle(self, now: float, timings: Timings) -> bool:
         """Whether it has had no listener for a while: as long as it had some before, but neither moments nor minutes."""
@@ -131,7 +142,7 @@ class Topic:
     def start(self, seq: int, edge: int, epoch: int, forming: Candles) -> None:
         """Start at a position; waiting listeners may begin."""
         self.seq, self.edge, self.epoch, self.forming, self.ready = seq, edge, epoch, forming, True
-        self.shown = self.current
+        self._show()
         self.answered.set()
 
     def fail(self, error: CandlegraphError) -> None:
@@ -144,11 +155,12 @@ class Topic:
     def advance(self, edge: int) -> None:
         """Move to ``edge`` without a closed candle."""
         self._advance(edge)
-        self._show()
+        self._show_waiting()
 
-    def update_forming(self, forming: Candles) -> None:
-        """Publish the new state of the forming candle."""
-        self.forming = forming
+    def update_forming(self, edge: int, forming: Candles) -> None:
+        """Publish the new state of the forming candle. A new leader may not know the newest one yet: it stays."""
+        self.forming = self.forming.merge(forming)
+        self._advance(edge)
         self._show()
 
     def append(self, kind: str, candles: Candles) -> None:
@@ -160,7 +172,7 @@ class Topic:
             self._advance(self.timeframe.next(int(candles.timestamp[-1]), self.zone))
         if len(candles):
             self._publish(self._event(EVENT_KINDS[kind], candles))
-        self._show()
+        self._show_waiting()
 
     def resync(self, seq: int, edge: int, earliest: int | None) -> None:
         """There are too many events to deliver: every listener has to restart from its last one.
@@ -177,11 +189,21 @@ class Topic:
         self.forming = self.forming[self.forming.timestamp >= self.opened]
 
     def _show(self) -> None:
-        """Publish the forming candle where it has moved."""
-        current = self.current
-        if len(current) and not current.same_as(self.shown):
-            self.shown = current
-            self._publish(self._event(EventKind.UPDATE, current))
+        """Publish the forming candles that have moved, from the newest shown one on: no UPDATE goes back in time."""
+        for at in range(int(self.forming.timestamp.searchsorted(self._newest)), len(self.forming)):
+            candle = self.forming[at : at + 1]
+            # Beyond the bucket after the newest one, candles may be missing that are about to close.
+            last = self.opened if self.in_order else self.timeframe.next(self._newest, self.zone)
+            if int(candle.timestamp[0]) > last:
+                break
+            if not candle.same_as(self.shown):
+                self.shown = candle
+                self._publish(self._event(EventKind.UPDATE, candle))
+
+    def _show_waiting(self) -> None:
+        """In order, show the candle that waited. Else the leader's next state: more candles may be about to close before it."""
+        if self.in_order:
+            self._show()
 
     def _event(self, kind: EventKind, candles: Candles, resync_from: int | None = None) -> Event:
         return Event(kind, self.seq, candles, resync_from=resync_from, series=self.series, zone=self.zone)

@@ -38,6 +38,7 @@ class TopicPublisher:
         for key, (closed, settled) in ahead.items():
             count = counts[key]
             count.edge, count.settled, count.seq = edge, settled, seqs[key]
+            count.forming = count.forming[:0] if len(closed) else count.forming  # it is published again, behind these
             self._events(key, count, "C", closed)
 
     async def correct(self, counting: Mapping[TopicKey, TopicCounter]) -> bool:

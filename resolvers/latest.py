@@ -35,7 +35,7 @@ class LatestPage:
     """Symbols with their newest candles; ``missing`` are the requested symbols that do not exist."""
 
     nodes: LatestNodes
-    cursors: Sequence[str]
+    symbols: Sequence[str]
     missing: Sequence[str]
     has_next_page: bool = False
     has_previous_page: bool = False
@@ -43,17 +43,17 @@ class LatestPage:
     @property
     def edges(self) -> LatestEdges:
         """The symbols with their cursors."""
-        return LatestEdges(self.nodes, self.cursors)
+        return LatestEdges(self.nodes, list(map(encode_cursor, self.symbols)))
 
     @property
     def start_cursor(self) -> str | None:
         """The cursor of the first symbol."""
-        return self.cursors[0] if self.cursors else None
+        return encode_cursor(self.symbols[0]) if self.symbols else None
 
     @property
     def end_cursor(self) -> str | None:
         """The cursor of the last symbol."""
-        return self.cursors[-1] if self.cursors else None
+        return encode_cursor(self.symbols[-1]) if self.symbols else None
 
     @property
     def page_info(self) -> LatestPage:
@@ -88,10 +88,11 @@ async def resolve_latest(
         await _check_provider(context, market, provider)
     nodes = found if days else await _in_their_zones(context, request, found)
     page = _page(nodes, first if symbols is None else MAX_PAGE)
-    cursors = [encode_cursor(record.instrument.symbol) for record in found.records[: len(page)]]
-    existing = {record.instrument.symbol for record in found.records}
+    existing = set(found.records.symbol)
     missing = [name for name in dict.fromkeys(symbols or ()) if name not in existing]
-    return LatestPage(page, cursors, missing, len(found) > len(page), symbols is None and after is not None)
+    return LatestPage(
+        page, found.records.symbol[: len(page)], missing, len(found) > len(page), symbols is None and after is not None
+    )
 
 
 def _named(symbols: Sequence[str], after: str | None) -> Sequence[str]:
@@ -113,15 +114,16 @@ def _page(nodes: LatestNodes, size: int) -> LatestNodes:
 
 async def _in_their_zones(context: Context, request: LatestRequest, found: LatestCandles) -> LatestNodes:
     """Read symbols of another zone than the requested one again, in their own zone."""
-    zones = {record.timezone for record in found.records} - {request.zone.name}
+    zones = set(found.records.timezone) - {request.zone.name}
     if not zones:
         return found
     nodes = {node.symbol.instrument.symbol: node for node in found}
+    columns = (found.records.symbol, found.records.timezone)
     for name in sorted(zones):
-        symbols = [one.instrument.symbol for one in found.records if one.timezone == name]
+        symbols = [symbol for symbol, days in zip(*columns, strict=True) if days == name]
         again = replace(request, zone=zone(name), symbols=symbols, pattern=None, after=None)
         nodes |= {node.symbol.instrument.symbol: node for node in await latest_candles(context.services.history, again)}
-    return [nodes[record.instrument.symbol] for record in found.records]
+    return [nodes[symbol] for symbol in found.records.symbol]
 
 
 def _market_zone(context: Context, market: str) -> Zone:

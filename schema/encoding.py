@@ -132,13 +132,13 @@ def _joined(pieces: Iterator[bytes], size: int = 131_072) -> Iterator[bytes]:
         yield b"".join(batch)
 
 
-def make_rows(names: tuple[str, ...], columns: Iterable[list[Any]]) -> list[dict[str, Any]]:
+def make_rows(names: tuple[str, ...], columns: Iterable[Sequence[Any]]) -> list[dict[str, Any]]:
     """A dict for each position of the columns."""
     short = sum(map(len, names)) <= MAX_MAKER_NAME_CHARS
     return (_kept_maker if short else _row_maker)(names)(columns)
 
 
-def _row_maker(names: tuple[str, ...]) -> Callable[[Iterable[list[Any]]], list[dict[str, Any]]]:
+def _row_maker(names: tuple[str, ...]) -> Callable[[Iterable[Sequence[Any]]], list[dict[str, Any]]]:
     """Compile a comprehension with its keys written out: it makes dicts three times as fast as ``dict(zip(...))``.
 
     The names are response names, which the parser holds to letters, digits and underscores; ``repr`` quotes them anyway.
@@ -146,7 +146,7 @@ def _row_maker(names: tuple[str, ...]) -> Callable[[Iterable[list[Any]]], list[d
     values = [f"v{position}" for position in range(len(names))]
     row = ", ".join(f"{name!r}: {value}" for name, value in zip(names, values, strict=True))
     source = f"lambda columns: [{{{row}}} for {', '.join(values)}, in zip(*columns, strict=True)]"
-    maker: Callable[[Iterable[list[Any]]], list[dict[str, Any]]] = eval(source, {"zip": zip})  # noqa: S307
+    maker: Callable[[Iterable[Sequence[Any]]], list[dict[str, Any]]] = eval(source, {"zip": zip})  # noqa: S307
     return maker
 
 

@@ -16,12 +16,11 @@ from graphql.execution.collect_fields import FieldDetailsList
 from graphql.pyutils import Path
 from strawberry.schema.schema import StrawberryGraphQLCoreExecutionContext
 
-from candlegraph.identity import encode_name
+from candlegraph.identity import encode_name, node_id
 from candlegraph.latest import LatestCandles
-from candlegraph.series import InstrumentRecord
+from candlegraph.series import InstrumentColumns
 from candlegraph.series_candles import SeriesCandles
 from resolvers.latest import LatestEdges
-from resolvers.nodes import id_of
 from schema.encoding import LazyRows, are_finite, make_rows, reader
 from schema.scalars import print_datetime
 
@@ -47,22 +46,28 @@ _MADE_COLUMNS: dict[str, Callable[[SeriesCandles], list[Any]]] = {
     "end": lambda rows: rows.ends.tolist(),
     "__typename": lambda rows: ["Candle"] * len(rows),
 }
+
+
+def _ids(provider: str, symbols: Sequence[str]) -> list[str]:
+    return [f"{provider}/{symbol}" for symbol in symbols]
+
+
 # Symbol's usual fields beside a newest candle; plain execution handles a page with any other.
-_SYMBOLS: dict[str, Callable[[Sequence[InstrumentRecord]], list[Any]]] = {
-    "id": lambda records: list(map(id_of, records)),
-    "market": lambda records: [encode_name(one.instrument.market) for one in records],
-    "provider": lambda records: [encode_name(one.instrument.provider) for one in records],
-    "symbol": lambda records: [one.instrument.symbol for one in records],
-    "name": lambda records: [one.name for one in records],
-    "base": lambda records: [one.base for one in records],
-    "quote": lambda records: [one.quote for one in records],
-    "active": lambda records: [one.active for one in records],
-    "timezone": lambda records: [one.timezone for one in records],
-    "firstAvailable": lambda records: [one.first_available for one in records],
-    "hasVolume": lambda records: [one.has_volume for one in records],
-    "__typename": lambda records: ["Symbol"] * len(records),
+_SYMBOLS: dict[str, Callable[[InstrumentColumns], Sequence[Any]]] = {
+    "id": lambda rows: _ids(node_id(rows.market, rows.provider), rows.symbol),
+    "market": lambda rows: [encode_name(rows.market)] * len(rows),
+    "provider": lambda rows: [encode_name(rows.provider)] * len(rows),
+    "symbol": lambda rows: rows.symbol,
+    "name": lambda rows: rows.name,
+    "base": lambda rows: rows.base,
+    "quote": lambda rows: rows.quote,
+    "active": lambda rows: rows.active,
+    "timezone": lambda rows: rows.timezone,
+    "firstAvailable": lambda rows: rows.first_available,
+    "hasVolume": lambda rows: rows.has_volume,
+    "__typename": lambda rows: ["Symbol"] * len(rows),
 }
-_LATEST: dict[str, Callable[[LatestCandles], list[Any]]] = {
+_LATEST: dict[str, Callable[[LatestCandles], Sequence[Any]]] = {
     "current": lambda found: found.current.tolist(),
     "previousClose": lambda found: found.previous_closes,
     "__typename": lambda found: ["Latest"] * len(found),
@@ -110,7 +115,7 @@ class BulkExecutor(StrawberryGraphQLCoreExecutionContext):
     ) -> list[dict[str, Any]] | None:
         """Newest candles as dicts, or None."""
 
-        def column(name: str, below: FieldDetailsList) -> list[Any] | None:
+        def column(name: str, below: FieldDetailsList) -> Sequence[Any] | None:
             if name == "symbol":
                 symbol = _type_of(latest, name)
                 return self._objects(symbol, "Symbol", below, lambda n, _: _column(_SYMBOLS, n, found.records), found)
@@ -126,7 +131,7 @@ class BulkExecutor(StrawberryGraphQLCoreExecutionContext):
     ) -> list[dict[str, Any]] | None:
         """Edges of newest candles as dicts, or None."""
 
-        def column(name: str, below: FieldDetailsList) -> list[Any] | None:
+        def column(name: str, below: FieldDetailsList) -> Sequence[Any] | None:
             if name == "node":
                 return self._latest(_type_of(edge, name), below, found)
             return list(edges.cursors) if name == "cursor" else None
@@ -138,7 +143,7 @@ class BulkExecutor(StrawberryGraphQLCoreExecutionContext):
         named: GraphQLOutputType,
         name: str,
         details: FieldDetailsList,
-        column_of: Callable[[str, FieldDetailsList], list[Any] | None],
+        column_of: Callable[[str, FieldDetailsList], Sequence[Any] | None],
         found: LatestCandles,
     ) -> list[dict[str, Any]] | None:
         """An object of the type ``name`` for each symbol as a dict; None where a field of the selection has no column."""
@@ -178,7 +183,7 @@ def _candle_column(rows: SeriesCandles, name: str) -> Callable[[slice], list[Any
     return reader(column) if column is not None and are_finite(column) else None
 
 
-def _column(columns: Mapping[str, Callable[[T], list[Any]]], name: str, rows: T) -> list[Any] | None:
+def _column(columns: Mapping[str, Callable[[T], Sequence[Any]]], name: str, rows: T) -> Sequence[Any] | None:
     make = columns.get(name)
     return make(rows) if make else None
 

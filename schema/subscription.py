@@ -33,9 +33,10 @@ strawberry.enum(
     EventKind,
     name="CandleEventKind",
     description=(
-        "SNAPSHOT history; UPDATE the forming candle moved; CLOSE a candle became final; CORRECTION a final candle "
-        "changed; HEARTBEAT no event for 15 s; RESYNC this listener fell behind: resume from resyncFrom (the subscription "
-        "then completes)."
+        "SNAPSHOT history; UPDATE the forming candle moved: one candle, never older than that of the last UPDATE; CLOSE a "
+        "candle became final: where the provider settles later than 5 s after the end of a bucket, it comes behind the first "
+        "UPDATE of the next candle, else before it; CORRECTION a final candle changed; HEARTBEAT no event for 15 s; RESYNC this "
+        "listener fell behind: resume from resyncFrom (the subscription then completes)."
     ),
 )
 

@@ -15,7 +15,7 @@ function put(series, { timestamp, open, high, low, close }) {
   const bar = { time: timestamp / 1_000, open, high, low, close } // a chart counts in seconds
   const bars = series.data()
   const at = bars.findLastIndex(({ time }) => time <= bar.time)
-  if (at === bars.length - 1) series.update(bar)
-  else if (bars[at]?.time === bar.time) series.update(bar, true) // a correction of an older bar
-  else if (at >= 0) series.setData(bars.toSpliced(at + 1, 0, bar)) // a correction where there was no bar
+  const isOlder = at < bars.length - 1
+  if (!isOlder || bars[at]?.time === bar.time) series.update(bar, isOlder)
+  else if (at >= 0) series.setData(bars.toSpliced(at + 1, 0, bar)) // between two bars, where there was none
 }

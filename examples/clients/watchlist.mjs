@@ -14,7 +14,10 @@ const LIVE = `subscription Many($series: [LiveSeriesInput!]!) {
   }
 }`
 
-/** Call `onRow` with the symbol, its candle, and the kind of the event. The result ends the subscription. */
+/**
+ * Call `onRow` with the symbol, its candle, the kind of the event, and whether a newer candle of the symbol came before.
+ * The result ends the subscription.
+ */
 export async function watch(url, { symbols, ...variables }, onRow) {
   const response = await fetch(url, {
     method: 'POST',
@@ -22,14 +25,19 @@ export async function watch(url, { symbols, ...variables }, onRow) {
     body: JSON.stringify({ query: LATEST, variables: { symbols, ...variables } }),
   })
   const { data: { latest } } = await response.json()
-  const newest = new Map(latest.nodes.map(({ symbol, candle }) => [symbol.symbol, candle]))
-  newest.forEach((candle, symbol) => candle && onRow(symbol, candle, 'LATEST'))
-  const series = [...newest].map(([symbol, candle]) => ({ ...variables, symbol, since: candle?.timestamp }))
+  const newest = new Map() // the time of the newest candle of each symbol
+  const put = (symbol, candle, kind) => {
+    const isOlder = candle.timestamp < newest.get(symbol)
+    if (!isOlder) newest.set(symbol, candle.timestamp)
+    onRow(symbol, candle, kind, isOlder)
+  }
+  latest.nodes.forEach(({ symbol, candle }) => candle && put(symbol.symbol, candle, 'LATEST'))
+  const series = latest.nodes.map(({ symbol: { symbol }, candle }) => ({ ...variables, symbol, since: candle?.timestamp }))
   return connect(url.replace(/^http/, 'ws')).subscribe({ query: LIVE, variables: { series } }, {
     next({ data, errors }) {
       errors?.forEach(console.error) // one series has ended; the others continue
       const { symbol, event } = data.candlesMany
-      event?.nodes.forEach((candle) => onRow(symbol, candle, event.kind))
+      event?.nodes.forEach((candle) => put(symbol, candle, event.kind))
     },
     error: console.error,
     complete() {},

@@ -9,14 +9,14 @@ from typing import Any
 import numpy as np
 
 from candlegraph.candle import Candles
-from candlegraph.series import InstrumentRecord
+from candlegraph.series import InstrumentColumns
 from candlegraph.timeframe import MINUTE, Timeframe
 from candlegraph.zone import Int64s
-from storage.aggregates.statements import STATEMENTS
+from storage.aggregates.statements import STATEMENTS, bucket_open_sql
 from storage.binary import PACKED_ROW_BYTES, unpack_candles, unpack_stamps
 from storage.candles import read_statement
 from storage.database import Database
-from storage.instruments import record_of
+from storage.relations import ALL_AGGREGATES, BASE_RELATION
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,7 +24,7 @@ class LatestRead:
     """Symbols of a provider, by name or by a regular expression of PostgreSQL, and how many rows of each to read.
 
     ``level`` is the stored timeframe above 1m candles that is read, from ``relation``; of ``timeframe`` itself, two rows
-    that the provider made are read beside it.
+    that the provider made are read beside it. ``lagging``: the aggregates may be behind.
     """
 
     market: str
@@ -37,6 +37,7 @@ class LatestRead:
     pattern: str | None = None
     after: str | None = None
     first: int = 0
+    lagging: bool = False
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -56,17 +57,18 @@ class NewestRows:
 
 
 NATIVE_ROWS = 3
+HOUR = Timeframe(1, "h")
+_COLUMNS = 19  # of the statement
 
 
-async def read_latest(database: Database, read: LatestRead) -> tuple[list[InstrumentRecord], NewestRows, NewestRows]:
+async def read_latest(database: Database, read: LatestRead) -> tuple[InstrumentColumns, NewestRows, NewestRows]:
     """The symbols there are, in the order asked; their newest rows made of 1m candles, and those of the provider's own."""
     own = 0 if read.timeframe == MINUTE else NATIVE_ROWS
     margin = 2 * read.timeframe.nominal_ms
     named = read.symbols is not None
-    template = STATEMENTS["latest"].replace("{wanted}", STATEMENTS["latest_named" if named else "latest_matching"])
     chosen = (read.symbols, None, None) if named else (read.pattern, read.after, read.first)
     rows = await database.fetch(
-        read_statement(template, read.relation),
+        _statement(read),
         read.market,
         read.provider,
         *chosen,
@@ -76,12 +78,28 @@ async def read_latest(database: Database, read: LatestRead) -> tuple[list[Instru
         own,
         margin,
     )
-    made = _newest([row["rows"] for row in rows], [row["covered"] for row in rows], read.rows)
-    native = _newest([row["own_rows"] for row in rows], [row["own_covered"] for row in rows], own)
-    return [record_of(row) for row in rows], made, native
+    *names, packed, own_packed, covered, own_covered = zip(*rows, strict=True) if rows else [()] * _COLUMNS
+    found = InstrumentColumns(read.market, read.provider, *names)
+    return found, _newest(packed, covered, read.rows), _newest(own_packed, own_covered, own)
 
 
-def _newest(packed: list[Any], covered: list[Any], most: int) -> NewestRows:
+def _statement(read: LatestRead) -> str:
+    lags = read.lagging and read.relation != BASE_RELATION
+    parts = {
+        "{wanted}": STATEMENTS["latest_matching" if read.symbols is None else "latest_named"],
+        "{stale}": STATEMENTS["latest_stale"] if lags else "",
+        "{rows}": STATEMENTS["latest_rows_of_lagging" if lags else "latest_rows"],
+        "{hours}": ALL_AGGREGATES[HOUR] if read.level.nominal_ms > HOUR.nominal_ms else read.relation,
+        "{bucket}": bucket_open_sql(read.level),
+        "{hour}": bucket_open_sql(HOUR),
+    }
+    statement = STATEMENTS["latest"]
+    for name, text in parts.items():
+        statement = statement.replace(name, text)
+    return read_statement(statement, read.relation)
+
+
+def _newest(packed: Sequence[Any], covered: Sequence[Any], most: int) -> NewestRows:
     sizes = np.array([len(rows or b"") // PACKED_ROW_BYTES for rows in packed], np.int64)
     spans = np.array([len(edges or b"") // 16 for edges in covered], np.int64)
     positions = np.arange(len(packed), dtype=np.int64)

@@ -112,26 +112,54 @@ select i.*, row_number() over (order by i.symbol) as k from instruments i
 where i.market = $1 and i.provider = $2 and i.active and i.symbol ~ $3 and ($4::text is null or i.symbol > $4)
 order by i.symbol limit $5::int4
 
+-- name: latest_rows
+select {stamp} as at, open, high, low, close, volume from {relation}
+where instrument_id = q.i {filter} order by {stamp} desc limit $8
+
+-- name: latest_rows_of_lagging
+-- The rows of an aggregate that may be behind, and from the first stale bucket on finer ones: hours, and minutes in the end.
+(select bucketed_time as at, open, high, low, close, volume from {relation}
+ where instrument_id = q.i and q.tf is not null and bucketed_time < stale.bucket order by bucketed_time desc limit $8)
+union all
+select bucketed_time, open, high, low, close, volume from {hours}
+where instrument_id = q.i and bucketed_time >= stale.bucket and bucketed_time < stale.hour
+union all
+select "timestamp", open, high, low, close, volume from ohlcv_data
+where instrument_id = q.i and timeframe = '1m' and "timestamp" >= greatest(stale.bucket, stale.hour)
+
+-- name: latest_stale
+-- The first stale bucket of a symbol, and the first stale hour: of the last day before its newest minute. A refresh is seldom
+-- longer behind; and what was written late about an earlier day shows when it is refreshed.
+cross join lateral (
+  select {bucket} as bucket, {hour} as hour
+  from (select greatest(least(s.done, min(lower(d.span))), upper(c.covered) - interval '1 day') as "timestamp"
+        from agg_state s
+        left join agg_dirty d on d.instrument_id = q.i and upper(d.span) > upper(c.covered) - interval '1 day'
+        group by s.done) edge) stale
+
 -- name: latest
 -- The newest $8 rows of each symbol at the level $6 above 1m candles, the newest $9 that its provider made at the timeframe
--- $7, and what is covered from $10 ms before the oldest of them on; all packed.
-select w.*, m.rows, o.rows as own_rows, known.covered, own.covered as own_covered
+-- $7, and what is covered from $10 ms before the oldest of them on; all packed. The first columns are an instrument's.
+select w.id, w.symbol, w.name, w.base_currency, w.quote_currency, w.timezone, w.active, w.listed,
+       (extract(epoch from w.first_available) * 1000)::int8, (extract(epoch from w.ended_at) * 1000)::int8,
+       w.has_volume, w.kind, w.contract_size, w.price_increment, w.quantity_increment,
+       m.rows, o.rows, known.covered, own.covered
 from ({wanted}) w
+left join coverage c on c.instrument_id = w.id and c.timeframe = '1m'
+left join coverage n on n.instrument_id = w.id and n.timeframe = $7
 cross join lateral (select w.id as i, $6::text as tf) q
+{stale}
 cross join lateral (
-  select min(s.{stamp}) as first,
-         string_agg(timestamptz_send(s.{stamp}) || float8send(s.open) || float8send(s.high) || float8send(s.low)
-                    || float8send(s.close) || float8send(s.volume), ''::bytea order by s.{stamp}) as rows
-  from (select {stamp}, open, high, low, close, volume from {relation}
-        where instrument_id = q.i {filter} order by {stamp} desc limit $8) s) m
+  select min(s.at) as first,
+         string_agg(timestamptz_send(s.at) || float8send(s.open) || float8send(s.high) || float8send(s.low)
+                    || float8send(s.close) || float8send(s.volume), ''::bytea order by s.at) as rows
+  from ({rows}) s) m
 cross join lateral (
   select min(s."timestamp") as first,
          string_agg(timestamptz_send(s."timestamp") || float8send(s.open) || float8send(s.high) || float8send(s.low)
                     || float8send(s.close) || float8send(s.volume), ''::bytea order by s."timestamp") as rows
   from (select "timestamp", open, high, low, close, volume from ohlcv_data
         where instrument_id = w.id and timeframe = $7 order by "timestamp" desc limit $9) s) o
-left join coverage c on c.instrument_id = w.id and c.timeframe = '1m'
-left join coverage n on n.instrument_id = w.id and n.timeframe = $7
 cross join lateral (
   select string_agg(timestamptz_send(lower(r)) || timestamptz_send(upper(r)), ''::bytea order by r) as covered
   from unnest(c.covered * tstzmultirange(tstzrange(coalesce(m.first, upper(c.covered)) - $10::float8 * interval '1 ms', null))) r) known

@@ -14,7 +14,7 @@ from candlegraph.series import Instrument
 from candlegraph.span import Span, Spans
 from candlegraph.timeframe import MINUTE, Timeframe
 from storage.aggregates.refresh import AggregateRefresher
-from storage.aggregates.statements import STATEMENTS
+from storage.aggregates.statements import STATEMENTS, bucket_open_sql
 from storage.candles import CandleStore, read_statement
 from storage.database import Database
 from storage.relations import BASE_RELATION, Aggregates
@@ -127,7 +127,7 @@ class Verification:
         statement = (
             STATEMENTS["aggregate_differences"]
             .replace("{relation}", relation)
-            .replace("{edge}", _bucket_open_sql(timeframe))
+            .replace("{edge}", bucket_open_sql(timeframe))
         )
         row = (await self.store.database.fetch(statement, instrument_id, piece.since, piece.until))[0]
         tally = Tally(relation, row["checked"], row["missing"], row["extra"], row["different"])
@@ -167,10 +167,3 @@ def _pieces(hull: Span, timeframe: Timeframe = MINUTE) -> Iterator[Span]:
         until = min(hull.until, timeframe.ceil(at + MAX_PIECE_MS))
         yield Span(at, until)
         at = until
-
-
-def _bucket_open_sql(timeframe: Timeframe) -> str:
-    """The opening of the bucket that holds a 1m candle, in SQL; the text contains only our own numbers."""
-    if timeframe.months:
-        return f"""date_trunc('{"year" if timeframe.months == 12 else "month"}', "timestamp", 'UTC')"""
-    return f"""date_bin(interval '{timeframe.nominal_ms} ms', "timestamp", timestamptz '2000-01-03 00:00+00')"""

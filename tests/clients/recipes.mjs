@@ -35,10 +35,11 @@ function listener(recipe) {
   }
 }
 
-/** What a recipe keeps as one list: the candles before the last one are final. */
+/** What a recipe keeps as one list; where it does not say which candles are final, two at most are not. */
 function lister(recipe) {
   return (candles) => {
-    const got = candles.slice(0, -1).map(({ timestamp, close }) => [timestamp, close])
+    const isFinal = ({ closed }, at) => closed ?? at < candles.length - 2
+    const got = candles.filter(isFinal).map(({ timestamp, close }) => [timestamp, close])
     const before = finals[recipe] ?? []
     finals[recipe] = got
     if (got.length > before.length) say({ recipe, timestamp: got.at(-1)[0] })

@@ -82,9 +82,16 @@ class Report:
     cut_s: float
 
 
-async def measure(dsn: str | None, folder: Path, cut: int) -> Report:
-    """Run all recipes against a server of their own; the network is cut until ``cut`` candles have closed."""
-    clock = {"FAST_BEGAN_AT": str(time.time()), "FAST_INSTANT": str(BEGIN)}
+async def measure(dsn: str | None, folder: Path, cut: int, settle_ms: int = 0) -> Report:
+    """Run all recipes against a server of their own; the network is cut until ``cut`` candles have closed.
+
+    A minute settles ``settle_ms`` after its end.
+    """
+    clock = {
+        "FAST_BEGAN_AT": str(time.time()),
+        "FAST_INSTANT": str(BEGIN),
+        "FAST_SETTLE_MS": str(settle_ms),
+    }
     where = {"DB_CONNECTION_STRING": dsn} if dsn else {}
     async with AsyncExitStack() as stack:
         server = serving(folder / "log", command=FAST, DATA_DIR=str(folder / "data"), **where, **clock)
@@ -260,9 +267,14 @@ def main() -> None:
     """Print the counts."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--cut", type=int, default=75, help="how many candles close during the cut, one each second")
-    cut = parser.parse_args().cut
+    parser.add_argument(
+        "--settle", type=int, default=0, help="how many seconds after its end a candle may still change"
+    )
+    options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
-        report = asyncio.run(measure(os.environ.get("DB_CONNECTION_STRING"), Path(folder), cut))
+        report = asyncio.run(
+            measure(os.environ.get("DB_CONNECTION_STRING"), Path(folder), options.cut, 1_000 * options.settle)
+        )
     lines = [*report.counts, report.frame, f"{report.cuts} cut of {report.cut_s:.1f} s", *report.faults]
     sys.stdout.writelines(f"{line}\n" for line in lines)
 

@@ -72,17 +72,21 @@ class World:
         await eventually(lambda: any(process.feeds for process in self.processes))
         return next(process for process in self.processes if process.feeds)
 
+    def final(self) -> int:
+        """The end of the minutes that are final."""
+        return MINUTE.floor(self.now - self.exchange.capabilities.settle_ms)
+
     def expected(self, client: Client) -> list[object]:
         """What a client is to have been told by now."""
         timeframe = client.series.timeframe
-        until = timeframe.floor(MINUTE.floor(self.now - 5_000), client.zone)
+        until = timeframe.floor(self.final(), client.zone)
         assert client.since is not None
         return list(self.exchange.truth(timeframe, client.since, until, client.zone.name))
 
     def forming(self, client: Client) -> list[tuple[float, ...]]:
         """What is to be shown of the candles that are not final."""
         timeframe = client.series.timeframe
-        opened = timeframe.floor(MINUTE.floor(self.now - 5_000), client.zone)
+        opened = timeframe.floor(self.final(), client.zone)
         candles = fold(self.exchange.rows(Span(opened, self.now)), timeframe, client.zone)
         return list(zip(*candles.columns[:6], strict=True))
 

@@ -286,24 +286,6 @@ async def test_without_the_forming_candle_only_closed_ones_are_sent(build: Build
     await many.leave()
 
 
-@pytest.mark.parametrize("live", [LiveMode.POLL, LiveMode.STREAM])
-@pytest.mark.parametrize("timeframe", ["1m", "5m"])
-async def test_no_event_goes_back_in_time(build: Build, time: Time, live: LiveMode, timeframe: str) -> None:
-    """What a chart needs that takes one candle after the other: the same one again, or a later one."""
-    hub = build(Exchange(live))
-    client = Client(hub, timeframe, MINUTE.floor(time.now) - 1_800_000)
-    await eventually(client.caught_up.is_set)
-    for step in (20_000, 15_000, 22_000, 4_000, 3_000, 9_000) * 10:
-        await time.turn(step)
-        await asyncio.sleep(0.01)  # the stream says so within five milliseconds
-    await eventually(lambda: sum(kind is EventKind.CLOSE for kind in client.kinds()) >= 2)
-    moving = [e for e in client.events if e.kind in {EventKind.SNAPSHOT, EventKind.UPDATE, EventKind.CLOSE}]
-    stamps = [candle.timestamp for event in moving for candle in event.candles]
-    assert stamps == sorted(stamps)
-    assert {EventKind.UPDATE, EventKind.CLOSE} <= set(client.kinds())
-    await client.leave()
-
-
 async def test_a_provider_that_is_away_ends_its_series_alone(build: Build, time: Time) -> None:
     exchange = Exchange()
     hub = build(exchange)

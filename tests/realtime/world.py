@@ -85,9 +85,9 @@ class Exchange:
     market = Market("lab", "Laboratory", "")
     id, name, description, version = "exchange", "Exchange", "A truth that is known.", "1"
 
-    def __init__(self, live: LiveMode = LiveMode.POLL) -> None:
+    def __init__(self, live: LiveMode = LiveMode.POLL, *, settle_ms: int = 5_000) -> None:
         self.capabilities = Capabilities(
-            (MINUTE, Timeframe(1, "h"), Timeframe(1, "d")), live, max_rows_per_call=1000, settle_ms=5_000
+            (MINUTE, Timeframe(1, "h"), Timeframe(1, "d")), live, max_rows_per_call=1000, settle_ms=settle_ms
         )
         self.fetches = self.streams = self.cuts = 0
         self.down = False

@@ -1,4 +1,7 @@
-"""`candlegraph` with a clock that runs sixty times faster: a minute closes each second."""
+"""`candlegraph` with a clock that runs sixty times faster: a minute closes each second.
+
+Those of the demo market settle ``FAST_SETTLE_MS`` after their end.
+"""
 
 from __future__ import annotations
 
@@ -11,6 +14,7 @@ import click
 
 from candlegraph import clock
 from candlegraph.timings import Timings
+from providers.demo import Synthetic
 from server.cli.command import command
 from server.cli.main import main
 from server.serve import serve as run
@@ -36,5 +40,7 @@ async def serve(settings: Settings) -> None:
 
 if __name__ == "__main__":
     BEGAN_AT, INSTANT = float(os.environ["FAST_BEGAN_AT"]), int(os.environ["FAST_INSTANT"])
+    settle_ms = int(os.environ.get("FAST_SETTLE_MS", "0"))
+    Synthetic.capabilities = replace(Synthetic.capabilities, settle_ms=settle_ms)
     clock.wall_ms = clock.monotonic_ms = lambda: at(BEGAN_AT, INSTANT)
     sys.exit(main())

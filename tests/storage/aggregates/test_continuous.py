@@ -15,6 +15,7 @@ from urllib.parse import urlsplit
 import asyncpg
 import pytest
 
+from candlegraph.candle import Candles
 from candlegraph.clock import MINUTE_MS
 from candlegraph.errors import CandlegraphError, ConfigurationError
 from candlegraph.resample import fold
@@ -22,6 +23,9 @@ from candlegraph.series import Instrument
 from candlegraph.span import Span, Spans
 from candlegraph.supervision import RestartPolicy, Supervisor
 from candlegraph.timeframe import MINUTE, Timeframe
+from candlegraph.zone import UTC
+from history.latest import LatestRequest, latest_candles
+from history.orchestrator import History
 from storage.aggregates import continuous as continuous_module
 from storage.aggregates import layout
 from storage.aggregates import refresh as refresher
@@ -38,7 +42,7 @@ from storage.migration.migrate import migrate
 from storage.relations import ALL_AGGREGATES
 from storage.withdrawals import StoredSeries, withdraw
 from tests.fakes.clocks import set_clock
-from tests.fakes.upstream import minutes
+from tests.fakes.upstream import FakeProviders, minutes
 from tests.history.world import DAY_MS, HOUR_MS, T0, rows_of
 from tests.timescale.server import stop_jobs
 from tests.timings import PATIENT
@@ -444,3 +448,51 @@ async def test_withdrawn_coverage_leaves_lagging_aggregates_as_their_candles_are
     assert sum(span.until - span.since for span in lost) == 40 * MINUTE_MS
     await AggregateRefresher(lagging, AggregateLayout.CONTINUOUS).catch_up()
     assert await stale_answers(lagging, [one]) == []
+
+
+@pytest.mark.parametrize("name", ["15m", "1h", "4h", "1d", "1w"])
+async def test_the_newest_candles_are_those_of_the_minutes_where_the_aggregates_are_behind(
+    lagging: Database, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    """Before a refresh and between two of them, and after a late minute and a correction of the last day."""
+    timeframe, now = Timeframe.parse(name), T0 + 10 * DAY_MS
+    set_clock(monkeypatch, lambda: now)
+    history = History.create(lagging, FakeProviders([]), reading=ContinuousReader(ALL_AGGREGATES))
+    ids = {f"S{i}": await new(lagging, f"S{i}") for i in range(3)}
+    refresher, count = AggregateRefresher(lagging, AggregateLayout.CONTINUOUS), 2 * 8 * 1440
+    since = T0 + 10 * DAY_MS - count * MINUTE_MS
+    truth = {symbol: Candles.empty() for symbol in ids}
+
+    async def stored(symbol: str, at: int, rows: int, seed: int) -> None:
+        made = write(ids[symbol], at, rows, seed)
+        await history.store.write([made])
+        truth[symbol] = truth[symbol].merge(made.candles)
+
+    async def is_right() -> None:
+        request = LatestRequest("m", "p", timeframe, UTC, list(ids))
+        found = {one.symbol.instrument.symbol: one for one in await latest_candles(history, request)}
+        for symbol, minutes_of in truth.items():
+            *_, before, newest = list(fold(minutes_of, timeframe))
+            one = found[symbol]
+            assert one.candle is not None
+            assert (one.candle.timestamp, one.candle.open, one.candle.high, one.candle.low, one.candle.close) == (
+                newest.timestamp, newest.open, newest.high, newest.low, newest.close
+            ), symbol  # fmt: skip
+            assert one.candle.volume == pytest.approx(newest.volume)
+            assert (one.current, one.previous_close) == (True, before.close)
+
+    for symbol in ids:
+        await stored(symbol, since, count, 1)
+    await refresher.run_once()
+    await is_right()
+    for step in (1, 7, 61, 24 * 60 + 3):
+        for symbol in ids:
+            await stored(symbol, now, step, step)
+        now += step * MINUTE_MS
+        await is_right()
+        await stored("S1", now - 50 * MINUTE_MS, 2, 99 + step)  # corrections
+        await stored("S2", now - 20 * 60 * MINUTE_MS, 1, 199 + step)
+        await is_right()
+        if step != 7:
+            await refresher.run_once()
+            await is_right()

@@ -7,19 +7,22 @@ import os
 import random
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import Any
 
 import asyncpg
 import numpy as np
 import pytest
 
-from candlegraph.candle import Candles
+from candlegraph.candle import Candle, Candles
 from candlegraph.clock import MINUTE_MS
 from candlegraph.resample import fold
 from candlegraph.series import Instrument
 from candlegraph.span import Span, Spans
 from candlegraph.timeframe import MINUTE, Timeframe
+from candlegraph.zone import UTC
+from history.latest import LatestRequest, latest_candles
+from history.orchestrator import History
 from storage.aggregates.continuous import ContinuousReader
 from storage.aggregates.layout import AggregateLayout, create_layout, stored_layout
 from storage.aggregates.refresh import AggregateRefresher
@@ -33,7 +36,7 @@ from storage.migration import migrate as migrate_module
 from storage.migration.migrate import migrate
 from storage.relations import ALL_AGGREGATES, read_aggregates
 from tests.fakes.clocks import set_clock
-from tests.fakes.upstream import minutes
+from tests.fakes.upstream import FakeProviders, minutes
 from tests.history.world import DAY_MS, HOUR_MS, T0, rows_of
 from tests.timescale.server import insert_instead_of_copy, served, stop_jobs
 from tests.timings import PATIENT
@@ -239,6 +242,24 @@ async def test_a_round_that_was_broken_off_leaves_no_stale_answer_and_is_made_up
     assert await refresh(timescale)
     assert await ledger(timescale) == []
     await symbol.answers_right()
+
+
+@pytest.mark.parametrize("name", ["15m", "1h", "1d"])
+async def test_the_newest_candle_is_that_of_the_minutes_before_and_after_a_refresh(
+    timescale: Database, symbol: Symbol, name: str
+) -> None:
+    history = History.create(timescale, FakeProviders([]), reading=ContinuousReader(ALL_AGGREGATES))
+    (record,) = await history.instruments.by_id([symbol.id])
+    request = LatestRequest("m", "p", Timeframe.parse(name), UTC, [record.instrument.symbol])
+    await refresh(timescale)
+    await symbol.write(minutes(MINUTE.floor(NOW) - 2000 * MINUTE_MS, 2000, seed=symbol.id))
+    for _ in range(2):
+        (found,) = await latest_candles(history, request)
+        assert found.candle is not None
+        numbers = [(getattr(found.candle, field.name) for field in fields(Candle)[:6])]
+        newest = fold(symbol.truth, request.timeframe)[-1:]
+        assert same([tuple(row) for row in numbers], rows_of(newest))
+        await refresh(timescale)
 
 
 async def test_compressed_candles_are_read_and_corrected_as_others_are(timescale: Database, symbol: Symbol) -> None:
