@@ -24,6 +24,7 @@ from realtime.hub import Hub
 from realtime.topic_limits import Caller
 from resolvers.accounts.accounts import Accounts, network
 from resolvers.cost_budget import CostBudget, Reservation
+from resolvers.turns import Turn, Turns
 
 
 class Introspection(StrEnum):
@@ -49,6 +50,7 @@ class Services:
     budget: CostBudget = field(default_factory=CostBudget)
     introspection: Introspection = Introspection.ON
     fetch_limits: FetchLimits = NO_LIMITS
+    turns: Turns = field(default_factory=Turns)
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,6 +96,7 @@ class Context:
     viewer: Viewer = field(default_factory=Viewer)
     origin: Origin = Origin()
     reservation: Reservation | None = None  # what its answer holds of the budget of the process
+    turn: Turn | None = None  # until it is executed
     cost: int = 0  # of a query or a mutation, as `schema.cost` estimates it
     histories: int = 1  # of a subscription: those of its series that have not been sent yet
     deadline: float | None = None  # of a query or a mutation, on the event loop's clock

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Awaitable, Collection
+from contextlib import asynccontextmanager
+from dataclasses import replace
 from typing import Any
 
 import strawberry
@@ -12,15 +14,18 @@ from strawberry.extensions import SchemaExtension
 from strawberry.extensions.runner import SchemaExtensionsRunner
 from strawberry.schema.config import StrawberryConfig
 from strawberry.types import ExecutionContext
+from strawberry.types import ExecutionResult as StrawberryResult
 from strawberry.types.execution import PreExecutionError
 from strawberry.types.graphql import OperationType
 
+from candlegraph.errors import Overloaded
+from resolvers.accounts.accounts import network
 from resolvers.context import Context
 from schema.admission import CostAdmission
 from schema.broadcast import Code, OperationRefused, answer, follow, shared_execution
 from schema.cost import CostLimit
-from schema.documents import Documents
-from schema.errors import CodedErrors
+from schema.documents import Documents, is_known_valid
+from schema.errors import CodedErrors, refusal
 from schema.executor import BulkExecutor
 from schema.introspection import IntrospectionLimit
 from schema.mutation import Mutation
@@ -48,6 +53,31 @@ class Schema(strawberry.Schema):
 
         OperationRefused where nothing is executed.
         """
+        async with _turn(context, None if is_known_valid(query) else query) as begun:
+            return await self._open(query, variables, operation_name, begun, allowed)
+
+    async def execute(
+        self,
+        query: str | None,
+        variable_values: dict[str, Any] | None = None,
+        context_value: Any = None,
+        *given: Any,
+        **named: Any,
+    ) -> StrawberryResult:
+        """As Strawberry's; a document that is new waits for its turn. OperationRefused where too many of them wait."""
+        if not query or not isinstance(context_value, Context) or is_known_valid(query):
+            return await super().execute(query, variable_values, context_value, *given, **named)
+        async with _turn(context_value, query) as context:
+            return await super().execute(query, variable_values, context, *given, **named)
+
+    async def _open(
+        self,
+        query: str,
+        variables: dict[str, Any] | None,
+        operation_name: str | None,
+        context: Context,
+        allowed: Collection[OperationType],
+    ) -> AsyncGenerator[str, None]:
         execution = self._create_execution_context(query or " ", allowed, variables, context, None, operation_name)
         extensions = self.get_extensions()
         for extension in extensions:
@@ -95,6 +125,20 @@ class Schema(strawberry.Schema):
         assert isinstance(source, AsyncGenerator)  # noqa: S101 - every source here is one
         heard_with = shared_execution(executor, execution.query or "", context.scope, context.for_broadcast)
         return follow(source, executor, heard_with, coded, context.history_sent)
+
+
+@asynccontextmanager
+async def _turn(context: Context, new_text: str | None) -> AsyncGenerator[Context, None]:
+    """The context with its turn, which ends before the operation is executed. OperationRefused."""
+    turns, address = context.services.turns, network(context.origin.address)
+    try:
+        turn = await turns.begin(address, new_text)
+    except Overloaded as error:
+        raise OperationRefused([refusal(error)]) from error
+    try:
+        yield replace(context, turn=turn)
+    finally:
+        turn.end()
 
 
 async def _once(payload: str) -> AsyncGenerator[str, None]:

@@ -59,6 +59,11 @@ class CodedErrors(MaskErrors):
         return "BAD_USER_INPUT"  # a value, in the document or among the variables
 
 
+def refusal(cause: CandlegraphError) -> GraphQLError:
+    """The error of an operation that is refused before it is read."""
+    return GraphQLError(cause.message, extensions=_extensions(cause))
+
+
 def _shown(error: GraphQLError, message: str, extensions: dict[str, object]) -> GraphQLError:
     """The error with another text and other extensions; a text that quotes a long request is cut."""
     if len(message) > _LONGEST_MESSAGE:

@@ -52,6 +52,7 @@ PLAIN_WORDS = frozenset(
         "step",
         "superseded",
         "tally",
+        "turn",
         "unreachable",
         "upgrade",
         "verification",

@@ -25,6 +25,7 @@ from candlegraph import MINUTE, Candles, Instrument, Series
 from candlegraph.errors import Overloaded
 from candlegraph.event import Event, EventKind
 from candlegraph.timings import Timings
+from resolvers import turns
 from resolvers.cost_budget import CostBudget, CostLimits, Reservation
 from schema.admission import HISTORY_COST
 from schema.encoding import PIECE_ROWS, JsonAnswer, LazyRows
@@ -143,6 +144,40 @@ async def test_an_overload_while_the_history_is_read_is_an_error_too() -> None:
         await subscribe(socket, "1")
         said = await socket.receive_json(timeout=HANG_S)
         assert (said["type"], said["payload"][0]["extensions"]["code"]) == ("error", "OVERLOADED")
+
+
+async def test_too_many_new_documents_of_an_address_are_refused_and_known_ones_answered(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A literal in each makes every text a new one; those within the bound begin when their turns come."""
+    monkeypatch.setattr(turns, "MAX_WAITING_CHARS", 2 * turns.MIN_TEXT_CHARS)
+    made, known = services(Stage()), {"query": "{ known: __typename }"}
+    async with (
+        staged(made) as serving,
+        socket_of(serving) as socket,
+        aiohttp.ClientSession(serving.url) as http,
+    ):
+        async with http.post("/graphql", json=known) as answer:
+            assert await answer.json() == {"data": {"known": "Query"}}
+        turn = await made.turns.begin("127.0.0.1", None)
+        for number in (1, 2, 3):
+            query = LIVE.replace("since: 0", f"since: {number}")
+            await socket.send_json({"id": str(number), "type": "subscribe", "payload": {"query": query}})
+        said = await socket.receive_json(timeout=HANG_S)
+        assert (said["id"], said["type"]) == ("3", "error")
+        refused = [said["payload"]]
+        for accept in ("application/json", "text/event-stream"):
+            async with http.post("/graphql", json={"query": "{ new: __typename }"}, headers={"accept": accept}) as answer:
+                payload = (await answer.text()).splitlines()[-1 if accept.endswith("json") else 1]
+                refused.append(json.loads(payload.removeprefix("data: "))["errors"])
+        for errors in refused:
+            assert errors[0]["extensions"]["code"] == "OVERLOADED"
+            assert errors[0]["extensions"]["retryAfter"] > 0
+        async with http.post("/graphql", json=known) as answer:
+            assert await answer.json() == {"data": {"known": "Query"}}
+        turn.end()
+        begun = {(await socket.receive_json(timeout=HANG_S))["id"] for _ in range(2)}
+        assert begun == {"1", "2"}
 
 
 def lazy(made: list[int] | None = None, rows: int = ROWS) -> LazyRows:
