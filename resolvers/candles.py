@@ -47,7 +47,7 @@ def resolve_candles(  # noqa: PLR0913 - the contract's arguments
     until = before if until is None else until
     if since is not None and until is not None and since > until:
         raise BadUserInput(f"`since` ({since}) lies after `until` ({until}): swap them.")
-    ask = CandleRequest(
+    request = CandleRequest(
         series,
         _limit(context, limit),
         since,
@@ -56,7 +56,7 @@ def resolve_candles(  # noqa: PLR0913 - the contract's arguments
         None if timezone is None else zone(timezone),
         wait,
     )
-    return context.loaders.answer_by_ask.load(ask)
+    return context.loaders.answer_by_request.load(request)
 
 
 def resolve_batch(

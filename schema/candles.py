@@ -26,7 +26,7 @@ strawberry.enum(
     description=(
         "NOT_FETCHED it was never requested; PENDING it is being fetched; OUTAGE the provider failed; UNAVAILABLE the provider "
         "does not have it; BEFORE_LISTING and AFTER_DELISTING the symbol did not trade; REFUSED the provider refused, or "
-        "sent rows that are no candles."
+        "sent invalid rows."
     ),
 )
 strawberry.enum(

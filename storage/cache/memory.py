@@ -91,9 +91,9 @@ class CandleCache:
             loaded.append(entries)
         return loaded
 
-    def put(self, edition: CacheKey, span: Span, candles: Candles) -> None:
+    def put(self, key: CacheKey, span: Span, candles: Candles) -> None:
         """Keep the final candles of ``span``, whole buckets that are completely known."""
-        chunks = edition.chunks(span)
+        chunks = key.chunks(span)
         if chunks[0].is_long and len(candles) > MAX_LONG_ROWS:
             return
         cuts = np.searchsorted(candles.timestamp, [chunk.span.until for chunk in chunks]).tolist()

@@ -318,7 +318,7 @@ async def test_a_pattern_that_fits_too_much_is_refused_with_the_figure(
     listings = over(database, FakeProviders([upstream()]))
     monkeypatch.setattr("history.listings.MAX_SELECTED", 2)
     assert len(await listings.select(SymbolSelection("fake", "upstream", pattern="[aA][bB]*"))) == 2
-    with pytest.raises(BadUserInput, match=f"At most 2 symbols fit one order; these are {len(NAMES)}"):
+    with pytest.raises(BadUserInput, match=f"One request selects at most 2 symbols; these are {len(NAMES)}"):
         await listings.select(SymbolSelection("fake", "upstream", pattern="*"))
 
 

@@ -47,7 +47,7 @@ async def test_minutes_behind_the_horizon_are_a_gap_that_says_why(world: World) 
     )
     (gap,) = answer.gaps
     assert (gap.since, gap.until, gap.reason) == (HORIZON - 60 * MINUTE_MS, HORIZON, GapReason.UNAVAILABLE)
-    assert gap.detail == "1-minute candles are not kept for so long."
+    assert gap.detail == "1-minute candles are not kept that long."
     assert world.calls == 0
 
 
