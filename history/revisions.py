@@ -1,4 +1,4 @@
-"""Series whose provider may replace its past data: all stored candles of such a series have one lineage of revisions.
+"""Series whose provider may replace its past data: all its stored candles have one lineage of revisions.
 
 A covered span is not fetched again. So after a file was replaced, an answer would be half old and half new. Therefore each
 write carries the revision of its candles (`candlegraph.provider.Revision`), and the store refuses a write of another

@@ -556,7 +556,7 @@ from unnest($1::int4[], $2::text[], $3::int8[], $4::int8[]) with ordinality q (i
 
 -- name: leases_take
 -- Acquires free leases and renews ours, in one order, and returns ours with their epochs. It does not touch the leases of other
--- holders: a write under such a lease locks its row, and this would wait for it.
+-- holders: a write under a lease locks its row, and this would wait for it.
 insert into leases as l (name, holder, expires_at, epoch)
 select x, $2, now() + $3::float8 * interval '1 s', nextval('lease_epochs') from unnest($1::text[]) x
 where not exists (select from leases o where o.name = x and o.holder <> $2 and o.expires_at >= now()) order by x
