@@ -78,7 +78,7 @@ async def new_database(postgres_dsn: str) -> AsyncIterator[Callable[..., object]
 
 
 async def _leave_alone(admin: asyncpg.Connection, template: str) -> None:
-    """Let nobody connect to a template: TimescaleDB keeps a worker in each database, and nothing in use can be copied."""
+    """Forbid connections to a template: TimescaleDB keeps a worker in each database, and nothing in use can be copied."""
     await admin.execute(f"alter database {template} allow_connections false")
     await admin.execute("select pg_terminate_backend(pid) from pg_stat_activity where datname = $1", template)
 

@@ -1,4 +1,4 @@
-"""No task is started that nobody looks after: outside the supervisor, the function that starts one awaits or cancels it."""
+"""Every task is supervised: outside the supervisor, the function that starts one awaits or cancels it."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ ALLOWED = {
     "realtime/feed.py:Feed._follow_provider": "The group is entered by Feed._run, which awaits it.",
     "realtime/leader.py:Leader._reconcile": "A provider is warmed up once; Leader.close cancels it.",
     "history/backfill/workers.py:BackfillWorkers._begin": "A part of a backfill; it records its failure; BackfillWorkers.close cancels and awaits it.",
-    "providers/alpaca/streaming.py:_Socket.__init__": "It tells its end to all its followers; BarStream.close waits for it.",
-    "providers/ccxt/streaming.py:CandleStreams._begin": "It tells its end to all its followers; CandleStreams.close awaits it.",
+    "providers/alpaca/streaming.py:_Socket.__init__": "It reports its end to all its followers; BarStream.close waits for it.",
+    "providers/ccxt/streaming.py:CandleStreams._begin": "It reports its end to all its followers; CandleStreams.close awaits it.",
     "providers/guard/provider_clock.py:ProviderClock.keep": "One measurement, which logs its failure; ProviderClock.close awaits it.",
     "server/transport/graphql_ws.py:GraphQLSocket._initialise": "It closes its socket; the end of the socket cancels and awaits it.",
     "server/transport/graphql_ws.py:GraphQLSocket._subscribe": "An operation, which logs its failure; the end of its socket awaits it.",
@@ -35,7 +35,7 @@ ALLOWED = {
     "history/revisions.py:Revisions._task": "The callers await it; it logs its failure, and Revisions.close cancels and awaits it.",
     "history/listings.py:Listings._reread": "Who asks for the list awaits it; Listings.close awaits it.",
     "history/listings.py:Listings._read_if_due": "Who asks for the list awaits it; Listings.close awaits it.",
-    # Nobody waits
+    # No caller waits
     "providers/ccxt/exchange.py:_Instrumented.on_connected": "ccxt closes a client so; the result is of no interest.",
 }
 

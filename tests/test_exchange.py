@@ -172,7 +172,7 @@ async def test_a_page_that_breaks_in_the_middle_leaves_what_came_before_and_says
 
 
 async def test_an_exchange_that_hangs_is_an_error_within_the_deadline(api: Api, database: Database) -> None:
-    """Nobody waits longer than the deadline, and what comes later is kept."""
+    """No caller waits longer than the deadline, and later pages are kept."""
     database.timings = replace(database.timings, query_deadline_s=0.3)
     api.exchange.fail(Fault(delay_s=1.0))
     arguments = f"since: {T0}, until: {T0 + 100 * MINUTE_MS}"

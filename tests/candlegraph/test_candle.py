@@ -211,7 +211,7 @@ def test_whoever_hands_in_arrays_lets_them_be() -> None:
 
 
 def _fault(candle: Candle, timeframe: Timeframe, span: Span, name: str) -> str | None:
-    """The words in which a candle's first fault is told, found one candle at a time."""
+    """The message about a candle's first fault, found one candle at a time."""
     numbers = (candle.open, candle.high, candle.low, candle.close, candle.volume)
     if not all(map(math.isfinite, numbers)):
         return "NaN or infinite"

@@ -15,7 +15,7 @@ pauses = st.lists(st.floats(0, 0.5), min_size=1, max_size=300)
 def test_whenever_one_tries_no_window_holds_more_than_the_budget(
     tries: list[float], most: int, per_s: float, weight: float, share: float
 ) -> None:
-    """Tries come at any time, not only when they were told to."""
+    """Attempts come at any time, not only after the requested wait."""
     window, now = SlidingWindow(Budget(most, per_s)), 1000.0
     spent: list[float] = []
     for pause in tries:

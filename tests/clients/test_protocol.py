@@ -1,4 +1,4 @@
-"""graphql-transport-ws frame by frame: a mistake is answered with its close code, and harms nobody else."""
+"""graphql-transport-ws frame by frame: each mistake gets its close code and affects no other client."""
 
 from __future__ import annotations
 

@@ -68,7 +68,7 @@ class FakeUpstream:
         default_factory=lambda: Capabilities((MINUTE,), LiveMode.POLL, max_rows_per_call=500, settle_ms=0)
     )
     listed: Mapping[str, Listing] = field(default_factory=dict)  # what `listings` says beyond the name of a symbol
-    fillers: bool = False  # a flat row without volume where nobody traded
+    fillers: bool = False  # a flat row without volume for a minute without trades
     newest_only: int | None = None  # so many newest rows, whatever was asked
     sloppy: int = 0  # so many rows before and after the range come as well
     page_rows: int | None = None  # fewer rows a page than it says it can
@@ -110,7 +110,7 @@ class FakeUpstream:
         return clock.wall_ms() + self.skew_ms
 
     async def server_time(self) -> int:
-        """The time by our clock, for whoever has to ask."""
+        """The time by our clock, for providers without a clock of their own."""
         return self.now_ms()
 
     async def first_available(self, instrument: Instrument) -> int | None:
@@ -294,4 +294,4 @@ class FakeProviders:
         ]
 
     async def inspect(self) -> None:
-        """Nobody has data of their own."""
+        """There is no provider with data of its own."""

@@ -22,7 +22,7 @@ def now() -> float:
 
 
 class _Selector(selectors.DefaultSelector):
-    """Does not wait: it tells the loop how long it would have."""
+    """Does not wait: it reports to the loop how long it would have waited."""
 
     waited = 0.0
 

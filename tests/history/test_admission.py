@@ -107,7 +107,7 @@ async def test_nobody_overtakes_a_waiter_that_has_aged() -> None:
     gates = [asyncio.Event() for _ in range(2)]
     tasks = [asyncio.create_task(held(budget, size, gates[0], log)) for size in (2 * BIG, 4 * BIG)]
     await pause()
-    tasks.append(asyncio.create_task(held(budget, BIG, gates[1], log)))  # fits, and nobody has aged yet
+    tasks.append(asyncio.create_task(held(budget, BIG, gates[1], log)))  # fits, and no waiter has aged yet
     await asyncio.sleep(1)
     tasks += [asyncio.create_task(held(budget, BIG + n, gates[0], log)) for n in (2, 1)]  # fits one of them, and waits
     await pause()

@@ -1,4 +1,4 @@
-"""Symbols are listed once, kept, and found again although nobody upstream answers."""
+"""Symbols are listed once and stored, and found again while no upstream answers."""
 
 from __future__ import annotations
 
@@ -84,7 +84,7 @@ async def test_what_is_not_listed_any_more_becomes_inactive_and_keeps_what_is_kn
     database.timings = replace(database.timings, listing_ttl_s=0.0)
     await names(listings)
     await read(listings)
-    assert await names(listings) == ["A", "C"], "what was imported is nobody's to unlist"
+    assert await names(listings) == ["A", "C"], "a list does not remove imported symbols"
     assert await names(listings, inactive=True) == ["A", "B", "C"]
     after = (await found(listings, "B"))[0]
     assert isinstance(before, InstrumentRecord)
@@ -198,7 +198,7 @@ async def read(listings: Listings) -> None:
 
 async def test_an_unknown_symbol_is_not_found_and_disturbs_no_other(database: Database) -> None:
     listings = over(database, FakeProviders([upstream()]))
-    asked = [of("AB"), of("?"), of("AB", "mars"), of("AB", "fake", "nobody"), of("abc"), of("A\0B"), of("\ud800")]
+    asked = [of("AB"), of("?"), of("AB", "mars"), of("AB", "fake", "absent"), of("abc"), of("A\0B"), of("\ud800")]
     answers = await listings.find(asked)
     assert [type(answer) for answer in answers] == [
         InstrumentRecord,

@@ -1016,13 +1016,13 @@ async def test_pages_back_over_a_silence_longer_than_one_question_may_ask_for_ar
     truth = minutes(T0, silent + 1, holes=range(1, silent + 1))
     world = make(truth, at(silent))
     world.upstream.page_rows, world.upstream.fillers = 50, True
-    until, pages, told = None, 0, None
-    while told is None or not len(told.candles):
-        told = await world.ask(until=until, limit=5, fill=Fill.PREVIOUS)
-        until, pages = told.next_before, pages + 1
+    until, pages, page = None, 0, None
+    while page is None or not len(page.candles):
+        page = await world.ask(until=until, limit=5, fill=Fill.PREVIOUS)
+        until, pages = page.next_before, pages + 1
         assert pages < 20
     assert pages > 1
-    assert [(c.timestamp, c.close, c.synthetic) for c in told.candles] == [
+    assert [(c.timestamp, c.close, c.synthetic) for c in page.candles] == [
         (at(silent - i), truth.close[0], True) for i in (5, 4, 3, 2, 1)
     ]
 
@@ -1074,7 +1074,7 @@ async def test_filling_half_a_century_of_quiet_minutes_costs_no_more_than_its_li
 async def test_the_pages_of_a_symbol_that_trades_each_minute_are_asked_for_side_by_side(
     make: Make, *, newest: bool
 ) -> None:
-    """One page shows how dense it is; those behind it need not wait for each other, and each is asked for once."""
+    """The first page shows the density; the next ones are fetched concurrently, and each is requested once."""
     world = make(minutes(T0, 5_000), at(6_000))
     under_way, most = 0, 0
 

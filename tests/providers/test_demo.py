@@ -93,7 +93,7 @@ async def candles_of(symbol: str, since: int, until: int, timeframe: Timeframe =
     while start < until:
         page = await page_of(symbol, start, until, timeframe)
         assert page.complete_from == start
-        assert page.complete_to > start, "a page that proves nothing is asked for for ever"
+        assert page.complete_to > start, "a page that proves nothing would be requested for ever"
         found.append(page.candles)
         start = page.complete_to
     return concat(found)

@@ -170,7 +170,7 @@ async def test_the_forming_candle_of_a_month_holds_all_of_its_days_so_far(build:
 
 
 async def test_a_provider_that_fails_for_a_while_loses_no_candle(build: Build, time: Time) -> None:
-    """What closed during an outage is told when it is over, in order."""
+    """Candles that closed during an outage are sent after it, in order."""
     exchange = Exchange(LiveMode.STREAM)
     client = Client(build(exchange), "1m", time.now - 600_000)
     await asyncio.wait_for(client.caught_up.wait(), HANG_S)
@@ -233,7 +233,7 @@ async def test_what_is_live_is_asked_for_before_everything_else(build: Build, ti
 
 
 async def test_a_provider_that_is_down_at_first_is_a_coded_error(build: Build, time: Time) -> None:
-    """Nobody waits for ever for a stream that cannot begin."""
+    """No subscriber waits for ever for a stream that cannot begin."""
     exchange = Exchange()
     exchange.down = True
     client = Client(build(exchange))
@@ -326,7 +326,7 @@ async def test_snapshots_hold_a_page_each_and_only_the_last_is_caught_up(
 
 
 async def test_a_history_that_was_long_on_its_way_takes_nothing_of_the_stream_back(build: Build, time: Time) -> None:
-    """It tells of the forming candle as it stood when it was asked for; the stream has shown it since."""
+    """The answer has the forming candle as it was at the request; the stream has sent newer ones since."""
     time.now = next(s for s in range(START, START + 3_600_000, 60_000) if trades(MINUTE.floor(s)))
     exchange = Held(LiveMode.STREAM)
     client = Client(build(exchange))
@@ -337,12 +337,12 @@ async def test_a_history_that_was_long_on_its_way_takes_nothing_of_the_stream_ba
     exchange.ticks.put_nowait(Candles.from_rows([(stamp, *prices, volume + 1)]))
     await eventually(lambda: client.events[-1].kind is EventKind.UPDATE)
     assert client.events[-1].candles.volume.tolist() == [volume + 1]
-    told, asked = len(client.events), exchange.fetches
+    received, asked = len(client.events), exchange.fetches
     exchange.turns.release()
     await eventually(lambda: exchange.fetches > asked)  # the answer has been taken in: the next one is on its way
     assert exchange.fetches > asked
     assert time.processes[0].feeds[0].minutes.volume.tolist() == [volume + 1]
-    assert [event.candles.volume.tolist() for event in client.events[told:]] == []
+    assert [event.candles.volume.tolist() for event in client.events[received:]] == []
     exchange.held = False
     exchange.turns.release()
     await client.leave()
@@ -454,10 +454,10 @@ async def test_the_candles_that_are_told_are_those_that_are_stored(
     await eventually(
         lambda: len(client.closed()) == len(exchange.truth(MINUTE, client.since, MINUTE.floor(time.now - 5_000)))
     )
-    told = client.closed()
+    received = client.closed()
     stored = (await hub._history.answer([_ask(client.series, client.since)]))[0]
-    assert told == [candle for candle in stored.candles if candle.closed]
-    assert told
+    assert received == [candle for candle in stored.candles if candle.closed]
+    assert received
     await client.leave()
 
 

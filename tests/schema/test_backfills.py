@@ -71,10 +71,10 @@ async def test_a_backfill_is_ordered_followed_and_done(lab: ApiWorld) -> None:
     text = "subscription ($id: ID!) { backfill(id: $id) { state piecesDone candlesWritten } }"
     try:
         stream = await lab.schema.subscribe(text, variable_values={"id": job["id"]}, context_value=context)
-        told = [result.data["backfill"] async for result in stream]  # type: ignore[union-attr]
+        received = [result.data["backfill"] async for result in stream]  # type: ignore[union-attr]
     finally:
         await workers.close()
-    assert told[-1] == {"state": "DONE", "piecesDone": 1, "candlesWritten": 1440.0}
+    assert received[-1] == {"state": "DONE", "piecesDone": 1, "candlesWritten": 1440.0}
     covered = await ask(
         lab,
         """{ coverage(market: "demo", provider: "synthetic", symbol: "BTC/USD") {

@@ -155,7 +155,7 @@ async def test_a_user_signs_in_keeps_a_configuration_and_stays_signed_in(client:
 
 BAD = [
     (f'mutation {{ login(username: "ada", password: "{WRONG}") {{ token }} }}', {}, ("UNAUTHENTICATED", None)),
-    (LOGIN, {"name": "nobody", "password": WRONG}, ("UNAUTHENTICATED", None)),
+    (LOGIN, {"name": "absent", "password": WRONG}, ("UNAUTHENTICATED", None)),
     (LOGIN, {"name": "", "password": WRONG}, ("BAD_USER_INPUT", None)),
     (LOGIN, {"name": "ada", "password": ""}, ("BAD_USER_INPUT", None)),
     (LOGIN, {"name": "x" * 257, "password": WRONG}, ("BAD_USER_INPUT", None)),
@@ -415,7 +415,7 @@ async def test_accounts_are_made_and_closed_from_the_command_line(
         (("add", "ada"), PASSWORD, 1),
         (("add", "bob"), "short", 1),
         (("add", "bob", "--role", "root"), PASSWORD, 2),
-        (("disable", "nobody"), "", 1),
+        (("disable", "absent"), "", 1),
     ):
         result = command(dsn, *arguments, said=said)
         assert result.returncode == code, arguments

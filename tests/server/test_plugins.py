@@ -128,7 +128,7 @@ async def test_what_cannot_be_tried_is_refused_in_one_line(
 
 
 async def test_a_pytest_that_is_not_asked_for_it_imports_nothing_of_ours(site: Path, tmp_path: Path) -> None:
-    """Whoever has Candlegraph installed and tests something else does not wait for numpy."""
+    """The tests of another project do not import numpy because Candlegraph is installed."""
     (tmp_path / "test_other.py").write_text(
         "import sys\ndef test_other():\n    assert 'candlegraph_pytest' in sys.modules\n"
         "    assert not {'candlegraph', 'numpy'} & set(sys.modules)\n"

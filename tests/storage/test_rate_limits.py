@@ -261,7 +261,7 @@ async def test_each_credential_has_a_budget_of_its_own_that_all_who_hold_it_shar
         assert await RateLimiter().spend("whose", budget, 1) == 0
     await one.pause("asked", ours, 3_000)
     assert await other.spend("asked", ours, 1) > 2_900
-    assert await other.spend("asked", theirs, 1) == 0, "who was told to wait waits alone"
+    assert await other.spend("asked", theirs, 1) == 0, "a caller that has to wait delays no other"
     client = valkey.server.client()
     assert len(client.keys("*budget:whose*")) == 4
     assert not client.keys("*canary*")

@@ -1,4 +1,4 @@
-"""Backfills: what was ordered is stored, each page is asked for once, and whoever dies in the middle is replaced."""
+"""Backfills: the ordered span is stored, each page is requested once, and a worker that dies is replaced."""
 
 from __future__ import annotations
 
@@ -88,7 +88,7 @@ async def at_work(backfills: BackfillJobs, count: int = 2) -> AsyncIterator[Back
 async def done(backfills: BackfillJobs, job: int, seconds: float = 20) -> Backfill:
     """The job when it has ended."""
     async with asyncio.timeout(HANG_S):
-        return [told async for told in backfills.follow(job)][-1]
+        return [update async for update in backfills.follow(job)][-1]
 
 
 async def run(world: World, since: int, until: int | None, **more: object) -> Backfill:
@@ -411,7 +411,7 @@ async def test_a_job_whose_last_worker_died_before_it_was_closed_is_closed(world
         ({"selection": SymbolSelection("fake", "upstream", ("NOPE",))}, NotFound, "has no symbol 'NOPE'"),
         ({"selection": SymbolSelection("fake", "upstream", ())}, BadUserInput, "names no symbol"),
         ({"selection": SymbolSelection("fake", "upstream")}, BadUserInput, "either `symbols` or a `pattern`"),
-        ({"selection": SymbolSelection("fake", "nobody", ("X",))}, NotFound, "has no provider 'nobody'"),
+        ({"selection": SymbolSelection("fake", "absent", ("X",))}, NotFound, "has no provider 'absent'"),
         ({"since": T0 + 3 * DAY_MS, "until": None}, BadUserInput, "in the future"),
         ({"until": T0}, BadUserInput, "must lie before `until`"),
         ({"since": 0, "until": T0 - 400 * DAY_MS}, BadUserInput, "reaches back to"),
@@ -479,7 +479,7 @@ async def test_jobs_are_listed_by_state_the_newest_first(world: World) -> None:
     assert [job.id for job in await backfills.page(BackfillState.CANCELLED, 5, None)] == [ids[1]]
 
 
-# Whatever happens: the ledger is what was asked less what the provider lacks, and nothing is asked for twice
+# In all cases the coverage is the requested span without the provider's gaps, and nothing is requested twice
 
 
 FAULTS: list[Callable[[], Fault]] = [
@@ -538,7 +538,7 @@ async def test_after_any_faults_and_kills_the_ledger_is_what_was_asked_less_what
         kept = world.upstream.truth[world.symbol]
         expected = rows_of(concat([Candles.empty(), *(kept.between(span) for span in covered)]))
         assert await world.stored() == expected
-        # Each kill costs a page a worker at most, each fault a call; the rest is asked for once.
+        # Each kill costs a page a worker at most, each fault a call; the rest is requested once.
         fresh = Spans([asked]) - imported
         pages = sum(-(-(gap.until - gap.since) // (PAGE * MINUTE_MS)) for gap in fresh)
         assert world.calls <= pages + 2 * len(faults) + len(kills) * workers
@@ -681,7 +681,7 @@ async def test_an_untracked_series_is_left_alone(world: World, tracking: tuple[T
 async def test_what_cannot_be_kept_complete_is_refused(world: World, tracking: tuple[Tracking, BackfillJobs]) -> None:
     keeper, _ = tracking
     with pytest.raises(NotFound, match="has no provider"):
-        await keeper.track(SymbolSelection("fake", "nobody", ("X",)), None, None)
+        await keeper.track(SymbolSelection("fake", "absent", ("X",)), None, None)
     with pytest.raises(BadUserInput, match="in the future"):
         await keeper.track(selected(world), world.now + 1, None)
     world.upstream.capabilities = replace(world.upstream.capabilities, timeframes=(Timeframe(1, "d"),))

@@ -358,7 +358,7 @@ async def test_each_feed_and_adjustment_has_its_own_candles(exchange: FakeAlpaca
 async def test_the_free_plan_keeps_back_15_minutes_of_sip_and_answers_what_is_older(
     exchange: FakeAlpaca, start: Start
 ) -> None:
-    """Found out once, then remembered: the recent part is not asked for again, and is nobody's error."""
+    """Found out once, then remembered: the recent part is not requested again, and is no error."""
     exchange.now = SINCE + 100 * MINUTE_MS + 20_000
     sip = await start("sip")
     assert sip.capabilities.delay_ms == 0
@@ -514,7 +514,7 @@ async def test_it_tells_the_time_and_where_a_symbol_begins(exchange: FakeAlpaca,
     assert await alpaca.first_available(apple(alpaca)) == TRUTH.timestamp[0]
     assert bar_calls(exchange)[-1]["limit"] == "1"
     assert await alpaca.first_available(Instrument("stocks", "alpaca", "NONE")) is None
-    exchange.now = SINCE + 60 * MINUTE_MS  # the free plan is asked for nothing recent
+    exchange.now = SINCE + 60 * MINUTE_MS  # nothing recent is requested from the free plan
     assert await (await start("sip")).first_available(apple(alpaca)) == TRUTH.timestamp[0]
 
 

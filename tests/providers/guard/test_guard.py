@@ -200,7 +200,7 @@ async def test_who_cannot_wait_so_long_fails_at_once_and_is_told_when() -> None:
         assert error.message == "Banned."
         assert error.retry_after == pytest.approx(60 - (now() - 1000))
     assert len(upstream.calls) == 1
-    assert len((await ask(guard, Urgency.BACKFILL)).candles) == 100, "nobody waits for a backfill: it can"
+    assert len((await ask(guard, Urgency.BACKFILL)).candles) == 100, "a backfill can wait"
     assert times(upstream)[1] >= 60
 
 
@@ -530,19 +530,19 @@ async def test_an_upstream_that_names_no_budget_gets_a_cautious_one() -> None:
 
 
 class Ticking(FakeUpstream):
-    """Tells the time as it is told to."""
+    """Reports the time that the test sets."""
 
     asked = 0
     takes = 0.0
-    tells: int | Exception | None = None
+    reports: int | Exception | None = None
 
     async def server_time(self) -> int:
         self.asked += 1
         there = self.now_ms()
         await asyncio.sleep(self.takes)
-        if isinstance(self.tells, Exception):
-            raise self.tells
-        return there + round(self.takes * 500) if self.tells is None else self.tells
+        if isinstance(self.reports, Exception):
+            raise self.reports
+        return there + round(self.takes * 500) if self.reports is None else self.reports
 
 
 def ticking() -> tuple[Ticking, Guard]:
@@ -575,11 +575,11 @@ async def test_it_is_measured_again_each_hour_by_whoever_asks_then() -> None:
     await guard.close()
 
 
-@pytest.mark.parametrize("tells", [ProviderUnavailable("no"), KeyError("t"), 1_700_000_000, 17])
+@pytest.mark.parametrize("reports", [ProviderUnavailable("no"), KeyError("t"), 1_700_000_000, 17])
 @virtual
-async def test_a_clock_that_cannot_be_read_does_no_harm(tells: int | Exception) -> None:
+async def test_a_clock_that_cannot_be_read_does_no_harm(reports: int | Exception) -> None:
     upstream, guard = ticking()
-    upstream.tells = tells
+    upstream.reports = reports
     await guard.start()
     assert guard.now_ms() == clock.now_ms()
     upstream.takes = 30.0
@@ -640,7 +640,7 @@ async def test_a_stream_is_passed_on_until_it_breaks_with_a_provider_error(error
 @virtual
 async def test_a_symbol_that_the_stream_does_not_know_is_polled_for_an_hour_and_the_others_are_streamed_still() -> None:
     _, _, guard, raised = await streamed(UnknownSymbol("Not on the wire."))
-    assert isinstance(raised, ProviderUnavailable), "its history knows it: nobody is told that it is not there"
+    assert isinstance(raised, ProviderUnavailable), "its history knows the symbol, so no caller gets UnknownSymbol"
     assert guard.stream(X) is None
     assert guard.stream(replace(X, symbol="Y")) is not None
     assert (guard.status().state, guard.status().last_failure) == (ProviderState.READY, None)

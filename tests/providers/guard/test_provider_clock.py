@@ -1,4 +1,4 @@
-"""A provider's clock goes on by monotonic time; what the upstream tells sets it, and what it does not tell is not covered."""
+"""A provider's clock goes on by monotonic time; the times that the upstream reports set it, and without them nothing newer is covered."""
 
 from __future__ import annotations
 
@@ -114,7 +114,7 @@ async def test_without_a_server_time_the_date_of_an_answer_sets_the_clock() -> N
         assert guard.now_ms() == there + 30_000
         provider.headers = date_of(there + 10_000)
         await ask(guard)
-        assert guard.now_ms() == there + 11_000, "never ahead of what it tells"
+        assert guard.now_ms() == there + 11_000, "never ahead of the reported time"
     await guard.close()
 
 

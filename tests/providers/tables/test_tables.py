@@ -333,7 +333,7 @@ BAD = {
 }
 
 
-@pytest.mark.parametrize("timeframe", [None, Timeframe(1, "m")], ids=["told", "given"])
+@pytest.mark.parametrize("timeframe", [None, Timeframe(1, "m")], ids=["detected", "given"])
 @pytest.mark.parametrize("row", BAD)
 def test_a_bad_row_is_refused_with_its_line_and_reason(read: Read, row: str, timeframe: Timeframe | None) -> None:
     others = [f"{START + n * MINUTE_MS},1,3,0.5,2,10" for n in (2, 3, 4)]
@@ -896,7 +896,7 @@ def _write_parquet_bomb(path: Path) -> None:
 
 
 def _write_short_parquet_bomb(path: Path) -> None:
-    """Fewer rows than are too many, and still more than such a file of candles holds."""
+    """Fewer rows than are too many, and still more than a file of candles of this size has."""
     rows = pl.LazyFrame({name: [1] * 600_000 for name in HEADER.split(",")})
     pl.concat([rows] * 4).sink_parquet(path, compression="zstd", row_group_size=500_000)
 

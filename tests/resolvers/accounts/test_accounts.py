@@ -347,7 +347,7 @@ async def test_a_better_hash_takes_the_place_of_an_older_one(house: House) -> No
     _, new = await house.users.credentials("ada")
     assert old != new
     assert "m=16,t=2,p=1" in new
-    assert (await house.viewer(session)).user, "nobody is signed out by it"
+    assert (await house.viewer(session)).user, "it signs no user out"
     await house.login()
     assert (await house.users.credentials("ada"))[1] == new
 
@@ -424,7 +424,7 @@ async def test_beyond_a_hundred_who_wait_somebody_is_sent_away() -> None:
 
 
 async def test_a_known_and_an_unknown_user_are_refused_after_as_much_work(house: House) -> None:
-    """Whether there is such a user cannot be told by how long the refusal takes."""
+    """The time that a refusal takes does not reveal whether the user exists."""
     verified: list[tuple[object, int, int]] = []
 
     class Watched:
@@ -437,7 +437,7 @@ async def test_a_known_and_an_unknown_user_are_refused_after_as_much_work(house:
             return CHEAP.verify(password_hash, password)
 
     house.accounts._passwords = Passwords(Watched())  # type: ignore[arg-type]
-    for name in ("ada", "nobody"):
+    for name in ("ada", "absent"):
         with pytest.raises(Unauthenticated):
             await house.login(name, "wrong horse battery")
     known, unknown = verified

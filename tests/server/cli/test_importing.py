@@ -1,4 +1,4 @@
-"""An import stores all of a file or nothing of it, whoever is killed in the middle, and may be repeated."""
+"""An import stores all of a file or nothing, also if the process is killed in between, and may be repeated."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The aggregates equal their minutes: whoever writes, corrects, withdraws or is killed, and at every moment in between."""
+"""The aggregates equal their minutes after every write, correction, withdrawal or kill, and at every moment in between."""
 
 from __future__ import annotations
 
@@ -77,7 +77,7 @@ async def wrong(database: Database) -> list[str]:
         return await differences(connection, await read_aggregates(database))
 
 
-# Whoever writes
+# After every kind of write
 
 
 @st.composite
@@ -499,7 +499,7 @@ async def test_a_correction_two_years_back_is_seen_at_once_here_and_within_a_sec
     assert found.new
     assert (found.old.source, found.new.source) == ("api", "import")
     assert found.new.numbers[1] == found.old.numbers[1] + 900
-    assert await newest_corrections(database, "fake", "nobody", None, 10) == []
+    assert await newest_corrections(database, "fake", "absent", None, 10) == []
 
 
 async def test_what_changes_of_final_candles_is_logged_and_nothing_else(store: CandleStore) -> None:

@@ -272,7 +272,7 @@ async def test_the_rounds_go_on_after_a_failure_and_end_when_they_are_told_to(
     rounds: asyncio.Queue[bool] = asyncio.Queue()
     one = AggregateRefresher.run_once
 
-    async def told(self: AggregateRefresher) -> bool:
+    async def statement(self: AggregateRefresher) -> bool:
         try:
             done = await one(self)
         except Exception:
@@ -281,7 +281,7 @@ async def test_the_rounds_go_on_after_a_failure_and_end_when_they_are_told_to(
         rounds.put_nowait(True)
         return done
 
-    monkeypatch.setattr(AggregateRefresher, "run_once", told)
+    monkeypatch.setattr(AggregateRefresher, "run_once", statement)
     supervisor = Supervisor(RestartPolicy(first_s=0.01))
     supervisor.start("aggregates", AggregateRefresher(lagging, AggregateLayout.CONTINUOUS).run)
     async with asyncio.timeout(HANG_S):
@@ -417,7 +417,7 @@ async def test_what_was_written_by_hand_is_told_as_the_documentation_says(
     kind: AggregateLayout, lagging: Database, database: Database
 ) -> None:
     page = (Path(__file__).parents[3] / "docs" / "storage.md").read_text(encoding="utf-8")
-    told = page.split("```sql\n")[1].split("```")[0]
+    statement = page.split("```sql\n")[1].split("```")[0]
     database = lagging if kind is AggregateLayout.CONTINUOUS else database
     instrument = await new(database, "S")
     await AggregateRefresher(lagging, AggregateLayout.CONTINUOUS).run_once()
@@ -428,7 +428,7 @@ async def test_what_was_written_by_hand_is_told_as_the_documentation_says(
             instrument,
         )
         await connection.execute("insert into coverage values ($1, '1m', '{[2024-03-05, 2024-03-08)}')", instrument)
-        await connection.execute(told)
+        await connection.execute(statement)
     reading = ContinuousReader(ALL_AGGREGATES) if kind is AggregateLayout.CONTINUOUS else read_tables
     reads = [CandleRead(instrument, tf, FOREVER, 10**6, relation=name) for tf, name in ALL_AGGREGATES.items()]
     base, *answers = await reading(database, [CandleRead(instrument, MINUTE, FOREVER, 10**6), *reads])

@@ -1,4 +1,4 @@
-"""`verify` finds every bucket that is not what its minutes say, whoever made it so, and mends it."""
+"""`verify` finds every bucket that differs from its minutes, from any cause, and repairs it."""
 
 from __future__ import annotations
 
@@ -86,15 +86,17 @@ async def test_a_fault_is_found_in_its_relation_alone_and_repaired(
     tally = wrong[relation]
     assert (tally.missing, tally.extra, tally.different) == (expected.missing, expected.extra, expected.different)
     before = (await store.read_coverage([one]))[0]
-    told: list[Change] = []
-    store.change_feed.subscribe(lambda changes: told.extend(changes or ()))
+    notified: list[Change] = []
+    store.change_feed.subscribe(lambda changes: notified.extend(changes or ()))
     assert await found(store, one, repair=True) | await found(store, other, repair=True) == {}
     assert await found(store, one) | await found(store, other) == {}
     after = (await store.read_coverage([one]))[0]
     assert after.spans == before.spans
-    assert {change.instrument_id for change in told} <= {one, other}
-    assert len(told) >= 1
-    assert any(after.revision > before.revision for change in told) or {c.instrument_id for c in told} == {other}
+    assert {change.instrument_id for change in notified} <= {one, other}
+    assert len(notified) >= 1
+    assert any(after.revision > before.revision for change in notified) or {c.instrument_id for c in notified} == {
+        other
+    }
 
 
 async def test_a_volume_in_its_last_digits_is_no_difference(store: CandleStore) -> None:

@@ -1,4 +1,4 @@
-"""What is cached answers as the database would, costs it nothing, and is never older than what was told."""
+"""The cache answers as the database would, costs it nothing, and is never older than an earlier answer."""
 
 from __future__ import annotations
 
@@ -84,7 +84,7 @@ async def written(cache: CandleCache) -> None:
 
 @pytest.fixture
 def statements(database: Database, monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """Every statement that goes through the pool, whoever sends it; what is kept is believed for as long as a test takes."""
+    """Every statement that goes through the pool, from any sender; cached entries stay valid during a test."""
     monkeypatch.setattr(database, "timings", replace(database.timings, change_freshness_s=60, forming_ttl_s=60))
     sent: list[str] = []
     connection = Database.connection
@@ -139,8 +139,8 @@ def kinds(answer: Answer) -> list[SourceKind]:
     return [source.source for source in answer.sources]
 
 
-def told(answer: Answer) -> tuple[object, ...]:
-    """All that an answer says but who told it."""
+def content(answer: Answer) -> tuple[object, ...]:
+    """Everything in an answer except its sources."""
     flags = (answer.candles.closed.tolist(), answer.candles.synthetic.tolist())
     return plain(answer.candles), flags, answer.gaps, answer.has_more, answer.next_since, answer.next_before
 
@@ -161,7 +161,7 @@ async def test_a_cached_question_costs_no_statement(database: Database, statemen
     statements.clear()
     again = await ask(history, record, limit=1000, until=T0 + 2000 * MINUTE_MS)
     assert statements == []
-    assert told(again) == told(first)
+    assert content(again) == content(first)
     assert (kinds(first), kinds(again)) == ([SourceKind.STORE], [SourceKind.CACHE])
     assert plain(
         (await ask(history, record, limit=700, since=T0 + 1100 * MINUTE_MS, until=T0 + 1800 * MINUTE_MS)).candles
@@ -183,7 +183,7 @@ async def test_the_newest_question_of_a_provider_costs_neither_a_statement_nor_a
         statements.clear()
         again = await world.ask(timeframe, limit=300)
         assert (statements, world.calls) == ([], calls), timeframe
-        assert told(again) == told(first)
+        assert content(again) == content(first)
         assert not again.candles.closed[-1]
         assert again.candles.closed[:-1].all()
     await world.fetcher.close()
@@ -220,11 +220,11 @@ async def test_what_ended_long_ago_is_cached_for_those_who_ask_for_the_newest(
     await believed(history)
     first = await ask(history, record, limit=300)
     statements.clear()
-    assert told(await ask(history, record, limit=300)) == told(first)
+    assert content(await ask(history, record, limit=300)) == content(first)
     assert statements == []
 
 
-# Never older than what was told
+# Never older than an earlier answer
 
 
 async def test_a_correction_is_seen_at_once_and_by_another_process_once_it_is_told(
@@ -354,9 +354,9 @@ async def test_answers_are_the_same_with_the_cache_and_without(
             for history in (cached, alone):
                 await believed(history)
             for question in asked if kind == "again" else asked[-1:]:
-                expected = told(await ask(plainly, record, **question))
+                expected = content(await ask(plainly, record, **question))
                 for history in (cached, alone):
-                    assert told(await ask(history, record, **question)) == expected
+                    assert content(await ask(history, record, **question)) == expected
         assert cache.size <= capacity
 
 
@@ -475,7 +475,7 @@ async def test_what_one_process_read_another_has_from_the_shelf(
         one = History.create(database, FakeProviders([]), cache=cache)
         record = await series(one, minutes(T0, 3000))
         question = {"limit": 1000, "until": T0 + 2000 * MINUTE_MS}
-        expected = told(await ask(one, record, **question))
+        expected = content(await ask(one, record, **question))
         await written(cache)
         assert cache.shared
         other = History.create(database, FakeProviders([]), cache=CandleCache(0, cache.shared))
@@ -484,7 +484,7 @@ async def test_what_one_process_read_another_has_from_the_shelf(
         statements.clear()
         answer = await ask(other, record, **question)
         assert (statements, kinds(answer)) == ([], [SourceKind.CACHE])
-        assert told(answer) == expected
+        assert content(answer) == expected
 
 
 async def test_a_chunk_is_shared_only_once_it_is_whole(database: Database, redis: Redis, valkey: Valkey) -> None:
