@@ -128,7 +128,7 @@ def test_every_task_is_awaited_or_cancelled_where_it_is_started_or_has_an_owner_
         "def inner():\n        asyncio.get_running_loop().create_task(work())",
     ],
 )
-def test_a_task_that_nobody_looks_after_is_found(body: str) -> None:
+def test_an_unsupervised_task_is_found(body: str) -> None:
     assert unattended(f"class A:\n  async def f(self):\n    {body}\n") == {"A.f"}
     assert unattended(f"async def f(self):\n    {body}\n") == {"f"}
 

@@ -221,7 +221,7 @@ async def test_after_a_restart_neither_candles_nor_symbols_are_asked_for_again(
     assert exchange.calls == {}  # the second restart found the last piece stored, and the symbols in their file
 
 
-async def test_of_kraken_what_lies_behind_its_newest_rows_is_told_to_be_out_of_reach(
+async def test_kraken_does_not_reach_beyond_its_newest_rows(
     database: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Five thousand minutes cost one call; the older part is UNAVAILABLE, and no minute of it is taken for empty."""

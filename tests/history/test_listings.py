@@ -49,7 +49,7 @@ async def names(listings: Listings, text: str | None = None, **more: Any) -> lis
     return [record.instrument.symbol for record in records]
 
 
-async def test_a_listing_is_kept_and_a_restart_asks_nobody(database: Database) -> None:
+async def test_a_listing_is_kept_and_a_restart_makes_no_call(database: Database) -> None:
     source = upstream()
     source.listed = {
         "AB": Listing(

@@ -238,9 +238,7 @@ async def test_an_asker_that_leaves_takes_nothing_from_the_others(make: Make) ->
     assert world.calls == 1
 
 
-async def test_a_failed_flight_is_a_success_to_nobody_and_is_asked_again(
-    make: Make, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_a_failed_shared_fetch_fails_for_all_and_is_repeated(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
     world = make(minutes(T0, 300), at(400))
     release, joined = asyncio.Event(), 0
 
@@ -599,7 +597,7 @@ async def test_a_lookback_is_never_asked_beyond(make: Make) -> None:
     assert world.calls == calls
 
 
-async def test_before_listing_and_after_delisting_nobody_is_asked(make: Make) -> None:
+async def test_before_listing_and_after_delisting_no_call_is_made(make: Make) -> None:
     world = make(minutes(at(90), 600), at(5000))
     world.upstream.listed = {world.symbol: Listing("", first_available=at(90), ended_at=at(690))}
     answer = await world.ask("1h", since=at(-600), limit=100)
@@ -745,7 +743,7 @@ async def test_only_what_a_question_speaks_of_is_asked_for_again(make: Make) -> 
     assert len(newest.candles) == 100, "it says that there is nothing older, and so that is looked at"
 
 
-async def test_a_slow_second_answer_keeps_nobody_waiting_who_does_not_wait(make: Make) -> None:
+async def test_a_slow_second_answer_delays_no_caller_that_does_not_wait(make: Make) -> None:
     world = make(minutes(T0, 100), at(200))
     world.upstream.faults = [emptying()]
     await world.ask(since=T0, until=at(50))

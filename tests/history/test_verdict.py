@@ -84,7 +84,7 @@ def test_a_page_covers_what_it_proves_and_says_where_to_go_on(
         pytest.param(page(ROWS[:0], 0, 0), 100, None, [], 20, id="the page proves nothing"),
     ],
 )
-def test_a_page_tells_the_forming_candles_if_it_goes_past_the_final_ones(
+def test_a_page_has_the_forming_candles_if_it_goes_past_the_final_ones(
     answer: Page, limit: int, ahead: Span | None, forming: list[int], resume: int
 ) -> None:
     verdict = judge_page(answer, call(0, 20, 10), replace(TRAITS, max_rows_per_call=limit, settle_ms=0))
@@ -145,7 +145,7 @@ def test_a_row_of_an_unknown_volume_is_kept_with_0_and_counted_where_volumes_are
         pytest.param(page(flat(0), 0, 5), False, False, id="a filler is a row"),
     ],
 )
-def test_an_empty_answer_is_told_from_one_that_claims_nothing(answer: Page, empty: bool, strayed: bool) -> None:
+def test_an_empty_answer_differs_from_one_that_covers_nothing(answer: Page, empty: bool, strayed: bool) -> None:
     verdict = judge_page(answer, call(0, 5, 60), TRAITS)
     assert (verdict.is_empty_answer, verdict.is_off_target) == (empty, strayed)
 

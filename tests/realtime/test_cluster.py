@@ -122,7 +122,7 @@ def back(world: World, minutes: int) -> int:
     return MINUTE.floor(world.now) - minutes * 60_000
 
 
-async def test_listeners_of_every_process_are_told_the_same_by_one_feed(world: World) -> None:
+async def test_listeners_of_every_process_get_the_same_events_from_one_feed(world: World) -> None:
     one, other = await world.start(), await world.start()
     clients = [Client(process.hub, name, back(world, 30)) for process in (one, other) for name in ("1m", "5m")]
     await joined(*clients)
@@ -223,7 +223,7 @@ async def test_an_event_costs_a_thousand_listeners_the_calls_and_statements_that
 
 
 @pytest.mark.parametrize("how", ["stopped", "killed", "frozen"])
-async def test_another_process_takes_over_and_nobody_misses_or_repeats_a_candle(world: World, how: str) -> None:
+async def test_another_process_takes_over_and_no_candle_is_missing_or_repeated(world: World, how: str) -> None:
     one, other = await world.start(), await world.start()
     clients = {process: Client(process.hub, since=back(world, 10)) for process in (one, other)}
     await joined(*clients.values())
@@ -277,7 +277,7 @@ async def test_what_a_frozen_leader_still_wants_to_write_is_refused(world: World
         await successor.open_topic(key, back(world, 7), stale)
 
 
-async def test_a_leader_that_freezes_in_the_middle_of_a_write_keeps_nobody_from_its_lease(
+async def test_a_leader_that_freezes_in_the_middle_of_a_write_does_not_keep_its_lease(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Its transaction has locked the row of the lease, and its connection lives."""
@@ -353,7 +353,7 @@ async def test_a_feed_that_is_closed_while_its_minute_is_counted_repeats_nothing
 
 
 @pytest.mark.parametrize("live", [LiveMode.POLL, LiveMode.STREAM])
-async def test_a_correction_replaces_and_is_told_to_listeners_of_every_process(world: World, live: LiveMode) -> None:
+async def test_a_correction_replaces_and_reaches_listeners_of_every_process(world: World, live: LiveMode) -> None:
     """A poll looks back three minutes when it closes one; a stream sends it by itself."""
     world.exchange = Exchange(live)
     one, other = await world.start(), await world.start()
@@ -415,7 +415,7 @@ async def test_a_listener_may_begin_while_nothing_comes_over_the_bus(world: Worl
         await client.leave()
 
 
-async def test_whoever_was_away_too_long_is_told_to_start_again_and_has_all_after_that(
+async def test_a_process_that_was_away_too_long_sends_resync_and_then_everything(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """More happened than is sent one by one: RESYNC, and from `resyncFrom` on nothing is missing."""
@@ -477,7 +477,7 @@ async def test_every_event_of_a_long_candle_is_the_fold_of_its_minutes(
         await client.leave()
 
 
-async def test_a_start_over_reaches_back_to_the_earliest_correction_that_was_not_told(
+async def test_a_resync_reaches_back_to_the_earliest_missed_correction(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Too much was missed to be sent one by one, including a correction of an old candle."""

@@ -241,9 +241,7 @@ async def test_a_provider_that_is_down_at_first_is_a_coded_error(build: Build, t
         await asyncio.wait_for(client.task, HANG_S)
 
 
-async def test_a_history_that_cannot_be_told_whole_is_an_error(
-    build: Build, time: Time, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_an_incomplete_history_is_an_error(build: Build, time: Time, monkeypatch: pytest.MonkeyPatch) -> None:
     """A snapshot with a hole in it would look like minutes without a trade."""
     exchange = Exchange()
     hub = build(exchange)
@@ -389,7 +387,7 @@ async def test_a_quiet_series_sends_heartbeats(build: Build, time: Time, databas
         await client.leave()
 
 
-async def test_a_listener_that_fell_behind_is_told_where_to_resume() -> None:
+async def test_a_listener_that_fell_behind_learns_where_to_resume() -> None:
     """Closed candles are not dropped in silence: over the bound one RESYNC takes their place."""
     listener, group = topic_module.Listener(), ListenerGroup()
     group.add(listener)
@@ -416,7 +414,7 @@ async def test_the_forming_candle_conflates_in_a_listener_s_queue() -> None:
     assert await group.next(0.01) is None
 
 
-async def test_a_feed_is_let_go_of_when_nobody_listens(
+async def test_a_feed_stops_without_listeners(
     build: Build, time: Time, monkeypatch: pytest.MonkeyPatch, database: Database
 ) -> None:
     """After the linger the upstream is not asked any more, no task is left, and the lease is free."""
@@ -441,9 +439,7 @@ async def test_a_feed_is_let_go_of_when_nobody_listens(
     assert len(asyncio.all_tasks()) <= tasks[0]
 
 
-async def test_the_candles_that_are_told_are_those_that_are_stored(
-    build: Build, time: Time, database: Database
-) -> None:
+async def test_the_published_candles_are_the_stored_ones(build: Build, time: Time, database: Database) -> None:
     """A closed candle is final: the query gives the same one afterwards."""
     exchange = Exchange()
     hub = build(exchange)
@@ -497,7 +493,7 @@ async def test_a_query_takes_the_forming_candle_of_a_followed_series_from_the_fe
     assert exchange.urgencies.count(Urgency.QUERY) > asked
 
 
-async def test_a_listener_is_told_nothing_twice_that_happened_while_it_was_being_let_in(
+async def test_no_event_during_the_join_of_a_listener_is_sent_twice(
     build: Build, time: Time, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The leader answers, and candles close before the waiting listener has its turn."""

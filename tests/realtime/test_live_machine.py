@@ -286,7 +286,7 @@ class LiveMachine(RuleBasedStateMachine):
             await process.stop()
 
 
-def test_whatever_happens_each_client_is_told_the_truth_once_and_in_order(
+def test_whatever_happens_each_client_gets_the_truth_once_and_in_order(
     postgres_dsn: str, migrated_template: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async def new_dsn() -> str:

@@ -40,7 +40,7 @@ async def _answer(allowed: Introspection, text: str, **who: Any) -> tuple[Any, s
         (Introspection.OFF, OWNER, "FORBIDDEN"),
     ],
 )
-async def test_the_schema_is_read_by_those_who_may_and_guessed_by_nobody_else(
+async def test_only_permitted_callers_can_read_or_guess_the_schema(
     allowed: Introspection, who: dict[str, Any], code: str
 ) -> None:
     """The cache of documents does not let one through that was valid for somebody else."""

@@ -118,7 +118,7 @@ def _json(answers: list[Any]) -> list[object]:
 
 @settings(max_examples=150, deadline=None)
 @given(st.lists(st.tuples(documents(), _values), min_size=1, max_size=4), _events)
-def test_what_is_shared_is_what_each_would_be_told_alone(
+def test_a_shared_payload_equals_the_one_that_each_would_get_alone(
     listeners: list[tuple[str, dict[str, Any]]], events: list[Event]
 ) -> None:
     listeners = [(text, values) for text, values in listeners if not validate(SCHEMA._schema, parse(text))]
@@ -234,7 +234,7 @@ async def test_those_who_ask_otherwise_or_may_see_otherwise_have_an_execution_of
         await stream.aclose()
 
 
-async def test_an_event_is_executed_for_nobody_in_particular() -> None:
+async def test_an_event_is_executed_without_an_account() -> None:
     stage = Stage()
     seen = []
     somebody = Viewer(User(1, "a", Role.VIEWER, False, 1), frozenset({Role.VIEWER}), 2e12)
@@ -246,7 +246,7 @@ async def test_an_event_is_executed_for_nobody_in_particular() -> None:
     assert seen[0].connection_params is None
 
 
-async def test_nobody_joins_who_may_not(executed: Counter[object]) -> None:
+async def test_a_caller_without_permission_does_not_join(executed: Counter[object]) -> None:
     """Somebody allowed is listening already."""
     stage = Stage()
     stream = await _caught_up(stage, LIVE, {})
@@ -269,7 +269,7 @@ async def test_nothing_is_kept_of_an_audience_that_has_gone() -> None:
     assert not [one for one in live._shared_executions.values() if one._executor.context_value.services.hub is stage]
 
 
-async def test_no_event_is_missing_or_told_twice_where_the_history_ends() -> None:
+async def test_no_event_is_missing_or_repeated_where_the_history_ends() -> None:
     """A burst falls into the middle of the snapshots of some, and others come in the middle of the burst."""
     stage = Stage(page=10)
     for _ in range(35):

@@ -85,7 +85,7 @@ async def test_a_token_that_is_not_good_is_worse_than_none(empty: ApiWorld, trus
     assert await _may(empty, viewer, trusted=trusted) == dict.fromkeys(("viewer", "operator", "admin"), EXPIRED)
 
 
-async def test_whoever_sits_at_the_machine_is_operator_until_there_is_an_account(
+async def test_a_local_caller_is_operator_until_there_is_an_account(
     new_database: Callable[..., object], migrated_template: str
 ) -> None:
     async with laboratory(await new_database(migrated_template)) as lab:

@@ -91,9 +91,7 @@ async def test_an_installed_provider_is_proved_from_anywhere(site: Path, tmp_pat
     assert exchange.calls > 20
 
 
-async def test_a_broken_rule_is_told_with_what_it_says_and_where_it_is_written(
-    site: Path, tmp_path: Path, exchange: Any
-) -> None:
+async def test_a_broken_rule_is_reported_with_its_text_and_its_page(site: Path, tmp_path: Path, exchange: Any) -> None:
     (tmp_path / "loses.py").write_text(
         "from candlegraph_acme import *\nfrom dataclasses import replace\n"
         "class Loses(Acme):\n    id = 'loses'\n    async def fetch(self, instrument, timeframe, span):\n"
@@ -157,7 +155,7 @@ async def ask(url: str, document: str) -> Any:
     return answer["data"]
 
 
-async def test_an_installed_provider_is_served_and_a_broken_one_harms_nobody(
+async def test_an_installed_provider_is_served_and_a_broken_one_affects_no_other(
     site: Path, tmp_path: Path, exchange: Any, new_database: Callable[..., Any], migrated_template: str
 ) -> None:
     """Found by its entry point in a server process; a plugin that cannot be imported, and two that are one, are FAILED."""

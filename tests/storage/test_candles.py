@@ -213,7 +213,7 @@ async def test_writers_of_many_series_in_any_order_never_lock_each_other_out(sto
         assert [int(r[0] - T0) // MINUTE_MS for r in rows_of(await all_of(store, instrument_id))] == sorted(turns)
 
 
-async def test_a_long_write_tells_how_far_it_is(store: CandleStore, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_long_write_reports_its_progress(store: CandleStore, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(binary, "COPY_ROWS", 40)
     series, steps = await new(store), list[int]()
     await store.write([write(series, minutes(T0, 100))], progress=steps.append)

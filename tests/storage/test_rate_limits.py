@@ -113,7 +113,7 @@ async def test_redis_forgets_what_is_over(valkey: Valkey, limiters: list[RateLim
     client.close()
 
 
-async def test_its_sudden_death_stops_nobody_and_gives_nobody_a_fresh_start(caplog: pytest.LogCaptureFixture) -> None:
+async def test_its_sudden_death_stops_no_user_and_resets_no_count(caplog: pytest.LogCaptureFixture) -> None:
     valkey = Valkey()
     redis = Redis(valkey.url, timings=PATIENT)
     limiter = RateLimiter(redis)
@@ -278,7 +278,7 @@ async def test_a_share_leaves_the_rest_to_others(limiters: list[RateLimiter]) ->
         assert await limiter.spend("heavy", slow, 25) > 0
 
 
-async def test_who_is_told_to_wait_tells_the_others(valkey: Valkey, limiters: list[RateLimiter]) -> None:
+async def test_a_process_that_has_to_wait_pauses_the_others(valkey: Valkey, limiters: list[RateLimiter]) -> None:
     await limiters[0].pause("held", TEN, 3_000)
     await limiters[1].pause("held", TEN, 500)
     for limiter in limiters[::2]:

@@ -140,7 +140,7 @@ async def test_a_backfill_reaches_over_1970_where_the_listing_does(world: World)
     assert await world.covered() == Spans([Span(first, end)])
 
 
-async def test_the_same_order_again_asks_nobody(world: World) -> None:
+async def test_the_same_order_again_makes_no_call(world: World) -> None:
     await run(world, T0, hours(10))
     again = await BackfillJobs(world.history).start(order(world, T0, hours(10)))
     assert (again.state, again.pieces_total) == (BackfillState.DONE, 0)
@@ -227,7 +227,7 @@ async def test_a_hole_in_the_middle_is_asked_for_in_halves_and_the_pages_behind_
     assert world.calls == 12  # one page, five halves, the rest of the last of them, and five pages
 
 
-async def test_before_the_listing_and_after_the_end_nobody_is_asked_and_the_holes_say_why(world: World) -> None:
+async def test_before_the_listing_and_after_the_end_no_call_is_made_and_the_gaps_have_the_reason(world: World) -> None:
     world.upstream.listed = {world.symbol: Listing(world.symbol, first_available=hours(2), ended_at=hours(8))}
     job = await run(world, T0, hours(10))
     assert [(gap.since, gap.until, gap.reason) for gap in job.holes] == [
@@ -436,9 +436,7 @@ async def test_a_million_pieces_are_refused_with_the_figure(world: World) -> Non
     assert job.pieces_total == 999_999
 
 
-async def test_the_jobs_of_one_author_are_bounded_and_nobody_elses(
-    world: World, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_the_limit_of_jobs_is_that_of_one_author(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("history.backfill.jobs.MAX_OPEN_JOBS", 2)
     backfills = BackfillJobs(world.history)
     for author in ("ada", None):

@@ -149,7 +149,7 @@ async def test_a_call_weighs_what_ccxt_charges_for_it(start: Start, binance_fake
 # What time it is there
 
 
-async def test_the_exchange_tells_the_time(
+async def test_the_exchange_reports_the_time(
     start: Start, binance_fake: FakeBinance, kraken_fake: FakeKraken, coinbase_fake: FakeCoinbase
 ) -> None:
     for fake, expected in ((binance_fake, NOW), (kraken_fake, NOW), (coinbase_fake, NOW)):

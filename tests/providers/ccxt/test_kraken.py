@@ -119,7 +119,7 @@ def rows(candles: Candles) -> list[tuple[Any, ...]]:
 # Messages
 
 
-async def test_the_snapshot_is_told_once_and_then_each_minute_as_it_moves(connect: Connect, fake: FakeKraken) -> None:
+async def test_the_snapshot_is_sent_once_and_then_each_minute_as_it_moves(connect: Connect, fake: FakeKraken) -> None:
     provider = await connect()
     assert provider.capabilities.live is LiveMode.STREAM
     async with aclosing(provider.stream(BUSY)) as stream:
@@ -160,7 +160,7 @@ async def test_a_minute_without_a_trade_is_no_candle(connect: Connect, fake: Fak
         assert (received.volume > 0).all()
 
 
-async def test_a_symbol_nobody_has_traded_of_late_has_an_empty_snapshot_and_is_told_when_it_moves(
+async def test_a_symbol_without_recent_trades_has_an_empty_snapshot_and_updates_when_it_moves(
     connect: Connect, fake: FakeKraken
 ) -> None:
     fake.now = T0 - 1
@@ -172,7 +172,7 @@ async def test_a_symbol_nobody_has_traded_of_late_has_an_empty_snapshot_and_is_t
         assert (await waiting).timestamp.tolist() == [T0]
 
 
-async def test_each_symbol_is_told_its_own_minutes_where_kraken_calls_it_otherwise(
+async def test_each_symbol_gets_its_own_minutes_where_kraken_has_another_name_for_it(
     connect: Connect, fake: FakeKraken
 ) -> None:
     """Kraken's LUNA is LUNC to ccxt, and its LUNA2 is LUNA: asked for by ccxt's name, it would tell another coin's."""
@@ -186,7 +186,7 @@ async def test_each_symbol_is_told_its_own_minutes_where_kraken_calls_it_otherwi
 # Subscriptions
 
 
-async def test_who_leaves_is_unsubscribed_and_is_told_a_new_snapshot_when_it_comes_back(
+async def test_a_follower_that_leaves_is_unsubscribed_and_gets_a_new_snapshot_later(
     connect: Connect, fake: FakeKraken
 ) -> None:
     provider = await connect()
@@ -231,7 +231,7 @@ async def test_an_update_that_came_too_late_for_a_leaver_does_not_hide_the_next_
             assert rows(received.between(past)) == rows(truth().between(past))
 
 
-async def test_a_refused_subscription_is_told_at_once_though_the_heart_beats_on(
+async def test_a_refused_subscription_fails_at_once_although_heartbeats_go_on(
     connect: Connect, fake: FakeKraken
 ) -> None:
     provider = await connect()
@@ -249,7 +249,7 @@ async def test_a_refused_subscription_is_told_at_once_though_the_heart_beats_on(
 # Silence
 
 
-async def test_a_heartbeat_keeps_the_watchdog_calm_while_nobody_trades(connect: Connect, fake: FakeKraken) -> None:
+async def test_heartbeats_keep_a_stream_alive_without_trades(connect: Connect, fake: FakeKraken) -> None:
     provider = await connect()
     provider._live.timings = replace(provider._live.timings, min_silence_s=40 * fake.sockets.every_s)  # type: ignore[union-attr]
     async with aclosing(provider.stream(BUSY)) as stream:
@@ -360,7 +360,7 @@ async def test_a_quiet_minute_is_closed_by_the_clock_and_a_look_at_the_history(
         assert (rows(answer.candles), answer.gaps) == (rows(expected), ())
 
 
-async def test_a_gap_that_is_longer_than_the_history_reaches_back_is_told_not_hidden(
+async def test_a_gap_that_is_longer_than_the_history_reaches_back_is_reported(
     connect: Connect, fake: FakeKraken, database: Database
 ) -> None:
     database.timings = replace(

@@ -296,7 +296,7 @@ async def test_a_month_is_asked_for_by_ccxts_name(binance: Ccxt, fake: FakeBinan
     assert page.complete_to == T0  # it is still forming
 
 
-async def test_a_swap_is_told_from_the_spot_pair(binance: Ccxt, fake: FakeBinance) -> None:
+async def test_a_swap_differs_from_the_spot_pair(binance: Ccxt, fake: FakeBinance) -> None:
     page = await ask(binance, minutes(0, 2_000), "BTC/USDT:USDT")
     assert (len(page.candles), page.complete_to) == (500, T0 + 500 * MINUTE_MS)
     assert fake.calls == {"/fapi/v1/klines": 1}

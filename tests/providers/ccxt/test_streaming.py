@@ -123,7 +123,7 @@ async def test_a_follower_of_a_stream_that_is_closed_before_its_first_step_is_le
             await asyncio.wait_for(follower, HANG_S)
 
 
-async def test_the_forming_minute_is_told_as_it_moves_then_as_it_ended_then_the_next(
+async def test_the_forming_minute_is_sent_as_it_moves_then_as_it_ended_then_the_next(
     connect: Connect, fake: FakeBinance
 ) -> None:
     provider = await connect()
@@ -142,7 +142,7 @@ async def test_the_forming_minute_is_told_as_it_moves_then_as_it_ended_then_the_
     await gone(fake)
 
 
-async def test_what_did_not_change_is_not_told_again(connect: Connect, fake: FakeBinance) -> None:
+async def test_unchanged_minutes_are_not_sent_again(connect: Connect, fake: FakeBinance) -> None:
     provider = await connect()
     fake.sockets.twice = True
     async with aclosing(provider.stream(instrument())) as stream:
@@ -153,7 +153,7 @@ async def test_what_did_not_change_is_not_told_again(connect: Connect, fake: Fak
         assert (await first(stream)).volume[-1] != received.volume[-1], "the next is what changed"
 
 
-async def test_minutes_told_out_of_order_are_told_in_order(connect: Connect, fake: FakeBinance) -> None:
+async def test_minutes_received_out_of_order_are_yielded_in_order(connect: Connect, fake: FakeBinance) -> None:
     provider = await connect()
     fake.sockets.backwards = True
     async with aclosing(provider.stream(instrument())) as stream:
@@ -216,7 +216,7 @@ async def test_who_leaves_is_unsubscribed_and_may_come_back(connect: Connect, fa
     await stays.aclose()
 
 
-async def test_a_follower_that_is_cancelled_takes_nobody_along(connect: Connect, fake: FakeBinance) -> None:
+async def test_a_cancelled_follower_ends_no_other(connect: Connect, fake: FakeBinance) -> None:
     provider = await connect()
     stays, leaves = provider.stream(instrument()), provider.stream(instrument())
     await asyncio.gather(first(stays), first(leaves))
@@ -267,7 +267,7 @@ async def test_a_line_that_was_cut_and_dialled_anew_behind_our_back_is_an_error(
         await concat_all(stream)
 
 
-async def test_a_half_made_minute_of_an_earlier_line_is_not_told_by_the_next(
+async def test_an_unfinished_minute_of_an_earlier_connection_is_not_sent_by_the_next(
     connect: Connect, fake: FakeBinance
 ) -> None:
     provider = await connect()
@@ -308,7 +308,9 @@ async def test_a_dead_line_is_noticed_by_the_missing_pongs(connect: Connect, fak
         await first(stream)
 
 
-async def test_one_silent_symbol_is_subscribed_anew_and_cuts_nobody_else(connect: Connect, fake: FakeBinance) -> None:
+async def test_one_silent_symbol_is_subscribed_again_and_disconnects_no_other(
+    connect: Connect, fake: FakeBinance
+) -> None:
     fake.run(1)
     provider = await connect()
     provider._live.timings = replace(provider._live.timings, min_silence_s=0.3)  # type: ignore[union-attr]

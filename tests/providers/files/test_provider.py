@@ -150,7 +150,7 @@ async def test_symbols_are_the_names_of_tables_with_their_folders(tmp_path: Path
     assert provider.capabilities.timeframes == (MINUTE, Timeframe(1, "mon"))
 
 
-async def test_a_file_without_a_timeframe_in_its_name_is_told_by_its_rows(tmp_path: Path) -> None:
+async def test_the_rows_show_the_timeframe_of_a_file_without_one_in_its_name(tmp_path: Path) -> None:
     write(tmp_path / "A.csv", 4, HOUR_MS)
     provider = await started(tmp_path)
     assert len((await provider.fetch(instrument("A"), HOUR, ALWAYS)).candles) == 4
@@ -463,7 +463,7 @@ async def test_every_file_that_cannot_be_served_is_listed_and_logged_once(
     assert (await provider.inspect() or "").endswith("\nand 3 more files that cannot be served")
 
 
-async def test_a_duplicate_says_so_to_whoever_asks(tmp_path: Path) -> None:
+async def test_every_query_of_a_duplicate_gets_the_reason(tmp_path: Path) -> None:
     for name in ("A.csv", "A.parquet"):
         write(tmp_path / name, 3)
     provider = await started(tmp_path)

@@ -173,7 +173,7 @@ def test_whatever_happens_the_answer_is_the_page_or_a_provider_error(faults: lis
 
 
 @virtual
-async def test_after_a_429_with_retry_after_nobody_calls_before_it() -> None:
+async def test_after_a_429_with_retry_after_no_call_is_made_before_it() -> None:
     upstream, guard = made()
     upstream.faults = [raising(RateLimited("Slow down.", retry_after=3))]
     first = asyncio.create_task(ask(guard))
@@ -188,7 +188,7 @@ async def test_after_a_429_with_retry_after_nobody_calls_before_it() -> None:
 
 
 @virtual
-async def test_who_cannot_wait_so_long_fails_at_once_and_is_told_when() -> None:
+async def test_a_call_that_cannot_wait_so_long_fails_at_once_with_retry_after() -> None:
     upstream, guard = made()
     upstream.faults = [raising(RateLimited("Banned.", retry_after=60))]
     for later in (0, 20, 39):
@@ -562,7 +562,7 @@ async def test_the_time_is_that_of_the_upstream_less_half_of_the_way() -> None:
 
 
 @virtual
-async def test_it_is_measured_again_each_hour_by_whoever_asks_then() -> None:
+async def test_it_is_measured_again_each_hour_at_the_next_use() -> None:
     upstream, guard = ticking()
     await guard.start()
     upstream.skew_ms = 2_500
@@ -649,7 +649,7 @@ async def test_a_symbol_that_the_stream_does_not_know_is_polled_for_an_hour_and_
 
 
 @virtual
-async def test_a_stream_that_nobody_reads_any_more_is_closed() -> None:
+async def test_a_stream_without_readers_is_closed() -> None:
     upstream = Streamed()
     upstream.given = (minutes(0, 3),) * 10
     upstream.capabilities = replace(upstream.capabilities, live=LiveMode.STREAM)

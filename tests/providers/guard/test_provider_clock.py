@@ -129,7 +129,7 @@ async def test_without_a_server_time_the_date_of_an_answer_sets_the_clock() -> N
     ids=["none", "nonsense", "from a cache", "days away"],
 )
 @virtual
-async def test_a_date_that_tells_nothing_changes_nothing(headers: dict[str, str]) -> None:
+async def test_an_unreadable_date_changes_nothing(headers: dict[str, str]) -> None:
     provider = Silent()
     guard = guarded(provider)
     provider.headers = headers
@@ -154,7 +154,7 @@ async def test_a_date_that_contradicts_the_server_time_has_it_asked_again_once_a
 
 
 @virtual
-async def test_rows_prove_what_is_past_where_no_time_is_told() -> None:
+async def test_rows_prove_what_is_past_where_no_time_is_reported() -> None:
     provider = Silent()
     guard = guarded(provider)
     with wall_clock_off_by(2 * HOUR_MS):

@@ -103,7 +103,7 @@ def each(since: str, count: int, step: int = MINUTE_MS) -> list[str]:
 HOLE = [*each("2024-01-31T23:50Z", 5), *each("2024-04-01T00:00Z", 5)]
 
 
-async def test_a_hole_of_two_months_is_not_covered_unless_told(desk: Desk) -> None:
+async def test_a_hole_of_two_months_is_not_covered_without_an_option(desk: Desk) -> None:
     said = await desk.take("HOLE", HOLE)
     runs = [
         (at("2024-01-31T23:50Z"), at("2024-01-31T23:55Z")),

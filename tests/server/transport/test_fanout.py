@@ -217,7 +217,7 @@ async def streaming(url: str, query: str) -> Stalled:
     return Stalled(reader, writer)
 
 
-async def test_who_does_not_read_delays_nobody_and_is_closed_with_4410() -> None:
+async def test_a_client_that_does_not_read_delays_no_other_and_is_closed_with_4410() -> None:
     stage = Stage()
     async with staged(
         services(stage),
@@ -266,7 +266,7 @@ async def test_a_peer_that_never_reads_again_is_cut_off() -> None:
         stalled.writer.close()
 
 
-async def test_who_falls_behind_is_told_where_to_resume_and_resumes(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_client_that_falls_behind_learns_where_to_resume_and_resumes(monkeypatch: pytest.MonkeyPatch) -> None:
     """Closed candles are never dropped silently: those received before and after the RESYNC are all there are."""
     monkeypatch.setattr(topic, "MAX_QUEUED_EVENTS", 20)
     stage = Stage()
@@ -620,7 +620,7 @@ async def test_a_stream_ends_with_the_token_it_was_asked_for_with(
         await stage.empty()
 
 
-async def test_a_plain_request_for_a_subscription_is_told_how_to_ask() -> None:
+async def test_the_error_of_a_plain_request_for_a_subscription_explains_the_way() -> None:
     async with (
         staged(services(Stage())) as serving,
         aiohttp.ClientSession(serving.url) as http,

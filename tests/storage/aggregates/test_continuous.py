@@ -133,7 +133,7 @@ async def stale_answers(database: Database, instrument_ids: list[int]) -> list[t
     return wrong
 
 
-async def test_no_reader_sees_a_stale_bucket_whoever_writes_and_refreshes(
+async def test_no_reader_sees_a_stale_bucket_during_writes_and_refreshes(
     lagging: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     ids = [await new(lagging, f"S{i}") for i in range(3)]
@@ -263,7 +263,7 @@ async def test_only_one_process_refreshes_and_the_others_go_on(lagging: Database
     assert not await AggregateRefresher(lagging, AggregateLayout.CONTINUOUS).run_once()
 
 
-async def test_the_rounds_go_on_after_a_failure_and_end_when_they_are_told_to(
+async def test_the_rounds_go_on_after_a_failure_and_end_when_stopped(
     lagging: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     lagging.timings = replace(lagging.timings, refresh_interval_s=0.0, refresh_max_backoff_s=0.01)
@@ -413,7 +413,7 @@ async def test_a_plain_postgresql_gets_tables(database: Database) -> None:
 
 
 @pytest.mark.parametrize("kind", [AggregateLayout.TABLES, AggregateLayout.CONTINUOUS])
-async def test_what_was_written_by_hand_is_told_as_the_documentation_says(
+async def test_rows_written_by_hand_are_published_as_the_documentation_says(
     kind: AggregateLayout, lagging: Database, database: Database
 ) -> None:
     page = (Path(__file__).parents[3] / "docs" / "storage.md").read_text(encoding="utf-8")

@@ -227,7 +227,7 @@ async def test_what_ended_long_ago_is_cached_for_those_who_ask_for_the_newest(
 # Never older than an earlier answer
 
 
-async def test_a_correction_is_seen_at_once_and_by_another_process_once_it_is_told(
+async def test_a_correction_is_seen_at_once_and_by_another_process_after_its_poll(
     database: Database, redis: Redis
 ) -> None:
     async with shelved(redis, ROOMY) as ours:
@@ -436,7 +436,7 @@ def test_its_size_is_that_of_its_memory_within_a_tenth() -> None:
         assert 0.9 < cache.size / min(held) < 1.1, (step, cache.size, held)
 
 
-async def test_it_never_outgrows_its_bound_whoever_asks_at_once(database: Database) -> None:
+async def test_it_never_outgrows_its_bound_under_concurrent_queries(database: Database) -> None:
     cache = CandleCache(100_000)
     history = History.create(database, FakeProviders([]), cache=cache)
     truth = minutes(T0, 4000)
@@ -640,7 +640,7 @@ async def test_whatever_happens_to_redis_no_question_fails_or_is_answered_wrong(
         await written(cache)
 
 
-async def test_a_redis_that_was_killed_is_missed_by_nobody_and_its_successor_is_used(
+async def test_a_killed_redis_fails_no_query_and_its_successor_is_used(
     database: Database,
 ) -> None:
     running = [Valkey()]
@@ -668,7 +668,7 @@ async def test_a_redis_that_was_killed_is_missed_by_nobody_and_its_successor_is_
             valkey.server.stop()
 
 
-async def test_nobody_waits_for_a_redis_that_hangs_but_those_who_found_out(
+async def test_only_the_calls_that_detect_a_hanging_redis_wait_for_it(
     database: Database, redis: Redis, valkey: Valkey, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     redis.timings = replace(redis.timings, redis_probe_interval_s=60, redis_timeout_s=0.25)
