@@ -38,7 +38,7 @@ class _NoProviders:
         """Return no provider."""
 
     def running(self, market: str, provider: str) -> None:
-        """Nobody."""
+        """Return no provider."""
 
     def statuses(self) -> list[Any]:
         """None."""
