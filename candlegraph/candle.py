@@ -73,7 +73,7 @@ class Candles:
         closed: ArrayLike = True,
         synthetic: ArrayLike = False,
     ) -> Self:
-        """Make a batch from columns that are already sorted and unique; InvalidCandles where their lengths differ.
+        """Make a batch from columns that are already sorted and unique; InvalidCandles if their lengths differ.
 
         Arrays of the right type are used without a copy: the caller must not change them afterwards.
         """
@@ -98,7 +98,7 @@ class Candles:
     def from_rows(cls, rows: Iterable[Sequence[float]]) -> Self:
         """Read ``[timestamp, open, high, low, close, volume]`` rows in any order; of equal timestamps the last wins.
 
-        None is read as NaN, and `problems` reports it. InvalidCandles where a row is shorter, holds anything but numbers, or
+        None is read as NaN, and `problems` reports it. InvalidCandles if a row is shorter, holds anything but numbers, or
         has no whole number of milliseconds for a timestamp.
         """
         rows = list(rows)

@@ -22,7 +22,7 @@ NO_HOLE_MS = 0
 
 
 def hole_lengths(stamps: Int64s, timeframe: Timeframe, zone: Zone = UTC) -> Int64s:
-    """The time without a row after each row but the last, (n - 1,) ms; 0 where the next bucket has a row.
+    """The time without a row after each row but the last, (n - 1,) ms; 0 if the next bucket has a row.
 
     ``stamps`` is (n,) int64 ms UTC, ascending and unique. Holes between days are counted in local days, so that a
     change of the clock makes none longer.

@@ -59,5 +59,5 @@ class LatestCandles:
 
     @property
     def previous_closes(self) -> list[float | None]:
-        """The closes of the buckets before; None where one is not known."""
+        """The closes of the buckets before; None if one is not known."""
         return [None if math.isnan(close) else close for close in self.previous_close.tolist()]

@@ -113,7 +113,7 @@ class Capabilities:
 
 @dataclass(frozen=True, slots=True)
 class Listing:
-    """One line of a provider's symbol list. Instants are milliseconds since the epoch, UTC; None where not known."""
+    """One line of a provider's symbol list. Instants are milliseconds since the epoch, UTC; None if not known."""
 
     symbol: str
     name: str | None = None
@@ -246,7 +246,7 @@ class SupportsFirstAvailable(Protocol):
     """The further method of a provider that can find the beginning of an instrument's history."""
 
     async def first_available(self, instrument: Instrument) -> int | None:
-        """When its first 1m candle opens (ms, UTC); None where that is unknown. ProviderError."""
+        """When its first 1m candle opens (ms, UTC); None if that is unknown. ProviderError."""
         ...
 
 
@@ -262,7 +262,7 @@ class Revised(Protocol):
         """The revision of the data that `Provider.fetch` reads now; ``stored`` is that of the stored candles, if known.
 
         It has the lineage of ``stored`` where the data only grew since, or where they cannot be read at the moment: then the
-        stored candles stay. None where the data of the series no longer exist. Cheap: the core calls it for each query.
+        stored candles stay. None if the data of the series no longer exist. Cheap: the core calls it for each query.
         ProviderError.
         """
         ...
@@ -273,7 +273,7 @@ class Inspected(Protocol):
     """The further method of a provider whose own data may be faulty: a folder with unreadable files, say."""
 
     async def inspect(self) -> str | None:
-        """Which of its data cannot be served and why, one line each; None where all can. Calls no remote upstream."""
+        """Which of its data cannot be served and why, one line each; None if all can. Calls no remote upstream."""
         ...
 
 

@@ -53,7 +53,7 @@ class Upstream(ProviderInfo, Protocol):
         ...
 
     async def first_available(self, instrument: Instrument) -> int | None:
-        """As `SupportsFirstAvailable.first_available`; None where the provider does not support it."""
+        """As `SupportsFirstAvailable.first_available`; None if the provider does not support it."""
         ...
 
     async def revision(self, instrument: Instrument, timeframe: Timeframe, stored: Revision | None) -> Revision | None:
@@ -61,7 +61,7 @@ class Upstream(ProviderInfo, Protocol):
         ...
 
     def stream(self, instrument: Instrument) -> AsyncGenerator[Candles, None] | None:
-        """As `SupportsStreaming.stream`, for the caller to close; None where it has to be polled."""
+        """As `SupportsStreaming.stream`, for the caller to close; None if it has to be polled."""
         ...
 
     def count_refused_rows(self, rows: int) -> None:
@@ -95,7 +95,7 @@ class ProviderStatus:
 
     ``retry_at`` in milliseconds, UTC.
 
-    ``budget`` is the effective one: the provider's own, or a cautious one; None where the provider cannot be called.
+    ``budget`` is the effective one: the provider's own, or a cautious one; None if the provider cannot be called.
     """
 
     market: Market
@@ -117,9 +117,9 @@ class Providers(Protocol):
     """The registry, as the floors below the server see it."""
 
     async def get(self, market: str, provider: str, *, timeout_s: float | None = None) -> Upstream | None:
-        """The provider, started and guarded; None where no plugin has it.
+        """The provider, started and guarded; None if no plugin has it.
 
-        ProviderError where it cannot be started now; ProviderStarting where it is not ready within ``timeout_s``.
+        ProviderError if it cannot be started now; ProviderStarting if it is not ready within ``timeout_s``.
         """
         ...
 

@@ -46,7 +46,7 @@ class Schema(strawberry.Schema):
     ) -> AsyncGenerator[str, None]:
         """Begin an operation of any kind; it answers with payloads in JSON, one a query, many a subscription.
 
-        OperationRefused where nothing is executed.
+        OperationRefused if nothing is executed.
         """
         execution = self._create_execution_context(query or " ", allowed, variables, context, None, operation_name)
         extensions = self.get_extensions()

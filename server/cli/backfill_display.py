@@ -30,7 +30,7 @@ MAX_GAPS = 20
 async def backfill(settings: Settings, what: BackfillRequest | int, console: Console) -> None:
     """Order a job, or resume one by its number, and follow it to its end.
 
-    Raises what `history.backfill.jobs.BackfillJobs.start` does, and CandlegraphError where the job failed or was cancelled.
+    Raises what `history.backfill.jobs.BackfillJobs.start` does, and CandlegraphError if the job failed or was cancelled.
     """
     async with open_runtime(settings) as running:
         backfills = running.services.backfills
