@@ -115,7 +115,7 @@ async def database(database_dsn: str) -> AsyncIterator[Database]:
 
 @pytest.fixture
 def shared_data() -> Path | None:
-    """Real exchange files, where somebody laid them beside the checkout; no test may need them."""
+    """Real exchange files, if they are beside the checkout; no test may need them."""
     folder = Path(__file__).parents[2] / "shared" / "data"
     return folder if folder.is_dir() else None
 

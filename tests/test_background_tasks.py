@@ -12,7 +12,7 @@ ROOT = Path(__file__).parents[1]
 FLOORS = ("candlegraph", "storage", "history", "providers", "realtime", "resolvers", "schema", "server")
 SUPERVISOR = "candlegraph/supervision.py"
 
-# The others, each with who looks after it.
+# The others, each with the task or function that supervises it.
 ALLOWED = {
     # Owned by an object whose `close` ends it
     "realtime/feed.py:Feed.__init__": "Feed.close cancels and awaits it; Feed._ended logs its failure, and the leader replaces it.",
@@ -26,10 +26,10 @@ ALLOWED = {
     "server/transport/graphql_ws.py:GraphQLSocket._subscribe": "An operation, which logs its failure; the end of its socket awaits it.",
     # A batch: it ends when nothing waits; the next call starts another
     "candlegraph/batcher.py:Batcher.submit": "It gives each call its result or error; Batcher.drain and Batcher.cancel await it.",
-    # One piece of work that several callers share and await; who leaves does not end it
-    "providers/ccxt/markets.py:Markets._begin": "Everybody who needs the list awaits it; Markets.close cancels it.",
+    # One piece of work that several callers share and await; a cancelled caller does not end it
+    "providers/ccxt/markets.py:Markets._begin": "Every caller that needs the list awaits it; Markets.close cancels it.",
     "providers/registry.py:Registry.get": "The start of a provider; the callers await it, and Registry.close cancels it.",
-    "resolvers/accounts/revocation.py:RevocationWatch.user": "Everybody who asks for the account awaits it.",
+    "resolvers/accounts/revocation.py:RevocationWatch.user": "Every caller that reads the account awaits it.",
     "history/fetcher.py:Fetcher.fetch": "The callers await it; Fetcher._retire logs its failure; Fetcher.close awaits it.",
     "history/revisions.py:Revisions.follow": "The callers await it; Revisions.close cancels and awaits it.",
     "history/revisions.py:Revisions._task": "The callers await it; it logs its failure, and Revisions.close cancels and awaits it.",
@@ -110,7 +110,7 @@ def test_every_task_is_awaited_or_cancelled_where_it_is_started_or_has_an_owner_
         if path.relative_to(ROOT).as_posix() != SUPERVISOR
         for function in unattended(path.read_text(encoding="utf-8"))
     }
-    assert found - ALLOWED.keys() == set(), "run it under the Supervisor, or say who looks after it"
+    assert found - ALLOWED.keys() == set(), "run it under the Supervisor, or name the function that supervises it"
     assert ALLOWED.keys() - found == set(), "gone from the code"
 
 

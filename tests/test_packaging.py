@@ -1,4 +1,4 @@
-"""What is built holds everything that runs, and no name of ours is anybody else's."""
+"""The built package has everything that runs, and takes no name of another package."""
 
 from __future__ import annotations
 

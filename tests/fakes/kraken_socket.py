@@ -81,7 +81,7 @@ class KrakenSockets(Sockets):
             await line.send({"channel": "heartbeat"})
 
     def moved(self, pair: Pair, last: Candle | None) -> list[tuple[Candle, bool]]:
-        """Only minutes in which somebody traded."""
+        """Only minutes with a trade."""
         shown = Pair(pair.base, pair.quote, self._shown(pair))
         return [(candle, final) for candle, final in super().moved(shown, last) if self.fillers or candle.volume > 0]
 

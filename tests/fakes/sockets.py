@@ -52,7 +52,7 @@ class Sockets:
 
     @property
     def streams(self) -> set[str]:
-        """What somebody is subscribed to."""
+        """The subscriptions of a connection."""
         return {stream for line in self.lines for stream in line.sent}
 
     def calm(self) -> None:
@@ -78,7 +78,7 @@ class Sockets:
     # What a subclass speaks
 
     async def greet(self, line: Connection) -> None:
-        """Say what is said to everybody who connects."""
+        """Send the first messages of a connection."""
 
     async def obey(self, line: Connection, frame: Frame) -> None:
         """Do what a frame asks for, and answer it."""

@@ -80,7 +80,7 @@ class FakeUpstream:
     always: Fault | None = None  # what happens to every call without a fault of its own
     calls: list[Call] = field(default_factory=list)
     refusals: int = 0  # rows of ours that were refused
-    skew_ms: int = 0  # how far our clock is from everybody else's
+    skew_ms: int = 0  # how far our clock is from all other clocks
     listing_calls: int = 0
     listing_fault: Callable[[], Awaitable[None]] | None = None
     api_version: int = 1
@@ -267,7 +267,7 @@ def lagging(rows: int) -> Fault:
 
 @dataclass
 class FakeProviders:
-    """Implements `candlegraph.upstream.Providers` for tests: who is in it, and which of them cannot be started."""
+    """Implements `candlegraph.upstream.Providers` for tests, with given providers, some of which cannot be started."""
 
     members: Sequence[GuardedUpstream]
     down: bool = False

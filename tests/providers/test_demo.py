@@ -1,4 +1,4 @@
-"""The demo market: the same walk for everybody, and pages that say what they prove."""
+"""The demo market: the same prices for all users, and pages with the span that they prove."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ Seen = tuple[int, Candle]  # when it was seen, and what
 
 @dataclass
 class FakeClock:
-    """A clock that stands still, but for those who sleep by it."""
+    """A clock that only moves for tasks that sleep."""
 
     now: int
 

@@ -1,4 +1,4 @@
-"""The bus over a real Valkey and over NOTIFY: what is lost, what is rubbish, and what is meant for somebody else."""
+"""The bus over a real Valkey and over NOTIFY: lost messages, garbage, and messages for another process."""
 
 from __future__ import annotations
 

@@ -252,7 +252,7 @@ async def test_another_process_takes_over_and_no_candle_is_missing_or_repeated(w
 
 
 async def test_what_a_frozen_leader_still_wants_to_write_is_refused(world: World, database: Database) -> None:
-    """It held the lease once; somebody else does now."""
+    """It held the lease once; another process does now."""
     one = await world.start()
     client = Client(one.hub, since=back(world, 10))
     await joined(client)

@@ -223,7 +223,7 @@ async def test_a_minute_closes_by_the_clock_of_the_provider(build: Build, time: 
 
 
 async def test_what_is_live_is_asked_for_before_everything_else(build: Build, time: Time) -> None:
-    """The budget of an upstream that is short goes to those who watch."""
+    """If the budget of an upstream is short, live series get it."""
     exchange = Exchange()
     client = Client(build(exchange))
     await asyncio.wait_for(client.caught_up.wait(), HANG_S)
@@ -358,7 +358,7 @@ async def test_a_listener_may_ask_for_history_since_before_1970(build: Build, ti
 
 
 async def test_a_quiet_series_sends_heartbeats(build: Build, time: Time, database: Database) -> None:
-    """All hear that the line is alive, also who came while nothing moved; the number is the last one and goes on from there."""
+    """All listeners get heartbeats, also one that came while nothing moved; their number is the last one."""
     assert f"nothing happened for {Timings().hub_heartbeat_interval_s:.0f} seconds" in LIVE.read_text("utf-8")
     database.timings = replace(database.timings, hub_heartbeat_interval_s=0.05)
     time.now = next(
@@ -470,7 +470,7 @@ def test_the_truth_of_these_tests_has_holes() -> None:
 async def test_a_query_takes_the_forming_candle_of_a_followed_series_from_the_feed(
     build: Build, time: Time, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The provider is not asked for it once more; who follows nothing asks as before."""
+    """The provider is not called for it again; a process without followers calls as before."""
     time.now = next(s for s in range(START, START + 3_600_000, 60_000) if trades(MINUTE.floor(s)))
     exchange = Exchange(LiveMode.STREAM)
     hub = build(exchange)

@@ -279,7 +279,7 @@ class Process:
             await self.database.close()
 
     async def kill(self) -> None:
-        """End it without a word to anybody."""
+        """End it without a message to any client."""
         assert isinstance(self.database, Gate)
         await self.database.die()
         self.database.open_gate.set()

@@ -43,7 +43,7 @@ async def _answer(allowed: Introspection, text: str, **who: Any) -> tuple[Any, s
 async def test_only_permitted_callers_can_read_or_guess_the_schema(
     allowed: Introspection, who: dict[str, Any], code: str
 ) -> None:
-    """The cache of documents does not let one through that was valid for somebody else."""
+    """The cache of documents does not pass a document that was valid for another caller."""
     for text in ASKED:
         data, _, found = await _answer(allowed, text, **who)
         assert (found, data is None) == (code, bool(code))

@@ -229,7 +229,7 @@ async def test_those_who_ask_otherwise_or_may_see_otherwise_have_an_execution_of
     event = stage.close()
     payloads = [await anext(stream) for stream in streams]
     assert executed[event] == 6
-    assert len(set(payloads)) == 4  # the admin sees the same, and so does who does not skip
+    assert len(set(payloads)) == 4  # the admin gets the same, and so does a client without the skip
     for stream in streams:
         await stream.aclose()
 

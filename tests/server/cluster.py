@@ -245,6 +245,6 @@ async def following(cluster: Cluster, count: int) -> AsyncIterator[list[Follower
 
 
 async def all_received(followers: list[Follower], end: int) -> None:
-    """Wait until everybody has every candle before ``end``."""
+    """Wait until every follower has every candle before ``end``."""
     with suppress(TimeoutError):  # the caller says what is missing
         await eventually(lambda: not any(follower.missing(end) for follower in followers))

@@ -314,7 +314,7 @@ async def test_every_alias_is_a_try(client: Client) -> None:
                 assert 0 < error["extensions"]["retryAfter"] <= 30
     assert found["UNAUTHENTICATED"] == 10
     assert set(found) == {"UNAUTHENTICATED", "RATE_LIMITED"}
-    assert await client.login("bob"), "somebody else from the same address"
+    assert await client.login("bob"), "another user from the same address"
 
 
 async def test_no_secret_is_in_the_log_or_in_an_error(client: Client) -> None:

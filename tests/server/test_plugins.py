@@ -1,4 +1,4 @@
-"""A provider of somebody else's: built, installed, found, proved and asked, in processes that have only what was installed."""
+"""A third-party provider: built, installed, found, checked and queried, in processes that have only the installed packages."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ async def exchange() -> AsyncIterator[Any]:
 
 
 async def run_pytest(site: Path, folder: Path, *arguments: str, **variables: str) -> tuple[int, str]:
-    """Run pytest in ``folder`` as somebody who has installed what is in ``site``: its exit code, and what it said."""
+    """Run pytest in ``folder`` with the packages installed in ``site``; return its exit code and its output."""
     process = await asyncio.create_subprocess_exec(
         sys.executable,
         *("-m", "pytest", "-p", "no:cacheprovider", *arguments),

@@ -48,7 +48,7 @@ LOOPS = (
 
 @dataclass
 class Server:
-    """A wired server, and somebody who listens to a series of it."""
+    """A wired server, and a listener to one of its series."""
 
     machine: Runtime
     supervisor: Disturbing

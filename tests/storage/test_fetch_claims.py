@@ -52,7 +52,7 @@ async def another_process(world: World, dsn: str) -> AsyncIterator[World]:
 
 
 def whole(answers: list[Answer | BaseException], world: World) -> bool:
-    """Whether everybody has all of it."""
+    """Whether all tasks have all of it."""
     rows = rows_of(world.upstream.truth[world.symbol].between(Span(ASK["since"], ASK["until"])))
     return all(isinstance(a, Answer) and a.complete and rows_of(a.candles) == rows for a in answers)
 

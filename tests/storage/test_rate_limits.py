@@ -255,7 +255,7 @@ async def test_each_credential_has_a_budget_of_its_own_that_all_who_hold_it_shar
     assert await one.spend("whose", ours, 10) == 0
     assert await one.spend("whose", theirs, 10) == 0, "within a process"
     assert await other.spend("whose", replace(theirs, credential="another"), 10) == 0, "among processes"
-    assert await third.spend("whose", Budget(weight=10, per_s=1000), 10) == 0, "who has none"
+    assert await third.spend("whose", Budget(weight=10, per_s=1000), 10) == 0, "a caller without a credential"
     for budget in (ours, theirs):
         assert await other.spend("whose", budget, 1) > 0
         assert await RateLimiter().spend("whose", budget, 1) == 0

@@ -49,7 +49,7 @@ class LabExchange:
 
     async def make_provider(self) -> Ccxt:
         """A provider that has learned nothing yet."""
-        import ccxt.async_support as classes  # noqa: PLC0415 - a second of import, for those who need it
+        import ccxt.async_support as classes  # noqa: PLC0415 - the import takes a second, so only do it when needed
 
         host, port = self._runner.addresses[0][:2]
 

@@ -145,7 +145,7 @@ async def test_the_snapshot_is_sent_once_and_then_each_minute_as_it_moves(connec
 @pytest.mark.parametrize("fillers", [False, True], ids=["left out", "filled"])
 async def test_a_minute_without_a_trade_is_no_candle(connect: Connect, fake: FakeKraken, fillers: bool) -> None:
     fake.sockets.fillers = fillers
-    fake.now = T0 + 999 * MINUTE_MS + 20_000  # somebody trades in this one
+    fake.now = T0 + 999 * MINUTE_MS + 20_000  # this minute has a trade
     provider = await connect()
     async with aclosing(provider.stream(QUIET)) as stream:
         received = await first(stream)

@@ -199,7 +199,7 @@ async def test_many_followers_of_a_symbol_cost_one_subscription(connect: Connect
     for stream in streams[1:]:
         await stream.aclose()
     fake.now = START + 10_000
-    assert (await first(streams[0])).volume[0] > received[0].volume[0]  # those who left took nothing along
+    assert (await first(streams[0])).volume[0] > received[0].volume[0]  # the streams that ended took nothing along
     await streams[0].aclose()
 
 

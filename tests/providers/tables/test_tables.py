@@ -825,7 +825,7 @@ def test_nonsense_is_refused_and_never_crashes(
 
 
 def test_real_files_are_read() -> None:
-    """Where somebody laid them beside the checkout; none is needed."""
+    """If the files are beside the checkout; none is needed."""
     for path in sorted(REAL.glob("*_*_*[0-9mhdwon].csv.gz")):
         _is_read(path)
 

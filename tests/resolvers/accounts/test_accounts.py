@@ -287,7 +287,7 @@ async def test_a_database_that_is_away_is_never_a_wrong_password(house: House, m
 
 
 async def test_a_guesser_waits_and_no_other_user_does(house: House) -> None:
-    """A stranger's tries take nothing from the owner, who comes from elsewhere."""
+    """A stranger's attempts do not count for the owner, who has another address."""
     await house.login(address="198.51.100.7")
     found: Counter[str] = Counter()
     waits: list[float] = []

@@ -649,7 +649,7 @@ async def test_a_server_that_stops_closes_sockets_with_1001_and_streams_without_
 
 
 async def test_heartbeats_are_the_same_for_all() -> None:
-    """By either transport, for who came while it was quiet too, and with the number of the last event."""
+    """By either transport, also for a listener that came while it was quiet, and with the number of the last event."""
     stage = Stage(patience=0.05)
     stage.close()
     quiet = {"kind": "HEARTBEAT", "seq": 1, "caughtUp": False, "nodes": [], "resyncFrom": None}

@@ -300,7 +300,7 @@ async def test_aggregates_equal_their_minutes_after_kill_9_of_the_writer_and_of_
     await database.close()
 
 
-# Relations that are gone, switched off or named by somebody hostile
+# Relations that are gone, switched off or with hostile names
 
 
 async def test_without_a_relation_writes_go_on_and_readers_take_the_next_finer(
@@ -352,7 +352,7 @@ async def test_a_name_that_is_none_of_an_aggregate_is_refused(database: Database
 
 
 async def test_a_row_that_says_something_else_than_we_know_is_not_read(database: Database) -> None:
-    """A relation of somebody's own, a wrong timeframe, and hostile names that got past the check."""
+    """A foreign relation, a wrong timeframe, and hostile names that got past the check."""
     async with database.connection() as connection:
         await connection.execute(
             """create table ohlcv_evil (like ohlcv_1h);

@@ -322,7 +322,7 @@ async def test_minutes_behind_the_horizon_go_and_their_aggregates_stay(
     assert horizon == (NOW - 10 * DAY_MS) // DAY_MS * DAY_MS
     assert (await store.read_coverage([instrument, -1]))[1].horizon == horizon
     minute = [CandleRead(instrument, MINUTE, FOREVER, 10**6)]
-    assert len((await store.read(minute))[0]) == 39 * 1440  # until everybody knows
+    assert len((await store.read(minute))[0]) == 39 * 1440  # until every process knows the horizon
     async with database.connection() as connection:
         await connection.execute("update storage_layout set moved_at = moved_at - interval '3 minutes'")
     await keeper.run_once()

@@ -21,7 +21,7 @@ from storage.relations import ALL_AGGREGATES, BASE_RELATION
 from tests.fakes.upstream import minutes
 from tests.history.world import DAY_MS, HOUR_MS, T0
 
-FAULTS = {  # what somebody does to a relation behind our back, and what is found there
+FAULTS = {  # foreign changes of a relation, and the faults to find
     "delete from {} where bucketed_time = (select min(bucketed_time) from {})": Tally("", missing=1),
     "update {} set high = high + 1 where bucketed_time = (select max(bucketed_time) from {})": Tally("", different=1),
     "update {} set volume = volume * (1 + 1e-8) where bucketed_time = (select max(bucketed_time) from {})": Tally("", different=1),

@@ -372,7 +372,7 @@ async def test_paging_loses_and_repeats_nothing_while_candles_arrive(
     while before is not None:
         world.now += 3 * MINUTE_MS
         page = await world.ask(limit=100, until=before)
-        await world.ask(limit=50)  # somebody else has the new ones fetched
+        await world.ask(limit=50)  # another query fetches the new ones
         pages, before = [page.candles, *pages], page.next_before
     walked = concat(pages)
     assert plain(walked[walked.closed]) == plain(truth.between(Span(0, T0 + 1500 * MINUTE_MS)))

@@ -548,7 +548,7 @@ def connect_as(account: OsUser, server: PostgresServer, data_dir: Path) -> str:
 async def test_another_process_of_the_same_unprivileged_user_is_refused(
     data_dir: Path, postgres: EmbeddedPostgres
 ) -> None:
-    """Started by root, PostgreSQL shares its user with other programs; started by anybody else, it is one of their own."""
+    """Started by root, PostgreSQL shares its user with other programs; started by another user, it runs as that user."""
     server = postgres.start()
     account = os_user_of(data_dir / "postgres")
     assert account.dropped is AS_ROOT
