@@ -26,7 +26,7 @@ def check_new_name(what: str, name: str) -> None:
 
 
 class NodeName(NamedTuple):
-    """The names that an id is made of: a market, with a provider one of its providers, with a symbol one of its symbols."""
+    """The names in an id: a market; with ``provider`` one of its providers; with ``symbol`` also one of its symbols."""
 
     market: str
     provider: str | None = None

@@ -1,4 +1,4 @@
-"""A provider as the core uses it: the registry returns it, and every floor above uses it.
+"""A provider as the core uses it: the registry returns it, and every package above uses it.
 
 A plugin's author needs none of this: `candlegraph.provider` is the interface.
 """
@@ -18,7 +18,7 @@ from candlegraph.timeframe import Timeframe
 
 
 class Urgency(StrEnum):
-    """The purpose of an upstream call. Where a budget is short, the ones above go first."""
+    """The purpose of an upstream call. If a budget is short, the ones above go first."""
 
     LIVE = "LIVE"
     QUERY = "QUERY"
@@ -39,7 +39,7 @@ class ProviderState(StrEnum):
 class Upstream(ProviderInfo, Protocol):
     """A provider as the core uses it: guarded by retries, a rate budget, a circuit breaker and a deadline.
 
-    Raises nothing but ProviderError; ``retry_after`` says when it is worth trying again.
+    Raises only ProviderError; its ``retry_after`` is the time after which a retry makes sense.
     """
 
     def now_ms(self) -> int:
@@ -57,7 +57,7 @@ class Upstream(ProviderInfo, Protocol):
         ...
 
     async def revision(self, instrument: Instrument, timeframe: Timeframe, stored: Revision | None) -> Revision | None:
-        """As `Revised.revision`; ``stored`` where the provider declares no revisions."""
+        """As `Revised.revision`; ``stored`` if the provider declares no revisions."""
         ...
 
     def stream(self, instrument: Instrument) -> AsyncGenerator[Candles, None] | None:
@@ -114,7 +114,7 @@ class ProviderStatus:
 
 
 class Providers(Protocol):
-    """The registry, as the floors below the server see it."""
+    """The registry, as the packages below the server use it."""
 
     async def get(self, market: str, provider: str, *, timeout_s: float | None = None) -> Upstream | None:
         """The provider, started and guarded; None if no plugin has it.
