@@ -51,8 +51,8 @@ async def backfill(settings: Settings, what: BackfillRequest | int, console: Con
             await workers.close()
         _report(job, console)
     if job.state is not BackfillState.DONE:
-        said = f": {job.last_error}" if job.last_error and job.state is BackfillState.FAILED else "."
-        raise CandlegraphError(f"Backfill {job.id} was {_END_STATES[job.state]}{said}")
+        reason = f": {job.last_error}" if job.last_error and job.state is BackfillState.FAILED else "."
+        raise CandlegraphError(f"Backfill {job.id} was {_END_STATES[job.state]}{reason}")
 
 
 async def list_backfills(settings: Settings, console: Console) -> None:
