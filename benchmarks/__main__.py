@@ -29,7 +29,7 @@ BENCHMARKS = {
 
 
 def main() -> None:
-    """Run those named on the command line, or all but the soak, which takes half an hour."""
+    """Run the benchmarks named on the command line; without names all except the soak, which takes half an hour."""
     for name in sys.argv[1:] or [name for name in BENCHMARKS if name != "soak"]:
         print(f"\n## {name}\n")
         for row in asyncio.run(BENCHMARKS[name]()):

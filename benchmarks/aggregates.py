@@ -1,4 +1,4 @@
-"""What aggregates cost while candles are written, and what they save while candles are read."""
+"""The cost of aggregates for writes, and their benefit for reads."""
 
 from __future__ import annotations
 
@@ -31,21 +31,21 @@ SINCE = 1_672_531_200_000  # 2023-01-01
 ALL_TIME = Span(0, 10**14)
 
 
-class _Nobody:
-    """No provider at all."""
+class _NoProviders:
+    """A registry without providers."""
 
     async def get(self, market: str, provider: str, *, timeout_s: float | None = None) -> None:
-        """No listener."""
+        """Return no provider."""
 
     def running(self, market: str, provider: str) -> None:
-        """Nobody."""
+        """Return no provider."""
 
     def statuses(self) -> list[Any]:
         """None."""
         return []
 
 
-def _walk(count: int, seed: int, since: int = SINCE) -> Candles:
+def _random_candles(count: int, seed: int, since: int = SINCE) -> Candles:
     dice = np.random.default_rng(seed)
     close = np.round(30_000 + np.cumsum(dice.normal(0, 5, count)), 2)
     opened = np.concatenate([[30_000.0], close[:-1]])
@@ -88,7 +88,7 @@ async def _times(work: Callable[[], Awaitable[object]], repeats: int = 31) -> li
 
 @asynccontextmanager
 async def _without_aggregates() -> AsyncIterator[None]:
-    """Have writes leave the aggregates as they are."""
+    """Make writes skip the aggregates."""
     kept, SQL["aggregates_update"] = SQL["aggregates_update"], "select $1::int4[], $2::int8[], $3::int8[], $4::bool"
     try:
         yield
@@ -106,13 +106,13 @@ async def _size(store: CandleStore, *relations: str) -> float:
 
 
 async def read_and_write() -> Iterable[tuple[object, ...]]:
-    """5.2 million 1m candles, 10 symbols of a year: reads of them and of their aggregates, and writes with and without."""
+    """5.2 million 1m candles, 10 symbols of a year: reads of minutes and aggregates, and writes with and without aggregates."""
     rows: list[tuple[object, ...]] = [("what", "median", "bar"), ("---",) * 3]
     async with _store() as store:
         ids = [await _new(store, f"S{number}") for number in range(SYMBOLS)]
         began = time.perf_counter()
         for number, one in enumerate(ids):
-            await store.write([_write(one, _walk(YEAR, number))])
+            await store.write([_write(one, _random_candles(YEAR, number))])
         seconds = time.perf_counter() - began
         rows.append(("fill it, rows and aggregates", f"{SYMBOLS * YEAR / seconds:,.0f} rows/s", ""))
         async with store.database.connection() as connection:
@@ -132,7 +132,7 @@ async def _verify(store: CandleStore, one: int) -> float:
 
 
 async def _sizes(store: CandleStore) -> list[tuple[object, ...]]:
-    rows = SYMBOLS * YEAR  # bytes a row are megabytes a million rows
+    rows = SYMBOLS * YEAR  # bytes per row equal megabytes per million rows
     base, above = await _size(store, "ohlcv_data"), await _size(store, *ALL_AGGREGATES.values())
     return [
         ("ohlcv_data with its index, a million rows", f"{base / rows:.0f} MB", ""),
@@ -171,15 +171,15 @@ async def _reads(store: CandleStore, ids: list[int]) -> list[tuple[object, ...]]
 
 
 async def _live(store: CandleStore) -> list[tuple[object, ...]]:
-    """One closed minute of 500 instruments, sixty times; every third time without aggregates."""
+    """Write one closed minute of 500 instruments, sixty times; every third time without aggregates."""
     ids = [await _new(store, f"L{number}") for number in range(LIVE)]
     past = 1440
-    await store.write([_write(one, _walk(past, one)) for one in ids])
+    await store.write([_write(one, _random_candles(past, one)) for one in ids])
     async with store.database.connection() as connection:
         await connection.execute("analyze")
     taken: dict[str, list[float]] = {"with": [], "without": []}
     for minute in range(60):
-        writes = [_write(one, _walk(1, minute, SINCE + (past + minute) * 60_000)) for one in ids]
+        writes = [_write(one, _random_candles(1, minute, SINCE + (past + minute) * 60_000)) for one in ids]
         began = time.perf_counter()
         if minute % 3:
             await store.write(writes)
@@ -196,7 +196,7 @@ async def _live(store: CandleStore) -> list[tuple[object, ...]]:
 
 
 async def _bulk(store: CandleStore) -> list[tuple[object, ...]]:
-    """The same writes with aggregates and without, one after the other, twice."""
+    """The same writes with and without aggregates, alternating, twice."""
     rows: list[tuple[object, ...]] = []
     for what, count, batch, other in (
         ("fresh, a year in one write", YEAR, YEAR, None),
@@ -210,10 +210,10 @@ async def _bulk(store: CandleStore) -> list[tuple[object, ...]]:
         for turn in range(2):
             for kept in (True, False):
                 one = await _new(store, f"{what} {turn} {kept}")
-                candles = _walk(count, turn)
+                candles = _random_candles(count, turn)
                 if other is not None:
                     await store.write([_write(one, candles)])
-                    candles = _walk(count, turn + other)
+                    candles = _random_candles(count, turn + other)
                 if kept:
                     rates[kept].append(await _rate(store, one, candles, batch))
                 else:

@@ -1,4 +1,4 @@
-"""Backfills: how fast history comes in, what a ragged ledger costs, many who ask for the same, and pages side by side."""
+"""Backfills: the speed of a backfill, the cost of fragmented coverage, many equal queries, and concurrent pages."""
 
 from __future__ import annotations
 
@@ -64,17 +64,17 @@ class Memory:
     )
 
     async def start(self) -> None:
-        """Nothing to make ready."""
+        """Do nothing: there is nothing to open."""
 
     async def close(self) -> None:
-        """Nothing to let go."""
+        """Do nothing: there is nothing to close."""
 
     async def listings(self) -> Sequence[Listing]:
         """The symbols."""
         return [Listing(f"S{i}") for i in range(SYMBOLS)]
 
     async def fetch(self, instrument: Instrument, timeframe: Timeframe, span: Span) -> Page:
-        """A page."""
+        """A page of candles, after ``latency_s``."""
         self.calls += 1
         await asyncio.sleep(self.latency_s)
         rows = self.candles.between(span)[:PAGE]
@@ -84,20 +84,20 @@ class Memory:
 
 @dataclass
 class Only:
-    """A registry of one."""
+    """A registry with one provider."""
 
     member: Guard
 
     async def get(self, market: str, provider: str, *, timeout_s: float | None = None) -> Upstream | None:
-        """The one."""
+        """The provider."""
         return self.member if (market, provider) == (self.member.market.id, self.member.id) else None
 
     def running(self, market: str, provider: str) -> Upstream | None:
-        """The one."""
+        """The provider, which is always running."""
         return self.member if (market, provider) == (self.member.market.id, self.member.id) else None
 
     def statuses(self) -> Sequence[ProviderStatus]:
-        """It is ready."""
+        """The status of the provider."""
         return [ProviderStatus(self.member.market, self.member.id, self.member.name, "", "1", ProviderState.READY)]
 
 
@@ -123,7 +123,7 @@ async def _history(upstream: Guard) -> AsyncIterator[History]:
 
 
 async def a_million() -> Iterable[tuple[object, ...]]:
-    """A million 1m candles of 20 symbols, with their aggregates; the bar is 20,000 a second and 100 MB more memory."""
+    """Backfill a million 1m candles of 20 symbols, with aggregates; the bar is 20,000 per second and 100 MB more memory."""
     rows: list[tuple[object, ...]] = [
         ("workers", "seconds", "rows/s", "calls", "CPU s of ours", "memory grew MB"),
         ("---",) * 6,
@@ -159,8 +159,8 @@ async def a_million() -> Iterable[tuple[object, ...]]:
 
 
 async def ragged() -> Iterable[tuple[object, ...]]:
-    """A question about a symbol whose ledger has 10,000 fragments; the bar is 30 ms more than with one."""
-    rows: list[tuple[object, ...]] = [("fragments", "ms, ledger at hand", "ms, ledger read"), ("---",) * 3]
+    """A query of a symbol whose coverage has 10,000 fragments; the bar is 30 ms more than with one fragment."""
+    rows: list[tuple[object, ...]] = [("fragments", "ms, coverage cached", "ms, coverage read"), ("---",) * 3]
     upstream = Memory(_candles())
     async with _history(Guard(upstream)) as history:
         found = await history.listings.find([Instrument("bench", "memory", f"S{i}") for i in range(3)])
@@ -194,7 +194,7 @@ async def ragged() -> Iterable[tuple[object, ...]]:
 
 
 async def a_thousand() -> Iterable[tuple[object, ...]]:
-    """A thousand identical cold questions while the upstream takes a second; the bar is a p99 of four, and one call."""
+    """A thousand identical cold queries while the upstream takes a second; the bar is a p99 of 4 s, and one call."""
     upstream = Memory(_candles(), latency_s=1.0)
     async with _history(Guard(upstream)) as history:
         await history.listings.find([Instrument("bench", "memory", "S0")])
@@ -209,7 +209,7 @@ async def a_thousand() -> Iterable[tuple[object, ...]]:
 
         times = await asyncio.gather(*(one() for _ in range(1_000)))
     return [
-        ("questions", "upstream calls", "p50 s", "p99 s"),
+        ("queries", "upstream calls", "p50 s", "p99 s"),
         ("---",) * 4,
         (1_000, upstream.calls, f"{np.median(times):.2f}", f"{np.quantile(times, 0.99):.2f}"),
     ]
@@ -217,7 +217,7 @@ async def a_thousand() -> Iterable[tuple[object, ...]]:
 
 @asynccontextmanager
 async def _exchange(latency_ms: int, pages: int, symbols: int) -> AsyncIterator[tuple[Ccxt, Guard]]:
-    """A provider of ccxt's, bare and guarded, of a local exchange whose budget is never spent."""
+    """A ccxt provider, bare and guarded, of a local exchange whose rate budget is never exhausted."""
     process = await asyncio.create_subprocess_exec(
         *(sys.executable, "-m", "benchmarks.exchange", str(latency_ms / 1000), str(pages * PAGE), str(symbols)),
         stdin=asyncio.subprocess.PIPE,
@@ -238,7 +238,7 @@ async def _exchange(latency_ms: int, pages: int, symbols: int) -> AsyncIterator[
 
 
 async def _page_bare(provider: Ccxt, pages: int) -> None:
-    """What a script of ccxt's does: page after page, each from where the last one ended."""
+    """Page like a script that uses ccxt: each page begins where the last one ended."""
     since, exchange = T0, provider._started()
     for _ in range(pages):
         rows = await exchange.fetch_ohlcv("S0/USDT", "1m", since, PAGE)
@@ -254,7 +254,7 @@ async def _page_guarded(guard: Guard, pages: int) -> None:
 
 
 async def _ask(history: History, symbol: str, spans: Sequence[Span], *, newest: bool = False) -> None:
-    """A cold question for each span, one after the other; ``newest``: for the newest candles before its end."""
+    """A cold query for each span, one after the other; ``newest``: for the newest candles before its end."""
     for span in spans:
         series = Series(Instrument("crypto", "binance", symbol), MINUTE)
         minutes = (span.until - span.since) // MINUTE_MS
@@ -272,7 +272,7 @@ async def _timed(work: Awaitable[None]) -> float:
 
 
 async def paging() -> Iterable[tuple[object, ...]]:
-    """The guard's part of 100 pages, the bar is 10 %; then twelve pages through everything, the bar is three times the speed."""
+    """The guard's share in 100 pages (the bar is 10 %), then twelve pages through all layers (the bar is 3 times as fast)."""
     times: dict[str, list[float]] = defaultdict(list)
     async with _exchange(20, 100, 1) as (provider, guard):
         await _page_guarded(guard, 100)
@@ -298,7 +298,7 @@ async def paging() -> Iterable[tuple[object, ...]]:
 
 
 async def _twelve_pages(latency_ms: int) -> dict[str, float]:
-    """Medians in milliseconds, each kind in turn; every question is about a symbol of which nothing is stored."""
+    """Medians in milliseconds of each kind, in turn; every query is for a symbol without stored candles."""
     times: dict[str, list[float]] = defaultdict(list)
     whole = Span(T0, T0 + MAX_CALLS_PER_FETCH * PAGE_MS)
     pages = [Span(since, since + PAGE_MS) for since in range(whole.since, whole.until, PAGE_MS)]
@@ -322,7 +322,7 @@ async def _twelve_pages(latency_ms: int) -> dict[str, float]:
 
 
 async def backfill() -> Iterable[tuple[object, ...]]:
-    """All of them."""
+    """All benchmarks of backfills."""
     found: list[tuple[object, ...]] = []
     for part in (a_million, ragged, a_thousand):
         found += [*([("",)] if found else []), *await part()]

@@ -1,4 +1,4 @@
-"""What the cache saves: in the process, in Redis, for a watchlist; and what happens when Redis fails under load."""
+"""The benefit of the cache in the process, in Redis and for a watchlist, and the effect of a failing Redis under load."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ ROOMY = 64 << 20
 CANDLES = "timestamp open high low close volume"
 
 
-def _walk(seed: int, rows: int) -> Candles:
+def _random_candles(seed: int, rows: int) -> Candles:
     close = np.round(30_000 + np.cumsum(np.random.default_rng(seed).normal(0, 5, rows)), 2)
     return Candles.of(T0 + MINUTE_MS * np.arange(rows), close, close + 3, close - 3, close, np.abs(close % 7).round(3))
 
@@ -56,12 +56,12 @@ async def _machine() -> AsyncIterator[Runtime]:
 
 
 async def one_series() -> Iterable[tuple[object, ...]]:
-    """1,000 candles through the orchestrator, side by side: from PostgreSQL, from Redis, from memory."""
+    """1,000 candles through the orchestrator: from PostgreSQL, from Redis, and from memory."""
     rows: list[tuple[object, ...]] = [("1,000 candles from", "median ms", "p99 ms", "sources"), ("---",) * 4]
     valkey = Valkey()
     redis = Redis(valkey.url)
     async with _machine() as running:
-        record = await _furnish(running, "A", _walk(3, ROWS))
+        record = await _furnish(running, "A", _random_candles(3, ROWS))
         shelf = SharedCache(redis, "bench")
         ways = {"PostgreSQL": None, "Redis": CandleCache(0, shelf), "memory": CandleCache(ROOMY)}
         histories = {
@@ -89,7 +89,7 @@ async def one_series() -> Iterable[tuple[object, ...]]:
 
 
 async def watchlist() -> Iterable[tuple[object, ...]]:
-    """50 symbols x 100 candles over HTTP: one operation against 50 requests one after the other; the bar is 4 times."""
+    """50 symbols x 100 candles over HTTP: one operation against 50 sequential requests; the bar is 4 times as fast."""
     rows: list[tuple[object, ...]] = [
         ("candles from", "50 requests, ms", "one operation, ms", "times as fast"),
         ("---",) * 4,
@@ -97,7 +97,7 @@ async def watchlist() -> Iterable[tuple[object, ...]]:
     symbols = [f"W{number}" for number in range(50)]
     async with _machine() as running:
         for number, symbol in enumerate(symbols):
-            await _furnish(running, symbol, _walk(number, 300))
+            await _furnish(running, symbol, _random_candles(number, 300))
         arguments = f"until: {T0 + 250 * MINUTE_MS}, limit: 100"
         single = [
             f'{{ candles(market: "bench", provider: "memory", symbol: "{symbol}", {arguments}) {{ nodes {{ {CANDLES} }} }} }}'
@@ -133,7 +133,7 @@ async def _post(port: int, queries: list[str]) -> None:
 
 @dataclass(slots=True)
 class _Load:
-    """200 questions a second about a series whose truth is known, answered from Redis where it can be."""
+    """200 queries per second of a series with known candles, answered from Redis if possible."""
 
     history: History
     record: InstrumentRecord
@@ -165,13 +165,13 @@ class _Load:
             candles = (await _answer(self.history, ask)).candles
             right = np.array_equal(candles.close, self.truth.close[first : first + 500])
             self.counts["right" if right else "wrong"] += 1
-        except Exception:  # noqa: BLE001 - counted
+        except Exception:  # noqa: BLE001 - every failure is counted
             self.counts["failed"] += 1
         self.times.append((time.perf_counter() - began) * 1000)
 
 
 async def faults() -> Iterable[tuple[object, ...]]:
-    """FLUSHALL, SIGSTOP and kill -9 of Valkey under 200 questions a second, none of them answered from memory."""
+    """FLUSHALL, SIGSTOP and kill -9 of Valkey under 200 queries per second, none of them answered from memory."""
     rows: list[tuple[object, ...]] = [
         ("Valkey is", "right", "wrong", "failed", "p50 ms", "p99 ms", "max ms"),
         ("---",) * 7,
@@ -179,7 +179,7 @@ async def faults() -> Iterable[tuple[object, ...]]:
     valkey = Valkey()
     redis = Redis(valkey.url)
     async with _machine() as running:
-        truth = _walk(3, ROWS)
+        truth = _random_candles(3, ROWS)
         record = await _furnish(running, "A", truth)
         shelf = SharedCache(redis, "bench")
         history = History.create(running.database, running.registry, cache=CandleCache(0, shelf))
@@ -210,20 +210,20 @@ async def faults() -> Iterable[tuple[object, ...]]:
 
 
 async def corrections() -> Iterable[tuple[object, ...]]:
-    """How long after its commit a correction is in the answers of another process, 50 times each; the bar is a second."""
+    """The time from the commit of a correction until another process answers with it, 50 times; the bar is a second."""
     rows: list[tuple[object, ...]] = [
         ("the other process", "other queries", "p50 ms", "p95 ms", "longest ms", "bar"),
         ("---",) * 6,
     ]
     valkey = Valkey()
     async with _machine() as running:
-        record = await _furnish(running, "A", _walk(3, ROWS))
+        record = await _furnish(running, "A", _random_candles(3, ROWS))
         folder = running.settings.data_dir
         for redis in ({}, {"REDIS_URL": valkey.url}):
             dsn = {"DB_CONNECTION_STRING": running.database._dsn, "DATA_DIR": str(folder / "other")}
             with serving(folder / "other.log", **dsn, **redis) as other:
                 for load in (0, 100):
-                    took = await _told(running, record, len(rows) * 1_000, other.url, load)
+                    took = await _correction_delays(running, record, len(rows) * 1_000, other.url, load)
                     p95 = quantiles(took, n=20)[-1]
                     rows.append(
                         (
@@ -239,8 +239,10 @@ async def corrections() -> Iterable[tuple[object, ...]]:
     return rows
 
 
-async def _told(running: Runtime, record: InstrumentRecord, price: int, url: str, load: int) -> list[float]:
-    """Milliseconds from the commit of each correction until ``url`` answers with it, under so many other queries a second."""
+async def _correction_delays(
+    running: Runtime, record: InstrumentRecord, price: int, url: str, load: int
+) -> list[float]:
+    """Milliseconds from the commit of each correction until ``url`` answers with it, under ``load`` other queries per second."""
     dice = random.Random(1)  # noqa: S311 - a load
     took = []
     async with aiohttp.ClientSession() as http:

@@ -1,8 +1,8 @@
 """Clients of live subscriptions: `python -m benchmarks.clients SOCKETS PORT...`, a process of its own.
 
-Each socket has one subscription, of the symbols and the ports in turn. A line on stdin is a command, answered by a line of
-JSON: `mark` (what was seen since the last one), `stall SOCKETS SECONDS` (so many stop reading for so long; who is cut off
-comes back and resumes) or `churn AT_ONCE SECONDS` (connect, subscribe and drop, over and over).
+Each socket has one subscription; symbols and ports take turns. A line on stdin is a command, and a line of JSON its answer:
+`mark` (all that was received since the last mark), `stall SOCKETS SECONDS` (SOCKETS stop reading for SECONDS; a disconnected one
+connects again and resumes) or `churn AT_ONCE SECONDS` (connect, subscribe and drop, repeatedly).
 """
 
 from __future__ import annotations
@@ -15,11 +15,11 @@ import time
 from benchmarks.listening import DICE, Book, Listener
 from benchmarks.ticking import SYMBOLS
 
-AT_ONCE = 50  # connecting
+AT_ONCE = 50  # sockets that connect at the same time
 
 
 async def _churn(book: Book, ports: list[int], seconds: float) -> None:
-    """Connect, subscribe and drop: half of them say goodbye, the others just go, some before they were answered."""
+    """Connect, subscribe and drop: half of the clients close properly, the others just disconnect, some before an answer."""
     until = time.monotonic() + seconds
     while time.monotonic() < until:
         one = Listener(book, DICE.choice(ports), f"S{DICE.randrange(SYMBOLS)}")
@@ -49,7 +49,7 @@ async def _stall(listeners: list[Listener], seconds: float) -> None:
         one.transport.resume_reading()
 
 
-async def _obey(sockets: int, ports: list[int]) -> None:
+async def _run_commands(sockets: int, ports: list[int]) -> None:
     loop, book, gate = asyncio.get_running_loop(), Book(), asyncio.Semaphore(AT_ONCE)
     listeners = [Listener(book, ports[i % len(ports)], f"S{i // len(ports) % SYMBOLS}") for i in range(sockets)]
 
@@ -76,4 +76,4 @@ async def _obey(sockets: int, ports: list[int]) -> None:
 if __name__ == "__main__":
     import uvloop
 
-    uvloop.run(_obey(int(sys.argv[1]), [int(port) for port in sys.argv[2:]]))
+    uvloop.run(_run_commands(int(sys.argv[1]), [int(port) for port in sys.argv[2:]]))

@@ -1,6 +1,6 @@
 """A local Binance in a process of its own: `python -m benchmarks.exchange LATENCY_S MINUTES SYMBOLS`, until its stdin ends.
 
-It prints the options that point ccxt's class at it. All symbols have the same candles, and a page is made once for all.
+It prints the options that point ccxt's class at it. All symbols have the same candles, and each page is built only once.
 """
 
 from __future__ import annotations
@@ -17,10 +17,10 @@ from tests.fakes.exchange import T0, random_candles
 
 
 class Ready(FakeBinance):
-    """A page of candles takes ``after_s``."""
+    """A local exchange whose pages of candles take ``after_s``."""
 
     def __init__(self, after_s: float) -> None:
-        """Nothing was asked."""
+        """Start without requests."""
         self._after_s = after_s
         self._bodies: dict[tuple[str, str], bytes] = {}
         super().__init__()

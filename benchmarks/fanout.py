@@ -1,7 +1,7 @@
-"""Many listeners of one series: ours against stock Strawberry and against graphql-ws on Node, in one run.
+"""Many listeners of one series: our server against stock Strawberry and against graphql-ws on Node, in one run.
 
-`python -m benchmarks.fanout PORT LISTENERS EVENTS BURSTS` is the client, a process of its own that does no more than count
-frames, so that the server is what is measured; it prints the seconds each burst took.
+`python -m benchmarks.fanout PORT LISTENERS EVENTS BURSTS` is the client, a process of its own. It only counts frames, so that
+the server limits the speed, and prints the seconds of each burst.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ SERVERS = {
 
 
 async def fan_out() -> Iterable[tuple[object, ...]]:
-    """1,000 listeners of one series, bursts of 20 events; the bars are 8 times stock and twice graphql-ws on Node."""
+    """1,000 listeners of one series, bursts of 20 events; the bars are 8 times stock Strawberry and twice graphql-ws on Node."""
     found: dict[str, list[tuple[float, float]]] = {name: [] for name in SERVERS}
     for _ in range(ROUNDS):
         for name, command in SERVERS.items():
@@ -67,7 +67,7 @@ async def _server(command: tuple[str, ...]) -> AsyncIterator[tuple[int, psutil.P
 
 
 async def _measure(port: int, server: psutil.Process) -> list[tuple[float, float]]:
-    """Messages a second and the server's CPU microseconds a message, of each burst."""
+    """For each burst: messages per second, and the server's CPU microseconds per message."""
     arguments = map(str, (port, LISTENERS, EVENTS, BURSTS))
     client = await asyncio.create_subprocess_exec(
         *(sys.executable, "-m", "benchmarks.fanout", *arguments),
@@ -77,14 +77,14 @@ async def _measure(port: int, server: psutil.Process) -> list[tuple[float, float
     assert client.stdin
     assert client.stdout
     figures = []
-    assert await client.stdout.readline() == b"ready\n", "not everybody was let in"
+    assert await client.stdout.readline() == b"ready\n", "not every client could connect"
     for _ in range(BURSTS):
         before = sum(server.cpu_times()[:2])
         client.stdin.write(b"go\n")
         seconds = float(await client.stdout.readline())
         cpu = sum(server.cpu_times()[:2]) - before
         figures.append((LISTENERS * EVENTS / seconds, cpu * 1e6 / (LISTENERS * EVENTS)))
-    server.kill()  # first, for stock Strawberry logs each listener that leaves
+    server.kill()  # before the clients, because stock Strawberry logs each listener that disconnects
     client.stdin.close()
     await client.wait()
     return figures
@@ -127,7 +127,7 @@ class _Listener(asyncio.Protocol):
             frames += 1
             at += head + length
         del buffer[:at]
-        if frames and not self._subscribed:  # that was the acknowledgement
+        if frames and not self._subscribed:  # the first frame is the acknowledgement
             self._subscribed = True
             payload = {"query": OPERATION, "variables": {"symbol": "A"}}
             self._send({"id": str(uuid.uuid4()), "type": "subscribe", "payload": payload})
@@ -141,7 +141,7 @@ class _Listener(asyncio.Protocol):
 
 
 class _Count:
-    """Frames that came, and who waits for how many."""
+    """The number of received frames, and a waiter for a number of them."""
 
     def __init__(self) -> None:
         self.frames = 0

@@ -1,4 +1,4 @@
-"""A client's socket with a live subscription, and its record of received candles."""
+"""A client's socket with a live subscription, and the record of the candles it has received."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ DICE = random.Random(1)  # noqa: S311 - a load
 
 @dataclass
 class Book:
-    """What the sockets of this process saw. Of latencies, in whole ms, how often each."""
+    """The record of all sockets of this process; latencies are counted by whole milliseconds."""
 
     updates: Counter[int] = field(default_factory=Counter)
     closes: Counter[int] = field(default_factory=Counter)  # after the first socket that received it
@@ -34,8 +34,8 @@ class Book:
     first: dict[tuple[str, int], float] = field(default_factory=dict)
 
     def taken(self, listeners: list[Listener]) -> dict[str, object]:
-        """All of it; begins anew."""
-        due = (int(time.time() * 1000) - 4_000) // MINUTE_MS * MINUTE_MS - MINUTE_MS  # closed by now, however late
+        """Return the record, and start a new one."""
+        due = (int(time.time() * 1000) - 4_000) // MINUTE_MS * MINUTE_MS - MINUTE_MS  # must have closed by now
         counts: Counter[str] = Counter(self.counts)
         for one in listeners:
             counts["slow and behind" if one.slow else "behind"] += one.closed < due
@@ -51,8 +51,8 @@ class Listener(asyncio.Protocol):
     def __init__(self, book: Book, port: int, symbol: str) -> None:
         self.symbol, self.port = symbol, port
         self.closed = self.seq = self.tick = 0
-        self.slow = False  # or it does not read, or did not: its delays prove nothing
-        self.again = True  # whether it comes back when it was cut off
+        self.slow = False  # it has stopped reading at some time, so its delays prove nothing
+        self.again = True  # whether it connects again after it was disconnected
         self.ready = asyncio.Event()
         self._book = book
 

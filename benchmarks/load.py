@@ -1,4 +1,4 @@
-"""Live subscriptions under load: thousands of sockets, clients that stop reading, and half an hour of coming and going."""
+"""Live subscriptions under load: thousands of sockets, clients that stop reading, and half an hour of new connections."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ Rows = Iterable[tuple[object, ...]]
 
 
 async def load() -> Rows:
-    """A tick of each of 50 keys every 2 s for a minute, to LOAD_SOCKETS (5,000) sockets at two servers."""
+    """Send a tick of each of 50 keys every 2 s for a minute, to LOAD_SOCKETS (5,000) sockets of two servers."""
     sockets = int(os.environ.get("LOAD_SOCKETS", "5000"))
     async with stage() as it:
         quiet = await it.ask(10)
@@ -30,7 +30,7 @@ async def load() -> Rows:
         await it.do("mark")
         asked = await it.ask(SECONDS)
         seen = await it.do("mark")
-        # A minute may have ended just now: a socket without it yet is checked once more.
+        # A minute may have ended a moment ago: check a socket that lacks it once more.
         await asyncio.sleep(5)
         late = await it.do("mark")
     updates = seen["updates"]
@@ -44,10 +44,14 @@ async def load() -> Rows:
         ("forming candles conflated, put back", f"{seen['counts']['conflated']:,}, {seen['counts']['put back']:,}", ""),
         ("closed candles delivered", f"{seen['closes'].total() + late['closes'].total():,}", ""),
         ("wrong", _wrong(seen["counts"] + late["counts"]), "nothing"),
-        ("a tick, p50, p99, longest", _told(updates), "p99 1,000 ms"),
-        ("a close after its first listener, p50, p99, longest", _told(seen["closes"] + late["closes"]), ""),
-        ("other queries before, p50, p99, longest", _asked(quiet), ""),
-        ("other queries meanwhile, p50, p99, longest", _asked(asked), "p99 500 ms"),
+        ("a tick, p50, p99, longest", _counted_quantiles(updates), "p99 1,000 ms"),
+        (
+            "a close after its first listener, p50, p99, longest",
+            _counted_quantiles(seen["closes"] + late["closes"]),
+            "",
+        ),
+        ("other queries before, p50, p99, longest", _quantiles(quiet), ""),
+        ("other queries meanwhile, p50, p99, longest", _quantiles(asked), "p99 500 ms"),
         *(
             (f"{name}, most", f"{megabytes} MB", "600 MB" if "server" in name else "")
             for name, megabytes in it.peak_mb.items()
@@ -57,7 +61,7 @@ async def load() -> Rows:
 
 
 async def slow() -> Rows:
-    """50 of 1,000 clients stop reading for 75 s and then go on; what the others receive meanwhile."""
+    """50 of 1,000 clients stop reading for 75 s and then go on: measure what the others receive meanwhile."""
     rows: list[tuple[object, ...]] = [
         ("when", "a tick to the others, p50, p99, longest", "servers' PSS", "wrong", "of the slow ones"),
         ("---",) * 5,
@@ -81,7 +85,7 @@ async def slow() -> Rows:
             rows.append(
                 (
                     when,
-                    _told(seen["updates"]),
+                    _counted_quantiles(seen["updates"]),
                     f"{it.peak_mb[PSS]} MB",
                     _wrong(counts, WRONG[:5]),
                     _listed(ended),
@@ -91,12 +95,12 @@ async def slow() -> Rows:
 
 
 async def soak() -> Rows:
-    """Connect, subscribe and drop for SOAK_MINUTES (30): what the servers hold before and after."""
+    """Connect, subscribe and drop for SOAK_MINUTES (30): compare the resources of the servers before and after."""
     seconds = float(os.environ.get("SOAK_MINUTES", "30")) * 60
     async with stage() as it:
         await it.enter(0)
         each = AT_ONCE // len(it.clients)
-        await it.do(f"churn {each} {WARM_S}")  # what is loaded and cached once is no leak
+        await it.do(f"churn {each} {WARM_S}")  # warm up: data that is loaded and cached once is not a leak
         await asyncio.sleep(SETTLE_S)
         await it.do("mark")
         before, began = await it.held(), time.monotonic()
@@ -129,11 +133,11 @@ def _listed(counts: Mapping[object, int]) -> str:
     return ", ".join(f"{n:,} {name}" for name, n in counts.items() if n)
 
 
-def _told(latencies: Counter[object]) -> str:
-    return _asked(sorted(latencies.elements()))  # type: ignore[type-var, arg-type]
+def _counted_quantiles(latencies: Counter[object]) -> str:
+    return _quantiles(sorted(latencies.elements()))  # type: ignore[type-var, arg-type]
 
 
-def _asked(took: Sequence[float]) -> str:
+def _quantiles(took: Sequence[float]) -> str:
     if not took:
         return "none"
     p50, p99 = (took[int(len(took) * share)] for share in (0.5, 0.99))

@@ -12,7 +12,7 @@ from candlegraph import UTC, Candles, Timeframe, fold, zone
 
 
 async def fold_a_year() -> Iterable[tuple[object, ...]]:
-    """A year of 1m into every stored timeframe; the bar is 30 ms."""
+    """Fold a year of 1m candles into every stored timeframe; the bar is 30 ms."""
     minutes = 525_600
     generator = np.random.default_rng(1)
     close = generator.random(minutes)

@@ -1,6 +1,6 @@
-"""The servers that are measured: `python -m benchmarks.server ours|stock memory|postgres|cached|live DSN`; prints its port.
+"""The servers to measure: `python -m benchmarks.server ours|stock memory|postgres|cached|live DSN`; it prints its port.
 
-`stock` is the same schema and resolvers on Strawberry's own executor, view and JSON.
+`stock` has the same schema and resolvers, with Strawberry's own executor, view and JSON encoder.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ from storage.users import UserStore
 
 
 class MemoryHistory:
-    """Answers every question with the newest candles of one fixed batch."""
+    """Answers every request with the newest candles of one fixed batch."""
 
     def __init__(self) -> None:
         close = np.round(30_000 + np.cumsum(np.random.default_rng(3).normal(0, 5, 5_000)), 2)
@@ -71,7 +71,7 @@ class MemoryHistory:
 
 
 class BurstHub:
-    """Publishes candles to all listeners on request, as fast as it can."""
+    """Publishes candles to all listeners on request, as fast as possible."""
 
     def __init__(self) -> None:
         self._listeners: set[Listener] = set()

@@ -1,4 +1,4 @@
-"""Candles over HTTP: ours against the same schema on stock execution, one server process each, in one run."""
+"""Candles over HTTP: our server against the same schema with stock execution, one process each, in one run."""
 
 from __future__ import annotations
 
@@ -27,12 +27,12 @@ COLUMNS = OBJECTS.replace("nodes", "columns")
 
 
 async def from_memory() -> Iterable[tuple[object, ...]]:
-    """Candles that are in memory; the bar is 15 times stock at 1,000 candles."""
+    """Candles from memory; the bar is 15 times stock at 1,000 candles."""
     return await _compare("memory", "")
 
 
 async def from_postgres() -> Iterable[tuple[object, ...]]:
-    """Candles read from PostgreSQL; the bar is 8 times stock at 1,000 candles."""
+    """Candles from PostgreSQL; the bar is 8 times stock at 1,000 candles."""
     with tempfile.TemporaryDirectory() as folder:
         async with open_runtime(Settings.read(data_dir=Path(folder) / "data"), create=True) as running:
             record = await running.services.history.instruments.get_or_create(Instrument("bench", "memory", "A"), "UTC")
@@ -94,7 +94,7 @@ async def _server(*arguments: str) -> AsyncIterator[tuple[int, psutil.Process]]:
 
 
 async def _rate(server: tuple[int, psutil.Process], query: str, clients: int) -> tuple[float, float]:
-    """Requests a second, and the server's CPU milliseconds a request."""
+    """Requests per second, and the server's CPU milliseconds per request."""
     port, process = server
     body = json.dumps({"query": query}).encode()
     request = (
@@ -109,7 +109,7 @@ async def _rate(server: tuple[int, psutil.Process], query: str, clients: int) ->
 
 
 async def _ask(port: int, request: bytes, until: float) -> int:
-    """One client that asks again and again: it reads answers without parsing them, so that the server is what is measured."""
+    """One client that repeats a request: it does not parse the answers, so that the server limits the speed."""
     reader, writer = await asyncio.open_connection("127.0.0.1", port, limit=4_000_000)
     done = 0
     while time.perf_counter() < until:
@@ -124,7 +124,7 @@ async def _ask(port: int, request: bytes, until: float) -> int:
 
 
 async def listeners() -> Iterable[tuple[object, ...]]:
-    """200 listeners of one series: what they cost upstream."""
+    """200 listeners of one series: count the upstream calls."""
     with tempfile.TemporaryDirectory() as folder:
         async with open_runtime(Settings.read(data_dir=Path(folder) / "data"), create=True) as running:
             provider = await running.registry.get("demo", "synthetic")

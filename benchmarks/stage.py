@@ -1,4 +1,4 @@
-"""Where live subscriptions are put under load: servers, their database, clients, and what all of it takes.
+"""The test bed for live subscriptions under load: servers, their database, clients, and measurements.
 
 Two server processes on one PostgreSQL, two client processes, all on this machine: one clock, so that how long a tick takes
 from the instant it was due to a client's socket can be measured. It uses loopback only.
@@ -36,12 +36,12 @@ ASK_EVERY_S = 0.05
 
 @dataclass
 class Client:
-    """A process of `benchmarks.clients`."""
+    """A client process: `benchmarks.clients`."""
 
     process: asyncio.subprocess.Process
 
     async def do(self, command: str = "") -> dict[str, dict[str, int]]:
-        """Have it do something; what it answers."""
+        """Send a command; return the answer."""
         assert self.process.stdin
         assert self.process.stdout
         if command:
@@ -64,7 +64,7 @@ class Stage:
     peak_mb: Counter[str] = field(default_factory=Counter)
 
     async def enter(self, sockets: int) -> float:
-        """Connect so many sockets, caught up all of them; the seconds it took."""
+        """Connect ``sockets``, and wait until all have caught up; return the seconds."""
         ports = [server.url.rpartition(":")[2] for server in self.servers]
         for _ in range(CLIENTS):
             process = await asyncio.create_subprocess_exec(
@@ -80,7 +80,7 @@ class Stage:
         return time.monotonic() - began
 
     async def do(self, command: str) -> dict[str, Counter[object]]:
-        """Have all clients do something; their answers as one."""
+        """Send a command to all clients; return the sum of their answers."""
         found: dict[str, Counter[object]] = {"updates": Counter(), "closes": Counter(), "counts": Counter()}
         for answer in await asyncio.gather(*(client.do(command) for client in self.clients)):
             for name, counts in answer.items():
@@ -88,7 +88,7 @@ class Stage:
         return found
 
     def memory(self) -> dict[str, float]:
-        """Megabytes: of the servers, and of PostgreSQL with what it shares."""
+        """Megabytes of the servers, and of PostgreSQL including its shared memory."""
         servers = [psutil.Process(server.process.pid).memory_full_info() for server in self.servers]
         database = [one.memory_full_info() for one in (self.database, *self.database.children())]
         found = {
@@ -101,7 +101,7 @@ class Stage:
         return found
 
     async def ask(self, seconds: float) -> list[float]:
-        """Questions at a steady pace, whether the last is answered or not: the milliseconds each took, sorted."""
+        """Send queries at a fixed rate, without waiting for answers; return the sorted latencies in milliseconds."""
         took: list[float] = []
 
         async def ask(http: aiohttp.ClientSession, number: int) -> None:
@@ -122,7 +122,7 @@ class Stage:
         return sorted(took)
 
     async def held(self) -> dict[str, float]:
-        """What the servers hold now: memory, tasks, listeners, objects, sockets, connections to the database."""
+        """The present resources of the servers: memory, tasks, listeners, objects, sockets, database connections."""
         found: Counter[str] = Counter()
         for server in self.servers:
             process, file = psutil.Process(server.process.pid), self.folder / f"{server.process.pid}.json"
@@ -144,9 +144,9 @@ class Stage:
 
 @asynccontextmanager
 async def stage() -> AsyncIterator[Stage]:
-    """Two servers over a new database."""
+    """Run two servers over a new database."""
     _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))  # handed down to servers and clients
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))  # servers and clients inherit it
     async with AsyncExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
         plugin = folder / "plugin" / "candlegraph_bench-1.dist-info"

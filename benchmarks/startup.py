@@ -1,4 +1,4 @@
-"""How long a start takes, and what the server needs without requests."""
+"""The time of a start, and the memory of an idle server."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ MEGABYTE = 1_048_576
 
 
 async def start_and_rest() -> Iterable[tuple[object, ...]]:
-    """The import of the application, the embedded database cold and warm, and the resident memory of an idle server."""
+    """Measure the import of the application, the embedded database (cold and warm), and the memory of an idle server."""
     rows: list[tuple[object, ...]] = [("what", "median", "bar"), ("---",) * 3]
     rows.append(("import server.transport.app", f"{median(_import_seconds() for _ in range(5)):.2f} s", "1 s"))
     cold, warm = [], []

@@ -1,7 +1,7 @@
-"""A provider for measurements of live subscriptions: symbols that move by the clock and say in their volume when they did.
+"""A provider for measurements of live subscriptions: its symbols tick by the clock, and the volume is the time of the tick.
 
-A plugin of a server process of its own (see `benchmarks.load`). The volume of a candle is the instant (ms, UTC) of its last
-tick, so that its receiver knows the delay. SIGUSR1 makes the process write down what it holds.
+It is a plugin of a server process (see `benchmarks.load`). The volume of a candle is the instant (ms, UTC) of its last tick,
+so that a receiver can compute the delay. On SIGUSR1 the process writes its resources to a file.
 """
 
 from __future__ import annotations
@@ -36,18 +36,18 @@ class Ticking:
     )
 
     def __init__(self, folder: Path) -> None:
-        """``folder`` is where it is written down what the process holds."""
+        """``folder`` gets the file with the resources of the process."""
         self._file = folder / f"{os.getpid()}.json"
 
     async def start(self) -> None:
-        """Listen to the signal."""
-        asyncio.get_running_loop().add_signal_handler(signal.SIGUSR1, self._tell)
+        """Handle the signal."""
+        asyncio.get_running_loop().add_signal_handler(signal.SIGUSR1, self._write_resources)
 
     async def close(self) -> None:
-        """Listen to it no more."""
+        """Stop handling the signal."""
         asyncio.get_running_loop().remove_signal_handler(signal.SIGUSR1)
 
-    def _tell(self) -> None:
+    def _write_resources(self) -> None:
         gc.collect()
         things = gc.get_objects()
         held = {
@@ -65,7 +65,7 @@ class Ticking:
         return [Listing(f"S{i}") for i in range(SYMBOLS)]
 
     async def fetch(self, instrument: Instrument, timeframe: Timeframe, span: Span) -> Page:
-        """The minutes of ``span`` until now, the forming one as its last tick left it."""
+        """The minutes of ``span`` until now, including the forming one up to its last tick."""
         now, phase = clock.now_ms(), _phase(instrument)
         first = timeframe.ceil(span.since)
         until = min(span.until, first + PAGE * MINUTE_MS)
@@ -78,12 +78,12 @@ class Ticking:
         return Page(candles, span.since, min(until, forming))
 
     async def stream(self, instrument: Instrument) -> AsyncIterator[Candles]:
-        """The forming minute with every tick; each symbol ticks at its own place within the two seconds."""
+        """Yield the forming minute at every tick; each symbol ticks at its own offset within the two seconds."""
         phase = _phase(instrument)
         due = (clock.now_ms() - phase) // TICK_MS * TICK_MS + phase
         while True:
             due += TICK_MS
-            while (early := due - clock.now_ms()) > 0:  # an event loop counts in whole milliseconds
+            while (early := due - clock.now_ms()) > 0:  # repeat, because the event loop rounds to whole milliseconds
                 await asyncio.sleep(early / 1000)
             minute = MINUTE.floor(clock.now_ms())
             page = await self.fetch(instrument, MINUTE, Span(minute, minute + MINUTE_MS))

@@ -1,4 +1,4 @@
-"""Bulk writing."""
+"""Bulk writes."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def _million() -> Candles:
 
 
 async def import_a_million() -> Iterable[tuple[object, ...]]:
-    """A million 1m rows: a bare COPY into the table, our write of the same, and the whole import from a CSV."""
+    """A million 1m rows: a bare COPY into the table, our write of the same rows, and a whole import from a CSV."""
     candles = _million()
     covered = Spans([Span(int(candles.timestamp[0]), int(candles.timestamp[-1]) + 60_000)])
     bare, ours, again, whole = [], [], [], []

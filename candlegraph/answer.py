@@ -60,7 +60,7 @@ class Gap:
 
 @dataclass(frozen=True, slots=True)
 class SourceSpan:
-    """The source of ``[since, until)``; ``fetched_at`` (ms, UTC) where it was fetched for this answer."""
+    """The source of ``[since, until)``; ``fetched_at`` (ms, UTC) if it was fetched for this answer."""
 
     since: int
     until: int
@@ -96,7 +96,7 @@ class CandleRequest:
     """A request: the oldest ``limit`` candles from ``since``, or without it the newest ones before ``until`` (or now).
 
     Both are compared with the opening of a bucket, ``since`` inclusive and ``until`` exclusive. ``zone`` None is the
-    instrument's own. Candles that end before ``known_until`` (ms) are final, even if our clock is behind.
+    instrument's own. Candles that end before ``final_until`` (ms) are final, even if our clock is behind.
     """
 
     series: Series

@@ -26,18 +26,18 @@ class Batcher(Generic[K, T, R]):
     """Runs one batch of a key at a time, in a task of its own, and keys side by side.
 
     Over a database this is group commit: when five hundred callers write at once, the first statement takes those of one
-    turn of the event loop, the next one all that arrived meanwhile. A lone call does not wait.
+    turn of the event loop, the next one all that arrived meanwhile. A single call does not wait.
 
-    No caller runs a batch, so a cancelled caller affects no other. Its own call is left out where the batch has not begun,
-    and completed by the batch otherwise; it never runs twice.
+    No caller runs a batch, so a cancelled caller affects no other. Its own call is left out if the batch has not begun, and
+    completed by the batch otherwise; it never runs twice.
     """
 
     def __init__(self, run: Callable[[K, Sequence[T]], Awaitable[Sequence[R]]], *, repeats_alone: bool = False) -> None:
         """``run`` takes the items of one batch and returns a result for each, in their order.
 
         A CandlegraphError reaches every caller of the batch. After any other exception, with ``repeats_alone``, each call
-        runs once more by itself, so that one bad item fails alone. The batch may have committed before it failed: use it
-        only where a second run of an item changes nothing.
+        runs once more on its own, so that one bad item fails alone. The batch may have committed before it failed: use this
+        only if a second run of an item changes nothing.
         """
         self._run = run
         self._repeats_alone = repeats_alone
@@ -71,7 +71,7 @@ class Batcher(Generic[K, T, R]):
                 await self._run_batch(key, calls)
             finally:
                 for call in calls:
-                    call.result.cancel()  # does nothing to a result that is there
+                    call.result.cancel()  # has no effect on a result that is done
 
     async def _run_batch(self, key: K, calls: Sequence[_Call[T, R]]) -> None:
         try:
@@ -92,5 +92,5 @@ class Batcher(Generic[K, T, R]):
     def _end(self, key: K, task: asyncio.Task[None]) -> None:
         if self._tasks.get(key) is task:
             del self._tasks[key]
-            for call in self._waiting.pop(key, ()):  # there are some only where the task was cancelled
+            for call in self._waiting.pop(key, ()):  # there are some only if the task was cancelled
                 call.result.cancel()

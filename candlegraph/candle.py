@@ -73,7 +73,7 @@ class Candles:
         closed: ArrayLike = True,
         synthetic: ArrayLike = False,
     ) -> Self:
-        """Make a batch from columns that are already sorted and unique; InvalidCandles where their lengths differ.
+        """Make a batch from columns that are already sorted and unique; InvalidCandles if their lengths differ.
 
         Arrays of the right type are used without a copy: the caller must not change them afterwards.
         """
@@ -98,7 +98,7 @@ class Candles:
     def from_rows(cls, rows: Iterable[Sequence[float]]) -> Self:
         """Read ``[timestamp, open, high, low, close, volume]`` rows in any order; of equal timestamps the last wins.
 
-        None is read as NaN, and `problems` reports it. InvalidCandles where a row is shorter, holds anything but numbers, or
+        None is read as NaN, and `problems` reports it. InvalidCandles if a row is shorter, holds anything but numbers, or
         has no whole number of milliseconds for a timestamp.
         """
         rows = list(rows)
@@ -144,13 +144,13 @@ class Candles:
         return self if high - low == len(self) else self[low:high]
 
     def merge(self, newer: Candles) -> Candles:
-        """Merge both; where both have a candle, the newer one wins."""
+        """Merge both; if both have a candle of a bucket, the newer one wins."""
         if not len(newer) or not len(self):
             return newer if len(newer) else self
         return concat([self, newer]).sorted()
 
     def same_as(self, other: Candles) -> bool:
-        """Whether both hold the same candles."""
+        """Whether both have the same candles."""
         return len(self) == len(other) and all(
             bool((ours == theirs).all()) for ours, theirs in zip(self.columns, other.columns, strict=True)
         )
@@ -161,7 +161,7 @@ class Candles:
         return np.asarray(flat & (self.volume == 0))
 
     def with_known_volumes(self) -> tuple[Self, Bools]:
-        """The same candles with 0 for a volume that is NaN, which means unknown; and which candles these are, (n,) bool."""
+        """The same candles with 0 for each unknown (NaN) volume, and a mask of these candles, (n,) bool."""
         unknown = np.isnan(self.volume)
         return replace(self, volume=np.where(unknown, 0.0, self.volume)), unknown
 
@@ -170,7 +170,7 @@ class Candles:
         return replace(self, closed=closed)
 
     def problems(self, timeframe: Timeframe, span: Span, zone: Zone = UTC_ZONE) -> dict[int, str]:
-        """Why rows are no candles of this timeframe within ``span``: position -> reason, empty when all are valid."""
+        """Why rows are not valid candles of this timeframe within ``span``: position -> reason, empty if all are valid."""
         low, high, volume = self.low, self.high, self.volume
         finite = np.isfinite(np.stack(self.columns[1:6])).all(axis=0)
         with np.errstate(invalid="ignore"):

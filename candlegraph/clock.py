@@ -19,7 +19,7 @@ OLDEST_MS, NEWEST_MS = -2_208_988_800_000, 9_999_999_999_999  # the first and th
 
 
 def looks_like_seconds(instant: int) -> bool:
-    """Whether a number of milliseconds is probably one of seconds, of 2001 to 2286: 12 January to 26 April 1970, within a minute."""
+    """Whether a number is probably in seconds (2001 to 2286), since as milliseconds it is in early 1970 and no whole minute."""
     return 10**9 <= instant < 10**10 and instant % MINUTE_MS != 0
 
 

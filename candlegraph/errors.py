@@ -18,7 +18,7 @@ CandlegraphError
     |   |-- ProviderStarting PROVIDER_UNAVAILABLE   ask again after ``retry_after`` seconds
     |   `-- FetchPaused     UNAVAILABLE             free some disk space; stored candles are still answered
     |-- RateLimited         RATE_LIMITED            wait ``retry_after`` seconds
-    |   `-- FetchLimited    RATE_LIMITED            the same; what is stored is answered
+    |   `-- FetchLimited    RATE_LIMITED            the same; stored candles are still answered
     |-- ProviderRefused     PROVIDER_REFUSED        do not retry: keys, region or plan
     |-- UnknownSymbol       NOT_FOUND               the upstream does not know the symbol
     `-- Unsupported         BAD_USER_INPUT          the provider does not support this request
@@ -31,7 +31,7 @@ class CandlegraphError(Exception):
     """Something went wrong."""
 
     code = "INTERNAL"
-    reason: str | None = None  # where clients have to distinguish errors of one code
+    reason: str | None = None  # for clients that have to distinguish errors of one code
 
     def __init__(self, message: str | None = None, *, retry_after: float | None = None) -> None:
         """Take ``message``, or the first line of the class's docstring.
@@ -109,7 +109,7 @@ class Unavailable(CandlegraphError):
 
 
 class ConfigurationError(CandlegraphError):
-    """A setting is wrong. The message is one line that names it and never holds a secret."""
+    """A setting is wrong. The message is one line that names it and never has a secret."""
 
     code = "CONFIGURATION"
 

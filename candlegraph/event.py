@@ -42,7 +42,7 @@ class Event:
 
     @property
     def series_candles(self) -> SeriesCandles:
-        """The candles, with what their buckets are."""
+        """The candles, with the dates and ends of their buckets."""
         return SeriesCandles(self.candles, self.series.timeframe if self.series else MINUTE, self.zone)
 
 

@@ -1,7 +1,7 @@
-"""What rows of candles prove: the spans in which there is no other candle than these.
+"""Finds what rows of candles prove: the spans in which there is no other candle than these.
 
-A file is evidence from row to row. A hole between two rows means that there was no trade only where it looks like the
-other holes of the file: a night, a weekend, a holiday, a quiet hour. A much longer hole means that rows are missing.
+A hole between two rows of a file means that there was no trade only if it looks like the other holes of the file: a night, a
+weekend, a holiday, a quiet hour. A much longer hole means that rows are missing.
 """
 
 from __future__ import annotations
@@ -15,14 +15,14 @@ from candlegraph.zone import UTC, Int64s, Zone
 
 SHORT_HOLE_MS = 3 * DAY_MS  # a hole up to here never breaks a run: a long weekend
 HOLE_FACTOR = 4  # nor does one up to this multiple of the longest usual one
-KIND_COUNT = 3  # holes of one kind make it a usual one
-KIND_RATIO = 1.25  # holes are of one kind where the longest is at most this multiple of the shortest
+KIND_COUNT = 3  # this many holes of one kind make it a usual kind
+KIND_RATIO = 1.25  # holes are of one kind if the longest is at most this multiple of the shortest
 ANY_HOLE_MS = int(np.iinfo(np.int64).max)
 NO_HOLE_MS = 0
 
 
 def hole_lengths(stamps: Int64s, timeframe: Timeframe, zone: Zone = UTC) -> Int64s:
-    """The time without a row after each row but the last, (n - 1,) ms; 0 where the next bucket has a row.
+    """The time without a row after each row but the last, (n - 1,) ms; 0 if the next bucket has a row.
 
     ``stamps`` is (n,) int64 ms UTC, ascending and unique. Holes between days are counted in local days, so that a
     change of the clock makes none longer.
@@ -41,8 +41,8 @@ def bucket_ends(stamps: Int64s, timeframe: Timeframe, zone: Zone = UTC) -> Int64
 def longest_hole(stamps: Int64s, timeframe: Timeframe, zone: Zone = UTC) -> int:
     """The longest hole (ms) that does not break a run of these rows.
 
-    Three days, or four times the longest usual hole. A hole is usual where two others are at most a quarter shorter:
-    nights, weekends and holidays are kinds of their own, and a single odd hole is none.
+    Three days, or four times the longest usual hole. A hole is usual if two others are at most a quarter shorter: nights,
+    weekends and holidays are kinds of their own, and a single unusual hole is none.
     """
     holes = hole_lengths(stamps, timeframe, zone)
     ranked = np.sort(holes[holes > 0])
@@ -53,8 +53,8 @@ def longest_hole(stamps: Int64s, timeframe: Timeframe, zone: Zone = UTC) -> int:
 def runs(stamps: Int64s, timeframe: Timeframe, zone: Zone = UTC, longest: int | None = None) -> Spans:
     """The runs of rows, each from the opening of its first to the end of its last.
 
-    A hole longer than ``longest`` ms breaks a run; `longest_hole` where it is not given. With ``ANY_HOLE_MS`` there is
-    one run, with ``NO_HOLE_MS`` no hole is within one.
+    A hole longer than ``longest`` ms breaks a run; the default is `longest_hole`. With ``ANY_HOLE_MS`` there is one run, with
+    ``NO_HOLE_MS`` no run has a hole.
     """
     if not len(stamps):
         return Spans()

@@ -26,7 +26,7 @@ def check_new_name(what: str, name: str) -> None:
 
 
 class NodeName(NamedTuple):
-    """The names that an id is made of: a market, with a provider one of its providers, with a symbol one of its symbols."""
+    """The names in an id: a market; with ``provider`` one of its providers; with ``symbol`` also one of its symbols."""
 
     market: str
     provider: str | None = None
@@ -49,14 +49,14 @@ def backfill_id(number: int) -> str:
 
 
 def parse_node_id(text: str) -> NodeName | None:
-    """The names in an id; None where no market, provider or symbol can have that id."""
+    """The names in an id; None if no market, provider or symbol can have that id."""
     market, *rest = text.split("/", 2)
     name = NodeName(unquote(market), *map(unquote, rest[:1]), *rest[1:])
     return name if all(name[: 1 + len(rest)]) and node_id(*name) == text else None
 
 
 def parse_backfill_id(text: str) -> int | None:
-    """The number in the id of a backfill; None where no backfill can have that id."""
+    """The number in the id of a backfill; None if no backfill can have that id."""
     number = text.removeprefix(_BACKFILL)
     plain = number.isascii() and number.isdecimal() and len(number) <= _MAX_BACKFILL_DIGITS
     return int(number) if plain and backfill_id(int(number)) == text else None

@@ -25,8 +25,8 @@ class Latest:
 class LatestCandles:
     """The newest candles of n symbols; iterates as `Latest`, for edges only.
 
-    ``known`` (n,) says which have one: ``candles`` holds those alone, in the same order. ``previous_close`` (n,) is NaN
-    where it is not known.
+    ``known`` (n,) is a mask of the symbols with one: ``candles`` has only these, in the same order. ``previous_close`` (n,) is
+    NaN if it is not known.
     """
 
     records: InstrumentColumns
@@ -59,5 +59,5 @@ class LatestCandles:
 
     @property
     def previous_closes(self) -> list[float | None]:
-        """The closes of the buckets before; None where one is not known."""
+        """The closes of the buckets before; None if one is not known."""
         return [None if math.isnan(close) else close for close in self.previous_close.tolist()]

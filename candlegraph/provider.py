@@ -41,7 +41,7 @@ class TaintKind(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Taint:
-    """A fault of an older version of a provider: the core puts right what that version stored, once.
+    """A fault of an older version of a provider: the core repairs the data that this version stored, once.
 
     ``name`` identifies the fault for ever within the provider. ``symbols`` is a regular expression that finds the affected
     symbols. ``reason`` goes into the log.
@@ -65,7 +65,7 @@ class Market:
 
 @dataclass(frozen=True, slots=True)
 class Budget:
-    """What an upstream lets one credential spend: ``weight`` in any ``per_s`` seconds, and ``concurrent`` calls at once.
+    """The calls that an upstream allows one credential: ``weight`` in any ``per_s`` seconds, ``concurrent`` at once.
 
     Another ``credential`` has another budget; it leaves the process only as a short hash.
     """
@@ -113,7 +113,7 @@ class Capabilities:
 
 @dataclass(frozen=True, slots=True)
 class Listing:
-    """One line of a provider's symbol list. Instants are milliseconds since the epoch, UTC; None where not known."""
+    """One line of a provider's symbol list. Instants are milliseconds since the epoch, UTC; None if not known."""
 
     symbol: str
     name: str | None = None
@@ -132,7 +132,7 @@ class Listing:
 
 @dataclass(frozen=True, slots=True)
 class Revision:
-    """Identifies the data that a provider has for a series, where these data may be replaced (see `Revised`).
+    """Identifies the data that a provider has for a series, if these data may be replaced (see `Revised`).
 
     Revisions of one ``lineage`` differ only by candles added after the last one. ``state`` identifies the data exactly, so
     that after a restart the provider can compare the lineage. Both are opaque to the core.
@@ -146,10 +146,10 @@ class Revision:
 class Page:
     """An answer, and the span for which it is complete.
 
-    On ``[complete_from, complete_to)`` the provider vouches that there is no other candle than these. The core does not keep
-    final candles outside of it; the forming one lies behind it. ``complete_to <= complete_from`` proves nothing; where both
-    are an instant before the requested span, the provider has nothing newer than that, and may have older candles.
-    A volume is in units of the base; NaN where it is unknown: the core stores 0 and never takes that candle for a filler.
+    On ``[complete_from, complete_to)`` the provider guarantees that there is no other candle than these. The core does not keep
+    final candles outside of it; the forming one comes after it. ``complete_to <= complete_from`` proves nothing; if both are
+    an instant before the requested span, the provider has nothing newer than that, and may have older candles.
+    A volume is in units of the base; NaN if it is unknown: the core stores 0 and never treats that candle as a filler.
     ``revision`` is for a `Revised` provider: the data from which the page was read.
     ``proved_until`` is for the core, which sets it by the upstream's clock: nothing later has settled for sure.
     """
@@ -246,7 +246,7 @@ class SupportsFirstAvailable(Protocol):
     """The further method of a provider that can find the beginning of an instrument's history."""
 
     async def first_available(self, instrument: Instrument) -> int | None:
-        """When its first 1m candle opens (ms, UTC); None where that is unknown. ProviderError."""
+        """When its first 1m candle opens (ms, UTC); None if that is unknown. ProviderError."""
         ...
 
 
@@ -254,15 +254,15 @@ class SupportsFirstAvailable(Protocol):
 class Revised(Protocol):
     """The further method of a provider whose past may be replaced as a whole: a file, a snapshot that is published anew.
 
-    The core never fetches again what is covered. It compares revisions instead: where the lineage differs from that of
-    the stored candles, it reads the covered spans again and replaces them in one transaction.
+    The core does not fetch a covered span again. It compares revisions instead: if the lineage differs from that of the
+    stored candles, it reads the covered spans again and replaces them in one transaction.
     """
 
     async def revision(self, instrument: Instrument, timeframe: Timeframe, stored: Revision | None) -> Revision | None:
         """The revision of the data that `Provider.fetch` reads now; ``stored`` is that of the stored candles, if known.
 
-        It has the lineage of ``stored`` where the data only grew since, or where they cannot be read at the moment: then the
-        stored candles stay. None where the data of the series no longer exist. Cheap: the core calls it for each query.
+        It has the lineage of ``stored`` if candles were only added since, or if the data cannot be read at the moment: then the
+        stored candles stay. None if the data of the series no longer exist. It must be cheap: the core calls it for each query.
         ProviderError.
         """
         ...
@@ -273,13 +273,13 @@ class Inspected(Protocol):
     """The further method of a provider whose own data may be faulty: a folder with unreadable files, say."""
 
     async def inspect(self) -> str | None:
-        """Which of its data cannot be served and why, one line each; None where all can. Calls no remote upstream."""
+        """Which of its data cannot be served and why, one line each; None if all can. Calls no remote upstream."""
         ...
 
 
 @runtime_checkable
 class Tainted(Protocol):
-    """What a provider has besides whose older versions stored faulty data."""
+    """The further method of a provider if older versions of it stored faulty data."""
 
     @property
     def taints(self) -> Sequence[Taint]:

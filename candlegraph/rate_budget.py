@@ -15,14 +15,14 @@ class RateBudget(Protocol):
     """Counts spent weight by key, one for each upstream, and by the credential of a budget."""
 
     async def spend(self, key: str, budget: Budget, weight: float, share: float = 1.0) -> float:
-        """Spend ``weight``: 0, or the seconds to wait; then nothing was spent.
+        """Spend ``weight`` and return 0; or spend nothing and return the seconds to wait.
 
-        It is refused where it would use more than ``share`` of the budget: the rest is reserved for others.
+        A call that would use more than ``share`` of the budget has to wait: the rest is reserved for others.
         """
         ...
 
     async def pause(self, key: str, budget: Budget, seconds: float) -> None:
-        """Stop all spending for so long, at the upstream's request."""
+        """Stop all spending for ``seconds``, at the upstream's request."""
         ...
 
 

@@ -12,8 +12,8 @@ from candlegraph.zone import UTC, Int64s, Zone
 def fold(candles: Candles, timeframe: Timeframe, zone: Zone = UTC) -> Candles:
     """Fold ``candles`` into ``timeframe``: first open, highest high, lowest low, last close, summed volume.
 
-    The caller passes whole buckets: a bucket is built of the candles that are there. A bucket is ``closed`` or ``synthetic``
-    only where all its candles are. Input and output are ascending; the base timeframe must nest in ``timeframe``.
+    The caller passes whole buckets: a bucket is built from the candles passed. A bucket is ``closed`` or ``synthetic`` only if
+    all its candles are. Input and output are ascending; the base timeframe must nest in ``timeframe``.
     """
     if not len(candles):
         return candles
@@ -43,7 +43,7 @@ def _buckets(stamps: Int64s, timeframe: Timeframe, zone: Zone) -> tuple[Int64s, 
         index = timeframe.index(stamps, zone)
         starts = np.append(0, np.flatnonzero(index[1:] != index[:-1]) + 1)
         return timeframe.open_at(index[starts], zone), starts
-    # From a day up the edges are few: look each up among the stamps rather than each stamp among the days.
+    # Days and longer buckets have few edges: look each edge up among the stamps, rather than each stamp among the days.
     edges = timeframe.edges(timeframe.floor(int(stamps[0]), zone), int(stamps[-1]) + 1, zone)
     starts = np.searchsorted(stamps, edges)
     filled = np.append(starts[1:], len(stamps)) > starts

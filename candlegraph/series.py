@@ -46,7 +46,7 @@ class SymbolKind(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class InstrumentRecord:
-    """A stored instrument. Instants are milliseconds since the epoch, UTC; None where not known.
+    """A stored instrument. Instants are milliseconds since the epoch, UTC; None if not known.
 
     ``listed``: its provider lists it and can fetch more. Otherwise it was imported, and only the store has it.
     ``contract_size`` is in base units a contract, of an inverse contract in quote units.

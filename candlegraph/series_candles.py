@@ -1,4 +1,4 @@
-"""Candles together with what their buckets are: the dates and the ends that the columns of a batch do not have."""
+"""Candles together with the dates and the ends of their buckets, which the columns of a batch do not have."""
 
 from __future__ import annotations
 

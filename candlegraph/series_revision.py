@@ -15,7 +15,7 @@ _MARK = re.compile(r"([1-9][0-9]{0,7}[a-z]{1,3})\.([0-9]{1,18})\.([0-9]{1,18})")
 
 
 class ChangeMark(NamedTuple):
-    """The newest entries of both logs about one stored timeframe; 0 where there is none."""
+    """The newest entries of both logs about one stored timeframe; 0 if there is none."""
 
     correction: int = 0
     withdrawal: int = 0

@@ -23,7 +23,7 @@ class Span:
         return self.until > self.since
 
     def __and__(self, other: Span) -> Span:
-        """What both hold."""
+        """The intersection."""
         if other.since <= self.since and self.until <= other.until:
             return self
         return Span(max(self.since, other.since), min(self.until, other.until))
@@ -70,7 +70,7 @@ class Spans:
         return len(self._spans)
 
     def __eq__(self, other: object) -> bool:
-        """Whether both hold the same instants."""
+        """Whether both have the same instants."""
         return isinstance(other, Spans) and self._spans == other._spans
 
     def __hash__(self) -> int:
@@ -82,11 +82,11 @@ class Spans:
         return f"Spans({list(self._spans)})"
 
     def __or__(self, other: Spans) -> Spans:
-        """What either holds."""
+        """The union."""
         return Spans((*self._spans, *other._spans))
 
     def __and__(self, other: Spans) -> Spans:
-        """What both hold."""
+        """The intersection."""
         found, ours, theirs = [], self._candidates(other), other._candidates(self)
         i = j = 0
         while i < len(ours) and j < len(theirs):
@@ -98,7 +98,7 @@ class Spans:
         return Spans.from_disjoint(span for span in found if span)
 
     def __sub__(self, other: Spans) -> Spans:
-        """What we hold and ``other`` does not."""
+        """The difference: our instants that ``other`` does not have."""
         near = other._candidates(self)
         if not near:
             return self
@@ -115,7 +115,7 @@ class Spans:
         return not span or (at >= 0 and span.until <= self._spans[at].until)
 
     def inner(self, timeframe: Timeframe, zone: Zone = UTC) -> Spans:
-        """The whole buckets held by one of the spans each."""
+        """The whole buckets, each within one of the spans."""
         return Spans(span.inner(timeframe, zone) for span in self._spans)
 
 

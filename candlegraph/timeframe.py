@@ -1,8 +1,8 @@
-"""How long a candle is, and where its buckets begin: the one bucket calculus.
+"""Timeframes: the length of a candle, and the openings of its buckets; all code computes buckets here.
 
 Width buckets (m, h, d, w) count from Monday 2000-01-03T00:00, calendar buckets (mon, y) from 2000-01-01: the defaults
-of TimescaleDB's ``time_bucket``. Below a day the grid is UTC. From a day up it is a zone's local days, and a month is
-never a number of seconds.
+of TimescaleDB's ``time_bucket``. Buckets shorter than a day are on the grid of UTC. Days and longer buckets follow a zone's
+local days, and a month is never a number of seconds.
 """
 
 from __future__ import annotations

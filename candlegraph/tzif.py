@@ -42,7 +42,7 @@ def read_tzif(name: str) -> bytes:
 def transitions(data: bytes) -> tuple[int, Int64s, Int64s]:
     """The first offset from UTC, and the instants at which another one begins with their offsets, (n,) int64 each.
 
-    All in seconds; the rule of the footer is written out until 2297. ValueError where ``data`` is no TZif file.
+    All in seconds; the rule of the footer is written out until 2297. ValueError if ``data`` is no TZif file.
     """
     try:
         header, start, width = _header(data, 0), _HEADER.size, 4

@@ -1,4 +1,4 @@
-"""A provider as the core uses it: the registry returns it, and every floor above uses it.
+"""A provider as the core uses it: the registry returns it, and every package above uses it.
 
 A plugin's author needs none of this: `candlegraph.provider` is the interface.
 """
@@ -18,7 +18,7 @@ from candlegraph.timeframe import Timeframe
 
 
 class Urgency(StrEnum):
-    """The purpose of an upstream call. Where a budget is short, the ones above go first."""
+    """The purpose of an upstream call. If a budget is short, the ones above go first."""
 
     LIVE = "LIVE"
     QUERY = "QUERY"
@@ -39,7 +39,7 @@ class ProviderState(StrEnum):
 class Upstream(ProviderInfo, Protocol):
     """A provider as the core uses it: guarded by retries, a rate budget, a circuit breaker and a deadline.
 
-    Raises nothing but ProviderError; ``retry_after`` says when it is worth trying again.
+    Raises only ProviderError; its ``retry_after`` is the time after which a retry makes sense.
     """
 
     def now_ms(self) -> int:
@@ -53,15 +53,15 @@ class Upstream(ProviderInfo, Protocol):
         ...
 
     async def first_available(self, instrument: Instrument) -> int | None:
-        """As `SupportsFirstAvailable.first_available`; None where the provider does not support it."""
+        """As `SupportsFirstAvailable.first_available`; None if the provider does not support it."""
         ...
 
     async def revision(self, instrument: Instrument, timeframe: Timeframe, stored: Revision | None) -> Revision | None:
-        """As `Revised.revision`; ``stored`` where the provider declares no revisions."""
+        """As `Revised.revision`; ``stored`` if the provider declares no revisions."""
         ...
 
     def stream(self, instrument: Instrument) -> AsyncGenerator[Candles, None] | None:
-        """As `SupportsStreaming.stream`, for the caller to close; None where it has to be polled."""
+        """As `SupportsStreaming.stream`, for the caller to close; None if it has to be polled."""
         ...
 
     def count_refused_rows(self, rows: int) -> None:
@@ -95,7 +95,7 @@ class ProviderStatus:
 
     ``retry_at`` in milliseconds, UTC.
 
-    ``budget`` is the effective one: the provider's own, or a cautious one; None where the provider cannot be called.
+    ``budget`` is the effective one: the provider's own, or a cautious one; None if the provider cannot be called.
     """
 
     market: Market
@@ -114,12 +114,12 @@ class ProviderStatus:
 
 
 class Providers(Protocol):
-    """The registry, as the floors below the server see it."""
+    """The registry, as the packages below the server use it."""
 
     async def get(self, market: str, provider: str, *, timeout_s: float | None = None) -> Upstream | None:
-        """The provider, started and guarded; None where no plugin has it.
+        """The provider, started and guarded; None if no plugin has it.
 
-        ProviderError where it cannot be started now; ProviderStarting where it is not ready within ``timeout_s``.
+        ProviderError if it cannot be started now; ProviderStarting if it is not ready within ``timeout_s``.
         """
         ...
 

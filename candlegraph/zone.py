@@ -78,7 +78,7 @@ class Zone:
 
 @lru_cache(maxsize=1024)
 def zone(name: str) -> Zone:
-    """Look an IANA zone up by its name; BadUserInput where it does not exist."""
+    """Look an IANA zone up by its name; BadUserInput if it does not exist."""
     try:
         if not _NAME.fullmatch(name) or len(name) > 64:
             raise ValueError(name)  # noqa: TRY301
@@ -91,7 +91,7 @@ def zone(name: str) -> Zone:
 
 
 def zone_of(name: str, data: bytes) -> Zone:
-    """The zone of a TZif file's content. ValueError where it is none."""
+    """The zone of a TZif file's content. ValueError if it is none."""
     first, at, offsets = transitions(data)
     every = np.concatenate([[first], offsets]) * 1000 // MINUTE_MS * MINUTE_MS
     start = int(np.searchsorted(at, _FROM_S, side="right"))

@@ -1,1 +1,1 @@
-"""The floor of answers: cache, aggregate, store, provider, in this order; and the backfill."""
+"""Answers to candles queries, from the cache, an aggregate, the store or a provider, in this order; and the backfill."""

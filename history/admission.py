@@ -28,16 +28,16 @@ class RowBudget:
     """
 
     def __init__(self, rows: int = MAX_ROWS, *, patience_s: float = 2.0) -> None:
-        """All of it is free."""
+        """Start with all rows free."""
         self._free = self._all = rows
         self._patience_s = patience_s
         self._waiting: list[_Waiter] = []  # the oldest first
 
     @asynccontextmanager
     async def reserve(self, rows: int, deadline: float | None = None) -> AsyncIterator[None]:
-        """Hold ``rows`` of the budget, all of it where they are more; waits only where they are not free.
+        """Hold ``rows`` of the budget, at most all of it; wait until they are free.
 
-        Overloaded where they are not free by ``deadline`` (loop time).
+        Overloaded if they are not free by ``deadline`` (loop time).
         """
         if rows <= EXEMPT_ROWS:
             yield
@@ -61,7 +61,7 @@ class RowBudget:
                 await waiter.granted
         except TimeoutError:
             self._leave(waiter)
-            raise Overloaded("Too many large questions are being answered: try again later.", retry_after=5) from None
+            raise Overloaded("Too many large queries are running: try again later.", retry_after=5) from None
         except asyncio.CancelledError:
             self._leave(waiter)
             raise
@@ -69,7 +69,7 @@ class RowBudget:
     def _leave(self, waiter: _Waiter) -> None:
         if waiter in self._waiting:
             self._waiting.remove(waiter)
-        self._release(0 if waiter.granted.cancelled() else waiter.rows)  # its turn may have come in this moment
+        self._release(0 if waiter.granted.cancelled() else waiter.rows)  # the rows may have been granted at this moment
 
     def _release(self, rows: int) -> None:
         self._free += rows
@@ -83,6 +83,6 @@ class RowBudget:
                 waiter.granted.set_result(None)
 
     def _has_aged(self) -> bool:
-        """Whether a waiter has waited so long that no other may overtake it."""
+        """Whether the oldest waiter has waited so long that no other may overtake it."""
         now = asyncio.get_running_loop().time()
         return bool(self._waiting) and now - self._waiting[0].since >= self._patience_s

@@ -1,4 +1,4 @@
-"""The answer to a query, made of what the query found: candles, gaps with their reasons, sources, cursors."""
+"""Assembles the answer of a query from its results: candles, gaps with their reasons, sources, cursors."""
 
 from __future__ import annotations
 
@@ -11,31 +11,31 @@ from candlegraph.span import Span, Spans
 from history.plan import Plan, UnreachableSpan, kept_history
 from history.query_fetches import FetchOutcome
 
-NOT_PROVED = "The provider does not have it, or its answers do not prove what there is: it is asked again later."
+NOT_PROVED = "The provider does not have it, or its answers prove nothing about it: the server asks again later."
 
 
 @dataclass(frozen=True, slots=True)
 class QueryResult:
-    """What a query has when it ends."""
+    """The results of a query when it ends."""
 
     candles: Candles  # ascending; filled on request
-    reached: Span  # the windows it went through
+    reached: Span  # all windows that it has answered
     cut: bool  # the budget of calls ended before the query did
     answered: tuple[tuple[Span, SourceKind], ...]
     outcome: FetchOutcome
 
     @property
     def covered(self) -> Spans:
-        """What was answered."""
+        """The spans with an answer."""
         return Spans(span for span, _ in self.answered)
 
 
-def assemble(ask: CandleRequest, plan: Plan, findings: QueryResult) -> Answer:
+def assemble(request: CandleRequest, plan: Plan, findings: QueryResult) -> Answer:
     """Make the answer; ``plan`` is the query's last one."""
-    reached, forward = findings.reached, ask.since is not None
+    reached, forward = findings.reached, request.since is not None
     unknown = Spans([Span(reached.since, min(reached.until, plan.settled))]) - findings.covered
     out_of_reach = plan.unreachable(reached) if unknown else []
-    candles, shown = _apply_limit(ask, plan, findings)
+    candles, shown = _apply_limit(request, plan, findings)
     more = findings.cut or len(candles) < len(findings.candles)
     if not forward and len(candles) and (plan.capabilities or findings.outcome.failure):
         # The answer begins at its first candle and shows no gap before it. A gap there sets ``has_more``:
@@ -43,11 +43,11 @@ def assemble(ask: CandleRequest, plan: Plan, findings: QueryResult) -> Answer:
         reachable = unknown - Spans(item.span for item in out_of_reach)
         more = more or bool(reachable & Spans([Span(reached.since, shown.since)]))
     gaps = explain_gaps(plan, findings.outcome, unknown & Spans([shown]), out_of_reach)
-    # Where there was no candle yet, flat ones lie between the one before and here: the next page begins here again.
-    flat = ask.fill is Fill.PREVIOUS and not len(candles) and not gaps
+    # A page without a candle, back in time: flat ones follow the next older candle, so the next page reads this span again.
+    flat = request.fill is Fill.PREVIOUS and not len(candles) and not gaps
     return Answer(
         plan.record,
-        ask,
+        request,
         plan.zone,
         candles,
         tuple(gaps),
@@ -58,31 +58,31 @@ def assemble(ask: CandleRequest, plan: Plan, findings: QueryResult) -> Answer:
     )
 
 
-def _apply_limit(ask: CandleRequest, plan: Plan, findings: QueryResult) -> tuple[Candles, Span]:
-    """The candles that the limit lets through, and the span they stand for."""
+def _apply_limit(request: CandleRequest, plan: Plan, findings: QueryResult) -> tuple[Candles, Span]:
+    """The candles within the limit, and the span that they answer."""
     candles, reached = findings.candles, findings.reached
-    if ask.since is None:
-        candles = candles[-ask.limit :]
+    if request.since is None:
+        candles = candles[-request.limit :]
         return candles, Span(int(candles.timestamp[0]), reached.until) if len(candles) else reached
-    if len(candles) > ask.limit:
-        candles = candles[: ask.limit]
+    if len(candles) > request.limit:
+        candles = candles[: request.limit]
         reached = Span(reached.since, plan.timeframe.next(int(candles.timestamp[-1]), plan.zone))
     return candles, reached
 
 
 def explain_gaps(plan: Plan, outcome: FetchOutcome, unknown: Spans, out_of_reach: list[UnreachableSpan]) -> list[Gap]:
-    """The settled buckets that are not covered, each span with the first reason that fits it."""
+    """The settled buckets that are not covered, as gaps; each has the first reason that applies."""
     if not unknown:
         return []
     reasons = [(item.reason, Spans([item.span]), item.detail) for item in out_of_reach]
     reasons += [
         (GapReason.PENDING, outcome.pending, "It is being fetched: ask again in a moment."),
-        (GapReason.REFUSED, outcome.refused, "The provider sent rows that are no candles."),
+        (GapReason.REFUSED, outcome.refused, "The provider sent invalid rows."),
         (GapReason.UNAVAILABLE, outcome.unavailable, _unavailable_detail(plan)),
         (
             GapReason.PENDING,
             outcome.unproved,
-            "The provider does not tell the time: a newer candle proves that it is over.",
+            "The provider reports no time: only a newer candle proves that this one has ended.",
         ),
     ]
     gaps: list[Gap] = []
@@ -132,7 +132,7 @@ def source_spans(plan: Plan, findings: QueryResult, reached: Span) -> list[Sourc
 
 
 def _merge_adjacent(sources: list[SourceSpan]) -> list[SourceSpan]:
-    """Neighbours of one kind as one."""
+    """Merge neighbours with the same source."""
     joined: list[SourceSpan] = []
     for source in sources:
         if joined and joined[-1].until == source.since and joined[-1].source == source.source:

@@ -13,14 +13,14 @@ from history.pieces import quiet_step
 from history.verdict import FetchCall, PageVerdict
 
 MAX_OUT_OF_REACH = 3  # pages in a row that begin after the requested span: older candles are unavailable
-MAX_IN_VAIN = 12  # pages in a row that prove nothing: the fetch goes no further back
+MAX_IN_VAIN = 12  # pages in a row that prove nothing: the fetch stops going back
 
 
 @dataclass(slots=True)
 class PagingState:
-    """The experience with the pages of a series so far; its next fetch starts with it."""
+    """How the pages of a series have been so far; its next fetch starts with this state."""
 
-    reach: int = 0  # how far back the last call reached, ms
+    reach: int = 0  # how far back a call is expected to reach, ms
     in_vain: int = 0  # pages in a row that proved nothing
     out_of_reach: int = 0  # of these, the ones that began after the requested span
     narrow: bool = False  # a page of rows proved nothing: the next request is for half a page
@@ -29,28 +29,30 @@ class PagingState:
 
 @dataclass(slots=True)
 class Attempts:
-    """The spans that a fetch does not request again, and the pages that led to that."""
+    """The spans that a fetch does not request again, and the counts of pages that decide it."""
 
     request: FetchRequest
     result: FetchResult
     timeframe: Timeframe
-    days: Zone  # whose days the timeframe counts
+    days: Zone  # the zone of the timeframe's days
     capabilities: Capabilities
     paging: PagingState = field(default_factory=PagingState)
-    spans: Spans = field(default_factory=Spans)  # requested: a span that is still unknown is unavailable
+    spans: Spans = field(
+        default_factory=Spans
+    )  # already requested: the rest of them that is not covered is unavailable
     window_ms: int = 0  # the longest request, after a page with rows proved nothing; 0: no limit
     quiet: int = 0  # pages in a row of this fetch that proved nothing
 
     def begin(self, paging: PagingState) -> None:
-        """Go on as the pages of the series were so far."""
+        """Start with the paging state of the series."""
         self.paging = replace(paging)
         self.window_ms = self._page_ms // 2 if paging.narrow else 0
 
     def settle(self, call: FetchCall, verdict: PageVerdict, wanted: Span, *, progress: bool) -> int:
-        """Decide about the part of ``wanted`` that a page leaves open; return the instant to go on from.
+        """Decide about the part of ``wanted`` that a page leaves open; return the instant at which the next call begins.
 
-        After a page that proves something, its open beginning is requested again as a smaller piece. The span of a page
-        that proves nothing is given up for now; after many of these pages in a row, so is everything older.
+        After a page that proves something, the fetch requests its open beginning again as a smaller piece. It gives up the
+        span of a page that proves nothing for now; after many of these pages in a row, also everything older.
         """
         reached, open_ = verdict.resume_at, verdict.unproven & Spans([wanted])
         self.result.unavailable -= verdict.covered
@@ -72,10 +74,10 @@ class Attempts:
         return reached
 
     def learn_reach(self, rows: int, length: int) -> None:
-        """Remember how far one call reaches.
+        """Remember how far back one call reaches.
 
-        A page of a symbol that seldom trades, or not yet, reaches further back than its number of rows suggests. Without
-        this every query would start small again and never reach the first trade.
+        For a symbol that seldom trades, or has not begun to, a page reaches further back than its number of rows suggests.
+        Without this state every query would start with a small page again and never reach the first trade.
         """
         if rows * 4 * self.timeframe.nominal_ms >= length:
             self.paging.reach = self._page_ms
@@ -94,11 +96,11 @@ class Attempts:
     def _give_up(
         self, call: FetchCall, verdict: PageVerdict, asked: Span, open_: Spans, until: int
     ) -> tuple[int, Spans]:
-        """The instant to go on from after a page that proves nothing, and the spans given up for now."""
+        """After a page that proves nothing: the instant at which the next call begins, and the spans given up for now."""
         paging, reached = self.paging, asked.until
         self.quiet += 1
         paging.in_vain += 1
-        if not verdict.rows:  # there is nothing that a smaller page could prove
+        if not verdict.rows:  # a smaller page would prove nothing either
             self.window_ms, paging.narrow = 0, False
         paging.out_of_reach = paging.out_of_reach + 1 if verdict.reaches_back_to >= until else 0
         if verdict.is_silent:

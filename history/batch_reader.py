@@ -1,4 +1,4 @@
-"""What one batch of queries reads of the database: each step of all of them in one statement."""
+"""Reads of the database for a batch of queries: each step of all of them is one statement."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from storage.relations import Aggregates
 
 @dataclass(frozen=True, slots=True)
 class ReadSources:
-    """What a batch reads from."""
+    """The sources of a batch's reads."""
 
     store: CandleStore
     coverage_cache: CoverageCache
@@ -33,10 +33,10 @@ class ReadSources:
 
 
 class BatchReader:
-    """Gathers what the queries of one tick read; an item may be the exception of its key alone."""
+    """Batches the reads of the queries of one tick of the event loop; a failed key gets its own exception as its item."""
 
     def __init__(self, sources: ReadSources) -> None:
-        """Make fresh loaders; their results are not cached, for a query reads its coverage again after fetching."""
+        """Create the loaders. They do not cache, because a query reads its coverage again after a fetch."""
         self.row_budget = sources.row_budget
         self.levels = sources.aggregates
         self.cache = sources.cache
@@ -49,9 +49,9 @@ class BatchReader:
         self.candles: DataLoader[CandleRead, Candles] = DataLoader(store.read, cache=False)
 
     async def read_shared(self, chunks: Sequence[Chunk]) -> dict[Chunk, CacheEntry]:
-        """Return what the processes share of some chunks; it is kept in memory from now on.
+        """Return the entries of ``chunks`` in the shared cache, and keep them in memory.
 
-        Awaits the batch for no chunks as well: the queries of a tick go on together, and read the database in one statement.
+        It awaits the batch also without any chunk, so that all queries of a tick go on at once and share the next statement.
         """
         if self._shared is None or self.cache is None or not self.cache.is_shared:
             return {}

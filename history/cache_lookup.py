@@ -1,4 +1,4 @@
-"""The cache lookup for one window of a query: cached candles, parts still to read, and the ones of them to cache."""
+"""The cache lookup for one window of a query: it finds cached candles and the parts still to read, and caches these."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ from storage.cache.memory import CacheHits, hits_within
 from storage.relations import BASE_RELATION
 
 _NOTHING = CacheHits(Spans(), Candles.empty())
-# The most stored rows that are read for a whole chunk where a part of it is requested. Far fewer than `history.query.READ_ROWS`:
-# a read that begins before its window must not end before it.
+# The most stored rows to read for a whole chunk if a query requests a part of it. Far below `history.query.MAX_ROWS_PER_READ`,
+# so that a read which begins before the window does not end before it.
 CHEAP_READ_ROWS = 2_048
 
 
 @dataclass(slots=True)
 class CacheLookup:
-    """Looks one window up, by one plan: after a fetch there is another plan, and another lookup."""
+    """The lookup of one window for one plan: after a fetch, the query makes a new plan and a new lookup."""
 
     reader: BatchReader
     record: InstrumentRecord
@@ -36,7 +36,7 @@ class CacheLookup:
     final_tail: dict[StoredSpan, Candles] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        """Look in memory: if that has everything, nothing is to be planned."""
+        """Look in memory first: if everything is there, no plan is needed."""
         self.hits = self._find_complete(self.settled) if self.settled else None
 
     @property
@@ -46,7 +46,7 @@ class CacheLookup:
 
     @property
     def head(self) -> Span:
-        """The span to plan for the settled buckets: whole chunks, since chunks are what the cache keeps; empty if all are here."""
+        """The span to plan for the settled buckets: whole chunks, the unit of the cache; empty if all are in memory."""
         if self.hits is not None:
             return Span(0, 0)
         return self._cache_key().whole_chunks(self.settled) if self.reader.cache and self.settled else self.window
@@ -71,58 +71,58 @@ class CacheLookup:
         return found, widened(planned.final, unread, known, self.plan.timeframe)
 
     def find_below(self, tail: Sequence[PlanPart]) -> dict[StoredSpan, Candles]:
-        """Return the final candles below the forming one that are in memory, too."""
-        for stretch in [stretch for part in tail for stretch in part.stored_spans]:
-            if not stretch.span:
-                self.final_tail[stretch] = Candles.empty()
-            elif found := self._find_complete(stretch.span, stretch):
-                self.final_tail[stretch] = found.candles
+        """Return those final candles in memory of which the forming candle is folded."""
+        for stored_span in [stored_span for part in tail for stored_span in part.stored_spans]:
+            if not stored_span.span:
+                self.final_tail[stored_span] = Candles.empty()
+            elif found := self._find_complete(stored_span.span, stored_span):
+                self.final_tail[stored_span] = found.candles
         return dict(self.final_tail)
 
     def put(self, part: PlanPart, span: Span, candles: Candles, stored: Mapping[StoredSpan, Candles]) -> None:
-        """Keep what answered a part on ``span``; of one that is not final, what lies below the forming candle."""
+        """Cache the candles that answered ``part`` on ``span``; if it is forming, only the final ones it is folded of."""
         if part.forming is None:
             self._put(self._cache_key(), span, candles.between(span))
         elif span == part.span:
-            for stretch in part.stored_spans:
-                if stretch not in self.final_tail:
-                    self._put(self._cache_key(stretch), stretch.span, stored[stretch])
+            for stored_span in part.stored_spans:
+                if stored_span not in self.final_tail:
+                    self._put(self._cache_key(stored_span), stored_span.span, stored[stored_span])
 
-    def _put(self, edition: CacheKey, span: Span, candles: Candles) -> None:
+    def _put(self, key: CacheKey, span: Span, candles: Candles) -> None:
         if self.reader.cache is not None and span:
-            self.reader.cache.put(edition, span, candles)
+            self.reader.cache.put(key, span, candles)
 
-    def _find_complete(self, span: Span, stretch: StoredSpan | None = None) -> CacheHits | None:
-        """All of ``span``, if it is in memory."""
+    def _find_complete(self, span: Span, stored_span: StoredSpan | None = None) -> CacheHits | None:
+        """The cached candles of ``span`` if all of them are in memory, else None."""
         cache = self.reader.cache
         if cache is None:
             return None
-        chunks = self._cache_key(stretch).chunks(span)
-        if stretch is None and chunks[0].is_long:
+        chunks = self._cache_key(stored_span).chunks(span)
+        if stored_span is None and chunks[0].is_long:
             return None
         found = hits_within(cache.get(chunks), span)
         return found if found.spans.covers(span) else None
 
-    def _cache_key(self, stretch: StoredSpan | None = None) -> CacheKey:
-        """The requested series; or the stored one: aggregates are in UTC, others in the instrument's zone."""
+    def _cache_key(self, stored_span: StoredSpan | None = None) -> CacheKey:
+        """The key of the requested series or of a stored one, whose days are in UTC (aggregates) or the instrument's zone."""
         revision, plan = self.plan.coverage.revision, self.plan
-        if stretch is None:
+        if stored_span is None:
             return CacheKey.create(self.record, revision, plan.timeframe, plan.zone)
-        days = plan.days if stretch.relation == BASE_RELATION else UTC
-        return CacheKey.create(self.record, revision, stretch.timeframe, days, stretch.relation)
+        days = plan.days if stored_span.relation == BASE_RELATION else UTC
+        return CacheKey.create(self.record, revision, stored_span.timeframe, days, stored_span.relation)
 
 
 def widened(parts: Sequence[PlanPart], unread: Spans, asked: Span, timeframe: Timeframe) -> list[PlanPart]:
-    """The parts to read of ``unread`` chunks: whole chunks if they are cheap, so that others can use them; else the requested part.
+    """The parts to read of ``unread`` chunks: the whole chunk if that is cheap, for later queries; else the requested part.
 
-    ``timeframe`` is the one whose buckets a chunk holds.
+    ``timeframe`` is that of the buckets in a chunk.
     """
     narrow = unread & Spans([asked])
     return [piece for part in parts for piece in part.within(unread if _is_cheap(part, timeframe) else narrow)]
 
 
 def overlapping(chunks: Sequence[Chunk], spans: Spans) -> list[Chunk]:
-    """The chunks that hold some of ``spans``."""
+    """The chunks that overlap ``spans``."""
     return [chunk for chunk in chunks if spans & Spans([chunk.span])] if spans else []
 
 

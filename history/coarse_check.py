@@ -30,7 +30,7 @@ KEPT_FOR_SURE_MS = DAY_MS  # every provider keeps minutes for at least this long
 
 @dataclass(frozen=True, slots=True)
 class EmptyAnswer:
-    """A page of minutes without a row, for ``asked``; ``covered`` is the span that it claims to be empty."""
+    """A page of minutes without a row, the answer for ``asked``; ``covered`` is the span that it claims to be empty."""
 
     record: InstrumentRecord
     provider: Upstream
@@ -47,7 +47,7 @@ class EmptyAnswer:
 
 @dataclass(frozen=True, slots=True)
 class CoarseResult:
-    """The result of a check: minutes proved empty, whether it refutes the empty answer, and the number of calls."""
+    """The result of a check: the minutes that it proves empty, whether it refutes the empty answer, its number of calls."""
 
     empty: Spans = field(default_factory=Spans)
     refuted: bool = False
@@ -67,7 +67,7 @@ class CoarseCheck:
     """Checks a series at most once an hour. Remembers for each provider the age beyond which it does not keep minutes."""
 
     def __init__(self, store: CandleStore) -> None:
-        """Start without a check."""
+        """Start with no series checked."""
         self._store = store
         self._paused: TTLCache[int, None] = TTLCache(MAX_CHECKED_SERIES, CHECK_PAUSE_S)
         self._kept_ms: LRUCache[tuple[str, str], int] = LRUCache(
@@ -79,7 +79,7 @@ class CoarseCheck:
         return record.id in self._paused
 
     async def check(self, answer: EmptyAnswer) -> CoarseResult:
-        """Check an empty answer, with three calls at most. ProviderError."""
+        """Check an empty answer, with three calls at most. Raises ProviderError."""
         name = answer.record.instrument.market, answer.record.instrument.provider
         if answer.age_ms >= self._kept_ms.get(name, answer.age_ms + 1):
             return CoarseResult(refuted=True)
@@ -108,7 +108,7 @@ class CoarseCheck:
         return CoarseResult(empty, calls=calls)
 
     async def _read(self, answer: EmptyAnswer, timeframe: Timeframe, span: Span) -> _Buckets:
-        """Read the buckets of ``span`` with a candle and those proved empty; fetch and store what is not covered."""
+        """The buckets of ``span`` with a candle, and those proved empty; it fetches and stores what is not covered."""
         provider, record = answer.provider, answer.record
         known = (await self._store.read_coverage([record.id]))[0].spans.get(timeframe, Spans()) & Spans([span])
         read = [CandleRead(record.id, timeframe, part, len(timeframe.edges(part.since, part.until))) for part in known]
@@ -131,9 +131,9 @@ class CoarseCheck:
 
 
 def coarser_timeframes(record: InstrumentRecord, capabilities: Capabilities) -> list[Timeframe]:
-    """The native timeframes for a check, the coarsest first: their candles include every minute of the symbol.
+    """The native timeframes that suit a check, the coarsest first: their candles include every minute of the symbol.
 
-    Days of another zone than UTC may be days of a session, without the trades before and after it.
+    Days in another zone than UTC do not suit: they may be trading sessions, without the trades before and after.
     """
     if record.timezone != "UTC" or capabilities.revised or MINUTE not in capabilities.timeframes:
         return []
@@ -142,12 +142,12 @@ def coarser_timeframes(record: InstrumentRecord, capabilities: Capabilities) -> 
 
 
 def coarsest_within(timeframes: list[Timeframe], length_ms: int) -> Timeframe:
-    """The coarsest timeframe, of those from coarse to fine, whose bucket is no longer than ``length_ms``; else the finest."""
+    """The coarsest of ``timeframes`` (coarse to fine) whose bucket is no longer than ``length_ms``; else the finest."""
     return next((timeframe for timeframe in timeframes if timeframe.nominal_ms <= length_ms), timeframes[-1])
 
 
 def check_span(answer: EmptyAnswer, timeframe: Timeframe) -> Span:
-    """The span of a check: one page from the empty answer on, or one page before its end if the newest candles are wanted."""
+    """The span of a check: one page from the start of the empty answer, or one page before its end if newest first."""
     capabilities = answer.provider.capabilities
     final = timeframe.floor(answer.provider.now_ms() - capabilities.final_after_ms)
     earliest = timeframe.ceil(max(0, capabilities.earliest_ms))

@@ -1,4 +1,4 @@
-"""One fetch: the missing pieces of a series, page by page, checked and stored."""
+"""One fetch of a series: it gets the missing pieces page by page, judges each page and stores it."""
 
 from __future__ import annotations
 
@@ -28,31 +28,31 @@ from storage.rechecks import needs_recheck
 
 log = logging.getLogger(__name__)
 
-DENSE_FRACTION = 0.8  # of a page's minutes with a candle, from which the spans of the next pages are predictable
+DENSE_FRACTION = 0.8  # with a candle in this share of a page's buckets, the spans of the next pages are predictable
 
 
 @dataclass(slots=True)
 class FetchJob:
-    """The fetching of one series' missing pieces. `Fetcher` runs it, step by step."""
+    """Fetches the missing pieces of one series. `Fetcher` runs it, step by step."""
 
     stores: FetchStores
     record: InstrumentRecord
     provider: Upstream
     request: FetchRequest
-    dense: bool = False  # the last page was as long as it has rows, or nearly
+    dense: bool = False  # nearly every bucket of the last page had a candle
     result: FetchResult = field(default_factory=FetchResult)
     attempts: Attempts = field(init=False)
-    ledger: Coverage = field(default_factory=Coverage)  # as it was when the last piece was begun
+    coverage: Coverage = field(default_factory=Coverage)  # as read before the current piece
     page_writer: PageWriter = field(init=False)
 
     def __post_init__(self) -> None:
-        """Start without a page."""
+        """Create the parts of the job; no page is fetched yet."""
         self.attempts = Attempts(self.request, self.result, self.timeframe, self.days, self.provider.capabilities)
         self.page_writer = PageWriter(self.stores.store, self.request.lease)
 
     @property
     def timeframe(self) -> Timeframe:
-        """The timeframe requested."""
+        """The requested timeframe."""
         return self.request.timeframe
 
     @property
@@ -62,7 +62,7 @@ class FetchJob:
 
     @property
     def days(self) -> Zone:
-        """The zone whose days the timeframe counts."""
+        """The zone of the timeframe's days."""
         return UTC if self.timeframe.width_ms else zone(self.record.timezone)
 
     @property
@@ -74,17 +74,17 @@ class FetchJob:
         return self.timeframe.floor(self.provider.now_ms() - self.provider.capabilities.final_after_ms, self.days)
 
     async def step(self) -> bool:
-        """Fetch one missing piece, the oldest or the newest; False where there is none, or no use in going on."""
+        """Fetch one missing piece, the oldest or the newest; False if none is left or the fetch has to stop."""
         if self.result.failure or self.result.exhausted or self.result.satisfied:
             return False
-        self.ledger = (await self.stores.coverage_cache.load([self.record.id]))[0]
+        self.coverage = (await self.stores.coverage_cache.load([self.record.id]))[0]
         missing = self._without_forming(self._missing(self.request.span) - self.attempts.spans)
         if not missing:
             return False
         self.attempts.paging.reach = max(self.attempts.paging.reach, self._page_ms)
         piece = self._next_piece(missing)
         final = piece.since < self._final_until()
-        # A leader need not wait until the claims of a dead leader expire: the lease already decides.
+        # Under a lease no claim is needed; so a new leader does not wait until the claims of a dead one expire.
         async with self.stores.claims.acquire(self.key, piece, shared=final and not self.request.lease) as ours:
             if ours:
                 await self._fetch(piece, final=final)
@@ -100,13 +100,13 @@ class FetchJob:
         return Span(max(piece.since, self.timeframe.floor(piece.until - reach, self.days)), piece.until)
 
     async def _fetch(self, piece: Span, *, final: bool) -> None:
-        """Fetch a piece that is ours alone."""
+        """Fetch a piece that this process has claimed."""
         left = Spans([piece])
         if final:  # the previous holder of the claim may have fetched a part of it
-            self.ledger = (await self.stores.store.read_coverage([self.record.id]))[0]
+            self.coverage = (await self.stores.store.read_coverage([self.record.id]))[0]
             left = self._missing(piece)
             if left != Spans([piece]):
-                self.stores.coverage_cache.forget(self.record.id)  # the change has not arrived here yet
+                self.stores.coverage_cache.forget(self.record.id)  # the change feed has not reported it yet
         left, calls = self._without_forming(left), self.result.calls
         rows = 0
         for part in left:
@@ -117,32 +117,32 @@ class FetchJob:
             self.attempts.spans |= Spans([piece])
 
     async def resolve_rechecks(self) -> None:
-        """Resolve the rechecks of the fetched spans: the second answer is final."""
+        """Close the rechecks of the fetched spans: their second answer is taken as final."""
         asked = self.result.fetched | self.result.unavailable | self.result.refused
         await self.stores.rechecks.resolve(self.record.id, self.timeframe, asked, self.provider.now_ms())
         self.stores.coverage_cache.forget(self.record.id)
 
     async def note_unproven(self) -> None:
-        """Record the unproved spans for a later retry, except the newest minutes, which may only be late."""
+        """Record the unproved spans for a later retry, except the newest minutes, which may just be late."""
         now = self.provider.now_ms()
         recent = Spans([Span(now - self.provider.capabilities.final_after_ms - RECHECK_GRID_MS, END_OF_TIME_MS)])
         failed = self.result.unavailable - self.result.ended - recent
-        revised = self.provider.capabilities.revised  # its next revision may have them
+        revised = self.provider.capabilities.revised  # a new revision of the data may have them
         if failed and not self.request.refetch and not revised:
             await self.stores.retries.add(self.record.id, self.timeframe, failed, now)
             self.stores.coverage_cache.forget(self.record.id)
 
     def _missing(self, span: Span) -> Spans:
         if self.request.refetch:
-            return Spans([span]) - self.ledger.dropped(self.timeframe)
+            return Spans([span]) - self.coverage.dropped(self.timeframe)
         return (
             Spans([span])
-            - self.ledger.final(self.timeframe)
-            - self.ledger.postponed(self.timeframe, self.provider.now_ms())
+            - self.coverage.final(self.timeframe)
+            - self.coverage.postponed(self.timeframe, self.provider.now_ms())
         )
 
     def _without_forming(self, missing: Spans) -> Spans:
-        """``missing``, without the spans that are not final and were fetched a moment ago."""
+        """``missing`` without the forming spans that were fetched within the last seconds."""
         forming = self.stores.forming.latest(self.key, leads=self.request.lease is not None)
         final_until = self._final_until()
         ahead = Spans(Span(max(span.since, final_until), span.until) for span in missing)
@@ -153,9 +153,9 @@ class FetchJob:
         return missing - ahead
 
     async def _fill(self, piece: Span) -> int:
-        """Page through ``piece`` until it is settled, the budget is spent or the provider fails; the rows that came.
+        """Page through ``piece`` to its end, the end of the call budget or a failure; return the number of rows.
 
-        A page is stored while the next ones are fetched; all are stored before this returns and the claim is released.
+        A page is stored while the next ones are fetched; all are stored before this returns and releases the claim.
         """
         try:
             return await self._fill_stored(piece, self._opening_span(piece))
@@ -165,14 +165,14 @@ class FetchJob:
             return 0
 
     def _opening_span(self, piece: Span) -> Span:
-        """The first span to request for ``piece``: with an overlap, or with the adjacent candles."""
+        """The first span to request for ``piece``: with the overlap of the request, or with the adjacent candles."""
         if piece.since >= self._final_until():
             return piece
-        retries = Spans(span for _, span in self.ledger.retries.get(self.timeframe, ()))
+        retries = Spans(span for _, span in self.coverage.retries.get(self.timeframe, ()))
         asked = Span(piece.since - self.request.overlap_ms, piece.until)
         if not (self.attempts.paging.anchored or retries) or self.attempts.window_ms or self.request.refetch:
             return asked
-        covered = self.ledger.spans.get(self.timeframe, Spans())
+        covered = self.coverage.spans.get(self.timeframe, Spans())
         in_vain = (retries | self.result.unavailable) - covered
         around = AdjacentSpans(self.timeframe, self.days, covered, in_vain, self._page_ms)
         beside = around.with_neighbours(piece)
@@ -189,7 +189,7 @@ class FetchJob:
                 if self.attempts.paging.anchored and rest.since > opening.since:
                     rest = Span(self.timeframe.shift(rest.since, -1, self.days), rest.until)
                 windows = self._windows(rest)
-                # Wait for all of them, even after an error: the pages of the others are stored.
+                # Wait for all calls, even after an error: the pages of the others are stored.
                 calls = (self._call(window, Span(max(window.since, wanted.since), piece.until)) for window in windows)
                 pages = await asyncio.gather(*calls, return_exceptions=True)
                 for window, page in zip(windows, pages, strict=True):
@@ -203,7 +203,7 @@ class FetchJob:
         return rows
 
     def _is_over(self, reached: int) -> bool:
-        """Whether the fetch stops, although more is missing: from ``reached`` on, and what pages left open."""
+        """Whether the fetch stops although more is missing: spans that pages left open, and all from ``reached`` on."""
         self.result.satisfied = bool(self.request.enough) and self.result.rows >= self.request.enough
         self.result.exhausted = not self.result.satisfied and self.result.calls >= self.request.calls
         left = self._missing(self.request.span) - self.result.fetched - self.attempts.spans
@@ -211,7 +211,7 @@ class FetchJob:
         return self.result.satisfied or self.result.exhausted
 
     def _windows(self, rest: Span) -> list[Span]:
-        """The spans of the next simultaneous calls."""
+        """The spans of the next calls, which run at the same time."""
         calls = self.request.calls - self.result.calls
         if self.request.enough:
             wanted = self.request.enough - self.result.rows
@@ -222,7 +222,7 @@ class FetchJob:
         return split_into_pages(rest, self._page_ms, calls) if side_by_side else [rest]
 
     async def _call(self, asked: Span, wanted: Span) -> tuple[int, int]:
-        """Make one upstream call for ``wanted``; return the number of rows and the instant to go on from."""
+        """Make one upstream call for ``wanted``; return its number of rows and the instant at which the next call begins."""
         self.result.calls += 1
         began = time.monotonic()
         call = FetchCall(self.timeframe, self.days, asked, self._final_until())
@@ -238,13 +238,13 @@ class FetchJob:
         return verdict.rows, self.attempts.settle(call, verdict, wanted, progress=progress)
 
     async def _checked(self, page: Page, call: FetchCall) -> Page:
-        """Return the page, or one that proves nothing if it is empty and coarser candles refute it."""
+        """Return the page; if it is empty and coarser candles refute that, a page that proves nothing."""
         covered = Span(page.complete_from, min(page.complete_to, call.final_until)) & call.span
         minutes = self.timeframe == MINUTE
         unasked = self.request.urgency is not Urgency.LIVE and not self.request.refetch
         if len(page.candles.sorted().between(call.span)) or call.span.since >= call.final_until or not unasked:
             return page
-        known = self.ledger.spans.get(self.timeframe, Spans())
+        known = self.coverage.spans.get(self.timeframe, Spans())
         seeks_end = self.request.newest and not known & Spans([Span(call.span.until, END_OF_TIME_MS)])
         looked = self.request.newest and self.stores.coarse_check.was_checked(self.record)
         if not seeks_end and not looked and self.stores.first_candles.is_open(self.record, self.provider):
@@ -267,13 +267,13 @@ class FetchJob:
         return replace(page, complete_from=call.span.since, complete_to=call.span.since) if seen.refuted else page
 
     def _begin_at(self, first: int) -> None:
-        """Skip the time before the first candle."""
+        """Do not fetch anything before the first candle."""
         self.record = replace(self.record, first_available=first)
         self.result.first_available = first
         self.attempts.spans |= Spans([Span(min(0, self.request.span.since), self.timeframe.floor(first, self.days))])
 
     async def _store_page(self, page: Page, call: FetchCall, began: float) -> PageVerdict:
-        """Judge one page, have it stored, and add it to the result."""
+        """Judge one page, queue it for storing, and add it to the result."""
         verdict = judge_page(page, call, traits_for(self.record, self.provider.capabilities))
         if verdict.unknown_volumes:
             self.provider.count_refused_rows(verdict.unknown_volumes)
@@ -282,7 +282,7 @@ class FetchJob:
         if verdict.is_empty_answer and not self.request.refetch:
             await self._note_empty_answer(verdict)
         bad = verdict.bad.spans
-        if call.span.since < call.final_until or bad:  # a look at the forming candle alone would only fill the log
+        if call.span.since < call.final_until or bad:  # reads of the forming candle alone would flood the fetch log
             outcome = "bad rows" if bad else "ok"
             write = CandleWrite(self.record.id, self.timeframe, verdict.kept, verdict.covered, revision=page.revision)
             self.page_writer.add(write, self._log_fetch(call.span, verdict.candles, outcome, began))
@@ -303,9 +303,9 @@ class FetchJob:
         log.warning("%s %s: %d bad rows refused, the first at %d: %s", *series, bad.count, *first)
 
     async def _note_empty_answer(self, verdict: PageVerdict) -> None:
-        """Add a recheck: an outage looks like this, and so does the answer to another request.
+        """Add a recheck: during an outage, or by mistake, an upstream may also send an empty page.
 
-        This runs before the coverage is written: a needless recheck is harmless, a missing one leaves a false answer for ever.
+        This runs before the coverage is written: a needless recheck is harmless; without one a false gap stays for ever.
         """
         now = self.provider.now_ms()
         if verdict.is_off_target or needs_recheck(verdict.covered, now):

@@ -1,4 +1,4 @@
-"""Fetch limits: the rows an hour for each address and account, and the deadline of an operation."""
+"""Fetch limits: the rows per hour for each address and account, and the deadline of an operation."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ class Counter(Protocol):
     """Counts by key; `storage.rate_limits.RateLimiter` does."""
 
     async def count_attempt(self, key: str, bucket: AttemptLimit, weight: float = 1) -> float:
-        """Count ``weight`` and return 0; or count nothing and return the seconds to wait."""
+        """Count ``weight`` and return 0; over the limit, count nothing and return the seconds to wait."""
         ...
 
 
@@ -25,7 +25,7 @@ class FetchBudget:
 
     deadline: float | None = None
     key: str = ""
-    rows: int | None = None  # an hour, of all operations with this key; None: no limit
+    rows: int | None = None  # per hour, for all operations with this key; None: no limit
     counter: Counter | None = None
 
     async def spend(self, rows: int) -> FetchLimited | None:
@@ -33,7 +33,7 @@ class FetchBudget:
         if self.rows is None or self.counter is None or rows <= 0:
             return None
         message = f"This caller may fetch at most {self.rows:,} candles an hour; stored candles remain available."
-        half = self.rows / 2  # a leaky bucket lets twice its size through in the first hour
+        half = self.rows / 2  # in the first hour, a leaky bucket passes twice its size
         if half < 1:
             return FetchLimited(message, retry_after=HOUR_S)
         wait = await self.counter.count_attempt(self.key, AttemptLimit(half, HOUR_S / half), min(rows, half))
@@ -42,7 +42,7 @@ class FetchBudget:
 
 @dataclass(frozen=True, slots=True)
 class FetchLimits:
-    """The limits of a server: rows an hour for each anonymous address, and for each account."""
+    """The limits of a server: rows per hour for each anonymous address, and for each account."""
 
     counter: Counter | None = None
     address_rows: int | None = None

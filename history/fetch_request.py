@@ -18,8 +18,8 @@ MAX_CALLS_PER_FETCH = 12  # the most upstream calls of a query; the next page fe
 class FetchRequest:
     """A request for the gaps of ``span``, or with ``refetch`` for all of it, in at most ``calls`` upstream calls.
 
-    The oldest gap comes first, or the ``newest``. The first call also covers up to ``overlap_ms`` before its gap. A ``lease``
-    must still be valid at each write.
+    It starts with the oldest gap, or with ``newest`` at the newest. The first call also requests up to ``overlap_ms`` before
+    its gap. Each write checks that the ``lease`` is still valid.
     """
 
     timeframe: Timeframe
@@ -35,7 +35,7 @@ class FetchRequest:
 
 @dataclass(slots=True)
 class FetchResult:
-    """The result of a request: rows that are not final yet, the stored and the failed spans, and the failure."""
+    """The result of a request: the rows that are not final yet, the stored spans, the failed ones and why they failed."""
 
     forming: Candles = field(default_factory=Candles.empty)
     fetched: Spans = field(default_factory=Spans)
@@ -48,6 +48,6 @@ class FetchResult:
     rows: int = 0  # the number of stored candles
     exhausted: bool = False  # the call budget ended before the span did
     satisfied: bool = False  # there were enough rows before the span ended
-    reached: int = 0  # the end of the requested part, with the oldest first
+    reached: int = 0  # the end of the fetched part, if the oldest comes first
     live: bool = False  # the forming rows came from a feed
     first_available: int | None = None  # the first candle of the instrument, if this fetch found it

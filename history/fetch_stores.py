@@ -1,4 +1,4 @@
-"""What fetches read and write besides the provider."""
+"""The stores of a fetch: everything that it reads and writes except its provider."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from storage.rechecks import Rechecks, Retries
 
 @dataclass(frozen=True, slots=True)
 class FetchStores:
-    """What fetches read and write besides the provider."""
+    """The stores that all fetches of a process share."""
 
     store: CandleStore
     coverage_cache: CoverageCache

@@ -1,4 +1,4 @@
-"""Fetches what coverage lacks from providers: each missing piece once, however many wait for it."""
+"""Fetches missing candles from providers: each missing piece once, for any number of waiting callers."""
 
 from __future__ import annotations
 
@@ -29,21 +29,21 @@ from storage.rechecks import Rechecks, Retries
 
 log = logging.getLogger(__name__)
 
-MAX_PAGING_STATES = 20_000  # a few MB; a forgotten series starts small again
-PAUSE_S = 30.0  # after which a caller may ask again
+MAX_PAGING_STATES = 20_000  # a few MB; a series without one starts with small pages again
+PAUSE_S = 30.0  # callers may retry after it while fetching is paused
 
 
 class Fetcher:
     """Runs fetches. Equal requests at the same time share one task, which no caller cancels."""
 
-    def __init__(self, store: CandleStore, ledgers: CoverageCache, instruments: Instruments) -> None:
-        """Nothing runs yet."""
+    def __init__(self, store: CandleStore, coverage_cache: CoverageCache, instruments: Instruments) -> None:
+        """Start without a fetch."""
         self.claims = FetchClaims(store.database, store.change_feed)
         self.rechecks = Rechecks(store.database)
         self.forming = FormingCache(store.database)
         self._stores = FetchStores(
             store,
-            ledgers,
+            coverage_cache,
             self.claims,
             self.rechecks,
             Retries(store.database),
@@ -53,20 +53,20 @@ class Fetcher:
         )
         self._tasks: dict[tuple[int, FetchRequest], asyncio.Task[FetchResult]] = {}
         self._paging: LRUCache[tuple[int, Timeframe], PagingState] = LRUCache(MAX_PAGING_STATES)
-        self.free_space: FreeSpace | None = None  # where it can be read
+        self.free_space: FreeSpace | None = None  # None: it cannot be read here
         self.storing = Outage("storing what was fetched")
         self.rechecks_outage = Outage("rechecking empty answers")
 
     @property
     def paused(self) -> bool:
-        """Whether nothing is fetched, because the disk is nearly full; what a feed needs to go on is."""
+        """Whether fetching is paused because the disk is nearly full; the fetches of feeds go on."""
         return self.free_space is not None and self.free_space.is_low
 
     def fetch(self, record: InstrumentRecord, provider: Upstream, request: FetchRequest) -> asyncio.Task[FetchResult]:
-        """Start, or join, the fetch of a request's gaps; await it shielded.
+        """Start the fetch of a request's gaps, or join a running one; await it with `asyncio.shield`.
 
-        The result holds a failure as a value, beside the pages before it. Candles that are not final yet serve every caller
-        for two seconds. Raises LeaseLost, Unavailable.
+        A failure is a value of the result, beside the pages that came before it. Forming candles serve all callers for two
+        seconds. Raises LeaseLost, Unavailable.
         """
         key = (record.id, request)
         task = self._tasks.get(key)
@@ -77,7 +77,7 @@ class Fetcher:
         return task
 
     async def close(self) -> None:
-        """Stop the running fetches; stored pages stay, and the rest will be fetched again."""
+        """Stop the running fetches; stored pages stay, and a later fetch gets the rest."""
         for task in (tasks := list(self._tasks.values())):
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
@@ -85,7 +85,7 @@ class Fetcher:
 
     def _remove_task(self, key: tuple[int, FetchRequest], task: asyncio.Task[FetchResult]) -> None:
         del self._tasks[key]
-        # Every caller may have left: what broke is seen here or never.
+        # All callers may have left: then the error is logged here or nowhere.
         error = None if task.cancelled() else task.exception()
         if isinstance(error, LeaseLost):
             log.warning("fetching %s of instrument %d was given up: %r", key[1].timeframe, key[0], error)

@@ -14,16 +14,16 @@ from candlegraph.zone import Int64s, Zone
 
 @dataclass(frozen=True, slots=True)
 class FlatCandleFiller:
-    """Fills the buckets of an answer, no more of them than it can want."""
+    """Adds flat candles to an answer, at most as many as its limit."""
 
     request: CandleRequest
     timeframe: Timeframe
     zone: Zone
 
     def needs_close_before(self, candles: Candles, known: Spans, since: int) -> bool:
-        """Whether flat candles open at ``since``, the beginning of a query: they need the close before it.
+        """Whether flat candles open at ``since``, the beginning of a query: their price is the close before it.
 
-        A query that goes back in time comes to that close by itself.
+        A query that goes back in time reads that close anyway.
         """
         first = next(iter(known), None)
         if self.request.since is None or first is None or first.since != since:
@@ -32,9 +32,9 @@ class FlatCandleFiller:
         return not len(inside) or bool(inside.timestamp[0] != since)
 
     def fill(self, candles: Candles, known: Spans, close: float | None) -> Candles:
-        """Add flat candles at the previous close in the ``known`` buckets that have none; ``close``: the one before them.
+        """Add flat candles at the previous close in the ``known`` buckets without one; ``close`` is the close before them.
 
-        Nothing is filled behind a gap before the next candle: the previous close is not known there.
+        After a gap it adds none until the next candle, because the previous close is unknown there.
         """
         filled = [candles]
         for span in known:
@@ -46,7 +46,7 @@ class FlatCandleFiller:
         return concat(filled).sorted()
 
     def _openings(self, span: Span) -> Int64s:
-        """The openings in ``span``, as many as an answer can want of them: a span may hold fifty years of minutes."""
+        """The openings in ``span``, at most the limit of the answer: a span may have fifty years of minutes."""
         if self.request.since is not None:
             span &= Span(span.since, self.timeframe.shift(span.since, self.request.limit + 2, self.zone))
         else:

@@ -14,10 +14,10 @@ MAX_PAUSED = 20_000
 
 
 class FirstCandles:
-    """Finds out when the first 1m candle of an instrument opens."""
+    """Finds the opening of an instrument's first 1m candle."""
 
     def __init__(self, instruments: Instruments) -> None:
-        """Start without a call."""
+        """Start without any call made."""
         self._instruments = instruments
         self._asked: TTLCache[int, None] = TTLCache(MAX_PAUSED, PAUSE_S)
 
@@ -27,7 +27,7 @@ class FirstCandles:
         return not known and not provider.capabilities.revised
 
     async def find(self, record: InstrumentRecord, provider: Upstream) -> int | None:
-        """The opening of the first candle (ms, UTC), stored; None if the provider does not know it or an older candle is stored."""
+        """Find and store the opening of the first candle (ms, UTC); None if the provider has none or an older one is stored."""
         self._asked[record.id] = None
         try:
             first = await provider.first_available(record.instrument)

@@ -1,4 +1,4 @@
-"""The candles that are not final: remembered for a moment, so that queries share them, and taken from feeds where there are any."""
+"""The forming candles: kept for two seconds, so that queries share them, and taken from a feed if there is one."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from candlegraph.span import Span, Spans
 from candlegraph.timeframe import MINUTE, Timeframe
 from storage.database import Database
 
-# The 1m candles that are not final, and the span that they are all of; None while they are not known.
+# Returns the 1m candles that are not final, and the span for which they are complete; None while they are unknown.
 LiveSource = Callable[[], tuple[Candles, Span] | None]
 
 
 @dataclass(frozen=True, slots=True)
 class FormingCandles:
-    """The rows of ``span`` that were not final when they were fetched, at ``at``; ``live``: they came from a feed."""
+    """The rows of ``span`` that were not final when they were fetched, at ``at``; ``live``: a feed has sent them."""
 
     candles: Candles
     span: Span
@@ -30,25 +30,25 @@ class FormingCache:
     """The forming candles of every series with a query within the last two seconds."""
 
     def __init__(self, database: Database) -> None:
-        """Nothing is remembered; the timings are the database's."""
+        """Start empty; the timings are those of ``database``."""
         self._database = database
         self._entries: dict[tuple[int, Timeframe], FormingCandles] = {}
         self._sources: dict[int, LiveSource] = {}
 
     def recent(self, key: tuple[int, Timeframe], ahead: Spans) -> FormingCandles | None:
-        """The candles of ``ahead``, none of them final, if they were fetched within two seconds; makes no call."""
+        """The forming candles of ``ahead`` if they were fetched within two seconds, else None; makes no call."""
         kept = self._entries.get(key)
         return kept if kept and self.serves(kept, ahead) else None
 
     def serves(self, forming: FormingCandles, ahead: Spans) -> bool:
-        """Whether ``forming`` may stand for another fetch of ``ahead``."""
+        """Whether ``forming`` is fresh enough to replace a fetch of ``ahead``."""
         fresh = forming.live or time.monotonic() - forming.at < self._ttl_s
         return fresh and not ahead - Spans([forming.span])
 
     def latest(self, key: tuple[int, Timeframe], *, leads: bool) -> FormingCandles | None:
-        """The newest known: the feed's if this process has one, else what was seen last.
+        """The newest forming candles: those of this process's feed if there is one, else the last ones remembered.
 
-        A feed, which ``leads``, does not take its own candles for the provider's.
+        With ``leads`` the caller is the feed itself: it does not get back the candles that it has published.
         """
         instrument_id, timeframe = key
         source = self._sources.get(instrument_id)
@@ -58,20 +58,20 @@ class FormingCache:
         return None if kept and kept.live and leads else kept
 
     def remember(self, key: tuple[int, Timeframe], forming: FormingCandles) -> None:
-        """Let ``forming`` serve the queries of the next moment."""
+        """Keep ``forming`` for the queries of the next two seconds."""
         self._entries[key] = forming
         asyncio.get_running_loop().call_later(self._ttl_s, self._forget, key, forming)
 
     def remember_live(self, instrument_id: int, minutes: Candles, span: Span) -> None:
-        """Remember the message of another process's feed: the minutes of ``span``, none of them final."""
+        """Keep the forming minutes of ``span`` that another process's feed has published."""
         self.remember((instrument_id, MINUTE), FormingCandles(minutes, span, time.monotonic(), live=True))
 
     def follow(self, instrument_id: int, source: LiveSource) -> None:
-        """Ask ``source`` for the forming minute of an instrument, rather than its provider."""
+        """From now on get the forming minute of an instrument from ``source`` instead of its provider."""
         self._sources[instrument_id] = source
 
     def unfollow(self, instrument_id: int) -> None:
-        """Ask the provider again."""
+        """Get the forming minute from the provider again."""
         self._sources.pop(instrument_id, None)
 
     @property

@@ -35,7 +35,7 @@ class FreeSpace:
         try:
             free = shutil.disk_usage(self._directory).free
         except OSError:
-            return  # it is gone with its database, whose outage is logged
+            return  # the directory is gone, and so is the database, whose outage is logged
         if free >= self._floor * (_RESUME_AT if self.is_low else 1):
             self.is_low = False
             self.outage.end()

@@ -1,7 +1,7 @@
 """The newest stored candle of many symbols: one statement, no provider, and arrays instead of objects.
 
-A bucket counts only where it is covered from its opening on: to its end where it has settled, else as far as anything of it
-is covered. A candle of a bucket that has not settled is made of its final minutes alone.
+A bucket counts only if it is covered from its opening on: to its end if it has settled, else without a gap up to its last
+covered minute. The candle of a bucket that has not settled is folded from its final minutes only.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from storage.relations import BASE_RELATION, Aggregates
 
 MAX_ROWS = 300_000  # of all symbols together: 15 MB
 
-_OFFSET_MS, _BITS = 1 << 43, 45  # a position and an instant (ms, UTC) in one int64, in the order of both
+_OFFSET_MS, _BITS = 1 << 43, 45  # pack a position and an instant (ms, UTC) into one int64 that sorts by both
 _NEVER_MS = 1 << 43
 
 
@@ -46,7 +46,7 @@ class LatestRequest:
 
 @dataclass(frozen=True, slots=True)
 class _Time:
-    """Now, by the provider: buckets that end before ``settled`` are final, minutes before ``minute`` are available."""
+    """The present by the provider's clock: buckets that end by ``settled`` are final, minutes before ``minute`` available."""
 
     settled: int
     minute: int
@@ -86,7 +86,7 @@ async def latest_candles(history: History, request: LatestRequest) -> LatestCand
 
 
 def _time(history: History, request: LatestRequest) -> _Time:
-    """The current time by the clock of a running provider, else by ours."""
+    """The present by the clock of a running provider, else by our own."""
     name = (request.market, request.provider)
     status = next((s for s in history.providers.statuses() if (s.market.id, s.id) == name), None)
     running = history.providers.running(*name)
@@ -107,7 +107,7 @@ def _level(aggregates: Aggregates, timeframe: Timeframe, zone: Zone) -> tuple[Ti
 
 
 def _buckets(rows: NewestRows, request: LatestRequest, records: InstrumentColumns, settled: int) -> _Buckets:
-    """The rows folded into buckets, those that are known."""
+    """The rows folded into buckets, without the buckets that are not covered."""
     timeframe, zone, stamps = request.timeframe, request.zone, rows.candles.timestamp
     index = timeframe.index(stamps, zone)
     changes = np.ones(len(stamps), np.bool_)
@@ -118,7 +118,7 @@ def _buckets(rows: NewestRows, request: LatestRequest, records: InstrumentColumn
     folded = _fold(rows.candles, starts, opens)
     reached, covered, broken = _reached(rows, owner, opens, ends, records)
     whole = covered & ((reached >= ends) | ((ends > settled) & ~broken))
-    # Of the oldest bucket that was read, the first rows may be missing.
+    # The limit of rows may have cut off the first rows of the oldest bucket.
     oldest = np.append(True, owner[1:] != owner[:-1]) if len(owner) else np.empty(0, np.bool_)
     whole &= ~(oldest & rows.full[owner] & (stamps[starts] != opens))
     return _Buckets(folded[whole], owner[whole], ends[whole], reached[whole])
@@ -141,9 +141,9 @@ def _fold(candles: Candles, starts: Int64s, opens: Int64s) -> Candles:
 def _reached(
     rows: NewestRows, owner: Int64s, opens: Int64s, ends: Int64s, records: InstrumentColumns
 ) -> tuple[Int64s, Bools, Bools]:
-    """How far each bucket's coverage goes on, whether it is covered at its opening, and whether some of it is beyond a gap.
+    """Of each bucket: the end of its contiguous coverage, whether its opening is covered, and whether a gap is within it.
 
-    Before a symbol was listed, and after it ceased to be traded, there is nothing to know.
+    The time before a symbol's listing and after its delisting counts as covered.
     """
     if not len(rows.since):
         nowhere = np.zeros(len(opens), np.bool_)
@@ -165,7 +165,7 @@ def _reached(
 def _newest(
     found: Sequence[_Buckets], records: InstrumentColumns, request: LatestRequest, time: _Time
 ) -> LatestCandles:
-    """The newest bucket of each symbol; of the same bucket the one made of 1m candles, which come first."""
+    """The newest bucket of each symbol; if there are two of it, the one made of 1m candles, which is first in ``found``."""
     owner = np.concatenate([one.owner for one in found])
     columns = [np.concatenate(parts) for parts in zip(*(one.candles.columns for one in found), strict=True)]
     made = np.repeat(np.arange(len(found)), [len(one.owner) for one in found])
@@ -186,9 +186,9 @@ def _newest(
 
 
 def _before(last: Int64s, owner: Int64s, candles: Candles) -> Int64s:
-    """The position of the bucket before each of ``last``, of the same symbol; -1 where there is none."""
+    """The position of the bucket before each of ``last``, of the same symbol; -1 if there is none."""
     before = last - 1
-    # The same bucket may be there twice: made of 1m candles, and as the provider made it.
+    # A bucket may be there twice: folded from 1m candles, and native.
     twin = (before >= 0) & (owner[before] == owner[last]) & (candles.timestamp[before] == candles.timestamp[last])
     before = np.where(twin, before - 1, before)
     return np.where((before >= 0) & (owner[before] == owner[last]), before, -1)

@@ -1,4 +1,4 @@
-"""The symbol lists of the providers: read when they are old, shared by concurrent callers, kept in the store."""
+"""The symbol lists of the providers: kept in the store, read again when they are old, once for all concurrent callers."""
 
 from __future__ import annotations
 
@@ -22,31 +22,31 @@ MAX_SELECTED = 10_000
 
 @dataclass(slots=True)
 class _List:
-    """What this process knows of a provider's symbol list; instants by `time.monotonic`."""
+    """This process's state of a provider's symbol list; instants by `time.monotonic`."""
 
-    asked_at: float | None = None  # when the stored list was fetched; None: never, as far as we know
+    asked_at: float | None = None  # when the stored list was fetched; None: not known to be fetched
     failed_at: float | None = None
-    error: CandlegraphError | None = None  # why, where the last read failed
+    error: CandlegraphError | None = None  # of the last read, if it failed
     task: asyncio.Task[None] | None = None  # the read under way
 
     def due(self, ttl_s: float, retry_s: float) -> bool:
-        """Whether the list should be read: it is old, no read is running, and the last one did not just fail."""
+        """Whether to read the list: it is old, no read is running, and the last read did not fail a moment ago."""
         now = time.monotonic()
         old = self.asked_at is None or now - self.asked_at >= ttl_s
         return old and self.task is None and (self.failed_at is None or now - self.failed_at >= retry_s)
 
 
 class Listings:
-    """Looks symbols up, in their provider's list where the store does not know them."""
+    """Looks symbols up: in the store, and then in their provider's list."""
 
     def __init__(self, instruments: Instruments, providers: Providers) -> None:
-        """Read nothing yet."""
+        """Start without any list read."""
         self._instruments = instruments
         self._providers = providers
         self._lists: dict[tuple[str, str], _List] = {}
 
     async def find(self, wanted: list[Instrument]) -> list[InstrumentRecord | CandlegraphError]:
-        """Look instruments up, if need be in their provider's list; an error a key, never one for all."""
+        """Look instruments up, if necessary in their provider's list; each failed key gets its own error."""
         kept = await self._instruments.get_cached(wanted)
         missing = [instrument for instrument in wanted if instrument not in kept]
         await self._refresh_due({(i.market, i.provider) for i in kept})
@@ -68,7 +68,7 @@ class Listings:
     async def search(
         self, market: str, provider: str, *, text: str | None, inactive: bool, after: str | None, first: int
     ) -> tuple[list[InstrumentRecord], int]:
-        """One page of a provider's symbols in the order of their names, and how many match in all."""
+        """One page of a provider's symbols in the order of their names, and the number of all that match."""
         error = (await self._ensure_listed({(market, provider)}))[market, provider]
         found, count = await self._instruments.search(
             market, provider, text=text, inactive=inactive, after=after, first=first
@@ -78,12 +78,12 @@ class Listings:
         return found, count
 
     async def select(self, selection: SymbolSelection) -> list[InstrumentRecord]:
-        """The listed symbols of a provider that are meant. NotFound names one there is not; BadUserInput: none fits, or too many."""
+        """The listed symbols that ``selection`` names or matches. NotFound names a missing one; BadUserInput: none or too many."""
         market, provider = selection.market, selection.provider
         if (selection.symbols is None) == (selection.pattern is None):
             raise BadUserInput("Give either `symbols` or a `pattern`.")
         if selection.symbols is not None and not selection.symbols:
-            raise BadUserInput("`symbols` names no symbol.")
+            raise BadUserInput("`symbols` is empty.")
         if error := (await self._ensure_listed({(market, provider)}))[market, provider]:
             raise error
         names = None if selection.symbols is None else list(dict.fromkeys(selection.symbols))
@@ -98,11 +98,11 @@ class Listings:
         if not chosen:
             raise BadUserInput(f"No symbol of {market}/{provider} matches {(pattern or '')[:64]!r}.")
         if len(chosen) > MAX_SELECTED:
-            raise BadUserInput(f"At most {MAX_SELECTED:,} symbols fit one order; these are {len(chosen):,}.")
+            raise BadUserInput(f"One request selects at most {MAX_SELECTED:,} symbols; these are {len(chosen):,}.")
         return chosen
 
     async def close(self) -> None:
-        """Stop the reads under way."""
+        """Stop the running reads."""
         tasks = [known.task for known in self._lists.values() if known.task]
         for task in tasks:
             task.cancel()
@@ -116,7 +116,7 @@ class Listings:
         return known.due(self._timings.listing_ttl_s, self._timings.listing_retry_s)
 
     async def _reread(self, pairs: set[tuple[str, str]]) -> bool:
-        """Wait for lists without a requested symbol, unless they were read a moment ago; return whether one was read."""
+        """Read the lists that lack a requested symbol again, except those read a moment ago; return whether one was read."""
         timings, plugins = self._timings, self._plugins()
         ages = timings.unknown_symbol_ttl_s, timings.listing_retry_s
         old = [pair for pair in pairs if pair in plugins and self._lists[pair].due(*ages)]
@@ -128,25 +128,25 @@ class Listings:
         return bool(tasks)
 
     async def _refresh_due(self, pairs: set[tuple[str, str]]) -> None:
-        """Read the lists that are due again, in the background."""
+        """Read the lists that are due, in the background."""
         for pair in await self._due(pairs):
             if pair in self._plugins():
                 self._read_if_due(pair)
             else:
                 self._lists.setdefault(
                     pair, _List()
-                ).failed_at = time.monotonic()  # imported: no provider has a list of it
+                ).failed_at = time.monotonic()  # imported symbols: there is no provider with a list
 
     async def _ensure_listed(self, pairs: set[tuple[str, str]]) -> dict[tuple[str, str], CandlegraphError | None]:
-        """Make sure that the providers' symbols are stored; return the error of each that failed.
+        """Make sure that the providers' symbols are stored; return the error of each list that could not be read.
 
-        An old list is read again behind us; one that never was read is waited for.
+        It waits for a list that was never read; an old list is read in the background.
         """
         await self._due(pairs)
         return dict(zip(pairs, await asyncio.gather(*map(self._listed, pairs)), strict=True))
 
     async def _due(self, pairs: set[tuple[str, str]]) -> list[tuple[str, str]]:
-        """Those whose lists are due, also by what other processes have noted in the store."""
+        """The pairs whose lists are due, after a look in the store: another process may have read them."""
         maybe = [pair for pair in pairs if pair not in self._lists or self._is_due(self._lists[pair])]
         if not maybe:
             return []
@@ -170,11 +170,11 @@ class Listings:
         if task := self._read_if_due(pair):
             _, late = await asyncio.wait([task], timeout=self._timings.listing_deadline_s)
             if late:
-                return ProviderUnavailable("The list of symbols of {}/{} is not here yet.".format(*pair), retry_after=5)
+                return ProviderUnavailable("The symbol list of {}/{} has not arrived yet.".format(*pair), retry_after=5)
         return self._lists[pair].error
 
     def _read_if_due(self, pair: tuple[str, str]) -> asyncio.Task[None] | None:
-        """The read of a list that is due or under way; everybody shares one, and no leaver stops it."""
+        """The running read of a list, or a new one if it is due; all callers share it, and no caller cancels it."""
         known = self._lists.setdefault(pair, _List())
         if self._is_due(known):
             known.task = asyncio.create_task(self._read(pair, known))
@@ -182,7 +182,7 @@ class Listings:
 
     async def _read(self, pair: tuple[str, str], known: _List) -> None:
         try:
-            # However long it takes to start: the list is read when it has.
+            # Without a timeout: a provider may take long to start, and the list is read after that.
             source = await self._source(*pair)
             async with asyncio.timeout(self._timings.listing_timeout_s):
                 await self._read_list(*pair, source)
@@ -204,7 +204,7 @@ class Listings:
 
     async def _read_list(self, market: str, provider: str, source: Upstream) -> None:
         began = time.monotonic()
-        # Of symbols named twice the last one counts, as with candles.
+        # If a symbol is listed twice, the last entry counts, as with candles.
         listings = list({item.symbol: item for item in await source.listings()}.values())
         if not source.capabilities.has_volume:
             listings = [replace(item, has_volume=item.has_volume is True) for item in listings]

@@ -1,7 +1,7 @@
-"""The orchestrator: answers a request from the store and, where the store has gaps, from the provider.
+"""The orchestrator: answers a request from the store, and fetches the gaps of the store from the provider.
 
-Where 1m candles are covered, the coarsest of their aggregates that nests in the timeframe answers; elsewhere the coarsest
-native timeframe that does. A bucket is only ever built from a source that covers the whole of it.
+If the 1m candles of a span are covered, the coarsest of their aggregates that nests in the timeframe answers it; otherwise
+the coarsest native timeframe that nests. A bucket is only built from a source that covers all of it.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ MAX_REPORTED_FETCHES = 20  # the most upstream calls in a coverage report
 
 @dataclass(frozen=True, slots=True)
 class History:
-    """Everything that is known of every series, and the way to more."""
+    """The candles of every series: what is stored, and the means to fetch more."""
 
     store: CandleStore
     coverage_cache: CoverageCache
@@ -74,90 +74,92 @@ class History:
         reading: ReadFunction = read_tables,
         cache: CandleCache | None = None,
     ) -> Self:
-        """Put it together over a database and its providers; `start` keeps it up."""
+        """Build it over a database and its providers; `start` begins its background tasks."""
         store = CandleStore(database, ChangeFeed(database), reading)
-        ledgers = CoverageCache(store)
+        coverage_cache = CoverageCache(store)
         instruments = Instruments(database)
-        fetcher = Fetcher(store, ledgers, instruments)
-        listings, revisions = Listings(instruments, providers), Revisions(store, ledgers, fetcher.claims)
+        fetcher = Fetcher(store, coverage_cache, instruments)
+        listings, revisions = Listings(instruments, providers), Revisions(store, coverage_cache, fetcher.claims)
         counts, budget = CandleCounts(database), RowBudget()
-        return cls(store, ledgers, instruments, listings, fetcher, providers, levels, counts, budget, revisions, cache)
+        return cls(
+            store, coverage_cache, instruments, listings, fetcher, providers, levels, counts, budget, revisions, cache
+        )
 
     async def close(self) -> None:
-        """Stop the reads of lists and the fetches under way; nothing of them is stored."""
+        """Stop the running reads of lists, fetches and checks of revisions."""
         await self.revisions.close()
         await self.fetcher.close()
         await self.listings.close()
 
     def start(self, supervisor: Supervisor) -> None:
-        """Follow what other processes write, and keep the claims of this one."""
+        """Follow the writes of other processes, and renew the claims of this one."""
         changes, claims = self.store.change_feed, self.fetcher.claims
         supervisor.start("changes", changes.run, changes.outage)
         supervisor.start("claims", claims.renew, claims.outage)
 
     async def answer(
-        self, asks: Sequence[CandleRequest], fetch_budget: FetchBudget = UNLIMITED
+        self, requests: Sequence[CandleRequest], fetch_budget: FetchBudget = UNLIMITED
     ) -> list[Answer | BaseException]:
-        """Answer many questions at once: what they need of the database is read in one statement a step.
+        """Answer many requests at once: each step reads the database in one statement for all of them.
 
-        ``fetch_budget`` is that of the operation which asks: all of its questions share one deadline.
-        An item that fails is its exception (NotFound, BadUserInput, ProviderError, Overloaded, Unavailable) and disturbs no other.
+        ``fetch_budget`` is that of the calling operation: all its requests share one deadline. The item of a failed request is
+        its exception (NotFound, BadUserInput, ProviderError, Overloaded, Unavailable); the others are answered.
         """
         sources = ReadSources(
             self.store, self.coverage_cache, self.listings, self.aggregates, self.row_budget, self.cache
         )
         reader = BatchReader(sources)
         return await asyncio.gather(
-            *(self._answer_in_time(ask, reader, fetch_budget) for ask in asks), return_exceptions=True
+            *(self._answer_in_time(request, reader, fetch_budget) for request in requests), return_exceptions=True
         )
 
     async def coverage(self, series: Series) -> CoverageReport:
-        """The coverage of a series. NotFound, ProviderError where its provider's list cannot be read."""
+        """The coverage of a series. NotFound, or ProviderError if its provider's symbol list cannot be read."""
         record = (await self.listings.find([series.instrument]))[0]
         if isinstance(record, CandlegraphError):
             raise record
         provider, _ = await self._provider(record, self.timings.query_deadline_s)
-        ledger = (await self.coverage_cache.load([record.id]))[0]
+        coverage = (await self.coverage_cache.load([record.id]))[0]
         days = zone(record.timezone)
         now = provider.now_ms() if provider else clock.now_ms()
         capabilities = provider.capabilities if provider else None
-        plan = Plan(record, capabilities, ledger, self.aggregates, series.timeframe, days, days, now)
+        plan = Plan(record, capabilities, coverage, self.aggregates, series.timeframe, days, days, now)
         covered, holes = _known_and_missing(plan)
-        rows = await self.candle_counts.count(record.id, series.timeframe, ledger, self.aggregates)
+        rows = await self.candle_counts.count(record.id, series.timeframe, coverage, self.aggregates)
         fetches = await self.store.recent_fetches(record.id, series.timeframe, MAX_REPORTED_FETCHES)
         return CoverageReport(record, covered, holes, rows, tuple(fetches))
 
-    async def _answer_in_time(self, ask: CandleRequest, reader: BatchReader, fetch_budget: FetchBudget) -> Answer:
-        """Answer by the deadline of the operation, or a moment later where what is stored is still being read."""
+    async def _answer_in_time(self, request: CandleRequest, reader: BatchReader, fetch_budget: FetchBudget) -> Answer:
+        """Answer by the deadline of the operation; a read of the store may take a moment longer."""
         deadline = fetch_budget.deadline or asyncio.get_running_loop().time() + self.timings.query_deadline_s
         try:
             async with asyncio.timeout_at(deadline + self.timings.query_finish_s):
-                return await self._answer(ask, reader, replace(fetch_budget, deadline=deadline))
+                return await self._answer(request, reader, replace(fetch_budget, deadline=deadline))
         except TimeoutError:
             raise Overloaded("The operation took too long: ask for less at once, or later.", retry_after=5) from None
 
-    async def _answer(self, ask: CandleRequest, reader: BatchReader, fetch_budget: FetchBudget) -> Answer:
-        record: InstrumentRecord = await reader.record.load(ask.series.instrument)
+    async def _answer(self, request: CandleRequest, reader: BatchReader, fetch_budget: FetchBudget) -> Answer:
+        record: InstrumentRecord = await reader.record.load(request.series.instrument)
         deadline = fetch_budget.deadline or 0
         timeout_s = max(0.0, deadline - asyncio.get_running_loop().time())
-        provider, failure = await self._provider(record, timeout_s if ask.wait is Wait.COMPLETE else 0)
+        provider, failure = await self._provider(record, timeout_s if request.wait is Wait.COMPLETE else 0)
         now = provider.now_ms() if provider else clock.now_ms()
         if provider:
-            now = max(now, ask.final_until + provider.capabilities.final_after_ms)
+            now = max(now, request.final_until + provider.capabilities.final_after_ms)
         context = QueryContext(record, provider, self.fetcher, deadline, now, fetch_budget)
-        query, answer = await self._answer_one_revision(lambda: CandleQuery(ask, context, reader), failure)
+        query, answer = await self._answer_one_revision(lambda: CandleQuery(request, context, reader), failure)
         if provider is None:
             return answer
-        if suspects := query.plan.coverage.due_rechecks(now):
+        if due := query.plan.coverage.due_rechecks(now):
             with self.fetcher.rechecks_outage.recording():
-                if await self._recheck(answer, suspects, provider, deadline):
-                    answer = await CandleQuery(ask, context, reader).run(None)
+                if await self._recheck(answer, due, provider, deadline):
+                    answer = await CandleQuery(request, context, reader).run(None)
         return answer
 
     async def _answer_one_revision(
         self, begin: Callable[[], CandleQuery], failure: ProviderError | None
     ) -> tuple[CandleQuery, Answer]:
-        """Answer from one revision of the provider's data; once more where these were replaced while they were read."""
+        """Answer from one revision of the provider's data; answer again if the data were replaced meanwhile."""
         query, answer = begin(), None
         await self._follow(query)
         try:
@@ -210,7 +212,7 @@ class History:
     async def _provider(
         self, record: InstrumentRecord, timeout_s: float
     ) -> tuple[Upstream | None, ProviderError | None]:
-        """The provider to ask for more; none for what was imported, and a failed one takes nothing away."""
+        """The provider, or None and why it failed; imported symbols have none. Stored candles are served without it."""
         return await self._started(record, timeout_s) if record.listed else (None, None)
 
     async def _started(
@@ -224,7 +226,7 @@ class History:
 
 
 def _answered_span(answer: Answer) -> Span:
-    """The span of an answer: from the beginning of time, where it claims that there is nothing older."""
+    """The span of an answer; it begins at the beginning of time if the answer says that there is nothing older."""
     if not answer.sources:
         return Span(0, 0)
     whole = answer.request.since is None and not answer.has_more

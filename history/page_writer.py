@@ -18,7 +18,7 @@ class PageWriter:
     """Stores pages in the background, each as soon as the transaction before it has ended."""
 
     def __init__(self, store: CandleStore, lease: LeaseToken | None) -> None:
-        """Start empty; the token ``held`` must still be valid at each write."""
+        """Start empty; each write checks that ``lease`` is still valid."""
         self._store = store
         self._lease = lease
         self._pages: Batcher[None, tuple[CandleWrite, FetchLogRow], None] = Batcher(self._write)
@@ -26,7 +26,7 @@ class PageWriter:
 
     @asynccontextmanager
     async def flush_on_exit(self) -> AsyncIterator[None]:
-        """Pages added inside the block are stored on exit, also after an error; they are given up on cancellation.
+        """Store the pages added inside the block by its end, also after an error; drop them on cancellation.
 
         Raises the first error of storing.
         """
@@ -44,7 +44,7 @@ class PageWriter:
             raise self._failure
 
     def add(self, write: CandleWrite, fetch: FetchLogRow) -> None:
-        """Have a page of the series stored, and its call logged. Raises the first error of storing those before it."""
+        """Queue a page of the series and the log entry of its call. Raises the first error of storing earlier pages."""
         if self._failure:
             raise self._failure
         self._pages.submit(None, (write, fetch)).add_done_callback(self._note)
@@ -63,7 +63,7 @@ class PageWriter:
 
 
 def _merge_pages(writes: tuple[CandleWrite, ...]) -> CandleWrite:
-    """Pages of one series as one: the aggregates over them are made once."""
+    """Merge pages of one series, so that their aggregates are computed once."""
     candles = concat([write.candles for write in writes]).sorted()
     covered = Spans(span for write in writes for span in write.covered)
     revision = writes[-1].revision

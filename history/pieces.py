@@ -8,24 +8,24 @@ from candlegraph.span import Span, Spans
 from candlegraph.timeframe import Timeframe
 from candlegraph.zone import Zone
 
-QUIET_PAGES = 4  # pages in a row that prove nothing and are one page apart; after these the steps double
+QUIET_PAGES = 4  # pages in a row that prove nothing, one page apart; after them the distance doubles each time
 
 
 @dataclass(frozen=True, slots=True)
 class AdjacentSpans:
-    """The spans around a piece: covered ones, and ones that earlier fetches did not prove."""
+    """The spans around a piece: the covered ones, and those that earlier fetches left unproved."""
 
     timeframe: Timeframe
-    days: Zone  # whose days the timeframe counts
+    days: Zone  # the zone of the timeframe's days
     covered: Spans
     postponed: Spans
     page_ms: int
 
     def with_neighbours(self, piece: Span) -> Span:
-        """Extend ``piece`` to the covered bucket on either side, across spans that earlier fetches did not prove.
+        """Extend ``piece`` to the covered bucket on either side, across spans that earlier fetches left unproved.
 
-        Some pages prove only the time between their first and their last row: the adjacent rows prove a quiet piece. The
-        extension on each side is shorter than one page.
+        Some pages prove only the time between their first and last row; so a page that includes the adjacent rows proves a
+        piece without trades. The extension on each side is shorter than one page.
         """
         since, until = self._before(piece.since), self._after(piece.until)
         return Span(

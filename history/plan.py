@@ -1,4 +1,4 @@
-"""Which relation answers which part of a window, and what of it is missing."""
+"""The plan of a query: which relation answers which part of a window, and which parts are missing."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ _UNITS = ((clock.DAY_MS, "days"), (clock.HOUR_MS, "hours"), (clock.MINUTE_MS, "m
 
 @dataclass(frozen=True, slots=True)
 class StoredSpan:
-    """Stored candles of ``span`` in one relation, at its timeframe."""
+    """A span of stored candles in one relation, at the relation's timeframe."""
 
     span: Span
     timeframe: Timeframe
@@ -36,7 +36,7 @@ class StoredSpan:
 
 @dataclass(frozen=True, slots=True)
 class PlanPart:
-    """A part of a window: what it is folded of, and whether the forming candles of ``forming`` come on top."""
+    """A part of a window and the stored spans it is folded from; with ``forming``, that timeframe's forming candles too."""
 
     span: Span
     stored_spans: tuple[StoredSpan, ...]
@@ -44,17 +44,17 @@ class PlanPart:
 
     @property
     def source(self) -> SourceKind:
-        """Where it comes from."""
-        aggregated = any(stretch.relation != BASE_RELATION for stretch in self.stored_spans)
+        """Whether it comes from an aggregate or from the base relation."""
+        aggregated = any(stored.relation != BASE_RELATION for stored in self.stored_spans)
         return SourceKind.AGGREGATE if aggregated else SourceKind.STORE
 
     def within(self, spans: Spans) -> list[PlanPart]:
-        """What of it lies in ``spans``, whole buckets; for parts that are final."""
+        """Its parts in ``spans``, which are whole buckets; only for final parts."""
         return [PlanPart(span, (replace(self.stored_spans[0], span=span),)) for span in Spans([self.span]) & spans]
 
 
 class UnreachableSpan(NamedTuple):
-    """A span that no call can bring, and why."""
+    """A span that no call can return, and the reason."""
 
     reason: GapReason
     span: Span
@@ -65,21 +65,21 @@ class UnreachableSpan(NamedTuple):
 class WindowPlan:
     """How the buckets of ``window`` are answered, by the coverage known when the plan was made.
 
-    Query, cache lookup and fetches read this one value. A fetch changes the coverage: after one, and only then, the
-    query makes a new plan. What comes without a fetch is the forming candles; see `Plan.with_forming`.
-    The native timeframe is chosen for a span when it is fetched (`Plan.choose_timeframe`): a window may have thousands of
-    missing spans, and a query fetches a dozen of them.
+    Query, cache lookup and fetches read this one value. Only a fetch changes the coverage, and after it the query makes a new
+    plan. Forming candles may arrive without a new plan; see `Plan.with_forming`. The plan does not choose the native
+    timeframe of a missing span: `Plan.choose_timeframe` does before its fetch, since a window may have thousands of missing
+    spans, and a query fetches a dozen of them.
     """
 
     window: Span
     final: tuple[PlanPart, ...]  # each answers settled buckets; the outer ones may extend past the window
     tail: tuple[PlanPart, ...]  # answers the buckets that are not settled: one part or none
-    missing: Spans  # buckets the store cannot answer and the provider could, the forming one among them
+    missing: Spans  # buckets that the store lacks and the provider may have, including the forming one
     unreachable: tuple[UnreachableSpan, ...]
 
     @property
     def covered(self) -> Spans:
-        """What the final parts answer."""
+        """The spans of the final parts."""
         return Spans(part.span for part in self.final)
 
 
@@ -95,7 +95,7 @@ def kept_history(capabilities: Capabilities) -> str | None:
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """How buckets of ``timeframe`` in ``zone`` can be had. ``days`` is the zone that stored days and longer are in."""
+    """Finds the sources of buckets of ``timeframe`` in ``zone``. ``days`` is the zone of stored days and longer candles."""
 
     record: InstrumentRecord
     capabilities: Capabilities | None  # None: there is no provider to ask
@@ -113,19 +113,19 @@ class Plan:
 
     @property
     def final_after_ms(self) -> int:
-        """How long after its end a candle is final and can be had."""
+        """How long after its end a candle is final and available."""
         return self.capabilities.final_after_ms if self.capabilities else 0
 
     @property
     def earliest(self) -> int:
-        """Nothing can be had of what opens before: by the listing, else by the provider."""
+        """No candle that opens before is available: the listing date if known, else the provider's limit."""
         if self.record.first_available is not None:
             return self.record.first_available
         return self.capabilities.earliest_ms if self.capabilities else 0
 
     @property
     def beginning(self) -> int:
-        """The beginning of all that is known: 1970, or the first candle known before."""
+        """The beginning of the known time: 1970, or the first known candle if that is older."""
         known = [next(iter(spans)).since for spans in self.coverage.spans.values() if spans]
         return max(clock.OLDEST_MS, min([0, self.record.first_available or 0, *known]))
 
@@ -135,7 +135,7 @@ class Plan:
         return self.timeframe.floor(self.now - self.settle_ms, self.zone)
 
     def covered(self, base: Timeframe, window: Span) -> Spans:
-        """Where ``base`` is settled: by the coverage, and in our first and last bucket by the listing and its end."""
+        """The spans where ``base`` is complete: the covered ones, and in the outer buckets those outside the listing."""
         known = self.coverage.spans.get(base, Spans()) & Spans([window])
         first, ended = self.record.first_available, self.record.ended_at
         if first is not None:
@@ -145,10 +145,10 @@ class Plan:
         return known
 
     def window(self, window: Span, forming: Collection[Timeframe] = (), head: Span | None = None) -> WindowPlan:
-        """Plan the buckets of ``window``, whole ones; ``forming``: the timeframes whose newest candles are at hand.
+        """Plan the whole buckets of ``window``; ``forming`` are the timeframes whose forming candles are known.
 
-        Its settled buckets are planned as a part of ``head``, where that is given; an empty one means that they need no
-        plan, because the cache holds them all.
+        ``head`` is a longer span to plan the settled buckets in. An empty ``head`` leaves them out, because the cache has
+        them all.
         """
         head = window if head is None else head
         rest = window if head else Span(max(window.since, self.settled), window.until)
@@ -158,7 +158,7 @@ class Plan:
         return self.with_forming(WindowPlan(window, final, (), missing, out_of_reach), forming)
 
     def with_forming(self, planned: WindowPlan, forming: Collection[Timeframe]) -> WindowPlan:
-        """The same plan now that the newest candles of ``forming`` are at hand: they answer the tail."""
+        """The same plan, now that the forming candles of ``forming`` are known: they answer the tail."""
         tail = self._tail(planned.window, forming)
         return (
             replace(planned, tail=tail, missing=planned.missing - Spans(part.span for part in tail))
@@ -167,9 +167,9 @@ class Plan:
         )
 
     def _final(self, window: Span) -> list[PlanPart]:
-        """What answers which settled buckets: 1m candles and their aggregates first, then native candles, coarse to fine.
+        """The parts that answer settled buckets: 1m candles and their aggregates first, then native candles, coarse to fine.
 
-        Each part is made of one stretch.
+        Each part has one stored span.
         """
         rest = Spans([window & Span(window.since, self.settled)])
         parts: list[PlanPart] = []
@@ -181,25 +181,25 @@ class Plan:
         return sorted(parts, key=lambda part: part.span)
 
     def _tail(self, window: Span, forming: Collection[Timeframe]) -> tuple[PlanPart, ...]:
-        """What answers the buckets that are not settled, if anything: a base of ``forming`` that is known up to its newest."""
+        """The part that answers the unsettled buckets, if any: made of the first of ``forming`` that is covered up to now."""
         tail = window & Span(self.settled, window.until)
         for base in forming if tail else ():
             final = base.floor(self.now - self.final_after_ms, self.days)
-            listed = base.floor(self.record.first_available or 0, self.days)  # before it there is nothing to know
+            listed = base.floor(self.record.first_available or 0, self.days)  # before it nothing needs to be covered
             if self.covered(base, window).covers(Span(max(tail.since, listed), final)):
-                ladder = tuple(self._decompose(Span(tail.since, final))) if base == MINUTE else ()
-                stretches = ladder or (StoredSpan(Span(tail.since, final), base),)
-                if all(self._retained(Spans([s.span]), s.timeframe).covers(s.span) for s in stretches):
-                    return (PlanPart(tail, stretches, base),)
+                decomposed = tuple(self._decompose(Span(tail.since, final))) if base == MINUTE else ()
+                stored_spans = decomposed or (StoredSpan(Span(tail.since, final), base),)
+                if all(self._retained(Spans([s.span]), s.timeframe).covers(s.span) for s in stored_spans):
+                    return (PlanPart(tail, stored_spans, base),)
         return ()
 
     def unreachable(self, window: Span) -> list[UnreachableSpan]:
-        """What no call can bring, and why."""
+        """The spans that no call can return, with the reasons."""
         found = [*self._outside_listing(window), *self._outside_capabilities(window)]
         horizon = self.coverage.horizon
         if horizon is not None and set(self.native_timeframes()) <= {MINUTE}:
             older = Span(window.since, self.timeframe.ceil(horizon, self.zone)) & window
-            found.append(UnreachableSpan(GapReason.UNAVAILABLE, older, "1-minute candles are not kept for so long."))
+            found.append(UnreachableSpan(GapReason.UNAVAILABLE, older, "1-minute candles are not kept that long."))
         return [item for item in found if item.span]
 
     def _outside_listing(self, window: Span) -> Iterator[UnreachableSpan]:
@@ -216,7 +216,7 @@ class Plan:
             return
         if self.record.first_available is None:
             before = Span(window.since, self.timeframe.ceil(self.earliest, self.zone)) & window
-            yield UnreachableSpan(GapReason.UNAVAILABLE, before, "The provider has nothing so old.")
+            yield UnreachableSpan(GapReason.UNAVAILABLE, before, "The provider has no data that old.")
         if self.capabilities.delay_ms:
             edge = self.timeframe.floor(self.now - self.capabilities.delay_ms, self.zone)
             recent = Span(edge, self.settled) & window
@@ -230,9 +230,9 @@ class Plan:
     def choose_timeframe(self, span: Span, lacking: Mapping[Timeframe, Spans] = NOTHING_LACKS) -> Timeframe | None:
         """The timeframe to fetch: 1m while that is cheap, else the coarsest native one that folds into ours.
 
-        ``lacking`` is what a timeframe could not bring: there only coarser ones, which reach further back, are chosen.
+        ``lacking`` are the spans that a timeframe did not return: only coarser ones, which reach further back, are chosen there.
         """
-        assert self.capabilities  # noqa: S101 - there is somebody to ask
+        assert self.capabilities  # noqa: S101 - callers have a provider
         failed = max((base.nominal_ms for base, spans in lacking.items() if Spans([span]) & spans), default=0)
         native = sorted(self.native_timeframes(), key=lambda base: -base.nominal_ms)
         native = [base for base in native if base.nominal_ms > failed]
@@ -249,7 +249,7 @@ class Plan:
         return next(iter(within or native), None)
 
     def fetchable(self, span: Span, base: Timeframe) -> Span:
-        """What of ``span`` the provider may have at ``base``: from the listing to the candle that is forming."""
+        """The part of ``span`` that the provider may have at ``base``: from the listing to the forming candle."""
         first = self.record.first_available
         listed = self.earliest if first is None else base.floor(first, self.days)
         return Span(max(span.since, listed), min(span.until, base.next(self.now, self.days)))
@@ -259,16 +259,16 @@ class Plan:
         return [base for base in self.capabilities.timeframes if self._nests(base)] if self.capabilities else []
 
     def _retained(self, spans: Spans, base: Timeframe) -> Spans:
-        """Where there still are candles of ``base`` to be read: minutes before the horizon are dropped."""
+        """The part of ``spans`` whose candles of ``base`` are still stored: minutes before the horizon are dropped."""
         return spans - self.coverage.dropped(base)
 
     @property
     def _decade(self) -> int:
-        """The instant from which timeframes must nest: a whole decade, so that few have to be worked out."""
+        """The instant from which timeframes must nest; a multiple of ten years, so that cached results are reused."""
         return _DECADE.floor(self.beginning)
 
     def _nests(self, base: Timeframe) -> bool:
-        """Whether candles of ``base`` fold into ours; stored days are days of the instrument's zone alone."""
+        """Whether candles of ``base`` fold into ours; stored days do so only in the instrument's zone."""
         same_days = self.zone.name == self.days.name or (self.zone.is_utc and self.days.is_utc)
         return (bool(base.width_ms) or same_days) and base.nests_in(self.timeframe, self.zone, self._decade)
 
@@ -276,7 +276,7 @@ class Plan:
         return sorted(filter(self._nests, self.coverage.spans), key=lambda base: (base != MINUTE, -base.nominal_ms))
 
     def _usable_aggregates(self) -> list[tuple[Timeframe, str]]:
-        """The aggregates that fold into ours, the coarsest first. Their days are those of UTC."""
+        """The aggregates that fold into ours, the coarsest first. Their days are days of UTC."""
         found = [
             (level, relation)
             for level, relation in self.aggregates.items()
@@ -288,7 +288,7 @@ class Plan:
         return next(iter(self._usable_aggregates()), (MINUTE, BASE_RELATION))
 
     def _decompose(self, span: Span) -> Iterator[StoredSpan]:
-        """``span``, of minutes that are all known, in as few stored candles as tell it exactly: months, days, ... minutes."""
+        """Split a covered ``span`` of minutes into the fewest stored candles that give it exactly: months, days, ... minutes."""
         reached = span.since
         for level, relation in [*self._usable_aggregates(), (MINUTE, BASE_RELATION)]:
             until = level.floor(span.until)

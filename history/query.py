@@ -29,7 +29,7 @@ MAX_WINDOW_BUCKETS = 50_000_000  # buckets; 95 years of minutes
 
 @dataclass(slots=True)
 class CandleQuery:
-    """One execution of a query. ``run`` is called once."""
+    """One execution of a query; call `run` once."""
 
     request: CandleRequest
     context: QueryContext
@@ -66,10 +66,10 @@ class CandleQuery:
         return self.request.since is not None
 
     async def run(self, failure: ProviderError | None) -> Answer:
-        """Answer. Raises the provider's error where nothing at all could be answered because of it."""
+        """Answer. Raises the provider's error if it left nothing to answer with."""
         self.fetches.outcome.failure = failure
         await self._refresh_plan()
-        # The first: a change that is logged while this runs is reported after it, also where it was read.
+        # Taken first: a change logged during the query may be reported again after this revision, but is never missed.
         revision = self.plan.coverage.revisions.below(self.timeframe)
         reached = await self._read_windows(self._requested_span())
         candles = concat(self.found).sorted()
@@ -82,7 +82,7 @@ class CandleQuery:
         return replace(assemble(self.request, self.plan, findings), revision=revision)
 
     async def _refresh_plan(self) -> None:
-        """Plan by the present coverage and the provider's present capabilities: it may have found that its feed is delayed."""
+        """Plan with the present coverage and capabilities: the provider may have detected that its feed is delayed."""
         provider = self.context.provider
         capabilities = provider.capabilities if provider else None
         coverage = await self.reader.coverage.load(self.context.record.id)
@@ -101,16 +101,16 @@ class CandleQuery:
         return Span(min(until, self.timeframe.ceil(self.request.since, self.zone)), until)
 
     def _earliest(self, until: int) -> int:
-        """Where a query without ``since`` ends: nothing is stored, and nothing can be fetched, before."""
+        """The oldest instant of a query without ``since``: nothing before it is stored or can be fetched."""
         known = [next(iter(spans)).since for spans in self.plan.coverage.spans.values() if spans]
         if self.context.provider or self.fetches.outcome.failure:
             listed = self.context.record.first_available
             known.append(self.timeframe.ceil(self.plan.earliest, self.zone) if listed is None else listed)
         first = min([until, *(self.timeframe.floor(instant, self.zone) for instant in known)])
-        return max(first, self.timeframe.ceil(OLDEST_MS, self.zone))  # what opens before has no Timestamp
+        return max(first, self.timeframe.ceil(OLDEST_MS, self.zone))  # the scalar Timestamp has no older instants
 
     async def _read_windows(self, asked: Span) -> Span:
-        """Answer window after window; the span that was answered, shorter where the budget of calls ended."""
+        """Answer window after window; return the answered span, which is shorter if the budget of calls ended."""
         wanted, found, growth = self.request.limit + 1, 0, 1
         reached = Span(asked.since, asked.since) if self.forward else Span(asked.until, asked.until)
         while found < wanted and reached != asked:
@@ -135,9 +135,9 @@ class CandleQuery:
     # One window
 
     async def _answer_window(self, window: Span, enough: int) -> tuple[Span, int]:
-        """Fetch what a window lacks, read it, and keep its candles; the part answered, and how many candles it has.
+        """Fetch the gaps of a window, read it and keep its candles; return the answered part and its number of candles.
 
-        A window that has grown is fetched only as far as it has ``enough`` candles.
+        In a window longer than the first it stops fetching at ``enough`` candles.
         """
         lookup, planned = self._plan_window(window)
         if enough and (known := self.fetches.known_part(self.plan, planned)):
@@ -172,27 +172,29 @@ class CandleQuery:
     async def _read_parts(
         self, parts: Sequence[PlanPart], planned: WindowPlan, lookup: CacheLookup
     ) -> tuple[Span, list[Candles]]:
-        """Read and fold ``parts``, and have them cached; the part of the window that was read whole, and their candles."""
+        """Read, fold and cache ``parts``; return the part of the window that was read completely, and their candles."""
         window, stored = planned.window, lookup.find_below(planned.tail)
-        unread = [stretch for part in parts for stretch in part.stored_spans if stretch not in stored]
-        reads = [self._read(stretch) for stretch in unread]
+        unread = [stored_span for part in parts for stored_span in part.stored_spans if stored_span not in stored]
+        reads = [self._read(stored_span) for stored_span in unread]
         async with self.reader.row_budget.reserve(sum(map(_max_rows, reads)), self.context.deadline):
             batches = await asyncio.gather(*map(self.reader.candles.load, reads)) if reads else []
-            for stretch, read, batch in zip(unread, reads, batches, strict=True):
-                stored[stretch] = batch
+            for stored_span, read, batch in zip(unread, reads, batches, strict=True):
+                stored[stored_span] = batch
                 window = self._part_read(window, read, batch)
             made = [self._fold(part, stored) for part in parts]
             for part, candles in zip(parts, made, strict=True):
                 lookup.put(part, part.span if window == planned.window else part.span & window, candles, stored)
         return window, made
 
-    def _read(self, stretch: StoredSpan) -> CandleRead:
-        rows = max(MAX_ROWS_PER_READ, 2 * -(-self.timeframe.nominal_ms // stretch.timeframe.nominal_ms))
-        record, base = self.context.record, stretch.timeframe
-        return CandleRead(record.id, base, stretch.span, rows, newest=not self.forward, relation=stretch.relation)
+    def _read(self, stored_span: StoredSpan) -> CandleRead:
+        rows = max(MAX_ROWS_PER_READ, 2 * -(-self.timeframe.nominal_ms // stored_span.timeframe.nominal_ms))
+        record, base = self.context.record, stored_span.timeframe
+        return CandleRead(
+            record.id, base, stored_span.span, rows, newest=not self.forward, relation=stored_span.relation
+        )
 
     def _part_read(self, window: Span, read: CandleRead, batch: Candles) -> Span:
-        """The part of a window that was read whole, where there were more rows than one read takes."""
+        """The part of a window that was read completely, if there were more rows than one read returns."""
         if len(batch) < read.limit:
             return window
         if read.newest:
@@ -200,7 +202,7 @@ class CandleQuery:
         return Span(window.since, min(window.until, self.timeframe.floor(int(batch.timestamp[-1]), self.zone)))
 
     def _fold(self, part: PlanPart, stored: Mapping[StoredSpan, Candles]) -> Candles:
-        rows = concat([stored[stretch] for stretch in part.stored_spans])
+        rows = concat([stored[stored_span] for stored_span in part.stored_spans])
         if part.forming is None:
             return rows if part.stored_spans[0].timeframe == self.timeframe else fold(rows, self.timeframe, self.zone)
         rows = rows.merge(self.fetches.outcome.forming[part.forming].between(part.span))
@@ -210,7 +212,7 @@ class CandleQuery:
     # Spans without a trade, and spans without an answer
 
     async def _filled(self, candles: Candles, reached: Span) -> Candles:
-        """The candles with flat ones in the settled, covered buckets that have none."""
+        """``candles``, with flat ones in the settled, covered buckets that have none."""
         filling = FlatCandleFiller(self.request, self.timeframe, self.zone)
         settled = Span(reached.since, min(reached.until, self.plan.settled))
         known = Spans(span for span, _ in self.answered) & Spans([settled])
@@ -218,12 +220,12 @@ class CandleQuery:
         return filling.fill(candles, known, await self._close_before(reached.since) if looks else None)
 
     async def _close_before(self, instant: int) -> float | None:
-        """The close of the last candle before ``instant``, if nothing after it is unknown: a query of its own."""
+        """The close of the last candle before ``instant``, by a query of its own; None if there may be a later candle."""
         if self.close_before and self.close_before[0] == instant:
             return self.close_before[1]
-        ask = replace(self.request, since=None, until=instant, limit=1, fill=Fill.NONE)
+        request = replace(self.request, since=None, until=instant, limit=1, fill=Fill.NONE)
         try:
-            answer = await CandleQuery(ask, self.context, self.reader).run(self.fetches.outcome.failure)
+            answer = await CandleQuery(request, self.context, self.reader).run(self.fetches.outcome.failure)
         except ProviderError:
             return None
         close = float(answer.candles.close[-1]) if len(answer.candles) and answer.complete else None
@@ -238,10 +240,10 @@ class CandleQuery:
         if outcome.pending and self.request.wait is Wait.COMPLETE:
             name = provider.name if provider else "The provider"
             raise ProviderUnavailable(
-                f"{name} did not answer in time; what it still sends is kept: ask again.", retry_after=5
+                f"{name} did not answer in time; the fetch goes on in the background: ask again.", retry_after=5
             )
 
 
 def _max_rows(read: CandleRead) -> int:
-    """How many rows a read may bring."""
+    """The most rows that a read may return."""
     return min(read.limit, -(-(read.span.until - read.span.since) // read.timeframe.nominal_ms))

@@ -20,13 +20,13 @@ from history.plan import Plan, WindowPlan
 
 @dataclass(frozen=True, slots=True)
 class QueryContext:
-    """The instrument of a query, its provider (None: there is none), and the time: by what clock, and until when."""
+    """The instrument of a query, its provider (None: there is none), its deadline and the present."""
 
     record: InstrumentRecord
     provider: Upstream | None
     fetcher: Fetcher
     deadline: float  # on the event loop's clock
-    now: int  # ms, UTC
+    now: int  # ms, UTC, by the provider's clock
     fetch_budget: FetchBudget = UNLIMITED
 
 
@@ -38,7 +38,7 @@ class FetchOutcome:
     fetched: Spans = field(default_factory=Spans)
     pending: Spans = field(default_factory=Spans)  # still being fetched at the deadline
     refused: Spans = field(default_factory=Spans)  # the provider's rows there are invalid
-    lacking: dict[Timeframe, Spans] = field(default_factory=dict)  # the spans that a timeframe did not bring
+    lacking: dict[Timeframe, Spans] = field(default_factory=dict)  # the spans that a timeframe did not return
     unavailable: Spans = field(default_factory=Spans)  # at no timeframe
     ended: Spans = field(default_factory=Spans)  # newer than the provider's last candle, at any timeframe
     unproved: Spans = field(default_factory=Spans)  # the provider has not proved yet that these minutes have ended
@@ -52,7 +52,7 @@ class FetchOutcome:
 
 @dataclass(slots=True)
 class QueryFetches:
-    """Fetches what the windows of a query lack, within its budget of calls and its deadline."""
+    """Fetches the gaps of a query's windows, within its budget of calls and its deadline."""
 
     request: CandleRequest
     context: QueryContext
@@ -65,12 +65,12 @@ class QueryFetches:
         return self.request.since is None
 
     async def fetch(self, plan: Plan, planned: WindowPlan, enough: int = 0) -> bool:
-        """Fetch what a window lacks; wait until the deadline, or not at all. True if its coverage may have changed.
+        """Fetch the gaps of a window; wait until the deadline, or not at all. True if its coverage may have changed.
 
         ``enough`` is the number of buckets that suffices, if the window has more.
         """
         outcome, self.enough = self.outcome, enough
-        # A query that has something pending fetches no more: the next query will.
+        # A query with a pending span starts no more fetches: the next query will.
         if self.context.provider is None or outcome.failure or outcome.pending:
             return False
         outcome.satisfied = False
@@ -122,7 +122,7 @@ class QueryFetches:
         return await self.context.fetch_budget.spend(rows)
 
     def known_part(self, plan: Plan, planned: WindowPlan) -> Span:
-        """The part of a window next to where the query came from, up to the first span that is worth a call."""
+        """The part of a window that needs no call, from the side where the query began."""
         window, provider = planned.window, self.context.provider
         if provider is None or self.outcome.failure or self.outcome.pending:
             return window
@@ -132,7 +132,7 @@ class QueryFetches:
         return Span(wanted[-1].until, window.until) if self.newest_first else Span(window.since, wanted[0].since)
 
     def trim_window(self, plan: Plan, planned: WindowPlan) -> Span:
-        """The part of a window next to where the query came from, up to the first span that no calls were left for."""
+        """The part of a window before the first span without a call left for it, from the side where the query began."""
         outcome, window = self.outcome, planned.window
         explained = outcome.pending | outcome.refused | outcome.unavailable | outcome.unproved
         unasked = list(planned.missing - Spans(span.outer(plan.timeframe, plan.zone) for span in explained))
@@ -143,7 +143,7 @@ class QueryFetches:
     def _start(
         self, plan: Plan, missing: Spans, provider: Upstream
     ) -> dict[asyncio.Task[FetchResult], tuple[Span, Timeframe]]:
-        """Start a fetch for each missing span that there are calls left for, unless its candles are at hand."""
+        """Start a fetch for each missing span while calls are left, unless its forming candles are known."""
         wanted, budget = self._choose(plan, missing), max(0, MAX_CALLS_PER_FETCH - self.outcome.calls)
         if self.newest_first:
             wanted.reverse()
@@ -160,7 +160,7 @@ class QueryFetches:
         return tasks
 
     def _choose(self, plan: Plan, missing: Spans) -> list[tuple[Span, Timeframe]]:
-        """The spans to ask for, each at its timeframe; what no timeframe has brought, or may bring yet, is unavailable."""
+        """The spans to fetch, each at its timeframe; a span is unavailable if no timeframe is left to try."""
         lacking = dict(self.outcome.lacking)
         for base in plan.coverage.retries:
             lacking[base] = lacking.get(base, Spans()) | plan.coverage.postponed(base, plan.now)
@@ -175,7 +175,7 @@ class QueryFetches:
         return wanted
 
     def _has_forming(self, plan: Plan, base: Timeframe, wanted: Span) -> bool:
-        """Whether all that is missing is not final, and was fetched a moment ago."""
+        """Whether only forming candles are missing, and were fetched within two seconds."""
         final_until = base.floor(plan.now - plan.settle_ms, plan.days)
         ahead = Spans([wanted]) - plan.coverage.spans.get(base, Spans())
         if not ahead or next(iter(ahead)).since < final_until:
@@ -199,7 +199,7 @@ class QueryFetches:
         outcome.ended |= Spans(part.inner(plan.timeframe, plan.zone) for part in result.ended)
         outcome.unavailable |= outcome.ended
         outcome.unproved |= result.unproved
-        # The missing newest candles of a delayed feed prove nothing about older ones.
+        # If a delayed feed lacks the newest candles, that proves nothing about older ones.
         delay = self.context.provider.capabilities.delay_ms if self.context.provider else 0
         lacking = result.unavailable - outcome.ended - Spans([Span(plan.now - delay, plan.now)] if delay else [])
         outcome.lacking[base] = outcome.lacking.get(base, Spans()) | lacking

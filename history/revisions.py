@@ -1,10 +1,10 @@
-"""Series whose provider may replace its past: their stored candles are always of one lineage of revisions.
+"""Series whose provider may replace its past data: all its stored candles have one lineage of revisions.
 
-Covered spans are never fetched again, so a file that was replaced would be answered half old and half new. Each write
-therefore carries the revision that its candles come from (`candlegraph.provider.Revision`) and is refused where the store
-has another lineage. Before each answer, `revision` is called on the provider. Where the lineage differs, the
-covered spans are read again and replace the stored candles in one transaction: candles that are gone are withdrawn, others
-are corrected. A claim on the whole series makes one process do it.
+A covered span is not fetched again. So after a file was replaced, an answer would be half old and half new. Therefore each
+write carries the revision of its candles (`candlegraph.provider.Revision`), and the store refuses a write of another
+lineage. Before each answer, `Revisions` asks the provider for its present revision. If the lineage differs, it reads the
+covered spans again and replaces the stored candles in one transaction: missing candles are withdrawn, different ones are
+corrected. A claim on the whole series makes sure that one process does it.
 """
 
 from __future__ import annotations
@@ -35,48 +35,49 @@ ALWAYS = Span(-(10**14), 10**14)
 
 @dataclass(frozen=True, slots=True)
 class Revisions:
-    """Brings stored series to the lineage that their provider has now."""
+    """Updates stored series to the present lineage of their provider."""
 
     store: CandleStore
-    ledgers: CoverageCache
+    coverage_cache: CoverageCache
     claims: FetchClaims
     _tasks: dict[tuple[int, Timeframe], asyncio.Task[None]] = field(default_factory=dict)
     _checks: dict[int, asyncio.Task[list[asyncio.Task[None]]]] = field(default_factory=dict)
-    _unknown: set[tuple[int, Timeframe]] = field(default_factory=set)  # the provider could not name their revision
+    _unknown: set[tuple[int, Timeframe]] = field(default_factory=set)  # whose revision the provider could not name
 
     async def follow(self, record: InstrumentRecord, provider: Upstream, wait_s: float) -> None:
-        """Replace the series of an instrument whose lineage has changed; all of it takes at most ``wait_s`` seconds here.
+        """Replace the series of an instrument whose lineage has changed; return after ``wait_s`` seconds at the latest.
 
-        A longer replacement goes on in the background, shared by all callers. The store holds one lineage of each series
-        at any time: the old one until the new one is written. No call goes to
-        a provider that declares no revisions.
+        A longer replacement goes on in the background, shared by all callers. The store has one lineage of each series at any
+        time: the old one until the new one is written. A provider without revisions is not called.
         """
         if not provider.capabilities.revised:
             return
         until = asyncio.get_running_loop().time() + wait_s
-        ledger = (await self.ledgers.load([record.id]))[0]
-        if not ledger.spans:
+        coverage = (await self.coverage_cache.load([record.id]))[0]
+        if not coverage.spans:
             return
         check = self._checks.get(record.id)
         if check is None:
             name = f"revisions of {record.instrument}"
-            check = self._checks[record.id] = asyncio.create_task(self._check(record, provider, ledger), name=name)
+            check = self._checks[record.id] = asyncio.create_task(self._check(record, provider, coverage), name=name)
             check.add_done_callback(lambda _: self._checks.pop(record.id, None))
         await asyncio.wait([check], timeout=wait_s)
         if check.done() and not check.cancelled() and (tasks := check.result()):
             await asyncio.wait(tasks, timeout=max(0.0, until - asyncio.get_running_loop().time()))
 
     async def close(self) -> None:
-        """Stop the running checks and replacements: nothing of them is stored."""
+        """Stop the running checks and replacements; an unfinished replacement stores nothing."""
         for task in (tasks := [*self._checks.values(), *self._tasks.values()]):
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
 
-    async def _check(self, record: InstrumentRecord, provider: Upstream, ledger: Coverage) -> list[asyncio.Task[None]]:
-        """Ask for the revision of each stored series; the tasks that replace those of another lineage."""
+    async def _check(
+        self, record: InstrumentRecord, provider: Upstream, coverage: Coverage
+    ) -> list[asyncio.Task[None]]:
+        """Ask for the revision of each stored series; return the tasks that replace those of another lineage."""
         tasks = []
-        for timeframe in ledger.spans:
-            key, stored = (record.id, timeframe), ledger.sources.get(timeframe)
+        for timeframe in coverage.spans:
+            key, stored = (record.id, timeframe), coverage.sources.get(timeframe)
             try:
                 found = await provider.revision(record.instrument, timeframe, stored)
             except CandlegraphError as error:
@@ -90,7 +91,7 @@ class Revisions:
         return tasks
 
     def _task(self, record: InstrumentRecord, provider: Upstream, timeframe: Timeframe) -> asyncio.Task[None]:
-        """The replacement of a series: all callers share one, and a caller that leaves does not cancel it."""
+        """The task that replaces a series: all callers share it, and none cancels it."""
         key = (record.id, timeframe)
         task = self._tasks.get(key)
         if task is None:
@@ -108,18 +109,18 @@ class Revisions:
             log.exception("%s %s could not be replaced", record.instrument, timeframe)
 
     async def _replaced(self, record: InstrumentRecord, provider: Upstream, timeframe: Timeframe) -> bool:
-        """Replace a series under a claim; False where another process has it: then look again."""
+        """Replace a series under a claim; False if another process has the claim: then check again."""
         async with self.claims.acquire((record.id, timeframe), ALWAYS, shared=True) as ours:
             if not ours:
                 return False
-            ledger = (await self.store.read_coverage([record.id]))[0]
-            stored, covered = ledger.sources.get(timeframe), ledger.spans.get(timeframe, Spans())
+            coverage = (await self.store.read_coverage([record.id]))[0]
+            stored, covered = coverage.sources.get(timeframe), coverage.spans.get(timeframe, Spans())
             found = await provider.revision(record.instrument, timeframe, stored)
             if _lineage(found) == _lineage(stored):
-                self.ledgers.forget(record.id)
+                self.coverage_cache.forget(record.id)
                 return True
             if stored is None and await self.store.adopted(record.id, timeframe, found):
-                return True  # it was imported before there was a file
+                return True  # the candles were imported before the file existed
             write = CandleWrite(record.id, timeframe, concat([]), Spans(), revoked=covered, revision=found)
             if found is not None:
                 write = await self._read_again(write, record, provider)
@@ -128,7 +129,7 @@ class Revisions:
         return True
 
     async def _read_again(self, write: CandleWrite, record: InstrumentRecord, provider: Upstream) -> CandleWrite:
-        """The write with the provider's present candles of the revoked spans."""
+        """``write`` with the provider's present candles of the revoked spans."""
         timeframe, revision = write.timeframe, write.revision
         days = UTC if timeframe.width_ms else zone(record.timezone)
         final_until = timeframe.floor(provider.now_ms() - provider.capabilities.final_after_ms, days)

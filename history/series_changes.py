@@ -1,4 +1,4 @@
-"""The spans of a series that a client with a copy has to fetch again."""
+"""The changed spans of a series, which a client that keeps a copy has to fetch again."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from storage.corrections import changes_after
 
 @dataclass(frozen=True, slots=True)
 class SeriesChanges:
-    """Whole buckets of a series with a final candle that changed, or that are not covered any more, up to ``revision``."""
+    """The buckets of a series whose final candle changed or whose coverage was withdrawn, up to ``revision``."""
 
     revision: SeriesRevision
     changed: Spans
@@ -32,7 +32,7 @@ async def series_changes(history: History, series: Series, after: SeriesRevision
         raise record
     timeframe, days = series.timeframe, zone(record.timezone)
     history.coverage_cache.forget(record.id)  # the revision may come from a process that is ahead of this one
-    # Read first: what is logged while the logs are read is reported, and reported again after this revision.
+    # Read before the logs: a change logged meanwhile may be reported twice, but is never missed.
     now = (await history.coverage_cache.load([record.id]))[0].revisions.below(timeframe)
     marks = {stored: after.marks.get(stored, ChangeMark()) for stored in now.marks}
     ahead = any(
@@ -49,7 +49,7 @@ async def series_changes(history: History, series: Series, after: SeriesRevision
 
 
 def buckets_of(openings: Int64s, timeframe: Timeframe, days: Zone) -> list[Span]:
-    """The buckets that hold some instants."""
+    """The buckets of the instants ``openings``."""
     index = np.unique(timeframe.index(openings, days))
     opens, ends = timeframe.open_at(index, days), timeframe.open_at(index + 1, days)
     return list(map(Span, opens.tolist(), ends.tolist()))

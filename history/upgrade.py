@@ -1,7 +1,7 @@
-"""Checks that run once, at the first start after an upgrade: imported series of an older version, and series of providers
-with known faults (`candlegraph.provider.Taint`).
+"""Checks that run once, at the first start after an upgrade: of series that an older version imported, and of series whose
+provider had a known fault (`candlegraph.provider.Taint`).
 
-Each task is a row of ``upgrade_tasks``, closed when it is done: a process that is killed leaves the rest to the next one.
+Each task is a row of ``upgrade_tasks``, closed when it is done: if a process is killed, the next one does the rest.
 """
 
 from __future__ import annotations
@@ -38,8 +38,8 @@ T = TypeVar("T")
 
 LEASE = "upgrade"
 FILLERS_AT_ONCE = 20_000
-MAX_RUNS = 200  # imported runs of a series whose last candle is fetched again, the newest ones
-IMPORTED = (Step.HOLES, Step.LAST, Step.FILLERS)  # steps for series that something was imported into
+MAX_RUNS = 200  # the newest imported runs of a series; the last candle of each is fetched again
+IMPORTED = (Step.HOLES, Step.LAST, Step.FILLERS)  # the steps for series with imported candles
 COVERAGE = "an older version did not prove that there were no trades"
 HOLES = "a hole between imported candles longer than an import covers"
 LAST_CANDLE = "the last candle of an imported run was fetched again"
@@ -56,11 +56,11 @@ class Upgrade:
     _leases: Leases = field(init=False)
 
     def __post_init__(self) -> None:
-        """Take the name of a new holder."""
+        """Choose a random name as the holder of the lease."""
         self._leases = Leases(self.history.store.database, uuid.uuid4())
 
     async def run(self) -> None:
-        """Do all tasks, then wait until cancelled. A provider that is not available is tried again later."""
+        """Do all tasks, then wait until cancelled. Tasks whose provider is not available are tried again later."""
         left = 1
         while left:
             with self.outage.recording():
@@ -70,7 +70,7 @@ class Upgrade:
         await asyncio.Event().wait()
 
     async def work(self) -> int:
-        """Do the possible tasks; return the number of those left. Unavailable."""
+        """Do the possible tasks; return the number of tasks left. Unavailable."""
         store = self.history.store
         await self._note_taints()
         tasks = await open_tasks(store.database, *IMPORTED, Step.COVERAGE, Step.VOLUME)
@@ -89,8 +89,8 @@ class Upgrade:
                     left -= 1
         await self._leases.release([LEASE])
         if counts := +self._counts:
-            said = ", ".join(f"{step}: {count:,}" for step, count in counts.items())
-            log.warning("checked what an older version has stored (%s); `candlegraph coverage log` lists it", said)
+            summary = ", ".join(f"{step}: {count:,}" for step, count in counts.items())
+            log.warning("checked what an older version has stored (%s); `candlegraph coverage log` lists it", summary)
             self._counts.clear()
         return left
 
@@ -103,13 +103,13 @@ class Upgrade:
                     log.warning("%s/%s: %d series of an older version are checked: %s", *names, count, taint.reason)
 
     async def _hold(self) -> LeaseToken:
-        """Take or renew the lease. LeaseLost where another process has it."""
+        """Acquire or renew the lease. LeaseLost if another process has it."""
         if held := (await self._leases.acquire([LEASE], self.history.timings.upgrade_lease_ttl_s)).get(LEASE):
             return held
         raise LeaseLost
 
     async def _does(self, task: Task) -> bool:
-        """Do a task; False where its provider is not available now."""
+        """Do a task; False if its provider is not available now."""
         try:
             if task.step is Step.COVERAGE:
                 self._counts[task.step] += await self._withdraw_coverage(task.series)
@@ -134,21 +134,21 @@ class Upgrade:
                 error.message,
             )
             return False
-        except ProviderError as error:  # it will not have an answer later either: the candle stays as it is
+        except ProviderError as error:  # a later call would fail too: the candle stays as it is
             log.info("%s/%s does not answer for an imported candle: %s", task.market, task.provider, error.message)
         return True
 
     async def _withdraw_coverage(self, series: StoredSeries) -> int:
-        """Withdraw the coverage of buckets without a stored candle; how many spans that was."""
+        """Withdraw the coverage of buckets without a stored candle; return the number of spans."""
         store = self.history.store
-        ledger = (await store.read_coverage([series.instrument_id]))[0]
-        covered = ledger.spans.get(series.timeframe, Spans())
+        coverage = (await store.read_coverage([series.instrument_id]))[0]
+        covered = coverage.spans.get(series.timeframe, Spans())
         found = await openings(store.database, series, ALL_TIME)
         empty = covered - runs(found.stamps, series.timeframe, zone(series.timezone), NO_HOLE_MS)
         return len(await withdraw(store, series, empty, COVERAGE)) if empty else 0
 
     async def _withdraw_holes(self, series: StoredSeries) -> int:
-        """Withdraw coverage of long holes between the first and the last imported candle; of how many."""
+        """Withdraw the coverage of long gaps between the first and the last imported candle; return their number."""
         found = await openings(self.history.store.database, series, ALL_TIME)
         days, imported = zone(series.timezone), found.stamps[found.imported]
         within = found.stamps[(found.stamps >= imported[0]) & (found.stamps <= imported[-1])]
@@ -158,7 +158,7 @@ class Upgrade:
         return len(await withdraw(self.history.store, series, holes, HOLES)) if holes else 0
 
     async def _ask_last(self, series: StoredSeries, provider: Upstream) -> int:
-        """Ask again for the last candle of each imported run; how many were corrected. ProviderError."""
+        """Fetch the last candle of each imported run again; return the number of corrections. ProviderError."""
         store = self.history.store
         found = await openings(store.database, series, ALL_TIME)
         record: InstrumentRecord = (await self.history.instruments.by_id([series.instrument_id]))[0]
@@ -177,14 +177,14 @@ class Upgrade:
         return corrected
 
     async def _note_asked(self, series: StoredSeries, read: CandleRead, before: Candles) -> int:
-        """Note that a candle was asked for again; 1 where it was corrected."""
+        """Log that a candle was fetched again; return 1 if it was corrected, else 0."""
         store = self.history.store
         changed = int(not before.same_as((await store.read([read]))[0]))
         await note(store, series, read.span, LAST_CANDLE, changed)
         return changed
 
     async def _correct_volumes(self, task: Task, provider: Upstream) -> None:
-        """Read the volumes of a series again, call by call. ProviderError."""
+        """Fetch the volumes of a series again, call by call. ProviderError."""
         store, reached = self.history.store, task.reached
         record: InstrumentRecord = (await self.history.instruments.by_id([task.series.instrument_id]))[0]
         correction = VolumeCorrection(store, task, record, provider)
@@ -196,7 +196,7 @@ class Upgrade:
             await advance_task(store.database, task, reached)
 
     async def _withdraw_fillers(self, series: StoredSeries) -> int:
-        """Withdraw imported candles without a trade, as corrections; their buckets stay covered. How many."""
+        """Withdraw imported candles without a trade, as corrections; their buckets stay covered. Return their number."""
         store, days, count = self.history.store, zone(series.timezone), 0
         key, after = (series.instrument_id, str(series.timeframe)), ALL_TIME.since
         while rows := await store.database.read("fillers_imported", *key, after, FILLERS_AT_ONCE):
@@ -209,7 +209,7 @@ class Upgrade:
         return count
 
     async def _withdraw_noted(self, series: StoredSeries, gone: CandleWrite, rows: int, held: LeaseToken) -> None:
-        """Withdraw the candles of some buckets, and note it."""
+        """Withdraw the candles of some buckets, and log the withdrawal."""
         *_, last = gone.covered
         await self.history.store.write([gone], held=held)
         hull = Span(next(iter(gone.covered)).since, last.until)
@@ -217,7 +217,7 @@ class Upgrade:
 
 
 async def _finished(work: Coroutine[Any, Any, T]) -> T:
-    """Do a step that must not be left half done to its end, also where the caller is cancelled meanwhile."""
+    """Run a step to its end, even if the caller is cancelled meanwhile: half of it would be wrong."""
     task = asyncio.create_task(work, name="a step after an upgrade")
     try:
         return await asyncio.shield(task)

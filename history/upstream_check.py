@@ -1,4 +1,4 @@
-"""Compares stored 1m candles with those that a provider has now, day by day, and corrects what differs."""
+"""Compares stored 1m candles with the provider's present ones, day by day, and corrects the differences."""
 
 from __future__ import annotations
 
@@ -28,11 +28,11 @@ _MINUTES_A_DAY = DAY_MS // MINUTE.width_ms
 
 @dataclass(frozen=True, slots=True)
 class DayCheck:
-    """What a comparison of one day (UTC) found.
+    """The result of comparing one day (UTC), as counts of candles.
 
-    ``missing``: covered here, without the candle that the provider has. ``extra``: the provider has no such candle.
-    ``different``: another open, high, low, close or volume. ``kept``: an extra candle is not withdrawn where the
-    provider has nothing at all of a day, for it may have forgotten the day.
+    ``missing``: only the provider has the candle, and the minute is covered here. ``extra``: only we have it. ``different``:
+    the open, high, low, close or volume differ. ``kept``: extra candles that stay, because the provider has no candle of the
+    day at all and may have deleted it.
     """
 
     day: Span
@@ -44,12 +44,12 @@ class DayCheck:
 
     @property
     def wrong(self) -> int:
-        """All that differs."""
+        """The number of all differences."""
         return self.missing + self.extra + self.different
 
 
 def stored_days(covered: Spans, count: int) -> list[Span]:
-    """The newest ``count`` days (UTC) of which anything is covered, the newest first."""
+    """The newest ``count`` days (UTC) with any coverage, the newest first."""
     days: list[Span] = []
     for span in reversed(list(covered)):
         at = _DAY.floor(span.until - 1)
@@ -63,7 +63,7 @@ def stored_days(covered: Spans, count: int) -> list[Span]:
 async def check_days(
     revisions: Revisions, record: InstrumentRecord, provider: Upstream, days: Sequence[Span]
 ) -> tuple[list[DayCheck], ProviderError | None]:
-    """As `check_day`, one day after the other; what was compared before the provider had no answer, and its error."""
+    """As `check_day`, one day after the other; return the results up to the first error, and that error."""
     checks: list[DayCheck] = []
     for day in days:
         try:
@@ -76,7 +76,7 @@ async def check_days(
 async def _check_newest_revision(
     revisions: Revisions, record: InstrumentRecord, provider: Upstream, day: Span
 ) -> DayCheck:
-    """As `check_day`, once more where the provider's data were replaced meanwhile. ProviderError."""
+    """As `check_day`, and once more if the provider's data were replaced meanwhile. ProviderError."""
     for _ in range(2):
         await revisions.follow(record, provider, revisions.store.database.timings.query_deadline_s)
         with suppress(Superseded):
@@ -85,12 +85,12 @@ async def _check_newest_revision(
 
 
 async def check_day(store: CandleStore, record: InstrumentRecord, provider: Upstream, day: Span) -> DayCheck:
-    """Compare the covered part of a day and store the provider's candles, by the way of every write. ProviderError.
+    """Compare the covered part of a day, and store the provider's candles like every other write. ProviderError.
 
-    Superseded where the stored candles and the provider's are not of one lineage of revisions throughout.
+    Superseded if the stored candles and the provider's are not of one lineage of revisions all the time.
     """
-    ledger = (await store.read_coverage([record.id]))[0]
-    known, stored_as = ledger.spans.get(MINUTE, Spans()) & Spans([day]), ledger.sources.get(MINUTE)
+    coverage = (await store.read_coverage([record.id]))[0]
+    known, stored_as = coverage.spans.get(MINUTE, Spans()) & Spans([day]), coverage.sources.get(MINUTE)
     revision = await _common_revision(record, provider, stored_as)
     theirs, proved = await _fetched(record, provider, known)
     await _common_revision(record, provider, stored_as)
@@ -99,7 +99,7 @@ async def check_day(store: CandleStore, record: InstrumentRecord, provider: Upst
     ours = concat([stored.between(span) for span in known])
     theirs = concat([theirs.between(span) for span in known])
     missing = int(np.count_nonzero(~np.isin(theirs.timestamp, ours.timestamp)))
-    # A flat minute without volume was imported to be kept: no provider's candle contradicts it.
+    # Flat minutes without a volume were imported on purpose; that the provider has no candle does not contradict them.
     extra = ~np.isin(ours.timestamp, theirs.timestamp) & ~_is_flat(ours)
     kept_extra = 0 if len(theirs) else int(np.count_nonzero(extra))
     different = _different(ours, theirs)
@@ -112,7 +112,7 @@ async def check_day(store: CandleStore, record: InstrumentRecord, provider: Upst
 
 
 async def _common_revision(record: InstrumentRecord, provider: Upstream, stored: Revision | None) -> Revision | None:
-    """What the provider has now, which continues what is ``stored``. Superseded where it does not; ProviderError."""
+    """The provider's present revision. Superseded if it does not continue the ``stored`` one; ProviderError."""
     found = await provider.revision(record.instrument, MINUTE, stored)
     if (found and found.lineage) != (stored and stored.lineage):
         raise Superseded
@@ -120,7 +120,7 @@ async def _common_revision(record: InstrumentRecord, provider: Upstream, stored:
 
 
 async def _fetched(record: InstrumentRecord, provider: Upstream, known: Spans) -> tuple[Candles, Spans]:
-    """The provider's final candles within ``known``, and the spans it answers in full. ProviderError."""
+    """The provider's final candles within ``known``, and the spans for which they are complete. ProviderError."""
     found, proved = [Candles.empty()], Spans()
     final_until = MINUTE.floor(provider.now_ms() - provider.capabilities.final_after_ms)
     at = min((span.since for span in known), default=final_until)
@@ -138,7 +138,7 @@ async def _fetched(record: InstrumentRecord, provider: Upstream, known: Spans) -
 
 
 def _different(ours: Candles, theirs: Candles) -> int:
-    """How many candles that both have are not equal."""
+    """The number of candles that both have and that differ."""
     both = np.intersect1d(ours.timestamp, theirs.timestamp)
     left, right = (candles[np.isin(candles.timestamp, both)] for candles in (ours, theirs))
     unequal = np.zeros(len(both), np.bool_)

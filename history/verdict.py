@@ -1,4 +1,4 @@
-"""What a provider's page is worth: which rows are candles, which spans they cover, and where to go on."""
+"""Judges a provider's page: which rows are valid candles, which spans they cover, and where the next call begins."""
 
 from __future__ import annotations
 
@@ -18,18 +18,18 @@ from candlegraph.zone import Zone
 class FetchCall:
     """One upstream call for a series.
 
-    ``final_until`` is by the provider's clock before the call: what settles during it was not final yet.
+    ``final_until`` is by the provider's clock before the call: a candle that settles during the call is not final yet.
     """
 
     timeframe: Timeframe
-    days: Zone  # whose days the timeframe counts
+    days: Zone  # the zone of the timeframe's days
     span: Span
     final_until: int
 
 
 @dataclass(frozen=True, slots=True)
 class BadRows:
-    """The rows of a page that are no candles, and their buckets: these are neither stored nor covered."""
+    """The invalid rows of a page, and their buckets, which are neither stored nor covered."""
 
     spans: Spans
     count: int = 0
@@ -38,33 +38,33 @@ class BadRows:
 
 @dataclass(frozen=True, slots=True)
 class PageVerdict:
-    """What one page is worth."""
+    """The verdict on one page."""
 
-    kept: Candles  # final ones, to be stored
-    covered: Spans  # for which they are complete
+    kept: Candles  # the final candles, to be stored
+    covered: Spans  # the spans for which ``kept`` is complete
     forming: Candles
-    ahead: Span | None  # for which ``forming`` is complete; None if the page does not cover it
+    ahead: Span | None  # the span for which ``forming`` is complete; None if the page does not cover it
     bad: BadRows
-    unproven: Spans  # final by now, and the page does not say what there is
-    reaches_back_to: int  # the page says nothing of what is older
-    ended: Spans  # what of it is newer than everything the provider has
-    unproved: Spans  # perhaps not over: the provider gives no time, and has sent nothing newer
+    unproven: Spans  # final by now, but the page does not prove what is there
+    reaches_back_to: int  # the page proves nothing about older time
+    ended: Spans  # newer than everything the provider has
+    unproved: Spans  # perhaps not ended: the provider reports no time, and has sent no newer candle
     resume_at: int  # where the next call begins; the end of the call's span if nothing more can come
-    rows: int  # how many rows came for the span
-    candles: int  # how many of them are candles
-    is_empty_answer: bool  # no row came for a span that the page covers: to be checked again if that may be an outage
-    is_silent: bool  # it claims nothing, and has no rows
-    is_off_target: bool  # rows came, but for other spans
-    unknown_volumes: int  # how many of the candles came without a volume, which is 0 then
+    rows: int  # the number of rows within the requested span
+    candles: int  # the number of valid ones
+    is_empty_answer: bool  # the page covers a span and has no row in it: recheck it if that may be an outage
+    is_silent: bool  # the page covers nothing and has no rows
+    is_off_target: bool  # the page has rows, but none within the requested span
+    unknown_volumes: int  # the number of candles without a volume; their volume is stored as 0
 
 
 def traits_for(record: InstrumentRecord, capabilities: Capabilities) -> Capabilities:
-    """The capabilities of a provider for one symbol: it may know the volumes of others only."""
+    """The capabilities of a provider for one symbol: some symbols of a provider may have no volume."""
     return replace(capabilities, has_volume=capabilities.has_volume and record.has_volume)
 
 
 def judge_page(page: Page, call: FetchCall, traits: Capabilities) -> PageVerdict:
-    """Judge a page by the call it answers and by what its provider is like."""
+    """Judge a page by the call that it answers and the traits of its provider."""
     asked, final_until = call.span, call.final_until
     if page.proved_until is not None:
         final_until = min(final_until, call.timeframe.floor(page.proved_until, call.days))
@@ -72,16 +72,16 @@ def judge_page(page: Page, call: FetchCall, traits: Capabilities) -> PageVerdict
     known, unknown = within.with_known_volumes()
     candles, bad = _split_bad_rows(known, call)
     odd = np.isin(candles.timestamp, known.timestamp[unknown])
-    if traits.has_volume:  # a row of an unknown volume is no filler: there may have been a trade
+    if traits.has_volume:  # a row with an unknown volume is not a filler: there may have been a trade
         kept = ~candles.fillers() | odd
         candles, odd = candles[kept], odd[kept]
     covered = Spans([Span(page.complete_from, min(page.complete_to, final_until)) & asked]) - bad.spans
     nothing = page.complete_to <= asked.since
     ended = not len(within) and page.complete_to < asked.since
-    # A page speaks of so many buckets at most: what lies behind them is not fetched yet.
+    # A page answers at most this many buckets; the time after them is not fetched yet.
     page_ends = asked.until if ended else call.timeframe.shift(asked.since, traits.max_rows_per_call, call.days)
     behind = min(asked.until, max(page_ends, page.complete_from))
-    # Past the last final candle comes the forming one, which only a full page cuts off; late settled ones may lie between.
+    # After the last final candle comes the forming one, which only a full page lacks; candles that settle late may be between.
     cut = traits.final_after_ms > 0 and page.complete_to == final_until and final_until in _ends(within, call)
     whole = page.complete_to >= final_until and len(page.candles) < traits.max_rows_per_call and not cut
     resume_at = behind if nothing else asked.until if whole else page.complete_to
@@ -110,12 +110,12 @@ def _ahead(asked: Span, final_until: int) -> Span | None:
 
 
 def _ends(candles: Candles, call: FetchCall) -> set[int]:
-    """Where the last candle ends."""
+    """The end of the last candle, as a set of one or none."""
     return {call.timeframe.next(stamp, call.days) for stamp in candles.timestamp[-1:].tolist()}
 
 
 def _split_bad_rows(candles: Candles, call: FetchCall) -> tuple[Candles, BadRows]:
-    """The rows that are candles, and those that are not."""
+    """The valid rows, and the invalid ones."""
     problems = candles.problems(call.timeframe, call.span, call.days)
     if not problems:
         return candles, BadRows(Spans())

@@ -1,7 +1,7 @@
-"""Repairs, once, the volumes that an older version stored in another unit (`candlegraph.provider.Taint`).
+"""Repairs, once, volumes that an older version stored in another unit (`candlegraph.provider.Taint`).
 
-It reads the candles from the provider again and never converts a volume. A candle that the provider no longer has keeps its
-prices, and its volume becomes 0. Both are corrections.
+It fetches the candles from the provider again and never converts a volume. A candle that the provider no longer has keeps
+its prices, and its volume becomes 0. Both are corrections.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from storage.leases import LeaseToken
 from storage.migration.upgrade import Task
 from storage.withdrawals import note, openings
 
-VOLUMES = "volumes of an older version were read again"
+VOLUMES = "volumes of an older version were fetched again"
 ALL_TIME = Span(-62_135_596_800_000, 253_402_300_800_000)  # the years 1 to 9999
 
 
@@ -38,9 +38,9 @@ class VolumeCorrection:
     provider: Upstream
 
     async def step(self, reached: int | None, held: LeaseToken) -> tuple[int | None, int]:
-        """Correct the stored candles of one call, the oldest that open at ``reached`` or later.
+        """Correct the stored candles of one call: the oldest that open at ``reached`` or later.
 
-        Returns where to go on, None at the end, and how many candles changed. ProviderError.
+        Returns where the next step begins (None at the end), and the number of changed candles. ProviderError.
         """
         series = self.task.series
         since = ALL_TIME.since if reached is None else reached
@@ -66,7 +66,7 @@ class VolumeCorrection:
         return until, len(changed)
 
     async def _ask(self, span: Span, *, again: bool = True) -> tuple[Candles, int]:
-        """The final candles that the provider has within ``span``, and until when it was asked."""
+        """The provider's final candles within ``span``, and the end of the span that was fetched."""
         series, provider = self.task.series, self.provider
         if not self.record.has_volume or series.timeframe not in provider.capabilities.timeframes:
             return Candles.empty(), span.until
@@ -80,13 +80,13 @@ class VolumeCorrection:
             page, FetchCall(series.timeframe, days, span, now), traits_for(self.record, provider.capabilities)
         )
         found = [verdict.kept]
-        if again:  # the head of a page may have been cut off: a smaller question brings it
+        if again:  # the page may lack its beginning: request a smaller one
             heads = [head for head in verdict.unproven if head != span]
             found += [(await self._ask(head, again=False))[0] for head in heads]
         return concat(found).sorted(), min(verdict.resume_at, span.until)
 
 
 def _unequal(before: Candles, after: Candles) -> np.ndarray[tuple[int], np.dtype[np.bool_]]:
-    """Which candles of two equally long batches are not equal."""
+    """A mask of the candles that differ between two batches of equal length."""
     columns = zip(before.columns[1:6], after.columns[1:6], strict=True)
     return np.asarray(np.any([mine != other for mine, other in columns], axis=0))

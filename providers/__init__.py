@@ -1,1 +1,1 @@
-"""One upstream, one file or folder."""
+"""The providers: one file or folder for each upstream, and what all of them share."""

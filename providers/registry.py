@@ -1,6 +1,6 @@
-"""Which providers there are: found by entry point, started at first use. Nothing below imports this.
+"""The registry of providers: it finds them by entry point and starts each at first use. No provider imports it.
 
-A plugin that cannot be imported, and a provider that cannot be started, are shown with the reason and disturb no other.
+It lists a plugin that cannot be imported, and a provider that cannot be started, with the reason; the others still work.
 """
 
 from __future__ import annotations
@@ -36,11 +36,11 @@ DISABLED = "PROVIDERS_DISABLED"
 
 @dataclass(slots=True)
 class _Slot:
-    """A provider and its state; ``guard`` is None where there is no provider. ``shown`` is its information meanwhile."""
+    """A provider and its state; ``guard`` is None if it could not be loaded. ``shown`` is its status until it has started."""
 
     shown: ProviderStatus
     guard: Guard | None = None
-    notice: str | None = None  # which of its own data cannot be served
+    notice: str | None = None  # the part of its own data that cannot be served
     started: bool = False
     starting: asyncio.Task[ProviderError | None] | None = None
     rests_until: int | None = None  # by the monotonic clock (ms)
@@ -51,7 +51,7 @@ class _Slot:
         self.shown = replace(self.shown, state=state, reason=reason, last_failure=failure)
 
     def rest_ms(self) -> int:
-        """For how long it is not started again after a failure."""
+        """The milliseconds until it may be started again after a failure."""
         return max(0, self.rests_until - clock.monotonic_ms()) if self.rests_until is not None else 0
 
     def status(self) -> ProviderStatus:
@@ -81,14 +81,14 @@ class Registry:
         *,
         quota: RateBudget | None = None,
     ) -> None:
-        """Load every plugin's factory; ConfigurationError where a setting of one is wrong.
+        """Load every plugin's factory; ConfigurationError if a setting of one is wrong.
 
-        ``quota`` counts what their upstreams allow, together with other processes; without it each counts for itself.
+        ``quota`` counts the rate budgets of the upstreams together with other processes; without it each process counts alone.
         """
         self._quota = quota
         self._slots: dict[tuple[str, str], _Slot] = {}
         self._disabled = {name.strip() for name in environ.get(DISABLED, "").split(",") if name.strip()}
-        self._known: set[str] = set()  # what `DISABLED` can name
+        self._known: set[str] = set()  # the names that `DISABLED` may have
         whole = True
         for point in sorted(points or entry_points(group=ENTRY_POINT_GROUP), key=lambda p: p.name):
             self._known.add(point.name)
@@ -99,7 +99,7 @@ class Registry:
             raise ConfigurationError(f"{DISABLED}: there is no {unknown[0][:64]!r}; known are {names}.")
 
     def _load(self, point: EntryPoint, environ: Mapping[str, str]) -> bool:
-        """Take what a plugin brings; whether that was all of it."""
+        """Add the providers of a plugin; return whether all could be added."""
         try:
             for provider in point.load()(environ):
                 self._known.add(name := f"{provider.market.id}.{provider.id}")
@@ -121,7 +121,7 @@ class Registry:
     def _add(self, provider: Provider | UnconfiguredProvider) -> None:
         key = (provider.market.id, provider.id)
         if slot := self._slots.get(key):
-            # Whose candles would be stored under the name? Neither's, until one of the two is uninstalled.
+            # Two providers must not store candles under one name: use neither until one of them is uninstalled.
             slot.guard, slot.shown = None, _unloaded(provider.market, provider.id)
             slot.fail(ProviderState.FAILED, f"Two plugins bring {key[0]}/{key[1]}: uninstall one of them.")
             return
@@ -139,20 +139,20 @@ class Registry:
         if isinstance(provider, UnconfiguredProvider):
             slot.shown = replace(slot.shown, state=ProviderState.NOT_CONFIGURED, reason=provider.reason)
         elif (speaks := getattr(provider, "api_version", None)) != API_VERSION:
-            said = "has no version of the provider interface" if speaks is None else f"speaks version {speaks} of it"
+            problem = "has no version of the provider interface" if speaks is None else f"speaks version {speaks} of it"
             slot.fail(
                 ProviderState.FAILED,
-                f"{provider.name} {said}, and this server speaks version {API_VERSION} of the provider interface: "
+                f"{provider.name} {problem}, and this server speaks version {API_VERSION} of the provider interface: "
                 "install releases of the two that fit.",
             )
         else:
             slot.guard = Guard(provider, self._quota)
 
     async def get(self, market: str, provider: str, *, timeout_s: float | None = None) -> Upstream | None:
-        """The provider, started and guarded; None where no plugin brings it.
+        """The provider, started and guarded; None if no plugin has it.
 
-        ProviderUnavailable where it cannot be started, or is not configured; ProviderStarting where it is not ready
-        within ``timeout_s``. All callers share one start, which goes on when they leave.
+        ProviderUnavailable if it cannot be started or is not configured; ProviderStarting if it is not ready within
+        ``timeout_s``. All callers share one start, which goes on if they are cancelled.
         """
         slot = self._slots.get((market, provider))
         if slot is None:
@@ -174,7 +174,7 @@ class Registry:
         return slot.guard
 
     def running(self, market: str, provider: str) -> Upstream | None:
-        """The provider where it has been started already; nothing is started."""
+        """The provider if it is running already, else None; starts nothing."""
         slot = self._slots.get((market, provider))
         return slot.guard if slot and slot.started else None
 
@@ -205,7 +205,7 @@ class Registry:
         return [slot.status() for _, slot in sorted(self._slots.items())]
 
     async def inspect(self) -> None:
-        """As `candlegraph.provider.Providers.inspect`: these are started, for they ask no remote upstream."""
+        """As `candlegraph.provider.Providers.inspect`; it starts these providers, because they have no remote upstream."""
         for slot in self._slots.values():
             if slot.guard and slot.guard.inspected:
                 try:
@@ -216,7 +216,7 @@ class Registry:
                     slot.notice = error.message
 
     async def close(self) -> None:
-        """Give up the starts under way, and close every provider; one that fails to close is logged."""
+        """Cancel the running starts, and close every provider; log one that fails to close."""
         starting = [slot.starting for slot in self._slots.values() if slot.starting]
         for task in starting:
             task.cancel()
@@ -230,7 +230,7 @@ class Registry:
 
 
 def _refuse_early(slot: _Slot) -> None:
-    """ProviderUnavailable where the last start failed a moment ago."""
+    """Raise ProviderUnavailable if the last start failed a moment ago."""
     if left_ms := slot.rest_ms():
         raise ProviderUnavailable(slot.shown.reason, retry_after=left_ms / 1000)
 

@@ -1,8 +1,8 @@
 """The bus: brings live messages to every process of a cluster, through Redis where there is one, else through PostgreSQL.
 
-Messages may be lost: a process detects a missed one by the count of the next, or by its read of the store each second. So
-plain publish and subscribe is enough, and the bus may be unavailable for any time. Redis streams would store what the
-store keeps anyway, and sharded channels only pay once one channel is more than a node can carry.
+Messages may be lost: a process detects a missed one by the sequence number of the next, or when it reads the store, once a
+second. So plain publish and subscribe is enough, and the bus may be unavailable for any length of time. Redis streams would
+keep what the database keeps anyway, and sharded channels pay off only when one channel is too much for one node.
 """
 
 from __future__ import annotations
@@ -29,10 +29,10 @@ MAX_QUEUED_MESSAGES = 10_000  # messages; further ones are lost while nothing ca
 
 @dataclass(frozen=True, slots=True)
 class TopicMessage:
-    """A leader's message about a topic: ``kind`` C closed, X corrected, R restart, U forming (also: nothing happened).
+    """A leader's message about a topic; ``kind``: C closed, X corrected, R restart, U the forming candle and the position.
 
-    ``candles``: the affected one (for ``R`` the earliest), those of the buckets that are not settled, or none. ``seq`` and ``edge`` are those
-    after the event, as in `storage.topics.TopicPosition`.
+    ``candles`` are the affected one (for ``R`` the earliest), for ``U`` those of the buckets that are not settled, or none.
+    ``seq`` and ``edge`` are the position after the event, as in `storage.topics.TopicPosition`.
     """
 
     key: TopicKey
@@ -45,7 +45,7 @@ class TopicMessage:
 
 @dataclass(frozen=True, slots=True)
 class PositionRequest:
-    """``process`` follows a topic and asks its leader for the position. None: a lease was released."""
+    """``process`` follows a topic and asks its leader for the position; a ``key`` of None reports a released lease."""
 
     key: TopicKey | None
     process: str
@@ -94,10 +94,10 @@ class Bus:
         self._subscribers.append(subscriber)
 
     def publish(self, message: BusMessage, *, others: bool) -> None:
-        """Deliver to this process at once, and to ``others`` soon: the messages of one turn of the loop travel together."""
+        """Deliver to this process at once and, with ``others``, to the other processes, batched per turn of the event loop."""
         self._deliver(message)
         if others and self._transports and len(self._outgoing) < MAX_QUEUED_MESSAGES:
-            # Only the newest state of a forming candle is worth sending.
+            # Of a topic's queued forming candles only the newest is sent.
             key = (message.key, "U") if isinstance(message, TopicMessage) and message.kind == "U" else object()
             if not self._outgoing:
                 self._sender.submit(None, None)
@@ -108,12 +108,12 @@ class Bus:
         """Deliver a payload of another process; ignore anything that is no message of ours."""
         try:
             sender, *messages = orjson.loads(payload)
-            heard = [] if sender == self.name else [_decoded(str(sender), fields) for fields in messages]
+            decoded = [] if sender == self.name else [_decoded(str(sender), fields) for fields in messages]
         except (ValueError, TypeError, KeyError, IndexError, OverflowError, CandlegraphError):
             log.warning("the bus received something that is not a message")
             return
-        for news in heard:
-            self._deliver(news)
+        for message in decoded:
+            self._deliver(message)
 
     async def close(self) -> None:
         """Send the queued messages."""
@@ -122,28 +122,28 @@ class Bus:
     async def _send(self, _: None, asked: Sequence[None]) -> Sequence[None]:
         batch, self._outgoing = list(self._outgoing.values()), {}
         payloads = list(_batches(self.name, map(_encoded, batch)))
-        for line in self._transports:
-            if await line.send(payloads):
+        for transport in self._transports:
+            if await transport.send(payloads):
                 break
         return asked
 
-    def _deliver(self, news: BusMessage) -> None:
-        for hearer in self._subscribers:
+    def _deliver(self, message: BusMessage) -> None:
+        for subscriber in self._subscribers:
             try:
-                hearer(news)
+                subscriber(message)
             except Exception:
                 log.exception("a message could not be applied")
 
 
-def _encoded(news: BusMessage) -> str:
-    key = [news.key.instrument_id, news.key.timeframe, news.key.zone] if news.key else []
-    if isinstance(news, PositionRequest):
+def _encoded(message: BusMessage) -> str:
+    key = [message.key.instrument_id, message.key.timeframe, message.key.zone] if message.key else []
+    if isinstance(message, PositionRequest):
         return orjson.dumps(["F", *key]).decode()
-    if isinstance(news, TopicFailure):
-        error = news.error
+    if isinstance(message, TopicFailure):
+        error = message.error
         return orjson.dumps(["E", *key, type(error).__name__, error.message[:500], error.retry_after]).decode()
-    rows = [[int(c.timestamp), c.open, c.high, c.low, c.close, c.volume] for c in news.candles]  # few
-    return orjson.dumps([news.kind, *key, news.seq, news.edge, news.epoch, rows]).decode()
+    rows = [[int(c.timestamp), c.open, c.high, c.low, c.close, c.volume] for c in message.candles]  # few
+    return orjson.dumps([message.kind, *key, message.seq, message.edge, message.epoch, rows]).decode()
 
 
 def _decoded(sender: str, fields: list[Any]) -> BusMessage:
@@ -170,7 +170,7 @@ def _error(name: str, message: str, retry_after: float | None) -> CandlegraphErr
 
 
 def _batches(sender: str, messages: Iterable[str]) -> Iterable[str]:
-    """Messages as JSON arrays after the sender's name, each below the limit."""
+    """JSON arrays, each with the sender's name and then messages, and each below the size limit."""
     head = orjson.dumps(sender).decode()
     batch, size = [head], len(head) + 2
     for message in messages:

@@ -29,14 +29,14 @@ class Cluster:
         shards: int = 1,
         limits: TopicLimits | None = None,
     ) -> None:
-        """Connect to nothing yet. ``redis``: its URL, and the name of the database among those that share it."""
+        """Open no connection yet. ``redis``: its URL, and a name that separates this database from others on that Redis."""
         self._database = history.store.database
         self.store = TopicStore(self._database)
         self.bus = Bus(str(self.store.process))
         self._redis_at = redis
         self._redis: RedisChannel | None = None
         self._supervisor: Supervisor | None = None
-        # Even if all listeners of a dead server arrive here and ask at once: the leases must not wait for them.
+        # Leases have connections of their own: renewals must not wait when all clients of a dead server connect here at once.
         self._dedicated_pool = self._database.dedicated_pool()
         leases = TopicStore(self._dedicated_pool, self.store.process)
         self.leader = Leader(history, self.store, leases, self.bus, shards=shards)
@@ -46,14 +46,14 @@ class Cluster:
         """Run the leader, the bus and the hub, each in a task of its own, until `close`."""
         self._supervisor = supervisor
         notifications = Notifications(self._database, self.bus.receive)
-        lines: list[RedisChannel | Notifications] = [notifications]
+        transports: list[RedisChannel | Notifications] = [notifications]
         if self._redis_at:
             # Every process listens on both: one that cannot reach Redis still gets the messages over PostgreSQL.
             url, database = self._redis_at
             self._redis = RedisChannel(url, f"candlegraph:{database}:live", self.bus.receive, self._database.timings)
-            lines.insert(0, self._redis)
+            transports.insert(0, self._redis)
             supervisor.start(_REDIS, self._redis.listen, self._redis.outage)
-        self.bus.connect(lines)
+        self.bus.connect(transports)
         supervisor.start(_POSTGRES, notifications.listen, notifications.outage)
         supervisor.start(_LEASES, self.leader.run, self.leader.outage)
         supervisor.start(_FOLLOWED, self.hub.run, self.hub.outage)

@@ -1,8 +1,8 @@
 """A feed: follows one instrument at 1m in the one process that leads it, on behalf of all subscribers.
 
-Every other timeframe is folded from these minutes. The provider's history is the authority for what is final: a stream
-shows the forming minute, and the feed closes a minute by fetching it once it has settled. After any failure the feed
-starts again from the counts in the database.
+It folds every other timeframe from these minutes. Final minutes come from the provider's history only: a stream shows the
+forming minute, and the feed closes a minute by fetching it after it has settled. After a failure the feed starts again from
+the positions in the database.
 """
 
 from __future__ import annotations
@@ -36,8 +36,8 @@ from storage.topics import TopicKey, TopicStore, timeframe_of
 
 log = logging.getLogger(__name__)
 
-MAX_LAG_MS = 5 * MINUTE_MS  # how far back a feed begins: a lagging provider may not have published the minutes since
-REREAD_MS = 3 * MINUTE_MS  # how far back a poll looks for corrections when it closes a minute
+MAX_LAG_MS = 5 * MINUTE_MS  # how far back a feed begins: a lagging provider may publish the minutes since then late
+REREAD_MS = 3 * MINUTE_MS  # how far back a poll reads again, for corrections, when it closes a minute
 
 
 class Feed:
@@ -50,8 +50,8 @@ class Feed:
         self.lease = lease
         self.lost = False
         self.edge = 0  # every minute before it is final and stored
-        self.minutes = Candles.empty()  # those that are not final yet
-        self._streamed = Candles.empty()  # their newest state from the stream, since the last read of the history
+        self.minutes = Candles.empty()  # the minutes that are not final yet
+        self._streamed = Candles.empty()  # what the stream sent of them since the last read of the history
         self._record = record
         self._history = history
         self._store = store
@@ -79,12 +79,12 @@ class Feed:
             log.error("the feed of %s failed; it is replaced", self._record.instrument, exc_info=error)
 
     def follow(self, keys: set[TopicKey]) -> None:
-        """Count these topics and no others."""
+        """Publish the events of these topics and of no others."""
         if self._topics.follow(keys):
             self._wake.set()
 
     def publish_position(self, key: TopicKey) -> bool:
-        """Publish the position of a topic, on request; False where it is not followed yet."""
+        """Publish the position of a topic, on request; False if the feed does not follow it yet."""
         stage = self._topics.stage(key)
         if stage is TopicStage.COUNTING:
             self._publisher.forming(key, self._topics.counts[key])
@@ -110,7 +110,7 @@ class Feed:
             try:
                 provider = await self._upstream()
                 async with asyncio.TaskGroup() as group:
-                    # The stream first, then history up to it: between the two no minute is without a source.
+                    # Open the stream first, then read the history up to it: so no minute between the two is missed.
                     if stream := provider.stream(self._record.instrument):
                         group.create_task(
                             self._read_stream(stream, provider), name=f"stream of {self._record.instrument}"
@@ -118,7 +118,7 @@ class Feed:
                     await self._follow_provider(group, provider, polls=stream is None)
             except* LeaseLost:
                 self.lost = True
-            except* Exception as group_error:  # noqa: BLE001 - it is logged, and the feed goes on
+            except* Exception as group_error:  # noqa: BLE001 - `_fail` logs it, and the feed goes on
                 self._fail(group_error)
             finally:
                 self._history.fetcher.forming.unfollow(self._record.id)
@@ -132,12 +132,12 @@ class Feed:
         provider = await self._history.providers.get(instrument.market, instrument.provider)
         if provider is None:
             raise ProviderUnavailable(f"{instrument.provider} is not available.")
-        # Before its clock can be read, the present is unknown.
+        # Not in the constructor: the time comes from the provider's clock.
         self.edge = self.edge or MINUTE.floor(_settled(provider)) - MAX_LAG_MS
         return provider
 
     def _fail(self, failed: BaseExceptionGroup) -> None:
-        """Report the failure to every waiting topic, and count all of them again: this process may not know the last write."""
+        """Report the failure to every waiting topic, and restart all from the store: a last write may have succeeded there."""
         error: BaseException = failed
         while isinstance(error, BaseExceptionGroup):
             error = error.exceptions[0]
@@ -149,7 +149,7 @@ class Feed:
         self._topics.restart()
 
     async def _back_off(self, failures: int, provider: Upstream | None) -> None:
-        """Wait before the next attempt, no longer than until a minute settles."""
+        """Wait before the next attempt; at most until the next minute settles."""
         longest = schedule.jittered_s(failures, self._timings.feed_max_backoff_s)
         if provider:
             longest = min(longest, max(self._timings.feed_retry_s, self._pause(provider, longest)))
@@ -157,7 +157,7 @@ class Feed:
         await self._wait(longest - self._timings.feed_retry_s)
 
     async def _follow_provider(self, group: asyncio.TaskGroup, provider: Upstream, *, polls: bool) -> None:
-        """Read the final minutes when they are due, and do other work in between at once."""
+        """Read the final minutes when they are due; between these reads do other work as soon as it comes."""
         loop = asyncio.get_running_loop()
         due = loop.time()
         joined = MINUTE.next(provider.now_ms())
@@ -165,7 +165,7 @@ class Feed:
             await self._publish_corrections()
             if loop.time() >= due:
                 whole = await self._advance(provider, again=polls)
-                # Trades show the minutes that open after the stream has joined.
+                # A stream of trades shows only the minutes that open after it began; poll the minute before.
                 joining = provider.capabilities.streams_trades and provider.now_ms() < joined
                 due = loop.time() + (self._pause(provider, self._period(polls=polls or joining)) if whole else 0)
                 self._history.fetcher.forming.follow(self._record.id, lambda: self._forming_minutes(provider))
@@ -183,7 +183,7 @@ class Feed:
         return schedule.pause_s(until_final_s, period, self._timings.feed_late_retries_s)
 
     async def _wait(self, seconds: float) -> None:
-        """Wait for so long, or until there is other work."""
+        """Wait for ``seconds``, or until there is other work."""
         if seconds > 0:
             try:
                 async with asyncio.timeout(seconds):
@@ -202,7 +202,8 @@ class Feed:
         async with aclosing(stream):
             async for candles in stream:
                 late = candles[candles.timestamp < self.edge]
-                if len(late) and not provider.capabilities.streams_trades:  # a fold of trades corrects no history
+                # Minutes that this server folded from trades never replace those of the provider's history.
+                if len(late) and not provider.capabilities.streams_trades:
                     await self._store_corrections(late)
                 ahead = candles[candles.timestamp >= self.edge]
                 self.minutes, self._streamed = self.minutes.merge(ahead), self._streamed.merge(ahead)
@@ -210,7 +211,7 @@ class Feed:
         raise ProviderUnavailable(f"The stream of {self._record.instrument} has ended.")
 
     async def _store_corrections(self, candles: Candles) -> None:
-        """Store final minutes that the provider sends again: where they differ from the stored ones, they correct them."""
+        """Store final minutes that the provider sends again, as corrections, if they differ from the stored ones."""
         span = Span(int(candles.timestamp[0]), int(candles.timestamp[-1]) + MINUTE_MS)
         stored = await self._final.minutes(span)
         changed = _differing(candles, stored)
@@ -219,7 +220,7 @@ class Feed:
             await self._history.store.write_leased(CandleWrite(self._record.id, MINUTE, changed, spans), (), self.lease)
 
     async def _advance(self, provider: Upstream, *, again: bool) -> bool:
-        """Store, count and publish the minutes that became final, and show the forming one; False where there are more."""
+        """Store, count and publish the minutes that became final, and show the forming one; False if more are left to read."""
         now = provider.now_ms()
         final = MINUTE.floor(_settled(provider))
         overlap = REREAD_MS if again and final > self.edge else 0
@@ -232,7 +233,7 @@ class Feed:
             raise result.failure
         await self._publish_corrections()
         await self._count(await self._final.covered_until(Span(self.edge, final), provider, result.refused))
-        # The stream's minutes since the call began are newer than its answer.
+        # What the stream sent since the call began is newer than the call's answer.
         self.minutes = self.minutes.merge(result.forming).merge(self._streamed)
         self.minutes = self.minutes[self.minutes.timestamp >= self.edge]
         self._update_forming()
@@ -241,7 +242,7 @@ class Feed:
     # Output to the topics
 
     async def _count(self, edge: int) -> None:
-        """Close the candles that end with the minutes up to ``edge``: count first, then publish."""
+        """Close the candles that end with the minutes up to ``edge``: first in the store, then on the bus."""
         behind = {key: count for key, count in self._topics.counts.items() if count.edge < edge}
         if behind:
             minutes = await self._final.minutes(Span(min(count.edge for count in behind.values()), edge))
@@ -256,7 +257,7 @@ class Feed:
                 self._update_forming()
 
     async def _join(self, key: TopicKey, provider: Upstream) -> None:
-        """Start to count a topic; one that fails to start delays no other, and is tried again later."""
+        """Start to count a topic. If that fails, the other topics go on, and a later round tries again."""
         try:
             count = await self._begin(key, provider)
         except LeaseLost:
@@ -271,8 +272,8 @@ class Feed:
                 self.publish_corrections()  # there may have been corrections while no process led
 
     async def _begin(self, key: TopicKey, provider: Upstream) -> TopicCounter:
-        standing = await self._store.open_topic(key, self.edge, self.lease)
-        count = TopicCounter(timeframe_of(key), zone(key.zone), standing.edge, standing.seq, standing.corrected)
+        position = await self._store.open_topic(key, self.edge, self.lease)
+        count = TopicCounter(timeframe_of(key), zone(key.zone), position.edge, position.seq, position.corrected)
         count.settled = await self._final.settled(count)
         while count.edge < self.edge:
             await self._catch_up(key, count, provider)
@@ -302,12 +303,12 @@ class Feed:
 
 
 def _settled(provider: Upstream) -> int:
-    """The instant before which minutes are final; a provider may find at run time that its feed is delayed."""
+    """The instant before which minutes are final. Read it each time: a provider may detect at run time that its feed lags."""
     return provider.now_ms() - provider.capabilities.final_after_ms
 
 
 def _differing(candles: Candles, stored: Candles) -> Candles:
-    """Those of ``candles`` that have a volume and differ from the stored ones."""
+    """The rows of ``candles`` that have a volume and differ from the stored ones."""
     known = set(zip(*(column.tolist() for column in stored.columns[:6]), strict=True))
     rows = zip(*(column.tolist() for column in candles.columns[:6]), strict=True)
     return candles[np.array([row not in known and row[5] > 0 for row in rows], np.bool_)]

@@ -25,7 +25,7 @@ _DECOMPOSITION = (Timeframe(1, "mon"), Timeframe(1, "d"), Timeframe(1, "h"), MIN
 
 @dataclass(frozen=True, slots=True)
 class FinalCandles:
-    """Reads of ``record`` through the history, which fetches what is missing; each raises ProviderUnavailable on failure."""
+    """Reads the candles of ``record`` through the history, which fetches missing ones. Raises ProviderUnavailable."""
 
     record: InstrumentRecord
     history: History
@@ -35,19 +35,19 @@ class FinalCandles:
         return await self.history.store.read_minutes(self.record.id, span)
 
     async def covered_until(self, span: Span, provider: Upstream, refused: Spans) -> int:
-        """End of the contiguous known minutes from the start of ``span``: the provider may lag behind.
+        """The end of the contiguous covered minutes from the start of ``span``: before its end if the provider lags.
 
-        Minutes that were ``refused``, or are beyond the provider's reach, are skipped; the history has a gap there.
+        ``refused`` minutes and minutes beyond the provider's reach count as covered; the history has a gap there.
         """
         if not span:
             return span.since
         reach = provider.capabilities.reach_ms(MINUTE)
         beyond = Spans() if reach is None else Spans([Span(0, provider.now_ms() - reach)])
-        ledger = (await self.history.coverage_cache.load([self.record.id]))[0]
-        return _reached(span, ledger.spans.get(MINUTE, Spans()) | refused | beyond)
+        coverage = (await self.history.coverage_cache.load([self.record.id]))[0]
+        return _reached(span, coverage.spans.get(MINUTE, Spans()) | refused | beyond)
 
     async def settled(self, count: TopicCounter) -> Candles:
-        """The current bucket's candle up to its last final minute, read in the fewest candles that give it exactly."""
+        """The current bucket's candle up to its last final minute, folded from as few and as long candles as possible."""
         reached, found = count.opened, Candles.empty()
         for step in _DECOMPOSITION:
             until = step.floor(count.edge, count.zone)
@@ -56,7 +56,7 @@ class FinalCandles:
         return count.fold(found)
 
     async def candles(self, count: TopicCounter, opens: Iterable[int]) -> Candles:
-        """The closed candles of a topic that open at ``opens``."""
+        """The closed candles of a topic that open at the instants ``opens`` (ms, UTC)."""
         spans = [Span(at, count.timeframe.next(at, count.zone)) for at in opens]
         return concat([await self._read(count.timeframe, count.zone, span) for span in Spans(spans)])
 
@@ -64,8 +64,8 @@ class FinalCandles:
         found, series = [], Series(self.record.instrument, timeframe)
         since: int | None = span.since
         for _ in range(MAX_PAGES):
-            ask = CandleRequest(series, PAGE_ROWS, since, span.until, zone=days, final_until=span.until)
-            answer = (await self.history.answer([ask]))[0]
+            request = CandleRequest(series, PAGE_ROWS, since, span.until, zone=days, final_until=span.until)
+            answer = (await self.history.answer([request]))[0]
             if isinstance(answer, BaseException):
                 raise answer
             for gap in answer.gaps:

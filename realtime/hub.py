@@ -29,7 +29,7 @@ MAX_WAIT_MS = 5_000  # after the end of a bucket: where a provider settles later
 
 
 class Hub:
-    """Live series of this process: one topic for any number of listeners; it stays for a minute after the last one left."""
+    """The live series of this process: one topic per series for all its listeners, kept for a minute after the last leaves."""
 
     def __init__(self, history: History, store: TopicStore, bus: Bus, limits: TopicLimits | None = None) -> None:
         """Start without listeners."""
@@ -65,9 +65,9 @@ class Hub:
     ) -> AsyncGenerator[Event | SeriesFailure, None]:
         """Yield the candles of many series since their ``since`` (at most 50,000 in all), then live events of each.
 
-        A series ends alone after a RESYNC and after a failure: NotFound, ProviderError, Unavailable (an incomplete history
-        is an error and not a shorter history), or Overloaded where the address of ``caller`` follows too many series. The
-        last series ends the subscription. BadUserInput.
+        A RESYNC or a failure ends its own series only; the subscription ends with its last series. Failures: NotFound,
+        ProviderError, Unavailable (an incomplete history is an error, not a shorter history), or Overloaded if the address of
+        ``caller`` follows too many series. Raises BadUserInput.
         """
         group, snapshots = ListenerGroup(), SnapshotReader(self._history, caller.fetch_budget)
         subscribers, failures = await self._subscribers(requests, days, caller.address, closed_only=closed_only)
@@ -96,7 +96,7 @@ class Hub:
                 one.leave()
 
     async def _live(self, group: ListenerGroup, listening: dict[Listener, Subscriber]) -> AsyncGenerator[Event, None]:
-        """The live events of the series in ``listening``, until none is left; RESYNC ends one."""
+        """The live events of the series in ``listening``, until none is left; a RESYNC ends its series."""
         while listening:
             found = await group.next(self._history.timings.hub_heartbeat_interval_s)
             if found is None:
@@ -109,16 +109,16 @@ class Hub:
                 yield heartbeat(event.seq, one.request.series) if one.is_known(event) else event
 
     async def run(self) -> None:
-        """Record what is followed, and repair missed events, every second until cancelled."""
+        """Every second until cancelled: renew the records of the followed topics, and repair missed events."""
         while True:
             with self.outage.recording():
                 await self._renew_and_repair()
             await asyncio.sleep(self._history.timings.hub_interval_s)
 
     async def close(self) -> None:
-        """Record that nothing is followed any more, once `run` has ended."""
+        """Delete the records of the followed topics, after `run` has ended."""
         if self._topics:
-            with self.outage.recording():  # a record that cannot be deleted expires
+            with self.outage.recording():  # a record that cannot be deleted now expires later
                 await self._store.unfollow(list(self._topics))
 
     async def _renew_and_repair(self) -> None:
@@ -135,7 +135,7 @@ class Hub:
     async def _subscribers(
         self, requests: Sequence[LiveRequest], days: Zone | None, address: str, *, closed_only: bool
     ) -> tuple[list[Subscriber], list[SeriesFailure]]:
-        """A subscriber with its topic for each series, and the series that cannot be followed."""
+        """A subscriber with its topic for each series, and a failure for each series that cannot be followed."""
         records = await self._history.listings.find([one.series.instrument for one in requests])
         live = await asyncio.gather(*map(self._capabilities, records), return_exceptions=True)
         subscribers, failures = [], []
@@ -174,10 +174,10 @@ class Hub:
         return topic
 
     async def _begin(self, topic: Topic, address: str) -> None:
-        """Follow a topic in turn, unless another caller did meanwhile. A leader that is slow to answer holds up no other."""
+        """Follow a topic in turn, unless another caller did meanwhile. A slow leader does not delay the next turn."""
         async with self._admission.turn(address):
             if not topic.ready:
-                async with self._unfollowing:  # else a delete under way could take the new row along
+                async with self._unfollowing:  # else a running delete could also delete the new row
                     pass
                 await self._store.follow([topic.key])
                 with suppress(TimeoutError):
@@ -186,7 +186,7 @@ class Hub:
         await self._ready(topic.key, topic)
 
     async def _ready(self, key: TopicKey, topic: Topic) -> None:
-        """Ask the leader for the position of a topic, until the answer comes."""
+        """Request the position of a topic from its leader, and repeat the request until the answer arrives."""
         clock, timings = asyncio.get_running_loop().time, self._history.timings
         deadline = clock() + timings.topic_ready_timeout_s
         while not topic.ready:
@@ -215,7 +215,7 @@ class Hub:
         return provider.capabilities if provider and provider.capabilities.live is not LiveMode.NONE else None
 
     async def _drop_idle_topics(self) -> None:
-        """Drop topics that have had no listener for a while."""
+        """Drop the topics that have had no listener for a while."""
         now, timings = asyncio.get_running_loop().time(), self._history.timings
         gone = [key for key, topic in self._topics.items() if topic.is_idle(now, timings)]
         if gone:
@@ -226,13 +226,13 @@ class Hub:
 
     # Messages from the leader
 
-    def _on_message(self, news: BusMessage) -> None:
-        if isinstance(news, PositionRequest) or (topic := self._topics.get(news.key)) is None:
+    def _on_message(self, message: BusMessage) -> None:
+        if isinstance(message, PositionRequest) or (topic := self._topics.get(message.key)) is None:
             return
-        if isinstance(news, TopicFailure):
-            topic.fail(news.error)
-        elif news.epoch >= topic.epoch:
-            self._apply(topic, news)
+        if isinstance(message, TopicFailure):
+            topic.fail(message.error)
+        elif message.epoch >= topic.epoch:
+            self._apply(topic, message)
 
     def _apply(self, topic: Topic, message: TopicMessage) -> None:
         """Apply a message that is next in sequence. A later one means that we missed some; `_repair` reads those from the store."""
@@ -243,7 +243,7 @@ class Hub:
                 topic.start(message.seq, message.edge, message.epoch, message.candles)
             elif message.seq == topic.seq:
                 topic.update_forming(message.edge, message.candles)
-            if topic.timeframe == MINUTE and len(message.candles):  # a query need not call the provider either
+            if topic.timeframe == MINUTE and len(message.candles):  # so queries need not call the provider for it
                 span = Span(message.edge, int(message.candles.timestamp[-1]) + MINUTE_MS)
                 self._history.fetcher.forming.remember_live(topic.record.id, message.candles, span)
         elif topic.ready and message.seq == topic.seq + 1:
@@ -255,52 +255,53 @@ class Hub:
                 topic.append(message.kind, message.candles)
 
     def _refresh_coverage(self, topic: Topic) -> None:
-        """Read its coverage again: the candle may be stored although its change has not arrived here."""
+        """Drop its cached coverage: the candle may be stored although the change feed has not reported it yet."""
         self._history.coverage_cache.forget(topic.record.id)
 
     async def _repair(self) -> None:
         """Read missed events from the store."""
-        standings = await self._store.positions(list(self._topics))
+        positions = await self._store.positions(list(self._topics))
         now = asyncio.get_running_loop().time()
-        for key, standing in standings.items():
+        for key, stored in positions.items():
             topic = self._topics.get(key)
             if topic is None:
                 continue
             if not topic.ready:
                 if now - topic.began_at >= self._history.timings.topic_adoption_delay_s:
-                    topic.start(standing.seq, standing.edge, standing.epoch, Candles.empty())
-            elif standing.seq <= topic.seq:
+                    topic.start(stored.seq, stored.edge, stored.epoch, Candles.empty())
+            elif stored.seq <= topic.seq:
                 topic.behind_since = None
-                if standing.seq == topic.seq:
-                    topic.advance(standing.edge)
+                if stored.seq == topic.seq:
+                    topic.advance(stored.edge)
             elif topic.behind_since is None:
                 topic.behind_since = now  # its message may be on its way
             elif now - topic.behind_since >= self._history.timings.message_timeout_s:
-                await self._catch_up(key, topic, standing)
+                await self._catch_up(key, topic, stored)
 
-    async def _catch_up(self, key: TopicKey, topic: Topic, standing: TopicPosition) -> None:
-        """Deliver the missed events in order, each candle as it is now; where that fails, listeners have to restart."""
+    async def _catch_up(self, key: TopicKey, topic: Topic, stored: TopicPosition) -> None:
+        """Deliver the missed events in order, each candle in its present version; if that fails, listeners have to restart."""
         seq = topic.seq
         missed = await self._store.events_since(key, seq, MAX_QUEUED_EVENTS)
-        whole = [one.seq for one in missed] == list(range(seq + 1, seq + 1 + len(missed)))
-        repairable = whole and len(missed) >= standing.seq - seq and all(one.kind in EVENT_KINDS for one in missed)
+        unbroken = [event.seq for event in missed] == list(range(seq + 1, seq + 1 + len(missed)))
+        reaches_stored = len(missed) >= stored.seq - seq
+        repairable = unbroken and reaches_stored and all(event.kind in EVENT_KINDS for event in missed)
         found = await self._candles(topic, missed) if repairable else None
         topic.behind_since = None
         if found is None:
             earliest = await self._store.earliest_change_since(key, topic.seq)
-            if topic.seq < standing.seq:
-                topic.resync(standing.seq, standing.edge, earliest)
+            if topic.seq < stored.seq:
+                topic.resync(stored.seq, stored.edge, earliest)
             return
-        for one in missed:
-            if one.seq == topic.seq + 1:  # its message may have arrived meanwhile
-                topic.append(one.kind, found.between(Span(one.opened, one.opened + 1)))
-        if topic.seq == standing.seq:
-            topic.advance(standing.edge)
+        for event in missed:
+            if event.seq == topic.seq + 1:  # its message may have arrived meanwhile
+                topic.append(event.kind, found.between(Span(event.opened, event.opened + 1)))
+        if topic.seq == stored.seq:
+            topic.advance(stored.edge)
 
     async def _candles(self, topic: Topic, missed: Sequence[TopicEvent]) -> Candles | None:
-        """The candles of events; None where some of them are no longer known."""
+        """The candles of events; None if some of them are no longer stored."""
         self._refresh_coverage(topic)
-        spans = Spans(Span(one.opened, topic.timeframe.next(one.opened, topic.zone)) for one in missed)
+        spans = Spans(Span(event.opened, topic.timeframe.next(event.opened, topic.zone)) for event in missed)
         answers = await self._history.answer(
             [
                 CandleRequest(topic.series, MAX_QUEUED_EVENTS, s.since, s.until, zone=topic.zone, final_until=s.until)

@@ -26,7 +26,7 @@ class Leader:
     def __init__(
         self, history: History, store: TopicStore, dedicated: TopicStore, bus: Bus, *, shards: int = 1
     ) -> None:
-        """Run nothing before `run`. ``shards`` is the same in every process."""
+        """Start nothing: `run` does. ``shards`` must be the same in every process."""
         self._history = history
         self._store = store
         self._dedicated = dedicated
@@ -36,20 +36,22 @@ class Leader:
         self._leases: dict[str, LeaseToken] = {}
         self.outage = Outage("renewing the leases")
         self._swept_at = time.monotonic()
-        self._leases_until = 0.0  # by our own clock: a process that was frozen reads it before it publishes
+        self._leases_until = (
+            0.0  # by our own clock, checked before each publish: after a freeze, the leases may be lost
+        )
         self._feeds: dict[int, Feed] = {}
-        self._waits = False  # whether another process leads a topic that is followed
+        self._waits = False  # whether another process holds a lease that we would take over
         self._warming: dict[str, asyncio.Task[None]] = {}
-        self._others = False  # whether another process follows any topic of ours
+        self._others = False  # whether other processes follow a topic that we lead
         self._wake = asyncio.Event()
         bus.subscribe(self._on_message)
         history.store.change_feed.subscribe(self._on_changes)
 
     async def run(self) -> None:
-        """Renew, take over and let go every second, until cancelled; a failure leaves the feeds as they are."""
+        """Acquire, renew and release leases every second, until cancelled; after a failure the feeds stay as they are."""
         while True:
             with self.outage.recording():
-                if not self._opened:  # there may be no connection left for it yet
+                if not self._opened:  # here, since a first attempt may fail: PostgreSQL may have no connection left
                     await self._dedicated.database.open()
                     self._opened = True
                 await self._reconcile()
@@ -78,7 +80,7 @@ class Leader:
         self._wake.clear()
 
     async def _reconcile(self) -> None:
-        """Read what is followed, take or renew its leases, and run their feeds."""
+        """Read which topics are followed, acquire or renew their leases, and run the feeds of those it gets."""
         groups: dict[str, list[FollowedTopic]] = defaultdict(list)
         for one in await self._dedicated.followed():
             shard = one.key.instrument_id % self._shards
@@ -98,7 +100,7 @@ class Leader:
         await self._update_feeds({one.key: one for name in held for one in groups[name]}, held)
 
     async def _update_feeds(self, ours: dict[TopicKey, FollowedTopic], tokens: dict[str, LeaseToken]) -> None:
-        """Run a feed for each instrument of ours and for no other."""
+        """Run a feed for each instrument that this process leads, and no other feeds."""
         keys: dict[int, set[TopicKey]] = defaultdict(set)
         leases: dict[int, LeaseToken] = {}
         for key, one in ours.items():
@@ -114,9 +116,9 @@ class Leader:
             feed.follow(keys[instrument_id])
 
     async def _warm_up(self, name: str, one: FollowedTopic) -> None:
-        """Start a provider that another process leads, so that a takeover takes no longer than its detection.
+        """Start a provider whose lease another process holds, so that it is ready if we take the lease over.
 
-        A failure expires after a while, so that a later round starts it again.
+        After a failure, a later round tries again.
         """
         try:
             await self._history.providers.get(one.market, one.provider)
@@ -129,21 +131,21 @@ class Leader:
         await asyncio.gather(*(self._feeds.pop(i).close() for i in ids))
 
     async def _release(self) -> None:
-        """Let another process lead at once."""
+        """Release all leases, and announce it, so that another process takes over at once."""
         if self._leases:
             with self.outage.recording():  # leases that cannot be released expire
                 await self._dedicated.leases.release(list(self._leases))
                 self._bus.publish(PositionRequest(None, self._bus.name), others=True)
 
-    def _publish(self, news: BusMessage) -> None:
+    def _publish(self, message: BusMessage) -> None:
         if asyncio.get_running_loop().time() < self._leases_until:
-            self._bus.publish(news, others=self._others)
+            self._bus.publish(message, others=self._others)
 
-    def _on_message(self, news: BusMessage) -> None:
-        if isinstance(news, PositionRequest):
-            self._others |= news.process != self._bus.name
-            feed = self._feeds.get(news.key.instrument_id) if news.key else None
-            if news.key is None or feed is None or not feed.publish_position(news.key):
+    def _on_message(self, message: BusMessage) -> None:
+        if isinstance(message, PositionRequest):
+            self._others |= message.process != self._bus.name
+            feed = self._feeds.get(message.key.instrument_id) if message.key else None
+            if message.key is None or feed is None or not feed.publish_position(message.key):
                 self._wake.set()
 
     def _on_changes(self, changes: Sequence[Change] | None) -> None:

@@ -1,4 +1,4 @@
-"""The schedule of a feed's reads: pure functions of seconds."""
+"""When a feed reads: pure functions that compute seconds."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ from candlegraph.series import Instrument
 
 
 def offset_s(instrument: Instrument, spread_s: float) -> float:
-    """A fixed offset for an instrument within ``spread_s`` (jitter): not all feeds read when a minute becomes final."""
+    """A fixed offset for an instrument within ``spread_s``, so that not all feeds read at the same moment (jitter)."""
     return crc32(str(instrument).encode()) % 1000 / 1000 * spread_s
 
 
 def pause_s(until_final_s: float, period_s: float, late_s: Sequence[float]) -> float:
     """Seconds to the next read, ``period_s`` at most.
 
-    The next minute becomes final in ``until_final_s``. If it is due and missing, it is read again ``late_s`` after it was
-    due, and each ``period_s`` from then on.
+    The next minute becomes final in ``until_final_s``. If it is due and still missing, the feed reads again at each of
+    ``late_s`` seconds after it was due, and each ``period_s`` from then on.
     """
     if until_final_s <= 0:
         until_final_s = next((late + until_final_s for late in late_s if late + until_final_s > 0), period_s)
@@ -26,8 +26,8 @@ def pause_s(until_final_s: float, period_s: float, late_s: Sequence[float]) -> f
 
 
 def jittered_s(failures: int, max_s: float) -> float:
-    """Seconds to wait after so many failures in a row: exponential backoff with full jitter, up to ``max_s``.
+    """Seconds to wait after a number of failures in a row: exponential backoff with full jitter, up to ``max_s``.
 
-    A thousand feeds cut at once must not come back at once.
+    A thousand feeds that fail at one moment must not return at one moment.
     """
     return random.uniform(0.1, min(max_s, 2.0**failures))  # noqa: S311

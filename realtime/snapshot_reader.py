@@ -1,4 +1,4 @@
-"""The history at the start of a subscription, in pages, for all its series together."""
+"""The history that a subscription gets first: in pages, and for all its series together."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ _TEMPORARY_GAPS = {GapReason.OUTAGE, GapReason.PENDING, GapReason.REFUSED, GapRe
 
 
 class SnapshotReader:
-    """Reads the history of the series of one subscription: at most 50,000 candles in all of them together."""
+    """Reads the history of the series of one subscription: at most 50,000 candles, counted over all of them."""
 
     def __init__(self, history: History, fetch_budget: FetchBudget) -> None:
-        """Read for a caller, whose ``fetch_budget`` bears the fetched rows."""
+        """Read for a caller: fetched rows count against its ``fetch_budget``."""
         self._history = history
         self._fetch_budget = fetch_budget
         self._left = MAX_SNAPSHOT_ROWS
@@ -46,9 +46,9 @@ class SnapshotReader:
     async def read(
         self, subscribers: Sequence[Subscriber]
     ) -> AsyncGenerator[tuple[Subscriber, Event | SeriesFailure], None]:
-        """The closed candles of each from its ``since`` on; a RESYNC ends a history that exceeds the limit.
+        """The closed candles of each series from its ``since`` on; a RESYNC ends a history that exceeds the limit.
 
-        The pages of all are read together. A series with an incomplete history fails alone.
+        One batch reads the next page of every series. A series with an incomplete history fails alone.
         """
         waiting = {one: one.request.since for one in subscribers}
         while waiting:
@@ -65,22 +65,22 @@ class SnapshotReader:
                     waiting[one] = since
 
     async def _pages(self, waiting: Mapping[Subscriber, int | None]) -> dict[Subscriber, Answer | BaseException | None]:
-        """The next page of each; None if there is nothing to read."""
+        """The next page of each series; None if there is nothing to read."""
         found: dict[Subscriber, Answer | BaseException | None] = dict.fromkeys(waiting)
-        asks = {
+        requests = {
             one: CandleRequest(
                 one.topic.series, SNAPSHOT_PAGE_ROWS, since, one.until, zone=one.topic.zone, final_until=one.until or 0
             )
             for one, since in waiting.items()
             if since is not None and (one.until is None or since < one.until)
         }
-        answers = await self._history.answer(list(asks.values()), self._fetch_budget) if asks else []
-        for one, answer in zip(asks, answers, strict=True):
+        answers = await self._history.answer(list(requests.values()), self._fetch_budget) if requests else []
+        for one, answer in zip(requests, answers, strict=True):
             found[one] = answer if isinstance(answer, BaseException) else _failure(one, answer) or answer
         return found
 
     def _events(self, one: Subscriber, page: Answer | None) -> tuple[list[Event], int | None]:
-        """The events of a page, and where the next one begins; None where none follows."""
+        """The events of a page, and where the next page begins; None if it is the last."""
         candles, since = (page.candles, page.next_since) if page else (Candles.empty(), None)
         if len(candles) > self._left:
             cut, first_left = candles[: self._left], int(candles.timestamp[self._left])
@@ -93,7 +93,7 @@ class SnapshotReader:
 
 
 def _failure(one: Subscriber, answer: Answer) -> ProviderUnavailable | None:
-    """The failure of an incomplete history. Without a provider, spans that were not imported are no failure."""
+    """The failure of an incomplete history, or None. Gaps of a series without a provider are no failure."""
     for gap in answer.gaps:
         if gap.reason in _TEMPORARY_GAPS and (one.record.listed or gap.reason is not GapReason.NOT_FETCHED):
             return ProviderUnavailable(f"The history is incomplete: {gap.detail}", retry_after=5)

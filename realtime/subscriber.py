@@ -1,4 +1,4 @@
-"""The listeners of a subscription to one or many series: a queue of events each, and one task that takes them in turn."""
+"""The listeners of a subscription to one or many series: one queue each, and one task that takes from them in turn."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from realtime.topic import Listener, Topic
 
 
 class ListenerGroup:
-    """The listeners of one subscription: `next` takes their events in turn, one listener after the other."""
+    """The listeners of one subscription; `next` takes one event from each in turn (round robin)."""
 
     def __init__(self) -> None:
         """Start without listeners."""
@@ -23,16 +23,16 @@ class ListenerGroup:
         self._waiting: asyncio.Future[None] | None = None
 
     def add(self, listener: Listener) -> None:
-        """Take the events of one more listener."""
+        """Add a listener, whose queue has to be empty."""
         listener.on_first = self._wake
 
-    async def next(self, patience: float) -> tuple[Listener, Event] | None:
-        """The next event and its listener, or None after ``patience`` seconds without one. Only one task may wait."""
+    async def next(self, timeout_s: float) -> tuple[Listener, Event] | None:
+        """The next event and its listener, or None after ``timeout_s`` without one. Only one task may wait."""
         if not self._ready:
             loop = asyncio.get_running_loop()
             self._waiting = loop.create_future()
-            # A third of the cost of `asyncio.timeout`, for every listener at every event.
-            timer = loop.call_later(patience, _end, self._waiting)
+            # This costs a third of `asyncio.timeout`, and runs for every listener at every event.
+            timer = loop.call_later(timeout_s, _end, self._waiting)
             try:
                 await self._waiting
             finally:
@@ -59,9 +59,9 @@ def _end(waiting: asyncio.Future[None]) -> None:
 
 @dataclass(slots=True, eq=False)
 class Subscriber:
-    """One series of a subscription, which holds its topic until `leave`.
+    """One series of a subscription; its topic stays until `leave`.
 
-    ``seq``, ``forming`` and ``until`` are those of the topic at the moment the listener joined it.
+    ``seq``, ``forming`` and ``until`` are the state of the topic at the moment when the listener joined it.
     """
 
     request: LiveRequest
@@ -71,22 +71,22 @@ class Subscriber:
     topic: Topic
     seq: int = 0
     forming: Candles = field(default_factory=Candles.empty)
-    until: int | None = None  # the history ends here; None: to its end
+    until: int | None = None  # where the history to send ends; None: it has no live part, send all
 
     def __post_init__(self) -> None:
-        """Hold the topic: it stays while a listener is about to join."""
+        """Keep the topic while this listener is about to join."""
         self.topic.joining += 1
         self.topic.left_at = None
 
     def join(self) -> None:
-        """Listen from now on: later events are in the queue, and earlier ones are history."""
+        """Listen from now on: later events go to the queue, and earlier ones are part of the history."""
         topic = self.topic
         self.seq, self.until = topic.seq, topic.opened if topic.live else None
         self.forming = Candles.empty() if self.listener.closed_only else topic.current
         topic.listeners.add(self.listener)
 
     def leave(self) -> None:
-        """Stop listening, and let the topic go; once."""
+        """Stop listening, and release the topic; call it once."""
         self.topic.listeners.discard(self.listener)
         self.topic.joining -= 1
         if not self.topic.joining:
@@ -109,7 +109,7 @@ class Subscriber:
         return Event(EventKind.RESYNC, self.seq, none, resync_from=since, series=self.request.series, zone=self.zone)
 
     def is_known(self, event: Event) -> bool:
-        """Whether a closed candle lies before ``since``: a resuming subscriber may have it from a process ahead of us."""
+        """Whether a closed candle lies before ``since``: a resuming client may have it from a process that was ahead of us."""
         since = self.request.since
         return event.kind is EventKind.CLOSE and since is not None and int(event.candles.timestamp[0]) < since
 
@@ -117,9 +117,9 @@ class Subscriber:
 async def join(
     subscribers: Sequence[Subscriber], begin: Callable[[Topic], Coroutine[None, None, None]]
 ) -> AsyncGenerator[tuple[list[Subscriber], list[SeriesFailure]], None]:
-    """Join each subscriber to its topic, which ``begin`` makes ready; yield those of one moment together, and the failures.
+    """Join each subscriber to its topic after ``begin`` has made that ready; yield joined ones in groups, with failures.
 
-    The caller reads the history of a subscriber only after it has joined.
+    The caller must read the history of a subscriber only after it has joined.
     """
     new = {one.topic.key: one.topic for one in subscribers if not one.topic.ready}
     starting = {asyncio.create_task(begin(topic), name=f"begin {key}"): key for key, topic in new.items()}

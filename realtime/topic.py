@@ -54,12 +54,12 @@ class Listener:
             self.on_first(self)
 
     def pop(self) -> Event:
-        """Take the oldest event; there is one."""
+        """Take the oldest event; the queue must not be empty."""
         return self._events.popleft()
 
 
 def _ignore(_: Listener) -> None:
-    """Wake no task: none waits."""
+    """Do nothing: no task waits for this listener yet."""
 
 
 def _is_newer_state(event: Event, last: Event) -> bool:
@@ -113,7 +113,7 @@ class Topic:
 
     @property
     def key(self) -> TopicKey:
-        """What it is followed as."""
+        """Its key in the store and on the bus."""
         return TopicKey(self.record.id, str(self.timeframe), self.zone.name)
 
     @property
@@ -133,7 +133,7 @@ class Topic:
         return max(self.opened, int(self.shown.timestamp[0])) if len(self.shown) else self.opened
 
     def is_idle(self, now: float, timings: Timings) -> bool:
-        """Whether it has had no listener for a while: as long as it had some before, but neither moments nor minutes."""
+        """Whether it has had no listener for as long as it had some before, within the bounds of `Timings`."""
         if self.listeners or self.joining or self.left_at is None:
             return False
         lived_s = self.left_at - self.began_at
@@ -175,9 +175,9 @@ class Topic:
         self._show_waiting()
 
     def resync(self, seq: int, edge: int, earliest: int | None) -> None:
-        """There are too many events to deliver: every listener has to restart from its last one.
+        """Make every listener restart, because there are too many events to deliver.
 
-        Or from the ``earliest`` candle with an event.
+        It restarts from the ``earliest`` candle with an event, or from the current bucket if that is earlier.
         """
         since = self.opened if earliest is None else min(self.opened, earliest)
         self.seq = seq
@@ -209,7 +209,7 @@ class Topic:
         return Event(kind, self.seq, candles, resync_from=resync_from, series=self.series, zone=self.zone)
 
     def _publish(self, event: Event) -> None:
-        """Queue one event object for all listeners whose dates are of one zone."""
+        """Queue the event for every listener; those with the same zone share one object."""
         events = {self.zone.name: event}
         for listener in self.listeners:
             shown = events.get(listener.zone.name)

@@ -1,4 +1,4 @@
-"""A topic's count in its leader: it folds final minutes into closed candles."""
+"""A topic's counter in its leader: it folds final minutes into closed candles."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class TopicCounter:
 
     @property
     def opened(self) -> int:
-        """The opening of the bucket that is not settled yet: every candle before it has been closed."""
+        """The opening of the current bucket: every candle before it is closed."""
         return self.timeframe.floor(self.edge, self.zone)
 
     def fold(self, candles: Candles) -> Candles:
@@ -38,13 +38,13 @@ class TopicCounter:
         return fold(candles, self.timeframe, self.zone)
 
     def close_until(self, minutes: Candles, edge: int) -> tuple[Candles, Candles]:
-        """Fold final minutes up to ``edge``: the candles that close, and the settled part of the next."""
+        """Fold final minutes up to ``edge`` into the candles that close, and the settled part of the next one."""
         folded = self.fold(concat([self.settled, minutes[minutes.timestamp >= self.edge]]))
         opened = self.timeframe.floor(edge, self.zone)
         return folded[folded.timestamp < opened], folded[folded.timestamp >= opened]
 
     def update_forming(self, minutes: Candles) -> bool:
-        """Apply the minutes that are not final yet; return whether the forming candle moved."""
+        """Apply the minutes that are not final yet; return whether the forming candle changed."""
         live = self.fold(concat([self.settled, minutes[minutes.timestamp >= self.edge]]))
         live = live.with_closed(np.zeros(len(live), np.bool_))
         moved = not live.same_as(self.forming)

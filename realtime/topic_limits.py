@@ -1,4 +1,4 @@
-"""Limits of topics: their number in total and for each address, and the listeners that join at once."""
+"""Limits of topics: how many there are in total and per address, and how many listeners join at once."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class TopicLimits:
 
 @dataclass(frozen=True, slots=True)
 class Caller:
-    """The client of a subscription: its address counts for the topics that it opens, its ``fetch_budget`` for the rows fetched for it."""
+    """The client of a subscription: its topics count against its address, and fetched rows against its ``fetch_budget``."""
 
     address: str = ""
     fetch_budget: FetchBudget = UNLIMITED
@@ -63,7 +63,7 @@ class TopicAdmission:
 
     @asynccontextmanager
     async def turn(self, address: str) -> AsyncIterator[None]:
-        """Wait until a listener of an address may begin: a flood of one address delays the others by a few turns."""
+        """Wait until a listener of an address may begin; a flood from one address delays others by a few turns only."""
         own = self._joins_of.setdefault(address, asyncio.Semaphore(MAX_JOINS_PER_ADDRESS))
         async with own, self._joins:
             yield

@@ -1,4 +1,4 @@
-"""The events of a feed's topics: counted in the store first, published after that."""
+"""The events of a feed's topics: written to the store first, then published."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ Publish = Callable[[BusMessage], None]
 
 @dataclass(frozen=True, slots=True)
 class TopicPublisher:
-    """Writes events under the lease token ``held``, and publishes them. LeaseLost, Unavailable."""
+    """Writes events under ``lease``, and publishes them. Raises LeaseLost, Unavailable."""
 
     store: TopicStore
     final: FinalCandles
@@ -42,9 +42,9 @@ class TopicPublisher:
             self._events(key, count, "C", closed)
 
     async def correct(self, counting: Mapping[TopicKey, TopicCounter]) -> bool:
-        """Publish again each closed candle over a corrected minute; False where nothing was corrected.
+        """Publish each closed candle with a corrected minute again; False if nothing was corrected.
 
-        Corrections in the current bucket are applied without an event.
+        Corrections in the current bucket change the forming candle and are no events.
         """
         after = min((count.corrected for count in counting.values()), default=0)
         rows = await self.store.corrections(self.final.record.id, after) if counting else []
@@ -66,7 +66,7 @@ class TopicPublisher:
         return True
 
     def forming(self, key: TopicKey, count: TopicCounter) -> None:
-        """Publish the position of a topic."""
+        """Publish the position and the forming candle of a topic."""
         self.publish(TopicMessage(key, "U", count.seq, count.edge, self.lease.epoch, count.forming))
 
     def failed(self, key: TopicKey, error: CandlegraphError) -> None:
@@ -74,7 +74,7 @@ class TopicPublisher:
         self.publish(TopicFailure(key, error))
 
     def _events(self, key: TopicKey, count: TopicCounter, kind: str, candles: Candles) -> None:
-        """Publish candles that were just counted."""
+        """Publish candles that the store has just counted."""
         if len(candles) > MAX_EVENTS:
             self.publish(TopicMessage(key, "R", count.seq, count.edge, self.lease.epoch, candles[:1]))
             return
@@ -84,11 +84,11 @@ class TopicPublisher:
 
 
 def _corrected(count: TopicCounter, rows: Iterable[tuple[int, int]]) -> list[int]:
-    """The openings of the closed candles over the corrections (number, minute) that a topic has not counted yet."""
+    """The openings of a topic's closed candles whose minutes have corrections (number, minute) it has not counted yet."""
     opens = {count.timeframe.floor(at, count.zone) for n, at in rows if n > count.corrected}
     return sorted(opened for opened in opens if opened < count.opened)
 
 
 def _topic_events(kind: str, stamps: Iterable[int]) -> list[TopicEvent]:
-    happened = [TopicEvent(kind, int(stamp)) for stamp in stamps]
-    return happened if len(happened) <= MAX_EVENTS else [TopicEvent("R", happened[0].opened)]
+    events = [TopicEvent(kind, int(stamp)) for stamp in stamps]
+    return events if len(events) <= MAX_EVENTS else [TopicEvent("R", events[0].opened)]

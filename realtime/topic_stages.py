@@ -14,12 +14,12 @@ class TopicStage(Enum):
 
     JOINING = auto()  # it has followers and waits for its next start
     STARTING = auto()  # a task catches it up
-    ABANDONED = auto()  # so does a task, but the last follower has left
-    COUNTING = auto()  # it has a count, and its events are published
+    ABANDONED = auto()  # a task catches it up, but the last follower has left
+    COUNTING = auto()  # it has a counter, and its events are published
 
 
 class TopicStages:
-    """Every topic with its stage; only topics at COUNTING have a count."""
+    """Every topic with its stage; only topics at COUNTING have a counter."""
 
     def __init__(self) -> None:
         """Start without topics."""
@@ -31,7 +31,7 @@ class TopicStages:
         return self._stages.get(key)
 
     def follow(self, keys: Iterable[TopicKey]) -> bool:
-        """Follow these and no others; True where that adds a topic."""
+        """Follow these topics and no others; True if that adds one."""
         wanted = set(keys)
         for key in self._stages.keys() - wanted:
             if self._stages[key] in {TopicStage.STARTING, TopicStage.ABANDONED}:
@@ -50,7 +50,7 @@ class TopicStages:
         return keys
 
     def started(self, key: TopicKey, count: TopicCounter) -> bool:
-        """Count a topic from here on; False where it has no follower any more."""
+        """Count a topic from here on; False if its last follower has left."""
         if self._stages[key] is TopicStage.ABANDONED:
             self._remove(key)
             return False
@@ -65,11 +65,11 @@ class TopicStages:
             self._stages[key] = TopicStage.JOINING
 
     def uncounted(self) -> list[TopicKey]:
-        """The followed topics without a count."""
+        """The followed topics without a counter."""
         return [key for key, stage in self._stages.items() if stage in {TopicStage.JOINING, TopicStage.STARTING}]
 
     def restart(self) -> None:
-        """Move all topics back to JOINING, when no task starts any."""
+        """Move all topics back to JOINING; no start task may be running."""
         self._stages = {
             key: TopicStage.JOINING for key, stage in self._stages.items() if stage is not TopicStage.ABANDONED
         }

@@ -79,7 +79,7 @@ async def untrack(context: Context, selection: SymbolSelection) -> int:
 def selection(market: str, provider: str, symbols: Sequence[str] | None, pattern: str | None) -> SymbolSelection:
     """Build a selection from the names of a request; BadUserInput for an impossible name."""
     if symbols is not None and len(symbols) > MAX_SELECTED:
-        raise BadUserInput(f"At most {MAX_SELECTED:,} symbols fit one order; these are {len(symbols):,}.")
+        raise BadUserInput(f"One request selects at most {MAX_SELECTED:,} symbols; these are {len(symbols):,}.")
     names = provider_of(market, provider)
     check_name("pattern", "*" if pattern is None else pattern)
     for name in symbols or ():

@@ -47,7 +47,7 @@ def resolve_candles(  # noqa: PLR0913 - the contract's arguments
     until = before if until is None else until
     if since is not None and until is not None and since > until:
         raise BadUserInput(f"`since` ({since}) lies after `until` ({until}): swap them.")
-    ask = CandleRequest(
+    request = CandleRequest(
         series,
         _limit(context, limit),
         since,
@@ -56,7 +56,7 @@ def resolve_candles(  # noqa: PLR0913 - the contract's arguments
         None if timezone is None else zone(timezone),
         wait,
     )
-    return context.loaders.answer_by_ask.load(ask)
+    return context.loaders.answer_by_request.load(request)
 
 
 def resolve_batch(
@@ -93,7 +93,7 @@ def _limit(context: Context, limit: int | None) -> int:
 
 
 async def resolve_fetched_at(context: Context, source: AnswerSource) -> int | None:
-    """When an upstream call fetched a part: just now, or before it was stored; None where it was imported."""
+    """When an upstream call fetched a part: just now, or before it was stored; None if it was imported."""
     part, answer = source.source_span, source.answer
     if part.fetched_at is not None or part.source is SourceKind.LIVE:
         return part.fetched_at
@@ -102,7 +102,7 @@ async def resolve_fetched_at(context: Context, source: AnswerSource) -> int | No
 
 
 async def resolve_changes(context: Context, series: Series, after: str) -> SeriesChanges | None:
-    """The changes of a series after a revision; None where that is too long ago. BadUserInput, NotFound."""
+    """The changes of a series after a revision; None if that is too long ago. BadUserInput, NotFound."""
     return await series_changes(context.services.history, series, SeriesRevision.parse(after))
 
 

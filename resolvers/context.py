@@ -71,7 +71,7 @@ class Loaders:
         """Create them for one operation: another must not see what it loaded."""
         # An item may be the exception of its key alone, which the loader's type does not include.
         answer = partial(services.history.answer, fetch_budget=fetch_budget)
-        self.answer_by_ask: DataLoader[CandleRequest, Answer] = DataLoader(answer)  # type: ignore[arg-type]
+        self.answer_by_request: DataLoader[CandleRequest, Answer] = DataLoader(answer)  # type: ignore[arg-type]
         self.record_by_instrument: DataLoader[Instrument, InstrumentRecord] = DataLoader(services.history.listings.find)  # type: ignore[arg-type]
         self._services = services
 

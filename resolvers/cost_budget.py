@@ -1,4 +1,4 @@
-"""Cost limits of all running operations, which bound the memory of their answers."""
+"""The cost budget: it limits the estimated cost of all running operations, and so the memory of their answers."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ RETRY_AFTER_S = 1.0
 
 @dataclass(frozen=True, slots=True)
 class CostLimits:
-    """The cost limits of all running operations and of those of one address; see `schema.cost` for the unit."""
+    """The limits of all running operations together and of those of one address; `schema.cost` explains the unit."""
 
     total: int = 12_000_000
     per_address: int = 6_000_000
@@ -56,19 +56,19 @@ class Reservation:
     """The part of the budget that one operation holds, from before its execution until its answer has been sent."""
 
     def __init__(self, budget: CostBudget, address: str, *, max_cost: int | None = None) -> None:
-        """Hold nothing yet; ``max_cost`` is what the transport can carry."""
+        """Reserve nothing yet; ``max_cost`` is the highest cost of an answer that the transport can send."""
         self._budget = budget
         self._name = network(address)
         self._cost = 0
         self.max_cost = max_cost
 
     def take(self, cost: int) -> None:
-        """Reserve. Overloaded where that does not fit."""
+        """Reserve ``cost``. Overloaded if it does not fit."""
         self._budget.reserve(self._name, cost)
         self._cost += cost
 
     def release(self) -> None:
-        """Give the cost back."""
+        """Release all reserved cost."""
         if self._cost:
             self._budget.release(self._name, self._cost)
             self._cost = 0

@@ -30,7 +30,7 @@ async def resolve_markets(context: Context) -> list[Market]:
 
 
 async def resolve_providers(context: Context, market_id: str) -> list[ProviderStatus]:
-    """The providers of a market, by id. NotFound where the market does not exist."""
+    """The providers of a market, by id. NotFound if the market does not exist."""
     market_id = market_name(market_id)
     await context.services.providers.inspect()
     found = {status.id: status for status in context.services.providers.statuses() if status.market.id == market_id}
@@ -58,7 +58,7 @@ async def resolve_symbols(
 
 
 async def resolve_symbol(context: Context, instrument: Instrument) -> InstrumentRecord:
-    """One symbol. NotFound where its provider does not know it."""
+    """One symbol. NotFound if its provider does not know it."""
     return await context.loaders.record_by_instrument.load(instrument)
 
 

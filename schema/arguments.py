@@ -22,8 +22,8 @@ strawberry.enum(
     Wait,
     name="Wait",
     description=(
-        "COMPLETE waits for the provider up to a deadline (10 s), then answers what there is, with gaps. AVAILABLE "
-        "answers at once and queues the rest."
+        "COMPLETE waits for the provider up to a deadline (10 s), then answers with the available candles and gaps. "
+        "AVAILABLE answers at once and fetches the rest in the background."
     ),
 )
 

@@ -42,7 +42,8 @@ class SpanOf:
 
 @strawberry.type(
     description=(
-        "What a mirror of a series has to fetch again, in whole buckets: what was added lies beyond what it holds already."
+        "The spans of a series that a client with a copy has to fetch again, in whole buckets; new candles after its copy "
+        "are not among them."
     )
 )
 class SeriesChanges:
@@ -52,12 +53,13 @@ class SeriesChanges:
     def revision(parent: Parent[changes.SeriesChanges]) -> str:
         return str(parent.revision)
 
-    @strawberry.field(description="Where a final candle was corrected or withdrawn.", graphql_type=list[SpanOf])
+    @strawberry.field(description="The spans with a corrected or withdrawn final candle.", graphql_type=list[SpanOf])
     def changed(parent: Parent[changes.SeriesChanges]) -> list[Span]:
         return list(parent.changed)
 
     @strawberry.field(
-        description="Where coverage was taken back; it may have been fetched again since.", graphql_type=list[SpanOf]
+        description="The spans that lost their coverage; they may have been fetched again since.",
+        graphql_type=list[SpanOf],
     )
     def lost(parent: Parent[changes.SeriesChanges]) -> list[Span]:
         return list(parent.lost)
@@ -93,7 +95,7 @@ class Coverage:
     def holes(parent: Parent[answer.CoverageReport]) -> tuple[answer.Gap, ...]:
         return parent.gaps
 
-    @strawberry.field(description="The symbol's first candle, where that is known.", graphql_type=Timestamp | None)
+    @strawberry.field(description="The symbol's first candle, if that is known.", graphql_type=Timestamp | None)
     def first_available(parent: Parent[answer.CoverageReport]) -> int | None:
         return parent.record.first_available
 

@@ -77,7 +77,7 @@ class SharedExecution:
         self._payloads: WeakKeyDictionary[Event, str | asyncio.Future[str | None] | None] = WeakKeyDictionary()
 
     async def payload(self, event: Event) -> str | None:
-        """The shared payload of an event; None where it has errors, which point into the document of each listener."""
+        """The shared payload of an event; None if it has errors, which point into the document of each listener."""
         try:
             payload = self._payloads[event]
         except KeyError:
@@ -95,7 +95,7 @@ _shared_executions: WeakValueDictionary[Hashable, SharedExecution] = WeakValueDi
 def shared_execution(
     executor: Executor[Any], text: str, scope: Hashable, make_context: Callable[[], Any]
 ) -> SharedExecution | None:
-    """Find or create the shared execution of a subscription; None where a variable cannot be compared.
+    """Find or create the shared execution of a subscription; None if a variable cannot be compared.
 
     ``text`` is the document's, ``scope`` what the viewer may see; ``make_context`` gives a context with nothing more.
     """
@@ -130,7 +130,7 @@ async def follow(
 ) -> AsyncGenerator[str, None]:
     """The payloads of a subscription; an error of its source is the last one. ``code`` gives errors their codes.
 
-    ``begun`` is called whenever the history of a series has been sent, or the series has failed. OperationRefused where the
+    ``begun`` is called whenever the history of a series has been sent, or the series has failed. OperationRefused if the
     server is overloaded: the client should subscribe again, which it would not do after a `complete`.
     """
     async with aclosing(source) as events:

@@ -51,7 +51,7 @@ class Schema(strawberry.Schema):
     ) -> AsyncGenerator[str, None]:
         """Begin an operation of any kind; it answers with payloads in JSON, one a query, many a subscription.
 
-        OperationRefused where nothing is executed.
+        OperationRefused if nothing is executed.
         """
         async with _turn(context, None if is_known_valid(query) else query) as begun:
             return await self._open(query, variables, operation_name, begun, allowed)

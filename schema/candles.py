@@ -26,7 +26,7 @@ strawberry.enum(
     description=(
         "NOT_FETCHED it was never requested; PENDING it is being fetched; OUTAGE the provider failed; UNAVAILABLE the provider "
         "does not have it; BEFORE_LISTING and AFTER_DELISTING the symbol did not trade; REFUSED the provider refused, or "
-        "sent rows that are no candles."
+        "sent invalid rows."
     ),
 )
 strawberry.enum(
@@ -126,13 +126,11 @@ class SourceSpan:
     def until(parent: Parent[AnswerSource]) -> Timestamp:
         return Timestamp(parent.source_span.until)
 
-    @strawberry.field(description="Who answered.")
+    @strawberry.field(description="The kind of source.")
     def source(parent: Parent[AnswerSource]) -> SourceKind:
         return parent.source_span.source
 
-    @strawberry.field(
-        description="When a part of it was last fetched upstream; null where it was imported, or is live."
-    )
+    @strawberry.field(description="When a part of it was last fetched upstream; null if it was imported or is live.")
     async def fetched_at(parent: Parent[AnswerSource], info: Info[Context, None]) -> datetime | None:
         at = await resolve_fetched_at(info.context, parent)
         return None if at is None else datetime_of(at)
@@ -176,7 +174,7 @@ class CandleSeries:
     def complete(parent: Parent[Answer]) -> bool:
         return parent.complete
 
-    @strawberry.field(description="What is not covered, and why.", graphql_type=list[Gap])
+    @strawberry.field(description="The spans that are not covered, with reasons.", graphql_type=list[Gap])
     def gaps(parent: Parent[Answer]) -> tuple[answer.Gap, ...]:
         return parent.gaps
 
@@ -190,7 +188,7 @@ class CandleSeries:
 
     @strawberry.field(
         description=(
-            "Opaque. Moves when a final candle is corrected or withdrawn, or coverage is taken back; not when candles are "
+            "Opaque. It changes when a final candle is corrected or withdrawn, or coverage is withdrawn; not when candles are "
             "added."
         )
     )
@@ -198,14 +196,14 @@ class CandleSeries:
         return str(parent.revision)
 
     @strawberry.field(
-        description="The `since` of the next page, where the range was read from its beginning.",
+        description="The `since` of the next page, if the range was read from its beginning.",
         graphql_type=Timestamp | None,
     )
     def next_since(parent: Parent[Answer]) -> int | None:
         return parent.next_since
 
     @strawberry.field(
-        description="The `before` of the next page, where the range was read from its end.",
+        description="The `before` of the next page, if the range was read from its end.",
         graphql_type=Timestamp | None,
     )
     def next_before(parent: Parent[Answer]) -> int | None:

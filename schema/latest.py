@@ -29,7 +29,7 @@ PatternArg = Annotated[
 LatestTimeframeArg = Annotated[Timeframe, strawberry.argument(description="How long a candle is.")]
 
 
-@strawberry.type(description="The newest candle of a symbol that is stored.")
+@strawberry.type(description="The newest stored candle of a symbol.")
 class Latest:
     """Resolved from `candlegraph.latest.Latest`; the bulk executor completes whole pages."""
 

@@ -103,8 +103,8 @@ class Provider(Node):
         return strawberry.ID(encode_name(parent.market.id))
 
     name: str = strawberry.field(description="Its name for people.")
-    description: str = strawberry.field(description="What it is; it says so where its data is not real.")
-    version: str = strawberry.field(description="The version of its plugin; empty where there is none.")
+    description: str = strawberry.field(description="A description; it says so if the data are not real.")
+    version: str = strawberry.field(description="The version of its plugin; empty if there is none.")
     state: ProviderState = strawberry.field(description="Its state.")
 
     @strawberry.field(description="Why it is not READY, or which of its data cannot be served and why, one line each.")

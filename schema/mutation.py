@@ -56,7 +56,7 @@ class Mutation:
     @strawberry.mutation(
         description=(
             "New tokens for the refresh token of the last AuthPayload, which is used up; replaying it later revokes the "
-            "whole family. UNAUTHENTICATED with `reason` TOKEN_USED where another tab was faster by less than 10 s."
+            "whole family. UNAUTHENTICATED with `reason` TOKEN_USED if another tab used it less than 10 s before."
         ),
         graphql_type=AuthPayload,
     )
@@ -66,7 +66,7 @@ class Mutation:
 
     @strawberry.mutation(
         description=(
-            "Sign out: no token of this sign-in can be refreshed any more. False where it was signed out already."
+            "Sign out: no token of this sign-in can be refreshed any more. False if it was signed out already."
         )
     )
     async def logout(self, info: Info[Context, None], token: TokenArg) -> bool:
@@ -96,7 +96,7 @@ class Mutation:
 
     @strawberry.mutation(
         description=(
-            "End a job; what it has stored stays. Needs the role OPERATOR, for another user's job ADMIN (FORBIDDEN). "
+            "End a job; stored candles stay. Needs the role OPERATOR, for another user's job ADMIN (FORBIDDEN). "
             "NOT_FOUND for an unknown one; an ended one is returned unchanged."
         ),
         extensions=requires_role(Role.OPERATOR),

@@ -33,7 +33,7 @@ def connection(node: type, noun: str, description: str, *more: StrawberryField) 
     edge = create_type(
         f"{node.__name__}Edge",
         [
-            field("cursor", str, "The `after` of a page that begins behind it."),
+            field("cursor", str, "The `after` of a page that begins after it."),
             field("node", node, f"The {noun}."),
         ],
         description=f"A {noun} and its position in the list.",

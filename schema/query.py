@@ -197,8 +197,8 @@ class Query:
 
     @strawberry.field(
         description=(
-            "Corrected and lost spans since a revision that CandleSeries gave: what a mirror has to fetch again; what was "
-            "added lies beyond what the caller holds. Null where it is too long ago: start anew."
+            "Corrected and lost spans since a `revision` of CandleSeries: a client with a copy has to fetch them again; new "
+            "candles after its copy are not among them. Null if the revision is too old: copy the series again."
         ),
         extensions=requires_role(Role.VIEWER),
         graphql_type=SeriesChanges | None,

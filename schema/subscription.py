@@ -100,7 +100,7 @@ class SeriesEvent:
         return _series(parent).timeframe
 
     @strawberry.field(
-        description="What happened; null with an error where nothing more comes of this series.",
+        description="The event; null, with an error, if this series has failed.",
         graphql_type=CandleEvent | None,
     )
     def event(parent: Parent[Event | SeriesFailure]) -> Event | BaseException:
@@ -142,8 +142,8 @@ class Subscription:
         description=(
             "Many series on one subscription, at most 100; each counts in its own seq. A series that fails is null with an "
             "error of its path and the others go on; RESYNC ends that series only; the subscription completes when all have "
-            "ended. History: 50,000 candles in all of them together. HEARTBEAT once, where no series had an event for 15 s; "
-            "it names the first one."
+            "ended. History: 50,000 candles, counted over all series. One HEARTBEAT if no series had an event for 15 s; it "
+            "names the first one."
         ),
         extensions=requires_role(Role.VIEWER),
         graphql_type=AsyncGenerator[SeriesEvent, None],

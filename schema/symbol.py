@@ -48,21 +48,21 @@ class Symbol(Node):
     quote: str | None = strawberry.field(description="The currency of the prices.")
     active: bool = strawberry.field(description="Whether it is still traded.")
     timezone: str = strawberry.field(description="The IANA zone in which its days open.")
-    first_available: Timestamp | None = strawberry.field(description="Its first candle, where that is known.")
+    first_available: Timestamp | None = strawberry.field(description="Its first candle, if that is known.")
     has_volume: bool = strawberry.field(
-        description="False where volumes are unknown: they are 0 then, and no candle is dropped for that."
+        description="False if its volumes are unknown; then they are 0, and no candle is dropped as a filler."
     )
-    kind: SymbolKind | None = strawberry.field(description="What it is; null where the provider does not say.")
+    kind: SymbolKind | None = strawberry.field(description="What it is; null if the provider does not report it.")
     price_increment: float | None = strawberry.field(
-        description="The smallest step of a price; null where the provider does not say."
+        description="The smallest step of a price; null if the provider does not report it."
     )
     quantity_increment: float | None = strawberry.field(
-        description="The smallest step of a quantity; null where the provider does not say."
+        description="The smallest step of a quantity; null if the provider does not report it."
     )
     contract_size: float | None = strawberry.field(
         description=(
-            "The value of one contract of a derivative, in units of the base, of an inverse one in units of the quote; "
-            "null where the provider does not say."
+            "The value of one contract of a derivative, in units of the base, or of the quote if it is inverse; "
+            "null if the provider does not report it."
         )
     )
 

@@ -94,7 +94,7 @@ def _tcp_limits(settings: Settings) -> TcpLimits:
 
 
 def _bind(host: str, port: int, timings: Timings) -> list[socket.socket]:
-    """A socket for each address of a host; ConfigurationError where one is taken or none is ours."""
+    """A socket for each address of a host; ConfigurationError if one is taken or none is ours."""
     bound: list[socket.socket] = []
     failure: OSError | None = None
     unread_ms = round(timings.unread_timeout_s * 1000)

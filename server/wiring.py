@@ -70,7 +70,7 @@ async def database(
 ) -> AsyncIterator[Database]:
     """The database, embedded or external, open and up to date; ``supervisor`` keeps an embedded one alive.
 
-    ConfigurationError where there is no embedded one and none may be created: DATA_DIR is probably wrong.
+    ConfigurationError if there is no embedded one and none may be created: DATA_DIR is probably wrong.
     """
     supervisor, timings = supervisor or Supervisor(), timings or Timings()
     async with AsyncExitStack() as stack:
@@ -258,7 +258,7 @@ def _refresh(supervisor: Supervisor, opened: Database, kind: AggregateLayout, re
 
 @asynccontextmanager
 async def _cache(settings: Settings, database_name: str, redis: Redis) -> AsyncIterator[CandleCache | None]:
-    """The cache of candles; None where it could keep nothing."""
+    """The cache of candles; None if it could keep nothing."""
     capacity = settings.cache_mb * 1_048_576
     if not settings.redis_url:
         yield CandleCache(capacity) if capacity else None

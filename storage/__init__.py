@@ -1,1 +1,1 @@
-"""The store: PostgreSQL (embedded or external) and caches; one relation, one file."""
+"""The store: PostgreSQL (embedded or external) and caches; each file is about one relation."""

@@ -32,9 +32,9 @@ class CandleRead:
 class CandleWrite:
     """Final candles of a series; ``covered`` are the spans for which they are complete; ``source``: ``a`` API, ``i`` import.
 
-    With ``replaces``, stored candles of these spans that are not in the batch are withdrawn. So are the candles of
-    ``revoked``, whose coverage ends where the write does not cover it. ``revision`` is the provider's: a write is
-    Superseded where the stored candles are of another lineage, unless it revokes these.
+    With ``replaces``, the write withdraws stored candles of the covered spans that are not among its own. It withdraws those
+    of ``revoked`` too, whose coverage ends unless the write covers it again. ``revision`` is the provider's: a write is
+    Superseded if the stored candles have another lineage, unless it revokes these.
     """
 
     instrument_id: int
@@ -57,7 +57,7 @@ class CandleWrite:
 
     @property
     def rewritten(self) -> Spans:
-        """Where stored candles that are not in the batch are withdrawn."""
+        """The spans of which the write withdraws stored candles that are not among its own."""
         return self.revoked | self.covered if self.replaces else self.revoked
 
 
@@ -67,7 +67,7 @@ class Superseded(ProviderUnavailable):
 
 @dataclass(frozen=True, slots=True)
 class FetchLogRow:
-    """One upstream call, for the log."""
+    """An upstream call, as a row of the fetch log."""
 
     instrument_id: int
     timeframe: Timeframe

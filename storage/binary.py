@@ -1,4 +1,4 @@
-"""PostgreSQL's binary formats: rows of a COPY, packed columns of a read."""
+"""PostgreSQL's binary formats: the rows of a COPY, and the packed columns of a read."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ async def copy_stream(writes: Sequence[CandleWrite], progress: Callable[[int], N
 
 
 def _packed_rows(like: CandleWrite, owners: NDArray[np.int64], candles: Candles) -> bytes:
-    """Rows of the COPY format, all equally long, so that one numpy structure writes them."""
+    """Rows of the COPY format; they have one length, so that one structured numpy array writes them all."""
     timeframe = str(like.timeframe).encode()
     layout = np.dtype(
         [

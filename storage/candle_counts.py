@@ -1,4 +1,4 @@
-"""How many candles are stored. PostgreSQL has to visit every row, so earlier counts are cached and extended."""
+"""Counts stored candles. PostgreSQL has to visit every row, so this caches counts and extends them."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from storage.database import SQL, Database
 from storage.relations import BASE_RELATION, Aggregates
 
 MAX_ENTRIES = 20_000
-MAX_CONCURRENT_COUNTS = 2  # a count holds a connection for a second: the others are for candle queries
+MAX_CONCURRENT_COUNTS = 2  # a count holds a connection for a second; the other connections are left for candle queries
 
 
 async def count_up_to(
     database: Database, levels: Aggregates, spans: Sequence[tuple[int, Timeframe, int]], most: int
 ) -> int:
-    """How many candles are stored of some series from an instant (ms) on, by a statement a relation; at least ``most`` is ``most``."""
+    """The number of stored candles of some series from an instant (ms) on, at most ``most``; one statement per relation."""
     relations: dict[str, list[tuple[int, str, int]]] = defaultdict(list)
     for instrument_id, timeframe, since in spans:
         relations[levels.get(timeframe, BASE_RELATION)].append((instrument_id, str(timeframe), since))
@@ -35,7 +35,7 @@ async def count_up_to(
 
 
 class CandleCounts:
-    """Counts over the base, cached with the coverage of then: while nothing final has changed, only new rows are counted."""
+    """Counts over the base, cached with their coverage: if no final candle has changed since, only new rows are counted."""
 
     def __init__(self, database: Database) -> None:
         """Start without any count."""
@@ -45,7 +45,7 @@ class CandleCounts:
         self._semaphore = asyncio.Semaphore(MAX_CONCURRENT_COUNTS)
 
     async def count(self, instrument_id: int, timeframe: Timeframe, coverage: Coverage, levels: Aggregates) -> int:
-        """Count the candles of a timeframe: its own where ``coverage`` covers them, elsewhere those of its aggregate."""
+        """Count the candles of a timeframe: native ones in its covered spans, elsewhere those of its aggregate."""
         key, covered = (instrument_id, timeframe), coverage.spans.get(timeframe, Spans())
         async with self._semaphore:
             revision, known, count = self._entries.get(key, (coverage.revision, Spans(), 0))

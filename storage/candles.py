@@ -29,13 +29,13 @@ from storage.write_transaction import columns_of, mark_corrected, write_candles
 Query = Callable[..., Awaitable[Sequence[Any]]]  # a statement and its arguments
 ReadFunction = Callable[
     [Database, Sequence[CandleRead]], Awaitable[list[Candles]]
-]  # how reads are answered, by the layout
+]  # answers reads; each layout has its own
 
 
 async def read_rows(query: Query, reads: Sequence[CandleRead], columns: str = "") -> list[Any]:
     """Return a row for every read, in their order: one statement for each relation and direction.
 
-    Its ``rows`` are for `unpack_candles`; those of an aggregate have further ``columns`` of the statement.
+    Its ``rows`` are for `unpack_candles`; the row of an aggregate also has the ``columns`` given.
     """
     answers: dict[int, Any] = {}
     order = sorted(range(len(reads)), key=lambda i: (reads[i].relation, reads[i].newest))
@@ -54,7 +54,7 @@ async def read_rows(query: Query, reads: Sequence[CandleRead], columns: str = ""
 
 
 async def read_tables(database: Database, reads: Sequence[CandleRead]) -> list[Candles]:
-    """Answer every read where aggregates are never behind."""
+    """Answer every read, in a layout whose aggregates are never stale."""
     return [unpack_candles(row["rows"]) for row in await read_rows(database.fetch, reads)]
 
 
@@ -62,7 +62,7 @@ class CandleStore:
     """The relations ``ohlcv_data``, ``coverage`` and ``fetch_log``, and the aggregates above the first."""
 
     def __init__(self, database: Database, changes: ChangeFeed, reading: ReadFunction = read_tables) -> None:
-        """Use a database; ``reading`` answers reads in the way of its layout."""
+        """Use a database; ``reading`` is the read function of its layout."""
         self.database = database
         self.change_feed = changes
         self.reading = reading
@@ -70,7 +70,7 @@ class CandleStore:
         self._coverage_reads = Batcher(self._read_coverage, repeats_alone=True)
         self._minute_reads: Batcher[None, CandleRead, Candles]
         self._minute_reads = Batcher(lambda _, reads: reading(database, reads), repeats_alone=True)
-        # A second run writes the same rows over themselves, which corrects nothing; at worst `fetch_log` gets a line twice.
+        # A retried batch writes the same rows again, which corrects nothing; at worst `fetch_log` gets a row twice.
         self._leased_writes: Batcher[LeaseToken, tuple[CandleWrite, Sequence[FetchLogRow]], Superseded | None] = (
             Batcher(self._write_leased, repeats_alone=True)
         )
@@ -80,7 +80,7 @@ class CandleStore:
         return await self._coverage_reads.submit(None, instrument_ids)
 
     async def read_minutes(self, instrument_id: int, span: Span) -> Candles:
-        """Return the stored 1m candles of ``span``, by a statement that concurrent calls share."""
+        """Return the stored 1m candles of ``span``; concurrent calls share one statement."""
         read = CandleRead(instrument_id, MINUTE, span, (span.until - span.since) // MINUTE_MS)
         return await self._minute_reads.submit(None, read) if read.limit else Candles.empty()
 
@@ -117,12 +117,12 @@ class CandleStore:
         ]
 
     async def horizon(self) -> int | None:
-        """The instant before which no 1m candles are kept (ms, UTC); None where all are."""
+        """The instant before which no 1m candles are kept (ms, UTC); None if all are kept."""
         horizon: int | None = to_ms((await self.database.read("horizon"))[0]["horizon"])
         return horizon
 
     async def read(self, reads: Sequence[CandleRead]) -> list[Candles]:
-        """Answer every read, in their order: one statement for each relation and direction, more where aggregates lag."""
+        """Answer every read, in their order: one statement for each relation and direction, more if aggregates are stale."""
         return await self.reading(self.database, reads)
 
     async def write(
@@ -134,10 +134,10 @@ class CandleStore:
     ) -> None:
         """Store candles, their coverage and the aggregates over them, all or nothing.
 
-        It replaces an existing candle, and logs changes of final ones in ``corrections``. It leaves 1m candles before the
-        horizon out, and does not cover them; Unavailable where the horizon moved meanwhile. ``progress`` gets the number of
-        rows after each chunk of a long write. Superseded, and LeaseLost where the token ``held`` is no longer valid: then
-        nothing was written.
+        It replaces existing candles, and logs changes of final ones in ``corrections``. It neither stores nor covers 1m
+        candles before the horizon; Unavailable if the horizon moved meanwhile. It calls ``progress`` with the number of rows
+        after each chunk of a long write. Raises Superseded, and LeaseLost if the token ``held`` is no longer valid; in both
+        cases nothing was written.
         """
         async with self.database.transaction() as connection:
             written = await write_candles(connection, writes, progress, held, self.database.timings.statement_timeout_s)
@@ -147,14 +147,14 @@ class CandleStore:
             self.change_feed.publish(written.xid, written.changes)
 
     async def write_leased(self, write: CandleWrite, fetches: Sequence[FetchLogRow], held: LeaseToken) -> None:
-        """As `write`, for a leader: one transaction with all other writes that arrive under the lease meanwhile."""
+        """As `write`, for a leader: writes under one lease that arrive while a transaction runs share the next one."""
         if failure := await self._leased_writes.submit(held, (write, fetches)):
             raise failure
 
     async def _write_leased(
         self, held: LeaseToken, asked: Sequence[tuple[CandleWrite, Sequence[FetchLogRow]]]
     ) -> list[Superseded | None]:
-        """Write all together; one by one where any of them is Superseded, so that it fails alone."""
+        """Write all in one transaction; one by one if any of them is Superseded, so that it fails alone."""
         try:
             await self.write([write for write, _ in asked], [fetch for _, all_ in asked for fetch in all_], held=held)
         except Superseded as error:
@@ -176,7 +176,7 @@ class CandleStore:
         self.change_feed.publish(written.xid, written.changes)
 
     async def adopted(self, instrument_id: int, timeframe: Timeframe, source: Revision | None) -> bool:
-        """Record the first revision of a series with imported rows, which stay; False where there are none."""
+        """Record the first revision of a series with imported rows, which stay; False if there are none."""
         arguments = (instrument_id, str(timeframe), source and source.lineage, source and source.state)
         async with self.database.connection() as connection:
             return bool(await connection.fetchval(SQL["coverage_adopt"], *arguments))
@@ -202,19 +202,19 @@ class CandleStore:
         ]
 
     async def fetched_at(self, keys: Sequence[tuple[int, Timeframe, Span]]) -> list[int | None]:
-        """When an upstream call last returned candles of each span of a series (ms, UTC); None where none did."""
+        """The time (ms, UTC) of the last upstream call that returned a part of each span of a series; None if there is none."""
         columns = columns_of((instrument_id, str(tf), span.since, span.until) for instrument_id, tf, span in keys)
         return [to_ms(row["at"]) for row in await self.database.read("fetched_at", *columns)]
 
 
 @lru_cache(maxsize=64)
 def _read_statement(relation: str, columns: str = "", *, newest: bool) -> str:
-    """The statement that reads one relation; its name is from the closed set."""
+    """The statement that reads one relation, whose name is from the closed set."""
     return read_statement(SQL["candles_newest" if newest else "candles_oldest"], relation, columns)
 
 
 def read_statement(template: str, relation: str, columns: str = "") -> str:
-    """Fill in the differences between the base and its aggregates."""
+    """Fill the braces of a statement for the base or for one of its aggregates."""
     base = relation == BASE_RELATION
     return (
         template.replace("{relation}", relation)

@@ -1,7 +1,7 @@
-"""The change feed: each process learns of every write, its own at once and others' within a quarter of a second.
+"""The change feed: each process gets every write, its own at once and those of others within a quarter of a second.
 
-A write leaves a row in ``changes``, under the number of its transaction. A reader reads the rows of all transactions that
-had not ended at its last poll: a counter would hide the row of a transaction that began early and ended late.
+A write adds a row to ``changes`` with the number of its transaction. A poll reads the rows of all transactions that had not
+ended at the last poll. A counter would not do: it would miss the row of a transaction that began early and ended late.
 """
 
 from __future__ import annotations
@@ -32,21 +32,21 @@ ChangeListener = Callable[[Sequence[Change] | None], None]
 
 
 class ChangeFeed:
-    """Passes writes to its listeners; None stands for an unknown change of anything."""
+    """Passes changes to its listeners; None means that anything may have changed."""
 
     def __init__(self, database: Database) -> None:
         """Start without polling."""
         self._database = database
         self._listeners: list[ChangeListener] = []
-        self._seen: str | None = None  # every transaction before this one has ended, and was published
-        self._published: set[int] = set()  # the later ones that were published
+        self._seen: str | None = None  # all transactions before this one have ended, and were published
+        self._published: set[int] = set()  # the later transactions that were published
         self._polled_at = 0.0
         self._swept_at = time.monotonic()
         self.outage = Outage("reading the changes of other processes")
 
     @property
     def is_fresh(self) -> bool:
-        """Whether this process may rely on its caches: it would have seen every change."""
+        """Whether this process may rely on its caches, because it has received every change."""
         return time.monotonic() - self._polled_at < self._database.timings.change_freshness_s
 
     def subscribe(self, listener: ChangeListener) -> None:
@@ -54,7 +54,7 @@ class ChangeFeed:
         self._listeners.append(listener)
 
     def publish(self, xid: int, changes: Sequence[Change]) -> None:
-        """Publish a transaction of this process, which has just been committed."""
+        """Publish the changes of a transaction that this process has just committed."""
         self._published.add(xid)
         self._notify(changes)
 
@@ -67,7 +67,7 @@ class ChangeFeed:
             await asyncio.sleep(self._database.timings.change_poll_interval_s)
 
     async def poll(self) -> None:
-        """Read what other processes have written, and publish it."""
+        """Read the changes of other processes, and publish them."""
         began = time.monotonic()
         rows = await self._database.read("changes_since", self._seen or "0")
         news = [row for row in rows if row["xid"] is not None and int(row["xid"]) not in self._published]
@@ -79,7 +79,7 @@ class ChangeFeed:
         self._published = {xid for xid in self._published | {int(row["xid"]) for row in news} if xid >= int(self._seen)}
 
     async def _sweep(self) -> None:
-        """Once a minute, delete changes that were published long ago, and upstream calls older than a month."""
+        """Once a minute, delete changes that every process has read, and logged upstream calls older than a month."""
         retention_s = self._database.timings.change_retention_s
         if time.monotonic() - self._swept_at > retention_s / 10:
             self._swept_at = time.monotonic()

@@ -1,4 +1,4 @@
-"""Changes of final candles, by the logs of corrections and of withdrawn coverage."""
+"""Changes of final candles, from the logs of corrections and of withdrawn coverage."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from candlegraph.zone import Int64s
 from storage.binary import unpack_stamps
 from storage.database import Database
 
-MAX_LOGGED = 10_000  # entries of a log; beyond, copying the series anew costs less
+MAX_LOGGED = 10_000  # entries of a log; beyond, it costs a client less to copy the series again
 _VALUE_COLUMNS = ("open", "high", "low", "close", "volume")
 _SOURCES = {"a": "api", "i": "import"}
 
@@ -70,7 +70,7 @@ class ChangeLog:
 async def changes_after(
     database: Database, instrument_id: int, marks: Mapping[Timeframe, ChangeMark]
 ) -> dict[Timeframe, ChangeLog] | None:
-    """What the logs have of each timeframe after its mark; None where that is too much."""
+    """The log entries of each timeframe after its mark; None if there are too many."""
     rows = await database.read(
         "changes_after",
         instrument_id,

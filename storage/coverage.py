@@ -18,16 +18,16 @@ RECHECK_GRID_MS = 10 * MINUTE_MS  # rechecks within this time share one row
 
 @dataclass(frozen=True, slots=True)
 class Coverage:
-    """The coverage of an instrument: its final spans by timeframe, and a revision that counts changes of final candles.
+    """The coverage of an instrument: its covered spans by timeframe, and a revision that counts changes of final candles.
 
-    1m candles before ``horizon`` are not kept; the aggregates over them are.
+    1m candles before ``horizon`` are dropped; the aggregates over them stay.
     """
 
     spans: Mapping[Timeframe, Spans] = field(default_factory=dict)
     revision: int = 0
     rechecks: Mapping[Timeframe, Sequence[tuple[int, Span]]] = field(
         default_factory=dict
-    )  # when, and what: see rechecks.py
+    )  # (instant of the empty answer, its span): see rechecks.py
 
     horizon: int | None = None
     sources: Mapping[Timeframe, Revision] = field(
@@ -39,21 +39,21 @@ class Coverage:
     revisions: SeriesRevision = field(default_factory=SeriesRevision)  # the newest entries of the logs of changes
 
     def dropped(self, timeframe: Timeframe) -> Spans:
-        """Where candles of ``timeframe`` are no longer stored."""
+        """The spans whose candles of ``timeframe`` are no longer stored."""
         dropped = timeframe == MINUTE and self.horizon is not None
         return Spans([Span(-END_OF_TIME_MS, self.horizon or 0)] if dropped else [])
 
     def final(self, timeframe: Timeframe) -> Spans:
-        """Spans that need no fetch: they are covered, or no longer stored."""
+        """The spans that need no fetch, because they are covered or dropped."""
         return self.spans.get(timeframe, Spans()) | self.dropped(timeframe)
 
     def due_rechecks(self, now: int) -> dict[Timeframe, Spans]:
-        """Empty answers so long before ``now`` that they are to be fetched once more."""
+        """The spans of empty answers that are old enough at ``now`` for a recheck."""
         before = now - RECHECK_AFTER_MS - RECHECK_GRID_MS
         due = {tf: Spans(span for at, span in doubts if at <= before) for tf, doubts in self.rechecks.items()}
         return {timeframe: spans for timeframe, spans in due.items() if spans}
 
     def postponed(self, timeframe: Timeframe, now: int) -> Spans:
-        """What was asked for in vain and is not to be asked for again yet, at ``now``."""
+        """The spans that were fetched in vain and whose retry is not due at ``now``."""
         later = Spans(span for at, span in self.retries.get(timeframe, ()) if at > now)
         return later - self.spans.get(timeframe, Spans()) if later else later

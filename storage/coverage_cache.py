@@ -1,4 +1,4 @@
-"""A cache of coverage, valid for as long as this process is sure to see every change."""
+"""A cache of coverage, valid while this process receives every change."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class CoverageCache:
         """Start empty."""
         self._store = store
         self._kept: LRUCache[int, Coverage] = LRUCache(MAX_ENTRIES)
-        # For each read under way, the instruments that have not changed since it began. By number: two such sets may be equal.
+        # For each running read, the instruments that have not changed since it began. Keyed by number, as two sets may be equal.
         self._reading: dict[int, set[int]] = {}
         self._reads = 0
         store.change_feed.subscribe(self._drop)
@@ -44,7 +44,7 @@ class CoverageCache:
         return [found[i] for i in instrument_ids]
 
     def forget(self, instrument_id: int) -> None:
-        """Invalidate one instrument: something other than its candles has changed."""
+        """Drop the coverage of one instrument, whose next read comes from the store."""
         self._drop([Change(instrument_id)])
 
     def _drop(self, changes: Sequence[Change] | None) -> None:

@@ -1,4 +1,4 @@
-"""PostgreSQL for the rest of this floor: a pool, named statements, and two kinds of failure."""
+"""PostgreSQL for the rest of this package: a pool, named statements, and two kinds of failure."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ from storage.driver import EXHAUSTED, is_away, is_lost, takes_no_writes
 if TYPE_CHECKING:
     from collections.abc import Coroutine, Iterator, Sequence
 
-WRITES_RESUME_S = 10.0  # without a refused write, after which the database counts as writable again
+WRITES_RESUME_S = 10.0  # after this long without a refused write, the database counts as writable again
 _CROWDED_S = 0.05
 
-_OF_ONE_STATEMENT = (asyncpg.QueryCanceledError, asyncpg.SerializationError, TimeoutError)  # the next may succeed
+_OF_ONE_STATEMENT = (asyncpg.QueryCanceledError, asyncpg.SerializationError, TimeoutError)  # the next one may succeed
 _REFUSED = (asyncpg.InvalidAuthorizationSpecificationError, asyncpg.InvalidCatalogNameError)
 
 
@@ -39,9 +39,9 @@ SQL = named_statements("storage")
 
 
 async def while_connected(connection: Any, work: Coroutine[Any, Any, object]) -> None:
-    """Do ``work`` for at most as long as the connection lives: a COPY would wait for ever for a dead server."""
+    """Do ``work`` until the connection ends: a COPY would wait for a dead server for ever."""
     task, ended = asyncio.ensure_future(work), asyncio.Event()
-    task.add_done_callback(lambda done: done.cancelled() or done.exception())  # cancelled, it may still fail
+    task.add_done_callback(lambda done: done.cancelled() or done.exception())  # a cancelled task may still fail
 
     def end(_: object) -> None:
         ended.set()
@@ -62,12 +62,12 @@ async def while_connected(connection: Any, work: Coroutine[Any, Any, object]) ->
 
 
 def driver_reason(error: Unavailable) -> str:
-    """The reason that the server, or the pooler before it, gave, in brackets; it holds no secret."""
+    """The reason given by the server or the pooler in front of it, in brackets; it has no secret."""
     return f" ({error.__cause__})" if isinstance(error.__cause__, asyncpg.PostgresError) else ""
 
 
 async def _leave_as_it_is(_: object) -> None:
-    """Save the round trip that resets a session: our statements leave nothing behind in it."""
+    """Do not reset a session, which saves a round trip: our statements change nothing in it."""
 
 
 @overload
@@ -84,7 +84,7 @@ def to_ms(instant: datetime | None) -> int | None:
 
 
 class _Outages:
-    """The outages of a database in the log, one for all pools and loops that notice it."""
+    """The outages of a database in the log: one entry for all pools and loops that notice it."""
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self.connecting = Outage("connecting to the database", clock=clock)
@@ -97,7 +97,7 @@ class _Outages:
         self._writing.begin(reason)
 
     def end(self) -> None:
-        """Note a success. It may have been a read, so writing counts as available only after some time without a refused write."""
+        """Note a success. It may have been a read, so writes count as possible only after a while without a refused one."""
         self.connecting.end()
         if self._clock() - self._refused_at >= WRITES_RESUME_S:
             self._writing.end()
@@ -106,14 +106,14 @@ class _Outages:
 class Database:
     """A pool of connections to one PostgreSQL, 14 or newer. Raises Unavailable while the server is away or refuses writes.
 
-    Nothing outlives its transaction in a session, so that a pooler such as PgBouncer may stand in between and give each
-    transaction another session. A session starts with only those parameters that PgBouncer accepts by default.
+    No state of a session outlives its transaction. So a pooler such as PgBouncer may stand in between and give each
+    transaction another session. A session starts only with the parameters that PgBouncer accepts by default.
     """
 
     def __init__(
         self, dsn: str, *, max_connections: int = 10, listen_dsn: str | None = None, timings: Timings | None = None
     ) -> None:
-        """Store the address; nothing is opened yet. ``listen_dsn`` is the same database without a pooler."""
+        """Open no connection yet. ``listen_dsn`` is the address of the same database without a pooler."""
         self.timings = timings or Timings()
         self._dsn = dsn
         self._listen_dsn = listen_dsn
@@ -124,17 +124,17 @@ class Database:
 
     @property
     def can_listen(self) -> bool:
-        """Whether `listening` receives notifications: a pooler would lose them."""
+        """Whether `listening` receives notifications; through a pooler they would be lost."""
         return self._listen_dsn is not None or not self._behind_pooler
 
     def dedicated_pool(self) -> Database:
-        """The same database through one connection of its own, for work that must not wait behind everything else."""
+        """The same database through one connection of its own, for work that must not wait for a connection."""
         beside = Database(self._dsn, max_connections=1, listen_dsn=self._listen_dsn, timings=self.timings)
         beside._behind_pooler, beside._outages = self._behind_pooler, self._outages
         return beside
 
     async def open(self) -> None:
-        """Connect. ConfigurationError where the database refuses us, Unavailable where it does not answer."""
+        """Connect. ConfigurationError if the database refuses us, Unavailable if it does not answer."""
         try:
             with self._translated():
                 if self._behind_pooler is None:
@@ -144,7 +144,7 @@ class Database:
                     min_size=1,
                     max_size=self._max_connections,
                     reset=_leave_as_it_is,
-                    command_timeout=self.timings.statement_timeout_s + 5,  # a transaction has the server's
+                    command_timeout=self.timings.statement_timeout_s + 5,  # in a transaction the server's applies
                     **self._options(),
                 )
         except _REFUSED as error:
@@ -164,7 +164,7 @@ class Database:
 
     @asynccontextmanager
     async def connection(self) -> AsyncIterator[Any]:
-        """Borrow an asyncpg connection. Overloaded where all are busy for two seconds."""
+        """Borrow an asyncpg connection. Overloaded if all are busy for two seconds."""
         assert self._pool is not None, "open() comes first"  # noqa: S101
         with self._translated():
             connection = await self._acquire(self._pool)
@@ -183,7 +183,7 @@ class Database:
                     try:
                         return await pool.acquire()
                     except asyncpg.TooManyConnectionsError:
-                        # The pool wanted to grow and may not: one of its connections will soon be free.
+                        # The server has no connection left for the pool to grow: one of the pool's will be free soon.
                         await asyncio.sleep(_CROWDED_S)
         except TimeoutError:
             raise Overloaded(retry_after=1) from None
@@ -216,7 +216,7 @@ class Database:
 
     @asynccontextmanager
     async def snapshot(self) -> AsyncIterator[Any]:
-        """Borrow a connection whose statements all see the same moment, and only read."""
+        """Borrow a connection whose statements only read, and all see one snapshot."""
         async with (
             self.connection() as connection,
             begun(connection, self.timings, "isolation level repeatable read read only"),
@@ -224,33 +224,33 @@ class Database:
             yield connection
 
     async def read(self, name: str, *arguments: object) -> Sequence[Any]:
-        """Run a named statement that only reads; repeat it once where the connection turns out to be dead."""
+        """Run a named statement that only reads; repeat it once if the connection turns out to be dead."""
         return await self.fetch(SQL[name], *arguments)
 
     async def fetch(self, statement: str, *arguments: object) -> Sequence[Any]:
-        """As `read`, for a statement that a caller composed."""
+        """As `read`, for the text of a statement."""
         try:
             async with self.connection() as connection:
                 return await connection.fetch(statement, *arguments)  # type: ignore[no-any-return]
         except Unavailable as error:
             if isinstance(error.__cause__, (asyncpg.QueryCanceledError, TimeoutError, *EXHAUSTED)):
-                raise  # it would take as long, or run out of space, again
+                raise  # a second attempt would take as long or run out of space too
             if self._pool:
-                await self._pool.expire_connections()  # the failure that ended one may have ended all of them
+                await self._pool.expire_connections()  # a failure that ended one has perhaps ended all
             async with self.connection() as connection:
                 return await connection.fetch(statement, *arguments)  # type: ignore[no-any-return]
 
     async def _detect_pooler(self) -> bool:
-        """Whether a pooler stands between us and the server: then the process that greeted us is not the one that answers."""
+        """Whether there is a pooler: then the process id of the greeting is not that of the process that answers."""
         connection = await asyncpg.connect(self._dsn, timeout=self.timings.connect_timeout_s, statement_cache_size=0)
         async with self._closing(connection):
             return bool(connection.get_server_pid() != await connection.fetchval("select pg_backend_pid()"))
 
     def _options(self) -> dict[str, Any]:
         settings = {"application_name": "candlegraph", "timezone": "UTC"}
-        if self._behind_pooler:  # a statement prepared in one session would run in another
+        if self._behind_pooler:  # a statement prepared in one session might be run in another
             return {"timeout": self.timings.connect_timeout_s, "server_settings": settings, "statement_cache_size": 0}
-        # Compiling an expression costs more than our short statements. PgBouncer rejects this parameter.
+        # Compiling an expression takes longer than our short statements. PgBouncer rejects this parameter.
         return {"timeout": self.timings.connect_timeout_s, "server_settings": {**settings, "jit": "off"}}
 
     @asynccontextmanager
@@ -259,12 +259,12 @@ class Database:
             with self._translated(connection):
                 yield
         finally:
-            with self._translated(), suppress(TimeoutError):  # it then terminates the connection itself
+            with self._translated(), suppress(TimeoutError):  # asyncpg then terminates the connection
                 await connection.close(timeout=self.timings.close_timeout_s)
 
     @contextmanager
     def _translated(self, connection: Any = None) -> Iterator[None]:
-        """Translate the driver's errors into Unavailable, and log the outage; except for the first connection, which `open` reports."""
+        """Translate the driver's errors into Unavailable, and log the outage; not for the first connection, which `open` reports."""
         try:
             yield
         except Exception as error:
@@ -291,11 +291,11 @@ async def begun(
     timeout_ms: int | None = None,
     lock_timeout_ms: int | None = None,
 ) -> AsyncIterator[None]:
-    """Run the body in a transaction; its time-outs (0 for none) start with it in one round trip and end with it."""
+    """Run the body in a transaction; the round trip that begins it sets its time-outs (0: none), and they end with it."""
     usual_ms = round(timings.statement_timeout_s * 1000)
     limits = {
         "statement_timeout": usual_ms if timeout_ms is None else timeout_ms,
-        # Locks of a process that froze or vanished are free again after that.
+        # Releases the locks of a process that froze or vanished.
         "idle_in_transaction_session_timeout": usual_ms,
         **({} if lock_timeout_ms is None else {"lock_timeout": lock_timeout_ms}),
         "jit": "off",
@@ -314,6 +314,6 @@ async def _rolled_back(connection: Any) -> None:
     try:
         await connection.execute("rollback")
     except BaseException as error:
-        connection.terminate()  # the server rolls back then
+        connection.terminate()  # then the server rolls back
         if not isinstance(error, Exception):
             raise

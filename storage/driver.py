@@ -1,4 +1,4 @@
-"""What an error of asyncpg means: the server is away, it refuses writes, or the bug is ours."""
+"""Classifies errors of asyncpg: the server is away, it refuses writes, or the error is a bug of ours."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _AWAY = (
     asyncpg.CrashShutdownError,
     asyncpg.TooManyConnectionsError,
     asyncpg.QueryCanceledError,
-    asyncpg.SerializationError,  # the horizon moved during a write: the next attempt leaves out what lies behind it
+    asyncpg.SerializationError,  # the horizon moved during a write: the next attempt leaves out the candles before it
 )
 _READ_ONLY = (asyncpg.ReadOnlySQLTransactionError,)
 EXHAUSTED = (asyncpg.DiskFullError, asyncpg.OutOfMemoryError, asyncpg.PostgresIOError)  # of space, memory or disk
@@ -28,7 +28,7 @@ _RUNTIME = {"asyncio", "uvloop", "ssl", "socket"}
 
 
 def takes_no_writes(error: BaseException) -> str | None:
-    """Return a sentence for the caller where the server answers but cannot store: it is read-only, or out of space."""
+    """A sentence for the caller if the server answers but cannot store, because it is read-only or out of space; else None."""
     if isinstance(error, _READ_ONLY):
         return "The database is read-only at the moment: try again later."
     if isinstance(error, EXHAUSTED) or type(error) is asyncpg.InsufficientResourcesError:
@@ -37,12 +37,12 @@ def takes_no_writes(error: BaseException) -> str | None:
 
 
 def is_away(error: BaseException, connection: Any = None) -> bool:
-    """Whether an error that ended the use of ``connection`` (None while there was none yet) means that the server is away.
+    """Whether an error that ended the use of ``connection`` (None: there was none yet) means that the server is away.
 
-    A timeout, a socket's error and "another operation is in progress" mean it only where the driver raised them, and, for
-    the last two, where the connection is lost: raised by code that merely borrowed a connection, they are bugs.
+    A timeout, a socket's error and "another operation is in progress" mean it only if the driver raised them, and the last
+    two only if the connection is lost too. Raised by code that has borrowed a connection, they are bugs.
     """
-    if isinstance(error, asyncpg.ClientConfigurationError):  # an InterfaceError by its class, but not by its meaning
+    if isinstance(error, asyncpg.ClientConfigurationError):  # a subclass of InterfaceError, but about a wrong address
         return False
     if isinstance(error, _AWAY):
         return True
@@ -55,7 +55,7 @@ def is_away(error: BaseException, connection: Any = None) -> bool:
 
 
 def is_lost(connection: Any) -> bool:
-    """Whether a connection has ended; a borrowed one has then left its pool, and its proxy raises."""
+    """Whether a connection has ended; a borrowed one has then left its pool, and so its proxy raises."""
     try:
         return bool(connection.is_closed())
     except asyncpg.InterfaceError:

@@ -1,8 +1,7 @@
-"""Fetch claims: one task at a time fetches a span of a series, in whatever process.
+"""Fetch claims: of all tasks in all processes, one at a time fetches a span of a series.
 
-A claim is a row with an expiry, renewed while its holder lives: no connection is held during an upstream call, and the
-claims of a dead process expire some seconds later. Claims are checked in memory first; the forming candle needs no more
-than that.
+A claim is a row with an expiry, which its holder renews. So an upstream call holds no database connection, and the claims of
+a dead process expire after some seconds. Claims are checked in memory first; for the forming candle that is enough.
 """
 
 from __future__ import annotations
@@ -51,9 +50,9 @@ class FetchClaims:
 
     @asynccontextmanager
     async def acquire(self, key: Key, span: Span, *, shared: bool) -> AsyncIterator[bool]:
-        """Claim ``span`` of a series; False, after a short wait, where another task has claimed a part of it.
+        """Claim ``span`` of a series; yield False, after a short wait, if another task has claimed a part of it.
 
-        ``shared``: among all processes, not within this one alone. After a False, look at the coverage again.
+        With ``shared`` the claim holds for all processes, not only for this one. After a False, read the coverage again.
         """
         series = self._series[key]
         if any(held & span for held in series.spans):
@@ -88,7 +87,7 @@ class FetchClaims:
             await asyncio.sleep(self._database.timings.claim_renewal_interval_s)
 
     async def close(self) -> None:
-        """Release everything at once, so that other processes need not wait for the expiry."""
+        """Release all claims, so that other processes need not wait until they expire."""
         if self._claimed:
             await self._execute("claims_drop", self._holder)
 
@@ -120,7 +119,7 @@ class FetchClaims:
         await self._execute("claim_drop", claim)
 
     async def _execute(self, name: str, *arguments: object) -> None:
-        """Run a statement that may fail: a claim expires by itself."""
+        """Run a statement that may fail, because a claim also expires."""
         with self._releasing.recording():
             async with self._database.connection() as connection:
                 await connection.execute(SQL[name], *arguments)

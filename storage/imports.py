@@ -1,4 +1,4 @@
-"""Imported rows that are stored next to a file's rows: an import is judged together with them."""
+"""Reads the imported rows next to the rows of a file: an import is judged together with its neighbours."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from candlegraph.zone import Int64s
 from storage.binary import POSTGRES_EPOCH_MS
 from storage.database import Database
 
-MAX_ROWS_BESIDE = 10_000  # on each side of the whole: a month of stock minutes, a week of all minutes
+MAX_ROWS_BESIDE = 10_000  # on each side of the file's span: a month of minutes of a stock, a week of every minute
 
 _PACKED = np.dtype([("timestamp", ">i8"), ("source", "S1")])
 
@@ -18,7 +18,7 @@ _PACKED = np.dtype([("timestamp", ">i8"), ("source", "S1")])
 async def imported_beside(database: Database, instrument_id: int, timeframe: Timeframe, spans: Spans) -> Int64s:
     """The openings (ms, UTC, ascending) of imported rows next to each of ``spans``, by one statement.
 
-    The search ends at the first row that a provider returned: rows beyond it are no neighbours.
+    The search stops at the first row that came from a provider: rows beyond it are not neighbours.
     """
     sides = [(at, before) for span in spans for at, before in ((span.since, True), (span.until, False))]
     outer = (0, len(sides) - 1)

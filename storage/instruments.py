@@ -1,4 +1,4 @@
-"""Instruments: the providers' listings and the imported symbols, stored so that a restart needs no upstream call."""
+"""Instruments: listed and imported symbols. They are stored, so that a restart needs no upstream call."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class Instruments:
     def __init__(self, database: Database) -> None:
         """Read nothing yet."""
         self.database = database
-        # With the instant of its read: cachetools' TTLCache takes nine times as long to look a record up.
+        # With the instant of the read: a lookup in cachetools' TTLCache takes nine times as long.
         self._records: LRUCache[Instrument, tuple[float, InstrumentRecord]] = LRUCache(MAX_RECORDS)
 
     async def search(
@@ -42,7 +42,7 @@ class Instruments:
         return [record_of(row) for row in await self.database.read("instruments_named", market, provider, plain)]
 
     async def by_id(self, ids: Sequence[int]) -> list[InstrumentRecord]:
-        """Instruments by their numbers, in that order; NotFound."""
+        """Instruments by their ids, in that order; NotFound."""
         rows = {row["id"]: record_of(row) for row in await self.database.read("instruments_by_id", list(ids))}
         return [rows[i] for i in ids]
 
@@ -62,14 +62,14 @@ class Instruments:
             return record_of(await connection.fetchrow(SQL["instrument_import"], *key, timezone, folded))
 
     async def get_stored(self, wanted: Sequence[Instrument]) -> dict[Instrument, InstrumentRecord]:
-        """The stored ones among ``wanted``; no provider is called."""
+        """Those of ``wanted`` that are stored; calls no provider."""
         keys = [(i.market, i.provider, i.symbol) for i in set(wanted)]
         columns = [[_plain(key[part]) for key in keys] for part in range(3)]
         rows = await self.database.read("instruments_by_key", *columns)
         return {record.instrument: record for record in map(record_of, rows)}
 
     async def get_cached(self, wanted: list[Instrument]) -> dict[Instrument, InstrumentRecord]:
-        """The stored ones among ``wanted``, at most half a minute old: they seldom change."""
+        """Those of ``wanted`` that are stored, from a cache of half a minute: they seldom change."""
         now, records = time.monotonic(), self._records
         ttl_s = self.database.timings.record_ttl_s
         found = {i: kept[1] for i in wanted if (kept := records.get(i)) and now - kept[0] < ttl_s}
@@ -80,7 +80,7 @@ class Instruments:
         return found
 
     async def note_beginning(self, record: InstrumentRecord, first: int) -> bool:
-        """Note that the first 1m candle of an instrument opens at ``first``; False where the store has an older one."""
+        """Store ``first`` as the opening of an instrument's first 1m candle; False if the store has an older candle."""
         async with self.database.connection() as connection:
             noted = await connection.fetchval(SQL["instrument_beginning"], record.id, first)
         self._records.pop(record.instrument, None)
@@ -116,13 +116,13 @@ class Instruments:
             if await connection.fetchval(SQL["listing_note"], market, provider, age_s):
                 await connection.execute(SQL["instruments_list"], market, provider, *columns)
                 await connection.execute(SQL["instruments_unlist"], market, provider, columns[0])
-        self._records = LRUCache(MAX_RECORDS)  # a new one: readers of the old state fill the old one
+        self._records = LRUCache(MAX_RECORDS)  # a new object: reads that began before this fill the old one
 
 
 def _folded(*texts: str) -> str:
-    """Fold texts for the search: it ignores case, in every script, and how a character is composed.
+    """Fold texts for the search, which ignores case in every script and the composition of characters.
 
-    A noncharacter separates them: no match spans the end of one and the beginning of the next.
+    A noncharacter separates the texts, so that no match spans the end of one and the beginning of the next.
     """
     return unicodedata.normalize(
         "NFKC", "\uffff".join(unicodedata.normalize("NFKC", text).casefold() for text in texts)
@@ -130,7 +130,7 @@ def _folded(*texts: str) -> str:
 
 
 def _plain(text: str) -> str:
-    """Replace what PostgreSQL does not accept in a text; no stored name has the replacement character."""
+    """Replace characters that PostgreSQL does not accept; no stored name has the replacement character."""
     return text.replace("\0", "\ufffd").encode(errors="replace").decode()
 
 

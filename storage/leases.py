@@ -1,4 +1,4 @@
-"""Leases: rows with an expiry by the database's clock, so that one process of the cluster does a task that only one may do."""
+"""Leases: rows that expire by the database's clock, for tasks that only one process of the cluster may do at a time."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ class LeaseLost(Unavailable):
 
 @dataclass(frozen=True, slots=True)
 class LeaseToken:
-    """A lease at the epoch at which it became ours: a fencing token, which every write under the lease carries."""
+    """A lease with the epoch at which we acquired it: a fencing token, which every write under the lease carries."""
 
     name: str
     epoch: int
@@ -25,18 +25,18 @@ class LeaseToken:
 
 @dataclass(frozen=True, slots=True)
 class Leases:
-    """The relation ``leases``, as one ``holder`` sees it."""
+    """The relation ``leases``, for one ``holder``."""
 
     database: Database
     holder: uuid.UUID
 
     async def acquire(self, names: Sequence[str], seconds: float) -> dict[str, LeaseToken]:
-        """Take or renew leases for ``seconds``; return those that are ours now. Unavailable."""
+        """Acquire or renew leases for ``seconds``; return those that are ours now. Unavailable."""
         async with self.database.connection() as connection:
             rows = await connection.fetch(SQL["leases_take"], sorted(names), self.holder, seconds)
         return {row["name"]: LeaseToken(row["name"], row["epoch"], self.holder) for row in rows}
 
     async def release(self, names: Sequence[str]) -> None:
-        """Release leases, so that another process may take them at once. Unavailable."""
+        """Release leases, so that another process can acquire them at once. Unavailable."""
         async with self.database.connection() as connection:
             await connection.execute(SQL["leases_free"], list(names), self.holder)

@@ -1,4 +1,4 @@
-"""PostgreSQL's LISTEN and NOTIFY: a transport between the processes that share a database."""
+"""PostgreSQL LISTEN and NOTIFY: a transport between the processes that share a database."""
 
 from __future__ import annotations
 
@@ -16,26 +16,26 @@ CHANNEL = "candlegraph_live"
 
 
 class Notifications:
-    """One channel, received on a connection of its own."""
+    """One channel; a connection of its own receives its messages."""
 
     def __init__(self, database: Database, on_message: Callable[[str], None]) -> None:
-        """Open nothing before `listen`."""
+        """Open no connection yet: `listen` does."""
         self._database = database
         self._on_message = on_message
         self.outage = Outage("receiving live messages over PostgreSQL")
         self._sending = Outage("sending live messages over PostgreSQL")
 
     async def send(self, payloads: Sequence[str]) -> bool:
-        """Send each payload, of fewer than 8,000 bytes, to every process; False where that failed."""
+        """Send each payload, of fewer than 8,000 bytes, to every process; False if that failed."""
         with self._sending.recording():
             async with self._database.connection() as connection:
                 await connection.execute("select pg_notify($1, x) from unnest($2::text[]) x", CHANNEL, list(payloads))
         return self._sending.reason is None
 
     async def listen(self) -> None:
-        """Receive until cancelled; reopen a connection that ends. Where notifications cannot arrive, only wait.
+        """Receive until cancelled; reopen a connection that ends. If notifications cannot arrive, only wait.
 
-        Each second the hub reads from the store what it has missed.
+        Once a second the hub reads missed events from the store.
         """
         if not self._database.can_listen:
             log.info(

@@ -1,4 +1,5 @@
--- The statements of the storage layer, by name. Times travel as int8 milliseconds since the epoch, UTC; `ms` makes instants of them.
+-- The statements of the storage layer, by name. Parameters pass times as int8 milliseconds since the epoch, UTC; the SQL
+-- function `ms` converts them. "Packed" results are one bytea of 8-byte big-endian fields, which numpy reads in place.
 
 -- name: instruments_by_key
 select i.*
@@ -21,14 +22,15 @@ select market, provider, extract(epoch from now() - listed_at)::float8 as age fr
 join unnest($1::text[], $2::text[]) q (market, provider) using (market, provider);
 
 -- name: listing_note
--- Run first in the transaction that stores a list: processes that read the same list queue on its row. The list is $3
--- seconds old. Returns nothing if a newer one is stored already.
+-- The first statement of the transaction that stores a list: processes with the same list queue on its row. $3 is the age of
+-- the list in seconds. Returns nothing if a newer list is stored already.
 insert into listings as l (market, provider, listed_at) values ($1, $2, clock_timestamp() - $3::float8 * interval '1 s')
 on conflict (market, provider) do update set listed_at = excluded.listed_at where l.listed_at < excluded.listed_at
 returning true;
 
 -- name: instruments_list
--- Stores the symbols of a list and updates the rows that changed. A provider may stop reporting `first_available`: it is kept.
+-- Stores the symbols of a list and updates the rows that changed. It keeps a `first_available` that the provider no longer
+-- reports.
 insert into instruments as i
   (market, provider, symbol, name, folded, base_currency, quote_currency, timezone, active, listed, first_available, ended_at,
    has_volume, kind, contract_size, price_increment, quantity_increment)
@@ -63,7 +65,7 @@ on conflict (market, provider, symbol) do update set timezone = i.timezone
 returning *;
 
 -- name: instrument_beginning
--- Notes when the first candle of an instrument opens, unless that is known or an older candle is stored.
+-- Stores when the first candle of an instrument opens, unless that is stored already or an older candle is.
 update instruments i set first_available = ms($2), updated_at = now()
 where id = $1 and first_available is null
   and not exists (select from ohlcv_data d where d.instrument_id = i.id and d.timeframe = '1m' and d."timestamp" < ms($2))
@@ -93,7 +95,7 @@ select i as instrument_id, c.timeframe, c.revision, c.source_lineage, c.source_s
 from unnest($1::int4[]) i left join coverage c on c.instrument_id = i;
 
 -- name: coverage_lock
--- Run first in every writing transaction, in key order, so writers queue on the row locks. Returns whether any span was
+-- The first statement of every writing transaction. It locks in key order, so writers queue. Returns whether any span was
 -- covered before, and the retention horizon. Returns null if lease $5 is no longer held by $7 at epoch $6. The lease row is
 -- share-locked until commit: a successor takes over before this write (which then fails) or after it. The idle timeout ends
 -- a frozen writer's transaction when its lease expires.
@@ -116,8 +118,8 @@ select bool_or(l.covered && g.spans) as known, (select horizon from storage_layo
 from locked l join given g on g.i = l.instrument_id and g.tf = l.timeframe;
 
 -- name: coverage_source
--- Sets the revision of a series to $3 and $4, or keeps it (null). Returns nothing where the stored one is of another lineage,
--- unless $5: then it is replaced.
+-- Sets the revision of a series to lineage $3 and state $4; null keeps the stored one. If the stored lineage is another, $5
+-- replaces it; without $5 the statement changes and returns nothing.
 update coverage set source_lineage = coalesce($3, case when not $5 then source_lineage end),
                     source_state = coalesce($4, case when not $5 then source_state end)
 where instrument_id = $1 and timeframe = $2 and ($5 or coalesce(source_lineage = $3, true)) returning true;
@@ -127,7 +129,7 @@ update coverage set source_lineage = $3, source_state = $4 where instrument_id =
 and exists (select from ohlcv_data d where d.instrument_id = $1 and d.timeframe = $2 and d.source = 'i') returning true;
 
 -- name: coverage_revoke
--- Withdraws the coverage of spans; cached candles of them belong to an older revision.
+-- Withdraws the coverage of spans and raises the revision, so that cached candles of them are stale.
 with x as (
   select x.i, x.tf, range_agg(tstzrange(ms(x.since), ms(x.until))) as spans
   from unnest($1::int4[], $2::text[], $3::int8[], $4::int8[]) x (i, tf, since, until) group by 1, 2),
@@ -141,8 +143,8 @@ update coverage c set covered = c.covered - x.spans, revision = c.revision + 1
 from x where c.instrument_id = x.i and c.timeframe = x.tf;
 
 -- name: coverage_extend
--- Run last in a writing transaction: it covers the written spans and publishes the change to all processes. The revision
--- goes up if final candles changed, or if 1m candles replace coarser ones.
+-- The last statement of a writing transaction: it covers the written spans and publishes the change to all processes. The
+-- revision goes up if final candles changed, or if 1m candles replace coarser ones.
 with published as (
   insert into changes (instrument_ids, corrected)
   select array_agg(x.i), array_agg(tstzrange(ms(x.since), ms(x.until)))
@@ -158,8 +160,8 @@ extended as (
 select xid::text from published;
 
 -- name: changes_since
--- $1 is the oldest transaction that was still running at the last call. A transaction may commit after one that began later,
--- so this reads from there on, and callers see some changes twice.
+-- $1 is the oldest transaction that was still running at the last call (`seen`). A transaction may commit after one that began
+-- later; so this reads from $1 on, and callers get some changes twice.
 select pg_snapshot_xmin(pg_current_snapshot())::text as seen, c.xid::text, c.instrument_ids, c.corrected
 from (select) one left join changes c on c.xid >= $1::text::xid8;
 
@@ -170,24 +172,24 @@ delete from changes where at < now() - $1::float8 * interval '1 s';
 select kind from storage_layout;
 
 -- name: fetches_forget
--- Deletes at most 10,000 rows, to stay short. It runs every minute, and fewer are written in a minute.
+-- Deletes at most 10,000 rows, to stay short. It runs once a minute, and a minute adds fewer rows than that.
 delete from fetch_log where id in (select id from fetch_log where at < now() - interval '30 days' order by at limit 10000);
 
 -- name: levels_there
 select view_name, target_timeframe, is_active from preaggregation_configs where to_regclass(view_name) is not null;
 
 -- name: data_directory
--- Where the database lies, if it is on this machine and the role may know it.
+-- Returns the data directory if the server is on this machine and the role may read that setting.
 select setting as directory from pg_settings
 where name = 'data_directory' and (inet_server_addr() is null or inet_server_addr() <<= '127.0.0.0/8' or inet_server_addr() = '::1');
 
 -- name: database_name
--- A name that no other database has: a copy has the same `database_id`, but another oid.
+-- Returns a name that is unique to this database: a copy has the same `database_id`, but another oid.
 select database_id::text || '-' || (select oid::text from pg_database where datname = current_database()) as name
 from storage_layout;
 
 -- name: server_id
--- Made of the stored UUID and the oid, for a copy has the same UUID.
+-- Returns an id made of the stored UUID and the oid, because a copy of the database has the same UUID.
 select md5(database_id::text || (select oid::text from pg_database where datname = current_database()))::uuid as id
 from storage_layout;
 
@@ -231,7 +233,7 @@ with changed as (
   select n.instrument_id, n.timeframe, n."timestamp", d.open, d.high, d.low, d.close, d.volume, d.source,
          n.open, n.high, n.low, n.close, n.volume, n.source
   from incoming n
-  -- Row by row in the index: a plan cannot know how many rows are staged, and would hash all candles there are.
+  -- `lateral` forces index lookups: the planner cannot know how many rows are staged, and would hash all stored candles.
   left join lateral (select * from ohlcv_data o where o.instrument_id = n.instrument_id and o.timeframe = n.timeframe
                      and o."timestamp" = n."timestamp" limit 1) d on true
   left join coverage c on c.instrument_id = n.instrument_id and c.timeframe = n.timeframe
@@ -249,8 +251,8 @@ where (d.open, d.high, d.low, d.close, d.volume)
       is distinct from (excluded.open, excluded.high, excluded.low, excluded.close, excluded.volume);
 
 -- name: candles_oldest
--- Returns one bytea for each read; numpy reads it in place (six 8-byte big-endian fields a row). The program fills in the
--- braces, from a closed set of relations.
+-- Returns one bytea for each read; numpy reads it in place (six 8-byte big-endian fields a row). The program fills the braces
+-- from a closed set of relations.
 select p.rows{columns} from unnest($1::int4[], $2::text[], $3::int8[], $4::int8[], $5::int4[])
   with ordinality q (i, tf, since, until, n, k)
 cross join lateral (
@@ -275,7 +277,7 @@ cross join lateral (
 order by q.k;
 
 -- name: horizon
--- Returns the horizon, and whether the candles before it are due to be dropped: readers have had two minutes to learn of it.
+-- Returns the horizon, and whether the candles before it may be dropped: two minutes after it moved, every reader knows it.
 select horizon, coalesce(moved_at < now() - interval '2 minutes' and (dropped_at is null or dropped_at < moved_at), false) as due
 from storage_layout;
 
@@ -301,7 +303,7 @@ from unnest($4::int8[], $5::int8[]) x (since, until)
 on conflict (instrument_id, timeframe, asked_at) do update set spans = s.spans + excluded.spans;
 
 -- name: suspects_settle
--- Takes the re-checked spans out of what was asked up to $3, and deletes the rows that are empty then.
+-- Removes the re-checked spans from the entries up to $3, and deletes the entries that are empty after that.
 with settled as (
   select range_agg(tstzrange(ms(x.since), ms(x.until))) as spans
   from unnest($4::int8[], $5::int8[]) x (since, until)),
@@ -316,8 +318,8 @@ update suspects s set spans = old.rest from old
 where (s.instrument_id, s.timeframe, s.asked_at) = (old.instrument_id, old.timeframe, old.asked_at) and not isempty(old.rest);
 
 -- name: fetch_retries_lock
--- Writers of one series queue on its ledger, which is made if need be: what was never covered may be noted too. Returns the
--- covered spans, packed.
+-- Makes the writers of one series queue on its coverage row, which it creates if necessary: a span may need a retry before
+-- anything is covered. Returns the covered spans, packed.
 insert into coverage as c (instrument_id, timeframe) values ($1, $2)
 on conflict (instrument_id, timeframe) do update set version = c.version
 returning (select string_agg(timestamptz_send(lower(r)) || timestamptz_send(upper(r)), ''::bytea order by r)
@@ -341,7 +343,7 @@ select (select string_agg(timestamptz_send(lower(r)) || timestamptz_send(upper(r
 from coverage c where c.instrument_id = $1 and c.timeframe = $2 for update;
 
 -- name: coverage_withdraw
--- Final candles may have changed, so the revision goes up; the change is published to all processes.
+-- Raises the revision, because final candles may have changed, and publishes the change to all processes.
 with published as (
   insert into changes (instrument_ids, corrected) values (array[$1::int4], array['empty'::tstzrange]) returning xid),
 retried as (delete from fetch_retries where instrument_id = $1 and timeframe = $2),
@@ -361,7 +363,8 @@ select $1, $2, tstzrange(ms($3::int8), ms($4::int8)), $5::int8 * interval '1 ms'
 from unnest($8::int8[], $9::int8[]) l (since, until);
 
 -- name: changes_after
--- What the logs of corrections and of withdrawn coverage have of each timeframe after an entry: openings, and edges of spans.
+-- Returns for each timeframe the entries of two logs after given ids, packed: the openings of corrected candles, and the edges
+-- of withdrawn spans.
 select x.tf as timeframe,
   (select string_agg(timestamptz_send(k."timestamp"), ''::bytea) from (
      select "timestamp" from corrections
@@ -386,7 +389,7 @@ where d.instrument_id = $1 and d.timeframe = $2 and d."timestamp" >= ms($3::int8
   and d."timestamp" < ms($4::int8);
 
 -- name: fillers_imported
--- Returns the oldest imported candles without a trade, of a series that has a volume at all.
+-- Returns the oldest imported candles without a trade; nothing if no candle of the series has a volume.
 select (extract(epoch from d."timestamp") * 1000)::int8 as opened from ohlcv_data d
 where d.instrument_id = $1 and d.timeframe = $2 and d.source = 'i' and d.volume = 0 and d.open = d.close and d.high = d.low
   and d."timestamp" > ms($3::int8)
@@ -420,7 +423,7 @@ on conflict (instrument_id, timeframe, step) do update set noted_at = now(), don
 update upgrade_tasks set reached = ms($4::int8) where instrument_id = $1 and timeframe = $2 and step = $3;
 
 -- name: upgrade_take
--- Locks a task until the transaction ends; returns nothing where it is done.
+-- Locks a task until the transaction ends; returns nothing if it is done.
 select true from upgrade_tasks where instrument_id = $1 and timeframe = $2 and step = $3 and done_at is null for update;
 
 -- name: upgrade_close
@@ -461,7 +464,8 @@ update users set password_hash = $3 where id = $1 and password_hash = $2;
 select user_id, config::text as config, updated_at from user_configs where user_id = any ($1::int4[]);
 
 -- name: config_save
--- Saves only if the stored config is of $3 (null: any). `updated_at` is printed in whole milliseconds, and each save has a later one.
+-- Saves only if the stored config was last saved at $3 (null: always). `updated_at` is in whole milliseconds, because the API
+-- prints no more, and is later with each save.
 insert into user_configs as c (user_id, config, updated_at)
 select $1, $2::text::json, date_trunc('milliseconds', clock_timestamp())
 where $3::timestamptz is null or exists (select from user_configs where user_id = $1)
@@ -480,7 +484,7 @@ opened as (
 insert into refresh_tokens (hash, family) select $3, id from opened returning family;
 
 -- name: refresh_rotate
--- If a token is used several times at once, one call updates the row; the others wait for it, then find the token used.
+-- If several calls use a token at once, one updates the row; the others wait for it, and then find the token used.
 with used as (
   update refresh_tokens t set used_at = now(), successor = $2
   from refresh_families f join users u on u.id = f.user_id
@@ -528,12 +532,12 @@ select count(*) from unnest($3::int8[], $4::int8[]) x (since, until) join ohlcv_
   on d.instrument_id = $1 and d.timeframe = $2 and d."timestamp" >= ms(x.since) and d."timestamp" < ms(x.until);
 
 -- name: candles_count
--- The buckets of an aggregate but for those within the spans given.
+-- Counts the buckets of an aggregate outside the given spans.
 select count(*) from {relation} d where d.instrument_id = $1 and not exists (
   select from unnest($2::int8[], $3::int8[]) x (since, until) where d.{stamp} >= ms(x.since) and d.{stamp} < ms(x.until));
 
 -- name: candles_count_up_to
--- How many candles open at an instant or later, of all these series together; no more than $4 of one are counted.
+-- Counts the candles that open at an instant or later, of all these series together; of each series it counts at most $4.
 select coalesce(sum(n), 0)::int8 as count
 from unnest($1::int4[], $2::text[], $3::int8[]) q (i, tf, since)
 cross join lateral (
@@ -551,8 +555,8 @@ select (select max(f.at) from fetch_log f
 from unnest($1::int4[], $2::text[], $3::int8[], $4::int8[]) with ordinality q (i, tf, since, until, k) order by q.k;
 
 -- name: leases_take
--- Takes or renews the leases that are free or ours, in one order, and returns ours with their epochs. It skips the leases of
--- other holders: their rows are locked while a write under them runs.
+-- Acquires free leases and renews ours, in one order, and returns ours with their epochs. It does not touch the leases of other
+-- holders: a write under a lease locks its row, and this would wait for it.
 insert into leases as l (name, holder, expires_at, epoch)
 select x, $2, now() + $3::float8 * interval '1 s', nextval('lease_epochs') from unnest($1::text[]) x
 where not exists (select from leases o where o.name = x and o.holder <> $2 and o.expires_at >= now()) order by x
@@ -585,8 +589,8 @@ from tracked t join instruments i on i.id = t.instrument_id where i.listed and i
 delete from follows where expires_at < now() - interval '1 minute';
 
 -- name: live_open
--- Opens a topic and returns its position. A topic without followers for $8 seconds restarts at $7, and its count goes up
--- by one: its followers missed something.
+-- Opens a topic and returns its position. A topic that fell more than $8 seconds behind restarts at $7, and its sequence number
+-- goes up by one, so that its followers notice that they missed events.
 with held as (select from leases where name = $1 and epoch = $2 and holder = $3 and expires_at > now() for share)
 insert into live_topics as t (instrument_id, timeframe, zone, edge, epoch, corrected)
 select $4, $5, $6, ms($7), $2, coalesce((select max(id) from corrections), 0)
@@ -601,16 +605,16 @@ returning seq, edge, corrected;
 
 -- name: live_append
 -- Counts closed or corrected candles under lease $1 at epoch $2. The lease row is share-locked until commit: a successor
--- takes over before this write, which then writes nothing, or after it. A step is written once however often it is sent: it
--- applies to a topic that stands at its `seq`, and changes nothing where it is counted already. Returns a row for each topic
--- of ours: its count after the step, or null where it was counted differently meanwhile.
+-- takes over before this write, which then writes nothing, or after it. The write is idempotent: a step applies to a topic that
+-- is at the step's `seq`, and changes nothing if it has been applied already. Returns a row for each topic of ours: its sequence
+-- number after the step, or null if other events were appended meanwhile.
 with held as (select from leases where name = $1 and epoch = $2 and holder = $3 and expires_at > now() for share),
 given as (
   select i, tf, z, seq, ms(edge) as edge, corrected, count
   from unnest($4::int4[], $5::text[], $6::text[], $7::int8[], $8::int8[], $9::int8[], $10::int4[])
     x (i, tf, z, seq, edge, corrected, count)
   where exists (select from held)),
--- Locked first, so that a write of the same step that is about to commit is seen.
+-- Locks the topics first, to see the result of a write of the same step that is about to commit.
 found as (
   select t.instrument_id, t.timeframe, t.zone, t.seq, g.edge, g.corrected, g.count,
     t.seq = g.seq and (t.edge < g.edge or t.corrected < g.corrected) as applies,
@@ -650,7 +654,7 @@ select min(opened) as opened from live_events where instrument_id = $1 and timef
 delete from live_events where at < now() - interval '10 minutes';
 
 -- name: rows_beside
--- Returns the rows of one series next to each of some instants, up to a number before it or from it on: openings and sources, packed.
+-- Returns the stored rows of one series around given instants, `count` before or from each on: openings and sources, packed.
 select (select string_agg(timestamptz_send(n."timestamp") || n.source::text::bytea, ''::bytea order by n."timestamp") from (
   (select d."timestamp", d.source from ohlcv_data d
    where q.before and d.instrument_id = $1 and d.timeframe = $2 and d."timestamp" < ms(q.at)

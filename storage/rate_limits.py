@@ -1,10 +1,10 @@
-"""Rate limits, shared through Redis where there is one: users' attempts and upstream calls.
+"""Rate limits of users' attempts and of upstream calls, shared through Redis if there is one.
 
-Attempts use leaky buckets. Each is a number, the instant at which it will be empty again (the generic cell rate algorithm,
-as in ITU-T I.371): no sweep is needed, and Redis expires a bucket by itself. A full bucket that goes on leaking lets almost
-twice its burst through in the time it takes to leak; so the budget of an upstream is a sliding window.
+Attempts use leaky buckets. A bucket is one number, the instant at which it will be empty again (the generic cell rate
+algorithm, as in ITU-T I.371); so it needs no sweep, and expires in Redis. While a full bucket leaks, it passes almost twice
+its burst; so the budget of an upstream is a sliding window instead.
 
-Every process counts for itself as well, so a dead Redis gives no caller a fresh start.
+Every process also counts on its own, so that the counts do not start at zero when Redis dies.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from storage.redis import Redis
 
 MAX_KEYS = 100_000
 
-# By the clock of Redis: those of the processes may differ.
+# By the clock of Redis, because the clocks of the processes may differ.
 _ATTEMPT_SCRIPT = """
 local t = redis.call('TIME')
 local now = t[1] + t[2] / 1000000
@@ -34,7 +34,7 @@ redis.call('SET', KEYS[1], string.format('%.6f', empty), 'PX', math.ceil((empty 
 return '0'
 """
 
-# The same as `candlegraph.rate_budget.Window`: a hash of spent weight by slot, and until when calls are paused.
+# The same as `candlegraph.rate_budget.Window`: a hash of the spent weight by slot, and the end of a pause ('held').
 _SPEND_SCRIPT = """
 local t = redis.call('TIME')
 local now = t[1] + t[2] / 1000000
@@ -89,13 +89,13 @@ class RateLimiter:
     """Counts by key; implements `candlegraph.rate_budget.RateBudget` too."""
 
     def __init__(self, redis: Redis | None = None) -> None:
-        """Count alone, or together with all processes that share ``redis``; the caller closes it."""
+        """Count alone, or together with all processes that share ``redis``, which the caller closes."""
         self._empty_at: LRUCache[str, float] = LRUCache(MAX_KEYS)
         self._own = LocalRateBudget()
         self._ask = (redis or Redis()).ask
 
     async def count_attempt(self, key: str, bucket: AttemptLimit, weight: float = 1) -> float:
-        """Count an attempt, or ``weight`` of them: 0, or the seconds to wait; then it was not counted."""
+        """Count an attempt, or ``weight`` of them, and return 0; over the limit, return the seconds to wait, uncounted."""
         wait = self._count_locally(key, bucket, weight)
         if wait == 0 and (
             shared := await self._ask("EVAL", _ATTEMPT_SCRIPT, 1, _key(key), bucket.every_s, bucket.burst, weight)
@@ -127,12 +127,12 @@ class RateLimiter:
         await self._ask("DEL", _key(key))
 
     async def set_mark(self, key: str, seconds: float) -> None:
-        """Remember a key for a while."""
+        """Mark a key for ``seconds``."""
         self._empty_at[key] = time.monotonic() + seconds
         await self._ask("SET", _key(key), "1", "EX", int(seconds))
 
     async def has_mark(self, key: str) -> bool:
-        """Whether a key is remembered."""
+        """Whether a key is marked."""
         return self._empty_at.get(key, 0) > time.monotonic() or bool(await self._ask("EXISTS", _key(key)))
 
     def _count_locally(self, key: str, bucket: AttemptLimit, weight: float) -> float:
@@ -150,6 +150,6 @@ def _key(key: str) -> str:
 
 
 def _budget_key(key: str, budget: Budget) -> str:
-    # 32 bits of a digest reveal nothing of a key. Another window has other slots.
-    whose = blake2b(budget.credential.encode(), digest_size=4).hexdigest() if budget.credential else ""
-    return f"candlegraph:budget:{key}:{whose}:{budget.per_s:g}"
+    # 32 bits of a digest reveal nothing of a credential. The window is part of the key, because its slots depend on it.
+    owner = blake2b(budget.credential.encode(), digest_size=4).hexdigest() if budget.credential else ""
+    return f"candlegraph:budget:{key}:{owner}:{budget.per_s:g}"

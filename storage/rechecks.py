@@ -1,7 +1,6 @@
-"""Spans that are fetched again later: rechecks of accepted empty answers, and retries of unproven ones.
+"""Spans to fetch again later: rechecks of empty answers that were accepted, and retries of answers that proved nothing.
 
-An empty answer may be an outage; a recheck follows when that would be over. An answer that proves nothing is fetched again
-with a growing pause.
+An empty answer may come from an outage; a recheck follows when that would be over. Retries have growing pauses.
 """
 
 from __future__ import annotations
@@ -27,7 +26,7 @@ RETRY_GRID_MS = 10 * MINUTE_MS  # retries due within this time share one row
 
 
 def needs_recheck(covered: Spans, now: int) -> bool:
-    """Whether an empty answer over ``covered`` may be an outage: it is long, or close to ``now``."""
+    """Whether an empty answer over ``covered`` may come from an outage: the span is long, or close to ``now``."""
     return any(span.until - span.since > LONG_SPAN_MS or span.until > now - RECENT_SPAN_MS for span in covered)
 
 
@@ -35,7 +34,7 @@ class Rechecks:
     """The relation ``suspects``, which is read with the coverage. Instants are milliseconds since the epoch, UTC."""
 
     def __init__(self, database: Database, max_resting: int = MAX_PAUSED) -> None:
-        """No instrument pauses; at most ``max_resting`` do at a time."""
+        """Start with no instrument paused; at most ``max_resting`` can be at a time."""
         self._database = database
         self._paused: TTLCache[int, None] = TTLCache(max_resting, database.timings.recheck_pause_s)
 
@@ -48,7 +47,7 @@ class Rechecks:
             )
 
     async def resolve(self, instrument_id: int, timeframe: Timeframe, spans: Spans, now: int) -> None:
-        """Delete the rechecks within ``spans``, which were fetched again: the second answer is final."""
+        """Delete the rechecks within ``spans``, which were fetched again; their second answer is taken as final."""
         columns = [[span.since for span in spans], [span.until for span in spans]]
         async with self._database.connection() as connection:
             await connection.execute(
@@ -60,7 +59,7 @@ class Rechecks:
             )
 
     def is_due(self, instrument_id: int) -> bool:
-        """Whether to recheck this instrument now; False if that happened in the last 30 s."""
+        """Whether to recheck this instrument now; False if a recheck began within the last 30 s."""
         if instrument_id in self._paused:
             return False
         self._paused[instrument_id] = None
@@ -82,7 +81,7 @@ def backoff_ms(tries: int) -> int:
 
 
 def schedule(known: Iterable[Retry], failed: Spans, now: int) -> list[Retry]:
-    """The retries after ``failed`` was fetched in vain at ``now``; a retry that was not due keeps its time."""
+    """The new retries after ``failed`` was fetched in vain at ``now``; a retry that was not due yet keeps its time."""
     kept: dict[tuple[int, int], Spans] = {}
     fresh = failed
 
@@ -111,7 +110,7 @@ class Retries:
         self._database = database
 
     async def add(self, instrument_id: int, timeframe: Timeframe, failed: Spans, now: int) -> None:
-        """Record in one transaction that ``failed`` was fetched in vain; what is covered by now is forgotten."""
+        """Record in one transaction that ``failed`` was fetched in vain; drop the retries of spans that are covered now."""
         async with self._database.transaction() as connection:
             covered = unpack_spans(await connection.fetchval(SQL["fetch_retries_lock"], instrument_id, str(timeframe)))
             rows = await connection.fetch(SQL["fetch_retries_take"], instrument_id, str(timeframe))

@@ -10,7 +10,7 @@ from storage.database import Database
 
 BASE_RELATION = "ohlcv_data"
 
-# Each aggregate with its source, the finer before the coarser. A closed set: no other name gets into SQL.
+# Each aggregate and the relation it is made of, the finer before the coarser. A closed set: no other name gets into SQL.
 # Migration 3 puts the same rows into `preaggregation_configs`, and creates the layouts from them.
 MADE_OF = {
     "ohlcv_5min": BASE_RELATION,
@@ -30,9 +30,9 @@ ALL_AGGREGATES: Aggregates = MappingProxyType({Timeframe.parse(name.removeprefix
 
 
 async def read_aggregates(database: Database, *, inactive: bool = False) -> Aggregates:
-    """The aggregates that may be read, by ``preaggregation_configs``: active, existing, and with an existing source.
+    """The readable aggregates in ``preaggregation_configs``: active, existing, and with an existing source.
 
-    Writes update inactive ones all the same: ``inactive`` adds them.
+    ``inactive`` adds the inactive ones, which writes keep up to date too.
     """
     rows = await database.read("levels_there")
     there = {row["view_name"] for row in rows} | {BASE_RELATION}

@@ -1,4 +1,4 @@
-"""Topics and their events: the rows by which all processes of a cluster agree on live series."""
+"""Topics and their events: the rows that all processes of a cluster share about live series."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from storage.leases import LeaseLost, Leases, LeaseToken
 
 
 class TopicConflict(Unavailable):
-    """The topic was counted differently meanwhile: read it again."""
+    """Another writer has appended events to the topic meanwhile: read it again."""
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -61,7 +61,7 @@ class TopicPosition:
 
 @dataclass(frozen=True, slots=True)
 class TopicAppend:
-    """The events of a topic after its first ``seq``, up to ``edge`` and ``corrected``, to be counted."""
+    """The events to append to a topic after its first ``seq``; with them it reaches ``edge`` and ``corrected``."""
 
     key: TopicKey
     seq: int
@@ -74,11 +74,11 @@ class TopicStore:
     """The relations ``follows``, ``live_topics`` and ``live_events``, and the leases of one process."""
 
     def __init__(self, database: Database, process: uuid.UUID | None = None) -> None:
-        """Use a database; each process has a name of its own."""
+        """Use a database; ``process`` is the unique name of this process."""
         self.database = database
         self.process = process or uuid.uuid4()
         self.leases = Leases(database, self.process)
-        # `live_append` writes a step once however often it runs.
+        # A batch may be retried, because `live_append` is idempotent.
         self._append: Batcher[LeaseToken, Sequence[TopicAppend], dict[TopicKey, int | None]]
         self._append = Batcher(self._append_all, repeats_alone=True)
 
@@ -109,9 +109,9 @@ class TopicStore:
         return TopicPosition(rows[0]["seq"], to_ms(rows[0]["edge"]), held.epoch, rows[0]["corrected"])
 
     async def append(self, held: LeaseToken, steps: Sequence[TopicAppend]) -> dict[TopicKey, int]:
-        """Count events of topics, once however often a step is sent; return the new count of each topic.
+        """Append events to topics; a repeated step changes nothing. Return the new sequence number of each topic.
 
-        LeaseLost: nothing was written. TopicConflict: nothing was written for the topics that do not stand at their step's ``seq``.
+        LeaseLost: nothing was written. TopicConflict: nothing was written for the topics that are not at their step's ``seq``.
         """
         seqs = await self._append.submit(held, steps)
         if len(seqs) < len(steps):
@@ -137,7 +137,7 @@ class TopicStore:
         return [{step.key: seqs[step.key] for step in steps if step.key in seqs} for steps in asked]
 
     async def corrections(self, instrument_id: int, after: int) -> list[tuple[int, int]]:
-        """The final minutes that were corrected after the row ``after`` of ``corrections``: row and opening (ms), in order."""
+        """The corrections of final minutes after row ``after`` of ``corrections``: row and opening (ms), in order."""
         rows = await self._fetch("live_corrections", instrument_id, after)
         return [(row["id"], to_ms(row["timestamp"])) for row in rows]
 
@@ -156,7 +156,7 @@ class TopicStore:
         return [TopicEvent(row["kind"], to_ms(row["opened"]), row["seq"]) for row in rows]
 
     async def earliest_change_since(self, key: TopicKey, seq: int) -> int | None:
-        """The opening (ms) of the earliest candle with an event since ``seq``, as far as events are kept."""
+        """The opening (ms) of the earliest candle with a stored event since ``seq``."""
         rows = await self._fetch("live_earliest", key.instrument_id, key.timeframe, key.zone, seq)
         earliest: int | None = to_ms(rows[0]["opened"])
         return earliest

@@ -16,7 +16,7 @@ from storage.database import SQL, Database
 
 @dataclass(frozen=True, slots=True)
 class TokenMisuse:
-    """A refresh token that was used before; ``recent`` where that was so short ago that two tabs may have raced."""
+    """A refresh token that was used before; ``recent`` if that was a moment ago, so that two tabs may have raced."""
 
     family: int
     user_id: int
@@ -27,7 +27,7 @@ class UserStore:
     """The relations of accounts. Raises Unavailable while the database is away."""
 
     def __init__(self, database: Database) -> None:
-        """Read nothing yet."""
+        """Use a database."""
         self._database = database
 
     async def any_exist(self) -> bool:
@@ -48,15 +48,15 @@ class UserStore:
         return (_user(rows[0]), rows[0]["password_hash"]) if rows else None
 
     async def add(self, name: str, password_hash: str, role: Role) -> User | None:
-        """Create an account; None where the name is taken."""
+        """Create an account; None if the name is taken."""
         return _user_or_none(await self._write("user_add", name, password_hash, role.value))
 
     async def disable(self, name: str, *, disabled: bool) -> User | None:
-        """Disable an account, or enable it again; None where there is none."""
+        """Disable an account, or enable it again; None if it does not exist."""
         return _user_or_none(await self._write("user_disable", name, disabled))
 
     async def change_password(self, name: str, password_hash: str) -> User | None:
-        """Change a password, which ends every session; None where the account does not exist."""
+        """Change a password, which ends every session; None if the account does not exist."""
         return _user_or_none(await self._write("user_password", name, password_hash))
 
     async def rehash(self, user: User, old: str, new: str) -> None:
@@ -70,27 +70,27 @@ class UserStore:
         return [kept.get(id_) or UserConfig({}, None) for id_ in ids]
 
     async def save_config(self, user: User, config: str, if_updated_at: datetime | None) -> UserConfig:
-        """Store ``config`` (the text of a JSON object); Conflict where the last save was not at ``if_updated_at``."""
+        """Store ``config`` (the text of a JSON object); Conflict if the last save was not at ``if_updated_at``."""
         row = await self._write("config_save", user.id, config, if_updated_at)
         if row is None:
             raise Conflict("The configuration was saved elsewhere meanwhile: read it again.")
         return UserConfig(orjson.loads(config), row["updated_at"])
 
     async def begin_session(self, user: User, token_hash: bytes, lifetime_s: float) -> bool:
-        """Begin a family of refresh tokens; False where the account was disabled or changed meanwhile."""
+        """Begin a family of refresh tokens; False if the account was disabled or changed meanwhile."""
         return await self._write("refresh_begin", user.id, user.version, token_hash, lifetime_s) is not None
 
     async def rotate_token(self, token_hash: bytes, successor: bytes) -> User | None:
-        """Use a refresh token up and store ``successor`` in its place; None where it is not valid (any more)."""
+        """Mark a refresh token as used and store its ``successor``; None if it is not valid, or no longer."""
         return _user_or_none(await self._write("refresh_rotate", token_hash, successor))
 
     async def classify_misuse(self, token_hash: bytes, grace_s: float) -> TokenMisuse | None:
-        """Return how a token that was not rotated was misused; more than ``grace_s`` after its use, end its family."""
+        """Return the misuse of a token that was not rotated; if it was used more than ``grace_s`` ago, end its family."""
         row = await self._write("refresh_refuse", token_hash, grace_s)
         return row and TokenMisuse(row["id"], row["user_id"], row["recent"])
 
     async def end_session(self, token_hash: bytes) -> bool:
-        """End the family of a refresh token; False where there is nothing to end."""
+        """End the family of a refresh token; False if it has no valid one."""
         return await self._write("refresh_end", token_hash) is not None
 
     async def _write(self, statement: str, *arguments: object) -> Any:

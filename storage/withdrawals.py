@@ -1,4 +1,4 @@
-"""Withdrawn coverage: the spans become gaps again, and the relation ``coverage_withdrawals`` records them."""
+"""Withdraws coverage: the spans become gaps again, and the relation ``coverage_withdrawals`` records them."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class StoredSeries:
 
 @dataclass(frozen=True, slots=True)
 class Openings:
-    """When stored candles open, (n,) int64 ms UTC ascending, and which of them were imported."""
+    """The openings of stored candles, (n,) int64 ms UTC ascending, and which of them were imported."""
 
     stamps: Int64s
     imported: NDArray[np.bool_]
@@ -54,10 +54,10 @@ class Withdrawal:
 
 
 async def withdraw(store: CandleStore, series: StoredSeries, within: Spans, reason: str, candles: int = 0) -> Spans:
-    """Withdraw the coverage of a series ``within`` these spans but for its stored candles, in one transaction; return it.
+    """In one transaction, withdraw the coverage of a series ``within`` these spans, except under stored candles; return it.
 
-    A stored candle proves its own bucket, and a bucket is withdrawn as a whole. The change is published, and one row of
-    ``coverage_withdrawals`` records it where any of this was covered; ``candles`` is how many were withdrawn before.
+    A stored candle proves its own bucket, and only whole buckets are withdrawn. If any of them was covered, the change is
+    published and one row of ``coverage_withdrawals`` records it; ``candles`` is the number of candles withdrawn before.
     """
     async with store.database.transaction() as connection:
         xid, lost = await withdraw_locked(connection, series, within, reason, candles)
@@ -67,7 +67,7 @@ async def withdraw(store: CandleStore, series: StoredSeries, within: Spans, reas
 
 
 async def lock_series(connection: Any, series: StoredSeries) -> Spans:
-    """Keep others from writing to a series until the transaction ends; what is covered of it."""
+    """Lock a series against other writers until the transaction ends; return its covered spans."""
     row = await connection.fetchrow(SQL["coverage_hold"], series.instrument_id, str(series.timeframe))
     return unpack_spans(row["covered"]) if row else Spans()
 
@@ -75,7 +75,7 @@ async def lock_series(connection: Any, series: StoredSeries) -> Spans:
 async def withdraw_locked(
     connection: Any, series: StoredSeries, within: Spans, reason: str, candles: int = 0
 ) -> tuple[int | None, Spans]:
-    """As `withdraw`, in a transaction of the caller's: its number, which is to be published, and what was withdrawn."""
+    """As `withdraw`, in the caller's transaction; return its number, which the caller publishes, and the withdrawn spans."""
     days = zone(series.timezone)
     known = await lock_series(connection, series)
     covered = known & Spans(span.outer(series.timeframe, days) for span in known & within)
@@ -95,7 +95,7 @@ async def withdraw_locked(
 
 
 async def note(store: CandleStore, series: StoredSeries, span: Span, reason: str, candles: int) -> None:
-    """Record that candles within ``span`` were checked, and how many were corrected; the coverage stays."""
+    """Record that candles within ``span`` were checked, and the number of corrected ones; the coverage stays."""
     key = series.instrument_id, str(series.timeframe)
     async with store.database.connection() as connection:
         await connection.execute(SQL["withdrawal_add"], *key, span.since, span.until, 0, candles, reason, [], [])

@@ -16,7 +16,7 @@ from storage.change_feed import Change
 from storage.database import SQL, to_ms, while_connected
 from storage.leases import LeaseLost, LeaseToken
 
-_MIN_ROWS_PER_S = 2_000  # the rate of the slowest machine that is worth waiting for
+_MIN_ROWS_PER_S = 2_000  # the rate of the slowest machine that we support
 
 Columns = list[list[Any]]
 Progress = Callable[[int], None]
@@ -26,8 +26,8 @@ Progress = Callable[[int], None]
 class CoverageLock:
     """The coverage rows of a write, locked until its transaction ends: no other writer adds to these series."""
 
-    known: bool  # some of the spans were covered before, so there may be rows
-    horizon: int | None  # before it no 1m candles are kept
+    known: bool  # some of the spans were covered before, so rows may exist
+    horizon: int | None  # no 1m candles before it are kept
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,7 +45,7 @@ async def write_candles(
     held: LeaseToken | None,
     statement_timeout_s: float,
 ) -> CommittedWrite | None:
-    """Store candles, their coverage and the aggregates over them; None where nothing is left to cover. LeaseLost."""
+    """Store candles, their coverage and the aggregates over them; None if nothing is left to cover. LeaseLost."""
     if not (spans := _covered(writes)):
         return None
     lock = await lock_coverage(connection, spans, held)
@@ -62,7 +62,7 @@ async def mark_corrected(
     connection: Any, instrument_ids: Sequence[int], span: Span, *, recompute: bool = False
 ) -> CommittedWrite:
     """Record that aggregates over ``span`` changed; ``recompute`` computes those over its 1m candles again."""
-    # The coverage stays as it is.
+    # Empty spans: the coverage does not change.
     spans = columns_of((instrument_id, str(MINUTE), span.since, span.since) for instrument_id in instrument_ids)
     changes = [Change(instrument_id, span) for instrument_id in instrument_ids]
     await lock_coverage(connection, spans)
@@ -90,12 +90,12 @@ async def extend_coverage(connection: Any, spans: Columns, changes: Sequence[Cha
 
 
 def columns_of(rows: Iterable[tuple[Any, ...]]) -> Columns:
-    """Rows as the columns that ``unnest`` takes; empty columns where there are none."""
+    """Rows as columns for ``unnest``; empty columns if there are no rows."""
     return [list(column) for column in zip(*rows, strict=True)]
 
 
 def _covered(writes: Sequence[CandleWrite]) -> Columns:
-    """The spans to cover; a write that covers nothing and revokes something has an empty span, so that its row is locked."""
+    """The spans to cover; a write that only revokes gets an empty span, so that its coverage row is locked."""
     return columns_of(
         (w.instrument_id, str(w.timeframe), s.since, s.until)
         for w in writes
@@ -104,7 +104,7 @@ def _covered(writes: Sequence[CandleWrite]) -> Columns:
 
 
 async def _note_sources(connection: Any, writes: Sequence[CandleWrite]) -> None:
-    """Record the revisions of the candles. Superseded where the stored ones are of another lineage."""
+    """Record the revisions of the candles. Superseded if the stored ones have another lineage."""
     for write in writes:
         if write.revision or write.revoked:
             source = (write.revision.lineage, write.revision.state) if write.revision else (None, None)
@@ -114,7 +114,7 @@ async def _note_sources(connection: Any, writes: Sequence[CandleWrite]) -> None:
 
 
 async def _revoke(connection: Any, writes: Sequence[CandleWrite]) -> None:
-    """Withdraw the coverage of revoked spans; after the rows, which are corrections where it stood."""
+    """Withdraw the coverage of revoked spans; run it after the rows, which are corrections only while it exists."""
     revoked = columns_of((w.instrument_id, str(w.timeframe), s.since, s.until) for w in writes for s in w.revoked)
     if revoked:
         await connection.execute(SQL["coverage_revoke"], *revoked)
@@ -125,8 +125,8 @@ async def _write_rows(
 ) -> list[Change]:
     """Write the rows and update the aggregates; return each written instrument, and its corrected span."""
     rows = [write for write in writes if len(write.candles)]
-    # No other writer adds to these series meanwhile: without a conflict the merge, which costs as much again as the COPY,
-    # is not needed.
+    # The lock keeps other writers out. So if no row exists yet, COPY can write directly, and the merge, which takes as long
+    # as the COPY, is not needed.
     emptied = any(write.rewritten for write in writes)
     merge = lock.known or emptied or (bool(rows) and await _exist(connection, rows))
     patience = await _extend_timeout(connection, sum(len(write.candles) for write in rows), statement_timeout_s)
@@ -148,7 +148,7 @@ async def _write_rows(
 
 
 async def _exist(connection: Any, rows: Sequence[CandleWrite]) -> bool:
-    """Whether there are candles between the first and the last of a write."""
+    """Whether any candle is stored between the first and the last of a write."""
     hulls = columns_of(
         (w.instrument_id, str(w.timeframe), int(w.candles.timestamp[0]), int(w.candles.timestamp[-1])) for w in rows
     )
@@ -156,7 +156,7 @@ async def _exist(connection: Any, rows: Sequence[CandleWrite]) -> bool:
 
 
 async def _extend_timeout(connection: Any, rows: int, statement_timeout_s: float) -> float | None:
-    """Give the statements of a long write more time than a query gets: in seconds, None for the usual ones."""
+    """Give the statements of a long write more time than those of a query; return the seconds, or None if unchanged."""
     if rows <= binary.COPY_ROWS:
         return None
     seconds = statement_timeout_s + rows / _MIN_ROWS_PER_S
@@ -193,7 +193,7 @@ async def _aggregate(
 
 
 def _grouped(writes: Sequence[CandleWrite]) -> list[list[CandleWrite]]:
-    """The writes by timeframe and source: each group is one COPY of equally long rows."""
+    """The writes by timeframe and source: each group is one COPY, whose rows have one length."""
     groups: dict[tuple[Timeframe, str], list[CandleWrite]] = defaultdict(list)
     for write in writes:
         groups[write.timeframe, write.source].append(write)

@@ -78,7 +78,7 @@ async def new_database(postgres_dsn: str) -> AsyncIterator[Callable[..., object]
 
 
 async def _leave_alone(admin: asyncpg.Connection, template: str) -> None:
-    """Let nobody connect to a template: TimescaleDB keeps a worker in each database, and nothing in use can be copied."""
+    """Forbid connections to a template: TimescaleDB keeps a worker in each database, and nothing in use can be copied."""
     await admin.execute(f"alter database {template} allow_connections false")
     await admin.execute("select pg_terminate_backend(pid) from pg_stat_activity where datname = $1", template)
 
@@ -115,7 +115,7 @@ async def database(database_dsn: str) -> AsyncIterator[Database]:
 
 @pytest.fixture
 def shared_data() -> Path | None:
-    """Real exchange files, where somebody laid them beside the checkout; no test may need them."""
+    """Real exchange files, if they are beside the checkout; no test may need them."""
     folder = Path(__file__).parents[2] / "shared" / "data"
     return folder if folder.is_dir() else None
 

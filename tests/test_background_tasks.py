@@ -1,4 +1,4 @@
-"""No task is started that nobody looks after: outside the supervisor, the function that starts one awaits or cancels it."""
+"""Every task is supervised: outside the supervisor, the function that starts one awaits or cancels it."""
 
 from __future__ import annotations
 
@@ -12,30 +12,30 @@ ROOT = Path(__file__).parents[1]
 FLOORS = ("candlegraph", "storage", "history", "providers", "realtime", "resolvers", "schema", "server")
 SUPERVISOR = "candlegraph/supervision.py"
 
-# The others, each with who looks after it.
+# The others, each with the task or function that supervises it.
 ALLOWED = {
     # Owned by an object whose `close` ends it
     "realtime/feed.py:Feed.__init__": "Feed.close cancels and awaits it; Feed._ended logs its failure, and the leader replaces it.",
     "realtime/feed.py:Feed._follow_provider": "The group is entered by Feed._run, which awaits it.",
     "realtime/leader.py:Leader._reconcile": "A provider is warmed up once; Leader.close cancels it.",
     "history/backfill/workers.py:BackfillWorkers._begin": "A part of a backfill; it records its failure; BackfillWorkers.close cancels and awaits it.",
-    "providers/alpaca/streaming.py:_Socket.__init__": "It tells its end to all its followers; BarStream.close waits for it.",
-    "providers/ccxt/streaming.py:CandleStreams._begin": "It tells its end to all its followers; CandleStreams.close awaits it.",
+    "providers/alpaca/streaming.py:_Socket.__init__": "It reports its end to all its followers; BarStream.close waits for it.",
+    "providers/ccxt/streaming.py:CandleStreams._begin": "It reports its end to all its followers; CandleStreams.close awaits it.",
     "providers/guard/provider_clock.py:ProviderClock.keep": "One measurement, which logs its failure; ProviderClock.close awaits it.",
     "server/transport/graphql_ws.py:GraphQLSocket._initialise": "It closes its socket; the end of the socket cancels and awaits it.",
     "server/transport/graphql_ws.py:GraphQLSocket._subscribe": "An operation, which logs its failure; the end of its socket awaits it.",
     # A batch: it ends when nothing waits; the next call starts another
     "candlegraph/batcher.py:Batcher.submit": "It gives each call its result or error; Batcher.drain and Batcher.cancel await it.",
-    # One piece of work that several callers share and await; who leaves does not end it
-    "providers/ccxt/markets.py:Markets._begin": "Everybody who needs the list awaits it; Markets.close cancels it.",
+    # One piece of work that several callers share and await; a cancelled caller does not end it
+    "providers/ccxt/markets.py:Markets._begin": "Every caller that needs the list awaits it; Markets.close cancels it.",
     "providers/registry.py:Registry.get": "The start of a provider; the callers await it, and Registry.close cancels it.",
-    "resolvers/accounts/revocation.py:RevocationWatch.user": "Everybody who asks for the account awaits it.",
+    "resolvers/accounts/revocation.py:RevocationWatch.user": "Every caller that reads the account awaits it.",
     "history/fetcher.py:Fetcher.fetch": "The callers await it; Fetcher._retire logs its failure; Fetcher.close awaits it.",
     "history/revisions.py:Revisions.follow": "The callers await it; Revisions.close cancels and awaits it.",
     "history/revisions.py:Revisions._task": "The callers await it; it logs its failure, and Revisions.close cancels and awaits it.",
     "history/listings.py:Listings._reread": "Who asks for the list awaits it; Listings.close awaits it.",
     "history/listings.py:Listings._read_if_due": "Who asks for the list awaits it; Listings.close awaits it.",
-    # Nobody waits
+    # No caller waits
     "providers/ccxt/exchange.py:_Instrumented.on_connected": "ccxt closes a client so; the result is of no interest.",
 }
 
@@ -110,7 +110,7 @@ def test_every_task_is_awaited_or_cancelled_where_it_is_started_or_has_an_owner_
         if path.relative_to(ROOT).as_posix() != SUPERVISOR
         for function in unattended(path.read_text(encoding="utf-8"))
     }
-    assert found - ALLOWED.keys() == set(), "run it under the Supervisor, or say who looks after it"
+    assert found - ALLOWED.keys() == set(), "run it under the Supervisor, or name the function that supervises it"
     assert ALLOWED.keys() - found == set(), "gone from the code"
 
 
@@ -128,7 +128,7 @@ def test_every_task_is_awaited_or_cancelled_where_it_is_started_or_has_an_owner_
         "def inner():\n        asyncio.get_running_loop().create_task(work())",
     ],
 )
-def test_a_task_that_nobody_looks_after_is_found(body: str) -> None:
+def test_an_unsupervised_task_is_found(body: str) -> None:
     assert unattended(f"class A:\n  async def f(self):\n    {body}\n") == {"A.f"}
     assert unattended(f"async def f(self):\n    {body}\n") == {"f"}
 

@@ -43,7 +43,7 @@ TICK_MS = 15_000
 
 
 class Plugin:
-    """What an author makes of the example in docs/providers.md: it trusts ``clock.now_ms``, and tells no time."""
+    """What an author makes of the example in docs/providers.md: it trusts ``clock.now_ms``, and reports no time."""
 
     api_version = 1
     market, id, name, version = Market("acme", "Acme", "What Acme trades."), "acme", "Acme", "1"
@@ -78,7 +78,7 @@ class DatedPlugin(Plugin):
 
 @dataclass
 class Followed:
-    """A provider that is followed live, its upstream's clock, and what it should have told."""
+    """A provider that is followed live, its upstream's clock, and the candles that it should have sent."""
 
     machine: SteppingClock
     guard: Guard
@@ -194,7 +194,7 @@ BUILDS: dict[str, Build] = {
     "alpaca": alpaca,
     "demo": demo,
     "a plugin": plugin(Plugin),
-    "a plugin that tells the date": plugin(DatedPlugin),
+    "a plugin that reports the date": plugin(DatedPlugin),
 }
 
 
@@ -230,10 +230,10 @@ async def test_a_step_of_the_wall_clock_closes_covers_and_loses_nothing(
     truth = await followed.truth(span)
     assert len(truth) > 10
     await eventually(lambda: [c.timestamp for c in client.closed()][-1] >= settled - MINUTE_MS)
-    told = Candles.of(
+    received = Candles.of(
         *zip(*((c.timestamp, c.open, c.high, c.low, c.close, c.volume) for c in client.closed()), strict=True)
     )
-    assert rows(told.between(span)) == rows(truth), "each minute was closed once, with its final numbers"
+    assert rows(received.between(span)) == rows(truth), "each minute was closed once, with its final numbers"
     assert not [event for event in client.events if event.kind is EventKind.CORRECTION]
     answer = await followed.ask(span.since, span.until)
     assert answer.complete

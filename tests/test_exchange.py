@@ -172,7 +172,7 @@ async def test_a_page_that_breaks_in_the_middle_leaves_what_came_before_and_says
 
 
 async def test_an_exchange_that_hangs_is_an_error_within_the_deadline(api: Api, database: Database) -> None:
-    """Nobody waits longer than the deadline, and what comes later is kept."""
+    """No caller waits longer than the deadline, and later pages are kept."""
     database.timings = replace(database.timings, query_deadline_s=0.3)
     api.exchange.fail(Fault(delay_s=1.0))
     arguments = f"since: {T0}, until: {T0 + 100 * MINUTE_MS}"
@@ -221,7 +221,7 @@ async def test_after_a_restart_neither_candles_nor_symbols_are_asked_for_again(
     assert exchange.calls == {}  # the second restart found the last piece stored, and the symbols in their file
 
 
-async def test_of_kraken_what_lies_behind_its_newest_rows_is_told_to_be_out_of_reach(
+async def test_kraken_does_not_reach_beyond_its_newest_rows(
     database: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Five thousand minutes cost one call; the older part is UNAVAILABLE, and no minute of it is taken for empty."""

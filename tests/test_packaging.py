@@ -1,4 +1,4 @@
-"""What is built holds everything that runs, and no name of ours is anybody else's."""
+"""The built package has everything that runs, and takes no name of another package."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from tests.waiting import HANG_S
 
 ROOT = Path(__file__).parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
-NOT_SHIPPED = ("tests", "benchmarks", "docs", "examples", "web", ".*")  # the folders that are for whoever develops it
+NOT_SHIPPED = ("tests", "benchmarks", "docs", "examples", "web", ".*")  # the folders that only developers need
 PACKAGES = PROJECT["tool"]["hatch"]["build"]["targets"]["wheel"]["packages"]
 
 

@@ -138,7 +138,7 @@ async def test_broken_pages_leave_no_hole_behind(build: Build) -> None:
 
 
 async def test_recent_sip_on_the_free_plan_is_unavailable_and_later_it_is_there(build: Build) -> None:
-    """What the plan keeps back fails nobody: it is named, and asked for once it is old enough."""
+    """Candles that the plan withholds are no error: the gap names them, and they are fetched once they are old enough."""
     since = new_york("2024-03-08 09:30")
     now = since + 120 * MINUTE_MS
     world = await build(session_candles("2024-03-08", 1), now, "sip")
@@ -175,7 +175,7 @@ async def test_the_newest_that_a_delayed_feed_has_are_found_at_the_first_questio
 
 
 class Client:
-    """Subscribes and keeps what it is told."""
+    """Subscribes and keeps the received events."""
 
     def __init__(self, world: World, timeframe: str, since: int | None = None) -> None:
         self.events: list[Event] = []
@@ -194,8 +194,8 @@ class Client:
             await self._told.wait_for(holds)
 
     def closed(self) -> list[object]:
-        told = [event for event in self.events if event.kind in {EventKind.SNAPSHOT, EventKind.CLOSE}]
-        return [candle for event in told for candle in event.candles if candle.closed]
+        received = [event for event in self.events if event.kind in {EventKind.SNAPSHOT, EventKind.CLOSE}]
+        return [candle for event in received for candle in event.candles if candle.closed]
 
     def shown(self) -> dict[int, float]:
         """The last volume that was shown of each forming candle."""
@@ -228,7 +228,7 @@ async def test_a_live_minute_is_shown_corrected_and_then_closed_as_it_is_in_the_
 
 
 async def test_a_stream_that_is_cut_three_times_loses_nothing(build: Build, database: Database) -> None:
-    """Closed, aborted, and told off as a slow client: what was told and what is stored is the truth."""
+    """Closed, aborted, and disconnected as a slow client: the received and the stored candles are the truth."""
     database.timings = replace(database.timings, feed_stream_poll_interval_s=0.02)
     since = new_york("2024-03-08 10:00")
     world = await build(session_candles("2024-03-08", 1, keep=0.9), since + 1_000)

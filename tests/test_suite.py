@@ -109,7 +109,7 @@ def tight_timeouts(tree: ast.Module) -> Iterator[ast.AST]:
 
 
 def pauses(tree: ast.Module) -> Iterator[ast.AST]:
-    """Sleeps after which something is taken to have happened. In a loop it is a poll; virtual time is nobody's."""
+    """Sleeps after which something is taken to have happened. In a loop it is a poll; virtual time costs nothing."""
 
     def walk(node: ast.AST) -> Iterator[ast.AST]:
         if _is_virtual(node):

@@ -104,6 +104,9 @@ ALLOWED = {
     "`nobody`": "the name of an operating system's user",
 }
 
+# This file names the words, and the schemas of earlier versions stay as they were.
+UNREAD = {Path(__file__), *(ROOT / "tests" / "storage" / "earlier").iterdir()}
+
 VAGUE_CONSTANT = re.compile(
     r"_?(EVERY|LOOK|FEW|DENSE|MOST|LAG|GRAIN|AGAIN|LATE|PATIENCE|TURNS|RETRY|SAY|READ|CHECK|HOLD|KEEP|REST|WAIT)(_S|_MS)?"
 )
@@ -192,7 +195,8 @@ def test_the_glossary_is_short_and_its_paths_exist() -> None:
 
 
 def test_prose_is_plain() -> None:
-    files = [path for package in (*PACKAGES, "benchmarks", "examples") for path in sorted((ROOT / package).rglob("*"))]
+    packages = (*PACKAGES, "benchmarks", "examples", "tests")
+    files = [path for package in packages for path in sorted((ROOT / package).rglob("*")) if path not in UNREAD]
     texts = {path: list(sentences_in_code(path)) for path in files if path.suffix in {".py", ".sql"}}
     texts |= {path: path.read_text(encoding="utf-8").splitlines() for path in [*PAGES, ROOT / "schema.graphql"]}
     foggy = [

@@ -31,7 +31,7 @@ class Subject:
 
     ``make`` returns a new provider that has not been started. ``symbol`` has candles in ``span``; ``truth`` are its 1m
     candles there, all of them. ``fail`` lets every call to the upstream go wrong in one way, until it is called with
-    None; ``faults`` are the ways it knows. ``streams`` is False where the upstream has no live side. ``advance`` moves the upstream's clock and ours on, by milliseconds: without
+    None; ``faults`` are the ways it knows. ``streams`` is False if the upstream has no live side. ``advance`` moves the upstream's clock and ours on, by milliseconds: without
     it a stream is watched for as long as a minute takes.
     """
 

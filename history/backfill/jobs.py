@@ -1,7 +1,7 @@
-"""Backfills: jobs in PostgreSQL that fetch missing history. The orders are here, the workers in `history.backfill.workers`.
+"""Backfills: jobs in PostgreSQL that fetch missing history. This module creates them; `history.backfill.workers` runs them.
 
-A job is cut into parts, each a stretch of one symbol of as many upstream calls as one worker takes at a time. The parts
-of all symbols take turns, the newest of each first.
+A job is split into parts. A part is a span of one symbol that takes as many upstream calls as one worker claims at a time.
+The parts of all symbols take turns, the newest part of each first.
 """
 
 from __future__ import annotations
@@ -29,14 +29,14 @@ from storage.database import to_ms
 
 MAX_PIECES = 1_000_000
 MAX_PRIORITY = 1_000_000
-MAX_GAPS = 1_000  # of one job in an answer
-MAX_OPEN_JOBS = 1_000  # jobs that one author may have under way
+MAX_GAPS = 1_000  # gaps of one job in an answer
+MAX_OPEN_JOBS = 1_000  # unfinished jobs of one author
 CALLS_PER_PART = 64
 
 
 @dataclass(frozen=True, slots=True)
 class BackfillPart:
-    """A stretch of a series to be fetched, or ``again`` all of it, in about so many calls; ``holes`` cannot be had."""
+    """A span of a series to fetch, in about ``pieces`` calls: its gaps, or with ``refetch`` all; ``gaps`` are not available."""
 
     record: InstrumentRecord
     span: Span
@@ -49,17 +49,17 @@ class BackfillJobs:
     """The relations ``backfills`` and ``backfill_parts``."""
 
     def __init__(self, history: History) -> None:
-        """Jobs are worked on by `history.backfill.workers.BackfillWorkers`."""
+        """Create jobs only: `history.backfill.workers.BackfillWorkers` runs them."""
         self.history = history
-        self.changed = asyncio.Event()  # there is something to do
+        self.changed = asyncio.Event()  # set when there is a new part to fetch
         self._database = history.store.database
 
     async def start(self, order: BackfillRequest) -> Backfill:
         """Queue a job for the gaps of the ordered span; a job without gaps is done at once.
 
-        BadUserInput for a pattern that matches nothing, a span in the future or beyond the provider's reach, a timeframe that
-        is not native, or a million pieces; NotFound for a symbol the provider does not have; Overloaded where too much of the
-        author's is under way; ProviderError.
+        BadUserInput for a pattern without a match, a span in the future or beyond the provider's reach, a timeframe that is
+        not native, or a million pieces; NotFound for an unknown symbol; Overloaded if the author has too many unfinished jobs;
+        ProviderError.
         """
         if abs(order.priority) > MAX_PRIORITY:
             raise BadUserInput(f"`priority` must be between -{MAX_PRIORITY:,} and {MAX_PRIORITY:,}.")
@@ -91,7 +91,7 @@ class BackfillJobs:
     async def enqueue(
         self, connection: Any, parts: Iterable[BackfillPart], timeframe: Timeframe, *, job: int | None, priority: int
     ) -> None:
-        """Add parts to be worked on, in this order."""
+        """Queue parts, in this order."""
         rows = [
             (part.record.id, part.span.since, part.span.until, part.pieces, part.refetch, gaps_as_json(part.gaps))
             for part in parts
@@ -101,7 +101,7 @@ class BackfillJobs:
             await connection.execute(SQL["backfill_parts_add"], job, str(timeframe), priority, *columns)
 
     async def cancel(self, job: int) -> Backfill:
-        """End a job; what it has stored stays. One that has ended is left as it is. NotFound."""
+        """Cancel a job; stored candles stay. A job that has ended does not change. NotFound."""
         async with self._database.connection() as connection:
             await connection.execute(SQL["backfill_cancel"], _job_number(job))
         return await self.get(job)
@@ -113,12 +113,12 @@ class BackfillJobs:
         return _backfill(found[0])
 
     async def page(self, state: BackfillState | None, first: int, after: int | None) -> list[Backfill]:
-        """The newest jobs, or those before ``after``."""
+        """The newest ``first`` jobs, of those before ``after`` if given."""
         ids = [row["id"] for row in await self._database.fetch(SQL["backfills_page"], state, after, first)]
         return [_backfill(row) for row in await self._database.fetch(SQL["backfills_by_id"], ids, MAX_GAPS)]
 
     async def parts(self, job: int) -> list[SymbolProgress]:
-        """How far each symbol of a job is."""
+        """The progress of each symbol of a job."""
         return [
             SymbolProgress(
                 row["symbol"],
@@ -133,7 +133,7 @@ class BackfillJobs:
         ]
 
     async def follow(self, job: int) -> AsyncIterator[Backfill]:
-        """The job whenever something of it has changed; ends when the job has. NotFound."""
+        """Yield the job after each change, until it has ended. NotFound."""
         before: Backfill | None = None
         while before is None or not before.state.ended:
             now = await self.get(job)
@@ -144,7 +144,7 @@ class BackfillJobs:
                 await asyncio.sleep(self.history.timings.backfill_follow_interval_s)
 
     async def provider(self, market: str, provider: str, *, timeout_s: float | None = None) -> Upstream:
-        """Whom to ask; NotFound, ProviderError, ProviderStarting where it is not ready within ``timeout_s``."""
+        """The running provider. NotFound, ProviderError, ProviderStarting if it is not ready within ``timeout_s``."""
         found = await self.history.providers.get(market, provider, timeout_s=timeout_s)
         if found is None:
             raise NotFound(f"There is no provider {market[:64]}/{provider[:64]} to ask.")
@@ -153,22 +153,22 @@ class BackfillJobs:
     async def _parts(
         self, records: Sequence[InstrumentRecord], timeframe: Timeframe, span: Span, provider: Upstream
     ) -> list[BackfillPart]:
-        """The gaps of each symbol, cut and in the order of work, and the spans that are not available."""
-        ledgers = await self.history.coverage_cache.load([record.id for record in records])
-        # Of ten thousand symbols it takes a second.
-        return await asyncio.to_thread(_planned, records, ledgers, timeframe, span, provider)
+        """The parts that fill the gaps of all symbols, in the order of work, with the spans that are not available."""
+        coverages = await self.history.coverage_cache.load([record.id for record in records])
+        # In a thread: ten thousand symbols take a second.
+        return await asyncio.to_thread(_planned, records, coverages, timeframe, span, provider)
 
 
 def _planned(
     records: Sequence[InstrumentRecord],
-    ledgers: Sequence[Coverage],
+    coverages: Sequence[Coverage],
     timeframe: Timeframe,
     span: Span,
     provider: Upstream,
 ) -> list[BackfillPart]:
     found = [
-        (record, *find_missing(record, ledger, timeframe, span, provider))
-        for record, ledger in zip(records, ledgers, strict=True)
+        (record, *find_missing(record, coverage, timeframe, span, provider))
+        for record, coverage in zip(records, coverages, strict=True)
     ]
     page = provider.capabilities.max_rows_per_call * timeframe.nominal_ms
     pieces = sum(-(-(gap.until - gap.since) // page) for _, gaps, _ in found for gap in gaps)
@@ -182,14 +182,14 @@ def _planned(
 
 
 def find_missing(
-    record: InstrumentRecord, ledger: Coverage, timeframe: Timeframe, span: Span, provider: Upstream
+    record: InstrumentRecord, coverage: Coverage, timeframe: Timeframe, span: Span, provider: Upstream
 ) -> tuple[Spans, tuple[Gap, ...]]:
-    """The final, available gaps of ``span``; and the spans that are never available, with reasons."""
+    """The final gaps of ``span`` that can be fetched, and the spans that never can, with reasons."""
     days, now = zone(record.timezone), provider.now_ms()
-    plan = Plan(record, provider.capabilities, ledger, {}, timeframe, days, days, now)
+    plan = Plan(record, provider.capabilities, coverage, {}, timeframe, days, days, now)
     final = timeframe.floor(now - provider.capabilities.final_after_ms, days)
     whole = Span(timeframe.ceil(span.since, days), min(timeframe.ceil(span.until, days), final))
-    unknown = Spans([whole]) - ledger.final(timeframe)
+    unknown = Spans([whole]) - coverage.final(timeframe)
     beyond = [
         Gap(gap.since, gap.until, reason, detail)
         for reason, part, detail in plan.unreachable(whole)
@@ -199,7 +199,7 @@ def find_missing(
 
 
 def split_into_parts(record: InstrumentRecord, gaps: Spans, timeframe: Timeframe, page: int) -> list[BackfillPart]:
-    """The parts that fill ``gaps``, the newest first; a call brings about ``page`` milliseconds."""
+    """The parts that fill ``gaps``, the newest first; one call returns about ``page`` milliseconds."""
     days = zone(record.timezone)
     parts: list[BackfillPart] = []
     for gap in gaps:
@@ -207,7 +207,7 @@ def split_into_parts(record: InstrumentRecord, gaps: Spans, timeframe: Timeframe
         while since < gap.until:
             until = min(gap.until, timeframe.floor(since + CALLS_PER_PART * page, days))
             pieces = -(-(until - since) // page)
-            if parts and parts[-1].pieces + pieces <= CALLS_PER_PART:  # a part may have known stretches within
+            if parts and parts[-1].pieces + pieces <= CALLS_PER_PART:  # a part may include covered spans
                 last = parts.pop()
                 parts.append(BackfillPart(record, Span(last.span.since, until), last.pieces + pieces))
             else:
@@ -222,12 +222,12 @@ def round_robin(parts: Iterable[Sequence[BackfillPart]]) -> list[BackfillPart]:
 
 
 def gaps_as_json(holes: Iterable[Gap]) -> str:
-    """Holes as they are kept in ``backfill_parts``."""
+    """Gaps as ``backfill_parts`` stores them."""
     return json.dumps([[gap.since, gap.until, gap.reason, gap.detail] for gap in holes])
 
 
 def _reachable(order: BackfillRequest, provider: Upstream) -> Span:
-    """The span that is ordered, as far as it lies in the past; BadUserInput where nothing of it can be had."""
+    """The past part of the ordered span; BadUserInput if none of it is available."""
     now = provider.now_ms()
     if order.until is not None and order.until <= order.since:
         raise BadUserInput(f"`since` ({order.since}) must lie before `until` ({order.until}).")
@@ -251,12 +251,12 @@ def _job_not_found(job: int) -> NotFound:
 
 
 def _visible_progress(job: Backfill) -> Backfill:
-    """What of a job is worth another message."""
+    """The job without the fields whose change alone is not worth a message to followers."""
     return replace(job, candles_per_second=0.0, estimated_end_at=None)
 
 
 def _backfill(row: Any) -> Backfill:
-    """A job; its rate and its end are reckoned by the database's clock, from when it was started."""
+    """A job; its rate and estimated end are computed by the database's clock, from the job's start."""
     started, ended, seen = to_ms(row["started_at"]), to_ms(row["ended_at"]), to_ms(row["seen_at"])
     elapsed = max(1, (ended or seen) - started) if started else 0
     done, total, state = row["pieces_done"], row["pieces"], BackfillState(row["state"])
@@ -286,10 +286,10 @@ def _backfill(row: Any) -> Backfill:
 
 
 def _job_gaps(rows: Iterable[Any], *, several: bool) -> tuple[Gap, ...]:
-    """The holes of a job, neighbours as one; with the symbol in the detail where there are several."""
+    """The gaps of a job, with neighbours merged; the detail names the symbol if the job has several."""
     gaps: list[Gap] = []
     rows = sorted((symbol, reason, detail or "", since, until) for symbol, (since, until, reason, detail) in rows)
     for (symbol, reason, detail), group in groupby(rows, key=lambda row: row[:3]):
-        said = f"{symbol}: {detail}" if several else detail
-        gaps += [Gap(s.since, s.until, GapReason(reason), said) for s in Spans(Span(*row[3:]) for row in group)]
+        named = f"{symbol}: {detail}" if several else detail
+        gaps += [Gap(s.since, s.until, GapReason(reason), named) for s in Spans(Span(*row[3:]) for row in group)]
     return tuple(gaps)

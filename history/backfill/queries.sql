@@ -1,10 +1,12 @@
+-- The statements of the backfill, by name. Times as in storage/queries.sql.
+
 -- name: backfill_add
 insert into backfills (market, provider, symbols, timeframe, span, priority, created_by)
 values ($1, $2, $3, $4, tstzrange(ms($5), ms($6)), $7, $8)
 returning id;
 
 -- name: backfill_parts_add
--- A part without pieces fetches nothing: it is DONE at once and only keeps why its holes cannot be filled.
+-- A part without pieces has nothing to fetch: it is DONE at once, and keeps only the reasons of its gaps.
 insert into backfill_parts (backfill_id, timeframe, priority, instrument_id, span, reached, pieces, again, holes, state, ended_at)
 select $1, $2, $3, x.i, tstzrange(ms(x.since), ms(x.until)), ms(x.since), x.pieces, x.again, x.holes::jsonb,
        case x.pieces when 0 then 'DONE' else 'OPEN' end, case x.pieces when 0 then now() end
@@ -45,8 +47,8 @@ update backfills set state = 'CANCELLED', ended_at = now()
 where (select count(*) from parts) >= 0 and id = $1 and state in ('QUEUED', 'RUNNING');
 
 -- name: backfill_claim
--- Claims the most urgent free part: of job $3 if given, and never of the providers $4. `skip locked` gives two workers that
--- ask at the same time two different parts.
+-- Claims the most urgent free part: of job $3 if given, and never of the providers $4. `skip locked` gives two concurrent
+-- workers two different parts.
 with taken as (
   update backfill_parts set claimed_by = $1, claimed_until = now() + $2::float8 * interval '1 s'
   where id = (
@@ -70,7 +72,8 @@ set reached = ms($3), calls = calls + $4, candles = candles + $5,
 where id = $1 and claimed_by = $2 and state = 'OPEN' returning id;
 
 -- name: backfill_rest
--- Releases a part and delays its next attempt by $3 seconds. $5 is 0 if the provider is not to blame.
+-- Releases a part and delays its next attempt by $3 seconds. $5 is added to its failed attempts: 0 if the provider is not the
+-- cause.
 with failed as (
   update backfill_parts
   set attempts = attempts + $5, calls = calls + $4, claimed_by = null, claimed_until = null,
@@ -88,8 +91,8 @@ with ended as (
 update backfills set last_error = $7 where id = (select backfill_id from ended) and $7::text is not null;
 
 -- name: backfills_close
--- Ends the jobs that have no open part; a job with a failed part has failed. It is a statement of its own because the last
--- two parts may end at the same time.
+-- Ends the jobs that have no open part; a job with a failed part has failed. It is a statement of its own: of two last parts
+-- that end at the same time, neither transaction sees that the other part has ended.
 update backfills b
 set state = case when exists (select from backfill_parts where backfill_id = b.id and state = 'FAILED') then 'FAILED' else 'DONE' end,
     started_at = coalesce(started_at, now()), ended_at = now()
@@ -126,7 +129,8 @@ select * from tracked where instrument_id > $1 order by instrument_id limit $2;
 select * from tracked where instrument_id = any ($1::int4[]);
 
 -- name: tracked_take
--- Takes up to $2 series that no process has checked for $1 seconds; no other process gets them meanwhile.
+-- Takes up to $2 series that no process has checked for $1 seconds, and marks them as checked, so that only one process gets
+-- each.
 update tracked set checked_at = now() where instrument_id in (
   select instrument_id from tracked where checked_at < now() - $1::float8 * interval '1 s'
   order by checked_at limit $2 for update skip locked)
@@ -146,6 +150,6 @@ where backfill_id is null and not again and instrument_id = any ($1::int4[])
 update tracked set reread_at = ms($2) where instrument_id = any ($1::int4[]);
 
 -- name: tracked_sweep
--- Deletes ended parts of tracked series at once, and those that failed or found holes after a day.
+-- Deletes the ended parts of tracked series: those that failed or found gaps after a day, the others at once.
 delete from backfill_parts
 where backfill_id is null and state <> 'OPEN' and (state <> 'FAILED' and holes = '[]' or ended_at < now() - interval '1 day');

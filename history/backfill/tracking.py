@@ -1,7 +1,7 @@
-"""Series that are kept complete for ever: some process looks for the holes of each, and all of them fill these.
+"""Tracking: series that the server keeps complete. One process looks for the gaps of each, and all processes fill them.
 
-There is no leader: the process that moves ``checked_at`` on checks a series for the next half minute, no other does, and
-if it dies another one goes on.
+There is no leader: the process that updates ``checked_at`` checks the series, and no other does for half a minute. If it
+dies, another process does the next check.
 """
 
 from __future__ import annotations
@@ -27,35 +27,35 @@ from history.backfill.statements import SQL
 from storage.coverage import Coverage
 from storage.database import to_ms
 
-MAX_TRACKED = 10_000  # in all; each is followed live
-BATCH_SIZE = 200  # series looked at in one go
+MAX_TRACKED = 10_000  # of all providers; each series has a feed
+BATCH_SIZE = 200  # series checked at once
 DEFAULT_DAYS = 30  # how far back a series is tracked by default
-LIVE_GRACE_MS = 2 * MINUTE_MS  # the feed closes younger minutes, where there is one
-TRACKING_PRIORITY = -1  # what somebody ordered goes first
+LIVE_GRACE_MS = 2 * MINUTE_MS  # leave younger minutes to the feed
+TRACKING_PRIORITY = -1  # below the backfills that users order
 _DAY = Timeframe(1, "d")
 _END = 2**53
 
 
 class Tracking:
-    """The relation ``tracked``, and this process's share of keeping its series complete."""
+    """The relation ``tracked``, and this process's share of the checks of its series."""
 
     def __init__(self, backfills: BackfillJobs) -> None:
-        """Nothing runs before `keep`."""
+        """Start nothing: `run` does."""
         self._backfills = backfills
         self._history = backfills.history
         self._database = backfills.history.store.database
         self.outage = Outage("checking the tracked series")
 
     async def track(self, selection: SymbolSelection, since: int | None, by: str | None) -> list[TrackedSeries]:
-        """Keep the 1m candles of these symbols complete from ``since`` on; by default the last 30 days and what comes.
+        """Keep the 1m candles of these symbols complete from ``since`` on; by default from 30 days ago.
 
-        A symbol that is tracked already takes the earlier of the two. BadUserInput, NotFound, ProviderError.
+        A symbol that is tracked already gets the earlier ``since`` of the two. BadUserInput, NotFound, ProviderError.
         """
         records = await self._history.listings.select(selection)
         timeout_s = self._history.timings.query_deadline_s
         provider = await self._backfills.provider(selection.market, selection.provider, timeout_s=timeout_s)
         if MINUTE not in provider.capabilities.timeframes:
-            raise BadUserInput(f"{provider.name} has no 1m candles that could be kept complete.")
+            raise BadUserInput(f"{provider.name} has no 1m candles, and only these can be tracked.")
         now = provider.now_ms()
         if since is not None and since > now:
             raise BadUserInput(f"`since` ({since}) lies in the future.")
@@ -77,12 +77,12 @@ class Tracking:
             return int(await connection.fetchval(SQL["tracked_remove"], [record.id for record in records]))
 
     async def page(self, first: int, after: int = 0) -> list[TrackedSeries]:
-        """Tracked series in the order of their instruments' numbers, those behind number ``after``."""
+        """Tracked series in the order of their instruments' ids, those after the id ``after``."""
         rows = await self._database.fetch(SQL["tracked_page"], after, first)
         return await self._tracked(await self._history.instruments.by_id([row["instrument_id"] for row in rows]))
 
     async def run(self) -> None:
-        """Look after every series twice a minute, together with the other processes, until cancelled."""
+        """Check every series twice a minute, together with the other processes, until cancelled."""
         while True:
             with self.outage.recording():
                 while await self.check_batch():
@@ -98,21 +98,21 @@ class Tracking:
         if not rows:
             return 0
         records = await self._history.instruments.by_id([row["instrument_id"] for row in rows])
-        ledgers = await self._history.coverage_cache.load([record.id for record in records])
+        coverages = await self._history.coverage_cache.load([record.id for record in records])
         tried = await self._recent_attempts(records)
         providers = await self._providers(records)
         fill, again, complete, read = [], [], [], {}
-        for row, record, ledger in zip(rows, records, ledgers, strict=True):
+        for row, record, coverage in zip(rows, records, coverages, strict=True):
             if (provider := providers[record.instrument.market, record.instrument.provider]) is None:
-                continue  # it is down, or still starting: its holes stay until it is back
-            holes = _series_gaps(row, record, ledger, provider)
+                continue  # it is down or still starting: the gaps of its series stay until it is available
+            holes = _series_gaps(row, record, coverage, provider)
             if not holes:
                 complete.append(record.id)
             page = provider.capabilities.max_rows_per_call * MINUTE_MS
-            later = ledger.postponed(MINUTE, provider.now_ms())
+            later = coverage.postponed(MINUTE, provider.now_ms())
             due = holes - Spans(span for span, _, _ in tried[record.id]) - later
             fill.append(split_into_parts(record, due, MINUTE, page))
-            if late := _correctable(row, ledger, provider):
+            if late := _correctable(row, coverage, provider):
                 again += [
                     BackfillPart(record, span, -(-(span.until - span.since) // page), refetch=True) for span in late
                 ]
@@ -131,7 +131,7 @@ class Tracking:
     async def _recent_attempts(
         self, records: Sequence[InstrumentRecord]
     ) -> dict[int, list[tuple[Span, str, list[Any]]]]:
-        """The parts of each series that are under way or were just tried: span, state and gaps."""
+        """The parts of each series that are running or were tried lately: span, state and gaps."""
         tried: dict[int, list[tuple[Span, str, list[Any]]]] = defaultdict(list)
         for row in await self._database.fetch(SQL["tracked_parts"], [record.id for record in records]):
             span = Span(to_ms(row["since"]), to_ms(row["until"]))
@@ -141,14 +141,14 @@ class Tracking:
     async def _tracked(self, records: Sequence[InstrumentRecord]) -> list[TrackedSeries]:
         ids = [record.id for record in records]
         rows = {row["instrument_id"]: row for row in await self._database.fetch(SQL["tracked_by_id"], ids)}
-        ledgers = dict(zip(ids, await self._history.coverage_cache.load(ids), strict=True))
+        coverages = dict(zip(ids, await self._history.coverage_cache.load(ids), strict=True))
         tried = await self._recent_attempts(records)
         providers = await self._providers(records)
         found = []
         for record in records:
             if row := rows.get(record.id):
                 provider = providers[record.instrument.market, record.instrument.provider]
-                holes = _series_gaps(row, record, ledgers[record.id], provider) if provider else Spans()
+                holes = _series_gaps(row, record, coverages[record.id], provider) if provider else Spans()
                 gaps = _explain(holes, tried[record.id])
                 found.append(TrackedSeries(record, to_ms(row["since"]), tuple(gaps), to_ms(row["complete_at"])))
         return found
@@ -166,9 +166,9 @@ class Tracking:
             return None
 
 
-def _series_gaps(row: Any, record: InstrumentRecord, ledger: Coverage, provider: Upstream) -> Spans:
-    """The available gaps of a tracked series."""
-    holes, _ = find_missing(record, ledger, MINUTE, Span(to_ms(row["since"]), _END), provider)
+def _series_gaps(row: Any, record: InstrumentRecord, coverage: Coverage, provider: Upstream) -> Spans:
+    """The gaps of a tracked series that can be fetched."""
+    holes, _ = find_missing(record, coverage, MINUTE, Span(to_ms(row["since"]), _END), provider)
     if provider.capabilities.live is LiveMode.NONE:
         return holes
     return holes & Spans(
@@ -176,19 +176,19 @@ def _series_gaps(row: Any, record: InstrumentRecord, ledger: Coverage, provider:
     ).inner(MINUTE)
 
 
-def _correctable(row: Any, ledger: Coverage, provider: Upstream) -> Spans:
-    """The covered part of the last whole days, once a day, of a provider that corrects them late."""
+def _correctable(row: Any, coverage: Coverage, provider: Upstream) -> Spans:
+    """Once a day: the covered part of the last whole days, to fetch again if the provider corrects candles late."""
     late, reread_at = provider.capabilities.corrects_within_ms, to_ms(row["reread_at"])
     today = _DAY.floor(provider.now_ms())
     if late is None or (reread_at is not None and reread_at >= today):
         return Spans()
-    # The first of these days is read for the last time: all that can still be corrected of it has been.
+    # Includes one day more than the provider corrects: its last fetch comes after its last correction.
     span = Span(today - (-(-late // DAY_MS) + 1) * DAY_MS, today)
-    return ledger.spans.get(MINUTE, Spans()) & Spans([span])
+    return coverage.spans.get(MINUTE, Spans()) & Spans([span])
 
 
 def _explain(holes: Spans, tried: list[tuple[Span, str, list[Any]]]) -> list[Gap]:
-    """The holes, each with why it is still there; neighbours for the same reason are one."""
+    """The gaps, each with the reason why it is still there; neighbours with the same reason are merged."""
     lacking: dict[tuple[str, str | None], Spans] = {}
     for _, _, lacked in tried:
         for since, until, reason, detail in lacked:

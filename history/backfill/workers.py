@@ -1,8 +1,8 @@
-"""The workers of this process: they fetch queued parts of backfills, beside those of other processes.
+"""The workers of this process: they fetch queued parts of backfills, at the same time as those of other processes.
 
-A part is fetched page by page through the fetcher, which finds the gaps in the coverage and stores each page with its
-coverage in one transaction. A part is claimed, and a claim ends by itself: a killed process costs one page a worker, and
-anybody goes on from there.
+A worker fetches a part page by page through the fetcher, which finds the gaps in the coverage and stores each page with its
+coverage in one transaction. It claims the part first, and a claim expires. So a killed process loses one page per worker,
+and any other worker continues from there.
 """
 
 from __future__ import annotations
@@ -30,14 +30,14 @@ from storage.database import to_ms
 
 log = logging.getLogger(__name__)
 
-MAX_ATTEMPTS = 40  # failures in a row before a part is given up: about two hours
+MAX_ATTEMPTS = 40  # failures in a row, over about two hours, after which a part has failed
 _CLAIMS, _WORK = "backfill claims", "backfills"  # the tasks
-MAX_PROVIDERS = 8  # how many providers are worked with at once
+MAX_PROVIDERS = 8  # providers that have workers at the same time
 
 
 @dataclass(slots=True)
 class _ClaimedPart:
-    """A part that this process works on; ``span`` is the rest of it."""
+    """A part that this process has claimed; ``span`` is the rest of it."""
 
     id: int
     record: InstrumentRecord
@@ -48,10 +48,10 @@ class _ClaimedPart:
 
 
 class BackfillWorkers:
-    """This process's share of the work: at most so many workers for each provider, whose budget they divide."""
+    """This process's workers: at most ``workers`` for each provider, which share its rate budget."""
 
     def __init__(self, backfills: BackfillJobs, *, workers: int = 4, job: int | None = None) -> None:
-        """Nothing runs before `start`; ``job`` is the only one to be worked on, where it is given."""
+        """Start nothing: `start` does. With ``job`` the workers run that job only."""
         self._backfills = backfills
         self._history = backfills.history
         self._database = backfills.history.store.database
@@ -65,13 +65,13 @@ class BackfillWorkers:
         self._recording = Outage("recording the progress of backfills")
 
     def start(self, supervisor: Supervisor) -> None:
-        """Work on whatever is queued, until `close`."""
+        """Fetch queued parts until `close`."""
         self._supervisor = supervisor
         supervisor.start(_CLAIMS, self._renew, self._renewing)
         supervisor.start(_WORK, self._work, self._claiming)
 
     async def close(self) -> None:
-        """Stop the parts that are under way, and release their claims."""
+        """Stop the running parts, and release their claims."""
         if self._supervisor is None:
             return
         await self._supervisor.stop(_WORK)
@@ -89,7 +89,7 @@ class BackfillWorkers:
                     not paused and len(self._running) < self._workers * MAX_PROVIDERS and (part := await self._claim())
                 ):
                     self._begin(part)
-                await self._execute("backfills_close")  # also the jobs of a process that died at this point
+                await self._execute("backfills_close")  # includes jobs of a process that died before this call
             await self._wait()
 
     async def _wait(self) -> None:
@@ -110,7 +110,7 @@ class BackfillWorkers:
         self._backfills.changed.set()
 
     async def _renew(self) -> None:
-        """Keep the claims of what runs, and of nothing else: what a failure left behind must be free again."""
+        """Renew the claims of running parts only: those that a failure left behind have to expire."""
         while True:
             with self._renewing.recording():
                 if ids := [part.id for part in self._running.values()]:
@@ -138,7 +138,7 @@ class BackfillWorkers:
     async def _try_part(self, part: _ClaimedPart) -> None:
         try:
             await self._run(part)
-        except CandlegraphError as error:  # ours, not the provider's: it does not count
+        except CandlegraphError as error:  # our failure, not the provider's: not counted as an attempt
             self._recording.begin(f"{part.record.instrument}: {error.message}")
             await self._execute(
                 "backfill_rest",
@@ -155,7 +155,7 @@ class BackfillWorkers:
             await self._end(part, BackfillState.FAILED, FetchResult(failure=failure), GapReason.OUTAGE)
 
     async def _run(self, part: _ClaimedPart) -> None:
-        """Page after page until there is nothing more to ask for."""
+        """Fetch page after page until nothing of the part is left to request."""
         name = part.record.instrument
         while True:
             try:
@@ -186,10 +186,10 @@ class BackfillWorkers:
             )
             async with self._database.connection() as connection:
                 if not await connection.fetchval(SQL["backfill_progress"], *progress):
-                    return  # cancelled, or somebody took it for dead and goes on with it
+                    return  # the job was cancelled, or another worker has claimed the part after our claim expired
 
     async def _fail(self, part: _ClaimedPart, result: FetchResult) -> None:
-        """Try again later, or give the part up where that is of no use."""
+        """Schedule another attempt, or end the part if another attempt is useless."""
         failure = result.failure
         assert failure  # noqa: S101
         if isinstance(failure, UnknownSymbol):  # the job goes on without it
@@ -210,8 +210,8 @@ class BackfillWorkers:
         self, part: _ClaimedPart, state: BackfillState, result: FetchResult, reason: GapReason | None = None
     ) -> None:
         """End a part; its uncovered spans are gaps."""
-        ledger = (await self._history.coverage_cache.load([part.record.id]))[0]
-        left = Spans([part.span]) - ledger.final(part.timeframe)
+        coverage = (await self._history.coverage_cache.load([part.record.id]))[0]
+        left = Spans([part.span]) - coverage.final(part.timeframe)
         message = result.failure.message if result.failure else None
         holes = [Gap(s.since, s.until, reason, message) for s in left] if reason else _part_gaps(left, result)
         arguments = (state, result.calls, result.rows, gaps_as_json(holes), message)
@@ -219,16 +219,16 @@ class BackfillWorkers:
         await self._execute("backfills_close")
 
     async def _execute(self, name: str, *arguments: object) -> None:
-        """Run a statement that need not succeed: without it the claim ends, and somebody does it again."""
+        """Run a statement that may fail: then the claim expires, and another worker does the work again."""
         with self._recording.recording():
             async with self._database.connection() as connection:
                 await connection.execute(SQL[name], *arguments)
 
 
 def _part_gaps(left: Spans, result: FetchResult) -> list[Gap]:
-    """Why each span of ``left`` cannot be had."""
+    """The gaps of ``left``, each with the reason why it is not available."""
     refused = [
-        Gap(span.since, span.until, GapReason.REFUSED, "The provider sent rows that are no candles.")
+        Gap(span.since, span.until, GapReason.REFUSED, "The provider sent invalid rows.")
         for span in left & result.refused
     ]
     return refused + [

@@ -1,6 +1,6 @@
-"""When American exchanges trade, the hours before the opening and after the close included: Alpaca's own calendar.
+"""The trading sessions of American exchanges, including the hours before the opening and after the close, as Alpaca lists them.
 
-A minute in which they were closed has no candle, and needs no fetch.
+A minute outside the sessions has no candle, and needs no fetch.
 """
 
 from __future__ import annotations
@@ -17,15 +17,15 @@ from candlegraph.span import Span, Spans
 from providers.alpaca.rest import RestClient, json_of, unreadable
 
 _NEW_YORK = ZoneInfo("America/New_York")
-_MARGIN = timedelta(days=7)  # the days before and after today that are read: live series are recent
+_MARGIN = timedelta(days=7)  # read this many days before and after today: only live series use the calendar
 _DEADLINE_S = 3.0
 
 
 class TradingCalendar:
-    """The sessions of these days, read once a day; nothing depends on having them."""
+    """The sessions of the days around today, read once a day; everything also works without them."""
 
     def __init__(self, rest: RestClient, retry_s: float) -> None:
-        """Nothing is read yet; a failed read is tried again after ``retry_s``."""
+        """Start without sessions; a failed read is tried again after ``retry_s``."""
         self._rest = rest
         self._retry_s = retry_s
         self._read_on: date | None = None
@@ -34,7 +34,7 @@ class TradingCalendar:
         self._lock = asyncio.Lock()
 
     async def closed_during(self, span: Span) -> bool:
-        """Whether nothing can have traded in ``span``; False where that is not known."""
+        """Whether the exchanges were closed during all of ``span``; False if that is not known."""
         today = datetime.fromtimestamp(clock.now_ms() / 1000, UTC).astimezone(_NEW_YORK).date()
         first, last = today - _MARGIN, today + _MARGIN
         known = Span(_instant(first, "0000"), _instant(last, "0000"))
@@ -62,7 +62,7 @@ class TradingCalendar:
 
 def _sessions(days: object) -> Spans:
     try:
-        if not isinstance(days, list) or not days:  # two weeks without a session there have never been
+        if not isinstance(days, list) or not days:  # two weeks without a session have never happened
             raise unreadable()
         return Spans(
             Span(*(_instant(date.fromisoformat(day["date"]), day[edge]) for edge in ("session_open", "session_close")))
@@ -73,7 +73,7 @@ def _sessions(days: object) -> Spans:
 
 
 def _instant(day: date, local: str) -> int:
-    """A New York time such as ``0930`` or ``09:30`` (ms, UTC)."""
+    """The instant (ms, UTC) of a New York time such as ``0930`` or ``09:30``."""
     at = datetime.strptime(local.replace(":", ""), "%H%M").replace(
         year=day.year, month=day.month, day=day.day, tzinfo=_NEW_YORK
     )

@@ -1,7 +1,7 @@
-"""US stocks from Alpaca: one provider for each feed and adjustment, for each of them has candles of its own.
+"""US stocks from Alpaca: one provider for each feed and adjustment, because each has candles of its own.
 
-IEX sees about three percent of all trades and SIP all of them, and an adjusted price is not a traded one: candles of
-two feeds never mix, so feed and adjustment are part of the provider's id.
+IEX has about three percent of all trades and SIP has all, and an adjusted price is not a traded one. Candles of two feeds must
+never mix, so feed and adjustment are part of the provider's id.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ TRADING_URL = "https://paper-api.alpaca.markets"
 STREAM_URL = "wss://stream.data.alpaca.markets"
 
 MARKET = Market("stocks", "Stocks", "American stocks and funds.", "America/New_York")
-DELAY_MS = 16 * MINUTE_MS  # the free plan's 15 minutes of SIP, and one more because clocks differ
+DELAY_MS = 16 * MINUTE_MS  # the free plan delays SIP by 15 minutes; one more because clocks differ
 
 _FEEDS = {"iex": LiveMode.STREAM, "sip": LiveMode.STREAM, "otc": LiveMode.POLL}
 _ADJUSTMENTS = {
@@ -42,7 +42,7 @@ _ADJUSTMENTS = {
     "spin-off": "adjusted for spin-offs",
     "all": "adjusted for splits, dividends and spin-offs",
 }
-# Those whose buckets open where ours do beyond doubt; longer ones are folded from days, 10,000 to a call.
+# The timeframes whose buckets are sure to open where ours do; longer ones are folded from days, 10,000 per call.
 _NATIVE = {
     Timeframe.parse(ours): theirs
     for ours, theirs in (
@@ -50,7 +50,7 @@ _NATIVE = {
     )
 }  # fmt: skip
 _MAX_ROWS = 10_000
-_CALLS_A_MINUTE = 200  # of the free plan; all providers share them
+_CALLS_A_MINUTE = 200  # of the free plan; all providers of the account share them
 _SETTLE_MS = 45_000  # late trades are reported within 10 s, and corrected bars come 30 s after the minute
 _ASSETS_DEADLINE_S = 60.0
 _MAX_EMPTY_PAGES = 5
@@ -67,7 +67,7 @@ class Alpaca:
     def __init__(
         self, account: AlpacaAccount, stream: BarStream, feed: str, adjustment: str, *, sharers: int = 1
     ) -> None:
-        """``tape`` is the feed's; ``sharers`` is how many providers use the account. Nothing is opened yet."""
+        """Open nothing yet. ``stream`` is that of the feed; ``sharers`` is the number of providers that use the account."""
         self.id, self.name, self.description = identity(feed, adjustment)
         self.capabilities = Capabilities(
             tuple(_NATIVE),
@@ -88,22 +88,22 @@ class Alpaca:
         return f"<Alpaca {self.id}>"
 
     async def start(self) -> None:
-        """Make ready; no request yet."""
+        """Create the HTTP session; send no request yet."""
         await self._rest.start()
 
     async def close(self) -> None:
-        """Close the connections, the stream too."""
+        """Close the connections, including the stream."""
         await self._stream.close()
         await self._rest.close()
 
     async def listings(self) -> Sequence[Listing]:
-        """Every US equity Alpaca knows, active or not."""
+        """Every US equity that Alpaca lists, active or not."""
         url = f"{self._account.trading_url}/v2/assets"
         body = await self._rest.get(url, {"asset_class": "us_equity"}, _ASSETS_DEADLINE_S)
         return await asyncio.to_thread(_listings, body)
 
     async def fetch(self, instrument: Instrument, timeframe: Timeframe, span: Span) -> Page:
-        """Make one call; see `Provider.fetch`. Where only recent candles are refused, fetch the older part again."""
+        """Make one call; see `Provider.fetch`. If Alpaca refuses only recent candles, fetch the older part again."""
         if timeframe not in _NATIVE:
             raise Unsupported(f"Alpaca's candles of {timeframe} are not used: fold them from shorter ones.")
         delay = self.capabilities.delay_ms
@@ -127,13 +127,13 @@ class Alpaca:
         return Page(candles.between(span), span.since, min(reached, span.until, final))
 
     async def _bars(self, symbol: str, timeframe: Timeframe, span: Span, rows: int = _MAX_ROWS) -> tuple[Candles, bool]:
-        """The oldest bars of ``span``, and whether there are more: only the token shows that, never their number."""
+        """The oldest bars of ``span``, and whether there are more; only the page token shows that, not the number of bars."""
         question = {
             **self._question,
             "symbols": symbol,
             "timeframe": _NATIVE[timeframe],
             "start": _rfc3339(span.since),
-            "end": _rfc3339(span.until - 1),  # theirs is inclusive
+            "end": _rfc3339(span.until - 1),  # Alpaca's end is inclusive
             "limit": str(rows),
         }
         for _ in range(_MAX_EMPTY_PAGES):
@@ -143,21 +143,21 @@ class Alpaca:
             candles, token = await asyncio.to_thread(_page, body, symbol)
             if len(candles) or token is None:
                 return candles, token is not None
-            question["page_token"] = token  # there is no bar to go on from
+            question["page_token"] = token  # the page had no bar whose time could be the next start
         raise ProviderUnavailable("Alpaca sent one empty page after the other.")
 
     def stream(self, instrument: Instrument) -> AsyncIterator[Candles]:
-        """Minutes as they end; one that comes again was corrected. Adjusted or not, what trades now is the same."""
+        """Yield minutes as they end; a corrected minute comes again. Present prices are the same with every adjustment."""
         return self._stream.follow(instrument.symbol)
 
     async def first_available(self, instrument: Instrument) -> int | None:
-        """When its first minute opens."""
+        """The opening of its first minute (ms, UTC)."""
         ever = Span(0, clock.now_ms() - DELAY_MS)
         candles, _ = await self._bars(instrument.symbol, MINUTE, ever, rows=1)
         return int(candles.timestamp[0]) if len(candles) else None
 
     async def server_time(self) -> int:
-        """Alpaca's clock."""
+        """The time by Alpaca's clock (ms, UTC)."""
         body = await self._rest.get(f"{self._account.trading_url}/v2/clock", {}, self.capabilities.deadline_s)
         answer = json_of(body)
         try:
@@ -227,7 +227,7 @@ def _url(environ: Mapping[str, str], name: str, default: str, scheme: str) -> st
 
 
 def _page(body: bytes, symbol: str) -> tuple[Candles, str | None]:
-    """The bars of an answer and its ``next_page_token``; ProviderUnavailable where it is not one."""
+    """The bars of an answer and its ``next_page_token``; ProviderUnavailable if it has another form."""
     answer = json_of(body)
     if not isinstance(answer, dict) or not {"bars", "next_page_token"} <= answer.keys():
         raise unreadable()
@@ -238,7 +238,7 @@ def _page(body: bytes, symbol: str) -> tuple[Candles, str | None]:
 
 
 def _listings(body: bytes) -> list[Listing]:
-    """Of a symbol that was given to another company, the active one."""
+    """The listings of an answer; of a symbol that was given to another company, only the active one."""
     found: dict[str, Listing] = {}
     for asset in objects_of(body):
         if not isinstance(asset, dict) or not asset.get("symbol") or not isinstance(asset["symbol"], str):
@@ -259,7 +259,7 @@ def _listings(body: bytes) -> list[Listing]:
 
 
 def _kind(name: object) -> SymbolKind | None:
-    """What the name says that it is: Alpaca's class, `us_equity`, holds shares and funds alike."""
+    """The kind by the name, because Alpaca's class `us_equity` has both shares and funds."""
     if not isinstance(name, str):
         return None
     if re.search(r"\bETF\b", name):

@@ -1,6 +1,6 @@
-"""Alpaca's REST interface: one request with the account's keys, its answer or its error in our terms, bars as candles.
+"""Alpaca's REST interface: sends requests with the account's keys, translates errors, and converts bars to candles.
 
-No error is chained to one of aiohttp's: some of those hold the request, and with it the keys.
+No error has one of aiohttp's as its cause, because some of those include the request, and with it the keys.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ class RecentRefused(ProviderRefused):
 
 @dataclass(frozen=True, slots=True)
 class AlpacaAccount:
-    """A pair of keys and the hosts they are for; printed without the keys."""
+    """A pair of keys and the hosts that accept them; its `repr` leaves the keys out."""
 
     key: str = field(repr=False)
     secret: str = field(repr=False)
@@ -51,12 +51,12 @@ class RestClient:
     """The connections of one provider to Alpaca's two REST hosts."""
 
     def __init__(self, account: AlpacaAccount) -> None:
-        """Nothing is opened yet."""
+        """Open nothing yet."""
         self.account = account
         self._http: aiohttp.ClientSession | None = None
 
     async def start(self) -> None:
-        """Make a pool of connections; no request yet."""
+        """Create a pool of connections; send no request yet."""
         if self._http is None:
             self._http = aiohttp.ClientSession(
                 cookie_jar=aiohttp.DummyCookieJar(), timeout=aiohttp.ClientTimeout(total=None)
@@ -100,23 +100,23 @@ async def _body(response: aiohttp.ClientResponse) -> bytes:
 
 
 def _error(status: int, headers: Mapping[str, str], body: bytes) -> ProviderError:
-    """The error of a status. Bad keys and a plan that is too small are both 403: the message differs."""
-    said = body[:2_000].decode(errors="replace").lower()
+    """The error of a status. Wrong keys and a plan without the data both give 403, with different messages."""
+    text = body[:2_000].decode(errors="replace").lower()
     if status == 429:
         return RateLimited("Alpaca asks us to slow down.", retry_after=_retry_after(headers))
-    if status in {401, 403} and "subscription" in said:
-        return RecentRefused() if "recent" in said else ProviderRefused("Alpaca's plan does not include this feed.")
+    if status in {401, 403} and "subscription" in text:
+        return RecentRefused() if "recent" in text else ProviderRefused("Alpaca's plan does not include this feed.")
     if status in {401, 403}:
         return ProviderRefused(_KEYS_REFUSED)
     if status in {400, 422}:
-        if "invalid symbol" in said:
+        if "invalid symbol" in text:
             return UnknownSymbol("Alpaca does not know this symbol.")
         return Unsupported(f"Alpaca does not support this request (HTTP {status}).")
     return ProviderUnavailable(f"Alpaca answered with HTTP {status}.", retry_after=_retry_after(headers))
 
 
 def _retry_after(headers: Mapping[str, str]) -> float | None:
-    """Seconds until the limit is lifted: X-Ratelimit-Reset is an instant (s since the epoch), Retry-After a wait."""
+    """Seconds until the limit ends: X-Ratelimit-Reset is an instant (s since the epoch), Retry-After a duration."""
     number = re.compile(r"[0-9]{1,15}")
     if number.fullmatch(reset := headers.get("X-Ratelimit-Reset", "")):
         wait = int(reset) - clock.now_ms() / 1000
@@ -133,7 +133,7 @@ def unreadable() -> ProviderUnavailable:
 
 
 def json_of(body: bytes | str) -> object:
-    """The body as JSON; ProviderUnavailable where it is none."""
+    """The body as JSON; ProviderUnavailable if it is not JSON."""
     try:
         parsed: object = orjson.loads(body)
     except ValueError:
@@ -142,7 +142,7 @@ def json_of(body: bytes | str) -> object:
 
 
 def objects_of(body: bytes) -> Iterator[object]:
-    """The elements of a JSON array, one by one: a parser that takes 13 MB at once keeps every thread waiting."""
+    """The elements of a JSON array, one by one: a parser that gets 13 MB at once blocks every other thread."""
     decode, step = JSONDecoder().raw_decode, re.compile(r"\s*(,|\]\s*\Z)\s*")
     try:
         text = body.decode().strip()
@@ -166,7 +166,7 @@ def objects_of(body: bytes) -> Iterator[object]:
 
 
 def candles_of(rows: Sequence[Mapping[str, object]]) -> Candles:
-    """Bars, of REST or of the stream, in any order; of equal instants the last wins. ProviderUnavailable if unreadable."""
+    """Candles from bars of REST or the stream, in any order; the last bar of an instant counts. ProviderUnavailable."""
     try:
         texts = [row["t"] for row in rows]
         if not all(isinstance(text, str) and text.endswith("Z") for text in texts):

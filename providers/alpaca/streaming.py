@@ -1,7 +1,7 @@
-"""Alpaca's stream: one socket for each feed, shared by all followers of a symbol, because an account gets no more.
+"""Alpaca's stream: one socket for each feed, shared by all followers, because an account may open no more.
 
-A socket that is cut fails every follower, so that each reads by REST what it missed; the next follower opens the
-next one. Numbers of errors: https://docs.alpaca.markets/docs/streaming-market-data
+If the socket is lost, every follower fails and reads the missed bars by REST; the next follower opens a new socket. Numbers
+of errors: https://docs.alpaca.markets/docs/streaming-market-data
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ _REFUSED = {
 }
 _OCCUPIED = 406
 _SYMBOL_LIMIT = 405
-_ABOUT_SYMBOLS = (400, _SYMBOL_LIMIT, 410)  # where they answer a subscription: the rest of it goes on
+_ABOUT_SYMBOLS = (400, _SYMBOL_LIMIT, 410)  # as replies to a subscription, these refuse symbols and not the connection
 
 
 class _Occupied(Exception):
@@ -41,16 +41,16 @@ class BarStream:
     """The stream of one feed of an account."""
 
     def __init__(self, account: AlpacaAccount, feed: str, timings: AlpacaTimings) -> None:
-        """Nothing is opened before somebody follows."""
+        """Open nothing yet: the first follower does."""
         self.account = account
         self.timings = timings
         self.url = f"{account.stream_url}/v2/{feed}"
-        self.lock = asyncio.Lock()  # held while a socket is open: the next one waits until it is closed
+        self.lock = asyncio.Lock()  # held while a socket is open, so that the next one waits until it is closed
         self._socket: _Socket | None = None
         self._refused: tuple[float, str] | None = None
 
     async def follow(self, symbol: str) -> AsyncIterator[Candles]:
-        """Minutes of ``symbol`` as they end, and again when they are corrected. Ends by raising a ProviderError."""
+        """Yield minutes of ``symbol`` as they end, and again when they are corrected. Ends by raising a ProviderError."""
         if self._refused and time.monotonic() < self._refused[0]:
             raise ProviderRefused(self._refused[1])
         socket = self._socket
@@ -64,20 +64,20 @@ class BarStream:
             socket.leave(follower)
 
     def refuse(self, message: str) -> None:
-        """Remember that Alpaca will not have us."""
+        """Remember that Alpaca refuses the stream, to make no attempt for a while."""
         self._refused = (time.monotonic() + self.timings.refused_pause_s, message)
 
     async def close(self) -> None:
-        """Cut everybody off and close the connection."""
+        """End the streams of all followers, and close the connection."""
         self._refused = None
         if self._socket:
             self._socket.task.cancel()
-        async with self.lock:  # also one that somebody left a moment ago
+        async with self.lock:  # wait for a socket whose last follower left a moment ago, too
             self._socket = None
 
 
 class _Follower:
-    """A follower of a symbol: the bars since its last read, the newest of each minute."""
+    """A follower of a symbol, with the newest bar of each minute since its last read."""
 
     def __init__(self, symbol: str) -> None:
         self.symbol = symbol
@@ -100,24 +100,24 @@ class _Follower:
             if not self._error:
                 self._arrived.clear()
             return candles_of(bars)
-        assert self._error  # noqa: S101 - else nothing had arrived
+        assert self._error  # noqa: S101 - without bars, only an error wakes it
         raise type(self._error)(self._error.message, retry_after=self._error.retry_after)
 
 
 class _Socket:
-    """One connection, from its first follower to its last, or until it is cut."""
+    """One connection, from its first follower to its last, or until it is lost."""
 
     def __init__(self, stream: BarStream) -> None:
         self._stream = stream
         self.ended = False
         self._followers: dict[str, list[_Follower]] = {}
         self._subscribed: set[str] = set()
-        self._at_once = 1_000  # symbols in a subscription; 1 once one was refused
+        self._at_once = 1_000  # symbols per subscription; 1 after one was refused
         self._changed = asyncio.Event()
         self._answer: asyncio.Future[set[str] | int] | None = None
         self._error: ProviderError = ProviderUnavailable("Alpaca's stream was closed.")
         self.task = asyncio.create_task(self._run())
-        self.task.add_done_callback(self._end)  # also where it was cancelled before it began
+        self.task.add_done_callback(self._end)  # a callback runs even if the task is cancelled before its first step
 
     def join(self, symbol: str) -> _Follower:
         follower = _Follower(symbol)
@@ -164,7 +164,7 @@ class _Socket:
         raise ProviderUnavailable("Alpaca's stream is occupied: another connection with these keys is open.")
 
     async def _talk(self) -> NoReturn:
-        """Open, sign in, and keep the subscriptions equal to the followed symbols. Ends by raising."""
+        """Open the socket, sign in, and keep the subscriptions equal to the followed symbols. Ends by raising."""
         close = aiohttp.ClientWSTimeout(ws_close=1.0)
         try:
             async with (
@@ -229,7 +229,7 @@ class _Socket:
         return asked
 
     async def _subscribe(self, ws: aiohttp.ClientWebSocketResponse) -> None:
-        """Keep the subscriptions equal to the followed symbols: one request at a time, in order of arrival."""
+        """Keep the subscriptions equal to the followed symbols, with one request at a time, in order of arrival."""
         while True:
             await self._changed.wait()
             self._changed.clear()
@@ -250,7 +250,7 @@ class _Socket:
             if isinstance(answer, set):
                 self._subscribed = answer
             if len(symbols) > 1 and isinstance(answer, int):
-                self._at_once = 1  # to find out which
+                self._at_once = 1  # to find out which symbol is refused
             elif not gone:
                 self._refuse([symbol for symbol in symbols if symbol not in self._subscribed], answer)
 
@@ -262,7 +262,7 @@ class _Socket:
 
 
 def _items(message: aiohttp.WSMessage) -> list[Mapping[str, object]]:
-    """The objects of one message; ProviderUnavailable where the connection has ended."""
+    """The objects of one message; ProviderUnavailable if the connection has ended."""
     if message.type is not aiohttp.WSMsgType.TEXT:
         raise _cut()
     items = json_of(message.data)
@@ -271,13 +271,13 @@ def _items(message: aiohttp.WSMessage) -> list[Mapping[str, object]]:
     return items
 
 
-def _raise_for(code: object, said: str | None = None) -> NoReturn:
-    """What an error of the stream means to us."""
+def _raise_for(code: object, reason: str | None = None) -> NoReturn:
+    """Raise our error for an error code of the stream."""
     if code == _OCCUPIED:
         raise _Occupied
     if isinstance(code, int) and code in _REFUSED:
         raise ProviderRefused(_REFUSED[code])
-    raise ProviderUnavailable(f"Alpaca's stream ended with {said or f'error {str(code)[:8]}'}.")
+    raise ProviderUnavailable(f"Alpaca's stream ended with {reason or f'error {str(code)[:8]}'}.")
 
 
 def _cut() -> ProviderUnavailable:

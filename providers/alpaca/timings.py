@@ -1,4 +1,4 @@
-"""How long the providers of Alpaca wait."""
+"""The time-outs and pauses of the Alpaca providers."""
 
 from __future__ import annotations
 
@@ -11,6 +11,6 @@ class AlpacaTimings:
 
     answer_timeout_s: float = 10.0  # how long Alpaca may take to answer a message
     heartbeat_interval_s: float = 15.0  # how often a socket is pinged
-    occupied_retries_s: tuple[float, ...] = (1.0, 2.0, 4.0, 8.0, 16.0)  # a socket that was cut counts for a while there
-    refused_pause_s: float = 300.0  # how long a refused stream is not tried again
-    calendar_retry_s: float = 600.0  # how soon a calendar that could not be read is tried again
+    occupied_retries_s: tuple[float, ...] = (1.0, 2.0, 4.0, 8.0, 16.0)  # Alpaca counts a lost socket for a while longer
+    refused_pause_s: float = 300.0  # the pause after a refused stream
+    calendar_retry_s: float = 600.0  # the pause after a failed read of the calendar

@@ -17,7 +17,7 @@ _TYPICAL = tuple(map(Timeframe.parse, ("1m", "5m", "15m", "30m", "1h", "4h", "1d
 
 
 def first_capabilities(exchange_id: str, traits: ExchangeTraits, margin: int) -> Capabilities:
-    """Return the capabilities before ccxt is imported; ``margin`` is the number of rows of a call outside the span."""
+    """Return the capabilities before ccxt is imported; ``margin`` is the number of rows per call outside the span."""
     known = first_use_of(exchange_id)
     return Capabilities(
         _TYPICAL,

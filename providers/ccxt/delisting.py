@@ -1,4 +1,4 @@
-"""The end of a delisted symbol: no exchange reports it, so empty answers show it."""
+"""Detects the end of a delisted symbol from empty answers, because no exchange reports it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What an error of ccxt's means in our terms, and what one request was answered with."""
+"""Translates errors of ccxt into ours, and keeps the HTTP answer to each request."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ _SECRETS = re.compile(r"(?<=\?)\S+|(?<=//)[^/@\s]+(?=@)")  # a URL's query (keys
 
 @dataclass(slots=True)
 class HttpResponse:
-    """The HTTP answer to one request, and where that request went: its URL and body."""
+    """The HTTP answer to one request, and the URL and body of that request."""
 
     url: str = ""
     sent_body: object = None
@@ -37,12 +37,12 @@ class HttpResponse:
 
 
 last_response: ContextVar[HttpResponse | None] = ContextVar("ccxt_answer", default=None)
-"""The answer to the last request of the task at hand: an instance of ccxt's knows only the last one of all."""
+"""The answer to the current task's last request; an instance of ccxt only keeps the last answer of all tasks."""
 
 
 @contextmanager
 def translating_errors(name: str) -> Iterator[None]:
-    """Let nothing but a ProviderError out."""
+    """Turn every exception of the block into a ProviderError."""
     try:
         yield
     except ProviderError:
@@ -52,7 +52,7 @@ def translating_errors(name: str) -> Iterator[None]:
 
 
 def translate_error(name: str, error: Exception) -> ProviderError:
-    """What an error of ccxt's means to us. It keeps no URL's query: the messages of ccxt quote whole requests."""
+    """Our error for an error of ccxt, without the query of a URL: messages of ccxt quote whole requests."""
     errors = import_module("ccxt.base.errors")
     answer = getattr(error, "answer", None) or _handshake(error) or HttpResponse()
     if isinstance(error, errors.BaseError):
@@ -61,7 +61,7 @@ def translate_error(name: str, error: Exception) -> ProviderError:
         return RateLimited(f"{name} asks us to slow down.", retry_after=answer.retry_after)
     if answer.status == 451 or isinstance(error, errors.RestrictedLocation):
         return ProviderRefused(f"{name} does not serve the region we are in.")
-    if answer.status >= 500:  # with any body
+    if answer.status >= 500:  # whatever the body says
         return ProviderUnavailable(f"{name} answered with HTTP {answer.status}.", retry_after=answer.retry_after)
     kinds: tuple[tuple[type[Exception], type[ProviderError], str], ...] = (
         (errors.AuthenticationError, ProviderRefused, "refuses us: the API key, or what it is allowed to"),
@@ -75,26 +75,26 @@ def translate_error(name: str, error: Exception) -> ProviderError:
     for kind, ours, reason in kinds:
         if isinstance(error, kind):
             return ours(f"{name} {reason}.")
-    if not isinstance(error, errors.BaseError):  # ccxt stumbled over the answer
+    if not isinstance(error, errors.BaseError):  # ccxt could not parse the answer
         return unreadable(name)
-    said = f" (HTTP {answer.status})" if answer.status >= 400 else ""
-    return ProviderUnavailable(f"{name} is not available{said}.")
+    status = f" (HTTP {answer.status})" if answer.status >= 400 else ""
+    return ProviderUnavailable(f"{name} is not available{status}.")
 
 
 def unreadable(name: str) -> ProviderUnavailable:
-    """The error for an answer that is none."""
+    """The error for an answer that cannot be parsed."""
     return ProviderUnavailable(f"{name} sent an answer that could not be read.")
 
 
 def _handshake(error: Exception) -> HttpResponse | None:
-    """What a websocket's handshake was answered with; ccxt puts aiohttp's error into its own."""
+    """The answer to a websocket handshake, from aiohttp's error, which ccxt wraps in its own."""
     inner = error.args[0] if error.args else None
     status, headers = getattr(inner, "status", None), getattr(inner, "headers", None)
     return HttpResponse(status=status, retry_after=retry_after(headers or {})) if isinstance(status, int) else None
 
 
 def retry_after(headers: Mapping[str, str]) -> float | None:
-    """Seconds to wait by the header Retry-After: a number of seconds or a date."""
+    """The seconds to wait by the header Retry-After, which is a number of seconds or a date."""
     text = next((value for name, value in headers.items() if name.lower() == "retry-after"), "")
     try:
         if re.fullmatch(r"[0-9]{1,9}(\.[0-9]{1,9})?", text):

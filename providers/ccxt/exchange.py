@@ -1,4 +1,4 @@
-"""An exchange class of ccxt's, sealed: nothing unreadable passes for an answer, and no row is hidden."""
+"""An instrumented exchange class of ccxt: unreadable answers become errors, and no row is hidden."""
 
 from __future__ import annotations
 
@@ -20,20 +20,20 @@ from providers.ccxt.errors import HttpResponse, last_response, retry_after, unre
 from providers.ccxt.kraken import KrakenSocket
 from providers.ccxt.traits import ExchangeTraits, traits_of
 
-TICK_SIZE = 4  # of ccxt's modes of precision, the one that says a number's smallest step
-KEEP_ALIVE_MS = 15_000  # Binance's class waits 180 s before it notices a dead line
-_SOCKET_CLASSES = {"kraken": (KrakenSocket,)}  # extra bases, in front of a class
+TICK_SIZE = 4  # ccxt's precision mode in which a precision is the smallest step of a number
+KEEP_ALIVE_MS = 15_000  # Binance's class would wait 180 s before it notices a dead connection
+_SOCKET_CLASSES = {"kraken": (KrakenSocket,)}  # extra base classes, in front of ccxt's
 
 OhlcvRows = list[list[float]]
-MarketInfo = Mapping[str, object]  # what ccxt knows of one symbol
+MarketInfo = Mapping[str, object]  # ccxt's description of one symbol
 spent: ContextVar[list[float] | None] = ContextVar("ccxt_spent", default=None)
-"""What ccxt's rate limiter charged for each request of the task at hand."""
+"""The costs that ccxt's rate limiter charged for the requests of the current task."""
 socket: ContextVar[object] = ContextVar("ccxt_socket", default=None)
-"""The websocket client that the task at hand watches."""
+"""The websocket client that the current task watches."""
 
 
 class Exchange(Protocol):
-    """What we use of an instance of ccxt's."""
+    """The part of a ccxt exchange instance that we use."""
 
     name: str
     rateLimit: float  # noqa: N815
@@ -67,17 +67,17 @@ class Exchange(Protocol):
 
 
 class Until(int):
-    """The end of a question, as ``params`` of ccxt's ``fetch_ohlcv`` take it.
+    """The end of the requested span, for the ``params`` of ccxt's ``fetch_ohlcv``.
 
-    Where it is still among the parameters when a request is made, ccxt's class made nothing of it.
+    If it is still among the parameters when the request is made, ccxt's class has ignored it.
     """
 
 
 class _Instrumented:
-    """Put in front of an exchange class of ccxt's.
+    """A mixin in front of an exchange class of ccxt.
 
-    ``last_response_headers`` of an instance is whatever request ended last; here each request keeps its own answer,
-    and an error carries it.
+    In ccxt, ``last_response_headers`` of an instance belongs to the request that ended last; here each request keeps its own
+    answer, and an error carries it.
     """
 
     id: str
@@ -89,7 +89,7 @@ class _Instrumented:
     _bounded: object = None
 
     def open(self, lazy: bool = False) -> None:
-        """Open the session, and put a bounded one in its place."""
+        """Open the session, and replace it by a bounded one."""
         super().open(lazy)  # type: ignore[misc]
         if self.own_session and self.session is not None and self.session is not self._bounded:
             bounded = import_module("providers.ccxt.http_session").bounded_session
@@ -102,7 +102,7 @@ class _Instrumented:
         await super().throttle(cost)  # type: ignore[misc]
 
     def sign(self, path: str, api: object = "public", method: str = "GET", params: object = None, *rest: object) -> Any:
-        """Make a request, its end by the exchange's name where ccxt's class has another or none."""
+        """Build a request; its end gets the exchange's own name if ccxt's class uses another or none."""
         if isinstance(params, dict) and "until" in params:
             name, until = traits_of(self.id).until, params["until"]
             if name != "until" and (name is not None or isinstance(until, Until)):
@@ -114,7 +114,7 @@ class _Instrumented:
     async def fetch(
         self, url: str, method: str = "GET", headers: object = None, body: object = None
     ) -> dict[str, object] | list[object]:
-        """Do one HTTP request. Where the body is no JSON, ccxt returns its text: that is an error here."""
+        """Send one HTTP request. If the body is not JSON, ccxt returns its text: that is an error here."""
         answer = HttpResponse(url, body)
         last_response.set(answer)
         try:
@@ -130,7 +130,7 @@ class _Instrumented:
     def on_rest_response(
         self, code: int, reason: str, url: str, method: str, headers: dict[str, str], *rest: str
     ) -> str:
-        """Note the status, Retry-After and Date; ccxt calls it for every answer before it looks for errors."""
+        """Note the status, Retry-After and Date; ccxt calls this for every answer before it looks for errors."""
         clock.note_date(headers)
         if answer := last_response.get():
             answer.status = code
@@ -138,7 +138,7 @@ class _Instrumented:
         return cast(str, super().on_rest_response(code, reason, url, method, headers, *rest))  # type: ignore[misc]
 
     def parse_ohlcvs(self, rows: object, market: object = None, timeframe: str = "1m", *_: object) -> object:
-        """Parse and sort, but leave out ``since`` and ``limit``: rows outside the request show what the exchange did."""
+        """Parse and sort without ``since`` and ``limit``: rows outside the request show how the exchange answers."""
         return super().parse_ohlcvs(rows, market, timeframe)  # type: ignore[misc]
 
     def watch(self, url: str, *rest: object) -> object:
@@ -156,28 +156,28 @@ class _Instrumented:
         return False
 
     def _note_socket(self, url: str) -> None:
-        """Note the socket that is watched; raise where none may be opened yet, instead of sleeping."""
+        """Note the watched socket; if ccxt would sleep before it opens one, raise instead."""
         wait = 0.0 if url in self.clients else super().ws_dial_delay(url)  # type: ignore[misc]
         if wait > 0:
             raise ProviderUnavailable(f"{self.name} is not to be connected to yet.", retry_after=wait)
         socket.set(super().client(url))  # type: ignore[misc]
 
     def on_connected(self, client: Any, message: object = None) -> None:
-        """Hang up where everybody left while the socket was being dialled."""
+        """Close the socket if its last follower left before it was open."""
         super().on_connected(client, message)  # type: ignore[misc]
         if self.clients.get(client.url) is not client:
             asyncio.ensure_future(client.close(1000))  # noqa: RUF006 - as ccxt itself closes one
 
 
 def make_exchange(exchange_id: str, options: Mapping[str, object]) -> Exchange:
-    """Import ccxt and make an instance; ConfigurationError. Slow: for a thread. The id must be one of ccxt's files."""
+    """Import ccxt and make an instance; slow, so run it in a thread. The id must be one of ccxt's. ConfigurationError."""
     bases = [getattr(import_module(module), exchange_id, None) for module in ("ccxt.pro", "ccxt.async_support")]
     base = next(base for base in bases if base is not None)
     try:
         exchange = type(exchange_id, (*_SOCKET_CLASSES.get(exchange_id, ()), _Instrumented, base), {})(
             deepcopy(dict(options))
         )
-    except Exception as error:  # noqa: BLE001 - whatever odd options lead to inside ccxt
+    except Exception as error:  # noqa: BLE001 - wrong options may raise anything inside ccxt
         kind = type(error).__name__
         raise ConfigurationError(f"CCXT_OPTIONS: ccxt takes no such options for {exchange_id} ({kind}).") from None
     if not exchange.has.get("fetchOHLCV"):
@@ -192,8 +192,8 @@ def make_exchange(exchange_id: str, options: Mapping[str, object]) -> Exchange:
 def native_timeframes(traits: ExchangeTraits, names: Iterable[str]) -> dict[Timeframe, str]:
     """ccxt's name of each native timeframe whose buckets open where ours do.
 
-    Weeks, months and long hours are believed only where the traits say so: elsewhere weeks begin on a Thursday or a
-    Sunday, and long hours count from an Asian midnight. Hours up to four fit any of these; the rest is folded from them.
+    Weeks, months and timeframes of more than four hours are used only if the traits allow it: on some exchanges weeks begin on
+    a Thursday or a Sunday, and long hours count from an Asian midnight. Up to four hours fit everywhere; the rest is folded.
     """
     found: dict[Timeframe, str] = {}
     for name in names:
@@ -211,14 +211,14 @@ def native_timeframes(traits: ExchangeTraits, names: Iterable[str]) -> dict[Time
 
 
 class LiveSource(StrEnum):
-    """What of an exchange's websocket the forming minute is made of."""
+    """The messages of an exchange's websocket that the forming minute is made of."""
 
     CANDLES = "candles"
     TRADES = "trades"
 
 
 def live_source(exchange: Exchange) -> LiveSource | None:
-    """What ccxt's class can watch: 1m candles, else trades; None where it can watch neither."""
+    """What ccxt's class can watch: 1m candles, else trades; None if it can watch neither."""
     names = _websocket_timeframes(exchange)
     if exchange.has.get("watchOHLCV") is True and "1m" in names:
         return LiveSource.CANDLES
@@ -226,7 +226,7 @@ def live_source(exchange: Exchange) -> LiveSource | None:
 
 
 def _websocket_timeframes(exchange: Exchange) -> set[str]:
-    """The timeframes of the websocket: a map of its own among the options, perhaps one for each kind of market, or that of REST."""
+    """The timeframes of the websocket: from the options, perhaps a map for each kind of market, or else those of REST."""
     watch = exchange.options.get("watchOHLCV")
     maps = [exchange.options.get("timeframes"), exchange.options.get("wsTimeframes")]
     for own in (*maps, watch.get("timeframes") if isinstance(watch, Mapping) else None):
@@ -236,7 +236,7 @@ def _websocket_timeframes(exchange: Exchange) -> set[str]:
 
 
 def declared_limit(exchange: Exchange) -> int | None:
-    """How many rows one call brings, as ccxt declares it; None where it does not."""
+    """The rows per call that ccxt declares; None if it does not."""
     kinds: tuple[tuple[str, str | None], ...] = (("spot", None), ("swap", "linear"))
     limits = (exchange.feature_value_by_type(*kind, "fetchOHLCV", "limit") for kind in kinds)
     return next((limit for limit in limits if isinstance(limit, int) and limit), None)

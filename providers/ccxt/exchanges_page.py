@@ -1,4 +1,4 @@
-"""The table of ``docs/exchanges.md``: the requests of ccxt's classes, and the traits.
+"""Writes the table of ``docs/exchanges.md`` from the requests of ccxt's classes and the traits.
 
 ``python -m providers.ccxt.exchanges_page`` renews it between the marks of the page. It calls no exchange.
 """
@@ -43,7 +43,7 @@ OPTIONS = {"markets": {symbol: market(symbol) for symbol in SYMBOLS}, "timeout_o
 
 
 async def table() -> str:
-    """The table: one line for each exchange that has candles."""
+    """The table: one line for each exchange with candles."""
     lines = []
     for exchange_id in sorted(known_exchanges()):
         try:
@@ -143,7 +143,7 @@ def _days(traits: ExchangeTraits, exchange: Exchange) -> str:
 
 
 def renewed(page: str, rows: str) -> str:
-    """The page with another table."""
+    """``page`` with ``rows`` as its table."""
     before, rest = page.split(BEGIN)
     return before + BEGIN + rows + END + rest.split(END)[1]
 

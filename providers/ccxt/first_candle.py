@@ -20,8 +20,8 @@ Fetch = Callable[[Timeframe, Span], Awaitable[Page]]
 async def find_first(fetch: Fetch, steps: list[Timeframe], page_rows: int) -> int | None:
     """Bisect for the first bucket of the coarsest of ``steps``, then look into it with each finer one.
 
-    A symbol that is not traded now is not bisected, for its end would look like its beginning. None where an answer
-    proves too little.
+    A symbol that is not traded now is not bisected, because its end would look like its beginning. None if an answer proves
+    too little.
     """
     first = await _bisect(fetch, steps[0], page_rows)
     for coarse, fine in pairwise(steps):
@@ -31,7 +31,7 @@ async def find_first(fetch: Fetch, steps: list[Timeframe], page_rows: int) -> in
 
 
 async def _bisect(fetch: Fetch, step: Timeframe, page_rows: int) -> int | None:
-    """The opening of the first bucket of ``step`` that has a row: all before ``low`` is empty, ``high`` has a row."""
+    """The opening of the first bucket of ``step`` with a row. Invariant: all before ``low`` is empty, ``high`` has a row."""
     newest = await fetch(step, Span(step.shift(clock.now_ms(), 1 - page_rows), step.next(clock.now_ms())))
     if not len(newest.candles):
         return None

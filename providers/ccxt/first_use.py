@@ -1,4 +1,4 @@
-"""The declarations of ccxt's classes, for the time before one is imported: ``first_use.toml``, written by this module.
+"""The declarations of ccxt's classes for use before ccxt is imported: ``first_use.toml``, which this module writes.
 
 ``python -m providers.ccxt.first_use > providers/ccxt/first_use.toml`` renews it; no network is used.
 """
@@ -21,7 +21,7 @@ _HEAD = "# What ccxt's classes say: what the forming minute is made of, and how 
 
 @dataclass(frozen=True, slots=True)
 class FirstUse:
-    """The declarations of an exchange before its first use: ``live`` as in `LiveSource`, empty where it is polled."""
+    """The declarations of an exchange before its first use: ``live`` as in `LiveSource`, empty if it is polled."""
 
     live: str = ""
     rows: int | None = None

@@ -1,6 +1,6 @@
-"""The HTTP session that ccxt asks with: it follows no redirect and reads no endless answer.
+"""The HTTP session for ccxt: it follows no redirect and limits the size of answers.
 
-Imported when an exchange is started, for aiohttp's sake.
+It is imported when an exchange is started, because importing aiohttp takes long.
 """
 
 from __future__ import annotations
@@ -14,10 +14,10 @@ _REDIRECTS = frozenset({301, 302, 303, 307, 308})
 
 
 class BoundedResponse(aiohttp.ClientResponse):
-    """An answer within bounds; beyond them it is an error, for ccxt as for us."""
+    """An answer of limited size and without a redirect; otherwise it raises an error, which ccxt passes on."""
 
     async def start(self, connection: Any) -> aiohttp.ClientResponse:
-        """Read the head. A redirect elsewhere must get neither our request nor the keys in it."""
+        """Read the head. The target of a redirect must get neither our request nor the keys in it."""
         await super().start(connection)
         if self.status in _REDIRECTS:
             raise aiohttp.ClientPayloadError("The answer is a redirect.")
@@ -38,7 +38,7 @@ class BoundedResponse(aiohttp.ClientResponse):
 
 
 def bounded_session(session: aiohttp.ClientSession, *, trust_env: bool) -> aiohttp.ClientSession:
-    """A session on the connector of another, which is spent by this."""
+    """A bounded session with the connector of ``session``, which must not be used any more."""
     connector = session.connector
     session.detach()
     return aiohttp.ClientSession(connector=connector, trust_env=trust_env, response_class=BoundedResponse)

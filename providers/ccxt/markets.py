@@ -1,7 +1,7 @@
-"""The symbols of an exchange as ccxt knows them: listed in a process of their own, and kept in a file over restarts.
+"""The symbols of an exchange as ccxt describes them: a child process lists them, and a file keeps them across restarts.
 
-Making them costs ccxt seconds of CPU and single steps of 100 ms that block every other thread. The child
-process prints one line a symbol; what reads them here never works on more than one line at a time.
+Listing costs ccxt seconds of CPU, in steps of up to 100 ms that block every other thread. The child process prints one line
+per symbol, and this process handles one line at a time.
 """
 
 from __future__ import annotations
@@ -35,14 +35,14 @@ from providers.ccxt.volumes import VolumeScale, contract_size
 
 log = logging.getLogger(__name__)
 
-_KINDS = {kind.value.lower(): kind for kind in SymbolKind}  # ccxt's types of markets are among these
+_KINDS = {kind.value.lower(): kind for kind in SymbolKind}  # includes ccxt's types of markets
 
-MAX_AGE_MS = DAY_MS  # older symbols are used still, while new ones are being fetched
+MAX_AGE_MS = DAY_MS  # older symbols are still used while new ones are fetched
 
 
 @dataclass(frozen=True, slots=True)
 class _SymbolTables:
-    """The symbols of an exchange, as ccxt keeps them."""
+    """The symbols of an exchange, in the tables that ccxt uses."""
 
     markets: dict[str, MarketInfo]
     by_id: dict[str, list[MarketInfo]]
@@ -51,7 +51,7 @@ class _SymbolTables:
 
     @classmethod
     def of(cls, lines: Iterable[bytes]) -> Self:
-        """Read a line of JSON for each; ValueError, KeyError."""
+        """Read one line of JSON for each symbol; ValueError, KeyError."""
         markets: dict[str, MarketInfo] = {}
         by_id: dict[str, list[MarketInfo]] = {}
         for line in lines:
@@ -63,9 +63,9 @@ class _SymbolTables:
         return cls(markets, by_id, sorted(markets), sorted(by_id))
 
     def swap(self, exchange: Exchange) -> list[dict[str, Any]]:
-        """Give ``exchange`` these symbols, as ``set_markets`` would have; those that it had, unchanged.
+        """Give ``exchange`` these symbols, as ``set_markets`` would; return its old tables, unchanged.
 
-        In the event loop and without an ``await``: a lookup there sees the old symbols or the new ones.
+        It runs in the event loop and without an ``await``, so a lookup there sees either the old symbols or the new ones.
         """
         old: list[dict[str, Any]] = [exchange.markets or {}, exchange.markets_by_id or {}]
         exchange.markets, exchange.markets_by_id = self.markets, self.by_id
@@ -74,7 +74,7 @@ class _SymbolTables:
 
 
 class Markets:
-    """Fills an exchange's ``markets``: from the file where that will do, else from the exchange itself."""
+    """Fills an exchange's ``markets``: from the file if it is usable, else from the exchange itself."""
 
     def __init__(
         self,
@@ -84,21 +84,21 @@ class Markets:
         timings: CcxtTimings,
         folder: Path | None = None,
     ) -> None:
-        """Nothing is read yet; without a ``folder`` nothing is kept."""
+        """Read nothing yet; without a ``folder`` keep nothing."""
         self._id = exchange_id
         self._timeout_s = timings.listing_timeout_s
         self._options = options
-        # Other options may mean other symbols. They may hold keys, too: 32 bits of a digest tell none of them.
-        said = json.dumps(dict(options), sort_keys=True, default=str).encode()
-        self._written_for = {"ccxt": version, "options": hashlib.blake2b(said, digest_size=4).hexdigest()}
+        # Other options may mean other symbols. Options may have keys, and 32 bits of a digest reveal none of them.
+        text = json.dumps(dict(options), sort_keys=True, default=str).encode()
+        self._written_for = {"ccxt": version, "options": hashlib.blake2b(text, digest_size=4).hexdigest()}
         self._file = folder / "ccxt" / f"{exchange_id}.jsonl" if folder else None
-        self._at = 0  # when those in use were listed
+        self._at = 0  # when the symbols in use were listed
         self._loading: asyncio.Task[bool] | None = None
         self._child: subprocess.Popen[bytes] | None = None
         self._closed = False
 
     async def ensure_loaded(self, exchange: Exchange) -> None:
-        """Have symbols, perhaps a day old; ProviderError where there are none to be had."""
+        """Load the symbols, which may be a day old; ProviderError if that is not possible."""
         if not exchange.markets:
             await asyncio.shield(self._begin(exchange, kept=True))
         if clock.now_ms() - self._at > MAX_AGE_MS:
@@ -107,10 +107,10 @@ class Markets:
     async def refresh(self, exchange: Exchange) -> None:
         """Fetch the list; concurrent callers wait for the same answer. ProviderError."""
         while not await asyncio.shield(self._begin(exchange, kept=False)):
-            pass  # the file was being read, and it may be old
+            pass  # that call read the file, which may be old
 
     async def close(self) -> None:
-        """Give a list up that is still being loaded."""
+        """Stop a list that is being loaded."""
         self._closed = True
         if self._loading and not self._loading.done():
             if self._child:
@@ -118,23 +118,23 @@ class Markets:
             await asyncio.wait([self._loading])
 
     def _begin(self, exchange: Exchange, *, kept: bool) -> asyncio.Task[bool]:
-        """Load, or join what is being loaded already; the result says whether it came from the exchange."""
+        """Start to load the symbols, or join a running load; its result is whether they came from the exchange."""
         if self._loading is None or self._loading.done():
             self._loading = asyncio.create_task(self._load(exchange, kept=kept))
-            self._loading.add_done_callback(lambda task: task.cancelled() or task.exception())  # fetched by somebody
+            self._loading.add_done_callback(lambda task: task.cancelled() or task.exception())  # marks it as retrieved
         return self._loading
 
     async def _load(self, exchange: Exchange, *, kept: bool) -> bool:
         tables = await asyncio.to_thread(self._restore) if kept else None
         if is_new := tables is None:
-            self._at = clock.now_ms()  # a failed try counts, too: the next one behind is tomorrow's
+            self._at = clock.now_ms()  # a failed try counts too: the next background load is a day later
             tables = await asyncio.to_thread(self._list, exchange.name)
         old = tables.swap(exchange)
         await asyncio.to_thread(_release_slowly, old)
         return is_new
 
     def _restore(self) -> _SymbolTables | None:
-        """The symbols of the file; None where anything is wrong with it: then they are fetched."""
+        """The symbols of the file; None if anything is wrong with it: then they are fetched."""
         try:
             header, *lines = self._file.read_bytes().splitlines() if self._file else [b"{}"]
             head = orjson.loads(header)
@@ -144,14 +144,14 @@ class Markets:
             tables = _SymbolTables.of(lines)
         except FileNotFoundError:
             return None
-        except Exception as error:  # noqa: BLE001 - anything may stand in a file
-            log.warning("%s is of no use: %r", self._file, error)
+        except Exception as error:  # noqa: BLE001 - the file may have any content
+            log.warning("%s cannot be used: %r", self._file, error)
             return None
         self._at = min(at, clock.now_ms())
         return tables
 
     def _list(self, name: str) -> _SymbolTables:
-        """Have a child list the symbols, and keep them."""
+        """Let a child process list the symbols, and write them to the file."""
         lines = self._ask_child(name)
         if not lines:
             raise ProviderUnavailable(f"{name} listed no symbols.")
@@ -169,7 +169,9 @@ class Markets:
         command = [sys.executable, "-c", f"from {__name__} import run_child; run_child()"]
         environ = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
         pipe, away = subprocess.PIPE, subprocess.DEVNULL
-        question = json.dumps([self._id, dict(self._options)]).encode()  # by the pipe: others can read a command line
+        question = json.dumps(
+            [self._id, dict(self._options)]
+        ).encode()  # through the pipe, because other users can read a command line
         with subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=away, env=environ) as self._child:  # noqa: S603
             if self._closed:
                 self._child.kill()
@@ -191,8 +193,8 @@ class Markets:
 
 
 def listing(market: MarketInfo, traits: ExchangeTraits, exchange: Exchange) -> Listing:
-    """One line of a symbol list."""
-    steps = exchange.precisionMode == TICK_SIZE  # else a precision is a number of digits
+    """The listing of one symbol."""
+    steps = exchange.precisionMode == TICK_SIZE  # in other modes a precision is a number of digits
     created = market.get("created")
     texts = {key: str(market[key]) if market.get(key) else None for key in ("id", "base", "quote")}
     return Listing(
@@ -211,14 +213,14 @@ def listing(market: MarketInfo, traits: ExchangeTraits, exchange: Exchange) -> L
 
 
 def _increment(market: MarketInfo, what: str) -> float | None:
-    """The smallest step of a price or an amount; None where ccxt does not know it."""
+    """The smallest step of a price or an amount; None if ccxt does not know it."""
     precision = market.get("precision")
     step = precision.get(what) if isinstance(precision, Mapping) else None
     return float(step) if isinstance(step, int | float) and step > 0 else None
 
 
 def _release_slowly(tables: list[dict[str, Any]]) -> None:
-    """Free tables one value after the other: all at once would take 30 ms. What somebody still reads stays whole."""
+    """Free tables value by value: freeing all at once would block for 30 ms. Values that are still in use stay."""
     values = [value for table in tables for value in table.values()]
     tables.clear()
     while values:
@@ -226,7 +228,7 @@ def _release_slowly(tables: list[dict[str, Any]]) -> None:
 
 
 def _write(file: Path, lines: Iterable[bytes]) -> None:
-    """Replace a file in one step: no reader ever finds half of it."""
+    """Replace a file atomically, so that no reader finds half of it."""
     file.parent.mkdir(parents=True, exist_ok=True)
     descriptor, name = tempfile.mkstemp(dir=file.parent, prefix=file.stem)
     try:
@@ -240,7 +242,7 @@ def _write(file: Path, lines: Iterable[bytes]) -> None:
 
 
 def run_child() -> None:
-    """What the child process does: print the markets, or as its last line what went wrong."""
+    """Run in the child process: print the markets, or the error as the last line."""
     exchange_id, options = orjson.loads(sys.stdin.buffer.read())
     try:
         for line in asyncio.run(list_markets(exchange_id, options)):
@@ -251,7 +253,7 @@ def run_child() -> None:
 
 
 async def list_markets(exchange_id: str, options: Mapping[str, object]) -> list[bytes]:
-    """The markets of an exchange, a line of JSON each; ProviderError."""
+    """The markets of an exchange, one line of JSON each; ProviderError."""
     exchange = make_exchange(exchange_id, options)
     try:
         with translating_errors(exchange.name):

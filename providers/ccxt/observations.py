@@ -1,4 +1,4 @@
-"""The paging behaviour of an exchange, observed in earlier answers; lost at a restart, and learned again."""
+"""The paging behaviour of an exchange, learned from earlier answers; it is lost at a restart and learned again."""
 
 from __future__ import annotations
 
@@ -13,7 +13,9 @@ from candlegraph.timeframe import Timeframe
 from providers.ccxt.sent import SentWindow
 
 _MAX_SERIES = 20_000
-_MIN_WINDOW = 100  # buckets that an exchange searches from a start on, until a row shows that it searches more
+_MIN_WINDOW = (
+    100  # buckets that an exchange is assumed to search from a start on, until a row shows that it searches more
+)
 _MIN_CAP = 50  # two shorter pages of the same length may be chance
 
 
@@ -27,7 +29,7 @@ class SeriesKey(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class _KnownRows:
-    """The oldest and the newest row of a series that an answer had, and when the oldest was still there (ms)."""
+    """The oldest and the newest row of a series in any answer, and when the oldest was last returned (ms)."""
 
     oldest: int
     newest: int
@@ -40,21 +42,21 @@ class _Endpoint:
 
     longest_page: int  # rows
     window: int = _MIN_WINDOW  # buckets
-    cap: int | None = None  # rows, where two pages were cut there
+    cap: int | None = None  # rows; known after two pages were cut at the same length
 
 
 class Observations:
     """The evidence of earlier answers, by series and by endpoint."""
 
     def __init__(self, rows_per_call: int | None) -> None:
-        """Start with the documented number of rows of an answer, if any."""
+        """Start with the documented number of rows per answer, if any."""
         self._documented_rows = rows_per_call or 0
         self._endpoints: dict[tuple[str, Timeframe], _Endpoint] = {}
         self._oldest_first: set[str] = set()
         self._known: LRUCache[SeriesKey, _KnownRows] = LRUCache(_MAX_SERIES)
 
     def is_cut(self, key: SeriesKey, rows: int, count: int | None) -> bool:
-        """Whether a page of so many rows may have been cut: it has as many as requested, or as any page before."""
+        """Whether a page of ``rows`` may have been cut: it has as many as requested, or as many as any page before."""
         longest = self._documented_rows or self._endpoint(key).longest_page
         return rows >= longest or (count is not None and rows >= count)
 
@@ -81,7 +83,7 @@ class Observations:
         return known.newest < horizon or last > horizon
 
     def reaches(self, key: SeriesKey, instant: int) -> bool:
-        """Whether the exchange has been seen to keep a row from before ``instant``: it has not dropped what follows."""
+        """Whether an answer had a row from before ``instant``, so that the exchange has not dropped later rows."""
         known = self._known.get(key)
         return known is not None and known.oldest + (clock.now_ms() - known.seen_at) < instant
 

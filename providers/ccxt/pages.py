@@ -1,4 +1,4 @@
-"""The span for which a page of an exchange is complete: by its request, and by earlier answers."""
+"""Decides for which span a page of an exchange is complete, from its request and from earlier answers."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class PageRequest:
 
 
 def page_of(found: Candles, rows: int, asked: PageRequest, seen: Observations) -> Page:
-    """Decide what ``rows`` rows prove, folded into the candles ``found``, some perhaps outside the requested span."""
+    """The page of an answer: its ``rows`` rows, folded into the candles ``found``, and the span that they prove."""
     now, span = clock.now_ms(), asked.span
     if asked.traits.answers is Answers.NEWEST:
         claim = Span(int(found.timestamp[0]), span.until) if len(found) else Span(span.since, span.since)
@@ -37,16 +37,18 @@ def page_of(found: Candles, rows: int, asked: PageRequest, seen: Observations) -
     complete_from = max(span.since, claim.since)
     if asked.traits.lookback:
         edge = asked.timeframe.shift(now, -asked.traits.lookback)
-        if not asked.traits.lookback_counts_quiet and len(found):  # rows are counted: they may reach further back
+        if not asked.traits.lookback_counts_quiet and len(
+            found
+        ):  # the lookback counts rows, which may reach further back
             edge = min(edge, int(found.timestamp[0]))
         complete_from = max(complete_from, edge)
     seen.learn(asked.key, found, rows, asked.sent)
-    # Nothing is proved of the forming bucket, nor of the future.
+    # Rows prove nothing about the forming bucket or the future.
     return Page(found.between(span), complete_from, min(claim.until, span.until, asked.timeframe.floor(now)))
 
 
 def _claim(found: Candles, rows: int, asked: PageRequest, seen: Observations) -> Span:
-    """The span that rows prove."""
+    """The span that the rows prove."""
     timeframe, sent, from_start = asked.timeframe, asked.sent, asked.traits.answers is Answers.FROM_START
     first, after_last = int(found.timestamp[0]), timeframe.next(int(found.timestamp[-1]))
     opens, ends = _start(asked), _end(asked)

@@ -1,9 +1,9 @@
 """The crypto market through the ccxt library: one provider for each exchange named in ``CCXT_EXCHANGES``.
 
-Importing ccxt costs 1 s (8 s without bytecode) and 90 MiB, so it is done in a thread at first use. What ccxt returns is
-not taken for the truth as it stands: 200 with a cut body is an empty list to it, and a 503 of Binance a plain
-``ExchangeError``. `exchange` watches each answer, `errors` maps each error, `pages` decides what an answer proves,
-`markets` knows the symbols, `streaming` follows them.
+Importing ccxt costs 1 s (8 s without bytecode) and 90 MiB, so it happens in a thread at first use. Results of ccxt need
+checks: it returns an empty list for a 200 with a truncated body, and raises a plain ``ExchangeError`` for a 503 of Binance.
+`exchange` keeps each HTTP answer, `errors` translates errors, `pages` decides what an answer proves, `markets` has the
+symbols, and `streaming` follows them.
 """
 
 from __future__ import annotations
@@ -74,7 +74,7 @@ class Ccxt:
         folder: Path | None = None,
         timings: CcxtTimings | None = None,
     ) -> None:
-        """``options`` go to the constructor of ccxt's class as they are; the symbols are kept in ``folder``, if any."""
+        """``options`` are passed to the constructor of ccxt's class unchanged; ``folder``, if any, keeps the symbols."""
         self.id = exchange_id
         self.name = exchange_id.capitalize()
         self._traits = traits_of(exchange_id)
@@ -90,12 +90,12 @@ class Ccxt:
         self._empty_answers = EmptyAnswers()
 
     def __repr__(self) -> str:
-        """Print no option: they may hold keys."""
+        """Leave the options out, because they may have keys."""
         return f"<Ccxt {self.id}>"
 
     @property
     def description(self) -> str:
-        """One sentence."""
+        """A sentence for the user."""
         return f"Candles of {self.name}, through its public API and the ccxt library."
 
     @property
@@ -109,7 +109,7 @@ class Ccxt:
         return ccxt_version()
 
     async def start(self) -> None:
-        """Import ccxt and make the instance; no request yet. ConfigurationError where the settings do not fit."""
+        """Import ccxt and make the instance; send no request yet. ConfigurationError if ccxt rejects the settings."""
         if self._exchange is None:
             exchange = await asyncio.to_thread(make_exchange, self.id, self._options)
             self._learn(exchange)
@@ -124,7 +124,7 @@ class Ccxt:
         self.capabilities = learned_capabilities(self.capabilities, exchange, self._native, self._options, margin)
 
     async def close(self) -> None:
-        """Close the connections, and give a list of symbols up that is still being loaded."""
+        """Close the connections, and stop a list of symbols that is being loaded."""
         exchange, self._exchange = self._exchange, None
         await self._markets.close()
         if self._live is not None:
@@ -133,7 +133,7 @@ class Ccxt:
             await exchange.close()
 
     async def listings(self) -> Sequence[Listing]:
-        """Spot pairs and perpetual swaps, read afresh."""
+        """Spot pairs and perpetual swaps, fetched now."""
         exchange = self._started()
         await self._markets.refresh(exchange)
         known = (exchange.markets or {}).values()
@@ -144,7 +144,7 @@ class Ccxt:
         ]
 
     async def fetch(self, instrument: Instrument, timeframe: Timeframe, span: Span) -> Page:
-        """Ask once; see `Provider.fetch`."""
+        """Make one call; see `Provider.fetch`."""
         native = self._native.get(timeframe)
         if native is None and self._exchange is not None:
             raise Unsupported(f"{self.name} has no {timeframe} candles of its own.")
@@ -172,14 +172,14 @@ class Ccxt:
         return min(most, self._seen.cap(key) or most)
 
     def _learn_cap(self, key: SeriesKey) -> None:
-        """Ask for no more rows than an answer holds: the rest of a window would only be asked for again."""
+        """Limit requests to the rows of one answer: the rest of a longer window would have to be requested again."""
         cap = self._seen.cap(key)
         most = None if cap is None else cap - margin_of(self._traits)
         if most is not None and most < self.capabilities.max_rows_per_call:
             self.capabilities = replace(self.capabilities, max_rows_per_call=most)
 
     async def _fold_hours(self, instrument: Instrument, timeframe: Timeframe, span: Span) -> Page:
-        """Answer with candles folded from hours, and offer the timeframe no more: its buckets open elsewhere."""
+        """Answer with candles folded from hours, and stop offering the timeframe: its buckets open elsewhere than ours."""
         base = Timeframe(1, "h")
         if base not in self._native:
             raise Unsupported(f"The {timeframe} candles of {self.name} open at another hour than ours.")
@@ -192,7 +192,7 @@ class Ccxt:
         return Page(folded, max(whole.since, span.since), min(whole.until, span.until))
 
     async def first_available(self, instrument: Instrument) -> int | None:
-        """When its first minute opens: listed by the exchange, or found by a few calls. ProviderError."""
+        """The opening of its first minute: listed by the exchange, or found by a few calls. ProviderError."""
         exchange, market = await self._find(instrument)
         listed = listing(market, self._traits, exchange).first_available
         if listed is not None or MINUTE not in self._native:
@@ -200,26 +200,26 @@ class Ccxt:
         traits = traits_of(self.id, kind_of(market))
         if traits.answers is Answers.FROM_START and not market.get("inverse"):
             return await self._oldest_row(exchange, market, 1)
-        if traits.answers is Answers.NEWEST:  # the first of all, where there are fewer than are kept
+        if traits.answers is Answers.NEWEST:  # it is the first of all only if the page is not full
             return await self._oldest_row(exchange, market, traits.rows_per_call or 1, fewer=True)
         if traits.lookback is not None:
             return None
         steps = [step for step in STEPS if step in self._native]
         first = await find_first(partial(self.fetch, instrument), steps, self.capabilities.max_rows_per_call)
         keys = [SeriesKey(kind_of(market), instrument.symbol, step) for step in steps]
-        # Rows from before it came with some answer: a long pause was taken for the beginning.
+        # If any answer had rows from before it, the bisection took the end of a long pause for the beginning.
         return None if first is None or any(self._seen.has_row_before(key, first) for key in keys) else first
 
     async def _oldest_row(
         self, exchange: Exchange, market: MarketInfo, most: int, *, fewer: bool = False
     ) -> int | None:
-        """The first of the rows from the beginning on; ``fewer``: only where they are fewer than ``most``."""
+        """The first of the rows from the beginning on; with ``fewer`` only if they are fewer than ``most``."""
         answer = await self._ask(exchange, SeriesKey(kind_of(market), str(market["symbol"]), MINUTE), 0, most)
         there = len(answer.found) and not (fewer and answer.rows >= most)
         return int(answer.found.timestamp[0]) if there else None
 
     async def server_time(self) -> int:
-        """The exchange's clock; Unsupported where it does not tell it. ProviderError."""
+        """The time by the exchange's clock (ms, UTC); Unsupported if it has no such call. ProviderError."""
         exchange = self._started()
         if exchange.has.get("fetchTime") is not True:
             raise Unsupported(f"{self.name} does not tell the time.")
@@ -230,7 +230,7 @@ class Ccxt:
         return server_ms
 
     async def stream(self, instrument: Instrument) -> AsyncGenerator[Candles]:
-        """Yield 1m candles as they move; see `SupportsStreaming.stream`. Minutes may be missing between them."""
+        """Yield 1m candles as they change; see `SupportsStreaming.stream`. Minutes between them may be missing."""
         _, market = await self._find(instrument)
         if self._live is None or self.capabilities.live is not LiveMode.STREAM:
             raise Unsupported(f"{self.name} has no websocket for candles or trades.")
@@ -241,7 +241,7 @@ class Ccxt:
         except (ProviderRefused, Unsupported):
             self.capabilities = replace(
                 self.capabilities, live=LiveMode.POLL
-            )  # it may need an account: poll from now on
+            )  # the websocket may need an account: poll from now on
             raise
 
     def _volume_scale(self, symbol: str) -> VolumeScale:
@@ -259,7 +259,7 @@ class Ccxt:
     async def _ask(
         self, exchange: Exchange, key: SeriesKey, since: int, limit: int, params: Mapping[str, object] = NO_PARAMS
     ) -> _Answer:
-        """One call upstream."""
+        """Make one upstream call."""
         native, until = self._native[key.timeframe], key.timeframe.shift(since, limit - 1)
         with self._upstream_call() as charges:
             rows = await exchange.fetch_ohlcv(key.symbol, native, since, limit, params)
@@ -273,7 +273,7 @@ class Ccxt:
 
     @contextmanager
     def _upstream_call(self) -> Iterator[list[float]]:
-        """One call upstream: errors in our terms, and what ccxt's rate limiter charged for it."""
+        """Run one upstream call: translate its errors, and yield the costs that ccxt's rate limiter charged."""
         charges: list[float] = []
         tokens = last_response.set(None), spent.set(charges)
         try:
@@ -290,7 +290,7 @@ class Ccxt:
 
 
 def _is_off_grid(found: Candles, timeframe: Timeframe) -> bool:
-    """Whether most rows open where none of our buckets does; a single one is a bad row, for the core to refuse."""
+    """Whether most rows open where none of our buckets does; a single such row is invalid, and `judge_page` refuses it."""
     return bool(len(found)) and bool((timeframe.floor_all(found.timestamp) != found.timestamp).mean() > 0.5)
 
 

@@ -1,8 +1,8 @@
-"""The request of ccxt for a page: the start, the end and the number of rows, read from its URL or body.
+"""Reads the start, the end and the number of rows of a page from the URL or body of ccxt's request.
 
-The names and units differ between exchanges and ccxt's classes change them from version to version. So the parameters
-are recognised by families of names, and their unit by which reading lies closest to the span that was asked for. What
-is not recognised counts as not sent.
+The names and units differ between exchanges, and ccxt's classes change them from version to version. So this recognises
+parameters by families of names, and chooses the unit whose value is closest to the requested span. A parameter that is not
+recognised counts as not sent.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ def read_window(url: str, body: object, asked: Span) -> SentWindow:
             start = instant
         else:
             end = instant
-    if len(units) > 1:  # an end in another unit than the start is another instant to the exchange
+    if len(units) > 1:  # if start and end have different units, the exchange reads one of them as another instant
         end = None
     if start is None and end is None and (day := _DAY_IN_PATH.search(urlsplit(url).path)):
         start = _day_ms(*map(int, day.groups()))
@@ -61,7 +61,7 @@ def read_window(url: str, body: object, asked: Span) -> SentWindow:
 
 
 def _parameters(url: str, body: object) -> Iterator[tuple[str, str]]:
-    """Every parameter, its name in lower case without punctuation."""
+    """Every parameter; its name is in lower case and without punctuation."""
     try:
         payload = json.loads(body) if isinstance(body, str | bytes) and body else {}
     except ValueError:
@@ -81,7 +81,7 @@ def _leaves(payload: object) -> Iterator[tuple[str, str]]:
 
 
 def _instant(text: str, asked: Span) -> tuple[int, str] | None:
-    """An instant in ms, and its unit; None where it is none."""
+    """The instant (ms) of a text and its unit; None if it is not an instant."""
     if re.fullmatch(r"[0-9]{1,20}", text):
         readings = {unit: int(text) * factor // divisor for unit, (factor, divisor) in _UNITS.items()}
         unit = min(readings, key=lambda name: min(abs(readings[name] - edge) for edge in (asked.since, asked.until)))

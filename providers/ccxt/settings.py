@@ -25,9 +25,9 @@ _ID = re.compile(r"[a-z][a-z0-9]{0,31}")
 
 
 def budget_of(exchange: Exchange, options: Mapping[str, object]) -> Budget | None:
-    """The budget that ccxt allows: a cost of 1 every ``rateLimit`` ms. Its own limiter stays on behind this one.
+    """The budget that ccxt allows: a cost of 1 every ``rateLimit`` ms. ccxt's own limiter stays on behind ours.
 
-    No more calls at once than that limiter lets begin in half of a call's deadline: the rest would only wait in it.
+    At most as many concurrent calls as that limiter starts in half of a call's deadline: more would only wait in it.
     """
     if not exchange.rateLimit:
         return None
@@ -37,7 +37,7 @@ def budget_of(exchange: Exchange, options: Mapping[str, object]) -> Budget | Non
 
 
 def read_options(text: str) -> dict[str, dict[str, object]]:
-    """Read ``CCXT_OPTIONS``. No error shows any of it, for it holds keys."""
+    """Read ``CCXT_OPTIONS``. No error quotes it, because it has keys."""
     text = text.strip()
     if not text:
         return {}
@@ -56,7 +56,7 @@ def read_options(text: str) -> dict[str, dict[str, object]]:
 
 
 def known_exchanges() -> frozenset[str]:
-    """The ids of the exchanges ccxt has, without importing it."""
+    """The ids of ccxt's exchanges, without importing ccxt."""
     spec = find_spec("ccxt")
     folders = (spec.submodule_search_locations if spec else None) or ()
     files = (file for folder in folders for file in (Path(folder) / "async_support").glob("*.py"))

@@ -1,8 +1,8 @@
-"""Live minutes over the websocket of an exchange: one task a symbol, one instance and so few sockets for all of them.
+"""Live minutes over the websocket of an exchange: one task per symbol, and one ccxt instance for all, which needs few sockets.
 
-ccxt reports neither a connection that was cut while no task waited (it reconnects and minutes are missing), nor which minute is
-final, and it changes rows that it returned. So this stream yields copies, treats a connection that was replaced meanwhile as
-an error, and silence too: a follower starts again, with the history first.
+ccxt does not report a connection that was lost while no task waited (it reconnects, and minutes are missing) nor which minute
+is final, and it changes rows that it has returned. So this stream yields copies, and treats a replaced connection and a long
+silence as errors: a follower then starts again, with the history first.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from providers.ccxt.timings import CcxtTimings
 from providers.ccxt.trades import TradeFold
 from providers.ccxt.volumes import VolumeScale
 
-_KEPT_ROWS = 10  # rows that are looked at after each message: a minute may be corrected, or come late
+_KEPT_ROWS = 10  # rows to examine after each message: a minute may be corrected or come late
 _ALL_TIME = Span(0, 2**53)
 
 Row = tuple[float, ...]
@@ -35,15 +35,15 @@ Row = tuple[float, ...]
 
 @dataclass(slots=True, eq=False)
 class _SymbolStream:
-    """A symbol that somebody follows."""
+    """The stream of a followed symbol."""
 
     rows: dict[float, Row] = field(default_factory=dict)  # the newest ones by their opening
     moved: asyncio.Event = field(default_factory=asyncio.Event)  # replaced when it is set
     failure: ProviderError | None = None
     followers: int = 0
-    client: Any = None  # ccxt's, of the socket it comes by
+    client: Any = None  # ccxt's client of its socket
     moved_at: float = 0.0
-    fold: TradeFold | None = None  # where trades come instead of candles
+    fold: TradeFold | None = None  # if trades come instead of candles
     task: asyncio.Task[None] | None = None
 
     def push(self, rows: OhlcvRows, now: float) -> None:
@@ -53,7 +53,7 @@ class _SymbolStream:
         self._wake()
 
     def fail(self, error: ProviderError) -> None:
-        """End it for everybody."""
+        """End the stream for all followers."""
         self.failure = error
         self._wake()
 
@@ -63,12 +63,12 @@ class _SymbolStream:
 
 
 class CandleStreams:
-    """What moves on an exchange."""
+    """The live minutes of the followed symbols of an exchange."""
 
     def __init__(
         self, exchange: Exchange, timings: CcxtTimings, source: LiveSource | None, scale: Callable[[str], VolumeScale]
     ) -> None:
-        """Nothing is followed yet; ``scale`` turns the volumes of a symbol's candles or trades into units of the base."""
+        """Follow nothing yet; ``scale`` converts the volumes of a symbol's candles or trades into units of the base."""
         self.timings = timings
         self._trades = source is LiveSource.TRADES
         self._scale = scale
@@ -76,10 +76,10 @@ class CandleStreams:
         self._name = exchange.name
         self._streams: dict[str, _SymbolStream] = {}
         self._leaving: dict[str, asyncio.Event] = {}
-        self._silences: dict[str, float] = {}  # seconds that a symbol is known to be silent for
+        self._silences: dict[str, float] = {}  # by symbol: its longest silence so far, in seconds
 
     async def stream(self, symbol: str) -> AsyncGenerator[Candles]:
-        """Yield the minutes that changed; ends in a ProviderError. A slow reader gets the newest state."""
+        """Yield the minutes that changed, until a ProviderError. A slow reader gets only the newest state."""
         while symbol in self._leaving:
             await self._leaving[symbol].wait()
         watch = self._streams.get(symbol) or self._begin(symbol)
@@ -103,7 +103,7 @@ class CandleStreams:
                 await self._leave(symbol, watch)
 
     async def close(self) -> None:
-        """End everything that is followed."""
+        """End all streams."""
         tasks = [watch.task for watch in self._streams.values() if watch.task]
         for task in tasks:
             task.cancel()
@@ -116,21 +116,23 @@ class CandleStreams:
         return watch
 
     def _end(self, symbol: str, watch: _SymbolStream) -> None:
-        """Let the followers go; also where the task was cancelled before its first step, and so ran no ``finally``."""
-        if not watch.failure:  # ccxt cancels those who wait on a socket that it closes: to them it is a cut
+        """End the stream for its followers. A callback, because a task cancelled before its first step runs no ``finally``."""
+        if (
+            not watch.failure
+        ):  # ccxt cancels the tasks that wait on a socket when it closes it: report a lost connection
             watch.fail(ProviderUnavailable(f"The line to {self._name} was closed."))
         if self._streams.get(symbol) is watch:
-            del self._streams[symbol]  # a new follower begins anew
+            del self._streams[symbol]  # the next follower starts a new stream
 
     async def _leave(self, symbol: str, watch: _SymbolStream) -> None:
-        """Stop a symbol, and with the last one the sockets."""
+        """Stop the stream of a symbol; with the last one, close the sockets."""
         left = self._leaving[symbol] = asyncio.Event()
         task, followed = watch.task, self._streams.get(symbol) is watch
         try:
             if task and followed:
                 task.cancel()
                 await asyncio.wait([task])
-            with suppress(Exception):  # it is only a courtesy
+            with suppress(Exception):  # an unsubscription that fails does no harm
                 if not self._streams:
                     await self._exchange.close_ws_clients()
                 elif followed:
@@ -154,8 +156,8 @@ class CandleStreams:
         return bool(self._exchange.has.get("unWatchTrades" if self._trades else "unWatchOHLCV"))
 
     async def _follow(self, symbol: str, watch: _SymbolStream) -> None:
-        """Wait for rows and tell them, until something breaks."""
-        # The half-made minute of an earlier time would look like a whole one.
+        """Wait for rows and pass them on, until something fails."""
+        # An unfinished minute of an earlier subscription would look like a whole one.
         (self._exchange.trades if self._trades else self._exchange.ohlcvs).pop(symbol, None)
         watch.fold = TradeFold(self._scale(symbol)) if self._trades else None
         try:
@@ -173,12 +175,12 @@ class CandleStreams:
             self._end(symbol, watch)
 
     async def _rows(self, symbol: str, watch: _SymbolStream) -> OhlcvRows:
-        """The newest rows once there is a change; ProviderUnavailable after a silence that nothing explains."""
+        """The newest rows after a change; ProviderUnavailable after a silence without an explanation."""
         loop = asyncio.get_running_loop()
         while True:
             began = loop.time()
             usual = self._silences.get(symbol, 0.0)
-            # Subscribing takes ccxt up to a second for each symbol before us.
+            # ccxt takes up to a second to subscribe each symbol before this one.
             patience = min(max(self.timings.min_silence_s, 3 * usual, len(self._streams)), self.timings.max_silence_s)
             try:
                 async with asyncio.timeout(patience):
@@ -198,10 +200,10 @@ class CandleStreams:
         return watch.fold.add(await self._exchange.watch_trades(symbol), clock.now_ms())
 
     async def _break(self, symbol: str, watch: _SymbolStream, patience: float) -> None:
-        """Begin a silent symbol anew: alone where others move on its socket, else with the socket.
+        """Restart a silent symbol: alone if its socket has data of other symbols, else with the socket.
 
-        Where a symbol cannot be unsubscribed, its neighbours are not cut for it: each minute is read from the history
-        anyway when it closes.
+        If a symbol cannot be unsubscribed, the other symbols of its socket are not disconnected for it: each minute is read
+        from the history anyway when it closes.
         """
         client: Any = watch.client or socket.get()
         since = asyncio.get_running_loop().time() - patience
@@ -218,7 +220,7 @@ class CandleStreams:
 
 
 def _candles(rows: list[Row], scale: VolumeScale | None) -> Candles:
-    """The rows that are candles: every price is present, and the volume is positive or unknown."""
+    """The valid candles among the rows: every price is present, and the volume is positive or unknown."""
     candles = Candles.from_rows(rows)
     if scale:
         candles = scale.in_base(candles)

@@ -1,7 +1,7 @@
 """Folds the forming minute from trades, for exchanges whose websocket has no 1m candles.
 
-A minute is shown only where the stream was there before it opened: of the one in which it joined, some trades are missing, and that
-one is left to the history. So it is after each cut, and of a symbol that is silent until its first trade.
+A minute is shown only if the stream began before it opened. Trades of the minute in which the stream began are missing, so that
+minute comes from the history; the same holds after each reconnection, and for a symbol that was silent until its first trade.
 """
 
 from __future__ import annotations
@@ -13,9 +13,9 @@ from candlegraph.clock import MINUTE_MS
 from candlegraph.timeframe import MINUTE
 from providers.ccxt.volumes import VolumeScale
 
-KEPT_MINUTES = 3  # a trade may come late, and a snapshot repeats old ones
+KEPT_MINUTES = 3  # more than one, because a trade may come late, and a snapshot repeats old ones
 
-Trade = Mapping[str, object]  # as ccxt has it
+Trade = Mapping[str, object]  # in ccxt's form
 
 
 @dataclass(slots=True)
@@ -60,7 +60,7 @@ class TradeFold:
         if self.whole_from is None:
             self.whole_from = MINUTE.next(max([now, *(at for at, _ in found if at < now + MINUTE_MS)]))
         for at, trade in found:
-            if self.whole_from <= at < now + 2 * MINUTE_MS:  # a clock may be ahead of another, but not by more
+            if self.whole_from <= at < now + 2 * MINUTE_MS:  # clocks may differ, but not by more
                 self._add(MINUTE.floor(at), at, trade)
         for stamp in sorted(self._minutes)[:-KEPT_MINUTES]:
             del self._minutes[stamp]

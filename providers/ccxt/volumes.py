@@ -1,6 +1,6 @@
 """The unit of an exchange's volumes, and their conversion to units of the base.
 
-What ccxt's ``parse_ohlcv`` returns for a volume is the exchange's own number: none of them multiplies by the size of a contract.
+The volume in ccxt's ``parse_ohlcv`` is the exchange's own number: no class multiplies it by the size of a contract.
 ``traits.toml`` has the unit by the kind of market (``spot``, ``swap``, ``inverse``; a linear or quanto contract is a ``swap``).
 """
 
@@ -33,9 +33,9 @@ class VolumeUnit(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class VolumeScale:
-    """Turns a market's volumes into units of the base: ``times`` the number, and by the price where it is ``inverse``.
+    """Converts a market's volumes into units of the base: ``times`` the number, divided by the price if it is ``inverse``.
 
-    ``times`` is None where that cannot be done: the volume is in quote units, or the unit or the contract's size is not known.
+    ``times`` is None if that is impossible: the volume is in quote units, or the unit or the contract's size is not known.
     """
 
     times: float | None
@@ -52,7 +52,7 @@ class VolumeScale:
 
     @classmethod
     def of_trades(cls, market: Mapping[str, object]) -> Self:
-        """The scale of a market's trades: ccxt's amounts are in base units, of a contract in contracts."""
+        """The scale of a market's trades: ccxt's amounts are in base units, or in contracts for a contract."""
         kind = kind_of(market)
         return cls(1.0 if kind == "spot" else contract_size(market), kind == "inverse")
 
@@ -65,7 +65,7 @@ class VolumeScale:
     def in_base(self, candles: Candles) -> Candles:
         """The candles with volumes in units of the base; NaN, which means unknown, if that is impossible.
 
-        A contract of an inverse market is worth a number of quote units; how many base units that was, the row's close says.
+        A contract of an inverse market is worth a number of quote units, which the row's close converts into base units.
         """
         if self.times == 1 and not self.inverse:
             return candles
@@ -81,20 +81,20 @@ class VolumeScale:
 
 
 def kind_of(market: Mapping[str, object]) -> str:
-    """The kind of market that a trait is about; each has an endpoint of its own."""
+    """The kind of market, as in the traits; each kind has an endpoint of its own."""
     if market.get("spot"):
         return "spot"
     return "inverse" if market.get("inverse") else "swap"
 
 
 def contract_size(market: Mapping[str, object]) -> float | None:
-    """The value of one contract, in base units, of an inverse one in quote units; None if ccxt does not know it."""
+    """The value of one contract in base units (in quote units if it is inverse); None if ccxt does not know it."""
     size = market.get("contractSize")
     return float(size) if isinstance(size, int | float) and np.isfinite(size) and size > 0 else None
 
 
 def taints_of(traits: ExchangeTraits) -> tuple[Taint, ...]:
-    """The faults of older versions: pages that claimed too much, and volumes that were stored in the exchange's own unit."""
+    """The faults of older versions: pages that covered too much, and volumes that were stored in the exchange's own unit."""
     found = []
     if reason := traits.taint.get("coverage"):
         found.append(Taint("coverage-1", TaintKind.COVERAGE, reason))

@@ -1,1 +1,1 @@
-"""A folder of tables as a provider: read, watched for changes, and served as one version of each file."""
+"""A folder of tables as a provider: it reads the files, notices changes, and serves one version of each file."""

@@ -1,4 +1,4 @@
-"""A short text that identifies the candles of a table: it shows whether another table continues them, without the first."""
+"""A short text that identifies the candles of a table: with it alone, one can check whether another table continues them."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from candlegraph.candle import Candles
 
 @dataclass(frozen=True, slots=True)
 class Fingerprint:
-    """How many candles there are, when the last one opens, and the digests of the first 1, 2, 4 ... and of all of them."""
+    """The number of candles, the opening of the last one, and digests of the first 1, 2, 4 ... and of all of them."""
 
     rows: int
     last: int
@@ -34,22 +34,22 @@ class Fingerprint:
 
     @classmethod
     def parse(cls, text: str) -> Fingerprint:
-        """Read what ``str`` made of one. ValueError."""
+        """Parse the ``str`` of a fingerprint. ValueError."""
         rows, last, *digests = text.split(".")
         return cls(int(rows), int(last), tuple(digests))
 
     def __str__(self) -> str:
-        """A short text."""
+        """The fingerprint as a short text."""
         return ".".join([str(self.rows), str(self.last), *self.digests])
 
     def begins(self, candles: Candles) -> bool:
-        """Whether ``candles`` are its own, and perhaps more behind them."""
+        """Whether ``candles`` begin with its own; more may follow."""
         if len(candles) < self.rows or int(candles.timestamp[self.rows - 1]) != self.last:
             return False
         return self.of(candles, self.rows) == self
 
     def begins_with(self, candles: Candles) -> bool:
-        """Whether fewer candles are the first of its own, as far as its digests tell."""
+        """Whether ``candles`` are fewer, and the first of its own as far as its digests show."""
         powers = [*_powers_below(self.rows)]
         known = [at for at, count in enumerate(powers) if count <= len(candles)]
         if len(candles) >= self.rows or not known:

@@ -12,22 +12,24 @@ from candlegraph.timeframe import Timeframe
 
 _TEXTS = (".csv", ".tsv", ".txt")
 SUFFIXES = (*_TEXTS, *(f"{text}.gz" for text in _TEXTS), ".parquet", ".pq")
-# Other formats of candles, which get a message; all other files are ignored silently.
+# Other formats that may have candles: the user gets a message about them; all other files are ignored silently.
 _UNREAD = (".zip", ".gz", ".xz", ".bz2", ".zst", ".7z", ".json", ".feather", ".arrow", ".xls", ".xlsx", ".h5")
 _KINDS = "only CSV, TSV and other delimited text (plain or gzipped) and Parquet are read"
 
-Version = tuple[int, int, int, int]  # size, mtime, ctime (ns) and inode: these differ between two contents of a file
+Version = tuple[int, int, int, int]  # size, mtime, ctime (ns) and inode: if the content changes, one of them does
 
 
 @dataclass(frozen=True, slots=True)
 class Catalog:
-    """Each symbol's file of each timeframe; and by its name in the folder why a file cannot be served."""
+    """Each symbol's file of each timeframe, and by file name the reason why a file cannot be served."""
 
     files: Mapping[str, Mapping[Timeframe, Path]] = field(default_factory=dict)
     problems: Mapping[str, str] = field(default_factory=dict)
-    suspended: Mapping[str, str] = field(default_factory=dict)  # why a symbol lacks a file that there is
-    unreadable: Mapping[str, str] = field(default_factory=dict)  # why a subfolder cannot be read: `binance/`
-    symbols: tuple[str, ...] = ()  # those that are known to have a file, also one that cannot be served
+    suspended: Mapping[str, str] = field(default_factory=dict)  # by symbol: why it lacks an existing file
+    unreadable: Mapping[str, str] = field(
+        default_factory=dict
+    )  # by subfolder such as `binance/`: why it cannot be read
+    symbols: tuple[str, ...] = ()  # all that have a file, even if it cannot be served
     timeframes: tuple[Timeframe, ...] = ()
 
     def why_suspended(self, symbol: str) -> str | None:
@@ -43,10 +45,10 @@ def version_of(path: Path) -> Version:
 
 
 def catalog(root: Path, held: Callable[[Path, Timeframe | None], Timeframe], known: Sequence[str] = ()) -> Catalog:
-    """Look through a folder. ``held`` returns the timeframe that a file holds, given the one that its name has.
+    """Scan a folder. ``held`` returns the timeframe of a file, given the one in its name.
 
-    OSError where it cannot be read. A subfolder that cannot must not look like one that lost its files: the symbols ``known``
-    before stay and are suspended, as those whose one file cannot be read now.
+    OSError if the folder cannot be read. An unreadable subfolder must not look like an empty one: the symbols ``known`` from
+    earlier scans stay and are suspended, like those whose only file cannot be read now.
     """
     found: dict[tuple[str, Timeframe], list[Path]] = {}
     problems: dict[str, str] = {}
@@ -62,7 +64,7 @@ def catalog(root: Path, held: Callable[[Path, Timeframe | None], Timeframe], kno
         except (InvalidCandles, OSError) as error:
             reason = error.message if isinstance(error, InvalidCandles) else f"{path.name}: {error.strerror}"
             problems[name] = reason
-            if named:  # the caller gets the reason
+            if named:  # a query for the symbol then gets the reason
                 found.setdefault((symbol, named), []).append(path)
             else:
                 suspended[symbol] = reason
@@ -71,7 +73,7 @@ def catalog(root: Path, held: Callable[[Path, Timeframe | None], Timeframe], kno
         if len(paths) == 1:
             files.setdefault(symbol, {})[timeframe] = paths[0]
         else:
-            # Do not guess which of them is right.
+            # Serve none of them: a guess may be wrong.
             names = " and ".join(path.name for path in paths)
             problem = f"{names} hold {timeframe} candles of {symbol!r} both: keep one of them."
             problems.update({path.relative_to(root).as_posix(): problem for path in paths})
@@ -83,7 +85,7 @@ def catalog(root: Path, held: Callable[[Path, Timeframe | None], Timeframe], kno
 
 
 def name_of(name: str) -> tuple[str, Timeframe | None]:
-    """The symbol, and the timeframe where the name has one: ``binance/BTCUSDT_1m.csv.gz``."""
+    """The symbol of a file name such as ``binance/BTCUSDT_1m.csv.gz``, and the timeframe if the name has one."""
     stem = name[: -max(len(suffix) for suffix in SUFFIXES if name.lower().endswith(suffix))]
     symbol, _, tail = stem.rpartition("_")
     if not symbol or symbol.endswith("/"):
@@ -95,7 +97,7 @@ def name_of(name: str) -> tuple[str, Timeframe | None]:
 
 
 def _tables_under(root: Path, unreadable: dict[str, str]) -> Iterator[tuple[Path, str]]:
-    """Every table in a folder and those within it, by its name; and why a folder within it cannot be read."""
+    """Yield every table in a folder and its subfolders, with its name; ``unreadable`` gets the reasons for failed subfolders."""
 
     def note(error: OSError) -> None:
         name = Path(error.filename).relative_to(root).as_posix()
@@ -112,7 +114,7 @@ def _tables_under(root: Path, unreadable: dict[str, str]) -> Iterator[tuple[Path
 
 
 def _unserved(root: Path, path: Path, name: str) -> str | None:
-    """Why a file is not even opened; None where it is. Links are followed to files inside of ``root`` only."""
+    """Why a file is not opened; None if it is. Links are followed only to files inside ``root``."""
     if not name.isprintable():
         return f"{path.name!a}: its name cannot be printed"
     if not path.name.lower().endswith(SUFFIXES):

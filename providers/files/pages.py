@@ -1,4 +1,4 @@
-"""What a file answers: the rows of a span, and what they are evidence of."""
+"""The page that a file answers with: the rows of a span, and the span that they prove."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ MAX_ROWS = 10_000
 
 
 def page_of(snapshot: Snapshot, span: Span, zone: Zone) -> Page:
-    """The rows within ``span`` of the first run of rows that it meets, up to a page's end.
+    """The rows within ``span`` of the first run of rows that overlaps it, at most one page.
 
-    A file that is still being written may end with the bucket under way: no page covers that one.
+    A file that is still being written may end with the forming bucket, so no page covers that one.
     """
     table = snapshot.table
     found = runs(table.candles, table.timeframe, zone)
@@ -33,6 +33,6 @@ def page_of(snapshot: Snapshot, span: Span, zone: Zone) -> Page:
 
 
 def runs(candles: Candles, timeframe: Timeframe, zone: Zone) -> Spans:
-    """What a file's rows are evidence of: from the first one to the end of the last."""
+    """The spans that a file's rows prove: from the first one to the end of the last."""
     stamps = candles.timestamp
     return Spans([Span(int(stamps[0]), timeframe.next(int(stamps[-1]), zone))])

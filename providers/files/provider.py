@@ -1,7 +1,7 @@
 """A folder of tables: ``<symbol>_<timeframe>.csv`` (or ``.tsv``, ``.txt``, each also gzipped), ``.parquet``, ``.pq``.
 
-The folder is the upstream: its files are read as they are now, so a file that grows or is replaced needs no restart. A
-symbol is looked up among the files that were found and never made into a path.
+The folder is the upstream. It reads the present state of a file, so a file that grows or is replaced needs no restart. It looks
+a symbol up among the files that it has found, and never makes a path of it.
 """
 
 from __future__ import annotations
@@ -44,14 +44,14 @@ MARKET = Market("files", "Files", "Candles from CSV and Parquet files in a folde
 WRITING = "it is being written: it is read once it has not changed for 2 s"
 
 _BUDGET = Budget(weight=1_000, per_s=1, concurrent=8)  # there is no remote upstream
-_SHOWN = 10  # problems in a status
-_INSPECTION_TIME_S = 2.0  # how long an inspection reads files without a request
-_SCAN_AGAIN_MS = 5_000  # an unknown symbol makes us look at the folder again, but no more often than this
-_MISSED_MS = 3_600_000  # how long a file that no query asks for is remembered as missing
+_SHOWN = 10  # the most problems in a status
+_INSPECTION_TIME_S = 2.0  # how long an inspection may read files that no query has requested
+_SCAN_AGAIN_MS = 5_000  # the shortest time between two scans for unknown symbols
+_MISSED_MS = 3_600_000  # how long a missing file is remembered without a query for it
 
 
 def create(environ: Mapping[str, str]) -> Iterable[Provider]:
-    """The one provider, over ``FILES_DIR``; days and times without an offset are those of ``FILES_TIMEZONE``."""
+    """The provider over ``FILES_DIR``; days, and times without an offset, are in ``FILES_TIMEZONE``."""
     yield Files(environ.get("FILES_DIR", ""), environ.get("FILES_TIMEZONE", ""))
 
 
@@ -70,23 +70,23 @@ class Files:
     description = "Candles from the CSV and Parquet files in FILES_DIR."
 
     def __init__(self, folder: str, timezone: str) -> None:
-        """Remember the settings; they are looked at when it starts."""
+        """Keep the settings; `start` checks them."""
         self._folder, self._timezone = folder, timezone
         self._root, self._zone = Path(), UTC
         self._snapshots, self._catalog, self._scanned_at = Snapshots(UTC, ""), Catalog(), 0
         self._held: dict[Path, tuple[Version, Timeframe]] = {}
-        self._missed: dict[tuple[str, Timeframe], int] = {}  # since when there is no such file
+        self._missed: dict[tuple[str, Timeframe], int] = {}  # since when a file is missing
         self._logged: dict[str, str] = {}
         self._reading = asyncio.Lock()
 
     @property
     def version(self) -> str:
-        """The version of Candlegraph, which it comes with."""
+        """The version of Candlegraph, which includes this provider."""
         return _own_version()
 
     @property
     def capabilities(self) -> Capabilities:
-        """The timeframes that were found. Nothing is dropped from files: what they hold is meant."""
+        """The found timeframes. No row of a file is dropped as a filler: a user has put it there."""
         return Capabilities(
             self._catalog.timeframes,
             LiveMode.NONE,
@@ -100,7 +100,7 @@ class Files:
         )
 
     async def start(self) -> None:
-        """Look through the folder. ConfigurationError where there is none."""
+        """Scan the folder. ConfigurationError if it is missing or unreadable."""
         if not self._folder:
             raise ConfigurationError("FILES_DIR is not set: name the folder that your CSV and Parquet files are in.")
         try:
@@ -114,12 +114,12 @@ class Files:
         await self._scan()
 
     async def close(self) -> None:
-        """Forget the tables."""
+        """Drop the tables from memory."""
         self._snapshots.clear()
         self._catalog = Catalog()
 
     async def listings(self) -> Sequence[Listing]:
-        """Every symbol that a file was found for."""
+        """Every symbol with a file."""
         await self._scan()
         return [
             Listing(symbol, timezone=self._timezone or None, has_volume=self._has_volume(symbol))
@@ -127,12 +127,12 @@ class Files:
         ]
 
     def _has_volume(self, symbol: str) -> bool:
-        """Whether a symbol's files have volumes, as far as they were read; they have, unless one shows that it has none."""
+        """Whether a symbol's files have volumes: True unless one that was read has none."""
         kept = map(self._snapshots.kept, self._catalog.files.get(symbol, {}).values())
         return all(snapshot.table.has_volume for snapshot in kept if snapshot)
 
     async def fetch(self, instrument: Instrument, timeframe: Timeframe, span: Span) -> Page:
-        """Candles of the symbol's file of this timeframe, which vouches from its first row to its last."""
+        """Candles of the symbol's file of this timeframe; the file proves the time from its first row to its last."""
         path = await self._file(instrument.symbol, timeframe)
         try:
             snapshot = await self._in_thread(self._look, path)
@@ -141,7 +141,7 @@ class Files:
         except BeingWritten:
             raise ProviderUnavailable(f"{path.name}: {WRITING}.", retry_after=STILL_MS / 1000) from None
         except OSError as error:
-            # Its own text would tell the client where our files are.
+            # The text of the OSError would show the client the path.
             raise ProviderRefused(f"{path.name}: {error.strerror}") from error
         if snapshot.table.timeframe != timeframe:
             raise ProviderUnavailable(f"{path.name} has changed: it holds {snapshot.table.timeframe} candles now.")
@@ -162,16 +162,16 @@ class Files:
                 if found is not None:
                     self._missed.pop(key, None)
                     return found
-                await self._scan()  # it is gone, or holds another timeframe
+                await self._scan()  # the file is gone, or has another timeframe now
             else:
                 await self._scan_if_due()
         if self._catalog.why_suspended(instrument.symbol):
             return stored
         missed = self._missed.setdefault(key, clock.now_ms())
-        # A file that is replaced may be gone for a moment.
+        # A file that is being replaced may be missing for a moment.
         if clock.now_ms() - missed < STILL_MS:
             return stored
-        if self._scanned_at < missed + STILL_MS:  # it may have come back since
+        if self._scanned_at < missed + STILL_MS:  # it may be back since
             await self._scan()
             if timeframe in self._catalog.files.get(instrument.symbol, {}):
                 return stored
@@ -179,7 +179,7 @@ class Files:
         return None
 
     async def inspect(self) -> str | None:
-        """As `Inspected.inspect`: which files cannot be served and why."""
+        """As `Inspected.inspect`: the files that cannot be served, with the reasons."""
         await self._scan_if_due()
         unread = await self._in_thread(self._check)
         self._log()
@@ -206,27 +206,27 @@ class Files:
         raise Unsupported(f"There is no file of {timeframe} candles of {symbol!r}, only of {have}.")
 
     async def _in_thread(self, work: Callable[P, T], *arguments: P.args, **named: P.kwargs) -> T:
-        """Do blocking work, one piece at a time: a table needs several times its size while it is read.
+        """Run blocking work in a thread, one at a time: while it is read, a table needs several times its size in memory.
 
-        The thread of a caller that leaves goes on, and so the next piece waits for it.
+        If a caller is cancelled, its thread goes on, and the next work waits for it.
         """
         await self._reading.acquire()
         task = asyncio.create_task(asyncio.to_thread(work, *arguments, **named), name=f"files: {work}")
 
         def ended(done: asyncio.Task[T]) -> None:
             self._reading.release()
-            _ = done.cancelled() or done.exception()  # the caller may have left
+            _ = done.cancelled() or done.exception()  # retrieved here, because the caller may have been cancelled
 
         task.add_done_callback(ended)
         return await asyncio.shield(task)
 
     async def _scan_if_due(self) -> None:
-        """Look through the folder, unless that was done a moment ago. ProviderUnavailable."""
+        """Scan the folder, unless that was done a moment ago. ProviderUnavailable."""
         if not 0 <= clock.now_ms() - self._scanned_at < _SCAN_AGAIN_MS:
             await self._scan()
 
     async def _scan(self) -> None:
-        """Look through the folder; ProviderUnavailable where that is not possible now."""
+        """Scan the folder; ProviderUnavailable if that is not possible now."""
         try:
             self._catalog = await self._in_thread(self._found)
         except OSError as error:
@@ -236,14 +236,14 @@ class Files:
         self._log()
 
     def _found(self) -> Catalog:
-        """What the folder holds now; what is not there any more is forgotten. OSError."""
+        """The present catalog of the folder; drops the state of missing files. OSError."""
         found = catalog(self._root, self._timeframe_of, self._catalog.symbols)
         self._held = {path: held for path, held in self._held.items() if os.path.lexists(path)}
         self._snapshots.forget_missing(states=False)
         return found
 
     def _timeframe_of(self, path: Path, named: Timeframe | None) -> Timeframe:
-        """The timeframe that a file holds: its first rows show the one that its name has, or it is read whole."""
+        """The timeframe of a file: that of its name if the first rows confirm it, else it is read completely."""
         version = version_of(path)
         held = self._held.get(path)
         if held is None or held[0] != version:
@@ -257,16 +257,16 @@ class Files:
         return held[1]
 
     def _look(self, path: Path) -> Snapshot:
-        # Looked at again: since the scan it may have become a link that leads out of the folder.
+        # Checked again: since the scan, the file may have become a link that leads out of the folder.
         if not path.resolve(strict=True).is_relative_to(self._root):
             raise InvalidCandles(f"{path.name}: it leads out of FILES_DIR")
         return self._snapshots.look(path)
 
     def _revision_of(self, path: Path, timeframe: Timeframe, stored: Revision | None) -> Revision | None:
-        """The revision of a file; None where it holds another timeframe now. OSError, ProviderUnavailable."""
+        """The revision of a file; None if it has another timeframe now. OSError, ProviderUnavailable."""
         snapshots = self._snapshots
         if stored and not snapshots.kept(path) and snapshots.is_state_of(path, stored.state):
-            snapshots.adopt(path, stored.lineage)  # and need not read it
+            snapshots.adopt(path, stored.lineage)  # without reading the file
             return stored
         try:
             snapshot = self._look(path)
@@ -279,7 +279,7 @@ class Files:
         return snapshots.revision(path, snapshot, stored) if stored else snapshot.revision
 
     def _check(self) -> int:
-        """Read the files that were not read yet, as long as that may take; how many are left."""
+        """Read files that were not read yet, for `_INSPECTION_TIME_S` at most; return the number of those left."""
         until = time.monotonic() + _INSPECTION_TIME_S
         unread = 0
         for path in [path for files in self._catalog.files.values() for path in files.values()]:
@@ -295,7 +295,7 @@ class Files:
         return unread
 
     def _problems(self) -> dict[str, str]:
-        """Why files cannot be served as they are, by their names."""
+        """By file name, why a file or its present version cannot be served."""
         served = [path for files in self._catalog.files.values() for path in files.values()]
         found = {path.relative_to(self._root).as_posix(): self._snapshots.problem(path) for path in served}
         problems = {name: problem for name, problem in found.items() if problem}

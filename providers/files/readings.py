@@ -1,4 +1,4 @@
-"""How files that change are read: whole, from where they grew, or their first rows alone."""
+"""Reads files that may change: completely, only the part that was appended, or only the first rows."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ _BLOCK_BYTES = 1 << 20
 
 @dataclass(frozen=True, slots=True)
 class Reading:
-    """The table of a file; of a plain text the first ``size`` bytes, whole lines, have the hash ``digest``."""
+    """The table of a file; for plain text, ``digest`` is the hash of the first ``size`` bytes, which are whole lines."""
 
     table: Table
     size: int = 0
@@ -36,15 +36,15 @@ class Reading:
 
 
 def read_whole(path: Path, zone: Zone) -> Reading:
-    """Read a file whole. InvalidCandles, OSError."""
+    """Read a file completely. InvalidCandles, OSError."""
     size, digest = _lines_of(path)
     return Reading(_table_of(path, zone), size, digest)
 
 
 def _table_of(path: Path, zone: Zone) -> Table:
-    """The table of a file. A timeframe in its name is believed where the rows show it, otherwise the rows decide.
+    """The table of a file. Its timeframe is the one in its name if the rows confirm it, else the one that the rows show.
 
-    InvalidCandles where they show none.
+    InvalidCandles if they show none.
     """
     if named := name_of(path.name)[1]:
         with suppress(InvalidCandles):
@@ -57,14 +57,14 @@ def _table_of(path: Path, zone: Zone) -> Table:
 
 
 def shows(table: Table, zone: Zone, share: float = 0.0) -> bool:
-    """Whether more than a ``share`` of the steps between the rows are one bucket of their timeframe; one row shows all."""
+    """Whether more than a ``share`` of the steps between the rows are one bucket of its timeframe; True for a single row."""
     stamps = table.candles.timestamp
     steps = table.timeframe.floor_all(stamps[1:] - 1, zone) == stamps[:-1]
     return not len(steps) or float(steps.mean()) > share
 
 
 def read_head(path: Path, timeframe: Timeframe, zone: Zone) -> Table | None:
-    """The first rows of a text, plain or gzipped; None where these alone cannot be read."""
+    """The first rows of a text, plain or gzipped; None if these alone cannot be read."""
     if is_parquet(path):
         return None
     try:
@@ -83,7 +83,7 @@ def _read_text(text: bytes, timeframe: Timeframe, zone: Zone) -> Table:
 
 
 def _lines_of(path: Path) -> tuple[int, bytes]:
-    """How many bytes of a plain text are whole lines, and their hash; nothing of another file."""
+    """The number of bytes of a plain text up to its last whole line, and their hash; zero and empty for another file."""
     with path.open("rb") as file:
         if file.read(4) == b"PAR1" or _is_gzip(file):
             return 0, b""
@@ -99,7 +99,7 @@ def _is_gzip(file: IO[bytes]) -> bool:
 
 
 def _size_of_lines(file: IO[bytes]) -> int:
-    """Up to which byte a file consists of whole lines."""
+    """The number of bytes of a file up to the end of its last whole line."""
     end = file.seek(0, os.SEEK_END)
     while end:
         start = max(0, end - _BLOCK_BYTES)
@@ -111,7 +111,7 @@ def _size_of_lines(file: IO[bytes]) -> int:
 
 
 def _hash_of(file: IO[bytes], size: int) -> hashlib.blake2b:
-    """The hash of the first ``size`` bytes of a file, which stands behind them then."""
+    """The hash of the first ``size`` bytes of a file; leaves the file positioned after them."""
     file.seek(0)
     found = hashlib.blake2b(digest_size=16)
     while size and (block := file.read(min(size, _BLOCK_BYTES))):
@@ -121,9 +121,9 @@ def _hash_of(file: IO[bytes], size: int) -> hashlib.blake2b:
 
 
 def read_growth(path: Path, known: Reading, zone: Zone, *, still: bool) -> Reading | None:
-    """A plain text that only grew since it was read; None where it did not.
+    """The reading of a plain text to which lines were only appended since ``known``; None if it changed otherwise.
 
-    A last line that has no end yet is left out, unless the file stands still: then all of it has to be read.
+    It leaves out a last line without an end, unless the file is ``still``: then everything has to be read.
     """
     with path.open("rb") as file:
         if not known.size or file.seek(0, os.SEEK_END) < known.size:
@@ -143,17 +143,17 @@ def read_growth(path: Path, known: Reading, zone: Zone, *, still: bool) -> Readi
 
 
 def _extended(known: Table, text: bytes, zone: Zone) -> Table | None:
-    """A table with the rows of ``text`` behind its own; None where any of these is not new, or differs."""
+    """A table with the rows of ``text`` after its own; None if one of them is not new, or has another form."""
     try:
         rows = _read_text(text, known.timeframe, zone).candles
     except (InvalidCandles, OSError):
-        return None  # the whole file is read then: its refusal names the line
+        return None  # then the whole file is read, and its error names the line
     old, new = rows[rows.timestamp <= known.candles.timestamp[-1]], rows[rows.timestamp > known.candles.timestamp[-1]]
     if not equal(known.candles[np.searchsorted(known.candles.timestamp, old.timestamp)], old):
         return None
     joined = concat([known.candles, new])
     try:
-        check_steps(joined.timestamp, known.timeframe, zone)  # what the head and the new rows show alone is not enough
+        check_steps(joined.timestamp, known.timeframe, zone)  # neither part alone may show a wrong step
     except InvalidCandles:
         return None
     return replace(known, candles=joined)

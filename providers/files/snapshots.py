@@ -1,14 +1,14 @@
-"""The tables of files that change: each is read while no process writes it, and its last good state stays.
+"""The tables of files that may change: a file is read while no process writes it, and its last good state stays.
 
-A file is read once it has stood still. A plain text that only grew is read from where it grew, up to its last whole line: the
-bytes before are those that were read, by their hash. The table becomes a `Snapshot`. Its candles show how it relates
-to the one before:
+A file is read when it has not changed for a while. If lines were only appended to a plain text (a hash shows that the bytes
+before are unchanged), only these are read, up to the last whole line. The table becomes a `Snapshot`. Its candles show how it
+relates to the snapshot before:
 
-- it begins with all of them: it grew, and is of the same lineage;
-- all of them begin with it: it was cut short, and the one before stays;
-- anything else: it was replaced, and begins a lineage of its own.
+- it begins with all candles of the old one: the file grew, and its lineage is the same;
+- the old one begins with all of its candles: the file was cut short, and the old snapshot stays;
+- anything else: the file was replaced, and begins a new lineage.
 
-Fingerprints of candles tell the same across a restart and between processes.
+Fingerprints of candles decide the same after a restart and in other processes.
 """
 
 from __future__ import annotations
@@ -33,12 +33,12 @@ CACHE_BYTES = 128 << 20  # two and a half million rows
 
 
 class BeingWritten(Exception):
-    """A file has changed a moment ago."""
+    """A file changed a moment ago, so a process may still write it."""
 
 
 @dataclass(frozen=True, slots=True)
 class Snapshot:
-    """The last read of a file, and the revision of its candles; ``problem`` is why a newer version is not served."""
+    """The last good reading of a file, and the revision of its candles; ``problem`` is why a newer version is not served."""
 
     version: Version
     reading: Reading
@@ -52,16 +52,16 @@ class Snapshot:
 
     @property
     def nbytes(self) -> int:
-        """The memory that its candles take; the flags are one value each, broadcast."""
+        """The memory of its candles, in bytes; the flags are broadcast from one value each."""
         return sum(column.nbytes for column in self.table.candles.columns[:6])
 
 
 @dataclass(slots=True)
 class Snapshots:
-    """The snapshots used last, as many as fit into ``max_bytes`` (the newest one always does). For one thread at a time."""
+    """The most recently used snapshots within ``max_bytes`` (the newest one always stays). For one thread at a time."""
 
     zone: Zone
-    edition: str  # of what reads the files: another one may read them differently
+    edition: str  # the version of the reader: another one may read a file differently
     max_bytes: int = field(default_factory=lambda: CACHE_BYTES)
     _kept: OrderedDict[Path, Snapshot] = field(default_factory=OrderedDict)
     _seen: dict[Path, tuple[Version, int]] = field(default_factory=dict)
@@ -70,32 +70,32 @@ class Snapshots:
     _continued: dict[Path, tuple[str, str]] = field(default_factory=dict)
 
     def kept(self, path: Path) -> Snapshot | None:
-        """The last good state of a file, as far as it is still in memory."""
+        """The last good state of a file, if it is still in memory."""
         return self._kept.get(path)
 
     def problem(self, path: Path) -> str | None:
-        """Why the version of a file that was looked at last is not served."""
+        """Why the last examined version of a file is not served."""
         kept, refused = self._kept.get(path), self._refused.get(path)
         return kept.problem if kept else refused and refused[1]
 
     def looked_at(self, path: Path, version: Version) -> bool:
-        """Whether this version of a file was read, or is known to be one that cannot be."""
+        """Whether this version of a file was read, or is known to be unreadable."""
         kept, refused, lineage = self._kept.get(path), self._refused.get(path), self._lineages.get(path)
         return version in {
             known.version if isinstance(known, Snapshot) else known[0] for known in (kept, refused, lineage) if known
         }
 
     def is_still(self, path: Path, version: Version) -> bool:
-        """Whether no process has written a file for a while: by its clock, or since we first saw this version."""
+        """Whether no process has written a file for a while, by its mtime or by the time since we first saw this version."""
         now = clock.now_ms()
         if (seen := self._seen.get(path)) is None or seen[0] != version:
             seen = self._seen[path] = (version, now)
         return now - version[1] // 1_000_000 >= STILL_MS or now - seen[1] >= STILL_MS
 
     def look(self, path: Path) -> Snapshot:
-        """The candles of a file as it is now, or its last good state with the problem there is.
+        """The snapshot of a file as it is now, or its last good one with the present problem.
 
-        InvalidCandles, BeingWritten where there is no good state; OSError.
+        InvalidCandles or BeingWritten if there is no good state; OSError.
         """
         version, kept = version_of(path), self._kept.get(path)
         if kept and kept.version == version:
@@ -118,14 +118,14 @@ class Snapshots:
         return found
 
     def adopt(self, path: Path, lineage: str) -> None:
-        """Count the present snapshot of a file, or the next one of this version, to a lineage."""
+        """Set the lineage of a file's present snapshot, or of the next one of this version."""
         if kept := self._kept.get(path):
             self._kept[path] = replace(kept, revision=Revision(lineage, kept.revision.state))
         else:
             self._lineages[path] = (version_of(path), lineage)
 
     def revision(self, path: Path, snapshot: Snapshot, stored: Revision) -> Revision:
-        """The revision of a snapshot where the candles of ``stored`` are in the store; of its lineage where it continues it."""
+        """The revision of a snapshot, given the ``stored`` one; it has the stored lineage if it continues those candles."""
         own = snapshot.revision
         if own.state == stored.state or self._continued.get(path) == (stored.state, own.state):
             self.adopt(path, stored.lineage)
@@ -143,32 +143,32 @@ class Snapshots:
             self._kept.pop(path, None)
             self._refused[path] = (snapshot.version, cut_short(path, len(candles), known.rows))
             return stored
-        if own.lineage == stored.lineage:  # another process saw it grow, and then it was replaced
+        if own.lineage == stored.lineage:  # another process saw the file grow, and then it was replaced
             own = Revision(Fingerprint.of(candles).digests[-1], own.state)
             self.adopt(path, own.lineage)
         return own
 
     def is_state_of(self, path: Path, state: str) -> bool:
-        """Whether a state is that of the present version of a file. OSError."""
+        """Whether ``state`` belongs to the present version of a file. OSError."""
         return state.startswith(f"{self._stamp(version_of(path))} ")
 
     def _state(self, version: Version, fingerprint: Fingerprint) -> str:
-        """What identifies the content of a file: its version and edition, which save a reading, and its candles."""
+        """The identity of a file's content: the stamp, which saves a reading if it is equal, and the fingerprint."""
         return f"{self._stamp(version)} {fingerprint}"
 
     def _stamp(self, version: Version) -> str:
-        """A version as part of a state; the inode is not the same on every machine."""
+        """A version as part of a state, without the inode, which differs between machines."""
         return "-".join(map(str, [*version[:3], self.edition, self.zone.name]))
 
     def forget_missing(self, *, states: bool) -> None:
-        """Forget files that are gone; with their last good ``states``, so that what comes under their names begins anew."""
+        """Drop files that are missing; with ``states`` also their last good states, so that a new file starts a lineage."""
         notes: list[dict[Path, Any]] = [self._seen, self._refused, self._lineages, self._continued]
         for known in [*notes, *[self._kept] * states]:
             for path in [path for path in known if not os.path.lexists(path)]:
                 del known[path]
 
     def clear(self) -> None:
-        """Forget everything."""
+        """Drop everything."""
         for kept in (self._kept, self._seen, self._refused, self._lineages, self._continued):
             kept.clear()
 
@@ -210,7 +210,7 @@ class Snapshots:
 
 
 def cut_short(path: Path, rows: int, before: int) -> str:
-    """The problem of a file that lost its end, and the way out."""
+    """The message for a file that lost its end, with a remedy."""
     return (
         f"{path.name}: it holds only the first {rows:,} of the {before:,} candles it held, so it seems to be cut short; "
         "if that is meant, remove the file for a moment"

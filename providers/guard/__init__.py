@@ -1,1 +1,1 @@
-"""What stands around every provider: retries, a rate budget, a circuit breaker, deadlines and its clock."""
+"""The guard around every provider: retries, a rate budget, a circuit breaker, deadlines and its clock."""

@@ -1,4 +1,4 @@
-"""The queue before an upstream: few calls at once, within its budget, the urgent ones first."""
+"""The queue in front of an upstream: few calls at once, within its rate budget, the most urgent first."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from candlegraph.provider import Budget, Capabilities
 from candlegraph.rate_budget import RateBudget
 from candlegraph.upstream import Urgency
 
-DEFAULT_BUDGET = Budget(weight=60, per_s=60, concurrent=2)  # where a provider names none
-MAX_QUEUED_CALLS = 256  # calls of one urgency
-STARVATION_S = 30.0  # a call that has waited so long goes next, whatever its urgency
-# What each may bring the budget to. It leaves something to those above, other processes' too, that need not wait then.
+DEFAULT_BUDGET = Budget(weight=60, per_s=60, concurrent=2)  # for a provider that declares none
+MAX_QUEUED_CALLS = 256  # per urgency
+STARVATION_S = 30.0  # a call that has waited this long is next, at any urgency
+# The share of the budget that each urgency may use up. The rest stays free for more urgent calls of all processes.
 BUDGET_SHARES = {Urgency.LIVE: 1.0, Urgency.QUERY: 0.95, Urgency.BACKFILL: 0.8}
 
 
@@ -24,15 +24,15 @@ BUDGET_SHARES = {Urgency.LIVE: 1.0, Urgency.QUERY: 0.95, Urgency.BACKFILL: 0.8}
 class _Waiter:
     urgency: Urgency
     since: float
-    until: float  # when it gives up
+    until: float  # the instant at which it gives up
     woken: asyncio.Event = field(default_factory=asyncio.Event)
 
 
 class CallQueue:
-    """Lets calls of one upstream through. Raises ProviderError where one could not go in time."""
+    """Lets calls of one upstream through, one by one. Raises ProviderError if a call's turn does not come in time."""
 
     def __init__(self, key: str, name: str, quota: RateBudget) -> None:
-        """``key`` names the budget, which other processes may share; ``name`` is the upstream's, for people."""
+        """``key`` names the budget, which other processes may share; ``name`` names the upstream in messages."""
         self._key, self._name, self._quota = key, name, quota
         self._queues: dict[Urgency, deque[_Waiter]] = {urgency: deque() for urgency in Urgency}
         self._running = 0
@@ -40,14 +40,14 @@ class CallQueue:
         self._late: tuple[float, ProviderError] | None = None
 
     def pause_left(self) -> tuple[float, ProviderError] | None:
-        """For how many more seconds calls are refused, and the error with the reason."""
+        """The seconds for which calls are still refused, and the error with the reason; None if they are not."""
         for limit in (self._paused, self._late):
             if limit and (left := limit[0] - _now()) > 0:
                 return left, limit[1]
         return None
 
     async def pause(self, error: ProviderError, seconds: float, capabilities: Capabilities) -> None:
-        """Let no call through for a while, at the upstream's request, which is this error."""
+        """Let no call through for ``seconds``, as the upstream has requested with ``error``."""
         until = _now() + seconds
         if self._paused is None or until > self._paused[0]:
             self._paused = until, error
@@ -55,7 +55,7 @@ class CallQueue:
 
     @asynccontextmanager
     async def slot(self, capabilities: Capabilities, urgency: Urgency, until: float) -> AsyncIterator[None]:
-        """Wait for a turn, at most until ``until`` by the loop's clock, and hold the place while inside."""
+        """Wait for a turn, at most until ``until`` by the loop's clock, and hold the slot inside the block."""
         await self._wait(capabilities, urgency, until)
         try:
             yield
@@ -81,11 +81,11 @@ class CallQueue:
             self._wake()
 
     async def _try(self, waiter: _Waiter, capabilities: Capabilities) -> float:
-        """0 where it may go; otherwise when to try again, infinity for not before it is woken."""
+        """Return 0 if the call may go, else the instant of the next try; infinity: only when another call wakes it."""
         budget = budget_of(capabilities)
         if self._first() is not waiter or self._running >= budget.concurrent:
             return float("inf")
-        self._running += 1  # before anything is awaited: the place is taken
+        self._running += 1  # takes the slot before the first await
         pause = float("inf")
         try:
             share = 1.0 if self._is_starving(waiter) else BUDGET_SHARES[waiter.urgency]
@@ -93,12 +93,12 @@ class CallQueue:
         finally:
             if pause:
                 self._running -= 1
-                if self._first() is not waiter:  # somebody came meanwhile, and found the place taken
+                if self._first() is not waiter:  # a more urgent call came meanwhile, and found no free slot
                     self._wake()
         return pause
 
     def _give_up(self, waiter: _Waiter, pause: float) -> None:
-        """Raise where the next try would come too late."""
+        """Raise if the next try would be too late."""
         now = _now()
         held = self._paused
         if held and held[0] > max(now, waiter.until):
@@ -123,7 +123,7 @@ class CallQueue:
 
 
 def budget_of(capabilities: Capabilities) -> Budget:
-    """The budget that is kept."""
+    """The declared budget, or the default."""
     return capabilities.budget or DEFAULT_BUDGET
 
 

@@ -1,4 +1,4 @@
-"""Calls to one upstream: retried, in turn, with a deadline, kept away from one that fails, and counted."""
+"""Makes the calls to one upstream: through the queue and the circuit breaker, with a deadline, retries and counts."""
 
 from __future__ import annotations
 
@@ -26,14 +26,17 @@ log = logging.getLogger(__name__)
 T = TypeVar("T")
 
 MAX_ATTEMPTS = 3
-BACKOFF_S, MAX_BACKOFF_S = 0.5, 8.0  # full jitter: between nothing and this, doubled a try
-BACKFILL_QUEUE_TIMEOUT_S = 120.0  # how long a background call may queue; the others: as long as a call may take
-RECENT_FAILURE_S = 60.0  # so long after a failure a provider counts as DEGRADED
-HOLD_S, MAX_HOLD_S = 2.0, 7 * 86_400.0  # after a 429 without a time, doubled each time up to a minute
+BACKOFF_S, MAX_BACKOFF_S = 0.5, 8.0  # exponential backoff with full jitter: from 0 s to this, doubled at each attempt
+BACKFILL_QUEUE_TIMEOUT_S = 120.0  # how long a background call may queue; for others it is the deadline of a call
+RECENT_FAILURE_S = 60.0  # a provider is DEGRADED for this long after a failure
+HOLD_S, MAX_HOLD_S = (
+    2.0,
+    7 * 86_400.0,
+)  # the pause after a 429 without a time, doubled up to a minute; and the longest pause
 
 
 class UpstreamCalls:
-    """Makes the calls of one provider. Raises nothing but ProviderError."""
+    """Makes the calls of one provider. Raises only ProviderError."""
 
     def __init__(self, provider: Provider, quota: RateBudget, backoff_s: float = BACKOFF_S) -> None:
         """Start with zero counts; ``backoff_s`` is the longest pause before the second attempt."""
@@ -48,7 +51,7 @@ class UpstreamCalls:
         self.last_failure: CallFailure | None = None
 
     async def make(self, ask: Callable[[], Awaitable[T]], urgency: Urgency, deadline_s: float) -> T:
-        """Ask until there is an answer, an error that another try would not mend, or no time for one."""
+        """Call until there is an answer, an error that a retry cannot fix, or no time for a retry."""
         until = _now() + (BACKFILL_QUEUE_TIMEOUT_S if urgency is Urgency.BACKFILL else deadline_s)
 
         def is_enough(state: RetryCallState) -> bool:
@@ -66,7 +69,7 @@ class UpstreamCalls:
         return await retrying(self.make_once, ask, urgency, until, deadline_s)
 
     async def make_once(self, ask: Callable[[], Awaitable[T]], urgency: Urgency, until: float, deadline_s: float) -> T:
-        """Ask once. Its turn has to come before ``until`` by the loop's clock, its answer within ``deadline_s`` then."""
+        """Call once: its turn must come before ``until`` by the loop's clock, and then its answer within ``deadline_s``."""
         self._check_breaker()
         async with self._queue.slot(self._provider.capabilities, urgency, until):
             self._check_breaker()  # it may have opened while we waited
@@ -83,9 +86,9 @@ class UpstreamCalls:
 
     def _check_breaker(self) -> None:
         if seconds := self._breaker.opens_in():
-            said = f": {self.last_failure.message}" if self.last_failure else "."
+            reason = f": {self.last_failure.message}" if self.last_failure else "."
             raise ProviderUnavailable(
-                f"{self._provider.name} failed too often and is left alone{said}", retry_after=seconds
+                f"{self._provider.name} failed too often and is left alone{reason}", retry_after=seconds
             )
 
     async def _timed(self, ask: Callable[[], Awaitable[T]], deadline_s: float) -> T:
@@ -98,13 +101,13 @@ class UpstreamCalls:
         except asyncio.CancelledError as error:
             if (task := asyncio.current_task()) and task.cancelling():
                 raise
-            raise await self.count_failure(error) from error  # something within the plugin was cancelled, not we
+            raise await self.count_failure(error) from error  # a task within the plugin was cancelled, not ours
         except Exception as error:
             known = ProviderUnavailable(f"{self._provider.name} did not answer in time.") if limit.expired() else error
             raise await self.count_failure(known) from error
 
     async def count_failure(self, error: BaseException) -> ProviderError:
-        """The error in our terms, counted; where it gives a time to wait, no call is made before."""
+        """Count an error and return it as a ProviderError; if it has a ``retry_after``, pause all calls until then."""
         if isinstance(error, UnknownSymbol | Unsupported):
             return error
         if not isinstance(error, ProviderError):
@@ -129,14 +132,14 @@ class UpstreamCalls:
 
     def health(self) -> tuple[ProviderState, str | None, float | None]:
         """The state, its reason, and the seconds until the next call."""
-        said = self.last_failure.message if self.last_failure else None
+        reason = self.last_failure.message if self.last_failure else None
         if limited := self._queue.pause_left():
             return ProviderState.RATE_LIMITED, limited[1].message, limited[0]
         if not self._breaker.closed:
             seconds = self._breaker.opens_in()
-            return (ProviderState.FAILED, said, seconds) if seconds else (ProviderState.DEGRADED, said, None)
+            return (ProviderState.FAILED, reason, seconds) if seconds else (ProviderState.DEGRADED, reason, None)
         if self.last_failure and _now() - self._failed_at < RECENT_FAILURE_S:
-            return ProviderState.DEGRADED, said, None
+            return ProviderState.DEGRADED, reason, None
         return ProviderState.READY, None, None
 
 

@@ -11,17 +11,18 @@ from candlegraph.errors import ProviderError, ProviderUnavailable
 
 FAILURE_THRESHOLD = 5  # failures in a row
 REST_S, MAX_REST_S = 5.0, 60.0
-PROBE_AFTER_S = 1.0  # when to come back while somebody else probes
+PROBE_AFTER_S = 1.0  # the wait while another caller probes
 
 
 class CircuitBreaker:
-    """Closed, calls pass. Open, none does. Half open, one passes: its success closes, its failure opens for longer.
+    """While closed, it passes calls; while open, none. Half open, it passes one probe.
 
-    Only ProviderUnavailable is a failure: whatever else an upstream answers, it answers.
+    A successful probe closes it; a failed one opens it for longer. Only ProviderUnavailable counts as a failure: any other
+    error is an answer of a working upstream.
     """
 
     def __init__(self) -> None:
-        """Closed."""
+        """Start closed."""
         self._failures = 0
         self._rest_s = REST_S
         self._open_until = 0.0
@@ -33,7 +34,7 @@ class CircuitBreaker:
         return self._failures < FAILURE_THRESHOLD
 
     def opens_in(self) -> float:
-        """How many seconds until a call has a chance: 0 where it has one now."""
+        """The seconds until a call may pass; 0 if it may now."""
         left = 0.0 if self.closed else self._open_until - _now()
         return left if left > 0 else PROBE_AFTER_S if self._probing else 0.0
 
@@ -62,7 +63,7 @@ class CircuitBreaker:
         elif self.closed:
             self._failures += 1
         if probe or not (self.closed or self._open_until):
-            # Not to the second: the processes of a cluster must not come back together.
+            # With jitter, so that the processes of a cluster do not probe at the same moment.
             self._open_until = _now() + self._rest_s * random.uniform(0.8, 1.0)  # noqa: S311
 
     def _close(self) -> None:

@@ -1,4 +1,4 @@
-"""What the core does around every provider: a plugin's raw provider goes in, and comes out as an `Upstream`."""
+"""The guard around a provider: it takes a plugin's raw provider and implements `Upstream` with it."""
 
 from __future__ import annotations
 
@@ -39,24 +39,24 @@ from providers.guard.provider_clock import CallClock, ProviderClock
 
 T = TypeVar("T")
 
-LISTINGS_TIMEOUT_S = 60.0  # a list of symbols is long
-POLLING_TTL_S = 3_600.0  # for so long a symbol is polled that the stream does not know
+LISTINGS_TIMEOUT_S = 60.0  # more than other calls get, because a list of symbols is long
+POLLING_TTL_S = 3_600.0  # how long a symbol that the stream does not know is polled
 
 
 class Guard:
     """One provider, with retries, a rate budget, a circuit breaker and deadlines; implements `Upstream`."""
 
     def __init__(self, provider: Provider, quota: RateBudget | None = None, *, backoff_s: float = BACKOFF_S) -> None:
-        """Nothing is started; ``quota`` counts the budget, this process's own where there is none."""
+        """Start nothing yet. ``quota`` counts the rate budget; None: count it in this process."""
         self._provider = provider
         self._calls = UpstreamCalls(provider, quota or LocalRateBudget(), backoff_s)
         self._clock = ProviderClock(provider, self._calls)
-        self._polled: dict[Instrument, float] = {}  # those that its stream does not know, and until when to believe it
+        self._polled: dict[Instrument, float] = {}  # symbols unknown to its stream: until when to poll them
         self._rows = self._refused = 0
 
     @property
     def market(self) -> Market:
-        """The market it belongs to."""
+        """The market of the provider."""
         return self._provider.market
 
     @property
@@ -66,16 +66,16 @@ class Guard:
 
     @property
     def name(self) -> str:
-        """What people call it."""
+        """Its name in messages."""
         return self._provider.name
 
     @property
     def capabilities(self) -> Capabilities:
-        """What it can do."""
+        """The capabilities of the provider."""
         return self._provider.capabilities
 
     async def start(self) -> None:
-        """Start the provider, and find out how its upstream's clock goes. Raises whatever its start raises."""
+        """Start the provider, and measure its upstream's clock. Raises what the provider's start raises."""
         with clock.read_from(CallClock(self._clock)):
             await self._provider.start()
         await self._clock.measure()
@@ -130,24 +130,24 @@ class Guard:
         return await self._calls.make(ask, Urgency.QUERY, self.capabilities.deadline_s)
 
     async def revision(self, instrument: Instrument, timeframe: Timeframe, stored: Revision | None) -> Revision | None:
-        """As `Upstream.revision`; without the rate budget, for it comes with each question. ProviderError."""
+        """As `Upstream.revision`; outside the rate budget, because every query calls it. ProviderError."""
         provider = self._provider
         if not isinstance(provider, Revised):
             return stored
         return await self._own(provider.revision(instrument, timeframe, stored), Revision)
 
     async def inspect(self) -> str | None:
-        """As `Inspected.inspect`; None where the provider does not inspect its data. ProviderError."""
+        """As `Inspected.inspect`; None if the provider does not inspect its data. ProviderError."""
         provider = self._provider
         return await self._own(provider.inspect(), str) if isinstance(provider, Inspected) else None
 
     @property
     def inspected(self) -> bool:
-        """Whether the provider can look at its own data."""
+        """Whether the provider can inspect its own data."""
         return isinstance(self._provider, Inspected)
 
     async def _own(self, answer: Awaitable[object], kind: type[T]) -> T | None:
-        """The provider's report on its own data, within the deadline: of type ``kind``, or None."""
+        """Await the provider's report on its own data, within the deadline; it must be a ``kind`` or None."""
         try:
             async with asyncio.timeout(self.capabilities.deadline_s):
                 found = await answer
@@ -172,12 +172,12 @@ class Guard:
                 while True:
                     with clock.read_from(
                         CallClock(self._clock)
-                    ):  # not around the yield: that is the listener's context
+                    ):  # the time-out must not include the yield, which runs the listener's code
                         candles = await anext(source, None)
                     if candles is None:
                         return
                     yield _expected(candles, Candles)
-        except UnknownSymbol as error:  # its history may well know it
+        except UnknownSymbol as error:  # the history may know the symbol all the same
             self._polled[instrument] = asyncio.get_running_loop().time() + POLLING_TTL_S
             raise ProviderUnavailable(error.message) from error
         except Exception as error:
@@ -188,7 +188,7 @@ class Guard:
         self._refused += rows
 
     def status(self) -> ProviderStatus:
-        """Its state, and its calls."""
+        """The state of the provider, and the counts of its calls."""
         provider = self._provider
         state, reason, seconds = self._calls.health()
         return ProviderStatus(
@@ -209,7 +209,7 @@ class Guard:
 
 
 def _checked(page: object) -> Page:
-    """The page, if it is one; the core checks later whether its rows are candles."""
+    """The page, if its type is right; `judge_page` checks the rows later."""
     page = _expected(page, Page)
     candles: object = page.candles
     stamps, opened, high, low, close, volume, closed, synthetic = _expected(candles, Candles).columns
@@ -220,9 +220,9 @@ def _checked(page: object) -> Page:
 
 
 def _valid(candles: Candles, timeframe: Timeframe, span: Span) -> Candles:
-    """The candles that open within ``span``, ascending, but for rows that are none."""
+    """The valid candles that open within ``span``, ascending."""
     within = candles.sorted().between(span)
-    # Days may be those of a zone that is not known here.
+    # The zone of longer timeframes is not known here, so check only the grid of minutes for them.
     grid = timeframe if timeframe.width_ms else MINUTE
     return within[~np.isin(np.arange(len(within)), list(within.problems(grid, span)))]
 

@@ -1,4 +1,4 @@
-"""The clock of an upstream: it decides what is final, and never our wall clock does, which can step."""
+"""The clock of an upstream. It decides which candles are final; our wall clock must not, because it can step."""
 
 from __future__ import annotations
 
@@ -17,35 +17,35 @@ log = logging.getLogger(__name__)
 
 DEADLINE_S = 2.0
 MEASURE_INTERVAL_S, RETRY_INTERVAL_S = 3600.0, 60.0
-STEP_MS = 1_000  # our two clocks have parted when they differ by more than before
+STEP_MS = 1_000  # our wall clock has stepped if it moves by more than this against the monotonic one
 DATE_RESOLUTION_MS = 1_000
 
 
 @dataclass(frozen=True, slots=True)
 class ClockAnchor:
-    """An instant by the upstream's clock, and what our monotonic clock showed then."""
+    """An instant by the upstream's clock, and the time of our monotonic clock at that moment."""
 
     at_ms: int
     monotonic_ms: int
 
     def now_ms(self) -> int:
-        """The upstream's clock now."""
+        """The present time by the upstream's clock (ms, UTC)."""
         return self.at_ms + clock.monotonic_ms() - self.monotonic_ms
 
 
 class ProviderClock:
-    """The upstream's last time, plus the monotonic time since.
+    """The last time that the upstream reported, plus the monotonic time since.
 
-    It is measured at the start, each hour, and when our wall clock steps. An upstream without a ``server_time`` is read by the
-    ``Date`` of its answers. Without either it is our wall clock, and the rows prove what is past; see `proved_until`.
+    It is measured at the start, each hour, and when our wall clock steps. If the upstream has no ``server_time``, the ``Date``
+    of its answers is used. Without either it is our wall clock, and only rows prove what is past; see `proved_until`.
     """
 
     def __init__(self, provider: Provider, calls: UpstreamCalls) -> None:
-        """Not measured yet."""
+        """Start without a measurement."""
         self._provider, self._calls = provider, calls
         self._reported: ClockAnchor | None = None  # by server_time or by a Date
-        self._is_measured = False  # by server_time, which is exacter
-        self._seen: ClockAnchor | None = None  # by its rows: it is at least so late
+        self._is_measured = False  # by server_time, which is more precise
+        self._seen: ClockAnchor | None = None  # by its rows: a lower bound of its time
         self._newest = 0  # the opening of the newest row
         self._parted_by = _parted_by()
         self._next = self._retry_at = float("inf")
@@ -58,9 +58,9 @@ class ProviderClock:
         return max(clock.wall_ms(), self._seen.now_ms() if self._seen else 0)
 
     def proved_until(self) -> int | None:
-        """What has settled for sure; None where nothing moves.
+        """The instant before which everything has settled for sure; None for an upstream without live data.
 
-        Where the upstream gives no time, its newest row is the evidence. Anything older than a day is past by any clock.
+        If the upstream reports no time, its newest row is the evidence. Anything older than a day is past by any clock.
         """
         capabilities = self._provider.capabilities
         if capabilities.live is LiveMode.NONE:
@@ -71,22 +71,22 @@ class ProviderClock:
         return max(proved, clock.wall_ms() - DAY_MS)
 
     def note_date(self, at_ms: int, elapsed_ms: int = 0) -> None:
-        """Compare with the ``Date`` of an answer to a question that was put ``elapsed_ms`` ago."""
+        """Compare with the ``Date`` of the answer to a request that was sent ``elapsed_ms`` ago."""
         low, high = at_ms, at_ms + DATE_RESOLUTION_MS + elapsed_ms
         if (self._reported and low <= self._reported.now_ms() <= high) or not _is_plausible(at_ms):
             return
-        if self._is_measured:  # some servers' Date is not the clock of their candles
+        if self._is_measured:  # prefer that: the Date of some servers is not the clock of their candles
             self._next = min(self._next, self._retry_at)
         else:
             ahead = self._reported is not None and self._reported.now_ms() > high
             self._reported = ClockAnchor(high if ahead else low, clock.monotonic_ms())
 
     def note_rows(self, candles: Candles) -> None:
-        """Take in valid candles, ascending, of a span that was asked for: none opens in the future.
+        """Note valid candles, ascending, of a requested span: their times are in the past of the upstream's clock.
 
-        One candle that is ahead of our wall clock is no evidence of its own, for the provider may be wrong: the one before is.
+        A last candle that is ahead of our wall clock is not used, because the provider may be wrong; the one before it is.
         """
-        if self._provider.capabilities.live is LiveMode.NONE:  # its candles are of any time
+        if self._provider.capabilities.live is LiveMode.NONE:  # its candles may have any time
             return
         now, stamps = clock.wall_ms(), candles.timestamp
         past = int(stamps.searchsorted(now, side="right"))
@@ -103,7 +103,7 @@ class ProviderClock:
         """Measure it again in the background if it is due or our wall clock has stepped."""
         try:
             loop = asyncio.get_running_loop()
-        except RuntimeError:  # read in a thread: the next reading on the loop sees to it
+        except RuntimeError:  # called in a thread: the next call in the event loop measures
             return
         stepped = abs(_parted_by() - self._parted_by) > STEP_MS
         if (stepped or loop.time() >= self._next) and (self._task is None or self._task.done()):
@@ -111,7 +111,7 @@ class ProviderClock:
             self._task = asyncio.create_task(self.measure())
 
     async def measure(self) -> None:
-        """Ask what time it is there: the answer is as old as half of its way. Without one, it goes on as it was."""
+        """Request the upstream's time; it was right after half of the round trip. After a failure the clock stays as it was."""
         self._parted_by = _parted_by()
         provider, loop = self._provider, asyncio.get_running_loop()
         if not isinstance(provider, SupportsServerTime):
@@ -127,7 +127,7 @@ class ProviderClock:
         where = f"{provider.market.id}/{provider.id}"
         try:
             reading = await self._calls.make_once(ask, Urgency.LIVE, loop.time() + DEADLINE_S, DEADLINE_S)
-        except Exception as error:  # noqa: BLE001 - whatever it is, the clock goes on as it was
+        except Exception as error:  # noqa: BLE001 - after any failure the clock stays as it was
             log.info("the clock of %s could not be read: %s", where, error)
             return
         if _is_plausible(reading.at_ms):
@@ -143,10 +143,10 @@ class ProviderClock:
 
 
 class CallClock:
-    """The clock as one call of the provider reads it."""
+    """The clock for one call of the provider, which knows when the call began."""
 
     def __init__(self, provider_clock: ProviderClock) -> None:
-        """The call begins now."""
+        """Note that the call begins now."""
         self._clock, self._began_ms = provider_clock, clock.monotonic_ms()
 
     def now_ms(self) -> int:
@@ -159,7 +159,7 @@ class CallClock:
 
 
 def _is_plausible(at_ms: int) -> bool:
-    """Whether an upstream's clock may show it: one that is a day from ours counts in other units, or is broken."""
+    """Whether it is within a day of our clock; otherwise the upstream's clock has other units or is broken."""
     return abs(at_ms - clock.wall_ms()) < DAY_MS
 
 

@@ -1,4 +1,4 @@
-"""The columns of a table of candles: which of them holds what, and their cells as times and numbers."""
+"""The columns of a table of candles: what each of them means, and their cells as times and numbers."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _TIME_NAMES = (
     *("timestamp_ms", "open_time", "opentime", "open_timestamp", "timestamp", "unix_timestamp", "unix_time"),
     *("unixtime", "unix", "epoch", "ts", "datetime", "date_time", "time", "date", "t", "index", "index_level_0"),
 )
-# Plain "close" only: whether "adj close" or "last" was meant is nothing to guess.
+# Only the plain "close": do not guess whether "adj close" or "last" is meant.
 _NAMES = {
     "open": ("open", "o", "open_price", "price_open"),
     "high": ("high", "h", "high_price", "price_high"),
@@ -29,15 +29,15 @@ _NAMES = {
 }
 _MONEY = {"usd", "usdt", "usdc", "busd", "eur", "gbp", "jpy", "krw", "currency", "quote", "quote_currency"}
 _SYMBOLS = ("symbol", "ticker", "tic", "sym", "instrument", "pair", "name")
-_SHOWN = 10  # symbols in a message
+_SHOWN = 10  # the most symbols in a message
 _CLOCK = re.compile(r"\d{1,2}:\d\d(:\d\d(\.\d+)?)?|\d{4}|\d{6}")
 
 
 @dataclass(frozen=True, slots=True)
 class ColumnLayout:
-    """Which columns hold what: one column of times, or a date and a clock; no volume is None.
+    """The positions of the columns: one of times, or a date and a time of day; ``volume`` is None if there is none.
 
-    ``symbol`` is the column with the symbol of each row; ``names`` are those of all columns, none without a header.
+    ``symbol`` is the column with the symbol of each row; ``names`` are the names of all columns, empty without a header.
     """
 
     time: tuple[int, ...]
@@ -47,17 +47,17 @@ class ColumnLayout:
 
     @property
     def has_volume(self) -> bool:
-        """Whether a column holds the volume."""
+        """Whether there is a column with the volume."""
         return self.numbers[4] is not None
 
     @property
     def columns(self) -> list[int]:
-        """The positions of all of them, ascending."""
+        """The positions of all these columns, ascending."""
         return sorted({i for i in (*self.time, *self.numbers, self.symbol) if i is not None})
 
     @property
     def taken(self) -> dict[str, str]:
-        """What was taken for what: the names of the columns, or their places where they have none."""
+        """The column of each field: its name, or its position if it has no name."""
         named = {"time": " and ".join(map(self._name, self.time))}
         return named | {
             name: self._name(at) for name, at in zip(VALUE_COLUMNS, self.numbers, strict=True) if at is not None
@@ -68,9 +68,9 @@ class ColumnLayout:
 
 
 def column_layout_of(names: Sequence[str], first: Sequence[str]) -> ColumnLayout:
-    """Which of the named columns hold what; ``first`` are the cells of the first row.
+    """The layout of named columns; ``first`` are the cells of the first row.
 
-    InvalidCandles where one is missing, or where two have the same name.
+    InvalidCandles if a column is missing, or if two have the same name.
     """
     plain = [_plain(name, position) for position, name in enumerate(names)]
     time = _position(plain, _TIME_NAMES)
@@ -87,7 +87,7 @@ def column_layout_of(names: Sequence[str], first: Sequence[str]) -> ColumnLayout
 
 
 def layout_without_names(cells: Sequence[str]) -> ColumnLayout | None:
-    """A first row of numbers instead of names: time, open, high, low, close, volume, whatever (Binance's dumps)."""
+    """The layout of a table whose first row has numbers: time, open, high, low, close, volume, ... (Binance's dumps)."""
     if not cells[0].strip().removeprefix("-")[:1].isdigit():
         return None
     if len(cells) >= 7 and ":" in cells[1] and _CLOCK.fullmatch(cells[1].strip()) and all(map(_is_number, cells[2:7])):
@@ -104,7 +104,7 @@ def _is_number(cell: str) -> bool:
 
 
 def _plain(name: str, position: int) -> str:
-    """``<OPEN>``, ``1. open`` and ``Open`` are all ``open``; a first column without a name is a table's index."""
+    """A plain name: ``open`` for ``<OPEN>``, ``1. open`` and ``Open``; a first column without a name is an index."""
     plain = re.sub(r"^\d+_", "", re.sub(r"[^a-z0-9]+", "_", name.lower()).strip("_"))
     return plain or ("index" if position == 0 else "")
 
@@ -119,13 +119,13 @@ def _position(plain: Sequence[str], aliases: Sequence[str]) -> int | None:
 
 
 def _position_of_volume(plain: Sequence[str]) -> int | None:
-    """``volume_btc`` where the volume is given in several currencies: the one that is not money, else the first."""
+    """The position of the volume; of volumes in several currencies such as ``volume_btc``, the one that is not money."""
     found = [at for at, name in enumerate(plain) if name.startswith(("volume_", "vol_"))]
     return min(found, key=lambda at: plain[at].split("_", 1)[1] in _MONEY, default=None)
 
 
 def check_symbols(layout: ColumnLayout, found: AbstractSet[str], wanted: str | None) -> None:
-    """InvalidCandles where rows name several symbols and none is wanted, or none of them the one that is."""
+    """InvalidCandles if rows name several symbols and none is ``wanted``, or if no row names the wanted one."""
     names = ", ".join(map(repr, sorted(found)[:_SHOWN])) + " ..." * (len(found) > _SHOWN)
     if layout.symbol is None:
         if wanted is not None:
@@ -137,7 +137,7 @@ def check_symbols(layout: ColumnLayout, found: AbstractSet[str], wanted: str | N
 
 
 def times(frame: pl.DataFrame, layout: ColumnLayout) -> pl.Series:
-    """The times of a frame whose columns are named by their positions; a date and a clock are joined."""
+    """The times of a frame whose columns are named by their positions; joins a date and a time of day."""
     import polars as pl  # noqa: PLC0415 - lazily, see tables.py
 
     columns = [frame.get_column(str(at)) for at in layout.time]
@@ -148,7 +148,7 @@ def times(frame: pl.DataFrame, layout: ColumnLayout) -> pl.Series:
 
 
 def floats(column: pl.Series, name: str) -> tuple[Floats, dict[int, str]]:
-    """The numbers of a column, and by their place why some cells are none. InvalidCandles where its type is no number."""
+    """The numbers of a column, and by position why a cell is not one. InvalidCandles if the column has no numbers."""
     import polars as pl  # noqa: PLC0415 - lazily, see tables.py
 
     if column.dtype != pl.String and not column.dtype.is_numeric():

@@ -1,6 +1,6 @@
-"""Delimited text (CSV, plain or gzipped): how it is written, and its rows as cells of text, each known by its line.
+"""Delimited text (CSV, plain or gzipped): detects its dialect, and reads its rows as cells of text with their line numbers.
 
-It is read in blocks of whole lines, so that a file of any size needs little memory.
+It reads blocks of whole lines, so that a file of any size needs little memory.
 """
 
 from __future__ import annotations
@@ -26,10 +26,10 @@ _BLOCK_BYTES = 16 << 20
 
 @dataclass(frozen=True, slots=True)
 class DelimitedRows:
-    """Some rows: their cells as text in columns named by position, and why other lines are none.
+    """Some rows: their cells as text, in columns named by position, and why other lines are not rows.
 
-    ``line`` is (n,) int64 and counts from 1; an empty line is neither a row nor a problem. ``cut`` is the line in whose
-    last number the file seems to end.
+    ``line`` is (n,) int64 and counts from 1; an empty line is neither a row nor a problem. ``cut`` is the last line if the
+    file seems to end within its last number.
     """
 
     cells: pl.DataFrame
@@ -40,7 +40,7 @@ class DelimitedRows:
 
 @dataclass(frozen=True, slots=True)
 class _Text:
-    """How it is written: its first data line, its separator, how many columns it has, and their layout."""
+    """The dialect of a text: its first data line, its separator, its number of columns, and their layout."""
 
     first_line: int
     separator: str
@@ -49,7 +49,7 @@ class _Text:
 
 
 def read_delimited(file: IO[bytes]) -> tuple[ColumnLayout, Iterator[DelimitedRows]]:
-    """Which columns hold what, and the rows block by block; InvalidCandles, EOFError, zlib.error, OSError."""
+    """The layout of the columns, and the rows block by block; InvalidCandles, EOFError, zlib.error, OSError."""
     blocks = _numbered(_blocks(file))
     _, head = next(blocks, (1, b""))
     text = _how_written(head)
@@ -59,7 +59,7 @@ def read_delimited(file: IO[bytes]) -> tuple[ColumnLayout, Iterator[DelimitedRow
 
 
 def _blocks(file: IO[bytes]) -> Iterator[bytes]:
-    """The text of a plain or gzipped file in blocks of whole lines, the first of them without its byte order mark."""
+    """The text of a plain or gzipped file in blocks of whole lines, without a byte order mark."""
     magic = file.read(4)
     file.seek(0)
     for start, what in ((b"PK", "a zip archive"), (b"\x28\xb5\x2f\xfd", "a zstd file"), (b"PAR1", "a Parquet file")):
@@ -74,7 +74,7 @@ def _blocks(file: IO[bytes]) -> Iterator[bytes]:
         held, rest = (rest + chunk[:cut], chunk[cut:]) if cut else (held, rest + chunk)
         if len(rest) > _BLOCK_BYTES:
             raise InvalidCandles("it is no table: one of its lines is longer than any row")
-    # A last line without an end stays with those above it, which it is compared with.
+    # Keep a last line without an end together with the lines above it, to compare it with them.
     if held or rest:
         yield held + rest
 
@@ -93,9 +93,9 @@ def _numbered(blocks: Iterable[bytes]) -> Iterator[tuple[int, bytes]]:
 
 
 def _how_written(block: bytes) -> _Text:
-    """See from its first lines how a text is written."""
+    """Detect the dialect of a text from its first lines."""
     lines = [line.rstrip("\r") for line in block[:65_536].decode(errors="replace").split("\n")]
-    # A link or a remark may come before the header: CryptoDataDownload's files begin with one.
+    # A link or a comment may come before the header, as in CryptoDataDownload's files.
     for at, line in enumerate(lines[:10]):
         separator = max(",;\t", key=line.count)
         cells = _cells(line, separator)
@@ -122,7 +122,7 @@ def _rows(block: bytes, line: int, text: _Text) -> DelimitedRows:
     frame = _frame(block, line, text)
     lines = np.arange(line, line + frame.height)
     first, last, over = (frame.get_column(str(at)) for at in (text.layout.time[0], text.width - 1, text.width))
-    # An empty line, a row cut short and a row that is too long all show in one of these cells.
+    # An empty line, a short row and a long row all show in one of these cells.
     odd = np.flatnonzero((first.is_null() | last.is_null() | over.is_not_null()).to_numpy())
     cut = (
         int(lines[-1])
@@ -154,7 +154,7 @@ def _ends_cut(last: pl.Series) -> bool:
 
 
 def _odd_rows(block: bytes, odd: Int64s, text: _Text, frame: pl.DataFrame) -> dict[int, str]:
-    """By their place why some of the ``odd`` rows are none; an empty reason for an empty line."""
+    """By position why some of the ``odd`` rows are invalid; an empty reason for an empty line."""
     import polars as pl  # noqa: PLC0415 - lazily, see tables.py
 
     raw = pl.Series(block.decode().split("\n"), dtype=pl.String).gather(odd)

@@ -1,8 +1,8 @@
-"""Candles from a table: CSV (plain or gzipped) or Parquet, taken whole or refused with file, line and reason.
+"""Candles from a table: CSV (plain or gzipped) or Parquet, read completely or refused with file, line and reason.
 
-A text is read in blocks of whole lines and cell by cell as text, so that a bad cell is known by its line and a file of
-any size needs little more memory than its columns. Polars is imported when the first table is read: a server that
-reads none never pays for it.
+A text is read in blocks of whole lines, and its cells as text. So an error can name the line, and a file of any size needs
+little more memory than its columns. Polars is imported when the first table is read: a server that reads no table does
+not spend that time.
 """
 
 from __future__ import annotations
@@ -42,16 +42,16 @@ if TYPE_CHECKING:
 
 CUT = "the file ends within this line: its last number may be cut. Leave it out with --drop-last, or end the line"
 
-_SHOWN_PROBLEMS = 10  # problems in a message
-_MAX_PROBLEMS = 10_000  # problems after which no more of the file is read
+_SHOWN_PROBLEMS = 10  # the most problems in a message
+_MAX_PROBLEMS = 10_000  # stop reading a file after this many problems
 
 
 @dataclass(frozen=True, slots=True)
 class Hints:
     """The user's hints about a file besides its timeframe and zone.
 
-    Times without an offset are local to ``clock``, dates to ``dates``; either is the zone of the days where it is None.
-    ``thin``: the steps between the rows prove nothing. ``symbol``: of a file of several, the rows of this one.
+    Times without an offset are local to ``clock``, dates to ``dates``; either defaults to the zone of the days. ``thin``: the
+    symbol seldom trades, so the steps between the rows prove nothing. ``symbol``: read only the rows of this symbol.
     """
 
     clock: Zone | None = None
@@ -62,10 +62,10 @@ class Hints:
 
 @dataclass(frozen=True, slots=True)
 class Table:
-    """Candles as a file holds them, ascending and unique; without a volume column their volume is 0.
+    """The candles of a file, ascending and unique; without a volume column their volume is 0.
 
-    ``rows`` were read, repeated ones too. ``dropped`` is (n,) int64 ms UTC: the openings of the rows left out.
-    ``facts`` are lines for people: which columns were taken, and how the times were read.
+    ``rows`` is the number of rows read, including repeated ones. ``dropped`` is (n,) int64 ms UTC: the openings of the rows
+    left out. ``facts`` are lines for the user: which columns were used, and how the times were read.
     """
 
     candles: Candles
@@ -78,10 +78,10 @@ class Table:
 
 @dataclass(frozen=True, slots=True)
 class _Sheet:
-    """The readable rows of a file in its order, each known by its ``line``; why the others are none is in ``problems``.
+    """The readable rows of a file in its order, each with its ``line``; ``problems`` has the reasons for the others.
 
-    ``stamp`` is (n,) int64 and has the meaning of ``kind``, ``numbers`` is (5, n). ``symbols`` are those that its rows name,
-    ``cut`` is the line in whose last number the file seems to end.
+    ``stamp`` is (n,) int64, and ``kind`` gives its meaning; ``numbers`` is (5, n). ``symbols`` are those that the rows name.
+    ``cut`` is the last line if the file seems to end within its last number.
     """
 
     line: Int64s
@@ -93,7 +93,7 @@ class _Sheet:
     cut: int | None = None
 
     def without(self, reasons: Mapping[int, str]) -> _Sheet:
-        """The other rows; those at a place that has a reason have become problems."""
+        """The sheet without the rows at the positions in ``reasons``, which become problems."""
         if not reasons:
             return self
         kept = np.ones(len(self.line), np.bool_)
@@ -116,11 +116,11 @@ def read_table(
     drop_last: bool = False,
     hints: Hints = Hints(),
 ) -> Table:
-    """Read the candles of ``path``; InvalidCandles names the fault, and no file is ever half-read.
+    """Read the candles of ``path`` completely, or raise InvalidCandles, which names the fault.
 
-    The days of ``timeframe`` are those of ``zone``; by default it is detected from the steps between the rows.
-    ``drop_last`` leaves the newest row out: in an exchange's dump it is still forming. The notes of InvalidCandles say what
-    was known of the file by then, as `Table.facts` does.
+    The days of ``timeframe`` are those of ``zone``; by default the timeframe is detected from the steps between the rows.
+    ``drop_last`` leaves the newest row out, which in an exchange's dump is still forming. The notes of InvalidCandles are the
+    facts known by then, as in `Table.facts`.
     """
     facts: list[str] = []
     try:
@@ -184,7 +184,7 @@ def _sorted(sheet: _Sheet) -> _Sheet:
 
 
 def _repeats(sheet: _Sheet) -> dict[int, str]:
-    """The rows of a sorted sheet that tell another candle than the row before them at the same instant."""
+    """The rows of a sorted sheet with the instant of the row before them but other values."""
     same = np.flatnonzero(np.diff(sheet.stamp) == 0) + 1
     differing = same[(sheet.numbers[:, same] != sheet.numbers[:, same - 1]).any(axis=0)]
     return {
@@ -226,7 +226,7 @@ def _detected_timeframe(sheet: _Sheet, path: Path, zone: Zone) -> Timeframe:
 def _sheet_of(
     frame: pl.DataFrame, layout: ColumnLayout, line: Int64s, problems: dict[int, str], symbol: str | None
 ) -> _Sheet:
-    """Rows of a frame whose columns are named by their positions; only those of ``symbol``, where one is named."""
+    """The rows of a frame whose columns are named by their positions; only those of ``symbol`` if it is given."""
     symbols, chosen = _symbols(frame, layout, symbol)
     if chosen is not None:
         frame, line = frame.filter(chosen), line[chosen]
@@ -241,7 +241,7 @@ def _sheet_of(
 
 
 def _symbols(frame: pl.DataFrame, layout: ColumnLayout, symbol: str | None) -> tuple[frozenset[str], Bools | None]:
-    """The symbols that rows name, and which rows are those of ``symbol``; None for all."""
+    """The symbols that the rows name, and a mask of the rows of ``symbol``; None for all rows."""
     import polars as pl  # noqa: PLC0415 - lazily, see above
 
     if layout.symbol is None:
@@ -253,9 +253,9 @@ def _symbols(frame: pl.DataFrame, layout: ColumnLayout, symbol: str | None) -> t
 
 @contextmanager
 def _named(path: Path) -> Iterator[None]:
-    """Whatever keeps a file from being read becomes InvalidCandles with its name."""
+    """Turn every failure to read the file into InvalidCandles with its name."""
     if path.exists() and not path.is_file():
-        # Opening a pipe would wait for a writer.
+        # Opening a named pipe would wait for a writer.
         raise InvalidCandles(f"{path.name}: it is {'a folder' if path.is_dir() else 'no regular file'}")
     try:
         yield
@@ -275,7 +275,7 @@ def _named(path: Path) -> Iterator[None]:
 
 
 def is_parquet(path: Path) -> bool:
-    """Whether a file is one of Parquet by its name."""
+    """Whether the name of a file is that of a Parquet file."""
     return path.suffix.lower() in {".parquet", ".pq"}
 
 

@@ -9,7 +9,7 @@ from typing import IO, cast
 
 from candlegraph.errors import InvalidCandles
 
-MAX_ROWS = 12_000_000  # 23 years of minutes; they take 0.7 GB, and twice that while they are joined
+MAX_ROWS = 12_000_000  # 23 years of minutes: 0.7 GB of memory, and twice that while they are joined
 MAX_UNPACKED_BYTES = 4 << 30
 MAX_RATIO = 50  # of unpacked to packed bytes; candles compress to a third, very regular ones to a twentieth
 _FREE_BYTES = 64 << 20  # allowed for the smallest file
@@ -18,9 +18,9 @@ _CELL_BYTES = 8
 
 
 def check_size(path: Path, *, parquet: bool) -> None:
-    """InvalidCandles where a table has too many rows or unpacks to too much; EOFError, zlib.error, OSError.
+    """InvalidCandles if a table has too many rows or unpacks to too many bytes; EOFError, zlib.error, OSError.
 
-    The check unpacks a text piece by piece and counts its bytes; of a Parquet file it reads the metadata and the length of texts.
+    The check unpacks a text piece by piece and counts its bytes; in a Parquet file it reads the metadata and the text lengths.
     """
     if parquet:
         _check_parquet(path)
@@ -39,7 +39,7 @@ def check_size(path: Path, *, parquet: bool) -> None:
 def _check_parquet(path: Path) -> None:
     import polars as pl  # noqa: PLC0415 - lazily, see reader.py
 
-    # The reader refuses an unreadable file, with the reason.
+    # Ignore an unreadable file here: the reader refuses it with the reason.
     with suppress(pl.exceptions.PolarsError, pl.exceptions.PanicException):
         lazy = pl.scan_parquet(path, glob=False, hive_partitioning=False)
         schema, packed = lazy.collect_schema(), path.stat().st_size

@@ -1,4 +1,4 @@
-"""What the steps between the rows of a table speak against: a timeframe that none shows, and two timeframes in one file."""
+"""Checks the steps between the rows of a table: a timeframe that no step shows, and two timeframes in one file."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from candlegraph.errors import InvalidCandles
 from candlegraph.timeframe import Timeframe
 from candlegraph.zone import Int64s, Zone
 
-_BITS = 16.0  # how unlikely, as a power of two, rows are on a coarser grid by accident before they are refused
+_BITS = 16.0  # refuse rows on a coarser grid if the probability of an accident is below 2 ** -16
 _MONTH_DAYS = 28
 _THIN = "if the symbol seldom trades, add --sparse (each row stands for itself) or --covers (the file is whole)"
 
 
 def check_steps(stamps: Int64s, timeframe: Timeframe, zone: Zone) -> None:
-    """InvalidCandles where the rows (n,) ms UTC, ascending, are not those of ``timeframe`` alone."""
+    """InvalidCandles if the rows (n,) ms UTC, ascending, have another timeframe than ``timeframe`` or two of them."""
     index = timeframe.index(np.unique(stamps), zone)
     steps = np.diff(index)
     if not len(steps):
@@ -36,7 +36,7 @@ def check_steps(stamps: Int64s, timeframe: Timeframe, zone: Zone) -> None:
 
 
 def _coarser(index: Int64s, timeframe: Timeframe) -> str:
-    """The step of the rows that only a coarser timeframe explains; nothing where an accident does."""
+    """The step of the rows if only a coarser timeframe explains it; empty if it may be an accident."""
     steps = np.diff(index)
     if not len(steps):
         return ""

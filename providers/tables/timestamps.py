@@ -1,7 +1,7 @@
-"""The stamps of a table: how times are spelt, which instants they are, and the timeframe that their steps show.
+"""The timestamps of a table: their formats, the instants that they mean, and the timeframe that their steps show.
 
-A column gives each stamp as an int64 and its kind: a number whose unit only the whole file shows, or the microseconds
-of a local time or of an instant. `on_clock` makes instants of them.
+Each stamp of a column is read as an int64 and a kind: a number whose unit only the whole file shows, or the microseconds of
+a local time or of an instant. `on_clock` converts them to instants.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ _ZONES = ("", "Z", "+00:00", " UTC", "%#z")
 
 
 def timestamps_of(column: pl.Series) -> tuple[Int64s, Kinds]:
-    """A column of times as (n,) int64, and what each of them is; InvalidCandles where its type is none of a time."""
+    """A column of times as (n,) int64, and the kind of each; InvalidCandles if its type cannot be a time."""
     import polars as pl  # noqa: PLC0415 - lazily, see tables.py
 
     if column.dtype == pl.String:
@@ -65,7 +65,7 @@ def timestamps_of(column: pl.Series) -> tuple[Int64s, Kinds]:
 
 
 def _whole(column: pl.Series) -> tuple[Int64s, Bools]:
-    """Numbers, or their spelling (``1.64e9`` too), as int64, and which of them are whole numbers at all."""
+    """Numbers, or text such as ``1.64e9``, as int64, and a mask of those that are whole numbers."""
     import polars as pl  # noqa: PLC0415 - lazily, see tables.py
 
     whole, seen = np.zeros(len(column), np.int64), np.zeros(len(column), np.bool_)
@@ -91,7 +91,7 @@ def _stamps_of_text(text: pl.Series) -> tuple[Int64s, Kinds]:
         rest = text.gather(waiting)
         fitting = [how for how in _formats() if _read_as(rest.head(100), *how).count()]
         if not fitting:
-            # A hundred rows are no times: the file is refused, whatever the others are.
+            # A hundred rows are not times: the file is refused anyway.
             break
         for how in fitting:
             micros, found = _filled(_read_as(rest, *how))
@@ -104,20 +104,20 @@ def _stamps_of_text(text: pl.Series) -> tuple[Int64s, Kinds]:
 
 @cache
 def _formats() -> list[tuple[str, int, str]]:
-    """Every spelling of a time that is read: its format, how long it must be where that matters, its zone."""
+    """Every accepted format of a time: the format, its required length if there is one, and its zone."""
     found = []
     for date, clock, zone in product(_DATES, _CLOCKS, _ZONES):
         compact = date == "%Y%m%d" or clock in {" %H%M%S", " %H%M"}
         if (compact and (not clock or zone == "%#z")) or (zone and not clock):
             continue
-        # Without separators a lost digit would give another time.
+        # Without separators, a missing digit would give another time, so the length must match.
         length = len(datetime(2024, 11, 11, tzinfo=UTC_TZ).strftime((date + clock).replace("%.f", "")) + zone)
         found.append((date + clock, length if compact and "%.f" not in clock else 0, zone))
     return found
 
 
 def _read_as(text: pl.Series, spelling: str, length: int, zone: str) -> pl.Series:
-    """Microseconds, null where the text is not spelt so."""
+    """Microseconds; null if the text does not have this format."""
     import polars as pl  # noqa: PLC0415 - lazily, see tables.py
 
     if length:
@@ -129,9 +129,9 @@ def _read_as(text: pl.Series, spelling: str, length: int, zone: str) -> pl.Serie
 
 @dataclass(frozen=True, slots=True)
 class Instants:
-    """The stamps of a table as instants: (n,) int64 ms UTC, their kinds, and by their place why some are none.
+    """The stamps of a table as instants: (n,) int64 ms UTC, their kinds, and by position why a stamp is invalid.
 
-    ``zone`` is that of the local times among them; ``meaning`` describes in words how the times were read.
+    ``zone`` is the zone of local times; ``meaning`` describes in words how the times were read.
     """
 
     ms: Int64s
@@ -142,11 +142,11 @@ class Instants:
 
 
 def on_clock(stamp: Int64s, kind: Kinds, clock: Zone, dates: Zone | None) -> Instants:
-    """The instants of stamps, which are in the order of their file.
+    """Convert stamps, in the order of their file, to instants.
 
-    Local times are those of ``clock``; where nearly all are midnights they are days of ``dates``, if that is given. A
-    midnight that the clock skipped becomes the instant of the jump and is of the kind ``SKIPPED``. Which one is meant of
-    the order of the rows decides a time that happens twice.
+    Local times are those of ``clock``; if nearly all are midnights, they are days of ``dates``, if that is given. A midnight
+    that the clock skipped becomes the instant of the jump, with the kind ``SKIPPED``. For a local time that happens twice,
+    the order of the rows decides which one is meant.
     """
     stamp, kind, reasons, unit = _in_micros(stamp, kind)
     ms, never, unclear = stamp // 1000, np.zeros(len(stamp), np.bool_), np.zeros(len(stamp), np.bool_)
@@ -170,10 +170,10 @@ def on_clock(stamp: Int64s, kind: Kinds, clock: Zone, dates: Zone | None) -> Ins
 
 
 def _in_order(first: Int64s, zone: Zone) -> tuple[Int64s, Bools]:
-    """Correct local times that happen twice, read as the first one, by the order of the rows.
+    """Correct local times that happen twice by the order of the rows; all were read as the first of the two.
 
-    ``first`` is (n,) ms UTC in the order of the file. Where the clock of consecutive rows goes back once, those behind
-    are of the second hour; the flags mark where it does not, or more than once.
+    ``first`` is (n,) ms UTC in the order of the file. If the clock of consecutive rows goes back once, the rows after that
+    belong to the second hour; the flags mark rows for which it does not go back, or more than once.
     """
     era = np.searchsorted(zone.changes, first, side="right") - 1
     following = np.minimum(era + 1, len(zone.changes) - 1)
@@ -193,9 +193,9 @@ def _in_order(first: Int64s, zone: Zone) -> tuple[Int64s, Bools]:
 
 
 def _in_micros(stamp: Int64s, kind: Kinds) -> tuple[Int64s, Kinds, dict[int, str], str]:
-    """Bring the numbers among the stamps to microseconds; a file has one unit, so rows in another are problems.
+    """Convert the numbers among the stamps to microseconds; a file has one unit, so rows in another are problems.
 
-    The last one is that unit for people.
+    The last item describes the unit for the user.
     """
     number = kind == _NUMBER
     if not number.any():
@@ -203,7 +203,7 @@ def _in_micros(stamp: Int64s, kind: Kinds) -> tuple[Int64s, Kinds, dict[int, str
     days, is_date = _days_of_date_numbers(stamp)
     spelling = _spelling(stamp, number, is_date)
     usual = int(np.bincount(spelling).argmax())
-    # Around 1970 the numbers are short in every unit; a whole minute in the usual one is one of it.
+    # Around 1970 the numbers are small in every unit; accept those that are a whole minute in the usual unit.
     minute = MINUTE_MS * {_MILLIS: 1, _MICROS: 10**3, _NANOS: 10**6}.get(usual, 0)
     spelling[number & (spelling < usual) & (minute > 0) & (stamp % max(minute, 1) == 0)] = usual
     reasons = {
@@ -214,13 +214,13 @@ def _in_micros(stamp: Int64s, kind: Kinds) -> tuple[Int64s, Kinds, dict[int, str
         return days * (DAY_MS * 1000), np.full_like(kind, LOCAL), reasons, _SPELLINGS[usual]
     unit = f"{_SPELLINGS[usual]} since 1970, UTC" if usual else "with an offset"
     if usual == _NANOS:
-        # Rounded up, so that a fraction of a microsecond never becomes a whole number of milliseconds.
+        # Round up, so that a fraction of a microsecond does not become a whole number of milliseconds.
         return -(-stamp // 1000), kind, reasons, unit
     return stamp * {_SECONDS: 1_000_000, _MILLIS: 1_000}.get(usual, 1), kind, reasons, unit
 
 
 def _spelling(stamps: Int64s, number: Bools, is_date: Bools) -> NDArray[np.int64]:
-    """What each stamp is written in, numbers by their size: 1e11 seconds are in the year 5138."""
+    """The format of each stamp; the unit of a number by its size: 1e11 seconds would be in the year 5138."""
     sizes = np.abs(np.maximum(stamps, -np.iinfo(np.int64).max))
     spelling = np.searchsorted([10**11, 10**14, 10**17], sizes, side="right") + _SECONDS
     if np.count_nonzero(number & is_date) * 2 > np.count_nonzero(number):
@@ -230,7 +230,7 @@ def _spelling(stamps: Int64s, number: Bools, is_date: Bools) -> NDArray[np.int64
 
 
 def _days_of_date_numbers(numbers: Int64s) -> tuple[Int64s, Bools]:
-    """YYYYMMDD as days since 1970, and whether it is a date at all."""
+    """Numbers YYYYMMDD as days since 1970, and a mask of those that are dates."""
     if not ((numbers > 10**7) & (numbers < 10**8)).any():
         return numbers, np.zeros(len(numbers), np.bool_)
     year, month, day = numbers // 10_000, numbers // 100 % 100, numbers % 100
@@ -241,9 +241,9 @@ def _days_of_date_numbers(numbers: Int64s) -> tuple[Int64s, Bools]:
 
 
 def timeframe_of(stamps: Int64s, zone: Zone) -> Timeframe:
-    """The timeframe of the usual step between ascending stamps (ms, UTC); InvalidCandles where they show none.
+    """The timeframe of the most frequent step between ascending stamps (ms, UTC); InvalidCandles if they show none.
 
-    At least half of them must open its buckets.
+    At least half of the stamps must open its buckets.
     """
     steps = np.diff(stamps)
     steps = steps[steps > 0]
@@ -251,7 +251,7 @@ def timeframe_of(stamps: Int64s, zone: Zone) -> Timeframe:
         only = "one row does not show its timeframe: name it (1m, 1h, 1d ...)"
         raise InvalidCandles(only if len(stamps) else "it has no rows")
     whole = steps[steps % MINUTE_MS == 0]
-    # A stamp that lies wrong breaks two steps: it is refused by its line, and not by the timeframe it seems to show.
+    # A wrong stamp makes two wrong steps: it should be refused by its line, not by the timeframe that these steps show.
     steps = _usual(whole if len(whole) * 3 >= len(steps) else steps)
     if steps[0] % MINUTE_MS:
         raise InvalidCandles(f"its rows are {steps[0] / 1000:g} seconds apart, and the shortest timeframe is 1m")
@@ -273,7 +273,7 @@ def timeframe_of(stamps: Int64s, zone: Zone) -> Timeframe:
 
 def _timeframes(steps: Int64s, stamps: Int64s, zone: Zone) -> Iterator[Timeframe]:
     for step in steps.tolist():
-        # A day lasts 23 to 25 hours where the clock is changed (22 to 26 in Troll).
+        # With daylight saving time a day lasts 23 to 25 hours (22 to 26 in Troll).
         if step < 22 * HOUR_MS:
             yield Timeframe(step // MINUTE_MS, "m")
         else:
@@ -291,8 +291,8 @@ def _timeframes_of_days(days: Int64s) -> Iterator[Timeframe]:
 
 
 def _usual(steps: Int64s) -> Int64s:
-    """The step met most often, and the smallest one where it is no accident: in a file with holes they differ."""
+    """The most frequent step, and the smallest one that is not an accident; in a file with gaps these may differ."""
     sizes, counts = np.unique(steps[steps > 0], return_counts=True)
-    # One stamp that lies wrong can halve a step, which makes two of the half.
+    # One wrong stamp can split a step into two halves.
     often = sizes[(counts > 2) & (counts * 20 >= len(steps))][:1]
     return np.append(sizes[[np.argmax(counts)]] if len(sizes) else sizes, often)

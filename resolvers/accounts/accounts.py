@@ -132,12 +132,12 @@ class Accounts:
         raise Unauthenticated(_INVALID_REFRESH_TOKEN)
 
     async def logout(self, token: str, address: str) -> bool:
-        """End the session of a refresh token; False where there is none to end."""
+        """End the session of a refresh token; False if there is none to end."""
         await self._count(f"refresh:{network(address)}", _REFRESH_LIMIT)
         return await self._users.end_session(_hash(token))
 
     async def save_config(self, viewer: Viewer, config: object, if_updated_at: datetime | None) -> UserConfig:
-        """Store the viewer's own configuration. BadUserInput; Conflict where it was saved after ``if_updated_at``."""
+        """Store the viewer's own configuration. BadUserInput; Conflict if it was saved after ``if_updated_at``."""
         user = viewer.account()
         text = encode_config(config)
         await self._count(f"config:{user.id}", _SAVE_LIMIT)

@@ -22,7 +22,7 @@ class UserAdministration:
         self._passwords = Passwords()
 
     async def add(self, name: str, password: str, role: Role) -> User:
-        """Create an account. BadUserInput for an invalid name or password, Conflict where the name is taken."""
+        """Create an account. BadUserInput for an invalid name or password, Conflict if the name is taken."""
         if not _NAME.fullmatch(name):
             raise BadUserInput(
                 "A user name is 1 to 64 letters, digits or . _ @ + - and begins with a letter or a digit."

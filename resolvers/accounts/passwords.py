@@ -36,7 +36,7 @@ class Passwords:
         self._pending: set[Future[Any]] = set()
 
     async def hash(self, password: str) -> str:
-        """Hash a new password. BadUserInput where it is too short or too long."""
+        """Hash a new password. BadUserInput if it is too short or too long."""
         if len(password) < MIN_LENGTH:
             raise BadUserInput(f"A password has at least {MIN_LENGTH} characters.")
         check_text("password", password)
@@ -45,7 +45,7 @@ class Passwords:
     async def check(self, password_hash: str | None, password: str) -> tuple[bool, str | None]:
         """Whether the password is right, and a better hash of it where the parameters have risen since.
 
-        Without a hash, for an unknown user, it takes as long. Overloaded where too many calls wait.
+        Without a hash, for an unknown user, it takes as long. Overloaded if too many calls wait.
         """
         password = _normal(password)
         try:

@@ -26,7 +26,7 @@ class RevocationWatch:
         self.outage = Outage("looking up the accounts of open connections")
 
     async def user(self, user_id: int) -> User | None:
-        """The account, half a second old at most; None where it is disabled or gone. Unavailable."""
+        """The account, half a second old at most; None if it is disabled or gone. Unavailable."""
         known = self._known.get(user_id)
         if known is None:
             # A task, so that concurrent callers share one statement, and a caller that leaves does not end it.

@@ -30,7 +30,7 @@ MAX_GAPS = 20
 async def backfill(settings: Settings, what: BackfillRequest | int, console: Console) -> None:
     """Order a job, or resume one by its number, and follow it to its end.
 
-    Raises what `history.backfill.jobs.BackfillJobs.start` does, and CandlegraphError where the job failed or was cancelled.
+    Raises what `history.backfill.jobs.BackfillJobs.start` does, and CandlegraphError if the job failed or was cancelled.
     """
     async with open_runtime(settings) as running:
         backfills = running.services.backfills
@@ -51,8 +51,8 @@ async def backfill(settings: Settings, what: BackfillRequest | int, console: Con
             await workers.close()
         _report(job, console)
     if job.state is not BackfillState.DONE:
-        said = f": {job.last_error}" if job.last_error and job.state is BackfillState.FAILED else "."
-        raise CandlegraphError(f"Backfill {job.id} was {_END_STATES[job.state]}{said}")
+        reason = f": {job.last_error}" if job.last_error and job.state is BackfillState.FAILED else "."
+        raise CandlegraphError(f"Backfill {job.id} was {_END_STATES[job.state]}{reason}")
 
 
 async def list_backfills(settings: Settings, console: Console) -> None:

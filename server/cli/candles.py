@@ -40,7 +40,7 @@ if TYPE_CHECKING:
 async def import_file(
     settings: Settings, file: Path, market: str, provider: str, symbol: str, until: str | None, **options: Any
 ) -> None:
-    """Import a CSV, CSV.gz or Parquet FILE of candles: all of it, or nothing where a row is bad."""
+    """Import a CSV, CSV.gz or Parquet FILE of candles: all of it, or nothing if a row is bad."""
     from server.cli.importing import ImportOptions, import_candles
 
     end = clock.now_ms() if until == "now" else instant(until)

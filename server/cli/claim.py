@@ -74,13 +74,13 @@ class Claim:
         at = int(lengths.argmax())
         edges = self.timeframe.next(int(self.seen[at]), self.days), int(self.seen[at + 1])
         span = " to ".join(map(print_datetime, edges))
-        said = f"Holes: {count:,}, the longest of {_spelt(int(lengths[at]))}, {span}."
+        summary = f"Holes: {count:,}, the longest of {_spelt(int(lengths[at]))}, {span}."
         if self.longest == NO_HOLE_MS:
-            return f"{said} None is covered (--sparse)."
+            return f"{summary} None is covered (--sparse)."
         if not open_ones:
-            return f"{said} They are covered: there was no trade then."
+            return f"{summary} They are covered: there was no trade then."
         return (
-            f"{said} {open_ones:,} longer than {_spelt(self.longest)} {'is' if open_ones == 1 else 'are'} not covered, as if rows "
+            f"{summary} {open_ones:,} longer than {_spelt(self.longest)} {'is' if open_ones == 1 else 'are'} not covered, as if rows "
             "were missing there; --covers declares that there was no trade then."
         )
 

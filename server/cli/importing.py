@@ -51,7 +51,7 @@ class ImportOptions:
     dry_run: bool = False
 
     def hints(self) -> Hints:
-        """How to read the file. BadUserInput where its clock is unknown, or two options exclude each other."""
+        """How to read the file. BadUserInput if its clock is unknown, or two options exclude each other."""
         if self.covers and self.sparse:
             raise BadUserInput("--covers and --sparse exclude each other.")
         zone = None if self.clock is None else _clock(self.clock)
@@ -77,7 +77,7 @@ async def import_candles(
 ) -> str:
     """Import ``file`` as candles of ``name`` (market, provider, symbol); the lines list what was read, left out and covered.
 
-    InvalidCandles names the rows that are none; BadUserInput where no candle is kept any more. Nothing is stored then.
+    InvalidCandles names the rows that are none; BadUserInput if no candle is kept any more. Nothing is stored then.
     """
     target, options = instrument(*name), options or ImportOptions()
     check_new_name("market", target.market)
@@ -111,7 +111,7 @@ async def import_candles(
 
 
 def _since(write: CandleWrite, horizon: int | None) -> tuple[CandleWrite, dict[str, int]]:
-    """The part of a write that is kept, and the number of candles that are too old; BadUserInput where all are."""
+    """The part of a write that is kept, and the number of candles that are too old; BadUserInput if all are."""
     kept, day = write.dropping_before(horizon), print_datetime(horizon or 0)[:10]
     if not len(kept.candles):
         raise BadUserInput(f"None of these candles was imported: 1-minute candles before {day} are not kept.")
@@ -134,7 +134,7 @@ def _read(file: Path, options: ImportOptions, days: Zone, hints: Hints) -> Table
 
 
 def _kept(name: str, table: Table, days: Zone, until: int | None, *, drops_fillers: bool) -> _Kept:
-    """The final candles to import. InvalidCandles where a row opens in the future, or none is left."""
+    """The final candles to import. InvalidCandles if a row opens in the future, or none is left."""
     now, stamps = clock.now_ms(), table.candles.timestamp
     wanted = np.ones(len(stamps), np.bool_) if until is None else stamps < until
     if (future := wanted & (stamps > now)).any():

@@ -32,7 +32,7 @@ async def verify_stored(
 ) -> list[Tally]:
     """Check the instruments of a market, a provider and a pattern of symbols: one tally for each relation.
 
-    NotFound where nothing is stored under a name that is given.
+    NotFound if nothing is stored under a name that is given.
     """
     async with database(settings) as opened:
         instruments = await instruments_matching(opened, *name)
@@ -57,7 +57,7 @@ async def verify_upstream(
 ) -> tuple[list[tuple[Instrument, DayCheck]], list[tuple[Instrument, str]]]:
     """Compare the newest stored days of each symbol with the provider's and correct them; and which symbols it left off at.
 
-    NotFound where nothing is stored under the name.
+    NotFound if nothing is stored under the name.
     """
     checks: list[tuple[Instrument, DayCheck]] = []
     unanswered: list[tuple[Instrument, str]] = []

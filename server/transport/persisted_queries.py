@@ -34,7 +34,7 @@ class PersistedQueries:
     def document(self, query: str | None, extensions: Mapping[str, Any] | None) -> Iterator[str]:
         """The document of a request, to be executed within; kept afterwards where it is valid and not too long.
 
-        OperationRefused where its hash is not known, or is another document's.
+        OperationRefused if its hash is not known, or is another document's.
         """
         asked = (extensions or {}).get("persistedQuery")
         if asked is None:

@@ -1,6 +1,6 @@
-"""The web server's protocols: they disconnect a peer that sends nothing, too much or garbage, or reads nothing.
+"""The web server's protocols: they disconnect a peer that sends nothing, too much or garbage, or that reads nothing.
 
-They are uvicorn's own, which wait for such peers as long as the network does, and take a request head of any size.
+They extend uvicorn's own, which wait for such peers until the network gives up, and accept a request head of any size.
 """
 
 from __future__ import annotations
@@ -20,18 +20,18 @@ from server.transport.tcp_connections import TcpConnections
 from server.transport.write_deadline import WriteDeadline, unsent_bytes
 
 STALLED = 4410
-MAX_HEAD_BYTES = 65_536  # of the request line, the headers, and what frames the chunks of a body
+MAX_HEAD_BYTES = 65_536  # of the request line, the headers, and the framing of chunks in a body
 MAX_HEADERS = 100
 MAX_URL_BYTES = 32_768
-MAX_DISCARDED_BYTES = 4_194_304  # of what a refused peer still sends
-_PIECE = 16_384  # bytes that the parser gets at once: it checks no limit of its own
+MAX_DISCARDED_BYTES = 4_194_304  # that a refused peer may still send
+_PIECE = 16_384  # bytes per call of the parser, which has no limits of its own
 
 
 class HttpProtocol(HttpToolsProtocol):
-    """HTTP, event streams too."""
+    """HTTP, including event streams."""
 
     def __init__(self, *given: Any, timings: Timings, tcp: TcpConnections, **named: Any) -> None:
-        """As uvicorn's, with ``timings``; counted by ``tcp``."""
+        """As uvicorn's class, with ``timings``; ``tcp`` counts the connection."""
         super().__init__(*given, **named)
         self._timings = timings
         self._tcp = tcp
@@ -55,7 +55,7 @@ class HttpProtocol(HttpToolsProtocol):
         self._expect(self._timings.first_byte_timeout_s)
 
     def data_received(self, data: bytes) -> None:
-        """Hand data to the parser in pieces, and stop at what no request needs."""
+        """Pass data to the parser in pieces, and refuse a head that is too long."""
         for start in range(0, len(data), _PIECE):
             if self._is_over:
                 self._discard(data)
@@ -74,7 +74,7 @@ class HttpProtocol(HttpToolsProtocol):
                 self._refuse(431, "HEADERS_TOO_LARGE", f"The head of a request is at most {MAX_HEAD_BYTES} bytes.")
 
     def on_message_begin(self) -> None:
-        """A request begins, perhaps right behind another."""
+        """A request begins, perhaps pipelined right after another."""
         if self._is_over:
             return
         super().on_message_begin()
@@ -84,7 +84,7 @@ class HttpProtocol(HttpToolsProtocol):
             self._expect(self._timings.head_timeout_s)
 
     def on_url(self, url: bytes) -> None:
-        """Take a part of the URL."""
+        """Receive a part of the URL."""
         if self._is_over:
             return
         super().on_url(url)
@@ -92,7 +92,7 @@ class HttpProtocol(HttpToolsProtocol):
             self._refuse(414, "URI_TOO_LONG", f"A URL is at most {MAX_URL_BYTES} bytes long.")
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        """Take a header, of the head or behind a chunked body."""
+        """Receive a header, of the head or as a trailer of a chunked body."""
         if self._is_over:
             return
         super().on_header(name, value)
@@ -100,7 +100,7 @@ class HttpProtocol(HttpToolsProtocol):
             self._refuse(431, "HEADERS_TOO_LARGE", f"A request has at most {MAX_HEADERS} headers.")
 
     def on_headers_complete(self) -> None:
-        """The head is whole: the body has a time of its own."""
+        """The head is complete: start the deadline of the body."""
         if self._is_over:
             return
         self._in_head = False
@@ -108,21 +108,21 @@ class HttpProtocol(HttpToolsProtocol):
         super().on_headers_complete()
 
     def on_body(self, body: bytes) -> None:
-        """Take a part of the body."""
+        """Receive a part of the body."""
         self._body_bytes += len(body)
         if not self._is_over:
             super().on_body(body)
 
     def on_message_complete(self) -> None:
-        """The request has arrived: its answer may take as long as it takes."""
-        if self._is_over:  # refused in its head: the deadline that runs now is that of the farewell
+        """The request has arrived: stop its deadline."""
+        if self._is_over:  # the request was refused: the running deadline is that of the farewell
             return
         self._in_message = self._in_head = False
         _cancel(self._arrival)
         super().on_message_complete()
 
     def handle_websocket_upgrade(self) -> None:
-        """Hand the connection over, which counts itself from then on."""
+        """Hand the connection over to `WebSocketProtocol`, which counts it again."""
         _cancel(self._arrival)
         if self._write_deadline:
             self._write_deadline.cancel()
@@ -130,23 +130,23 @@ class HttpProtocol(HttpToolsProtocol):
         super().handle_websocket_upgrade()
 
     def send_400_response(self, msg: str) -> None:
-        """Answer what is no HTTP."""
+        """Refuse a request that is not HTTP."""
         self._refuse(400, "BAD_REQUEST", msg)
 
     def pause_writing(self) -> None:
-        """The buffer is full: give the peer a while to read."""
+        """The write buffer is full: start the deadline for the peer to read."""
         super().pause_writing()
         if self._write_deadline:
             self._write_deadline.start()
 
     def resume_writing(self) -> None:
-        """The peer has taken it."""
+        """The peer has read: stop the deadline."""
         super().resume_writing()
         if self._write_deadline:
             self._write_deadline.cancel()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """The connection is gone."""
+        """Cancel all deadlines, and stop counting the connection."""
         super().connection_lost(exc)
         self._unset_keepalive_if_required()
         _cancel(self._arrival)
@@ -164,12 +164,12 @@ class HttpProtocol(HttpToolsProtocol):
             self._tcp.remove(self._peer)
 
     def _expect(self, timeout_s: float) -> None:
-        """Give the peer this long for the next part of its request."""
+        """Start the deadline for the next part of the request."""
         _cancel(self._arrival)
         self._arrival = self.loop.call_later(timeout_s, self._is_late, timeout_s)
 
     def _is_late(self, timeout_s: float) -> None:
-        if self.flow.read_paused:  # by us: it may have sent all of it
+        if self.flow.read_paused:  # we have paused reading: the rest may have arrived already
             self._expect(timeout_s)
         elif self._in_head:
             self._refuse(408, "REQUEST_TIMEOUT", "The head of the request did not arrive in time.")
@@ -177,7 +177,7 @@ class HttpProtocol(HttpToolsProtocol):
             self.transport.abort()
 
     def _refuse(self, status: int, code: str, message: str, retry_after: int | None = None) -> None:
-        """Answer and hang up; behind an answer that is under way only hang up."""
+        """Send an error and close the connection; if an answer is being sent, only close it."""
         if self._is_over:
             return
         self._refused = True
@@ -194,7 +194,7 @@ class HttpProtocol(HttpToolsProtocol):
         if not self._counted or not self.transport.can_write_eof():
             self.transport.close()
             return
-        # Closed at once, what the peer has sent meanwhile would reset the connection before it reads the answer.
+        # Do not close at once: data that the peer still sends would reset the connection before it reads the answer.
         self.transport.write_eof()
         self._arrival = self.loop.call_later(self._timings.farewell_timeout_s, self.transport.abort)
 
@@ -209,10 +209,10 @@ class HttpProtocol(HttpToolsProtocol):
 
 
 class WebSocketProtocol(WebSocketsSansIOProtocol):
-    """WebSockets."""
+    """WebSockets, as uvicorn's class, with deadlines for peers that do not read."""
 
     def __init__(self, *given: Any, timings: Timings, tcp: TcpConnections, **named: Any) -> None:
-        """As uvicorn's, with ``timings``; counted by ``tcp``."""
+        """As uvicorn's class, with ``timings``; ``tcp`` counts the connection."""
         super().__init__(*given, **named)
         self._timings = timings
         self._tcp = tcp
@@ -220,32 +220,32 @@ class WebSocketProtocol(WebSocketsSansIOProtocol):
         self._unsent = 0  # bytes when the last ping was sent
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """Take the connection over from HTTP."""
+        """Take the connection over from `HttpProtocol`."""
         super().connection_made(transport)
         self._tcp.add(self._peer)
         self._write_deadline = WriteDeadline(self.transport, self._timings.stalled_peer_timeout_s, self._let_go)
 
     def pause_writing(self) -> None:
-        """The buffer is full: give the peer a while to read."""
+        """The write buffer is full: start the deadline for the peer to read."""
         super().pause_writing()
         self._write_deadline.start()
 
     def resume_writing(self) -> None:
-        """The peer has taken it."""
+        """The peer has read: stop the deadline."""
         super().resume_writing()
         self._write_deadline.cancel()
-        if self._farewell:  # it reads again, and will come to the close frame
+        if self._farewell:  # the peer reads again, so give it time to reach the close frame
             self._say_farewell()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """The connection is gone."""
+        """Cancel all deadlines, and stop counting the connection."""
         super().connection_lost(exc)
         self._write_deadline.cancel()
         _cancel(self._farewell)
         self._tcp.remove(self._peer)
 
     async def run_asgi(self) -> None:
-        """Let the application serve. Where it refuses the handshake, uvicorn would log that it made none."""
+        """Run the application. If it refuses the handshake, uvicorn would log an error about a missing handshake."""
         app = self.app
 
         async def serve(*given: Any) -> None:
@@ -256,14 +256,14 @@ class WebSocketProtocol(WebSocketsSansIOProtocol):
         await super().run_asgi()
 
     def send_keepalive_ping(self) -> None:
-        """Ping, behind whatever the peer has not read yet."""
+        """Send a ping, and note how much the peer has not read before it."""
         super().send_keepalive_ping()
         self._unsent = unsent_bytes(self.transport)
 
     def keepalive_timeout(self) -> None:
-        """A ping got no answer. uvicorn closes with 1011, after which graphql-ws does not connect again.
+        """A ping got no answer: close the socket, unless the peer still reads and has not reached the ping yet.
 
-        A peer that still reads has not reached the ping yet: it gets more time.
+        uvicorn would close with 1011, after which graphql-ws does not connect again.
         """
         unsent = unsent_bytes(self.transport)
         if 0 < unsent < self._unsent and not self.close_sent:
@@ -274,7 +274,7 @@ class WebSocketProtocol(WebSocketsSansIOProtocol):
             self._let_go()
 
     def send_receive_event_to_app(self) -> None:
-        """A message is whole: a text that is no UTF-8 closes with 1007, which uvicorn also logs as a failure of ours."""
+        """Pass on a whole message. Text that is not UTF-8 closes the socket with 1007; uvicorn would log a server error."""
         if self.curr_msg_data_type == "text" and not self.close_sent:
             try:
                 b"".join(self.frames).decode()
@@ -296,9 +296,9 @@ class WebSocketProtocol(WebSocketsSansIOProtocol):
             try:
                 self.conn.send_close(STALLED, "The socket was not read from")
             except InvalidState:
-                pass  # it is closing already
+                pass  # the socket is closing already
             else:
-                # After the buffered data, and without the application, which waits until the peer takes them.
+                # Written after the buffered data, and not through the application, which waits for the peer to read.
                 self.transport.write(b"".join(self.conn.data_to_send()))
             self.close_sent = True
         self._say_farewell()

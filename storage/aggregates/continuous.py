@@ -1,4 +1,4 @@
-"""Reads continuous aggregates; stale buckets are read from the level below, so no caller sees one."""
+"""Reads continuous aggregates. It folds stale buckets from the level below, so no caller gets a stale one."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ from storage.relations import BASE_RELATION, Aggregates
 
 SLICE_ROWS = 200_000  # 1m candles read at once, 10 MB
 
-# The steps down from a stale bucket: any would work; these keep both the statements and the rows of an answer few.
+# The levels below a stale bucket to read instead. Any would do; with these, an answer takes few statements and few rows.
 _STEPS = [Timeframe.parse("1d"), Timeframe.parse("1h")]
 
 
 @dataclass(frozen=True, slots=True)
 class _Lag:
-    """The spans in which the aggregates of one instrument are behind, and the hull of its rows."""
+    """The spans in which the aggregates of one instrument are stale, and the span from its first row to its last."""
 
     stale: Spans
     hull: Span
@@ -38,7 +38,7 @@ class _Lag:
 
 @dataclass(frozen=True, slots=True)
 class ContinuousReader:
-    """Answers reads (a `storage.candles.Reading`): directly where nothing is stale, otherwise from one snapshot."""
+    """A `storage.candles.ReadFunction`: answers reads without stale buckets directly, and others from one snapshot."""
 
     aggregates: Aggregates
 
@@ -56,7 +56,7 @@ class ContinuousReader:
     async def _read_late(self, database: Database, reads: Sequence[CandleRead]) -> list[Candles]:
         found: dict[int, list[Candles]] = defaultdict(list)
         async with database.snapshot() as connection:
-            # The snapshot is newer than the lag read before.
+            # Read the stale spans again: the snapshot is newer than the first read.
             rows = await connection.fetch(STATEMENTS["staleness"], list({read.instrument_id for read in reads}))
             lags = {row["instrument_id"]: _lag(row) for row in rows}
             pieces = [
@@ -65,12 +65,12 @@ class ContinuousReader:
             for batch in _batches(pieces):
                 rows = await read_rows(connection.fetch, [piece for _, piece in batch])
                 for (i, _), row in zip(batch, rows, strict=True):
-                    # A piece has the edges of the step above it: folded up to here, it is small and still exact.
+                    # A piece has the edges of the level above it; folded to that level, it is small and still exact.
                     found[i].append(fold(unpack_candles(row["rows"]), self._steps(reads[i])[-1][0]))
         return [_cut(read, fold(concat(found[i]).sorted(), read.timeframe)) for i, read in enumerate(reads)]
 
     def _steps(self, read: CandleRead) -> list[tuple[Timeframe, str]]:
-        """The relations that may answer, above the base."""
+        """The aggregates that may answer, without the base."""
         below = [(step, self.aggregates[step]) for step in _STEPS if step in self.aggregates]
         return [
             (read.timeframe, read.relation),
@@ -78,7 +78,7 @@ class ContinuousReader:
         ]
 
     def _pieces(self, read: CandleRead, lag: _Lag) -> Iterator[CandleRead]:
-        """The reads that replace this one: at each step the buckets that are not stale, and the rest from the base."""
+        """The reads that replace this one: from each level the buckets that are not stale, and the rest from the base."""
         rest = Spans([read.span.outer(read.timeframe)])
         for timeframe, relation in self._steps(read):
             late = lag.around(timeframe)
@@ -118,7 +118,7 @@ def _rows(span: Span, timeframe: Timeframe) -> int:
 
 
 def _slices(span: Span, timeframe: Timeframe) -> Iterator[Span]:
-    """A span of 1m candles in parts of whole buckets of ``timeframe``."""
+    """Split a span of 1m candles into parts of whole buckets of ``timeframe``."""
     step = SLICE_ROWS * MINUTE.nominal_ms
     since = span.since
     while since < span.until:
@@ -128,7 +128,7 @@ def _slices(span: Span, timeframe: Timeframe) -> Iterator[Span]:
 
 
 def _batches(pieces: Sequence[tuple[int, CandleRead]]) -> Iterator[list[tuple[int, CandleRead]]]:
-    """The pieces in groups that are read at once: one group, unless it had too many 1m candles."""
+    """Group the pieces to read at once: one group, or several if it would have too many 1m candles."""
     batch: list[tuple[int, CandleRead]] = []
     rows = 0
     for item in pieces:

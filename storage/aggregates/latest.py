@@ -1,4 +1,4 @@
-"""The newest stored rows of many symbols of one provider, and what is covered around them, in one statement."""
+"""Reads the newest stored rows of many symbols of one provider, and the coverage around them, in one statement."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from storage.relations import ALL_AGGREGATES, BASE_RELATION
 
 @dataclass(frozen=True, slots=True)
 class LatestRead:
-    """Symbols of a provider, by name or by a regular expression of PostgreSQL, and how many rows of each to read.
+    """Symbols of a provider, by name or by a regular expression of PostgreSQL, and the number of rows to read of each.
 
     ``level`` is the stored timeframe above 1m candles that is read, from ``relation``; of ``timeframe`` itself, two rows
     that the provider made are read beside it. ``lagging``: the aggregates may be behind.
@@ -42,10 +42,10 @@ class LatestRead:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class NewestRows:
-    """The newest rows of some series together, ascending, and the covered spans around them.
+    """The newest rows of several series in one array, ascending, and the covered spans around them.
 
-    ``owner`` (n,) is the position of the series of each row; ``since``, ``until`` and ``span_owner`` (m,) are of the spans,
-    ascending too. ``full`` (series,) says of which there may be older rows that were not read.
+    ``owner`` (n,) is the position of the series of each row. ``since``, ``until`` and ``span_owner`` (m,) describe the spans,
+    ascending too. ``full`` (series,) marks the series that may have older rows that were not read.
     """
 
     candles: Candles
@@ -62,7 +62,7 @@ _COLUMNS = 19  # of the statement
 
 
 async def read_latest(database: Database, read: LatestRead) -> tuple[InstrumentColumns, NewestRows, NewestRows]:
-    """The symbols there are, in the order asked; their newest rows made of 1m candles, and those of the provider's own."""
+    """The existing symbols, in the requested order; their newest rows made of 1m candles, and their newest native rows."""
     own = 0 if read.timeframe == MINUTE else NATIVE_ROWS
     margin = 2 * read.timeframe.nominal_ms
     named = read.symbols is not None

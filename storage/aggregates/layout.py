@@ -1,4 +1,4 @@
-"""How a database keeps its aggregates: chosen once, when the database is created, and never mixed."""
+"""The layout of a database's aggregates: chosen once, when the database is created, and the same for all of them."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ _FOLDER = files("migrations") / "layouts"
 
 
 class AggregateLayout(StrEnum):
-    """The ways to keep aggregates: the setting ``AGGREGATES``."""
+    """The layouts of aggregates: the setting ``AGGREGATES``."""
 
-    AUTO = "auto"  # the layout of the database; for a new one continuous where TimescaleDB is available, else tables
+    AUTO = "auto"  # the layout of the database; a new one gets continuous if TimescaleDB is available, else tables
     TABLES = "tables"  # plain tables, recomputed in the transaction that writes the candles
     CONTINUOUS = "continuous"  # TimescaleDB's continuous aggregates
 
 
-# The scripts of each layout, beside the views that both have.
+# The scripts of each layout; both layouts also have the views.
 _FILES = {AggregateLayout.TABLES: ["tables"], AggregateLayout.CONTINUOUS: ["continuous", "ledger"]}
 
-# The server must load the library at its start (its settings show it), or `create extension` ends the session.
+# Unless the server has loaded the library at its start (its settings show that), `create extension` ends the session.
 _TIMESCALE = """
 select exists (select from pg_available_extensions where name = 'timescaledb')
        and current_setting('timescaledb.disable_load', true) is not null as available,
@@ -34,8 +34,8 @@ select exists (select from pg_available_extensions where name = 'timescaledb')
 async def create_layout(connection: Any, wanted: AggregateLayout) -> None:
     """Create the aggregates of a new database; check that an existing one has the layout of the setting.
 
-    Call it within the transaction that migrates. Raises ConfigurationError where the two differ, or where the database was
-    created with TimescaleDB and TimescaleDB is gone.
+    Call it within the transaction that migrates. Raises ConfigurationError if the two differ, or if the database was created
+    with TimescaleDB and TimescaleDB is no longer available.
     """
     timescale = await connection.fetchrow(_TIMESCALE)
     made = await connection.fetchrow("select kind, hypertable from storage_layout")
@@ -64,7 +64,7 @@ async def create_layout(connection: Any, wanted: AggregateLayout) -> None:
 
 
 async def stored_layout(database: Database) -> AggregateLayout:
-    """How an existing database keeps its aggregates."""
+    """The layout of an existing database."""
     return AggregateLayout((await database.read("layout"))[0]["kind"])
 
 

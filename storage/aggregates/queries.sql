@@ -1,11 +1,13 @@
--- The statements of the aggregates, by name. Only layout `continuous` uses those on staleness and refreshing. Times as in storage/queries.sql.
+-- The statements of the aggregates, by name. Only the layout `continuous` uses those on staleness and refreshing. Times as in
+-- storage/queries.sql.
 
 -- name: columns_of_staleness
--- Columns that show where a continuous aggregate is behind; part of the statement that reads its rows, so of the same snapshot.
+-- Columns that show where a continuous aggregate is stale. They belong to the statement that reads its rows, to see the same
+-- snapshot.
 , (select range_agg(d.span) from agg_dirty d where d.instrument_id = q.i) as dirty, (select done from agg_state) as done;
 
 -- name: staleness
--- Returns where aggregates are behind, and the hull of the covered spans.
+-- Returns where aggregates are stale, and the first and last covered instant.
 select q.i as instrument_id, s.done, (select range_agg(d.span) from agg_dirty d where d.instrument_id = q.i) as dirty,
        lower(c.covered) as first, upper(c.covered) as last
 from agg_state s cross join unnest($1::int4[]) q (i)
@@ -25,12 +27,12 @@ select s.done, s.claimed, (select horizon from storage_layout) as horizon,
 from agg_state s;
 
 -- name: refresh_level
--- Refreshes in one batch if the version can: ten batches of a month took thirty times as long. TimescaleDB refreshes only the
--- buckets that its own log calls invalid; `force` makes it refresh the whole window.
+-- Refreshes in one batch if this version of TimescaleDB can: ten batches for one month took thirty times as long. TimescaleDB
+-- refreshes only the buckets that its own log calls invalid; `force` makes it refresh the whole window.
 call refresh_continuous_aggregate('{relation}', $1::timestamptz, $2::timestamptz{parameters});
 
 -- name: refresh_parameters
--- Returns the parameters that this version has: `force` came with 2.18, `options` later.
+-- Returns the parameters that this version of TimescaleDB has: `force` came with 2.18, `options` later.
 select array(select unnest(proargnames) from pg_proc where proname = 'refresh_continuous_aggregate') as known;
 
 -- name: refresh_done
@@ -38,7 +40,7 @@ with gone as (delete from agg_dirty where id = any ($1::int8[]))
 update agg_state set done = greatest(done, $2::timestamptz);
 
 -- name: horizon_blocked
--- Returns whether aggregates before the new horizon $1 are still to be refreshed.
+-- Returns whether aggregates before the new horizon $1 still have to be refreshed.
 select done < ms($1) or exists (select from agg_dirty where lower(span) < ms($1)) as blocked from agg_state;
 
 -- name: minutes_drop
@@ -46,7 +48,8 @@ with dropped as (select minutes_drop(horizon) from storage_layout)
 update storage_layout set dropped_at = now() from dropped;
 
 -- name: horizon_move
--- Run under the exclusive lock, so no write is under way. Publishes a change of every instrument: each process caches the horizon.
+-- Runs under the exclusive lock, so no write is under way. Publishes a change of every instrument, because each process caches
+-- the horizon.
 with moved as (
   update storage_layout set horizon = ms($1), moved_at = now()
   where horizon is null or horizon < ms($1) returning only_one)
@@ -54,7 +57,7 @@ insert into changes (instrument_ids, corrected)
 select array_agg(id), array_agg('empty'::tstzrange) from instruments, moved having count(*) > 0;
 
 -- name: instruments_matching
--- Returns the instruments that have stored data; a listed symbol without any has nothing to verify.
+-- Returns the instruments with stored data; a listed symbol without any has nothing to verify.
 select id, market, provider, symbol from instruments i
 where (exists (select from coverage c where c.instrument_id = i.id) or exists (select from ohlcv_data d where d.instrument_id = i.id))
   and ($1::text is null or market = $1) and ($2::text is null or provider = $2) and ($3::text is null or symbol like $3)
@@ -73,29 +76,31 @@ where d.instrument_id = $1 and d.timeframe = '1m'
   and d."timestamp" >= ms($2) and d."timestamp" < ms($3);
 
 -- name: aggregate_differences
--- Compares each stored bucket with the fold of its minutes. A volume may differ by rounding: a sum of floats depends on their order.
-with said as (
+-- Compares each stored bucket with the fold of its minutes. Volumes may differ by rounding, because a sum of floats depends on
+-- their order.
+with expected as (
   select {edge} as bucketed_time, array_agg(open order by "timestamp") as opens, max(high) as high, min(low) as low,
          array_agg(close order by "timestamp") as closes, sum(volume) as volume
   from ohlcv_data
   where instrument_id = $1 and timeframe = '1m'
     and "timestamp" >= ms($2) and "timestamp" < ms($3)
   group by 1),
-kept as (
+stored as (
   select * from {relation}
   where instrument_id = $1 and bucketed_time >= ms($2) and bucketed_time < ms($3)),
 compared as (
-  select bucketed_time, k.instrument_id is null as missing, s.opens is null as extra,
-         (k.open, k.high, k.low, k.close) is distinct from (s.opens[1], s.high, s.low, s.closes[cardinality(s.closes)])
-         or not abs(k.volume - s.volume) <= 1e-9 * abs(s.volume) as different
-  from said s full join kept k using (bucketed_time))
+  select bucketed_time, s.instrument_id is null as missing, e.opens is null as extra,
+         (s.open, s.high, s.low, s.close) is distinct from (e.opens[1], e.high, e.low, e.closes[cardinality(e.closes)])
+         or not abs(s.volume - e.volume) <= 1e-9 * abs(e.volume) as different
+  from expected e full join stored s using (bucketed_time))
 select count(*) as checked, count(*) filter (where missing) as missing, count(*) filter (where extra) as extra,
        count(*) filter (where different and not missing and not extra) as different,
        array_agg((extract(epoch from bucketed_time) * 1000)::int8) filter (where missing or extra or different) as wrong
 from compared;
 
 -- name: aggregate_orphans
--- Counts instrument ids without an instrument. It probes the index once per id; `distinct` would read the whole relation.
+-- Counts the ids in an aggregate that no instrument has. It probes the index once per id; `distinct` would read the whole
+-- relation.
 with recursive seen (id) as (
   select min(instrument_id) from {relation}
   union all
@@ -103,7 +108,7 @@ with recursive seen (id) as (
 select count(*) as orphans from seen where id is not null and not exists (select from instruments i where i.id = seen.id);
 
 -- name: latest_named
--- The symbols of a provider that are wanted, in the order of their names in $3; $4 and $5 are for the other way to choose them.
+-- Selects symbols of a provider by their names, in the order of $3. $4 and $5 are used by `latest_matching` only.
 select i.*, q.k from unnest($3::text[]) with ordinality q (symbol, k)
 join instruments i on i.market = $1 and i.provider = $2 and i.symbol = q.symbol and $4::text is null and $5::int4 is null
 

@@ -1,7 +1,7 @@
-"""Refreshes continuous aggregates, and drops minutes behind the retention horizon: one process at a time.
+"""Refreshes continuous aggregates, and drops minutes before the retention horizon: one process at a time.
 
-A round claims an instant, so that later writes before it are recorded as late. It then refreshes every stale level, the
-finer before the coarser, and records that it is done. An interrupted round is simply repeated.
+A round first claims an instant: writes of older candles after that are recorded as late. It then refreshes every stale level,
+the finer before the coarser, and records that it is done. An interrupted round is simply repeated.
 """
 
 from __future__ import annotations
@@ -29,14 +29,14 @@ from storage.leases import Leases
 from storage.relations import ALL_AGGREGATES
 
 REFRESH_LAG_MS = (
-    MINUTE_MS  # candles arrive some seconds after their minute: later ones are recorded and cost another refresh
+    MINUTE_MS  # candles arrive seconds after their minute has ended; later ones are recorded and cost another refresh
 )
-MAX_LOG_ENTRIES = 10_000  # dirty hours, in one round
-MAX_BUCKETS_PER_REFRESH = 5_000  # in one refresh, so that a round of years can stop half-way
+MAX_LOG_ENTRIES = 10_000  # dirty hours per round
+MAX_BUCKETS_PER_REFRESH = 5_000  # buckets per refresh, so that a round over years can stop in between
 DAY_MS = 1440 * MINUTE_MS
 LEASE, LEASE_TTL_S = "refresher", 30.0
 LOCK_TIMEOUT_MS = 5_000
-CALL_TIMEOUT_S = 3_600.0  # for one refresh, which cannot run in a transaction and so has none of PostgreSQL's time-outs
+CALL_TIMEOUT_S = 3_600.0  # for one refresh: it cannot run in a transaction, where PostgreSQL's time-outs would apply
 _EARLIEST = -(2**62)
 
 _FIVE_MINUTES, _DAY = Timeframe.parse("5m"), Timeframe.parse("1d")
@@ -44,7 +44,7 @@ _FIVE_MINUTES, _DAY = Timeframe.parse("5m"), Timeframe.parse("1d")
 
 @dataclass(frozen=True, slots=True)
 class AggregateRefresher:
-    """The rounds of one process; with ``retention_days`` None every minute stays."""
+    """The rounds of one process; with ``retention_days`` None no minute is ever dropped."""
 
     database: Database
     kind: AggregateLayout
@@ -62,7 +62,7 @@ class AggregateRefresher:
             await asyncio.sleep(pause)
 
     async def catch_up(self) -> int:
-        """Run a round, and wait for another process's round first; the instant (ms, UTC) before which aggregates are current."""
+        """Wait for another process's round, then run one; return the instant (ms, UTC) before which aggregates are current."""
         while not await self.run_once():
             if not (await self.database.fetch(STATEMENTS["refresh_due"], self._upto()))[0]["due"]:
                 break
@@ -71,11 +71,11 @@ class AggregateRefresher:
         return done
 
     async def rebuild(self, spans: Spans) -> Span | None:
-        """Refresh every level over ``spans`` by force, the finest first; return the hull of what was refreshed.
+        """Refresh every level over ``spans`` by force, the finest first; return the hull of the refreshed spans.
 
         This repairs wrong buckets that TimescaleDB considers valid. It refreshes them for all instruments, and from the finest
-        level on, because a level above a wrong one would be wrong too. Buckets before the retention horizon stay, and so do the
-        recorded dirty hours. ConfigurationError where TimescaleDB is older than 2.18.
+        level on, because a level above a wrong one would be wrong too. It leaves buckets before the retention horizon and the
+        recorded dirty hours alone. ConfigurationError if TimescaleDB is older than 2.18.
         """
         while True:
             async with self._lease() as held:
@@ -90,7 +90,7 @@ class AggregateRefresher:
         return _FIVE_MINUTES.floor(clock.now_ms() - REFRESH_LAG_MS)
 
     async def run_once(self) -> bool:
-        """Refresh everything closed; False where nothing was stale, or another process is at it."""
+        """Refresh all stale buckets that have ended; False if none was stale, or another process runs a round."""
         upto = self._upto()
         due = (
             self.kind is AggregateLayout.CONTINUOUS
@@ -111,7 +111,7 @@ class AggregateRefresher:
 
     @asynccontextmanager
     async def _lease(self) -> AsyncIterator[bool]:
-        """Whether this process holds the lease, for as long as the body runs. Two rounds at once would be slow, not wrong."""
+        """Yield whether this process holds the lease while the body runs. Two rounds at once would be slow, but not wrong."""
         leases, renewing = Leases(self.database, uuid.uuid4()), None
         try:
             if held := bool(await leases.acquire([LEASE], LEASE_TTL_S)):
@@ -121,14 +121,14 @@ class AggregateRefresher:
             if renewing:
                 renewing.cancel()
                 await asyncio.wait([renewing])
-            with suppress(CandlegraphError):  # it expires by itself
+            with suppress(CandlegraphError):  # the lease expires
                 await leases.release([LEASE])
 
     @staticmethod
     async def _renew(leases: Leases) -> None:
         while True:
             await asyncio.sleep(LEASE_TTL_S / 3)
-            with suppress(CandlegraphError):  # the next attempt is in time, or another process takes over
+            with suppress(CandlegraphError):  # the next attempt may be in time; otherwise another process takes over
                 await leases.acquire([LEASE], LEASE_TTL_S)
 
 
@@ -146,7 +146,7 @@ async def refresh(session: Any, upto: int, timings: Timings) -> None:
 
 
 async def _refresh_aggregates(session: Any, stale: Spans, work: Any, until: int, *, force: bool = False) -> Span | None:
-    """Refresh each level over ``stale``, from the horizon to ``until`` (ms, UTC); return the hull of what was refreshed."""
+    """Refresh each level over ``stale``, from the horizon to ``until`` (ms, UTC); return the hull of the refreshed spans."""
     known = set(await session.fetchval(STATEMENTS["refresh_parameters"]))
     if force and "force" not in known:
         raise ConfigurationError(
@@ -167,7 +167,7 @@ async def _refresh_aggregates(session: Any, stale: Spans, work: Any, until: int,
 
 
 def refresh_windows(stale: Spans, timeframe: Timeframe, until: int) -> Iterator[Span]:
-    """The whole, closed buckets of a level that overlap ``stale``, in parts that one refresh can do."""
+    """The ended buckets of a level that overlap ``stale``, in parts that one refresh can do."""
     closed = timeframe.floor(until)
     for span in Spans(span.outer(timeframe) for span in stale):
         since, end = span.since, min(span.until, closed)
@@ -178,7 +178,7 @@ def refresh_windows(stale: Spans, timeframe: Timeframe, until: int) -> Iterator[
 
 
 def _long_transaction(session: Any, timings: Timings) -> AbstractAsyncContextManager[None]:
-    """A long transaction with a short lock time-out: writers would queue behind a longer wait."""
+    """A long transaction with a short lock time-out, because writers queue behind a statement that waits for a lock."""
     return begun(session, timings, timeout_ms=0, lock_timeout_ms=LOCK_TIMEOUT_MS)
 
 
@@ -192,7 +192,7 @@ def _refresh_statement(relation: str, *, options: bool, force: bool) -> str:
 async def drop_expired_minutes(session: Any, kind: AggregateLayout, wanted: int, timings: Timings) -> None:
     """Drop the 1m candles before ``wanted`` (ms, UTC), once their aggregates exist and every process knows the horizon.
 
-    The horizon moves first. The candles are deleted two minutes later, when no reader can rely on them any more.
+    The horizon moves first. The candles are deleted two minutes later, when no reader uses them any more.
     """
     now = await session.fetchrow(SQL["horizon"])
     if now["due"]:

@@ -1,4 +1,4 @@
-"""The SQL of the aggregates: how they are read, refreshed and verified."""
+"""The SQL statements that read, refresh and verify the aggregates."""
 
 from candlegraph.timeframe import Timeframe
 from storage.database import named_statements

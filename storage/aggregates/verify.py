@@ -1,7 +1,7 @@
 """Checks the aggregates against their 1m candles, and the consistency of the store.
 
-A separate query folds every bucket again from its minutes; it shares nothing with the functions that maintain the
-aggregates. One statement reads base and aggregate, and so as of one moment: writers do not disturb it.
+A separate query folds every bucket again from its minutes; it shares no code with the functions that maintain the
+aggregates. One statement reads base and aggregate, and so sees one snapshot: concurrent writes do not matter.
 """
 
 from __future__ import annotations
@@ -20,14 +20,14 @@ from storage.database import Database
 from storage.relations import BASE_RELATION, Aggregates
 
 ALWAYS, NEVER = Span(-(2**62), 2**62), Span(2**62, -(2**62))
-MAX_PIECE_MS = 366 * 86_400_000  # of one instrument, checked in one statement: half a million minutes at most
+MAX_PIECE_MS = 366 * 86_400_000  # what one statement checks of one instrument: half a million minutes at most
 
 
 @dataclass(frozen=True, slots=True)
 class Tally:
-    """How many buckets of a relation were checked, and how many of them differ from their minutes.
+    """The number of checked buckets of a relation, and of those that differ from their minutes.
 
-    For the base: its 1m candles, those outside coverage (``extra``), and those that open off the minute (``different``).
+    For the base these are 1m candles: ``extra`` ones are not covered, and ``different`` ones open off a whole minute.
     """
 
     relation: str
@@ -68,12 +68,12 @@ class Verification:
     aggregates: Aggregates
     span: Span = ALWAYS
     repair: bool = False
-    refresher: AggregateRefresher | None = None  # where aggregates lag
+    refresher: AggregateRefresher | None = None  # for a layout whose aggregates lag
 
     async def check(self, instrument_id: int) -> AsyncIterator[Tally]:
-        """Check one instrument, piece by piece. The tally of a repaired piece is the one after the repair."""
+        """Check one instrument, piece by piece. A repaired piece is tallied after its repair."""
         base = await self._hull(instrument_id, BASE_RELATION)
-        horizon = await self.store.horizon()  # before it, aggregates have outlived their minutes
+        horizon = await self.store.horizon()  # before it, aggregates have no minutes any more
         done = await self.refresher.catch_up() if self.refresher else ALWAYS.until
         for piece in _pieces(base):
             yield await self._base(instrument_id, piece)
@@ -87,7 +87,7 @@ class Verification:
                 whole = Span(whole.since, min(whole.until, timeframe.floor(done)))
             for piece in _pieces(whole, timeframe):
                 found = await self._aggregate(instrument_id, timeframe, relation, piece)
-                if found.wrong and self.refresher:  # the writes may be newer than the last refresh
+                if found.wrong and self.refresher:  # perhaps only stale: the writes may be newer than the last refresh
                     await self.refresher.catch_up()
                     found = await self._aggregate(instrument_id, timeframe, relation, piece)
                 if found.wrong and self.repair:
@@ -101,7 +101,7 @@ class Verification:
             return
         if rebuilt := await self.refresher.rebuild(wrong):
             await self.store.invalidate(instrument_id, rebuilt)
-        await self.refresher.catch_up()  # the writes of the meantime
+        await self.refresher.catch_up()  # to include the writes since
 
     async def orphans(self) -> list[Tally]:
         """For each aggregate, the number of its instrument ids without an instrument."""
@@ -112,7 +112,7 @@ class Verification:
         return found
 
     async def _hull(self, instrument_id: int, relation: str) -> Span:
-        """From the first to the last row of a relation, within the span to check."""
+        """The span from the first row of a relation to the last, within the span to check."""
         statement = read_statement(STATEMENTS["stored_hull"], relation)
         row = (await self.store.database.fetch(statement, instrument_id, "1m"))[0]
         if row["first"] is None:

@@ -28,7 +28,7 @@ RowBlock = NDArray[np.int64]  # (6, n): the timestamps, and the bits of the five
 
 @dataclass(frozen=True, slots=True)
 class Chunk:
-    """A chunk of a cache key: ``span`` holds 256 whole buckets, or more for a sparse series; long chunks are not shared."""
+    """A chunk of a cache key: ``span`` has 256 whole buckets; a long chunk has more, and is not shared."""
 
     name: str
     span: Span
@@ -47,15 +47,15 @@ class CacheKey:
     def create(
         cls, record: InstrumentRecord, revision: int, timeframe: Timeframe, zone: Zone, relation: str = ""
     ) -> CacheKey:
-        """Build the key from everything that an answer depends on; with a ``relation``, that its stored candles depend on."""
-        # Buckets of whole days may be made of stored days, which depend on a zone; shorter ones are the same in all zones.
+        """Build the key from everything that the answer depends on; with ``relation``, of the candles stored in it."""
+        # Buckets of whole days may be folded from stored days, which depend on a zone; shorter ones do not.
         zone = UTC if timeframe.width_ms % DAY_MS else zone
         # The time before the listing and after the end counts as known, so both instants are part of the key.
         known = f"{record.timezone}:{record.first_available}:{record.ended_at}"
         return cls(f"{record.id}:{revision}:{known}:{relation}:{timeframe}:{zone.name}", timeframe, zone)
 
     def chunks(self, span: Span) -> list[Chunk]:
-        """The chunks that overlap ``span`` (not empty), ascending; one long chunk where there would be too many."""
+        """The chunks that overlap ``span`` (not empty), ascending; one long chunk if there would be too many."""
         first, last = self._numbers(span)
         if last - first >= MAX_CHUNKS_PER_SPAN:
             return [Chunk(f"{self.name}:{span.since}-{span.until}", span, is_long=True)]
@@ -77,7 +77,7 @@ class CacheKey:
 
 
 def to_block(candles: Candles) -> RowBlock:
-    """Copy final candles into one block, so that it keeps no larger batch alive."""
+    """Copy final candles into a block of their own: a view would keep the whole batch in memory."""
     rows = np.empty((6, len(candles)), np.int64)
     rows[0] = candles.timestamp
     for row, column in zip(rows[1:], candles.columns[1:6], strict=True):
@@ -107,7 +107,7 @@ def pack_chunk(chunk: Chunk, rows: RowBlock) -> bytes:
 
 
 def unpack_chunk(chunk: Chunk, packed: bytes) -> RowBlock | None:
-    """Decode what `pack_chunk` wrote; None for anything that it did not write for this very chunk."""
+    """Decode bytes from `pack_chunk`; None if it did not write them for this very chunk."""
     columns = packed[_HEADER.size :]
     if len(packed) < _HEADER.size or len(columns) % ROW_BYTES:
         return None

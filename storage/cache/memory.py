@@ -1,7 +1,7 @@
 """The cache of final candles: a bounded part of this process's memory, in front of the shared cache.
 
-An entry is stored under the revision of its answer. Every change of a final candle raises the revision, so nothing needs
-invalidation: old entries are no longer used, and the least recently used are evicted first.
+The key of an entry has the revision of the series. Every change of a final candle raises the revision, so no entry has to be
+invalidated: old entries are not used any more, and the least recently used ones are evicted first.
 """
 
 from __future__ import annotations
@@ -17,13 +17,13 @@ from candlegraph.span import Span, Spans
 from storage.cache.chunks import CacheKey, Chunk, RowBlock, from_blocks, rows_within, to_block
 from storage.cache.shared import SharedCache
 
-MAX_LONG_ROWS = 16_384  # a longer chunk is not kept: no query needs so many candles
-ENTRY_BYTES = 580  # the overhead of an entry besides its columns
+MAX_LONG_ROWS = 16_384  # a chunk with more is not cached: no query needs as many candles
+ENTRY_BYTES = 580  # the size of an entry without its columns
 
 
 @dataclass(frozen=True, slots=True)
 class CacheEntry:
-    """The cached part of a chunk: all candles of ``spans``, whole buckets."""
+    """The cached part of a chunk: all candles of ``spans``, which are whole buckets."""
 
     spans: Spans
     rows: RowBlock
@@ -82,7 +82,7 @@ class CandleCache:
         return found
 
     async def load(self, asked: Sequence[tuple[Chunk, ...]]) -> list[dict[Chunk, CacheEntry]]:
-        """Return the shared entries of each set of chunks, by one command; they are in memory from then on."""
+        """Read the shared entries of each set of chunks, by one command; keep them in memory and return them."""
         loaded = []
         for shared in await self.shared.load(asked) if self.shared else [{} for _ in asked]:
             entries = {chunk: CacheEntry(Spans([chunk.span]), rows) for chunk, rows in shared.items()}
@@ -91,9 +91,9 @@ class CandleCache:
             loaded.append(entries)
         return loaded
 
-    def put(self, edition: CacheKey, span: Span, candles: Candles) -> None:
-        """Keep the final candles of ``span``, whole buckets that are completely known."""
-        chunks = edition.chunks(span)
+    def put(self, key: CacheKey, span: Span, candles: Candles) -> None:
+        """Keep the final candles of ``span``: whole buckets, and all candles of them."""
+        chunks = key.chunks(span)
         if chunks[0].is_long and len(candles) > MAX_LONG_ROWS:
             return
         cuts = np.searchsorted(candles.timestamp, [chunk.span.until for chunk in chunks]).tolist()
@@ -103,7 +103,7 @@ class CandleCache:
     def _put(self, chunk: Chunk, span: Span, rows: RowBlock) -> None:
         entry = CacheEntry(Spans([span]), rows)
         if span != chunk.span and (old := self._entries.get(chunk.name)):
-            # The rows around it may be cached, and those within are the same: a revision has one truth.
+            # Keep cached rows around ``span``. Those within it are equal: they have the same revision.
             before, after = (
                 rows_within(old.rows, Span(chunk.span.since, span.since)),
                 rows_within(old.rows, Span(span.until, chunk.span.until)),

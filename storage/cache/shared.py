@@ -1,4 +1,4 @@
-"""The second cache tier, in Redis, for all processes: batched reads, background writes, and never relied upon."""
+"""The second cache tier, in Redis, for all processes: reads are batched, writes run in the background, any may fail."""
 
 from __future__ import annotations
 
@@ -10,16 +10,18 @@ from storage.redis import Redis
 
 KEPT_S = 86_400
 MAX_CHUNKS_PER_READ = (
-    512  # chunks in one command, 6 MB: more would keep Redis and our loop busy for longer than a caller waits
+    512  # chunks in one command, 6 MB: more would block Redis and our event loop for longer than a caller waits
 )
-MAX_QUEUED_CHUNKS = 256  # chunks that wait to be written, 3 MB; the next reader writes those that do not fit
+MAX_QUEUED_CHUNKS = (
+    256  # chunks that wait to be written, 3 MB; further ones are dropped, and a later reader writes them
+)
 
 
 class SharedCache:
-    """Whole chunks by key; ``database`` is the part of the key that separates databases."""
+    """Whole chunks by key; ``database`` is a part of the key, so that databases can share a Redis."""
 
     def __init__(self, redis: Redis, database: str) -> None:
-        """Do no I/O yet."""
+        """Send no command yet."""
         self._redis = redis
         self._prefix = f"candlegraph:chunk:{database}:"
         self._queued: set[Chunk] = set()
@@ -47,7 +49,7 @@ class SharedCache:
         self._writes.submit(None, (chunk, rows)).add_done_callback(lambda _: self._queued.discard(chunk))
 
     async def close(self) -> None:
-        """Stop writing; chunks that were not written are read from the database again."""
+        """Stop writing; readers get chunks that were not written from the database."""
         await self._writes.cancel()
 
     async def _write(self, _: None, chunks: Sequence[tuple[Chunk, RowBlock]]) -> list[None]:

@@ -1,1 +1,1 @@
-"""The embedded PostgreSQL. It imports nothing else of this floor."""
+"""The embedded PostgreSQL. It imports nothing else of `storage`."""

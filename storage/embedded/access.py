@@ -1,7 +1,8 @@
-"""Access to a PostgreSQL that root started as another user: for root, and for that user unless others share it.
+"""Access to a PostgreSQL that root started as another user: for root, and for that user unless other programs share it.
 
-The folder of the socket is closed to other users, but ``nobody`` may run other processes. So PostgreSQL gets the
-user of each connection from the kernel (https://www.postgresql.org/docs/current/auth-peer.html). The files with these rules belong to root.
+The folder of the socket is closed to other users, but other programs may run as ``nobody`` too. So PostgreSQL gets the user
+of each connection from the kernel (https://www.postgresql.org/docs/current/auth-peer.html). The files with these rules belong
+to root.
 """
 
 from __future__ import annotations
@@ -26,9 +27,9 @@ _FILES = {"hba_file": "postgres.hba", "ident_file": "postgres.ident"}
 
 @contextmanager
 def peer_rules(data_dir: Path, account: OsUser) -> Iterator[tuple[list[str], tuple[int, ...]]]:
-    """The options of a server, and the files that it inherits; nothing where it runs as ourselves.
+    """Yield the options of a server, and the files that it inherits; nothing if it runs as our own user.
 
-    The files are read through their descriptors, because ``account`` may have no right to enter ``data_dir``.
+    The server reads the files through their descriptors, because ``account`` may have no right to enter ``data_dir``.
     """
     if account.dropped and data_dir.stat().st_mode & 0o011 and _is_shared(account):
         log.warning(
@@ -59,7 +60,7 @@ def _rules(option: str, account: OsUser) -> str:
     names = [pwd.getpwuid(os.geteuid()).pw_name]
     with suppress(KeyError):
         names += [] if _is_shared(account) else [pwd.getpwuid(account.uid).pw_name]
-    # From PostgreSQL 16 on, `all` admits these users as any role; before that it names a role that does not exist.
+    # From PostgreSQL 16 on, `all` admits these users as any role; in older ones it names a role that does not exist.
     return "".join(f'{USER} "{name}" {role}\n' for name in names for role in (USER, "all"))
 
 

@@ -1,4 +1,4 @@
-"""The programs of PostgreSQL: found in the wheel or on the system, and copied where the OS user may execute them."""
+"""Finds the programs of PostgreSQL in the wheel or on the system, and copies them to where the OS user may execute them."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ _SYSTEM_BINARIES = (
     "usr/local/opt/postgresql@*/bin",
     "Applications/Postgres.app/Contents/Versions/*/bin",
 )
-# Not in the default DATA_DIR, which only root may enter.
+# Not in the default DATA_DIR, because only root may enter that.
 _COPIES = (Path("/var/lib/candlegraph-postgresql"), Path("/tmp/candlegraph-binaries"))  # noqa: S108  # checked before it is trusted
 
 
@@ -39,8 +39,8 @@ class _Binaries:
 def find_binaries(explicit: Path | None, cluster: Path, account: OsUser) -> Path:
     """Return the directory of the programs with which ``account`` runs or creates ``cluster``.
 
-    ``explicit`` is the setting POSTGRES_BIN. An existing cluster is served by its own major version only.
-    ConfigurationError where there are none.
+    ``explicit`` is the setting POSTGRES_BIN. An existing cluster needs programs of its own major version.
+    ConfigurationError if there are none.
     """
     version_file = cluster / "PG_VERSION"
     major = version_file.read_text().strip() if version_file.exists() else None
@@ -89,7 +89,7 @@ def _probe(directory: Path) -> _Binaries | None:
 
 
 def _executable(binaries: _Binaries, account: OsUser) -> Path:
-    """Return the directory, or a copy where ``account`` may not execute the programs, as in a checkout under a /root of mode 0700."""
+    """Return the directory; or that of a copy if ``account`` may not execute the programs, as below a /root of mode 0700."""
     if not account.dropped or _runs(binaries.directory, account):
         return binaries.directory
     for base in _COPIES:
@@ -135,7 +135,7 @@ def _copy(binaries: _Binaries, base: Path) -> Path:
             try:
                 fresh.rename(target)
             except OSError:
-                if not target.exists():  # otherwise another starter was faster, and its copy is as good
+                if not target.exists():  # otherwise another process was faster, and its copy is as good
                     raise
         finally:
             shutil.rmtree(fresh, ignore_errors=True)

@@ -15,17 +15,17 @@ from candlegraph.errors import ConfigurationError
 if sys.platform != "win32":
     import pwd
 
-# Nothing else is passed on: PG* variables would redirect the server, and secrets are not for another uid's processes.
-# A fixed TZ spares initdb its search for the zone; macOS's PostgreSQL does not start without a valid LC_ALL.
+# Pass on nothing else: PG* variables would redirect the server, and processes of another uid must not get our secrets.
+# A fixed TZ saves initdb its search for the zone; PostgreSQL on macOS does not start without a valid LC_ALL.
 ENVIRONMENT = {key: os.environ[key] for key in ("PATH", "LD_LIBRARY_PATH", "DYLD_LIBRARY_PATH") if key in os.environ}
 ENVIRONMENT |= {"LC_ALL": "C", "TZ": "UTC"}
 SHARED_USERS = ("nobody",)  # users of other programs as well
-_OWN_USER = "candlegraph"  # taken where an administrator made it
+_OWN_USER = "candlegraph"  # used if an administrator has created it
 
 
 @dataclass(frozen=True, slots=True)
 class OsUser:
-    """The user that PostgreSQL runs as; ``dropped`` where that is another user, because PostgreSQL refuses uid 0."""
+    """The user that PostgreSQL runs as; ``dropped`` if that is not our own, because PostgreSQL refuses uid 0."""
 
     uid: int
     gid: int
@@ -49,7 +49,7 @@ class OsUser:
                 extra_groups=[] if self.dropped else None,
             )
         except OSError as error:
-            # A container without CAP_SETUID, or a user namespace that does not map the uid.
+            # The container has no CAP_SETUID, or the user namespace does not map the uid.
             if self.dropped and error.errno in {errno.EPERM, errno.EINVAL}:
                 raise ConfigurationError(
                     f"DB_CONNECTION_STRING must be set, or the server started by a user other than root: "
@@ -61,8 +61,8 @@ class OsUser:
 def os_user_of(cluster: Path) -> OsUser:
     """The user to run PostgreSQL as: this process's own, unless it is root. ConfigurationError.
 
-    For root it is the owner of the cluster or of the data directory. If that is root too, it is ``candlegraph`` where that
-    user exists, and ``nobody`` otherwise.
+    For root it is the owner of the cluster or of the data directory. If that is root too, it is ``candlegraph`` if that user
+    exists, else ``nobody``.
     """
     me, data_dir = os.geteuid(), cluster.parent
     found = cluster.stat() if cluster.exists() else None

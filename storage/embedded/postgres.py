@@ -1,11 +1,11 @@
 """PostgreSQL from a wheel, on a private unix socket, shared by every process that uses one data directory.
 
-Only the wheel's binaries are used: its own launcher adds a system user and opens all parent directories to the world.
-Flocks record the users, because the kernel drops them however a process ends:
+This uses only the wheel's binaries: the wheel's own launcher adds a system user and opens all parent directories to the world.
+Locks by `flock` record the users, because the kernel drops them however a process ends:
 
     start.lock     exclusive, during a start or stop of the server
-    users.lock     shared, by each user of the server; a user that gets it exclusively is the last one and stops the server
-    server.lock    exclusive, by PostgreSQL and all its children, which inherit it: free means that none is left
+    users.lock     shared, held by each user of the server; a user that gets it exclusively is the last and stops the server
+    server.lock    exclusive, held by PostgreSQL and all its children, which inherit it; free if none of them is left
 """
 
 from __future__ import annotations
@@ -96,7 +96,7 @@ class EmbeddedPostgres:
         self._log_start = 0
 
     def require_cluster(self) -> None:
-        """ConfigurationError, with the directories of servers that run, where there is no database yet."""
+        """Raise ConfigurationError if there is no database yet; it names the directories of running servers."""
         if (self._cluster / "PG_VERSION").exists():
             return
         others = [f"DATA_DIR={cluster.parent}" for cluster in running_clusters()[:3]]
@@ -106,9 +106,9 @@ class EmbeddedPostgres:
         )
 
     def start(self) -> PostgresServer:
-        """Start the server, or join the one that runs. It blocks: up to a second, after a crash longer.
+        """Start the server, or join the running one. It blocks for up to a second, or longer after a crash.
 
-        Raises ConfigurationError where a setting must be changed and Unavailable where PostgreSQL does not start.
+        Raises ConfigurationError if a setting must be changed, and Unavailable if PostgreSQL does not start.
         """
         if sys.platform == "win32":
             raise ConfigurationError("DB_CONNECTION_STRING must be set: no PostgreSQL is embedded on Windows")
@@ -160,13 +160,13 @@ class EmbeddedPostgres:
         programs = find_binaries(self._explicit, self._cluster, account)
         options = [f"-c{key}={value}" for key, value in _SETTINGS.items()]
         if int((self._cluster / "PG_VERSION").read_text(encoding="ascii")) >= 18:
-            # Its I/O workers die with the postmaster: a process that waits for one then waits for ever, and holds our lock.
+            # I/O workers die with the postmaster: a process that waits for one would then wait for ever, and hold our lock.
             options.append("-cio_method=sync")
         with self._locked("server.lock", 0) as lock, peer_rules(self._data_dir, account) as (rules, files):
             clear_remains(self._cluster, sockets)
             options += [f"-cunix_socket_directories={sockets}", *rules]
             process = self._run(account, [str(programs / "postgres"), *options], self._cluster, (lock, *files))
-        # The thread reaps it whenever it ends: the pid of a zombie would look alive to the next postmaster.
+        # The thread reaps the process when it ends: to the next postmaster, the pid of a zombie would look alive.
         threading.Thread(target=process.wait, name="postgres-reaper", daemon=True).start()
         self._process = process
         deadline = time.monotonic() + self.timings.postgres_start_timeout_s
@@ -174,7 +174,7 @@ class EmbeddedPostgres:
             if server := self._running(sockets):
                 return server
             time.sleep(0.01)
-        # A longer crash recovery is left to finish: a later start finds its result.
+        # Do not end a longer crash recovery: a later start finds its result.
         raise self._failure("PostgreSQL did not start")
 
     def _halt(self) -> None:
@@ -201,7 +201,7 @@ class EmbeddedPostgres:
     def _create_cluster(self, account: OsUser) -> None:
         programs = find_binaries(self._explicit, self._cluster, account)
         fresh = self._data_dir / "postgres.new"
-        # An initdb whose launcher was killed still writes there: it holds the lock too.
+        # An initdb whose parent was killed may still write there: it holds the lock as well.
         with self._locked("server.lock", self.timings.postgres_retry_timeout_s) as lock:
             if fresh.exists():
                 shutil.rmtree(fresh)
@@ -211,7 +211,7 @@ class EmbeddedPostgres:
                 raise self._failure("initdb failed")
             fresh.rename(self._cluster)
             parent = os.open(self._data_dir, os.O_RDONLY)
-            os.fsync(parent)  # or a power cut undoes the rename, and the next start deletes the data with it
+            os.fsync(parent)  # otherwise a power cut may undo the rename, and the next start would delete the data
             os.close(parent)
 
     def _run(self, account: OsUser, command: list[str], cluster: Path, fds: tuple[int, ...]) -> subprocess.Popen[bytes]:
@@ -221,7 +221,7 @@ class EmbeddedPostgres:
         self._log_start = os.fstat(log).st_size
         directory = os.open(cluster, os.O_RDONLY | os.O_NOFOLLOW)
         # Through an open directory PostgreSQL needs no right to enter DATA_DIR's parents, such as a /root of mode 0700.
-        # Its working directory would not do: PostgreSQL before 16 leaves that and comes back by name.
+        # Its working directory would not do: PostgreSQL before 16 leaves that and returns to it by name.
         through = Path(f"/proc/self/fd/{directory}")
         where = through if account.dropped and through.exists() else cluster
         try:
@@ -240,7 +240,7 @@ class EmbeddedPostgres:
         return Unavailable("\n".join([f"{what}; the end of {self._log}:", *lines[-5:]]))
 
     def _open(self, name: str, flags: int = 0) -> int:
-        # As root, never through a link that the owner of DATA_DIR may have placed there.
+        # As root, never follow a link that the owner of DATA_DIR may have placed there.
         return os.open(self._data_dir / name, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | flags, 0o600)
 
     @contextmanager

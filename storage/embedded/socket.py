@@ -1,4 +1,4 @@
-"""The private unix socket of a cluster's server: its path, its listener, and the remains of a dead server."""
+"""The private unix socket of a cluster's server: its path, its listener, and the files that a dead server leaves."""
 
 from __future__ import annotations
 
@@ -15,19 +15,19 @@ from candlegraph.errors import ConfigurationError
 from storage.embedded.os_user import OsUser
 
 PORT, USER, DATABASE = 5432, "candlegraph", "postgres"
-_SOCKETS = Path("/tmp")  # noqa: S108  # short, as a socket's path has 107 bytes, and the same whatever TMPDIR says
+_SOCKETS = Path("/tmp")  # noqa: S108  # short, since a socket's path has at most 107 bytes, and independent of TMPDIR
 
 
 def socket_dir(cluster: Path, uid: int) -> Path:
     """The directory of the socket of ``cluster``."""
     found = cluster.stat()
-    # By inode: every path to the cluster gives one name, and the server of a deleted cluster does not match.
+    # By inode: every path to a cluster gives the same name, and a new cluster at the path of a deleted one another.
     name = hashlib.sha256(f"{found.st_dev}:{found.st_ino}:{uid}".encode()).hexdigest()[:16]
     return _SOCKETS / f"candlegraph-{name}"
 
 
 def running_clusters() -> list[Path]:
-    """The clusters on this machine whose servers run, as far as our user may see them; the newest first."""
+    """The clusters with a running server on this machine that our user may see; the newest first."""
     found = []
     for lock in sorted(_SOCKETS.glob(f"candlegraph-*/.s.PGSQL.{PORT}.lock"), key=_changed_at, reverse=True):
         with suppress(OSError, ValueError):
@@ -43,12 +43,12 @@ def _changed_at(path: Path) -> float:
 
 
 def claim_socket_dir(cluster: Path, account: OsUser) -> Path:
-    """Create the directory where there is none; ConfigurationError where it belongs to another user or is open to others."""
+    """Create the directory if there is none; ConfigurationError if it belongs to another user or is open to others."""
     path = socket_dir(cluster, account.uid)
     with suppress(FileExistsError):
         path.mkdir(mode=0o700)
     found = path.lstat()
-    # One of our own uid is a start as root that was killed before the chown below.
+    # If it has our own uid, a start as root was killed before the chown below.
     ours = stat.S_ISDIR(found.st_mode) and found.st_uid in {account.uid, os.geteuid()}
     if not ours or stat.S_IMODE(found.st_mode) & 0o077:
         raise ConfigurationError(
@@ -59,15 +59,15 @@ def claim_socket_dir(cluster: Path, account: OsUser) -> Path:
 
 
 def clear_remains(cluster: Path, sockets: Path) -> None:
-    """Remove the lock files of a dead server, called while ``server.lock`` proves that it is dead.
+    """Remove the lock files of a dead server; call it while ``server.lock`` proves that it is dead.
 
-    PostgreSQL only checks whether the pid in them lives: a zombie's does, and so does a process that got the same pid.
+    PostgreSQL only checks whether the pid in them is alive, which is also true for a zombie or a new process with that pid.
     """
     pid_file = cluster / "postmaster.pid"
     if pid := _recorded_pid(cluster):
         if not Path("/proc/self/cwd").exists():
-            return  # macOS: PostgreSQL's own judgement, and the retries, are enough
-        # A user may have started it by hand, without our lock: a postmaster works in its cluster.
+            return  # macOS: PostgreSQL's own check and the retries suffice
+        # A user may have started a server by hand, without our lock. The working directory of a postmaster is its cluster.
         with suppress(OSError):
             if Path(f"/proc/{pid}/cwd").samefile(cluster):
                 return
@@ -82,9 +82,9 @@ def _recorded_pid(cluster: Path) -> int | None:
 
 
 def find_listener(cluster: Path, sockets: Path) -> tuple[int, bool] | None:
-    """The listener of ``cluster``: its pid, and whether it takes sessions yet; None where there is none.
+    """The listener of ``cluster``: its pid, and whether it accepts sessions yet; None if there is none.
 
-    A live pid proves nothing, so this sends PostgreSQL's own greeting, as ``pg_isready`` does:
+    A live pid proves nothing, so this sends the first message of PostgreSQL's protocol, as ``pg_isready`` does:
     https://www.postgresql.org/docs/current/protocol-flow.html
     """
     parameters = f"user\0{USER}\0database\0{DATABASE}\0\0".encode()
@@ -100,6 +100,6 @@ def find_listener(cluster: Path, sockets: Path) -> tuple[int, bool] | None:
         connection.sendall(struct.pack("!ii", len(parameters) + 8, 3 << 16) + parameters)
         while not answer.endswith(ready_for_query) and (chunk := connection.recv(4096)):
             answer += chunk
-        connection.sendall(b"X\0\0\0\4")  # closing without it would be logged
+        connection.sendall(b"X\0\0\0\4")  # without it, the server would log a lost connection
     # Any other refusal, such as too many clients, comes from a running server.
     return (pid, cannot_connect_now not in answer) if pid and answer else None

@@ -1,1 +1,1 @@
-"""Upgrades of a database: numbered migrations, requirements of the server, and steps that follow a migration."""
+"""Upgrades of a database: numbered migrations, checks of the server, and checks of stored data after a migration."""

@@ -1,4 +1,4 @@
-"""Brings a database up to date: every numbered file of ``migrations/`` once, in order, by one process at a time."""
+"""Applies the numbered files of ``migrations/`` to a database: each once, in order, by one process at a time."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from storage.aggregates.layout import AggregateLayout, create_layout
 from storage.database import Database, begun
 from storage.migration.requirements import check_configs, check_create, check_server
 
-_LOCK = 0x6361_6E64_6C65  # "candle"; any number without another use
+_LOCK = 0x6361_6E64_6C65  # "candle"; any number that no other lock uses
 _UNIQUE_TIMEFRAMES = 10  # the migration since which `preaggregation_configs.target_timeframe` is unique
 _MIGRATIONS_TABLE = """
 create table schema_migrations (
@@ -48,9 +48,9 @@ def migrations() -> list[Migration]:
 async def migrate(database: Database, aggregates: AggregateLayout = AggregateLayout.AUTO) -> list[Migration]:
     """Apply the missing migrations, all in one transaction, and return them; then create or check the aggregate layout.
 
-    A process killed in the middle leaves nothing behind; a second one waits, then finds nothing to do.
-    ConfigurationError where the server does not meet the requirements, where a newer Candlegraph made the database, or where
-    an applied file was changed.
+    If the process is killed in between, nothing is applied; a second process waits, then finds nothing to do.
+    ConfigurationError if the server does not meet the requirements, if a newer Candlegraph made the database, or if an
+    applied file was changed.
     """
     async with database.connect() as connection:
         await check_server(connection)

@@ -1,4 +1,4 @@
-"""What Candlegraph requires of a PostgreSQL; each failed check is one line that says what to do."""
+"""Checks the requirements of Candlegraph on a PostgreSQL; the error of each check is one line that says what to do."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ async def check_server(connection: Any) -> None:
 
 
 async def check_create(connection: Any) -> None:
-    """Raise ConfigurationError where the role may not create tables."""
+    """Raise ConfigurationError if the role may not create tables."""
     schema = await connection.fetchrow(_SCHEMA)
     if schema["name"] is None:
         raise _refused(f"no schema in the search_path of role {schema['role']} exists: create one.")
@@ -49,7 +49,7 @@ async def check_create(connection: Any) -> None:
 
 
 async def check_configs(connection: Any) -> None:
-    """Raise ConfigurationError where two rows of ``preaggregation_configs`` are for one timeframe."""
+    """Raise ConfigurationError if two rows of ``preaggregation_configs`` have the same timeframe."""
     if repeated := await connection.fetch(_REPEATED):
         names = "; ".join(f"{row['timeframe']} by {row['views']}" for row in repeated)
         raise ConfigurationError(

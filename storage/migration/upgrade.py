@@ -71,7 +71,7 @@ async def open_tasks(database: Database, *steps: Step) -> list[Task]:
 
 
 async def note_taint(database: Database, market: str, provider: str, taint: Taint) -> int:
-    """Create a task for each series that a fault affects, unless the database has the fault already; return their number."""
+    """Create a task for each series that a fault affects, unless the fault was noted before; return the number of tasks."""
     async with database.transaction() as connection:
         # A second process waits here for the first one.
         if not await connection.fetchval(SQL["taint_note"], market, provider, taint.name):
@@ -96,7 +96,7 @@ async def close_task(database: Database, task: Task) -> None:
 
 
 async def task_tallies(database: Database) -> list[Tally]:
-    """The progress of each step; empty where the database was new."""
+    """The progress of each step; empty if the database was created by this version."""
     return [Tally(row["step"], row["tasks"], row["done"]) for row in await database.read("upgrade_counts")]
 
 
@@ -109,10 +109,10 @@ async def withdrawal_tallies(database: Database) -> Sequence[tuple[str, int, int
 
 
 async def withdraw_ahead(store: CandleStore) -> int:
-    """Withdraw the coverage beyond the time of the upgrade, and the candles that were not over then; the number of series.
+    """Withdraw coverage and unfinished candles beyond the time of the upgrade; return the number of series.
 
-    This runs before any provider is called: coverage that a fetch adds later is valid. A second process waits for the first.
-    Each task is one transaction over one connection, which locks the series against other writes.
+    This runs before any call to a provider, because coverage that a fetch adds later is valid. A second process waits for the
+    first. Each task is one transaction over one connection, and locks the series against other writes.
     """
     tasks = await open_tasks(store.database, Step.AHEAD)
     for task in tasks:

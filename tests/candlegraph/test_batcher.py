@@ -103,7 +103,7 @@ async def test_a_call_whose_caller_leaves_before_its_batch_is_not_made(
 
 
 @pytest.mark.parametrize("leaver", [1, 2, 3])
-async def test_a_batch_that_has_begun_is_completed_once_whoever_of_its_callers_leaves(
+async def test_a_batch_that_has_begun_is_completed_once_if_callers_are_cancelled(
     database: Database, batcher: Batcher[str, int, int], leaver: int
 ) -> None:
     tasks = await asked(batcher, *range(4))
@@ -163,7 +163,7 @@ async def test_while_the_database_is_away_it_is_not_asked_for_each(
     assert len(database.made) == 2
 
 
-async def test_draining_waits_for_the_calls_that_nobody_awaits(
+async def test_draining_waits_for_calls_that_are_not_awaited(
     database: Database, batcher: Batcher[str, int, int]
 ) -> None:
     results = [batcher.submit("k", 1)]

@@ -194,7 +194,7 @@ def test_a_table_is_no_column() -> None:
         Candles.of([[0, 1]], *[[[1, 1]]] * 5)
 
 
-def test_whoever_hands_in_arrays_lets_them_be() -> None:
+def test_arrays_that_are_passed_in_must_not_change() -> None:
     """Columns of the right type are not copied (documented at `Candles.of`); lists and rows are."""
     stamps, price = np.array([0, MINUTE]), np.array([1.0, 2.0])
     candles = Candles.of(stamps, price, price, price, price, price)
@@ -211,7 +211,7 @@ def test_whoever_hands_in_arrays_lets_them_be() -> None:
 
 
 def _fault(candle: Candle, timeframe: Timeframe, span: Span, name: str) -> str | None:
-    """The words in which a candle's first fault is told, found one candle at a time."""
+    """The message about a candle's first fault, found one candle at a time."""
     numbers = (candle.open, candle.high, candle.low, candle.close, candle.volume)
     if not all(map(math.isfinite, numbers)):
         return "NaN or infinite"
@@ -266,7 +266,7 @@ def test_problems_finds_each_bad_row_and_only_those(data: st.DataObject) -> None
         ((MINUTE, 2, 3, 1, 2, 5), "outside the range"),
     ],
 )
-def test_a_bad_row_is_told_with_its_reason(row: Row, reason: str | None) -> None:
+def test_a_bad_row_is_reported_with_its_reason(row: Row, reason: str | None) -> None:
     """Every kind of fault, alone."""
     found = Candles.from_rows([row]).problems(Timeframe(1, "m"), Span(0, MINUTE))
     assert (reason in found[0]) if reason else found == {}

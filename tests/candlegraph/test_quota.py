@@ -15,7 +15,7 @@ pauses = st.lists(st.floats(0, 0.5), min_size=1, max_size=300)
 def test_whenever_one_tries_no_window_holds_more_than_the_budget(
     tries: list[float], most: int, per_s: float, weight: float, share: float
 ) -> None:
-    """Tries come at any time, not only when they were told to."""
+    """Attempts come at any time, not only after the requested wait."""
     window, now = SlidingWindow(Budget(most, per_s)), 1000.0
     spent: list[float] = []
     for pause in tries:
@@ -28,7 +28,7 @@ def test_whenever_one_tries_no_window_holds_more_than_the_budget(
 
 
 @given(st.lists(st.floats(0, 0.1), min_size=1, max_size=60), st.floats(0.01, 100))
-def test_who_waits_as_long_as_told_can_go_and_never_waits_much_longer_than_needed(
+def test_a_caller_that_waits_as_long_as_requested_can_go_and_never_waits_much_longer_than_needed(
     tries: list[float], per_s: float
 ) -> None:
     budget = Budget(5, per_s)

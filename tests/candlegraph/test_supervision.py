@@ -129,17 +129,17 @@ async def test_a_name_belongs_to_one_task(supervisor: Supervisor) -> None:
 
 
 async def test_closing_stops_the_last_one_first_and_waits_for_each(supervisor: Supervisor) -> None:
-    told: list[str] = []
+    order: list[str] = []
 
     def loop(name: str) -> Work:
         async def work() -> None:
             try:
                 await asyncio.Event().wait()
             finally:
-                told.append(f"{name} ends")
+                order.append(f"{name} ends")
                 for _ in range(3):
                     await asyncio.sleep(0)
-                told.append(f"{name} ended")
+                order.append(f"{name} ended")
 
         return work
 
@@ -147,7 +147,7 @@ async def test_closing_stops_the_last_one_first_and_waits_for_each(supervisor: S
         supervisor.start(name, loop(name))
     await asyncio.sleep(0)
     await supervisor.close()
-    assert told == ["second ends", "second ended", "first ends", "first ended"]
+    assert order == ["second ends", "second ended", "first ends", "first ended"]
     assert supervisor.names == ()
 
 

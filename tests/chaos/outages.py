@@ -81,7 +81,7 @@ class Watch:
                 await asyncio.sleep(0.1)
 
     async def moves(self) -> None:
-        """Wait until the listener is told of two more movements."""
+        """Wait until the listener has received two more updates."""
         before = self.events
         await self._until(lambda: self.events >= before + 2, "the listener goes on")
 
@@ -112,7 +112,7 @@ async def watched(folder: Path, title: str, **variables: str) -> AsyncIterator[W
         text = log.read_text(encoding="utf-8")
         lines = text.splitlines()
         print(f"\n{title}", *watch.seen, sep="\n  ")
-        print(f"  log: {len(lines)} lines, {text.count('Traceback')} tracebacks; {watch.events} movements told")
+        print(f"  log: {len(lines)} lines, {text.count('Traceback')} tracebacks; {watch.events} updates received")
         print(*(line[:150] for line in lines), sep="\n    | ")
 
 
@@ -179,7 +179,7 @@ async def every_loop(folder: Path) -> None:
             detail = (await server.says("degraded"))["detail"]
             await server.says("ready")
             took = time.monotonic() - began
-            await server.told()
+            await server.moved()
             print(
                 f"  {name}: /readyz 200 degraded {detail!r}, ready after {took:.1f} s; {len(server.events) - before} events"
             )

@@ -189,7 +189,7 @@ async function codesOf(promise) {
   return 'no error'
 }
 
-/** A round trip on the socket itself: what the server sent before is here, what it was told before is done. */
+/** A round trip on the socket itself: what the server sent before is here, every command before it is done. */
 async function roundTrip(socket) {
   const pongs = () => socket.received.filter(({ type }) => type === 'pong').length
   const before = pongs()

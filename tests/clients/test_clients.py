@@ -24,7 +24,7 @@ def report(server: Running) -> dict[str, dict[str, Any]]:
     node = subprocess.run(["node", SCRIPT, server.url], capture_output=True, text=True, timeout=HANG_S, check=False)
     lines = [json.loads(line) for line in node.stdout.splitlines()]
     passed = all(line["ok"] for line in lines)
-    # The bodies below tell which check failed; whatever else went wrong is told here.
+    # The bodies below report which check failed; other errors are reported here.
     assert not node.stderr, node.stderr
     assert (node.returncode == 0) == passed
     assert len(lines) == len(CLIENTS) * len(CHECKS)

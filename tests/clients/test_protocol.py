@@ -1,4 +1,4 @@
-"""graphql-transport-ws frame by frame: a mistake is answered with its close code, and harms nobody else."""
+"""graphql-transport-ws frame by frame: each mistake gets its close code and affects no other client."""
 
 from __future__ import annotations
 
@@ -243,7 +243,7 @@ async def test_operations_of_every_kind_are_answered_in_text(http: aiohttp.Clien
         assert (await said(socket))["type"] == "pong"
 
 
-async def test_a_hundred_operations_share_a_socket_and_one_more_is_told_why_not(http: aiohttp.ClientSession) -> None:
+async def test_a_hundred_operations_share_a_socket_and_one_more_gets_the_reason(http: aiohttp.ClientSession) -> None:
     async with connected(http) as socket:
         for at in range(101):
             await socket.send_json(subscribe(str(at), LIVE))

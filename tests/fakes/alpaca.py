@@ -286,7 +286,7 @@ class _Stream:
                 await ws.send_json(bars)
 
     async def say(self, payload: object) -> None:
-        """Send everybody anything."""
+        """Send any message to all connections."""
         for ws in list(self.sockets):
             await (ws.send_str(payload) if isinstance(payload, str) else ws.send_json(payload))
 

@@ -47,7 +47,7 @@ class Honest(FakeUpstream):
         super().__init__({SYMBOL: TRUTH}, traits, vouches_to_now=True)
 
     def fail(self, fault: Fault | None) -> None:
-        """Misbehave as an upstream that is told to, seen through an honest provider."""
+        """An upstream that misbehaves on request, seen through a correct provider."""
         self.always = None if fault is None else hanging() if fault is Fault.HANG else raising(self.error(fault))
         self.listing_fault = None if fault is None or fault is Fault.HANG else self._refuse
 

@@ -16,7 +16,7 @@ def set_clock(patch: pytest.MonkeyPatch, now_ms: Callable[[], int]) -> None:
 
 
 class SteppingClock:
-    """A machine whose time passes when it is told to, and whose wall clock can step while its monotonic one goes on."""
+    """A machine whose time passes on request, and whose wall clock can step while its monotonic clock goes on."""
 
     def __init__(self, patch: pytest.MonkeyPatch, now: int) -> None:
         """Begin at ``now`` (ms, UTC), which is the true time too."""

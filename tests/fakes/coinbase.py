@@ -85,8 +85,8 @@ class FakeCoinbase(FakeExchange):
             [candle.timestamp, candle.open, candle.high, candle.low, candle.close, candle.volume] for candle in asked
         ]
         names = ("start", "open", "high", "low", "close", "volume")
-        told = [
+        page = [
             dict(zip(names, map(str, (int(str(row[0])) // 1_000, *row[1:])), strict=True))
             for row in reversed(fault.bend(rows, []))
         ]
-        return await self.answer(request, {"candles": told}, fault=fault)
+        return await self.answer(request, {"candles": page}, fault=fault)

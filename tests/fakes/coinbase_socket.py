@@ -81,7 +81,7 @@ class CoinbaseSockets(Sockets):
         return bool(new)
 
     def _frame(self, kind: str, stream: str, trades: list[Trade]) -> Frame:
-        told = [
+        shown = [
             {
                 "trade_id": trade.id,
                 "product_id": stream,
@@ -92,7 +92,7 @@ class CoinbaseSockets(Sockets):
             }
             for trade in reversed(trades)
         ]
-        return self._event("market_trades", [{"type": kind, "trades": told}])
+        return self._event("market_trades", [{"type": kind, "trades": shown}])
 
     def _event(self, channel: str, events: list[Frame]) -> Frame:
         time = _rfc3339(self._exchange.now)

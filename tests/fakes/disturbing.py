@@ -13,7 +13,7 @@ from candlegraph.supervision import RestartPolicy, Supervisor, Work
 
 
 class Disturbing(Supervisor):
-    """Counts the runs of each task; `disturb` raises an exception in one, where nobody foresees it."""
+    """Counts the runs of each task; `disturb` raises an unforeseen exception in one."""
 
     def __init__(self, timings: RestartPolicy | None = None) -> None:
         super().__init__(timings)
@@ -54,7 +54,7 @@ class _Interruptible:
                     task = asyncio.current_task()
                     assert task
                     task.uncancel()
-                    failure = RuntimeError("nobody foresaw this")
+                    failure = RuntimeError("an unforeseen failure")
                 proceed = partial(self._work.throw, failure)
             except BaseException as error:  # noqa: BLE001 - what it waited for failed: that is the coroutine's to see
                 proceed = partial(self._work.throw, error)

@@ -1,4 +1,4 @@
-"""The websocket of the local Kraken, version 2: the ``ohlc`` channel, whose minutes are told when somebody trades.
+"""The websocket of the local Kraken, version 2: the ``ohlc`` channel, which sends a minute when it has a trade.
 
 The shapes are those of https://docs.kraken.com/api/docs/websocket-v2/ohlc. A refusal comes without a word more, and the
 heartbeat goes on.
@@ -72,7 +72,7 @@ class KrakenSockets(Sockets):
         return next(names, stream)
 
     def frame_of(self, stream: str, candle: Candle, *, final: bool) -> Frame:
-        """An update; nobody is told whether it is final."""
+        """An update; it does not say whether it is final."""
         return self._frame("update", [_row(stream, candle)])
 
     async def rest(self, line: Connection) -> None:
@@ -81,7 +81,7 @@ class KrakenSockets(Sockets):
             await line.send({"channel": "heartbeat"})
 
     def moved(self, pair: Pair, last: Candle | None) -> list[tuple[Candle, bool]]:
-        """Only minutes in which somebody traded."""
+        """Only minutes with a trade."""
         shown = Pair(pair.base, pair.quote, self._shown(pair))
         return [(candle, final) for candle, final in super().moved(shown, last) if self.fillers or candle.volume > 0]
 

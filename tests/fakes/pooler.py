@@ -211,7 +211,7 @@ class _Client:
         return self._session
 
     async def _answer(self, session: _Session) -> None:
-        """Pass the answers on; after the last one of a transaction the session is anybody's."""
+        """Pass the answers on; after the last one of a transaction the session is free."""
         while True:
             try:
                 kind, body = await _message(session.reader)

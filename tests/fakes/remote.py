@@ -1,6 +1,6 @@
 """An upstream in this process that server processes ask over HTTP, and the plugin ``remote.tape`` that they ask it with.
 
-Every call is counted here, whoever made it and whatever became of the one who did.
+Every call is counted here, for all callers, including those that were cancelled.
 """
 
 from __future__ import annotations

@@ -21,7 +21,7 @@ Frame = dict[str, Any]
 
 @dataclass(eq=False)
 class Connection:
-    """One connection: what it is subscribed to, and what was told last of each stream."""
+    """One connection: its subscriptions, and the last message of each stream."""
 
     socket: web.WebSocketResponse
     request: web.Request
@@ -41,18 +41,18 @@ class Sockets:
         self.looks = 0  # how often it was looked for what has moved
         self.frames: Counter[str] = Counter()  # by method, and pongs
         self.lines: set[Connection] = set()
-        self.every_s = 0.02  # how often what moved is told
-        self.stalled: set[str] | None = set()  # symbols that are told nothing of; None: all of them
+        self.every_s = 0.02  # how often changes are sent
+        self.stalled: set[str] | None = set()  # symbols without messages; None: all of them
         self.ignores_pings = False  # answers no ping, as a dead line
-        self.twice = False  # tells everything twice
-        self.backwards = False  # tells the minute before after the newest one
+        self.twice = False  # sends everything twice
+        self.backwards = False  # sends the minute before after the newest one
         self._exchange = exchange
         for path in paths:
             app.router.add_get(path, self._serve)
 
     @property
     def streams(self) -> set[str]:
-        """What somebody is subscribed to."""
+        """The subscriptions of a connection."""
         return {stream for line in self.lines for stream in line.sent}
 
     def calm(self) -> None:
@@ -78,7 +78,7 @@ class Sockets:
     # What a subclass speaks
 
     async def greet(self, line: Connection) -> None:
-        """Say what is said to everybody who connects."""
+        """Send the first messages of a connection."""
 
     async def obey(self, line: Connection, frame: Frame) -> None:
         """Do what a frame asks for, and answer it."""
@@ -89,7 +89,7 @@ class Sockets:
         raise NotImplementedError
 
     def frame_of(self, stream: str, candle: Candle, *, final: bool) -> Frame:
-        """What is told of a candle."""
+        """The message about a candle."""
         raise NotImplementedError
 
     async def rest(self, line: Connection) -> None:
@@ -129,8 +129,8 @@ class Sockets:
             while True:
                 await asyncio.sleep(self.every_s)
                 self.looks += 1
-                told = [await self._send_stream(line, stream) for stream in list(line.sent)]
-                if not any(told):
+                results = [await self._send_stream(line, stream) for stream in list(line.sent)]
+                if not any(results):
                     await self.rest(line)
 
     async def _send_stream(self, line: Connection, stream: str) -> bool:

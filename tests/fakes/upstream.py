@@ -68,7 +68,7 @@ class FakeUpstream:
         default_factory=lambda: Capabilities((MINUTE,), LiveMode.POLL, max_rows_per_call=500, settle_ms=0)
     )
     listed: Mapping[str, Listing] = field(default_factory=dict)  # what `listings` says beyond the name of a symbol
-    fillers: bool = False  # a flat row without volume where nobody traded
+    fillers: bool = False  # a flat row without volume for a minute without trades
     newest_only: int | None = None  # so many newest rows, whatever was asked
     sloppy: int = 0  # so many rows before and after the range come as well
     page_rows: int | None = None  # fewer rows a page than it says it can
@@ -80,7 +80,7 @@ class FakeUpstream:
     always: Fault | None = None  # what happens to every call without a fault of its own
     calls: list[Call] = field(default_factory=list)
     refusals: int = 0  # rows of ours that were refused
-    skew_ms: int = 0  # how far our clock is from everybody else's
+    skew_ms: int = 0  # how far our clock is from all other clocks
     listing_calls: int = 0
     listing_fault: Callable[[], Awaitable[None]] | None = None
     api_version: int = 1
@@ -110,7 +110,7 @@ class FakeUpstream:
         return clock.wall_ms() + self.skew_ms
 
     async def server_time(self) -> int:
-        """The time by our clock, for whoever has to ask."""
+        """The time by our clock, for providers without a clock of their own."""
         return self.now_ms()
 
     async def first_available(self, instrument: Instrument) -> int | None:
@@ -267,7 +267,7 @@ def lagging(rows: int) -> Fault:
 
 @dataclass
 class FakeProviders:
-    """Implements `candlegraph.upstream.Providers` for tests: who is in it, and which of them cannot be started."""
+    """Implements `candlegraph.upstream.Providers` for tests, with given providers, some of which cannot be started."""
 
     members: Sequence[GuardedUpstream]
     down: bool = False
@@ -294,4 +294,4 @@ class FakeProviders:
         ]
 
     async def inspect(self) -> None:
-        """Nobody has data of their own."""
+        """There is no provider with data of its own."""

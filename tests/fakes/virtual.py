@@ -1,4 +1,4 @@
-"""Time that passes only when everybody waits for it: an hour of backoff is tested in a millisecond, and to the digit."""
+"""Time that passes only when all tasks wait for it: an hour of backoff is tested in a millisecond, and exactly."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def now() -> float:
 
 
 class _Selector(selectors.DefaultSelector):
-    """Does not wait: it tells the loop how long it would have."""
+    """Does not wait: it reports to the loop how long it would have waited."""
 
     waited = 0.0
 
@@ -30,7 +30,7 @@ class _Selector(selectors.DefaultSelector):
         found = super().select(0)
         if not found:
             if timeout is None:
-                raise AssertionError("everybody waits for what will never happen")
+                raise AssertionError("all tasks wait for something that will never happen")
             self.waited += max(timeout, 0)
         return found
 

@@ -102,12 +102,12 @@ async def test_a_large_read_is_served_amid_a_steady_stream_of_small_ones() -> No
 
 
 @virtual
-async def test_nobody_overtakes_a_waiter_that_has_aged() -> None:
+async def test_no_read_overtakes_a_waiter_that_has_aged() -> None:
     budget, log = RowBudget(4 * BIG, patience_s=1.0), []
     gates = [asyncio.Event() for _ in range(2)]
     tasks = [asyncio.create_task(held(budget, size, gates[0], log)) for size in (2 * BIG, 4 * BIG)]
     await pause()
-    tasks.append(asyncio.create_task(held(budget, BIG, gates[1], log)))  # fits, and nobody has aged yet
+    tasks.append(asyncio.create_task(held(budget, BIG, gates[1], log)))  # fits, and no waiter has aged yet
     await asyncio.sleep(1)
     tasks += [asyncio.create_task(held(budget, BIG + n, gates[0], log)) for n in (2, 1)]  # fits one of them, and waits
     await pause()
@@ -157,7 +157,7 @@ async def test_waiting_ends_by_the_deadline_with_when_to_come_back_and_leaves_th
         pass
 
 
-async def test_a_question_that_finds_no_rows_by_its_deadline_is_told_when_to_come_back(
+async def test_a_query_without_rows_by_its_deadline_gets_a_retry_after(
     database: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     world = World(database, now=T0 + 20 * DAY_MS)

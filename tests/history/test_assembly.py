@@ -1,4 +1,4 @@
-"""An answer is made of what its query found: cut to the limit, its gaps explained, its sources and cursors told."""
+"""An answer is assembled from the results of its query: limited, with reasons for its gaps, with sources and cursors."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ ALL_STORED = (between(0, 20), STORE)
 
 
 @pytest.mark.parametrize(
-    ("ask", "cut", "stamps", "expected", "told"),
+    ("ask", "cut", "stamps", "expected", "source_span"),
     [
         pytest.param(forward(), False, (0, 20), (False, None, None), between(0, 20), id="all, from the oldest"),
         pytest.param(forward(5), False, (0, 5), (True, at(5), None), between(0, 5), id="the oldest five"),
@@ -86,12 +86,12 @@ def test_an_answer_is_cut_to_its_limit_and_says_where_the_next_page_begins(
     cut: bool,
     stamps: tuple[int, int],
     expected: tuple[bool, int | None, int | None],
-    told: Span,
+    source_span: Span,
 ) -> None:
     answer = assemble(ask, PLAN, found(ROWS[:20], between(0, 20), ALL_STORED, cut=cut))
     assert answer.candles.timestamp.tolist() == [at(minute) for minute in range(*stamps)]
     assert cursors(answer) == expected
-    assert sources(answer) == [(told, STORE)]
+    assert sources(answer) == [(source_span, STORE)]
     assert answer.complete
 
 
@@ -100,7 +100,7 @@ def test_an_answer_is_cut_to_its_limit_and_says_where_the_next_page_begins(
     [
         pytest.param(PLAN, True, id="there may be more before the first candle"),
         pytest.param(replace(PLAN, record=replace(RECORD, first_available=at(10))), False, id="it was not listed yet"),
-        pytest.param(replace(PLAN, capabilities=None), False, id="there is nobody to ask"),
+        pytest.param(replace(PLAN, capabilities=None), False, id="there is no provider"),
     ],
 )
 def test_a_gap_before_the_first_candle_of_the_newest_ones_is_more_to_be_asked_for(plan: Plan, more: bool) -> None:

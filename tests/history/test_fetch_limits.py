@@ -107,8 +107,8 @@ async def test_other_addresses_and_accounts_have_limits_of_their_own(world: Worl
 
 
 async def test_nothing_is_fetched_for_callers_with_no_allowance_at_all(world: World) -> None:
-    nobody = limits(0).fetch_budget(None, "192.0.2.1", None)
-    assert isinstance(await ask(world, nobody, 0, 1), FetchLimited)
+    anonymous = limits(0).fetch_budget(None, "192.0.2.1", None)
+    assert isinstance(await ask(world, anonymous, 0, 1), FetchLimited)
     assert world.calls == 0
 
 
@@ -123,7 +123,7 @@ async def test_all_questions_of_an_operation_share_what_may_be_fetched(world: Wo
 
 
 async def test_an_operation_has_one_deadline_whatever_it_asks_for_later(world: World) -> None:
-    """A question that begins when the deadline of its operation has passed waits for nobody."""
+    """A query that begins after the deadline of its operation does not wait."""
     release = asyncio.Event()
 
     async def hangs(*_: object) -> None:

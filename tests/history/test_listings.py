@@ -1,4 +1,4 @@
-"""Symbols are listed once, kept, and found again although nobody upstream answers."""
+"""Symbols are listed once and stored, and found again while no upstream answers."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ async def names(listings: Listings, text: str | None = None, **more: Any) -> lis
     return [record.instrument.symbol for record in records]
 
 
-async def test_a_listing_is_kept_and_a_restart_asks_nobody(database: Database) -> None:
+async def test_a_listing_is_kept_and_a_restart_makes_no_call(database: Database) -> None:
     source = upstream()
     source.listed = {
         "AB": Listing(
@@ -84,7 +84,7 @@ async def test_what_is_not_listed_any_more_becomes_inactive_and_keeps_what_is_kn
     database.timings = replace(database.timings, listing_ttl_s=0.0)
     await names(listings)
     await read(listings)
-    assert await names(listings) == ["A", "C"], "what was imported is nobody's to unlist"
+    assert await names(listings) == ["A", "C"], "a list does not remove imported symbols"
     assert await names(listings, inactive=True) == ["A", "B", "C"]
     after = (await found(listings, "B"))[0]
     assert isinstance(before, InstrumentRecord)
@@ -198,7 +198,7 @@ async def read(listings: Listings) -> None:
 
 async def test_an_unknown_symbol_is_not_found_and_disturbs_no_other(database: Database) -> None:
     listings = over(database, FakeProviders([upstream()]))
-    asked = [of("AB"), of("?"), of("AB", "mars"), of("AB", "fake", "nobody"), of("abc"), of("A\0B"), of("\ud800")]
+    asked = [of("AB"), of("?"), of("AB", "mars"), of("AB", "fake", "absent"), of("abc"), of("A\0B"), of("\ud800")]
     answers = await listings.find(asked)
     assert [type(answer) for answer in answers] == [
         InstrumentRecord,
@@ -318,7 +318,7 @@ async def test_a_pattern_that_fits_too_much_is_refused_with_the_figure(
     listings = over(database, FakeProviders([upstream()]))
     monkeypatch.setattr("history.listings.MAX_SELECTED", 2)
     assert len(await listings.select(SymbolSelection("fake", "upstream", pattern="[aA][bB]*"))) == 2
-    with pytest.raises(BadUserInput, match=f"At most 2 symbols fit one order; these are {len(NAMES)}"):
+    with pytest.raises(BadUserInput, match=f"One request selects at most 2 symbols; these are {len(NAMES)}"):
         await listings.select(SymbolSelection("fake", "upstream", pattern="*"))
 
 

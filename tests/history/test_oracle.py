@@ -191,7 +191,7 @@ def check(case: Case, world: World, ask: CandleRequest, answer: Answer) -> None:
 def check_filled(
     timeframe: Timeframe, name: str, final: dict[int, tuple[float, ...]], answer: Answer, end: int, lo: int | None
 ) -> None:
-    """Every settled bucket from the first candle on has a candle, flat where nobody traded."""
+    """Every settled bucket from the first candle on has a candle, flat if there was no trade."""
     shown = {c.timestamp: c for c in answer.candles}
     since = max(min(final, default=end), lo if lo is not None else 0)
     close = [final[stamp][3] for stamp in sorted(final) if stamp < since][-1:]
@@ -231,7 +231,7 @@ async def answer_to(world: World, ask: CandleRequest) -> Answer:
 
 
 def within_the_edges(call: Call, case: Case) -> Spans:
-    """What was asked for, without the bucket at either edge: what a page left open is asked for with the candles beside it."""
+    """The requested spans without the bucket at either edge: open parts of a page are requested with the adjacent candles."""
     days = zone("UTC" if call.timeframe.width_ms else case.listing.timezone or "UTC")
     return Spans(
         [Span(call.timeframe.shift(call.span.since, 1, days), call.timeframe.shift(call.span.until, -1, days))]
@@ -281,7 +281,7 @@ async def test_an_answer_is_what_a_naive_fold_of_the_truth_gives_and_asking_agai
 async def test_paging_gives_every_candle_exactly_once(
     case: Case, database: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    # Nobody pages through months of fillers half an hour at a time.
+    # Do not page through months of fillers in steps of half an hour.
     assume(not (case.habits["fillers"] and case.habits["page_rows"]))
     world = await prepare(case, database, monkeypatch)
     ask = question(case, world)

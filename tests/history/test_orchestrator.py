@@ -238,9 +238,7 @@ async def test_an_asker_that_leaves_takes_nothing_from_the_others(make: Make) ->
     assert world.calls == 1
 
 
-async def test_a_failed_flight_is_a_success_to_nobody_and_is_asked_again(
-    make: Make, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_a_failed_shared_fetch_fails_for_all_and_is_repeated(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
     world = make(minutes(T0, 300), at(400))
     release, joined = asyncio.Event(), 0
 
@@ -600,7 +598,7 @@ async def test_a_lookback_is_never_asked_beyond(make: Make) -> None:
     assert world.calls == calls
 
 
-async def test_before_listing_and_after_delisting_nobody_is_asked(make: Make) -> None:
+async def test_before_listing_and_after_delisting_no_call_is_made(make: Make) -> None:
     world = make(minutes(at(90), 600), at(5000))
     world.upstream.listed = {world.symbol: Listing("", first_available=at(90), ended_at=at(690))}
     answer = await world.ask("1h", since=at(-600), limit=100)
@@ -746,7 +744,7 @@ async def test_only_what_a_question_speaks_of_is_asked_for_again(make: Make) -> 
     assert len(newest.candles) == 100, "it says that there is nothing older, and so that is looked at"
 
 
-async def test_a_slow_second_answer_keeps_nobody_waiting_who_does_not_wait(make: Make) -> None:
+async def test_a_slow_second_answer_delays_no_caller_that_does_not_wait(make: Make) -> None:
     world = make(minutes(T0, 100), at(200))
     world.upstream.faults = [emptying()]
     await world.ask(since=T0, until=at(50))
@@ -1017,13 +1015,13 @@ async def test_pages_back_over_a_silence_longer_than_one_question_may_ask_for_ar
     truth = minutes(T0, silent + 1, holes=range(1, silent + 1))
     world = make(truth, at(silent))
     world.upstream.page_rows, world.upstream.fillers = 50, True
-    until, pages, told = None, 0, None
-    while told is None or not len(told.candles):
-        told = await world.ask(until=until, limit=5, fill=Fill.PREVIOUS)
-        until, pages = told.next_before, pages + 1
+    until, pages, page = None, 0, None
+    while page is None or not len(page.candles):
+        page = await world.ask(until=until, limit=5, fill=Fill.PREVIOUS)
+        until, pages = page.next_before, pages + 1
         assert pages < 20
     assert pages > 1
-    assert [(c.timestamp, c.close, c.synthetic) for c in told.candles] == [
+    assert [(c.timestamp, c.close, c.synthetic) for c in page.candles] == [
         (at(silent - i), truth.close[0], True) for i in (5, 4, 3, 2, 1)
     ]
 
@@ -1075,7 +1073,7 @@ async def test_filling_half_a_century_of_quiet_minutes_costs_no_more_than_its_li
 async def test_the_pages_of_a_symbol_that_trades_each_minute_are_asked_for_side_by_side(
     make: Make, *, newest: bool
 ) -> None:
-    """One page shows how dense it is; those behind it need not wait for each other, and each is asked for once."""
+    """The first page shows the density; the next ones are fetched concurrently, and each is requested once."""
     world = make(minutes(T0, 5_000), at(6_000))
     under_way, most = 0, 0
 

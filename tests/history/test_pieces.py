@@ -1,4 +1,4 @@
-"""A piece is asked for with the covered rows beside it, and quiet pages are skipped in growing steps."""
+"""A piece is requested with the adjacent covered rows, and quiet pages are skipped in growing steps."""
 
 from __future__ import annotations
 

@@ -85,11 +85,11 @@ def test_forming_candles_answer_the_tail_once_they_are_at_hand() -> None:
     ours = plan({MINUTE: [hours(0, 12), Span(at(720), at(721))]}, HOUR)
     planned = ours.window(hours(11, 13))
     assert (planned.tail, list(planned.missing)) == ((), [hours(12, 13)])
-    told = ours.with_forming(planned, [MINUTE])
-    assert [(part.span, part.forming) for part in told.tail] == [(hours(12, 13), MINUTE)]
-    assert [stretch.span for stretch in told.tail[0].stored_spans] == [Span(at(720), at(721))]
-    assert (list(told.missing), told.final) == ([], planned.final)
-    assert told == ours.window(hours(11, 13), [MINUTE])
+    with_live = ours.with_forming(planned, [MINUTE])
+    assert [(part.span, part.forming) for part in with_live.tail] == [(hours(12, 13), MINUTE)]
+    assert [stretch.span for stretch in with_live.tail[0].stored_spans] == [Span(at(720), at(721))]
+    assert (list(with_live.missing), with_live.final) == ([], planned.final)
+    assert with_live == ours.window(hours(11, 13), [MINUTE])
 
 
 def test_forming_candles_do_not_answer_a_tail_whose_final_minutes_are_missing() -> None:

@@ -80,7 +80,7 @@ async def test_coverage_without_a_candle_is_taken_back_once_and_asked_for_again(
     assert await old.covered("OTHER") == Spans([WHOLE])
     assert await old.rows("THIN") == rows_of(STORED), "no stored candle leaves"
     assert await old.reasons("THIN") == [(COVERAGE, 0)]
-    assert old.upstream.calls == [], "nobody has asked yet"
+    assert old.upstream.calls == [], "nothing was requested yet"
     await Upgrade(old.history).work()
     assert len(await old.reasons("THIN")) == 1
     assert await old.wrong() == 0

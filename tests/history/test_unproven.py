@@ -1,4 +1,4 @@
-"""What pages do not prove is asked for otherwise, then later; and the beginning and the end of a symbol are found soon."""
+"""Spans that pages do not prove are requested in another way, then later; a symbol's beginning and end are found soon."""
 
 from __future__ import annotations
 

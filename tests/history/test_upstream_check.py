@@ -64,7 +64,7 @@ async def test_only_what_is_covered_is_compared(world: World) -> None:
     assert await world.covered() == Spans([part])
 
 
-async def test_a_day_that_the_provider_has_forgotten_is_told_and_stays(world: World) -> None:
+async def test_a_day_that_the_provider_has_deleted_is_reported_and_stays(world: World) -> None:
     rows = minutes(T0, 100)
     world.lists(minutes(T0 + 5 * DAY_MS, 100))
     await world.keeps(DAY, rows=rows)

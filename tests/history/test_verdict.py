@@ -51,7 +51,7 @@ def flat(*at_minutes: int, volume: float = 0.0) -> Candles:
             0, 20, 60, page(ROWS[5:20], 5, 20), [between(5, 20)], 15, [between(0, 5)], 20, id="it begins late"
         ),
         pytest.param(0, 20, 60, page(ROWS[:0], 0, 0), [], 0, [between(0, 20)], 20, id="it proves nothing"),
-        pytest.param(0, 20, 60, page(ROWS[:0], 0, 20), [between(0, 20)], 0, [], 20, id="nobody traded"),
+        pytest.param(0, 20, 60, page(ROWS[:0], 0, 20), [between(0, 20)], 0, [], 20, id="there was no trade"),
         pytest.param(0, 20, 10, page(ROWS[:12], 0, 12), [between(0, 10)], 10, [], 20, id="the end is forming"),
         pytest.param(10, 20, 10, page(ROWS[10:12], 10, 12), [], 0, [], 20, id="all of it is forming"),
         pytest.param(0, 20, 10, page(ROWS[:8], 0, 8), [between(0, 8)], 8, [], 8, id="final minutes are not there yet"),
@@ -84,7 +84,7 @@ def test_a_page_covers_what_it_proves_and_says_where_to_go_on(
         pytest.param(page(ROWS[:0], 0, 0), 100, None, [], 20, id="the page proves nothing"),
     ],
 )
-def test_a_page_tells_the_forming_candles_if_it_goes_past_the_final_ones(
+def test_a_page_has_the_forming_candles_if_it_goes_past_the_final_ones(
     answer: Page, limit: int, ahead: Span | None, forming: list[int], resume: int
 ) -> None:
     verdict = judge_page(answer, call(0, 20, 10), replace(TRAITS, max_rows_per_call=limit, settle_ms=0))
@@ -145,18 +145,18 @@ def test_a_row_of_an_unknown_volume_is_kept_with_0_and_counted_where_volumes_are
         pytest.param(page(flat(0), 0, 5), False, False, id="a filler is a row"),
     ],
 )
-def test_an_empty_answer_is_told_from_one_that_claims_nothing(answer: Page, empty: bool, strayed: bool) -> None:
+def test_an_empty_answer_differs_from_one_that_covers_nothing(answer: Page, empty: bool, strayed: bool) -> None:
     verdict = judge_page(answer, call(0, 5, 60), TRAITS)
     assert (verdict.is_empty_answer, verdict.is_off_target) == (empty, strayed)
 
 
 def test_rows_in_any_order_are_judged_as_if_they_ascended() -> None:
-    def told(verdict: PageVerdict) -> tuple[object, ...]:
+    def summary(verdict: PageVerdict) -> tuple[object, ...]:
         return verdict.kept.timestamp.tolist(), verdict.covered, verdict.resume_at
 
     shuffled = page(concat([ROWS[5:10], ROWS[:5]]), 0, 10)
     asked = call(0, 10, 60)
-    assert told(judge_page(shuffled, asked, TRAITS)) == told(judge_page(page(ROWS[:10], 0, 10), asked, TRAITS))
+    assert summary(judge_page(shuffled, asked, TRAITS)) == summary(judge_page(page(ROWS[:10], 0, 10), asked, TRAITS))
 
 
 def test_what_the_provider_has_not_proved_to_be_over_is_not_covered_and_is_named() -> None:

@@ -97,7 +97,7 @@ async def main() -> None:
             async with aiohttp.ClientSession(servers[0].url) as one, aiohttp.ClientSession(servers[1].url) as two:
                 both = [Questions(one, remote), Questions(two, remote)]
                 rounds = await asyncio.gather(*(both[number % 2].all(number) for number in range(ROUNDS)))
-            answers = [why for told in rounds for why in told]
+            answers = [why for reasons in rounds for why in reasons]
         text = "".join(log.read_text(encoding="utf-8") for log in logs)
         print(f"{answers.count('')} of {len(answers)} answered; {text.count('Traceback')} tracebacks in the logs")
         for why in filter(None, answers):

@@ -28,16 +28,16 @@ async def first(stream: Any) -> Candles:
 
 
 class Following:
-    """What the listeners of some instruments were told of them."""
+    """The events that the listeners of some instruments have received."""
 
     def __init__(self, history: History) -> None:
         self.history = history
         self.caught_up: set[Instrument] = set()
-        self.forming: dict[Instrument, Candles] = {}  # as it was told last
+        self.forming: dict[Instrument, Candles] = {}  # as received last
         self._closed: dict[Instrument, list[Candles]] = {}
 
     def closed(self, instrument: Instrument) -> Candles:
-        """The closed minutes in the order in which they were told."""
+        """The closed minutes in the order in which they were received."""
         return concat(self._closed.get(instrument, [Candles.empty()]))
 
     async def kept(self, instrument: Instrument, span: Span) -> Candles:
@@ -46,7 +46,7 @@ class Following:
         return (await self.history.store.read([CandleRead(record.id, MINUTE, span, 1_000)]))[0]  # type: ignore[union-attr]
 
     async def listen(self, hub: Any, instrument: Instrument, since: int) -> None:
-        """As a client does: who is told to come again does. What it is told twice then would show."""
+        """As a client: subscribe again after RESYNC. A repeated event would show."""
         while True:
             with suppress(ProviderUnavailable):
                 await self._listen(hub, instrument, since)

@@ -91,7 +91,7 @@ def _write(folder: Path, timeframe: str, candles: Candles) -> None:
     path = folder / f"BTCUSD_{timeframe}.csv"
     rows = (f"{c.timestamp},{c.open},{c.high},{c.low},{c.close},{c.volume}" for c in candles)
     path.write_text("\n".join(["timestamp,open,high,low,close,volume", *rows, ""]), encoding="utf-8")
-    os.utime(path, (0, 0))  # nobody writes it now
+    os.utime(path, (0, 0))  # no process writes it now
 
 
 FAULTS = {
@@ -212,20 +212,20 @@ async def in_memory(kind: type[Honest]) -> AsyncIterator[Subject]:
 
 def _breaches(kind: type[Honest]) -> dict[str, str]:
     """The rules that a provider breaks, and what is said of each."""
-    told: dict[str, str] = {}
+    breaches: dict[str, str] = {}
     with Harness(lambda: in_memory(kind)) as bench:
         for rule in RULES:
             with suppress(RuleNotApplicable, RuleBlocked):
                 try:
                     rule.verify(bench)
                 except RuleViolation as breach:
-                    told[rule.name] = str(breach)
-    return told
+                    breaches[rule.name] = str(breach)
+    return breaches
 
 
 @pytest.fixture
 def hasty(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Tasks that were told to end have a moment to do so, not seconds."""
+    """Cancelled tasks have a moment to end, not seconds."""
     monkeypatch.setattr(Harness, "leave_s", 0.05)
 
 
@@ -239,10 +239,10 @@ def test_every_rule_applies_to_an_honest_provider_that_has_everything_and_none_i
 def test_a_broken_provider_is_caught_by_the_one_rule_that_it_breaks(
     kind: type[Honest], expected: str, hasty: None
 ) -> None:
-    told = _breaches(kind)
-    assert list(told) == [expected], "\n".join(told.values())
-    assert "fake.upstream breaks a rule" in told[expected]
-    assert "The rule is written in docs/providers.md" in told[expected]
+    breaches = _breaches(kind)
+    assert list(breaches) == [expected], "\n".join(breaches.values())
+    assert "fake.upstream breaks a rule" in breaches[expected]
+    assert "The rule is written in docs/providers.md" in breaches[expected]
 
 
 def test_every_rule_is_broken_by_somebody() -> None:

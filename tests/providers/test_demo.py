@@ -1,4 +1,4 @@
-"""The demo market: the same walk for everybody, and pages that say what they prove."""
+"""The demo market: the same prices for all users, and pages with the span that they prove."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ Seen = tuple[int, Candle]  # when it was seen, and what
 
 @dataclass
 class FakeClock:
-    """A clock that stands still, but for those who sleep by it."""
+    """A clock that only moves for tasks that sleep."""
 
     now: int
 
@@ -93,7 +93,7 @@ async def candles_of(symbol: str, since: int, until: int, timeframe: Timeframe =
     while start < until:
         page = await page_of(symbol, start, until, timeframe)
         assert page.complete_from == start
-        assert page.complete_to > start, "a page that proves nothing is asked for for ever"
+        assert page.complete_to > start, "a page that proves nothing would be requested for ever"
         found.append(page.candles)
         start = page.complete_to
     return concat(found)

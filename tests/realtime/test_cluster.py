@@ -1,4 +1,4 @@
-"""Several processes over one database: one of them leads, each tells its listeners the same, and any may die."""
+"""Several processes over one database: one of them leads, all send their listeners the same events, and any may die."""
 
 from __future__ import annotations
 
@@ -77,7 +77,7 @@ class World:
         return MINUTE.floor(self.now - self.exchange.capabilities.settle_ms)
 
     def expected(self, client: Client) -> list[object]:
-        """What a client is to have been told by now."""
+        """The candles that a client must have received by now."""
         timeframe = client.series.timeframe
         until = timeframe.floor(self.final(), client.zone)
         assert client.since is not None
@@ -90,8 +90,8 @@ class World:
         candles = fold(self.exchange.rows(Span(opened, self.now)), timeframe, client.zone)
         return list(zip(*candles.columns[:6], strict=True))
 
-    async def told(self, *clients: Client) -> None:
-        """All of them were told the truth, each candle once and in order, and no number was left out."""
+    async def check(self, *clients: Client) -> None:
+        """Check that each client has received the right candles, each once and in order, and every number."""
         for client in clients:
             await eventually(lambda client=client: client.known() == self.expected(client))
             assert client.known() == self.expected(client)
@@ -105,7 +105,7 @@ class World:
         """Let minutes pass, one after the other."""
         for _ in range(count):
             self.now += 60_000
-            await self.told(*clients)
+            await self.check(*clients)
 
 
 @pytest.fixture
@@ -126,7 +126,7 @@ def back(world: World, minutes: int) -> int:
     return MINUTE.floor(world.now) - minutes * 60_000
 
 
-async def test_listeners_of_every_process_are_told_the_same_by_one_feed(world: World) -> None:
+async def test_listeners_of_every_process_get_the_same_events_from_one_feed(world: World) -> None:
     one, other = await world.start(), await world.start()
     clients = [Client(process.hub, name, back(world, 30)) for process in (one, other) for name in ("1m", "5m")]
     await joined(*clients)
@@ -158,8 +158,8 @@ async def test_a_question_to_any_process_is_answered_with_what_that_hears_of_the
         assert not isinstance(answer, BaseException)
         assert world.exchange.urgencies.count(Urgency.QUERY) == before
         assert answer.sources[-1].source is SourceKind.LIVE
-        told = list(zip(*(column.tolist() for column in answer.candles.columns[:6]), strict=True))
-        assert told[-len(world.forming(client)) :] == world.forming(client)
+        stored = list(zip(*(column.tolist() for column in answer.candles.columns[:6]), strict=True))
+        assert stored[-len(world.forming(client)) :] == world.forming(client)
     for client in clients:
         await client.leave()
 
@@ -196,7 +196,7 @@ async def test_an_event_costs_a_thousand_listeners_the_calls_and_statements_that
     clients = [Client(one.hub, since=back(world, 5))]
     await joined(*clients)
     costs = []
-    # What is done once is done in the first round, and what a process does every second for nobody in particular.
+    # What is done once is done in the first round, and the work that a process does every second without subscribers.
     for crowd in (2, 2, 100, 1_000):
         while len(clients) < crowd:  # not all at once: the history of each is read
             more = [Client((other, one)[n % 2].hub, since=back(world, 5)) for n in range(min(50, crowd - len(clients)))]
@@ -211,7 +211,7 @@ async def test_an_event_costs_a_thousand_listeners_the_calls_and_statements_that
             world.now += 60_000
             for _ in range(2):  # the poll that was under way, and the one that closes the minute
                 exchange.turns.release()
-            await world.told(*clients[:2])
+            await world.check(*clients[:2])
             await eventually(lambda clients=clients: len({client.events[-1].seq for client in clients}) == 1)
             assert len({client.events[-1].seq for client in clients}) == 1
             await eventually(lambda: exchange.waiting == 1)
@@ -227,7 +227,7 @@ async def test_an_event_costs_a_thousand_listeners_the_calls_and_statements_that
 
 
 @pytest.mark.parametrize("how", ["stopped", "killed", "frozen"])
-async def test_another_process_takes_over_and_nobody_misses_or_repeats_a_candle(world: World, how: str) -> None:
+async def test_another_process_takes_over_and_no_candle_is_missing_or_repeated(world: World, how: str) -> None:
     one, other = await world.start(), await world.start()
     clients = {process: Client(process.hub, since=back(world, 10)) for process in (one, other)}
     await joined(*clients.values())
@@ -256,7 +256,7 @@ async def test_another_process_takes_over_and_nobody_misses_or_repeats_a_candle(
 
 
 async def test_what_a_frozen_leader_still_wants_to_write_is_refused(world: World, database: Database) -> None:
-    """It held the lease once; somebody else does now."""
+    """It held the lease once; another process does now."""
     one = await world.start()
     client = Client(one.hub, since=back(world, 10))
     await joined(client)
@@ -281,7 +281,7 @@ async def test_what_a_frozen_leader_still_wants_to_write_is_refused(world: World
         await successor.open_topic(key, back(world, 7), stale)
 
 
-async def test_a_leader_that_freezes_in_the_middle_of_a_write_keeps_nobody_from_its_lease(
+async def test_a_leader_that_freezes_in_the_middle_of_a_write_does_not_keep_its_lease(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Its transaction has locked the row of the lease, and its connection lives."""
@@ -350,15 +350,15 @@ async def test_a_feed_that_is_closed_while_its_minute_is_counted_repeats_nothing
     await asyncio.wait_for(leader._close(asked[:1]), HANG_S)
     for _ in range(100):
         answers.release()
-    await world.told(*clients)
+    await world.check(*clients)
     await world.minutes(2, *clients)
     for client in clients:
         await client.leave()
 
 
 @pytest.mark.parametrize("live", [LiveMode.POLL, LiveMode.STREAM])
-async def test_a_correction_replaces_and_is_told_to_listeners_of_every_process(world: World, live: LiveMode) -> None:
-    """A poll looks back three minutes when it closes one; a stream tells of it by itself."""
+async def test_a_correction_replaces_and_reaches_listeners_of_every_process(world: World, live: LiveMode) -> None:
+    """A poll looks back three minutes when it closes one; a stream sends it by itself."""
     world.exchange = Exchange(live)
     one, other = await world.start(), await world.start()
     clients = [Client(process.hub, name, back(world, 20)) for process in (one, other) for name in ("1m", "5m")]
@@ -419,10 +419,10 @@ async def test_a_listener_may_begin_while_nothing_comes_over_the_bus(world: Worl
         await client.leave()
 
 
-async def test_whoever_was_away_too_long_is_told_to_start_again_and_has_all_after_that(
+async def test_a_process_that_was_away_too_long_sends_resync_and_then_everything(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """More happened than is told one by one: RESYNC, and from where it says nothing is missing."""
+    """More happened than is sent one by one: RESYNC, and from `resyncFrom` on nothing is missing."""
     monkeypatch.setattr(publisher_module, "MAX_EVENTS", 5)
     one = await world.start()
     client = Client(one.hub, since=back(world, 10))
@@ -472,7 +472,7 @@ async def test_every_event_of_a_long_candle_is_the_fold_of_its_minutes(
         for client in clients:
             await eventually(lambda client=client: shown(client) == world.forming(client))
             assert shown(client) == world.forming(client), client.series
-    await world.told(*clients)
+    await world.check(*clients)
     assert len(clients[1].closed()) >= 3
     for client in clients:
         answer = (await one.history.answer([CandleRequest(client.series, 5_000, since, zone=client.zone)]))[0]
@@ -481,10 +481,10 @@ async def test_every_event_of_a_long_candle_is_the_fold_of_its_minutes(
         await client.leave()
 
 
-async def test_a_start_over_reaches_back_to_the_earliest_correction_that_was_not_told(
+async def test_a_resync_reaches_back_to_the_earliest_missed_correction(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Too much was missed to be told one by one, and one of it was a correction of an old candle."""
+    """Too much was missed to be sent one by one, including a correction of an old candle."""
     monkeypatch.setattr(hub_module, "MAX_QUEUED_EVENTS", 3)
     one, other = await world.start(), await world.start()
     ours = Client(one.hub, since=back(world, 20))

@@ -170,7 +170,7 @@ async def test_the_forming_candle_of_a_month_holds_all_of_its_days_so_far(build:
 
 
 async def test_a_provider_that_fails_for_a_while_loses_no_candle(build: Build, time: Time) -> None:
-    """What closed during an outage is told when it is over, in order."""
+    """Candles that closed during an outage are sent after it, in order."""
     exchange = Exchange(LiveMode.STREAM)
     client = Client(build(exchange), "1m", time.now - 600_000)
     await asyncio.wait_for(client.caught_up.wait(), HANG_S)
@@ -223,7 +223,7 @@ async def test_a_minute_closes_by_the_clock_of_the_provider(build: Build, time: 
 
 
 async def test_what_is_live_is_asked_for_before_everything_else(build: Build, time: Time) -> None:
-    """The budget of an upstream that is short goes to those who watch."""
+    """If the budget of an upstream is short, live series get it."""
     exchange = Exchange()
     client = Client(build(exchange))
     await asyncio.wait_for(client.caught_up.wait(), HANG_S)
@@ -233,7 +233,7 @@ async def test_what_is_live_is_asked_for_before_everything_else(build: Build, ti
 
 
 async def test_a_provider_that_is_down_at_first_is_a_coded_error(build: Build, time: Time) -> None:
-    """Nobody waits for ever for a stream that cannot begin."""
+    """No subscriber waits for ever for a stream that cannot begin."""
     exchange = Exchange()
     exchange.down = True
     client = Client(build(exchange))
@@ -241,9 +241,7 @@ async def test_a_provider_that_is_down_at_first_is_a_coded_error(build: Build, t
         await asyncio.wait_for(client.task, HANG_S)
 
 
-async def test_a_history_that_cannot_be_told_whole_is_an_error(
-    build: Build, time: Time, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_an_incomplete_history_is_an_error(build: Build, time: Time, monkeypatch: pytest.MonkeyPatch) -> None:
     """A snapshot with a hole in it would look like minutes without a trade."""
     exchange = Exchange()
     hub = build(exchange)
@@ -326,7 +324,7 @@ async def test_snapshots_hold_a_page_each_and_only_the_last_is_caught_up(
 
 
 async def test_a_history_that_was_long_on_its_way_takes_nothing_of_the_stream_back(build: Build, time: Time) -> None:
-    """It tells of the forming candle as it stood when it was asked for; the stream has shown it since."""
+    """The answer has the forming candle as it was at the request; the stream has sent newer ones since."""
     time.now = next(s for s in range(START, START + 3_600_000, 60_000) if trades(MINUTE.floor(s)))
     exchange = Held(LiveMode.STREAM)
     client = Client(build(exchange))
@@ -337,12 +335,12 @@ async def test_a_history_that_was_long_on_its_way_takes_nothing_of_the_stream_ba
     exchange.ticks.put_nowait(Candles.from_rows([(stamp, *prices, volume + 1)]))
     await eventually(lambda: client.events[-1].kind is EventKind.UPDATE)
     assert client.events[-1].candles.volume.tolist() == [volume + 1]
-    told, asked = len(client.events), exchange.fetches
+    received, asked = len(client.events), exchange.fetches
     exchange.turns.release()
     await eventually(lambda: exchange.fetches > asked)  # the answer has been taken in: the next one is on its way
     assert exchange.fetches > asked
     assert time.processes[0].feeds[0].minutes.volume.tolist() == [volume + 1]
-    assert [event.candles.volume.tolist() for event in client.events[told:]] == []
+    assert [event.candles.volume.tolist() for event in client.events[received:]] == []
     exchange.held = False
     exchange.turns.release()
     await client.leave()
@@ -360,7 +358,7 @@ async def test_a_listener_may_ask_for_history_since_before_1970(build: Build, ti
 
 
 async def test_a_quiet_series_sends_heartbeats(build: Build, time: Time, database: Database) -> None:
-    """All hear that the line is alive, also who came while nothing moved; the number is the last one and goes on from there."""
+    """All listeners get heartbeats, also one that came while nothing moved; their number is the last one."""
     assert f"nothing happened for {Timings().hub_heartbeat_interval_s:.0f} seconds" in LIVE.read_text("utf-8")
     database.timings = replace(database.timings, hub_heartbeat_interval_s=0.05)
     time.now = next(
@@ -389,7 +387,7 @@ async def test_a_quiet_series_sends_heartbeats(build: Build, time: Time, databas
         await client.leave()
 
 
-async def test_a_listener_that_fell_behind_is_told_where_to_resume() -> None:
+async def test_a_listener_that_fell_behind_learns_where_to_resume() -> None:
     """Closed candles are not dropped in silence: over the bound one RESYNC takes their place."""
     listener, group = topic_module.Listener(), ListenerGroup()
     group.add(listener)
@@ -416,7 +414,7 @@ async def test_the_forming_candle_conflates_in_a_listener_s_queue() -> None:
     assert await group.next(0.01) is None
 
 
-async def test_a_feed_is_let_go_of_when_nobody_listens(
+async def test_a_feed_stops_without_listeners(
     build: Build, time: Time, monkeypatch: pytest.MonkeyPatch, database: Database
 ) -> None:
     """After the linger the upstream is not asked any more, no task is left, and the lease is free."""
@@ -441,9 +439,7 @@ async def test_a_feed_is_let_go_of_when_nobody_listens(
     assert len(asyncio.all_tasks()) <= tasks[0]
 
 
-async def test_the_candles_that_are_told_are_those_that_are_stored(
-    build: Build, time: Time, database: Database
-) -> None:
+async def test_the_published_candles_are_the_stored_ones(build: Build, time: Time, database: Database) -> None:
     """A closed candle is final: the query gives the same one afterwards."""
     exchange = Exchange()
     hub = build(exchange)
@@ -454,10 +450,10 @@ async def test_the_candles_that_are_told_are_those_that_are_stored(
     await eventually(
         lambda: len(client.closed()) == len(exchange.truth(MINUTE, client.since, MINUTE.floor(time.now - 5_000)))
     )
-    told = client.closed()
+    received = client.closed()
     stored = (await hub._history.answer([_ask(client.series, client.since)]))[0]
-    assert told == [candle for candle in stored.candles if candle.closed]
-    assert told
+    assert received == [candle for candle in stored.candles if candle.closed]
+    assert received
     await client.leave()
 
 
@@ -474,7 +470,7 @@ def test_the_truth_of_these_tests_has_holes() -> None:
 async def test_a_query_takes_the_forming_candle_of_a_followed_series_from_the_feed(
     build: Build, time: Time, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The provider is not asked for it once more; who follows nothing asks as before."""
+    """The provider is not called for it again; a process without followers calls as before."""
     time.now = next(s for s in range(START, START + 3_600_000, 60_000) if trades(MINUTE.floor(s)))
     exchange = Exchange(LiveMode.STREAM)
     hub = build(exchange)
@@ -497,7 +493,7 @@ async def test_a_query_takes_the_forming_candle_of_a_followed_series_from_the_fe
     assert exchange.urgencies.count(Urgency.QUERY) > asked
 
 
-async def test_a_listener_is_told_nothing_twice_that_happened_while_it_was_being_let_in(
+async def test_no_event_during_the_join_of_a_listener_is_sent_twice(
     build: Build, time: Time, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The leader answers, and candles close before the waiting listener has its turn."""

@@ -1,4 +1,4 @@
-"""Anything may happen to a cluster, in any order: what each client was told, joined over its reconnects, is the truth."""
+"""Anything may happen to a cluster, in any order: the events that each client received, joined over its reconnects, are the truth."""
 
 from __future__ import annotations
 
@@ -33,12 +33,12 @@ MOMENT_S = 0.03  # something happens meanwhile, but what does not matter
 
 
 class Reader:
-    """A client that comes back: it keeps what it was told, resumes from its last closed candle, and starts over on RESYNC."""
+    """A client that comes back: it keeps the received candles, resumes from its last closed candle, and starts over on RESYNC."""
 
     def __init__(self, timeframe: str, since: int) -> None:
         self.timeframe = Timeframe.parse(timeframe)
         self.since = since
-        self.told: dict[int, tuple[float, ...]] = {}  # by opening; what was told twice would have been noticed
+        self.received: dict[int, tuple[float, ...]] = {}  # by opening; a repeated candle would have been noticed
         self.numbers: dict[int, tuple[EventKind, int]] = {}
         self.wrongs: list[str] = []
         self.excused: set[int] = set()  # corrected before it came back, and older than what it came back for
@@ -49,17 +49,17 @@ class Reader:
 
     @property
     def resumes_at(self) -> int:
-        return max(self.told, default=self.since)
+        return max(self.received, default=self.since)
 
     def connect(self, process: Process, truth: dict[int, tuple[float, ...]]) -> None:
         self.process = process
-        self.excused |= {at for at in self.told if at < self.resumes_at and self.told[at] != truth.get(at)}
+        self.excused |= {at for at in self.received if at < self.resumes_at and self.received[at] != truth.get(at)}
         self.task = asyncio.create_task(self._listen(process))
 
     def wrong_about(self, truth: dict[int, tuple[float, ...]]) -> str:
-        rows = {at: (self.told.get(at), truth.get(at)) for at in self.told.keys() | truth.keys()}
+        rows = {at: (self.received.get(at), truth.get(at)) for at in self.received.keys() | truth.keys()}
         wrong = {at: pair for at, pair in sorted(rows.items()) if pair[0] != pair[1]}
-        return f"told and true: {wrong}, excused: {self.excused}, from {self.since}, task {self.task}"
+        return f"received and true: {wrong}, excused: {self.excused}, from {self.since}, task {self.task}"
 
     async def cut(self) -> None:
         if self.task:
@@ -75,7 +75,7 @@ class Reader:
             rows = {int(row[0]): row for row in zip(*(c.tolist() for c in closed.columns[:6]), strict=True)}
             if event.kind is EventKind.RESYNC:
                 assert event.resync_from is not None
-                self.told = {at: row for at, row in self.told.items() if at < event.resync_from}
+                self.received = {at: row for at, row in self.received.items() if at < event.resync_from}
                 self.task = None
                 return
             if event.kind in {EventKind.CLOSE, EventKind.CORRECTION}:
@@ -86,10 +86,10 @@ class Reader:
             if event.kind is not EventKind.UPDATE:
                 counted = event.seq
             self.excused -= rows.keys()
-            self.told |= {at: row for at, row in rows.items() if at >= self.since}  # older ones are corrected, too
+            self.received |= {at: row for at, row in rows.items() if at >= self.since}  # older ones are corrected, too
 
     def knows(self, truth: dict[int, tuple[float, ...]]) -> bool:
-        return {at: truth.get(at, row) if at in self.excused else row for at, row in self.told.items()} == truth
+        return {at: truth.get(at, row) if at in self.excused else row for at, row in self.received.items()} == truth
 
     def _number(self, seq: int, kind: EventKind, at: int, before: int | None) -> None:
         if before is not None and seq != before + 1:
@@ -98,8 +98,8 @@ class Reader:
             self.wrongs.append(f"{seq} is {kind} of {at}, and was {self.numbers[seq]}")
 
     def _in_order(self, rows: dict[int, tuple[float, ...]], since: int) -> None:
-        """A closed candle comes after all that were told before it; the one that was asked for comes once more."""
-        last = max(self.told, default=-1)
+        """A closed candle comes after all received before it; the one at `since` comes once more."""
+        last = max(self.received, default=-1)
         self.wrongs += [f"{at} came after {last}" for at in rows if at <= last and at != since]
 
 
@@ -269,7 +269,7 @@ class LiveMachine(RuleBasedStateMachine):
     async def _knows(self, reader: Reader) -> bool:
         if reader.knows(self._truth(reader)):
             return True
-        if reader.task is None or reader.task.done():  # told to start again, or refused for a while
+        if reader.task is None or reader.task.done():  # it got a RESYNC, or was refused for a while
             await self._connect(reader, 0)
         return False
 
@@ -286,7 +286,7 @@ class LiveMachine(RuleBasedStateMachine):
             await process.stop()
 
 
-def test_whatever_happens_each_client_is_told_the_truth_once_and_in_order(
+def test_whatever_happens_each_client_gets_the_truth_once_and_in_order(
     postgres_dsn: str, migrated_template: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async def new_dsn() -> str:

@@ -69,8 +69,8 @@ class Many:
         return [one for one in self.events if isinstance(one, Event) and one.series == series]
 
     def closed(self, series: Series) -> list[int]:
-        told = [e for e in self.of(series) if e.kind in {EventKind.SNAPSHOT, EventKind.CLOSE}]
-        return [candle.timestamp for event in told for candle in event.candles if candle.closed]
+        received = [e for e in self.of(series) if e.kind in {EventKind.SNAPSHOT, EventKind.CLOSE}]
+        return [candle.timestamp for event in received for candle in event.candles if candle.closed]
 
     def caught_up(self) -> int:
         return sum(isinstance(one, Event) and one.caught_up for one in self.events)
@@ -247,16 +247,16 @@ async def test_a_history_that_is_stored_and_does_not_fit_is_refused_before_anyth
 async def test_a_history_that_turns_out_too_long_ends_with_a_resync_and_goes_on_from_there(
     build: Build, time: Time, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """It was not stored yet, so that nobody knew how long it is."""
+    """It was not stored yet, so that its length was unknown."""
     monkeypatch.setattr(snapshots_module, "MAX_SNAPSHOT_ROWS", 100)
     monkeypatch.setattr(snapshots_module, "SNAPSHOT_PAGE_ROWS", 30)
     exchange = Exchange()
     hub = build(exchange)
-    since, told = MINUTE.floor(time.now) - 200 * 60_000, []
+    since, received = MINUTE.floor(time.now) - 200 * 60_000, []
     for _ in range(5):
         client = Client(hub, "1m", since)
         await eventually(partial(_ended, client))
-        told += [candle.timestamp for candle in client.closed()]
+        received += [candle.timestamp for candle in client.closed()]
         last = client.events[-1]
         await client.leave()
         if last.kind is not EventKind.RESYNC:
@@ -265,7 +265,7 @@ async def test_a_history_that_turns_out_too_long_ends_with_a_resync_and_goes_on_
         assert last.resync_from is not None
         since = last.resync_from
     final = MINUTE.floor(time.now - 5_000)
-    assert told == [c.timestamp for c in exchange.truth(MINUTE, MINUTE.floor(START) - 200 * 60_000, final)]
+    assert received == [c.timestamp for c in exchange.truth(MINUTE, MINUTE.floor(START) - 200 * 60_000, final)]
 
 
 async def test_without_the_forming_candle_only_closed_ones_are_sent(build: Build, time: Time) -> None:
@@ -312,7 +312,7 @@ async def test_a_slow_reader_of_many_series_loses_only_the_one_that_was_too_much
         if number < 3:
             listeners[1].push(Event(EventKind.CLOSE, number, row))
     found = [await group.next(1) for _ in range(4)]
-    told = [(listeners.index(one[0]), one[1].kind, one[1].seq) for one in found if one]
+    received = [(listeners.index(one[0]), one[1].kind, one[1].seq) for one in found if one]
     close = EventKind.CLOSE
-    assert told == [(0, EventKind.RESYNC, MAX_QUEUED_EVENTS), (1, close, 0), (1, close, 1), (1, close, 2)]
+    assert received == [(0, EventKind.RESYNC, MAX_QUEUED_EVENTS), (1, close, 0), (1, close, 1), (1, close, 2)]
     assert await group.next(0.01) is None

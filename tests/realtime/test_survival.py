@@ -89,7 +89,7 @@ async def test_without_a_free_connection_at_the_start_it_becomes_live_when_there
         await client.leave()
 
 
-async def test_a_feed_that_fails_where_nobody_foresees_it_is_replaced(
+async def test_a_feed_that_fails_unexpectedly_is_replaced(
     database_dsn: str, start: Start, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     process = await start(database_dsn)

@@ -67,7 +67,7 @@ def test_a_topic_that_is_followed_again_while_it_starts_is_not_started_twice(top
     assert topics.started(KEY, count())
 
 
-def test_a_topic_that_nobody_follows_loses_its_count(topics: TopicStages) -> None:
+def test_a_topic_without_followers_loses_its_count(topics: TopicStages) -> None:
     topics.follow({KEY, OTHER})
     for key in topics.start():
         topics.started(key, count())

@@ -96,7 +96,7 @@ class Exchange:
         self.corrected: dict[int, tuple[float, ...]] = {}  # minutes that are not what they were
         self.urgencies: list[Urgency] = []
         self.spans: list[Span] = []
-        self.late: list[int] = []  # minutes that a stream tells once more
+        self.late: list[int] = []  # minutes that a stream sends once more
 
     async def start(self) -> None: ...
 
@@ -117,7 +117,7 @@ class Exchange:
         return Candles.from_rows(rows)
 
     def minute(self, stamp: int) -> tuple[float, ...]:
-        """A minute as it is by now known to have been; nothing where nobody traded."""
+        """A minute as it is by now known to have been; nothing if there was no trade."""
         return self.corrected.get(stamp) or (minute(stamp) if trades(stamp) else ())
 
     def correct(self, stamp: int) -> None:
@@ -181,7 +181,7 @@ class Held(Exchange):
         self.held = False
         self.waiting = 0
         self.turns = asyncio.Semaphore(0)
-        self.ticks: asyncio.Queue[Candles] = asyncio.Queue()  # what a stream tells, and nothing else
+        self.ticks: asyncio.Queue[Candles] = asyncio.Queue()  # the only ticks that a stream sends
 
     async def fetch(
         self, instrument: Instrument, timeframe: Timeframe, span: Span, urgency: Urgency = Urgency.QUERY
@@ -279,7 +279,7 @@ class Process:
             await self.database.close()
 
     async def kill(self) -> None:
-        """End it without a word to anybody."""
+        """End it without a message to any client."""
         assert isinstance(self.database, Gate)
         await self.database.die()
         self.database.open_gate.set()
@@ -300,7 +300,7 @@ class Process:
 
 
 class Client:
-    """Subscribes and keeps what it is told."""
+    """Subscribes and keeps the received events."""
 
     def __init__(
         self, hub: Hub, timeframe: str = "1m", since: int | None = None, days: str = "UTC", of: Instrument = BTC
@@ -323,14 +323,16 @@ class Client:
         await asyncio.gather(self.task, return_exceptions=True)
 
     def closed(self) -> list[Candle]:
-        """The final candles in the order they were told, from snapshots and from closes."""
-        told = [e for e in self.events if e.kind in {EventKind.SNAPSHOT, EventKind.CLOSE}]
-        return [candle for event in told for candle in event.candles if candle.closed]
+        """The final candles in the order they were received, from snapshots and from closes."""
+        received = [e for e in self.events if e.kind in {EventKind.SNAPSHOT, EventKind.CLOSE}]
+        return [candle for event in received for candle in event.candles if candle.closed]
 
     def known(self) -> list[Candle]:
-        """The final candles as they are known after all that was told."""
-        told = [e.candles for e in self.events if e.kind in {EventKind.SNAPSHOT, EventKind.CLOSE, EventKind.CORRECTION}]
-        return list(concat([candles[candles.closed] for candles in told]).sorted())
+        """The final candles after all received events."""
+        received = [
+            e.candles for e in self.events if e.kind in {EventKind.SNAPSHOT, EventKind.CLOSE, EventKind.CORRECTION}
+        ]
+        return list(concat([candles[candles.closed] for candles in received]).sorted())
 
     def numbered(self) -> dict[int, tuple[EventKind, int]]:
         """What each number stood for."""

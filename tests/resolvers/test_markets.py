@@ -97,7 +97,7 @@ class Shown:
     shown: list[ProviderStatus]
 
     def running(self, market: str, provider: str) -> None:
-        """Nobody runs."""
+        """No provider runs."""
 
     def statuses(self) -> list[ProviderStatus]:
         return self.shown

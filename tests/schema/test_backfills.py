@@ -1,4 +1,4 @@
-"""Coverage, backfills and tracked series over the API, and who may change which."""
+"""Coverage, backfills and tracked series over the API, and the roles that may change them."""
 
 from __future__ import annotations
 
@@ -36,18 +36,18 @@ def order(**more: object) -> dict[str, object]:
     return {"input": {"market": "demo", "provider": "synthetic", "symbols": ["BTC/USD"], "since": FROM, "until": UNTIL, **more}}  # fmt: skip
 
 
-def somebody(name: str, role: Role) -> Viewer:
+def viewer(name: str, role: Role) -> Viewer:
     return Viewer(User(hash(name) % 1000, name, role, disabled=False, version=1), frozenset(role.implied))
 
 
-OWNER, ADA, BOB = Viewer(), somebody("ada", Role.OPERATOR), somebody("bob", Role.OPERATOR)
-CYD, VERA = somebody("cyd", Role.ADMIN), somebody("vera", Role.VIEWER)
+OWNER, ADA, BOB = Viewer(), viewer("ada", Role.OPERATOR), viewer("bob", Role.OPERATOR)
+CYD, VERA = viewer("cyd", Role.ADMIN), viewer("vera", Role.VIEWER)
 
 
 async def ask(
     lab: ApiWorld, text: str, variables: dict[str, object] | None = None, viewer: Viewer = OWNER
 ) -> dict[str, Any]:
-    """Ask as somebody; without a name, as the owner of the machine."""
+    """Execute as a viewer, by default as the owner of the machine."""
     context = Context(lab.services, "test", viewer=viewer, origin=Origin("127.0.0.1", trusted=viewer is OWNER))
     result = await lab.schema.execute(text, variable_values=variables, context_value=context)
     errors = [error.formatted for error in result.errors or ()]
@@ -71,10 +71,10 @@ async def test_a_backfill_is_ordered_followed_and_done(lab: ApiWorld) -> None:
     text = "subscription ($id: ID!) { backfill(id: $id) { state piecesDone candlesWritten } }"
     try:
         stream = await lab.schema.subscribe(text, variable_values={"id": job["id"]}, context_value=context)
-        told = [result.data["backfill"] async for result in stream]  # type: ignore[union-attr]
+        received = [result.data["backfill"] async for result in stream]  # type: ignore[union-attr]
     finally:
         await workers.close()
-    assert told[-1] == {"state": "DONE", "piecesDone": 1, "candlesWritten": 1440.0}
+    assert received[-1] == {"state": "DONE", "piecesDone": 1, "candlesWritten": 1440.0}
     covered = await ask(
         lab,
         """{ coverage(market: "demo", provider: "synthetic", symbol: "BTC/USD") {

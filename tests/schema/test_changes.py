@@ -21,7 +21,7 @@ HOUR_MS = 60 * MINUTE_MS
 
 
 class Copy:
-    """A client that keeps the candles of one symbol at one timeframe, and fetches again only what it is told to."""
+    """A client that keeps the candles of one symbol at one timeframe, and fetches only the listed changes again."""
 
     def __init__(self, lab: ApiWorld, symbol: str, timeframe: str = "1m") -> None:
         self._lab = lab
@@ -50,11 +50,11 @@ class Copy:
 
     async def follow(self) -> Any:
         """Fetch again what changed, and nothing else."""
-        told = await self.changes()
-        for span in [*told["changed"], *told["lost"]]:
+        found = await self.changes()
+        for span in [*found["changed"], *found["lost"]]:
             await self.fetch(span["since"], span["until"])
-        self.revision = told["revision"]
-        return told
+        self.revision = found["revision"]
+        return found
 
 
 def _candles(numbers: range, close: float = 1.0) -> Candles:
@@ -84,20 +84,20 @@ async def test_a_copy_that_follows_the_changes_is_what_the_server_has(lab: ApiWo
     await _write(lab, symbol, _candles(range(100, 103), 2.0), 103)  # three are corrected
     await _write(lab, symbol, _candles(range(200, 201)), 210, replaces=True)  # nine are withdrawn
     assert await Copy(lab, symbol, timeframe).fetch() != first
-    told = await copy.follow()
+    found = await copy.follow()
     width = Timeframe.parse(timeframe)
     expected = Spans(
         Span(a, b).outer(width)
         for a, b in [(T0 + 100 * MINUTE_MS, T0 + 103 * MINUTE_MS), (T0 + 201 * MINUTE_MS, T0 + 210 * MINUTE_MS)]
     )
-    assert [(span["since"], span["until"]) for span in told["changed"]] == [(s.since, s.until) for s in expected]
-    assert told["lost"] == []
+    assert [(span["since"], span["until"]) for span in found["changed"]] == [(s.since, s.until) for s in expected]
+    assert found["lost"] == []
     fresh = Copy(lab, symbol, timeframe)
     await fresh.fetch()
     assert copy.candles == fresh.candles
     lost = await withdraw(lab.services.history.store, series, Spans([Span(T0, T0 + HOUR_MS * 10)]), "a test")
-    told = await copy.follow()
-    assert [(span["since"], span["until"]) for span in told["lost"]] == [
+    found = await copy.follow()
+    assert [(span["since"], span["until"]) for span in found["lost"]] == [
         (s.since, s.until) for s in Spans(span.outer(width) for span in lost)
     ]
     assert lost
@@ -112,9 +112,9 @@ async def test_what_its_provider_replaced_is_lost(lab: ApiWorld) -> None:
     revoked = Spans([Span(T0, T0 + 50 * MINUTE_MS)])
     write = CandleWrite(series.instrument_id, MINUTE, Candles.empty(), Spans(), "i", revoked=revoked)
     await lab.services.history.store.write([write])
-    told = await copy.changes()
-    assert told["lost"] == [{"since": T0, "until": T0 + 50 * MINUTE_MS}]
-    assert told["changed"] == [{"since": T0, "until": T0 + 50 * MINUTE_MS}]
+    found = await copy.changes()
+    assert found["lost"] == [{"since": T0, "until": T0 + 50 * MINUTE_MS}]
+    assert found["changed"] == [{"since": T0, "until": T0 + 50 * MINUTE_MS}]
 
 
 async def test_a_coarser_candle_of_the_provider_s_own_does_not_move_a_finer_series(lab: ApiWorld) -> None:

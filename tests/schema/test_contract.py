@@ -78,7 +78,7 @@ def _field(name: str, field: FieldDefinitionNode | InputValueDefinitionNode) -> 
 
 def _input(node: InputValueDefinitionNode) -> str:
     default = print_ast(node.default_value) if node.default_value else None
-    # An argument that may be left out and one that is null unless told are one thing to a client.
+    # For a client, an optional argument and one with the default null are the same.
     return print_ast(node.type) + (f" = {default}" if default not in {None, "null"} else "")
 
 

@@ -54,7 +54,7 @@ BAD: list[tuple[dict[str, Any], str, str]] = [
     ({"limit": 2**53}, BAD_INPUT, "32-bit"),
     ({"limit": "10"}, BAD_INPUT, "Int cannot represent"),
     ({"market": "nowhere"}, NOT_FOUND, "Unknown market 'nowhere'"),
-    ({"market": "demo", "provider": "nobody"}, NOT_FOUND, "no provider 'nobody'"),
+    ({"market": "demo", "provider": "absent"}, NOT_FOUND, "no provider 'absent'"),
     ({"symbol": "NOPE"}, NOT_FOUND, "no symbol 'NOPE'"),
     ({"market": "demo", "provider": "synthetic", "symbol": "NOPE"}, NOT_FOUND, "no symbol 'NOPE'"),
     ({"timeframe": "1x"}, BAD_INPUT, "Unknown timeframe '1x'"),
@@ -135,7 +135,7 @@ async def test_wrong_arguments_of_the_other_fields_are_bad_input(lab: ApiWorld, 
     [
         'providers(market: "nowhere") { id }',
         'symbols(market: "nowhere", provider: "synthetic") { totalCount }',
-        'symbols(market: "demo", provider: "nobody") { totalCount }',
+        'symbols(market: "demo", provider: "absent") { totalCount }',
         'symbol(market: "demo", provider: "synthetic", symbol: "NOPE") { id }',
     ],
 )

@@ -40,10 +40,10 @@ async def _answer(allowed: Introspection, text: str, **who: Any) -> tuple[Any, s
         (Introspection.OFF, OWNER, "FORBIDDEN"),
     ],
 )
-async def test_the_schema_is_read_by_those_who_may_and_guessed_by_nobody_else(
+async def test_only_permitted_callers_can_read_or_guess_the_schema(
     allowed: Introspection, who: dict[str, Any], code: str
 ) -> None:
-    """The cache of documents does not let one through that was valid for somebody else."""
+    """The cache of documents does not pass a document that was valid for another caller."""
     for text in ASKED:
         data, _, found = await _answer(allowed, text, **who)
         assert (found, data is None) == (code, bool(code))

@@ -211,7 +211,7 @@ async def test_what_cannot_be_answered_is_refused(many: ApiWorld, variables: dic
 
 
 async def test_an_unknown_provider_is_not_found(many: ApiWorld) -> None:
-    answer = await many.ask('{ latest(market: "lab", provider: "nobody", pattern: "*") { missing } }')
+    answer = await many.ask('{ latest(market: "lab", provider: "absent", pattern: "*") { missing } }')
     assert [error["extensions"]["code"] for error in answer["errors"]] == ["NOT_FOUND"]
 
 

@@ -42,7 +42,7 @@ ATTACKS = {
     "a circle of fragments": "{ ...A } fragment A on Query { ...B } fragment B on Query { ...A }",
     "a circle through fields": "{ markets { ...M } } fragment M on Market { providers { symbols { nodes { ...S } } } }"
     "fragment S on Symbol { candles { ...C } } fragment C on CandleSeries { ...C }",
-    "a circle that nobody uses": "{ __typename } fragment A on Query { ...A }",
+    "a circle that is not used": "{ __typename } fragment A on Query { ...A }",
     "one field 3000 times": "{ " + "markets { id } " * 3000 + "}",
     "one field 480 times": "{ markets { " + "providers { id } " * 480 + "} }",
     "one field 15 times 15 times 2": "{ "
@@ -261,7 +261,7 @@ INLINE = 'mutation T($s: [String!]) { track(input: { market: "lab", provider: "b
 )
 async def test_tracking_costs_what_it_names(lab: ApiWorld, document: str, order: dict[str, Any], dear: bool) -> None:
     errors = (await lab.ask(document, order))["errors"]
-    assert errors  # nobody is signed in
+    assert errors  # no user is signed in
     assert errors[0]["extensions"]["code"] == ("BAD_USER_INPUT" if dear else "UNAUTHENTICATED")
     assert ("This may cost" in errors[0]["message"]) is dear
 

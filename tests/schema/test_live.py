@@ -1,4 +1,4 @@
-"""What is told of an event is worked out once for all who listen alike, and is what each would be told alone."""
+"""The payload of an event is made once for all listeners with the same selection, and equals what each would get alone."""
 
 from __future__ import annotations
 
@@ -103,9 +103,9 @@ async def alone(text: str, variables: dict[str, Any], events: list[Event]) -> li
 
 
 def _plain(payload: str) -> object:
-    told = orjson.loads(payload)
-    return told["data"], [
-        (e["path"], [(place["line"], place["column"]) for place in e["locations"]]) for e in told.get("errors", ())
+    received = orjson.loads(payload)
+    return received["data"], [
+        (e["path"], [(place["line"], place["column"]) for place in e["locations"]]) for e in received.get("errors", ())
     ]
 
 
@@ -118,7 +118,7 @@ def _json(answers: list[Any]) -> list[object]:
 
 @settings(max_examples=150, deadline=None)
 @given(st.lists(st.tuples(documents(), _values), min_size=1, max_size=4), _events)
-def test_what_is_shared_is_what_each_would_be_told_alone(
+def test_a_shared_payload_equals_the_one_that_each_would_get_alone(
     listeners: list[tuple[str, dict[str, Any]]], events: list[Event]
 ) -> None:
     listeners = [(text, values) for text, values in listeners if not validate(SCHEMA._schema, parse(text))]
@@ -132,15 +132,15 @@ def test_what_is_shared_is_what_each_would_be_told_alone(
             assert '"errors"' not in await anext(stream)
         for event in events:
             stage.tell(event)
-        # An UPDATE that another of the same candle follows at once is told by that one alone.
+        # An UPDATE that another of the same candle follows at once is replaced by that one.
         kept = [e for e, n in zip(events, [*events[1:], None], strict=True) if not _conflates(e, n)]
-        told = [[_plain(await anext(stream)) for _ in kept] for stream in streams]
+        received = [[_plain(await anext(stream)) for _ in kept] for stream in streams]
         for stream in streams:
             await stream.aclose()
         for at, (text, values) in enumerate(listeners):
             expected = _json(await alone(text, values, kept))
-            assert told[2 * at] == expected
-            assert told[2 * at + 1] == expected
+            assert received[2 * at] == expected
+            assert received[2 * at + 1] == expected
 
     asyncio.run(compare())
 
@@ -176,7 +176,7 @@ async def _caught_up(stage: Stage, text: str, values: dict[str, Any], **given: A
 
 
 async def test_an_event_is_executed_once_for_a_thousand_listeners(executed: Counter[object]) -> None:
-    """Whatever `since` they came with, in a variable or in the text, however it is spaced, and whoever they are."""
+    """With any `since`, in a variable or in the text, any spacing, and any account."""
     stage = Stage()
     for _ in range(3):
         stage.close()
@@ -193,9 +193,9 @@ async def test_an_event_is_executed_once_for_a_thousand_listeners(executed: Coun
     somebody = Viewer(User(1, "a", Role.VIEWER, False, 1), frozenset({Role.VIEWER}), 2e12)
     streams = [await _caught_up(stage, *asked[at % 5]) for at in range(999)]
     streams.append(await _caught_up(stage, LIVE, {}, viewer=somebody))
-    told = [stage.close(), stage.tell(Event(EventKind.CORRECTION, 5, candle(1, 9.0))), stage.move()]
-    payloads = [[await anext(stream) for _ in told] for stream in streams]
-    assert [executed[event] for event in told] == [1, 1, 1]
+    received = [stage.close(), stage.tell(Event(EventKind.CORRECTION, 5, candle(1, 9.0))), stage.move()]
+    payloads = [[await anext(stream) for _ in received] for stream in streams]
+    assert [executed[event] for event in received] == [1, 1, 1]
     assert all(one == payloads[0] for one in payloads)
     assert all(one is other for one, other in zip(payloads[0], payloads[-1], strict=True))  # the very same text
     for stream in streams:
@@ -231,12 +231,12 @@ async def test_those_who_ask_otherwise_or_may_see_otherwise_have_an_execution_of
     event = stage.close()
     payloads = [await anext(stream) for stream in streams]
     assert executed[event] == 6
-    assert len(set(payloads)) == 4  # the admin sees the same, and so does who does not skip
+    assert len(set(payloads)) == 4  # the admin gets the same, and so does a client without the skip
     for stream in streams:
         await stream.aclose()
 
 
-async def test_an_event_is_executed_for_nobody_in_particular() -> None:
+async def test_an_event_is_executed_without_an_account() -> None:
     stage = Stage()
     seen = []
     somebody = Viewer(User(1, "a", Role.VIEWER, False, 1), frozenset({Role.VIEWER}), 2e12)
@@ -248,7 +248,7 @@ async def test_an_event_is_executed_for_nobody_in_particular() -> None:
     assert seen[0].connection_params is None
 
 
-async def test_nobody_joins_who_may_not(executed: Counter[object]) -> None:
+async def test_a_caller_without_permission_does_not_join(executed: Counter[object]) -> None:
     """Somebody allowed is listening already."""
     stage = Stage()
     stream = await _caught_up(stage, LIVE, {})
@@ -266,12 +266,12 @@ async def test_nothing_is_kept_of_an_audience_that_has_gone() -> None:
     await anext(stream)
     await stream.aclose()
     gc.collect()
-    stage.told.clear()
+    stage.published.clear()
     assert event() is None
     assert not [one for one in live._shared_executions.values() if one._executor.context_value.services.hub is stage]
 
 
-async def test_no_event_is_missing_or_told_twice_where_the_history_ends() -> None:
+async def test_no_event_is_missing_or_repeated_where_the_history_ends() -> None:
     """A burst falls into the middle of the snapshots of some, and others come in the middle of the burst."""
     stage = Stage(page=10)
     for _ in range(35):
@@ -298,14 +298,14 @@ async def test_no_event_is_missing_or_told_twice_where_the_history_ends() -> Non
         if number % 50 == 0:
             listening.append(asyncio.create_task(listen(FIRST, last)))
         await asyncio.sleep(0)
-    told = await asyncio.wait_for(asyncio.gather(*listening), HANG_S)
-    for stamps, first in zip(told, [0, 7, 20, 34, 0, 0, 0, 0], strict=True):
+    received = await asyncio.wait_for(asyncio.gather(*listening), HANG_S)
+    for stamps, first in zip(received, [0, 7, 20, 34, 0, 0, 0, 0], strict=True):
         assert stamps == list(range(FIRST + first * 60_000, last + 1, 60_000))
     assert not stage.listeners
 
 
 async def test_an_error_in_an_event_points_into_the_document_of_each_listener() -> None:
-    """What has no errors is shared; a price that is none is told to each with the place in its own text."""
+    """A result without errors is shared; for an invalid price each client gets the position in its own text."""
     stage = Stage()
     texts = [LIVE, "\n\n" + LIVE]
     streams = [await _caught_up(stage, text, {}) for text in texts]

@@ -37,13 +37,13 @@ async def test_a_series_that_fails_is_null_with_an_error_of_its_path_and_the_oth
         _series(SYMBOLS[2], provider="demo/synthetic"),
     ]
     payloads = await _take(lab, {"series": series}, 5)
-    told = {one["data"]["candlesMany"]["symbol"]: one for one in payloads}
+    received = {one["data"]["candlesMany"]["symbol"]: one for one in payloads}
     for symbol, code in (("NOPE", "NOT_FOUND"), ("a\0b", "BAD_USER_INPUT"), (SYMBOLS[2], "BAD_USER_INPUT")):
-        (error,) = told[symbol]["errors"]
+        (error,) = received[symbol]["errors"]
         assert error["path"] == ["candlesMany", "event"]
         assert error["extensions"]["code"] == code
-        assert told[symbol]["data"]["candlesMany"]["event"] is None
-    minutes, hours = told[SYMBOLS[0]]["data"]["candlesMany"], told[SYMBOLS[1]]["data"]["candlesMany"]
+        assert received[symbol]["data"]["candlesMany"]["event"] is None
+    minutes, hours = received[SYMBOLS[0]]["data"]["candlesMany"], received[SYMBOLS[1]]["data"]["candlesMany"]
     assert (minutes["market"], minutes["provider"], minutes["timeframe"]) == ("lab", "bench", "1m")
     assert [node["timestamp"] for node in minutes["event"]["nodes"]] == [T0 + MINUTE_MS * n for n in range(ROWS)]
     assert hours["timeframe"] == "1h"

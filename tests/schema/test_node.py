@@ -121,7 +121,7 @@ async def test_the_id_of_another_market_s_provider_is_bad_input(furnished: ApiWo
 @pytest.mark.parametrize(
     "text",
     [
-        "", "/", "//", "nowhere", "demo/nobody", "demo/synthetic/NOPE", "demo/", "/demo", "demo/synthetic/", "demo:synthetic",
+        "", "/", "//", "nowhere", "demo/absent", "demo/synthetic/NOPE", "demo/", "/demo", "demo/synthetic/", "demo:synthetic",
         "d%65mo", "demo/synthetic:BTC/USD", "demo:synthetic:BTC/USD", "7", "backfill:", "backfill:077", "backfill:999999",
         "backfill:-1", "backfill:" + "9" * 19, "backfill:" + "9" * 40, "x" * 10_000, "a\0b", "demo/synthetic/\0", "%00",
     ],

@@ -1,4 +1,4 @@
-"""Who may have what answered, and what is said to those who may not."""
+"""Which roles may query which fields, and the errors for the others."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ EXPIRED = ("UNAUTHENTICATED", "TOKEN_EXPIRED")
 
 @pytest.mark.parametrize("trusted", [False, True])
 async def test_each_role_may_what_those_before_it_may(empty: ApiWorld, trusted: bool) -> None:
-    """Where somebody signed in asks from makes no difference."""
+    """The address of a signed-in caller makes no difference."""
     every = ("viewer", "operator", "admin")
     for count, role in enumerate(Role, 1):
         expected = {name: True if index < count else FORBIDDEN for index, name in enumerate(every)}
@@ -85,7 +85,7 @@ async def test_a_token_that_is_not_good_is_worse_than_none(empty: ApiWorld, trus
     assert await _may(empty, viewer, trusted=trusted) == dict.fromkeys(("viewer", "operator", "admin"), EXPIRED)
 
 
-async def test_whoever_sits_at_the_machine_is_operator_until_there_is_an_account(
+async def test_a_local_caller_is_operator_until_there_is_an_account(
     new_database: Callable[..., object], migrated_template: str
 ) -> None:
     async with laboratory(await new_database(migrated_template)) as lab:

@@ -71,7 +71,7 @@ Begin = Callable[[], Server]
 async def begin(
     new_database: Callable[..., Awaitable[str]], migrated_template: str, monkeypatch: pytest.MonkeyPatch
 ) -> AsyncIterator[Begin]:
-    """Begin a process; all of them have one database, and nobody waits for long."""
+    """Begin a process; all of them have one database, and no query waits for long."""
     set_clock(monkeypatch, lambda: T0 + 400 * MINUTE_MS)
     opened, schema, begun = Database(await new_database(migrated_template), timings=HASTY), build_schema(), []
     await opened.open()

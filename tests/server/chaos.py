@@ -108,10 +108,10 @@ async def _run(dsn: str, folder: Path) -> bool:
     sys.stdout.write(
         f"{KILLS} deaths of the leader, {CUTS} cuts, {KILLS // 4} resets, {KILLS // 4} frozen leaders, {LISTENERS} listeners, "
         f"{time.monotonic() - began:.0f} s, {sum(f.connects for f in followers)} connections\n"
-        f"closed candles told: {sum(len(f.closed) for f in followers)}, missing {missing}, repeated {repeats}\n"
+        f"closed candles received: {sum(len(f.closed) for f in followers)}, missing {missing}, repeated {repeats}\n"
         f"takeover: median {took[len(took) // 2]:.1f} s, longest {took[-1]:.1f} s\n"
         f"late writes refused: {refused}\n"
-        f"errors told to listeners: {sum(map(len, errors))} {set().union(*errors)}\n"
+        f"errors sent to listeners: {sum(map(len, errors))} {set().union(*errors)}\n"
     )
     return not missing and not repeats
 

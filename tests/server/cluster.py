@@ -199,9 +199,9 @@ class Follower:
         if payload.get("errors"):
             self.errors.append(str(payload["errors"]))
             return False
-        told = payload["data"]["candlesMany" if self._many else "candles"]
-        event = told["event"] if self._many else told
-        slow = self._many and told["timeframe"] == "5m"
+        received = payload["data"]["candlesMany" if self._many else "candles"]
+        event = received["event"] if self._many else received
+        slow = self._many and received["timeframe"] == "5m"
         rows, asked = (self.fives, fives) if slow else (self.closed, since)
         for node in event["nodes"]:
             if node["closed"] and event["kind"] in {"SNAPSHOT", "CLOSE"}:
@@ -218,7 +218,7 @@ class Follower:
         return True
 
     def missing(self, end: int) -> int:
-        """How many candles before ``end`` it was not told, or told wrongly."""
+        """The number of candles before ``end`` that it did not receive, or received wrongly."""
         truth = self._cluster.truth.between(Span(SINCE, end))
         rows = set(zip(truth.timestamp.tolist(), truth.close.tolist(), truth.volume.tolist(), strict=True))
         lacks = len(rows - set(self.closed))
@@ -245,6 +245,6 @@ async def following(cluster: Cluster, count: int) -> AsyncIterator[list[Follower
 
 
 async def all_received(followers: list[Follower], end: int) -> None:
-    """Wait until everybody has every candle before ``end``."""
+    """Wait until every follower has every candle before ``end``."""
     with suppress(TimeoutError):  # the caller says what is missing
         await eventually(lambda: not any(follower.missing(end) for follower in followers))

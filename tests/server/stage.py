@@ -49,7 +49,7 @@ def candle(number: int, close: float = 2.5, *, closed: bool = True) -> Candles:
 class Stage:
     """A hub of one series: `close` and `move` are what happens to it."""
 
-    told: list[Candles] = field(default_factory=list)
+    published: list[Candles] = field(default_factory=list)
     listeners: set[Listener] = field(default_factory=set)
     page: int = 1000
     gate: asyncio.Event = field(default_factory=asyncio.Event)  # closed: histories wait between their pages
@@ -60,7 +60,7 @@ class Stage:
 
     @property
     def seq(self) -> int:
-        return len(self.told)
+        return len(self.published)
 
     async def subscribe(
         self,
@@ -77,7 +77,7 @@ class Stage:
         self.listeners.add(listener)
         try:
             seq = self.seq
-            history = [c for c in self.told if since is not None and c.timestamp[0] >= since]
+            history = [c for c in self.published if since is not None and c.timestamp[0] >= since]
             while len(history) > self.page:
                 for one in history[: self.page]:
                     yield Event(EventKind.SNAPSHOT, seq, one)
@@ -103,15 +103,15 @@ class Stage:
 
     def close(self, close: float = 2.5) -> Event:
         """A candle became final."""
-        self.told.append(candle(self.seq, close))
-        return self.tell(Event(EventKind.CLOSE, self.seq, self.told[-1]))
+        self.published.append(candle(self.seq, close))
+        return self.tell(Event(EventKind.CLOSE, self.seq, self.published[-1]))
 
     def move(self, close: float = 2.5) -> Event:
         """The forming candle moved."""
         return self.tell(Event(EventKind.UPDATE, self.seq, candle(self.seq, close, closed=False)))
 
     async def empty(self) -> None:
-        """Wait until nobody listens."""
+        """Wait until there is no listener."""
         await eventually(lambda: not self.listeners)
 
 

@@ -155,7 +155,7 @@ async def test_a_user_signs_in_keeps_a_configuration_and_stays_signed_in(client:
 
 BAD = [
     (f'mutation {{ login(username: "ada", password: "{WRONG}") {{ token }} }}', {}, ("UNAUTHENTICATED", None)),
-    (LOGIN, {"name": "nobody", "password": WRONG}, ("UNAUTHENTICATED", None)),
+    (LOGIN, {"name": "absent", "password": WRONG}, ("UNAUTHENTICATED", None)),
     (LOGIN, {"name": "", "password": WRONG}, ("BAD_USER_INPUT", None)),
     (LOGIN, {"name": "ada", "password": ""}, ("BAD_USER_INPUT", None)),
     (LOGIN, {"name": "x" * 257, "password": WRONG}, ("BAD_USER_INPUT", None)),
@@ -216,7 +216,7 @@ async def test_an_expired_token_says_so_wherever_it_is_shown_but_to_who_brings_a
     assert refreshed["data"]["refresh"]["user"] == {"username": "dee"}
 
 
-async def test_a_token_in_an_address_or_a_cookie_is_nobodys(client: Client) -> None:
+async def test_a_token_in_an_address_or_a_cookie_is_ignored(client: Client) -> None:
     token = forged()
     assert (await client.ask(ME, token))["data"]["me"]["username"] == "ada"
     query = {"query": ME, "token": token, "access_token": token, "authorization": f"Bearer {token}"}
@@ -275,7 +275,7 @@ async def test_a_socket_with_a_token_that_is_not_good_is_closed_with_4403(client
     assert ("expired" in reason) is (header == "expired")
 
 
-async def test_whoever_is_disabled_is_out_on_a_live_socket_too(client: Client) -> None:
+async def test_a_disabled_account_is_signed_out_on_a_live_socket_too(client: Client) -> None:
     signed_in = await client.login("eve")
     other = await client.login("dee")
     async with (
@@ -314,7 +314,7 @@ async def test_every_alias_is_a_try(client: Client) -> None:
                 assert 0 < error["extensions"]["retryAfter"] <= 30
     assert found["UNAUTHENTICATED"] == 10
     assert set(found) == {"UNAUTHENTICATED", "RATE_LIMITED"}
-    assert await client.login("bob"), "somebody else from the same address"
+    assert await client.login("bob"), "another user from the same address"
 
 
 async def test_no_secret_is_in_the_log_or_in_an_error(client: Client) -> None:
@@ -354,7 +354,7 @@ async def test_market_data_is_closed_to_strangers_where_that_is_asked(
         assert (await client.ask(ME))["data"] == {"me": None}
 
 
-async def test_while_the_database_is_away_nobody_is_told_that_the_password_is_wrong(tmp_path: Path) -> None:
+async def test_while_the_database_is_away_no_password_is_called_wrong(tmp_path: Path) -> None:
     postgres = EmbeddedPostgres(tmp_path / "data")
     dsn = (await asyncio.to_thread(postgres.start)).dsn
     try:
@@ -415,7 +415,7 @@ async def test_accounts_are_made_and_closed_from_the_command_line(
         (("add", "ada"), PASSWORD, 1),
         (("add", "bob"), "short", 1),
         (("add", "bob", "--role", "root"), PASSWORD, 2),
-        (("disable", "nobody"), "", 1),
+        (("disable", "absent"), "", 1),
     ):
         result = command(dsn, *arguments, said=said)
         assert result.returncode == code, arguments

@@ -1,4 +1,4 @@
-"""A provider of somebody else's: built, installed, found, proved and asked, in processes that have only what was installed."""
+"""A third-party provider: built, installed, found, checked and queried, in processes that have only the installed packages."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ async def exchange() -> AsyncIterator[Any]:
 
 
 async def run_pytest(site: Path, folder: Path, *arguments: str, **variables: str) -> tuple[int, str]:
-    """Run pytest in ``folder`` as somebody who has installed what is in ``site``: its exit code, and what it said."""
+    """Run pytest in ``folder`` with the packages installed in ``site``; return its exit code and its output."""
     process = await asyncio.create_subprocess_exec(
         sys.executable,
         *("-m", "pytest", "-p", "no:cacheprovider", *arguments),
@@ -91,9 +91,7 @@ async def test_an_installed_provider_is_proved_from_anywhere(site: Path, tmp_pat
     assert exchange.calls > 20
 
 
-async def test_a_broken_rule_is_told_with_what_it_says_and_where_it_is_written(
-    site: Path, tmp_path: Path, exchange: Any
-) -> None:
+async def test_a_broken_rule_is_reported_with_its_text_and_its_page(site: Path, tmp_path: Path, exchange: Any) -> None:
     (tmp_path / "loses.py").write_text(
         "from candlegraph_acme import *\nfrom dataclasses import replace\n"
         "class Loses(Acme):\n    id = 'loses'\n    async def fetch(self, instrument, timeframe, span):\n"
@@ -128,7 +126,7 @@ async def test_what_cannot_be_tried_is_refused_in_one_line(
 
 
 async def test_a_pytest_that_is_not_asked_for_it_imports_nothing_of_ours(site: Path, tmp_path: Path) -> None:
-    """Whoever has Candlegraph installed and tests something else does not wait for numpy."""
+    """The tests of another project do not import numpy because Candlegraph is installed."""
     (tmp_path / "test_other.py").write_text(
         "import sys\ndef test_other():\n    assert 'candlegraph_pytest' in sys.modules\n"
         "    assert not {'candlegraph', 'numpy'} & set(sys.modules)\n"
@@ -157,7 +155,7 @@ async def ask(url: str, document: str) -> Any:
     return answer["data"]
 
 
-async def test_an_installed_provider_is_served_and_a_broken_one_harms_nobody(
+async def test_an_installed_provider_is_served_and_a_broken_one_affects_no_other(
     site: Path, tmp_path: Path, exchange: Any, new_database: Callable[..., Any], migrated_template: str
 ) -> None:
     """Found by its entry point in a server process; a plugin that cannot be imported, and two that are one, are FAILED."""

@@ -210,7 +210,7 @@ def test_the_readme_shows_every_setting_as_the_code_has_it() -> None:
 
 
 def test_no_setting_is_read_that_is_not_declared() -> None:
-    """Providers read their own from the environment that they are given; nobody else reads it."""
+    """Providers read their own settings from the environment that they are given; nothing else reads it."""
     readers = [
         path
         for folder in ("storage", "resolvers", "schema", "realtime", "server", "candlegraph")

@@ -1,4 +1,4 @@
-"""Two servers over one database and one Valkey count sign-ins together; its death stops nobody."""
+"""Two servers over one database and one Valkey count sign-ins together; if it dies, sign-ins still work."""
 
 from __future__ import annotations
 

@@ -48,7 +48,7 @@ LOOPS = (
 
 @dataclass
 class Server:
-    """A wired server, and somebody who listens to a series of it."""
+    """A wired server, and a listener to one of its series."""
 
     machine: Runtime
     supervisor: Disturbing
@@ -74,8 +74,8 @@ class Server:
         assert found[0] == 200
         return found[1]
 
-    async def told(self) -> None:
-        """Wait until the listener is told of the moving candle twice: the second time by what moved since."""
+    async def moved(self) -> None:
+        """Wait until the listener has received the forming candle twice: the second one has moved since."""
         before = self.moves
         await eventually(lambda: self.moves >= before + 2)
         assert self.moves >= before + 2
@@ -117,7 +117,7 @@ async def server(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Serv
         await server.lose_redis()  # the probe begins with the first failure
         await server.restore_redis()
         await server.says("ready")
-        await server.told()
+        await server.moved()
         yield server
 
 
@@ -143,18 +143,18 @@ async def test_a_loop_that_fails_is_named_by_readyz_and_runs_again_and_listeners
     assert len(failures) == 1, "its traceback, once"
     assert await server.says("ready") == {"status": "ready"}
     assert server.supervisor.runs[name] == runs + 1
-    await server.told()
+    await server.moved()
 
 
 async def test_redis_killed_in_the_middle_of_a_stream_is_a_detail_and_no_end(server: Server) -> None:
-    await server.told()
+    await server.moved()
     await server.lose_redis()
     async with asyncio.timeout(HANG_S):
         while "Redis does not answer" not in (detail := (await server.says("degraded"))["detail"]) or (
             "each process works alone" not in detail
         ):
             await asyncio.sleep(0.02)
-    await server.told()
+    await server.moved()
     await server.restore_redis()
     assert await server.says("ready") == {"status": "ready"}
-    await server.told()
+    await server.moved()

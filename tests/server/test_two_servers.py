@@ -78,7 +78,7 @@ async def test_a_leader_that_was_frozen_over_its_lease_writes_and_says_nothing_a
                 await eventually(lambda line=line: line in frozen.log.read_text(encoding="utf-8"))
             assert cluster.leader() is not frozen
             await eventually(lambda: len(cluster.exchange.sockets.lines) == 1)
-            # Of what it heard of the exchange when it woke it has told nobody, and nobody would have believed it.
+            # It has published nothing of what the exchange sent after it woke, and no server would have accepted it.
             late = [m for m in ear.messages if m.epoch == former and max(m.candles.timestamp, default=0) > stood_at]
             assert late == []
             last = ear.messages[-1]
@@ -93,7 +93,7 @@ async def test_a_leader_that_was_frozen_over_its_lease_writes_and_says_nothing_a
             assert [follower.missing(end) for follower in followers] == [0] * 40
             assert [follower.repeats for follower in followers] == [0] * 40
             assert [follower.connects for follower in followers] == connects
-        async with following(cluster, 5) as followers:  # what is stored is what was told
+        async with following(cluster, 5) as followers:  # the stored candles are the received ones
             assert [follower.missing(end) for follower in followers] == [0] * 5
     for server in cluster.servers:
         assert "Traceback" not in server.log.read_text(encoding="utf-8")

@@ -35,25 +35,25 @@ def part(since: int, until: int) -> Span:
     return Span(T0 + since * MINUTE_MS, T0 + until * MINUTE_MS)
 
 
-async def told(world: World, timeframe: Timeframe = MINUTE) -> int:
+async def count_of(world: World, timeframe: Timeframe = MINUTE) -> int:
     return (await world.history.coverage(Series(world.instrument, timeframe))).rows
 
 
 async def test_after_whatever_is_written_the_count_is_what_is_stored(world: World) -> None:
     truth, record = world.upstream.truth[world.symbol], await world.record()
-    assert await told(world) == 0
+    assert await count_of(world) == 0
     await world.keeps(part(500, 600))
-    assert await told(world) == len(await world.stored()) == 80
+    assert await count_of(world) == len(await world.stored()) == 80
     await world.keeps(part(600, 700))  # beside it
     await world.keeps(part(100, 200), part(900, 1000))  # and apart, on both sides
-    assert await told(world) == len(await world.stored()) == 320
+    assert await count_of(world) == len(await world.stored()) == 320
     late = Candles.of(T0 + MINUTE_MS * np.array([500, 505]), *([1.0, 1.0],) * 5)
     await world.keeps(part(500, 506), rows=late)  # two minutes that had no trade after all
-    assert await told(world) == len(await world.stored()) == 322
+    assert await count_of(world) == len(await world.stored()) == 322
     covered = Spans([part(100, 200)])
     await world.store.write([CandleWrite(record.id, MINUTE, truth.between(part(150, 160)), covered, replaces=True)])
-    assert await told(world) == len(await world.stored()) == 322 - 72  # the others were withdrawn
-    assert await told(world, Timeframe(1, "h")) == 7  # 2, 8 to 11, 15 and 16
+    assert await count_of(world) == len(await world.stored()) == 322 - 72  # the others were withdrawn
+    assert await count_of(world, Timeframe(1, "h")) == 7  # 2, 8 to 11, 15 and 16
 
 
 async def test_candles_of_a_timeframe_that_has_an_aggregate_count_too(world: World) -> None:
@@ -61,12 +61,12 @@ async def test_candles_of_a_timeframe_that_has_an_aggregate_count_too(world: Wor
     day, record = Timeframe(1, "d"), await world.record()
     days = Candles.of(T0 + DAY_MS * np.arange(-5, 1), *(np.ones(6),) * 5)
     await world.store.write([CandleWrite(record.id, day, days, Spans([Span(T0 - 5 * DAY_MS, T0 + DAY_MS)]), "i")])
-    assert await told(world, day) == 6
+    assert await count_of(world, day) == 6
     await world.keeps(part(0, 1440))
-    assert await told(world, day) == 6, "the day that has its minutes as well is one"
+    assert await count_of(world, day) == 6, "the day that has its minutes as well is one"
     minutes_of = minutes(T0 + DAY_MS, 60)
     await world.keeps(part(1440, 1500), rows=minutes_of)
-    assert await told(world, day) == 7
+    assert await count_of(world, day) == 7
 
 
 async def test_only_what_is_new_is_counted(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -81,8 +81,8 @@ async def test_only_what_is_new_is_counted(world: World, monkeypatch: pytest.Mon
     monkeypatch.setattr(Database, "read", noted)
     for until in (100, 100, 110):
         await world.keeps(part(0, until))
-        await told(world)
-        await told(world)
+        await count_of(world)
+        await count_of(world)
     whole, new = part(0, 100), part(100, 110)
     assert counted == [[(whole.since, whole.until)], [(new.since, new.until)]]
 

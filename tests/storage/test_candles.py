@@ -213,12 +213,12 @@ async def test_writers_of_many_series_in_any_order_never_lock_each_other_out(sto
         assert [int(r[0] - T0) // MINUTE_MS for r in rows_of(await all_of(store, instrument_id))] == sorted(turns)
 
 
-async def test_a_long_write_tells_how_far_it_is(store: CandleStore, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_long_write_reports_its_progress(store: CandleStore, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(binary, "COPY_ROWS", 40)
-    series, told = await new(store), list[int]()
-    await store.write([write(series, minutes(T0, 100))], progress=told.append)
-    await store.write([write(series, minutes(T0, 100, seed=2))], progress=told.append)
-    assert told == [40, 40, 20] * 2
+    series, steps = await new(store), list[int]()
+    await store.write([write(series, minutes(T0, 100))], progress=steps.append)
+    await store.write([write(series, minutes(T0, 100, seed=2))], progress=steps.append)
+    assert steps == [40, 40, 20] * 2
     assert rows_of(await all_of(store, series)) == rows_of(minutes(T0, 100, seed=2))
 
 
@@ -271,8 +271,8 @@ async def test_two_changes_of_one_transaction_are_both_news(database: Database) 
     corrected = Span(T0, T0 + MINUTE_MS)
     async with database.transaction() as connection:
         for one, span in ((1, corrected), (2, None)):
-            told = [[one], [span.since if span else 0], [span.until if span else 0]]
-            await connection.fetchval(SQL["coverage_extend"], [], [], [], [], *told, [])
+            steps = [[one], [span.since if span else 0], [span.until if span else 0]]
+            await connection.fetchval(SQL["coverage_extend"], [], [], [], [], *steps, [])
     await feed.poll()
     assert sorted(heard, key=lambda change: change.instrument_id) == [Change(1, corrected), Change(2)]
     heard.clear()

@@ -52,7 +52,7 @@ async def another_process(world: World, dsn: str) -> AsyncIterator[World]:
 
 
 def whole(answers: list[Answer | BaseException], world: World) -> bool:
-    """Whether everybody has all of it."""
+    """Whether all tasks have all of it."""
     rows = rows_of(world.upstream.truth[world.symbol].between(Span(ASK["since"], ASK["until"])))
     return all(isinstance(a, Answer) and a.complete and rows_of(a.candles) == rows for a in answers)
 
@@ -90,7 +90,7 @@ async def test_overlapping_questions_to_two_processes_ask_for_no_minute_twice(wo
     assert Spans(asked) == Spans([Span(T0, T0 + 300 * MINUTE_MS)])
 
 
-async def test_who_leaves_cancels_nobody(world: World) -> None:
+async def test_a_cancelled_caller_cancels_no_other(world: World) -> None:
     release = asyncio.Event()
     world.upstream.faults = [hanging(release)]
     first, second = (asyncio.create_task(world.ask(**ASK)) for _ in range(2))
@@ -102,7 +102,7 @@ async def test_who_leaves_cancels_nobody(world: World) -> None:
     assert world.calls == 1
 
 
-async def test_a_failed_flight_is_a_success_to_nobody_and_the_next_question_asks_again(world: World) -> None:
+async def test_a_failed_shared_read_fails_for_all_and_the_next_query_reads_again(world: World) -> None:
     world.upstream.faults = [raising(ProviderUnavailable("Down."))]
     answers = await world.history.answer([world.question(**ASK) for _ in range(100)])
     assert {type(answer) for answer in answers} == {ProviderUnavailable}
@@ -160,7 +160,7 @@ async def test_complete_is_partial_at_the_deadline_and_says_what_is_pending(worl
     await world.fetcher.close()
 
 
-async def test_two_readers_of_one_ledger_are_both_told_what_changed_meanwhile(
+async def test_two_readers_of_one_coverage_both_see_what_changed_meanwhile(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     record = await world.record()

@@ -1,4 +1,4 @@
-"""Bringing a database up to date: once, whoever and how many try, whatever happens in the middle."""
+"""Migrating a database: once, for any number of processes, and whatever happens in between."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from tests.timings import PATIENT
 from tests.waiting import HANG_S
 
 ROOT = Path(__file__).parents[2]
-# A process of its own that migrates when told to, and prints what it applied.
+# A process of its own that migrates on request, and prints what it applied.
 MIGRATE = """
 import asyncio, sys
 from storage.database import Database

@@ -96,7 +96,7 @@ async def test_candles_are_written_corrected_and_read_by_many_at_once(
     assert pooler[0].handovers > 40
 
 
-async def test_time_outs_are_those_of_the_transaction_and_of_nobody_else(pooled: Database) -> None:
+async def test_time_outs_end_with_their_transaction(pooled: Database) -> None:
     settings = ("statement_timeout", "idle_in_transaction_session_timeout", "jit")
     show = "select array[" + ", ".join(f"current_setting('{name}')" for name in settings) + "] as found"
     before = (await pooled.fetch(show))[0]["found"]

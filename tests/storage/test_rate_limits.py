@@ -113,7 +113,7 @@ async def test_redis_forgets_what_is_over(valkey: Valkey, limiters: list[RateLim
     client.close()
 
 
-async def test_its_sudden_death_stops_nobody_and_gives_nobody_a_fresh_start(caplog: pytest.LogCaptureFixture) -> None:
+async def test_its_sudden_death_stops_no_user_and_resets_no_count(caplog: pytest.LogCaptureFixture) -> None:
     valkey = Valkey()
     redis = Redis(valkey.url, timings=PATIENT)
     limiter = RateLimiter(redis)
@@ -255,13 +255,13 @@ async def test_each_credential_has_a_budget_of_its_own_that_all_who_hold_it_shar
     assert await one.spend("whose", ours, 10) == 0
     assert await one.spend("whose", theirs, 10) == 0, "within a process"
     assert await other.spend("whose", replace(theirs, credential="another"), 10) == 0, "among processes"
-    assert await third.spend("whose", Budget(weight=10, per_s=1000), 10) == 0, "who has none"
+    assert await third.spend("whose", Budget(weight=10, per_s=1000), 10) == 0, "a caller without a credential"
     for budget in (ours, theirs):
         assert await other.spend("whose", budget, 1) > 0
         assert await RateLimiter().spend("whose", budget, 1) == 0
     await one.pause("asked", ours, 3_000)
     assert await other.spend("asked", ours, 1) > 2_900
-    assert await other.spend("asked", theirs, 1) == 0, "who was told to wait waits alone"
+    assert await other.spend("asked", theirs, 1) == 0, "a caller that has to wait delays no other"
     client = valkey.server.client()
     assert len(client.keys("*budget:whose*")) == 4
     assert not client.keys("*canary*")
@@ -278,7 +278,7 @@ async def test_a_share_leaves_the_rest_to_others(limiters: list[RateLimiter]) ->
         assert await limiter.spend("heavy", slow, 25) > 0
 
 
-async def test_who_is_told_to_wait_tells_the_others(valkey: Valkey, limiters: list[RateLimiter]) -> None:
+async def test_a_process_that_has_to_wait_pauses_the_others(valkey: Valkey, limiters: list[RateLimiter]) -> None:
     await limiters[0].pause("held", TEN, 3_000)
     await limiters[1].pause("held", TEN, 500)
     for limiter in limiters[::2]:

@@ -1,4 +1,4 @@
-"""What was asked for in vain is asked for again later, and later still each time."""
+"""Spans that were fetched in vain are fetched again later, with growing pauses."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What is counted of a followed series is counted once, however often its leader says it and whoever is cancelled."""
+"""An event of a followed series is counted once, however often its leader sends it and whichever call is cancelled."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Coverage that is withdrawn: stored candles stay, what lies between them is unknown, and everybody is told."""
+"""Coverage that is withdrawn: stored candles stay, the time between them is a gap, and every process is notified."""
 
 from __future__ import annotations
 

@@ -55,7 +55,7 @@ const server = net.createServer(socket => {
   }
   socket.on('data', more => { turn = turn.then(() => take(more)).catch(error => { console.error(error); process.exit(1) }) })
   socket.on('error', () => socket.destroy())
-  // Whoever leaves within a transaction has given it up.
+  // A client that disconnects within a transaction has given it up.
   socket.on('close', () => turn.then(async () => {
     if (owner === socket) { await database.exec('rollback'); free() }
   }))

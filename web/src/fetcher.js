@@ -90,7 +90,7 @@ function createSocket(httpUrl) {
       url: url.href,
       lazy: true,
       connectionParams: wanted === null ? undefined : { Authorization: wanted },
-      // Reconnect what once worked; a refused first attempt is told at once instead of after half a minute of retries.
+      // Reconnect what once worked; a refused first attempt is reported at once instead of after half a minute of retries.
       shouldRetry: (event) => reached && event instanceof CloseEvent && event.code !== FORBIDDEN,
       on: { connected: () => { reached = true } },
     })

@@ -8,7 +8,7 @@ const payload = (token, expiresAt) => ({ token, expiresAt, refreshToken: `refres
 
 beforeEach(signOut)
 
-test('nobody is signed in at first, and requests carry no header', async () => {
+test('no user is signed in at first, and requests carry no header', async () => {
   assert.equal(await authorization(() => assert.fail('asked')), null)
   assert.equal(username(), null)
 })

@@ -130,8 +130,8 @@ def _hitbtc(at: int) -> dict[str, Any]:
 
 def _deribit(rows: list[int]) -> Any:
     columns = {"open": OPEN, "high": HIGH, "low": LOW, "close": CLOSE}
-    told: dict[str, Any] = {name: [value] * len(rows) for name, value in columns.items()}
-    return {"result": {**told, "ticks": rows, "volume": [volume(at) for at in rows], "status": "ok"}}
+    columns_sent: dict[str, Any] = {name: [value] * len(rows) for name, value in columns.items()}
+    return {"result": {**columns_sent, "ticks": rows, "volume": [volume(at) for at in rows], "status": "ok"}}
 
 
 def _phemex(at: int) -> list[Any]:

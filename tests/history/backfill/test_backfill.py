@@ -1,4 +1,4 @@
-"""Backfills: what was ordered is stored, each page is asked for once, and whoever dies in the middle is replaced."""
+"""Backfills: the ordered span is stored, each page is requested once, and a worker that dies is replaced."""
 
 from __future__ import annotations
 
@@ -88,7 +88,7 @@ async def at_work(backfills: BackfillJobs, count: int = 2) -> AsyncIterator[Back
 async def done(backfills: BackfillJobs, job: int, seconds: float = 20) -> Backfill:
     """The job when it has ended."""
     async with asyncio.timeout(HANG_S):
-        return [told async for told in backfills.follow(job)][-1]
+        return [update async for update in backfills.follow(job)][-1]
 
 
 async def run(world: World, since: int, until: int | None, **more: object) -> Backfill:
@@ -140,7 +140,7 @@ async def test_a_backfill_reaches_over_1970_where_the_listing_does(world: World)
     assert await world.covered() == Spans([Span(first, end)])
 
 
-async def test_the_same_order_again_asks_nobody(world: World) -> None:
+async def test_the_same_order_again_makes_no_call(world: World) -> None:
     await run(world, T0, hours(10))
     again = await BackfillJobs(world.history).start(order(world, T0, hours(10)))
     assert (again.state, again.pieces_total) == (BackfillState.DONE, 0)
@@ -227,7 +227,7 @@ async def test_a_hole_in_the_middle_is_asked_for_in_halves_and_the_pages_behind_
     assert world.calls == 12  # one page, five halves, the rest of the last of them, and five pages
 
 
-async def test_before_the_listing_and_after_the_end_nobody_is_asked_and_the_holes_say_why(world: World) -> None:
+async def test_before_the_listing_and_after_the_end_no_call_is_made_and_the_gaps_have_the_reason(world: World) -> None:
     world.upstream.listed = {world.symbol: Listing(world.symbol, first_available=hours(2), ended_at=hours(8))}
     job = await run(world, T0, hours(10))
     assert [(gap.since, gap.until, gap.reason) for gap in job.holes] == [
@@ -411,7 +411,7 @@ async def test_a_job_whose_last_worker_died_before_it_was_closed_is_closed(world
         ({"selection": SymbolSelection("fake", "upstream", ("NOPE",))}, NotFound, "has no symbol 'NOPE'"),
         ({"selection": SymbolSelection("fake", "upstream", ())}, BadUserInput, "names no symbol"),
         ({"selection": SymbolSelection("fake", "upstream")}, BadUserInput, "either `symbols` or a `pattern`"),
-        ({"selection": SymbolSelection("fake", "nobody", ("X",))}, NotFound, "has no provider 'nobody'"),
+        ({"selection": SymbolSelection("fake", "absent", ("X",))}, NotFound, "has no provider 'absent'"),
         ({"since": T0 + 3 * DAY_MS, "until": None}, BadUserInput, "in the future"),
         ({"until": T0}, BadUserInput, "must lie before `until`"),
         ({"since": 0, "until": T0 - 400 * DAY_MS}, BadUserInput, "reaches back to"),
@@ -436,9 +436,7 @@ async def test_a_million_pieces_are_refused_with_the_figure(world: World) -> Non
     assert job.pieces_total == 999_999
 
 
-async def test_the_jobs_of_one_author_are_bounded_and_nobody_elses(
-    world: World, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_the_limit_of_jobs_is_that_of_one_author(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("history.backfill.jobs.MAX_OPEN_JOBS", 2)
     backfills = BackfillJobs(world.history)
     for author in ("ada", None):
@@ -479,7 +477,7 @@ async def test_jobs_are_listed_by_state_the_newest_first(world: World) -> None:
     assert [job.id for job in await backfills.page(BackfillState.CANCELLED, 5, None)] == [ids[1]]
 
 
-# Whatever happens: the ledger is what was asked less what the provider lacks, and nothing is asked for twice
+# In all cases the coverage is the requested span without the provider's gaps, and nothing is requested twice
 
 
 FAULTS: list[Callable[[], Fault]] = [
@@ -538,7 +536,7 @@ async def test_after_any_faults_and_kills_the_ledger_is_what_was_asked_less_what
         kept = world.upstream.truth[world.symbol]
         expected = rows_of(concat([Candles.empty(), *(kept.between(span) for span in covered)]))
         assert await world.stored() == expected
-        # Each kill costs a page a worker at most, each fault a call; the rest is asked for once.
+        # Each kill costs a page a worker at most, each fault a call; the rest is requested once.
         fresh = Spans([asked]) - imported
         pages = sum(-(-(gap.until - gap.since) // (PAGE * MINUTE_MS)) for gap in fresh)
         assert world.calls <= pages + 2 * len(faults) + len(kills) * workers
@@ -681,7 +679,7 @@ async def test_an_untracked_series_is_left_alone(world: World, tracking: tuple[T
 async def test_what_cannot_be_kept_complete_is_refused(world: World, tracking: tuple[Tracking, BackfillJobs]) -> None:
     keeper, _ = tracking
     with pytest.raises(NotFound, match="has no provider"):
-        await keeper.track(SymbolSelection("fake", "nobody", ("X",)), None, None)
+        await keeper.track(SymbolSelection("fake", "absent", ("X",)), None, None)
     with pytest.raises(BadUserInput, match="in the future"):
         await keeper.track(selected(world), world.now + 1, None)
     world.upstream.capabilities = replace(world.upstream.capabilities, timeframes=(Timeframe(1, "d"),))

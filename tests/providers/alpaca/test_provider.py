@@ -116,7 +116,7 @@ def bar_calls(exchange: FakeAlpaca) -> list[dict[str, str]]:
     return [query for path, query in exchange.requests if path == "/v2/stocks/bars"]
 
 
-def test_it_is_a_provider_that_streams_probes_and_tells_the_time(exchange: FakeAlpaca) -> None:
+def test_it_implements_streaming_first_available_and_server_time(exchange: FakeAlpaca) -> None:
     (provider,) = create(exchange.environ())
     assert isinstance(provider, Provider)
     assert isinstance(provider, SupportsStreaming)
@@ -358,7 +358,7 @@ async def test_each_feed_and_adjustment_has_its_own_candles(exchange: FakeAlpaca
 async def test_the_free_plan_keeps_back_15_minutes_of_sip_and_answers_what_is_older(
     exchange: FakeAlpaca, start: Start
 ) -> None:
-    """Found out once, then remembered: the recent part is not asked for again, and is nobody's error."""
+    """Found out once, then remembered: the recent part is not requested again, and is no error."""
     exchange.now = SINCE + 100 * MINUTE_MS + 20_000
     sip = await start("sip")
     assert sip.capabilities.delay_ms == 0
@@ -394,7 +394,7 @@ async def test_several_questions_at_once_find_the_delay_out_together(exchange: F
     assert {page.complete_to for page in pages} == {SINCE + 84 * MINUTE_MS}
 
 
-async def test_a_plan_without_the_feed_is_told_from_bad_keys(
+async def test_a_plan_without_the_feed_differs_from_bad_keys(
     exchange: FakeAlpaca, alpaca: Alpaca, start: Start
 ) -> None:
     exchange.fail(Fault(status=403, body=b'{"message": "subscription does not permit querying OTC data"}'))
@@ -440,7 +440,7 @@ async def test_a_list_that_cannot_be_read_is_an_error_and_delists_nothing(
         await alpaca.listings()
 
 
-async def test_reading_a_long_list_keeps_nobody_waiting(exchange: FakeAlpaca, alpaca: Alpaca) -> None:
+async def test_reading_a_long_list_blocks_no_other_task(exchange: FakeAlpaca, alpaca: Alpaca) -> None:
     """A parser that takes it in one go would hold every thread up; here others run in between."""
     assets = [{"symbol": f"S{n}", "name": "x" * 300, "status": "active"} for n in range(20_000)]
     exchange.fail(Fault(body=orjson.dumps(assets)), path="assets")
@@ -508,13 +508,15 @@ async def test_without_a_calendar_everything_is_asked_for(exchange: FakeAlpaca, 
     assert (len(bar_calls(exchange)), exchange.calls["/v2/calendar"]) == (3, 2)
 
 
-async def test_it_tells_the_time_and_where_a_symbol_begins(exchange: FakeAlpaca, alpaca: Alpaca, start: Start) -> None:
+async def test_it_reports_the_time_and_the_beginning_of_a_symbol(
+    exchange: FakeAlpaca, alpaca: Alpaca, start: Start
+) -> None:
     exchange.now += 123
     assert await alpaca.server_time() == exchange.now
     assert await alpaca.first_available(apple(alpaca)) == TRUTH.timestamp[0]
     assert bar_calls(exchange)[-1]["limit"] == "1"
     assert await alpaca.first_available(Instrument("stocks", "alpaca", "NONE")) is None
-    exchange.now = SINCE + 60 * MINUTE_MS  # the free plan is asked for nothing recent
+    exchange.now = SINCE + 60 * MINUTE_MS  # nothing recent is requested from the free plan
     assert await (await start("sip")).first_available(apple(alpaca)) == TRUTH.timestamp[0]
 
 

@@ -116,7 +116,7 @@ async def test_the_budget_is_what_ccxt_allows_an_exchange_in_a_minute(start: Sta
 
 
 async def test_the_budget_is_that_of_who_asks() -> None:
-    """Whoever signs with a key has its own; a secret, a password or an option besides makes no other of it."""
+    """Each API key has a budget of its own; a secret, a password or another option does not change the budget."""
     options: list[dict[str, object]] = [
         {},
         {"timeout": 5_000},
@@ -133,9 +133,9 @@ async def test_the_budget_is_that_of_who_asks() -> None:
         assert "canary" not in repr(provider.capabilities)
         credentials.append(provider.capabilities.budget.credential)
         await provider.close()
-    nobody, too, ours, still, another, wallet = credentials
-    assert (nobody, ours) == (too, still)
-    assert len({nobody, ours, another, wallet}) == 4
+    anonymous, too, ours, still, another, wallet = credentials
+    assert (anonymous, ours) == (too, still)
+    assert len({anonymous, ours, another, wallet}) == 4
 
 
 async def test_a_call_weighs_what_ccxt_charges_for_it(start: Start, binance_fake: FakeBinance) -> None:
@@ -149,13 +149,13 @@ async def test_a_call_weighs_what_ccxt_charges_for_it(start: Start, binance_fake
 # What time it is there
 
 
-async def test_the_exchange_tells_the_time(
+async def test_the_exchange_reports_the_time(
     start: Start, binance_fake: FakeBinance, kraken_fake: FakeKraken, coinbase_fake: FakeCoinbase
 ) -> None:
-    for fake, told in ((binance_fake, NOW), (kraken_fake, NOW), (coinbase_fake, NOW)):
+    for fake, expected in ((binance_fake, NOW), (kraken_fake, NOW), (coinbase_fake, NOW)):
         provider = await start(fake)
         assert isinstance(provider, SupportsServerTime)
-        assert await provider.server_time() == told
+        assert await provider.server_time() == expected
         assert sum(fake.calls.values()) == 1
 
 

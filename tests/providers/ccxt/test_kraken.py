@@ -116,10 +116,10 @@ def rows(candles: Candles) -> list[tuple[Any, ...]]:
     return list(zip(*candles.columns[:6], strict=True))
 
 
-# What is told
+# Messages
 
 
-async def test_the_snapshot_is_told_once_and_then_each_minute_as_it_moves(connect: Connect, fake: FakeKraken) -> None:
+async def test_the_snapshot_is_sent_once_and_then_each_minute_as_it_moves(connect: Connect, fake: FakeKraken) -> None:
     provider = await connect()
     assert provider.capabilities.live is LiveMode.STREAM
     async with aclosing(provider.stream(BUSY)) as stream:
@@ -131,7 +131,7 @@ async def test_the_snapshot_is_told_once_and_then_each_minute_as_it_moves(connec
         assert snapshot.volume[-1] < truth().between(Span(OPENED, START)).volume[0]
         fake.now = START + 10_000
         moved = await first(stream)
-        assert moved.timestamp.tolist() == [OPENED], "the rest of the snapshot is not told again"
+        assert moved.timestamp.tolist() == [OPENED], "the rest of the snapshot is not sent again"
         assert moved.volume[0] > snapshot.volume[-1]
         fake.now = OPENED + MINUTE_MS + 5_000
         ended = await first(stream)
@@ -145,22 +145,22 @@ async def test_the_snapshot_is_told_once_and_then_each_minute_as_it_moves(connec
 @pytest.mark.parametrize("fillers", [False, True], ids=["left out", "filled"])
 async def test_a_minute_without_a_trade_is_no_candle(connect: Connect, fake: FakeKraken, fillers: bool) -> None:
     fake.sockets.fillers = fillers
-    fake.now = T0 + 999 * MINUTE_MS + 20_000  # somebody trades in this one
+    fake.now = T0 + 999 * MINUTE_MS + 20_000  # this minute has a trade
     provider = await connect()
     async with aclosing(provider.stream(QUIET)) as stream:
-        told = await first(stream)
-        assert len(told) > 1
+        received = await first(stream)
+        assert len(received) > 1
         for _ in range(3):
             fake.now += MINUTE_MS
             asked = fake.sockets.looks
             await eventually(lambda asked=asked: fake.sockets.looks > asked + 1)
-        while told.timestamp[-1] < T0 + 1_002 * MINUTE_MS:
-            told = told.merge(await first(stream))
-        assert ((told.timestamp - T0) // MINUTE_MS % 3 == 0).all()
-        assert (told.volume > 0).all()
+        while received.timestamp[-1] < T0 + 1_002 * MINUTE_MS:
+            received = received.merge(await first(stream))
+        assert ((received.timestamp - T0) // MINUTE_MS % 3 == 0).all()
+        assert (received.volume > 0).all()
 
 
-async def test_a_symbol_nobody_has_traded_of_late_has_an_empty_snapshot_and_is_told_when_it_moves(
+async def test_a_symbol_without_recent_trades_has_an_empty_snapshot_and_updates_when_it_moves(
     connect: Connect, fake: FakeKraken
 ) -> None:
     fake.now = T0 - 1
@@ -172,7 +172,7 @@ async def test_a_symbol_nobody_has_traded_of_late_has_an_empty_snapshot_and_is_t
         assert (await waiting).timestamp.tolist() == [T0]
 
 
-async def test_each_symbol_is_told_its_own_minutes_where_kraken_calls_it_otherwise(
+async def test_each_symbol_gets_its_own_minutes_where_kraken_has_another_name_for_it(
     connect: Connect, fake: FakeKraken
 ) -> None:
     """Kraken's LUNA is LUNC to ccxt, and its LUNA2 is LUNA: asked for by ccxt's name, it would tell another coin's."""
@@ -186,7 +186,7 @@ async def test_each_symbol_is_told_its_own_minutes_where_kraken_calls_it_otherwi
 # Subscriptions
 
 
-async def test_who_leaves_is_unsubscribed_and_is_told_a_new_snapshot_when_it_comes_back(
+async def test_a_follower_that_leaves_is_unsubscribed_and_gets_a_new_snapshot_later(
     connect: Connect, fake: FakeKraken
 ) -> None:
     provider = await connect()
@@ -196,8 +196,8 @@ async def test_who_leaves_is_unsubscribed_and_is_told_a_new_snapshot_when_it_com
     await eventually(lambda: fake.sockets.streams == {"S0/USD"})
     fake.now = START + 5 * MINUTE_MS
     async with aclosing(provider.stream(OTHER)) as back:
-        told, past = await first(back), Span(OPENED, OPENED + 5 * MINUTE_MS)
-        assert rows(told.between(past)) == rows(truth(1).between(past))
+        received, past = await first(back), Span(OPENED, OPENED + 5 * MINUTE_MS)
+        assert rows(received.between(past)) == rows(truth(1).between(past))
     await eventually(lambda: fake.sockets.streams == {"S0/USD"})
     assert (fake.sockets.opened, fake.sockets.frames["unsubscribe"]) == (1, 2)
     await stays.aclose()
@@ -223,15 +223,15 @@ async def test_an_update_that_came_too_late_for_a_leaver_does_not_hide_the_next_
         await first(other)
         monkeypatch.setattr(exchange, "watch_ohlcv", late)
         async with aclosing(provider.stream(BUSY)) as stream:
-            told, past = await first(stream), Span(OPENED - 5 * MINUTE_MS, OPENED)
-            while not len(told.between(past)):
-                told = told.merge(await first(stream))
-            assert told.timestamp[-1] == OPENED
-            assert told.volume[-1] < stale.volume, "the snapshot is newer than what came before it"
-            assert rows(told.between(past)) == rows(truth().between(past))
+            received, past = await first(stream), Span(OPENED - 5 * MINUTE_MS, OPENED)
+            while not len(received.between(past)):
+                received = received.merge(await first(stream))
+            assert received.timestamp[-1] == OPENED
+            assert received.volume[-1] < stale.volume, "the snapshot is newer than what came before it"
+            assert rows(received.between(past)) == rows(truth().between(past))
 
 
-async def test_a_refused_subscription_is_told_at_once_though_the_heart_beats_on(
+async def test_a_refused_subscription_fails_at_once_although_heartbeats_go_on(
     connect: Connect, fake: FakeKraken
 ) -> None:
     provider = await connect()
@@ -249,7 +249,7 @@ async def test_a_refused_subscription_is_told_at_once_though_the_heart_beats_on(
 # Silence
 
 
-async def test_a_heartbeat_keeps_the_watchdog_calm_while_nobody_trades(connect: Connect, fake: FakeKraken) -> None:
+async def test_heartbeats_keep_a_stream_alive_without_trades(connect: Connect, fake: FakeKraken) -> None:
     provider = await connect()
     provider._live.timings = replace(provider._live.timings, min_silence_s=40 * fake.sockets.every_s)  # type: ignore[union-attr]
     async with aclosing(provider.stream(BUSY)) as stream:
@@ -276,7 +276,7 @@ async def test_what_moves_beside_a_silent_symbol_stands_for_the_heartbeat(connec
         fake.now = START + 10_000
         await first(moves)
         assert exchange.is_quiet(OTHER.symbol)
-        assert not exchange.is_quiet(QUIET.symbol), "nobody has subscribed to it"
+        assert not exchange.is_quiet(QUIET.symbol), "it is not subscribed"
 
 
 async def test_a_line_whose_heart_has_stopped_is_cut_though_it_answers_pings(
@@ -310,7 +310,7 @@ async def test_a_dead_line_is_noticed_by_the_missing_pongs(connect: Connect, fak
 async def test_live_symbols_outlive_three_cuts_and_the_store_equals_the_truth(
     connect: Connect, fake: FakeKraken, database: Database
 ) -> None:
-    """Each time it is subscribed, then read from the last final minute on, and each minute is told once."""
+    """Each time it is subscribed, then read from the last final minute on, and each minute is received once."""
     database.timings = replace(database.timings, feed_stream_poll_interval_s=0.5, feed_max_backoff_s=0.3)
     crowd = [Instrument("crypto", "kraken", f"S{number}/USD") for number in range(CROWD)]
     async with following(await connect(), database, [*crowd, QUIET], START - 10 * MINUTE_MS) as followed:
@@ -360,7 +360,7 @@ async def test_a_quiet_minute_is_closed_by_the_clock_and_a_look_at_the_history(
         assert (rows(answer.candles), answer.gaps) == (rows(expected), ())
 
 
-async def test_a_gap_that_is_longer_than_the_history_reaches_back_is_told_not_hidden(
+async def test_a_gap_that_is_longer_than_the_history_reaches_back_is_reported(
     connect: Connect, fake: FakeKraken, database: Database
 ) -> None:
     database.timings = replace(
@@ -374,8 +374,8 @@ async def test_a_gap_that_is_longer_than_the_history_reaches_back_is_told_not_hi
         back = MINUTE.floor(fake.now) - 719 * MINUTE_MS  # the oldest that Kraken still has
         end = MINUTE.floor(fake.now - 30_000)
         await eventually(lambda: followed.closed(BUSY).timestamp[-1] == end - MINUTE_MS)
-        told = followed.closed(BUSY)
-        assert rows(told.between(Span(back, end))) == rows(truth().between(Span(back, end)))
+        received = followed.closed(BUSY)
+        assert rows(received.between(Span(back, end))) == rows(truth().between(Span(back, end)))
         span = Span(START - 5 * MINUTE_MS, end)
         answer: Any = (
             await followed.history.answer([CandleRequest(Series(BUSY, MINUTE), 1_000, span.since, span.until)])
@@ -384,11 +384,11 @@ async def test_a_gap_that_is_longer_than_the_history_reaches_back_is_told_not_hi
         assert (gap.reason, gap.until) == (GapReason.UNAVAILABLE, back)
         known = np.concatenate([truth().between(part).timestamp for part in (Span(0, gap.since), Span(back, end))])
         assert answer.candles.timestamp.tolist() == [at for at in known if MINUTE.floor(span.since) < at < end]
-        assert set(told.timestamp.tolist()) == set(answer.candles.timestamp.tolist())
+        assert set(received.timestamp.tolist()) == set(answer.candles.timestamp.tolist())
 
 
 async def streams_exactly(followed: Following, instrument: Instrument, expected: Candles, span: Span) -> None:
     """It was closed minute by minute, each one once and in order, and stored as it was."""
-    told = followed.closed(instrument).between(span)
-    for candles in (told, await followed.kept(instrument, span)):
+    received = followed.closed(instrument).between(span)
+    for candles in (received, await followed.kept(instrument, span)):
         assert rows(candles) == rows(expected.between(span)), instrument

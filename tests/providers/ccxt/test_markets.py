@@ -180,7 +180,7 @@ async def test_symbols_of_yesterday_are_used_while_those_of_today_are_fetched_be
 
 
 @pytest.mark.usefixtures("listed_here")
-async def test_a_refresh_that_fails_behind_disturbs_nobody_and_is_not_repeated_at_once(
+async def test_a_failed_background_refresh_affects_no_caller_and_is_not_repeated_at_once(
     start: Start, fake: FakeBinance
 ) -> None:
     await rows(await start())

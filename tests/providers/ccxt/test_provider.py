@@ -296,7 +296,7 @@ async def test_a_month_is_asked_for_by_ccxts_name(binance: Ccxt, fake: FakeBinan
     assert page.complete_to == T0  # it is still forming
 
 
-async def test_a_swap_is_told_from_the_spot_pair(binance: Ccxt, fake: FakeBinance) -> None:
+async def test_a_swap_differs_from_the_spot_pair(binance: Ccxt, fake: FakeBinance) -> None:
     page = await ask(binance, minutes(0, 2_000), "BTC/USDT:USDT")
     assert (len(page.candles), page.complete_to) == (500, T0 + 500 * MINUTE_MS)
     assert fake.calls == {"/fapi/v1/klines": 1}
@@ -508,7 +508,7 @@ def settled(
     [
         (range(0), SentWindow(), UNKNOWN, (1, 1), "nothing was sent"),
         (range(0), WINDOW, UNKNOWN, (1, 300), "nothing between start and end"),
-        (range(0), START, UNKNOWN, (1, 100), "nobody knows how far it looked: a hundred buckets are assumed"),
+        (range(0), START, UNKNOWN, (1, 100), "how far it searched is unknown: a hundred buckets are assumed"),
         (range(0), END, UNKNOWN, (1, 300), "nothing before the end"),
         (range(0), START, FROM_START, (1, 4_000), "nothing from the start on"),
         (range(0), WINDOW, NEWEST, (1, 1), "no row that is kept says nothing of older ones"),
@@ -540,7 +540,7 @@ def test_a_page_settles_no_more_than_was_sent(
 
 def test_a_page_as_long_as_the_longest_before_it_may_be_cut() -> None:
     seen = Observations(None)
-    assert settled(range(20, 120), WINDOW, seen=seen) == (20, 120)  # nobody knows how many rows an answer holds
+    assert settled(range(20, 120), WINDOW, seen=seen) == (20, 120)  # the rows of an answer are unknown
     assert settled(range(20, 119), WINDOW, seen=seen) == (1, 300)
     assert settled(range(20, 120), WINDOW, seen=seen) == (20, 120)
     assert seen.cap(KEY) == 100

@@ -123,37 +123,37 @@ async def test_a_follower_of_a_stream_that_is_closed_before_its_first_step_is_le
             await asyncio.wait_for(follower, HANG_S)
 
 
-async def test_the_forming_minute_is_told_as_it_moves_then_as_it_ended_then_the_next(
+async def test_the_forming_minute_is_sent_as_it_moves_then_as_it_ended_then_the_next(
     connect: Connect, fake: FakeBinance
 ) -> None:
     provider = await connect()
     async with aclosing(provider.stream(instrument())) as stream:
-        told = await first(stream)
-        assert told.timestamp.tolist() == [T0 + 100 * MINUTE_MS]
-        assert told.open.tolist() == truth().open[100:101].tolist()
-        assert told.volume[0] < truth().volume[100]
-        kept = told.volume.tolist()
+        received = await first(stream)
+        assert received.timestamp.tolist() == [T0 + 100 * MINUTE_MS]
+        assert received.open.tolist() == truth().open[100:101].tolist()
+        assert received.volume[0] < truth().volume[100]
+        kept = received.volume.tolist()
         fake.now = START + MINUTE_MS
         changed = await first(stream)
         while len(changed) < 2 and changed.timestamp[-1] < T0 + 101 * MINUTE_MS:
             changed = changed.merge(await first(stream))
         assert changed.volume[0] == truth().volume[100]
-        assert told.volume.tolist() == kept  # a row that was handed out does not change
+        assert received.volume.tolist() == kept  # a row that was handed out does not change
     await gone(fake)
 
 
-async def test_what_did_not_change_is_not_told_again(connect: Connect, fake: FakeBinance) -> None:
+async def test_unchanged_minutes_are_not_sent_again(connect: Connect, fake: FakeBinance) -> None:
     provider = await connect()
     fake.sockets.twice = True
     async with aclosing(provider.stream(instrument())) as stream:
-        told = await first(stream)
+        received = await first(stream)
         looks = fake.sockets.looks
         await eventually(lambda: fake.sockets.looks > looks + 1)
         fake.now += 10_000
-        assert (await first(stream)).volume[-1] != told.volume[-1], "the next is what changed"
+        assert (await first(stream)).volume[-1] != received.volume[-1], "the next is what changed"
 
 
-async def test_minutes_told_out_of_order_are_told_in_order(connect: Connect, fake: FakeBinance) -> None:
+async def test_minutes_received_out_of_order_are_yielded_in_order(connect: Connect, fake: FakeBinance) -> None:
     provider = await connect()
     fake.sockets.backwards = True
     async with aclosing(provider.stream(instrument())) as stream:
@@ -181,8 +181,8 @@ async def test_two_hundred_symbols_share_one_socket_and_leave_nothing_behind(
     await provider._find(instrument())  # the symbols are there
     before = len(asyncio.all_tasks())
     streams = [provider.stream(instrument(number)) for number in range(CROWD)]
-    told = await asyncio.gather(*map(first, streams))
-    assert all(len(candles) for candles in told)
+    received = await asyncio.gather(*map(first, streams))
+    assert all(len(candles) for candles in received)
     assert (fake.sockets.opened, len(fake.sockets.streams)) == (1, CROWD)
     assert fake.calls["/api/v3/klines"] == 0
     await asyncio.gather(*(stream.aclose() for stream in streams))
@@ -193,13 +193,13 @@ async def test_two_hundred_symbols_share_one_socket_and_leave_nothing_behind(
 async def test_many_followers_of_a_symbol_cost_one_subscription(connect: Connect, fake: FakeBinance) -> None:
     provider = await connect()
     streams = [provider.stream(instrument()) for _ in range(5)]
-    told = await asyncio.gather(*map(first, streams))
-    assert len({candles.volume[0] for candles in told}) == 1
+    received = await asyncio.gather(*map(first, streams))
+    assert len({candles.volume[0] for candles in received}) == 1
     assert fake.sockets.frames["SUBSCRIBE"] == 1
     for stream in streams[1:]:
         await stream.aclose()
     fake.now = START + 10_000
-    assert (await first(streams[0])).volume[0] > told[0].volume[0]  # those who left took nothing along
+    assert (await first(streams[0])).volume[0] > received[0].volume[0]  # the streams that ended took nothing along
     await streams[0].aclose()
 
 
@@ -216,7 +216,7 @@ async def test_who_leaves_is_unsubscribed_and_may_come_back(connect: Connect, fa
     await stays.aclose()
 
 
-async def test_a_follower_that_is_cancelled_takes_nobody_along(connect: Connect, fake: FakeBinance) -> None:
+async def test_a_cancelled_follower_ends_no_other(connect: Connect, fake: FakeBinance) -> None:
     provider = await connect()
     stays, leaves = provider.stream(instrument()), provider.stream(instrument())
     await asyncio.gather(first(stays), first(leaves))
@@ -247,7 +247,7 @@ async def test_a_cut_line_is_an_error_to_all_who_follow_and_the_next_stream_dial
 async def test_a_line_that_was_cut_and_dialled_anew_behind_our_back_is_an_error(
     connect: Connect, fake: FakeBinance, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """ccxt hides it where nobody waits at that moment: minutes would be missing without a word."""
+    """ccxt hides it if no task waits at that moment: minutes would be missing silently."""
     provider = await connect()
     stream = provider.stream(instrument())
     await first(stream)
@@ -267,7 +267,7 @@ async def test_a_line_that_was_cut_and_dialled_anew_behind_our_back_is_an_error(
         await concat_all(stream)
 
 
-async def test_a_half_made_minute_of_an_earlier_line_is_not_told_by_the_next(
+async def test_an_unfinished_minute_of_an_earlier_connection_is_not_sent_by_the_next(
     connect: Connect, fake: FakeBinance
 ) -> None:
     provider = await connect()
@@ -275,12 +275,12 @@ async def test_a_half_made_minute_of_an_earlier_line_is_not_told_by_the_next(
         await first(stream)
     fake.now = START + 5 * MINUTE_MS
     async with aclosing(provider.stream(instrument())) as stream:
-        told = await first(stream)
-        assert told.timestamp.tolist() == [T0 + 105 * MINUTE_MS]
+        received = await first(stream)
+        assert received.timestamp.tolist() == [T0 + 105 * MINUTE_MS]
 
 
 async def test_a_line_without_a_sign_of_life_is_cut_and_dialled_again(connect: Connect, fake: FakeBinance) -> None:
-    """Nothing moves on the whole socket: it is given up, and whoever followed begins anew."""
+    """The whole socket is silent: it is closed, and all followers start again."""
     provider = await connect()
     streams = [provider.stream(instrument(number)) for number in range(2)]
     await asyncio.gather(*map(first, streams))
@@ -308,23 +308,25 @@ async def test_a_dead_line_is_noticed_by_the_missing_pongs(connect: Connect, fak
         await first(stream)
 
 
-async def test_one_silent_symbol_is_subscribed_anew_and_cuts_nobody_else(connect: Connect, fake: FakeBinance) -> None:
+async def test_one_silent_symbol_is_subscribed_again_and_disconnects_no_other(
+    connect: Connect, fake: FakeBinance
+) -> None:
     fake.run(1)
     provider = await connect()
     provider._live.timings = replace(provider._live.timings, min_silence_s=0.3)  # type: ignore[union-attr]
     fake.sockets.stalled = {"S1USDT"}
     moves, silent = provider.stream(instrument(0)), provider.stream(instrument(1))
-    told = [0]
+    received = [0]
 
     async def follow() -> None:
         async for candles in moves:
-            told[0] += len(candles)
+            received[0] += len(candles)
 
     following = asyncio.create_task(follow())
     with pytest.raises(ProviderUnavailable, match="S1/USDT"):
         await first(silent)
-    so_far = told[0]
-    await eventually(lambda: told[0] > so_far)
+    so_far = received[0]
+    await eventually(lambda: received[0] > so_far)
     assert (fake.sockets.opened, fake.sockets.frames["UNSUBSCRIBE"]) == (1, 1)
     following.cancel()
     await asyncio.gather(following, return_exceptions=True)

@@ -116,9 +116,9 @@ async def test_it_is_a_provider_of_files_that_never_move(tmp_path: Path) -> None
     provider = await started(tmp_path)
     assert isinstance(provider, Provider)
     assert (provider.market.id, provider.id, provider.version) == ("files", "files", "0.1.0")
-    told = provider.capabilities
-    assert told.timeframes == (MINUTE, DAY)
-    assert (told.live, told.has_volume, told.settle_ms, told.max_rows_per_call) == (LiveMode.NONE, False, 0, 10_000)
+    shown = provider.capabilities
+    assert shown.timeframes == (MINUTE, DAY)
+    assert (shown.live, shown.has_volume, shown.settle_ms, shown.max_rows_per_call) == (LiveMode.NONE, False, 0, 10_000)
 
 
 @pytest.mark.parametrize(
@@ -150,7 +150,7 @@ async def test_symbols_are_the_names_of_tables_with_their_folders(tmp_path: Path
     assert provider.capabilities.timeframes == (MINUTE, Timeframe(1, "mon"))
 
 
-async def test_a_file_without_a_timeframe_in_its_name_is_told_by_its_rows(tmp_path: Path) -> None:
+async def test_the_rows_show_the_timeframe_of_a_file_without_one_in_its_name(tmp_path: Path) -> None:
     write(tmp_path / "A.csv", 4, HOUR_MS)
     provider = await started(tmp_path)
     assert len((await provider.fetch(instrument("A"), HOUR, ALWAYS)).candles) == 4
@@ -180,9 +180,9 @@ async def test_a_page_vouches_from_the_first_row_to_the_end_of_the_last(
     inside = span & Span(START, START + 20 * MINUTE_MS)
     expected = [t for t in range(START, START + 20 * MINUTE_MS, MINUTE_MS) if span.since <= t < span.until]
     assert times(page) == expected
-    told = (page.complete_from, page.complete_to)
-    nothing = min(span.since, START + 20 * MINUTE_MS)  # what is asked for is older, or newer than the last row
-    assert told == ((inside.since, inside.until) if inside else (nothing, nothing))
+    shown = (page.complete_from, page.complete_to)
+    nothing = min(span.since, START + 20 * MINUTE_MS)  # the requested span is older, or newer than the last row
+    assert shown == ((inside.since, inside.until) if inside else (nothing, nothing))
 
 
 async def test_a_file_that_grows_vouches_for_no_row_that_is_still_forming(
@@ -389,7 +389,7 @@ async def test_a_new_file_is_read_once_it_stands_still(tmp_path: Path, monkeypat
 
 
 @pytest.mark.parametrize(
-    ("name", "step_ms", "told"),
+    ("name", "step_ms", "shown"),
     [
         ("A_5y.csv", 24 * HOUR_MS, "1d"),
         ("A_30d.parquet", HOUR_MS, "1h"),
@@ -401,12 +401,12 @@ async def test_a_new_file_is_read_once_it_stands_still(tmp_path: Path, monkeypat
     ],
 )
 async def test_rows_decide_where_the_name_says_another_timeframe(
-    tmp_path: Path, name: str, step_ms: int, told: str
+    tmp_path: Path, name: str, step_ms: int, shown: str
 ) -> None:
     write(tmp_path / name, 40, step_ms)
     provider = await started(tmp_path)
     assert await symbols(provider) == ["A"]
-    assert len((await provider.fetch(instrument("A"), Timeframe.parse(told), ALWAYS)).candles) == 40
+    assert len((await provider.fetch(instrument("A"), Timeframe.parse(shown), ALWAYS)).candles) == 40
     assert await provider.inspect() is None
 
 
@@ -463,7 +463,7 @@ async def test_every_file_that_cannot_be_served_is_listed_and_logged_once(
     assert (await provider.inspect() or "").endswith("\nand 3 more files that cannot be served")
 
 
-async def test_a_duplicate_says_so_to_whoever_asks(tmp_path: Path) -> None:
+async def test_every_query_of_a_duplicate_gets_the_reason(tmp_path: Path) -> None:
     for name in ("A.csv", "A.parquet"):
         write(tmp_path / name, 3)
     provider = await started(tmp_path)
@@ -474,7 +474,7 @@ async def test_a_duplicate_says_so_to_whoever_asks(tmp_path: Path) -> None:
 
 
 async def test_a_file_may_begin_before_1970(tmp_path: Path) -> None:
-    """It is asked for what is as old as a Timestamp can be."""
+    """The requested span is as old as a Timestamp can be."""
     write(tmp_path / "IBM_1d.csv", 20_000, 24 * HOUR_MS, start=-2_921 * 24 * HOUR_MS)
     provider = await started(tmp_path)
     assert provider.capabilities.earliest_ms == clock.OLDEST_MS

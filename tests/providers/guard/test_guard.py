@@ -173,7 +173,7 @@ def test_whatever_happens_the_answer_is_the_page_or_a_provider_error(faults: lis
 
 
 @virtual
-async def test_after_a_429_with_retry_after_nobody_calls_before_it() -> None:
+async def test_after_a_429_with_retry_after_no_call_is_made_before_it() -> None:
     upstream, guard = made()
     upstream.faults = [raising(RateLimited("Slow down.", retry_after=3))]
     first = asyncio.create_task(ask(guard))
@@ -188,7 +188,7 @@ async def test_after_a_429_with_retry_after_nobody_calls_before_it() -> None:
 
 
 @virtual
-async def test_who_cannot_wait_so_long_fails_at_once_and_is_told_when() -> None:
+async def test_a_call_that_cannot_wait_so_long_fails_at_once_with_retry_after() -> None:
     upstream, guard = made()
     upstream.faults = [raising(RateLimited("Banned.", retry_after=60))]
     for later in (0, 20, 39):
@@ -200,7 +200,7 @@ async def test_who_cannot_wait_so_long_fails_at_once_and_is_told_when() -> None:
         assert error.message == "Banned."
         assert error.retry_after == pytest.approx(60 - (now() - 1000))
     assert len(upstream.calls) == 1
-    assert len((await ask(guard, Urgency.BACKFILL)).candles) == 100, "nobody waits for a backfill: it can"
+    assert len((await ask(guard, Urgency.BACKFILL)).candles) == 100, "a backfill can wait"
     assert times(upstream)[1] >= 60
 
 
@@ -530,19 +530,19 @@ async def test_an_upstream_that_names_no_budget_gets_a_cautious_one() -> None:
 
 
 class Ticking(FakeUpstream):
-    """Tells the time as it is told to."""
+    """Reports the time that the test sets."""
 
     asked = 0
     takes = 0.0
-    tells: int | Exception | None = None
+    reports: int | Exception | None = None
 
     async def server_time(self) -> int:
         self.asked += 1
         there = self.now_ms()
         await asyncio.sleep(self.takes)
-        if isinstance(self.tells, Exception):
-            raise self.tells
-        return there + round(self.takes * 500) if self.tells is None else self.tells
+        if isinstance(self.reports, Exception):
+            raise self.reports
+        return there + round(self.takes * 500) if self.reports is None else self.reports
 
 
 def ticking() -> tuple[Ticking, Guard]:
@@ -562,7 +562,7 @@ async def test_the_time_is_that_of_the_upstream_less_half_of_the_way() -> None:
 
 
 @virtual
-async def test_it_is_measured_again_each_hour_by_whoever_asks_then() -> None:
+async def test_it_is_measured_again_each_hour_at_the_next_use() -> None:
     upstream, guard = ticking()
     await guard.start()
     upstream.skew_ms = 2_500
@@ -575,11 +575,11 @@ async def test_it_is_measured_again_each_hour_by_whoever_asks_then() -> None:
     await guard.close()
 
 
-@pytest.mark.parametrize("tells", [ProviderUnavailable("no"), KeyError("t"), 1_700_000_000, 17])
+@pytest.mark.parametrize("reports", [ProviderUnavailable("no"), KeyError("t"), 1_700_000_000, 17])
 @virtual
-async def test_a_clock_that_cannot_be_read_does_no_harm(tells: int | Exception) -> None:
+async def test_a_clock_that_cannot_be_read_does_no_harm(reports: int | Exception) -> None:
     upstream, guard = ticking()
-    upstream.tells = tells
+    upstream.reports = reports
     await guard.start()
     assert guard.now_ms() == clock.now_ms()
     upstream.takes = 30.0
@@ -640,7 +640,7 @@ async def test_a_stream_is_passed_on_until_it_breaks_with_a_provider_error(error
 @virtual
 async def test_a_symbol_that_the_stream_does_not_know_is_polled_for_an_hour_and_the_others_are_streamed_still() -> None:
     _, _, guard, raised = await streamed(UnknownSymbol("Not on the wire."))
-    assert isinstance(raised, ProviderUnavailable), "its history knows it: nobody is told that it is not there"
+    assert isinstance(raised, ProviderUnavailable), "its history knows the symbol, so no caller gets UnknownSymbol"
     assert guard.stream(X) is None
     assert guard.stream(replace(X, symbol="Y")) is not None
     assert (guard.status().state, guard.status().last_failure) == (ProviderState.READY, None)
@@ -649,7 +649,7 @@ async def test_a_symbol_that_the_stream_does_not_know_is_polled_for_an_hour_and_
 
 
 @virtual
-async def test_a_stream_that_nobody_reads_any_more_is_closed() -> None:
+async def test_a_stream_without_readers_is_closed() -> None:
     upstream = Streamed()
     upstream.given = (minutes(0, 3),) * 10
     upstream.capabilities = replace(upstream.capabilities, live=LiveMode.STREAM)

@@ -1,4 +1,4 @@
-"""A provider's clock goes on by monotonic time; what the upstream tells sets it, and what it does not tell is not covered."""
+"""A provider's clock goes on by monotonic time; the times that the upstream reports set it, and without them nothing newer is covered."""
 
 from __future__ import annotations
 
@@ -114,7 +114,7 @@ async def test_without_a_server_time_the_date_of_an_answer_sets_the_clock() -> N
         assert guard.now_ms() == there + 30_000
         provider.headers = date_of(there + 10_000)
         await ask(guard)
-        assert guard.now_ms() == there + 11_000, "never ahead of what it tells"
+        assert guard.now_ms() == there + 11_000, "never ahead of the reported time"
     await guard.close()
 
 
@@ -129,7 +129,7 @@ async def test_without_a_server_time_the_date_of_an_answer_sets_the_clock() -> N
     ids=["none", "nonsense", "from a cache", "days away"],
 )
 @virtual
-async def test_a_date_that_tells_nothing_changes_nothing(headers: dict[str, str]) -> None:
+async def test_an_unreadable_date_changes_nothing(headers: dict[str, str]) -> None:
     provider = Silent()
     guard = guarded(provider)
     provider.headers = headers
@@ -154,7 +154,7 @@ async def test_a_date_that_contradicts_the_server_time_has_it_asked_again_once_a
 
 
 @virtual
-async def test_rows_prove_what_is_past_where_no_time_is_told() -> None:
+async def test_rows_prove_what_is_past_where_no_time_is_reported() -> None:
     provider = Silent()
     guard = guarded(provider)
     with wall_clock_off_by(2 * HOUR_MS):

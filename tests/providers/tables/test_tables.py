@@ -333,7 +333,7 @@ BAD = {
 }
 
 
-@pytest.mark.parametrize("timeframe", [None, Timeframe(1, "m")], ids=["told", "given"])
+@pytest.mark.parametrize("timeframe", [None, Timeframe(1, "m")], ids=["detected", "given"])
 @pytest.mark.parametrize("row", BAD)
 def test_a_bad_row_is_refused_with_its_line_and_reason(read: Read, row: str, timeframe: Timeframe | None) -> None:
     others = [f"{START + n * MINUTE_MS},1,3,0.5,2,10" for n in (2, 3, 4)]
@@ -342,7 +342,7 @@ def test_a_bad_row_is_refused_with_its_line_and_reason(read: Read, row: str, tim
     assert len([line for line in message.splitlines() if line.startswith("prices.csv:")]) == 1
 
 
-def test_the_first_ten_problems_are_told_and_the_others_counted(read: Read) -> None:
+def test_the_first_ten_problems_are_listed_and_the_others_counted(read: Read) -> None:
     bad = [f"{START + n * MINUTE_MS},1,3,9,2,10" for n in range(22)]
     lines = refusal(read, "\n".join([HEADER, *bad])).splitlines()
     assert lines[0] == "prices.csv:2: low is above open, high or close"
@@ -521,7 +521,7 @@ def test_a_parquet_file_without_rows_has_none(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "timeframe", ["1m", "3m", "5m", "15m", "1h", "4h", "12h", "1d", "3d", "1w", "1mon", "3mon", "1y"]
 )
-def test_the_timeframe_is_told_from_the_steps(read: Read, timeframe: str, name: str) -> None:
+def test_the_timeframe_is_detected_from_the_steps(read: Read, timeframe: str, name: str) -> None:
     tf, local = Timeframe.parse(timeframe), zone(name)
     start = tf.ceil(at("2023-12-30T00:00Z"), local)
     times = [tf.shift(start, n, local) for n in range(30) if n not in {4, 5, 9}]
@@ -550,13 +550,13 @@ def test_stock_days_with_weekends_are_days(read: Read) -> None:
         ([f"{year}-01-01" for year in (1980, 2020)], "at most ten years"),
     ],
 )
-def test_a_timeframe_that_cannot_be_told_must_be_named(read: Read, times: list[object], reason: str) -> None:
+def test_a_timeframe_that_cannot_be_detected_must_be_named(read: Read, times: list[object], reason: str) -> None:
     message = refusal(read, rows(*times))
     assert message.startswith("prices.csv: ")
     assert reason in message
 
 
-def test_a_told_timeframe_is_shown_where_rows_do_not_fit_it(read: Read) -> None:
+def test_a_detected_timeframe_is_named_where_rows_do_not_fit_it(read: Read) -> None:
     times = [START + n * 10 * MINUTE_MS for n in range(9)]
     assert refusal(read, rows(*times, START + 25 * MINUTE_MS)).splitlines() == [
         "prices.csv:11: the timestamp is not the opening of a 10m bucket",
@@ -586,7 +586,7 @@ REPEATED = ["2024-11-03T05:00Z", "2024-11-03T05:30Z", "2024-11-03T06:00Z", "2024
 
 @pytest.mark.parametrize("falls", [False, True], ids=["ascending", "descending"])
 @pytest.mark.parametrize("kept", [(0, 1, 2, 3), (1, 2, 3), (0, 1, 2), (1, 2), (0, 2)])
-def test_a_local_time_that_happens_twice_is_told_by_the_order(read: Read, kept: tuple[int, ...], falls: bool) -> None:
+def test_the_order_decides_a_local_time_that_happens_twice(read: Read, kept: tuple[int, ...], falls: bool) -> None:
     clock = ["2024-11-03 01:00", "2024-11-03 01:30"] * 2
     texts = ["2024-11-03 00:00", "2024-11-03 00:30", *(clock[k] for k in kept), "2024-11-03 02:00"]
     table = read(rows(*(reversed(texts) if falls else texts)), Timeframe(30, "m"), NEW_YORK)
@@ -740,7 +740,7 @@ def test_a_last_line_cut_in_its_number_is_refused(read: Read, volumes: list[str]
         assert len(read(text).candles) == 4
 
 
-def test_what_is_known_of_a_file_is_told_also_where_it_is_refused(read: Read) -> None:
+def test_the_facts_of_a_refused_file_are_reported_too(read: Read) -> None:
     known = (
         "Columns: time 'timestamp', open 'open', high 'high', low 'low', close 'close', volume 'volume'.",
         "Times: in milliseconds since 1970, UTC.",
@@ -755,7 +755,7 @@ def test_what_is_known_of_a_file_is_told_also_where_it_is_refused(read: Read) ->
     assert headless.facts[0].startswith("Columns: time column 1, open column 2")
 
 
-def test_the_row_left_out_is_told(read: Read) -> None:
+def test_the_row_left_out_is_reported(read: Read) -> None:
     table = read(rows(START, START + MINUTE_MS), Timeframe(1, "m"), drop_last=True)
     assert table.dropped.tolist() == [START + MINUTE_MS]
     assert not len(read(rows(START, START + MINUTE_MS)).dropped)
@@ -825,7 +825,7 @@ def test_nonsense_is_refused_and_never_crashes(
 
 
 def test_real_files_are_read() -> None:
-    """Where somebody laid them beside the checkout; none is needed."""
+    """If the files are beside the checkout; none is needed."""
     for path in sorted(REAL.glob("*_*_*[0-9mhdwon].csv.gz")):
         _is_read(path)
 
@@ -896,7 +896,7 @@ def _write_parquet_bomb(path: Path) -> None:
 
 
 def _write_short_parquet_bomb(path: Path) -> None:
-    """Fewer rows than are too many, and still more than such a file of candles holds."""
+    """Fewer rows than are too many, and still more than a file of candles of this size has."""
     rows = pl.LazyFrame({name: [1] * 600_000 for name in HEADER.split(",")})
     pl.concat([rows] * 4).sink_parquet(path, compression="zstd", row_group_size=500_000)
 

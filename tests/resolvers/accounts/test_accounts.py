@@ -109,7 +109,7 @@ WRONG = [
 
 
 @pytest.mark.parametrize(("name", "password"), WRONG, ids=[name[:12] for name, _ in WRONG])
-async def test_a_wrong_name_and_a_wrong_password_are_told_alike(house: House, name: str, password: str) -> None:
+async def test_a_wrong_name_and_a_wrong_password_give_the_same_error(house: House, name: str, password: str) -> None:
     with pytest.raises(Unauthenticated) as raised:
         await house.login(name, password)
     assert type(raised.value) is Unauthenticated
@@ -230,7 +230,7 @@ async def test_signing_out_ends_the_family_once(house: House) -> None:
 
 
 @pytest.mark.parametrize("change", ["disable", "password", "delete"])
-async def test_whoever_is_closed_changed_or_gone_is_out(house: House, change: str) -> None:
+async def test_a_disabled_changed_or_deleted_account_is_signed_out(house: House, change: str) -> None:
     session = await house.login()
     assert (await house.viewer(session)).user
     ended = asyncio.create_task(house.accounts.revocations.ended(house.ada))
@@ -286,8 +286,8 @@ async def test_a_database_that_is_away_is_never_a_wrong_password(house: House, m
     assert await house.accounts.refresh(session.refresh_token, HERE)
 
 
-async def test_a_guesser_waits_and_nobody_else_does(house: House) -> None:
-    """A stranger's tries take nothing from the owner, who comes from elsewhere."""
+async def test_a_guesser_waits_and_no_other_user_does(house: House) -> None:
+    """A stranger's attempts do not count for the owner, who has another address."""
     await house.login(address="198.51.100.7")
     found: Counter[str] = Counter()
     waits: list[float] = []
@@ -347,7 +347,7 @@ async def test_a_better_hash_takes_the_place_of_an_older_one(house: House) -> No
     _, new = await house.users.credentials("ada")
     assert old != new
     assert "m=16,t=2,p=1" in new
-    assert (await house.viewer(session)).user, "nobody is signed out by it"
+    assert (await house.viewer(session)).user, "it signs no user out"
     await house.login()
     assert (await house.users.credentials("ada"))[1] == new
 
@@ -424,7 +424,7 @@ async def test_beyond_a_hundred_who_wait_somebody_is_sent_away() -> None:
 
 
 async def test_a_known_and_an_unknown_user_are_refused_after_as_much_work(house: House) -> None:
-    """Whether there is such a user cannot be told by how long the refusal takes."""
+    """The time that a refusal takes does not reveal whether the user exists."""
     verified: list[tuple[object, int, int]] = []
 
     class Watched:
@@ -437,7 +437,7 @@ async def test_a_known_and_an_unknown_user_are_refused_after_as_much_work(house:
             return CHEAP.verify(password_hash, password)
 
     house.accounts._passwords = Passwords(Watched())  # type: ignore[arg-type]
-    for name in ("ada", "nobody"):
+    for name in ("ada", "absent"):
         with pytest.raises(Unauthenticated):
             await house.login(name, "wrong horse battery")
     known, unknown = verified
@@ -483,12 +483,12 @@ async def test_saving_has_a_rate(house: House) -> None:
 
 
 @pytest.mark.parametrize("header", [None, "", "  ", "Basic YTpi", "Digest username=x", "ApiKey x"])
-async def test_a_header_that_is_no_token_of_ours_is_nobodys(house: House, header: str | None) -> None:
+async def test_a_header_without_a_token_of_ours_is_anonymous(house: House, header: str | None) -> None:
     assert await house.accounts.identify(header) == Viewer()
 
 
 @pytest.mark.parametrize("header", ["Bearer", "Bearer x", "bearer x", "eyJhbGciOi", "BEARER   ", "Bearer a.b.c d"])
-async def test_a_token_that_is_not_good_is_a_refusal_not_nobody(house: House, header: str) -> None:
+async def test_an_invalid_token_is_refused_and_not_anonymous(house: House, header: str) -> None:
     viewer = await house.accounts.identify(header)
     assert (viewer.user, viewer.roles) == (None, frozenset())
     assert isinstance(viewer.refusal, Unauthenticated)

@@ -103,7 +103,7 @@ def each(since: str, count: int, step: int = MINUTE_MS) -> list[str]:
 HOLE = [*each("2024-01-31T23:50Z", 5), *each("2024-04-01T00:00Z", 5)]
 
 
-async def test_a_hole_of_two_months_is_not_covered_unless_told(desk: Desk) -> None:
+async def test_a_hole_of_two_months_is_not_covered_without_an_option(desk: Desk) -> None:
     said = await desk.take("HOLE", HOLE)
     runs = [
         (at("2024-01-31T23:50Z"), at("2024-01-31T23:55Z")),
@@ -230,7 +230,7 @@ async def test_minutes_without_a_trade_are_dropped_where_the_provider_drops_them
     said = await desk.take("F/USDT", FAULTS, pair, drop_last=True, keep_fillers=keep)
     assert await desk.rows("F/USDT") == kept
     assert any("1 without a trade" in line for line in said) is (kept == 8)
-    # The minute 00:09 has no row, and the last row, which is dropped, proves that nobody traded in it.
+    # The minute 00:09 has no row, and the last row, which is dropped, proves that it has no trade.
     assert await desk.covered("F/USDT") == [(at("2024-05-01T00:00Z"), at("2024-05-01T00:10Z"))]
     connection = await asyncpg.connect(desk.dsn)
     (first, second) = await connection.fetch(
@@ -260,9 +260,9 @@ async def test_naive_times_are_utc_whatever_the_zone_of_the_symbol(desk: Desk) -
     ]
     await desk.take("NAIVE", days("2024-03-04", "2024-03-09"), ALPACA)
     assert (at("2024-03-04T05:00Z"), at("2024-03-09T05:00Z")) in await desk.covered("NAIVE")
-    for told, moved in (("America/New_York", 5), ("-05:00", 5), ("+0530", -5.5), ("EST", 5)):
-        await desk.take(told, NAIVE, ALPACA, clock=told)
-        assert (await desk.covered(told))[0][0] == at("2024-03-04T15:00Z") + moved * 3_600_000
+    for zone, moved in (("America/New_York", 5), ("-05:00", 5), ("+0530", -5.5), ("EST", 5)):
+        await desk.take(zone, NAIVE, ALPACA, clock=zone)
+        assert (await desk.covered(zone))[0][0] == at("2024-03-04T15:00Z") + moved * 3_600_000
     with pytest.raises(BadUserInput, match="has the time zone America/New_York already, not UTC: --clock"):
         await desk.take("NAIVE", NAIVE, ALPACA, timezone="UTC")
     with pytest.raises(BadUserInput, match="Unknown time zone"):

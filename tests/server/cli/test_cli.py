@@ -155,7 +155,7 @@ def test_a_missing_file_is_one_line(cli: Command, tmp_path: Path) -> None:
 def test_a_command_makes_no_second_database_beside_the_servers(
     served: Path, tmp_path: Path, arguments: tuple[str, ...]
 ) -> None:
-    """The server has its own DATA_DIR, which whoever opened another terminal has not set."""
+    """The server has its own DATA_DIR, which is not set in another terminal."""
     mistaken = tmp_path / "mistaken"
     is_one_line(run(*arguments, DATA_DIR=str(mistaken)), 2, f"DATA_DIR: {mistaken} holds no database", "`serve`")
     assert not mistaken.exists()

@@ -1,4 +1,4 @@
-"""An import stores all of a file or nothing of it, whoever is killed in the middle, and may be repeated."""
+"""An import stores all of a file or nothing, also if the process is killed in between, and may be repeated."""
 
 from __future__ import annotations
 
@@ -223,7 +223,7 @@ async def _counts(server: EmbeddedPostgres) -> tuple[int, list[object]]:
 
 
 @pytest.mark.parametrize("victim", ["the importer", "PostgreSQL"])
-async def test_whoever_is_killed_in_the_middle_nothing_is_half_written(tmp_path: Path, victim: str) -> None:
+async def test_after_a_kill_in_the_middle_nothing_is_half_written(tmp_path: Path, victim: str) -> None:
     data, server = tmp_path / "data", EmbeddedPostgres(tmp_path / "data")
     file = minutes(tmp_path / "big.csv", BIG)
     made = run("import", str(minutes(tmp_path / "few.csv", 10)), *NAME, "BIG", "--dry-run", DATA_DIR=str(data))

@@ -47,7 +47,7 @@ WIDE = LIVE.replace("timestamp close", " ".join(f"{'x' * 100}{at}: timestamp" fo
 
 @asynccontextmanager
 async def listening(serving: Serving, query: str = LIVE, id_: str = "1", **variables: object) -> AsyncIterator[Socket]:
-    """A client that listens, and has been told the history."""
+    """A client that listens, and has received the history."""
     async with (
         aiohttp.ClientSession(serving.url) as http,
         http.ws_connect("/graphql", protocols=[PROTOCOL]) as socket,
@@ -69,7 +69,7 @@ async def next_event(socket: Socket) -> dict[str, Any]:
 
 
 class Stalled:
-    """A client that subscribes and then reads nothing until it is told to."""
+    """A client that subscribes and then reads nothing until the test lets it."""
 
     def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self.reader, self.writer = reader, writer
@@ -155,7 +155,7 @@ def alive() -> dict[int, object]:
 
 
 async def come(serving: Serving, stage: Stage, how: str) -> Stalled:
-    """Listen, and be told of a candle."""
+    """Listen, and receive a candle."""
     client = await (Stalled.connect if how != "an event stream" else streaming)(serving.url, LIVE)
     stage.close()
     await eventually(lambda: all(not one._events for one in stage.listeners))
@@ -163,7 +163,7 @@ async def come(serving: Serving, stage: Stage, how: str) -> Stalled:
 
 
 async def go(stage: Stage, client: Stalled, how: str) -> None:
-    """Leave, until nobody listens."""
+    """Leave, and wait until there is no listener."""
     if how == "with a goodbye":
         client.send({"id": "1", "type": "complete"})
         client.writer.close()
@@ -195,7 +195,7 @@ async def test_clients_that_come_and_go_leave_no_garbage_that_grows(how: str) ->
         for _ in range(10):
             for _ in range(16):
                 await go(stage, await come(serving, stage, how), how)
-            stage.told.clear()
+            stage.published.clear()
             await eventually(lambda: not serving.server.server_state.connections)
             gc.collect()
             counts.append(len(gc.get_objects()))
@@ -217,7 +217,7 @@ async def streaming(url: str, query: str) -> Stalled:
     return Stalled(reader, writer)
 
 
-async def test_who_does_not_read_delays_nobody_and_is_closed_with_4410() -> None:
+async def test_a_client_that_does_not_read_delays_no_other_and_is_closed_with_4410() -> None:
     stage = Stage()
     async with staged(
         services(stage),
@@ -266,8 +266,8 @@ async def test_a_peer_that_never_reads_again_is_cut_off() -> None:
         stalled.writer.close()
 
 
-async def test_who_falls_behind_is_told_where_to_resume_and_resumes(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Closed candles are never left out in silence: what it was told, and what it is told from there on, is all there is."""
+async def test_a_client_that_falls_behind_learns_where_to_resume_and_resumes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Closed candles are never dropped silently: those received before and after the RESYNC are all there are."""
     monkeypatch.setattr(topic, "MAX_QUEUED_EVENTS", 20)
     stage = Stage()
     async with staged(services(stage)) as serving:
@@ -295,7 +295,7 @@ async def test_who_falls_behind_is_told_where_to_resume_and_resumes(monkeypatch:
             await ws.send_json({"id": "1", "type": "subscribe", "payload": payload})
             while not (event := await next_event(ws))["caughtUp"]:
                 stamps += [node["timestamp"] for node in event["nodes"]]
-        assert stamps == [int(candle.timestamp[0]) for candle in stage.told]
+        assert stamps == [int(candle.timestamp[0]) for candle in stage.published]
         slow.writer.close()
 
 
@@ -340,7 +340,7 @@ async def test_a_ghost_is_noticed_by_the_pings_it_does_not_answer() -> None:
 
 
 class Cable:
-    """A way to the server. Once it is cut nothing passes in either direction, and nobody is told."""
+    """A way to the server. Once it is cut nothing passes in either direction, and neither side notices."""
 
     def __init__(self, behind: str) -> None:
         self._behind = urlsplit(behind)
@@ -620,7 +620,7 @@ async def test_a_stream_ends_with_the_token_it_was_asked_for_with(
         await stage.empty()
 
 
-async def test_a_plain_request_for_a_subscription_is_told_how_to_ask() -> None:
+async def test_the_error_of_a_plain_request_for_a_subscription_explains_the_way() -> None:
     async with (
         staged(services(Stage())) as serving,
         aiohttp.ClientSession(serving.url) as http,
@@ -649,7 +649,7 @@ async def test_a_server_that_stops_closes_sockets_with_1001_and_streams_without_
 
 
 async def test_heartbeats_are_the_same_for_all() -> None:
-    """By either transport, for who came while it was quiet too, and with the number of the last event."""
+    """By either transport, also for a listener that came while it was quiet, and with the number of the last event."""
     stage = Stage(patience=0.05)
     stage.close()
     quiet = {"kind": "HEARTBEAT", "seq": 1, "caughtUp": False, "nodes": [], "resyncFrom": None}

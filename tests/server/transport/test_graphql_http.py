@@ -208,7 +208,7 @@ async def test_several_operations_need_a_name_that_is_there(http: aiohttp.Client
     assert (await post(http, {"query": text, "operationName": "B"}))[1] == {"data": {"b": "Query"}}
 
 
-async def test_a_subscription_by_post_is_told_where_to_go(http: aiohttp.ClientSession) -> None:
+async def test_the_error_of_a_subscription_by_post_names_the_transports(http: aiohttp.ClientSession) -> None:
     text = 'subscription { candles(market: "demo", provider: "synthetic", symbol: "BTC/USD") { kind } }'
     for method in ("POST", "GET"):
         status, answer, _ = await post(http, {"query": text}) if method == "POST" else await _get(http, query=text)
@@ -228,7 +228,7 @@ REFUSED = {
 
 
 @pytest.mark.parametrize("request_", REFUSED)
-async def test_only_the_newer_media_type_tells_a_refused_request_by_its_status(
+async def test_only_the_newer_media_type_gives_a_refused_request_its_status(
     http: aiohttp.ClientSession, request_: str
 ) -> None:
     for accept, status in (
@@ -255,7 +255,7 @@ async def test_an_answer_with_data_is_200_in_both_media_types(http: aiohttp.Clie
         assert answer["data"] == {"good": "Query", "providers": None}
 
 
-async def test_who_accepts_nothing_of_ours_is_told_what_there_is(http: aiohttp.ClientSession) -> None:
+async def test_a_406_names_the_supported_types(http: aiohttp.ClientSession) -> None:
     for accept in ("application/xml", "text/html", "multipart/mixed", "application/json;q=0"):
         status, answer, _ = await post(http, {"query": "{ __typename }"}, accept=accept)
         assert status == 406

@@ -40,7 +40,7 @@ async def http(strict: Running) -> AsyncIterator[aiohttp.ClientSession]:
 
 
 @pytest.mark.parametrize("origin", OTHERS)
-async def test_another_site_is_told_of_the_setting_by_every_way(http: aiohttp.ClientSession, origin: str) -> None:
+async def test_every_transport_names_the_setting_to_another_site(http: aiohttp.ClientSession, origin: str) -> None:
     headers = {"origin": origin}
     preflight = {**headers, "access-control-request-method": "POST", "access-control-request-headers": "content-type"}
     upgrade = {

@@ -1,4 +1,4 @@
-"""Whose forwarded headers count, what strangers may write into the log, and what browsers are told."""
+"""Which forwarded headers count, what strangers may write into the log, and which headers browsers get."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The schema at an address of its own, for those who may read it."""
+"""The schema at an address of its own, for callers with permission."""
 
 from __future__ import annotations
 

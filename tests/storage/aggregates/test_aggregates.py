@@ -1,4 +1,4 @@
-"""The aggregates equal their minutes: whoever writes, corrects, withdraws or is killed, and at every moment in between."""
+"""The aggregates equal their minutes after every write, correction, withdrawal or kill, and at every moment in between."""
 
 from __future__ import annotations
 
@@ -77,7 +77,7 @@ async def wrong(database: Database) -> list[str]:
         return await differences(connection, await read_aggregates(database))
 
 
-# Whoever writes
+# After every kind of write
 
 
 @st.composite
@@ -300,7 +300,7 @@ async def test_aggregates_equal_their_minutes_after_kill_9_of_the_writer_and_of_
     await database.close()
 
 
-# Relations that are gone, switched off or named by somebody hostile
+# Relations that are gone, switched off or with hostile names
 
 
 async def test_without_a_relation_writes_go_on_and_readers_take_the_next_finer(
@@ -352,7 +352,7 @@ async def test_a_name_that_is_none_of_an_aggregate_is_refused(database: Database
 
 
 async def test_a_row_that_says_something_else_than_we_know_is_not_read(database: Database) -> None:
-    """A relation of somebody's own, a wrong timeframe, and hostile names that got past the check."""
+    """A foreign relation, a wrong timeframe, and hostile names that got past the check."""
     async with database.connection() as connection:
         await connection.execute(
             """create table ohlcv_evil (like ohlcv_1h);
@@ -499,7 +499,7 @@ async def test_a_correction_two_years_back_is_seen_at_once_here_and_within_a_sec
     assert found.new
     assert (found.old.source, found.new.source) == ("api", "import")
     assert found.new.numbers[1] == found.old.numbers[1] + 900
-    assert await newest_corrections(database, "fake", "nobody", None, 10) == []
+    assert await newest_corrections(database, "fake", "absent", None, 10) == []
 
 
 async def test_what_changes_of_final_candles_is_logged_and_nothing_else(store: CandleStore) -> None:

@@ -137,7 +137,7 @@ async def stale_answers(database: Database, instrument_ids: list[int]) -> list[t
     return wrong
 
 
-async def test_no_reader_sees_a_stale_bucket_whoever_writes_and_refreshes(
+async def test_no_reader_sees_a_stale_bucket_during_writes_and_refreshes(
     lagging: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     ids = [await new(lagging, f"S{i}") for i in range(3)]
@@ -267,7 +267,7 @@ async def test_only_one_process_refreshes_and_the_others_go_on(lagging: Database
     assert not await AggregateRefresher(lagging, AggregateLayout.CONTINUOUS).run_once()
 
 
-async def test_the_rounds_go_on_after_a_failure_and_end_when_they_are_told_to(
+async def test_the_rounds_go_on_after_a_failure_and_end_when_stopped(
     lagging: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     lagging.timings = replace(lagging.timings, refresh_interval_s=0.0, refresh_max_backoff_s=0.01)
@@ -276,7 +276,7 @@ async def test_the_rounds_go_on_after_a_failure_and_end_when_they_are_told_to(
     rounds: asyncio.Queue[bool] = asyncio.Queue()
     one = AggregateRefresher.run_once
 
-    async def told(self: AggregateRefresher) -> bool:
+    async def statement(self: AggregateRefresher) -> bool:
         try:
             done = await one(self)
         except Exception:
@@ -285,7 +285,7 @@ async def test_the_rounds_go_on_after_a_failure_and_end_when_they_are_told_to(
         rounds.put_nowait(True)
         return done
 
-    monkeypatch.setattr(AggregateRefresher, "run_once", told)
+    monkeypatch.setattr(AggregateRefresher, "run_once", statement)
     supervisor = Supervisor(RestartPolicy(first_s=0.01))
     supervisor.start("aggregates", AggregateRefresher(lagging, AggregateLayout.CONTINUOUS).run)
     async with asyncio.timeout(HANG_S):
@@ -326,7 +326,7 @@ async def test_minutes_behind_the_horizon_go_and_their_aggregates_stay(
     assert horizon == (NOW - 10 * DAY_MS) // DAY_MS * DAY_MS
     assert (await store.read_coverage([instrument, -1]))[1].horizon == horizon
     minute = [CandleRead(instrument, MINUTE, FOREVER, 10**6)]
-    assert len((await store.read(minute))[0]) == 39 * 1440  # until everybody knows
+    assert len((await store.read(minute))[0]) == 39 * 1440  # until every process knows the horizon
     async with database.connection() as connection:
         await connection.execute("update storage_layout set moved_at = moved_at - interval '3 minutes'")
     await keeper.run_once()
@@ -417,11 +417,11 @@ async def test_a_plain_postgresql_gets_tables(database: Database) -> None:
 
 
 @pytest.mark.parametrize("kind", [AggregateLayout.TABLES, AggregateLayout.CONTINUOUS])
-async def test_what_was_written_by_hand_is_told_as_the_documentation_says(
+async def test_rows_written_by_hand_are_published_as_the_documentation_says(
     kind: AggregateLayout, lagging: Database, database: Database
 ) -> None:
     page = (Path(__file__).parents[3] / "docs" / "storage.md").read_text(encoding="utf-8")
-    told = page.split("```sql\n")[1].split("```")[0]
+    statement = page.split("```sql\n")[1].split("```")[0]
     database = lagging if kind is AggregateLayout.CONTINUOUS else database
     instrument = await new(database, "S")
     await AggregateRefresher(lagging, AggregateLayout.CONTINUOUS).run_once()
@@ -432,7 +432,7 @@ async def test_what_was_written_by_hand_is_told_as_the_documentation_says(
             instrument,
         )
         await connection.execute("insert into coverage values ($1, '1m', '{[2024-03-05, 2024-03-08)}')", instrument)
-        await connection.execute(told)
+        await connection.execute(statement)
     reading = ContinuousReader(ALL_AGGREGATES) if kind is AggregateLayout.CONTINUOUS else read_tables
     reads = [CandleRead(instrument, tf, FOREVER, 10**6, relation=name) for tf, name in ALL_AGGREGATES.items()]
     base, *answers = await reading(database, [CandleRead(instrument, MINUTE, FOREVER, 10**6), *reads])

@@ -47,12 +47,12 @@ async def test_minutes_behind_the_horizon_are_a_gap_that_says_why(world: World) 
     )
     (gap,) = answer.gaps
     assert (gap.since, gap.until, gap.reason) == (HORIZON - 60 * MINUTE_MS, HORIZON, GapReason.UNAVAILABLE)
-    assert gap.detail == "1-minute candles are not kept for so long."
+    assert gap.detail == "1-minute candles are not kept that long."
     assert world.calls == 0
 
 
 @pytest.mark.parametrize("timeframe", ["5m", "45m", "1h", "1d", "1w"])
-async def test_what_aggregates_can_tell_is_told_behind_the_horizon_too(world: World, timeframe: str) -> None:
+async def test_aggregates_still_answer_before_the_horizon(world: World, timeframe: str) -> None:
     answer = await world.ask(timeframe, limit=5000, since=T0, until=HORIZON)
     kept = Timeframe.parse(timeframe)
     wanted = folded(rows_of(world.upstream.truth[world.symbol]), kept)

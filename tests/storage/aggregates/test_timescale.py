@@ -420,7 +420,7 @@ async def test_verify_repairs_what_timescaledb_takes_for_right(
     await symbol.answers_right()
 
 
-async def test_a_repair_reaches_every_instrument_of_its_span_and_tells_of_each(
+async def test_a_repair_reaches_every_instrument_of_its_span_and_publishes_each(
     timescale: Database, symbol: Symbol
 ) -> None:
     """A refresh is of all instruments: a level above a wrong one must not be made wrong as well."""

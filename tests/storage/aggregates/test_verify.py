@@ -1,4 +1,4 @@
-"""`verify` finds every bucket that is not what its minutes say, whoever made it so, and mends it."""
+"""`verify` finds every bucket that differs from its minutes, from any cause, and repairs it."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from storage.relations import ALL_AGGREGATES, BASE_RELATION
 from tests.fakes.upstream import minutes
 from tests.history.world import DAY_MS, HOUR_MS, T0
 
-FAULTS = {  # what somebody does to a relation behind our back, and what is found there
+FAULTS = {  # foreign changes of a relation, and the faults to find
     "delete from {} where bucketed_time = (select min(bucketed_time) from {})": Tally("", missing=1),
     "update {} set high = high + 1 where bucketed_time = (select max(bucketed_time) from {})": Tally("", different=1),
     "update {} set volume = volume * (1 + 1e-8) where bucketed_time = (select max(bucketed_time) from {})": Tally("", different=1),
@@ -86,15 +86,17 @@ async def test_a_fault_is_found_in_its_relation_alone_and_repaired(
     tally = wrong[relation]
     assert (tally.missing, tally.extra, tally.different) == (expected.missing, expected.extra, expected.different)
     before = (await store.read_coverage([one]))[0]
-    told: list[Change] = []
-    store.change_feed.subscribe(lambda changes: told.extend(changes or ()))
+    notified: list[Change] = []
+    store.change_feed.subscribe(lambda changes: notified.extend(changes or ()))
     assert await found(store, one, repair=True) | await found(store, other, repair=True) == {}
     assert await found(store, one) | await found(store, other) == {}
     after = (await store.read_coverage([one]))[0]
     assert after.spans == before.spans
-    assert {change.instrument_id for change in told} <= {one, other}
-    assert len(told) >= 1
-    assert any(after.revision > before.revision for change in told) or {c.instrument_id for c in told} == {other}
+    assert {change.instrument_id for change in notified} <= {one, other}
+    assert len(notified) >= 1
+    assert any(after.revision > before.revision for change in notified) or {c.instrument_id for c in notified} == {
+        other
+    }
 
 
 async def test_a_volume_in_its_last_digits_is_no_difference(store: CandleStore) -> None:

@@ -1,4 +1,4 @@
-"""What is cached answers as the database would, costs it nothing, and is never older than what was told."""
+"""The cache answers as the database would, costs it nothing, and is never older than an earlier answer."""
 
 from __future__ import annotations
 
@@ -84,7 +84,7 @@ async def written(cache: CandleCache) -> None:
 
 @pytest.fixture
 def statements(database: Database, monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """Every statement that goes through the pool, whoever sends it; what is kept is believed for as long as a test takes."""
+    """Every statement that goes through the pool, from any sender; cached entries stay valid during a test."""
     monkeypatch.setattr(database, "timings", replace(database.timings, change_freshness_s=60, forming_ttl_s=60))
     sent: list[str] = []
     connection = Database.connection
@@ -139,8 +139,8 @@ def kinds(answer: Answer) -> list[SourceKind]:
     return [source.source for source in answer.sources]
 
 
-def told(answer: Answer) -> tuple[object, ...]:
-    """All that an answer says but who told it."""
+def content(answer: Answer) -> tuple[object, ...]:
+    """Everything in an answer except its sources."""
     flags = (answer.candles.closed.tolist(), answer.candles.synthetic.tolist())
     return plain(answer.candles), flags, answer.gaps, answer.has_more, answer.next_since, answer.next_before
 
@@ -161,7 +161,7 @@ async def test_a_cached_question_costs_no_statement(database: Database, statemen
     statements.clear()
     again = await ask(history, record, limit=1000, until=T0 + 2000 * MINUTE_MS)
     assert statements == []
-    assert told(again) == told(first)
+    assert content(again) == content(first)
     assert (kinds(first), kinds(again)) == ([SourceKind.STORE], [SourceKind.CACHE])
     assert plain(
         (await ask(history, record, limit=700, since=T0 + 1100 * MINUTE_MS, until=T0 + 1800 * MINUTE_MS)).candles
@@ -183,7 +183,7 @@ async def test_the_newest_question_of_a_provider_costs_neither_a_statement_nor_a
         statements.clear()
         again = await world.ask(timeframe, limit=300)
         assert (statements, world.calls) == ([], calls), timeframe
-        assert told(again) == told(first)
+        assert content(again) == content(first)
         assert not again.candles.closed[-1]
         assert again.candles.closed[:-1].all()
     await world.fetcher.close()
@@ -220,14 +220,14 @@ async def test_what_ended_long_ago_is_cached_for_those_who_ask_for_the_newest(
     await believed(history)
     first = await ask(history, record, limit=300)
     statements.clear()
-    assert told(await ask(history, record, limit=300)) == told(first)
+    assert content(await ask(history, record, limit=300)) == content(first)
     assert statements == []
 
 
-# Never older than what was told
+# Never older than an earlier answer
 
 
-async def test_a_correction_is_seen_at_once_and_by_another_process_once_it_is_told(
+async def test_a_correction_is_seen_at_once_and_by_another_process_after_its_poll(
     database: Database, redis: Redis
 ) -> None:
     async with shelved(redis, ROOMY) as ours:
@@ -354,9 +354,9 @@ async def test_answers_are_the_same_with_the_cache_and_without(
             for history in (cached, alone):
                 await believed(history)
             for question in asked if kind == "again" else asked[-1:]:
-                expected = told(await ask(plainly, record, **question))
+                expected = content(await ask(plainly, record, **question))
                 for history in (cached, alone):
-                    assert told(await ask(history, record, **question)) == expected
+                    assert content(await ask(history, record, **question)) == expected
         assert cache.size <= capacity
 
 
@@ -372,7 +372,7 @@ async def test_paging_loses_and_repeats_nothing_while_candles_arrive(
     while before is not None:
         world.now += 3 * MINUTE_MS
         page = await world.ask(limit=100, until=before)
-        await world.ask(limit=50)  # somebody else has the new ones fetched
+        await world.ask(limit=50)  # another query fetches the new ones
         pages, before = [page.candles, *pages], page.next_before
     walked = concat(pages)
     assert plain(walked[walked.closed]) == plain(truth.between(Span(0, T0 + 1500 * MINUTE_MS)))
@@ -436,7 +436,7 @@ def test_its_size_is_that_of_its_memory_within_a_tenth() -> None:
         assert 0.9 < cache.size / min(held) < 1.1, (step, cache.size, held)
 
 
-async def test_it_never_outgrows_its_bound_whoever_asks_at_once(database: Database) -> None:
+async def test_it_never_outgrows_its_bound_under_concurrent_queries(database: Database) -> None:
     cache = CandleCache(100_000)
     history = History.create(database, FakeProviders([]), cache=cache)
     truth = minutes(T0, 4000)
@@ -475,7 +475,7 @@ async def test_what_one_process_read_another_has_from_the_shelf(
         one = History.create(database, FakeProviders([]), cache=cache)
         record = await series(one, minutes(T0, 3000))
         question = {"limit": 1000, "until": T0 + 2000 * MINUTE_MS}
-        expected = told(await ask(one, record, **question))
+        expected = content(await ask(one, record, **question))
         await written(cache)
         assert cache.shared
         other = History.create(database, FakeProviders([]), cache=CandleCache(0, cache.shared))
@@ -484,7 +484,7 @@ async def test_what_one_process_read_another_has_from_the_shelf(
         statements.clear()
         answer = await ask(other, record, **question)
         assert (statements, kinds(answer)) == ([], [SourceKind.CACHE])
-        assert told(answer) == expected
+        assert content(answer) == expected
 
 
 async def test_a_chunk_is_shared_only_once_it_is_whole(database: Database, redis: Redis, valkey: Valkey) -> None:
@@ -640,7 +640,7 @@ async def test_whatever_happens_to_redis_no_question_fails_or_is_answered_wrong(
         await written(cache)
 
 
-async def test_a_redis_that_was_killed_is_missed_by_nobody_and_its_successor_is_used(
+async def test_a_killed_redis_fails_no_query_and_its_successor_is_used(
     database: Database,
 ) -> None:
     running = [Valkey()]
@@ -668,7 +668,7 @@ async def test_a_redis_that_was_killed_is_missed_by_nobody_and_its_successor_is_
             valkey.server.stop()
 
 
-async def test_nobody_waits_for_a_redis_that_hangs_but_those_who_found_out(
+async def test_only_the_calls_that_detect_a_hanging_redis_wait_for_it(
     database: Database, redis: Redis, valkey: Valkey, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     redis.timings = replace(redis.timings, redis_probe_interval_s=60, redis_timeout_s=0.25)

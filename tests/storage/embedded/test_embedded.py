@@ -322,7 +322,7 @@ async def test_a_dead_servers_pid_in_a_strangers_hands_does_not_block_the_start(
         stranger.wait()
 
 
-def test_a_stop_signals_nobody_but_who_holds_the_socket(data_dir: Path, postgres: EmbeddedPostgres) -> None:
+def test_a_stop_signals_only_the_process_of_the_socket(data_dir: Path, postgres: EmbeddedPostgres) -> None:
     server = postgres.start()
     pid_file = data_dir / "postgres" / "postmaster.pid"
     kept = pid_file.read_text()
@@ -548,7 +548,7 @@ def connect_as(account: OsUser, server: PostgresServer, data_dir: Path) -> str:
 async def test_another_process_of_the_same_unprivileged_user_is_refused(
     data_dir: Path, postgres: EmbeddedPostgres
 ) -> None:
-    """Started by root, PostgreSQL shares its user with other programs; started by anybody else, it is one of their own."""
+    """Started by root, PostgreSQL shares its user with other programs; started by another user, it runs as that user."""
     server = postgres.start()
     account = os_user_of(data_dir / "postgres")
     assert account.dropped is AS_ROOT
