@@ -7,7 +7,7 @@ import inspect
 import time
 from collections.abc import Callable
 
-HANG_S = 15.0  # only a guard against a test that hangs: nothing that works takes this long anywhere
+HANG_S = 180.0  # only a guard against a test that hangs: nothing that works takes this long anywhere
 
 
 async def eventually(holds: Callable[[], object]) -> None:

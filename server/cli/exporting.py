@@ -13,7 +13,7 @@ import click
 from server.cli.command import command, instant
 
 if TYPE_CHECKING:
-    from history.export import SeriesExport
+    from history.export import ExportRequest, SeriesExport
     from server.settings import Settings
 
 _SHOWN_GAPS = 10
@@ -56,31 +56,31 @@ async def export(
     """
     from candlegraph.timeframe import Timeframe
     from candlegraph.zone import zone
-    from history.export import ExportRequest, open_export
-    from resolvers.context import Context
+    from history.export import ExportRequest
     from resolvers.names import provider_of
-    from resolvers.nodes import resolve_server_id
-    from server.export.files import FileExport
-    from server.wiring import open_runtime
 
     chosen = kind or ("parquet" if folder else target.suffix.removeprefix("."))
     if chosen not in _FORMATS:
         raise click.UsageError(f"Name the --format, or give TARGET one of the suffixes {', '.join(_FORMATS)}.")
-    request = ExportRequest(
-        *provider_of(market, provider),
-        Timeframe.parse(timeframe),
-        (),
-        pattern,
-        instant(since),
-        instant(until),
-        zone(timezone) if timezone else None,
-    )
+    buckets = zone(timezone) if timezone else None
+    span = instant(since), instant(until)
+    request = ExportRequest(*provider_of(market, provider), Timeframe.parse(timeframe), (), pattern, *span, buckets)
+    await _write(settings, request, target, chosen, folder=folder)
+
+
+async def _write(settings: Settings, request: ExportRequest, target: Path, kind: str, *, folder: bool) -> None:
+    from history.export import open_export
+    from resolvers.context import Context
+    from resolvers.nodes import resolve_server_id
+    from server.export.files import FileExport
+    from server.wiring import open_runtime
+
     async with open_runtime(settings) as running:
         history = running.services.history
         exports = await open_export(history, request)
         server_id = str(await resolve_server_id(Context(running.services, "cli")))
         with _progress(exports) as report:
-            writer = FileExport(history, server_id, chosen, report)
+            writer = FileExport(history, server_id, kind, report)
             if folder:
                 rows, files = await writer.write_folder(exports, target)
             else:

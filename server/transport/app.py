@@ -48,9 +48,6 @@ def create_app(runtime: Runtime) -> Starlette:
     proxies = TrustedProxies(parse_networks(settings.forwarded_allow_ips))
     endpoint = _endpoint(runtime, schema, connections)
 
-    async def healthz(_: Request) -> Response:
-        return JSONResponse({"status": "ok"})
-
     async def to_graphql(request: Request) -> Response:
         query = request.url.query
         return RedirectResponse(f"{settings.root_path}/graphql" + (f"?{query}" if query else ""))
@@ -66,7 +63,7 @@ def create_app(runtime: Runtime) -> Starlette:
             Route("/graphql/", to_graphql, methods=["GET", "POST"]),
             WebSocketRoute("/graphql", endpoint),
             Route("/schema.graphql", SchemaText(schema, endpoint).answer),
-            Route("/healthz", healthz),
+            Route("/healthz", _healthz),
             Route("/readyz", readyz),
             Route("/export/candles.{kind}", _exports(settings, endpoint)),
             *(files if settings.introspection is not Introspection.OFF else []),
@@ -83,6 +80,10 @@ def _exports(settings: Settings, endpoint: GraphQLEndpoint) -> Callable[[Request
     limits = settings.exports, settings.exports_per_address, settings.export_rows_per_day
     origins = [normalize_origin(origin) or origin for origin in settings.origins]
     return export_endpoint(endpoint.identify, limits, origins)
+
+
+async def _healthz(_: Request) -> Response:
+    return JSONResponse({"status": "ok"})
 
 
 async def _failed(_: Request, __: Exception) -> Response:

@@ -255,7 +255,7 @@ def test_a_new_leader_that_knows_less_takes_the_running_candle_from_nobody() -> 
     topic.update_forming(0, _forming((0, 3), (1, 4)))
     topic.update_forming(0, _forming((0, 5)))
     assert _taken(listener) == [(EventKind.UPDATE, 0, 3), (EventKind.UPDATE, 1, 4)]
-    assert topic.current.timestamp.tolist() == [0, 60_000]  # whoever comes now gets both
+    assert topic.current.timestamp.tolist() == [0, 60_000]  # a new listener gets both
     topic.update_forming(0, _forming((0, 5), (1, 6)))
     assert _taken(listener) == [(EventKind.UPDATE, 1, 6)]
 

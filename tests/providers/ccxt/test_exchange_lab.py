@@ -82,7 +82,7 @@ async def test_rows_that_are_counted_reach_further_back_in_a_thin_market() -> No
 
 
 async def test_a_window_that_counts_its_end_inclusively_is_not_taken_for_oldest_first() -> None:
-    """A full page that ends at the end of such a window was cut at its old side."""
+    """A full page that ends at the end of the window was cut at its old side."""
     paging = Paging(Edge.INCLUSIVE, Edge.INCLUSIVE, keeps_newest=True, descending=True, cap=200, window=True)
     async with LabExchange("whitebit", paging) as lab:
         for first, last in ((485, 564), (622, 1_049)):
