@@ -6,6 +6,7 @@ that are added later do not come. A correction of a candle that has not been rea
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncGenerator, Iterator, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
@@ -108,6 +109,7 @@ async def open_export(history: History, request: ExportRequest) -> list[SeriesEx
         plan = Plan(record, capabilities, coverage, history.aggregates, request.timeframe, buckets, days, now)
         if one := _planned(plan, request):
             found.append(one)
+        await asyncio.sleep(0)  # a plan takes a millisecond, and there may be a thousand
     if not found:
         names = request.pattern if request.pattern is not None else ", ".join(request.symbols)
         raise NotFound(

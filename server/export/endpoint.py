@@ -9,8 +9,8 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import Counter
-from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator, Sequence
-from contextlib import aclosing, contextmanager
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterator, Sequence
+from contextlib import ExitStack, aclosing, asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -40,6 +40,7 @@ from candlegraph.zone import zone
 from history.export import PAGE_ROWS, ExportRequest, SeriesExport, open_export, read_pages
 from resolvers.accounts.accounts import network
 from resolvers.context import Context
+from resolvers.cost_budget import Reservation
 from resolvers.names import check_name, provider_of
 from resolvers.nodes import resolve_server_id
 from resolvers.permission import require_role
@@ -53,6 +54,7 @@ log = logging.getLogger(__name__)
 DAY_S = 86_400
 RETRY_AFTER_S = 5.0
 VALUES_PER_ROW = 6
+MAX_ATTEMPTS = 30  # a second apart, to get a page into the cost budget
 _ARGUMENTS = frozenset(
     ["market", "provider", "symbol", "pattern", "timeframe", "since", "until", "before", "timezone", "revision"]
 )
@@ -125,11 +127,13 @@ class ExportEndpoint:
             if kind not in FORMATS:
                 raise NotFound(f"There is no format {kind[:16]!r}: take one of {', '.join(FORMATS)}.")
             asked = read_arguments(request.query_params)
-            opened = await open_export(context.services.history, asked)
-            server_id = str(await resolve_server_id(context))
-            return ExportResponse(
-                self, context, FORMATS[kind], [(one, describe(one, server_id)) for one in opened], request
-            )
+            with ExitStack() as stack:
+                stack.enter_context(self._slots.take(network(context.origin.address)))
+                opened = await open_export(context.services.history, asked)
+                server_id = str(await resolve_server_id(context))
+                about = await asyncio.to_thread(lambda: [describe(one, server_id) for one in opened])
+                planned = list(zip(opened, about, strict=True))
+                return ExportResponse(self, context, FORMATS[kind], planned, request, stack.pop_all())
         except CandlegraphError as error:
             return refusal_of(error)
 
@@ -139,12 +143,6 @@ class ExportEndpoint:
         allowed = origin is not None and normalize_origin(origin) in self._origins
         if headers.get("sec-fetch-site") == "cross-site" and not allowed:
             raise Forbidden("Pages of other sites may not start exports: ALLOWED_ORIGINS names the origins that may.")
-
-    @contextmanager
-    def slot(self, context: Context) -> Iterator[None]:
-        """Hold a place while an export runs."""
-        with self._slots.take(network(context.origin.address)):
-            yield
 
     async def count(self, context: Context, rows: int) -> None:
         """Count the rows of an anonymous address. TooManyAttempts."""
@@ -170,10 +168,12 @@ class ExportResponse(Response):
         kind: Format,
         exports: Sequence[tuple[SeriesExport, dict[str, Any]]],
         request: Request,
+        slot: ExitStack,
     ) -> None:
-        """Send nothing yet."""
+        """Send nothing yet; ``slot`` is the place that it gives back at its end."""
         self.status_code, self.media_type, self.background = 200, None, None
         self._endpoint, self._context, self._kind, self._exports = endpoint, context, kind, exports
+        self._slot = slot
         self._coding = negotiate_coding(request.headers.get("accept-encoding", ""), kind.codings)
         most = sum((one.span.until - one.span.since) // one.plan.timeframe.nominal_ms + 1 for one, _ in exports)
         self._prepaid = min(PAGE_ROWS, most)  # counted before the head is sent: what is too much then has a status
@@ -184,7 +184,7 @@ class ExportResponse(Response):
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Send until the end, until the client is gone, or until the export cannot go on."""
         try:
-            with self._endpoint.slot(self._context):
+            with self._slot:
                 await self._endpoint.count(self._context, self._prepaid)
                 await send({"type": "http.response.start", "status": 200, "headers": self.raw_headers})
                 if self._sends_body:
@@ -219,7 +219,7 @@ class ExportResponse(Response):
                 ):
                     async for page in ready:
                         await self._count(len(page))
-                        with self._in_budget(len(page)):
+                        async with self._in_budget(len(page)):
                             await send_bytes(await asyncio.to_thread(encode, symbol, page))
         except CandlegraphError as error:
             # The head has been sent: the missing end is all that can still show it.
@@ -234,15 +234,22 @@ class ExportResponse(Response):
         if rows > paid:
             await self._endpoint.count(self._context, rows - paid)
 
-    @contextmanager
-    def _in_budget(self, rows: int) -> Iterator[None]:
-        """Hold the cost of a page while it is encoded and sent."""
-        budget, name, cost = self._context.services.budget, network(self._context.origin.address), rows * VALUES_PER_ROW
-        budget.reserve(name, cost)
+    @asynccontextmanager
+    async def _in_budget(self, rows: int) -> AsyncIterator[None]:
+        """Hold the cost of a page while it is encoded and sent; wait for it while queries have taken all of it."""
+        reservation = Reservation(self._context.services.budget, self._context.origin.address)
+        for attempt in range(MAX_ATTEMPTS):
+            try:
+                reservation.take(rows * VALUES_PER_ROW)
+                break
+            except Overloaded:
+                if attempt == MAX_ATTEMPTS - 1:
+                    raise
+                await asyncio.sleep(1)
         try:
             yield
         finally:
-            budget.release(name, cost)
+            reservation.release()
 
 
 async def _one_ahead(pages: AsyncGenerator[Candles, None]) -> AsyncGenerator[Candles, None]:
