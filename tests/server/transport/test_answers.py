@@ -167,7 +167,9 @@ async def test_too_many_new_documents_of_an_address_are_refused_and_known_ones_a
         assert (said["id"], said["type"]) == ("3", "error")
         refused = [said["payload"]]
         for accept in ("application/json", "text/event-stream"):
-            async with http.post("/graphql", json={"query": "{ new: __typename }"}, headers={"accept": accept}) as answer:
+            async with http.post(
+                "/graphql", json={"query": "{ new: __typename }"}, headers={"accept": accept}
+            ) as answer:
                 payload = (await answer.text()).splitlines()[-1 if accept.endswith("json") else 1]
                 refused.append(json.loads(payload.removeprefix("data: "))["errors"])
         for errors in refused:
