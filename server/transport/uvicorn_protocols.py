@@ -11,15 +11,13 @@ from typing import Any
 
 import orjson
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
-from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
-from websockets.exceptions import InvalidState
 
 from candlegraph.errors import Overloaded
 from candlegraph.timings import Timings
 from server.transport.tcp_connections import TcpConnections
-from server.transport.write_deadline import WriteDeadline, unsent_bytes
+from server.transport.websocket_protocol import WebSocketProtocol
+from server.transport.write_deadline import WriteDeadline
 
-STALLED = 4410
 MAX_HEAD_BYTES = 65_536  # of the request line, the headers, and what frames the chunks of a body
 MAX_HEADERS = 100
 MAX_URL_BYTES = 32_768
@@ -206,106 +204,6 @@ class HttpProtocol(HttpToolsProtocol):
     @property
     def _is_over(self) -> bool:
         return self._refused or self.transport.is_closing() or self.parser is None
-
-
-class WebSocketProtocol(WebSocketsSansIOProtocol):
-    """WebSockets."""
-
-    def __init__(self, *given: Any, timings: Timings, tcp: TcpConnections, **named: Any) -> None:
-        """As uvicorn's, with ``timings``; counted by ``tcp``."""
-        super().__init__(*given, **named)
-        self._timings = timings
-        self._tcp = tcp
-        self._farewell: asyncio.TimerHandle | None = None
-        self._unsent = 0  # bytes when the last ping was sent
-
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """Take the connection over from HTTP."""
-        super().connection_made(transport)
-        self._tcp.add(self._peer)
-        self._write_deadline = WriteDeadline(self.transport, self._timings.stalled_peer_timeout_s, self._let_go)
-
-    def pause_writing(self) -> None:
-        """The buffer is full: give the peer a while to read."""
-        super().pause_writing()
-        self._write_deadline.start()
-
-    def resume_writing(self) -> None:
-        """The peer has taken it."""
-        super().resume_writing()
-        self._write_deadline.cancel()
-        if self._farewell:  # it reads again, and will come to the close frame
-            self._say_farewell()
-
-    def connection_lost(self, exc: Exception | None) -> None:
-        """The connection is gone."""
-        super().connection_lost(exc)
-        self._write_deadline.cancel()
-        _cancel(self._farewell)
-        self._tcp.remove(self._peer)
-
-    async def run_asgi(self) -> None:
-        """Let the application serve. Where it refuses the handshake, uvicorn would log that it made none."""
-        app = self.app
-
-        async def serve(*given: Any) -> None:
-            await app(*given)
-            self.handshake_complete |= self.close_sent
-
-        self.app = serve
-        await super().run_asgi()
-
-    def send_keepalive_ping(self) -> None:
-        """Ping, behind whatever the peer has not read yet."""
-        super().send_keepalive_ping()
-        self._unsent = unsent_bytes(self.transport)
-
-    def keepalive_timeout(self) -> None:
-        """A ping got no answer. uvicorn closes with 1011, after which graphql-ws does not connect again.
-
-        A peer that still reads has not reached the ping yet: it gets more time.
-        """
-        unsent = unsent_bytes(self.transport)
-        if 0 < unsent < self._unsent and not self.close_sent:
-            self._unsent = unsent
-            self.pong_timer = self.loop.call_later(self.ping_timeout or 0, self.keepalive_timeout)
-        else:
-            self.pong_timer = None
-            self._let_go()
-
-    def send_receive_event_to_app(self) -> None:
-        """A message is whole: a text that is no UTF-8 closes with 1007, which uvicorn also logs as a failure of ours."""
-        if self.curr_msg_data_type == "text" and not self.close_sent:
-            try:
-                b"".join(self.frames).decode()
-            except UnicodeDecodeError:
-                self.frames = []
-                self.conn.send_close(1007, "The text is not UTF-8")
-                self.handle_parser_exception()
-                return
-        super().send_receive_event_to_app()
-
-    @property
-    def _peer(self) -> str:
-        return self.client[0] if self.client else ""
-
-    def _let_go(self) -> None:
-        self._write_deadline.cancel()
-        if not self.close_sent and not self.transport.is_closing():
-            self.queue.put_nowait({"type": "websocket.disconnect", "code": STALLED, "reason": "stalled"})
-            try:
-                self.conn.send_close(STALLED, "The socket was not read from")
-            except InvalidState:
-                pass  # it is closing already
-            else:
-                # After the buffered data, and without the application, which waits until the peer takes them.
-                self.transport.write(b"".join(self.conn.data_to_send()))
-            self.close_sent = True
-        self._say_farewell()
-
-    def _say_farewell(self) -> None:
-        _cancel(self._farewell)
-        self._farewell = self.loop.call_later(self._timings.farewell_timeout_s, self.transport.abort)
 
 
 def _cancel(timer: asyncio.TimerHandle | None) -> None:
