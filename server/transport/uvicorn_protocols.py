@@ -11,15 +11,13 @@ from typing import Any
 
 import orjson
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
-from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
-from websockets.exceptions import InvalidState
 
 from candlegraph.errors import Overloaded
 from candlegraph.timings import Timings
 from server.transport.tcp_connections import TcpConnections
-from server.transport.write_deadline import WriteDeadline, unsent_bytes
+from server.transport.websocket_protocol import WebSocketProtocol
+from server.transport.write_deadline import WriteDeadline
 
-STALLED = 4410
 MAX_HEAD_BYTES = 65_536  # of the request line, the headers, and the framing of chunks in a body
 MAX_HEADERS = 100
 MAX_URL_BYTES = 32_768
@@ -206,106 +204,6 @@ class HttpProtocol(HttpToolsProtocol):
     @property
     def _is_over(self) -> bool:
         return self._refused or self.transport.is_closing() or self.parser is None
-
-
-class WebSocketProtocol(WebSocketsSansIOProtocol):
-    """WebSockets, as uvicorn's class, with deadlines for peers that do not read."""
-
-    def __init__(self, *given: Any, timings: Timings, tcp: TcpConnections, **named: Any) -> None:
-        """As uvicorn's class, with ``timings``; ``tcp`` counts the connection."""
-        super().__init__(*given, **named)
-        self._timings = timings
-        self._tcp = tcp
-        self._farewell: asyncio.TimerHandle | None = None
-        self._unsent = 0  # bytes when the last ping was sent
-
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """Take the connection over from `HttpProtocol`."""
-        super().connection_made(transport)
-        self._tcp.add(self._peer)
-        self._write_deadline = WriteDeadline(self.transport, self._timings.stalled_peer_timeout_s, self._let_go)
-
-    def pause_writing(self) -> None:
-        """The write buffer is full: start the deadline for the peer to read."""
-        super().pause_writing()
-        self._write_deadline.start()
-
-    def resume_writing(self) -> None:
-        """The peer has read: stop the deadline."""
-        super().resume_writing()
-        self._write_deadline.cancel()
-        if self._farewell:  # the peer reads again, so give it time to reach the close frame
-            self._say_farewell()
-
-    def connection_lost(self, exc: Exception | None) -> None:
-        """Cancel all deadlines, and stop counting the connection."""
-        super().connection_lost(exc)
-        self._write_deadline.cancel()
-        _cancel(self._farewell)
-        self._tcp.remove(self._peer)
-
-    async def run_asgi(self) -> None:
-        """Run the application. If it refuses the handshake, uvicorn would log an error about a missing handshake."""
-        app = self.app
-
-        async def serve(*given: Any) -> None:
-            await app(*given)
-            self.handshake_complete |= self.close_sent
-
-        self.app = serve
-        await super().run_asgi()
-
-    def send_keepalive_ping(self) -> None:
-        """Send a ping, and note how much the peer has not read before it."""
-        super().send_keepalive_ping()
-        self._unsent = unsent_bytes(self.transport)
-
-    def keepalive_timeout(self) -> None:
-        """A ping got no answer: close the socket, unless the peer still reads and has not reached the ping yet.
-
-        uvicorn would close with 1011, after which graphql-ws does not connect again.
-        """
-        unsent = unsent_bytes(self.transport)
-        if 0 < unsent < self._unsent and not self.close_sent:
-            self._unsent = unsent
-            self.pong_timer = self.loop.call_later(self.ping_timeout or 0, self.keepalive_timeout)
-        else:
-            self.pong_timer = None
-            self._let_go()
-
-    def send_receive_event_to_app(self) -> None:
-        """Pass on a whole message. Text that is not UTF-8 closes the socket with 1007; uvicorn would log a server error."""
-        if self.curr_msg_data_type == "text" and not self.close_sent:
-            try:
-                b"".join(self.frames).decode()
-            except UnicodeDecodeError:
-                self.frames = []
-                self.conn.send_close(1007, "The text is not UTF-8")
-                self.handle_parser_exception()
-                return
-        super().send_receive_event_to_app()
-
-    @property
-    def _peer(self) -> str:
-        return self.client[0] if self.client else ""
-
-    def _let_go(self) -> None:
-        self._write_deadline.cancel()
-        if not self.close_sent and not self.transport.is_closing():
-            self.queue.put_nowait({"type": "websocket.disconnect", "code": STALLED, "reason": "stalled"})
-            try:
-                self.conn.send_close(STALLED, "The socket was not read from")
-            except InvalidState:
-                pass  # the socket is closing already
-            else:
-                # Written after the buffered data, and not through the application, which waits for the peer to read.
-                self.transport.write(b"".join(self.conn.data_to_send()))
-            self.close_sent = True
-        self._say_farewell()
-
-    def _say_farewell(self) -> None:
-        _cancel(self._farewell)
-        self._farewell = self.loop.call_later(self._timings.farewell_timeout_s, self.transport.abort)
 
 
 def _cancel(timer: asyncio.TimerHandle | None) -> None:
