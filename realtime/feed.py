@@ -16,7 +16,7 @@ import numpy as np
 
 from candlegraph.candle import Candles
 from candlegraph.clock import MINUTE_MS
-from candlegraph.errors import CandlegraphError, ProviderUnavailable
+from candlegraph.errors import CandlegraphError, Overloaded, ProviderUnavailable
 from candlegraph.series import InstrumentRecord
 from candlegraph.span import Span, Spans
 from candlegraph.timeframe import MINUTE
@@ -144,7 +144,7 @@ class Feed:
         if not isinstance(error, CandlegraphError):
             log.error("following %s failed unexpectedly", self._record.instrument, exc_info=error)
             error = ProviderUnavailable(f"{self._record.instrument} cannot be followed now.", retry_after=5)
-        for key in self._topics.uncounted():
+        for key in () if isinstance(error, Overloaded) else self._topics.uncounted():
             self._publisher.failed(key, error)
         self._topics.restart()
 
@@ -262,6 +262,9 @@ class Feed:
             count = await self._begin(key, provider)
         except LeaseLost:
             raise
+        except Overloaded:  # no connection of the database was free in time: the next one may be
+            self._topics.postpone(key)
+            self._wake.set()
         except CandlegraphError as error:
             self._publisher.failed(key, error)
             self._topics.postpone(key)

@@ -589,19 +589,19 @@ from tracked t join instruments i on i.id = t.instrument_id where i.listed and i
 delete from follows where expires_at < now() - interval '1 minute';
 
 -- name: live_open
--- Opens a topic and returns its position. A topic that fell more than $8 seconds behind restarts at $7, and its sequence number
--- goes up by one, so that its followers notice that they missed events.
+-- Opens topics and returns their positions. A topic that fell more than $8 seconds behind restarts at its edge of $7, and its
+-- sequence number goes up by one, so that its followers notice that they missed events.
 with held as (select from leases where name = $1 and epoch = $2 and holder = $3 and expires_at > now() for share)
 insert into live_topics as t (instrument_id, timeframe, zone, edge, epoch, corrected)
-select $4, $5, $6, ms($7), $2, coalesce((select max(id) from corrections), 0)
-from (select) one where exists (select from held)
+select i, tf, z, ms(edge), $2, coalesce((select max(id) from corrections), 0)
+from unnest($4::int4[], $5::text[], $6::text[], $7::int8[]) x (i, tf, z, edge) where exists (select from held) order by i, tf, z
 on conflict (instrument_id, timeframe, zone) do update
 set epoch = excluded.epoch, updated_at = now(),
     seq = t.seq + (t.edge < excluded.edge - $8::float8 * interval '1 s')::int,
     corrected = case when t.edge < excluded.edge - $8::float8 * interval '1 s' then excluded.corrected else t.corrected end,
     edge = case when t.edge < excluded.edge - $8::float8 * interval '1 s' then excluded.edge else t.edge end
 where t.epoch <= excluded.epoch
-returning seq, edge, corrected;
+returning instrument_id, timeframe, zone, seq, edge, corrected;
 
 -- name: live_append
 -- Counts closed or corrected candles under lease $1 at epoch $2. The lease row is share-locked until commit: a successor
@@ -637,7 +637,9 @@ appended as (
 select instrument_id, timeframe, zone, case when applies then seq + count when counted then seq end as seq from found;
 
 -- name: live_corrections
-select id, "timestamp" from corrections where instrument_id = $1 and timeframe = '1m' and id > $2 order by id;
+-- Returns the corrected minutes of instruments $1 after the row $2 of each.
+select c.instrument_id, c.id, c."timestamp" from unnest($1::int4[], $2::int8[]) x (i, after)
+join corrections c on c.instrument_id = x.i and c.timeframe = '1m' and c.id > x.after order by c.id;
 
 -- name: live_state
 select t.instrument_id, t.timeframe, t.zone, t.seq, t.edge, t.epoch from live_topics t

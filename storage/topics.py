@@ -81,6 +81,11 @@ class TopicStore:
         # A batch may be retried, because `live_append` is idempotent.
         self._append: Batcher[LeaseToken, Sequence[TopicAppend], dict[TopicKey, int | None]]
         self._append = Batcher(self._append_all, repeats_alone=True)
+        # So does `live_open` open a topic; a hundred feeds may begin at once.
+        self._open: Batcher[LeaseToken, tuple[TopicKey, int], TopicPosition | None]
+        self._open = Batcher(self._open_all, repeats_alone=True)
+        self._corrections: Batcher[None, tuple[int, int], list[tuple[int, int]]]
+        self._corrections = Batcher(lambda _, asked: self._corrections_of_all(asked), repeats_alone=True)
 
     async def follow(self, keys: Sequence[TopicKey]) -> None:
         """Follow these topics for the next seconds."""
@@ -101,12 +106,24 @@ class TopicStore:
 
     async def open_topic(self, key: TopicKey, edge: int, held: LeaseToken) -> TopicPosition:
         """Start a topic at ``edge``, or resume it, to count its events. LeaseLost."""
-        lease = (held.name, held.epoch, held.holder)
-        ttl_s = self.database.timings.topic_resumption_s
-        rows = await self._fetch("live_open", *lease, key.instrument_id, key.timeframe, key.zone, edge, ttl_s)
-        if not rows:
+        position = await self._open.submit(held, (key, edge))
+        if position is None:
             raise LeaseLost
-        return TopicPosition(rows[0]["seq"], to_ms(rows[0]["edge"]), held.epoch, rows[0]["corrected"])
+        return position
+
+    async def _open_all(self, held: LeaseToken, asked: Sequence[tuple[TopicKey, int]]) -> list[TopicPosition | None]:
+        edges = dict(asked)
+        rows = await self._fetch(
+            "live_open", held.name, held.epoch, held.holder,
+            *_columns(list(edges)), list(edges.values()), self.database.timings.topic_resumption_s,
+        )  # fmt: skip
+        found = {
+            TopicKey(row["instrument_id"], row["timeframe"], row["zone"]): TopicPosition(
+                row["seq"], to_ms(row["edge"]), held.epoch, row["corrected"]
+            )
+            for row in rows
+        }
+        return [found.get(key) for key, _ in asked]
 
     async def append(self, held: LeaseToken, steps: Sequence[TopicAppend]) -> dict[TopicKey, int]:
         """Append events to topics; a repeated step changes nothing. Return the new sequence number of each topic.
@@ -137,9 +154,17 @@ class TopicStore:
         return [{step.key: seqs[step.key] for step in steps if step.key in seqs} for steps in asked]
 
     async def corrections(self, instrument_id: int, after: int) -> list[tuple[int, int]]:
-        """The corrections of final minutes after row ``after`` of ``corrections``: row and opening (ms), in order."""
-        rows = await self._fetch("live_corrections", instrument_id, after)
-        return [(row["id"], to_ms(row["timestamp"])) for row in rows]
+        """The final minutes that were corrected after the row ``after`` of ``corrections``: row and opening (ms), in order."""
+        return await self._corrections.submit(None, (instrument_id, after))
+
+    async def _corrections_of_all(self, asked: Sequence[tuple[int, int]]) -> list[list[tuple[int, int]]]:
+        oldest: dict[int, int] = {}
+        for instrument_id, after in asked:
+            oldest[instrument_id] = min(after, oldest.get(instrument_id, after))
+        found: dict[int, list[tuple[int, int]]] = {instrument_id: [] for instrument_id in oldest}
+        for row in await self._fetch("live_corrections", list(oldest), list(oldest.values())):
+            found[row["instrument_id"]].append((row["id"], to_ms(row["timestamp"])))
+        return [[row for row in found[instrument_id] if row[0] > after] for instrument_id, after in asked]
 
     async def positions(self, keys: Sequence[TopicKey]) -> dict[TopicKey, TopicPosition]:
         """The positions of topics."""

@@ -9,6 +9,7 @@ from collections import Counter
 from collections.abc import AsyncIterator, Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -300,6 +301,24 @@ async def test_a_flood_of_one_address_holds_up_no_other() -> None:
     held.set()
     await asyncio.gather(other, *flood)
     assert most["a"] == topic_limits.MAX_JOINS_PER_ADDRESS
+
+
+async def test_a_database_without_a_free_connection_for_a_moment_ends_no_subscription(
+    build: Build, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A hundred series that begin at once may want more connections than there are."""
+    hub = build(Exchange())
+    refusals, begin = iter(range(2)), hub._store.open_topic
+
+    async def refused(*given: Any) -> Any:
+        if next(refusals, None) is not None:
+            raise Overloaded(retry_after=1)
+        return await begin(*given)
+
+    monkeypatch.setattr(hub._store, "open_topic", refused)
+    client = Client(hub)
+    await asyncio.wait_for(client.caught_up.wait(), HANG_S)
+    await client.leave()
 
 
 async def test_an_unknown_symbol_is_not_found(build: Build) -> None:
