@@ -131,7 +131,7 @@ async def test_a_viewer_and_somebody_anonymous_may_change_nothing(
         ({"symbols": None, "pattern": "NOPE*"}, "BAD_USER_INPUT", "No symbol of demo/synthetic matches"),
         ({"symbols": ["NOPE"]}, "NOT_FOUND", "has no symbol 'NOPE'"),
         ({"pattern": "*"}, "BAD_USER_INPUT", "either `symbols` or a `pattern`"),
-        ({"symbols": []}, "BAD_USER_INPUT", "names no symbol"),
+        ({"symbols": []}, "BAD_USER_INPUT", "`symbols` is empty"),
         ({"symbols": ["x" * 200]}, "BAD_USER_INPUT", "1 to 128 characters"),
         ({"market": "nowhere"}, "NOT_FOUND", "Unknown market"),
         ({"timeframe": "7m"}, "BAD_USER_INPUT", "has no 7m candles of its own"),

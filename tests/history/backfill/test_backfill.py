@@ -409,7 +409,7 @@ async def test_a_job_whose_last_worker_died_before_it_was_closed_is_closed(world
             "No symbol of fake/upstream",
         ),
         ({"selection": SymbolSelection("fake", "upstream", ("NOPE",))}, NotFound, "has no symbol 'NOPE'"),
-        ({"selection": SymbolSelection("fake", "upstream", ())}, BadUserInput, "names no symbol"),
+        ({"selection": SymbolSelection("fake", "upstream", ())}, BadUserInput, "`symbols` is empty"),
         ({"selection": SymbolSelection("fake", "upstream")}, BadUserInput, "either `symbols` or a `pattern`"),
         ({"selection": SymbolSelection("fake", "absent", ("X",))}, NotFound, "has no provider 'absent'"),
         ({"since": T0 + 3 * DAY_MS, "until": None}, BadUserInput, "in the future"),
