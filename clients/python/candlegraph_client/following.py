@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections.abc import AsyncGenerator, AsyncIterator, Iterator
-from contextlib import aclosing
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import Any
@@ -16,7 +15,7 @@ from candlegraph_client.loading import load_pages
 from candlegraph_client.operations import LIVE, NEWEST, REFRESH, Event, LiveNode, NewestAnswer, RefreshAnswer
 from candlegraph_client.series import Series, to_datetime
 from candlegraph_client.session import MAX_RETRY_AFTER_S, Session, backoff
-from candlegraph_client.subscription import receive_events
+from candlegraph_client.subscription import Subscription
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,14 +121,15 @@ class Live:
         while True:
             error: CandlegraphError | None = None
             try:
-                connected_before = position is not None
-                if position is None:
-                    position = await self._begin()
-                async with aclosing(self._listen(position, again=connected_before)) as candles:
-                    async for candle in candles:
+                again = position is not None
+                position = position or await self._begin()
+                async with Subscription(self._session, LIVE, self._variables(position)) as events:
+                    while (event := await events.receive()) is not None and event["kind"] != "RESYNC":
                         retries, renewed = 0, False
-                        if candle is not None:
+                        for candle in await self._candles_of(event, position, again=again):
                             yield candle
+                    if event is not None:
+                        position.since = event["resyncFrom"] or position.since
             except Unauthenticated:
                 token = self._session.token
                 if renewed or token is None or not await asyncio.to_thread(self._session.renew, token):
@@ -143,6 +143,21 @@ class Live:
             await asyncio.sleep(pause + backoff(retries))
             retries += 1
 
+    def _variables(self, position: Position) -> dict[str, Any]:
+        return {
+            **self._series.names,
+            "since": position.since,
+            "timezone": self._series.timezone,
+            "closedOnly": self._closed_only,
+        }
+
+    async def _candles_of(self, event: Event, position: Position, *, again: bool) -> list[Candle]:
+        """The candles of an event for the caller; after a lost connection also the corrections that it missed."""
+        found = [candle for candle in position.take(event) if self._corrections or not candle.corrected]
+        if again and self._corrections and event["caughtUp"]:
+            found += await self._missed_corrections(position)
+        return found
+
     async def _begin(self) -> Position:
         """Where to begin, before the first subscription: what closes while it is being opened is not lost then."""
         variables = {**self._series.names, "timezone": self._series.timezone}
@@ -154,27 +169,6 @@ class Live:
             for node in series["nodes"]:
                 first = max(first, node["end"] if node["closed"] else node["timestamp"])
         return Position(first, series["revision"], first)
-
-    async def _listen(self, position: Position, *, again: bool) -> AsyncGenerator[Candle | None, None]:
-        """The candles of one connection; None for each event, as a sign of life."""
-        variables: dict[str, Any] = {
-            **self._series.names,
-            "since": position.since,
-            "timezone": self._series.timezone,
-            "closedOnly": self._closed_only,
-        }
-        async with aclosing(receive_events(self._session, LIVE, variables)) as events:
-            async for event in events:
-                yield None
-                if event["kind"] == "RESYNC":
-                    position.since = event["resyncFrom"] or position.since
-                    return
-                for candle in position.take(event):
-                    if self._corrections or not candle.corrected:
-                        yield candle
-                if event["caughtUp"] and again and self._corrections:
-                    for candle in await self._missed_corrections(position):
-                        yield candle
 
     async def _missed_corrections(self, position: Position) -> list[Candle]:
         """What was corrected while the connection was lost. Conflict where that is too much to list."""

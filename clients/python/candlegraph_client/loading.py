@@ -74,7 +74,10 @@ def load_export(session: Session, series: Series, span: Span | None) -> Loaded:
     candles = replace(
         from_arrow(table),
         gaps=tuple(about["gaps"]),
-        sources=tuple(Source(**one, fetchedAt=None) for one in about["sources"]),
+        sources=tuple(
+            Source(since=one["since"], until=one["until"], source=one["source"], fetchedAt=None)
+            for one in about["sources"]
+        ),
         revision=about["revision"],
         timezone=about["timezone"],
         server_id=about["serverId"],
