@@ -6,15 +6,15 @@ import json
 import os
 import subprocess
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
-from candlegraph_client import Client
 from cable import Cable
+from candlegraph_client import Client
 
 HANG_S = 15.0  # only a guard against a test that hangs
 MINUTE_MS = 60_000
@@ -34,16 +34,16 @@ def eventually(holds: Callable[[], object]) -> None:
 
 @dataclass(frozen=True)
 class Server:
-    """A server that runs, and the command line of its database."""
+    """A server that runs, and the Python of its programs."""
 
     url: str
-    command: list[str]
+    python: str
     environment: dict[str, str]
 
-    def run(self, *arguments: str, given: str = "") -> None:
-        """Run a command of the server to its end."""
+    def run(self, program: str, *arguments: str, given: str = "") -> None:
+        """Run a program of the server to its end."""
         done = subprocess.run(
-            [*self.command, *arguments],
+            [self.python, "-m", program, *arguments],
             env=self.environment,
             input=given,
             capture_output=True,
@@ -53,15 +53,17 @@ class Server:
         )
         assert done.returncode == 0, done.stderr
 
-    def store(self, folder: Path, series: str, rows: Sequence[Row], timezone: str = "UTC") -> None:
-        """Import 1m candles."""
-        market, provider, symbol = series.split("/", 2)
-        file = folder / "rows.csv"
-        lines = ["timestamp,open,high,low,close,volume", *(",".join(map(repr, row)) for row in rows)]
-        file.write_text("\n".join(lines) + "\n", encoding="utf-8")
-        names = ["--market", market, "--provider", provider, "--symbol", symbol, "--timeframe", "1m"]
-        zone = ["--timezone", timezone] if timezone != "UTC" else []
-        self.run("import", str(file), *names, *zone)
+    def store(self, folder: Path, stored: Mapping[str, Sequence[Row]]) -> None:
+        """Import 1m candles of several series."""
+        imports = []
+        for i, (series, rows) in enumerate(stored.items()):
+            market, provider, symbol = series.split("/", 2)
+            file = folder / f"{i}.csv"
+            lines = ["timestamp,open,high,low,close,volume", *(",".join(map(repr, row)) for row in rows)]
+            file.write_text("\n".join(lines) + "\n", encoding="utf-8")
+            names = ["--market", market, "--provider", provider, "--symbol", symbol, "--timeframe", "1m"]
+            imports.append([str(file), *names, "--sparse"])
+        self.run("tests.clients.imports", given=json.dumps(imports))
 
     def query(self, series: str, timeframe: str = "1m", **arguments: Any) -> dict[str, Any]:
         """All candles of a series since an instant by plain GraphQL, page after page."""
@@ -70,7 +72,9 @@ class Server:
         nodes: list[dict[str, Any]] = []
         while True:
             text = ", ".join(f"{name}: {json.dumps(value)}" for name, value in given.items())
-            fields = "nodes { timestamp open high low close volume closed } gaps { since until reason } hasMore nextSince"
+            fields = (
+                "nodes { timestamp open high low close volume closed } gaps { since until reason } hasMore nextSince"
+            )
             query = f"{{ candles(timeframe: {json.dumps(timeframe)}, {text}) {{ {fields} }} }}"
             answer = httpx.post(f"{self.url}/graphql", json={"query": query}).raise_for_status().json()
             page = answer["data"]["candles"]

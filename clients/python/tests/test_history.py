@@ -12,8 +12,8 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pytest
-from candlegraph_client import Client, errors
 from cable import Cable
+from candlegraph_client import Client, errors
 from conftest import MINUTE_MS, NUMBERS, T0, Row, Server
 
 SERIES = "demo/synthetic/BTC/USD"
@@ -40,8 +40,7 @@ def stored(server: Server, tmp_path_factory: pytest.TempPathFactory) -> dict[str
         "x/imp/GAPS": [row for row in walk(3_000) if not 1_000 <= (row[0] - T0) // MINUTE_MS < 2_000],
         "x/imp/LONG": walk(30_000),
     }
-    for name, series in rows.items():
-        server.store(tmp_path_factory.mktemp("rows"), name, series)
+    server.store(tmp_path_factory.mktemp("rows"), rows)
     return rows
 
 
@@ -114,7 +113,11 @@ def test_a_frame_has_a_utc_index_and_says_what_it_is(server: Server, client: Cli
     attrs = frame.attrs
     assert attrs["complete"] is False
     [gap] = attrs["gaps"]
-    assert (gap["since"], gap["until"], gap["reason"]) == ("2024-05-01T16:40:00Z", "2024-05-02T09:20:00Z", "NOT_FETCHED")
+    assert (gap["since"], gap["until"], gap["reason"]) == (
+        "2024-05-01T16:40:00Z",
+        "2024-05-02T09:20:00Z",
+        "NOT_FETCHED",
+    )
     assert {source["source"] for source in attrs["sources"]} <= {"STORE", "CACHE"}
     assert (attrs["series"], attrs["timeframe"], attrs["timezone"]) == ("x/imp/GAPS", "1m", "UTC")
     assert attrs["revision"] == "0"
