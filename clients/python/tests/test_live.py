@@ -26,7 +26,8 @@ class Listener:
     def __init__(self, url: str, *, asynchronous: bool = False, corrections: bool = False) -> None:
         self.candles: list[Candle] = []
         self.fault: BaseException | None = None
-        self._live = Client(url).live(SERIES, "1m", corrections=corrections)
+        self._client = Client(url)
+        self._live = self._client.live(SERIES, "1m", corrections=corrections)
         self._stopped = False
         self._thread = threading.Thread(target=self._run, args=(asynchronous,), daemon=True)
         self._thread.start()
@@ -58,6 +59,7 @@ class Listener:
         """Stop with the next candle."""
         self._stopped = True
         eventually(lambda: not self._thread.is_alive())
+        self._client.close()
         assert self.fault is None
 
 
