@@ -16,17 +16,18 @@ run: install ## serve http://127.0.0.1:8000 (HOST, PORT and DATA_DIR are obeyed)
 	@echo "Starting the server at http://$(or $(HOST),127.0.0.1):$(or $(PORT),8000)/graphql"
 	@$(BIN)/candlegraph serve
 
-test: install $(STAMPS)/dev $(STAMPS)/clients $(STAMPS)/gql $(STAMPS)/timescale ## every test; needs nothing that this does not install
+test: install $(STAMPS)/dev $(STAMPS)/clients $(STAMPS)/gql $(STAMPS)/python-client $(STAMPS)/timescale ## every test; needs nothing that this does not install
 	@echo "Running the tests"
 	@$(BIN)/python -m pytest --numprocesses 4 --dist loadfile $(ARGS)
 
-check: install $(STAMPS)/dev ## formatting, lint, types, imports, and the spelling and links of the docs
+check: install $(STAMPS)/dev $(STAMPS)/python-client ## formatting, lint, types, imports, and the spelling and links of the docs
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
+	cd clients/python && ../../$(VENV)/python-client/bin/mypy
 	$(BIN)/lint-imports
-	$(BIN)/codespell README.md CONTRIBUTING.md CHANGELOG.md SECURITY.md docs candlegraph storage history providers realtime resolvers schema server migrations
-	$(BIN)/lychee --offline --include-fragments --no-progress README.md CONTRIBUTING.md CHANGELOG.md SECURITY.md docs examples
+	$(BIN)/codespell README.md CONTRIBUTING.md CHANGELOG.md SECURITY.md docs clients candlegraph storage history providers realtime resolvers schema server migrations
+	$(BIN)/lychee --offline --include-fragments --no-progress README.md CONTRIBUTING.md CHANGELOG.md SECURITY.md docs examples clients/python/README.md
 
 bench: install $(STAMPS)/dev ## the speed and memory figures of docs/benchmarks.md
 	$(BIN)/python -m benchmarks
@@ -47,6 +48,8 @@ lock: $(STAMPS)/dev ## renew requirements.lock and requirements-dev.lock from py
 	  --no-header --no-annotate --quiet --constraint requirements.lock --output-file requirements-dev.lock
 	$(BIN)/uv pip compile tests/clients/requirements.in --universal --python-version 3.11 --generate-hashes \
 	  --no-header --no-annotate --quiet --upgrade --output-file tests/clients/requirements.lock
+	$(BIN)/uv pip compile clients/python/pyproject.toml --all-extras --universal --python-version 3.11 --generate-hashes \
+	  --no-header --no-annotate --quiet --upgrade --output-file clients/python/requirements.lock
 
 clean: ## remove what `make` made (the data directory is yours and stays)
 	rm -rf $(VENV) $(STAMPS) server/web web/node_modules tests/clients/node_modules tests/timescale/node_modules
@@ -86,3 +89,12 @@ $(STAMPS)/gql: tests/clients/requirements.lock $(STAMPS)/install
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-compile --no-deps --require-hashes \
 	  --target $(VENV)/gql -r tests/clients/requirements.lock
 	@touch $@
+
+# An environment of its own: the client and its users' libraries, and nothing of the server.
+$(STAMPS)/python-client: clients/python/requirements.lock clients/python/pyproject.toml | $(BIN)/python
+	@echo "Installing the Python client and the packages of its tests"
+	@rm -rf $(VENV)/python-client
+	@$(BIN)/python -m venv $(VENV)/python-client
+	@$(VENV)/python-client/bin/python -m pip install --quiet --disable-pip-version-check --no-compile --require-hashes -r clients/python/requirements.lock
+	@$(VENV)/python-client/bin/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable clients/python
+	@mkdir -p $(STAMPS) && touch $@
