@@ -52,7 +52,6 @@ PLAIN_WORDS = frozenset(
         "step",
         "superseded",
         "tally",
-        "turn",
         "unreachable",
         "upgrade",
         "verification",
