@@ -17,7 +17,15 @@ from tests.waiting import HANG_S
 
 ROOT = Path(__file__).parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
-NOT_SHIPPED = ("tests", "clients", "benchmarks", "docs", "examples", "web", ".*")  # the folders that are for whoever develops it
+NOT_SHIPPED = (
+    "tests",
+    "clients",
+    "benchmarks",
+    "docs",
+    "examples",
+    "web",
+    ".*",
+)  # the folders that are for whoever develops it
 PACKAGES = PROJECT["tool"]["hatch"]["build"]["targets"]["wheel"]["packages"]
 
 
