@@ -24,7 +24,7 @@ EXPORT_ROWS = 4 * PAGE_ROWS  # a shorter span takes fewer requests page by page
 SETTLING_MS = 3_600_000  # a bucket that ended so long ago has settled
 FETCHABLE = frozenset({"NOT_FETCHED", "PENDING", "OUTAGE"})  # gaps of which another query may fetch something
 _PAUSE_S = 0.5
-_MAX_EXPORTS = 5  # each is from the beginning
+_MAX_READS = 5  # of a span that is corrected meanwhile, each from the beginning
 
 
 class Loaded(NamedTuple):
@@ -58,7 +58,7 @@ def load_export(session: Session, series: Series, span: Span | None) -> Loaded:
     if span is not None:
         query |= {"since": str(span[0]), "until": str(span[1])}
     pyarrow, ipc = library("pyarrow"), library("pyarrow.ipc")
-    for _ in range(_MAX_EXPORTS):
+    for _ in range(_MAX_READS):
         body, coding = session.export(query)
         try:
             file = pyarrow.BufferReader(body)
@@ -87,21 +87,22 @@ def load_export(session: Session, series: Series, span: Span | None) -> Loaded:
 
 
 def load_pages(session: Session, series: Series, span: Span) -> Loaded:
-    """The candles of a span by the query, page after page."""
-    pages: list[Candles] = []
-    known, at, first_revision = span[0], span[0], ""
-    while True:
-        answer = load_page(session, series, {"since": at, "until": span[1], "limit": PAGE_ROWS})
-        page = answer["candles"]
-        pages.append(candles_of(page, answer["serverId"]))
-        first_revision = first_revision or page["revision"]
-        if not page["hasMore"] or page["nextSince"] is None:
-            known = reached(answer["serverTime"], page, at, span[1])
-            break
-        at = known = page["nextSince"]
-    # The first revision: what was corrected since is then among the changes after it.
-    candles = replace(_joined(pages), revision=first_revision)
-    return Loaded(candles, subtract([(span[0], known)], spans_to_fetch(candles.gaps)))
+    """The candles of a span by the query, page after page. Conflict where corrections come between them again and again."""
+    for _ in range(_MAX_READS):
+        pages: list[Candles] = []
+        at = span[0]
+        while True:
+            answer = load_page(session, series, {"since": at, "until": span[1], "limit": PAGE_ROWS})
+            page = answer["candles"]
+            pages.append(candles_of(page, answer["serverId"]))
+            if not page["hasMore"] or page["nextSince"] is None:
+                break
+            at = page["nextSince"]
+        if len({one.revision for one in pages}) == 1:
+            candles = _joined(pages)
+            known = (span[0], reached(answer["serverTime"], page, at, span[1]))
+            return Loaded(candles, subtract([known], spans_to_fetch(candles.gaps)))
+    raise Conflict(f"{series.path} is corrected faster than it can be read: try again later.")
 
 
 def load_newest(session: Session, series: Series, until: int, limit: int) -> Candles:

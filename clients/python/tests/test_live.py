@@ -16,7 +16,7 @@ from candlegraph_client.series import to_ms
 from conftest import MINUTE_MS, Server, eventually
 
 SERIES = "demo/synthetic/BTC/USD"
-CUTS = 10
+CUTS = 6
 CORRECTION = 2.0
 
 

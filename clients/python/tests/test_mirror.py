@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ from conftest import MINUTE_MS, T0, Server
 from test_history import walk
 
 SERIES = "x/imp/MIRRORED/1"
-COUNT = 25_000
+COUNT = 21_000
 SPAN = {"since": T0, "until": T0 + 60 * COUNT * MINUTE_MS}
 
 
@@ -46,8 +47,11 @@ def mirrored(cable: Cable, tmp_path: Path) -> Iterator[Mirrored]:
 @pytest.fixture(scope="module", autouse=True)
 def stored(server: Server, fast: Server, tmp_path_factory: pytest.TempPathFactory) -> None:
     """The series on both servers, with other candles on the second one."""
-    server.store(tmp_path_factory.mktemp("rows"), {SERIES: walk(COUNT)})
-    fast.store(tmp_path_factory.mktemp("rows"), {SERIES: walk(COUNT, seed=6)})
+    folders = [tmp_path_factory.mktemp("rows"), tmp_path_factory.mktemp("rows")]
+    with ThreadPoolExecutor() as pool:
+        here = pool.submit(server.store, folders[0], {SERIES: walk(COUNT)})
+        fast.store(folders[1], {SERIES: walk(COUNT, seed=6)})
+        here.result()
 
 
 def test_a_warm_copy_takes_one_request_and_a_correction_only_its_candles(

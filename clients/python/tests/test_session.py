@@ -11,6 +11,8 @@ from typing import Any
 import httpx
 import pytest
 from candlegraph_client import Client, errors, session
+from candlegraph_client.loading import load_pages
+from candlegraph_client.series import Series
 from candlegraph_client.session import Session
 from conftest import Server
 
@@ -161,6 +163,34 @@ def test_a_token_that_cannot_be_renewed_raises(monkeypatch: pytest.MonkeyPatch) 
         upstream.session().execute(ASK, {})
     assert caught.value.reason == "TOKEN_EXPIRED"
     assert upstream.seen == [(ASK, "Bearer given")]
+
+
+def page(since: int, revision: str, *, more: bool = False) -> httpx.Response:
+    """A page with the candle of one minute."""
+    columns = {name: [1.0] for name in ("open", "high", "low", "close", "volume")}
+    candles = {
+        "timezone": "UTC",
+        "revision": revision,
+        "hasMore": more,
+        "nextSince": since + 60_000,
+        "nextBefore": None,
+        "columns": {"timestamp": [since], "closed": [True], **columns},
+        "gaps": [],
+        "sources": [],
+    }
+    return data(serverId="id", serverTime=10**12, candles=candles)
+
+
+def test_pages_with_a_correction_between_them_are_read_again() -> None:
+    mixed = [page(0, "0", more=True), page(60_000, "1m.1.0")]
+    whole = [page(0, "1m.1.0", more=True), page(60_000, "1m.1.0")]
+    upstream = Upstream(*mixed, *whole)
+    loaded = load_pages(upstream.session(), Series("m", "p", "s", "1m"), (0, 120_000))
+    assert (len(loaded.candles), loaded.candles.revision, loaded.known) == (2, "1m.1.0", [(0, 120_000)])
+    assert upstream.answers == []
+    upstream = Upstream(*mixed * 5)
+    with pytest.raises(errors.Conflict, match="try again later"):
+        load_pages(upstream.session(), Series("m", "p", "s", "1m"), (0, 120_000))
 
 
 @pytest.fixture(scope="module")
