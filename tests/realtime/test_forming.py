@@ -88,7 +88,7 @@ async def test_where_a_provider_settles_late_the_next_candle_does_not_wait(world
     client = Client((await world.start()).hub, since=back(world, 10))
     await joined(client)
     await pass_minutes(world, 6, client.events)
-    await world.told(client)
+    await world.check(client)
     assert_chart(client.events)
     await client.leave()
 
@@ -104,7 +104,7 @@ async def test_a_longer_candle_does_not_wait_either(world: World) -> None:
     world.now = first + LATE_MS
     await eventually(lambda: bool(opens(client.events, EventKind.CLOSE)))
     assert opens(client.events, EventKind.CLOSE) == [first - 300_000]
-    await world.told(client)
+    await world.check(client)
     assert_chart(client.events)
     await client.leave()
 
@@ -184,7 +184,7 @@ async def test_every_server_shows_the_running_candle_and_a_new_leader_takes_none
     await leader.kill()
     world.processes.remove(leader)
     await pass_minutes(world, 3, clients[survivor].events)
-    await world.told(clients[survivor])
+    await world.check(clients[survivor])
     for client in clients.values():
         assert_chart(client.events)
         await client.leave()
@@ -203,7 +203,7 @@ async def test_a_client_that_resumes_misses_nothing_and_gets_nothing_twice(world
     again = Client(other.hub, since=closed[-1])
     await joined(again)
     world.now += 300_000 - away_ms
-    await world.told(again)
+    await world.check(again)
     assert closed + [candle.timestamp for candle in again.closed()][1:] == list(
         range(closed[0], back(world, 1), 60_000)
     )

@@ -426,7 +426,8 @@ async def test_the_forming_candle_conflates_in_a_listener_s_queue() -> None:
     listener, group = topic_module.Listener(), ListenerGroup()
     group.add(listener)
     for number in range(5):
-        listener.push(Event(EventKind.UPDATE, number, Candles.empty()))
+        candle = Candles.of([0], [1], [9], [1], [1 + number], [1], closed=False)
+        listener.push(Event(EventKind.UPDATE, number, candle))
     _, event = await group.next(1) or (None, None)
     assert event is not None
     assert event.seq == 4
