@@ -20,6 +20,7 @@ from candlegraph.errors import NotFound
 from candlegraph.series_candles import SeriesCandles
 from history.fetch_limits import NO_LIMITS, FetchBudget
 from resolvers.context import Context
+from resolvers.turns import Turns
 from schema import executor
 from schema.build import Schema
 from schema.encoding import JsonAnswer, LazyRows
@@ -73,7 +74,8 @@ class Memory:
 
 def _context() -> Context:
     memory = Memory()
-    services: Any = SimpleNamespace(history=memory, default_points=500, max_points=5000, fetch_limits=NO_LIMITS)
+    limits = {"default_points": 500, "max_points": 5000, "fetch_limits": NO_LIMITS, "turns": Turns()}
+    services: Any = SimpleNamespace(history=memory, **limits)
     return Context(services, "test")
 
 
