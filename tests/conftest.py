@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import os
 import secrets
+import shutil
 from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 from urllib.parse import urlsplit, urlunsplit
@@ -39,7 +40,8 @@ def postgres_dsn(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     if given := os.environ.get("TEST_TIMESCALE_DSN"):
         yield given
         return
-    postgres = EmbeddedPostgres(tmp_path_factory.mktemp("postgres"))
+    folder = tmp_path_factory.mktemp("postgres")
+    postgres = EmbeddedPostgres(folder)
     try:
         with pytest.MonkeyPatch.context() as patch:
             # Its databases last as long as the session. What must outlive a crash is tested on clusters of its own.
@@ -49,6 +51,7 @@ def postgres_dsn(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         yield server.dsn
     finally:
         postgres.stop()
+        shutil.rmtree(folder, ignore_errors=True)  # some gigabytes of databases
 
 
 @pytest.fixture(scope="session")
@@ -69,6 +72,8 @@ async def new_database(postgres_dsn: str) -> AsyncIterator[Callable[..., object]
         return _at(postgres_dsn, name)
 
     yield make
+    if "TEST_TIMESCALE_DSN" not in os.environ:  # our own goes as a whole, in a tenth of the time
+        return
     admin = await asyncpg.connect(postgres_dsn)
     try:
         for name in made:
