@@ -279,6 +279,8 @@ def read_arguments(query: QueryParams) -> ExportRequest:
     symbols = tuple(query.getlist("symbol"))
     for symbol in symbols:
         check_name("symbol", symbol)
+    if "pattern" in query:
+        check_name("pattern", query["pattern"])
     since, until = (_instant(query, name) for name in ("since", "before" if "before" in query else "until"))
     if since is not None and until is not None and since > until:
         raise BadUserInput(f"`since` ({since}) lies after `until` ({until}): swap them.")

@@ -36,7 +36,7 @@ class StreamedAnswer(Response):
 
 async def run_until_first(*works: Coroutine[Any, Any, object]) -> None:
     """Run coroutines until the first of them ends, cancel the others, and raise its error."""
-    tasks = [asyncio.create_task(work) for work in works]
+    tasks = [asyncio.create_task(work, name="part of an answer") for work in works]
     try:
         done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
     finally:

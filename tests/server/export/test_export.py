@@ -224,6 +224,7 @@ async def test_what_is_refused_is_one_sentence_with_a_code(world: World) -> None
         ({"symbol": "A", "timezone": "Mars/Olympus"}, 400, "BAD_USER_INPUT", "Mars"),
         ({"symbol": "A", "revision": "nonsense"}, 400, "BAD_USER_INPUT", "revision"),
         ({"symbol": "A\0"}, 400, "BAD_USER_INPUT", "symbol"),
+        ({"pattern": "*a" * 100}, 400, "BAD_USER_INPUT", "pattern"),
     ):
         found = await world.refused(**query)
         assert found[:2] == (status, code), (query, found)
