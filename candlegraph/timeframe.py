@@ -126,16 +126,21 @@ class Timeframe:
         """The opening of the bucket so many after (before, where negative) the one that holds ``instant``."""
         if width := self.width_ms:
             return ORIGIN_MS + ((instant - ORIGIN_MS) // width + buckets) * width
-        index = self.index(np.array([instant], np.int64), zone) + buckets
-        return int(self.open_at(index, zone)[0])
+        day = zone.day_of_one(instant)
+        if days := self.days:
+            return zone.open_of_one_day(_ORIGIN_DAY + ((day - _ORIGIN_DAY) // days + buckets) * days)
+        months = self.months
+        month = _ORIGIN_MONTH + ((_month_of(day) - _ORIGIN_MONTH) // months + buckets) * months
+        return zone.open_of_one_day(_first_day_of(month))
 
     def edges(self, since: int, until: int, zone: Zone = UTC) -> Int64s:
         """Every opening in ``[since, until)``, ascending and unique; the caller bounds how many that may be."""
         if until <= since:
             return np.empty(0, np.int64)
         first, last = self.index(np.array([since, until], np.int64), zone)
-        opens = np.unique(self.open_at(np.arange(first, last + 2, dtype=np.int64), zone))
-        return opens[(opens >= since) & (opens < until)]
+        opens = self.open_at(np.arange(first, last + 2, dtype=np.int64), zone)
+        later = np.append(True, opens[1:] > opens[:-1])  # days that the zone skipped open together
+        return opens[later & (opens >= since) & (opens < until)]
 
     def nests_in(self, other: Timeframe, zone: Zone = UTC, since: int = 0) -> bool:
         """Whether every edge of ``other`` from the bucket of ``since`` on is an edge of ours: ours fold into its exactly.
@@ -152,10 +157,26 @@ class Timeframe:
         return self.days == 1 if other.months else other.days % self.days == 0
 
 
+@lru_cache(maxsize=4096)
+def _month_of(day: int) -> int:
+    return int(np.datetime64(day, "D").astype("datetime64[M]").astype(np.int64))
+
+
+@lru_cache(maxsize=4096)
+def _first_day_of(month: int) -> int:
+    return int(np.datetime64(month, "M").astype("datetime64[D]").astype(np.int64))
+
+
 @lru_cache(maxsize=1024)
 def _grid_ms(timeframe: Timeframe, zone: Zone, since: int) -> int:
     """The widest UTC grid counted from the origin that holds all edges of ``timeframe`` from the bucket of ``since`` on."""
-    return int(np.gcd.reduce(timeframe.edges(timeframe.floor(since, zone), NEWEST_MS, zone) - ORIGIN_MS))
+    first, last = timeframe.index(np.array([since, NEWEST_MS], np.int64), zone)
+    index = np.arange(first, last + 1, dtype=np.int64)
+    if timeframe.days:  # between two changes of the offset, all edges follow from the first two
+        changed = timeframe.index(zone.changes[zone.changes > since], zone)
+        near = np.concatenate([[first, first + 1], *(changed + step for step in range(-1, 3)), [last]])
+        index = near[(near >= first) & (near <= last)]
+    return int(np.gcd.reduce(timeframe.open_at(index, zone) - ORIGIN_MS))
 
 
 MINUTE = Timeframe(1, "m")

@@ -7,6 +7,7 @@ million times. A `Zone` holds the instants at which the offset changes, read fro
 from __future__ import annotations
 
 import re
+from bisect import bisect_right
 from dataclasses import dataclass, field
 from functools import cached_property, lru_cache
 
@@ -47,6 +48,28 @@ class Zone:
         """The local time at which each offset ends, never falling."""
         ends = self.changes[1:] + self.offsets[:-1]
         return np.maximum.accumulate(np.append(ends, np.iinfo(np.int64).max))
+
+    @cached_property
+    def _as_lists(self) -> tuple[list[int], list[int], list[int]]:
+        """``changes``, ``offsets`` and the local ends: for one instant, numpy's calls would take most of the time."""
+        return self.changes.tolist(), self.offsets.tolist(), self._local_ends.tolist()
+
+    def open_of_one_day(self, day: int) -> int:
+        """`open_of_day` for one day."""
+        local = day * DAY_MS
+        if self.is_utc:
+            return local
+        changes, offsets, ends = self._as_lists
+        i = bisect_right(ends, local)
+        return max(local - offsets[i], changes[i])
+
+    def day_of_one(self, instant: int) -> int:
+        """`day_of` for one instant."""
+        if self.is_utc:
+            return instant // DAY_MS
+        changes, offsets, _ = self._as_lists
+        day = (instant + offsets[max(bisect_right(changes, instant) - 1, 0)]) // DAY_MS
+        return day + (self.open_of_one_day(day + 1) <= instant)
 
     def open_of_day(self, day: Int64s) -> Int64s:
         """The first instant (ms, UTC) whose local date is at least ``day`` (days since 1970-01-01).

@@ -13,9 +13,10 @@ import orjson
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
 
 from candlegraph.errors import Overloaded
+from candlegraph.pass_budget import PassBudget
 from candlegraph.timings import Timings
 from server.transport.tcp_connections import TcpConnections
-from server.transport.websocket_protocol import WebSocketProtocol
+from server.transport.websocket_protocol import BYTES_PER_PASS, WebSocketProtocol
 from server.transport.write_deadline import WriteDeadline
 
 MAX_HEAD_BYTES = 65_536  # of the request line, the headers, and the framing of chunks in a body
@@ -214,4 +215,5 @@ def _cancel(timer: asyncio.TimerHandle | None) -> None:
 def protocols(timings: Timings, tcp: TcpConnections | None = None) -> dict[str, Any]:
     """The options of ``uvicorn.Config`` that make it use these protocols."""
     ours: dict[str, Any] = {"timings": timings, "tcp": TcpConnections() if tcp is None else tcp}
-    return {"http": partial(HttpProtocol, **ours), "ws": partial(WebSocketProtocol, **ours)}
+    parsing = PassBudget(BYTES_PER_PASS)
+    return {"http": partial(HttpProtocol, **ours), "ws": partial(WebSocketProtocol, parsing=parsing, **ours)}

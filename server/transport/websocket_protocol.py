@@ -8,25 +8,29 @@ from typing import Any
 from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
 from websockets.exceptions import InvalidState
 
+from candlegraph.pass_budget import PassBudget
 from candlegraph.timings import Timings
 from server.transport.tcp_connections import TcpConnections
 from server.transport.write_deadline import WriteDeadline, unsent_bytes
 
 STALLED = 4410
-_FRAMES = 1_024  # bytes of a socket's messages that are parsed in one pass of the event loop
+BYTES_PER_PASS = 4_096  # of the messages of all sockets that are parsed in one pass of the event loop
+_PIECE = 1_024  # bytes of a socket that are parsed before those of the next one
 
 
 class WebSocketProtocol(WebSocketsSansIOProtocol):
     """WebSockets."""
 
-    def __init__(self, *given: Any, timings: Timings, tcp: TcpConnections, **named: Any) -> None:
-        """As uvicorn's class, with ``timings``; ``tcp`` counts the connection."""
+    def __init__(self, *given: Any, timings: Timings, tcp: TcpConnections, parsing: PassBudget, **named: Any) -> None:
+        """As uvicorn's class, with ``timings``; ``tcp`` counts the connection, and all sockets share ``parsing``."""
         super().__init__(*given, **named)
         self._timings = timings
         self._tcp = tcp
         self._farewell: asyncio.TimerHandle | None = None
         self._unsent = 0  # bytes when the last ping was sent
-        self._unread = bytearray()  # what is parsed when the application has taken the messages before it
+        self._parsing = parsing
+        self._unread = bytearray()  # it is parsed when the application has taken the messages before it
+        self._parses = False  # a piece of it waits for its turn
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Take the connection over from `HttpProtocol`."""
@@ -57,27 +61,42 @@ class WebSocketProtocol(WebSocketsSansIOProtocol):
     def data_received(self, data: bytes) -> None:
         """Take data: a packet may hold a thousand messages, and a hundred sockets as many in one pass of the event loop."""
         self._unread += data
-        self._parse()
+        self._parse_later()
+        if len(self._unread) > _PIECE and not self.read_paused:
+            self.read_paused = True
+            self.transport.pause_reading()
 
     async def receive(self) -> Any:
         """The next message of the peer, after those that other sockets have ready."""
-        if self._unread and self.queue.empty():
-            await asyncio.sleep(0)
-            self._parse()
-        if self.read_paused and self.queue.empty():
-            self.read_paused = False
-            self.transport.resume_reading()
+        self._parse_later()
+        self._read_on()
         message = await super().receive()
-        if self._unread and not self.read_paused:
+        if self._unread and not self.read_paused:  # uvicorn has resumed
             self.read_paused = True
             self.transport.pause_reading()
         return message
 
-    def _parse(self) -> None:
-        while self._unread and (self.close_sent or self.queue.empty()):
-            piece = bytes(self._unread[:_FRAMES])
-            del self._unread[:_FRAMES]
-            super().data_received(piece)
+    def _parse_later(self) -> None:
+        if self._unread and not self._parses and (self.close_sent or self.queue.empty()):
+            self._parses = True
+            self._parsing.run(self._parse)
+
+    def _parse(self) -> int:
+        self._parses = False
+        if self.disconnected:
+            return 0
+        piece = bytes(self._unread[:_PIECE])
+        del self._unread[:_PIECE]
+        super().data_received(piece)
+        self._parse_later()
+        self._read_on()
+        return len(piece)
+
+    def _read_on(self) -> None:
+        """Read from the peer again, if all that it sent is parsed and the application has taken the messages."""
+        if self.read_paused and not self._unread and self.queue.empty():
+            self.read_paused = False
+            self.transport.resume_reading()
 
     async def run_asgi(self) -> None:
         """Run the application. If it refuses the handshake, uvicorn would log an error about a missing handshake."""
