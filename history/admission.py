@@ -1,4 +1,4 @@
-"""Admission control: limits the stored rows that a process holds in memory."""
+"""Admission control: limits the stored rows that a process holds in memory, and those that it folds in one pass."""
 
 from __future__ import annotations
 
@@ -8,9 +8,11 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
 from candlegraph.errors import Overloaded
+from candlegraph.pass_budget import PassBudget
 
 MAX_ROWS = 1_500_000  # 72 MB, and about as much again while they are unpacked
 EXEMPT_ROWS = 10_000  # smaller reads never wait: charts need no more
+ROWS_PER_PASS = 100_000  # folded in one pass of the event loop: about 5 ms
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -32,6 +34,7 @@ class RowBudget:
         self._free = self._all = rows
         self._patience_s = patience_s
         self._waiting: list[_Waiter] = []  # the oldest first
+        self.folding = PassBudget(ROWS_PER_PASS)
 
     @asynccontextmanager
     async def reserve(self, rows: int, deadline: float | None = None) -> AsyncIterator[None]:

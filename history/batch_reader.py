@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from aiodataloader import DataLoader
 
 from candlegraph.candle import Candles
-from candlegraph.pass_budget import PassBudget
 from candlegraph.series import Instrument, InstrumentRecord
 from history.admission import RowBudget
 from history.listings import Listings
@@ -21,9 +20,6 @@ from storage.coverage_cache import CoverageCache
 from storage.relations import Aggregates
 
 
-ROWS_PER_PASS = 100_000  # folded in one pass of the event loop: about 5 ms
-
-
 @dataclass(frozen=True, slots=True)
 class ReadSources:
     """The sources of a batch's reads."""
@@ -34,7 +30,6 @@ class ReadSources:
     aggregates: Aggregates
     row_budget: RowBudget
     cache: CandleCache | None = None
-    fold_budget: PassBudget = field(default_factory=lambda: PassBudget(ROWS_PER_PASS))
 
 
 class BatchReader:
@@ -43,7 +38,6 @@ class BatchReader:
     def __init__(self, sources: ReadSources) -> None:
         """Create the loaders. They do not cache, because a query reads its coverage again after a fetch."""
         self.row_budget = sources.row_budget
-        self.fold_budget = sources.fold_budget
         self.levels = sources.aggregates
         self.cache = sources.cache
         self._shared: DataLoader[tuple[Chunk, ...], dict[Chunk, CacheEntry]] | None = None

@@ -181,7 +181,7 @@ class CandleQuery:
             for stored_span, read, batch in zip(unread, reads, batches, strict=True):
                 stored[stored_span] = batch
                 window = self._part_read(window, read, batch)
-            await self.reader.fold_budget.turn(sum(map(len, batches)))
+            await self.reader.row_budget.folding.turn(sum(map(len, batches)))
             made = [self._fold(part, stored) for part in parts]
             for part, candles in zip(parts, made, strict=True):
                 lookup.put(part, part.span if window == planned.window else part.span & window, candles, stored)

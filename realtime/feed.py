@@ -38,6 +38,7 @@ log = logging.getLogger(__name__)
 
 MAX_LAG_MS = 5 * MINUTE_MS  # how far back a feed begins: a lagging provider may publish the minutes since then late
 REREAD_MS = 3 * MINUTE_MS  # how far back a poll reads again, for corrections, when it closes a minute
+FORMING_ROWS = 5_000  # the forming candle of a topic takes as long as folding so many rows
 
 
 class Feed:
@@ -207,7 +208,7 @@ class Feed:
                     await self._store_corrections(late)
                 ahead = candles[candles.timestamp >= self.edge]
                 self.minutes, self._streamed = self.minutes.merge(ahead), self._streamed.merge(ahead)
-                self._update_forming()
+                await self._update_forming()
         raise ProviderUnavailable(f"The stream of {self._record.instrument} has ended.")
 
     async def _store_corrections(self, candles: Candles) -> None:
@@ -236,7 +237,7 @@ class Feed:
         # What the stream sent since the call began is newer than the call's answer.
         self.minutes = self.minutes.merge(result.forming).merge(self._streamed)
         self.minutes = self.minutes[self.minutes.timestamp >= self.edge]
-        self._update_forming()
+        await self._update_forming()
         return not result.exhausted
 
     # Output to the topics
@@ -254,7 +255,7 @@ class Feed:
         if self._corrected:
             self._corrected = False
             if await self._publisher.correct(self._topics.counts):
-                self._update_forming()
+                await self._update_forming()
 
     async def _join(self, key: TopicKey, provider: Upstream) -> None:
         """Start to count a topic. If that fails, the other topics go on, and a later round tries again."""
@@ -299,9 +300,10 @@ class Feed:
             )
         await self._publisher.close({key: count}, await self._final.minutes(missed), missed.until)
 
-    def _update_forming(self) -> None:
-        for key, count in self._topics.counts.items():
-            if count.update_forming(self.minutes):
+    async def _update_forming(self) -> None:
+        for key, count in list(self._topics.counts.items()):
+            await self._history.row_budget.folding.turn(FORMING_ROWS)
+            if self._topics.counts.get(key) is count and count.update_forming(self.minutes):
                 self._publisher.forming(key, count)
 
 
