@@ -71,9 +71,4 @@ class Turns:
             await queue.lock.acquire()
         finally:
             queue.chars -= chars
-        try:
-            await asyncio.sleep(0)
-        except asyncio.CancelledError:
-            queue.lock.release()
-            raise
         return Turn(queue, PAUSE_FACTOR if chars else 0)
