@@ -130,17 +130,18 @@ def field(draw: st.DrawFn, name: str, definition: GraphQLField, level: int) -> s
 
 @given(data=st.data())
 @settings(
-    max_examples=40,
+    max_examples=3,
     deadline=None,
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow, HealthCheck.data_too_large],
 )
 async def test_no_document_of_the_schema_is_answered_with_an_internal_error(lab: ApiWorld, data: st.DataObject) -> None:
-    """Nor with an error that has no code."""
+    """Nor with an error that has no code; each field of the roots begins documents."""
     core: Any = lab.schema._schema
-    root = data.draw(st.sampled_from([core.query_type, core.query_type, core.query_type, core.mutation_type]))
-    operation = "mutation" if root is core.mutation_type else "query"
-    document = f"{operation} {{ {data.draw(fields(root))} }}"
-    answer = await lab.ask(document)
-    codes = [error.get("extensions", {}).get("code") for error in answer["errors"]]
-    assert "INTERNAL" not in codes, (document, answer["errors"])
-    assert None not in codes, (document, answer["errors"])
+    for kind in (core.query_type, core.mutation_type):
+        for name in (name for name in kind.fields if name not in LONELY):
+            others = data.draw(fields(kind)) if data.draw(st.booleans()) else ""
+            document = f"{kind.name.lower()} {{ {data.draw(field(name, kind.fields[name], 1))} {others} }}"
+            answer = await lab.ask(document)
+            codes = [error.get("extensions", {}).get("code") for error in answer["errors"]]
+            assert "INTERNAL" not in codes, (document, answer["errors"])
+            assert None not in codes, (document, answer["errors"])
