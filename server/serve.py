@@ -26,6 +26,7 @@ from server.wiring import open_runtime
 
 log = logging.getLogger(__name__)
 
+GC_THRESHOLDS = (20_000, 20, 20)  # Python's 700 would visit the objects of all subscribers each second while many come
 OWN_FILES = 256  # of the database, the upstreams, logs and libraries
 
 
@@ -67,6 +68,7 @@ async def _serve(settings: Settings, sockets: list[socket.socket], timings: Timi
         # The objects of the start stay: the collector need not visit them again. It collects garbage first, or that would stay too.
         gc.collect()
         gc.freeze()
+        gc.set_threshold(*GC_THRESHOLDS)
         await server.serve(sockets)
 
 
