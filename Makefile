@@ -18,7 +18,7 @@ run: install ## serve http://127.0.0.1:8000 (HOST, PORT and DATA_DIR are obeyed)
 
 test: install $(STAMPS)/dev $(STAMPS)/clients $(STAMPS)/gql $(STAMPS)/python-client $(STAMPS)/timescale ## every test; needs nothing that this does not install
 	@echo "Running the tests"
-	@$(BIN)/python -m pytest --numprocesses 4 --dist loadfile $(ARGS)
+	@$(BIN)/python -m pytest --numprocesses 4 --dist loadfile --no-loadscope-reorder $(ARGS)
 
 check: install $(STAMPS)/dev $(STAMPS)/python-client ## formatting, lint, types, imports, and the spelling and links of the docs
 	$(BIN)/ruff format --check .

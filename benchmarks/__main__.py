@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import sys
 
-from benchmarks import aggregates, backfilling, caching, fanout, load, nouns, serving, startup, writing
+from benchmarks import aggregates, backfilling, caching, exporting, fanout, load, nouns, serving, startup, writing
 
 BENCHMARKS = {
     "fold": nouns.fold_a_year,
@@ -13,6 +13,7 @@ BENCHMARKS = {
     "backfill": backfilling.backfill,
     "paging": backfilling.paging,
     "import": writing.import_a_million,
+    "export": exporting.export_a_million,
     "startup": startup.start_and_rest,
     "memory": serving.from_memory,
     "postgres": serving.from_postgres,

@@ -35,6 +35,7 @@ from storage.batches import CandleRead
 from storage.corrections import changes_after
 
 PAGE_ROWS = 50_000
+FIRST_PAGE_ROWS = 5_000  # so that a client has the first rows at once
 MAX_SERIES = 1_000
 
 
@@ -96,6 +97,8 @@ async def open_export(history: History, request: ExportRequest) -> list[SeriesEx
 
     NotFound where nothing is stored; BadUserInput; Conflict where a candle has changed since the revision ``after``.
     """
+    if request.since is not None and request.until is not None and request.since > request.until:
+        raise BadUserInput(f"`since` ({request.since}) lies after `until` ({request.until}): swap them.")
     records = await _records(history, request)
     for record in records:
         history.coverage_cache.forget(record.id)  # another process may have stored something a moment ago
@@ -125,10 +128,12 @@ async def open_export(history: History, request: ExportRequest) -> list[SeriesEx
 async def read_pages(history: History, export: SeriesExport) -> AsyncGenerator[Candles, None]:
     """The candles in pages of about 50,000 stored rows, ascending. Conflict where the rest was corrected meanwhile."""
     timeframe = export.plan.timeframe
+    page_rows = min(FIRST_PAGE_ROWS, PAGE_ROWS)
     for stored, covered in _runs(export.parts):
         at, until = stored.span.since, stored.span.until
-        most = max(PAGE_ROWS, 2 * -(-timeframe.nominal_ms // stored.timeframe.nominal_ms))
         while at < until:
+            most = max(page_rows, 2 * -(-timeframe.nominal_ms // stored.timeframe.nominal_ms))
+            page_rows = PAGE_ROWS
             read = CandleRead(export.record.id, stored.timeframe, Span(at, until), most, relation=stored.relation)
             async with history.row_budget.reserve(_max_rows(read)):
                 page = (await history.store.read([read]))[0]

@@ -24,6 +24,17 @@ from tests.timings import PATIENT
 
 _numbers = itertools.count()
 
+LONGEST = (
+    "tests/clients/test_python_client.py",
+    "tests/clients/test_recipes.py",
+    "tests/schema/test_executor.py",
+    "tests/test_readme.py",
+    "tests/server/test_two_servers.py",
+    "tests/server/test_frozen_leader.py",
+    "tests/server/cli/test_importing.py",
+    "tests/server/export/test_export.py",
+)
+
 # The same examples each time, so that a red run is about the change; `--hypothesis-profile=search` draws new ones.
 settings.register_profile("fixed", derandomize=True, deadline=None)
 settings.register_profile("search", deadline=None)
@@ -123,6 +134,13 @@ def shared_data() -> Path | None:
     """Real exchange files, if they are beside the checkout; no test may need them."""
     folder = Path(__file__).parents[2] / "shared" / "data"
     return folder if folder.is_dir() else None
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Begin with the files that take longest, so that no process is left alone with one of them in the end."""
+    root = Path(__file__).parents[1]
+    rank = {root / file: number for number, file in enumerate(LONGEST)}
+    items.sort(key=lambda item: rank.get(item.path, len(rank)))
 
 
 def pytest_sessionfinish(session: pytest.Session) -> None:

@@ -92,12 +92,13 @@ async def _write(settings: Settings, request: ExportRequest, target: Path, kind:
 
 @contextmanager
 def _progress(exports: Sequence[SeriesExport]) -> Iterator[Callable[[SeriesExport, int, int], None]]:
-    """A bar on stderr over the time that the series span."""
+    """A bar over the time that the series span, where stderr is a terminal."""
     from rich.console import Console
     from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 
     columns = (TextColumn("exporting {task.description}"), BarColumn(), TaskProgressColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=Console(file=sys.stderr), transient=True) as shown:
+    console = Console(file=sys.stderr)
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as shown:
         task = shown.add_task("", total=sum(one.span.until - one.span.since for one in exports))
         before = {}
         total = 0

@@ -19,7 +19,7 @@ from resolvers.context import Context
 def export_endpoint(
     identify: Callable[[Request], Awaitable[Context]], limits: tuple[int, int, int | None], origins: Sequence[str]
 ) -> Callable[[Request], Awaitable[Response]]:
-    """The endpoint of exports; ``limits`` are those of `server.export.endpoint.ExportLimits`."""
+    """The endpoint of exports; ``limits`` are those of `server.export.places.ExportLimits`."""
     opened: list[Any] = []
 
     async def answer(request: Request) -> Response:

@@ -8,101 +8,37 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections import Counter
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterator, Sequence
-from contextlib import ExitStack, aclosing, asynccontextmanager, contextmanager
-from dataclasses import dataclass
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import ExitStack, aclosing, asynccontextmanager
 from typing import Any
 
-import orjson
-from starlette.datastructures import Headers, QueryParams
+from starlette.datastructures import Headers
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 from strawberry.http.websocket_origin import normalize_origin
 
 from candlegraph.candle import Candles
-from candlegraph.errors import (
-    BadUserInput,
-    CandlegraphError,
-    Conflict,
-    Forbidden,
-    NotFound,
-    Overloaded,
-    TooManyAttempts,
-    Unauthenticated,
-    Unavailable,
-)
-from candlegraph.series_revision import SeriesRevision
-from candlegraph.timeframe import Timeframe
+from candlegraph.errors import CandlegraphError, Forbidden, NotFound, Overloaded, TooManyAttempts
 from candlegraph.viewer import Role
-from candlegraph.zone import zone
-from history.export import PAGE_ROWS, ExportRequest, SeriesExport, open_export, read_pages
+from history.export import PAGE_ROWS, SeriesExport, open_export, read_pages
 from resolvers.accounts.accounts import network
 from resolvers.context import Context
 from resolvers.cost_budget import Reservation
-from resolvers.names import check_name, provider_of
 from resolvers.nodes import resolve_server_id
 from resolvers.permission import require_role
-from schema.scalars import parse_timestamp
-from server.export.formats import FORMATS, Buffer, Compression, Format, describe
+from server.export.arguments import headers_of, negotiate_coding, read_arguments, refusal_of
+from server.export.formats import FORMATS, Buffer, Compression, describe
+from server.export.places import ExportLimits, ExportPlaces, Place
 from server.transport.streamed_answer import disconnected, run_until_first
 from storage.rate_limits import AttemptLimit
 
 log = logging.getLogger(__name__)
 
 DAY_S = 86_400
-RETRY_AFTER_S = 5.0
 VALUES_PER_ROW = 6
 MAX_ATTEMPTS = 30  # a second apart, to get a page into the cost budget
-_ARGUMENTS = frozenset(
-    ["market", "provider", "symbol", "pattern", "timeframe", "since", "until", "before", "timezone", "revision"]
-)
-_STATUSES: tuple[tuple[type[CandlegraphError], int], ...] = (
-    (BadUserInput, 400),
-    (Unauthenticated, 401),
-    (Forbidden, 403),
-    (NotFound, 404),
-    (Conflict, 409),
-    (TooManyAttempts, 429),
-    (Overloaded, 429),
-    (Unavailable, 503),
-)
-
-
-@dataclass(frozen=True, slots=True)
-class ExportLimits:
-    """How many exports run at once, and how many rows a day an anonymous address may have (None: any number)."""
-
-    total: int = 8
-    per_address: int = 2
-    rows_per_day: int | None = 50_000_000
-
-
-class ExportSlots:
-    """Counts the exports under way."""
-
-    def __init__(self, limits: ExportLimits) -> None:
-        """None is under way."""
-        self._limits = limits
-        self._of: Counter[str] = Counter()
-
-    @contextmanager
-    def take(self, address: str) -> Iterator[None]:
-        """Count one while the context is open. Overloaded where there are too many."""
-        if self._of[address] >= self._limits.per_address:
-            raise Overloaded(
-                f"An address may run {self._limits.per_address} exports at once: wait for the end of one.",
-                retry_after=RETRY_AFTER_S,
-            )
-        if self._of.total() >= self._limits.total:
-            raise Overloaded("Too many exports are under way: try again later.", retry_after=RETRY_AFTER_S)
-        self._of[address] += 1
-        try:
-            yield
-        finally:
-            self._of[address] -= 1
-            self._of += Counter()  # without the addresses that have none
+PIECE_BYTES = 262_144  # sent at once: bounds what stays in memory for a client that does not read
 
 
 class ExportEndpoint:
@@ -115,7 +51,7 @@ class ExportEndpoint:
         self._identify = identify
         self._limits = limits
         self._origins = frozenset(origins)
-        self._slots = ExportSlots(limits)
+        self._places = ExportPlaces(limits)
 
     async def answer(self, request: Request) -> Response:
         """The file, or the refusal in JSON."""
@@ -128,12 +64,16 @@ class ExportEndpoint:
                 raise NotFound(f"There is no format {kind[:16]!r}: take one of {', '.join(FORMATS)}.")
             asked = read_arguments(request.query_params)
             with ExitStack() as stack:
-                stack.enter_context(self._slots.take(network(context.origin.address)))
-                opened = await open_export(context.services.history, asked)
+                history = context.services.history
+                turn_s = history.timings.export_turn_s
+                place = stack.enter_context(self._places.take(network(context.origin.address), turn_s))
+                opened = await open_export(history, asked)
                 server_id = str(await resolve_server_id(context))
                 about = await asyncio.to_thread(lambda: [describe(one, server_id) for one in opened])
                 planned = list(zip(opened, about, strict=True))
-                return ExportResponse(self, context, FORMATS[kind], planned, request, stack.pop_all())
+                response = ExportResponse(self, context, planned, request, place)
+                stack.pop_all()  # the response gives the place back
+                return response
         except CandlegraphError as error:
             return refusal_of(error)
 
@@ -165,41 +105,46 @@ class ExportResponse(Response):
         self,
         endpoint: ExportEndpoint,
         context: Context,
-        kind: Format,
         exports: Sequence[tuple[SeriesExport, dict[str, Any]]],
         request: Request,
-        slot: ExitStack,
+        place: Place,
     ) -> None:
-        """Send nothing yet; ``slot`` is the place that it gives back at its end."""
+        """Send nothing yet; the ``place`` is given back at the end."""
         self.status_code, self.media_type, self.background = 200, None, None
-        self._endpoint, self._context, self._kind, self._exports = endpoint, context, kind, exports
-        self._slot = slot
-        self._coding = negotiate_coding(request.headers.get("accept-encoding", ""), kind.codings)
+        self._endpoint, self._context, self._exports, self._place = endpoint, context, exports, place
+        suffix = request.path_params["kind"]
+        self._kind = FORMATS[suffix]
+        self._coding = negotiate_coding(request.headers.get("accept-encoding", ""), self._kind.codings)
         most = sum((one.span.until - one.span.since) // one.plan.timeframe.nominal_ms + 1 for one, _ in exports)
         self._prepaid = min(PAGE_ROWS, most)  # counted before the head is sent: what is too much then has a status
         self._sends_body = request.method != "HEAD"
-        suffix = request.path_params["kind"]
-        self.init_headers(headers_of([one for _, one in exports], kind, self._coding, suffix))
+        self.init_headers(headers_of([one for _, one in exports], self._kind, self._coding, suffix))
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Send until the end, until the client is gone, or until the export cannot go on."""
         try:
-            with self._slot:
+            with self._place:
                 await self._endpoint.count(self._context, self._prepaid)
                 await send({"type": "http.response.start", "status": 200, "headers": self.raw_headers})
                 if self._sends_body:
-                    await run_until_first(self._send_pages(send), disconnected(receive))
+                    await run_until_first(self._send_pages(send), disconnected(receive), self._revoked())
                 else:
                     await send({"type": "http.response.body", "body": b""})
         except (Overloaded, TooManyAttempts) as error:
             await refusal_of(error)(scope, receive, send)
+
+    async def _revoked(self) -> None:
+        await self._place.revoked.wait()
+        log.warning("an export was cut off: its turn is over, and another one needs its place")
 
     async def _send_pages(self, send: Send) -> None:
         buffer, compression = Buffer(), Compression(self._coding)
         writer = await asyncio.to_thread(self._kind.writer, buffer, [about for _, about in self._exports])
 
         async def send_bytes(data: bytes) -> None:
-            await send({"type": "http.response.body", "body": data, "more_body": True})
+            for at in range(0, len(data), PIECE_BYTES):
+                piece = data[at : at + PIECE_BYTES]
+                await send({"type": "http.response.body", "body": piece, "more_body": True})
 
         def encode(symbol: str, page: Candles) -> bytes:
             writer.write(symbol, page)
@@ -262,93 +207,3 @@ async def _one_ahead(pages: AsyncGenerator[Candles, None]) -> AsyncGenerator[Can
     finally:
         reading.cancel()
         await asyncio.gather(reading, return_exceptions=True)
-
-
-def read_arguments(query: QueryParams) -> ExportRequest:
-    """Read the arguments of an export. BadUserInput."""
-    if unknown := sorted(set(query) - _ARGUMENTS):
-        raise BadUserInput(f"There is no argument `{unknown[0][:32]}`: there are {', '.join(sorted(_ARGUMENTS))}.")
-    for name in _ARGUMENTS - {"symbol"}:
-        if len(query.getlist(name)) > 1:
-            raise BadUserInput(f"Give `{name}` once.")
-    if "market" not in query or "provider" not in query:
-        raise BadUserInput("Give a `market` and a `provider`.")
-    if "until" in query and "before" in query:
-        raise BadUserInput("`before` is another name for `until`: give one of the two.")
-    market, provider = provider_of(query["market"], query["provider"])
-    symbols = tuple(query.getlist("symbol"))
-    for symbol in symbols:
-        check_name("symbol", symbol)
-    if "pattern" in query:
-        check_name("pattern", query["pattern"])
-    since, until = (_instant(query, name) for name in ("since", "before" if "before" in query else "until"))
-    if since is not None and until is not None and since > until:
-        raise BadUserInput(f"`since` ({since}) lies after `until` ({until}): swap them.")
-    return ExportRequest(
-        market,
-        provider,
-        Timeframe.parse(query.get("timeframe", "1m")),
-        symbols,
-        query.get("pattern"),
-        since,
-        until,
-        zone(query["timezone"]) if "timezone" in query else None,
-        SeriesRevision.parse(query["revision"]) if "revision" in query else None,
-    )
-
-
-def _instant(query: QueryParams, name: str) -> int | None:
-    """A Timestamp in a query string: digits are milliseconds. A + that was not escaped arrives as a space."""
-    text = query.get(name)
-    if text is None:
-        return None
-    is_number = text.removeprefix("-").isascii() and text.removeprefix("-").isdigit() and len(text) < 20
-    return parse_timestamp(int(text) if is_number else text.replace(" ", "+"))
-
-
-def headers_of(series: Sequence[dict[str, Any]], kind: Format, coding: str | None, suffix: str) -> dict[str, str]:
-    """The headers of an export; those of one series say what the metadata of Arrow and Parquet say, but for long lists."""
-    name = series[0]["symbol"] if len(series) == 1 else f"{len(series)} series"
-    safe = "".join(char if char.isascii() and (char.isalnum() or char in ".-_ ") else "-" for char in name)
-    headers = {
-        "content-type": kind.media_type,
-        "content-encoding": coding or "identity",
-        "content-disposition": f'attachment; filename="{safe} {series[0]["timeframe"]}.{suffix}"',
-        "cache-control": "no-store",
-        "vary": "Accept-Encoding, Authorization, Origin",
-        "x-accel-buffering": "no",
-        "candlegraph-server-id": series[0]["serverId"],
-        "candlegraph-series": str(len(series)),
-        "candlegraph-timeframe": series[0]["timeframe"],
-        "candlegraph-complete": "true" if all(one["complete"] for one in series) else "false",
-        "candlegraph-gaps": str(sum(one["gapCount"] for one in series)),
-    }
-    if len(series) == 1:
-        one = series[0]
-        headers |= {
-            "candlegraph-timezone": one["timezone"],
-            "candlegraph-since": str(one["since"]),
-            "candlegraph-until": str(one["until"]),
-            "candlegraph-revision": one["revision"],
-        }
-    return headers
-
-
-def negotiate_coding(accepted: str, codings: Sequence[str]) -> str | None:
-    """The first of ``codings`` that the client accepts; None for no compression."""
-    offered = set()
-    for item in accepted.lower().split(","):
-        name, *parameters = (part.strip() for part in item.split(";"))
-        if not any(parameter.replace(" ", "") in ("q=0", "q=0.0", "q=0.00", "q=0.000") for parameter in parameters):
-            offered.add(name)
-    return next((coding for coding in codings if coding in offered), None)
-
-
-def refusal_of(error: CandlegraphError) -> Response:
-    """An error before the first byte, in JSON, with its status."""
-    status = next((status for kind, status in _STATUSES if isinstance(error, kind)), 500)
-    body = {"errors": [{"message": error.message, "extensions": {"code": error.code, "retryAfter": error.retry_after}}]}
-    headers = {"cache-control": "no-store", "vary": "Authorization, Origin"}
-    if status in (429, 503):
-        headers["retry-after"] = str(max(1, round(error.retry_after or 1)))
-    return Response(orjson.dumps(body), status, headers, "application/json; charset=utf-8")

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
-from contextlib import aclosing, asynccontextmanager
+from contextlib import aclosing, asynccontextmanager, suppress
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -63,8 +63,8 @@ class FileExport:
                 path = into / f"{year}.{self.kind}"
                 if not Spans([part.span]) & stale:
                     continue
-                files += 1
                 if part.parts:
+                    files += 1
                     async with self._writer(path, [describe(part, self.server_id)]) as writer:
                         rows += await self._write(writer, part)
                 else:
@@ -117,7 +117,8 @@ class FileExport:
         except OSError as error:
             raise Unavailable(f"{path} cannot be written: {error.strerror or error}.") from error
         finally:
-            part.unlink(missing_ok=True)
+            with suppress(OSError):
+                part.unlink()
 
 
 def encode_name(name: str) -> str:

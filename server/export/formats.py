@@ -91,9 +91,10 @@ class ArrowWriter:
     """An Arrow IPC stream."""
 
     def __init__(self, file: Any, series: Sequence[dict[str, Any]]) -> None:
-        """Write the schema."""
+        """Write the schema, which comes with a batch: one without rows, so that the client has it before the first page."""
         self._tables = _ArrowTables(series)
         self._writer = pa.ipc.new_stream(file, self._tables.schema)
+        self.write(series[0]["symbol"], Candles.empty())
 
     def write(self, symbol: str, candles: Candles) -> None:
         """Write a record batch."""

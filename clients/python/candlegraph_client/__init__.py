@@ -9,6 +9,7 @@ from functools import cache
 from typing import Unpack
 
 from candlegraph_client import errors
+from candlegraph_client.candles import Candles
 from candlegraph_client.client import Client, History, LiveOptions, Options
 from candlegraph_client.errors import CandlegraphError
 from candlegraph_client.following import Candle, Live
@@ -31,6 +32,7 @@ def live(series: str, timeframe: str = "1m", **options: Unpack[LiveOptions]) -> 
 __all__ = [
     "Candle",
     "CandlegraphError",
+    "Candles",
     "Client",
     "History",
     "Live",

@@ -1,9 +1,9 @@
-"""Candles as columns, and what they become: a pandas or polars DataFrame, an Arrow table, numpy arrays."""
+"""Candles as columns with what is known of them, and their other forms: a DataFrame, an Arrow table, numpy arrays."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from importlib import import_module
 from typing import TYPE_CHECKING, Any, cast
@@ -12,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from candlegraph_client.errors import MissingLibrary
+from candlegraph_client.notebook import EDGE_ROWS, to_html
 from candlegraph_client.operations import Gap, Source
 from candlegraph_client.series import Span, to_iso
 
@@ -27,11 +28,12 @@ METADATA_KEY = b"candlegraph"
 Column = npt.NDArray[Any]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False, repr=False)
 class Candles:
-    """Final candles of one series, ascending and unique.
+    """Final candles of one series, ascending and unique, with what is known of them.
 
-    ``columns`` are equally long: ``timestamp`` int64 (ms, UTC), the others float64. Gaps and sources are ascending.
+    ``columns`` are equally long: ``timestamp`` int64 (ms, UTC), the others float64. Gaps and sources are ascending, their
+    instants milliseconds (UTC). ``timezone`` is the zone in which days and longer buckets open.
     """
 
     columns: Mapping[str, Column]
@@ -40,6 +42,8 @@ class Candles:
     revision: str = "0"
     timezone: str = "UTC"
     server_id: str | None = None
+    series: str = ""
+    timeframe: str = ""
 
     @classmethod
     def of(cls, columns: Mapping[str, Any]) -> Candles:
@@ -57,8 +61,8 @@ class Candles:
         return replace(
             self,
             columns={name: column[first:last] for name, column in self.columns.items()},
-            gaps=tuple(_cut(self.gaps, since, until)),
-            sources=tuple(_cut(self.sources, since, until)),
+            gaps=tuple(cut(self.gaps, since, until)),
+            sources=tuple(cut(self.sources, since, until)),
         )
 
     def patched(self, span: Span, part: Candles) -> Candles:
@@ -76,25 +80,71 @@ class Candles:
             revision=self.revision,
         )
 
-    def attrs(self, series: str, timeframe: str) -> dict[str, Any]:
-        """What a frame says of itself, in values that JSON has; instants are ISO 8601 in UTC."""
+    @property
+    def complete(self) -> bool:
+        """Whether nothing is missing."""
+        return not self.gaps
+
+    @property
+    def attrs(self) -> dict[str, Any]:
+        """What is known of them, in values that JSON has; instants are ISO 8601 in UTC."""
         spans: list[list[dict[str, Any]]] = [
             [{**one, "since": to_iso(one["since"]), "until": to_iso(one["until"])} for one in listed]
             for listed in (self.gaps, self.sources)
         ]
         return {
-            "series": series,
-            "timeframe": timeframe,
+            "series": self.series,
+            "timeframe": self.timeframe,
             "timezone": self.timezone,
-            "complete": not self.gaps,
+            "complete": self.complete,
             "gaps": spans[0],
             "sources": spans[1],
             "revision": self.revision,
             "server_id": self.server_id,
         }
 
+    def pandas(self) -> pd.DataFrame:
+        """A pandas DataFrame: a DatetimeIndex `timestamp` in UTC and five float64 columns; its `attrs` are these."""
+        pandas = library("pandas")
+        opened = self.columns["timestamp"].astype("datetime64[ms]")
+        index = pandas.DatetimeIndex(opened, tz="UTC", name="timestamp")
+        frame = pandas.DataFrame({name: self.columns[name] for name in NUMBERS}, index=index)
+        frame.attrs = self.attrs
+        return cast("pd.DataFrame", frame)
 
-def _cut(spans: Iterable[Any], since: int, until: int) -> Iterable[Any]:
+    def polars(self) -> pl.DataFrame:
+        """A polars DataFrame: `timestamp` as Datetime("ms", "UTC") and five Float64 columns."""
+        polars = library("polars")
+        frame = polars.DataFrame(dict(self.columns))
+        opened = polars.col("timestamp").cast(polars.Datetime("ms")).dt.replace_time_zone("UTC")
+        return cast("pl.DataFrame", frame.with_columns(opened))
+
+    def arrow(self) -> pa.Table:
+        """An Arrow table; the metadata `candlegraph` of its schema holds the attrs as JSON."""
+        return arrow_table(self, self.attrs)
+
+    def numpy(self) -> dict[str, Column]:
+        """Arrays by name: `timestamp` as datetime64[ms] in UTC and five of float64."""
+        opened = self.columns["timestamp"].astype("datetime64[ms]")
+        return {"timestamp": opened} | {name: self.columns[name] for name in NUMBERS}
+
+    def __repr__(self) -> str:
+        """The series, how many candles, and whether they are complete."""
+        state = "complete" if self.complete else f"incomplete, gaps: {len(self.gaps):,}"
+        return f"<Candles {self.series} {self.timeframe}: {len(self):,}, {state}>"
+
+    def _repr_html_(self) -> str:
+        """What a notebook shows."""
+        at = sorted({*range(len(self))[: EDGE_ROWS + 1], *range(len(self))[-EDGE_ROWS:]})
+        rows = [
+            [to_iso(int(self.columns["timestamp"][i])), *(repr(float(self.columns[name][i])) for name in NUMBERS)]
+            for i in at
+        ]
+        return to_html(self.attrs, len(self), NAMES, rows)
+
+
+def cut(spans: Iterable[Any], since: int, until: int) -> Iterable[Any]:
+    """The parts of gaps or sources that lie in a span."""
     for one in spans:
         first, last = max(one["since"], since), min(one["until"], until)
         if first < last:
@@ -111,44 +161,34 @@ def library(name: str) -> Any:
         ) from None
 
 
-def to_pandas(candles: Candles, attrs: dict[str, Any]) -> pd.DataFrame:
-    """A DataFrame with a DatetimeIndex in UTC and the attrs."""
-    pandas = library("pandas")
-    opened = candles.columns["timestamp"].astype("datetime64[ms]")
-    index = pandas.DatetimeIndex(opened, tz="UTC", name="timestamp")
-    frame = pandas.DataFrame({name: candles.columns[name] for name in NUMBERS}, index=index)
-    frame.attrs = attrs
-    return cast("pd.DataFrame", frame)
-
-
-def to_polars(candles: Candles, attrs: dict[str, Any]) -> pl.DataFrame:  # noqa: ARG001 - a polars frame has no attrs
-    """A DataFrame whose first column is ``timestamp``, Datetime("ms", "UTC")."""
-    polars = library("polars")
-    frame = polars.DataFrame(dict(candles.columns))
-    opened = polars.col("timestamp").cast(polars.Datetime("ms")).dt.replace_time_zone("UTC")
-    return cast("pl.DataFrame", frame.with_columns(opened))
-
-
-def to_arrow(candles: Candles, attrs: dict[str, Any]) -> pa.Table:
-    """A table whose first column is ``timestamp``, timestamp[ms, UTC]; its metadata holds the attrs as JSON."""
+def arrow_table(candles: Candles, about: Mapping[str, Any]) -> pa.Table:
+    """A table whose first column is ``timestamp``, timestamp[ms, UTC]; its metadata holds ``about`` as JSON."""
     pyarrow = library("pyarrow")
     arrays = [pyarrow.array(candles.columns["timestamp"], pyarrow.timestamp("ms", "UTC"))]
     arrays += [pyarrow.array(candles.columns[name]) for name in NUMBERS]
-    metadata = {METADATA_KEY: json.dumps(attrs).encode()}
+    metadata = {METADATA_KEY: json.dumps(about).encode()}
     return cast("pa.Table", pyarrow.Table.from_arrays(arrays, names=list(NAMES), metadata=metadata))
 
 
-def to_numpy(candles: Candles, attrs: dict[str, Any]) -> dict[str, Column]:  # noqa: ARG001 - arrays have no attrs
-    """Arrays by name: ``timestamp`` datetime64[ms] in UTC, the others float64."""
-    opened = candles.columns["timestamp"].astype("datetime64[ms]")
-    return {"timestamp": opened} | {name: candles.columns[name] for name in NUMBERS}
+class Batches:
+    """Arrow record batches as columns. Each batch is copied, so that the buffers it came in do not stay in memory."""
 
+    def __init__(self) -> None:
+        """Hold nothing yet."""
+        self._columns: dict[str, list[Column]] = {name: [] for name in NAMES}
+        self.last: int | None = None  # the last timestamp (ms)
 
-def from_arrow(table: pa.Table) -> Candles:
-    """The candles of a table; its gaps and the rest are left out."""
-    columns = {name: table.column(name).to_numpy() for name in NUMBERS}
-    pyarrow = library("pyarrow")
-    return Candles.of(columns | {"timestamp": table.column("timestamp").cast(pyarrow.int64()).to_numpy()})
+    def add(self, batch: pa.RecordBatch) -> None:
+        """Add the rows of a batch, whose timestamps are above those before."""
+        if not batch.num_rows:
+            return
+        stamps = batch.column("timestamp").cast(library("pyarrow").int64()).to_numpy()
+        self._columns["timestamp"].append(stamps.copy())
+        for name in NUMBERS:
+            self._columns[name].append(batch.column(name).to_numpy().copy())
+        self.last = int(stamps[-1])
 
-
-Converter = Callable[[Candles, dict[str, Any]], Any]
+    def candles(self) -> Candles:
+        """All rows; one column after the other gives its batches up."""
+        empty = Candles.of({name: [] for name in NAMES}).columns
+        return Candles({name: np.concatenate([empty[name], *self._columns.pop(name)]) for name in NAMES})

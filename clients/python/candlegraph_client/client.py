@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self, TypedDict, Unpack, cast
+from typing import TYPE_CHECKING, Self, TypedDict, Unpack
 
-import httpx
-
-from candlegraph_client.candles import Candles, Column, Converter, library, to_arrow, to_numpy, to_pandas, to_polars
+from candlegraph_client.candles import Candles, Column, library
 from candlegraph_client.errors import BadUserInput
 from candlegraph_client.following import Live
 from candlegraph_client.loading import load, load_export, load_newest
 from candlegraph_client.mirror import Mirror
 from candlegraph_client.series import END_MS, OLDEST_MS, Instant, Series, to_ms
-from candlegraph_client.session import Session
+from candlegraph_client.session import Session, SessionOptions
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -68,25 +67,27 @@ class History:
 
         See `Options`. BadUserInput, NotFound, and what else `candlegraph_client.errors` lists.
         """
-        return cast("pd.DataFrame", self._as(to_pandas, "pandas", series, timeframe, options))
+        library("pandas")  # before anything is fetched
+        return self.candles(series, timeframe, **options).pandas()
 
     def polars(self, series: str, timeframe: str = "1m", **options: Unpack[Options]) -> pl.DataFrame:
         """A polars DataFrame: `timestamp` as Datetime("ms", "UTC") and five Float64 columns."""
-        return cast("pl.DataFrame", self._as(to_polars, "polars", series, timeframe, options))
+        library("polars")
+        return self.candles(series, timeframe, **options).polars()
 
     def arrow(self, series: str, timeframe: str = "1m", **options: Unpack[Options]) -> pa.Table:
         """An Arrow table; the metadata `candlegraph` of its schema holds the attrs as JSON."""
-        return cast("pa.Table", self._as(to_arrow, "pyarrow", series, timeframe, options))
+        library("pyarrow")
+        return self.candles(series, timeframe, **options).arrow()
 
     def numpy(self, series: str, timeframe: str = "1m", **options: Unpack[Options]) -> dict[str, Column]:
         """Arrays by name: `timestamp` as datetime64[ms] in UTC and five of float64."""
-        return cast("dict[str, Column]", self._as(to_numpy, "numpy", series, timeframe, options))
+        return self.candles(series, timeframe, **options).numpy()
 
-    def _as(self, convert: Converter, needs: str, series: str, timeframe: str, options: Options) -> Any:
-        library(needs)  # before anything is fetched
+    def candles(self, series: str, timeframe: str = "1m", **options: Unpack[Options]) -> Candles:
+        """The candles with what is known of them: `complete`, `gaps`, `sources`, `revision`; its methods make every form."""
         named = Series.parse(series, timeframe, options.get("timezone"))
-        candles = _load(self._client(), named, options)
-        return convert(candles, candles.attrs(named.path, timeframe))
+        return replace(_load(self._client(), named, options), series=named.path, timeframe=timeframe)
 
 
 def _load(client: Client, series: Series, options: Options) -> Candles:
@@ -117,17 +118,10 @@ class Client:
     """A client of one server. Its address is ``url``, CANDLEGRAPH_URL or http://127.0.0.1:8000."""
 
     def __init__(
-        self,
-        url: str | None = None,
-        *,
-        username: str | None = None,
-        password: str | None = None,
-        token: str | None = None,
-        cache_folder: Path | None = None,
-        http: httpx.Client | None = None,
+        self, url: str | None = None, *, cache_folder: Path | None = None, **options: Unpack[SessionOptions]
     ) -> None:
-        """Connect with the first request. ``http`` is for proxies and certificates of your own."""
-        self.session = Session(url, username=username, password=password, token=token, http=http)
+        """Connect with the first request; see `SessionOptions`. Local copies go into ``cache_folder``."""
+        self.session = Session(url, **options)
         self.mirror = Mirror(self.session, cache_folder)
         self.history = History(lambda: self)
 

@@ -5,7 +5,6 @@ A long span is exported first, which is many times faster; only what the export 
 
 from __future__ import annotations
 
-import json
 import time
 from dataclasses import replace
 from importlib.util import find_spec
@@ -13,9 +12,10 @@ from typing import NamedTuple
 
 import numpy as np
 
-from candlegraph_client.candles import METADATA_KEY, NAMES, Candles, from_arrow, library
+from candlegraph_client.candles import NAMES, Candles
 from candlegraph_client.errors import Conflict, NotFound
-from candlegraph_client.operations import HISTORY, CandleSeries, Gap, HistoryAnswer, Source
+from candlegraph_client.exporting import MAX_READS, read_export
+from candlegraph_client.operations import HISTORY, CandleSeries, Gap, HistoryAnswer
 from candlegraph_client.series import END_MS, Series, Span, subtract, union
 from candlegraph_client.session import Session
 
@@ -24,7 +24,6 @@ EXPORT_ROWS = 4 * PAGE_ROWS  # a shorter span takes fewer requests page by page
 SETTLING_MS = 3_600_000  # a bucket that ended so long ago has settled
 FETCHABLE = frozenset({"NOT_FETCHED", "PENDING", "OUTAGE"})  # gaps of which another query may fetch something
 _PAUSE_S = 0.5
-_MAX_READS = 5  # of a span that is corrected meanwhile, each from the beginning
 
 
 class Loaded(NamedTuple):
@@ -57,38 +56,14 @@ def load_export(session: Session, series: Series, span: Span | None) -> Loaded:
         query["timezone"] = series.timezone
     if span is not None:
         query |= {"since": str(span[0]), "until": str(span[1])}
-    pyarrow, ipc = library("pyarrow"), library("pyarrow.ipc")
-    for _ in range(_MAX_READS):
-        body, coding = session.export(query)
-        try:
-            file = pyarrow.BufferReader(body)
-            table = ipc.open_stream(
-                pyarrow.CompressedInputStream(file, coding) if coding != "identity" else file
-            ).read_all()
-            break
-        except (pyarrow.ArrowInvalid, OSError):  # a correction in the middle of it ends an export
-            continue
-    else:
-        raise Conflict(f"{series.path} is corrected faster than it can be exported: try again later.")
-    about = json.loads(table.schema.metadata[METADATA_KEY])
-    candles = replace(
-        from_arrow(table),
-        gaps=tuple(about["gaps"]),
-        sources=tuple(
-            Source(since=one["since"], until=one["until"], source=one["source"], fetchedAt=None)
-            for one in about["sources"]
-        ),
-        revision=about["revision"],
-        timezone=about["timezone"],
-        server_id=about["serverId"],
-    )
-    first = about["since"] if span is None else span[0]
-    return Loaded(candles, subtract([(first, about["until"])], spans_to_fetch(candles.gaps)))
+    candles, (since, until), all_listed = read_export(session, query)
+    first = since if span is None else span[0]
+    return Loaded(candles, subtract([(first, until)], spans_to_fetch(candles.gaps)) if all_listed else [])
 
 
 def load_pages(session: Session, series: Series, span: Span) -> Loaded:
     """The candles of a span by the query, page after page. Conflict where corrections come between them again and again."""
-    for _ in range(_MAX_READS):
+    for _ in range(MAX_READS):
         pages: list[Candles] = []
         at = span[0]
         while True:

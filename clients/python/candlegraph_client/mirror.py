@@ -9,20 +9,22 @@ import contextlib
 import json
 import os
 import tempfile
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 from urllib.parse import quote
 
 from platformdirs import user_cache_path
 
-from candlegraph_client.candles import METADATA_KEY, NAMES, Candles, from_arrow, library
+from candlegraph_client.candles import METADATA_KEY, Batches, Candles, arrow_table, library
 from candlegraph_client.loading import PAGE_ROWS, Loaded, candles_of, load, reached, spans_to_fetch
 from candlegraph_client.operations import REFRESH, Gap, RefreshAnswer
 from candlegraph_client.series import Series, Span, subtract, union
 from candlegraph_client.session import Session
 
 _LAYOUT = 1  # of the files: one of another layout counts as none
+_GROUP_ROWS = 65_536  # written and read at once: beside the columns no second copy is in memory
 
 
 class Mirror:
@@ -104,7 +106,6 @@ class Mirror:
     def _keep(self, series: Series, loaded: Loaded) -> None:
         candles = loaded.candles
         server_id = str(candles.server_id)
-        pyarrow, parquet = library("pyarrow"), library("pyarrow.parquet")
         about = {
             "layout": _LAYOUT,
             "known": loaded.known,
@@ -114,15 +115,11 @@ class Mirror:
             "timezone": candles.timezone,
             "server_id": server_id,
         }
-        arrays = [pyarrow.array(candles.columns["timestamp"], pyarrow.timestamp("ms", "UTC"))]
-        arrays += [pyarrow.array(candles.columns[name]) for name in NAMES[1:]]
-        table = pyarrow.Table.from_arrays(
-            arrays, names=list(NAMES), metadata={METADATA_KEY: json.dumps(about).encode()}
-        )
-        sink = pyarrow.BufferOutputStream()
-        parquet.write_table(table, sink, compression="zstd")
-        _write(self._path(series, server_id), sink.getvalue().to_pybytes())
-        _write(self._pointer, server_id.encode())
+        table = arrow_table(candles, about)
+        with _replacing(self._path(series, server_id)) as file:
+            library("pyarrow.parquet").write_table(table, file, compression="zstd", row_group_size=_GROUP_ROWS)
+        with _replacing(self._pointer) as file:
+            file.write(server_id.encode())
 
 
 def _gaps(loaded: Loaded, span: Span) -> tuple[Gap, ...]:
@@ -132,14 +129,17 @@ def _gaps(loaded: Loaded, span: Span) -> tuple[Gap, ...]:
 
 def _read(path: Path) -> Loaded | None:
     """A copy; None where there is none that can be read."""
-    pyarrow, parquet = library("pyarrow"), library("pyarrow.parquet")
+    batches = Batches()
     try:
-        table = parquet.read_table(pyarrow.BufferReader(path.read_bytes()))
-        about: dict[str, Any] = json.loads(table.schema.metadata[METADATA_KEY])
-        if about["layout"] != _LAYOUT:
-            return None
+        with path.open("rb") as opened:
+            file = library("pyarrow.parquet").ParquetFile(opened)
+            about: dict[str, Any] = json.loads(file.schema_arrow.metadata[METADATA_KEY])
+            if about["layout"] != _LAYOUT:
+                return None
+            for batch in file.iter_batches(_GROUP_ROWS):
+                batches.add(batch)
         candles = replace(
-            from_arrow(table),
+            batches.candles(),
             gaps=tuple(about["gaps"]),
             sources=tuple(about["sources"]),
             revision=about["revision"],
@@ -151,13 +151,14 @@ def _read(path: Path) -> Loaded | None:
         return None
 
 
-def _write(path: Path, content: bytes) -> None:
-    """Replace a file in one step: a reader sees the old or the new one, whole."""
+@contextlib.contextmanager
+def _replacing(path: Path) -> Iterator[IO[bytes]]:
+    """A new file that takes its place in one step, when it is whole: a reader sees the old or the new one."""
     path.parent.mkdir(parents=True, exist_ok=True)
     number, part = tempfile.mkstemp(dir=path.parent, prefix=".")
     try:
         with os.fdopen(number, "wb") as file:
-            file.write(content)
+            yield file
         Path(part).replace(path)
     except BaseException:
         Path(part).unlink(missing_ok=True)

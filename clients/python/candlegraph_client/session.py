@@ -7,7 +7,7 @@ import random
 import threading
 import time
 from collections.abc import Callable, Mapping
-from typing import Any, TypeVar
+from typing import Any, TypedDict, TypeVar, Unpack
 from urllib.parse import urlsplit
 
 import httpx
@@ -33,28 +33,30 @@ _BUSY: dict[int, type[CandlegraphError]] = {429: RateLimited, 502: Unreachable, 
 T = TypeVar("T")
 
 
+class SessionOptions(TypedDict, total=False):
+    """The account of a session: ``username`` and ``password``, or a ``token``; ``http`` for proxies and certificates."""
+
+    username: str | None
+    password: str | None
+    token: str | None
+    http: httpx.Client | None
+
+
 class Session:
     """Sends requests, signs in before the first one, and again when the token has expired. Threads may share it."""
 
-    def __init__(
-        self,
-        url: str | None = None,
-        *,
-        username: str | None = None,
-        password: str | None = None,
-        token: str | None = None,
-        http: httpx.Client | None = None,
-    ) -> None:
+    def __init__(self, url: str | None = None, **options: Unpack[SessionOptions]) -> None:
         """Send nothing yet. Without ``url``, CANDLEGRAPH_URL counts; without an account, CANDLEGRAPH_TOKEN."""
         self.url = (url or os.environ.get("CANDLEGRAPH_URL") or LOCAL_URL).rstrip("/").removesuffix("/graphql")
         if urlsplit(self.url).scheme not in ("http", "https"):
             raise BadUserInput(f"{self.url!r} is no address of a server: it begins with http:// or https://.")
-        if (username is None) != (password is None):
+        account = {name: options.get(name) for name in ("username", "password")}
+        if (account["username"] is None) != (account["password"] is None):
             raise BadUserInput("Give `username` and `password` together.")
-        self._account = None if username is None else {"username": username, "password": password}
-        self._token = token or (None if username else os.environ.get("CANDLEGRAPH_TOKEN"))
+        self._account = None if account["username"] is None else account
+        self._token = options.get("token") or (None if self._account else os.environ.get("CANDLEGRAPH_TOKEN"))
         self._refresh_token: str | None = None
-        self._http = http or httpx.Client(timeout=TIMEOUT)
+        self._http = options.get("http") or httpx.Client(timeout=TIMEOUT)
         self._signing_in = threading.Lock()
 
     @property
@@ -70,21 +72,20 @@ class Session:
         """The data of the answer, whole: an error of any field is raised."""
         return self._retried(lambda token: self._post(document, variables, token))
 
-    def export(self, query: Mapping[str, Any]) -> tuple[bytes, str]:
-        """An export as Arrow: the bytes of its body, and their content coding."""
+    def export(self, query: Mapping[str, str]) -> httpx.Response:
+        """An export as Arrow, zstd or plain: its body is still to be read, and the response to be closed."""
 
-        def attempt(token: str | None) -> tuple[bytes, str]:
+        def attempt(token: str | None) -> httpx.Response:
             headers = self._headers(token) | {"accept-encoding": "zstd"}
+            request = self._http.build_request("GET", f"{self.url}/export/candles.arrow", params=query, headers=headers)
             try:
-                with self._http.stream(
-                    "GET", f"{self.url}/export/candles.arrow", params=query, headers=headers
-                ) as response:
-                    if response.status_code != 200:
-                        response.read()
-                        raise _refusal_of(response)
-                    return b"".join(response.iter_raw()), response.headers.get("content-encoding", "identity")
+                response = self._http.send(request, stream=True)
+                if response.status_code == 200:
+                    return response
+                response.read()
             except httpx.TransportError as error:
                 raise self.unreachable(error) from error
+            raise _refusal_of(response)
 
         return self._retried(attempt)
 

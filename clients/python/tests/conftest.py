@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
+import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,7 +19,7 @@ import pytest
 from cable import Cable
 from candlegraph_client import Client
 
-HANG_S = 15.0  # only a guard against a test that hangs
+HANG_S = 120.0  # only a guard against a test that hangs
 MINUTE_MS = 60_000
 T0 = 1_714_521_600_000  # 2024-05-01
 NUMBERS = ("open", "high", "low", "close", "volume")
@@ -33,11 +36,20 @@ def eventually(holds: Callable[[], object]) -> None:
 
 
 @dataclass(frozen=True)
+class Process:
+    """A server of one test."""
+
+    url: str
+    process: subprocess.Popen[bytes]
+
+
+@dataclass(frozen=True)
 class Server:
-    """A server that runs, and the Python of its programs."""
+    """A server that runs, the Python of its programs, and the command that starts one like it."""
 
     url: str
     python: str
+    command: list[str]
     environment: dict[str, str]
 
     def run(self, program: str, *arguments: str, given: str = "") -> None:
@@ -48,10 +60,27 @@ class Server:
             input=given,
             capture_output=True,
             text=True,
-            timeout=4 * HANG_S,
+            timeout=HANG_S,
             check=False,
         )
         assert done.returncode == 0, done.stderr
+
+    @contextmanager
+    def another(self) -> Iterator[Process]:
+        """One more server over the same database, with the same clock."""
+        folder = tempfile.TemporaryDirectory()
+        with folder, Path(folder.name, "log").open("w+b") as log:
+            environment = self.environment | {"DATA_DIR": folder.name}
+            process = subprocess.Popen([*self.command, "serve", "--port", "0"], env=environment, stdout=log, stderr=log)
+            try:
+                served = re.compile(r"serves (http://\S+:\d+)/graphql")
+                eventually(lambda: process.poll() is not None or served.search(Path(log.name).read_text()))
+                match = served.search(Path(log.name).read_text())
+                assert match, Path(log.name).read_text()
+                yield Process(match[1], process)
+            finally:
+                process.kill()
+                process.wait()
 
     def store(self, folder: Path, stored: Mapping[str, Sequence[Row]]) -> None:
         """Import 1m candles of several series."""
@@ -105,6 +134,13 @@ def client(server: Server) -> Iterator[Client]:
     """A client of the server."""
     with Client(server.url) as client:
         yield client
+
+
+@pytest.fixture
+def fast_cable(fast: Server) -> Iterator[Cable]:
+    """A cable to the fast server."""
+    with Cable(fast.url) as cable:
+        yield cable
 
 
 @pytest.fixture

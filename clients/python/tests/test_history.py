@@ -13,7 +13,7 @@ import pandas as pd
 import pyarrow as pa
 import pytest
 from cable import Cable
-from candlegraph_client import Client, errors
+from candlegraph_client import Candles, Client, errors
 from conftest import MINUTE_MS, NUMBERS, T0, Row, Server
 
 SERIES = "demo/synthetic/BTC/USD"
@@ -125,6 +125,40 @@ def test_a_frame_has_a_utc_index_and_says_what_it_is(server: Server, client: Cli
     assert json.loads(json.dumps(attrs)) == attrs  # pandas writes them into a Parquet file
     table = client.history.arrow("x/imp/GAPS", "1m", since=T0, until=T0 + 3_000 * MINUTE_MS)
     assert json.loads(table.schema.metadata[b"candlegraph"])["gaps"] == attrs["gaps"]
+
+
+def test_every_form_is_one_call_from_what_is_known_of_the_candles(client: Client, stored: Any) -> None:
+    """A polars frame and arrays have no place for it."""
+    span = {"since": T0, "until": T0 + 3_000 * MINUTE_MS}
+    candles = client.history.candles("x/imp/GAPS", "1m", **span)
+    frame = client.history("x/imp/GAPS", "1m", **span)
+    assert candles.attrs == frame.attrs == candles.pandas().attrs
+    assert (candles.complete, candles.revision, candles.gaps[0]["since"]) == (False, "0", T0 + 1_000 * MINUTE_MS)
+    assert {source["source"] for source in candles.sources} <= {"STORE", "CACHE"}
+    assert candles.polars().equals(client.history.polars("x/imp/GAPS", "1m", **span))
+    assert candles.arrow().equals(client.history.arrow("x/imp/GAPS", "1m", **span), check_metadata=True)
+    assert candles.numpy()["close"].tolist() == frame["close"].tolist()
+    assert repr(candles) == "<Candles x/imp/GAPS 1m: 2,000, incomplete, gaps: 1>"
+
+
+def test_a_notebook_shows_the_series_its_gaps_and_its_ends(client: Client, stored: Any) -> None:
+    shown = client.history.candles("x/imp/GAPS", "1m", since=T0, until=T0 + 3_000 * MINUTE_MS)._repr_html_()
+    for text in ("x/imp/GAPS", "1m, UTC, candles: 2,000", "incomplete, gaps: 1", "2024-05-02T09:20:00Z: NOT_FETCHED"):
+        assert text in shown
+    first, last = stored["x/imp/GAPS"][0], stored["x/imp/GAPS"][-1]
+    assert all(f"<td>{number!r}</td>" in shown for number in (*first[1:], *last[1:]))
+    assert shown.count("<tr>") == 1 + 3 + 1 + 3
+    few = client.history.candles("x/imp/TINY", "1m", since=T0, until=T0 + 2 * MINUTE_MS)._repr_html_()
+    assert (few.count("<tr>"), "incomplete" in few) == (1 + 2, False)
+
+
+def test_a_notebook_shows_names_as_text() -> None:
+    columns = Candles.of({name: [] for name in ("timestamp", *NUMBERS)}).columns
+    gap = {"since": 0, "until": 1, "reason": "OUTAGE", "detail": "<script>"}
+    shown = Candles(columns, (gap,) * 8, series="m/p/<b>", timeframe="1m")._repr_html_()
+    assert "<script>" not in shown
+    assert "m/p/&lt;b&gt;" in shown
+    assert "and 3 more" in shown
 
 
 def test_the_server_fetches_what_is_missing(client: Client) -> None:

@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import threading
-from collections.abc import Iterator
-from datetime import datetime
 from pathlib import Path
 
 import pytest
@@ -14,65 +11,10 @@ from candlegraph_client import Candle, Client, errors
 from candlegraph_client.following import Position
 from candlegraph_client.series import to_ms
 from conftest import MINUTE_MS, Server, eventually
+from listening import SERIES, Listener, newest
 
-SERIES = "demo/synthetic/BTC/USD"
 CUTS = 6
 CORRECTION = 2.0
-
-
-class Listener:
-    """Collects the candles of a subscription in a thread of its own, until it is stopped."""
-
-    def __init__(self, url: str, *, asynchronous: bool = False, corrections: bool = False) -> None:
-        self.candles: list[Candle] = []
-        self.fault: BaseException | None = None
-        self._client = Client(url)
-        self._live = self._client.live(SERIES, "1m", corrections=corrections)
-        self._stopped = False
-        self._thread = threading.Thread(target=self._run, args=(asynchronous,), daemon=True)
-        self._thread.start()
-
-    def _run(self, asynchronous: bool) -> None:
-        try:
-            asyncio.run(self._iterate_async()) if asynchronous else self._iterate()
-        except BaseException as error:  # noqa: BLE001 - the test shows it
-            self.fault = error
-
-    def _iterate(self) -> None:
-        for candle in self._live:
-            self.candles.append(candle)
-            if self._stopped:
-                break
-
-    async def _iterate_async(self) -> None:
-        async for candle in self._live:
-            self.candles.append(candle)
-            if self._stopped:
-                break
-
-    @property
-    def closed(self) -> list[Candle]:
-        """Without corrections."""
-        return [candle for candle in self.candles if not candle.corrected]
-
-    def stop(self) -> None:
-        """Stop with the next candle."""
-        self._stopped = True
-        eventually(lambda: not self._thread.is_alive())
-        self._client.close()
-        assert self.fault is None
-
-
-def newest(server: Server) -> datetime:
-    """The newest closed candle."""
-    with Client(server.url) as client:
-        return client.history(SERIES, "1m", limit=1).index[-1].to_pydatetime()
-
-
-@pytest.fixture
-def fast_cable(fast: Server) -> Iterator[Cable]:
-    with Cable(fast.url) as cable:
-        yield cable
 
 
 def test_no_candle_is_missing_or_comes_twice_when_the_network_is_cut(

@@ -17,7 +17,8 @@ from test_history import walk
 
 SERIES = "x/imp/MIRRORED/1"
 COUNT = 21_000
-SPAN = {"since": T0, "until": T0 + 60 * COUNT * MINUTE_MS}
+BEGIN = T0 - 2 * COUNT * MINUTE_MS  # all of it is over, also by the clock of the fast server, which begins at T0
+SPAN = {"since": BEGIN, "until": BEGIN + 60 * COUNT * MINUTE_MS}
 
 
 @dataclass
@@ -49,8 +50,8 @@ def stored(server: Server, fast: Server, tmp_path_factory: pytest.TempPathFactor
     """The series on both servers, with other candles on the second one."""
     folders = [tmp_path_factory.mktemp("rows"), tmp_path_factory.mktemp("rows")]
     with ThreadPoolExecutor() as pool:
-        here = pool.submit(server.store, folders[0], {SERIES: walk(COUNT)})
-        fast.store(folders[1], {SERIES: walk(COUNT, seed=6)})
+        here = pool.submit(server.store, folders[0], {SERIES: walk(COUNT, BEGIN)})
+        fast.store(folders[1], {SERIES: walk(COUNT, BEGIN, seed=6)})
         here.result()
 
 
@@ -64,8 +65,8 @@ def test_a_warm_copy_takes_one_request_and_a_correction_only_its_candles(
     assert warm_bytes * 100 < cold_bytes
     pd.testing.assert_frame_equal(warm, cold, check_exact=True)
 
-    rows = walk(COUNT)
-    added = walk(20, since=T0 + COUNT * MINUTE_MS)
+    rows = walk(COUNT, BEGIN)
+    added = walk(20, since=BEGIN + COUNT * MINUTE_MS)
     server.store(tmp_path, {SERIES: added})
     more, requests, _ = mirrored.load()
     assert requests == 1
@@ -127,7 +128,7 @@ def test_an_interrupted_write_leaves_the_old_copy_whole(mirrored: Mirrored, monk
 
     monkeypatch.setattr(mirror.Path, "replace", interrupt)
     with pytest.raises(KeyboardInterrupt):
-        mirrored.load(since=T0 - MINUTE_MS, until=T0 + MINUTE_MS)
+        mirrored.load(since=BEGIN - MINUTE_MS, until=BEGIN + MINUTE_MS)
     assert [one.name for one in file.parent.iterdir()] == [file.name]
     assert file.read_bytes() == before
 

@@ -25,13 +25,14 @@ from candlegraph.candle import Candles, concat
 from candlegraph.series import Instrument
 from candlegraph.span import Span, Spans
 from candlegraph.timeframe import MINUTE
+from candlegraph.timings import Timings
 from history import export as export_module
 from server.settings import Settings
 from server.transport.app import create_app
 from server.wiring import Runtime, open_runtime
 from storage.batches import CandleWrite
 from tests.timings import PATIENT
-from tests.waiting import eventually
+from tests.waiting import HANG_S, eventually
 
 T0 = 1_714_521_600_000  # 2024-05-01
 MINUTE_MS = 60_000
@@ -97,9 +98,9 @@ class World:
 
 
 @asynccontextmanager
-async def served(dsn: str, **settings: Any) -> AsyncIterator[World]:
+async def served(dsn: str, timings: Timings = PATIENT, **settings: Any) -> AsyncIterator[World]:
     given = Settings.read(db_connection_string=SecretStr(dsn), **settings)
-    async with open_runtime(given, timings=PATIENT) as running:
+    async with open_runtime(given, timings=timings) as running:
         app = create_app(running)
         listening = socket.create_server(("127.0.0.1", 0))
         server = uvicorn.Server(uvicorn.Config(app, lifespan="off", log_config=None))
@@ -178,6 +179,26 @@ async def test_a_file_equals_the_api_bit_for_bit(
         ]
         assert about["complete"] is False
         assert about["sources"]
+
+
+async def test_a_million_candles_are_those_of_the_database(world: World) -> None:
+    """Compared with PostgreSQL's own binary COPY of the table."""
+    owner = await world.store("M", candles(1_000_000, T0 - 1_000_000 * MINUTE_MS))
+    fields = [("count", ">i2")]
+    fields += [pair for name in ("timestamp", *NUMBERS) for pair in ((f"size of {name}", ">i4"), (name, ">f8"))]
+    fields[2] = ("timestamp", ">i8")  # microseconds since 2000
+    query = f"select timestamp, {', '.join(NUMBERS)} from ohlcv_data where instrument_id = {owner} order by timestamp"
+    copied = io.BytesIO()
+    async with world.running.database.transaction() as connection:
+        await connection.copy_from_query(query, output=copied, format="binary")
+    stored = np.frombuffer(copied.getbuffer(), np.dtype(fields), offset=19, count=1_000_000)
+    for kind in ("arrow", "parquet"):
+        _, body = await world.get(kind, symbol="M")
+        table = pa.ipc.open_stream(body).read_all() if kind == "arrow" else pq.read_table(io.BytesIO(body))
+        stamps = table["timestamp"].cast(pa.int64()).to_numpy()
+        assert np.array_equal(stamps, stored["timestamp"] // 1000 + 946_684_800_000)
+        for name in NUMBERS:
+            assert np.array_equal(table[name].to_numpy(), stored[name])
 
 
 async def test_several_symbols_are_rows_of_one_file_and_none_is_a_formula(world: World) -> None:
@@ -342,6 +363,34 @@ async def test_exports_are_counted_and_a_cancelled_one_leaves_nothing_behind(
         await eventually(is_free)
         names = [task.get_name() for task in asyncio.all_tasks()]
         assert "next page of an export" not in names
+        assert world.running.services.budget.reserved == 0
+
+
+@pytest.mark.parametrize("turn_s", [0.0, HANG_S], ids=["past its turn", "in its turn"])
+async def test_a_slow_reader_gives_its_place_to_the_next_when_its_turn_is_over(
+    new_database: Callable[..., Any], migrated_template: str, turn_s: float
+) -> None:
+    """It is cut off in the middle, which it sees, and resumes by the revision."""
+    timings = replace(PATIENT, export_turn_s=turn_s)
+    async with served(await new_database(migrated_template), timings, exports=1) as world:
+        await world.store("A", candles(120_000))  # more than the sockets hold
+        asked = {
+            "params": {"market": "x", "provider": "imp", "symbol": "A"},
+            "headers": {"accept-encoding": "identity"},
+        }
+        async with world.http.get("/export/candles.jsonl", read_bufsize=1024, **asked) as slow:
+            assert slow.status == 200
+            begun = await slow.content.readline()
+            response, body = await world.get("csv", symbol="A", until=T0 + 5 * MINUTE_MS)
+            if turn_s:
+                assert (response.status, json.loads(body)["errors"][0]["extensions"]["code"]) == (429, "OVERLOADED")
+                return
+            assert len(rows_of("csv", body)) == 5
+            with pytest.raises(aiohttp.ClientPayloadError):
+                await slow.read()
+        last, revision = json.loads(begun)["timestamp"], slow.headers["candlegraph-revision"]
+        response, body = await world.get("jsonl", symbol="A", since=last + 1, revision=revision)
+        assert len(rows_of("jsonl", body)) == 119_999
         assert world.running.services.budget.reserved == 0
 
 
