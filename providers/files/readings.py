@@ -19,7 +19,7 @@ from candlegraph.errors import InvalidCandles
 from candlegraph.timeframe import Timeframe
 from candlegraph.zone import Zone
 from providers.files.folder import name_of
-from providers.tables.reader import Table, is_parquet, read_table
+from providers.tables.reader import Table, is_typed, read_table
 from providers.tables.steps import check_steps
 
 _HEAD_BYTES = 8_192  # the head of a text, which shows its dialect
@@ -65,7 +65,7 @@ def shows(table: Table, zone: Zone, share: float = 0.0) -> bool:
 
 def read_head(path: Path, timeframe: Timeframe, zone: Zone) -> Table | None:
     """The first rows of a text, plain or gzipped; None if these alone cannot be read."""
-    if is_parquet(path):
+    if is_typed(path):
         return None
     try:
         with path.open("rb") as plain, gzip.open(path) as packed:

@@ -85,7 +85,10 @@ def test_files_that_cannot_be_served_are_listed_with_the_reason(cli: Command, tm
     os.utime(tmp_path / "B.csv", (0, 0))
     assert cli("providers", FILES_DIR=str(tmp_path)).stdout.splitlines()[-2:] == [
         "files/files: A.zip: only CSV, TSV and other delimited text (plain or gzipped) and Parquet are read",
-        "files/files: B.csv: it is no table of candles: it begins with 'nothing'",
+        (
+            "files/files: B.csv: it is no table of candles: it begins with 'nothing'. A table has rows of a time and four "
+            "prices, separated by a comma, semicolon, tab or |"
+        ),
     ]
 
 
