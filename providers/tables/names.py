@@ -26,6 +26,7 @@ _METATRADER = {
     "W1": "1w",
     "MN": "1mon",
 }
+_MINUTES = {"1": "1m", "5": "5m", "15": "15m", "30": "30m", "60": "1h", "240": "4h", "720": "12h", "1440": "1d"}
 _QUOTES = (
     "USDT",
     "USDC",
@@ -75,10 +76,11 @@ class FileName:
     @property
     def pair(self) -> str:
         """The symbol as ccxt writes a pair, ``BTC/USDT`` for ``BTCUSDT`` and ``XBTUSDT``; unchanged if it is none."""
-        for quote in (*_QUOTES, *_COINS):
-            base = self.symbol.removesuffix(quote)
-            if base != self.symbol and re.fullmatch(r"[A-Z0-9]{2,}", base):
-                return f"{_KRAKEN_NAMES.get(base, base)}/{_KRAKEN_NAMES.get(quote, quote)}"
+        for letters in (3, 2):  # XBTUSD is no XB/TUSD, and OPUSDT is OP/USDT
+            for quote in (*_QUOTES, *_COINS):
+                base = self.symbol.removesuffix(quote)
+                if base != self.symbol and re.fullmatch(rf"[A-Z0-9]{{{letters},}}", base):
+                    return f"{_KRAKEN_NAMES.get(base, base)}/{_KRAKEN_NAMES.get(quote, quote)}"
         return self.symbol
 
 
@@ -108,7 +110,7 @@ def name_of(path: str) -> FileName:
 
 
 def _timeframe(found: dict[str, str | None]) -> Timeframe | None:
-    text = found.get("t") or (f"{found['m']}m" if found.get("m") else _METATRADER.get(found.get("mt") or ""))
+    text = found.get("t") or _MINUTES.get(found.get("m") or "") or _METATRADER.get(found.get("mt") or "")
     match = re.fullmatch(r"(\d*)_?([A-Za-z]+)", text or "")
     if not match:
         return None

@@ -19,8 +19,6 @@ _NUMBER = re.compile(r"[-+]?[$€£]?\s?\d[\d.,'\u2019\u00a0\u202f ]*([eE][-+]?\
 _COMMA_GROUPS = re.compile(r"[^\d]*\d{1,3}(,\d{3})+")
 _DOT_GROUPS = re.compile(r"[^\d]*\d{1,3}(\.\d{3})+")
 _IGNORED = r"[\s'\x{2019}\x{a0}\x{202f}$€£]"
-_SUFFIXES = {"k": 1e3, "m": 1e6, "b": 1e9}
-_SAMPLE = 5_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,6 +73,8 @@ def floats(column: pl.Series, style: NumberStyle) -> tuple[Floats, Bools]:
     """A column as numbers, and a mask of the cells that are none: these are NaN. InvalidCandles for another type."""
     import polars as pl  # noqa: PLC0415 - lazily, see reader.py
 
+    if column.dtype == pl.Binary:
+        return _with_mask(_fixed_point(column))
     if column.dtype != pl.String and not column.dtype.is_numeric():
         raise InvalidCandles(f"is of type {column.dtype}, which is no number")
     if column.dtype != pl.String:
@@ -88,10 +88,23 @@ def floats(column: pl.Series, style: NumberStyle) -> tuple[Floats, Bools]:
             again = again.set(again.str.contains(",", literal=True), None)
         read = again.cast(pl.Float64, strict=False)
         if read.has_nulls():
-            read = read.fill_null(_with_suffix(again))
+            read = read.fill_null(_with_exponent(again).cast(pl.Float64, strict=False))
         if read.count():
             found = found.scatter(waiting.arg_true(), read)
     return _with_mask(found)
+
+
+def _fixed_point(column: pl.Series) -> pl.Series:
+    """Integers of 8 or 16 bytes, in units of 1e-9 or 1e-16, which is how Nautilus stores prices."""
+    import polars as pl  # noqa: PLC0415 - lazily, see reader.py
+
+    cells = column.to_list()
+    widths = {len(cell) for cell in cells if cell is not None}
+    if not widths <= {8} and not widths <= {16}:
+        raise InvalidCandles("is of bytes, which are no number")
+    unit = 10**9 if widths <= {8} else 10**16
+    read = [None if cell is None else int.from_bytes(cell, "little", signed=True) / unit for cell in cells]
+    return pl.Series(read, dtype=pl.Float64)
 
 
 def _rewritten(column: pl.Series, style: NumberStyle) -> pl.Series:
@@ -101,12 +114,11 @@ def _rewritten(column: pl.Series, style: NumberStyle) -> pl.Series:
     return plain.str.replace(style.decimal, ".", literal=True) if style.decimal != "." else plain
 
 
-def _with_suffix(column: pl.Series) -> pl.Series:
-    """Numbers such as 4.79M; null for other cells."""
-    import polars as pl  # noqa: PLC0415 - lazily, see reader.py
-
-    factor = column.str.tail(1).str.to_lowercase().replace_strict(_SUFFIXES, default=None, return_dtype=pl.Float64)
-    return column.str.head(-1).cast(pl.Float64, strict=False) * factor
+def _with_exponent(column: pl.Series) -> pl.Series:
+    """Numbers such as 4.79M as 4.79e6."""
+    for suffix, exponent in (("(?i)k$", "e3"), ("(?i)m$", "e6"), ("(?i)b$", "e9")):
+        column = column.str.replace(suffix, exponent)
+    return column
 
 
 def _with_mask(found: pl.Series) -> tuple[Floats, Bools]:
