@@ -17,6 +17,7 @@ from candlegraph.zone import Int64s
 from providers.tables.columns import ColumnLayout, layout_of
 from providers.tables.dialect import Dialect, dialect_of
 from providers.tables.hints import Hints
+from providers.tables.size import check_rows
 from providers.tables.texts import Text
 
 if TYPE_CHECKING:
@@ -44,24 +45,27 @@ class DelimitedRows:
 
 def read_delimited(text: Text, file: str, hints: Hints) -> tuple[ColumnLayout, Iterator[DelimitedRows]]:
     """The layout of the columns, and the rows block by block. InvalidCandles, and the errors of the stream."""
-    _, head = next(text.blocks, (1, b""))
+    head = next(text.blocks, b"")
     chosen = [part for name in hints.columns.values() for part in name.split("+")]
     dialect = dialect_of(head, chosen, file, is_json=text.json is not None)
     layout = layout_of(dialect.head, hints.columns, hints.symbol)
     above = dialect.first_line - 1
     body = b"".join(head.split(b"\n", above)[above:])
-    return layout, _all_rows(chain([(dialect.first_line, body)], text.blocks), dialect, layout)
+    return layout, _all_rows(chain([body], text.blocks), dialect, layout)
 
 
-def _all_rows(blocks: Iterable[tuple[int, bytes]], dialect: Dialect, layout: ColumnLayout) -> Iterator[DelimitedRows]:
-    typed = True
-    for line, block in blocks:
+def _all_rows(blocks: Iterable[bytes], dialect: Dialect, layout: ColumnLayout) -> Iterator[DelimitedRows]:
+    typed, line = True, dialect.first_line
+    for block in blocks:
         frame = _frame(block, dialect, layout, as_text=False) if typed and block.endswith(b"\n") else None
         if frame is None:
             frame = _frame(block, dialect, layout, as_text=True)
             # A file of other spellings would fail in each block; one bad row fails in one.
             typed = typed and line > dialect.first_line
-        yield _rows(block, line, dialect, layout, _checked(frame, block, line))
+        frame = _checked(frame, block, line)
+        check_rows(line + frame.height)
+        yield _rows(block, line, dialect, layout, frame)
+        line += frame.height
 
 
 def _frame(block: bytes, dialect: Dialect, layout: ColumnLayout, *, as_text: bool) -> pl.DataFrame | None:
@@ -90,7 +94,9 @@ def _frame(block: bytes, dialect: Dialect, layout: ColumnLayout, *, as_text: boo
 
 
 def _checked(frame: pl.DataFrame | None, block: bytes, line: int) -> pl.DataFrame:
-    """InvalidCandles if a block was read as another number of rows than it has lines."""
+    """InvalidCandles if a block was read as another number of rows than it has lines, which quotation marks may cause."""
+    if frame is not None and b'"' not in block:
+        return frame
     rows = block.count(b"\n") + (block[-1:] not in {b"", b"\n"})
     if frame is None or frame.height != rows:
         if not rows:
@@ -117,6 +123,8 @@ def _rows(block: bytes, line: int, dialect: Dialect, layout: ColumnLayout, frame
     if not block.endswith(b"\n") and dialect.width - 1 in layout.numbers and _ends_cut(last):
         cut = int(lines[-1])
     # An empty line, a short row and a long row all show in one of these cells.
+    if not is_text and not first.null_count() and not last.null_count() and over.null_count() == len(over):
+        return DelimitedRows(frame, lines, cut=cut)
     odd = (first.is_null() | last.is_null() | over.is_not_null()).to_numpy()
     if is_text:  # a remark or a repeated header is not read as numbers
         odd = odd | ~first.str.contains(r"^[ \t\"]*-?\d").fill_null(value=False).to_numpy()

@@ -51,7 +51,7 @@ def read_records(source: Text, path: Path, hints: Hints) -> tuple[ColumnLayout, 
     import polars as pl  # noqa: PLC0415 - lazily, see reader.py
 
     text = b""
-    for _, block in source.blocks:
+    for block in source.blocks:
         text += block
         if len(text) > _MAX_JSON_BYTES:
             raise InvalidCandles(

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from candlegraph.candle import slices
 from candlegraph.clock import DAY_MS, HOUR_MS, MINUTE_MS
 from candlegraph.errors import BadUserInput, InvalidCandles
 from candlegraph.timeframe import Timeframe
@@ -69,7 +70,8 @@ def grid_of(stamps: Stamps, timeframe: Timeframe | None) -> Grid:
 
 
 def _fit(ms: Int64s, timeframe: Timeframe, zone: Zone) -> float:
-    return float(np.mean(timeframe.floor_all(ms, zone) == ms)) if len(ms) else 1.0
+    opened = sum(int(np.count_nonzero(timeframe.floor_all(ms[part], zone) == ms[part])) for part in slices(len(ms)))
+    return opened / len(ms) if len(ms) else 1.0
 
 
 def _on_grid(stamps: Stamps, timeframe: Timeframe) -> Grid:
@@ -97,7 +99,7 @@ def _before_the_end(ms: Int64s) -> int:
     """1 or 1,000 if all stamps are so many milliseconds before a minute, as 23:59:59 is; else 0."""
     if len(ms):
         for rest in (1, 1_000):
-            if ((ms + rest) % MINUTE_MS == 0).all():
+            if (int(ms[0]) + rest) % MINUTE_MS == 0 and ((ms + rest) % MINUTE_MS == 0).all():
                 return rest
     return 0
 
@@ -114,20 +116,25 @@ def _renamed(stamps: Stamps, timeframe: Timeframe) -> Grid | None:
             )
         return None
     if (found := _months(stamps.ms, zone)) is not None:
-        if len(np.unique(found.index(stamps.ms, zone))) < len(np.unique(stamps.ms)):
+        if not _one_each(found.index(stamps.ms, zone), stamps.ms):
             return None
         return Grid(
             found.floor_all(stamps.ms, zone), found, f"Renamed to the opening of the {found} candle: stamps at its end."
         )
     weekday = (days + 3) % 7  # 1970-01-01 was a Thursday
     week = Timeframe(1, "w")
-    one_each = len(np.unique(week.index(stamps.ms, zone))) == len(np.unique(stamps.ms))
+    one_each = _one_each(week.index(stamps.ms, zone), stamps.ms)
     usual = int(np.bincount(weekday).argmax()) if len(days) else 0
     if timeframe == week and one_each and usual == _FRIDAY and (weekday <= usual).all():
         return Grid(
             week.floor_all(stamps.ms, zone), week, "Renamed to the Monday of the week: stamps on its last trading day."
         )
     return None
+
+
+def _one_each(index: Int64s, ms: Int64s) -> bool:
+    """Whether different stamps, ascending, are in different buckets."""
+    return bool(((np.diff(index) > 0) == (np.diff(ms) > 0)).all())
 
 
 def _months(ms: Int64s, zone: Zone) -> Timeframe | None:
@@ -215,7 +222,15 @@ def _usual(steps: Int64s) -> Int64s:
     """The most frequent step, and the smallest one that is not an accident; in a file with gaps these may differ."""
     if len(steps) and int(steps.min()) == int(steps.max()) > 0:
         return steps[:1]
-    sizes, counts = np.unique(steps[steps > 0], return_counts=True)
+    sizes, counts = _counted(np.sort(steps[steps > 0]))
     # One wrong stamp can split a step into two halves.
     often = sizes[(counts > 2) & (counts * 20 >= len(steps))][:1]
     return np.append(sizes[[np.argmax(counts)]] if len(sizes) else sizes, often)
+
+
+def _counted(ascending: Int64s) -> tuple[Int64s, Int64s]:
+    """The distinct values of a sorted column, and how often each occurs; np.unique hashes, which takes much longer."""
+    if not len(ascending):
+        return ascending, ascending
+    starts = np.flatnonzero(np.append(True, ascending[1:] != ascending[:-1]))
+    return ascending[starts], np.diff(np.append(starts, len(ascending)))

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from candlegraph.candle import Candles
+from candlegraph.candle import Candles, Floats, slices
 from candlegraph.errors import InvalidCandles
 from candlegraph.timeframe import Timeframe
 from candlegraph.zone import Int64s, Zone
@@ -22,11 +22,11 @@ _STEPS = 4  # float steps that a price may be beyond a bound: adjusted prices ar
 def within_bounds(sheet: Sheet) -> tuple[Sheet, list[str]]:
     """Raise a high, and lower a low, that is a few float steps within the other prices; and lines for the user."""
     first, high, low, last, volume = sheet.numbers
+    if all(_bounded(*(column[part] for column in sheet.numbers[:4])) for part in slices(len(first))):
+        return sheet, []
     top, bottom = np.maximum(first, last), np.minimum(first, last)
     with np.errstate(invalid="ignore"):
         short, tall = high < top, low > bottom
-        if not short.any() and not tall.any():
-            return sheet, []
         short &= top - high <= _STEPS * np.spacing(np.abs(top))
         tall &= low - bottom <= _STEPS * np.spacing(np.abs(bottom))
     numbers = (first, np.where(short, top, high), np.where(tall, bottom, low), last, volume)
@@ -36,6 +36,10 @@ def within_bounds(sheet: Sheet) -> tuple[Sheet, list[str]]:
         if rows.any()
     ]
     return replace(sheet, numbers=numbers), words
+
+
+def _bounded(first: Floats, high: Floats, low: Floats, last: Floats) -> bool:
+    return bool(((high >= first) & (high >= last) & (low <= first) & (low <= last)).all())
 
 
 def row_problems(sheet: Sheet, timeframe: Timeframe, zone: Zone) -> dict[int, str]:

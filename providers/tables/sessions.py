@@ -37,7 +37,7 @@ def name_sessions(ms: Int64s, zone: Zone) -> bool:
     over a weekend. Days of a market that never closes are another span: from that time to the next.
     """
     days = zone.day_of(ms)
-    if len(ms) < _MIN_DAYS or len(np.unique(days)) < len(ms) or int(np.diff(days).max()) < 3:
+    if len(ms) < _MIN_DAYS or not (np.diff(days) > 0).all() or int(np.diff(days).max()) < 3:
         return False
     clocks = ms - zone.open_of_day(days)
     usual = int(np.median(clocks))

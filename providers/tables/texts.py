@@ -12,7 +12,6 @@ from dataclasses import dataclass
 
 from candlegraph.errors import InvalidCandles
 from providers.tables.containers import Stream
-from providers.tables.size import check_rows
 
 _BLOCK_BYTES = 16 << 20
 _HEAD_BYTES = 65_536
@@ -21,9 +20,9 @@ _JSON_ROWS = re.compile(rb"\[\s*\[")
 
 @dataclass(frozen=True, slots=True)
 class Text:
-    """A text: its blocks, each with the number of its first line; and whether it is JSON, of ``arrays`` or of ``records``."""
+    """A text: its blocks of whole lines; and whether it is JSON, of ``arrays`` or of ``records``."""
 
-    blocks: Iterator[tuple[int, bytes]]
+    blocks: Iterator[bytes]
     json: str | None = None
 
 
@@ -37,10 +36,10 @@ def text_of(source: Stream) -> Text:
         raise InvalidCandles("it is no text: it has zero bytes. CSV, JSON, Parquet, Feather and Arrow files are read")
     chunks = _decoded(chunks, wide) if wide else _without_mark(chunks)
     if head.lstrip(b"\xef\xbb\xbf \t\r\n")[:1] not in {b"[", b"{"}:
-        return Text(_numbered(_whole_lines(_line_feeds(chunks))))
+        return Text(_as_utf8(_whole_lines(_line_feeds(chunks))))
     if _JSON_ROWS.search(head):
-        return Text(_numbered(_whole_lines(_json_lines(chunks))), "arrays")
-    return Text(((1, chunk) for chunk in chunks), "records")
+        return Text(_as_utf8(_whole_lines(_json_lines(chunks))), "arrays")
+    return Text(chunks, "records")
 
 
 def _read(source: Stream, size: int) -> bytes:
@@ -115,22 +114,21 @@ def _whole_lines(chunks: Iterator[bytes]) -> Iterator[bytes]:
         cut = chunk.rfind(b"\n") + 1
         if cut and held:
             yield held
-        held, rest = (rest + chunk[:cut], chunk[cut:]) if cut else (held, rest + chunk)
+        whole = memoryview(chunk)[:cut]  # a slice would be another copy of the block
+        held, rest = (b"".join([rest, whole]), chunk[cut:]) if cut else (held, rest + chunk)
         if len(rest) > _BLOCK_BYTES:
             raise InvalidCandles("it is no table: one of its lines is longer than any row")
     if held or rest:
         yield held + rest
 
 
-def _numbered(blocks: Iterator[bytes]) -> Iterator[tuple[int, bytes]]:
-    """Each block with the number of its first line, as UTF-8."""
-    line, is_latin = 1, False
+def _as_utf8(blocks: Iterator[bytes]) -> Iterator[bytes]:
+    """Decode a text that is not UTF-8 as Latin-1: only names and remarks are not ASCII, and no number depends on them."""
+    is_latin = False
     for block in blocks:
         if not block.isascii():
             try:
                 _ = is_latin or block.decode()
             except UnicodeDecodeError:
-                is_latin = True  # only names and remarks are not ASCII, and no number depends on them
-        yield line, block.decode("latin-1").encode() if is_latin else block
-        line += block.count(b"\n")
-        check_rows(line - 1)
+                is_latin = True
+        yield block.decode("latin-1").encode() if is_latin else block
