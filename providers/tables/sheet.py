@@ -135,7 +135,9 @@ class SheetReader:
         stamp, kind = timestamps_of(_times(frame, self.layout), self._times)
         numbers, wrong = self._numbers(frame)
         priceless: Bools = np.logical_and.reduce(wrong[:4])
-        blank = priceless & (kind != UNREADABLE) & _is_empty(frame, self.layout)
+        blank = priceless & (kind != UNREADABLE)
+        if blank.any():
+            blank &= _is_empty(frame, self.layout)
         self._blank += int(np.count_nonzero(blank))
         bad: Bools = np.logical_or.reduce(wrong[:4]) | (kind == UNREADABLE)
         for at in np.flatnonzero(bad & ~blank).tolist():
@@ -222,10 +224,23 @@ class SheetReader:
         if has_volume:
             problems = problems | self._volumes
         kept = np.isin(line, list(self._volumes), invert=True) if has_volume and self._volumes else slice(None)
-        found = Sheet(
-            line, stamp, kind, (*numbers[:4], volume), problems, frozenset(self._symbols), self._cut, has_volume
+        owner = (
+            _joined([part[3] for part in self._parts]) if len(self._symbols) > 1 and self.hints.symbol is None else None
         )
-        return replace(found.rows(kept) if self._volumes else found, notes=tuple(notes))
+        found = Sheet(
+            line,
+            stamp,
+            kind,
+            (*numbers[:4], volume),
+            problems,
+            frozenset(self._symbols),
+            self._cut,
+            has_volume,
+            tuple(notes),
+            owner,
+            tuple(self._symbols),
+        )
+        return found.rows(kept) if self._volumes else found
 
     def _footers(self, line: NDArray[np.int32]) -> list[str]:
         """Leave the lines behind the last row out that hold words."""

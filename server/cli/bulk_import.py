@@ -98,9 +98,8 @@ def sources_of(patterns: Sequence[str]) -> list[Source]:
     """The files of paths, folders and patterns, in order. InvalidCandles if there are none, or an archive is damaged."""
     found: list[Source] = []
     for pattern in patterns:
-        paths = (
-            [Path(pattern)] if Path(pattern).exists() else [Path(p) for p in sorted(glob.glob(pattern, recursive=True))]
-        )
+        matches = glob.iglob(pattern, recursive=True)  # noqa: PTH207
+        paths = [Path(pattern)] if Path(pattern).exists() else sorted(map(Path, matches))
         if not paths:
             raise InvalidCandles(f"{pattern}: there is no such file or folder, and no file of this pattern")
         for path in paths:
@@ -145,7 +144,8 @@ async def import_many(
     outcome = Outcome()
     columns = (TextColumn("importing"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     async with open_runtime(settings, create=True) as running:
-        with Progress(*columns, console=Console(file=sys.stderr), transient=True) as progress:
+        console = Console(file=sys.stderr)
+        with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
             for source in progress.track(sources):
                 try:
                     for line in await _import(running, source, into, options, outcome):

@@ -441,8 +441,8 @@ async def test_every_file_that_cannot_be_served_is_listed_and_logged_once(
     assert said is not None
     cut = "it is no Parquet file that can be read: parquet: File out of specification: A Parquet file must contain a header"
     assert said.splitlines() == [
-        "C.csv and C.parquet hold 1m candles of 'C' both: keep one of them.",
-        "archive.zip: only CSV, TSV and other delimited text (plain or gzipped) and Parquet are read",
+        ("C.csv and C.parquet hold 1m candles of 'C' both: keep one of them, or join them by `candlegraph import`."),
+        "archive.zip: it is no table of candles: it begins with 'nothing'." + TABLE,
         "broken.csv: it is no table of candles: it begins with 'nothing'." + TABLE,
         f"cut_1m.parquet: {cut} and footer with at least 12 bytes",
         "dangling.csv: it is a link to no file",
@@ -453,7 +453,7 @@ async def test_every_file_that_cannot_be_served_is_listed_and_logged_once(
             "(the file is whole)"
         ),
         "notes.txt: it is no table of candles: it begins with 'nothing'." + TABLE,
-        "sheet.xlsx: only CSV, TSV and other delimited text (plain or gzipped) and Parquet are read",
+        f"sheet.xlsx: {folder._KINDS}",
     ]
     assert len(caplog.records) == 10
     await provider.listings()
