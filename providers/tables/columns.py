@@ -256,10 +256,9 @@ def _proved(head: Head, first: int, width: int) -> Order:
     known = [at for at in range(width - first) if rows and all(is_number(row[at]) for row in rows)]
     values = np.array([[plain_number(row[at]) for row in rows] for at in known if at == known.index(at)])
     order = order_of(values) if len(values) >= 4 else None
-    at = iter(range(1, width + 1))
-    usual = ",".join(
-        f"{name}={next(at) if name != 'time' or first == 1 else f'{next(at)}+{next(at)}'}" for name in FIELDS
-    )
+    times = "+".join(map(str, range(1, first + 1)))
+    fields = zip(VALUE_COLUMNS, range(first + 1, width + 1), strict=False)
+    usual = ",".join([f"time={times}", *(f"{name}={number}" for name, number in fields)])
     if order is None:
         raise InvalidCandles(
             f"line 1: it has no header, and no four of its columns can be open, high, low and close: {_cells(head)}. "

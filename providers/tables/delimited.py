@@ -46,7 +46,7 @@ class DelimitedRows:
 def read_delimited(text: Text, file: str, hints: Hints) -> tuple[ColumnLayout, Iterator[DelimitedRows]]:
     """The layout of the columns, and the rows block by block. InvalidCandles, and the errors of the stream."""
     head = next(text.blocks, b"")
-    chosen = [part for name in hints.columns.values() for part in name.split("+")]
+    chosen = [part for name in hints.columns.values() for part in name.split("+") if part]
     dialect = dialect_of(head, chosen, file, is_json=text.json is not None)
     layout = layout_of(dialect.head, hints.columns, hints.symbol)
     above = dialect.first_line - 1

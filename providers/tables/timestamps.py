@@ -30,6 +30,7 @@ TWICE = "this local time happens twice in {}, and the order of the rows does not
 
 _NUMBER, LOCAL, INSTANT, UNREADABLE, SKIPPED = range(5)
 _SHORTEST_MS = 10**11  # a smaller number is in seconds
+_NO_CLOCK_MS = 23 * 10**10  # nor is a larger one a time like 202401310930
 _WORDS, _SECONDS, _MILLIS, _MICROS, _NANOS, _DATE, _NO_DATE, _CLOCK = range(8)
 _SPELLINGS = (
     *("in words", "in seconds", "in milliseconds", "in microseconds", "in nanoseconds"),
@@ -110,7 +111,7 @@ def on_clock(stamp: Int64s, kind: Kinds, clock: Zone, dates: Zone | None) -> Ins
     that the clock skipped becomes the instant of the jump, with the kind ``SKIPPED``. For a local time that happens twice,
     the order of the rows decides which one is meant.
     """
-    if (kind == _NUMBER).all() and len(stamp) and int(stamp.min()) >= _SHORTEST_MS and int(stamp.max()) < TIMES.until:
+    if (kind == _NUMBER).all() and len(stamp) and int(stamp.min()) >= _NO_CLOCK_MS and int(stamp.max()) < TIMES.until:
         return Instants(stamp, kind, {}, clock, _unit(_MILLIS))  # the usual case, in one pass
     stamp, kind, reasons, unit = _in_micros(stamp, kind)
     ms, never, unclear = stamp // 1000, np.zeros(len(stamp), np.bool_), np.zeros(len(stamp), np.bool_)
