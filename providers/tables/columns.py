@@ -12,7 +12,7 @@ import numpy as np
 from candlegraph.errors import InvalidCandles
 from providers.tables.numbers import is_number, plain_number
 from providers.tables.order import Order, order_of
-from providers.tables.origins import ORDERS, TICKER_LINE, Origin, recognise
+from providers.tables.origins import ORDERS, TICKER_LINE, FileOrigin, recognise
 from providers.tables.volumes import TICKS, volume_of
 
 VALUE_COLUMNS = ("open", "high", "low", "close", "volume")
@@ -76,7 +76,7 @@ class ColumnLayout:
     names: tuple[str, ...] = ()
     ticks: int | None = None
     stamps: str = "open"
-    origin: Origin | None = None
+    origin: FileOrigin | None = None
     tickers: frozenset[str] = frozenset()
     notes: tuple[str, ...] = ()
 
@@ -188,7 +188,7 @@ def _chosen(names: Sequence[str], plain: Sequence[str], name: str, text: str) ->
 
 
 def _times(
-    head: Head, plain: Sequence[str], given: Mapping[str, Sequence[int]], origin: Origin | None
+    head: Head, plain: Sequence[str], given: Mapping[str, Sequence[int]], origin: FileOrigin | None
 ) -> tuple[tuple[int, ...], str]:
     """The columns of the time, and which end of a candle it names."""
     stamps = origin.stamps if origin else "open"
@@ -205,7 +205,7 @@ def _times(
 
 
 def _number_column(
-    plain: Sequence[str], name: str, given: Mapping[str, Sequence[int]], origin: Origin | None
+    plain: Sequence[str], name: str, given: Mapping[str, Sequence[int]], origin: FileOrigin | None
 ) -> int | None:
     if name in given:
         return next(iter(given[name]), None)
@@ -225,7 +225,7 @@ def _position(plain: Sequence[str], aliases: Sequence[str]) -> int | None:
     return None
 
 
-def _unnamed(head: Head, given: Mapping[str, Sequence[int]], origin: Origin | None) -> ColumnLayout:
+def _unnamed(head: Head, given: Mapping[str, Sequence[int]], origin: FileOrigin | None) -> ColumnLayout:
     """The layout of a table without a header."""
     if {"time", "open", "high", "low", "close"} <= set(given):
         numbers = [next(iter(given.get(name, [])), None) for name in VALUE_COLUMNS]

@@ -17,7 +17,7 @@ _N = r"\|-?[\d.]+(?:[eE][-+]?\d+)?"  # one more cell with a number
 
 
 @dataclass(frozen=True, slots=True)
-class Origin:
+class FileOrigin:
     """A kind of file: recognised if the ``header`` names are all there, ``cells`` fits the first row, and ``file`` the name.
 
     ``cells`` is matched with the cells of the first row joined by ``|``, ``file`` with the path in lower case. ``columns``
@@ -61,55 +61,55 @@ _BROKER = "time of the broker: name it with `--clock`; tick volume where no othe
 _NSE_DAY = "days; thousands separators; `close`, not `ltp` or `LAST`"
 
 ORIGINS = (
-    Origin(
+    FileOrigin(
         "Binance Vision",
         "no header, 12 columns, the seventh is the end of the candle",
         cells=rf"\d{{13,16}}{_N}{_N}{_N}{_N}{_N}\|\d{{13,16}}{_N}{_N}{_N}{_N}{_N}",
         columns=_ohlc(),
         read=_BINANCE,
     ),
-    Origin(
+    FileOrigin(
         "Binance futures",
         "`open_time`, `close_time` and `taker_buy_volume`",
         _names("open_time close_time taker_buy_volume"),
         read=_BINANCE,
     ),
-    Origin(
+    FileOrigin(
         "Kraken REST",
         "no header, 8 columns from seconds on, the sixth a VWAP",
         cells=rf"\d{{9,10}}{_N}{_N}{_N}{_N}{_N}{_N}\|\d+",
         columns=_ohlc(7),
         read="the seventh column is the volume",
     ),
-    Origin(
+    FileOrigin(
         "Kraken OHLCVT",
         "no header, 7 columns from seconds on, the last a count",
         cells=rf"\d{{9,10}}{_N}{_N}{_N}{_N}{_N}\|\d+",
         columns=_ohlc(),
         read="minutes without a trade have no row",
     ),
-    Origin(
+    FileOrigin(
         "CryptoDataDownload",
         "`unix`, `date` and `symbol`",
         _names("unix date symbol"),
         columns={"time": "unix"},
         read="a link above the header; the volume of the base, by the symbol",
     ),
-    Origin(
+    FileOrigin(
         "Poloniex",
         "`quoteVolume` and `weightedAverage`",
         _names("quotevolume weightedaverage"),
         columns={"volume": "quotevolume"},
         read="`quoteVolume`, which counts coins",
     ),
-    Origin(
+    FileOrigin(
         "Bybit",
         "`startTime` and `openPrice`",
         _names("starttime openprice"),
         columns={"time": "starttime"},
         read="also its arrays without a header",
     ),
-    Origin(
+    FileOrigin(
         "OKX swaps and futures",
         "`volCcy` or `vol_ccy` beside an instrument of contracts",
         _names("instrument_name vol_ccy"),
@@ -117,51 +117,51 @@ ORIGINS = (
         columns={"volume": "vol_ccy"},
         read="the volume in the base, not in contracts",
     ),
-    Origin("OKX", "`instrument_name` and `vol_ccy`", _names("instrument_name vol_ccy"), columns={"volume": "vol"}),
-    Origin("OKX candles", "`ts` and `volCcy`", _names("ts volccy confirm"), columns={"volume": "vol"}),
-    Origin(
+    FileOrigin("OKX", "`instrument_name` and `vol_ccy`", _names("instrument_name vol_ccy"), columns={"volume": "vol"}),
+    FileOrigin("OKX candles", "`ts` and `volCcy`", _names("ts volccy confirm"), columns={"volume": "vol"}),
+    FileOrigin(
         "CoinAPI",
         "`time_period_start` and `price_open`",
         _names("time_period_start price_open"),
         columns={"time": "time_period_start"},
         read="semicolons; fractions of a second",
     ),
-    Origin(
+    FileOrigin(
         "CoinMarketCap",
         "`timeOpen` and `marketCap`",
         _names("timeopen marketcap"),
         columns={"time": "timeopen", "volume": ""},
         read="`timeOpen`; no volume, because its volume is in dollars",
     ),
-    Origin(
+    FileOrigin(
         "yfinance",
         "a second header line with tickers",
         frozenset({TICKER_LINE}),
         read="three header lines; `--only` takes one of several tickers",
     ),
-    Origin(
+    FileOrigin(
         "Yahoo",
         "`Date` and `Adj Close`",
         _names("date adj_close"),
         read="blank holiday rows left out; a High one float step below Close raised",
     ),
-    Origin(
+    FileOrigin(
         "Stooq bulk",
         "`<TICKER>`, `<PER>` and `<OPENINT>`",
         _names("ticker per date openint"),
         read="the time of a daily row is 000000",
     ),
-    Origin(
+    FileOrigin(
         "Stooq", "`Data` and `Otwarcie`, or as Yahoo", _names("data otwarcie"), read="weeks and months at their end"
     ),
-    Origin(
+    FileOrigin(
         "Massive (Polygon) flat files",
         "`window_start` and `transactions`",
         _names("ticker window_start transactions"),
         columns={"time": "window_start"},
         read="time in ns; many symbols: `--only` or `--symbol-from column`",
     ),
-    Origin(
+    FileOrigin(
         "Databento",
         "`ts_event`, `rtype` and `publisher_id`",
         _names("ts_event rtype publisher_id"),
@@ -169,7 +169,7 @@ ORIGINS = (
         divisor=10**9,
         read="time in ns; whole prices in units of 1e-9",
     ),
-    Origin(
+    FileOrigin(
         "Nautilus",
         "`ts_event` and `ts_init`",
         _names("ts_event ts_init open"),
@@ -179,13 +179,13 @@ ORIGINS = (
         divides_volume=True,
         read="Parquet; time in ns at the end of a candle; prices in fixed point",
     ),
-    Origin(
+    FileOrigin(
         "Alpaca",
         "`trade_count` and `vwap`",
         _names("timestamp trade_count vwap"),
         read="the first index, if there is one, is the symbol",
     ),
-    Origin(
+    FileOrigin(
         "IEX",
         "`minute` and `notional`",
         _names("date minute notional"),
@@ -193,40 +193,40 @@ ORIGINS = (
         clock=NEW_YORK,
         read="date and minute of New York",
     ),
-    Origin(
+    FileOrigin(
         "Interactive Brokers",
         "`average` and `barCount`",
         _names("date average barcount"),
         read="the zone in words; a volume of -1 in every row is unknown",
     ),
-    Origin(
+    FileOrigin(
         "TradingView",
         "`time` and `Volume MA`",
         _names("time volume_ma"),
         read="`Volume`, never its average; days at the bell are renamed",
     ),
-    Origin(
+    FileOrigin(
         "MetaTrader 5",
         "`<TICKVOL>` and `<SPREAD>`",
         _names("date tickvol spread"),
         read=_BROKER,
     ),
-    Origin(
+    FileOrigin(
         "MetaTrader 4",
         "no header, dates with dots beside a time",
         cells=rf"\d{{4}}\.\d\d\.\d\d\|\d\d:\d\d(:\d\d)?{_N}{_N}{_N}{_N}{_N}",
         columns=_ohlc(7, 2) | {"time": "1 2"},
         read=_BROKER,
     ),
-    Origin("Dukascopy", "`Gmt time`", _names("gmt_time"), columns={"time": "gmt_time"}, clock=GREENWICH),
-    Origin(
+    FileOrigin("Dukascopy", "`Gmt time`", _names("gmt_time"), columns={"time": "gmt_time"}, clock=GREENWICH),
+    FileOrigin(
         "Dukascopy, local time",
         "`Local time`",
         _names("local_time"),
         columns={"time": "local_time"},
         read="the offset behind `GMT`",
     ),
-    Origin(
+    FileOrigin(
         "HistData",
         "no header, `20240102 093000;`, a volume of 0",
         cells=rf"\d{{8}} \d{{6}}{_N}{_N}{_N}{_N}\|0(\.0*)?",
@@ -234,7 +234,7 @@ ORIGINS = (
         clock=NO_SUMMER_TIME,
         read="EST without summer time; no volume",
     ),
-    Origin(
+    FileOrigin(
         "NinjaTrader",
         "no header, `20240102 093000;`, with a volume",
         cells=rf"\d{{8}} \d{{6}}{_N}{_N}{_N}{_N}{_N}",
@@ -242,7 +242,7 @@ ORIGINS = (
         stamps="",
         read="its own exports name the end of a candle: proved, or `--stamps close`",
     ),
-    Origin(
+    FileOrigin(
         "FirstRate",
         "a file name such as `AAPL_full_1min_adjsplit.txt`",
         cells=r"\d{4}-\d\d-\d\d.*",
@@ -250,7 +250,7 @@ ORIGINS = (
         clock=NEW_YORK,
         read="time of New York",
     ),
-    Origin(
+    FileOrigin(
         "Kibot",
         "no header, `01/31/2024,09:30,`",
         cells=rf"\d\d/\d\d/\d{{4}}\|\d\d:\d\d{_N}{_N}{_N}{_N}{_N}",
@@ -258,20 +258,20 @@ ORIGINS = (
         clock=NEW_YORK,
         read="time of New York",
     ),
-    Origin(
+    FileOrigin(
         "AmiBroker",
         "`Ticker` and `Date/Time`",
         _names("ticker date_time"),
         columns={"time": "date_time"},
         read="the local time of its settings: `--clock`",
     ),
-    Origin(
+    FileOrigin(
         "Barchart",
         "`Last` or `Latest` beside `Change`",
         _names("time open change"),
         read="`Last` is the close; the footer is left out",
     ),
-    Origin(
+    FileOrigin(
         "Lean minutes",
         "no header, milliseconds of the day, and the date in the file name",
         cells=rf"\d{{1,8}}{_N}{_N}{_N}{_N}{_N}",
@@ -281,7 +281,7 @@ ORIGINS = (
         divisor=10_000,
         read="ms of the day in New York; whole prices are in units of 1/10,000",
     ),
-    Origin(
+    FileOrigin(
         "Lean hours and days",
         "no header, `20240102 00:00,`",
         cells=rf"\d{{8}} \d\d:\d\d{_N}{_N}{_N}{_N}{_N}",
@@ -289,17 +289,17 @@ ORIGINS = (
         asks_scale=True,
         read="whole prices: `--scale 0.0001` for shares; hours of New York: `--clock`",
     ),
-    Origin("NSE", "`series`, `PREV. CLOSE` and `ltp`", _names("series prev_close ltp close"), read=_NSE_DAY),
-    Origin("NSE bhavcopy", "`TOTTRDQTY`", _names("tottrdqty prevclose"), read=_NSE_DAY),
-    Origin("NSE bhavcopy since 2024", "`TradDt` and `OpnPric`", _names("traddt opnpric"), read=_NSE_DAY),
-    Origin(
+    FileOrigin("NSE", "`series`, `PREV. CLOSE` and `ltp`", _names("series prev_close ltp close"), read=_NSE_DAY),
+    FileOrigin("NSE bhavcopy", "`TOTTRDQTY`", _names("tottrdqty prevclose"), read=_NSE_DAY),
+    FileOrigin("NSE bhavcopy since 2024", "`TradDt` and `OpnPric`", _names("traddt opnpric"), read=_NSE_DAY),
+    FileOrigin(
         "Investing.com",
         "`Price` and `Vol.`",
         _names("date price vol"),
         columns={"close": "price"},
         read="`Price` is the close; volumes such as 4.79M",
     ),
-    Origin("Nasdaq.com", "`Close/Last`", _names("date close_last"), read="prices with a dollar sign"),
+    FileOrigin("Nasdaq.com", "`Close/Last`", _names("date close_last"), read="prices with a dollar sign"),
 )
 
 # Arrays and files without names whose order the rows prove: see order.py.
@@ -309,7 +309,7 @@ ORDERS = {
 }
 
 
-def recognise(names: AbstractSet[str], first: Sequence[str], file: str) -> Origin | None:
+def recognise(names: AbstractSet[str], first: Sequence[str], file: str) -> FileOrigin | None:
     """The origin of a file, from the plain names of its columns (empty without a header), its first row and its path."""
     row = "|".join(cell.strip() for cell in first)
     for origin in ORIGINS:

@@ -35,7 +35,7 @@ _CHECKED_ROWS = 200_000
 
 
 @dataclass(frozen=True, slots=True)
-class Source:
+class ImportFile:
     """A file to import, or a member of an archive."""
 
     path: Path
@@ -65,7 +65,7 @@ class Into:
     symbol: str | None = None
     symbol_from: str | None = None  # "name" or "column"
 
-    def target(self, source: Source) -> Instrument:
+    def target(self, source: ImportFile) -> Instrument:
         """The symbol of a whole file."""
         if self.symbol is not None:
             return instrument(self.market, self.provider, self.symbol)
@@ -94,9 +94,9 @@ class Outcome:
         return ", ".join(parts) + "."
 
 
-def sources_of(patterns: Sequence[str]) -> list[Source]:
+def sources_of(patterns: Sequence[str]) -> list[ImportFile]:
     """The files of paths, folders and patterns, in order. InvalidCandles if there are none, or an archive is damaged."""
-    found: list[Source] = []
+    found: list[ImportFile] = []
     for pattern in patterns:
         matches = glob.iglob(pattern, recursive=True)  # noqa: PTH207
         paths = [Path(pattern)] if Path(pattern).exists() else sorted(map(Path, matches))
@@ -117,25 +117,29 @@ def is_one_table(patterns: Sequence[str]) -> bool:
     return not path.is_file() or len(list(_parts(path))) == 1
 
 
-def _within(folder: Path) -> Iterator[Source]:
+def _within(folder: Path) -> Iterator[ImportFile]:
     for path in sorted(folder.rglob("*")):
         hidden = any(part.startswith((".", "_")) for part in path.relative_to(folder).parts)
         if not hidden and path.is_file() and path.name.lower().endswith(SUFFIXES):
             yield from _parts(path)
 
 
-def _parts(path: Path) -> Iterator[Source]:
+def _parts(path: Path) -> Iterator[ImportFile]:
     """A file, or the files of an archive; a damaged archive is refused when it is read."""
     try:
         every = members_of(path) if path.is_file() and container_of(path) == "zip" else []
         names = [name for name in every if name.lower().endswith(SUFFIXES)] or every
     except (InvalidCandles, OSError):
         names = []
-    yield from (Source(path, name) for name in names) if names else (Source(path),)
+    yield from (ImportFile(path, name) for name in names) if names else (ImportFile(path),)
 
 
 async def import_many(
-    settings: Settings, sources: Sequence[Source], into: Into, options: ImportOptions, show: Callable[[str, bool], None]
+    settings: Settings,
+    sources: Sequence[ImportFile],
+    into: Into,
+    options: ImportOptions,
+    show: Callable[[str, bool], None],
 ) -> bool:
     """Import files one after the other; whether none was refused. ``show`` gets each line, and whether it is a refusal."""
     check_new_name("market", into.market)
@@ -158,13 +162,15 @@ async def import_many(
     return not outcome.refused
 
 
-def _refusal(source: Source, error: CandlegraphError) -> list[str]:
+def _refusal(source: ImportFile, error: CandlegraphError) -> list[str]:
     """At most ten lines about a refused file; each begins with its name."""
     lines = error.message.splitlines()[:_MAX_LINES]
     return [line if line.startswith(source.name) else f"{source.name}: {line}" for line in lines]
 
 
-async def _import(running: Runtime, source: Source, into: Into, options: ImportOptions, outcome: Outcome) -> list[str]:
+async def _import(
+    running: Runtime, source: ImportFile, into: Into, options: ImportOptions, outcome: Outcome
+) -> list[str]:
     """Import one file in one transaction; the lines about it. CandlegraphError."""
     raw = await asyncio.to_thread(read_raw, source.path, options.hints(source.member))
     prepared = []
@@ -183,7 +189,7 @@ async def _import(running: Runtime, source: Source, into: Into, options: ImportO
     return lines + [_line(source, one, is_new=one in new) for one in prepared]
 
 
-def _targets(raw: RawTable, source: Source, into: Into) -> Iterator[tuple[Instrument, RawTable]]:
+def _targets(raw: RawTable, source: ImportFile, into: Into) -> Iterator[tuple[Instrument, RawTable]]:
     if into.symbol_from == "column":
         for symbol, part in raw.by_symbol():
             yield instrument(into.market, into.provider, symbol), part
@@ -192,7 +198,7 @@ def _targets(raw: RawTable, source: Source, into: Into) -> Iterator[tuple[Instru
 
 
 async def _prepared(
-    running: Runtime, raw: RawTable, target: Instrument, options: ImportOptions, source: Source
+    running: Runtime, raw: RawTable, target: Instrument, options: ImportOptions, source: ImportFile
 ) -> PreparedImport:
     """Prepare a table with the timeframe of the option, or of the file name where the rows confirm it."""
     existing, days = await target_of(running, target, options)
@@ -206,7 +212,7 @@ async def _prepared(
     return await prepare(running, raw, of, options, named)
 
 
-def _new_facts(source: Source, prepared: PreparedImport, outcome: Outcome) -> list[str]:
+def _new_facts(source: ImportFile, prepared: PreparedImport, outcome: Outcome) -> list[str]:
     """How a file was read, if none before was read so."""
     facts = tuple(fact for fact in prepared.table.facts if not fact.startswith(("Rows", "Left out")))
     left_out = [f"{source.name}: {fact}" for fact in prepared.table.facts if fact.startswith("Left out")]
@@ -216,7 +222,7 @@ def _new_facts(source: Source, prepared: PreparedImport, outcome: Outcome) -> li
     return [f"{source.name}: {fact}" for fact in facts] + left_out
 
 
-def _line(source: Source, one: PreparedImport, *, is_new: bool) -> str:
+def _line(source: ImportFile, one: PreparedImport, *, is_new: bool) -> str:
     stamps = one.write.candles.timestamp
     span = f"{print_datetime(int(stamps[0]))} to {print_datetime(int(stamps[-1]))}"
     return f"{source.name}: {one.count} {'into' if is_new else 'were imported before into'} {one.target.symbol}, {span}"

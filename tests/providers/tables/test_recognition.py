@@ -91,16 +91,19 @@ def test_an_archive_of_several_tables_names_them(read: Read, tmp_path: Path) -> 
     assert stamps(chosen) == [START + MINUTE_MS]
 
 
-def _bomb(pack: Callable[[bytes], bytes]) -> bytes:
-    """86 MB of equal rows, of which 64 MB are read."""
-    return pack(f"{HEADER}\n".encode() + (ROW * 40_000).encode() * 80)
+def _bomb(kind: str) -> bytes:
+    """86 MB of equal rows, of which 64 MB are read; bzip2 would pack them for a minute, so each part is packed once."""
+    pack, part = PACKED[kind], (ROW * 40_000).encode()
+    if kind == "zip":
+        return pack(f"{HEADER}\n".encode() + part * 80)
+    return pack(f"{HEADER}\n".encode()) + pack(part) * 80
 
 
 @pytest.mark.parametrize("kind", ["zip", "zst", "bz2", "xz"])
 def test_a_bomb_of_each_container_is_refused_in_little_memory(tmp_path: Path, kind: str) -> None:
     small, bomb = tmp_path / f"small.{kind}", tmp_path / f"bomb.{kind}"
     small.write_bytes(PACKED[kind](rows(START, START + MINUTE_MS).encode()))
-    bomb.write_bytes(_bomb(PACKED[kind]))
+    bomb.write_bytes(_bomb(kind))
     assert bomb.stat().st_size < 1_500_000
     command = [sys.executable, "-c", MEMORY, str(small), str(bomb)]
     output = subprocess.run(command, capture_output=True, text=True, check=True, cwd=ROOT).stdout.splitlines()

@@ -10,7 +10,7 @@ import asyncpg
 import pytest
 from pydantic import SecretStr
 
-from server.cli.bulk_import import Into, Source, sources_of
+from server.cli.bulk_import import ImportFile, Into, sources_of
 from server.cli.importing import import_candles
 from server.settings import Settings
 from tests.server.cli.test_cli import Command, cli  # noqa: F401 - a fixture
@@ -134,7 +134,7 @@ async def test_without_a_volume_the_symbol_has_none_until_a_file_has_one(databas
     ],
 )
 def test_names_of_files_become_the_symbols_of_their_market(market: str, name: str, symbol: str) -> None:
-    assert Into(market, "binance").target(Source(Path("folder", name))).symbol == symbol
+    assert Into(market, "binance").target(ImportFile(Path("folder", name))).symbol == symbol
 
 
 def test_only_tables_of_a_folder_are_taken_and_each_member_of_an_archive(tmp_path: Path) -> None:
