@@ -12,7 +12,8 @@ import numpy as np
 from candlegraph.errors import InvalidCandles
 from providers.tables.numbers import is_number, plain_number
 from providers.tables.order import Order, order_of
-from providers.tables.origins import ORDERS, TICKER_LINE, FileOrigin, recognise
+from providers.tables.origins import TICKER_LINE, FileOrigin
+from providers.tables.recognition import ORDERS, recognise
 from providers.tables.volumes import TICKS, volume_of
 
 VALUE_COLUMNS = ("open", "high", "low", "close", "volume")

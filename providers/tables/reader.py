@@ -134,9 +134,7 @@ def _table(raw: RawTable, timeframe: Timeframe | None, zone: Zone, facts: list[s
     grid = _grid(sheet, _stamps(sheet, layout, instants, zone, hints), timeframe, raw, instants.zone)
     facts += [*raised, *[grid.words] * bool(grid.words)]
     sheet, step = replace(sheet, stamp=grid.stamps), grid.timeframe
-    if step.width_ms and (sheet.kind == SKIPPED).any():
-        never = NEVER.format(instants.zone.name)
-        sheet = sheet.without(dict.fromkeys(np.flatnonzero(sheet.kind == SKIPPED).tolist(), never))
+    sheet = sheet.without(_skipped(sheet, instants.zone) if step.width_ms else {})
     facts.append(extent(sheet.stamp, step))
     every, newest = sheet.stamp, int(sheet.stamp.max(initial=0))
     sheet = sheet.rows(sheet.stamp < newest) if drop_last else sheet
@@ -163,6 +161,11 @@ def _table(raw: RawTable, timeframe: Timeframe | None, zone: Zone, facts: list[s
         sheet.symbols,
         layout.origin.name if layout.origin else None,
     )
+
+
+def _skipped(sheet: Sheet, clock: Zone) -> dict[int, str]:
+    """By position, the rows whose local time does not exist: a midnight may open its day nevertheless, but no minute."""
+    return dict.fromkeys(np.flatnonzero(sheet.kind == SKIPPED).tolist(), NEVER.format(clock.name))
 
 
 def _facts(layout: ColumnLayout, sheet: Sheet) -> list[str]:

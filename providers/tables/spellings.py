@@ -58,7 +58,7 @@ class TimeReader:
     def read(self, text: pl.Series) -> tuple[Int64s, Bools, Bools]:
         """Microseconds (n,), a mask of the cells that were read, and one of those with an offset.
 
-        InvalidCandles if day and month cannot be told apart. BadUserInput if the user's format is none.
+        InvalidCandles if it is not clear which is the day and which the month. BadUserInput if the user's format is none.
         """
         text, offsets = self._without_words(text)
         micros, seen, instant = (

@@ -17,8 +17,9 @@ from candlegraph import UTC as UTC_ZONE
 from candlegraph import Candle, Timeframe, zone
 from providers.tables.hints import Hints
 from providers.tables.names import name_of
-from providers.tables.origins import ORIGINS, table
+from providers.tables.origins import ORIGINS
 from providers.tables.reader import read_table
+from providers.tables.recognition import table
 
 ROOT = Path(__file__).parents[3]
 START = int(datetime(2024, 1, 16, 14, 30, tzinfo=UTC).timestamp() * 1000)  # the bell in New York, a day after the 12th
