@@ -54,12 +54,17 @@ class Instruments:
         """The stored timeframes of a provider."""
         return [row["timeframe"] for row in await self.database.read("timeframes_stored", market, provider)]
 
-    async def get_or_create(self, instrument: Instrument, timezone: str) -> InstrumentRecord:
-        """The instrument for an import, created if it is new; an existing one keeps its time zone."""
+    async def get_or_create(
+        self, instrument: Instrument, timezone: str, *, has_volume: bool = True
+    ) -> InstrumentRecord:
+        """The instrument for an import, created if it is new; an existing one keeps its time zone.
+
+        ``has_volume``: the volumes of the import are known; those of an existing instrument stay known.
+        """
         async with self.database.connection() as connection:
             key = (instrument.market, instrument.provider, instrument.symbol)
             folded = _folded(instrument.symbol)
-            return record_of(await connection.fetchrow(SQL["instrument_import"], *key, timezone, folded))
+            return record_of(await connection.fetchrow(SQL["instrument_import"], *key, timezone, folded, has_volume))
 
     async def get_stored(self, wanted: Sequence[Instrument]) -> dict[Instrument, InstrumentRecord]:
         """Those of ``wanted`` that are stored; calls no provider."""

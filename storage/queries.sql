@@ -59,9 +59,9 @@ update instruments set active = false, updated_at = now()
 where market = $1 and provider = $2 and listed and active and not symbol = any ($3::text[]);
 
 -- name: instrument_import
--- The update changes nothing; without it `returning` would leave out a row that exists.
-insert into instruments as i (market, provider, symbol, timezone, folded) values ($1, $2, $3, $4, $5)
-on conflict (market, provider, symbol) do update set timezone = i.timezone
+-- The volumes of an imported symbol are known once a file has had some; without the update `returning` would leave out a row.
+insert into instruments as i (market, provider, symbol, timezone, folded, has_volume) values ($1, $2, $3, $4, $5, $6)
+on conflict (market, provider, symbol) do update set has_volume = i.has_volume or (excluded.has_volume and not i.listed)
 returning *;
 
 -- name: instrument_beginning

@@ -7,14 +7,13 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from candlegraph.errors import BadUserInput, InvalidCandles
+from candlegraph.errors import InvalidCandles
 from candlegraph.timeframe import Timeframe
+from providers.tables.names import SUFFIXES, name_of
 
-_TEXTS = (".csv", ".tsv", ".txt")
-SUFFIXES = (*_TEXTS, *(f"{text}.gz" for text in _TEXTS), ".parquet", ".pq")
 # Other formats that may have candles: the user gets a message about them; all other files are ignored silently.
-_UNREAD = (".zip", ".gz", ".xz", ".bz2", ".zst", ".7z", ".json", ".feather", ".arrow", ".xls", ".xlsx", ".h5")
-_KINDS = "only CSV, TSV and other delimited text (plain or gzipped) and Parquet are read"
+_UNREAD = (".gz", ".xz", ".bz2", ".zst", ".7z", ".rar", ".xls", ".xlsx", ".h5", ".hdf5", ".orc", ".avro")
+_KINDS = "only CSV and other delimited text, JSON, Parquet, Feather and Arrow files are read, also packed (.csv.gz, .zip ...)"
 
 Version = tuple[int, int, int, int]  # size, mtime, ctime (ns) and inode: if the content changes, one of them does
 
@@ -58,7 +57,8 @@ def catalog(root: Path, held: Callable[[Path, Timeframe | None], Timeframe], kno
         if problem := _unserved(root, path, name):
             problems[name.encode(errors="backslashreplace").decode()] = problem
             continue
-        symbol, named = name_of(name)
+        found_name = name_of(name)
+        symbol, named = found_name.symbol, found_name.timeframe
         try:
             found.setdefault((symbol, held(path, named)), []).append(path)
         except (InvalidCandles, OSError) as error:
@@ -75,25 +75,13 @@ def catalog(root: Path, held: Callable[[Path, Timeframe | None], Timeframe], kno
         else:
             # Serve none of them: a guess may be wrong.
             names = " and ".join(path.name for path in paths)
-            problem = f"{names} hold {timeframe} candles of {symbol!r} both: keep one of them."
+            problem = f"{names} hold {timeframe} candles of {symbol!r} both: keep one of them, or join them by `candlegraph import`."
             problems.update({path.relative_to(root).as_posix(): problem for path in paths})
             suspended[symbol] = problem
     timeframes = sorted({timeframe for _, timeframe in found}, key=lambda timeframe: timeframe.nominal_ms)
     hidden = {symbol for symbol in known if symbol in suspended or symbol.startswith(tuple(unreadable))}
     symbols = sorted({symbol for symbol, _ in found} | hidden)
     return Catalog(files, problems | unreadable, suspended, unreadable, tuple(symbols), tuple(timeframes))
-
-
-def name_of(name: str) -> tuple[str, Timeframe | None]:
-    """The symbol of a file name such as ``binance/BTCUSDT_1m.csv.gz``, and the timeframe if the name has one."""
-    stem = name[: -max(len(suffix) for suffix in SUFFIXES if name.lower().endswith(suffix))]
-    symbol, _, tail = stem.rpartition("_")
-    if not symbol or symbol.endswith("/"):
-        return stem, None
-    try:
-        return symbol, Timeframe.parse(tail)
-    except BadUserInput:
-        return stem, None
 
 
 def _tables_under(root: Path, unreadable: dict[str, str]) -> Iterator[tuple[Path, str]]:

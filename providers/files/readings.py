@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import gzip
 import hashlib
 import os
 import tempfile
-import zlib
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -18,8 +16,9 @@ from candlegraph.candle import Candles, concat
 from candlegraph.errors import InvalidCandles
 from candlegraph.timeframe import Timeframe
 from candlegraph.zone import Zone
-from providers.files.folder import name_of
-from providers.tables.reader import Table, is_parquet, read_table
+from providers.tables.containers import container_of, unpacked
+from providers.tables.names import name_of
+from providers.tables.reader import Table, is_typed, read_table
 from providers.tables.steps import check_steps
 
 _HEAD_BYTES = 8_192  # the head of a text, which shows its dialect
@@ -46,7 +45,7 @@ def _table_of(path: Path, zone: Zone) -> Table:
 
     InvalidCandles if they show none.
     """
-    if named := name_of(path.name)[1]:
+    if named := name_of(path.name).timeframe:
         with suppress(InvalidCandles):
             if shows(table := read_table(path, named, zone), zone):
                 return table
@@ -64,14 +63,14 @@ def shows(table: Table, zone: Zone, share: float = 0.0) -> bool:
 
 
 def read_head(path: Path, timeframe: Timeframe, zone: Zone) -> Table | None:
-    """The first rows of a text, plain or gzipped; None if these alone cannot be read."""
-    if is_parquet(path):
+    """The first rows of a text, plain or packed; None if these alone cannot be read."""
+    if is_typed(path):
         return None
     try:
-        with path.open("rb") as plain, gzip.open(path) as packed:
-            head = (packed if _is_gzip(plain) else plain).read(_HEAD_BYTES)
+        with unpacked(path) as source:
+            head = source.read(_HEAD_BYTES)
         return _read_text(head[: head.rfind(b"\n") + 1], timeframe, zone)
-    except (InvalidCandles, EOFError, OSError, zlib.error):
+    except (InvalidCandles, OSError):
         return None
 
 
@@ -84,18 +83,11 @@ def _read_text(text: bytes, timeframe: Timeframe, zone: Zone) -> Table:
 
 def _lines_of(path: Path) -> tuple[int, bytes]:
     """The number of bytes of a plain text up to its last whole line, and their hash; zero and empty for another file."""
+    if is_typed(path) or container_of(path):
+        return 0, b""
     with path.open("rb") as file:
-        if file.read(4) == b"PAR1" or _is_gzip(file):
-            return 0, b""
         size = _size_of_lines(file)
         return size, _hash_of(file, size).digest()
-
-
-def _is_gzip(file: IO[bytes]) -> bool:
-    file.seek(0)
-    magic = file.read(2)
-    file.seek(0)
-    return magic == b"\x1f\x8b"
 
 
 def _size_of_lines(file: IO[bytes]) -> int:

@@ -1,142 +1,136 @@
-"""Delimited text (CSV, plain or gzipped): detects its dialect, and reads its rows as cells of text with their line numbers.
+"""Delimited text: reads its rows block by block, as numbers where all cells are plain ones, else as text.
 
-It reads blocks of whole lines, so that a file of any size needs little memory.
+Blocks are whole lines, so that a problem is named by its line, and a file of any size needs little memory.
 """
 
 from __future__ import annotations
 
-import csv
-import gzip
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import chain
-from typing import IO, TYPE_CHECKING, cast
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from candlegraph.errors import InvalidCandles
 from candlegraph.zone import Int64s
-from providers.tables.columns import ColumnLayout, column_layout_of, layout_without_names
+from providers.tables.columns import ColumnLayout, layout_of
+from providers.tables.dialect import Dialect, dialect_of
+from providers.tables.hints import Hints
+from providers.tables.size import check_rows
+from providers.tables.texts import Text
 
 if TYPE_CHECKING:
     import polars as pl
 
-_BLOCK_BYTES = 16 << 20
+_REMARKS = ("#", "//")
 
 
 @dataclass(frozen=True, slots=True)
 class DelimitedRows:
-    """Some rows: their cells as text, in columns named by position, and why other lines are not rows.
+    """Some rows: their cells in columns named by position, and why other lines are not rows.
 
-    ``line`` is (n,) int64 and counts from 1; an empty line is neither a row nor a problem. ``cut`` is the last line if the
-    file seems to end within its last number.
+    ``line`` is (n,) int64 and counts from 1; an empty line, a remark and a repeated header are neither a row nor a problem.
+    ``prose`` are the lines among the problems that hold words: a footer, if no row follows. ``cut`` is the last line if
+    the file seems to end within its last number.
     """
 
     cells: pl.DataFrame
     line: Int64s
-    problems: dict[int, str]
+    problems: dict[int, str] = field(default_factory=dict)
+    prose: frozenset[int] = frozenset()
+    headers: int = 0
     cut: int | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class _Text:
-    """The dialect of a text: its first data line, its separator, its number of columns, and their layout."""
-
-    first_line: int
-    separator: str
-    width: int
-    layout: ColumnLayout
-
-
-def read_delimited(file: IO[bytes]) -> tuple[ColumnLayout, Iterator[DelimitedRows]]:
-    """The layout of the columns, and the rows block by block; InvalidCandles, EOFError, zlib.error, OSError."""
-    blocks = _numbered(_blocks(file))
-    _, head = next(blocks, (1, b""))
-    text = _how_written(head)
-    above = text.first_line - 1
+def read_delimited(text: Text, file: str, hints: Hints) -> tuple[ColumnLayout, Iterator[DelimitedRows]]:
+    """The layout of the columns, and the rows block by block. InvalidCandles, and the errors of the stream."""
+    head = next(text.blocks, b"")
+    chosen = [part for name in hints.columns.values() for part in name.split("+") if part]
+    dialect = dialect_of(head, chosen, file, is_json=text.json is not None)
+    layout = layout_of(dialect.head, hints.columns, hints.symbol)
+    above = dialect.first_line - 1
     body = b"".join(head.split(b"\n", above)[above:])
-    return text.layout, (_rows(block, line, text) for line, block in chain([(text.first_line, body)], blocks))
+    return layout, _all_rows(chain([body], text.blocks), dialect, layout)
 
 
-def _blocks(file: IO[bytes]) -> Iterator[bytes]:
-    """The text of a plain or gzipped file in blocks of whole lines, without a byte order mark."""
-    magic = file.read(4)
-    file.seek(0)
-    for start, what in ((b"PK", "a zip archive"), (b"\x28\xb5\x2f\xfd", "a zstd file"), (b"PAR1", "a Parquet file")):
-        if magic.startswith(start):
-            raise InvalidCandles(f"it is {what}, not a CSV: unpack or rename it first")
-    source = cast(IO[bytes], gzip.GzipFile(fileobj=file)) if magic.startswith(b"\x1f\x8b") else file
-    held, rest = b"", source.read(3).removeprefix(b"\xef\xbb\xbf")
-    while chunk := source.read(_BLOCK_BYTES):
-        cut = chunk.rfind(b"\n") + 1
-        if cut and held:
-            yield held
-        held, rest = (rest + chunk[:cut], chunk[cut:]) if cut else (held, rest + chunk)
-        if len(rest) > _BLOCK_BYTES:
-            raise InvalidCandles("it is no table: one of its lines is longer than any row")
-    # Keep a last line without an end together with the lines above it, to compare it with them.
-    if held or rest:
-        yield held + rest
-
-
-def _numbered(blocks: Iterable[bytes]) -> Iterator[tuple[int, bytes]]:
-    """Each block with the number of its first line."""
-    line = 1
+def _all_rows(blocks: Iterable[bytes], dialect: Dialect, layout: ColumnLayout) -> Iterator[DelimitedRows]:
+    typed, line = True, dialect.first_line
     for block in blocks:
-        try:
-            _ = block.isascii() or block.decode()
-        except UnicodeDecodeError as error:
-            line += block.count(b"\n", 0, error.start)
-            raise InvalidCandles(f"line {line} is not UTF-8 text") from None
-        yield line, block
-        line += block.count(b"\n")
+        frame = _frame(block, dialect, layout, as_text=False) if typed and block.endswith(b"\n") else None
+        if frame is None:
+            frame = _frame(block, dialect, layout, as_text=True)
+            # A file of other spellings would fail in each block; one bad row fails in one.
+            typed = typed and line > dialect.first_line
+        frame = _checked(frame, block, line)
+        check_rows(line + frame.height)
+        yield _rows(block, line, dialect, layout, frame)
+        line += frame.height
 
 
-def _how_written(block: bytes) -> _Text:
-    """Detect the dialect of a text from its first lines."""
-    lines = [line.rstrip("\r") for line in block[:65_536].decode(errors="replace").split("\n")]
-    # A link or a comment may come before the header, as in CryptoDataDownload's files.
-    for at, line in enumerate(lines[:10]):
-        separator = max(",;\t", key=line.count)
-        cells = _cells(line, separator)
-        if len(cells) < 5:
-            continue
-        if layout := layout_without_names(cells):
-            return _Text(at + 1, separator, len(cells), layout)
-        below = next((later for later in lines[at + 1 :] if later.strip()), "")
-        first = _cells(below, separator)
-        layout = column_layout_of(cells, first + [""] * (len(cells) - len(first)))
-        return _Text(at + 2, separator, len(cells), layout)
-    shown = next((line.strip() for line in lines if line.strip()), "")
-    raise InvalidCandles(f"it is no table of candles: it begins with {shown[:80]!r}" if shown else "it is empty")
+def _frame(block: bytes, dialect: Dialect, layout: ColumnLayout, *, as_text: bool) -> pl.DataFrame | None:
+    """The cells of a block: the columns of the layout, the last one, and one for surplus cells; None if it is no CSV."""
+    import polars as pl  # noqa: PLC0415 - lazily, see reader.py
 
-
-def _cells(line: str, separator: str) -> list[str]:
+    width = dialect.width
+    header = dialect.separator.join(map(str, range(width + 1))).encode() + b"\n"
+    columns = [str(at) for at in sorted({*layout.columns, width - 1, width})]
+    types: dict[str, type[pl.DataType]] = {}
+    if not as_text:
+        types = {str(at): pl.Float64 for at in (*layout.numbers, layout.ticks) if at is not None}
+        if len(layout.time) == 1 and dialect.head.first[layout.time[0]].strip().isdigit():
+            types[str(layout.time[0])] = pl.Int64
     try:
-        return next(csv.reader([line], delimiter=separator), [])
-    except csv.Error:
-        return []
+        return pl.read_csv(
+            header + block,
+            columns=columns,
+            separator=dialect.separator,
+            infer_schema=False,
+            schema_overrides=types,
+            truncate_ragged_lines=True,
+        )
+    except pl.exceptions.PolarsError:
+        return None
 
 
-def _rows(block: bytes, line: int, text: _Text) -> DelimitedRows:
-    frame = _frame(block, line, text)
+def _checked(frame: pl.DataFrame | None, block: bytes, line: int) -> pl.DataFrame:
+    """InvalidCandles if a block was read as another number of rows than it has lines, which quotation marks may cause."""
+    if frame is not None and b'"' not in block:
+        return frame
+    rows = block.count(b"\n") + (block[-1:] not in {b"", b"\n"})
+    if frame is None or frame.height != rows:
+        if not rows:
+            import polars as pl  # noqa: PLC0415 - lazily, see reader.py
+
+            return pl.DataFrame() if frame is None else frame
+        quoted = [row.count(b'"') for row in block.split(b"\n")]
+        at = next((at for at, marks in enumerate(quoted) if marks % 2), None)
+        at = next((at for at, marks in enumerate(quoted) if marks), 0) if at is None else at
+        shown = block.split(b"\n")[at].decode(errors="replace")[:60]
+        raise InvalidCandles(f"line {line + at}: its quotation marks are not in pairs around whole cells: {shown!r}")
+    return frame
+
+
+def _rows(block: bytes, line: int, dialect: Dialect, layout: ColumnLayout, frame: pl.DataFrame) -> DelimitedRows:
+    import polars as pl  # noqa: PLC0415 - lazily, see reader.py
+
     lines = np.arange(line, line + frame.height)
-    first, last, over = (frame.get_column(str(at)) for at in (text.layout.time[0], text.width - 1, text.width))
+    if not frame.height:
+        return DelimitedRows(frame, lines)
+    first, last, over = (frame.get_column(str(at)) for at in (layout.time[0], dialect.width - 1, dialect.width))
+    is_text = any(frame.get_column(str(at)).dtype == pl.String for at in layout.numbers if at is not None)
+    cut = None
+    if not block.endswith(b"\n") and dialect.width - 1 in layout.numbers and _ends_cut(last):
+        cut = int(lines[-1])
     # An empty line, a short row and a long row all show in one of these cells.
-    odd = np.flatnonzero((first.is_null() | last.is_null() | over.is_not_null()).to_numpy())
-    cut = (
-        int(lines[-1])
-        if not block.endswith(b"\n") and _ends_cut(last) and text.width - 1 in text.layout.numbers
-        else None
-    )
-    if not len(odd):
-        return DelimitedRows(frame, lines, {}, cut)
-    reasons = _odd_rows(block, odd, text, frame)
-    kept = np.ones(frame.height, np.bool_)
-    kept[list(reasons)] = False
-    return DelimitedRows(
-        frame.filter(kept), lines[kept], {line + at: reason for at, reason in reasons.items() if reason}, cut
-    )
+    if not is_text and not first.null_count() and not last.null_count() and over.null_count() == len(over):
+        return DelimitedRows(frame, lines, cut=cut)
+    odd = (first.is_null() | last.is_null() | over.is_not_null()).to_numpy()
+    if is_text:  # a remark or a repeated header is not read as numbers
+        odd = odd | ~first.str.contains(r"^[ \t\"]*-?\d").fill_null(value=False).to_numpy()
+    if not odd.any():
+        return DelimitedRows(frame, lines, cut=cut)
+    return _without(np.flatnonzero(odd), block, line, dialect, frame, cut)
 
 
 def _ends_cut(last: pl.Series) -> bool:
@@ -153,35 +147,39 @@ def _ends_cut(last: pl.Series) -> bool:
     return False
 
 
-def _odd_rows(block: bytes, odd: Int64s, text: _Text, frame: pl.DataFrame) -> dict[int, str]:
-    """By position why some of the ``odd`` rows are invalid; an empty reason for an empty line."""
-    import polars as pl  # noqa: PLC0415 - lazily, see tables.py
+def _without(
+    odd: Int64s, block: bytes, line: int, dialect: Dialect, frame: pl.DataFrame, cut: int | None
+) -> DelimitedRows:
+    """The rows without empty lines, remarks and repeated headers, and without those that have too few or too many cells."""
+    texts = block.split(b"\n")
+    surplus = frame.get_column(str(dialect.width))
+    problems, prose, dropped, headers = dict[int, str](), set[int](), [], 0
+    for at in odd.tolist():
+        raw = texts[at].decode(errors="replace")
+        reason = _reason(raw, dialect, is_long=surplus[at] is not None)
+        if reason is None:
+            continue
+        dropped.append(at)
+        headers += raw.strip() in dialect.headers
+        if reason:
+            problems[line + at] = reason
+            if not raw.strip(' "\t')[:1].isdigit():
+                prose.add(line + at)
+    kept = np.ones(frame.height, np.bool_)
+    kept[dropped] = False
+    return DelimitedRows(
+        frame.filter(kept), np.arange(line, line + frame.height)[kept], problems, frozenset(prose), headers, cut
+    )
 
-    raw = pl.Series(block.decode().split("\n"), dtype=pl.String).gather(odd)
-    empty = (raw.str.strip_chars(text.separator + ' \t\r"') == "").to_numpy()
-    short = (raw.str.count_matches(text.separator, literal=True) < text.width - 1).to_numpy()
-    long = frame.get_column(str(text.width)).gather(odd).is_not_null().to_numpy()
-    found = dict.fromkeys(odd[short].tolist(), f"it has fewer than {text.width} fields")
-    found |= dict.fromkeys(odd[long].tolist(), f"it has more than {text.width} fields")
-    return found | dict.fromkeys(odd[empty].tolist(), "")
 
-
-def _frame(block: bytes, line: int, text: _Text) -> pl.DataFrame:
-    """The cells of a block as text: the columns of the layout, the last one, and one for surplus cells."""
-    import polars as pl  # noqa: PLC0415 - lazily, see tables.py
-
-    header = text.separator.join(map(str, range(text.width + 1))).encode() + b"\n"
-    columns = [str(at) for at in sorted({*text.layout.columns, text.width - 1, text.width})]
-    rows = block.count(b"\n") + (block[-1:] not in {b"", b"\n"})
-    try:
-        frame = pl.read_csv(
-            header + block, columns=columns, separator=text.separator, infer_schema=False, truncate_ragged_lines=True
-        )
-    except pl.exceptions.PolarsError:
-        frame = pl.DataFrame()
-    if frame.height != rows:
-        quoted = [row.count(b'"') for row in block.split(b"\n")]
-        at = next((at for at, marks in enumerate(quoted) if marks % 2), None)
-        at = next((at for at, marks in enumerate(quoted) if marks), 0) if at is None else at
-        raise InvalidCandles(f"line {line + at}: its quotation marks are not in pairs around whole cells")
-    return frame
+def _reason(raw: str, dialect: Dialect, *, is_long: bool) -> str | None:
+    """Why a line is no row; None if it may be one, empty if it holds nothing."""
+    text = raw.strip()
+    if not text.strip(dialect.separator + ' \t"') or text.startswith(_REMARKS) or text in dialect.headers:
+        return ""
+    if is_long:
+        return f"it has more than {dialect.width} fields: {text[:60]!r}"
+    # Counted, because a quoted separator hides no missing cell from the reader.
+    if raw.count(dialect.separator) < dialect.width - 1:
+        return f"it has fewer than {dialect.width} fields: {text[:60]!r}"
+    return None

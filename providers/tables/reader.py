@@ -1,71 +1,49 @@
-"""Candles from a table: CSV (plain or gzipped) or Parquet, read completely or refused with file, line and reason.
+"""Candles from a table, read completely or refused with file, line, column and the option that decides.
 
-A text is read in blocks of whole lines, and its cells as text. So an error can name the line, and a file of any size needs
-little more memory than its columns. Polars is imported when the first table is read: a server that reads no table does
-not spend that time.
+A file goes through containers.py (what packs it), texts.py and delimited.py or frames.py (its cells), columns.py (their
+meaning), timestamps.py (instants) and grid.py (openings). Polars is imported when the first table is read: a server that reads
+no table does not spend that time.
 """
 
 from __future__ import annotations
 
-import gzip
-import zlib
-from collections.abc import Iterable, Iterator, Mapping
+import re
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 
-from candlegraph.candle import Bools, Candles, Floats
+from candlegraph.candle import Candles
+from candlegraph.clock import DAY_MS
 from candlegraph.errors import InvalidCandles
 from candlegraph.timeframe import Timeframe
 from candlegraph.zone import UTC, Int64s, Zone
-from providers.tables.columns import VALUE_COLUMNS, ColumnLayout, check_symbols, column_layout_of, floats, times
+from candlegraph.zone import zone as zone_named
+from providers.tables.columns import ColumnLayout, check_symbols
+from providers.tables.containers import unpacked
 from providers.tables.delimited import read_delimited
-from providers.tables.size import check_size
+from providers.tables.frames import ARROW, FEATHER_1, PARQUET, read_frame, read_records
+from providers.tables.grid import Grid, Stamps, grid_of
+from providers.tables.hints import Hints
+from providers.tables.problems import Place, extent, remedies_for, row_problems, settle, within_bounds
+from providers.tables.sheet import Sheet, SheetReader
 from providers.tables.steps import check_steps
-from providers.tables.timestamps import (
-    NEVER,
-    SKIPPED,
-    TIMES,
-    TWICE,
-    UNREADABLE,
-    Kinds,
-    on_clock,
-    timeframe_of,
-    timestamps_of,
-)
+from providers.tables.texts import text_of
+from providers.tables.timestamps import LOCAL, NEVER, SKIPPED, Instants, on_clock
 
-if TYPE_CHECKING:
-    import polars as pl
-
-CUT = "the file ends within this line: its last number may be cut. Leave it out with --drop-last, or end the line"
-
-_SHOWN_PROBLEMS = 10  # the most problems in a message
-_MAX_PROBLEMS = 10_000  # stop reading a file after this many problems
-
-
-@dataclass(frozen=True, slots=True)
-class Hints:
-    """The user's hints about a file besides its timeframe and zone.
-
-    Times without an offset are local to ``clock``, dates to ``dates``; either defaults to the zone of the days. ``thin``: the
-    symbol seldom trades, so the steps between the rows prove nothing. ``symbol``: read only the rows of this symbol.
-    """
-
-    clock: Zone | None = None
-    dates: Zone | None = None
-    thin: bool = False
-    symbol: str | None = None
+_NO_HINTS = Hints()
+_MILLIS_OF_DAY = "Lean minutes"  # the origin whose date is in the file name
 
 
 @dataclass(frozen=True, slots=True)
 class Table:
-    """The candles of a file, ascending and unique; without a volume column their volume is 0.
+    """The candles of a file, ascending and unique; where no volume is known, ``has_volume`` is False and it is 0.
 
     ``rows`` is the number of rows read, including repeated ones. ``dropped`` is (n,) int64 ms UTC: the openings of the rows
-    left out. ``facts`` are lines for the user: which columns were used, and how the times were read.
+    left out. ``facts`` are lines for the user: which columns were used, how the times were read, what was left out.
+    ``symbols`` are those that the rows name, and ``origin`` the kind of file, if it was recognised.
     """
 
     candles: Candles
@@ -74,38 +52,49 @@ class Table:
     rows: int = 0
     dropped: Int64s = field(default_factory=lambda: np.empty(0, np.int64))
     facts: tuple[str, ...] = ()
+    symbols: frozenset[str] = frozenset()
+    origin: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
-class _Sheet:
-    """The readable rows of a file in its order, each with its ``line``; ``problems`` has the reasons for the others.
+class RawTable:
+    """The cells of a file, with the meaning of its columns, before its times are instants.
 
-    ``stamp`` is (n,) int64, and ``kind`` gives its meaning; ``numbers`` is (5, n). ``symbols`` are those that the rows name.
-    ``cut`` is the last line if the file seems to end within its last number.
+    ``words`` is the zone that its times name.
     """
 
-    line: Int64s
-    stamp: Int64s
-    kind: Kinds
-    numbers: Floats
-    problems: dict[int, str]
-    symbols: frozenset[str] = frozenset()
-    cut: int | None = None
+    path: Path
+    hints: Hints
+    sheet: Sheet
+    layout: ColumnLayout
+    words: Zone | None = None
 
-    def without(self, reasons: Mapping[int, str]) -> _Sheet:
-        """The sheet without the rows at the positions in ``reasons``, which become problems."""
-        if not reasons:
-            return self
-        kept = np.ones(len(self.line), np.bool_)
-        kept[list(reasons)] = False
-        problems = {int(self.line[at]): reason for at, reason in reasons.items()}
-        return replace(self.rows(kept), problems=self.problems | problems)
+    @property
+    def symbols(self) -> list[str]:
+        """The symbols that its rows name."""
+        return sorted(self.sheet.symbols)
 
-    def rows(self, kept: Bools | Int64s | slice) -> _Sheet:
-        """Some of the rows."""
-        return replace(
-            self, line=self.line[kept], stamp=self.stamp[kept], kind=self.kind[kept], numbers=self.numbers[:, kept]
-        )
+    @property
+    def place(self) -> Place:
+        """The file in messages."""
+        return Place(_name(self.path, self.hints), ": row " if is_typed(self.path) else ":")
+
+    def by_symbol(self) -> Iterator[tuple[str, RawTable]]:
+        """Each symbol that its rows name, with a table of its own."""
+        if len(self.symbols) == 1:
+            yield self.symbols[0], self
+        for symbol, sheet in self.sheet.by_symbol():
+            yield symbol, replace(self, sheet=sheet)
+
+    def table(self, timeframe: Timeframe | None, zone: Zone, *, drop_last: bool = False) -> Table:
+        """As `read_table`."""
+        facts: list[str] = []
+        try:
+            return _table(self, timeframe, zone, facts, drop_last=drop_last)
+        except InvalidCandles as error:
+            for fact in facts:
+                error.add_note(fact)
+            raise
 
 
 def read_table(
@@ -114,145 +103,190 @@ def read_table(
     zone: Zone = UTC,
     *,
     drop_last: bool = False,
-    hints: Hints = Hints(),
+    hints: Hints = _NO_HINTS,
 ) -> Table:
     """Read the candles of ``path`` completely, or raise InvalidCandles, which names the fault.
 
     The days of ``timeframe`` are those of ``zone``; by default the timeframe is detected from the steps between the rows.
     ``drop_last`` leaves the newest row out, which in an exchange's dump is still forming. The notes of InvalidCandles are the
-    facts known by then, as in `Table.facts`.
+    facts known by then, as in `Table.facts`. BadUserInput if a hint is none.
     """
-    facts: list[str] = []
-    try:
-        return _read(path, timeframe, zone, hints, facts, drop_last=drop_last)
-    except InvalidCandles as error:
-        for fact in facts:
-            error.add_note(fact)
-        raise
+    return read_raw(path, hints).table(timeframe, zone, drop_last=drop_last)
 
 
-def _read(
-    path: Path, timeframe: Timeframe | None, zone: Zone, hints: Hints, facts: list[str], *, drop_last: bool
-) -> Table:
-    with _named(path):
-        check_size(path, parquet=is_parquet(path))
-        sheet, layout = (_read_parquet if is_parquet(path) else _read_csv)(path, hints.symbol)
-        facts.append("Columns: " + ", ".join(f"{name} {column}" for name, column in layout.taken.items()) + ".")
-        check_symbols(layout, sheet.symbols, hints.symbol)
-    dates = None if timeframe and timeframe.width_ms else hints.dates or zone
-    read = on_clock(sheet.stamp, sheet.kind, hints.clock or zone, dates)
-    facts.append(f"Times: {read.meaning}.")
-    sheet = _sorted(replace(sheet, stamp=read.ms, kind=read.kind).without(read.reasons))
-    step = timeframe or _detected_timeframe(sheet, path, zone)
-    if step.width_ms:
-        sheet = sheet.without(_each(sheet.kind == SKIPPED, NEVER.format(read.zone.name)))
-    every, newest = sheet.stamp, sheet.stamp.max(initial=0)
-    facts.append(_extent(every, step))
+def read_raw(path: Path, hints: Hints = _NO_HINTS) -> RawTable:
+    """Read the cells of a file. InvalidCandles, BadUserInput."""
+    with _named(path, hints):
+        sheet, layout, words = _sheet(path, hints)
+    return RawTable(path, hints, sheet, layout, words)
+
+
+def _table(raw: RawTable, timeframe: Timeframe | None, zone: Zone, facts: list[str], *, drop_last: bool) -> Table:
+    path, hints, layout, place = raw.path, raw.hints, raw.layout, raw.place
+    facts += _facts(layout, raw.sheet)
+    with _named(path, hints):
+        check_symbols(layout, raw.sheet.symbols, hints.symbol)
+        sheet, scaled = _scaled(raw.sheet, layout, hints)
+    instants = _instants(raw, timeframe, zone)
+    facts += [*scaled, f"Times: {instants.meaning}{_source(raw)}."]
+    sheet = replace(sheet, stamp=instants.ms, kind=instants.kind).without(instants.reasons)
+    sheet, raised = within_bounds(sheet.since(hints.since).in_order())
+    grid = _grid(sheet, _stamps(sheet, layout, instants, zone, hints), timeframe, raw, instants.zone)
+    facts += [*raised, *[grid.words] * bool(grid.words)]
+    sheet, step = replace(sheet, stamp=grid.stamps), grid.timeframe
+    sheet = sheet.without(_skipped(sheet, instants.zone) if step.width_ms else {})
+    facts.append(extent(sheet.stamp, step))
+    every, newest = sheet.stamp, int(sheet.stamp.max(initial=0))
     sheet = sheet.rows(sheet.stamp < newest) if drop_last else sheet
-    candles = Candles.of(sheet.stamp, *sheet.numbers)
-    if problems := _problems(sheet, candles, step, zone):
-        raise _refusal(path, problems, _hints(problems, step, read.zone, zone, given=timeframe is not None))
-    if not len(candles):
-        raise InvalidCandles(f"{path.name}: it has no rows{' but the newest, which was to be dropped' * drop_last}")
+    dropped = len(every) - len(sheet.line)
+    sheet = sheet.without(row_problems(sheet, step, zone))
+    facts += settle(
+        sheet.problems,
+        place,
+        hints.bad_rows,
+        remedies_for(sheet.problems, step, instants.zone, zone, given=timeframe is not None),
+    )
+    if not len(sheet.line):
+        raise InvalidCandles(f"{place.name}: it has no rows{' but the newest, which was to be dropped' * drop_last}")
     if not hints.thin:
-        with _named(path):
-            check_steps(every, step, zone)
-    dropped = np.full(int(drop_last), newest, np.int64)
-    return Table(candles.sorted(), step, layout.has_volume, len(every), dropped, tuple(facts))
+        with _named(path, hints):
+            check_steps(np.append(sheet.stamp, every[len(every) - dropped :]), step, zone)
+    return Table(
+        Candles.of(sheet.stamp, *sheet.numbers).sorted(),
+        step,
+        sheet.has_volume,
+        len(sheet.line) + dropped,
+        np.full(int(drop_last), newest, np.int64),
+        tuple(facts),
+        sheet.symbols,
+        layout.origin.name if layout.origin else None,
+    )
 
 
-def _problems(sheet: _Sheet, candles: Candles, timeframe: Timeframe, zone: Zone) -> dict[int, str]:
-    """The problems of rows, by their lines."""
-    wrong = {int(sheet.line[at]): reason for at, reason in candles.problems(timeframe, TIMES, zone).items()}
-    cut = {sheet.cut: CUT} if sheet.cut is not None and sheet.cut in sheet.line else {}
-    return {**_repeats(sheet), **cut, **wrong, **sheet.problems}
+def _skipped(sheet: Sheet, clock: Zone) -> dict[int, str]:
+    """By position, the rows whose local time does not exist: a midnight may open its day nevertheless, but no minute."""
+    return dict.fromkeys(np.flatnonzero(sheet.kind == SKIPPED).tolist(), NEVER.format(clock.name))
 
 
-def _extent(stamps: Int64s, timeframe: Timeframe) -> str:
-    if not len(stamps):
-        return "Rows: none."
-    first, last = np.datetime_as_string(stamps[[0, -1]].astype("datetime64[ms]"), "s")
-    return f"Rows: {len(stamps):,} of {timeframe}, from {first}Z to {last}Z."
+def _facts(layout: ColumnLayout, sheet: Sheet) -> list[str]:
+    """What is known of a file once its cells are read, for the user."""
+    columns = "Columns: " + ", ".join(f"{name} {column}" for name, column in layout.taken.items()) + "."
+    recognised = [f"Recognised: {layout.origin.name}."] if layout.origin else []
+    return [columns, *recognised, *layout.notes, *sheet.notes]
 
 
-def _each(bad: Bools, reason: str) -> dict[int, str]:
-    return dict.fromkeys(np.flatnonzero(bad).tolist(), reason)
+def _sheet(path: Path, hints: Hints) -> tuple[Sheet, ColumnLayout, Zone | None]:
+    """The rows of a file, its columns, and the zone that its times name in words."""
+    with path.open("rb") as file:
+        magic = file.read(6)
+    if not magic:
+        raise InvalidCandles("it is empty")
+    if magic.startswith((PARQUET, ARROW, FEATHER_1)):
+        layout, frame = read_frame(path, magic, hints)
+        reader = SheetReader(layout, hints)
+        reader.add(frame, np.arange(1, frame.height + 1))
+        return reader.sheet(), layout, reader.times.zone
+    if path.suffix.lower() in {".parquet", ".pq", ".feather", ".arrow"}:
+        raise InvalidCandles(f"it is no Parquet, Feather or Arrow file, though it is called {path.suffix}")
+    with unpacked(path, hints.member) as source:
+        text = text_of(source)
+        if text.json == "records":
+            layout, frame = read_records(text, path, hints)
+            reader = SheetReader(layout, hints)
+            reader.add(frame, np.arange(1, frame.height + 1))
+        else:
+            layout, blocks = read_delimited(text, _name(path, hints), hints)
+            reader = SheetReader(layout, hints)
+            reader.add_all(blocks)
+        return reader.sheet(), layout, reader.times.zone
 
 
-def _sorted(sheet: _Sheet) -> _Sheet:
-    return sheet if (np.diff(sheet.stamp) >= 0).all() else sheet.rows(np.argsort(sheet.stamp, kind="stable"))
+def is_typed(path: Path) -> bool:
+    """Whether the name of a file is that of a Parquet, Feather or Arrow file, which has rows and no lines."""
+    return path.suffix.lower() in {".parquet", ".pq", ".feather", ".arrow"}
 
 
-def _repeats(sheet: _Sheet) -> dict[int, str]:
-    """The rows of a sorted sheet with the instant of the row before them but other values."""
-    same = np.flatnonzero(np.diff(sheet.stamp) == 0) + 1
-    differing = same[(sheet.numbers[:, same] != sheet.numbers[:, same - 1]).any(axis=0)]
-    return {
-        later: f"the same timestamp as {earlier}, with other values"
-        for later, earlier in zip(sheet.line[differing].tolist(), sheet.line[differing - 1].tolist(), strict=True)
-    }
+def _scaled(sheet: Sheet, layout: ColumnLayout, hints: Hints) -> tuple[Sheet, list[str]]:
+    """Prices in the unit that the user or the origin names, and a line for the user."""
+    if hints.scale is not None:
+        divisor = 1 / hints.scale
+        exact = round(divisor) if abs(divisor - round(divisor)) < 1e-9 * divisor else 0
+        prices = [column / exact if exact else column * hints.scale for column in sheet.numbers[:4]]
+        return replace(sheet, numbers=(*prices, sheet.numbers[4])), [
+            f"Prices: multiplied by {hints.scale:g} (--scale)."
+        ]
+    origin = layout.origin
+    if (
+        origin is None
+        or not len(sheet.line)
+        or not all((column == np.floor(column)).all() for column in sheet.numbers[:4])
+    ):
+        return sheet, []
+    if origin.asks_scale and min(column.min() for column in sheet.numbers[:4]) >= 1_000:
+        raise InvalidCandles(
+            f"its prices are whole numbers, such as {sheet.numbers[0][0]:g}, as in {origin.name} of shares, which count "
+            "1/10,000: name the unit with --scale 0.0001, or with --scale 1 if these are the prices"
+        )
+    if origin.divisor == 1 or sheet.numbers[0].min() < origin.divisor / 10_000:
+        return sheet, []
+    count = 5 if origin.divides_volume else 4
+    numbers = tuple(column / origin.divisor if at < count else column for at, column in enumerate(sheet.numbers))
+    return replace(sheet, numbers=numbers), [
+        f"Prices: whole numbers in units of 1/{origin.divisor:,}; --scale 1 keeps them."
+    ]
 
 
-def _refusal(path: Path, problems: Mapping[int, str], hints: Iterable[str] = ()) -> InvalidCandles:
-    place = f"{path.name}: row " if is_parquet(path) else f"{path.name}:"
-    shown = [f"{place}{line}: {problems[line]}" for line in sorted(problems)[:_SHOWN_PROBLEMS]]
-    more = len(problems) - len(shown)
-    if more > 0:
-        shown.append(f"and {'at least ' if len(problems) >= _MAX_PROBLEMS else ''}{more:,} more")
-    return InvalidCandles("\n".join([*shown, *hints]))
+def _clock(layout: ColumnLayout, words: Zone | None, hints: Hints, zone: Zone) -> Zone:
+    """The clock of times without an offset: the user's, the one that they name, the origin's, or the usual one."""
+    origin = zone_named(layout.origin.clock) if layout.origin and layout.origin.clock else None
+    return hints.clock or words or origin or hints.usual_clock or zone
 
 
-def _hints(problems: Mapping[int, str], timeframe: Timeframe, clock: Zone, zone: Zone, *, given: bool) -> Iterator[str]:
-    if TWICE.format(clock.name) in problems.values():
-        yield "If the clock of the file never changes, name it: --clock EST, or its offset, such as --clock -05:00."
-    if not any(reason.startswith("the timestamp is not the opening") for reason in problems.values()):
-        return
-    if not given:
-        yield f"The timeframe {timeframe} was detected from the steps between the rows: name it if it is another."
-    if not timeframe.width_ms:
-        yield f"The days are taken for those of {zone.name}: name the time zone if it is another."
+def _source(raw: RawTable) -> str:
+    """Where the clock comes from, behind its name."""
+    origin = raw.layout.origin
+    if raw.hints.clock is not None or raw.words is not None or origin is None:
+        return ""
+    if origin.clock:
+        return f", the clock of {origin.name}"
+    return f"; {origin.read}" if "--clock" in origin.read else ""
 
 
-def _detected_timeframe(sheet: _Sheet, path: Path, zone: Zone) -> Timeframe:
-    """Detect the timeframe from the steps between the rows; problems of single rows come first, if there are any."""
+def _instants(raw: RawTable, timeframe: Timeframe | None, zone: Zone) -> Instants:
+    sheet, clock = raw.sheet, _clock(raw.layout, raw.words, raw.hints, zone)
+    dates = None if timeframe and timeframe.width_ms else raw.hints.dates or zone
+    if raw.layout.origin and raw.layout.origin.name == _MILLIS_OF_DAY and (day := re.search(r"\d{8}", raw.place.name)):
+        opened = int(np.datetime64(f"{day[0][:4]}-{day[0][4:6]}-{day[0][6:]}", "ms").astype(np.int64))
+        if len(sheet.stamp) and sheet.stamp.min() >= 0 and sheet.stamp.max() < DAY_MS:
+            return on_clock((opened + sheet.stamp) * 1_000, np.full_like(sheet.kind, LOCAL), clock, None)
+    return on_clock(sheet.stamp, sheet.kind, clock, dates)
+
+
+def _stamps(sheet: Sheet, layout: ColumnLayout, instants: Instants, zone: Zone, hints: Hints) -> Stamps:
+    is_local = bool(len(sheet.kind)) and bool((sheet.kind == LOCAL).all())
+    names = hints.stamps or layout.stamps
+    return Stamps(sheet.stamp, zone, names, hints.stamps is not None, instants.are_days, is_local)
+
+
+def _grid(sheet: Sheet, stamps: Stamps, timeframe: Timeframe | None, raw: RawTable, clock: Zone) -> Grid:
+    """The grid of the rows; problems of single rows come first, if there are any."""
+    remedies = list(remedies_for(sheet.problems, None, clock, stamps.zone, given=True))
+    if not len(stamps.ms):
+        settle(sheet.problems, raw.place, raw.hints.bad_rows, remedies)
+        raise InvalidCandles(f"{raw.place.name}: it has no rows")
     try:
-        return timeframe_of(sheet.stamp, zone)
+        return grid_of(stamps, timeframe)
     except InvalidCandles as error:
-        if sheet.problems:
-            raise _refusal(path, sheet.problems) from None
-        raise InvalidCandles(f"{path.name}: {error.message}") from None
+        settle(sheet.problems, raw.place, raw.hints.bad_rows, remedies)
+        raise InvalidCandles(f"{raw.place.name}: {error.message}") from None
 
 
-def _sheet_of(
-    frame: pl.DataFrame, layout: ColumnLayout, line: Int64s, problems: dict[int, str], symbol: str | None
-) -> _Sheet:
-    """The rows of a frame whose columns are named by their positions; only those of ``symbol`` if it is given."""
-    symbols, chosen = _symbols(frame, layout, symbol)
-    if chosen is not None:
-        frame, line = frame.filter(chosen), line[chosen]
-    stamp, kind = timestamps_of(times(frame, layout))
-    numbers, reasons = np.zeros((5, len(line))), dict[int, str]()
-    for row, (name, at) in enumerate(zip(VALUE_COLUMNS, layout.numbers, strict=True)):
-        if at is not None:
-            numbers[row], bad = floats(frame.get_column(str(at)), name)
-            reasons = bad | reasons
-    unread = _each(kind == UNREADABLE, "the timestamp is not understood")
-    return _Sheet(line, stamp, kind, numbers, problems, symbols).without(unread | reasons)
-
-
-def _symbols(frame: pl.DataFrame, layout: ColumnLayout, symbol: str | None) -> tuple[frozenset[str], Bools | None]:
-    """The symbols that the rows name, and a mask of the rows of ``symbol``; None for all rows."""
-    import polars as pl  # noqa: PLC0415 - lazily, see above
-
-    if layout.symbol is None:
-        return frozenset(), None
-    cells = frame.get_column(str(layout.symbol)).cast(pl.String, strict=False).str.strip_chars().fill_null("")
-    found = frozenset(cells.unique().to_list()) - {""}
-    return found, None if symbol is None else (cells == symbol).to_numpy()
+def _name(path: Path, hints: Hints) -> str:
+    return path.name if hints.member is None else f"{path.name}/{hints.member}"
 
 
 @contextmanager
-def _named(path: Path) -> Iterator[None]:
+def _named(path: Path, hints: Hints) -> Iterator[None]:
     """Turn every failure to read the file into InvalidCandles with its name."""
     if path.exists() and not path.is_file():
         # Opening a named pipe would wait for a writer.
@@ -261,59 +295,10 @@ def _named(path: Path) -> Iterator[None]:
         yield
     except FileNotFoundError:
         reason = "there is no such file"
-    except EOFError:
-        reason = "the gzip file is cut short"
-    except (gzip.BadGzipFile, zlib.error):
-        reason = "the gzip file is damaged"
     except OSError as error:
         reason = f"it cannot be read: {error.strerror or error}"
     except InvalidCandles as error:
         reason = error.message
     else:
         return
-    raise InvalidCandles(f"{path.name}: {reason}")
-
-
-def is_parquet(path: Path) -> bool:
-    """Whether the name of a file is that of a Parquet file."""
-    return path.suffix.lower() in {".parquet", ".pq"}
-
-
-def _read_parquet(path: Path, symbol: str | None) -> tuple[_Sheet, ColumnLayout]:
-    import polars as pl  # noqa: PLC0415 - lazily, see above
-
-    with path.open("rb") as file:
-        if file.read(4) != b"PAR1":
-            raise InvalidCandles("it is no Parquet file" if path.stat().st_size else "it is empty")
-    try:
-        lazy = pl.scan_parquet(path, glob=False, hive_partitioning=False)
-        names = lazy.collect_schema().names()
-        above = lazy.head(1).collect()
-        layout = column_layout_of(names, [str(cell) for cell in above.row(0)] if above.height else [""] * len(names))
-        columns = [names[at] for at in layout.columns]
-        frame = lazy.select(columns).collect()
-    except (pl.exceptions.PolarsError, pl.exceptions.PanicException) as error:
-        raise InvalidCandles(f"it is no Parquet file that can be read: {str(error).splitlines()[0][:200]}") from None
-    frame = frame.rename({name: str(names.index(name)) for name in columns})
-    return _sheet_of(frame, layout, np.arange(1, frame.height + 1), {}, symbol), layout
-
-
-def _read_csv(path: Path, symbol: str | None) -> tuple[_Sheet, ColumnLayout]:
-    sheets, problems = list[_Sheet](), dict[int, str]()
-    cut = None
-    with path.open("rb") as file:
-        layout, blocks = read_delimited(file)
-        for rows in blocks:
-            sheets.append(_sheet_of(rows.cells, layout, rows.line, rows.problems, symbol))
-            problems, cut = problems | sheets[-1].problems, rows.cut
-            if len(problems) >= _MAX_PROBLEMS:
-                break
-    return _Sheet(
-        np.concatenate([sheet.line for sheet in sheets]),
-        np.concatenate([sheet.stamp for sheet in sheets]),
-        np.concatenate([sheet.kind for sheet in sheets]),
-        np.concatenate([sheet.numbers for sheet in sheets], axis=1),
-        problems,
-        frozenset[str]().union(*(sheet.symbols for sheet in sheets)),
-        cut,
-    ), layout
+    raise InvalidCandles(f"{_name(path, hints)}: {reason}")

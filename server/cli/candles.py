@@ -21,14 +21,24 @@ if TYPE_CHECKING:
 
 
 @click.command("import")
-@click.argument("file", type=click.Path(path_type=Path))
+@click.argument("files", nargs=-1, required=True)
 @click.option("--market", required=True, help="The market to import into, new or not.")
 @click.option("--provider", required=True, help="The provider to import into, new or not.")
-@click.option("--symbol", required=True, help="The symbol of the candles.")
+@click.option("--symbol", help="The symbol of all candles. Default: that of each file's name.")
+@click.option("--symbol-from", type=click.Choice(["name", "column"]), help="Where the symbols of many files are.")
 @click.option("--timeframe", help="The length of a candle. Default: the step between the rows.")
 @click.option("--timezone", help="The IANA zone of a new symbol's days, and of a file's dates. Default: the market's.")
 @click.option("--clock", help="The zone of the file's times without an offset: an IANA name, or -05:00. Default: UTC.")
+@click.option("--columns", metavar="FIELD=COLUMN,...", help="The columns of time, open, high, low, close and volume.")
+@click.option("--date-format", metavar="FORMAT", help="How dates or times are written, such as %d/%m/%Y.")
+@click.option("--decimal", type=click.Choice([",", "."]), help="The decimal sign. Default: as the numbers show.")
+@click.option("--scale", type=float, help="Multiply prices by this. Default: 1, or the unit of the kind of file.")
+@click.option("--stamps", type=click.Choice(["open", "close"]), help="The end of a candle that a time names.")
+@click.option(
+    "--skip-bad-rows", type=click.IntRange(0), default=0, metavar="N", help="Omit up to N rows that are none."
+)
 @click.option("--only", metavar="SYMBOL", help="Import only the rows of this symbol.")
+@click.option("--from", "since", help="Omit the rows before: an instant.")
 @click.option("--until", help="Omit the rows from here on: an instant, or now.")
 @click.option("--drop-last", is_flag=True, help="Omit the last candle: it was still forming.")
 @click.option("--keep-fillers", is_flag=True, help="Keep the flat rows without volume, where the provider has none.")
@@ -38,13 +48,35 @@ if TYPE_CHECKING:
 @click.option("--dry-run", is_flag=True, help="Print what would be imported, and store nothing.")
 @command
 async def import_file(
-    settings: Settings, file: Path, market: str, provider: str, symbol: str, until: str | None, **options: Any
+    settings: Settings,
+    files: tuple[str, ...],
+    market: str,
+    provider: str,
+    symbol: str | None,
+    symbol_from: str | None,
+    since: str | None,
+    until: str | None,
+    **options: Any,
 ) -> None:
-    """Import a CSV, CSV.gz or Parquet FILE of candles: all of it, or nothing if a row is bad."""
-    from server.cli.importing import ImportOptions, import_candles
+    """Import FILES of candles: tables, folders, patterns and archives. Each file as a whole, or not at all."""
+    from server.cli.bulk_import import Into, import_many, is_one_table, sources_of
+    from server.cli.import_options import ImportOptions
+    from server.cli.importing import import_candles
 
+    if symbol is not None and symbol_from is not None:
+        raise click.UsageError("--symbol and --symbol-from exclude each other.")
     end = clock.now_ms() if until == "now" else instant(until)
-    click.echo(await import_candles(settings, file, (market, provider, symbol), ImportOptions(until=end, **options)))
+    given = ImportOptions(since=instant(since), until=end, **options)
+    if symbol is not None and is_one_table(files):
+        click.echo(await import_candles(settings, Path(files[0]), (market, provider, symbol), given))
+        return
+    into = Into(market, provider, symbol, symbol_from)
+
+    def show(line: str, is_refusal: bool) -> None:
+        click.echo(f"candlegraph: {line}" if is_refusal else line, err=is_refusal)
+
+    if not await import_many(settings, sources_of(files), into, given, show):
+        raise click.exceptions.Exit(1)
 
 
 @click.command()

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-import re
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -15,47 +14,23 @@ from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, T
 
 from candlegraph import clock
 from candlegraph.candle import Candles
-from candlegraph.clock import MINUTE_MS
 from candlegraph.errors import BadUserInput, InvalidCandles
 from candlegraph.evidence import bucket_ends
 from candlegraph.identity import check_new_name
 from candlegraph.series import Instrument, InstrumentRecord
 from candlegraph.timeframe import Timeframe
-from candlegraph.zone import UTC, Int64s, Zone, zone
-from providers.tables.reader import Hints, Table, read_table
+from candlegraph.zone import Int64s, Zone, zone
+from providers.tables.reader import RawTable, Table, read_raw
 from resolvers.names import instrument
 from schema.scalars import print_datetime
 from server.cli.claim import Claim
+from server.cli.import_options import ImportOptions
 from server.settings import Settings
 from server.wiring import Runtime, open_runtime
 from storage.batches import CandleWrite
 from storage.imports import imported_beside
 
-_OFFSET = re.compile(r"([+-])(\d\d):?([0-5]\d)")
-
-
-@dataclass(frozen=True, slots=True)
-class ImportOptions:
-    """The options of an import; see docs/import.md. ``until`` in ms, UTC."""
-
-    timeframe: str | None = None
-    timezone: str | None = None
-    clock: str | None = None
-    only: str | None = None
-    until: int | None = None
-    drop_last: bool = False
-    keep_fillers: bool = False
-    covers: bool = False
-    sparse: bool = False
-    replace: bool = False
-    dry_run: bool = False
-
-    def hints(self) -> Hints:
-        """How to read the file. BadUserInput if its clock is unknown, or two options exclude each other."""
-        if self.covers and self.sparse:
-            raise BadUserInput("--covers and --sparse exclude each other.")
-        zone = None if self.clock is None else _clock(self.clock)
-        return Hints(zone or UTC, zone, thin=self.covers or self.sparse, symbol=self.only)
+_COLUMNS = (TextColumn("importing"), BarColumn(), TaskProgressColumn(), TimeRemainingColumn())
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,6 +47,23 @@ class _Kept:
     until: int
 
 
+@dataclass(frozen=True, slots=True)
+class PreparedImport:
+    """A table on its way into the store: its target, the write (without the instrument's number), and lines for the user."""
+
+    target: Instrument
+    existing: InstrumentRecord | None
+    days: Zone
+    table: Table
+    write: CandleWrite
+    lines: tuple[str, ...]
+
+    @property
+    def count(self) -> str:
+        """The number of candles, in words."""
+        return f"{len(self.write.candles):,} candles of {self.table.timeframe}"
+
+
 async def import_candles(
     settings: Settings, file: Path, name: tuple[str, str, str], options: ImportOptions | None = None
 ) -> str:
@@ -86,28 +78,67 @@ async def import_candles(
     if not await asyncio.to_thread(file.exists):
         raise InvalidCandles(f"{file.name}: there is no such file")
     async with open_runtime(settings, create=True) as running:
-        existing = (await running.services.history.instruments.get_stored([target])).get(target)
-        days = zone(_days(running, target, existing, options.timezone))
-        zone_line = f"Time zone of {target.symbol}: {days.name}."
+        existing, days = await target_of(running, target, options)
         try:
-            table = await asyncio.to_thread(_read, file, options, days, hints)
-            drops = not options.keep_fillers and _drops_fillers(running, target, existing)
-            kept = _kept(file.name, table, days, options.until, drops_fillers=drops)
+            raw = await asyncio.to_thread(read_raw, file, hints)
+            prepared = await prepare(running, raw, (target, existing, days), options, options.asked)
         except InvalidCandles as error:
-            raise InvalidCandles(f"{error.message}\n{zone_line}") from None
-        claim = Claim.of(kept.seen, table.timeframe, days, kept.until, covers=options.covers, sparse=options.sparse)
-        if existing and not options.sparse:
-            claim = claim.joined(await imported_beside(running.database, existing.id, table.timeframe, claim.spans))
-        write = CandleWrite(0, table.timeframe, kept.candles, claim.spans, "i", options.replace)
-        write, older = _since(write, await running.store.horizon())
-        lines = [*table.facts, zone_line, _left_out(kept.left_out | older), *claim.lines()]
-        lines += _warnings(file, write.candles, table, days)
-        count = f"{len(write.candles):,} candles of {table.timeframe}"
+            lines = [error.message, *getattr(error, "__notes__", []), _zone_line(target, days)]
+            raise InvalidCandles("\n".join(lines)) from None
+        lines = [*prepared.lines, *_warnings(file, prepared)]
         if options.dry_run:
-            return "\n".join([*lines, f"Nothing was stored, this is a dry run: {count} would go into {target}."])
-        record = await running.services.history.instruments.get_or_create(target, days.name)
-        await _store(running, replace(write, instrument_id=record.id))
-    return "\n".join([*lines, f"Imported {count} into {target}."])
+            return "\n".join(
+                [*lines, f"Nothing was stored, this is a dry run: {prepared.count} would go into {target}."]
+            )
+        with Progress(*_COLUMNS, console=Console(file=sys.stderr), transient=True) as progress:
+            task = progress.add_task("", total=len(prepared.write.candles))
+            await store(running, [prepared], lambda rows: progress.advance(task, rows))
+    return "\n".join([*lines, f"Imported {prepared.count} into {target}."])
+
+
+async def target_of(
+    running: Runtime, target: Instrument, options: ImportOptions
+) -> tuple[InstrumentRecord | None, Zone]:
+    """The stored instrument of a target, None for a new one, and the zone of its days. BadUserInput."""
+    existing = (await running.services.history.instruments.get_stored([target])).get(target)
+    return existing, zone(_days(running, target, existing, options.timezone))
+
+
+async def prepare(
+    running: Runtime,
+    raw: RawTable,
+    of: tuple[Instrument, InstrumentRecord | None, Zone],
+    options: ImportOptions,
+    timeframe: Timeframe | None,
+) -> PreparedImport:
+    """Read the candles of a table and judge what they cover. InvalidCandles, BadUserInput."""
+    target, existing, days = of
+    table = await asyncio.to_thread(raw.table, timeframe, days, drop_last=options.drop_last)
+    drops = not options.keep_fillers and _drops_fillers(running, target, existing)
+    kept = _kept(raw.place.name, table, days, options.until, drops_fillers=drops)
+    claim = Claim.of(kept.seen, table.timeframe, days, kept.until, covers=options.covers, sparse=options.sparse)
+    if existing and not options.sparse:
+        claim = claim.joined(await imported_beside(running.database, existing.id, table.timeframe, claim.spans))
+    write = CandleWrite(0, table.timeframe, kept.candles, claim.spans, "i", options.replace)
+    write, older = _since(write, await running.store.horizon())
+    lines = [*table.facts, _zone_line(target, days), _left_out(kept.left_out | older), *claim.lines()]
+    return PreparedImport(target, existing, days, table, write, tuple(lines))
+
+
+async def store(running: Runtime, prepared: Sequence[PreparedImport], progress: Callable[[int], None]) -> None:
+    """Store tables in one transaction, and create their instruments."""
+    writes = []
+    for one in prepared:
+        has_volume = one.table.has_volume
+        record = await running.services.history.instruments.get_or_create(
+            one.target, one.days.name, has_volume=has_volume
+        )
+        writes.append(replace(one.write, instrument_id=record.id))
+    await running.store.write(writes, progress=progress)
+
+
+def _zone_line(target: Instrument, days: Zone) -> str:
+    return f"Time zone of {target.symbol}: {days.name}."
 
 
 def _since(write: CandleWrite, horizon: int | None) -> tuple[CandleWrite, dict[str, int]]:
@@ -116,21 +147,6 @@ def _since(write: CandleWrite, horizon: int | None) -> tuple[CandleWrite, dict[s
     if not len(kept.candles):
         raise BadUserInput(f"None of these candles was imported: 1-minute candles before {day} are not kept.")
     return kept, {f"older than {day}, before which 1m candles are not kept": len(write.candles) - len(kept.candles)}
-
-
-async def _store(running: Runtime, write: CandleWrite) -> None:
-    columns = (TextColumn("importing"), BarColumn(), TaskProgressColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=Console(file=sys.stderr), transient=True) as progress:
-        task = progress.add_task("", total=len(write.candles))
-        await running.store.write([write], progress=lambda rows: progress.advance(task, rows))
-
-
-def _read(file: Path, options: ImportOptions, days: Zone, hints: Hints) -> Table:
-    asked = None if options.timeframe is None else Timeframe.parse(options.timeframe)
-    try:
-        return read_table(file, asked, days, drop_last=options.drop_last, hints=hints)
-    except InvalidCandles as error:
-        raise InvalidCandles("\n".join([error.message, *getattr(error, "__notes__", [])])) from None
 
 
 def _kept(name: str, table: Table, days: Zone, until: int | None, *, drops_fillers: bool) -> _Kept:
@@ -170,22 +186,16 @@ def _left_out(counts: dict[str, int]) -> str:
     return f"Left out: {', '.join(f'{count:,} {why}' for why, count in counts.items() if count) or 'none'}."
 
 
-def _warnings(file: Path, candles: Candles, table: Table, days: Zone) -> Iterator[str]:
+def _warnings(file: Path, prepared: PreparedImport) -> Iterator[str]:
     """Warnings from a look at the file itself."""
-    written = int(file.stat().st_mtime * 1000)
-    if table.timeframe.next(int(candles.timestamp[-1]), days) > written and not len(table.dropped):
+    written, table = int(file.stat().st_mtime * 1000), prepared.table
+    if table.timeframe.next(int(prepared.write.candles.timestamp[-1]), prepared.days) > written and not len(
+        table.dropped
+    ):
         yield (
             f"The file was written at {print_datetime(written)}, before its last candle was over: "
             "if that one was still forming, import the file again with --drop-last."
         )
-
-
-def _clock(name: str) -> Zone:
-    """A clock by its IANA name, or by its offset from UTC."""
-    if match := _OFFSET.fullmatch(name):
-        minutes = int(match[2]) * 60 + int(match[3])
-        return Zone(name, UTC.changes, np.array([minutes * (-1 if match[1] == "-" else 1) * MINUTE_MS], np.int64))
-    return zone(name)
 
 
 def _days(running: Runtime, target: Instrument, existing: InstrumentRecord | None, wanted: str | None) -> str:

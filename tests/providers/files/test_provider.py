@@ -44,6 +44,7 @@ from tests.waiting import HANG_S, eventually
 START = 1_704_067_200_000  # 2024-01-01T00:00:00Z
 LATER = 1_719_792_000_000  # 2024-07-01T00:00:00Z: what is written here has long been final
 MINUTE_MS, HOUR_MS = 60_000, 3_600_000
+TABLE = " A table has rows of a time and four prices, separated by a comma, semicolon, tab or |"
 HOUR, DAY = Timeframe(1, "h"), Timeframe(1, "d")
 ALWAYS = Span(0, 9_999_999_999_999)
 _seconds = itertools.count(10**9)
@@ -290,7 +291,7 @@ async def test_a_broken_file_is_unavailable_and_says_why(tmp_path: Path, name: s
     with path.open("a") as file:
         file.write(f"{START + 3 * MINUTE_MS},1,3,9,2,10\n")
     provider = await started(tmp_path)
-    with pytest.raises(ProviderRefused, match=f"^{name}:5: low is above open, high or close$"):
+    with pytest.raises(ProviderRefused, match=f"^{name}:5: low is above open, high or close "):
         await provider.fetch(instrument("A"), MINUTE, ALWAYS)
     write(path, 5)
     assert len((await provider.fetch(instrument("A"), MINUTE, ALWAYS)).candles) == 5
@@ -440,19 +441,19 @@ async def test_every_file_that_cannot_be_served_is_listed_and_logged_once(
     assert said is not None
     cut = "it is no Parquet file that can be read: parquet: File out of specification: A Parquet file must contain a header"
     assert said.splitlines() == [
-        "C.csv and C.parquet hold 1m candles of 'C' both: keep one of them.",
-        "archive.zip: only CSV, TSV and other delimited text (plain or gzipped) and Parquet are read",
-        "broken.csv: it is no table of candles: it begins with 'nothing'",
+        ("C.csv and C.parquet hold 1m candles of 'C' both: keep one of them, or join them by `candlegraph import`."),
+        "archive.zip: it is no table of candles: it begins with 'nothing'." + TABLE,
+        "broken.csv: it is no table of candles: it begins with 'nothing'." + TABLE,
         f"cut_1m.parquet: {cut} and footer with at least 12 bytes",
         "dangling.csv: it is a link to no file",
-        "deep_1m.csv:902: it has fewer than 6 fields",
+        "deep_1m.csv:902: it has fewer than 6 fields: '1,2'; --skip-bad-rows 1 leaves it out",
         (
             "mixed_5y.csv: it holds two timeframes: it begins with 9 rows that are 1d apart and more, the others are of 1h. Import "
             "the two in files of their own; if the symbol seldom trades, add --sparse (each row stands for itself) or --covers "
             "(the file is whole)"
         ),
-        "notes.txt: it is no table of candles: it begins with 'nothing'",
-        "sheet.xlsx: only CSV, TSV and other delimited text (plain or gzipped) and Parquet are read",
+        "notes.txt: it is no table of candles: it begins with 'nothing'." + TABLE,
+        f"sheet.xlsx: {folder._KINDS}",
     ]
     assert len(caplog.records) == 10
     await provider.listings()

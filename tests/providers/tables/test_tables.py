@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import io
+import lzma
 import os
 import re
 import subprocess
@@ -22,9 +23,10 @@ from hypothesis import strategies as st
 
 from candlegraph import UTC as UTC_ZONE
 from candlegraph import Candles, InvalidCandles, Timeframe, zone
-from providers.tables import delimited, size
-from providers.tables import reader as tables
-from providers.tables.reader import Hints, Table, read_table
+from providers.tables import problems, size, texts
+from providers.tables import sheet as sheets
+from providers.tables.hints import Hints
+from providers.tables.reader import Table, read_table
 from providers.tables.timestamps import TIMES
 
 ROOT = Path(__file__).parents[3]
@@ -240,6 +242,7 @@ LAYOUTS = {
         "open_time,open,high,low,close,volume,close_time,quote_volume,count\n{ms},1,3,0.5,2,10,1,77,5\n"
     ),
     "Binance without": "{ms},1,3,0.5,2,10,{ms},77,5,1,2,0\n",
+    "NSE": "Date ,series ,OPEN ,HIGH ,LOW ,PREV. CLOSE ,ltp ,close ,VOLUME \n{iso},EQ,1,3,0.5,9,9,2,10\n",
     "Binance since 2025": "{ms}000,1,3,0.5,2,10,{ms}999,77,5,1,2,0\n",
     "ccxt camel case": "openTime,open,high,low,close,volume\n{ms},1,3,0.5,2,10\n",
     "Alpha Vantage": "timestamp,1. open,2. high,3. low,4. close,5. volume\n{iso},1,3,0.5,2,10\n",
@@ -252,7 +255,6 @@ LAYOUTS = {
         "<DATE>\t<TIME>\t<OPEN>\t<HIGH>\t<LOW>\t<CLOSE>\t<TICKVOL>\t<VOL>\t<SPREAD>\n{dots}\t{clock}\t1\t3\t0.5\t2\t77\t10\t1\n"
     ),
     "MetaTrader 4": "{dots},{clock},1,3,0.5,2,10\n",
-    "HistData": "{compact};1;3;0.5;2;10\n",
     "Stooq": "<TICKER>,<PER>,<DATE>,<TIME>,<OPEN>,<HIGH>,<LOW>,<CLOSE>,<VOL>,<OPENINT>\nX,1,{day},{digits},1,3,0.5,2,10,0\n",
     "date and an epoch in time": "date,time,open,high,low,close,volume\n{iso},{ms},1,3,0.5,2,10\n",
     "pandas index": ",open,high,low,close,volume\n{iso},1,3,0.5,2,10\n",
@@ -294,42 +296,44 @@ def test_without_a_volume_column_the_volume_is_zero(read: Read) -> None:
 
 def test_an_unknown_layout_names_the_columns_that_were_found(read: Read) -> None:
     message = refusal(read, "when,open,high,low,adj close\n1,2,3,4,5\n")
-    assert message == "prices.csv: no column for time, close among: 'when', 'open', 'high', 'low', 'adj close'"
+    assert message == (
+        "prices.csv: no column for time, close among: 'when', 'open', 'high', 'low', 'adj close'. "
+        "Name it with --columns time=NAME,close=NAME"
+    )
 
 
 def test_two_columns_of_the_same_name_are_refused(read: Read) -> None:
     assert refusal(read, f"time,open,high,low,close,Close\n{START},1,3,1,2,2\n") == (
-        "prices.csv: 2 columns are called close"
+        "prices.csv: 2 columns are called close: name one by its number, as in --columns close=2"
     )
 
 
 GOOD = f"{START},1,3,0.5,2,10"
 BAD = {
-    f"{START + MINUTE_MS},1,3,0.5,x,10": "close is not a number: 'x'",
-    f'{START + MINUTE_MS},1,3,0.5,"1,5",10': "close is not a number: '1,5'",
-    f"{START + MINUTE_MS},1,3,0.5,,10": "close is missing",
-    f'{START + MINUTE_MS},1,3,0.5," ",10': "close is missing",
-    f"{START + MINUTE_MS},1,3,0.5,2,": "volume is missing",
-    f"{START + MINUTE_MS},1,3,0.5,2": "it has fewer than 6 fields",
-    f"{START + MINUTE_MS},1,3,0.5,2,10,11": "it has more than 6 fields",
+    f"{START + MINUTE_MS},1,3,0.5,x,10": "'close' has 'x', which is no number (close)",
+    f'{START + MINUTE_MS},1,3,0.5,"1,5",10': "'close' has '1,5', which is no number (close)",
+    f"{START + MINUTE_MS},1,3,0.5,,10": "'close' is empty (close)",
+    f'{START + MINUTE_MS},1,3,0.5," ",10': "'close' is empty (close)",
+    f"{START + MINUTE_MS},1,3,0.5,2,": "'volume' is empty (volume)",
+    f"{START + MINUTE_MS},1,3,0.5,2": f"it has fewer than 6 fields: '{START + MINUTE_MS},1,3,0.5,2'",
+    f"{START + MINUTE_MS},1,3,0.5,2,10,11": f"it has more than 6 fields: '{START + MINUTE_MS},1,3,0.5,2,10,11'",
     f"{START + MINUTE_MS},1,3,0.5,nan,10": "a number is missing, NaN or infinite",
     f"{START + MINUTE_MS},1,inf,0.5,2,10": "a number is missing, NaN or infinite",
     f"{START + MINUTE_MS},1,1e999,0.5,2,10": "a number is missing, NaN or infinite",
-    f"{START + MINUTE_MS},1,3,0.5,2,-1": "volume is negative",
-    f"{START + MINUTE_MS},1,3,1.5,2,10": "low is above open, high or close",
-    f"{START + MINUTE_MS},1,1.5,0.5,2,10": "high is below open or close",
-    f"{START + 90_000},1,3,0.5,2,10": "the timestamp is not the opening of a 1m bucket",
+    f"{START + MINUTE_MS},1,3,0.5,2,-1": "volume is negative (-1)",
+    f"{START + MINUTE_MS},1,3,1.5,2,10": "low is above open, high or close (open 1, high 3, low 1.5, close 2)",
+    f"{START + MINUTE_MS},1,1.5,0.5,2,10": "high is below open or close (open 1, high 1.5, low 0.5, close 2)",
+    f"{START + 90_000},1,3,0.5,2,10": ("the timestamp is not the opening of a 1m bucket (2024-01-01T00:01:30.000Z)"),
     f"{START},1,3,0.5,2,11": "the same timestamp as 2, with other values",
     f"{START // 1000 + 60},1,3,0.5,2,10": ("the timestamp is in seconds, that of most rows is in milliseconds"),
     "2024-01-01 00:01,1,3,0.5,2,10": "the timestamp is in words, that of most rows is in milliseconds",
     "-5000000000000,1,3,0.5,2,10": "the timestamp is before 1900 or after 2286",
     "99999999999999,1,3,0.5,2,10": "the timestamp is before 1900 or after 2286",
     "-9223372036854775808,1,3,0.5,2,10": "the timestamp is in nanoseconds, that of most rows is in milliseconds",
-    f"{START}.5,1,3,0.5,2,10": "the timestamp is not understood",
-    "yesterday,1,3,0.5,2,10": "the timestamp is not understood",
-    ",1,3,0.5,2,10": "the timestamp is not understood",
-    "nan,1,3,0.5,2,10": "the timestamp is not understood",
-    "# a remark": "it has fewer than 6 fields",
+    f"{START}.5,1,3,0.5,2,10": f"'timestamp' has '{START}.5', a time that is not understood",
+    "yesterday,1,3,0.5,2,10": "'timestamp' has 'yesterday', a time that is not understood",
+    ",1,3,0.5,2,10": "'timestamp' has '', a time that is not understood",
+    "nan,1,3,0.5,2,10": "'timestamp' has 'nan', a time that is not understood",
 }
 
 
@@ -338,16 +342,20 @@ BAD = {
 def test_a_bad_row_is_refused_with_its_line_and_reason(read: Read, row: str, timeframe: Timeframe | None) -> None:
     others = [f"{START + n * MINUTE_MS},1,3,0.5,2,10" for n in (2, 3, 4)]
     message = refusal(read, "\n".join([HEADER, GOOD, *others, "", row, ""]), timeframe)
-    assert message.splitlines()[0] == f"prices.csv:7: {BAD[row]}"
+    first = message.splitlines()[0]
+    assert first.startswith(f"prices.csv:7: {BAD[row]}")
+    assert first.endswith("; --skip-bad-rows 1 leaves it out")
     assert len([line for line in message.splitlines() if line.startswith("prices.csv:")]) == 1
 
 
-def test_the_first_ten_problems_are_listed_and_the_others_counted(read: Read) -> None:
+def test_the_first_problems_are_listed_and_the_others_counted(read: Read) -> None:
     bad = [f"{START + n * MINUTE_MS},1,3,9,2,10" for n in range(22)]
     lines = refusal(read, "\n".join([HEADER, *bad])).splitlines()
-    assert lines[0] == "prices.csv:2: low is above open, high or close"
-    assert lines[9] == "prices.csv:11: low is above open, high or close"
-    assert lines[10:] == ["and 12 more"]
+    assert [line.split(" (")[0] for line in lines[:5]] == [
+        f"prices.csv:{line}: low is above open, high or close" for line in range(2, 7)
+    ]
+    assert all(line.endswith("--skip-bad-rows 22 leaves them out") for line in lines[:5])
+    assert lines[5:] == ["and 17 more"]
 
 
 def test_problems_of_all_kinds_come_in_the_order_of_the_file(read: Read) -> None:
@@ -361,10 +369,11 @@ def test_problems_of_all_kinds_come_in_the_order_of_the_file(read: Read) -> None
             *rows(*range(START, START + 9 * MINUTE_MS, MINUTE_MS)).splitlines()[1:],
         ]
     )
-    assert refusal(read, text).splitlines() == [
-        "prices.csv:2: low is above open, high or close",
-        "prices.csv:3: the timestamp is not understood",
-        "prices.csv:4: open is missing",
+    option = "--skip-bad-rows 3 leaves them out"
+    assert refusal(read, text).splitlines()[:3] == [
+        f"prices.csv:2: low is above open, high or close (open 1, high 3, low 9, close 2); {option}",
+        f"prices.csv:3: 'timestamp' has 'x', a time that is not understood: --date-format may name its format; {option}",
+        f"prices.csv:4: 'open' is empty (open); {option}",
     ]
 
 
@@ -379,7 +388,7 @@ def test_equal_duplicates_are_merged(read: Read) -> None:
 
 def test_empty_lines_hold_nothing_and_still_count(read: Read) -> None:
     text = f"{HEADER}\n\n{GOOD}\n,,,,,\n\n{START + MINUTE_MS},1,3,9,2,10\n\n\n"
-    assert refusal(read, text) == "prices.csv:6: low is above open, high or close"
+    assert refusal(read, text).startswith("prices.csv:6: low is above open, high or close")
 
 
 @pytest.mark.parametrize("drop_last", [False, True])
@@ -398,18 +407,20 @@ def test_the_size_of_a_block_changes_nothing(read: Read, monkeypatch: pytest.Mon
     text = rows(*range(START, START + 200 * MINUTE_MS, MINUTE_MS))
     whole = read(text)
     broken = text + f"{START + 200 * MINUTE_MS},1,3,9,2,10\n"
-    monkeypatch.setattr(delimited, "_BLOCK_BYTES", size)
+    monkeypatch.setattr(texts, "_BLOCK_BYTES", size)
     assert same(read(text).candles, whole.candles)
     assert same(read(gzip.compress(text.encode()), name="a.csv.gz").candles, whole.candles)
     assert same(read(text.rstrip("\n")).candles, whole.candles)
-    assert refusal(read, broken) == "prices.csv:202: low is above open, high or close"
+    assert refusal(read, broken).startswith("prices.csv:202: low is above open, high or close")
 
 
 def test_a_file_full_of_problems_is_not_read_to_its_end(read: Read, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(delimited, "_BLOCK_BYTES", 1000)
-    monkeypatch.setattr(tables, "_MAX_PROBLEMS", 50)
+    monkeypatch.setattr(texts, "_BLOCK_BYTES", 1000)
+    monkeypatch.setattr(texts, "_HEAD_BYTES", 1000)
+    monkeypatch.setattr(sheets, "MAX_PROBLEMS", 50)
+    monkeypatch.setattr(problems, "MAX_PROBLEMS", 50)
     message = refusal(read, HEADER + "\n" + "x,1,3,0.5,2,10\n" * 10_000)
-    more = re.fullmatch(r"and at least ([\d,]+) more", message.splitlines()[-1])
+    more = re.fullmatch(r"and at least ([\d,]+) more", message.splitlines()[5])
     assert more
     assert int(more[1].replace(",", "")) < 1000
 
@@ -426,19 +437,21 @@ FILES: dict[str, tuple[str, bytes, str]] = {
         "the gzip file is cut short",
     ),
     "broken gzip": ("a.csv.gz", b"\x1f\x8b" + b"x" * 50, "the gzip file is damaged"),
-    "zip": ("a.csv", b"PK\x03\x04" + b"x" * 50, "it is a zip archive, not a CSV: unpack or rename it first"),
-    "zstd": ("a.csv", b"\x28\xb5\x2f\xfd" + b"x" * 50, "it is a zstd file, not a CSV: unpack or rename it first"),
-    "no parquet": ("a.parquet", rows(START).encode(), "it is no Parquet file"),
+    "broken zip": ("a.csv", b"PK\x03\x04" + b"x" * 50, "the zip file is damaged"),
+    "broken zstd": ("a.csv", b"\x28\xb5\x2f\xfd" + b"x" * 50, "the zstd file is damaged"),
+    "broken xz": ("a.csv", b"\xfd7zXZ\x00" + b"x" * 50, "the xz file is damaged"),
+    "cut xz": ("a.csv", lzma.compress(rows(START).encode())[:-9], "the xz file is cut short"),
+    "broken bzip2": ("a.csv", b"BZh9" + b"x" * 50, "the bzip2 file is damaged"),
+    "no parquet": ("a.parquet", rows(START).encode(), "it is no Parquet, Feather or Arrow file"),
     "empty parquet": ("a.parquet", b"", "it is empty"),
     "cut parquet": ("a.parquet", b"PAR1" + b"x" * 99, "it is no Parquet file that can be read: "),
     "broken parquet": ("a.parquet", b"PAR1" + b"x" * 99 + b"PAR1", "it is no Parquet file that can be read: "),
-    "Latin-1": ("a.csv", rows(START).encode() + b"\n\xfcber,1,1,1,1,1\n", "line 4 is not UTF-8 text"),
-    "UTF-16": ("a.csv", rows(START).encode("utf-16"), "line 1 is not UTF-8 text"),
     "prose": (
         "a.csv",
         b"Once upon a time,\nthere was\n",
         "it is no table of candles: it begins with 'Once upon a time,'",
     ),
+    "binary": ("a.csv", bytes(range(256)) * 9, "it is no text"),
     "an open quotation": ("a.csv", rows(START, f'"{START}').encode(), "line 3: its quotation marks are not in pairs"),
     "a quotation over lines": ("a.csv", rows(START, f'"{START}\n"').encode(), "line 3: its quotation marks are not in"),
     "an odd quotation": ("a.csv", rows(START, f'"{START}"x').encode(), "line 3: its quotation marks are not in pairs"),
@@ -464,7 +477,7 @@ def test_what_is_no_file_is_refused_by_its_name(tmp_path: Path) -> None:
 
 
 def test_a_line_without_end_is_no_table(read: Read, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(delimited, "_BLOCK_BYTES", 1000)
+    monkeypatch.setattr(texts, "_BLOCK_BYTES", 1000)
     assert "longer than any row" in refusal(read, b"x" * 5000)
 
 
@@ -497,7 +510,7 @@ def test_a_parquet_problem_names_its_row(tmp_path: Path) -> None:
     pl.DataFrame({"t": [START, START + MINUTE_MS], "o": one, "h": one, "l": [1.0, None], "c": one}).write_parquet(path)
     with pytest.raises(InvalidCandles) as caught:
         read_table(path, Timeframe(1, "m"))
-    assert caught.value.message == "a.parquet: row 2: low is missing"
+    assert caught.value.message == "a.parquet: row 2: 'l' is empty (low); --skip-bad-rows 1 leaves it out"
 
 
 @pytest.mark.parametrize("column", ["t", "o"])
@@ -545,8 +558,11 @@ def test_stock_days_with_weekends_are_days(read: Read) -> None:
     [
         ([START], "one row does not show its timeframe"),
         ([START, START + 1000, START + 2000], "its rows are 1 seconds apart, and the shortest timeframe is 1m"),
-        ([START + 60_000, START + 8 * 60_000], "do not open 7m buckets: name its timeframe"),
-        (["2024-01-02 05:00", "2024-01-03 05:00"], "do not open 1d buckets: name its time zone"),
+        ([START + 60_000, START + 8 * 60_000], "do not open 7m buckets: they are another span"),
+        (
+            ["2024-01-02 05:00", "2024-01-03 05:00"],
+            "do not open 1d buckets (the first is at 05:00 UTC): name the time zone",
+        ),
         ([f"{year}-01-01" for year in (1980, 2020)], "at most ten years"),
     ],
 )
@@ -559,7 +575,10 @@ def test_a_timeframe_that_cannot_be_detected_must_be_named(read: Read, times: li
 def test_a_detected_timeframe_is_named_where_rows_do_not_fit_it(read: Read) -> None:
     times = [START + n * 10 * MINUTE_MS for n in range(9)]
     assert refusal(read, rows(*times, START + 25 * MINUTE_MS)).splitlines() == [
-        "prices.csv:11: the timestamp is not the opening of a 10m bucket",
+        (
+            "prices.csv:11: the timestamp is not the opening of a 10m bucket (2024-01-01T00:25:00.000Z); "
+            "--skip-bad-rows 1 leaves it out"
+        ),
         "The timeframe 10m was detected from the steps between the rows: name it if it is another.",
     ]
 
@@ -571,9 +590,9 @@ def test_the_smallest_step_is_the_timeframe_of_a_file_with_many_holes(read: Read
 
 def test_days_of_another_zone_are_refused_with_a_hint(read: Read) -> None:
     midnights = NEW_YORK.open_of_day(np.arange(19_700, 19_710)).tolist()
-    lines = refusal(read, rows(*midnights), Timeframe(1, "d")).splitlines()
-    assert lines[0] == "prices.csv:2: the timestamp is not the opening of a 1d bucket"
-    assert lines[-1] == "The days are taken for those of UTC: name the time zone if it is another."
+    message = refusal(read, rows(*midnights), Timeframe(1, "d"))
+    assert "do not open 1d buckets (the first is at 05:00 UTC): name the time zone" in message
+    assert "--timezone, now UTC" in message
 
 
 def test_a_time_without_an_offset_is_local_and_one_with_it_is_not(read: Read) -> None:
@@ -606,7 +625,7 @@ def test_a_local_time_that_happens_twice_is_refused_where_the_order_does_not_tel
     twice = (
         "this local time happens twice in America/New_York, and the order of the rows does not tell which one is meant"
     )
-    assert lines[0].endswith(twice)
+    assert twice in lines[0]
     assert "--clock -05:00" in lines[-1]
     fixed = Hints(clock=zone("EST"))
     if len(texts) == 6:
@@ -623,9 +642,7 @@ def test_the_clock_of_a_file_is_apart_from_the_zone_of_its_days(read: Read) -> N
     assert stamps(days)[1:3] == [at("2024-03-08T05:00Z"), at("2024-03-11T04:00Z")]
     assert days.facts[1] == "Times: dates, days of America/New_York."
     named = Hints(clock=UTC_ZONE, dates=UTC_ZONE)
-    assert "days are taken for those of America/New_York" in refusal(
-        read, rows(*dates), Timeframe(1, "d"), NEW_YORK, hints=named
-    )
+    assert "do not open 1d buckets" in refusal(read, rows(*dates), Timeframe(1, "d"), NEW_YORK, hints=named)
 
 
 def test_midnights_are_instants_where_the_candles_are_shorter_than_a_day(read: Read) -> None:
@@ -708,7 +725,10 @@ def test_of_two_symbols_in_one_file_one_must_be_chosen(tmp_path: Path, kind: str
     path.write_bytes(SYMBOLS.encode() if kind == "csv" else _parquet(pl.read_csv(io.StringIO(SYMBOLS))))
     with pytest.raises(InvalidCandles) as caught:
         read_table(path)
-    assert caught.value.message == f"a.{kind}: its rows are of 2 symbols, 'AAPL', 'MSFT': take one of them with --only"
+    assert (
+        caught.value.message
+        == f"a.{kind}: its rows are of 2 symbols, 'AAPL', 'MSFT': take one of them with --only, or all with --symbol-from column"
+    )
     chosen = read_table(path, hints=Hints(symbol="MSFT"))
     assert chosen.candles.open.tolist() == [300, 300, 300]
     with pytest.raises(InvalidCandles, match="no row of 'GOOG', only of 'AAPL', 'MSFT'"):
@@ -751,7 +771,7 @@ def test_the_facts_of_a_refused_file_are_reported_too(read: Read) -> None:
     with pytest.raises(InvalidCandles) as caught:
         read(rows(START, START + MINUTE_MS, START + 90_000))
     assert caught.value.__notes__[:2] == list(known)
-    headless = read(f"{START},1,3,0.5,2,10\n{START + MINUTE_MS},1,3,0.5,2,10\n")
+    headless = read("".join(f"{START + n * MINUTE_MS},{n + 1},{n + 3},0.5,{n + 2},10\n" for n in range(5)))
     assert headless.facts[0].startswith("Columns: time column 1, open column 2")
 
 
@@ -762,7 +782,7 @@ def test_the_row_left_out_is_reported(read: Read) -> None:
 
 
 def test_a_local_time_that_does_not_exist_is_refused(read: Read) -> None:
-    assert refusal(read, rows("2024-03-10 01:30", "2024-03-10 02:30"), Timeframe(1, "m"), NEW_YORK) == (
+    assert refusal(read, rows("2024-03-10 01:30", "2024-03-10 02:30"), Timeframe(1, "m"), NEW_YORK).startswith(
         "prices.csv:3: this local time does not exist in America/New_York"
     )
 
@@ -771,7 +791,7 @@ def test_a_midnight_that_does_not_exist_opens_its_day_but_no_minute(read: Read) 
     sao_paulo = zone("America/Sao_Paulo")
     text = rows("2018-11-03 00:00", "2018-11-04 00:00")
     assert stamps(read(text, Timeframe(1, "d"), sao_paulo)) == [at("2018-11-03T03:00Z"), at("2018-11-04T03:00Z")]
-    assert refusal(read, text, Timeframe(1, "m"), sao_paulo) == (
+    assert refusal(read, text, Timeframe(1, "m"), sao_paulo).startswith(
         "prices.csv:3: this local time does not exist in America/Sao_Paulo"
     )
 
@@ -794,7 +814,7 @@ def test_local_times_agree_with_zoneinfo(minutes: int, name: str) -> None:
 
 @pytest.mark.parametrize("bad", ["20240230", "20241301"])
 def test_a_number_that_is_no_date_is_refused(read: Read, bad: str) -> None:
-    assert refusal(read, rows("20240228", "20240229", bad, "20240301")) == (
+    assert refusal(read, rows("20240228", "20240229", bad, "20240301")).startswith(
         "prices.csv:4: the timestamp is no date of any calendar, that of most rows is a date like 20240131"
     )
 
@@ -803,7 +823,7 @@ def test_a_number_that_is_no_date_is_refused(read: Read, bad: str) -> None:
 def test_a_clock_that_lost_a_digit_is_not_guessed(read: Read, clock: str) -> None:
     header = "date,time,open,high,low,close,volume"
     text = f"{header}\n20240102,100000,1,3,0.5,2,10\n20240102,{clock},1,3,0.5,2,10\n"
-    assert refusal(read, text, Timeframe(1, "m")) == "prices.csv:3: the timestamp is not understood"
+    assert refusal(read, text, Timeframe(1, "m")).startswith(f"prices.csv:3: 'date' and 'time' has '20240102 {clock}'")
 
 
 @settings(max_examples=150, deadline=None)
@@ -862,7 +882,7 @@ def test_dates_before_1970_are_read(read: Read, text: str) -> None:
 
 def test_a_file_without_names_may_begin_before_1970(read: Read) -> None:
     days = range(-3, 3)
-    table = read(rows(*(day * 86_400 for day in days)).split("\n", 1)[1])
+    table = read("".join(f"{day * 86_400},{day + 5},{day + 9},0.5,{day + 6},99\n" for day in days))
     assert (table.timeframe, stamps(table)) == (Timeframe(1, "d"), [day * DAY_MS for day in days])
 
 

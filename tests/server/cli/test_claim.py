@@ -15,7 +15,8 @@ from pydantic import SecretStr
 from candlegraph import Instrument, Series, Timeframe, clock
 from candlegraph.answer import Answer, CandleRequest
 from candlegraph.errors import BadUserInput, InvalidCandles
-from server.cli.importing import ImportOptions, import_candles
+from server.cli.import_options import ImportOptions
+from server.cli.importing import import_candles
 from server.settings import Settings
 from server.wiring import open_runtime
 from storage.relations import ALL_AGGREGATES

@@ -80,12 +80,16 @@ def test_the_providers_are_listed(cli: Command) -> None:
 
 
 def test_files_that_cannot_be_served_are_listed_with_the_reason(cli: Command, tmp_path: Path) -> None:
-    (tmp_path / "A.zip").write_bytes(b"PK")
+    (tmp_path / "A.zip").write_bytes(b"PK\x03\x04")
     (tmp_path / "B.csv").write_text("nothing")
-    os.utime(tmp_path / "B.csv", (0, 0))
+    for path in tmp_path.iterdir():
+        os.utime(path, (0, 0))
     assert cli("providers", FILES_DIR=str(tmp_path)).stdout.splitlines()[-2:] == [
-        "files/files: A.zip: only CSV, TSV and other delimited text (plain or gzipped) and Parquet are read",
-        "files/files: B.csv: it is no table of candles: it begins with 'nothing'",
+        "files/files: A.zip: the zip file is damaged: File is not a zip file",
+        (
+            "files/files: B.csv: it is no table of candles: it begins with 'nothing'. A table has rows of a time and four "
+            "prices, separated by a comma, semicolon, tab or |"
+        ),
     ]
 
 

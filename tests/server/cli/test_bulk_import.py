@@ -1,0 +1,151 @@
+"""Many files are imported by one command: each as a whole or not at all, and again only what is missing."""
+
+from __future__ import annotations
+
+import json
+import zipfile
+from pathlib import Path
+
+import asyncpg
+import pytest
+from pydantic import SecretStr
+
+from server.cli.bulk_import import ImportFile, Into, sources_of
+from server.cli.importing import import_candles
+from server.settings import Settings
+from tests.server.cli.test_cli import Command, cli  # noqa: F401 - a fixture
+from tests.server.cli.test_importing import T0
+
+LAB = ("--market", "lab", "--provider", "bench")
+MINUTE_MS = 60_000
+
+
+def binance(count: int, start: int = T0, price: float = 100.0) -> str:
+    """Rows as Binance Vision has them."""
+    rows = []
+    for n in range(count):
+        stamp, first = start + n * MINUTE_MS, price + n
+        rows.append(f"{stamp},{first},{first + 2},{first - 1},{first + 1},5,{stamp + 59_999},7,1,1,1,0\n")
+    return "".join(rows)
+
+
+def stored(cli: Command, symbol: str) -> list[dict[str, float]]:  # noqa: F811
+    result = cli("candles", "lab", "bench", symbol, "--since", str(T0), "--limit", "500", "--format", "json")
+    assert result.returncode == 0, result.stderr
+    found: list[dict[str, float]] = json.loads(result.stdout)
+    return found
+
+
+def test_a_folder_is_imported_and_again_only_what_is_missing(cli: Command, tmp_path: Path) -> None:  # noqa: F811
+    folder = tmp_path / "candles"
+    (folder / "deep").mkdir(parents=True)
+    with zipfile.ZipFile(folder / "AAAUSDT-1m-2024-05.zip", "w") as archive:
+        archive.writestr("AAAUSDT-1m-2024-05.csv", binance(20))
+    (folder / "AAAUSDT-1m-2024-06.csv").write_text(binance(20, T0 + 20 * MINUTE_MS, 120))
+    (folder / "deep" / "BBBUSDT-1m-2024-05.csv").write_text(binance(10))
+    (folder / "deep" / "broken_1m.csv").write_text("nothing")
+    (folder / "_SUCCESS").write_text("")
+    first = cli("import", str(folder), *LAB)
+    assert first.returncode == 1
+    assert first.stdout.splitlines()[-1] == "Imported 3 files: 50 candles of 2 symbols, 1 were refused."
+    assert first.stderr.splitlines()[-1].startswith("candlegraph: broken_1m.csv: it is no table of candles")
+    assert [row["timestamp"] for row in stored(cli, "AAAUSDT")] == [T0 + n * MINUTE_MS for n in range(40)]
+    assert len(stored(cli, "BBBUSDT")) == 10
+    (folder / "deep" / "broken_1m.csv").write_text(binance(7))
+    again = cli("import", str(folder), *LAB)
+    assert again.returncode == 0, again.stderr
+    assert again.stdout.splitlines()[-1] == "Imported 1 files: 7 candles of 3 symbols, 3 were imported before."
+    (folder / "deep" / "BBBUSDT-1m-2024-05.csv").write_text(binance(10, price=200))
+    corrected = cli("import", str(folder / "deep" / "B*.csv"), *LAB)
+    assert corrected.stdout.splitlines()[-1] == "Imported 1 files: 10 candles of 1 symbols."
+    assert stored(cli, "BBBUSDT")[0]["open"] == 200
+
+
+FLAT = "ticker,volume,open,close,high,low,window_start,transactions\n"
+
+
+def flat_file(symbols: int, bad: bool = False) -> str:
+    rows = [
+        f"S{name},{n + 1},{100 + n},{101 + n},{102 + n},{99 - bad * (name == 1) * -900},{(T0 + n * MINUTE_MS) * 10**6},3\n"
+        for n in range(4)
+        for name in range(symbols)
+    ]
+    return FLAT + "".join(rows)
+
+
+def test_the_symbols_of_a_column_are_imported_in_one_transaction(cli: Command, tmp_path: Path) -> None:  # noqa: F811
+    file = tmp_path / "2024-05-01.csv"
+    file.write_text(flat_file(3))
+    refused = cli("import", str(file), *LAB, "--symbol", "X")
+    assert refused.returncode == 1
+    assert (
+        "3 symbols, 'S0', 'S1', 'S2': take one of them with --only, or all with --symbol-from column" in refused.stderr
+    )
+    file.write_text(flat_file(3, bad=True))
+    assert cli("import", str(file), *LAB, "--symbol-from", "column").returncode == 1
+    assert cli("candles", "lab", "bench", "S0").returncode == 1
+    file.write_text(flat_file(3))
+    result = cli("import", str(file), *LAB, "--symbol-from", "column")
+    assert result.stdout.splitlines()[-1] == "Imported 1 files: 12 candles of 3 symbols.", result.stderr
+    assert [row["volume"] for row in stored(cli, "S2")] == [1, 2, 3, 4]
+
+
+def test_a_dry_run_of_a_folder_stores_nothing(cli: Command, tmp_path: Path) -> None:  # noqa: F811
+    (tmp_path / "DRYUSDT-1m-2024-05.csv").write_text(binance(20))
+    result = cli("import", str(tmp_path / "*.csv"), *LAB, "--dry-run")
+    assert result.stdout.splitlines()[-1] == "Would import 1 files: 20 candles of 1 symbols."
+    assert "Columns: time column 1, open column 2" in result.stdout
+    assert cli("candles", "lab", "bench", "DRYUSDT").returncode == 1
+
+
+def test_all_files_of_a_folder_may_be_of_one_symbol(cli: Command, tmp_path: Path) -> None:  # noqa: F811
+    folder = tmp_path / "spark"
+    folder.mkdir()
+    header = "timestamp,open,high,low,close,volume\n"
+    for part in range(3):
+        rows = [f"{T0 + (part * 5 + n) * MINUTE_MS},1,3,0.5,2,{part}\n" for n in range(5)]
+        (folder / f"part-0000{part}-8f1e-c000.csv").write_text(header + "".join(rows))
+    result = cli("import", str(folder), *LAB, "--symbol", "ONE")
+    assert result.stdout.splitlines()[-1] == "Imported 3 files: 15 candles of 1 symbols.", result.stderr
+    assert len(stored(cli, "ONE")) == 15
+
+
+async def test_without_a_volume_the_symbol_has_none_until_a_file_has_one(database_dsn: str, tmp_path: Path) -> None:
+    settings = Settings.read(db_connection_string=SecretStr(database_dsn), redis_url=None)
+    file, rows = tmp_path / "FX_1m.csv", [f"{T0 + n * MINUTE_MS},1,3,0.5,2" for n in range(5)]
+    known = []
+    for volume in ("-", "7", "-1"):
+        file.write_text("\n".join(["time,open,high,low,close,volume", *(f"{row},{volume}" for row in rows), ""]))
+        said = await import_candles(settings, file, ("lab", "bench", "FX"))
+        assert ("Volume: unknown" in said) is (volume != "7")
+        connection = await asyncpg.connect(database_dsn)
+        known.append(await connection.fetchval("select has_volume from instruments where symbol = 'FX'"))
+        await connection.close()
+    assert known == [False, True, True]
+
+
+@pytest.mark.parametrize(
+    ("market", "name", "symbol"),
+    [
+        ("crypto", "BTCUSDT-1m-2024-01.csv", "BTC/USDT"),
+        ("lab", "BTCUSDT-1m-2024-01.csv", "BTCUSDT"),
+        ("crypto", "XBTUSD_60.csv", "BTC/USD"),
+        ("crypto", "my own name.csv", "my own name"),
+    ],
+)
+def test_names_of_files_become_the_symbols_of_their_market(market: str, name: str, symbol: str) -> None:
+    assert Into(market, "binance").target(ImportFile(Path("folder", name))).symbol == symbol
+
+
+def test_only_tables_of_a_folder_are_taken_and_each_member_of_an_archive(tmp_path: Path) -> None:
+    with zipfile.ZipFile(tmp_path / "a.zip", "w") as archive:
+        for name in ("X_1m.csv", "deep/Y_1m.csv", "__MACOSX/X_1m.csv", "read me.md"):
+            archive.writestr(name, "x")
+    for name in ("b.csv.xz", ".hidden.csv", "picture.png", "c.pq"):
+        (tmp_path / name).write_text("x")
+    assert [source.name for source in sources_of([str(tmp_path)])] == [
+        "a.zip/X_1m.csv",
+        "a.zip/deep/Y_1m.csv",
+        "b.csv.xz",
+        "c.pq",
+    ]
