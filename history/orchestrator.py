@@ -34,9 +34,9 @@ from history.query_fetches import QueryContext
 from history.revisions import Revisions
 from storage.batches import Superseded
 from storage.cache.memory import CandleCache
-from storage.candle_counts import CandleCounts
 from storage.candles import CandleStore, ReadFunction, read_tables
 from storage.change_feed import ChangeFeed
+from storage.counts.candle_counts import CandleCounts
 from storage.coverage_cache import CoverageCache
 from storage.database import Database
 from storage.instruments import Instruments

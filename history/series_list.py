@@ -18,7 +18,14 @@ from history.known_gaps import known_and_missing
 from history.orchestrator import History
 from history.plan import Plan
 from history.provider_traits import ProviderTraits, traits_of
-from storage.series_pages import MAX_SPANS, SeriesFilter, SeriesKey, StoredSeries, read_series, stored_series
+from storage.counts.series_pages import (
+    MAX_SPANS,
+    SeriesFilter,
+    SeriesPosition,
+    StoredSeries,
+    read_series,
+    stored_series,
+)
 
 Traits = Mapping[tuple[str, str], ProviderTraits]  # by market and provider
 
@@ -37,10 +44,12 @@ class SeriesCoverage:
     fetching: Sequence[Span]
     rows: float
     revision: SeriesRevision
-    key: SeriesKey
+    key: SeriesPosition
 
 
-async def series_page(history: History, wanted: SeriesFilter, after: SeriesKey, first: int) -> list[SeriesCoverage]:
+async def series_page(
+    history: History, wanted: SeriesFilter, after: SeriesPosition, first: int
+) -> list[SeriesCoverage]:
     """The ``first`` stored series after a key, in the order of their names. One statement. Unavailable."""
     rows = await read_series(history.store.database, wanted, after, first)
     statuses = history.providers.statuses() if rows else ()

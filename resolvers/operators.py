@@ -31,14 +31,13 @@ from resolvers.pagination import (
     encode_number,
     rows_to_read,
 )
-from storage.corrections import NEWEST, CandleVersion, newest_corrections
-from storage.corrections import Correction as StoredCorrection
-from storage.series_pages import SeriesFilter, SeriesKey
-from storage.statistics import StorageStatistics, storage_statistics
+from storage.corrections import NEWEST, CandleVersion, Correction, newest_corrections
+from storage.counts.series_pages import SeriesFilter, SeriesPosition
+from storage.counts.storage_sizes import StorageSizes, storage_sizes
 
 
 @dataclass(frozen=True, slots=True)
-class Correction:
+class CorrectedCandle:
     """A changed final candle with both versions; ``at`` and ``timestamp`` in ms, UTC."""
 
     id: int
@@ -54,21 +53,21 @@ class Correction:
 class Storage:
     """The stored candles, and the free bytes of their disk (None where they cannot be read)."""
 
-    statistics: StorageStatistics
+    sizes: StorageSizes
     free_bytes: int | None
 
 
 async def resolve_storage(context: Context) -> Storage:
     """What is stored, and what it takes. Unavailable."""
     history = context.services.history
-    statistics = await storage_statistics(history.store.database)
+    sizes = await storage_sizes(history.store.database)
     space = history.fetcher.free_space
-    return Storage(statistics, await space.free_bytes() if space else None)
+    return Storage(sizes, await space.free_bytes() if space else None)
 
 
 async def resolve_corrections(
     context: Context, market: str | None, provider: str | None, symbol: str | None, first: int, after: str | None
-) -> ListPage[Correction]:
+) -> ListPage[CorrectedCandle]:
     """The newest corrections. BadUserInput, Unavailable."""
     ahead = rows_to_read(first)
     start = None if after is None else decode_number(after, NEWEST)
@@ -89,7 +88,7 @@ async def resolve_series_list(
     start = None if after is None else _decode_key(after)
     check_name("search", search or "-")
     wanted = SeriesFilter(*_names(market, provider), search)
-    found = await series_page(context.services.history, wanted, start or SeriesKey(), ahead)
+    found = await series_page(context.services.history, wanted, start or SeriesPosition(), ahead)
     return ListPage(found[:first], lambda one: _encode_key(one.key), len(found) > first, start is not None)
 
 
@@ -98,12 +97,12 @@ async def resolve_estimate(context: Context, order: BackfillRequest) -> Backfill
     return await estimate_backfill(context.services.history, order)
 
 
-def with_candles(corrections: Sequence[StoredCorrection]) -> list[Correction]:
+def with_candles(corrections: Sequence[Correction]) -> list[CorrectedCandle]:
     """The corrections with their versions as candles, made in bulk for each timeframe and zone."""
     alike: dict[tuple[str, str], list[int]] = defaultdict(list)
     for position, one in enumerate(corrections):
         alike[one.timeframe, one.record.timezone].append(position)
-    made: dict[int, Correction] = {}
+    made: dict[int, CorrectedCandle] = {}
     for (timeframe, days), positions in alike.items():
         group = [corrections[position] for position in positions]
         stamps, step = [one.timestamp for one in group], Timeframe.parse(timeframe)
@@ -111,7 +110,7 @@ def with_candles(corrections: Sequence[StoredCorrection]) -> list[Correction]:
         new = _versions(stamps, [one.new for one in group], step, days)
         for position, one, before, now in zip(positions, group, old, new, strict=True):
             at = round(one.corrected_at.timestamp() * 1000)
-            made[position] = Correction(one.id, one.record, step, one.timestamp, before, now, at)
+            made[position] = CorrectedCandle(one.id, one.record, step, one.timestamp, before, now, at)
     return [made[position] for position in range(len(corrections))]
 
 
@@ -140,17 +139,17 @@ def _names(market: str | None, provider: str | None) -> tuple[str | None, str | 
     return None, short
 
 
-def _encode_key(key: SeriesKey) -> str:
+def _encode_key(key: SeriesPosition) -> str:
     return encode_cursor(json.dumps(key))
 
 
-def _decode_key(cursor: str) -> SeriesKey:
+def _decode_key(cursor: str) -> SeriesPosition:
     """The key in a cursor; BadUserInput for anything that is no cursor of ours."""
     try:
         names = json.loads(decode_text(cursor))
         market, provider, symbol, timeframe = names
         for name in names:
             check_name("after", name)
-        return SeriesKey(market, provider, symbol, timeframe)
+        return SeriesPosition(market, provider, symbol, timeframe)
     except (ValueError, TypeError, RecursionError, BadUserInput):
         raise BadUserInput(NO_CURSOR) from None

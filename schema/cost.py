@@ -41,9 +41,9 @@ READ_COSTS = {
     "candlesBatch": 10_000,
     "coverage": 50_000,
     "storage": 200_000,
-    "corrections": 2_000,
+    "corrections": 20_000,
     "estimateBackfill": 1_000_000,
-    "seriesList": 3_000,
+    "seriesList": 12_000,
 }  # the database, once each; of a page for each of its items
 DEFAULT_PAGE_SIZES = {
     "symbols": 100,

@@ -39,15 +39,15 @@ class StorageStats:
         description="About how many candles are stored; exact while they are few. Aggregates do not count."
     )
     def rows(parent: Parent[operators.Storage]) -> float | None:
-        return parent.statistics.rows
+        return parent.sizes.rows
 
     @strawberry.field(description="The size of the stored candles with their index.")
     def bytes(parent: Parent[operators.Storage]) -> float | None:
-        return float(parent.statistics.bytes)
+        return float(parent.sizes.bytes)
 
     @strawberry.field(description="The size of the aggregates with their indexes.")
     def aggregate_bytes(parent: Parent[operators.Storage]) -> float | None:
-        size = parent.statistics.aggregate_bytes
+        size = parent.sizes.aggregate_bytes
         return None if size is None else float(size)
 
     @strawberry.field(
@@ -55,14 +55,14 @@ class StorageStats:
         graphql_type=Timestamp | None,
     )
     def oldest(parent: Parent[operators.Storage]) -> int | None:
-        return parent.statistics.oldest
+        return parent.sizes.oldest
 
     @strawberry.field(
         description="The newest candle of the hundred series that are covered furthest forward.",
         graphql_type=Timestamp | None,
     )
     def newest(parent: Parent[operators.Storage]) -> int | None:
-        return parent.statistics.newest
+        return parent.sizes.newest
 
     @strawberry.field(description="The free space on the disk of the database; null where it cannot be read.")
     def free_bytes(parent: Parent[operators.Storage]) -> float | None:
@@ -71,25 +71,25 @@ class StorageStats:
 
 @strawberry.type(description="A change of a candle that was final.")
 class Correction:
-    """Resolved from `resolvers.operators.Correction`."""
+    """Resolved from `resolvers.operators.CorrectedCandle`."""
 
     @strawberry.field(description="The symbol.", graphql_type=Symbol)
-    def symbol(parent: Parent[operators.Correction]) -> InstrumentRecord:
+    def symbol(parent: Parent[operators.CorrectedCandle]) -> InstrumentRecord:
         return parent.symbol
 
     timeframe: Timeframe = strawberry.field(description="The stored timeframe of the candle.")
     timestamp: Timestamp = strawberry.field(description="The instant its bucket opens.")
 
     @strawberry.field(description="The candle before; null if there was none.", graphql_type=Candle | None)
-    def old(parent: Parent[operators.Correction]) -> SeriesCandle | None:
+    def old(parent: Parent[operators.CorrectedCandle]) -> SeriesCandle | None:
         return parent.old
 
     @strawberry.field(description="The candle after; null if it was withdrawn.", graphql_type=Candle | None)
-    def new(parent: Parent[operators.Correction]) -> SeriesCandle | None:
+    def new(parent: Parent[operators.CorrectedCandle]) -> SeriesCandle | None:
         return parent.new
 
     @strawberry.field(description="When it was corrected.")
-    def at(parent: Parent[operators.Correction]) -> datetime:
+    def at(parent: Parent[operators.CorrectedCandle]) -> datetime:
         return datetime_of(parent.at)
 
 

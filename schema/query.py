@@ -25,7 +25,7 @@ from resolvers.markets import SymbolPage, resolve_markets, resolve_providers, re
 from resolvers.names import instrument
 from resolvers.nodes import NodeNoun, resolve_node, resolve_server_id
 from resolvers.operators import (
-    Correction,
+    CorrectedCandle,
     Storage,
     resolve_corrections,
     resolve_estimate,
@@ -300,7 +300,7 @@ class Query:
         symbol: SymbolFilterArg = None,
         first: arg.FirstArg = 50,
         after: arg.AfterArg = None,
-    ) -> ListPage[Correction]:
+    ) -> ListPage[CorrectedCandle]:
         return await resolve_corrections(info.context, market, provider, symbol, first, after)
 
     @strawberry.field(

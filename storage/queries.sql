@@ -337,7 +337,7 @@ where ($1::text is null or i.market = $1) and ($2::text is null or i.provider = 
   and (i.market, i.provider, i.symbol) >= ($4, $5, $6) and (i.market, i.provider, i.symbol, c.timeframe) > ($4, $5, $6, $7)
 order by i.market, i.provider, i.symbol, c.timeframe limit $8;
 
--- name: storage_statistics
+-- name: storage_sizes
 -- Returns estimates: rows are the planner's density times the present size of the table, and exact while it is small. The oldest
 -- and the newest candle are those of the hundred series that are covered furthest back, and furthest forward.
 with base as (

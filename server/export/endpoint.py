@@ -14,7 +14,6 @@ from contextlib import ExitStack, aclosing, asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from typing import Any
 
-import orjson
 from starlette.datastructures import Headers, QueryParams
 from starlette.requests import Request
 from starlette.responses import Response
@@ -22,17 +21,7 @@ from starlette.types import Receive, Scope, Send
 from strawberry.http.websocket_origin import normalize_origin
 
 from candlegraph.candle import Candles
-from candlegraph.errors import (
-    BadUserInput,
-    CandlegraphError,
-    Conflict,
-    Forbidden,
-    NotFound,
-    Overloaded,
-    TooManyAttempts,
-    Unauthenticated,
-    Unavailable,
-)
+from candlegraph.errors import BadUserInput, CandlegraphError, Forbidden, NotFound, Overloaded, TooManyAttempts
 from candlegraph.series_revision import SeriesRevision
 from candlegraph.timeframe import Timeframe
 from candlegraph.viewer import Role
@@ -46,6 +35,7 @@ from resolvers.nodes import resolve_server_id
 from resolvers.permission import require_role
 from schema.scalars import parse_timestamp
 from server.export.formats import FORMATS, Buffer, Compression, Format, describe
+from server.transport.refusal import refusal_of
 from server.transport.streamed_answer import disconnected, run_until_first
 from storage.rate_limits import AttemptLimit
 
@@ -57,16 +47,6 @@ VALUES_PER_ROW = 6
 MAX_ATTEMPTS = 30  # a second apart, to get a page into the cost budget
 _ARGUMENTS = frozenset(
     ["market", "provider", "symbol", "pattern", "timeframe", "since", "until", "before", "timezone", "revision"]
-)
-_STATUSES: tuple[tuple[type[CandlegraphError], int], ...] = (
-    (BadUserInput, 400),
-    (Unauthenticated, 401),
-    (Forbidden, 403),
-    (NotFound, 404),
-    (Conflict, 409),
-    (TooManyAttempts, 429),
-    (Overloaded, 429),
-    (Unavailable, 503),
 )
 
 
@@ -342,13 +322,3 @@ def negotiate_coding(accepted: str, codings: Sequence[str]) -> str | None:
         if not any(parameter.replace(" ", "") in ("q=0", "q=0.0", "q=0.00", "q=0.000") for parameter in parameters):
             offered.add(name)
     return next((coding for coding in codings if coding in offered), None)
-
-
-def refusal_of(error: CandlegraphError) -> Response:
-    """An error before the first byte, in JSON, with its status."""
-    status = next((status for kind, status in _STATUSES if isinstance(error, kind)), 500)
-    body = {"errors": [{"message": error.message, "extensions": {"code": error.code, "retryAfter": error.retry_after}}]}
-    headers = {"cache-control": "no-store", "vary": "Authorization, Origin"}
-    if status in (429, 503):
-        headers["retry-after"] = str(max(1, round(error.retry_after or 1)))
-    return Response(orjson.dumps(body), status, headers, "application/json; charset=utf-8")

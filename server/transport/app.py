@@ -27,6 +27,7 @@ from server.transport.proxies import ForwardedHeaders, TrustedProxies, parse_net
 from server.transport.root_path import RootPath
 from server.transport.schema_text import SchemaText
 from server.transport.security_headers import SecurityHeaders
+from server.upload import upload_endpoint
 from server.wiring import Runtime
 
 _EXPOSED = [
@@ -66,6 +67,7 @@ def create_app(runtime: Runtime) -> Starlette:
             Route("/healthz", _healthz),
             Route("/readyz", readyz),
             Route("/export/candles.{kind}", _exports(settings, endpoint)),
+            _uploads(runtime, endpoint),
             *(files if settings.introspection is not Introspection.OFF else []),
         ],
         exception_handlers={Exception: _failed},
@@ -80,6 +82,11 @@ def _exports(settings: Settings, endpoint: GraphQLEndpoint) -> Callable[[Request
     limits = settings.exports, settings.exports_per_address, settings.export_rows_per_day
     origins = [normalize_origin(origin) or origin for origin in settings.origins]
     return export_endpoint(endpoint.identify, limits, origins)
+
+
+def _uploads(runtime: Runtime, endpoint: GraphQLEndpoint) -> Route:
+    path = "/import/{market}/{provider}/{symbol:path}"
+    return Route(path, upload_endpoint(endpoint.identify, runtime), methods=["PUT"])
 
 
 async def _healthz(_: Request) -> Response:

@@ -7,7 +7,7 @@ import re
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 _FORM = re.compile(r"(/[A-Za-z0-9._~-]+)*")
-_OWN = {"/graphql", "/static", "/healthz", "/readyz", "/schema.graphql", "/export"}
+_OWN = {"/graphql", "/static", "/healthz", "/readyz", "/schema.graphql", "/export", "/import"}
 
 
 def check_root_path(path: str) -> str:

@@ -21,8 +21,8 @@ from providers.guard.guard import Guard
 from resolvers.context import Context, Origin
 from schema.encoding import JsonAnswer
 from storage.batches import CandleWrite
+from storage.counts.series_pages import SAMPLED_ROWS
 from storage.database import SQL, Database
-from storage.series_pages import SAMPLED_ROWS
 from tests.fakes.laboratory import MINUTE_MS, ROWS, SYMBOLS, T0, ApiWorld, laboratory
 from tests.fakes.starting import Point, registry
 from tests.fakes.upstream import FakeUpstream
@@ -429,7 +429,7 @@ async def test_a_page_of_long_lists_is_priced(lab: ApiWorld) -> None:
     code, message = refusal(await ask(lab, text, {"n": 1000}, ADA))
     assert code == "BAD_USER_INPUT"
     assert "may cost" in message
-    assert (await ask(lab, "{ seriesList(first: 1000) { nodes { timeframe rows } } }", viewer=ADA))["errors"] == []
+    assert (await ask(lab, "{ seriesList(first: 400) { nodes { timeframe rows } } }", viewer=ADA))["errors"] == []
 
 
 PROVIDERS = '{ providers(market: "fake") { budgetLeft breaker listeners limits { weight } } }'

@@ -21,7 +21,7 @@ MAX_SPANS = 1_000  # of one series on a page
 SAMPLED_ROWS = 1_000  # the newest candles of a series, which are counted
 
 
-class SeriesKey(NamedTuple):
+class SeriesPosition(NamedTuple):
     """The position of a series in the list."""
 
     market: str = ""
@@ -46,10 +46,10 @@ class StoredSeries:
     is_whole: bool
 
     @property
-    def key(self) -> SeriesKey:
+    def key(self) -> SeriesPosition:
         """Its position in the list."""
         name = self.record.instrument
-        return SeriesKey(name.market, name.provider, name.symbol, str(self.timeframe))
+        return SeriesPosition(name.market, name.provider, name.symbol, str(self.timeframe))
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,7 +61,7 @@ class SeriesFilter:
     text: str | None = None
 
 
-async def read_series(database: Database, wanted: SeriesFilter, after: SeriesKey, first: int) -> Sequence[Any]:
+async def read_series(database: Database, wanted: SeriesFilter, after: SeriesPosition, first: int) -> Sequence[Any]:
     """The rows of the ``first`` series after a key, for `stored_series`. Unavailable."""
     pattern = None if not wanted.text else "%" + re.sub(r"([\\%_])", r"\\\1", fold_text(wanted.text)) + "%"
     limits = first, MAX_SPANS, SAMPLED_ROWS

@@ -8,7 +8,7 @@ from storage.database import Database, to_ms
 
 
 @dataclass(frozen=True, slots=True)
-class StorageStatistics:
+class StorageSizes:
     """The stored candles and their sizes in bytes; instants in ms, UTC. ``oldest`` and ``newest`` are None without candles."""
 
     rows: float
@@ -18,10 +18,10 @@ class StorageStatistics:
     newest: int | None
 
 
-async def storage_statistics(database: Database) -> StorageStatistics:
+async def storage_sizes(database: Database) -> StorageSizes:
     """Estimate what is stored. Unavailable."""
-    row = (await database.read("storage_statistics"))[0]
-    found = StorageStatistics(
+    row = (await database.read("storage_sizes"))[0]
+    found = StorageSizes(
         round(row["rows"]), row["bytes"], row["aggregate_bytes"], to_ms(row["oldest"]), to_ms(row["newest"])
     )
     if not row["hypertable"]:
