@@ -26,6 +26,7 @@ check: install $(STAMPS)/dev $(STAMPS)/python-client $(STAMPS)/typescript-client
 	$(BIN)/mypy
 	cd clients/python && ../../$(VENV)/python-client/bin/mypy
 	cd clients/typescript && npm run --silent check
+	cd web && npm run --silent check
 	$(BIN)/lint-imports
 	$(BIN)/codespell README.md CONTRIBUTING.md CHANGELOG.md SECURITY.md docs clients candlegraph storage history providers realtime resolvers schema server migrations
 	$(BIN)/lychee --offline --include-fragments --no-progress README.md CONTRIBUTING.md CHANGELOG.md SECURITY.md docs examples clients/python/README.md clients/typescript/README.md
@@ -71,11 +72,11 @@ $(STAMPS)/dev: requirements-dev.lock $(STAMPS)/install
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements-dev.lock
 	@touch $@
 
-# The page is written last: it is there only when everything it names is.
-server/web/graphiql.html: $(wildcard web/package-lock.json web/*.mjs web/src/*)
+# This page is written last: it is there only when everything that the pages name is.
+server/web/graphiql.html: $(wildcard web/package-lock.json web/*.mjs web/src/* web/src/*/* clients/typescript/src/*)
 	@echo "Installing the web packages"
 	@cd web && npm ci --silent --no-audit --no-fund
-	@echo "Building the page"
+	@echo "Building the pages"
 	@cd web && node build.mjs
 
 $(STAMPS)/clients $(STAMPS)/timescale: $(STAMPS)/%: tests/%/package-lock.json

@@ -6,15 +6,20 @@ Its order is a line of JSON on stdin, its report one on stdout. It ends when std
 from __future__ import annotations
 
 import asyncio
+import ctypes
 import json
 import os
 import resource
 import threading
 import traceback
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 MAX_ORDER_BYTES = 65_536
+# Each thread of a library reserves a stack and a heap of its own, which count towards the limit.
+_THREADS = ("POLARS_MAX_THREADS", "OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS")
+_M_ARENA_MAX = -8  # malloc.h
 
 
 def main() -> None:
@@ -23,6 +28,10 @@ def main() -> None:
     os.dup2(2, 1)  # what a library prints must not get into the report
     order = json.loads(_read_line())
     threading.Thread(target=_end_with_the_server, daemon=True).start()
+    for name in _THREADS:
+        os.putenv(name, "1")
+    with suppress(AttributeError):  # a C library without it
+        ctypes.CDLL(None).mallopt(_M_ARENA_MAX, 1)
     # Memory that is written to, or may be: the limit on the address space would count the libraries' reservations too.
     resource.setrlimit(resource.RLIMIT_DATA, (order["memory_bytes"], order["memory_bytes"]))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
-import os
 import sys
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -19,13 +18,6 @@ from server.upload.spool import SpoolFile
 
 log = logging.getLogger(__name__)
 
-# Each thread of a library reserves a stack and a heap of its own, which count towards the limit.
-_FEW_THREADS = {
-    "POLARS_MAX_THREADS": "1",
-    "OPENBLAS_NUM_THREADS": "1",
-    "OMP_NUM_THREADS": "1",
-    "MALLOC_ARENA_MAX": "1",
-}
 MAX_REPORT_BYTES = 1 << 20
 MAX_LOG_BYTES = 4_096  # of what a failed child wrote
 
@@ -67,7 +59,7 @@ async def run_import(settings: Settings, order: UploadOrder, spooled: SpoolFile,
     child = await asyncio.create_subprocess_exec(
         sys.executable, "-P", "-m", "server.upload.child",
         stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE,
-        pass_fds=[spooled.fd], start_new_session=True, env={**os.environ, **_FEW_THREADS},
+        pass_fds=[spooled.fd], start_new_session=True,
     )  # fmt: skip
     try:
         async with asyncio.timeout(limits.timeout_s):
