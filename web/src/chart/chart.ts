@@ -43,14 +43,15 @@ export class Chart {
   constructor(box: HTMLElement, view: View, zone: string, span: Span | null) {
     this.view = view
     this.api = createChartEx<Time, InstanceType<typeof ZonedTime>>(box, new ZonedTime(zone), {
-      autoSize: true, ...zonedFormats(zone, !isDaily(view.timeframe), 'en-GB'),
+      // The logo brings a style sheet of its own, which the policy of the page refuses; the dialog of keys has the notice.
+      autoSize: true, layout: { attributionLogo: false }, ...zonedFormats(zone, !isDaily(view.timeframe), 'en-GB'),
     })
     this.api.applyOptions({ timeScale: { rightOffset: 6, barSpacing: 8, minBarSpacing: 0.4 } })
     this.candles = this.api.addSeries(CandlestickSeries, { priceLineStyle: LineStyle.Dotted })
     this.#volume = this.api.addSeries(HistogramSeries, {
       priceScaleId: '', priceFormat: { type: 'volume' }, priceLineVisible: false, lastValueVisible: false,
     })
-    this.candles.priceScale().applyOptions({ scaleMargins: { top: 0.08, bottom: 0.24 } })
+    this.candles.priceScale().applyOptions({ scaleMargins: { top: box.clientWidth < 600 ? 0.26 : 0.12, bottom: 0.24 } })
     this.#volume.priceScale().applyOptions({ scaleMargins: { top: 0.82, bottom: 0.02 } })
     this.#overlay = new Overlay(this.#palette)
     this.candles.attachPrimitive(this.#overlay)
@@ -260,10 +261,10 @@ export class Chart {
   }
 
   #applyPalette(): void {
-    const { canvas, line, muted, up, down, accent } = this.#palette
+    const { canvas, line, muted, up, down } = this.#palette
     this.api.applyOptions({
       layout: {
-        background: { color: canvas }, textColor: muted, fontSize: 11, attributionLogo: false,
+        background: { color: canvas }, textColor: muted, fontSize: 11,
         fontFamily: getComputedStyle(document.body).fontFamily, panes: { separatorColor: line },
       },
       grid: { vertLines: { color: faded(line, 0.5) }, horzLines: { color: faded(line, 0.5) } },
@@ -274,7 +275,7 @@ export class Chart {
       rightPriceScale: { borderColor: line },
     })
     this.candles.applyOptions({
-      upColor: up, downColor: down, borderUpColor: up, borderDownColor: down, wickUpColor: up, wickDownColor: down, priceLineColor: accent,
+      upColor: up, downColor: down, borderUpColor: up, borderDownColor: down, wickUpColor: up, wickDownColor: down,
     })
     this.#overlay.setPalette(this.#palette)
   }

@@ -42,6 +42,10 @@ effect(() => {
   else document.documentElement.dataset['theme'] = theme
 })
 
+function instrumentOf({ market, provider, symbol }: Instrument): Instrument {
+  return { market, provider, symbol }
+}
+
 export const keyOf = ({ market, provider, symbol }: Instrument): string => `${market}/${provider}/${symbol}`
 export const isSame = (one: Instrument, other: Instrument): boolean => keyOf(one) === keyOf(other)
 
@@ -53,11 +57,10 @@ export function change(fields: Partial<Layout>): void {
 export function show(view: Partial<View>): void {
   const { charts, recent } = layout.value
   const shown = { ...activeView.value, ...view }
-  const { market, provider, symbol } = shown
   const others = recent.filter((one) => !isSame(one, shown))
   change({
     charts: charts.map((chart, at) => (at === active.value ? shown : chart)),
-    recent: view.symbol ? [{ market, provider, symbol }, ...others].slice(0, MAX_RECENT) : recent,
+    recent: view.symbol ? [instrumentOf(shown), ...others].slice(0, MAX_RECENT) : recent,
   })
 }
 
@@ -73,9 +76,8 @@ export function setChartCount(count: number): void {
 
 export function toggleWatched(instrument: Instrument): void {
   const { watchlist } = layout.value
-  const { market, provider, symbol } = instrument
   const without = watchlist.filter((one) => !isSame(one, instrument))
-  change({ watchlist: without.length < watchlist.length ? without : [...watchlist, { market, provider, symbol }] })
+  change({ watchlist: without.length < watchlist.length ? without : [...watchlist, instrumentOf(instrument)] })
 }
 
 /** A layout of unknown origin: what is not as it should be is that of a first visit. */
@@ -87,10 +89,11 @@ export function parseLayout(value: unknown): Layout {
     // the one of a first visit
   }
   const charts = list(given.charts).filter((one): one is View => isInstrument(one) && isTimeframe((one as View).timeframe))
+    .map((one) => ({ ...instrumentOf(one), timeframe: one.timeframe }))
   return {
     charts: charts.length ? charts.slice(0, MAX_CHARTS) : DEFAULT.charts,
-    watchlist: given.watchlist ? list(given.watchlist).filter(isInstrument).slice(0, 100) : DEFAULT.watchlist,
-    recent: list(given.recent).filter(isInstrument).slice(0, MAX_RECENT),
+    watchlist: given.watchlist ? list(given.watchlist).filter(isInstrument).map(instrumentOf).slice(0, 100) : DEFAULT.watchlist,
+    recent: list(given.recent).filter(isInstrument).map(instrumentOf).slice(0, MAX_RECENT),
     zone: isZone(given.zone) ? given.zone : DEFAULT.zone,
     theme: given.theme === 'dark' || given.theme === 'light' ? given.theme : 'system',
     welcomed: given.welcomed === true,
@@ -122,7 +125,9 @@ function spanOf(hash: string): { since: number; until: number } | null {
   return since && until && since < until ? { since, until } : null
 }
 
-const list = (value: unknown): unknown[] => (Array.isArray(value) ? value : [])
+function list(value: unknown): unknown[] {
+  return Array.isArray(value) ? value : []
+}
 
 function isInstrument(value: unknown): value is Instrument {
   const { market, provider, symbol } = (value ?? {}) as Partial<Instrument>
