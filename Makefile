@@ -16,18 +16,20 @@ run: install ## serve http://127.0.0.1:8000 (HOST, PORT and DATA_DIR are obeyed)
 	@echo "Starting the server at http://$(or $(HOST),127.0.0.1):$(or $(PORT),8000)/graphql"
 	@$(BIN)/candlegraph serve
 
-test: install $(STAMPS)/dev $(STAMPS)/clients $(STAMPS)/gql $(STAMPS)/python-client $(STAMPS)/timescale ## every test; needs nothing that this does not install
+test: install $(STAMPS)/dev $(STAMPS)/clients $(STAMPS)/gql $(STAMPS)/python-client $(STAMPS)/typescript-client $(STAMPS)/timescale ## every test; needs nothing that this does not install
 	@echo "Running the tests"
 	@$(BIN)/python -m pytest --numprocesses 4 --dist loadfile --no-loadscope-reorder $(ARGS)
 
-check: install $(STAMPS)/dev $(STAMPS)/python-client ## formatting, lint, types, imports, and the spelling and links of the docs
+check: install $(STAMPS)/dev $(STAMPS)/python-client $(STAMPS)/typescript-client ## formatting, lint, types, imports, and the spelling and links of the docs
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	cd clients/python && ../../$(VENV)/python-client/bin/mypy
+	cd clients/typescript && npm run --silent check
+	cd web && npm run --silent check
 	$(BIN)/lint-imports
 	$(BIN)/codespell README.md CONTRIBUTING.md CHANGELOG.md SECURITY.md docs clients candlegraph storage history providers realtime resolvers schema server migrations
-	$(BIN)/lychee --offline --include-fragments --no-progress README.md CONTRIBUTING.md CHANGELOG.md SECURITY.md docs examples clients/python/README.md
+	$(BIN)/lychee --offline --include-fragments --no-progress README.md CONTRIBUTING.md CHANGELOG.md SECURITY.md docs examples clients/python/README.md clients/typescript/README.md
 
 bench: install $(STAMPS)/dev ## the speed and memory figures of docs/benchmarks.md
 	$(BIN)/python -m benchmarks
@@ -52,7 +54,7 @@ lock: $(STAMPS)/dev ## renew requirements.lock and requirements-dev.lock from py
 	  --no-header --no-annotate --quiet --upgrade --output-file clients/python/requirements.lock
 
 clean: ## remove what `make` made (the data directory is yours and stays)
-	rm -rf $(VENV) $(STAMPS) server/web web/node_modules tests/clients/node_modules tests/timescale/node_modules
+	rm -rf $(VENV) $(STAMPS) server/web web/node_modules tests/clients/node_modules tests/timescale/node_modules clients/typescript/node_modules clients/typescript/dist
 
 $(BIN)/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "Python 3.11 or newer is needed: make PYTHON=python3.12" >&2; exit 1; }
@@ -70,11 +72,11 @@ $(STAMPS)/dev: requirements-dev.lock $(STAMPS)/install
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements-dev.lock
 	@touch $@
 
-# The page is written last: it is there only when everything it names is.
-server/web/graphiql.html: $(wildcard web/package-lock.json web/*.mjs web/src/*)
+# This page is written last: it is there only when everything that the pages name is.
+server/web/graphiql.html: $(wildcard web/package-lock.json web/*.mjs web/src/* web/src/*/* clients/typescript/src/*)
 	@echo "Installing the web packages"
 	@cd web && npm ci --silent --no-audit --no-fund
-	@echo "Building the page"
+	@echo "Building the pages"
 	@cd web && node build.mjs
 
 $(STAMPS)/clients $(STAMPS)/timescale: $(STAMPS)/%: tests/%/package-lock.json
@@ -97,4 +99,9 @@ $(STAMPS)/python-client: clients/python/requirements.lock clients/python/pyproje
 	@$(BIN)/python -m venv $(VENV)/python-client
 	@$(VENV)/python-client/bin/python -m pip install --quiet --disable-pip-version-check --no-compile --require-hashes -r clients/python/requirements.lock
 	@$(VENV)/python-client/bin/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable clients/python
+	@mkdir -p $(STAMPS) && touch $@
+
+$(STAMPS)/typescript-client: clients/typescript/package-lock.json $(wildcard clients/typescript/src/* clients/typescript/tsconfig*.json)
+	@echo "Installing the packages of the TypeScript client, and building it"
+	@cd clients/typescript && npm ci --silent --no-audit --no-fund && npm run --silent build
 	@mkdir -p $(STAMPS) && touch $@

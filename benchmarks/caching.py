@@ -106,7 +106,7 @@ async def watchlist() -> Iterable[tuple[object, ...]]:
         series = ", ".join(f'{{ market: "bench", provider: "memory", symbol: "{symbol}" }}' for symbol in symbols)
         batch = f"{{ candlesBatch(series: [{series}], {arguments}) {{ nodes {{ {CANDLES} }} }} }}"
         for source in ("postgres", "cached"):
-            async with _server("ours", source, running.database._dsn) as (port, _):
+            async with _server("ours", source, running.database.dsn) as (port, _):
                 times: dict[int, list[float]] = {1: [], 50: []}
                 for round_ in range(23):
                     for queries in ([batch], single):
@@ -220,7 +220,7 @@ async def corrections() -> Iterable[tuple[object, ...]]:
         record = await _furnish(running, "A", _random_candles(3, ROWS))
         folder = running.settings.data_dir
         for redis in ({}, {"REDIS_URL": valkey.url}):
-            dsn = {"DB_CONNECTION_STRING": running.database._dsn, "DATA_DIR": str(folder / "other")}
+            dsn = {"DB_CONNECTION_STRING": running.database.dsn, "DATA_DIR": str(folder / "other")}
             with serving(folder / "other.log", **dsn, **redis) as other:
                 for load in (0, 100):
                     took = await _correction_delays(running, record, len(rows) * 1_000, other.url, load)

@@ -88,6 +88,19 @@ class Backfill:
 
 
 @dataclass(frozen=True, slots=True)
+class BackfillEstimate:
+    """What a job would cost: upstream calls, the most candles it may bring, and the seconds that its provider's rate limit takes.
+
+    ``seconds`` is None if the provider cannot be called.
+    """
+
+    symbols: int
+    calls: int
+    candles: float
+    seconds: float | None
+
+
+@dataclass(frozen=True, slots=True)
 class TrackedSeries:
     """A series of 1m candles, tracked from ``since`` on; its gaps, and when it last had none (ms, UTC)."""
 

@@ -10,6 +10,7 @@ CandlegraphError
 |-- Conflict                CONFLICT                read again, then retry
 |-- TooManyAttempts         RATE_LIMITED            wait ``retry_after`` seconds
 |-- Overloaded              OVERLOADED              come back later
+|-- PayloadTooLarge         PAYLOAD_TOO_LARGE       send less at once
 |-- Unavailable             UNAVAILABLE             our own storage is away: retry
 |-- ConfigurationError      CONFIGURATION           change the named setting
 |-- InvalidCandles          INVALID_CANDLES         correct the named row
@@ -99,6 +100,12 @@ class Overloaded(CandlegraphError):
     """The server has too much to do: try again later."""
 
     code = "OVERLOADED"
+
+
+class PayloadTooLarge(CandlegraphError):
+    """The request is too large."""
+
+    code = "PAYLOAD_TOO_LARGE"
 
 
 class Unavailable(CandlegraphError):

@@ -7,8 +7,11 @@ from math import floor
 from typing import Protocol
 
 from candlegraph.provider import Budget
+from candlegraph.upstream import Urgency
 
 WINDOW_SLOTS = 60  # a window is counted in so many slots: a few numbers, however many calls
+# The share of the budget that each urgency may use up. The rest stays free for more urgent calls of all processes.
+BUDGET_SHARES = {Urgency.LIVE: 1.0, Urgency.QUERY: 0.95, Urgency.BACKFILL: 0.8}
 
 
 class RateBudget(Protocol):
@@ -23,6 +26,10 @@ class RateBudget(Protocol):
 
     async def pause(self, key: str, budget: Budget, seconds: float) -> None:
         """Stop all spending for ``seconds``, at the upstream's request."""
+        ...
+
+    async def left(self, key: str, budget: Budget) -> float:
+        """The weight that may be spent now; 0 during a pause."""
         ...
 
 
@@ -67,6 +74,14 @@ class SlidingWindow:
         """Stop all spending before ``until``."""
         self._held_until = max(self._held_until, until)
 
+    def left(self, now: float) -> float:
+        """As `RateBudget.left`, at the instant ``now`` in seconds."""
+        if now < self._held_until:
+            return 0.0
+        oldest = floor(now / self._slot_s) - WINDOW_SLOTS
+        used = sum(amount for slot, amount in self._spent.items() if slot >= oldest)
+        return max(0.0, self._budget.weight - used)
+
 
 class LocalRateBudget:
     """Counts for this process alone; implements `RateBudget`."""
@@ -86,6 +101,10 @@ class LocalRateBudget:
     async def pause(self, key: str, budget: Budget, seconds: float) -> None:
         """As `RateBudget.pause`."""
         self.window(key, budget).pause(_now() + seconds)
+
+    async def left(self, key: str, budget: Budget) -> float:
+        """As `RateBudget.left`."""
+        return self.window(key, budget).left(_now())
 
 
 def _now() -> float:

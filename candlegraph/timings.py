@@ -100,4 +100,5 @@ class Timings:
     stalled_peer_timeout_s: float = 10.0  # how long a peer may take no byte of its buffered data
     farewell_timeout_s: float = 5.0  # how long after that it may still read the reason of the close
     export_turn_s: float = 300.0  # how long an export keeps its place while another one waits for it
+    import_timeout_s: float = 600.0  # how long the import of an uploaded file may take
     unread_timeout_s: float = 30.0  # how long the network keeps unread data after a close

@@ -35,6 +35,14 @@ class ProviderState(StrEnum):
     FAILED = "FAILED"
 
 
+class BreakerState(StrEnum):
+    """The state of the circuit breaker of a provider."""
+
+    CLOSED = "CLOSED"
+    OPEN = "OPEN"
+    HALF_OPEN = "HALF_OPEN"
+
+
 @runtime_checkable
 class Upstream(ProviderInfo, Protocol):
     """A provider as the core uses it: guarded by retries, a rate budget, a circuit breaker and a deadline.
@@ -95,7 +103,8 @@ class ProviderStatus:
 
     ``retry_at`` in milliseconds, UTC.
 
-    ``budget`` is the effective one: the provider's own, or a cautious one; None if the provider cannot be called.
+    ``budget`` is the effective one: the provider's own, or a cautious one; None if the provider cannot be called. ``breaker``
+    is the state of its circuit breaker in this process; None in the same case.
     """
 
     market: Market
@@ -111,6 +120,7 @@ class ProviderStatus:
     last_failure: CallFailure | None = None
     counters: CallCounters = CallCounters()
     taints: tuple[Taint, ...] = ()
+    breaker: BreakerState | None = None
 
 
 class Providers(Protocol):
@@ -129,6 +139,10 @@ class Providers(Protocol):
 
     def statuses(self) -> Sequence[ProviderStatus]:
         """Every provider of every plugin, failed ones too."""
+        ...
+
+    async def budget_left(self, market: str, provider: str) -> float | None:
+        """The weight of calls to a provider that may be made now; None if it cannot be called. It starts nothing."""
         ...
 
     async def inspect(self) -> None:

@@ -24,6 +24,13 @@ class FreeSpace:
         self.is_low = False
         self.outage = Outage("fetching candles")
 
+    async def free_bytes(self) -> int | None:
+        """The free bytes of the file system; None where they cannot be read."""
+        try:
+            return (await asyncio.to_thread(shutil.disk_usage, self._directory)).free
+        except OSError:
+            return None
+
     async def run(self) -> None:
         """Check repeatedly until cancelled."""
         while True:

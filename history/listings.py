@@ -80,10 +80,7 @@ class Listings:
     async def select(self, selection: SymbolSelection) -> list[InstrumentRecord]:
         """The listed symbols that ``selection`` names or matches. NotFound names a missing one; BadUserInput: none or too many."""
         market, provider = selection.market, selection.provider
-        if (selection.symbols is None) == (selection.pattern is None):
-            raise BadUserInput("Give either `symbols` or a `pattern`.")
-        if selection.symbols is not None and not selection.symbols:
-            raise BadUserInput("`symbols` is empty.")
+        check_selection(selection)
         if error := (await self._ensure_listed({(market, provider)}))[market, provider]:
             raise error
         names = None if selection.symbols is None else list(dict.fromkeys(selection.symbols))
@@ -96,7 +93,7 @@ class Listings:
         pattern = selection.pattern
         chosen = [record for name, record in found.items() if pattern is None or fnmatchcase(name, pattern)]
         if not chosen:
-            raise BadUserInput(f"No symbol of {market}/{provider} matches {(pattern or '')[:64]!r}.")
+            raise no_match(selection)
         if len(chosen) > MAX_SELECTED:
             raise BadUserInput(f"One request selects at most {MAX_SELECTED:,} symbols; these are {len(chosen):,}.")
         return chosen
@@ -218,3 +215,17 @@ class Listings:
             return NotFound(f"Unknown market {market[:64]!r}: known are {markets}.")
         names = ", ".join(status.id for status in known)
         return NotFound(f"Market {market} has no provider {provider[:64]!r}: known are {names}.")
+
+
+def check_selection(selection: SymbolSelection) -> None:
+    """BadUserInput unless it names symbols or has a pattern."""
+    if (selection.symbols is None) == (selection.pattern is None):
+        raise BadUserInput("Give either `symbols` or a `pattern`.")
+    if selection.symbols is not None and not selection.symbols:
+        raise BadUserInput("`symbols` is empty.")
+
+
+def no_match(selection: SymbolSelection) -> BadUserInput:
+    """The error of a pattern that no symbol matches."""
+    pattern = (selection.pattern or "")[:64]
+    return BadUserInput(f"No symbol of {selection.market}/{selection.provider} matches {pattern!r}.")

@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from typing import Self
 
 from candlegraph import clock
-from candlegraph.answer import Answer, CandleRequest, CoverageReport, Gap, GapReason, Wait
+from candlegraph.answer import Answer, CandleRequest, CoverageReport, Wait
 from candlegraph.errors import CandlegraphError, Overloaded, ProviderError
 from candlegraph.series import InstrumentRecord, Series
 from candlegraph.span import Span, Spans
@@ -26,6 +26,7 @@ from history.batch_reader import BatchReader, ReadSources
 from history.fetch_limits import UNLIMITED, FetchBudget
 from history.fetch_request import MAX_CALLS_PER_FETCH, FetchRequest
 from history.fetcher import Fetcher
+from history.known_gaps import known_and_missing
 from history.listings import Listings
 from history.plan import Plan
 from history.query import CandleQuery
@@ -33,9 +34,9 @@ from history.query_fetches import QueryContext
 from history.revisions import Revisions
 from storage.batches import Superseded
 from storage.cache.memory import CandleCache
-from storage.candle_counts import CandleCounts
 from storage.candles import CandleStore, ReadFunction, read_tables
 from storage.change_feed import ChangeFeed
+from storage.counts.candle_counts import CandleCounts
 from storage.coverage_cache import CoverageCache
 from storage.database import Database
 from storage.instruments import Instruments
@@ -124,7 +125,7 @@ class History:
         now = provider.now_ms() if provider else clock.now_ms()
         capabilities = provider.capabilities if provider else None
         plan = Plan(record, capabilities, coverage, self.aggregates, series.timeframe, days, days, now)
-        covered, holes = _known_and_missing(plan)
+        covered, holes = known_and_missing(plan)
         rows = await self.candle_counts.count(record.id, series.timeframe, coverage, self.aggregates)
         fetches = await self.store.recent_fetches(record.id, series.timeframe, MAX_REPORTED_FETCHES)
         return CoverageReport(record, covered, holes, rows, tuple(fetches))
@@ -231,23 +232,3 @@ def _answered_span(answer: Answer) -> Span:
         return Span(0, 0)
     whole = answer.request.since is None and not answer.has_more
     return Span(clock.OLDEST_MS if whole else answer.sources[0].since, answer.sources[-1].until)
-
-
-def _known_and_missing(plan: Plan) -> tuple[Spans, tuple[Gap, ...]]:
-    """The covered spans of a series up to now, and the reasons of its gaps."""
-    planned = plan.window(Span(plan.beginning, plan.settled))
-    covered, imported = planned.covered, plan.capabilities is None
-    first = min((span.since for span in covered), default=plan.settled)
-    known = Span(
-        first if plan.record.first_available is None else plan.beginning,
-        max((span.until for span in covered), default=0) if imported else plan.settled,
-    )
-    rest = Spans([known]) - covered
-    holes = [
-        Gap(span.since, span.until, item.reason, item.detail)
-        for item in planned.unreachable
-        for span in rest & Spans([item.span])
-    ]
-    rest -= Spans(item.span for item in planned.unreachable)
-    holes += [Gap(s.since, s.until, GapReason.NOT_FETCHED, "It has not been fetched yet.") for s in rest]
-    return covered, tuple(sorted(holes, key=lambda gap: gap.since))

@@ -204,6 +204,11 @@ class Registry:
         """Every provider, in the order of market and id."""
         return [slot.status() for _, slot in sorted(self._slots.items())]
 
+    async def budget_left(self, market: str, provider: str) -> float | None:
+        """As `candlegraph.upstream.Providers.budget_left`."""
+        slot = self._slots.get((market, provider))
+        return await slot.guard.budget_left() if slot and slot.guard else None
+
     async def inspect(self) -> None:
         """As `candlegraph.provider.Providers.inspect`; it starts these providers, because they have no remote upstream."""
         for slot in self._slots.values():

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Collection, Sequence
 from contextlib import aclosing, suppress
 
 from candlegraph.answer import CandleRequest
@@ -108,6 +108,11 @@ class Hub:
                     del listening[one.listener]
                 yield heartbeat(event.seq, one.request.series) if one.is_known(event) else event
 
+    @property
+    def topics(self) -> Collection[Topic]:
+        """The topics of this process."""
+        return self._topics.values()
+
     async def run(self) -> None:
         """Every second until cancelled: renew the records of the followed topics, and repair missed events."""
         while True:
@@ -129,8 +134,6 @@ class Hub:
                 await self._store.follow(list(self._topics))
                 self._renewed_at = clock()
             await self._repair()
-
-    # Listeners
 
     async def _subscribers(
         self, requests: Sequence[LiveRequest], days: Zone | None, address: str, *, closed_only: bool
@@ -223,8 +226,6 @@ class Hub:
                 for key in gone:
                     self._admission.end(self._topics.pop(key).began_by)
                 await self._store.unfollow(gone)
-
-    # Messages from the leader
 
     def _on_message(self, message: BusMessage) -> None:
         if isinstance(message, PositionRequest) or (topic := self._topics.get(message.key)) is None:

@@ -12,7 +12,7 @@ from candlegraph.event import Event, SeriesFailure
 from history.fetch_limits import FetchBudget
 from history.orchestrator import History
 from realtime.subscriber import Subscriber
-from storage.candle_counts import count_up_to
+from storage.counts.candle_counts import count_up_to
 
 SNAPSHOT_PAGE_ROWS = 1_000
 MAX_SNAPSHOT_ROWS = 50_000

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Hashable, Mapping
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
@@ -79,6 +80,15 @@ class Loaders:
     def fetched_at_by_span(self) -> DataLoader[tuple[int, Timeframe, Span], int | None]:
         """When spans of series were last fetched; few operations need it."""
         return DataLoader(self._services.history.store.fetched_at)
+
+    @cached_property
+    def listener_counts(self) -> Counter[tuple[str, str]]:
+        """The listeners of this process by market and provider, counted once."""
+        counts: Counter[tuple[str, str]] = Counter()
+        for topic in self._services.hub.topics:
+            name = topic.record.instrument
+            counts[name.market, name.provider] += len(topic.listeners)
+        return counts
 
     @cached_property
     def config_by_user(self) -> DataLoader[User, UserConfig]:

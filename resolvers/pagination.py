@@ -14,7 +14,7 @@ from resolvers.names import check_name
 
 T = TypeVar("T")
 MAX_PAGE = 1000
-_NO_CURSOR = "`after` is not a cursor of this list: pass the `endCursor` of the page before."
+NO_CURSOR = "`after` is not a cursor of this list: pass the `endCursor` of the page before."
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,12 +69,20 @@ def encode_cursor(name: str) -> str:
 
 def decode_cursor(cursor: str) -> str:
     """The name in a cursor; BadUserInput for anything that is no cursor of ours."""
+    name = decode_text(cursor)
     try:
-        name = base64.urlsafe_b64decode(cursor.encode("ascii")).decode()
         check_name("after", name)
-    except (binascii.Error, ValueError, BadUserInput):
-        raise BadUserInput(_NO_CURSOR) from None
+    except BadUserInput:
+        raise BadUserInput(NO_CURSOR) from None
     return name
+
+
+def decode_text(cursor: str) -> str:
+    """The text in a cursor; BadUserInput if it holds none."""
+    try:
+        return base64.urlsafe_b64decode(cursor.encode("ascii")).decode()
+    except (binascii.Error, ValueError):
+        raise BadUserInput(NO_CURSOR) from None
 
 
 def encode_number(number: int) -> str:
@@ -86,5 +94,5 @@ def decode_number(cursor: str, largest: int) -> int:
     """The number in a cursor, at most ``largest``; BadUserInput for anything that is no cursor of ours."""
     text = decode_cursor(cursor)
     if not re.fullmatch("#[0-9]{1,19}", text) or int(text[1:]) > largest:
-        raise BadUserInput(_NO_CURSOR)
+        raise BadUserInput(NO_CURSOR)
     return int(text[1:])

@@ -40,14 +40,26 @@ READ_COSTS = {
     "candles": 10_000,
     "candlesBatch": 10_000,
     "coverage": 50_000,
-}  # the database, once each
-DEFAULT_PAGE_SIZES = {"symbols": 100, "tracked": 100, "backfills": 50}  # the sizes without `first`
+    "storage": 200_000,
+    "corrections": 20_000,
+    "estimateBackfill": 1_000_000,
+    "seriesList": 12_000,
+}  # the database, once each; of a page for each of its items
+DEFAULT_PAGE_SIZES = {
+    "symbols": 100,
+    "tracked": 100,
+    "backfills": 50,
+    "corrections": 50,
+    "seriesList": 50,
+}  # the sizes without `first`
 ASSUMED_PROVIDERS = 10  # an assumption: the number of providers of a market is not known yet
 # The assumed sizes of the schema's own lists, for each object that has the list.
 SCHEMA_SIZES = {"types": 60, "fields": 5, "args": 1, "inputFields": 1, "enumValues": 2, "directives": 5, "ofType": 0.5}
 TYPE_SIZES = {**SCHEMA_SIZES, "fields": 20, "args": 4, "inputFields": 10, "enumValues": 20}  # of the largest type
 MAX_ZONES = 20  # in one operation
-JOB_LIST_COST = 100 * FIELD_COST  # the symbols or gaps of a job, possibly thousands
+# The lists of an item of a page that may have thousands of entries.
+LONG_LISTS = {"backfills": ("symbols", "holes"), "seriesList": ("covered", "gaps")}
+LONG_LIST_COST = 100 * FIELD_COST
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,8 +95,8 @@ class _CostEstimator:
         self._note_zone(node)
         if self.rows and self.parent in ("nodes", "columns"):
             return self.rows
-        if self.parent == "backfills" and name in ("symbols", "holes"):
-            return JOB_LIST_COST
+        if name in LONG_LISTS.get(self.parent, ()):
+            return LONG_LIST_COST
         below = replace(self, parent=self.parent if name in ("nodes", "edges", "node") and not self.rows else name)
         times = 1
         if name in ("candles", "candlesBatch"):

@@ -11,11 +11,13 @@ from candlegraph.identity import encode_name
 from candlegraph.provider import Budget, LiveMode
 from candlegraph.provider import Market as MarketNoun
 from candlegraph.timeframe import MINUTE, Timeframe
-from candlegraph.upstream import CallCounters, CallFailure, ProviderState, ProviderStatus
+from candlegraph.upstream import BreakerState, CallCounters, CallFailure, ProviderState, ProviderStatus
+from candlegraph.viewer import Role
 from resolvers.context import Context
 from resolvers.markets import SymbolPage, resolve_providers, resolve_symbols
 from schema import arguments as arg
 from schema.node import Node, resolved_from
+from schema.permission import requires_role
 from schema.scalars import datetime_of
 from schema.symbol import SymbolConnection
 
@@ -26,6 +28,11 @@ strawberry.enum(
         "READY it answers; DEGRADED it is starting, failed within the last minute, or is being probed after a pause; RATE_LIMITED it asked "
         "us to wait, or its budget is spent; NOT_CONFIGURED a setting is missing; FAILED it cannot be used."
     ),
+)
+strawberry.enum(
+    BreakerState,
+    name="BreakerState",
+    description="CLOSED calls pass; OPEN none does, after failures in a row; HALF_OPEN the next call probes the provider.",
 )
 strawberry.enum(
     LiveMode,
@@ -126,6 +133,27 @@ class Provider(Node):
         return parent if parent.budget else None
 
     counters: ProviderCounters = strawberry.field(description="The calls to it.")
+
+    @strawberry.field(
+        description="The weight of calls that may be made now, of `limits.weight`; with Redis of all processes. For operators.",
+        extensions=requires_role(Role.OPERATOR),
+    )
+    async def budget_left(parent: Parent[ProviderStatus], info: Info[Context, None]) -> float | None:
+        return await info.context.services.providers.budget_left(parent.market.id, parent.id)
+
+    @strawberry.field(
+        description="Its circuit breaker in the answering process; null if it cannot be called. For operators.",
+        extensions=requires_role(Role.OPERATOR),
+    )
+    async def breaker(parent: Parent[ProviderStatus]) -> BreakerState | None:
+        return parent.breaker
+
+    @strawberry.field(
+        description="How many series subscribers of the answering process follow live, each counted. For operators.",
+        extensions=requires_role(Role.OPERATOR),
+    )
+    async def listeners(parent: Parent[ProviderStatus], info: Info[Context, None]) -> int | None:
+        return info.context.loaders.listener_counts[parent.market.id, parent.id]
 
     @strawberry.field(description="Its native timeframes; every other one is folded from these.")
     def timeframes(parent: Parent[ProviderStatus]) -> list[Timeframe]:

@@ -16,13 +16,22 @@ from candlegraph.series import InstrumentRecord, Series
 from candlegraph.timeframe import MINUTE, Timeframe
 from candlegraph.viewer import Role
 from history import series_changes
-from resolvers.backfills import resolve_backfill, resolve_backfills, resolve_coverage, resolve_tracked
+from history.series_list import SeriesCoverage as StoredSeries
+from resolvers.backfills import author, resolve_backfill, resolve_backfills, resolve_coverage, resolve_tracked
 from resolvers.candles import resolve_batch, resolve_candles, resolve_changes
 from resolvers.context import Context
 from resolvers.latest import LatestPage, resolve_latest
 from resolvers.markets import SymbolPage, resolve_markets, resolve_providers, resolve_symbol, resolve_symbols
 from resolvers.names import instrument
 from resolvers.nodes import NodeNoun, resolve_node, resolve_server_id
+from resolvers.operators import (
+    CorrectedCandle,
+    Storage,
+    resolve_corrections,
+    resolve_estimate,
+    resolve_series_list,
+    resolve_storage,
+)
 from resolvers.pagination import ListPage
 from schema import arguments as arg
 from schema.backfill import Backfill, BackfillConnection, Coverage, SeriesChanges, TrackedConnection
@@ -30,6 +39,16 @@ from schema.candles import CandleSeries, SeriesInput
 from schema.latest import LatestConnection, LatestTimeframeArg, PatternArg, SymbolsArg
 from schema.market import Market, Provider
 from schema.node import Node
+from schema.operators import (
+    BackfillEstimate,
+    CorrectionConnection,
+    MarketFilterArg,
+    OrderArg,
+    ProviderFilterArg,
+    SeriesCoverageConnection,
+    StorageStats,
+    SymbolFilterArg,
+)
 from schema.permission import requires_role
 from schema.scalars import Timestamp
 from schema.symbol import Symbol, SymbolConnection
@@ -259,6 +278,54 @@ class Query:
         self, info: Info[Context, None], first: arg.FirstArg = 100, after: arg.AfterArg = None
     ) -> ListPage[job.TrackedSeries]:
         return await resolve_tracked(info.context, first, after)
+
+    @strawberry.field(
+        description="What is stored and what it takes. For operators.",
+        extensions=requires_role(Role.OPERATOR),
+        graphql_type=StorageStats | None,
+    )
+    async def storage(self, info: Info[Context, None]) -> Storage:
+        return await resolve_storage(info.context)
+
+    @strawberry.field(
+        description="The corrections of final candles, the newest first. For operators.",
+        extensions=requires_role(Role.OPERATOR),
+        graphql_type=CorrectionConnection | None,
+    )
+    async def corrections(
+        self,
+        info: Info[Context, None],
+        market: MarketFilterArg = None,
+        provider: ProviderFilterArg = None,
+        symbol: SymbolFilterArg = None,
+        first: arg.FirstArg = 50,
+        after: arg.AfterArg = None,
+    ) -> ListPage[CorrectedCandle]:
+        return await resolve_corrections(info.context, market, provider, symbol, first, after)
+
+    @strawberry.field(
+        description="What `startBackfill` would cost with the same input. Calls no provider. For operators.",
+        extensions=requires_role(Role.OPERATOR),
+        graphql_type=BackfillEstimate | None,
+    )
+    async def estimate_backfill(self, info: Info[Context, None], input: OrderArg) -> job.BackfillEstimate:
+        return await resolve_estimate(info.context, input.order(author(info.context)))
+
+    @strawberry.field(
+        description="The series with stored candles, in the order of their names. For operators.",
+        extensions=requires_role(Role.OPERATOR),
+        graphql_type=SeriesCoverageConnection | None,
+    )
+    async def series_list(
+        self,
+        info: Info[Context, None],
+        market: MarketFilterArg = None,
+        provider: ProviderFilterArg = None,
+        search: arg.SearchArg = None,
+        first: arg.FirstArg = 50,
+        after: arg.AfterArg = None,
+    ) -> ListPage[StoredSeries]:
+        return await resolve_series_list(info.context, market, provider, search, first, after)
 
     @strawberry.field(
         description="The signed-in user: identity, roles, saved configuration. Null when anonymous.",

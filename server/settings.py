@@ -178,6 +178,12 @@ class Settings(BaseSettings):
             "The most candles a day that one anonymous address may export (of IPv6, one /64 network). Empty for no limit."
         ),
     )
+    import_max_mb: int = Field(
+        256,
+        ge=0,
+        le=4_096,
+        description="The most megabytes of a file that operators upload, packed and unpacked; 0 for no uploads.",
+    )
     min_free_disk_mb: int = Field(
         500,
         ge=0,

@@ -232,18 +232,20 @@ def _serve(
 
 async def _watch_disk(settings: Settings, history: History, supervisor: Supervisor, level: int) -> None:
     """Stop fetching while the disk of the database is nearly full, where its free space can be read."""
-    if not settings.min_free_disk_mb:
-        return
     directory = settings.data_dir
     if settings.db_connection_string:
         rows = await history.store.database.read("data_directory")
         directory = Path(rows[0]["directory"] if rows else "")
         if not is_readable(directory):
-            log.log(level, "MIN_FREE_DISK_MB has no effect: the free space of this database cannot be read from here.")
+            if settings.min_free_disk_mb:
+                log.log(
+                    level, "MIN_FREE_DISK_MB has no effect: the free space of this database cannot be read from here."
+                )
             return
     space = history.fetcher.free_space = FreeSpace(directory, settings.min_free_disk_mb, history.timings)
-    await asyncio.to_thread(space.check)
-    supervisor.start("free disk space", space.run, space.outage)
+    if settings.min_free_disk_mb:
+        await asyncio.to_thread(space.check)
+        supervisor.start("free disk space", space.run, space.outage)
 
 
 def _reads(levels: Aggregates, kind: AggregateLayout) -> ReadFunction:

@@ -9,14 +9,16 @@ from typing import Any
 
 import numpy as np
 
-from candlegraph.series import Instrument
+from candlegraph.series import Instrument, InstrumentRecord
 from candlegraph.series_revision import ChangeMark
 from candlegraph.span import Span
 from candlegraph.timeframe import Timeframe
 from candlegraph.zone import Int64s
 from storage.binary import unpack_stamps
-from storage.database import Database
+from storage.database import Database, to_ms
+from storage.instruments import record_of
 
+NEWEST = 2**63 - 1  # an id after all others
 MAX_LOGGED = 10_000  # entries of a log; beyond, it costs a client less to copy the series again
 _VALUE_COLUMNS = ("open", "high", "low", "close", "volume")
 _SOURCES = {"a": "api", "i": "import"}
@@ -34,28 +36,44 @@ class CandleVersion:
 class Correction:
     """A change of the final candle that opens at ``timestamp`` (ms); ``old`` is None for a new candle, ``new`` for a withdrawn one."""
 
+    id: int
     corrected_at: datetime
-    instrument: Instrument
+    record: InstrumentRecord
     timeframe: str
     timestamp: int
     old: CandleVersion | None
     new: CandleVersion | None
 
+    @property
+    def instrument(self) -> Instrument:
+        """The instrument."""
+        return self.record.instrument
+
 
 async def newest_corrections(
-    database: Database, market: str | None, provider: str | None, symbol: str | None, limit: int
+    database: Database,
+    market: str | None,
+    provider: str | None,
+    symbol: str | None,
+    limit: int,
+    before: int = NEWEST,
 ) -> list[Correction]:
-    """The newest corrections, the last one first, of everything or of the named market, provider and symbol."""
+    """The newest corrections, the last one first, of everything or of the named market, provider and symbol.
+
+    Only those whose id is less than ``before``. One statement.
+    """
+    statement = "corrections_page" if symbol is None else "corrections_of_symbol"
     return [
         Correction(
+            row["correction_id"],
             row["corrected_at"],
-            Instrument(row["market"], row["provider"], row["symbol"]),
+            record_of(row),
             row["timeframe"],
-            round(row["timestamp"].timestamp() * 1000),
+            to_ms(row["timestamp"]),
             _version(row, "old"),
             _version(row, "new"),
         )
-        for row in await database.read("corrections_newest", market, provider, symbol, limit)
+        for row in await database.read(statement, market, provider, symbol, before, limit)
     ]
 
 

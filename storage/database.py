@@ -115,7 +115,7 @@ class Database:
     ) -> None:
         """Open no connection yet. ``listen_dsn`` is the address of the same database without a pooler."""
         self.timings = timings or Timings()
-        self._dsn = dsn
+        self.dsn = dsn
         self._listen_dsn = listen_dsn
         self._max_connections = max_connections
         self._pool: asyncpg.Pool | None = None
@@ -129,7 +129,7 @@ class Database:
 
     def dedicated_pool(self) -> Database:
         """The same database through one connection of its own, for work that must not wait for a connection."""
-        beside = Database(self._dsn, max_connections=1, listen_dsn=self._listen_dsn, timings=self.timings)
+        beside = Database(self.dsn, max_connections=1, listen_dsn=self._listen_dsn, timings=self.timings)
         beside._behind_pooler, beside._outages = self._behind_pooler, self._outages
         return beside
 
@@ -140,7 +140,7 @@ class Database:
                 if self._behind_pooler is None:
                     self._behind_pooler = await self._detect_pooler()
                 self._pool = await asyncpg.create_pool(
-                    self._dsn,
+                    self.dsn,
                     min_size=1,
                     max_size=self._max_connections,
                     reset=_leave_as_it_is,
@@ -192,7 +192,7 @@ class Database:
     async def connect(self) -> AsyncIterator[Any]:
         """Open a connection outside the pool, for statements that may take hours."""
         with self._translated():
-            connection = await asyncpg.connect(self._dsn, **self._options())
+            connection = await asyncpg.connect(self.dsn, **self._options())
         async with self._closing(connection):
             yield connection
 
@@ -201,7 +201,7 @@ class Database:
         """Open a connection that receives notifications, past the pooler; see `can_listen`."""
         with self._translated():
             connection = await asyncpg.connect(
-                self._listen_dsn or self._dsn,
+                self._listen_dsn or self.dsn,
                 timeout=self.timings.connect_timeout_s,
                 server_settings={"application_name": "candlegraph"},
             )
@@ -242,7 +242,7 @@ class Database:
 
     async def _detect_pooler(self) -> bool:
         """Whether there is a pooler: then the process id of the greeting is not that of the process that answers."""
-        connection = await asyncpg.connect(self._dsn, timeout=self.timings.connect_timeout_s, statement_cache_size=0)
+        connection = await asyncpg.connect(self.dsn, timeout=self.timings.connect_timeout_s, statement_cache_size=0)
         async with self._closing(connection):
             return bool(connection.get_server_pid() != await connection.fetchval("select pg_backend_pid()"))
 

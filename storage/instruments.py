@@ -31,10 +31,18 @@ class Instruments:
     ) -> tuple[list[InstrumentRecord], int]:
         """One page of the stored symbols of a provider, by name, and the number of all matches."""
         market, provider, text, after = _plain(market), _plain(provider), text and _plain(text), after and _plain(after)
-        pattern = None if not text else "%" + re.sub(r"([\\%_])", r"\\\1", _folded(text)) + "%"
+        pattern = None if not text else "%" + re.sub(r"([\\%_])", r"\\\1", fold_text(text)) + "%"
         rows = await self.database.read("instruments_search", market, provider, inactive, pattern, after, first)
         count = (await self.database.read("instruments_count", market, provider, inactive, pattern))[0]["count"]
         return [record_of(row) for row in rows], count
+
+    async def page(self, market: str, provider: str, after: str | None, first: int) -> list[InstrumentRecord]:
+        """The ``first`` stored symbols of a provider after a name, in the order of their names."""
+        after = after and _plain(after)
+        rows = await self.database.read(
+            "instruments_search", _plain(market), _plain(provider), True, None, after, first
+        )
+        return [record_of(row) for row in rows]
 
     async def named(self, market: str, provider: str, names: Sequence[str] | None) -> list[InstrumentRecord]:
         """The stored symbols of a provider: the named ones, or all."""
@@ -63,7 +71,7 @@ class Instruments:
         """
         async with self.database.connection() as connection:
             key = (instrument.market, instrument.provider, instrument.symbol)
-            folded = _folded(instrument.symbol)
+            folded = fold_text(instrument.symbol)
             return record_of(await connection.fetchrow(SQL["instrument_import"], *key, timezone, folded, has_volume))
 
     async def get_stored(self, wanted: Sequence[Instrument]) -> dict[Instrument, InstrumentRecord]:
@@ -104,7 +112,7 @@ class Instruments:
         columns: list[list[object]] = [
             [item.symbol for item in listings],
             [item.name for item in listings],
-            [_folded(item.symbol, item.name or "") for item in listings],
+            [fold_text(item.symbol, item.name or "") for item in listings],
             [item.base for item in listings],
             [item.quote for item in listings],
             [item.timezone or timezone for item in listings],
@@ -124,7 +132,7 @@ class Instruments:
         self._records = LRUCache(MAX_RECORDS)  # a new object: reads that began before this fill the old one
 
 
-def _folded(*texts: str) -> str:
+def fold_text(*texts: str) -> str:
     """Fold texts for the search, which ignores case in every script and the composition of characters.
 
     A noncharacter separates the texts, so that no match spans the end of one and the beginning of the next.

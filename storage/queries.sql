@@ -286,11 +286,84 @@ from storage_layout;
 select instrument_id from coverage
 where timeframe = '1m' and covered && tstzrange(ms($1), ms($2));
 
--- name: corrections_newest
-select c.*, i.market, i.provider, i.symbol
+-- name: corrections_page
+-- Returns the newest corrections before the id $4, each with its instrument.
+select i.*, c.id as correction_id, c.timeframe, c."timestamp", c.old_open, c.old_high, c.old_low, c.old_close, c.old_volume,
+       c.old_source, c.new_open, c.new_high, c.new_low, c.new_close, c.new_volume, c.new_source, c.corrected_at
 from corrections c join instruments i on i.id = c.instrument_id
 where ($1::text is null or i.market = $1) and ($2::text is null or i.provider = $2) and ($3::text is null or i.symbol = $3)
-order by c.id desc limit $4;
+  and c.id < $4
+order by c.id desc limit $5;
+
+-- name: corrections_of_symbol
+-- As `corrections_page`, for one symbol: it reads the newest entries of each series from the index, whatever others have.
+select i.*, c.*
+from instruments i join coverage s on s.instrument_id = i.id
+cross join lateral (
+  select k.id as correction_id, k.timeframe, k."timestamp", k.old_open, k.old_high, k.old_low, k.old_close, k.old_volume,
+         k.old_source, k.new_open, k.new_high, k.new_low, k.new_close, k.new_volume, k.new_source, k.corrected_at
+  from corrections k where k.instrument_id = i.id and k.timeframe = s.timeframe and k.id < $4
+  order by k.id desc limit $5) c
+where ($1::text is null or i.market = $1) and ($2::text is null or i.provider = $2) and i.symbol = $3
+order by c.correction_id desc limit $5;
+
+-- name: series_page
+-- Returns a page of the series with coverage, in the order of their names, after the key ($4, $5, $6, $7). `covered` has the
+-- newest $9 spans, and `span_count` and `covered_ms` count all of them, without candles that are dropped. `newest` counts the
+-- newest candles, at most $10, and `newest_from` is the opening of the oldest of these: together they give the density.
+select i.*, c.timeframe, h.horizon,
+  (select string_agg(timestamptz_send(lower(r)) || timestamptz_send(upper(r)), ''::bytea order by r) from (
+     select r from unnest(c.covered) r order by r desc limit $9) n) as covered,
+  k.span_count, k.covered_ms, n.newest, n.newest_from,
+  (select string_agg(timestamptz_send(lower(f.span)) || timestamptz_send(upper(f.span)), ''::bytea order by f.span)
+   from claims f where f.instrument_id = i.id and f.timeframe = c.timeframe and f.expires_at > now()) as fetching,
+  (select jsonb_agg(jsonb_build_array(o.timeframe,
+     (select max(x.id) from corrections x where x.instrument_id = i.id and x.timeframe = o.timeframe),
+     (select max(x.id) from coverage_withdrawals x
+      where x.instrument_id = i.id and x.timeframe = o.timeframe and not isempty(x.lost))))::text
+   from coverage o where o.instrument_id = i.id) as marks
+from instruments i join coverage c on c.instrument_id = i.id cross join storage_layout h
+cross join lateral (
+  select count(*)::int as span_count,
+         coalesce((extract(epoch from sum(upper(r) - greatest(lower(r), x.kept_from)) filter (where upper(r) > x.kept_from)) * 1000)::int8, 0)
+           as covered_ms
+  from unnest(c.covered) r
+  cross join (select coalesce(case c.timeframe when '1m' then h.horizon end, '-infinity') as kept_from) x) k
+cross join lateral (
+  select count(*)::int as newest, min(d."timestamp") as newest_from from (
+    select "timestamp" from ohlcv_data
+    where instrument_id = i.id and timeframe = c.timeframe order by "timestamp" desc limit $10) d) n
+where ($1::text is null or i.market = $1) and ($2::text is null or i.provider = $2) and ($3::text is null or i.folded like $3)
+  and (i.market, i.provider, i.symbol) >= ($4, $5, $6) and (i.market, i.provider, i.symbol, c.timeframe) > ($4, $5, $6, $7)
+order by i.market, i.provider, i.symbol, c.timeframe limit $8;
+
+-- name: storage_sizes
+-- Returns estimates: rows are the planner's density times the present size of the table, and exact while it is small. The oldest
+-- and the newest candle are those of the hundred series that are covered furthest back, and furthest forward.
+with base as (
+  select pg_relation_size(c.oid) / current_setting('block_size')::int8 as pages, c.reltuples, c.relpages,
+         pg_total_relation_size(c.oid) as bytes
+  from pg_class c where c.oid = 'ohlcv_data'::regclass)
+select b.bytes, (select hypertable from storage_layout) as hypertable,
+  case when b.pages > 1000 and b.reltuples > 0 and b.relpages > 0 then b.reltuples::float8 / b.relpages * b.pages
+       else (select count(*) from (select from ohlcv_data limit 200000) d)::float8 end as rows,
+  (select sum(pg_total_relation_size(to_regclass(view_name)))::int8 from preaggregation_configs
+   where to_regclass(view_name) is not null) as aggregate_bytes,
+  (select min(d.first) from (
+     select instrument_id, timeframe from coverage where not isempty(covered) order by lower(covered) limit 100) c
+   cross join lateral (select min("timestamp") as first from ohlcv_data o
+                       where o.instrument_id = c.instrument_id and o.timeframe = c.timeframe) d) as oldest,
+  (select max(d.last) from (
+     select instrument_id, timeframe from coverage where not isempty(covered) order by upper(covered) desc limit 100) c
+   cross join lateral (select max("timestamp") as last from ohlcv_data o
+                       where o.instrument_id = c.instrument_id and o.timeframe = c.timeframe) d) as newest
+from base b;
+
+-- name: storage_hypertable
+-- Returns the sizes of a hypertable, whose chunks may be compressed, and of continuous aggregates.
+select hypertable_size('ohlcv_data') as bytes, approximate_row_count('ohlcv_data')::float8 as rows,
+  (select sum(hypertable_size(format('%I.%I', materialization_hypertable_schema, materialization_hypertable_name)::regclass))::int8
+   from timescaledb_information.continuous_aggregates) as aggregate_bytes;
 
 -- name: fetch_log_add
 insert into fetch_log (instrument_id, timeframe, asked, rows, outcome, milliseconds)

@@ -75,6 +75,19 @@ end
 local lives_ms = math.ceil((tonumber(ARGV[1]) + tonumber(ARGV[2])) * 1000)
 if lives_ms > redis.call('PTTL', KEYS[1]) then redis.call('PEXPIRE', KEYS[1], lives_ms) end
 """
+_LEFT_SCRIPT = """
+local t = redis.call('TIME')
+local now = t[1] + t[2] / 1000000
+local oldest, left, all = math.floor(now / tonumber(ARGV[1])) - ARGV[2], tonumber(ARGV[3]), redis.call('HGETALL', KEYS[1])
+for i = 1, #all, 2 do
+  if all[i] == 'held' then
+    if tonumber(all[i + 1]) > now then return '0' end
+  elseif tonumber(all[i]) >= oldest then
+    left = left - tonumber(all[i + 1])
+  end
+end
+return tostring(math.max(left, 0))
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,6 +133,13 @@ class RateLimiter:
         """As `RateBudget.pause`, for all processes."""
         await self._own.pause(key, budget, seconds)
         await self._ask("EVAL", _PAUSE_SCRIPT, 1, _budget_key(key, budget), seconds, budget.per_s * 2)
+
+    async def left(self, key: str, budget: Budget) -> float:
+        """As `RateBudget.left`, for all processes together."""
+        own = await self._own.left(key, budget)
+        slots = budget.per_s / WINDOW_SLOTS, WINDOW_SLOTS
+        shared = await self._ask("EVAL", _LEFT_SCRIPT, 1, _budget_key(key, budget), *slots, budget.weight)
+        return own if shared is None else min(own, float(shared))
 
     async def reset(self, key: str) -> None:
         """Empty a bucket."""

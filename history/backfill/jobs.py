@@ -24,6 +24,7 @@ from candlegraph.zone import zone
 from history.backfill.statements import SQL
 from history.orchestrator import History
 from history.plan import Plan
+from history.provider_traits import ProviderTraits
 from storage.coverage import Coverage
 from storage.database import to_ms
 
@@ -61,17 +62,13 @@ class BackfillJobs:
         not native, or a million pieces; NotFound for an unknown symbol; Overloaded if the author has too many unfinished jobs;
         ProviderError.
         """
-        if abs(order.priority) > MAX_PRIORITY:
-            raise BadUserInput(f"`priority` must be between -{MAX_PRIORITY:,} and {MAX_PRIORITY:,}.")
+        check_priority(order)
         selection = order.selection
         records = await self.history.listings.select(selection)
         provider = await self.provider(
             selection.market, selection.provider, timeout_s=self.history.timings.query_deadline_s
         )
-        if order.timeframe not in provider.capabilities.timeframes:
-            known = ", ".join(map(str, provider.capabilities.timeframes))
-            raise BadUserInput(f"{provider.name} has no {order.timeframe} candles of its own: it has {known}.")
-        span = _reachable(order, provider)
+        span = reachable_span(order, provider)
         if (await self._database.fetch(SQL["backfills_open"], order.created_by))[0]["count"] >= MAX_OPEN_JOBS:
             raise Overloaded(
                 f"{MAX_OPEN_JOBS:,} jobs of yours are under way: wait until some are done, or cancel them."
@@ -182,7 +179,7 @@ def _planned(
 
 
 def find_missing(
-    record: InstrumentRecord, coverage: Coverage, timeframe: Timeframe, span: Span, provider: Upstream
+    record: InstrumentRecord, coverage: Coverage, timeframe: Timeframe, span: Span, provider: ProviderTraits
 ) -> tuple[Spans, tuple[Gap, ...]]:
     """The final gaps of ``span`` that can be fetched, and the spans that never can, with reasons."""
     days, now = zone(record.timezone), provider.now_ms()
@@ -226,8 +223,17 @@ def gaps_as_json(holes: Iterable[Gap]) -> str:
     return json.dumps([[gap.since, gap.until, gap.reason, gap.detail] for gap in holes])
 
 
-def _reachable(order: BackfillRequest, provider: Upstream) -> Span:
-    """The past part of the ordered span; BadUserInput if none of it is available."""
+def check_priority(order: BackfillRequest) -> None:
+    """BadUserInput if the priority is out of bounds."""
+    if abs(order.priority) > MAX_PRIORITY:
+        raise BadUserInput(f"`priority` must be between -{MAX_PRIORITY:,} and {MAX_PRIORITY:,}.")
+
+
+def reachable_span(order: BackfillRequest, provider: ProviderTraits) -> Span:
+    """The past part of the ordered span; BadUserInput if none of it is available, or the timeframe is not native."""
+    if order.timeframe not in provider.capabilities.timeframes:
+        known = ", ".join(map(str, provider.capabilities.timeframes))
+        raise BadUserInput(f"{provider.name} has no {order.timeframe} candles of its own: it has {known}.")
     now = provider.now_ms()
     if order.until is not None and order.until <= order.since:
         raise BadUserInput(f"`since` ({order.since}) must lie before `until` ({order.until}).")

@@ -10,14 +10,12 @@ from dataclasses import dataclass, field
 
 from candlegraph.errors import ProviderError, ProviderUnavailable
 from candlegraph.provider import Budget, Capabilities
-from candlegraph.rate_budget import RateBudget
+from candlegraph.rate_budget import BUDGET_SHARES, RateBudget
 from candlegraph.upstream import Urgency
 
 DEFAULT_BUDGET = Budget(weight=60, per_s=60, concurrent=2)  # for a provider that declares none
 MAX_QUEUED_CALLS = 256  # per urgency
 STARVATION_S = 30.0  # a call that has waited this long is next, at any urgency
-# The share of the budget that each urgency may use up. The rest stays free for more urgent calls of all processes.
-BUDGET_SHARES = {Urgency.LIVE: 1.0, Urgency.QUERY: 0.95, Urgency.BACKFILL: 0.8}
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -52,6 +50,10 @@ class CallQueue:
         if self._paused is None or until > self._paused[0]:
             self._paused = until, error
         await self._quota.pause(self._key, budget_of(capabilities), seconds)
+
+    async def budget_left(self, capabilities: Capabilities) -> float:
+        """The weight of calls that may be made now."""
+        return await self._quota.left(self._key, budget_of(capabilities))
 
     @asynccontextmanager
     async def slot(self, capabilities: Capabilities, urgency: Urgency, until: float) -> AsyncIterator[None]:

@@ -18,7 +18,7 @@ from candlegraph import clock
 from candlegraph.errors import ProviderError, ProviderUnavailable, RateLimited, UnknownSymbol, Unsupported
 from candlegraph.provider import Provider
 from candlegraph.rate_budget import RateBudget
-from candlegraph.upstream import CallCounters, CallFailure, ProviderState, Urgency
+from candlegraph.upstream import BreakerState, CallCounters, CallFailure, ProviderState, Urgency
 from providers.guard.call_queue import CallQueue
 from providers.guard.circuit_breaker import CircuitBreaker
 
@@ -129,6 +129,15 @@ class UpstreamCalls:
     def counters(self, rows: int, refused: int) -> CallCounters:
         """The counts of this process, including those of refused rows."""
         return CallCounters(self._made, self._failures, self._retries, rows, refused, self._last_call_at)
+
+    @property
+    def breaker(self) -> BreakerState:
+        """The state of the circuit breaker."""
+        return self._breaker.state
+
+    async def budget_left(self) -> float:
+        """The weight of calls that may be made now."""
+        return await self._queue.budget_left(self._provider.capabilities)
 
     def health(self) -> tuple[ProviderState, str | None, float | None]:
         """The state, its reason, and the seconds until the next call."""

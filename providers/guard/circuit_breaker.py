@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from candlegraph.errors import ProviderError, ProviderUnavailable
+from candlegraph.upstream import BreakerState
 
 FAILURE_THRESHOLD = 5  # failures in a row
 REST_S, MAX_REST_S = 5.0, 60.0
@@ -32,6 +33,13 @@ class CircuitBreaker:
     def closed(self) -> bool:
         """Whether calls pass."""
         return self._failures < FAILURE_THRESHOLD
+
+    @property
+    def state(self) -> BreakerState:
+        """Whether calls pass, none does, or a probe may."""
+        if self.closed:
+            return BreakerState.CLOSED
+        return BreakerState.OPEN if self._open_until > _now() else BreakerState.HALF_OPEN
 
     def opens_in(self) -> float:
         """The seconds until a call may pass; 0 if it may now."""

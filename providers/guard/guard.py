@@ -187,6 +187,10 @@ class Guard:
         """As `Upstream.count_refused_rows`."""
         self._refused += rows
 
+    async def budget_left(self) -> float:
+        """The weight of calls that may be made now."""
+        return await self._calls.budget_left()
+
     def status(self) -> ProviderStatus:
         """The state of the provider, and the counts of its calls."""
         provider = self._provider
@@ -205,6 +209,7 @@ class Guard:
             self._calls.last_failure,
             self._calls.counters(self._rows, self._refused),
             tuple(provider.taints) if isinstance(provider, Tainted) else (),
+            self._calls.breaker,
         )
 
 

@@ -58,4 +58,4 @@ def _check_bytes(unpacked: int, packed: int) -> None:
             f"it unpacks to more than {MAX_RATIO} times its size, as no table of candles does: if it is one, unpack it first"
         )
     if unpacked > MAX_UNPACKED_BYTES:
-        raise InvalidCandles(f"it unpacks to more than {MAX_UNPACKED_BYTES >> 30} GB: split it into several files")
+        raise InvalidCandles(f"it unpacks to more than {MAX_UNPACKED_BYTES >> 20:,} MB: split it into several files")

@@ -54,6 +54,8 @@ class ImportOptions:
             raise BadUserInput("--covers and --sparse exclude each other.")
         if self.scale is not None and not 1e-12 <= self.scale <= 1e12:
             raise BadUserInput("--scale is what prices are multiplied by, such as 0.01: from 1e-12 to 1e12.")
+        if self.decimal not in (None, ",", ".") or self.stamps not in (None, "open", "close"):
+            raise BadUserInput("--decimal is , or . and --stamps is open or close.")
         clock = None if self.clock is None else _clock(self.clock)
         return Hints(
             clock=clock,

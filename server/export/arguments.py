@@ -5,20 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-import orjson
 from starlette.datastructures import QueryParams
-from starlette.responses import Response
 
 from candlegraph.errors import (
     BadUserInput,
-    CandlegraphError,
-    Conflict,
-    Forbidden,
-    NotFound,
-    Overloaded,
-    TooManyAttempts,
-    Unauthenticated,
-    Unavailable,
 )
 from candlegraph.series_revision import SeriesRevision
 from candlegraph.timeframe import Timeframe
@@ -30,16 +20,6 @@ from server.export.formats import Format
 
 _ARGUMENTS = frozenset(
     ["market", "provider", "symbol", "pattern", "timeframe", "since", "until", "before", "timezone", "revision"]
-)
-_STATUSES: tuple[tuple[type[CandlegraphError], int], ...] = (
-    (BadUserInput, 400),
-    (Unauthenticated, 401),
-    (Forbidden, 403),
-    (NotFound, 404),
-    (Conflict, 409),
-    (TooManyAttempts, 429),
-    (Overloaded, 429),
-    (Unavailable, 503),
 )
 
 
@@ -119,13 +99,3 @@ def negotiate_coding(accepted: str, codings: Sequence[str]) -> str | None:
         if not any(parameter.replace(" ", "") in ("q=0", "q=0.0", "q=0.00", "q=0.000") for parameter in parameters):
             offered.add(name)
     return next((coding for coding in codings if coding in offered), None)
-
-
-def refusal_of(error: CandlegraphError) -> Response:
-    """An error before the first byte, in JSON, with its status."""
-    status = next((status for kind, status in _STATUSES if isinstance(error, kind)), 500)
-    body = {"errors": [{"message": error.message, "extensions": {"code": error.code, "retryAfter": error.retry_after}}]}
-    headers = {"cache-control": "no-store", "vary": "Authorization, Origin"}
-    if status in (429, 503):
-        headers["retry-after"] = str(max(1, round(error.retry_after or 1)))
-    return Response(orjson.dumps(body), status, headers, "application/json; charset=utf-8")

@@ -27,9 +27,10 @@ from resolvers.context import Context
 from resolvers.cost_budget import Reservation
 from resolvers.nodes import resolve_server_id
 from resolvers.permission import require_role
-from server.export.arguments import headers_of, negotiate_coding, read_arguments, refusal_of
+from server.export.arguments import headers_of, negotiate_coding, read_arguments
 from server.export.formats import FORMATS, Buffer, Compression, describe
 from server.export.places import ExportLimits, ExportPlaces, Place
+from server.transport.refusal import refusal_of
 from server.transport.streamed_answer import disconnected, run_until_first
 from storage.rate_limits import AttemptLimit
 

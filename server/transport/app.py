@@ -1,4 +1,4 @@
-"""The web application: the endpoint, the page's files, and two addresses for monitoring."""
+"""The web application: the endpoint, the pages with their files, and two addresses for monitoring."""
 
 from __future__ import annotations
 
@@ -15,7 +15,6 @@ from starlette.routing import Mount, Route, WebSocketRoute
 from starlette.staticfiles import StaticFiles
 from strawberry.http.websocket_origin import normalize_origin
 
-from resolvers.context import Introspection
 from schema.build import Schema, build_schema
 from server.export import export_endpoint
 from server.settings import Env, Settings
@@ -23,10 +22,12 @@ from server.transport.connections import ConnectionLimits, Connections
 from server.transport.graphql_http import GraphQLEndpoint
 from server.transport.loopback import is_loopback_name
 from server.transport.origins import OriginCheck
+from server.transport.pages import page_endpoint
 from server.transport.proxies import ForwardedHeaders, TrustedProxies, parse_networks
 from server.transport.root_path import RootPath
 from server.transport.schema_text import SchemaText
 from server.transport.security_headers import SecurityHeaders
+from server.upload import upload_endpoint
 from server.wiring import Runtime
 
 _EXPOSED = [
@@ -55,10 +56,10 @@ def create_app(runtime: Runtime) -> Starlette:
     async def readyz(_: Request) -> Response:
         return _readiness(runtime, proxies)
 
-    files = [Mount("/static", StaticFiles(directory=WEB, check_dir=False))]
     app = Starlette(
         routes=[
-            Route("/", to_graphql),
+            Route("/", page_endpoint(WEB / "index.html")),
+            Route("/console", page_endpoint(WEB / "console.html")),
             Route("/graphql", endpoint),
             Route("/graphql/", to_graphql, methods=["GET", "POST"]),
             WebSocketRoute("/graphql", endpoint),
@@ -66,7 +67,8 @@ def create_app(runtime: Runtime) -> Starlette:
             Route("/healthz", _healthz),
             Route("/readyz", readyz),
             Route("/export/candles.{kind}", _exports(settings, endpoint)),
-            *(files if settings.introspection is not Introspection.OFF else []),
+            _uploads(runtime, endpoint),
+            Mount("/static", StaticFiles(directory=WEB, check_dir=False)),
         ],
         exception_handlers={Exception: _failed},
         middleware=_middleware(settings, proxies),
@@ -80,6 +82,11 @@ def _exports(settings: Settings, endpoint: GraphQLEndpoint) -> Callable[[Request
     limits = settings.exports, settings.exports_per_address, settings.export_rows_per_day
     origins = [normalize_origin(origin) or origin for origin in settings.origins]
     return export_endpoint(endpoint.identify, limits, origins)
+
+
+def _uploads(runtime: Runtime, endpoint: GraphQLEndpoint) -> Route:
+    path = "/import/{market}/{provider}/{symbol:path}"
+    return Route(path, upload_endpoint(endpoint.identify, runtime), methods=["PUT"])
 
 
 async def _healthz(_: Request) -> Response:

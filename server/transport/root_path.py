@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import re
 
+from starlette.responses import RedirectResponse
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 _FORM = re.compile(r"(/[A-Za-z0-9._~-]+)*")
-_OWN = {"/graphql", "/static", "/healthz", "/readyz", "/schema.graphql", "/export"}
+_OWN = {"/graphql", "/console", "/static", "/healthz", "/readyz", "/schema.graphql", "/export", "/import"}
 
 
 def check_root_path(path: str) -> str:
@@ -20,7 +21,10 @@ def check_root_path(path: str) -> str:
 
 
 class RootPath:
-    """An ASGI application around another: strips the prefix from a path, if the proxy has not."""
+    """An ASGI application around another: strips the prefix from a path, if the proxy has not.
+
+    The prefix alone is redirected to the one with a slash, because the addresses in the page are relative.
+    """
 
     def __init__(self, app: ASGIApp, root_path: str) -> None:
         """Wrap ``app``."""
@@ -31,6 +35,11 @@ class RootPath:
         """Pass a request on without the prefix of its path."""
         if scope["type"] in ("http", "websocket"):
             path: str = scope["path"]
+            if scope["type"] == "http" and self._root and path == self._root:
+                query = scope["query_string"].decode("latin-1")
+                redirect = RedirectResponse(f"{self._root}/" + (f"?{query}" if query else ""))
+                await redirect(scope, receive, send)
+                return
             if path == self._root or path.startswith(self._root + "/"):
                 scope = {**scope, "path": path.removeprefix(self._root) or "/"}
                 scope.pop("raw_path", None)

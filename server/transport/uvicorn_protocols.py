@@ -19,6 +19,7 @@ from server.transport.tcp_connections import TcpConnections
 from server.transport.websocket_protocol import BYTES_PER_PASS, WebSocketProtocol
 from server.transport.write_deadline import WriteDeadline
 
+SLOW_BODY = "candlegraph.slow_body"  # an extension of the scope: a function without arguments
 MAX_HEAD_BYTES = 65_536  # of the request line, the headers, and the framing of chunks in a body
 MAX_HEADERS = 100
 MAX_URL_BYTES = 32_768
@@ -38,6 +39,8 @@ class HttpProtocol(HttpToolsProtocol):
         self._arrival: asyncio.TimerHandle | None = None  # the deadline of the request that is arriving
         self._in_message = self._in_head = False
         self._head_bytes = self._body_bytes = 0
+        self._slow_scope: object = None  # the request whose body may take as long as it makes progress
+        self._body_bytes_before = 0
         self._refused = False
         self._discarded_bytes = 0
         self._write_deadline: WriteDeadline | None = None
@@ -105,6 +108,12 @@ class HttpProtocol(HttpToolsProtocol):
         self._in_head = False
         self._expect(self._timings.body_timeout_s)
         super().on_headers_complete()
+        scope: Any = self.scope
+        scope.setdefault("extensions", {})[SLOW_BODY] = partial(self._allow_slow_body, scope)
+
+    def _allow_slow_body(self, scope: object) -> None:
+        """The application takes a long body: its deadline begins again whenever a part of it has arrived."""
+        self._slow_scope, self._body_bytes_before = scope, self._body_bytes
 
     def on_body(self, body: bytes) -> None:
         """Receive a part of the body."""
@@ -169,6 +178,9 @@ class HttpProtocol(HttpToolsProtocol):
 
     def _is_late(self, timeout_s: float) -> None:
         if self.flow.read_paused:  # we have paused reading: the rest may have arrived already
+            self._expect(timeout_s)
+        elif self._slow_scope is self.scope and self._body_bytes > self._body_bytes_before:
+            self._body_bytes_before = self._body_bytes
             self._expect(timeout_s)
         elif self._in_head:
             self._refuse(408, "REQUEST_TIMEOUT", "The head of the request did not arrive in time.")

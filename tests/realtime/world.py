@@ -215,7 +215,7 @@ class Gate(Database):
 
     def dedicated_pool(self) -> Gate:
         """One more of the same process."""
-        beside = Gate(self._dsn, self.timings)
+        beside = Gate(self.dsn, self.timings)
         beside.open_gate = self.open_gate
         self._all.append(beside)
         return beside

@@ -25,7 +25,6 @@ ROOT = Path(__file__).parents[2]
 
 # What later issues bring. An entry that is there makes the test fail: take it out of the list then.
 _SESSIONS = "trading calendars"
-_OPERATORS = "what operators ask for"
 PENDING: dict[str, str] = {
     **dict.fromkeys(
         [
@@ -34,14 +33,6 @@ PENDING: dict[str, str] = {
             "Subscription.candles(session:)", "Subscription.candlesMany(session:)",
         ],
         _SESSIONS,
-    ),
-    **dict.fromkeys(
-        [
-            "Query.storage", "Query.corrections", "Query.estimateBackfill", "Query.seriesList", "StorageStats", "Correction",
-            "CorrectionConnection", "CorrectionEdge", "BackfillEstimate", "SeriesCoverage", "SeriesCoverageConnection",
-            "SeriesCoverageEdge", "BreakerState", "Provider.budgetLeft", "Provider.breaker", "Provider.listeners",
-        ],
-        _OPERATORS,
     ),
 }  # fmt: skip
 

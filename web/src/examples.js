@@ -313,8 +313,8 @@ query Coverage {
 const signIn = {
   query: `\
 # Sign in with an account that "candlegraph user add"
-# made. Every tab uses the session from then on, until
-# you sign out or reload; nothing of it is stored.
+# made. Every tab, the chart and the console use the
+# session from then on, until you sign out.
 mutation SignIn($username: String!, $password: String!) {
   login(username: $username, password: $password) {
     token

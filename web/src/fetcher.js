@@ -1,7 +1,7 @@
 import { Kind, parse } from 'graphql'
 import { createClient } from 'graphql-ws'
 
-import { authorization, observe } from './session.js'
+import { adopt, authorization } from './session.ts'
 
 const FORBIDDEN = 4403
 
@@ -14,20 +14,21 @@ export function createFetcher(path, { onAnswer }) {
   const clientFor = createSocket(url)
   return async (params, { headers } = {}) => {
     const { request, isSubscription } = settle(params)
-    const signed = await withAuthorization(url, headers)
+    const signed = await withAuthorization(headers)
     if (isSubscription) return listen(clientFor(signed), request)
     const answer = await post(url, request, signed)
-    observe(answer.data)
+    const opened = Object.values(answer.data ?? {}).find((value) => typeof value?.refreshToken === 'string')
+    if (opened?.token && opened.expiresAt) adopt(opened) // `login` or `refresh`, under any alias
     onAnswer(answer.data)
     return answer
   }
 }
 
-/** A tab's own Authorization header counts; a tab without one uses the session that any tab has opened. */
-async function withAuthorization(url, headers) {
+/** A tab's own Authorization header counts; a tab without one uses the session of the page. */
+async function withAuthorization(headers) {
   const merged = new Headers(headers ?? {})
   if (!merged.has('authorization')) {
-    const value = await authorization((request) => post(url, request))
+    const value = await authorization()
     if (value) merged.set('authorization', value)
   }
   return merged

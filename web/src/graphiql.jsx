@@ -5,7 +5,7 @@ import { createRoot } from 'react-dom/client'
 
 import { examples } from './examples.js'
 import { createFetcher } from './fetcher.js'
-import { signOut, subscribe, username } from './session.js'
+import { account, signOut } from './session.ts'
 import { storage } from './storage.js'
 
 // The server may be mounted under any path: files lie beside this one, the API is at the page's own address.
@@ -54,10 +54,10 @@ function FollowStartedBackfill() {
 }
 
 function Session() {
-  const name = useSyncExternalStore(subscribe, username)
+  const name = useSyncExternalStore((listener) => account.subscribe(listener), () => account.value?.username ?? null)
   return name && (
     <span className="candlegraph-session">
-      {name} <button type="button" className="graphiql-un-styled" onClick={signOut}>Sign out</button>
+      {name} <button type="button" className="graphiql-un-styled" onClick={() => { void signOut() }}>Sign out</button>
     </span>
   )
 }
@@ -75,6 +75,7 @@ createRoot(document.getElementById('graphiql')).render(
         <img src={file('favicon.svg')} alt="" />
         Candlegraph
       </a>
+      <a className="candlegraph-chart" href="./">Chart</a>
       <Session />
     </GraphiQL.Logo>
     <FollowSystemTheme />

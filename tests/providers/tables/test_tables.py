@@ -961,5 +961,5 @@ def test_a_text_of_too_many_rows_is_refused_while_it_is_counted(read: Read, monk
     with pytest.raises(InvalidCandles, match=r"prices\.csv: it has more than 3 rows: split it"):
         read(rows(*range(START, START + 4 * MINUTE_MS, MINUTE_MS)))
     monkeypatch.setattr(size, "MAX_UNPACKED_BYTES", 50)
-    with pytest.raises(InvalidCandles, match="unpacks to more than 0 GB"):
+    with pytest.raises(InvalidCandles, match="unpacks to more than 0 MB"):
         read(rows(START, START + MINUTE_MS))

@@ -4,17 +4,21 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass, replace
+from typing import Any
+from unittest.mock import Mock
 from urllib.parse import urlsplit
 
 import pytest
+import uvicorn
+from uvicorn.server import ServerState
 
 from candlegraph.timings import Timings
 from server.transport.proxies import TrustedProxies, parse_networks
 from server.transport.tcp_connections import TcpConnections, TcpLimits
-from server.transport.uvicorn_protocols import MAX_HEAD_BYTES, MAX_HEADERS, MAX_URL_BYTES
+from server.transport.uvicorn_protocols import MAX_HEAD_BYTES, MAX_HEADERS, MAX_URL_BYTES, SLOW_BODY, protocols
 from server.transport.write_deadline import WriteDeadline
 from tests.server.stage import Stage, services, staged
 from tests.waiting import HANG_S, eventually
@@ -112,6 +116,51 @@ async def test_a_head_that_does_not_end_is_answered_408() -> None:
                 await asyncio.sleep(0.01)
             assert answer.result() in (408, None)  # None: it went on to send, so that the answer was lost
         await eventually(lambda: len(at.tcp) == 0)
+
+
+class Timers:
+    """Takes the place of the event loop's timers: a deadline passes where the test says so."""
+
+    def __init__(self) -> None:
+        self.create_task = asyncio.get_running_loop().create_task
+        self.passes: Callable[[], object] = lambda: None
+
+    def call_later(self, _: float, callback: Callable[..., object], *given: object) -> Timers:
+        self.passes = lambda: callback(*given)
+        return self
+
+    def cancel(self) -> None:
+        self.passes = lambda: None
+
+
+@pytest.mark.parametrize("allowed", [True, False])
+async def test_a_body_that_an_application_takes_slowly_is_cut_only_where_it_stops(allowed: bool) -> None:
+    scopes: list[Any] = []
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        scopes.append(scope)
+        while (await receive())["type"] != "http.disconnect":
+            pass
+
+    config = uvicorn.Config(app, log_config=None, access_log=False, lifespan="off", **protocols(PATIENT))
+    config.load()
+    protocol: Any = config.http_protocol_class(config=config, server_state=ServerState(), app_state={})
+    transport, timers = Mock(asyncio.Transport), Timers()
+    transport.is_closing.return_value = False
+    transport.get_extra_info.return_value = None
+    protocol.connection_made(transport)
+    protocol.loop = timers
+    protocol.data_received(POST + b"content-length: 1000\r\n\r\n")
+    await eventually(lambda: scopes)
+    if allowed:
+        scopes[0]["extensions"][SLOW_BODY]()
+    for _ in range(3):
+        protocol.data_received(b"x")
+        timers.passes()
+        assert transport.abort.called != allowed
+    timers.passes()
+    assert transport.abort.called
+    protocol.connection_lost(None)
 
 
 async def test_a_body_that_does_not_end_is_cut_off_even_behind_its_answer() -> None:

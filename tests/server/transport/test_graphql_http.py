@@ -275,20 +275,27 @@ async def test_no_other_site_is_let_in_by_default(http: aiohttp.ClientSession) -
             assert "access-control-allow-origin" not in response.headers
 
 
-async def test_health_readiness_and_the_way_to_the_page(http: aiohttp.ClientSession) -> None:
+async def test_health_and_readiness(http: aiohttp.ClientSession) -> None:
     async with http.get("/healthz") as response:
         assert (response.status, await response.json()) == (200, {"status": "ok"})
     async with http.get("/readyz") as response:
         assert (response.status, await response.json()) == (200, {"status": "ready"})
-    async with http.get("/", allow_redirects=False) as response:
-        assert (response.status, response.headers["location"]) == (307, "/graphql")
     async with http.get("/nowhere") as response:
         assert response.status == 404
 
 
 async def test_every_page_has_its_policy_and_no_redirect_takes_the_host(http: aiohttp.ClientSession) -> None:
     evil = {"host": "evil.example", "x-forwarded-proto": "https", "x-forwarded-host": "evil.example"}
-    for path in ("/", "/graphql/", "/graphql/?query=x", "/static", "/static/", "/static/graphiql.html", "/nowhere"):
+    for path in (
+        "/",
+        "/console",
+        "/graphql/",
+        "/graphql/?query=x",
+        "/static",
+        "/static/",
+        "/static/graphiql.html",
+        "/nowhere",
+    ):
         async with http.get(path, headers=evil, allow_redirects=False) as response:
             assert "evil" not in str(response.headers)
             assert "evil" not in await response.text()
@@ -298,19 +305,22 @@ async def test_every_page_has_its_policy_and_no_redirect_takes_the_host(http: ai
         assert await response.json() == {"data": {"__typename": "Query"}}
 
 
-async def test_a_browser_gets_the_page_and_all_of_it_from_us(http: aiohttp.ClientSession) -> None:
-    assert (WEB / "graphiql.html").is_file(), "The page is not built: run `make install` (it needs Node 20)."
-    async with http.get("/graphql", headers={"accept": "text/html,application/xhtml+xml,*/*;q=0.8"}) as response:
+@pytest.mark.parametrize(("path", "file"), [("/", "index"), ("/console", "console"), ("/graphql", "graphiql")])
+async def test_a_browser_gets_the_page_and_all_of_it_from_us(http: aiohttp.ClientSession, path: str, file: str) -> None:
+    assert (WEB / f"{file}.html").is_file(), "The page is not built: run `make install` (it needs Node 20)."
+    async with http.get(path, headers={"accept": "text/html,application/xhtml+xml,*/*;q=0.8"}) as response:
         assert response.status == 200
         assert response.headers["content-type"] == "text/html; charset=utf-8"
         policy = response.headers["content-security-policy"]
         page = await response.text()
-    assert "default-src 'self'" in policy
+    assert ("default-src 'self'" if file == "graphiql" else "default-src 'none'") in policy
     assert "script-src 'self';" in policy
     assert not re.search(r"<script(?![^>]*\bsrc=)", page), "an inline script"
     links = re.findall(r'(?:src|href)="([^"]+)"', page)
     assert links
     for link in links:
+        if link in ("graphql", "console", "./"):
+            continue
         assert link.startswith("static/"), f"{link}: under a prefix, an absolute address is another site's"
         async with http.get(f"/{link}") as response:
             assert response.status == 200

@@ -205,7 +205,7 @@ async def test_four_writers_and_killed_transactions_leave_no_wrong_bucket(store:
                 failed += 1
 
     async def killer() -> None:
-        admin = await asyncpg.connect(database._dsn)
+        admin = await asyncpg.connect(database.dsn)
         try:
             while True:
                 await asyncio.sleep(dice.random() / 5)

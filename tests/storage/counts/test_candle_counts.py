@@ -13,8 +13,8 @@ from candlegraph.clock import MINUTE_MS
 from candlegraph.series import Series
 from candlegraph.span import Span, Spans
 from candlegraph.timeframe import MINUTE, Timeframe
-from storage import candle_counts as counts_module
 from storage.batches import CandleWrite
+from storage.counts import candle_counts as counts_module
 from storage.coverage import Coverage
 from storage.database import Database
 from tests.fakes.upstream import minutes

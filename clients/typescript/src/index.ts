@@ -1,0 +1,8 @@
+export { Client } from './client.js'
+export * from './documents.js'
+export { CandlegraphError, type ClientCode } from './errors.js'
+export type { ClientOptions, SignIn, Sink } from './options.js'
+export { type LiveEvent, type LiveNode, type LiveResult, type LiveSink, resumingSubscription } from './resuming.js'
+export type { SocketState } from './socket.js'
+export { isDaily, lengthOf, reduce } from './timeframe.js'
+export { type Candle, type Gap, type SeriesPage, type SourceSpan, type Span, Timeline } from './timeline.js'

@@ -1,0 +1,35 @@
+// What to do first: shown until it is closed, while the demo market is all there is.
+import { markets, say } from '../shared/connection.ts'
+import { Icon } from '../shared/icons.tsx'
+import { change, layout } from './state.ts'
+
+const STEPS = [
+  { title: 'A real exchange', command: 'CCXT_EXCHANGES=binance,kraken make run', text: 'History and live candles of a hundred exchanges, without a key.' },
+  { title: 'Your own file', command: '.venv/bin/candlegraph import candles.csv --market mine --provider files --symbol BTC/USD', text: 'CSV or Parquet; or FILES_DIR=folder make run serves a whole folder.' },
+  { title: 'An account', command: '.venv/bin/candlegraph user add ada --role operator', text: 'Then layout and watchlist are kept on the server.' },
+] as const
+
+export function Welcome() {
+  const real = markets.value?.some(({ id, providers }) => !['demo', 'files'].includes(id) && providers.some(({ state }) => state === 'READY'))
+  if (layout.value.welcomed || !markets.value || real) return null
+  const copy = (command: string): void => {
+    navigator.clipboard.writeText(command).then(() => say('Copied.'), () => say('Select the line and copy it.'))
+  }
+  return (
+    <aside class="welcome" aria-label="First steps">
+      <header>
+        <h2>This is the demo market: its prices are made up. Three steps to your own:</h2>
+        <button type="button" onClick={() => change({ welcomed: true })} aria-label="Close the first steps"><Icon name="close" /></button>
+      </header>
+      <ol>
+        {STEPS.map(({ title, command, text }, i) => (
+          <li key={title}>
+            <h3><span class="step">{i + 1}</span>{title}</h3>
+            <p class="muted">{text}</p>
+            <div class="command"><code>{command}</code><button type="button" onClick={() => copy(command)} aria-label={`Copy the command for: ${title}`}>Copy</button></div>
+          </li>
+        ))}
+      </ol>
+    </aside>
+  )
+}
