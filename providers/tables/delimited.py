@@ -6,6 +6,7 @@ Blocks are whole lines, so that a problem is named by its line, and a file of an
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from itertools import chain
 from typing import TYPE_CHECKING
@@ -51,7 +52,16 @@ def read_delimited(text: Text, file: str, hints: Hints) -> tuple[ColumnLayout, I
     layout = layout_of(dialect.head, hints.columns, hints.symbol)
     above = dialect.first_line - 1
     body = b"".join(head.split(b"\n", above)[above:])
-    return layout, _all_rows(chain([body], text.blocks), dialect, layout)
+    return layout, _ahead(_all_rows(chain([body], text.blocks), dialect, layout))
+
+
+def _ahead(rows: Iterator[DelimitedRows]) -> Iterator[DelimitedRows]:
+    """The same rows, the next block being read in a thread while the caller works on one; polars leaves the lock to others."""
+    with ThreadPoolExecutor(1, "tables") as thread:
+        coming = thread.submit(next, rows, None)
+        while (found := coming.result()) is not None:
+            coming = thread.submit(next, rows, None)
+            yield found
 
 
 def _all_rows(blocks: Iterable[bytes], dialect: Dialect, layout: ColumnLayout) -> Iterator[DelimitedRows]:

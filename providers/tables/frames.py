@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from candlegraph.candle import Bools
 from candlegraph.errors import InvalidCandles
 from providers.tables.columns import ColumnLayout, Head, layout_of
 from providers.tables.hints import Hints
@@ -24,7 +25,28 @@ PARQUET, ARROW, FEATHER_1 = b"PAR1", b"ARROW1", b"FEA1"
 _MAX_JSON_BYTES = 64 << 20  # records repeat each name in each row: 400,000 rows
 
 
-def read_frame(path: Path, magic: bytes, hints: Hints) -> tuple[ColumnLayout, pl.DataFrame]:
+class TypedColumns:
+    """The columns of a Parquet or Arrow file, each read when it is needed: a whole frame would be in memory twice."""
+
+    def __init__(self, lazy: pl.LazyFrame) -> None:
+        """Read the metadata. PolarsError."""
+        import polars as pl  # noqa: PLC0415 - lazily, see reader.py
+
+        self._lazy, self.schema = lazy, lazy.collect_schema()
+        self.height = int(lazy.select(pl.len()).collect().item())
+
+    def get_column(self, name: str) -> pl.Series:
+        """A column. InvalidCandles if it is damaged."""
+        with _readable("Parquet or Arrow"):
+            return self._lazy.select(name).collect().to_series()
+
+    def filter(self, mask: Bools) -> pl.DataFrame:
+        """The rows of a mask. InvalidCandles if one is damaged."""
+        with _readable("Parquet or Arrow"):
+            return self._lazy.collect().filter(mask)
+
+
+def read_frame(path: Path, magic: bytes, hints: Hints) -> tuple[ColumnLayout, TypedColumns]:
     """The layout and the columns of a Parquet, Feather or Arrow file. InvalidCandles."""
     import polars as pl  # noqa: PLC0415 - lazily, see reader.py
 
@@ -41,9 +63,8 @@ def read_frame(path: Path, magic: bytes, hints: Hints) -> tuple[ColumnLayout, pl
         check_frame(lazy, path.stat().st_size)
         names = lazy.collect_schema().names()
         layout = layout_of(_head(names, lazy.head(1).collect(), str(path)), hints.columns, hints.symbol)
-        columns = [names[at] for at in layout.columns]
-        frame = lazy.select(columns).collect()
-    return layout, _by_position(frame, names)
+        frame = TypedColumns(lazy.select([pl.col(names[at]).alias(str(at)) for at in layout.columns]))
+    return layout, frame
 
 
 def read_records(source: Text, path: Path, hints: Hints) -> tuple[ColumnLayout, pl.DataFrame]:

@@ -150,7 +150,7 @@ def _table(raw: RawTable, timeframe: Timeframe | None, zone: Zone, facts: list[s
         raise InvalidCandles(f"{place.name}: it has no rows{' but the newest, which was to be dropped' * drop_last}")
     if not hints.thin:
         with _named(path, hints):
-            check_steps(np.append(sheet.stamp, every[len(every) - dropped :]), step, zone)
+            check_steps(np.append(sheet.stamp, every[-dropped:]) if dropped else sheet.stamp, step, zone)
     return Table(
         Candles.of(sheet.stamp, *sheet.numbers).sorted(),
         step,
@@ -182,9 +182,9 @@ def _sheet(path: Path, hints: Hints) -> tuple[Sheet, ColumnLayout, Zone | None]:
     if not magic:
         raise InvalidCandles("it is empty")
     if magic.startswith((PARQUET, ARROW, FEATHER_1)):
-        layout, frame = read_frame(path, magic, hints)
+        layout, columns = read_frame(path, magic, hints)
         reader = SheetReader(layout, hints)
-        reader.add(frame, np.arange(1, frame.height + 1))
+        reader.add(columns, np.arange(1, columns.height + 1, dtype=np.int32))
         return reader.sheet(), layout, reader.times.zone
     if path.suffix.lower() in {".parquet", ".pq", ".feather", ".arrow"}:
         raise InvalidCandles(f"it is no Parquet, Feather or Arrow file, though it is called {path.suffix}")
@@ -193,7 +193,7 @@ def _sheet(path: Path, hints: Hints) -> tuple[Sheet, ColumnLayout, Zone | None]:
         if text.json == "records":
             layout, frame = read_records(text, path, hints)
             reader = SheetReader(layout, hints)
-            reader.add(frame, np.arange(1, frame.height + 1))
+            reader.add(frame, np.arange(1, frame.height + 1, dtype=np.int32))
         else:
             layout, blocks = read_delimited(text, _name(path, hints), hints)
             reader = SheetReader(layout, hints)

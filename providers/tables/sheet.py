@@ -14,6 +14,7 @@ from candlegraph.errors import InvalidCandles
 from candlegraph.zone import Int64s
 from providers.tables.columns import VALUE_COLUMNS, ColumnLayout
 from providers.tables.delimited import DelimitedRows
+from providers.tables.frames import TypedColumns
 from providers.tables.hints import Hints
 from providers.tables.numbers import UNKNOWN, NumberStyle, floats, style_of
 from providers.tables.spellings import TimeReader
@@ -25,6 +26,9 @@ if TYPE_CHECKING:
 MAX_PROBLEMS = 10_000  # stop reading a file after this many problems
 _MAX_FOOTERS = 10
 CUT = "the file ends within this line: its last number may be cut. Leave it out with --drop-last, or end the line"
+
+
+Lines = NDArray[np.integer[Any]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,7 +130,7 @@ class SheetReader:
             if len(self._problems) >= MAX_PROBLEMS:
                 break
 
-    def add(self, frame: pl.DataFrame, line: Int64s) -> None:
+    def add(self, frame: pl.DataFrame | TypedColumns, line: Lines) -> None:
         """Add the rows of a frame whose columns are named by their positions; only those of the wanted symbol."""
         owner = self._owner(frame)
         if owner is not None and self.hints.symbol is not None:
@@ -150,9 +154,9 @@ class SheetReader:
         kept = slice(None) if not bad.any() else ~bad
         owner = None if owner is None else owner[kept]
         columns = [column[kept] for column in numbers]
-        self._parts.append((line.astype(np.int32)[kept], stamp[kept], kind[kept], owner, columns))
+        self._parts.append((line.astype(np.int32, copy=False)[kept], stamp[kept], kind[kept], owner, columns))
 
-    def _owner(self, frame: pl.DataFrame) -> NDArray[np.int32] | None:
+    def _owner(self, frame: pl.DataFrame | TypedColumns) -> NDArray[np.int32] | None:
         """The number of the symbol that each row names, -1 for none; None if no column names symbols."""
         import polars as pl  # noqa: PLC0415 - lazily, see reader.py
 
@@ -165,12 +169,12 @@ class SheetReader:
         numbers = cells.replace_strict(self._symbols, default=-1, return_dtype=pl.Int32)
         return np.asarray(numbers.to_numpy(), np.int32)
 
-    def _numbers(self, frame: pl.DataFrame) -> tuple[list[Floats], NDArray[np.bool_]]:
+    def _numbers(self, frame: pl.DataFrame | TypedColumns) -> tuple[list[Floats], NDArray[np.bool_]]:
         """The five columns of numbers, the volume of ticks behind them if there is one, and masks of the cells that are none."""
         found, wrong = [], np.zeros((6, frame.height), np.bool_)
         places = [*self.layout.numbers, *([] if self.layout.ticks is None else [self.layout.ticks])]
         if self._style is None:
-            self._style = self._style_of([frame.get_column(str(at)) for at in places if at is not None])
+            self._style = self._style_of(frame, [str(at) for at in places if at is not None])
         for row, at in enumerate(places):
             if at is None:
                 found.append(np.zeros(frame.height))
@@ -182,16 +186,12 @@ class SheetReader:
             found.append(column)
         return found, wrong
 
-    def _style_of(self, columns: list[pl.Series]) -> NumberStyle:
-        cells = [
-            cell
-            for column in columns
-            if column.dtype == _string()
-            for cell in column.head(5_000).drop_nulls().str.strip_chars().to_list()
-        ]
+    def _style_of(self, frame: pl.DataFrame | TypedColumns, names: list[str]) -> NumberStyle:
+        texts = [frame.get_column(name) for name in names if frame.schema[name] == _string()]
+        cells = [cell for text in texts for cell in text.head(5_000).drop_nulls().str.strip_chars().to_list()]
         return style_of(cells, self.hints.decimal)
 
-    def _reason(self, frame: pl.DataFrame, at: int, wrong: NDArray[np.bool_], kind: int) -> str:
+    def _reason(self, frame: pl.DataFrame | TypedColumns, at: int, wrong: NDArray[np.bool_], kind: int) -> str:
         if kind != UNREADABLE:
             return self._wrong_number(frame, int(wrong.argmax()), at)
         given = str(_times(frame, self.layout)[at] or "")[:40]
@@ -200,7 +200,7 @@ class SheetReader:
             return f"{names} has {given!r}, which is no time of --date-format {self.hints.date_format!r}"
         return f"{names} has {given!r}, a time that is not understood: --date-format may name its format"
 
-    def _wrong_number(self, frame: pl.DataFrame, row: int, at: int) -> str:
+    def _wrong_number(self, frame: pl.DataFrame | TypedColumns, row: int, at: int) -> str:
         place = self.layout.numbers[row] if row < 5 else self.layout.ticks
         given = str(frame.get_column(str(place))[at] or "").strip()[:40]
         name = self.layout.name(place)
@@ -293,7 +293,7 @@ def _joined(parts: list[Any]) -> Any:
     return parts[0] if len(parts) == 1 else np.concatenate(parts) if parts else np.empty(0)
 
 
-def _times(frame: pl.DataFrame, layout: ColumnLayout) -> pl.Series:
+def _times(frame: pl.DataFrame | TypedColumns, layout: ColumnLayout) -> pl.Series:
     """The times of a frame whose columns are named by their positions; joins a date and a time of day."""
     import polars as pl  # noqa: PLC0415 - lazily, see reader.py
 
@@ -304,7 +304,7 @@ def _times(frame: pl.DataFrame, layout: ColumnLayout) -> pl.Series:
     return date + " " + clock
 
 
-def _is_empty(frame: pl.DataFrame, layout: ColumnLayout) -> Bools:
+def _is_empty(frame: pl.DataFrame | TypedColumns, layout: ColumnLayout) -> Bools:
     """Whether the four prices of each row are missing: empty, or a word for none."""
     import polars as pl  # noqa: PLC0415 - lazily, see reader.py
 

@@ -17,6 +17,8 @@ _THIN = "if the symbol seldom trades, add --sparse (each row stands for itself) 
 
 def check_steps(stamps: Int64s, timeframe: Timeframe, zone: Zone) -> None:
     """InvalidCandles if the rows (n,) ms UTC, ascending, have another timeframe than ``timeframe`` or two of them."""
+    if timeframe.width_ms and (np.diff(stamps) == timeframe.width_ms).all():
+        return
     index = timeframe.index(stamps, zone)
     steps = np.diff(index)
     if len(steps) and not steps.all():  # repeated rows; np.unique takes a second for a million of them

@@ -1,4 +1,4 @@
-"""What a file shows is used, what it leaves open is asked for by an option, and nothing else is guessed."""
+"""What a file shows is used, an option decides what it leaves open, and nothing else is guessed."""
 
 from __future__ import annotations
 
