@@ -6,9 +6,7 @@ export type Account = LoginMutation['login']['user']
 
 const KEY = 'candlegraph-session'
 const LOCK = 'candlegraph-session' // one tab refreshes at a time: a refresh token is used up by its first use
-const REFRESH_BEFORE_MS = 60_000
 const RETRY_MS = 5_000
-const MAX_TIMER_MS = 3_600_000
 
 /** The endpoint, under any path that a proxy puts before it. */
 export const endpoint = new URL('graphql', location.href).href
@@ -43,8 +41,6 @@ export function adopt(payload: LoginMutation['login']): void {
   localStorage.setItem(KEY, payload.refreshToken)
   account.value = payload.user
   clearTimeout(timer)
-  const left = Date.parse(payload.expiresAt) - Date.now() - REFRESH_BEFORE_MS
-  timer = setTimeout(() => { void refresh(payload.token) }, Math.min(Math.max(left, 1_000), MAX_TIMER_MS))
 }
 
 /** The Authorization header of a request; null for an anonymous one. */
@@ -53,7 +49,7 @@ export async function authorization(): Promise<string | null> {
   return token === null ? null : `Bearer ${token}`
 }
 
-/** Replace a token that is refused or about to expire. False where nobody is signed in any more. */
+/** Replace a token that the server has refused: it decides by its own clock. False where nobody is signed in any more. */
 export function refresh(used: string | null): Promise<boolean> {
   return navigator.locks.request(LOCK, async () => {
     if (token !== used) return token !== null // another request was faster

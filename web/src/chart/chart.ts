@@ -183,8 +183,8 @@ export class Chart {
   #changed(kind: string, nodes: readonly Candle[]): void {
     const { timeline } = this.#attached
     const { gaps, sources, candles } = timeline
-    const bars = this.candles.data()
-    const [first, last] = [bars[0], bars.at(-1)]
+    const [first, last] = [candles[0]?.timestamp ?? Infinity, candles.at(-1)?.timestamp ?? -Infinity]
+    const edges = { since: Math.min(first, gaps[0]?.since ?? first), until: Math.max(last, (gaps.at(-1)?.until ?? last + 1) - 1) }
     batch(() => {
       this.newest.value = timeline.newest ?? null
       this.timeline.value = { of: timeline, changes: ++this.#changes }
@@ -192,9 +192,7 @@ export class Chart {
       if (candles.length) this.error.value = null
       if (this.#changes === 1) this.#setDecimals()
     })
-    this.#overlay.show({
-      gaps, sources, edges: first && last ? { since: Number(first.time) * 1_000, until: Number(last.time) * 1_000 } : null,
-    })
+    this.#overlay.show({ gaps, sources, edges: edges.until > edges.since ? edges : null })
     this.#tick(serverNow.value)
     if (kind === 'CORRECTION') this.#flash(nodes)
     if (kind === 'CLOSE') nodes.forEach(({ timestamp }) => { this.#attached.restyle(timestamp) })

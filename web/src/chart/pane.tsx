@@ -11,7 +11,7 @@ import { Measure } from './measure.tsx'
 import { isMeasuring, link, open, register } from './panes.ts'
 import { active, layout, linkedSpan, type View } from './state.ts'
 
-const TABLE_ROWS = 20
+const TABLE_ROWS = 50
 const attempt = signal(0)
 
 export function Pane({ view, place }: { view: View; place: number }) {
@@ -133,7 +133,7 @@ function Table({ chart }: { chart: Chart }) {
   const { zone } = layout.value
   return (
     <table class="hidden">
-      <caption>The last {rows.length} candles of {chart.view.symbol}, {chart.view.timeframe}, newest first{timeline?.complete ? '' : `; ${timeline?.gaps.length ?? 0} gaps`}</caption>
+      <caption>The last {rows.length} of {(timeline?.candles.length ?? 0).toLocaleString('en-US')} candles of {chart.view.symbol}, {chart.view.timeframe}, newest first{timeline?.complete ? '' : `; ${timeline?.gaps.length ?? 0} gaps`}</caption>
       <thead><tr>{['Time', 'Open', 'High', 'Low', 'Close', 'Volume', 'State'].map((name) => <th key={name} scope="col">{name}</th>)}</tr></thead>
       <tbody>
         {rows.map((candle) => (

@@ -25,7 +25,7 @@ export function Lost() {
   if (!isShown.value) return null
   const seconds = Math.max(1, Math.round((serverNow.value - since.value) / 1_000))
   return (
-    <div class="lost" role="alert">
+    <div class="lost-banner" role="alert">
       <span class="dot" /> Connection lost {seconds} s ago. Trying again; nothing will be missing.
     </div>
   )
