@@ -73,7 +73,7 @@ def _all_rows(blocks: Iterable[bytes], dialect: Dialect, layout: ColumnLayout) -
             # A file of other spellings would fail in each block; one bad row fails in one.
             typed = typed and line > dialect.first_line
         frame = _checked(frame, block, line)
-        check_rows(line + frame.height)
+        check_rows(line - dialect.first_line + frame.height)
         yield _rows(block, line, dialect, layout, frame)
         line += frame.height
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from candlegraph.errors import InvalidCandles
 from providers.tables.containers import Stream
 
-_BLOCK_BYTES = 16 << 20
+_BLOCK_BYTES = 8 << 20
 _HEAD_BYTES = 65_536
 _JSON_ROWS = re.compile(rb"\[\s*\[")
 

@@ -8,6 +8,7 @@ import itertools
 import os
 import tempfile
 import threading
+import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -136,6 +137,24 @@ async def test_it_says_which_setting_is_wrong(environ: Mapping[str, str], messag
         await provider.start()
     assert caught.value.message.startswith(message)
     await provider.close()
+
+
+async def test_archives_and_the_file_names_of_exchanges_are_served(tmp_path: Path) -> None:
+    rows = [f"{START + n * MINUTE_MS},{1 + n},{3 + n},0.5,{2 + n},10" for n in range(5)]
+    with zipfile.ZipFile(tmp_path / "BTCUSDT-1m-2024-01.zip", "w") as archive:
+        archive.writestr("BTCUSDT-1m-2024-01.csv", "\n".join(rows))
+    write(tmp_path / "XBTUSD_60.csv", 3, HOUR_MS)
+    write(tmp_path / "EURUSD_M1.tsv", 3)
+    (tmp_path / "ETH_USDT-5m.json").write_text(
+        f"[{','.join(f'[{START + n * 5 * MINUTE_MS},1,3,0.5,2,10]' for n in range(4))}]"
+    )
+    long_ago(tmp_path)
+    provider = await started(tmp_path)
+    assert await symbols(provider) == ["BTCUSDT", "ETH/USDT", "EURUSD", "XBTUSD"]
+    assert provider.capabilities.timeframes == (MINUTE, Timeframe(5, "m"), HOUR)
+    page = await provider.fetch(instrument("BTCUSDT"), MINUTE, ALWAYS)
+    assert times(page) == [START + n * MINUTE_MS for n in range(5)]
+    assert page.candles.close[0] == 2
 
 
 async def test_symbols_are_the_names_of_tables_with_their_folders(tmp_path: Path) -> None:

@@ -85,7 +85,7 @@ def test_files_that_cannot_be_served_are_listed_with_the_reason(cli: Command, tm
     for path in tmp_path.iterdir():
         os.utime(path, (0, 0))
     assert cli("providers", FILES_DIR=str(tmp_path)).stdout.splitlines()[-2:] == [
-        "files/files: A.zip: the zip file is damaged: File is not a zip file",
+        "files/files: A.zip: the zip file is damaged",
         (
             "files/files: B.csv: it is no table of candles: it begins with 'nothing'. A table has rows of a time and four "
             "prices, separated by a comma, semicolon, tab or |"
