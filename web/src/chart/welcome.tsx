@@ -12,8 +12,13 @@ const STEPS = [
 export function Welcome() {
   const real = markets.value?.some(({ id, providers }) => !['demo', 'files'].includes(id) && providers.some(({ state }) => state === 'READY'))
   if (layout.value.welcomed || !markets.value || real) return null
-  const copy = (command: string): void => {
-    navigator.clipboard.writeText(command).then(() => say('Copied.'), () => say('Select the line and copy it.'))
+  const copy = async (command: string): Promise<void> => {
+    try {
+      await navigator.clipboard.writeText(command)
+      say('Copied.')
+    } catch { // no clipboard without a secure context
+      say('Select the line and copy it.')
+    }
   }
   return (
     <aside class="welcome" aria-label="First steps">
@@ -26,7 +31,7 @@ export function Welcome() {
           <li key={title}>
             <h3><span class="step">{i + 1}</span>{title}</h3>
             <p class="muted">{text}</p>
-            <div class="command"><code>{command}</code><button type="button" onClick={() => copy(command)} aria-label={`Copy the command for: ${title}`}>Copy</button></div>
+            <div class="command"><code>{command}</code><button type="button" onClick={() => void copy(command)} aria-label={`Copy the command for: ${title}`}>Copy</button></div>
           </li>
         ))}
       </ol>
