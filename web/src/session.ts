@@ -50,7 +50,7 @@ export async function authorization(): Promise<string | null> {
   return token === null ? null : `Bearer ${token}`
 }
 
-/** Replace a token that the server has refused: it decides by its own clock. False where nobody is signed in any more. */
+/** Replace a token that the server has refused: it decides by its own clock. False where there is no session any more. */
 export function refresh(used: string | null): Promise<boolean> {
   return locked(async () => {
     if (token !== used) return token !== null // another request was faster
