@@ -197,6 +197,7 @@ test('the watchlist moves; an account keeps layout and watchlist, and the newer 
   assert.ok(await stored())
   const editor = await openPage(page.context(), new URL('graphql', fast.url).href, faults)
   await editor.waitForSelector(`.candlegraph-session >> text=${name}`)
+  await twin.bringToFront()
   await twin.getByRole('button', { name: 'Sign out' }).click()
   await page.waitForSelector('.account >> text=Sign in')
   assert.equal(await stored(), null)

@@ -1,17 +1,16 @@
-// What to do first: shown until it is closed, while the demo market is all there is.
+// What to do first: shown until it is closed.
 import { markets, say } from '../shared/connection.ts'
 import { Icon } from '../shared/icons.tsx'
 import { change, layout } from './state.ts'
 
 const STEPS = [
-  { title: 'A real exchange', command: 'CCXT_EXCHANGES=binance,kraken make run', text: 'History and live candles of a hundred exchanges, without a key.' },
+  { title: 'A real exchange', command: 'CCXT_EXCHANGES=binance,kraken make run', text: 'History and live candles of a hundred exchanges, without a key. Then press / and type a symbol.' },
   { title: 'Your own file', command: '.venv/bin/candlegraph import candles.csv --market mine --provider files --symbol BTC/USD', text: 'CSV or Parquet; or FILES_DIR=folder make run serves a whole folder.' },
   { title: 'An account', command: '.venv/bin/candlegraph user add ada --role operator', text: 'Then layout and watchlist are kept on the server.' },
 ] as const
 
 export function Welcome() {
-  const real = markets.value?.some(({ id, providers }) => !['demo', 'files'].includes(id) && providers.some(({ state }) => state === 'READY'))
-  if (layout.value.welcomed || !markets.value || real) return null
+  if (layout.value.welcomed || !markets.value) return null
   const copy = async (command: string): Promise<void> => {
     try {
       await navigator.clipboard.writeText(command)
