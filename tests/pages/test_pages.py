@@ -53,6 +53,7 @@ async def test_the_scenarios_of_the_pages(
             where = {
                 "DB_CONNECTION_STRING": str(await new_database(migrated_template)),
                 "DATA_DIR": str(tmp_path / name),
+                "CCXT_EXCHANGES": "",
             }
             server = stack.enter_context(
                 serving(tmp_path / f"{name}.log", command=SERVE, PAGES=str(pages), **where, **variables)

@@ -4,7 +4,7 @@ import { Icon } from '../shared/icons.tsx'
 import { change, layout } from './state.ts'
 
 const STEPS = [
-  { title: 'A real exchange', command: 'CCXT_EXCHANGES=binance,kraken make run', text: 'History and live candles of a hundred exchanges, without a key. Then press / and type a symbol.' },
+  { title: 'A real exchange', command: 'CCXT_EXCHANGES=binance,kraken,okx make run', text: 'Binance, Kraken and Coinbase are here: press / and type BTC. This names others.' },
   { title: 'Your own file', command: '.venv/bin/candlegraph import candles.csv --market mine --provider files --symbol BTC/USD', text: 'CSV or Parquet; or FILES_DIR=folder make run serves a whole folder.' },
   { title: 'An account', command: '.venv/bin/candlegraph user add ada --role operator', text: 'Then layout and watchlist are kept on the server.' },
 ] as const
