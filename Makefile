@@ -20,7 +20,7 @@ test: install $(STAMPS)/dev $(STAMPS)/clients $(STAMPS)/gql $(STAMPS)/python-cli
 	@echo "Running the tests"
 	@$(BIN)/python -m pytest --numprocesses 4 --dist loadfile --no-loadscope-reorder $(ARGS)
 
-check: install $(STAMPS)/dev $(STAMPS)/python-client $(STAMPS)/typescript-client ## formatting, lint, types, imports, and the spelling and links of the docs
+check: install $(STAMPS)/dev $(STAMPS)/python-client $(STAMPS)/typescript-client $(STAMPS)/web ## formatting, lint, types, imports, and the spelling and links of the docs
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
@@ -78,7 +78,7 @@ $(STAMPS)/dev: requirements-dev.lock $(STAMPS)/install
 # This page is written last: it is there only when everything that the pages name is.
 server/web/graphiql.html: $(wildcard web/package-lock.json web/*.mjs web/src/* web/src/*/* clients/typescript/src/*)
 	@echo "Installing the web packages"
-	@cd web && npm ci --silent --no-audit --no-fund
+	@cd web && npm ci --omit=dev --silent --no-audit --no-fund
 	@echo "Building the pages"
 	@cd web && node build.mjs
 
@@ -108,3 +108,9 @@ $(STAMPS)/typescript-client: clients/typescript/package-lock.json $(wildcard cli
 	@echo "Installing the packages of the TypeScript client, and building it"
 	@cd clients/typescript && npm ci --silent --no-audit --no-fund && npm run --silent build
 	@mkdir -p $(STAMPS) && touch $@
+
+# The compiler and the linter of the pages; building the pages takes them away again.
+$(STAMPS)/web: web/package-lock.json server/web/graphiql.html
+	@echo "Installing the web packages for developers"
+	@cd web && npm ci --silent --no-audit --no-fund
+	@touch $@

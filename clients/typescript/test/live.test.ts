@@ -1,6 +1,7 @@
 import assert from 'node:assert/strict'
 import { after, test } from 'node:test'
 import { type Candle, LiveCandles, LiveCandlesMany, resumingSubscription } from '@candlegraph/client'
+import WebSocket from 'ws'
 import { Cable } from './cable.js'
 import { BTC, eventually, MINUTE_MS, Server } from './server.js'
 
@@ -9,7 +10,17 @@ const ETH = { ...BTC, symbol: 'ETH/USD' }
 const CORRECTION = 2
 const fast = new Server('fast')
 const cable = await new Cable(fast.endpoint).mend()
-const client = fast.client(cable.endpoint)
+const resumed: number[] = [] // the `since` of each subscription that has been sent
+
+class Recorded extends WebSocket {
+  override send(data: string): void {
+    const { payload } = JSON.parse(data) as { payload?: { variables?: { since?: number } } }
+    if (payload?.variables?.since) resumed.push(payload.variables.since)
+    super.send(data)
+  }
+}
+
+const client = fast.client(cable.endpoint, { webSocketImpl: Recorded })
 after(async () => {
   client.dispose()
   await cable.cut({ down: true })
@@ -76,6 +87,7 @@ test('twenty cuts: no closed candle is missing, none comes twice, and a missed c
   }
   assert.deepEqual(other.corrected, [])
   assert.ok(cable.connections > CUTS)
+  assert.ok(Math.max(...resumed) >= one.last - 5 * MINUTE_MS, 'the last subscription repeats the whole history')
 })
 
 test('a history of several snapshots comes once, and without `since` the first candle is the forming one', async () => {

@@ -83,7 +83,7 @@ export function GapCard({ chart }: { chart: Chart }) {
   const mayFill = !account.value || account.value.roles.includes('OPERATOR')
   const isRunning = job?.state && ['QUEUED', 'RUNNING'].includes(job.state.state)
   return (
-    <div class="gap-card" role="dialog" aria-label="A gap" ref={card}>
+    <div class="gap-card" role="dialog" aria-label="A gap" ref={card} onPointerDown={() => chart.pin()}>
       <button type="button" class="close" aria-label="Close" onClick={() => chart.select(null)}><Icon name="close" /></button>
       <h3><span class="hatch" />{REASONS[gap.reason]}</h3>
       <p>{gap.detail}</p>

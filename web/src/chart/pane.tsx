@@ -12,6 +12,7 @@ import { isMeasuring, link, open, register } from './panes.ts'
 import { active, layout, linkedSpan, type View } from './state.ts'
 
 const TABLE_ROWS = 50
+const RETRY_MS = 5_000
 const attempt = signal(0)
 
 export function Pane({ view, place }: { view: View; place: number }) {
@@ -102,6 +103,12 @@ function State({ chart }: { chart: Chart }) {
     attempt.value++
     void loadMarkets()
   }
+  const isUnreachable = status === 'failed' && error?.code === 'UNREACHABLE'
+  useEffect(() => {
+    if (!isUnreachable) return
+    const timer = setTimeout(retry, RETRY_MS)
+    return () => clearTimeout(timer)
+  }, [isUnreachable])
   if (status === 'loading') return <div class="state bars" role="status" aria-label="Loading candles">{BARS.map((height, i) => <span key={i} class={`skeleton h${height}`} />)}</div>
   if (status === 'empty') {
     return (

@@ -7,7 +7,7 @@ import { active, layout } from './state.ts'
 import { charts, open } from './panes.ts'
 
 const SOURCES = [['LIVE', 'live'], ['CACHE', 'cache'], ['AGGREGATE', 'aggregate'], ['STORE', 'store'], ['PROVIDER', 'provider']] as const
-const LOST_AFTER_MS = 600 // a reconnect that is quicker is nobody's business
+const LOST_AFTER_MS = 600 // a quicker reconnect is not worth a word
 
 export function Lost() {
   const isShown = useSignal(false)
