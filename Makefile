@@ -5,22 +5,22 @@ BIN    := $(VENV)/bin
 STAMPS := .stamps
 
 .DEFAULT_GOAL := help
-.PHONY: help install run test check bench chaos lock clean
+.PHONY: help install run test check bench chaos screenshots lock clean
 
 help: ## this list
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-9s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 install: $(STAMPS)/install server/web/graphiql.html ## the virtual environment, `candlegraph` in it, and the web bundle
 
 run: install ## serve http://127.0.0.1:8000 (HOST, PORT and DATA_DIR are obeyed)
-	@echo "Starting the server at http://$(or $(HOST),127.0.0.1):$(or $(PORT),8000)/graphql"
+	@echo "Starting the server at http://$(or $(HOST),127.0.0.1):$(or $(PORT),8000)/"
 	@$(BIN)/candlegraph serve
 
-test: install $(STAMPS)/dev $(STAMPS)/clients $(STAMPS)/gql $(STAMPS)/python-client $(STAMPS)/typescript-client $(STAMPS)/timescale ## every test; needs nothing that this does not install
+test: install $(STAMPS)/dev $(STAMPS)/clients $(STAMPS)/gql $(STAMPS)/python-client $(STAMPS)/typescript-client $(STAMPS)/timescale $(STAMPS)/pages ## every test; needs nothing that this does not install
 	@echo "Running the tests"
 	@$(BIN)/python -m pytest --numprocesses 4 --dist loadfile $(ARGS)
 
-check: install $(STAMPS)/dev $(STAMPS)/python-client $(STAMPS)/typescript-client ## formatting, lint, types, imports, and the spelling and links of the docs
+check: install $(STAMPS)/dev $(STAMPS)/python-client $(STAMPS)/typescript-client $(STAMPS)/web ## formatting, lint, types, imports, and the spelling and links of the docs
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
@@ -42,6 +42,9 @@ chaos: install $(STAMPS)/dev ## servers, databases and caches killed for some mi
 	$(BIN)/python -m tests.fakes.exchange_lab --cases 10000
 	$(BIN)/python -m pytest -m hypothesis --hypothesis-profile=search
 
+screenshots: install $(STAMPS)/dev $(STAMPS)/pages ## the picture of the README, from the demo market
+	$(BIN)/python -m tests.pages.screenshots
+
 lock: $(STAMPS)/dev ## renew requirements.lock and requirements-dev.lock from pyproject.toml
 	$(BIN)/python -m pip install --quiet uv
 	$(BIN)/uv pip compile pyproject.toml --extra build --universal --python-version 3.11 --generate-hashes \
@@ -54,7 +57,7 @@ lock: $(STAMPS)/dev ## renew requirements.lock and requirements-dev.lock from py
 	  --no-header --no-annotate --quiet --upgrade --output-file clients/python/requirements.lock
 
 clean: ## remove what `make` made (the data directory is yours and stays)
-	rm -rf $(VENV) $(STAMPS) server/web web/node_modules tests/clients/node_modules tests/timescale/node_modules clients/typescript/node_modules clients/typescript/dist
+	rm -rf $(VENV) $(STAMPS) server/web web/node_modules tests/clients/node_modules tests/timescale/node_modules tests/pages/node_modules clients/typescript/node_modules clients/typescript/dist
 
 $(BIN)/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "Python 3.11 or newer is needed: make PYTHON=python3.12" >&2; exit 1; }
@@ -75,11 +78,11 @@ $(STAMPS)/dev: requirements-dev.lock $(STAMPS)/install
 # This page is written last: it is there only when everything that the pages name is.
 server/web/graphiql.html: $(wildcard web/package-lock.json web/*.mjs web/src/* web/src/*/* clients/typescript/src/*)
 	@echo "Installing the web packages"
-	@cd web && npm ci --silent --no-audit --no-fund
+	@cd web && npm ci --omit=dev --silent --no-audit --no-fund
 	@echo "Building the pages"
 	@cd web && node build.mjs
 
-$(STAMPS)/clients $(STAMPS)/timescale: $(STAMPS)/%: tests/%/package-lock.json
+$(STAMPS)/clients $(STAMPS)/timescale $(STAMPS)/pages: $(STAMPS)/%: tests/%/package-lock.json
 	@echo "Installing the web packages of tests/$*"
 	@cd tests/$* && npm ci --silent --no-audit --no-fund
 	@mkdir -p $(STAMPS) && touch $@
@@ -105,3 +108,9 @@ $(STAMPS)/typescript-client: clients/typescript/package-lock.json $(wildcard cli
 	@echo "Installing the packages of the TypeScript client, and building it"
 	@cd clients/typescript && npm ci --silent --no-audit --no-fund && npm run --silent build
 	@mkdir -p $(STAMPS) && touch $@
+
+# The compiler and the linter of the pages; building the pages takes them away again.
+$(STAMPS)/web: web/package-lock.json server/web/graphiql.html
+	@echo "Installing the web packages for developers"
+	@cd web && npm ci --silent --no-audit --no-fund
+	@touch $@

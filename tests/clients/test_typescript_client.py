@@ -26,6 +26,14 @@ def _described(server: Running, variables: dict[str, str]) -> dict[str, Any]:
     return {"url": server.url, "python": sys.executable, "environment": environment(**variables)}
 
 
+def _clock() -> dict[str, str]:
+    """The clock of a fast server that begins now.
+
+    Where a minute settles late, the next candle is shown before it closes, so a close is of an older bar.
+    """
+    return {"FAST_BEGAN_AT": str(time.time()), "FAST_INSTANT": str(BEGIN), "FAST_SETTLE_MS": "30000"}
+
+
 async def test_the_clients_own_tests_pass(
     new_database: Callable[..., Any], migrated_template: str, tmp_path: Path
 ) -> None:
@@ -33,13 +41,11 @@ async def test_the_clients_own_tests_pass(
         {"DB_CONNECTION_STRING": str(await new_database(migrated_template)), "DATA_DIR": str(tmp_path / name)}
         for name in ("usual", "fast")
     ]
-    # Where a minute settles late, the next candle is shown before it closes, so a close is of an older bar.
-    clock = {"FAST_BEGAN_AT": str(time.time()), "FAST_INSTANT": str(BEGIN), "FAST_SETTLE_MS": "30000"}
     with ExitStack() as stack:
         servers = {
             "server": _described(stack.enter_context(serving(tmp_path / "log", **usual)), usual),
             "fast": _described(
-                stack.enter_context(serving(tmp_path / "fast.log", command=FAST, **fast, **clock)), fast
+                stack.enter_context(serving(tmp_path / "fast.log", command=FAST, **fast, **_clock())), fast
             ),
         }
         done = await asyncio.to_thread(_run_tests, servers)

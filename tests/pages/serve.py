@@ -1,17 +1,14 @@
-"""`candlegraph` with the pages of the folder `PAGES`: those with the development builds of their libraries."""
+"""`candlegraph` with the pages of the folder `PAGES`, where their libraries are the development builds; fast where `FAST_BEGAN_AT` says."""
 
 from __future__ import annotations
 
 import os
-import sys
+import runpy
 from pathlib import Path
 
-from server.cli.main import main
 from server.transport import app
-from tests.server import fast
 
 if __name__ == "__main__":
     app.WEB = Path(os.environ["PAGES"])
-    if "FAST_BEGAN_AT" in os.environ:
-        fast.quicken()
-    sys.exit(main())
+    program = "tests.server.fast" if "FAST_BEGAN_AT" in os.environ else "server.cli.main"
+    runpy.run_module(program, run_name="__main__", alter_sys=True)

@@ -1,7 +1,7 @@
 import { Kind, parse } from 'graphql'
 import { createClient } from 'graphql-ws'
 
-import { adopt, authorization } from './session.ts'
+import { adopt, authorization, refresh } from './session.ts'
 
 const FORBIDDEN = 4403
 
@@ -16,12 +16,22 @@ export function createFetcher(path, { onAnswer }) {
     const { request, isSubscription } = settle(params)
     const signed = await withAuthorization(headers)
     if (isSubscription) return listen(clientFor(signed), request)
-    const answer = await post(url, request, signed)
+    const answer = await postAgain(url, request, signed)
     const opened = Object.values(answer.data ?? {}).find((value) => typeof value?.refreshToken === 'string')
     if (opened?.token && opened.expiresAt) adopt(opened) // `login` or `refresh`, under any alias
     onAnswer(answer.data)
     return answer
   }
+}
+
+/** Post; once more where the token of the session has expired. */
+async function postAgain(url, request, headers) {
+  const used = headers.get('authorization')
+  const answer = await post(url, request, headers)
+  const isRefused = answer.errors?.some(({ extensions }) => extensions?.code === 'UNAUTHENTICATED')
+  if (!isRefused || used === null || used !== await authorization() || !(await refresh(used.replace('Bearer ', '')))) return answer
+  headers.set('authorization', await authorization())
+  return post(url, request, headers)
 }
 
 /** A tab's own Authorization header counts; a tab without one uses the session of the page. */

@@ -1,14 +1,12 @@
 // Who is signed in, for every page: the access token in memory, the refresh token in localStorage, where tabs share it.
 import { signal } from '@preact/signals'
-import { type CandlegraphError, Client, Login, Logout, type LoginMutation, Refresh } from '@candlegraph/client'
+import { type CandlegraphError, Client, Login, Logout, type LoginMutation, Me, Refresh } from '@candlegraph/client'
 
 export type Account = LoginMutation['login']['user']
 
 const KEY = 'candlegraph-session'
 const LOCK = 'candlegraph-session' // one tab refreshes at a time: a refresh token is used up by its first use
-const REFRESH_BEFORE_MS = 60_000
 const RETRY_MS = 5_000
-const MAX_TIMER_MS = 3_600_000
 
 /** The endpoint, under any path that a proxy puts before it. */
 export const endpoint = new URL('graphql', location.href).href
@@ -38,13 +36,12 @@ export async function signOut(): Promise<void> {
 }
 
 /** Take over a session that another part of the page has opened, as an operation in GraphiQL. */
-export function adopt(payload: LoginMutation['login']): void {
-  token = payload.token
-  localStorage.setItem(KEY, payload.refreshToken)
-  account.value = payload.user
+export function adopt({ token: next, refreshToken, user }: Pick<LoginMutation['login'], 'token' | 'refreshToken'> & { user?: Account }): void {
+  token = next
+  localStorage.setItem(KEY, refreshToken)
+  if (user) account.value = user
+  else void client.query(Me, {}).then(({ me }) => { account.value = me ?? null }, () => undefined) // an operation that selects no user
   clearTimeout(timer)
-  const left = Date.parse(payload.expiresAt) - Date.now() - REFRESH_BEFORE_MS
-  timer = setTimeout(() => { void refresh(payload.token) }, Math.min(Math.max(left, 1_000), MAX_TIMER_MS))
 }
 
 /** The Authorization header of a request; null for an anonymous one. */
@@ -53,9 +50,9 @@ export async function authorization(): Promise<string | null> {
   return token === null ? null : `Bearer ${token}`
 }
 
-/** Replace a token that is refused or about to expire. False where nobody is signed in any more. */
+/** Replace a token that the server has refused: it decides by its own clock. False where there is no session any more. */
 export function refresh(used: string | null): Promise<boolean> {
-  return navigator.locks.request(LOCK, async () => {
+  return locked(async () => {
     if (token !== used) return token !== null // another request was faster
     const stored = localStorage.getItem(KEY) // what another tab has put there meanwhile
     if (!stored) {
@@ -68,6 +65,12 @@ export function refresh(used: string | null): Promise<boolean> {
     else timer = setTimeout(() => { void refresh(used).then((isBack) => { if (isBack) client.reconnect() }) }, RETRY_MS)
     return !(answer instanceof Error)
   })
+}
+
+/** Only one tab at a time; without a secure context a browser has no locks, and the server sorts two uses out. */
+function locked(work: () => Promise<boolean>): Promise<boolean> {
+  const locks = navigator.locks as LockManager | undefined
+  return locks ? locks.request(LOCK, work) : work()
 }
 
 function forget(): void {

@@ -6,6 +6,7 @@ import { attach, type Attached, type AttachOptions, type SeriesQuery, ZonedTime,
 import { Cable } from './cable.js'
 import { BTC, eventually, MINUTE_MS, type Row, Server } from './server.js'
 
+const SOL = { ...BTC, symbol: 'SOL/USD' } // the other tests, which run beside this one, correct BTC/USD
 const fast = new Server('fast')
 const cable = await new Cable(fast.endpoint).mend()
 const client = fast.client(cable.endpoint)
@@ -37,7 +38,7 @@ function barsOf({ candles }: Drawn): [number, number | undefined][] {
 
 test('a chart has each candle once over cuts, a late close, a correction and a scroll to the left', async () => {
   const kinds: string[] = []
-  const drawn = draw(BTC, { limit: 200, onChange: (_, kind) => kinds.push(kind) })
+  const drawn = draw(SOL, { limit: 200, onChange: (_, kind) => kinds.push(kind) })
   await drawn.attached.ready
   assert.equal(barsOf(drawn).length, 200)
   const closes = (): number => kinds.filter((kind) => kind === 'CLOSE').length
@@ -47,10 +48,10 @@ test('a chart has each candle once over cuts, a late close, a correction and a s
   await eventually(() => barsOf(drawn).length >= 400)
 
   await cable.cut({ down: true })
-  const { timestamp } = await fast.newest()
+  const { timestamp } = await fast.newest(SOL)
   const target = timestamp - 100 * MINUTE_MS // older than where the subscription began
-  await fast.store(BTC, [[target, 1, 3, 1, 2, 7]])
-  await eventually(async () => (await fast.newest()).timestamp > timestamp + 2 * MINUTE_MS)
+  await fast.store(SOL, [[target, 1, 3, 1, 2, 7]])
+  await eventually(async () => (await fast.newest(SOL)).timestamp > timestamp + 2 * MINUTE_MS)
   await cable.mend()
   await eventually(() => barsOf(drawn).some(([time, close]) => time === target && close === 2))
   const after = closes()
@@ -59,7 +60,7 @@ test('a chart has each candle once over cuts, a late close, a correction and a s
   const bars = barsOf(drawn)
   drawn.attached.detach()
   const [first = [0]] = bars
-  const truth = (await fast.closed(BTC, first[0])).map(({ timestamp, close }) => [timestamp, close])
+  const truth = (await fast.closed(SOL, first[0])).map(({ timestamp, close }) => [timestamp, close])
   assert.deepEqual(bars.slice(0, -2), truth.slice(0, bars.length - 2))
   assert.deepEqual(drawn.volume.data().map(({ time }) => time), drawn.candles.data().map(({ time }) => time))
 })

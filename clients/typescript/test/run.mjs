@@ -15,6 +15,6 @@ await build({
 })
 const built = files.map((file) => join(outdir, file.replace('.ts', '.mjs')))
 const { status } = spawnSync(
-  process.execPath, ['--conditions', 'development', '--test', '--test-reporter', 'spec', '--test-timeout', '60000', '--test-force-exit', ...built], { stdio: 'inherit' },
+  process.execPath, ['--conditions', 'development', '--test', '--test-reporter', 'spec', '--test-timeout', '240000', '--test-force-exit', '--test-concurrency', '3', ...built], { stdio: 'inherit' },
 )
 process.exit(status ?? 1)

@@ -26,7 +26,8 @@ export class Chart {
   readonly timeline = signal<{ readonly of: Timeline; readonly changes: number } | null>(null)
   readonly newest = signal<Candle | null>(null)
   readonly hovered = signal<Candle | null>(null)
-  readonly gap = signal<{ readonly gap: Gap; readonly point: Point } | null>(null)
+  /** The selected gap; one that is only hovered goes with the pointer. */
+  readonly gap = signal<{ readonly gap: Gap; readonly point: Point; readonly isPinned: boolean } | null>(null)
   readonly decimals = signal(2)
   /** Corrections so far, for those who cannot see the flash. */
   readonly corrected = signal<Candle | null>(null)
@@ -118,7 +119,12 @@ export class Chart {
       place = this.#overlay.placeOf(gap)
     }
     const left = place ? (Math.max(0, place.left) + Math.min(scale.width(), place.right)) / 2 : scale.width() / 2
-    this.gap.value = { gap, point: { x: left, y: 90 } }
+    this.gap.value = { gap, point: { x: left, y: 90 }, isPinned: true }
+  }
+
+  /** Keep the selected gap, wherever the pointer goes. */
+  pin(): void {
+    if (this.gap.value) this.gap.value = { ...this.gap.value, isPinned: true }
   }
 
   reload(span: Span): Promise<void> {
@@ -183,8 +189,8 @@ export class Chart {
   #changed(kind: string, nodes: readonly Candle[]): void {
     const { timeline } = this.#attached
     const { gaps, sources, candles } = timeline
-    const bars = this.candles.data()
-    const [first, last] = [bars[0], bars.at(-1)]
+    const [first, last] = [candles[0]?.timestamp ?? Infinity, candles.at(-1)?.timestamp ?? -Infinity]
+    const edges = { since: Math.min(first, gaps[0]?.since ?? first), until: Math.max(last, (gaps.at(-1)?.until ?? last + 1) - 1) }
     batch(() => {
       this.newest.value = timeline.newest ?? null
       this.timeline.value = { of: timeline, changes: ++this.#changes }
@@ -192,9 +198,7 @@ export class Chart {
       if (candles.length) this.error.value = null
       if (this.#changes === 1) this.#setDecimals()
     })
-    this.#overlay.show({
-      gaps, sources, edges: first && last ? { since: Number(first.time) * 1_000, until: Number(last.time) * 1_000 } : null,
-    })
+    this.#overlay.show({ gaps, sources, edges: edges.until > edges.since ? edges : null })
     this.#tick(serverNow.value)
     if (kind === 'CORRECTION') this.#flash(nodes)
     if (kind === 'CLOSE') nodes.forEach(({ timestamp }) => { this.#attached.restyle(timestamp) })
@@ -240,10 +244,11 @@ export class Chart {
     this.hovered.value = at === null ? null : candles.findLast(({ timestamp }) => timestamp === at) ?? null
     if (!point || !sourceEvent) return // the crosshair of another chart
     const gap = at === null ? undefined : gaps.find(({ since, until }) => since <= at && at < until)
-    if (gap && this.gap.value?.gap !== gap) {
+    const selected = this.gap.value
+    if (gap && selected?.gap !== gap) {
       this.#overlay.show({ selected: gap })
-      this.gap.value = { gap, point }
-    }
+      this.gap.value = { gap, point, isPinned: false }
+    } else if (!gap && at !== null && selected && !selected.isPinned) this.select(null)
   }
 
   #setDecimals(): void {

@@ -13,13 +13,13 @@ import { open } from './panes.ts'
 import { layout } from './state.ts'
 
 const REASONS: Readonly<Record<Gap['reason'], string>> = {
-  NOT_FETCHED: 'Not fetched yet',
-  PENDING: 'Being fetched now',
-  OUTAGE: 'The provider failed',
-  UNAVAILABLE: 'The provider does not have it',
-  BEFORE_LISTING: 'Before the first trade',
-  AFTER_DELISTING: 'After trading ended',
-  REFUSED: 'The provider refused',
+  NOT_FETCHED: 'Not fetched',
+  PENDING: 'Being fetched',
+  OUTAGE: 'Outage of the provider',
+  UNAVAILABLE: 'Not available',
+  BEFORE_LISTING: 'Before the listing',
+  AFTER_DELISTING: 'After the delisting',
+  REFUSED: 'Refused by the provider',
 }
 const FILLABLE: readonly Gap['reason'][] = ['NOT_FETCHED', 'PENDING', 'OUTAGE', 'UNAVAILABLE', 'REFUSED']
 
@@ -83,7 +83,7 @@ export function GapCard({ chart }: { chart: Chart }) {
   const mayFill = !account.value || account.value.roles.includes('OPERATOR')
   const isRunning = job?.state && ['QUEUED', 'RUNNING'].includes(job.state.state)
   return (
-    <div class="gap-card" role="dialog" aria-label="A gap" ref={card}>
+    <div class="gap-card" role="dialog" aria-label="A gap" ref={card} onPointerDown={() => chart.pin()}>
       <button type="button" class="close" aria-label="Close" onClick={() => chart.select(null)}><Icon name="close" /></button>
       <h3><span class="hatch" />{REASONS[gap.reason]}</h3>
       <p>{gap.detail}</p>

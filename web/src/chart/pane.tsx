@@ -11,7 +11,8 @@ import { Measure } from './measure.tsx'
 import { isMeasuring, link, open, register } from './panes.ts'
 import { active, layout, linkedSpan, type View } from './state.ts'
 
-const TABLE_ROWS = 20
+const TABLE_ROWS = 50
+const RETRY_MS = 5_000
 const attempt = signal(0)
 
 export function Pane({ view, place }: { view: View; place: number }) {
@@ -102,6 +103,12 @@ function State({ chart }: { chart: Chart }) {
     attempt.value++
     void loadMarkets()
   }
+  const isUnreachable = status === 'failed' && error?.code === 'UNREACHABLE'
+  useEffect(() => {
+    if (!isUnreachable) return
+    const timer = setTimeout(retry, RETRY_MS)
+    return () => clearTimeout(timer)
+  }, [isUnreachable])
   if (status === 'loading') return <div class="state bars" role="status" aria-label="Loading candles">{BARS.map((height, i) => <span key={i} class={`skeleton h${height}`} />)}</div>
   if (status === 'empty') {
     return (
@@ -133,7 +140,7 @@ function Table({ chart }: { chart: Chart }) {
   const { zone } = layout.value
   return (
     <table class="hidden">
-      <caption>The last {rows.length} candles of {chart.view.symbol}, {chart.view.timeframe}, newest first{timeline?.complete ? '' : `; ${timeline?.gaps.length ?? 0} gaps`}</caption>
+      <caption>The last {rows.length} of {(timeline?.candles.length ?? 0).toLocaleString('en-US')} candles of {chart.view.symbol}, {chart.view.timeframe}, newest first{timeline?.complete ? '' : `; ${timeline?.gaps.length ?? 0} gaps`}</caption>
       <thead><tr>{['Time', 'Open', 'High', 'Low', 'Close', 'Volume', 'State'].map((name) => <th key={name} scope="col">{name}</th>)}</tr></thead>
       <tbody>
         {rows.map((candle) => (

@@ -65,7 +65,11 @@ export function Search() {
       event.preventDefault()
       at.value = (at.value + step + choices.length) % Math.max(1, choices.length)
       list.current?.querySelector(`#choice-${at.value}`)?.scrollIntoView({ block: 'nearest' })
-    } else if (event.key === 'Enter') choose(choices[at.value])
+    } else if (event.key === 'Enter') {
+      const chosen = choices[at.value]
+      if (event.shiftKey && chosen) toggleWatched(chosen)
+      else choose(chosen)
+    }
   }
   return (
     <Modal title="Find a symbol" className="search" onClose={() => open(null)}>

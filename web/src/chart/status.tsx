@@ -7,7 +7,7 @@ import { active, layout } from './state.ts'
 import { charts, open } from './panes.ts'
 
 const SOURCES = [['LIVE', 'live'], ['CACHE', 'cache'], ['AGGREGATE', 'aggregate'], ['STORE', 'store'], ['PROVIDER', 'provider']] as const
-const LOST_AFTER_MS = 600 // a reconnect that is quicker is nobody's business
+const LOST_AFTER_MS = 600 // a quicker reconnect is not worth a word
 
 export function Lost() {
   const isShown = useSignal(false)
@@ -25,7 +25,7 @@ export function Lost() {
   if (!isShown.value) return null
   const seconds = Math.max(1, Math.round((serverNow.value - since.value) / 1_000))
   return (
-    <div class="lost" role="alert">
+    <div class="lost-banner" role="alert">
       <span class="dot" /> Connection lost {seconds} s ago. Trying again; nothing will be missing.
     </div>
   )

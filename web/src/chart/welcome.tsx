@@ -1,19 +1,23 @@
-// What to do first: shown until it is closed, while the demo market is all there is.
+// What to do first: shown until it is closed.
 import { markets, say } from '../shared/connection.ts'
 import { Icon } from '../shared/icons.tsx'
 import { change, layout } from './state.ts'
 
 const STEPS = [
-  { title: 'A real exchange', command: 'CCXT_EXCHANGES=binance,kraken make run', text: 'History and live candles of a hundred exchanges, without a key.' },
+  { title: 'A real exchange', command: 'CCXT_EXCHANGES=binance,kraken make run', text: 'History and live candles of a hundred exchanges, without a key. Then press / and type a symbol.' },
   { title: 'Your own file', command: '.venv/bin/candlegraph import candles.csv --market mine --provider files --symbol BTC/USD', text: 'CSV or Parquet; or FILES_DIR=folder make run serves a whole folder.' },
   { title: 'An account', command: '.venv/bin/candlegraph user add ada --role operator', text: 'Then layout and watchlist are kept on the server.' },
 ] as const
 
 export function Welcome() {
-  const real = markets.value?.some(({ id, providers }) => !['demo', 'files'].includes(id) && providers.some(({ state }) => state === 'READY'))
-  if (layout.value.welcomed || !markets.value || real) return null
-  const copy = (command: string): void => {
-    navigator.clipboard.writeText(command).then(() => say('Copied.'), () => say('Select the line and copy it.'))
+  if (layout.value.welcomed || !markets.value) return null
+  const copy = async (command: string): Promise<void> => {
+    try {
+      await navigator.clipboard.writeText(command)
+      say('Copied.')
+    } catch { // no clipboard without a secure context
+      say('Select the line and copy it.')
+    }
   }
   return (
     <aside class="welcome" aria-label="First steps">
@@ -26,7 +30,7 @@ export function Welcome() {
           <li key={title}>
             <h3><span class="step">{i + 1}</span>{title}</h3>
             <p class="muted">{text}</p>
-            <div class="command"><code>{command}</code><button type="button" onClick={() => copy(command)} aria-label={`Copy the command for: ${title}`}>Copy</button></div>
+            <div class="command"><code>{command}</code><button type="button" onClick={() => void copy(command)} aria-label={`Copy the command for: ${title}`}>Copy</button></div>
           </li>
         ))}
       </ol>

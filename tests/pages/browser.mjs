@@ -1,0 +1,71 @@
+// A real browser for the scenarios: it resolves no name, and reports whatever a page should not do.
+import chromiumOfNpm from '@sparticuz/chromium'
+import { existsSync } from 'node:fs'
+import { connect, createServer } from 'node:net'
+import { chromium } from 'playwright-core'
+
+const DEBIAN = '/usr/bin/chromium'
+const ARGS = ['--no-sandbox', '--disable-dev-shm-usage', '--host-resolver-rules=MAP * ~NOTFOUND , EXCLUDE 127.0.0.1']
+
+/** Debian's Chromium where it is installed, else that of npm, which brings its libraries along. */
+export async function launch() {
+  if (existsSync(DEBIAN)) return chromium.launch({ executablePath: DEBIAN, args: ARGS })
+  return chromium.launch({ executablePath: await chromiumOfNpm.executablePath(), args: [...chromiumOfNpm.args, ...ARGS] })
+}
+
+/** A page that collects its faults: console errors, exceptions, breaches of the policy, and requests of other hosts. */
+export async function openPage(context, url, faults) {
+  const page = await context.newPage()
+  const { origin } = new URL(url)
+  await page.addInitScript(() => {
+    addEventListener('securitypolicyviolation', ({ violatedDirective, blockedURI }) => console.error(`policy: ${violatedDirective} ${blockedURI}`))
+  })
+  page.on('pageerror', (error) => faults.push(error.stack ?? error.message))
+  page.on('console', (message) => {
+    const isLost = /ERR_CONNECTION|WebSocket connection to/.test(message.text()) // a cut, which the browser logs itself
+    if (['error', 'warning'].includes(message.type()) && !isLost) faults.push(message.text())
+  })
+  page.on('request', (request) => {
+    if (!/^(data|blob):/.test(request.url()) && new URL(request.url()).origin !== origin) faults.push(`another host: ${request.url()}`)
+  })
+  await page.goto(url)
+  return page
+}
+
+/** A way to a server that can be cut. */
+export class Cable {
+  #sockets = new Set()
+  #port = 0
+
+  constructor(url) {
+    this.target = new URL(url)
+  }
+
+  get url() {
+    return `http://127.0.0.1:${this.#port}${this.target.pathname}`
+  }
+
+  async mend() {
+    this.server = createServer((near) => {
+      const far = connect(Number(this.target.port), '127.0.0.1')
+      for (const [from, to] of [[near, far], [far, near]]) {
+        this.#sockets.add(from)
+        from.pipe(to)
+        from.on('error', () => to.destroy())
+        from.on('close', () => {
+          this.#sockets.delete(from)
+          to.destroy()
+        })
+      }
+    })
+    await new Promise((resolve) => this.server.listen(this.#port, '127.0.0.1', resolve))
+    this.#port = this.server.address().port
+    return this
+  }
+
+  async cut() {
+    const closed = new Promise((resolve) => this.server.close(resolve))
+    for (const socket of this.#sockets) socket.resetAndDestroy()
+    await closed
+  }
+}
