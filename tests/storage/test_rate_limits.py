@@ -19,7 +19,7 @@ import pytest
 
 from candlegraph.errors import ConfigurationError
 from candlegraph.provider import Budget
-from candlegraph.rate_budget import RateBudget
+from candlegraph.rate_budget import LocalRateBudget, RateBudget
 from storage import rate_limits as limits
 from storage.rate_limits import AttemptLimit, RateLimiter
 from storage.redis import Redis
@@ -306,3 +306,23 @@ async def test_without_redis_each_process_keeps_a_budget_of_its_own() -> None:
     finally:
         await redis.close()
         valkey.server.stop()
+
+
+async def test_what_is_left_is_what_all_processes_have_left(limiters: list[RateLimiter]) -> None:
+    one, other, third = limiters
+    slow = Budget(weight=10, per_s=1000)
+    assert [await limiter.left("left", slow) for limiter in limiters] == [10] * 3
+    await one.spend("left", slow, 3)
+    await other.spend("left", slow, 4)
+    assert [await limiter.left("left", slow) for limiter in limiters] == [3] * 3
+    await third.pause("left", slow, 500)
+    assert [await limiter.left("left", slow) for limiter in limiters] == [0] * 3
+
+
+async def test_what_was_spent_a_window_ago_is_left_again() -> None:
+    budget = LocalRateBudget()
+    window = budget.window("one", slow := Budget(weight=10, per_s=60))
+    assert window.spend(1000, 7, 1.0) == 0
+    assert window.left(1030) == 3
+    assert window.left(1062) == 10
+    assert await budget.left("another", slow) == 10

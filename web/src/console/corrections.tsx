@@ -64,7 +64,7 @@ function Row({ one }: { one: Correction }) {
       <th scope="row"><strong>{symbol.symbol}</strong> <span class="chip">{timeframe}</span><span class="muted block">{symbol.market}/{symbol.provider} · {printTime(timestamp, 'UTC')}</span></th>
       {NAMES.map((name) => (
         <td key={name} class="number">
-          {old && now && old[name] === now[name]
+          {now && old?.[name] === now[name]
             ? <span class="muted">{print(name, now)}</span>
             : (
               <>

@@ -2,7 +2,7 @@
 import '../shared/base.css'
 import './console.css'
 import { render } from 'preact'
-import { useState } from 'preact/hooks'
+import { useEffect, useState } from 'preact/hooks'
 import { account, signOut } from '../session.ts'
 import { BackfillsView } from './backfills.tsx'
 import { CorrectionsView } from './corrections.tsx'
@@ -19,6 +19,10 @@ const SHOWN: Record<View, () => preact.JSX.Element> = {
 
 function Console() {
   const Shown = SHOWN[view.value]
+  useEffect(() => {
+    const current = document.querySelector<HTMLElement>('nav [aria-current]')
+    if (current?.parentElement) current.parentElement.scrollLeft = current.offsetLeft - 120
+  }, [view.value])
   return (
     <>
       <a class="skip" href="#content" onClick={(event) => { event.preventDefault(); document.getElementById('content')?.focus() }}>Skip to the content</a>

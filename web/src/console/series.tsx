@@ -98,7 +98,7 @@ function SeriesRow({ series, tracked, onTracked, isOpen, toggle }: {
     <li class={isOpen ? 'series open' : 'series'}>
       <button class="series-row" aria-expanded={isOpen} onClick={toggle}>
         <span class="series-name">
-          <strong>{symbol.symbol}</strong> <span class="chip">{timeframe}</span>{tracked && timeframe === '1m' && <span class="chip tracked">tracked</span>}
+          <strong>{symbol.symbol}</strong> <span class="chip">{timeframe}</span>{' '}{tracked && timeframe === '1m' && <span class="chip tracked">tracked</span>}
           <span class="muted block">{symbol.market}/{symbol.provider} · {rows === null ? '?' : compact.format(rows)} candles{missing > 0 && <> · <span class="warn">{missing} {missing === 1 ? 'gap' : 'gaps'}</span></>}</span>
         </span>
         <Timeline spans={series} label={`${symbol.symbol} ${timeframe}`} />
