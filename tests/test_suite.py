@@ -137,7 +137,9 @@ def _sources() -> Iterator[Path]:
     for path in sorted(FOLDER.rglob("*.py")):
         if "node_modules" in path.parts or path == Path(waiting.__file__):
             continue
-        if path.name != "__main__.py" and "__main__" not in path.read_text(encoding="utf-8").splitlines()[-2:][0]:
+        if path.name != "__main__.py" and "__main__" not in "".join(
+            path.read_text(encoding="utf-8").splitlines()[-2:][:1]
+        ):
             yield path
 
 

@@ -29,7 +29,7 @@ from resolvers.nodes import resolve_server_id
 from resolvers.permission import require_role
 from server.export.arguments import headers_of, negotiate_coding, read_arguments
 from server.export.formats import FORMATS, Buffer, Compression, describe
-from server.export.places import ExportLimits, ExportPlaces, Place
+from server.export.places import ExportLimits, ExportPlace, ExportPlaces
 from server.transport.refusal import refusal_of
 from server.transport.streamed_answer import disconnected, run_until_first
 from storage.rate_limits import AttemptLimit
@@ -108,7 +108,7 @@ class ExportResponse(Response):
         context: Context,
         exports: Sequence[tuple[SeriesExport, dict[str, Any]]],
         request: Request,
-        place: Place,
+        place: ExportPlace,
     ) -> None:
         """Send nothing yet; the ``place`` is given back at the end."""
         self.status_code, self.media_type, self.background = 200, None, None

@@ -29,9 +29,9 @@ class ExportPlaces:
     def __init__(self, limits: ExportLimits) -> None:
         """All places are free."""
         self._limits = limits
-        self._taken: list[Place] = []  # the longest first
+        self._taken: list[ExportPlace] = []  # the longest first
 
-    def take(self, address: str, turn_s: float) -> Place:
+    def take(self, address: str, turn_s: float) -> ExportPlace:
         """Take a place. Overloaded where none is free, and no export is past its turn."""
         if sum(place.address == address for place in self._taken) >= self._limits.per_address:
             raise Overloaded(
@@ -43,15 +43,15 @@ class ExportPlaces:
             if not self._taken or now - self._taken[0].taken_at < turn_s:
                 raise Overloaded("Too many exports are under way: try again later.", retry_after=RETRY_AFTER_S)
             self._taken.pop(0).revoked.set()
-        place = Place(address, now, self._taken)
+        place = ExportPlace(address, now, self._taken)
         self._taken.append(place)
         return place
 
 
-class Place:
+class ExportPlace:
     """The right of one export to run, from ``taken_at`` (s, of the event loop) until it is given back or ``revoked``."""
 
-    def __init__(self, address: str, taken_at: float, taken: list[Place]) -> None:
+    def __init__(self, address: str, taken_at: float, taken: list[ExportPlace]) -> None:
         """``taken`` are the places of which this is one."""
         self.address = address
         self.taken_at = taken_at
