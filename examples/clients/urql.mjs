@@ -6,10 +6,11 @@ import { connect } from './resuming.mjs'
 
 // Types without an `id` belong to the object that holds them.
 const EMBEDDED = [
-  'AuthPayload', 'BackfillConnection', 'BackfillEdge', 'Candle', 'CandleColumns', 'CandleEvent', 'CandleSeries',
-  'Coverage', 'Fetch', 'Gap', 'Latest', 'LatestConnection', 'LatestEdge', 'PageInfo', 'ProviderCounters',
-  'ProviderFailure', 'ProviderLimits', 'SeriesChanges', 'SeriesEvent', 'SourceSpan', 'SpanOf', 'SymbolConnection', 'SymbolEdge', 'Tracked',
-  'TrackedConnection', 'TrackedEdge', 'User', 'UserConfig',
+  'AuthPayload', 'BackfillConnection', 'BackfillEdge', 'BackfillEstimate', 'Candle', 'CandleColumns', 'CandleEvent',
+  'CandleSeries', 'Correction', 'CorrectionConnection', 'CorrectionEdge', 'Coverage', 'Fetch', 'Gap', 'Latest',
+  'LatestConnection', 'LatestEdge', 'PageInfo', 'ProviderCounters', 'ProviderFailure', 'ProviderLimits', 'SeriesChanges',
+  'SeriesCoverage', 'SeriesCoverageConnection', 'SeriesCoverageEdge', 'SeriesEvent', 'SourceSpan', 'SpanOf',
+  'StorageStats', 'SymbolConnection', 'SymbolEdge', 'Tracked', 'TrackedConnection', 'TrackedEdge', 'User', 'UserConfig',
 ]
 export const keys = Object.fromEntries(EMBEDDED.map((type) => [type, () => null]))
 
