@@ -10,7 +10,8 @@ const ARGS = ['--no-sandbox', '--disable-dev-shm-usage', '--host-resolver-rules=
 /** Debian's Chromium where it is installed, else that of npm, which brings its libraries along. */
 export async function launch() {
   if (existsSync(DEBIAN)) return chromium.launch({ executablePath: DEBIAN, args: ARGS })
-  return chromium.launch({ executablePath: await chromiumOfNpm.executablePath(), args: [...chromiumOfNpm.args, ...ARGS] })
+  // Without the arguments that its package suggests: with one process for everything, the first page that is closed ends it.
+  return chromium.launch({ executablePath: await chromiumOfNpm.executablePath(), args: ARGS })
 }
 
 /** A page that collects its faults: console errors, exceptions, breaches of the policy, and requests of other hosts. */

@@ -50,11 +50,11 @@ async def test_an_error_while_a_stream_is_read_closes_it_at_once(
     await eventually(lambda: exchange.open == 1)
     move, fail, failing, open_then = Feed._update_forming, Feed._fail, [True], []
 
-    def broken(self: Feed) -> None:
+    async def broken(self: Feed) -> None:
         if failing:
             failing.clear()
             raise RuntimeError("a mistake of ours")
-        move(self)
+        await move(self)
 
     def failed(self: Feed, error: BaseExceptionGroup) -> None:
         open_then.append(exchange.open)
