@@ -10,6 +10,7 @@ from graphql import build_schema as read_sdl
 
 from schema.build import build_schema
 from tests.fakes.laboratory import ApiWorld
+from tests.schema.test_operators import ask
 
 # A query of each field that takes a cursor. One that is new in the schema fails the tests until it stands here.
 QUERIES = {
@@ -18,6 +19,8 @@ QUERIES = {
     "Query.backfills.after": "backfills(after: {}) {{ nodes {{ id }} }}",
     "Query.tracked.after": "tracked(after: {}) {{ nodes {{ since }} }}",
     "Query.latest.after": 'latest(market: "lab", provider: "bench", pattern: "*", after: {}) {{ missing }}',
+    "Query.corrections.after": "corrections(after: {}) {{ nodes {{ at }} }}",
+    "Query.seriesList.after": "seriesList(after: {}) {{ nodes {{ timeframe }} }}",
     "Query.candles.before": 'candles(market: "lab", provider: "bench", symbol: "S1/USD", before: {}) {{ hasMore }}',
     "Query.candlesBatch.before": (
         'candlesBatch(series: [{{market: "lab", provider: "bench", symbol: "S1/USD"}}], before: {}) {{ hasMore }}'
@@ -50,7 +53,7 @@ MALFORMED = [
 TIMES = ["-2208988800001", "9999999999", "99999999999999999999", "1e400", '"yesterday"', '"2024-01-01T00:00:00"']
 # These are names in a list of names, where nothing but the order of names counts.
 NAMES = {*HUGE, *NEGATIVE, text(b"#"), text(b"# 1"), text(b"#1.5"), text("#\u0661".encode())}
-# And these are numbers of jobs that there may be.
+# And these are numbers of jobs, and of corrections, that there may be.
 JOBS = {text(b"#%d" % number) for number in (2**31, 10**18)}
 
 
@@ -62,9 +65,9 @@ def test_every_cursor_of_the_schema_is_tried() -> None:
 async def test_a_cursor_that_is_none_is_bad_input(lab: ApiWorld, field: str) -> None:
     times = field.endswith(".before")
     for cursor in TIMES if times else [*HUGE, *NEGATIVE, *MALFORMED]:
-        answer = await lab.ask(f"{{ {QUERIES[field].format(cursor)} }}")
+        answer = await ask(lab, f"{{ {QUERIES[field].format(cursor)} }}")
         valid = (("symbols" in field or "latest" in field) and cursor in NAMES) or (
-            "backfills" in field and cursor in JOBS
+            ("backfills" in field or "corrections" in field) and cursor in JOBS
         )
         errors = [(error["extensions"]["code"], error["message"]) for error in answer["errors"]]
         assert [code for code, _ in errors] == ([] if valid else ["BAD_USER_INPUT"]), (cursor, errors)
