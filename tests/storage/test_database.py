@@ -294,7 +294,8 @@ async def test_a_server_without_space_is_unavailable(database: Database, sqlstat
 async def test_every_statement_is_one_that_the_database_understands(database: Database) -> None:
     async with database.transaction() as connection:
         await connection.execute(SQL["candles_stage"])
-        for statement in SQL.values():
+        # TimescaleDB's views are missing here: test_timescale.py executes the statement that reads them.
+        for statement in (one for one in SQL.values() if "timescaledb_information" not in one):
             of_aggregates = "bucketed_time" in statement
             for relation in (
                 (*ALL_AGGREGATES.values(), *(() if of_aggregates else (BASE_RELATION,)))

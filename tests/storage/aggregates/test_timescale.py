@@ -30,6 +30,7 @@ from storage.aggregates.verify import Verification
 from storage.batches import CandleRead, CandleWrite
 from storage.candles import CandleStore
 from storage.change_feed import ChangeFeed
+from storage.counts.storage_sizes import storage_sizes
 from storage.database import Database
 from storage.instruments import Instruments
 from storage.migration import migrate as migrate_module
@@ -166,6 +167,13 @@ async def test_a_new_database_takes_continuous_aggregates_where_timescaledb_is(t
         )
         assert len(policies) == 1
     assert await migrate(timescale) == []
+
+
+async def test_the_sizes_are_those_of_the_hypertables(timescale: Database) -> None:
+    sizes = await storage_sizes(timescale)
+    assert sizes.rows > 0
+    assert sizes.bytes > 0
+    assert sizes.aggregate_bytes
 
 
 async def test_candles_that_were_there_before_their_aggregates_are_answered_and_then_aggregated(
