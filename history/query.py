@@ -14,6 +14,7 @@ from candlegraph.resample import fold
 from candlegraph.span import Span, Spans
 from candlegraph.timeframe import Timeframe
 from candlegraph.zone import Zone, zone
+from history.admission import EXEMPT_ROWS
 from history.assembly import QueryResult, assemble
 from history.batch_reader import BatchReader
 from history.cache_lookup import CacheLookup
@@ -181,7 +182,8 @@ class CandleQuery:
             for stored_span, read, batch in zip(unread, reads, batches, strict=True):
                 stored[stored_span] = batch
                 window = self._part_read(window, read, batch)
-            await self.reader.row_budget.folding.turn(sum(map(len, batches)))
+            if (rows := sum(map(len, batches))) > EXEMPT_ROWS:
+                await self.reader.row_budget.folding.turn(rows)
             made = [self._fold(part, stored) for part in parts]
             for part, candles in zip(parts, made, strict=True):
                 lookup.put(part, part.span if window == planned.window else part.span & window, candles, stored)
