@@ -177,7 +177,7 @@ class CandleQuery:
         window, stored = planned.window, lookup.find_below(planned.tail)
         unread = [stored_span for part in parts for stored_span in part.stored_spans if stored_span not in stored]
         reads = [self._read(stored_span) for stored_span in unread]
-        async with self.reader.row_budget.reserve(sum(map(_max_rows, reads)), self.context.deadline):
+        async with self.reader.row_budget.reserve(sum(read.max_rows for read in reads), self.context.deadline):
             batches = await asyncio.gather(*map(self.reader.candles.load, reads)) if reads else []
             for stored_span, read, batch in zip(unread, reads, batches, strict=True):
                 stored[stored_span] = batch
@@ -245,8 +245,3 @@ class CandleQuery:
             raise ProviderUnavailable(
                 f"{name} did not answer in time; the fetch goes on in the background: ask again.", retry_after=5
             )
-
-
-def _max_rows(read: CandleRead) -> int:
-    """The most rows that a read may return."""
-    return min(read.limit, -(-(read.span.until - read.span.since) // read.timeframe.nominal_ms))

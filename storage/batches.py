@@ -27,6 +27,11 @@ class CandleRead:
     newest: bool = False
     relation: str = BASE_RELATION
 
+    @property
+    def max_rows(self) -> int:
+        """The most rows that the read may return."""
+        return min(self.limit, -(-(self.span.until - self.span.since) // self.timeframe.nominal_ms))
+
 
 @dataclass(frozen=True, slots=True)
 class CandleWrite:

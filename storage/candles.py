@@ -26,6 +26,8 @@ from storage.leases import LeaseToken
 from storage.relations import BASE_RELATION
 from storage.write_transaction import columns_of, mark_corrected, write_candles
 
+SMALL_ROWS = 10_000  # a call for more has statements of its own: others should not wait for it
+
 Query = Callable[..., Awaitable[Sequence[Any]]]  # a statement and its arguments
 ReadFunction = Callable[
     [Database, Sequence[CandleRead]], Awaitable[list[Candles]]
@@ -68,8 +70,8 @@ class CandleStore:
         self.reading = reading
         self._coverage_reads: Batcher[None, Sequence[int], list[Coverage]]
         self._coverage_reads = Batcher(self._read_coverage, repeats_alone=True)
-        self._minute_reads: Batcher[None, CandleRead, Candles]
-        self._minute_reads = Batcher(lambda _, reads: reading(database, reads), repeats_alone=True)
+        self._small_reads: Batcher[str, Sequence[CandleRead], list[Candles]]
+        self._small_reads = Batcher(self._read_distinct, repeats_alone=True)
         # A retried batch writes the same rows again, which corrects nothing; at worst `fetch_log` gets a row twice.
         self._leased_writes: Batcher[LeaseToken, tuple[CandleWrite, Sequence[FetchLogRow]], Superseded | None] = (
             Batcher(self._write_leased, repeats_alone=True)
@@ -82,7 +84,7 @@ class CandleStore:
     async def read_minutes(self, instrument_id: int, span: Span) -> Candles:
         """Return the stored 1m candles of ``span``; concurrent calls share one statement."""
         read = CandleRead(instrument_id, MINUTE, span, (span.until - span.since) // MINUTE_MS)
-        return await self._minute_reads.submit(None, read) if read.limit else Candles.empty()
+        return (await self._small_reads.submit("minutes", [read]))[0] if read.limit else Candles.empty()
 
     async def _read_coverage(self, _: None, asked: Sequence[Sequence[int]]) -> list[list[Coverage]]:
         spans: dict[int, dict[Timeframe, Spans]] = defaultdict(dict)
@@ -122,8 +124,18 @@ class CandleStore:
         return horizon
 
     async def read(self, reads: Sequence[CandleRead]) -> list[Candles]:
-        """Answer every read, in their order: one statement for each relation and direction, more if aggregates are stale."""
-        return await self.reading(self.database, reads)
+        """Answer every read, in their order: one statement for each relation and direction, more if aggregates are stale.
+
+        Concurrent calls for few rows share the statements, so that many equal queries need one connection.
+        """
+        if sum(read.max_rows for read in reads) > SMALL_ROWS:
+            return await self.reading(self.database, reads)
+        return await self._small_reads.submit("queries", reads)
+
+    async def _read_distinct(self, _: str, asked: Sequence[Sequence[CandleRead]]) -> list[list[Candles]]:
+        distinct = list(dict.fromkeys(read for reads in asked for read in reads))
+        found = dict(zip(distinct, await self.reading(self.database, distinct), strict=True))
+        return [[found[read] for read in reads] for reads in asked]
 
     async def write(
         self,

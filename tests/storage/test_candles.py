@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import random
 import uuid
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -22,7 +23,7 @@ from candlegraph.span import Span, Spans
 from candlegraph.timeframe import MINUTE, Timeframe
 from storage import binary
 from storage.batches import CandleRead, CandleWrite, FetchLogRow, Superseded
-from storage.candles import CandleStore
+from storage.candles import CandleStore, read_tables
 from storage.change_feed import Change, ChangeFeed
 from storage.database import SQL, Database
 from storage.instruments import Instruments
@@ -129,6 +130,22 @@ async def test_writing_over_what_is_there_ends_as_if_it_had_never_been_there(
     await store.write([write(fresh, old.merge(changed))])
     merged, straight = await all_of(store, series), await all_of(store, fresh)
     assert rows_of(merged) == rows_of(straight)
+
+
+async def test_equal_reads_at_once_are_one_read(database: Database) -> None:
+    read_by_statement: list[int] = []
+
+    async def counted(opened: Database, reads: Sequence[CandleRead]) -> list[Candles]:
+        read_by_statement.append(len(reads))
+        return await read_tables(opened, reads)
+
+    store = CandleStore(database, ChangeFeed(database), counted)
+    series, table = await new(store), minutes(T0, 20)
+    await store.write([write(series, table)])
+    read = CandleRead(series, MINUTE, Span(T0, T0 + 20 * MINUTE_MS), 300_000)
+    answers = await asyncio.gather(*(store.read([read]) for _ in range(500)))
+    assert all(rows_of(answer) == rows_of(table) for (answer,) in answers)
+    assert read_by_statement == [1]
 
 
 async def test_the_oldest_and_the_newest_are_limited_and_ranges_are_half_open(store: CandleStore) -> None:

@@ -92,7 +92,7 @@ async def test_candles_are_written_corrected_and_read_by_many_at_once(
                 answer = (await store.read([CandleRead(record.id, MINUTE, Span(T0, T0 + 300 * MINUTE_MS), 1000)]))[0]
                 assert rows_of(answer) == rows_of(candles)
 
-    await asyncio.gather(*map(one, range(6)))
+    await asyncio.gather(*map(one, range(12)))
     assert pooler[0].handovers > 40
 
 

@@ -104,6 +104,7 @@ export class Attached {
 
   /** Draw a candle again, where `barStyle` has changed. */
   restyle(timestamp: number): void {
+    if (this.#abort.signal.aborted) return
     const candle = this.timeline.candles.findLast((one) => one.timestamp === timestamp)
     if (candle && this.#has(candle)) this.#series.update(this.#barOf(candle), candle !== this.timeline.newest)
   }
@@ -187,6 +188,7 @@ export class Attached {
   }
 
   #take(kind: CandleEventKind, nodes: readonly Candle[]): void {
+    if (this.#abort.signal.aborted) return
     this.timeline.apply(kind, nodes)
     const newest = this.#series.data().at(-1)?.time as UTCTimestamp | undefined
     const isPlain = nodes.length < 100 && nodes.every((node) => isAfter(node, newest) || this.#has(node))
@@ -208,6 +210,7 @@ export class Attached {
   }
 
   #draw(kind: CandleEventKind | 'PAGE' = 'PAGE', nodes: readonly Candle[] = this.timeline.candles): void {
+    if (this.#abort.signal.aborted) return // the chart may be gone
     const spaces = whitespaceOf(this.timeline, lengthOf(this.query.timeframe), this.#options.gapBars ?? 60)
     const inOrder = <Item extends Bar | Volume>(items: Item[]): Item[] => (
       items.sort((a, b) => Number(a.time) - Number(b.time))

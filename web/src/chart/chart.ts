@@ -40,6 +40,7 @@ export class Chart {
   readonly #ends: (() => void)[] = []
   #palette = readPalette()
   #changes = 0
+  #isRemoved = false
 
   constructor(box: HTMLElement, view: View, zone: string, span: Span | null) {
     this.view = view
@@ -71,6 +72,7 @@ export class Chart {
   }
 
   remove(): void {
+    this.#isRemoved = true
     this.#attached.detach()
     for (const end of this.#ends) end()
     this.api.remove()
@@ -166,6 +168,7 @@ export class Chart {
 
   async #describe(): Promise<void> {
     const { data } = await client.execute(OneSymbol, this.view).catch(() => ({ data: null }))
+    if (this.#isRemoved) return
     this.symbol.value = data?.symbol ?? null
     this.#setDecimals()
   }
@@ -174,6 +177,7 @@ export class Chart {
   async #reveal(span: Span): Promise<void> {
     const oldest = (): number => this.#attached.timeline.candles[0]?.timestamp ?? -Infinity
     while (oldest() > span.since && await this.#attached.loadOlder());
+    if (this.#isRemoved) return
     this.api.timeScale().setVisibleRange({ from: span.since / 1_000 as Time, to: span.until / 1_000 as Time })
   }
 
