@@ -7,6 +7,7 @@ that are added later do not come. A correction of a candle that has not been rea
 from __future__ import annotations
 
 import asyncio
+from collections import deque
 from collections.abc import AsyncGenerator, Iterator, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
@@ -36,6 +37,7 @@ from storage.corrections import changes_after
 
 PAGE_ROWS = 50_000
 FIRST_PAGE_ROWS = 5_000  # so that a client has the first rows at once
+READS_AHEAD = 2  # the database computes a page while the one before is on its way
 MAX_SERIES = 1_000
 
 
@@ -126,31 +128,52 @@ async def open_export(history: History, request: ExportRequest) -> list[SeriesEx
 
 
 async def read_pages(history: History, export: SeriesExport) -> AsyncGenerator[Candles, None]:
-    """The candles in pages of about 50,000 stored rows, ascending. Conflict where the rest was corrected meanwhile."""
-    timeframe = export.plan.timeframe
+    """The candles in pages of at most about 50,000 stored rows, ascending; two are read at once, ahead of the caller.
+
+    Conflict where a candle that has not been read yet was corrected.
+    """
+    reading: deque[asyncio.Task[Candles]] = deque()
+    try:
+        for stored, window, covered in _windows(export):
+            reading.append(asyncio.create_task(_read_page(history, export, stored, window, covered)))
+            if len(reading) == READS_AHEAD and len(page := await reading.popleft()):
+                yield page
+        while reading:
+            if len(page := await reading.popleft()):
+                yield page
+    finally:
+        for task in reading:
+            task.cancel()
+        await asyncio.gather(*reading, return_exceptions=True)
+
+
+def _windows(export: SeriesExport) -> Iterator[tuple[StoredSpan, Span, Spans]]:
+    """The spans of the pages, whole buckets, each with what is stored of it and what is covered."""
+    timeframe, buckets = export.plan.timeframe, export.plan.zone
     page_rows = min(FIRST_PAGE_ROWS, PAGE_ROWS)
     for stored, covered in _runs(export.parts):
-        at, until = stored.span.since, stored.span.until
-        while at < until:
-            most = max(page_rows, 2 * -(-timeframe.nominal_ms // stored.timeframe.nominal_ms))
-            page_rows = PAGE_ROWS
-            read = CandleRead(export.record.id, stored.timeframe, Span(at, until), most, relation=stored.relation)
-            async with history.row_budget.reserve(_max_rows(read)):
-                page = (await history.store.read([read]))[0]
-            reached = until
-            if len(page) == most:
-                last = int(page.timestamp[-1])
-                whole = stored.timeframe == timeframe
-                reached = timeframe.next(last, export.plan.zone) if whole else timeframe.floor(last, export.plan.zone)
-                page = page.between(Span(at, reached))
-            await _require_unchanged(history, export, export.revision, Span(at, export.span.until))
-            page = page[_inside(page, covered)]
-            if stored.timeframe != timeframe:
-                page = fold(page, timeframe, export.plan.zone)
-            page = page.between(export.span)
-            if len(page):
-                yield page
-            at = reached
+        at = stored.span.since
+        while at < stored.span.until:
+            count = max(1, page_rows * stored.timeframe.nominal_ms // timeframe.nominal_ms)
+            until = timeframe.shift(timeframe.floor(at, buckets), count, buckets)
+            window = Span(at, min(until, stored.span.until))
+            if covered & Spans([window]):
+                yield stored, window, covered
+                page_rows = PAGE_ROWS
+            at = window.until
+
+
+async def _read_page(
+    history: History, export: SeriesExport, stored: StoredSpan, window: Span, covered: Spans
+) -> Candles:
+    timeframe, zone_ = export.plan.timeframe, export.plan.zone
+    rows = 2 * -(-(window.until - window.since) // stored.timeframe.nominal_ms)  # never reached
+    read = CandleRead(export.record.id, stored.timeframe, window, rows, relation=stored.relation)
+    async with history.row_budget.reserve(read.max_rows):
+        page = (await history.store.read([read]))[0]
+    await _require_unchanged(history, export, export.revision, Span(window.since, export.span.until))
+    page = page[_inside(page, covered)]
+    return (page if stored.timeframe == timeframe else fold(page, timeframe, zone_)).between(export.span)
 
 
 async def _records(history: History, request: ExportRequest) -> list[InstrumentRecord]:
@@ -235,7 +258,3 @@ async def _require_unchanged(history: History, export: SeriesExport, after: Seri
         raise Conflict(
             f"{export.record.instrument} was corrected after the revision {after}: export it again from the beginning."
         )
-
-
-def _max_rows(read: CandleRead) -> int:
-    return min(read.limit, -(-(read.span.until - read.span.since) // read.timeframe.nominal_ms))

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import ExitStack, aclosing, asynccontextmanager
 from typing import Any
 
@@ -159,11 +159,8 @@ class ExportResponse(Response):
             await send_bytes(compression.add(buffer.take()))
             for export, _ in self._exports:
                 symbol = export.record.instrument.symbol
-                async with (
-                    aclosing(read_pages(self._context.services.history, export)) as pages,
-                    aclosing(_one_ahead(pages)) as ready,
-                ):
-                    async for page in ready:
+                async with aclosing(read_pages(self._context.services.history, export)) as pages:
+                    async for page in pages:
                         await self._count(len(page))
                         async with self._in_budget(len(page)):
                             await send_bytes(await asyncio.to_thread(encode, symbol, page))
@@ -196,15 +193,3 @@ class ExportResponse(Response):
             yield
         finally:
             reservation.release()
-
-
-async def _one_ahead(pages: AsyncGenerator[Candles, None]) -> AsyncGenerator[Candles, None]:
-    """The pages, each read while the one before is encoded and sent."""
-    reading = asyncio.create_task(anext(pages, None), name="next page of an export")
-    try:
-        while (page := await reading) is not None:
-            reading = asyncio.create_task(anext(pages, None), name="next page of an export")
-            yield page
-    finally:
-        reading.cancel()
-        await asyncio.gather(reading, return_exceptions=True)
