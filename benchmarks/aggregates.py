@@ -40,6 +40,9 @@ class _NoProviders:
     def running(self, market: str, provider: str) -> None:
         """Return no provider."""
 
+    def status(self, market: str, provider: str) -> None:
+        """None."""
+
     def statuses(self) -> list[Any]:
         """None."""
         return []

@@ -96,6 +96,10 @@ class Only:
         """The provider, which is always running."""
         return self.member if (market, provider) == (self.member.market.id, self.member.id) else None
 
+    def status(self, market: str, provider: str) -> ProviderStatus | None:
+        """The status of the provider."""
+        return next((one for one in self.statuses() if (one.market.id, one.id) == (market, provider)), None)
+
     def statuses(self) -> Sequence[ProviderStatus]:
         """The status of the provider."""
         return [ProviderStatus(self.member.market, self.member.id, self.member.name, "", "1", ProviderState.READY)]

@@ -137,6 +137,10 @@ class Providers(Protocol):
         """The provider if it runs already; this starts nothing and makes no call."""
         ...
 
+    def status(self, market: str, provider: str) -> ProviderStatus | None:
+        """The status of one provider; None if no plugin has it. It starts nothing."""
+        ...
+
     def statuses(self) -> Sequence[ProviderStatus]:
         """Every provider of every plugin, failed ones too."""
         ...

@@ -199,8 +199,8 @@ async def _records(history: History, request: ExportRequest) -> list[InstrumentR
 def _capabilities(history: History, record: InstrumentRecord) -> Capabilities | None:
     """The capabilities of the provider of a listed symbol; they explain gaps."""
     name = record.instrument
-    statuses = history.providers.statuses() if record.listed else ()
-    return next((s.capabilities for s in statuses if (s.market.id, s.id) == (name.market, name.provider)), None)
+    status = history.providers.status(name.market, name.provider) if record.listed else None
+    return status.capabilities if status else None
 
 
 def _planned(plan: Plan, request: ExportRequest) -> SeriesExport | None:

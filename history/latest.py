@@ -88,7 +88,7 @@ async def latest_candles(history: History, request: LatestRequest) -> LatestCand
 def _time(history: History, request: LatestRequest) -> _Time:
     """The present by the clock of a running provider, else by our own."""
     name = (request.market, request.provider)
-    status = next((s for s in history.providers.statuses() if (s.market.id, s.id) == name), None)
+    status = history.providers.status(*name)
     running = history.providers.running(*name)
     now = running.now_ms() if running else clock.now_ms()
     settle_ms = status.capabilities.settle_ms if status else 0  # imported candles without a provider settle at once

@@ -187,12 +187,10 @@ class History:
 
     def _may_have_been_served(self, record: InstrumentRecord) -> bool:
         """Whether a provider of revisions may have listed the instrument before."""
-        name = record.instrument
-        return not record.listed and any(
-            status.capabilities.revised
-            for status in self.providers.statuses()
-            if (status.market.id, status.id) == (name.market, name.provider)
-        )
+        if record.listed:
+            return False
+        status = self.providers.status(record.instrument.market, record.instrument.provider)
+        return status is not None and status.capabilities.revised
 
     async def _recheck(self, answer: Answer, due: dict[Timeframe, Spans], provider: Upstream, deadline: float) -> bool:
         """Recheck the due spans of an answer; return whether that fetched candles.

@@ -200,6 +200,11 @@ class Registry:
         finally:
             slot.starting = None
 
+    def status(self, market: str, provider: str) -> ProviderStatus | None:
+        """The status of one provider, None if there is no such one."""
+        slot = self._slots.get((market, provider))
+        return slot.status() if slot else None
+
     def statuses(self) -> Sequence[ProviderStatus]:
         """Every provider, in the order of market and id."""
         return [slot.status() for _, slot in sorted(self._slots.items())]

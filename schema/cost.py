@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field, replace
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, replace
 from typing import Any
 
 from graphql import (
@@ -28,6 +29,7 @@ from strawberry.extensions import SchemaExtension
 
 from resolvers.context import Context
 from resolvers.pagination import MAX_PAGE
+from schema.documents import kept_with
 
 # In values of candles, which are completed in bulk: everything else is a hundred times as slow.
 MAX_COST = 6_000_000  # a batch of 100 series with 5,000 whole candles fits
@@ -62,109 +64,175 @@ LONG_LISTS = {"backfills": ("symbols", "holes"), "seriesList": ("covered", "gaps
 LONG_LIST_COST = 100 * FIELD_COST
 
 
-@dataclass(frozen=True, slots=True)
-class _CostEstimator:
-    """Computes the cost of one operation."""
+Variables = Mapping[str, Any]
 
-    fragments: Mapping[str, FragmentDefinitionNode]
-    variables: Mapping[str, object]
+
+@dataclass(frozen=True, slots=True)
+class _Given:
+    """What the cost of an operation depends on beside its document."""
+
+    variables: Variables  # the default of one that is not given is its node
     points: int  # candles without `limit`
     max_points: int
+
+
+Term = Callable[[_Given], int]  # a part of a cost
+
+
+@dataclass(frozen=True, slots=True)
+class _Place:
+    """Where a selection stands."""
+
     parent: str = ""
-    rows: int = 0  # the candles of each list of them, within `candles`
-    zones: set[object] = field(default_factory=set)  # those named so far
+    rows: Term | None = None  # the candles of each list of them, within `candles`
     leaf: int = FIELD_COST  # of a field
 
-    def cost(self, selection_set: SelectionSetNode | None) -> int:
-        """The cost of one object with these fields; the document is known to be small and without a circle."""
-        total = 0
-        for selection in selection_set.selections if selection_set else ():
-            if isinstance(selection, FieldNode):
-                total += self._field(selection)
-            elif isinstance(selection, FragmentSpreadNode):
-                total += self.cost(self.fragments[selection.name.value].selection_set)
-            elif isinstance(selection, InlineFragmentNode):
-                total += self.cost(selection.selection_set)
-        return total
 
-    def _field(self, node: FieldNode) -> int:
+class OperationCost:
+    """The cost of an operation as a function of its variables: the document is walked only once."""
+
+    def __init__(self, document: DocumentNode, operation: OperationDefinitionNode) -> None:
+        """The document is valid: it is known to be small and without a circle."""
+        self._fragments = {
+            one.name.value: one for one in document.definitions if isinstance(one, FragmentDefinitionNode)
+        }
+        self._defaults = {
+            one.variable.name.value: one.default_value
+            for one in operation.variable_definitions or ()
+            if one.default_value
+        }
+        self._zones: list[_Argument] = []
+        self._cost = self._sum(operation.selection_set, _Place())
+
+    def estimate(self, variables: Variables, points: int, max_points: int) -> tuple[int, int]:
+        """The most that the operation may cost, in values of candles, and how many zones it names."""
+        given = {**self._defaults, **variables} if self._defaults else variables
+        names = (zone.value(given) for zone in self._zones)
+        zones = {name.value if isinstance(name, StringValueNode) else name for name in names}
+        return self._cost(_Given(given, points, max_points)), sum(isinstance(zone, str) for zone in zones)
+
+    def _sum(self, selection_set: SelectionSetNode | None, place: _Place) -> Term:
+        """The cost of one object with these fields."""
+        constant, terms = 0, Counter[Term]()
+        for node in _fields(selection_set, self._fragments):
+            term = self._field(node, place)
+            if isinstance(term, int):
+                constant += term
+            else:
+                terms[term] += 1  # the fields of a candle cost alike
+        counted = tuple(terms.items())
+        return lambda given: constant + sum(times * term(given) for term, times in counted)
+
+    def _field(self, node: FieldNode, place: _Place) -> Term | int:
         name, selected = node.name.value, node.selection_set
         if name in ("__schema", "__type"):
             sizes = SCHEMA_SIZES if name == "__schema" else TYPE_SIZES
             return FIELD_COST + int(FIELD_COST * self._introspected(selected, sizes))
-        self._note_zone(node)
-        if self.rows and self.parent in ("nodes", "columns"):
-            return self.rows
-        if name in LONG_LISTS.get(self.parent, ()):
+        if (zone := _Argument.of(node, "timezone")) is not None:
+            self._zones.append(zone)
+        if place.rows and place.parent in ("nodes", "columns"):
+            return place.rows
+        if name in LONG_LISTS.get(place.parent, ()):
             return LONG_LIST_COST
-        below = replace(self, parent=self.parent if name in ("nodes", "edges", "node") and not self.rows else name)
-        times = 1
+        below = replace(place, parent=place.parent if name in ("nodes", "edges", "node") and not place.rows else name)
+        read, leaf = READ_COSTS.get(name, 0), place.leaf
         if name in ("candles", "candlesBatch"):
-            below = replace(below, rows=self._number(node, "limit", self.points, self.max_points), leaf=FIELD_COST)
-            times = self._length(node, "series") if name == "candlesBatch" else 1
+            limit = _Argument.of(node, "limit")
+            rows: Term = lambda given: _number(limit, given, given.points, given.max_points)  # noqa: E731
+            below = replace(below, rows=rows, leaf=FIELD_COST)
         elif name == "latest":
-            each = replace(below, leaf=LEAF_COST).cost(selected)
-            return FIELD_COST + LATEST_READ_COST + self._latest_symbols(node) * each
-        elif selected and name in DEFAULT_PAGE_SIZES:
-            times = self._number(node, "first", DEFAULT_PAGE_SIZES[name], MAX_PAGE)
-        elif name == "providers":
-            times = ASSUMED_PROVIDERS
-        elif name == "track":
-            times = self._symbols(node)
-        return self.leaf + times * (READ_COSTS.get(name, 0) + below.cost(selected))
+            below, read, leaf = replace(below, leaf=LEAF_COST), 0, FIELD_COST + LATEST_READ_COST
+        elif not selected:
+            return leaf + read
+        times, each = self._times(node), self._sum(selected, below)
+        return lambda given: leaf + times(given) * (read + each(given))
 
-    def _latest_symbols(self, node: FieldNode) -> int:
-        """How many symbols `latest` may answer."""
-        if self._argument(node, "symbols") is None:
-            return self._number(node, "first", DEFAULT_LATEST, MAX_PAGE)
-        return min(MAX_PAGE, self._length(node, "symbols"))
+    def _times(self, node: FieldNode) -> Term:
+        """How many objects a field returns at most."""
+        name = node.name.value
+        if name == "latest":
+            symbols, first = _Argument.of(node, "symbols"), _Argument.of(node, "first")
+            return lambda given: (
+                _number(first, given, DEFAULT_LATEST, MAX_PAGE)
+                if symbols is None or symbols.value(given.variables) is None
+                else min(MAX_PAGE, _length(symbols, given))
+            )
+        if name == "candlesBatch":
+            series = _Argument.of(node, "series")
+            return lambda given: _length(series, given)
+        if name in DEFAULT_PAGE_SIZES:
+            first, size = _Argument.of(node, "first"), DEFAULT_PAGE_SIZES[name]
+            return lambda given: _number(first, given, size, MAX_PAGE)
+        if name == "track":
+            order = _Argument.of(node, "input")
+            return lambda given: _symbols(order, given)
+        times = ASSUMED_PROVIDERS if name == "providers" else 1
+        return lambda _: times
 
     def _introspected(self, selection_set: SelectionSetNode | None, sizes: Mapping[str, float]) -> float:
         """How many fields of the schema these selections show, about."""
-        total = 0.0
-        for selection in selection_set.selections if selection_set else ():
-            if isinstance(selection, FieldNode):
-                below = self._introspected(selection.selection_set, sizes)
-                total += 1 + sizes.get(selection.name.value, 1) * below
-            elif isinstance(selection, FragmentSpreadNode):
-                total += self._introspected(self.fragments[selection.name.value].selection_set, sizes)
-            elif isinstance(selection, InlineFragmentNode):
-                total += self._introspected(selection.selection_set, sizes)
-        return total
+        return sum(
+            1 + sizes.get(node.name.value, 1) * self._introspected(node.selection_set, sizes)
+            for node in _fields(selection_set, self._fragments)
+        )
 
-    def _note_zone(self, node: FieldNode) -> None:
-        value = self._argument(node, "timezone")
-        name = value.value if isinstance(value, StringValueNode) else value
-        if isinstance(name, str):
-            self.zones.add(name)
 
-    def _symbols(self, node: FieldNode) -> int:
-        """How many symbols a mutation names; a pattern may match a page."""
-        order = self._argument(node, "input")
-        named: object = order.get("symbols") if isinstance(order, Mapping) else None
-        if isinstance(order, ObjectValueNode):
-            given = next((one.value for one in order.fields if one.name.value == "symbols"), None)
-            named = self.variables.get(given.name.value) if isinstance(given, VariableNode) else given
-        if isinstance(named, ListValueNode):
-            return len(named.values)
-        return len(named) if isinstance(named, list) else MAX_PAGE
+def _fields(
+    selection_set: SelectionSetNode | None, fragments: Mapping[str, FragmentDefinitionNode]
+) -> Iterator[FieldNode]:
+    """The fields of a selection, those of its fragments too."""
+    for selection in selection_set.selections if selection_set else ():
+        if isinstance(selection, FieldNode):
+            yield selection
+        elif isinstance(selection, FragmentSpreadNode):
+            yield from _fields(fragments[selection.name.value].selection_set, fragments)
+        elif isinstance(selection, InlineFragmentNode):
+            yield from _fields(selection.selection_set, fragments)
 
-    def _number(self, node: FieldNode, name: str, default: int, most: int) -> int:
-        value = self._argument(node, name)
-        if isinstance(value, IntValueNode):
-            value = int(value.value) if len(value.value) < 10 else most
-        # The resolver refuses a value out of bounds.
-        return max(0, min(most, int(value))) if isinstance(value, int | float) else default
 
-    def _length(self, node: FieldNode, name: str) -> int:
-        value = self._argument(node, name)
-        if isinstance(value, ListValueNode):
-            return len(value.values)
-        return len(value) if isinstance(value, list) else 1
+@dataclass(frozen=True, slots=True)
+class _Argument:
+    """An argument of a field: a node, or the name of a variable."""
 
-    def _argument(self, node: FieldNode, name: str) -> object:
-        value: ValueNode | None = next((one.value for one in node.arguments or () if one.name.value == name), None)
-        return self.variables.get(value.name.value) if isinstance(value, VariableNode) else value
+    node: ValueNode
+    variable: str | None
+
+    @classmethod
+    def of(cls, node: FieldNode, name: str) -> _Argument | None:
+        """The argument of that name."""
+        value = next((one.value for one in node.arguments or () if one.name.value == name), None)
+        return None if value is None else cls(value, value.name.value if isinstance(value, VariableNode) else None)
+
+    def value(self, variables: Variables) -> object:
+        """Its node, or the value of its variable."""
+        return self.node if self.variable is None else variables.get(self.variable)
+
+
+def _number(argument: _Argument | None, given: _Given, default: int, most: int) -> int:
+    value = argument.value(given.variables) if argument else None
+    if isinstance(value, IntValueNode):
+        value = int(value.value) if len(value.value) < 10 else most
+    # The resolver refuses a value out of bounds.
+    return max(0, min(most, int(value))) if isinstance(value, int | float) else default
+
+
+def _length(argument: _Argument | None, given: _Given) -> int:
+    value = argument.value(given.variables) if argument else None
+    if isinstance(value, ListValueNode):
+        return len(value.values)
+    return len(value) if isinstance(value, list) else 1
+
+
+def _symbols(argument: _Argument | None, given: _Given) -> int:
+    """How many symbols a mutation names; a pattern may match a page."""
+    order = argument.value(given.variables) if argument else None
+    named: object = order.get("symbols") if isinstance(order, Mapping) else None
+    if isinstance(order, ObjectValueNode):
+        found = next((one.value for one in order.fields if one.name.value == "symbols"), None)
+        named = given.variables.get(found.name.value) if isinstance(found, VariableNode) else found
+    if isinstance(named, ListValueNode):
+        return len(named.values)
+    return len(named) if isinstance(named, list) else MAX_PAGE
 
 
 class CostLimit(SchemaExtension):
@@ -177,30 +245,13 @@ class CostLimit(SchemaExtension):
         if document and not execution.pre_execution_errors and isinstance(context, Context):
             operation = get_operation_ast(document, execution.operation_name)
             if operation and operation.operation is not OperationType.SUBSCRIPTION:
+                cost = kept_with(execution.query or "", operation, lambda: OperationCost(document, operation))
                 services = context.services
-                estimate = estimate_cost(
-                    document, operation, execution.variables or {}, services.default_points, services.max_points
-                )
+                estimate = cost.estimate(execution.variables or {}, services.default_points, services.max_points)
                 context.cost = estimate[0]
                 if message := _refusal(*estimate):
                     execution.pre_execution_errors = [GraphQLError(message, extensions={"code": "BAD_USER_INPUT"})]
         yield
-
-
-def estimate_cost(
-    document: DocumentNode,
-    operation: OperationDefinitionNode,
-    variables: Mapping[str, Any],
-    points: int,
-    max_points: int,
-) -> tuple[int, int]:
-    """The most that an operation of a valid document may cost, in values of candles, and how many zones it names."""
-    fragments = {one.name.value: one for one in document.definitions if isinstance(one, FragmentDefinitionNode)}
-    defaults = {
-        one.variable.name.value: one.default_value for one in operation.variable_definitions or () if one.default_value
-    }
-    estimator = _CostEstimator(fragments, {**defaults, **variables}, points, max_points)
-    return estimator.cost(operation.selection_set), len(estimator.zones)
 
 
 def _refusal(cost: int, zones: int) -> str | None:

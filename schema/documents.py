@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from typing import Any, TypeVar
 
 from cachetools import LRUCache
-from graphql import DocumentNode
+from graphql import DocumentNode, OperationDefinitionNode
 from strawberry.extensions import SchemaExtension
 from strawberry.schema.schema import validate_document
 
@@ -15,12 +17,34 @@ from schema.limits import MAX_TOKENS, DocumentLimits
 MAX_DOCUMENTS = 500
 MAX_CACHED_LENGTH = 20_000  # texts with literals in them may be many and long: they are not worth the memory
 
-_valid: LRUCache[str, DocumentNode] = LRUCache(MAX_DOCUMENTS)
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class _Valid:
+    """A valid document, and what was derived from each of its operations."""
+
+    document: DocumentNode
+    derived: dict[int, Any] = field(default_factory=dict)
+
+
+_valid: LRUCache[str, _Valid] = LRUCache(MAX_DOCUMENTS)
 
 
 def is_known_valid(text: str) -> bool:
     """Whether a text was executed lately, so that it is valid; of a long one that is not known."""
     return text in _valid
+
+
+def kept_with(text: str, operation: OperationDefinitionNode, make: Callable[[], T]) -> T:
+    """What ``make`` derives from an operation of a document; made once for as long as the document is kept."""
+    kept = _valid.get(text)
+    if kept is None:
+        return make()
+    found: T | None = kept.derived.get(id(operation))  # the document keeps its operations alive
+    if found is None:
+        found = kept.derived[id(operation)] = make()
+    return found
 
 
 class Documents(SchemaExtension):
@@ -48,8 +72,8 @@ class Documents(SchemaExtension):
     def on_parse(self) -> Iterator[None]:
         """Take the document from the cache; the core reports a text that cannot be parsed."""
         text = self.execution_context.query
-        if text is not None and (document := _valid.get(text)) is not None:
-            self.execution_context.graphql_document = document
+        if text is not None and (kept := _valid.get(text)) is not None:
+            self.execution_context.graphql_document = kept.document
         yield
 
     def on_validate(self) -> Iterator[None]:
@@ -62,5 +86,5 @@ class Documents(SchemaExtension):
         errors = validate_document(context.schema._schema, context.graphql_document, context.validation_rules)  # noqa: SLF001
         context.pre_execution_errors = errors
         if not errors and len(context.query) <= MAX_CACHED_LENGTH:
-            _valid[context.query] = context.graphql_document
+            _valid[context.query] = _Valid(context.graphql_document)
         yield

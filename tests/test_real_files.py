@@ -62,7 +62,7 @@ async def test_imported_minutes_answer_every_timeframe_as_the_exchange_did(
     minutes = shared_data and _load(shared_data, name, "1m")
     if not minutes:
         return
-    history = History.create(database, SimpleNamespace(get=_nobody, statuses=list))
+    history = History.create(database, SimpleNamespace(get=_nobody, statuses=list, status=lambda *_: None))
     instrument = Instrument("real", "files", name)
     record = await history.instruments.get_or_create(instrument, "UTC")
     covered = Span(int(minutes.timestamp[0]), int(minutes.timestamp[-1]) + 60_000)

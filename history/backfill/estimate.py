@@ -54,8 +54,7 @@ async def _no_match(history: History, selection: SymbolSelection) -> Candlegraph
 
 
 def _status(history: History, selection: SymbolSelection) -> ProviderStatus:
-    wanted = selection.market, selection.provider
-    status = next((one for one in history.providers.statuses() if (one.market.id, one.id) == wanted), None)
+    status = history.providers.status(selection.market, selection.provider)
     if status is None:
         raise NotFound(f"There is no provider {selection.market[:64]}/{selection.provider[:64]} to ask.")
     if not status.capabilities.timeframes:

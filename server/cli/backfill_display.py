@@ -131,8 +131,7 @@ async def _watch(running: Runtime, job: Backfill, console: Console) -> Backfill:
 
 
 def _status(running: Runtime, job: Backfill) -> ProviderStatus | None:
-    statuses = running.services.providers.statuses()
-    return next((one for one in statuses if (one.market.id, one.id) == (job.market, job.provider)), None)
+    return running.services.providers.status(job.market, job.provider)
 
 
 def _progress_bars(

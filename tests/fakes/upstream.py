@@ -286,6 +286,10 @@ class FakeProviders:
         """The member of that name."""
         return next((one for one in self.members if (one.market.id, one.id) == (market, provider)), None)
 
+    def status(self, market: str, provider: str) -> ProviderStatus | None:
+        """The status of the member of that name."""
+        return next((one for one in self.statuses() if (one.market.id, one.id) == (market, provider)), None)
+
     def statuses(self) -> Sequence[ProviderStatus]:
         """Every member."""
         return [

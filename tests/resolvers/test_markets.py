@@ -99,6 +99,10 @@ class Shown:
     def running(self, market: str, provider: str) -> None:
         """No provider runs."""
 
+    def status(self, market: str, provider: str) -> ProviderStatus | None:
+        """One of those shown."""
+        return next((one for one in self.statuses() if (one.market.id, one.id) == (market, provider)), None)
+
     def statuses(self) -> list[ProviderStatus]:
         return self.shown
 

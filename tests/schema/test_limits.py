@@ -191,7 +191,7 @@ async def test_the_introspection_of_tools_costs_half_the_limit_at_most(
     document = parse(text)
     operation = get_operation_ast(document)
     assert operation is not None
-    assert cost.estimate_cost(document, operation, {}, 500, 5000)[0] <= cost.MAX_COST
+    assert cost.OperationCost(document, operation).estimate({}, 500, 5000)[0] <= cost.MAX_COST
     if "experimental_directive_deprecation" not in options:  # not every version of the core answers that yet
         assert not (await lab.ask(text))["errors"]
 
