@@ -128,8 +128,6 @@ class Live:
                         retries, renewed = 0, False
                         for candle in await self._candles_of(event, position, again=again):
                             yield candle
-                    if event is not None:
-                        position.since = event["resyncFrom"] or position.since
             except Unauthenticated:
                 token = self._session.token
                 if renewed or token is None or not await asyncio.to_thread(self._session.renew, token):

@@ -34,7 +34,7 @@ NEWEST = f"""query Newest({_NAMES}, $timezone: String) {{
 
 LIVE = f"""subscription Live({_NAMES}, $since: Timestamp, $timezone: String, $closedOnly: Boolean!) {{
   candles({_GIVEN}, since: $since, timezone: $timezone, closedOnly: $closedOnly) {{
-    kind caughtUp resyncFrom
+    kind caughtUp
     nodes {{ timestamp open high low close volume closed }}
   }}
 }}"""
@@ -160,7 +160,6 @@ class Event(TypedDict):
 
     kind: str
     caughtUp: bool
-    resyncFrom: int | None
     nodes: list[LiveNode]
 
 

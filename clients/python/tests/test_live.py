@@ -111,7 +111,7 @@ def test_a_listener_that_fell_behind_goes_on_from_where_it_is_sent() -> None:
     position = Position(first=0, revision="0", since=0)
     node = {"open": 1.0, "high": 1.0, "low": 1.0, "close": 1.0, "volume": 1.0, "closed": True}
     events = [
-        {"kind": kind, "caughtUp": False, "resyncFrom": None, "nodes": [{"timestamp": at * MINUTE_MS, **node}]}
+        {"kind": kind, "caughtUp": False, "nodes": [{"timestamp": at * MINUTE_MS, **node}]}
         for kind, at in [("CLOSE", 1), ("CLOSE", 2), ("SNAPSHOT", 2), ("SNAPSHOT", 3), ("CLOSE", 3), ("CLOSE", 4)]
     ]
     got = [candle for event in events for candle in position.take(event)]  # type: ignore[arg-type]

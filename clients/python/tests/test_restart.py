@@ -1,4 +1,4 @@
-"""Live candles where the server sends a listener back, and where it goes down and comes up again."""
+"""Live candles where the server ends a subscription that fell behind, and where it goes down and comes up again."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from listening import SERIES, Listener, newest
 CORRECTION = 2.0
 
 
-def test_a_resync_begins_again_where_the_server_says(fast: Server, fast_cable: Cable, tmp_path: Path) -> None:
+def test_after_a_resync_nothing_is_missing(fast: Server, fast_cable: Cable, tmp_path: Path) -> None:
     """More corrections at once than a listener can be sent: it subscribes again, and gets each of them as a correction."""
     begin, count = to_ms(newest(fast)) - 1_300 * MINUTE_MS, 1_200
     series = "demo/synthetic/ETH/USD"
