@@ -1,5 +1,6 @@
 // A real browser for the scenarios: it resolves no name, and reports whatever a page should not do.
 import chromiumOfNpm from '@sparticuz/chromium'
+import axe from 'axe-core'
 import { existsSync } from 'node:fs'
 import { connect, createServer } from 'node:net'
 import { chromium } from 'playwright-core'
@@ -31,6 +32,21 @@ export async function openPage(context, url, faults) {
   })
   await page.goto(url)
   return page
+}
+
+/** The serious and critical findings of axe about a part of the page, in dark and in light, each with its elements. */
+export async function findingsOf(page, part = 'body') {
+  await page.evaluate(axe.source)
+  const found = []
+  for (const colorScheme of ['dark', 'light']) {
+    await page.emulateMedia({ colorScheme, reducedMotion: 'reduce' })
+    const { violations } = await page.evaluate((selector) => window.axe.run(selector, { resultTypes: ['violations'] }), part)
+    for (const { id, impact, nodes } of violations) {
+      if (!['serious', 'critical'].includes(impact)) continue
+      found.push(...nodes.map(({ html, any }) => `${colorScheme}: ${id}: ${html.slice(0, 120)} ${any[0]?.message ?? ''}`))
+    }
+  }
+  return found
 }
 
 /** A way to a server that can be cut. */
