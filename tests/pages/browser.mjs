@@ -4,6 +4,7 @@ import axe from 'axe-core'
 import { existsSync } from 'node:fs'
 import { connect, createServer } from 'node:net'
 import { chromium } from 'playwright-core'
+import { HANG_MS } from './server.mjs'
 
 const DEBIAN = '/usr/bin/chromium'
 const ARGS = ['--no-sandbox', '--disable-dev-shm-usage', '--host-resolver-rules=MAP * ~NOTFOUND , EXCLUDE 127.0.0.1']
@@ -18,6 +19,7 @@ export async function launch() {
 /** A page that collects its faults: console errors, exceptions, breaches of the policy, and requests of other hosts. */
 export async function openPage(context, url, faults) {
   const page = await context.newPage()
+  page.setDefaultTimeout(HANG_MS)
   const { origin } = new URL(url)
   await page.addInitScript(() => {
     addEventListener('securitypolicyviolation', ({ violatedDirective, blockedURI }) => console.error(`policy: ${violatedDirective} ${blockedURI}`))

@@ -242,10 +242,8 @@ test('four charts share one socket and a crosshair; measure, picture and link', 
   await page.getByLabel('4 charts').click()
   await eventually(async () => await page.locator('.legend dl').count() === 4)
   assert.equal(sockets.length, 1)
-  const volumes = () => page.locator('.legend dl').allInnerTexts()
-  const before = await volumes()
   await page.mouse.move(200, 250)
-  await eventually(async () => (await volumes()).every((one, i) => one !== before[i]))
+  await eventually(async () => await page.locator('.facts .chip', { hasText: /^closed$/ }).count() === 4, 'each chart shows the candle of the crosshair')
 
   await page.getByLabel('1 chart', { exact: true }).click()
   await page.keyboard.press('m')

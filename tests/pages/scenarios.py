@@ -57,7 +57,7 @@ async def run_scenarios(
 
 
 def _run(script: str, described: Mapping[str, Any]) -> subprocess.CompletedProcess[str]:
-    command = ["node", "--test", "--test-timeout", "600000", "--test-force-exit", "--test-reporter", "spec", script]
+    command = ["node", "--test", "--test-timeout", "800000", "--test-force-exit", "--test-reporter", "spec", script]
     variables = environment(CANDLEGRAPH_TEST=json.dumps(described), **BROWSER)
     return subprocess.run(
         command, cwd=HERE, env=variables, capture_output=True, text=True, timeout=_GUARD_S, check=False
