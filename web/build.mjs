@@ -67,14 +67,17 @@ async function frontDoor() {
     entryPoints: { index: 'src/chart/main.tsx', console: 'src/console/main.tsx' },
     alias: clientPackage,
   })
-  return [made, ['index', 'console'].map((name) => page(name, made, made))]
+  const texts = {
+    index: { name: 'chart', title: 'Candlegraph', description: 'Candles of every market of this server, live' },
+    console: { name: 'console', title: 'Console · Candlegraph', description: 'Operate this server: coverage, gaps, backfills, files' },
+  }
+  return [made, Object.entries(texts).map(([name, text]) => page(name, [made, made], 'page', text))]
 }
 
-/** A page, once its files are there. */
-function page(name, scripts, styles) {
-  const template = readFileSync(join(here, `src/${name}.html`), 'utf8')
-  const values = { style: nameOf(styles, `${name}-`, '.css'), script: nameOf(scripts, `${name}-`, '.js') }
-  return [`${name}.html`, fill(template, values)]
+/** A page, once its scripts and styles are there. */
+function page(name, [scripts, styles], template = name, texts = {}) {
+  const values = { ...texts, style: nameOf(styles, `${name}-`, '.css'), script: nameOf(scripts, `${name}-`, '.js') }
+  return [`${name}.html`, fill(readFileSync(join(here, `src/${template}.html`), 'utf8'), values)]
 }
 
 /** GraphiQL, with its workers. */
@@ -110,7 +113,7 @@ async function graphiql() {
     loader: { '.css': 'empty' },
     define: { ...shared.define, WORKERS: JSON.stringify(addresses) },
   })
-  return [[workers, styles, scripts], [page('graphiql', scripts, styles)]]
+  return [[workers, styles, scripts], [page('graphiql', [scripts, styles])]]
 }
 
 function nameOf({ outputFiles }, start, end = '') {

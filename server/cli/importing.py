@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 
 from candlegraph import clock
-from candlegraph.candle import Candles
+from candlegraph.candle import Bools, Candles
 from candlegraph.errors import BadUserInput, InvalidCandles
 from candlegraph.evidence import bucket_ends
 from candlegraph.identity import check_new_name
@@ -161,7 +161,7 @@ def _kept(name: str, table: Table, days: Zone, until: int | None, *, drops_fille
             f"{print_datetime(int(stamps[future.argmax()]))}: correct them, or leave them out with --until now",
         )
     over = bucket_ends(stamps, table.timeframe, days) <= now
-    candles = table.candles[wanted & over]
+    candles = _only(table.candles, wanted & over)
     fillers = candles.fillers() & (drops_fillers and bool(candles.volume.any()))
     left_out = {
         "by --drop-last": len(table.dropped),
@@ -175,7 +175,12 @@ def _kept(name: str, table: Table, days: Zone, until: int | None, *, drops_fille
     dropped = np.append(stamps[~(wanted & over)], table.dropped)
     dropped = np.sort(dropped[dropped <= now])[:1]
     end = min(table.timeframe.floor(now, days), int(dropped.min(initial=now)))
-    return _Kept(candles[~fillers], left_out, np.append(candles.timestamp, dropped), end)
+    return _Kept(_only(candles, ~fillers), left_out, np.append(candles.timestamp, dropped), end)
+
+
+def _only(candles: Candles, kept: Bools) -> Candles:
+    """Those of the mask; the same object where it has all of them: of a large file each copy is hundreds of megabytes."""
+    return candles if kept.all() else candles[kept]
 
 
 def _refused(name: str, table: Table, reason: str) -> InvalidCandles:

@@ -19,7 +19,8 @@ from typing import Any
 MAX_ORDER_BYTES = 65_536
 # Each thread of a library reserves a stack and a heap of its own, which count towards the limit.
 _THREADS = ("POLARS_MAX_THREADS", "OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS")
-_M_ARENA_MAX = -8  # malloc.h
+_M_ARENA_MAX, _M_MMAP_THRESHOLD = -8, -3  # malloc.h
+_RETURNED_BYTES = 128 << 10  # blocks from this size on go back to the system when they are freed
 
 
 def main() -> None:
@@ -32,6 +33,7 @@ def main() -> None:
         os.putenv(name, "1")
     with suppress(AttributeError):  # a C library without it
         ctypes.CDLL(None).mallopt(_M_ARENA_MAX, 1)
+        ctypes.CDLL(None).mallopt(_M_MMAP_THRESHOLD, _RETURNED_BYTES)
     # Memory that is written to, or may be: the limit on the address space would count the libraries' reservations too.
     resource.setrlimit(resource.RLIMIT_DATA, (order["memory_bytes"], order["memory_bytes"]))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))

@@ -1,8 +1,10 @@
 // A real browser for the scenarios: it resolves no name, and reports whatever a page should not do.
 import chromiumOfNpm from '@sparticuz/chromium'
+import axe from 'axe-core'
 import { existsSync } from 'node:fs'
 import { connect, createServer } from 'node:net'
 import { chromium } from 'playwright-core'
+import { HANG_MS } from './server.mjs'
 
 const DEBIAN = '/usr/bin/chromium'
 const ARGS = ['--no-sandbox', '--disable-dev-shm-usage', '--host-resolver-rules=MAP * ~NOTFOUND , EXCLUDE 127.0.0.1']
@@ -17,6 +19,7 @@ export async function launch() {
 /** A page that collects its faults: console errors, exceptions, breaches of the policy, and requests of other hosts. */
 export async function openPage(context, url, faults) {
   const page = await context.newPage()
+  page.setDefaultTimeout(HANG_MS)
   const { origin } = new URL(url)
   await page.addInitScript(() => {
     addEventListener('securitypolicyviolation', ({ violatedDirective, blockedURI }) => console.error(`policy: ${violatedDirective} ${blockedURI}`))
@@ -31,6 +34,21 @@ export async function openPage(context, url, faults) {
   })
   await page.goto(url)
   return page
+}
+
+/** The serious and critical findings of axe about a part of the page, in dark and in light, each with its elements. */
+export async function findingsOf(page, part = 'body') {
+  await page.evaluate(axe.source)
+  const found = []
+  for (const [colorScheme, rules] of [['dark', {}], ['light', { runOnly: ['color-contrast'] }]]) {
+    await page.emulateMedia({ colorScheme, reducedMotion: 'reduce' })
+    const { violations } = await page.evaluate(([selector, given]) => window.axe.run(selector, { resultTypes: ['violations'], ...given }), [part, rules])
+    for (const { id, impact, nodes } of violations) {
+      if (!['serious', 'critical'].includes(impact)) continue
+      found.push(...nodes.map(({ html, any }) => `${colorScheme}: ${id}: ${html.slice(0, 120)} ${any[0]?.message ?? ''}`))
+    }
+  }
+  return found
 }
 
 /** A way to a server that can be cut. */

@@ -1,14 +1,16 @@
 // node --test chart.test.mjs   the chart at /, in a browser, against servers that run; see test_pages.py.
 import assert from 'node:assert/strict'
-import { rmSync, writeFileSync } from 'node:fs'
+import { rmSync, utimesSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { after, afterEach, test } from 'node:test'
-import { Cable, launch, openPage } from './browser.mjs'
+import { Cable, findingsOf, launch, openPage } from './browser.mjs'
 import { eventually, MINUTE_MS, Server } from './server.mjs'
 
 const DESKTOP = { viewport: { width: 1440, height: 860 }, timezoneId: 'UTC', permissions: ['clipboard-read', 'clipboard-write'] }
 const usual = new Server('usual')
 const fast = new Server('fast')
+const grows = { symbol: `GROWS${Date.now()}`, now: Math.floor(Date.now() / MINUTE_MS) * MINUTE_MS }
+grow(60) // now: the list of a provider that has been read is read again for a new symbol after a minute only
 const browser = await launch()
 const faults = []
 const contexts = []
@@ -22,6 +24,18 @@ async function visit(url, options = {}) {
   const context = await browser.newContext({ ...DESKTOP, ...options })
   contexts.push(context)
   return openPage(context, url, faults)
+}
+
+function fileOf(symbol) {
+  return join(usual.FILES_DIR, `${symbol}_1m.csv`)
+}
+
+/** Candles from three hours ago up to so many minutes ago, in a file that was last written a minute ago: it is read at once. */
+function grow(until) {
+  const times = Array.from({ length: 180 - until }, (_, i) => grows.now - (180 - i) * MINUTE_MS)
+  const file = fileOf(grows.symbol)
+  writeFileSync(file, 'timestamp,open,high,low,close,volume\n' + times.map((at) => `${at},1,2,1,2,5\n`).join(''))
+  utimesSync(file, Date.now() / 1_000 - 60, Date.now() / 1_000 - 60)
 }
 
 /** The table for screen readers: its caption, and [state, close] by time. */
@@ -126,16 +140,7 @@ test('candles close, a correction is applied and shown, and a cut leaves nothing
 })
 
 test('a gap is named with its reason, and an operator fills it and sees it filled', async () => {
-  const symbol = `GROWS${Date.now()}`
-  const file = join(usual.files, `${symbol}_1m.csv`)
-  const now = Math.floor(Date.now() / MINUTE_MS) * MINUTE_MS
-  const write = (until) => { // three hours ago, up to so many minutes ago
-    const times = Array.from({ length: 180 - until }, (_, i) => now - (180 - i) * MINUTE_MS)
-    writeFileSync(file, 'timestamp,open,high,low,close,volume\n' + times.map((at) => `${at},1,2,1,2,5\n`).join(''))
-  }
-  write(60)
-  const question = `{ candles(market: "files", provider: "files", symbol: "${symbol}", timeframe: "1m") { nodes { close } } }`
-  await eventually(() => usual.query(question).then(({ candles }) => candles.nodes.length > 0, () => false)) // a new file settles first
+  const { symbol, now } = grows
   const page = await visit(`${usual.url}#chart=files/files/${symbol}@1m`)
   await page.waitForSelector('.chip.gaps')
   assert.match((await tableOf(page)).caption, /of 120 candles/)
@@ -146,13 +151,20 @@ test('a gap is named with its reason, and an operator fills it and sees it fille
 
   await page.getByRole('button', { name: 'Fill this gap' }).click()
   await page.waitForSelector('.gap-card .progress') // the backfill is watched, whatever it finds
-  write(0)
-  await eventually(async () => { // the grown file settles first
+  grow(0)
+  await eventually(async () => {
     const button = page.getByRole('button', { name: 'Fill this gap' })
     if (await button.count()) await button.click({ timeout: 1_000 }).catch(() => undefined)
     return /of 180 candles/.test((await tableOf(page)).caption)
   }, 'the gap is filled')
-  rmSync(file)
+
+  await usual.run(['import', fileOf(symbol), '--market', 'mine', '--provider', 'own', '--symbol', symbol, '--timeframe', '1m', '--until', new Date(now - 90 * MINUTE_MS).toISOString()])
+  const imported = await visit(`${usual.url}#chart=mine/own/${symbol}@1m`)
+  await imported.waitForSelector('.chip.gaps')
+  await imported.keyboard.press('g')
+  assert.match(await text(imported, '.gap-card'), /Not fetched/)
+  assert.equal(await imported.getByRole('button', { name: 'Fill this gap' }).count(), 0)
+  rmSync(fileOf(symbol))
 })
 
 test('the watchlist moves; an account keeps layout and watchlist, and the newer one wins', async () => {
@@ -186,13 +198,15 @@ test('the watchlist moves; an account keeps layout and watchlist, and the newer 
   await signIn(other, 'correct horse battery')
   await other.waitForSelector('.account >> text=Sign out')
   await eventually(async () => await other.locator('.row').count() === 3)
+  const saved = other.waitForResponse((response) => response.request().postData()?.includes('SaveConfig'))
   await other.getByLabel('Stop watching EUR/USD').click()
-  await new Promise((resolve) => setTimeout(resolve, 2_500))
+  await saved
   await page.getByRole('button', { name: '15m' }).click()
   await page.waitForSelector('.notice >> text=newer')
   await eventually(async () => await page.locator('.row').count() === 2)
 
-  const twin = await openPage(page.context(), usual.url, faults) // two tabs wake up at once
+  const twin = await openPage(page.context(), usual.url, faults)
+  await twin.waitForSelector('.account >> text=Sign out') // two tabs wake up at once
   await Promise.all([page.reload(), twin.reload()])
   await Promise.all([page, twin].map((one) => one.waitForSelector('.account >> text=Sign out')))
   assert.ok(await stored())
@@ -228,10 +242,8 @@ test('four charts share one socket and a crosshair; measure, picture and link', 
   await page.getByLabel('4 charts').click()
   await eventually(async () => await page.locator('.legend dl').count() === 4)
   assert.equal(sockets.length, 1)
-  const volumes = () => page.locator('.legend dl').allInnerTexts()
-  const before = await volumes()
   await page.mouse.move(200, 250)
-  await eventually(async () => (await volumes()).every((one, i) => one !== before[i]))
+  await eventually(async () => await page.locator('.facts .chip', { hasText: /^closed$/ }).count() === 4, 'each chart shows the candle of the crosshair')
 
   await page.getByLabel('1 chart', { exact: true }).click()
   await page.keyboard.press('m')
@@ -240,6 +252,12 @@ test('four charts share one socket and a crosshair; measure, picture and link', 
   await page.mouse.move(500, 400)
   await page.mouse.up()
   assert.match(await text(page, '.measure output'), /%\)[^]*bars/)
+  await page.keyboard.press('Escape')
+  await page.keyboard.press('m')
+  await page.waitForSelector('.measure:focus')
+  await page.keyboard.press('Shift+ArrowLeft')
+  await page.keyboard.press('ArrowRight')
+  assert.match(await text(page, '.measure output'), /%\)[^]*9 bars, 9 minutes/)
   await page.keyboard.press('Escape')
   const downloading = page.waitForEvent('download')
   await page.keyboard.press('s')
@@ -254,10 +272,44 @@ test('four charts share one socket and a crosshair; measure, picture and link', 
   assert.match(await titleOf(linked), /BTC\/USD\s+1h/)
 })
 
-test('a phone has everything in its width', async () => {
-  const page = await visit(usual.url, { viewport: { width: 390, height: 844 }, hasTouch: true, isMobile: true })
+test('charts that were left before their answers came are left alone', async () => {
+  const page = await visit(usual.url)
   await page.waitForSelector('.legend dl')
-  await page.getByRole('button', { name: 'Watchlist' }).tap()
-  await page.waitForSelector('.watchlist.open .last')
-  assert.ok(await page.evaluate(() => document.documentElement.scrollWidth <= innerWidth))
+  const late = []
+  await page.route('**/graphql', (route) => { late.push(route) })
+  for (const timeframe of ['5m', '1h', '1d', '5m', '1m', '15m']) {
+    const before = late.length
+    await page.getByRole('button', { name: timeframe, exact: true }).click()
+    await eventually(() => late.length >= before + 2) // the candles, which the page cancels, and the symbol
+  }
+  await Promise.all(late.map((route) => route.continue().catch(() => undefined)))
+  await page.unroute('**/graphql')
+  await page.waitForSelector('.legend dl')
+  assert.match(await titleOf(page), /BTC\/USD\s+15m/)
+  await page.getByRole('button', { name: '1m', exact: true }).click()
+  await page.waitForSelector('.chip.forming')
+})
+
+test('a phone has everything in its width, and axe finds nothing serious, on it and on a desktop', async () => {
+  const phone = await visit(usual.url, { viewport: { width: 390, height: 844 }, hasTouch: true, isMobile: true })
+  await phone.waitForSelector('.legend dl')
+  assert.deepEqual(await findingsOf(phone), [])
+  await phone.getByRole('button', { name: 'Watchlist' }).tap()
+  await phone.waitForSelector('.watchlist.open .last')
+  assert.ok(await phone.evaluate(() => document.documentElement.scrollWidth <= innerWidth))
+  assert.deepEqual(await findingsOf(phone, '.watchlist'), [])
+
+  const page = await visit(`${usual.url}#chart=demo/synthetic/BTC/USD@1m&chart=demo/synthetic/NO/SUCH@1m`)
+  await page.waitForSelector('.legend dl')
+  await page.waitForSelector('.state.card')
+  assert.deepEqual(await findingsOf(page), [])
+  for (const [key, selector] of [['/', '.choice'], ['t', 'dialog form'], ['z', '.zones'], ['?', '.keys']]) {
+    await page.keyboard.press(key)
+    await page.waitForSelector(selector)
+    assert.deepEqual(await findingsOf(page, 'dialog'), [], `the dialog of ${key}`)
+    await page.keyboard.press('Escape')
+  }
+  await page.getByRole('button', { name: 'Sign in' }).first().click()
+  await page.waitForSelector('dialog input[type=password]')
+  assert.deepEqual(await findingsOf(page, 'dialog'), [])
 })

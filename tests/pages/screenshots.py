@@ -7,6 +7,7 @@ import subprocess
 import tempfile
 from pathlib import Path
 
+from tests.pages.scenarios import BROWSER
 from tests.server.running import ROOT, environment, serving
 
 PICTURE = ROOT / "docs" / "chart.png"
@@ -22,7 +23,7 @@ def main() -> None:
         subprocess.run(
             ["node", "screenshots.mjs", str(PICTURE)],
             cwd=Path(__file__).parent,
-            env=environment(CANDLEGRAPH_TEST=json.dumps(described), AWS_EXECUTION_ENV="AWS_Lambda_nodejs20.x"),
+            env=environment(CANDLEGRAPH_TEST=json.dumps(described), **BROWSER),
             check=True,
         )
 

@@ -87,4 +87,5 @@ addEventListener('storage', ({ key, newValue }) => {
   client.reconnect()
 })
 
-const restored = localStorage.getItem(KEY) ? refresh(null) : Promise.resolve(false)
+/** The session of the last visit is back, or there is none. */
+export const restored = localStorage.getItem(KEY) ? refresh(null) : Promise.resolve(false)

@@ -17,13 +17,13 @@ after(async () => {
 
 interface Drawn { candles: ISeriesApi<'Candlestick'>; volume: ISeriesApi<'Histogram'>; attached: Attached; scrollTo: (from: number) => void; placeOf: (time: number) => number | null }
 
-function draw(query: SeriesQuery, options: AttachOptions = {}): Drawn {
+function draw(query: SeriesQuery, options: AttachOptions = {}, from = client): Drawn {
   const chart = createChartEx<Time, InstanceType<typeof ZonedTime>>(box(), new ZonedTime('America/New_York'), {
     width: 400, height: 300, ...zonedFormats('America/New_York'),
   })
   const candles = chart.addSeries(CandlestickSeries)
   const volume = chart.addSeries(HistogramSeries)
-  const attached = attach(candles, client, query, { volume, onError: (error) => { throw error }, ...options })
+  const attached = attach(candles, from, query, { volume, onError: (error) => { throw error }, ...options })
   return {
     candles, volume, attached,
     scrollTo: (from) => { chart.timeScale().setVisibleLogicalRange({ from, to: from + 100 }) },
@@ -63,6 +63,24 @@ test('a chart has each candle once over cuts, a late close, a correction and a s
   const truth = (await fast.closed(SOL, first[0])).map(({ timestamp, close }) => [timestamp, close])
   assert.deepEqual(bars.slice(0, -2), truth.slice(0, bars.length - 2))
   assert.deepEqual(drawn.volume.data().map(({ time }) => time), drawn.candles.data().map(({ time }) => time))
+})
+
+test('a series that is detached before its answer comes is not drawn', async () => {
+  const held: (() => void)[] = []
+  const slow = fast.client(fast.endpoint, {
+    fetch: async (url, init) => {
+      const response = await fetch(url, { ...init, signal: null }) // it has arrived: to abort it is too late
+      await new Promise<void>((resolve) => held.push(resolve))
+      return response
+    },
+  })
+  const drawn = draw(SOL, {}, slow)
+  await eventually(() => held.length === 1)
+  drawn.attached.detach()
+  held[0]?.()
+  await drawn.attached.ready
+  slow.dispose()
+  assert.deepEqual(barsOf(drawn), [])
 })
 
 test('a gap is whitespace, in its place, and narrow where it is long', async () => {

@@ -91,6 +91,13 @@ export class Chart {
     return time === null || price === null ? null : { at: Number(time) * 1_000, price, point }
   }
 
+  /** Where the close of a candle is; null while it is not in view. */
+  placeOf({ timestamp: at, close: price }: Candle): Place | null {
+    const x = this.api.timeScale().timeToCoordinate(at / 1_000 as Time)
+    const y = this.candles.priceToCoordinate(price)
+    return x === null || y === null ? null : { at, price, point: { x, y } }
+  }
+
   /** Show the crosshair of another chart. */
   point(at: number | null): void {
     const candle = at === null ? undefined : this.#attached.timeline.candles.findLast(({ timestamp }) => timestamp <= at)

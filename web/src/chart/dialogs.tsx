@@ -96,7 +96,7 @@ function SignInDialog() {
 
 const KEYS = [
   ['/', 'find a symbol; Shift-Enter there watches it'], ['1 … 9', 'type a timeframe'], ['T', 'timeframe'], ['Z', 'time zone'], ['← →', 'scroll'], ['↑ ↓', 'zoom'],
-  ['End', 'the newest candle'], ['G', 'the next gap, with its reason'], ['M', 'measure'], ['S', 'save a picture'], ['L', 'copy a link to the view'],
+  ['End', 'the newest candle'], ['G', 'the next gap, with its reason'], ['M', 'measure: drag, or ← → (Shift: ten candles), Enter starts anew'], ['S', 'save a picture'], ['L', 'copy a link to the view'],
   ['W', 'watchlist'], ['Tab', 'the next chart'], ['Esc', 'close'],
 ] as const
 

@@ -4,7 +4,7 @@ import { useEffect, useRef } from 'preact/hooks'
 import { type BackfillFieldsFragment, BackfillProgress, type CandlegraphError, isDaily, StartBackfill } from '@candlegraph/client'
 import type { Gap } from '@candlegraph/client/lightweight-charts'
 import { account, client } from '../session.ts'
-import { providerOf } from '../shared/connection.ts'
+import { isCallable, providerOf } from '../shared/connection.ts'
 import { serverNow } from '../shared/clock.ts'
 import { Icon } from '../shared/icons.tsx'
 import { printSpan, printTime } from '../shared/format.ts'
@@ -90,7 +90,7 @@ export function GapCard({ chart }: { chart: Chart }) {
       <p class="muted">{printTime(gap.since, zone, withHours)} – {printTime(gap.until, zone, withHours)}, {printSpan(gap.until - gap.since)}</p>
       {job?.state && <Progress job={job.state} />}
       {job?.problem && <p class="problem">{job.problem.message} <code>{job.problem.code}</code></p>}
-      {FILLABLE.includes(gap.reason) && (mayFill
+      {isCallable(chart.view.market, chart.view.provider) && FILLABLE.includes(gap.reason) && (mayFill
         ? <button type="button" class="primary" disabled={Boolean(isRunning)} onClick={() => void fill(chart, gap)}>{isRunning ? 'Filling…' : 'Fill this gap'}</button>
         : <p class="muted">An operator can fill it.</p>)}
     </div>

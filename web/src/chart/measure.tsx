@@ -1,9 +1,11 @@
-// Measure: from where the pointer is pressed to where it is released.
+// Measure: from where the pointer is pressed to where it is released; or by the arrow keys, from close to close.
 import { useSignal } from '@preact/signals'
 import { useEffect, useRef } from 'preact/hooks'
 import { lengthOf } from '@candlegraph/client'
 import { printPercent, printPrice, printSpan } from '../shared/format.ts'
 import type { Chart, Place } from './chart.ts'
+
+const SHIFT_BARS = 10
 
 export function Measure({ chart }: { chart: Chart }) {
   const from = useSignal<Place | null>(null)
@@ -11,6 +13,24 @@ export function Measure({ chart }: { chart: Chart }) {
   const isDown = useSignal(false)
   const box = useRef<HTMLDivElement>(null)
   const placeOf = ({ offsetX: x, offsetY: y }: PointerEvent): Place | null => chart.placeAt({ x, y })
+  const area = useRef<HTMLDivElement>(null)
+  useEffect(() => { area.current?.focus() }, [])
+  const move = (bars: number): void => {
+    const candles = chart.timeline.value?.of.candles ?? []
+    const at = candles.findLastIndex(({ timestamp }) => timestamp <= (to.value?.at ?? Infinity))
+    const [present, next] = [candles[at], candles[Math.max(0, Math.min(candles.length - 1, at + bars))]]
+    if (!present || !next) return
+    from.value ??= chart.placeOf(present)
+    to.value = chart.placeOf(next) ?? to.value
+  }
+  const onKeyDown = (event: KeyboardEvent): void => {
+    const step = { ArrowLeft: -1, ArrowRight: 1 }[event.key]
+    if (step) move(event.shiftKey ? step * SHIFT_BARS : step)
+    else if (event.key === 'Enter') from.value = to.value
+    else return
+    event.preventDefault()
+    event.stopPropagation() // the arrows would scroll the chart
+  }
   useEffect(() => {
     const [element, start, end] = [box.current, from.value?.point, to.value?.point]
     if (!element || !start || !end) return
@@ -24,7 +44,8 @@ export function Measure({ chart }: { chart: Chart }) {
   const length = start && end ? Math.abs(end.at - start.at) : 0
   return (
     <div
-      class="measure" role="application" aria-label="Measure: drag from one point to another"
+      class="measure" role="application" tabIndex={0} ref={area} onKeyDown={onKeyDown}
+      aria-label="Measure: drag from one point to another, or move with the left and right arrows from the newest candle; Enter starts anew"
       onPointerDown={(event) => { event.currentTarget.setPointerCapture(event.pointerId); isDown.value = true; from.value = to.value = placeOf(event) }}
       onPointerMove={(event) => { if (isDown.value) to.value = placeOf(event) ?? to.value }}
       onPointerUp={() => { isDown.value = false }}

@@ -79,9 +79,13 @@ export function Search() {
         value={text.value} onInput={({ currentTarget }) => { text.value = currentTarget.value; at.value = 0 }} onKeyDown={onKeyDown}
       />
       <div id="choices" role="listbox" aria-label="Symbols" ref={list}>
-        {recent.length > 0 && <h3>Recent</h3>}
-        {recent.map((one, i) => <Choice key={keyOf(one)} instrument={one} id={i} at={at.value} choose={choose} />)}
-        {groups.value === null && <div class="skeleton rows" aria-label="Loading" />}
+        {recent.length > 0 && (
+          <div role="group" aria-label="Recent">
+            <h3 role="presentation">Recent</h3>
+            {recent.map((one, i) => <Choice key={keyOf(one)} instrument={one} id={i} at={at.value} choose={choose} />)}
+          </div>
+        )}
+        {groups.value === null && <div class="skeleton rows" />}
         {(groups.value ?? []).map((group) => (
           <Results key={group.provider.id} group={group} first={choices.indexOf(group.symbols[0] as Instrument)} at={at.value} choose={choose} />
         ))}
@@ -96,11 +100,11 @@ interface ResultsProps { group: Group; first: number; at: number; choose: (instr
 function Results({ group: { provider, symbols, total, problem }, first, at, choose }: ResultsProps) {
   if (!symbols.length && !problem) return null
   return (
-    <section>
-      <h3>{provider.name} <span class="muted">{provider.market}{total > symbols.length ? `, ${symbols.length} of ${total.toLocaleString('en-US')}` : ''}</span></h3>
-      {problem && <p class="problem">{problem}</p>}
+    <div role="group" aria-label={provider.name}>
+      <h3 role="presentation">{provider.name} <span class="muted">{provider.market}{total > symbols.length ? `, ${symbols.length} of ${total.toLocaleString('en-US')}` : ''}</span></h3>
+      {problem && <p role="presentation" class="problem">{problem}</p>}
       {symbols.map((one, i) => <Choice key={one.id} instrument={one} name={one.name} id={first + i} at={at} choose={choose} />)}
-    </section>
+    </div>
   )
 }
 
@@ -113,10 +117,11 @@ function Choice({ instrument, name, id, at, choose }: ChoiceProps) {
       <b>{instrument.symbol}</b>
       <span class="muted">{name ?? ''}</span>
       <span class="muted source">{instrument.market}/{instrument.provider}</span>
-      <button
-        type="button" tabIndex={-1} class={isWatched ? 'star on' : 'star'} aria-label={isWatched ? 'Remove from the watchlist' : 'Add to the watchlist'}
+      <span // an option must not have a button; the keyboard has Shift-Enter
+        class={isWatched ? 'star on' : 'star'} aria-hidden="true" title={isWatched ? 'Remove from the watchlist' : 'Add to the watchlist'}
         onClick={(event) => { event.stopPropagation(); toggleWatched(instrument) }}
-      >★</button>
+      >★</span>
+      {isWatched && <span class="hidden">watched</span>}
     </div>
   )
 }

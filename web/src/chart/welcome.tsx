@@ -30,7 +30,7 @@ export function Welcome() {
           <li key={title}>
             <h3><span class="step">{i + 1}</span>{title}</h3>
             <p class="muted">{text}</p>
-            <div class="command"><code>{command}</code><button type="button" onClick={() => void copy(command)} aria-label={`Copy the command for: ${title}`}>Copy</button></div>
+            <div class="command"><code tabIndex={0}>{command}</code><button type="button" onClick={() => void copy(command)} aria-label={`Copy the command for: ${title}`}>Copy</button></div>
           </li>
         ))}
       </ol>

@@ -42,7 +42,7 @@ function Page({ filter, after, onMore }: {
         ? <Empty title="No correction">{filter.symbol ? 'No final candle of this symbol was changed.' : 'No final candle was changed.'}</Empty>
         : (
           <>
-            <div class="scroll card">
+            <div class="scroll card" tabIndex={0} role="region" aria-label="Corrections">
               <table class="versions">
                 <thead><tr><th scope="col">Candle</th>{NAMES.map((name) => <th scope="col" key={name} class="number">{name}</th>)}<th scope="col" class="number">corrected</th></tr></thead>
                 <tbody>{corrections?.nodes.map((one) => <Row key={`${one.symbol.id}${one.timeframe}${one.timestamp}${one.at}`} one={one} />)}</tbody>

@@ -3,7 +3,7 @@ import '../shared/base.css'
 import './console.css'
 import { render } from 'preact'
 import { useEffect, useState } from 'preact/hooks'
-import { account, signOut } from '../session.ts'
+import { account, restored, signOut } from '../session.ts'
 import { BackfillsView } from './backfills.tsx'
 import { CorrectionsView } from './corrections.tsx'
 import { ProvidersView } from './providers.tsx'
@@ -33,7 +33,7 @@ function Console() {
         </nav>
         <AccountMenu />
       </header>
-      <main id="content" tabIndex={-1}><Shown key={`${view.value} ${account.value?.username ?? ''}`} /></main>
+      <main id="content" tabIndex={0}><Shown key={`${view.value} ${account.value?.username ?? ''}`} /></main>
     </>
   )
 }
@@ -59,6 +59,8 @@ function AccountMenu() {
 
 const app = document.getElementById('app')
 if (app) {
-  app.replaceChildren()
-  render(<Console />, app)
+  void restored.then(() => { // or every query would be sent twice: for the anonymous caller too
+    app.replaceChildren()
+    render(<Console />, app)
+  })
 }

@@ -15,24 +15,30 @@ export interface Loaded<Result> {
 export function useQuery<Result, Given extends object>(
   document: TypedDocumentNode<Result, Given>, variables: Given | null, everyMs = 0,
 ): Loaded<Result> {
-  const [state, setState] = useState<{ data?: Result; error?: CandlegraphError; key?: string; isLoading: boolean }>({ isLoading: true })
+  const [state, setState] = useState<{ data?: Result; error?: CandlegraphError; isLoading: boolean }>({ isLoading: true })
   const [count, setCount] = useState(0)
   const key = `${JSON.stringify(variables)} ${account.value?.username ?? ''}`
   useEffect(() => {
     if (variables === null) return
     const aborted = new AbortController()
+    let retry: ReturnType<typeof setTimeout> | undefined
     const load = (): void => {
+      clearTimeout(retry)
       setState((before) => ({ ...before, isLoading: true }))
       client.query(document, variables, aborted.signal)
-        .then((data) => setState({ data, key, isLoading: false }))
-        .catch((error: unknown) => {
-          if (!aborted.signal.aborted) setState((before) => ({ ...before, error: asError(error), isLoading: false }))
+        .then((data) => setState({ data, isLoading: false }))
+        .catch((problem: unknown) => {
+          if (aborted.signal.aborted) return
+          const error = asError(problem)
+          setState((before) => ({ ...before, error, isLoading: false }))
+          if (error.retryAfter !== undefined) retry = setTimeout(load, error.retryAfter * 1_000) // as `Failure` says
         })
     }
     load()
     const timer = everyMs ? setInterval(() => { if (!window.document.hidden) load() }, everyMs) : 0
     return () => {
       clearInterval(timer)
+      clearTimeout(retry)
       aborted.abort()
     }
   }, [key, count, everyMs])

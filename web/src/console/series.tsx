@@ -150,7 +150,7 @@ function Gaps({ gaps, covered }: Pick<StoredSeriesNode, 'gaps' | 'covered'>) {
   if (!gaps.length) return <p class="muted">No gap: everything from its beginning to now is covered.</p>
   const newest = gaps.slice(-MAX_GAPS).reverse()
   return (
-    <div class="scroll">
+    <div class="scroll" tabIndex={0} role="region" aria-label="Gaps">
       <table class="gaps">
         <caption>{gaps.length > MAX_GAPS ? `The newest ${MAX_GAPS} of ${count.format(gaps.length)} gaps` : `${gaps.length} ${gaps.length === 1 ? 'gap' : 'gaps'}, the newest first`}</caption>
         <thead><tr><th>From</th><th>To</th><th>Length</th><th>Reason</th><th /></tr></thead>

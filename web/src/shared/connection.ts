@@ -30,6 +30,11 @@ export function providerOf(market: string, provider: string): Provider | undefin
   return markets.value?.find(({ id }) => id === market)?.providers.find((one) => one.provider === provider)
 }
 
+/** Whether a provider can be called: imported candles have none, and some lack a key. */
+export function isCallable(market: string, provider: string): boolean {
+  return Boolean(providerOf(market, provider)?.limits)
+}
+
 /** A sentence at the edge of the page, for some seconds. */
 export const notice = signal<string | null>(null)
 let timer: ReturnType<typeof setTimeout> | undefined
