@@ -5,11 +5,11 @@ from __future__ import annotations
 import io
 import re
 from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from candlegraph.candle import Bools
 from candlegraph.errors import InvalidCandles
 from providers.tables.columns import ColumnLayout, Head, layout_of
 from providers.tables.hints import Hints
@@ -22,32 +22,12 @@ if TYPE_CHECKING:
 _RECORDS = re.compile(rb"\[\s*\{")
 _END_OF_RECORDS = re.compile(rb"\}\s*\]")
 PARQUET, ARROW, FEATHER_1 = b"PAR1", b"ARROW1", b"FEA1"
+_SLICE_ROWS = 500_000
 _MAX_JSON_BYTES = 64 << 20  # records repeat each name in each row: 400,000 rows
 
 
-class TypedColumns:
-    """The columns of a Parquet or Arrow file, each read when it is needed: a whole frame would be in memory twice."""
-
-    def __init__(self, lazy: pl.LazyFrame) -> None:
-        """Read the metadata. PolarsError."""
-        import polars as pl  # noqa: PLC0415 - lazily, see reader.py
-
-        self._lazy, self.schema = lazy, lazy.collect_schema()
-        self.height = int(lazy.select(pl.len()).collect().item())
-
-    def get_column(self, name: str) -> pl.Series:
-        """A column. InvalidCandles if it is damaged."""
-        with _readable("Parquet or Arrow"):
-            return self._lazy.select(name).collect().to_series()
-
-    def filter(self, mask: Bools) -> pl.DataFrame:
-        """The rows of a mask. InvalidCandles if one is damaged."""
-        with _readable("Parquet or Arrow"):
-            return self._lazy.collect().filter(mask)
-
-
-def read_frame(path: Path, magic: bytes, hints: Hints) -> tuple[ColumnLayout, TypedColumns]:
-    """The layout and the columns of a Parquet, Feather or Arrow file. InvalidCandles."""
+def read_frame(path: Path, magic: bytes, hints: Hints) -> tuple[ColumnLayout, Iterator[pl.DataFrame]]:
+    """The layout and the rows, frame by frame, of a Parquet, Feather or Arrow file. InvalidCandles, also from the rows."""
     import polars as pl  # noqa: PLC0415 - lazily, see reader.py
 
     if magic.startswith(FEATHER_1):
@@ -63,8 +43,22 @@ def read_frame(path: Path, magic: bytes, hints: Hints) -> tuple[ColumnLayout, Ty
         check_frame(lazy, path.stat().st_size)
         names = lazy.collect_schema().names()
         layout = layout_of(_head(names, lazy.head(1).collect(), str(path)), hints.columns, hints.symbol)
-        frame = TypedColumns(lazy.select([pl.col(names[at]).alias(str(at)) for at in layout.columns]))
-    return layout, frame
+    return layout, _frames(lazy.select([pl.col(names[at]).alias(str(at)) for at in layout.columns]), kind)
+
+
+def _frames(lazy: pl.LazyFrame, kind: str) -> Iterator[pl.DataFrame]:
+    """The rows in slices, so that the file is not in memory twice; the next slice is read in a thread meanwhile."""
+    import polars as pl  # noqa: PLC0415 - lazily, see reader.py
+
+    with _readable(kind), ThreadPoolExecutor(1, "tables") as thread:
+        rows = int(lazy.select(pl.len()).collect().item())
+        coming: Future[pl.DataFrame] | None = None
+        for start in range(0, rows, _SLICE_ROWS):
+            found, coming = coming, thread.submit(lazy.slice(start, _SLICE_ROWS).collect)
+            if found is not None:
+                yield found.result()
+        if coming is not None:
+            yield coming.result()
 
 
 def read_records(source: Text, path: Path, hints: Hints) -> tuple[ColumnLayout, pl.DataFrame]:

@@ -28,7 +28,8 @@ from providers.tables.frames import ARROW, FEATHER_1, PARQUET, read_frame, read_
 from providers.tables.grid import Grid, Stamps, grid_of
 from providers.tables.hints import Hints
 from providers.tables.problems import Place, extent, remedies_for, row_problems, settle, within_bounds
-from providers.tables.sheet import Sheet, SheetReader
+from providers.tables.sheet import Sheet
+from providers.tables.sheet_reader import SheetReader
 from providers.tables.steps import check_steps
 from providers.tables.texts import text_of
 from providers.tables.timestamps import LOCAL, NEVER, SKIPPED, Instants, on_clock
@@ -182,9 +183,9 @@ def _sheet(path: Path, hints: Hints) -> tuple[Sheet, ColumnLayout, Zone | None]:
     if not magic:
         raise InvalidCandles("it is empty")
     if magic.startswith((PARQUET, ARROW, FEATHER_1)):
-        layout, columns = read_frame(path, magic, hints)
+        layout, frames = read_frame(path, magic, hints)
         reader = SheetReader(layout, hints)
-        reader.add(columns, np.arange(1, columns.height + 1, dtype=np.int32))
+        reader.add_frames(frames)
         return reader.sheet(), layout, reader.times.zone
     if path.suffix.lower() in {".parquet", ".pq", ".feather", ".arrow"}:
         raise InvalidCandles(f"it is no Parquet, Feather or Arrow file, though it is called {path.suffix}")
@@ -193,7 +194,7 @@ def _sheet(path: Path, hints: Hints) -> tuple[Sheet, ColumnLayout, Zone | None]:
         if text.json == "records":
             layout, frame = read_records(text, path, hints)
             reader = SheetReader(layout, hints)
-            reader.add(frame, np.arange(1, frame.height + 1, dtype=np.int32))
+            reader.add_frames([frame])
         else:
             layout, blocks = read_delimited(text, _name(path, hints), hints)
             reader = SheetReader(layout, hints)

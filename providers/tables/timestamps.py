@@ -78,6 +78,9 @@ def _filled(column: pl.Series) -> tuple[Int64s, Bools]:
 
 
 def _stamps_of_text(text: pl.Series, reader: TimeReader) -> tuple[Int64s, Kinds]:
+    if (again := reader.read_again(text)) is not None:
+        return again[0], np.full(len(text), INSTANT if again[1] else LOCAL, np.int8)
+    text = text.str.strip_chars()
     stamps, seen = (
         _whole(text) if reader.reads_numbers else (np.zeros(len(text), np.int64), np.zeros(len(text), np.bool_))
     )

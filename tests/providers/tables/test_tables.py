@@ -23,8 +23,7 @@ from hypothesis import strategies as st
 
 from candlegraph import UTC as UTC_ZONE
 from candlegraph import Candles, InvalidCandles, Timeframe, zone
-from providers.tables import problems, size, texts
-from providers.tables import sheet as sheets
+from providers.tables import problems, sheet_reader, size, texts
 from providers.tables.hints import Hints
 from providers.tables.reader import Table, read_table
 from providers.tables.timestamps import TIMES
@@ -417,7 +416,7 @@ def test_the_size_of_a_block_changes_nothing(read: Read, monkeypatch: pytest.Mon
 def test_a_file_full_of_problems_is_not_read_to_its_end(read: Read, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(texts, "_BLOCK_BYTES", 1000)
     monkeypatch.setattr(texts, "_HEAD_BYTES", 1000)
-    monkeypatch.setattr(sheets, "MAX_PROBLEMS", 50)
+    monkeypatch.setattr(sheet_reader, "MAX_PROBLEMS", 50)
     monkeypatch.setattr(problems, "MAX_PROBLEMS", 50)
     message = refusal(read, HEADER + "\n" + "x,1,3,0.5,2,10\n" * 10_000)
     more = re.fullmatch(r"and at least ([\d,]+) more", message.splitlines()[5])
