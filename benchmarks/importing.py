@@ -28,7 +28,7 @@ from storage.batches import CandleWrite
 from storage.embedded.postgres import EmbeddedPostgres
 from tests.server.running import COMMAND, environment
 
-ROWS, ROUNDS = 5_000_000, 3
+ROWS, ROUNDS = 5_000_000, 2
 FILES, COMMANDS, DAY_ROWS = 500, 25, 1_440
 ISO = "%Y-%m-%dT%H:%M:%SZ"
 

@@ -50,7 +50,7 @@ def read_delimited(text: Text, file: str, hints: Hints) -> tuple[ColumnLayout, I
     head = next(text.blocks, b"")
     chosen = [part for name in hints.columns.values() for part in name.split("+") if part]
     dialect = dialect_of(head, chosen, file, is_json=text.json is not None)
-    layout = layout_of(dialect.head, hints.columns, hints.symbol)
+    layout = layout_of(dialect.head, hints)
     above = dialect.first_line - 1
     body = b"".join(head.split(b"\n", above)[above:])
     return layout, _all_rows(_parsed(chain([body], text.blocks), dialect, layout), dialect, layout)

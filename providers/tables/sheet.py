@@ -59,7 +59,8 @@ class Sheet:
             return
         order = np.argsort(self.owner, kind="stable")
         edges = np.searchsorted(self.owner[order], np.arange(len(self.owners) + 1))
-        problems = self.problems
+        unnamed = self.line[self.owner < 0].tolist()
+        problems = self.problems | dict.fromkeys(unnamed, "it names no symbol")
         for number, symbol in enumerate(self.owners):
             found = self.rows(order[edges[number] : edges[number + 1]])
             yield symbol, replace(found, symbols=frozenset({symbol}), owner=None, problems=problems)
