@@ -84,11 +84,15 @@ class Outcome:
 
     def summary(self, *, dry_run: bool) -> str:
         """One line about all."""
-        done = "Would import" if dry_run else "Imported"
-        parts = [f"{done} {self.imported:,} files: {self.candles:,} candles of {len(self.symbols):,} symbols"]
-        parts += [f"{self.unchanged:,} were imported before"] * bool(self.unchanged)
-        parts += [f"{len(self.refused):,} were refused"] * bool(self.refused)
+        done, of = "Would import" if dry_run else "Imported", _counted(len(self.symbols), "symbol")
+        parts = [f"{done} {_counted(self.imported, 'file')}: {_counted(self.candles, 'candle')} of {of}"]
+        for count, what in ((self.unchanged, "imported before"), (len(self.refused), "refused")):
+            parts += [f"{count:,} {'was' if count == 1 else 'were'} {what}"] * bool(count)
         return ", ".join(parts) + "."
+
+
+def _counted(count: int, noun: str) -> str:
+    return f"{count:,} {noun}{'' if count == 1 else 's'}"
 
 
 def _named(path: Path) -> FileName:
