@@ -17,8 +17,9 @@ from server.cli.import_options import ImportOptions
 from server.cli.importing import import_candles
 from server.settings import Settings
 from tests.server.cli.test_cli import Command, cli  # noqa: F401 - a fixture
-from tests.server.cli.test_importing import T0
+from tests.server.cli.test_importing import T0, here
 
+__all__ = ["here"]  # a fixture
 LAB = ("--market", "lab", "--provider", "bench")
 MINUTE_MS = 60_000
 
@@ -76,41 +77,41 @@ def flat_file(symbols: int, bad: bool = False) -> str:
     return FLAT + "".join(rows)
 
 
-def test_the_symbols_of_a_column_are_imported_in_one_transaction(cli: Command, tmp_path: Path) -> None:  # noqa: F811
+def test_the_symbols_of_a_column_are_imported_in_one_transaction(here: Command, tmp_path: Path) -> None:
     file = tmp_path / "2024-05-01.csv"
     file.write_text(flat_file(3))
-    refused = cli("import", str(file), *LAB, "--symbol", "X")
+    refused = here("import", str(file), *LAB, "--symbol", "X")
     assert refused.returncode == 1
     assert (
         "3 symbols, 'S0', 'S1', 'S2': take one of them with --only, or all with --symbol-from column" in refused.stderr
     )
     file.write_text(flat_file(3, bad=True))
-    assert cli("import", str(file), *LAB, "--symbol-from", "column").returncode == 1
-    assert cli("candles", "lab", "bench", "S0").returncode == 1
+    assert here("import", str(file), *LAB, "--symbol-from", "column").returncode == 1
+    assert here("candles", "lab", "bench", "S0").returncode == 1
     file.write_text(flat_file(3))
-    result = cli("import", str(file), *LAB, "--symbol-from", "column")
+    result = here("import", str(file), *LAB, "--symbol-from", "column")
     assert result.stdout.splitlines()[-1] == "Imported 1 file: 12 candles of 3 symbols.", result.stderr
-    assert [row["volume"] for row in stored(cli, "S2")] == [1, 2, 3, 4]
+    assert [row["volume"] for row in stored(here, "S2")] == [1, 2, 3, 4]
 
 
-def test_a_dry_run_of_a_folder_stores_nothing(cli: Command, tmp_path: Path) -> None:  # noqa: F811
+def test_a_dry_run_of_a_folder_stores_nothing(here: Command, tmp_path: Path) -> None:
     (tmp_path / "DRYUSDT-1m-2024-05.csv").write_text(binance(20))
-    result = cli("import", str(tmp_path / "*.csv"), *LAB, "--dry-run")
+    result = here("import", str(tmp_path / "*.csv"), *LAB, "--dry-run")
     assert result.stdout.splitlines()[-1] == "Would import 1 file: 20 candles of 1 symbol."
     assert "Columns: time column 1, open column 2" in result.stdout
-    assert cli("candles", "lab", "bench", "DRYUSDT").returncode == 1
+    assert here("candles", "lab", "bench", "DRYUSDT").returncode == 1
 
 
-def test_all_files_of_a_folder_may_be_of_one_symbol(cli: Command, tmp_path: Path) -> None:  # noqa: F811
+def test_all_files_of_a_folder_may_be_of_one_symbol(here: Command, tmp_path: Path) -> None:
     folder = tmp_path / "spark"
     folder.mkdir()
     header = "timestamp,open,high,low,close,volume\n"
     for part in range(3):
         rows = [f"{T0 + (part * 5 + n) * MINUTE_MS},1,3,0.5,2,{part}\n" for n in range(5)]
         (folder / f"part-0000{part}-8f1e-c000.csv").write_text(header + "".join(rows))
-    result = cli("import", str(folder), *LAB, "--symbol", "ONE")
+    result = here("import", str(folder), *LAB, "--symbol", "ONE")
     assert result.stdout.splitlines()[-1] == "Imported 3 files: 15 candles of 1 symbol.", result.stderr
-    assert len(stored(cli, "ONE")) == 15
+    assert len(stored(here, "ONE")) == 15
 
 
 async def imported(dsn: str, paths: Sequence[Path], into: Into) -> tuple[list[str], list[str]]:
