@@ -167,7 +167,7 @@ def _in_micros(stamp: Int64s, kind: Kinds) -> tuple[Int64s, Kinds, dict[int, str
     """
     number = kind == _NUMBER
     if not number.any():
-        return stamp, kind, {}, "with an offset"
+        return stamp, kind, {}, "with an offset" if len(stamp) else "none"
     days, is_date = _days_of_date_numbers(stamp)
     micros, is_clock = _micros_of_clock_numbers(stamp)
     spelling = _spelling(stamp, number, is_date, is_clock)

@@ -21,6 +21,7 @@ import pyarrow.parquet
 import pytest
 
 from candlegraph import UTC as UTC_ZONE
+from providers.tables import frames, records
 from providers.tables.reader import Table, read_table
 from tests.providers.tables.test_origins import MADE, made
 
@@ -142,7 +143,8 @@ KEYS = ("open", "high", "low", "close", "volume")
 
 
 @pytest.mark.parametrize("kind", ["parquet", "feather"])
-def test_each_value_is_that_of_pyarrow(kind: str, tmp_path: Path) -> None:
+def test_each_value_is_that_of_pyarrow(kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(frames, "_SLICE_ROWS", 70)
     path, write = (
         tmp_path / f"A.{kind}",
         pyarrow.parquet.write_table if kind == "parquet" else pyarrow.feather.write_feather,
@@ -158,7 +160,8 @@ def test_each_value_is_that_of_pyarrow(kind: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("kind", ["arrays", "records"])
-def test_each_value_is_that_of_json(kind: str, tmp_path: Path) -> None:
+def test_each_value_is_that_of_json(kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(records, "_PART_BYTES", 777)
     path = tmp_path / "a.json"
     moments = [datetime.fromtimestamp(c.timestamp / 1000, UTC).isoformat() for c in made(300)]
     if kind == "arrays":
@@ -167,11 +170,11 @@ def test_each_value_is_that_of_json(kind: str, tmp_path: Path) -> None:
         )
         plain = [(row[0], *map(float, row[1:])) for row in json.loads(path.read_text())]
     else:
-        records = [
+        bars = [
             {"t": moment, "extra": {"n": [{"deep": 1}]}, **{key[0]: getattr(c, key) for key in KEYS}}
             for moment, c in zip(moments, made(300), strict=True)
         ]
-        path.write_text(json.dumps({"bars": records, "next": None}))
+        path.write_text(json.dumps({"bars": bars, "next": None}))
         plain = [
             (round(datetime.fromisoformat(one["t"]).timestamp() * 1000), *(one[key[0]] for key in KEYS))
             for one in json.loads(path.read_text())["bars"]
