@@ -466,6 +466,7 @@ def test_a_bad_row_at_the_end_is_no_footer(read: Read) -> None:
 
 def test_each_block_may_spell_its_times_otherwise(read: Read, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(texts, "_BLOCK_BYTES", 200)
+    monkeypatch.setattr(texts, "_HEAD_BYTES", 200)
     times = [START + n * MINUTE_MS for n in range(60)]
     written = [f"{np.datetime64(time, 'ms')}Z" for time in times]
     mixed = [*written[:20], *(text.replace("T", " ") for text in written[20:40]), *written[40:]]

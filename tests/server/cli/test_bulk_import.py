@@ -16,7 +16,7 @@ from server.cli.bulk_import import ImportFile, Into, import_many, sources_of
 from server.cli.import_options import ImportOptions
 from server.cli.importing import import_candles
 from server.settings import Settings
-from tests.server.cli.test_cli import Command, cli  # noqa: F401 - a fixture
+from tests.server.cli.test_cli import Command
 from tests.server.cli.test_importing import T0, here
 
 __all__ = ["here"]  # a fixture
@@ -33,14 +33,14 @@ def binance(count: int, start: int = T0, price: float = 100.0) -> str:
     return "".join(rows)
 
 
-def stored(cli: Command, symbol: str) -> list[dict[str, float]]:  # noqa: F811
-    result = cli("candles", "lab", "bench", symbol, "--since", str(T0), "--limit", "500", "--format", "json")
+def stored(here: Command, symbol: str) -> list[dict[str, float]]:
+    result = here("candles", "lab", "bench", symbol, "--since", str(T0), "--limit", "500", "--format", "json")
     assert result.returncode == 0, result.stderr
     found: list[dict[str, float]] = json.loads(result.stdout)
     return found
 
 
-def test_a_folder_is_imported_and_again_only_what_is_missing(cli: Command, tmp_path: Path) -> None:  # noqa: F811
+def test_a_folder_is_imported_and_again_only_what_is_missing(here: Command, tmp_path: Path) -> None:
     folder = tmp_path / "candles"
     (folder / "deep").mkdir(parents=True)
     with zipfile.ZipFile(folder / "AAAUSDT-1m-2024-05.zip", "w") as archive:
@@ -49,20 +49,20 @@ def test_a_folder_is_imported_and_again_only_what_is_missing(cli: Command, tmp_p
     (folder / "deep" / "BBBUSDT-1m-2024-05.csv").write_text(binance(10))
     (folder / "deep" / "broken_1m.csv").write_text("nothing")
     (folder / "_SUCCESS").write_text("")
-    first = cli("import", str(folder), *LAB)
+    first = here("import", str(folder), *LAB)
     assert first.returncode == 1
     assert first.stdout.splitlines()[-1] == "Imported 3 files: 50 candles of 2 symbols, 1 was refused."
     assert first.stderr.splitlines()[-1].startswith("candlegraph: broken_1m.csv: it is no table of candles")
-    assert [row["timestamp"] for row in stored(cli, "AAAUSDT")] == [T0 + n * MINUTE_MS for n in range(40)]
-    assert len(stored(cli, "BBBUSDT")) == 10
+    assert [row["timestamp"] for row in stored(here, "AAAUSDT")] == [T0 + n * MINUTE_MS for n in range(40)]
+    assert len(stored(here, "BBBUSDT")) == 10
     (folder / "deep" / "broken_1m.csv").write_text(binance(7))
-    again = cli("import", str(folder), *LAB)
+    again = here("import", str(folder), *LAB)
     assert again.returncode == 0, again.stderr
     assert again.stdout.splitlines()[-1] == "Imported 1 file: 7 candles of 3 symbols, 3 were imported before."
     (folder / "deep" / "BBBUSDT-1m-2024-05.csv").write_text(binance(10, price=200))
-    corrected = cli("import", str(folder / "deep" / "B*.csv"), *LAB)
+    corrected = here("import", str(folder / "deep" / "B*.csv"), *LAB)
     assert corrected.stdout.splitlines()[-1] == "Imported 1 file: 10 candles of 1 symbol."
-    assert stored(cli, "BBBUSDT")[0]["open"] == 200
+    assert stored(here, "BBBUSDT")[0]["open"] == 200
 
 
 FLAT = "ticker,volume,open,close,high,low,window_start,transactions\n"
