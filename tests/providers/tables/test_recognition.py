@@ -110,7 +110,7 @@ def test_a_bomb_of_each_container_is_refused_in_little_memory(tmp_path: Path, ki
     output = subprocess.run(command, capture_output=True, text=True, check=True, cwd=ROOT).stdout.splitlines()
     assert len(output) == 2, output
     assert "unpacks to more than 50 times its size" in output[0]
-    assert int(output[1]) < 200, output
+    assert int(output[1]) < 300, output  # the rows of 64 MB, and some blocks
 
 
 def test_an_xz_file_that_asks_for_much_memory_is_refused(read: Read) -> None:
