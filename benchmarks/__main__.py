@@ -5,7 +5,19 @@ from __future__ import annotations
 import asyncio
 import sys
 
-from benchmarks import aggregates, backfilling, caching, exporting, fanout, load, nouns, serving, startup, writing
+from benchmarks import (
+    aggregates,
+    backfilling,
+    caching,
+    exporting,
+    fanout,
+    importing,
+    load,
+    nouns,
+    serving,
+    startup,
+    writing,
+)
 
 BENCHMARKS = {
     "fold": nouns.fold_a_year,
@@ -13,6 +25,9 @@ BENCHMARKS = {
     "backfill": backfilling.backfill,
     "paging": backfilling.paging,
     "import": writing.import_a_million,
+    "imports-read": importing.reading,
+    "imports-write": importing.writing,
+    "imports-folder": importing.folder_of_files,
     "export": exporting.export_a_million,
     "startup": startup.start_and_rest,
     "memory": serving.from_memory,
@@ -30,8 +45,9 @@ BENCHMARKS = {
 
 
 def main() -> None:
-    """Run the benchmarks named on the command line; without names all except the soak, which takes half an hour."""
-    for name in sys.argv[1:] or [name for name in BENCHMARKS if name != "soak"]:
+    """Run the benchmarks named on the command line, `imports` for all of its kind; without names all except the soak, which takes half an hour."""
+    named = [name for given in sys.argv[1:] for name in BENCHMARKS if name == given or name.startswith(f"{given}-")]
+    for name in named or [name for name in BENCHMARKS if name != "soak"]:
         print(f"\n## {name}\n")
         for row in asyncio.run(BENCHMARKS[name]()):
             print("| " + " | ".join(map(str, row)) + " |", flush=True)

@@ -25,7 +25,7 @@ import pyarrow as pa
 from pydantic import SecretStr
 
 from benchmarks.startup import MEGABYTE
-from benchmarks.writing import ROWS, _million
+from benchmarks.writing import ROWS, walk
 from candlegraph import MINUTE, Candles, Instrument, Span, Spans
 from server.settings import Settings
 from server.wiring import open_runtime
@@ -49,7 +49,7 @@ from candlegraph_client.series import Series
 client, series = Client(), Series("bench", "export", "A", "1m")
 used = lambda: int(open("/proc/self/status").read().split("VmHWM:")[1].split()[0]) / 1024
 began, before = time.perf_counter(), used()
-loaded = loading.%s(client.session, series, (1577836800000, 1637836800000))
+loaded = loading.%s(client.session, series, (1420070400000, 1480070400000))
 assert len(loaded.candles) == 1_000_000
 print(time.perf_counter() - began, used() - before)
 """
@@ -105,7 +105,7 @@ async def export_a_million() -> Iterable[tuple[object, ...]]:
         postgres = EmbeddedPostgres(folder / "data")
         dsn = (await asyncio.to_thread(postgres.start)).dsn
         stack.callback(postgres.stop)
-        candles = _million()
+        candles = walk(ROWS)
         await _store(dsn, candles)
         settings = {"DB_CONNECTION_STRING": dsn, "DATA_DIR": str(folder), "EXPORT_ROWS_PER_DAY": ""}
         server = stack.enter_context(serving(folder / "log", **settings))

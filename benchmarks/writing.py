@@ -11,31 +11,34 @@ from statistics import median
 import numpy as np
 
 from candlegraph import MINUTE, UTC, Candles, Instrument, Span, Spans
+from candlegraph.clock import MINUTE_MS
 from providers.tables.reader import read_table
 from server.settings import Settings
 from server.wiring import open_runtime
 from storage.batches import CandleWrite
 from storage.binary import copy_stream
+from storage.database import SQL
 
 ROWS = 1_000_000
 
 
-def _million() -> Candles:
+def walk(rows: int) -> Candles:
+    """Minutes of a random walk, without holes."""
     generator = np.random.default_rng(2)
-    close = np.round(30_000 + np.cumsum(generator.normal(0, 5, ROWS)), 2)
+    close = np.round(30_000 + np.cumsum(generator.normal(0, 5, rows)), 2)
     return Candles.of(
-        1_577_836_800_000 + np.arange(ROWS) * 60_000,
+        1_420_070_400_000 + np.arange(rows) * 60_000,
         close,
         close + 3,
         close - 3,
         close,
-        generator.random(ROWS).round(4),
+        generator.random(rows).round(4),
     )
 
 
 async def import_a_million() -> Iterable[tuple[object, ...]]:
     """A million 1m rows: a bare COPY into the table, our write of the same rows, and a whole import from a CSV."""
-    candles = _million()
+    candles = walk(ROWS)
     covered = Spans([Span(int(candles.timestamp[0]), int(candles.timestamp[-1]) + 60_000)])
     bare, ours, again, whole = [], [], [], []
     with tempfile.TemporaryDirectory() as folder:
@@ -52,7 +55,7 @@ async def import_a_million() -> Iterable[tuple[object, ...]]:
                     ).id
                     for kind in ("bare", "ours", "csv")
                 ]
-                bare.append(await _bare_copy(running.database, CandleWrite(ids[0], MINUTE, candles, covered)))
+                bare.append(await bare_copy(running.database, CandleWrite(ids[0], MINUTE, candles, covered)))
                 began = time.perf_counter()
                 await store.write([CandleWrite(ids[1], MINUTE, candles, covered, "i")])
                 ours.append(time.perf_counter() - began)
@@ -74,7 +77,8 @@ async def import_a_million() -> Iterable[tuple[object, ...]]:
     return rows
 
 
-async def _bare_copy(database: object, write: CandleWrite) -> float:
+async def bare_copy(database: object, write: CandleWrite, *, aggregates: bool = False) -> float:
+    """The seconds of a COPY into the table, and of the aggregates over its rows."""
     began = time.perf_counter()
     async with database.transaction() as connection:  # type: ignore[attr-defined]
         await connection.copy_to_table(
@@ -83,6 +87,11 @@ async def _bare_copy(database: object, write: CandleWrite) -> float:
             format="binary",
             columns=["instrument_id", "timeframe", "source", "timestamp", "open", "high", "low", "close", "volume"],
         )
+        if aggregates:
+            first, last = write.candles.timestamp[[0, -1]].tolist()
+            await connection.execute(
+                SQL["aggregates_update"], [write.instrument_id], [first], [last + MINUTE_MS], False, timeout=600
+            )
     return time.perf_counter() - began
 
 

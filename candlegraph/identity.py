@@ -19,9 +19,10 @@ _MAX_BACKFILL_DIGITS = 19
 
 def check_new_name(what: str, name: str) -> None:
     """Refuse the name of a market or a provider that an id would have to encode; BadUserInput."""
-    if not _NAME.fullmatch(name):
+    if not _NAME.fullmatch(name) or not name.strip("."):
         raise BadUserInput(
-            f"The name of a {what} is 1 to 64 letters, digits, dots, underscores and hyphens of ASCII, not {name[:64]!r}."
+            f"The name of a {what} is 1 to 64 letters, digits, dots, underscores and hyphens of ASCII, and more than dots, "
+            f"not {name[:64]!r}."
         )
 
 

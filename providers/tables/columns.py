@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from candlegraph.errors import InvalidCandles
+from providers.tables.hints import Hints
 from providers.tables.numbers import is_number, plain_number
 from providers.tables.order import Order, order_of
 from providers.tables.origins import TICKER_LINE, FileOrigin
@@ -101,16 +102,16 @@ class ColumnLayout:
         return repr(self.names[at].strip()[:40]) if at < len(self.names) else f"column {at + 1}"
 
 
-def layout_of(head: Head, chosen: Mapping[str, str], symbol: str | None = None) -> ColumnLayout:
-    """The layout of a table; ``chosen`` are the user's columns by field, ``symbol`` one of several tickers.
+def layout_of(head: Head, hints: Hints) -> ColumnLayout:
+    """The layout of a table: by the user's columns, and of the user's symbol where there are several tickers.
 
     InvalidCandles if a column is missing, if two have the same name, or if the rows do not prove an order without names.
     """
-    names, tickers = _of_one_ticker(head, symbol)
+    names, tickers = _of_one_ticker(head, hints)
     plain = [plain_name(name, position) for position, name in enumerate(names)]
     pseudo = {TICKER_LINE} if tickers else set[str]()
     origin = recognise({*plain, *pseudo} - {""}, head.first, head.file)
-    given = {field: _chosen(head.names, plain, field, text) for field, text in chosen.items()}
+    given = {field: _chosen(head.names, plain, field, text) for field, text in hints.columns.items()}
     if not head.names:
         return _unnamed(head, given, origin)
     times, stamps = _times(head, plain, given, origin)
@@ -159,7 +160,7 @@ def knows(cells: Sequence[str]) -> int:
     return sum(bool(plain & set(names)) for names in every)
 
 
-def _of_one_ticker(head: Head, symbol: str | None) -> tuple[list[str], frozenset[str]]:
+def _of_one_ticker(head: Head, hints: Hints) -> tuple[list[str], frozenset[str]]:
     """The names of the columns, with those of other tickers empty; and all tickers."""
     names, tickers = list(head.names), dict(head.tickers)
     for at, name in enumerate(names):
@@ -169,6 +170,7 @@ def _of_one_ticker(head: Head, symbol: str | None) -> tuple[list[str], frozenset
                 tickers[at] = match[2]
     every = frozenset(filter(None, tickers.values()))
     if len(every) > 1:
+        symbol = min(every) if hints.symbol is None and hints.every_symbol else hints.symbol
         check_found(every, symbol)
         names = ["" if tickers.get(at, symbol) != symbol else name for at, name in enumerate(names)]
     return names, every

@@ -5,8 +5,9 @@ Blocks are whole lines, so that a problem is named by its line, and a file of an
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from itertools import chain
 from typing import TYPE_CHECKING
@@ -18,13 +19,13 @@ from candlegraph.zone import Int64s
 from providers.tables.columns import ColumnLayout, layout_of
 from providers.tables.dialect import Dialect, dialect_of
 from providers.tables.hints import Hints
-from providers.tables.size import check_rows
 from providers.tables.texts import Text
 
 if TYPE_CHECKING:
     import polars as pl
 
 _REMARKS = ("#", "//")
+_MAX_THREADS = 4  # each has a block in memory
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,31 +50,49 @@ def read_delimited(text: Text, file: str, hints: Hints) -> tuple[ColumnLayout, I
     head = next(text.blocks, b"")
     chosen = [part for name in hints.columns.values() for part in name.split("+") if part]
     dialect = dialect_of(head, chosen, file, is_json=text.json is not None)
-    layout = layout_of(dialect.head, hints.columns, hints.symbol)
+    layout = layout_of(dialect.head, hints)
     above = dialect.first_line - 1
     body = b"".join(head.split(b"\n", above)[above:])
-    return layout, _ahead(_all_rows(chain([body], text.blocks), dialect, layout))
+    return layout, _all_rows(_parsed(chain([body], text.blocks), dialect, layout), dialect, layout)
 
 
-def _ahead(rows: Iterator[DelimitedRows]) -> Iterator[DelimitedRows]:
-    """The same rows, the next block being read in a thread while the caller works on one; polars leaves the lock to others."""
-    with ThreadPoolExecutor(1, "tables") as thread:
-        coming = thread.submit(next, rows, None)
-        while (found := coming.result()) is not None:
-            coming = thread.submit(next, rows, None)
-            yield found
+def _parsed(
+    blocks: Iterator[bytes], dialect: Dialect, layout: ColumnLayout
+) -> Iterator[tuple[bytes, pl.DataFrame | None]]:
+    """Each block with its cells; threads parse the next ones meanwhile, because polars leaves the lock to others.
+
+    A file of other spellings would fail as numbers in each block, one bad row fails in one: the first block decides.
+    """
+    import polars as pl  # noqa: PLC0415 - lazily, see reader.py
+
+    first = next(blocks)
+    cells, typed = _cells(first, dialect, layout, typed=True)
+    yield first, cells
+    count = min(pl.thread_pool_size(), _MAX_THREADS)
+    with ThreadPoolExecutor(count, "tables") as threads:
+        coming: deque[tuple[bytes, Future[tuple[pl.DataFrame | None, bool]]]] = deque()
+        for block in blocks:
+            coming.append((block, threads.submit(_cells, block, dialect, layout, typed=typed)))
+            if len(coming) > count:
+                above, parsed = coming.popleft()
+                yield above, parsed.result()[0]
+        for above, parsed in coming:
+            yield above, parsed.result()[0]
 
 
-def _all_rows(blocks: Iterable[bytes], dialect: Dialect, layout: ColumnLayout) -> Iterator[DelimitedRows]:
-    typed, line = True, dialect.first_line
-    for block in blocks:
-        frame = _frame(block, dialect, layout, as_text=False) if typed and block.endswith(b"\n") else None
-        if frame is None:
-            frame = _frame(block, dialect, layout, as_text=True)
-            # A file of other spellings would fail in each block; one bad row fails in one.
-            typed = typed and line > dialect.first_line
-        frame = _checked(frame, block, line)
-        check_rows(line - dialect.first_line + frame.height)
+def _cells(block: bytes, dialect: Dialect, layout: ColumnLayout, *, typed: bool) -> tuple[pl.DataFrame | None, bool]:
+    """The cells of a block, as numbers where that is possible, and whether it was."""
+    if typed and block.endswith(b"\n") and (frame := _frame(block, dialect, layout, as_text=False)) is not None:
+        return frame, True
+    return _frame(block, dialect, layout, as_text=True), False
+
+
+def _all_rows(
+    parsed: Iterable[tuple[bytes, pl.DataFrame | None]], dialect: Dialect, layout: ColumnLayout
+) -> Iterator[DelimitedRows]:
+    line = dialect.first_line
+    for block, cells in parsed:
+        frame = _checked(cells, block, line)
         yield _rows(block, line, dialect, layout, frame)
         line += frame.height
 

@@ -1,53 +1,27 @@
-"""Tables that have types: Parquet, Feather and Arrow files, and JSON records, as frames with columns named by position."""
+"""Tables that have types: Parquet, Feather and Arrow files, as frames with columns named by position."""
 
 from __future__ import annotations
 
-import io
-import re
 from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from candlegraph.candle import Bools
 from candlegraph.errors import InvalidCandles
 from providers.tables.columns import ColumnLayout, Head, layout_of
 from providers.tables.hints import Hints
-from providers.tables.size import check_frame
-from providers.tables.texts import Text
+from providers.tables.size import check_arrow, check_frame
 
 if TYPE_CHECKING:
     import polars as pl
 
-_RECORDS = re.compile(rb"\[\s*\{")
-_END_OF_RECORDS = re.compile(rb"\}\s*\]")
 PARQUET, ARROW, FEATHER_1 = b"PAR1", b"ARROW1", b"FEA1"
-_MAX_JSON_BYTES = 64 << 20  # records repeat each name in each row: 400,000 rows
+_SLICE_ROWS = 500_000
 
 
-class TypedColumns:
-    """The columns of a Parquet or Arrow file, each read when it is needed: a whole frame would be in memory twice."""
-
-    def __init__(self, lazy: pl.LazyFrame) -> None:
-        """Read the metadata. PolarsError."""
-        import polars as pl  # noqa: PLC0415 - lazily, see reader.py
-
-        self._lazy, self.schema = lazy, lazy.collect_schema()
-        self.height = int(lazy.select(pl.len()).collect().item())
-
-    def get_column(self, name: str) -> pl.Series:
-        """A column. InvalidCandles if it is damaged."""
-        with _readable("Parquet or Arrow"):
-            return self._lazy.select(name).collect().to_series()
-
-    def filter(self, mask: Bools) -> pl.DataFrame:
-        """The rows of a mask. InvalidCandles if one is damaged."""
-        with _readable("Parquet or Arrow"):
-            return self._lazy.collect().filter(mask)
-
-
-def read_frame(path: Path, magic: bytes, hints: Hints) -> tuple[ColumnLayout, TypedColumns]:
-    """The layout and the columns of a Parquet, Feather or Arrow file. InvalidCandles."""
+def read_frame(path: Path, magic: bytes, hints: Hints) -> tuple[ColumnLayout, Iterator[pl.DataFrame]]:
+    """The layout and the rows, frame by frame, of a Parquet, Feather or Arrow file. InvalidCandles, also from the rows."""
     import polars as pl  # noqa: PLC0415 - lazily, see reader.py
 
     if magic.startswith(FEATHER_1):
@@ -59,45 +33,32 @@ def read_frame(path: Path, magic: bytes, hints: Hints) -> tuple[ColumnLayout, Ty
         if kind == "Parquet":
             lazy = pl.scan_parquet(path, glob=False, hive_partitioning=False)
         else:
+            check_arrow(path)
             lazy = pl.scan_ipc(path, glob=False, hive_partitioning=False)
-        check_frame(lazy, path.stat().st_size)
+        check_frame(lazy, path.stat().st_size, keeps_all=hints.symbol is None)
         names = lazy.collect_schema().names()
-        layout = layout_of(_head(names, lazy.head(1).collect(), str(path)), hints.columns, hints.symbol)
-        frame = TypedColumns(lazy.select([pl.col(names[at]).alias(str(at)) for at in layout.columns]))
-    return layout, frame
+        layout = layout_of(_head(names, lazy.head(1).collect(), str(path)), hints)
+    return layout, _frames(lazy.select([pl.col(names[at]).alias(str(at)) for at in layout.columns]), kind)
 
 
-def read_records(source: Text, path: Path, hints: Hints) -> tuple[ColumnLayout, pl.DataFrame]:
-    """The layout and the columns of the first array of objects in a JSON text. InvalidCandles."""
+def _frames(lazy: pl.LazyFrame, kind: str) -> Iterator[pl.DataFrame]:
+    """The rows in slices, so that the file is not in memory twice; the next slice is read in a thread meanwhile."""
     import polars as pl  # noqa: PLC0415 - lazily, see reader.py
 
-    text = b""
-    for block in source.blocks:
-        text += block
-        if len(text) > _MAX_JSON_BYTES:
-            raise InvalidCandles(
-                f"its JSON records are longer than {_MAX_JSON_BYTES >> 20} MB: save them as CSV, as Parquet or as arrays"
-            )
-    begin = _RECORDS.search(text)
-    end = begin and _END_OF_RECORDS.search(text, begin.start())
-    if begin is None or end is None:
-        raise InvalidCandles(
-            "it is JSON without an array of candles: [[time, open, high, low, close, volume], ...] is read"
-        )
-    with _readable("JSON"):
-        frame = pl.read_json(io.BytesIO(text[begin.start() : end.end()]), infer_schema_length=None)
-    names = frame.columns
-    layout = layout_of(_head(names, frame.head(1), str(path)), hints.columns, hints.symbol)
-    return layout, _by_position(frame.select([names[at] for at in layout.columns]), names)
+    with _readable(kind), ThreadPoolExecutor(1, "tables") as thread:
+        rows = int(lazy.select(pl.len()).collect().item())
+        coming: Future[pl.DataFrame] | None = None
+        for start in range(0, rows, _SLICE_ROWS):
+            found, coming = coming, thread.submit(lazy.slice(start, _SLICE_ROWS).collect)
+            if found is not None:
+                yield found.result()
+        if coming is not None:
+            yield coming.result()
 
 
 def _head(names: list[str], above: pl.DataFrame, file: str) -> Head:
     row = ["" if cell is None else str(cell) for cell in above.row(0)] if above.height else []
     return Head(tuple(names), [row] if row else [], file)
-
-
-def _by_position(frame: pl.DataFrame, names: list[str]) -> pl.DataFrame:
-    return frame.rename({name: str(names.index(name)) for name in frame.columns})
 
 
 @contextmanager

@@ -14,7 +14,8 @@ class Hints:
 
     Times without an offset are local to ``clock``; where neither the user nor the file names one, to ``usual_clock``. Dates are
     days of ``dates``. All default to the zone of the symbol's days. ``thin``: the symbol seldom trades, so the steps between
-    the rows prove nothing. ``symbol``: read only the rows of this symbol. ``member`` is a file in a zip archive.
+    the rows prove nothing. ``symbol``: read only the rows of this symbol.
+    ``every_symbol``: several are welcome, see `RawTable.by_symbol`. ``member`` is a file in a zip archive.
 
     ``columns`` gives a field the name or number of its column. ``scale`` multiplies prices. ``stamps`` is ``open`` or
     ``close``: which end of a candle a time names. ``bad_rows`` may be left out. Rows before ``since`` (ms, UTC) are not read.
@@ -24,6 +25,7 @@ class Hints:
     dates: Zone | None = None
     thin: bool = False
     symbol: str | None = None
+    every_symbol: bool = False
     usual_clock: Zone | None = None
     member: str | None = None
     columns: Mapping[str, str] = field(default_factory=dict)

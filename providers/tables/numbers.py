@@ -4,11 +4,8 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING
 
-import numpy as np
-
-from candlegraph.candle import Bools, Floats
 from candlegraph.errors import InvalidCandles
 
 if TYPE_CHECKING:
@@ -69,17 +66,16 @@ def style_of(cells: list[str], decimal: str | None) -> NumberStyle:
     return NumberStyle(".", ",") if grouped else NumberStyle(",", ".")
 
 
-def floats(column: pl.Series, style: NumberStyle) -> tuple[Floats, Bools]:
-    """A column as numbers, and a mask of the cells that are none: these are NaN. InvalidCandles for another type."""
+def floats(column: pl.Series, style: NumberStyle) -> pl.Series:
+    """A column as float64, null where a cell is no number. InvalidCandles for another type."""
     import polars as pl  # noqa: PLC0415 - lazily, see reader.py
 
     if column.dtype == pl.Binary:
-        return _with_mask(_fixed_point(column))
+        return _fixed_point(column)
     if column.dtype != pl.String and not column.dtype.is_numeric():
         raise InvalidCandles(f"is of type {column.dtype}, which is no number")
     if column.dtype != pl.String:
-        found = column.cast(pl.Float64, strict=False)
-        return _with_mask(found)
+        return column.cast(pl.Float64, strict=False)
     found = (column if style.is_plain else _rewritten(column, style)).cast(pl.Float64, strict=False)
     if found.has_nulls():
         waiting = found.is_null()
@@ -91,7 +87,7 @@ def floats(column: pl.Series, style: NumberStyle) -> tuple[Floats, Bools]:
             read = read.fill_null(_with_exponent(again).cast(pl.Float64, strict=False))
         if read.count():
             found = found.scatter(waiting.arg_true(), read)
-    return _with_mask(found)
+    return found
 
 
 def _fixed_point(column: pl.Series) -> pl.Series:
@@ -119,10 +115,3 @@ def _with_exponent(column: pl.Series) -> pl.Series:
     for suffix, exponent in (("(?i)k$", "e3"), ("(?i)m$", "e6"), ("(?i)b$", "e9")):
         column = column.str.replace(suffix, exponent)
     return column
-
-
-def _with_mask(found: pl.Series) -> tuple[Floats, Bools]:
-    if not found.has_nulls():
-        return cast(Floats, found.to_numpy()), np.zeros(len(found), np.bool_)
-    bad = cast(Bools, found.is_null().to_numpy())
-    return cast(Floats, found.fill_null(float("nan")).to_numpy()), bad

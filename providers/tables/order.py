@@ -13,7 +13,6 @@ from itertools import permutations
 import numpy as np
 from numpy.typing import NDArray
 
-PRICES = ("open", "high", "low", "close")
 _MIN_PAIRS = 3  # rows with a successor: fewer prove nothing
 _RATIO = 0.6  # the mean step from a close to the next open, of that in the other reading
 

@@ -135,7 +135,7 @@ ORIGINS = (
         "yfinance",
         "a second header line with tickers",
         frozenset({TICKER_LINE}),
-        read="three header lines; `--only` takes one of several tickers",
+        read="three header lines; several tickers: `--only` or `--symbol-from column`",
     ),
     FileOrigin(
         "Yahoo",

@@ -24,11 +24,13 @@ from candlegraph.zone import zone as zone_named
 from providers.tables.columns import ColumnLayout, check_symbols
 from providers.tables.containers import unpacked
 from providers.tables.delimited import read_delimited
-from providers.tables.frames import ARROW, FEATHER_1, PARQUET, read_frame, read_records
+from providers.tables.frames import ARROW, FEATHER_1, PARQUET, read_frame
 from providers.tables.grid import Grid, Stamps, grid_of
 from providers.tables.hints import Hints
 from providers.tables.problems import Place, extent, remedies_for, row_problems, settle, within_bounds
-from providers.tables.sheet import Sheet, SheetReader
+from providers.tables.records import read_records
+from providers.tables.sheet import Sheet
+from providers.tables.sheet_reader import SheetReader
 from providers.tables.steps import check_steps
 from providers.tables.texts import text_of
 from providers.tables.timestamps import LOCAL, NEVER, SKIPPED, Instants, on_clock
@@ -71,8 +73,10 @@ class RawTable:
 
     @property
     def symbols(self) -> list[str]:
-        """The symbols that its rows name."""
-        return sorted(self.sheet.symbols)
+        """The symbols that its rows or its header name; the user's, if it is to be the only one."""
+        if self.hints.symbol is not None:
+            return [self.hints.symbol]
+        return sorted(self.sheet.symbols or self.layout.tickers)
 
     @property
     def place(self) -> Place:
@@ -80,9 +84,12 @@ class RawTable:
         return Place(_name(self.path, self.hints), ": row " if is_typed(self.path) else ":")
 
     def by_symbol(self) -> Iterator[tuple[str, RawTable]]:
-        """Each symbol that its rows name, with a table of its own."""
+        """Each symbol that its rows or its header name, with a table of its own; reads the columns of other tickers."""
         if len(self.symbols) == 1:
             yield self.symbols[0], self
+        elif len(self.layout.tickers) > 1:
+            for ticker in self.symbols:
+                yield ticker, read_raw(self.path, replace(self.hints, symbol=ticker))
         for symbol, sheet in self.sheet.by_symbol():
             yield symbol, replace(self, sheet=sheet)
 
@@ -182,18 +189,18 @@ def _sheet(path: Path, hints: Hints) -> tuple[Sheet, ColumnLayout, Zone | None]:
     if not magic:
         raise InvalidCandles("it is empty")
     if magic.startswith((PARQUET, ARROW, FEATHER_1)):
-        layout, columns = read_frame(path, magic, hints)
+        layout, frames = read_frame(path, magic, hints)
         reader = SheetReader(layout, hints)
-        reader.add(columns, np.arange(1, columns.height + 1, dtype=np.int32))
+        reader.add_frames(frames)
         return reader.sheet(), layout, reader.times.zone
     if path.suffix.lower() in {".parquet", ".pq", ".feather", ".arrow"}:
         raise InvalidCandles(f"it is no Parquet, Feather or Arrow file, though it is called {path.suffix}")
     with unpacked(path, hints.member) as source:
         text = text_of(source)
         if text.json == "records":
-            layout, frame = read_records(text, path, hints)
+            layout, frames = read_records(text, path, hints)
             reader = SheetReader(layout, hints)
-            reader.add(frame, np.arange(1, frame.height + 1, dtype=np.int32))
+            reader.add_frames(frames)
         else:
             layout, blocks = read_delimited(text, _name(path, hints), hints)
             reader = SheetReader(layout, hints)

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from candlegraph.errors import InvalidCandles
+from providers.tables.arrow_size import unpacked_bytes
 
 if TYPE_CHECKING:
     import polars as pl
@@ -32,11 +34,23 @@ class UnpackedSize:
 def check_rows(rows: int) -> None:
     """InvalidCandles if these are too many rows for a table."""
     if rows > MAX_ROWS:
-        raise InvalidCandles(f"it has more than {MAX_ROWS:,} rows: split it into several files")
+        raise InvalidCandles(
+            f"it has more than {MAX_ROWS:,} rows: split it into several files, or take one of its symbols with --only"
+        )
 
 
-def check_frame(lazy: pl.LazyFrame, packed: int) -> None:
+def check_arrow(path: Path) -> None:
+    """InvalidCandles if an Arrow file unpacks to too much, or is damaged. OSError."""
+    try:
+        _check_bytes(unpacked_bytes(path), path.stat().st_size)
+    except ValueError as error:
+        raise InvalidCandles(f"it is no Arrow file that can be read: {error}") from None
+
+
+def check_frame(lazy: pl.LazyFrame, packed: int, *, keeps_all: bool) -> None:
     """InvalidCandles if a Parquet or Arrow file of ``packed`` bytes is too large, by its metadata and the lengths of its texts.
+
+    Too many rows are none if they are not all kept, because the others are read in slices.
 
     PolarsError if it cannot be read.
     """
@@ -44,7 +58,8 @@ def check_frame(lazy: pl.LazyFrame, packed: int) -> None:
 
     schema = lazy.collect_schema()
     rows = int(lazy.select(pl.len()).collect().item())
-    check_rows(rows)
+    if keeps_all:
+        check_rows(rows)
     _check_bytes(rows * min(len(schema), 6) * _CELL_BYTES, packed)
     for name, kind in schema.items():
         if kind == pl.String:

@@ -54,13 +54,21 @@ class TimeReader:
         self._date_format, self._day_first = date_format, None if date_format is None else False
         self.zone: Zone | None = None  # that of times without an offset, if the cells name one
         self.reads_numbers = date_format is None  # as seconds since 1970 and the like
+        self._usual: Spelling | None = None  # that of all cells of a block
+
+    def read_again(self, text: pl.Series) -> tuple[Int64s, bool] | None:
+        """Microseconds (n,), and whether they have an offset, if all cells have the spelling of the blocks before."""
+        if self._usual is None:
+            return None
+        found = _read_as(text, self._usual)
+        return None if found.has_nulls() else (found.to_numpy(), self._usual.has_offset)
 
     def read(self, text: pl.Series) -> tuple[Int64s, Bools, Bools]:
         """Microseconds (n,), a mask of the cells that were read, and one of those with an offset.
 
         InvalidCandles if it is not clear which is the day and which the month. BadUserInput if the user's format is none.
         """
-        text, offsets = self._without_words(text)
+        whole, (text, offsets) = text, self._without_words(text)
         micros, seen, instant = (
             np.zeros(len(text), np.int64),
             np.zeros(len(text), np.bool_),
@@ -73,8 +81,9 @@ class TimeReader:
                 found, read = _filled(_read_as(rest, spelling))
                 micros[waiting[read]] = found[read]
                 seen[waiting[read]], instant[waiting[read]] = True, spelling.has_offset
-                found_any = found_any or bool(read.any())
+                found_any = bool(read.any())
                 if found_any:
+                    self._usual = spelling if read.all() and len(rest) == len(whole) and text is whole else self._usual
                     break
             if not found_any:
                 break  # a hundred rows are not times: the file is refused anyway
@@ -193,7 +202,7 @@ def _read_as(text: pl.Series, spelling: Spelling) -> pl.Series:
         text = text.zip_with(text.str.len_bytes() == spelling.length, pl.Series([None], dtype=pl.String))
     tz = "UTC" if "%#z" in spelling.format or "%z" in spelling.format or "%:z" in spelling.format else None
     try:
-        found = text.str.to_datetime(spelling.format, strict=False, time_unit="us", time_zone=tz)
+        found = text.str.to_datetime(spelling.format, strict=False, time_unit="us", time_zone=tz, cache=False)
     except pl.exceptions.PolarsError as error:
         raise BadUserInput(
             f"--date-format {spelling.format!r} is no format of a time, such as %d/%m/%Y or %Y-%m-%d %H:%M: "

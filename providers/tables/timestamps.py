@@ -78,6 +78,9 @@ def _filled(column: pl.Series) -> tuple[Int64s, Bools]:
 
 
 def _stamps_of_text(text: pl.Series, reader: TimeReader) -> tuple[Int64s, Kinds]:
+    if (again := reader.read_again(text)) is not None:
+        return again[0], np.full(len(text), INSTANT if again[1] else LOCAL, np.int8)
+    text = text.str.strip_chars()
     stamps, seen = (
         _whole(text) if reader.reads_numbers else (np.zeros(len(text), np.int64), np.zeros(len(text), np.bool_))
     )
@@ -164,7 +167,7 @@ def _in_micros(stamp: Int64s, kind: Kinds) -> tuple[Int64s, Kinds, dict[int, str
     """
     number = kind == _NUMBER
     if not number.any():
-        return stamp, kind, {}, "with an offset"
+        return stamp, kind, {}, "with an offset" if len(stamp) else "none"
     days, is_date = _days_of_date_numbers(stamp)
     micros, is_clock = _micros_of_clock_numbers(stamp)
     spelling = _spelling(stamp, number, is_date, is_clock)

@@ -7,7 +7,7 @@ import glob
 import sys
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -24,13 +24,12 @@ from providers.tables.reader import RawTable, read_raw
 from resolvers.names import instrument
 from schema.scalars import print_datetime
 from server.cli.import_options import ImportOptions
-from server.cli.importing import PreparedImport, prepare, store, target_of
+from server.cli.importing import PreparedImport, prepare, refusal_lines, store, target_of
 from server.settings import Settings
 from server.wiring import Runtime, open_runtime
 from storage.batches import CandleRead
 
 _PAIRS_MARKET = "crypto"  # its providers write pairs as BTC/USDT
-_MAX_LINES = 10
 _CHECKED_ROWS = 200_000
 
 
@@ -49,11 +48,9 @@ class ImportFile:
     @property
     def file_name(self) -> FileName:
         """What its name says; a member alone in an archive is often called like the archive, which may say more."""
-        inner = name_of(f"{self.path.parent.name}/{Path(self.member or self.path.name).name}".rpartition("/")[2])
-        if self.member is not None and not inner.is_known:
-            outer = name_of(self.path.name)
-            return outer if outer.is_known else inner
-        return inner
+        inner = _named(Path(self.path.parent.name, Path(self.member or self.path.name).name))
+        outer = inner if self.member is None else _named(Path(self.path.parent.name, self.path.name))
+        return inner if inner.is_known or not outer.is_known else outer
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,11 +84,21 @@ class Outcome:
 
     def summary(self, *, dry_run: bool) -> str:
         """One line about all."""
-        done = "Would import" if dry_run else "Imported"
-        parts = [f"{done} {self.imported:,} files: {self.candles:,} candles of {len(self.symbols):,} symbols"]
-        parts += [f"{self.unchanged:,} were imported before"] * bool(self.unchanged)
-        parts += [f"{len(self.refused):,} were refused"] * bool(self.refused)
+        done, of = "Would import" if dry_run else "Imported", _counted(len(self.symbols), "symbol")
+        parts = [f"{done} {_counted(self.imported, 'file')}: {_counted(self.candles, 'candle')} of {of}"]
+        for count, what in ((self.unchanged, "imported before"), (len(self.refused), "refused")):
+            parts += [f"{count:,} {'was' if count == 1 else 'were'} {what}"] * bool(count)
         return ", ".join(parts) + "."
+
+
+def _counted(count: int, noun: str) -> str:
+    return f"{count:,} {noun}{'' if count == 1 else 's'}"
+
+
+def _named(path: Path) -> FileName:
+    """What a file name says; its folder is no part of the symbol, but may be the symbol, as in Lean's `aapl/20240102_trade.zip`."""
+    found = name_of(path.as_posix())
+    return replace(found, symbol=found.symbol.removeprefix(f"{path.parent.name}/"))
 
 
 def sources_of(patterns: Sequence[str]) -> list[ImportFile]:
@@ -164,17 +171,15 @@ async def import_many(
 
 def _refusal(source: ImportFile, error: CandlegraphError) -> list[str]:
     """At most ten lines about a refused file; each begins with its name."""
-    lines = error.message.splitlines()[:_MAX_LINES]
-    return [line if line.startswith(source.name) else f"{source.name}: {line}" for line in lines]
+    return [line if line.startswith(source.name) else f"{source.name}: {line}" for line in refusal_lines(error)]
 
 
 async def _import(
     running: Runtime, source: ImportFile, into: Into, options: ImportOptions, outcome: Outcome
 ) -> list[str]:
     """Import one file in one transaction; the lines about it. CandlegraphError."""
-    raw = await asyncio.to_thread(read_raw, source.path, options.hints(source.member))
     prepared = []
-    for target, part in _targets(raw, source, into):
+    for target, part in await asyncio.to_thread(_tables, source, into, options):
         prepared.append(await _prepared(running, part, target, options, source))
     if not prepared:
         raise InvalidCandles(f"{source.name}: it has no column that names symbols: --symbol-from name, or --symbol")
@@ -189,12 +194,12 @@ async def _import(
     return lines + [_line(source, one, is_new=one in new) for one in prepared]
 
 
-def _targets(raw: RawTable, source: ImportFile, into: Into) -> Iterator[tuple[Instrument, RawTable]]:
-    if into.symbol_from == "column":
-        for symbol, part in raw.by_symbol():
-            yield instrument(into.market, into.provider, symbol), part
-    else:
-        yield into.target(source), raw
+def _tables(source: ImportFile, into: Into, options: ImportOptions) -> list[tuple[Instrument, RawTable]]:
+    """The table of a file, or one of each symbol that it names. InvalidCandles."""
+    if into.symbol_from != "column":
+        return [(into.target(source), read_raw(source.path, options.hints(source.member)))]
+    raw = read_raw(source.path, replace(options.hints(source.member), every_symbol=True))
+    return [(instrument(into.market, into.provider, symbol), part) for symbol, part in raw.by_symbol()]
 
 
 async def _prepared(

@@ -14,7 +14,7 @@ from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, T
 
 from candlegraph import clock
 from candlegraph.candle import Bools, Candles
-from candlegraph.errors import BadUserInput, InvalidCandles
+from candlegraph.errors import BadUserInput, CandlegraphError, InvalidCandles
 from candlegraph.evidence import bucket_ends
 from candlegraph.identity import check_new_name
 from candlegraph.series import Instrument, InstrumentRecord
@@ -30,6 +30,7 @@ from server.wiring import Runtime, open_runtime
 from storage.batches import CandleWrite
 from storage.imports import imported_beside
 
+_MAX_REFUSAL_LINES = 10
 _COLUMNS = (TextColumn("importing"), BarColumn(), TaskProgressColumn(), TimeRemainingColumn())
 
 
@@ -83,8 +84,7 @@ async def import_candles(
             raw = await asyncio.to_thread(read_raw, file, hints)
             prepared = await prepare(running, raw, (target, existing, days), options, options.asked)
         except InvalidCandles as error:
-            lines = [error.message, *getattr(error, "__notes__", []), _zone_line(target, days)]
-            raise InvalidCandles("\n".join(lines)) from None
+            raise InvalidCandles("\n".join(refusal_lines(error, _zone_line(target, days)))) from None
         lines = [*prepared.lines, *_warnings(file, prepared)]
         if options.dry_run:
             return "\n".join(
@@ -94,6 +94,11 @@ async def import_candles(
             task = progress.add_task("", total=len(prepared.write.candles))
             await store(running, [prepared], lambda rows: progress.advance(task, rows))
     return "\n".join([*lines, f"Imported {prepared.count} into {target}."])
+
+
+def refusal_lines(error: CandlegraphError, *known: str) -> list[str]:
+    """At most ten lines about a refused file: the reasons first, then what is ``known`` of it."""
+    return "\n".join([error.message, *getattr(error, "__notes__", []), *known]).splitlines()[:_MAX_REFUSAL_LINES]
 
 
 async def target_of(

@@ -68,13 +68,13 @@ def test_the_forms_of_the_contract() -> None:
     assert backfill_id(7) == "backfill:7"
 
 
-@pytest.mark.parametrize("name", ["", "a b", "a/b", "a:b", "é", "x" * 65, "a%2Fb", "a\n"])
+@pytest.mark.parametrize("name", ["", "a b", "a/b", "a:b", "é", "x" * 65, "a%2Fb", "a\n", ".", ".."])
 def test_a_name_that_an_id_would_have_to_encode_is_refused_for_new_ones(name: str) -> None:
     with pytest.raises(BadUserInput, match="provider"):
         check_new_name("provider", name)
 
 
-@pytest.mark.parametrize("name", ["binance", "my-files_2.v1", "7", "x" * 64])
+@pytest.mark.parametrize("name", ["binance", "my-files_2.v1", "..a", "7", "x" * 64])
 def test_any_other_name_is_taken(name: str) -> None:
     check_new_name("provider", name)
     assert encode_name(name) == name

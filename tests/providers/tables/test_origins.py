@@ -23,6 +23,7 @@ from providers.tables.recognition import table
 
 ROOT = Path(__file__).parents[3]
 START = int(datetime(2024, 1, 16, 14, 30, tzinfo=UTC).timestamp() * 1000)  # the bell in New York, a day after the 12th
+SUMMER = int(datetime(2024, 7, 16, 13, 30, tzinfo=UTC).timestamp() * 1000)  # the bell in daylight saving time
 DAY_START = int(datetime(2024, 1, 15, tzinfo=UTC).timestamp() * 1000)  # a Monday
 MINUTE_MS, DAY_MS = 60_000, 86_400_000
 
@@ -172,6 +173,7 @@ MADE: dict[str, Made] = {
             f"{local(c, '%Y-%m-%d', NEW_YORK)},{local(c, '%H:%M', NEW_YORK)},{local(c, '%I:%M %p', NEW_YORK)},{c.high},"
             f"{c.low},{c.open},{c.close},100.5,{c.volume},7777,12"
         ),
+        candles=made(start=SUMMER),
     ),
     "Interactive Brokers": Made(
         ",date,open,high,low,close,volume,average,barCount\n",
@@ -198,16 +200,24 @@ MADE: dict[str, Made] = {
         "Local time,Open,High,Low,Close,Volume\n",
         lambda c: f"{local(c, '%d.%m.%Y %H:%M:%S.000', 'Europe/Zurich')} GMT+0100,{ohlcv(c)}",
     ),
-    "HistData": Made("", lambda c: f"{local(c, '%Y%m%d %H%M%S', 'EST')};{ohlc(c, ';')};0", has_volume=False),
+    "HistData": Made(
+        "",
+        lambda c: f"{local(c, '%Y%m%d %H%M%S', 'EST')};{ohlc(c, ';')};0",
+        candles=made(start=SUMMER),
+        has_volume=False,
+    ),
     "NinjaTrader": Made(
         "",
         lambda c: f"{local(c, '%Y%m%d %H%M%S')};{ohlcv(c, ';')}",
         hints=Hints(usual_clock=UTC_ZONE, stamps="open"),
     ),
     "FirstRate": Made(
-        "", lambda c: f"{local(c, '%Y-%m-%d %H:%M:%S', NEW_YORK)},{ohlcv(c)}", "AAPL_full_1min_adjsplit.txt"
+        "",
+        lambda c: f"{local(c, '%Y-%m-%d %H:%M:%S', NEW_YORK)},{ohlcv(c)}",
+        "AAPL_full_1min_adjsplit.txt",
+        made(start=SUMMER),
     ),
-    "Kibot": Made("", lambda c: f"{local(c, '%m/%d/%Y,%H:%M', NEW_YORK)},{ohlcv(c)}", "IBM.txt"),
+    "Kibot": Made("", lambda c: f"{local(c, '%m/%d/%Y,%H:%M', NEW_YORK)},{ohlcv(c)}", "IBM.txt", made(start=SUMMER)),
     "AmiBroker": Made(
         "Ticker,Date/Time,Open,High,Low,Close,Volume\n", lambda c: f"AAPL,{local(c, '%Y-%m-%d %H:%M:%S')},{ohlcv(c)}"
     ),

@@ -6,7 +6,7 @@ import asyncio
 import json
 import signal
 import subprocess
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
 
@@ -16,10 +16,12 @@ import numpy as np
 import polars as pl
 import psutil
 import pytest
+from click.testing import CliRunner
 from pydantic import SecretStr
 
 from candlegraph.errors import BadUserInput
 from server.cli.importing import import_candles
+from server.cli.main import main
 from server.settings import Settings
 from storage.embedded.postgres import EmbeddedPostgres
 from tests.server.cli.test_cli import Command, cli, is_one_line  # noqa: F401 - a fixture
@@ -29,6 +31,18 @@ from tests.waiting import HANG_S
 T0 = 1_714_521_600_000
 NAME = ("--market", "lab", "--provider", "bench", "--symbol")
 BIG = 300_000
+
+
+@pytest.fixture(scope="module")
+async def here(new_database: Callable[..., object], migrated_template: str) -> Command:
+    """Run a command in this process over a database of its own: a process takes a second to start."""
+    dsn = str(await new_database(migrated_template))
+
+    def command(*arguments: str, **variables: str) -> subprocess.CompletedProcess[str]:
+        found = CliRunner().invoke(main, arguments, env={"DB_CONNECTION_STRING": dsn, "COLUMNS": "200", **variables})
+        return subprocess.CompletedProcess(arguments, found.exit_code, found.stdout, found.stderr)
+
+    return command
 
 
 def minutes(path: Path, rows: int, *, step: int = 60_000) -> Path:
@@ -74,19 +88,19 @@ def test_a_file_is_imported_once_and_once_more(cli: Command, tmp_path: Path) -> 
     [("my market", "bench", "market"), ("lab", "a/b", "provider"), ("lab", "é", "provider")],
 )
 def test_an_import_into_a_name_that_an_id_would_have_to_encode_is_refused(
-    cli: Command,  # noqa: F811
+    here: Command,
     tmp_path: Path,
     market: str,
     provider: str,
     what: str,
 ) -> None:
     file = minutes(tmp_path / "m.csv", 3)
-    result = cli("import", str(file), "--market", market, "--provider", provider, "--symbol", "X")
+    result = here("import", str(file), "--market", market, "--provider", provider, "--symbol", "X")
     assert result.returncode == 1
     assert what in result.stderr
 
 
-def test_days_before_1970_are_imported_and_asked_for(cli: Command, tmp_path: Path) -> None:  # noqa: F811
+def test_days_before_1970_are_imported_and_asked_for(here: Command, tmp_path: Path) -> None:
     file = tmp_path / "old.csv"
     rows = [
         "1969-12-30,91.2,92.2,90.5,91.6,1",
@@ -94,35 +108,35 @@ def test_days_before_1970_are_imported_and_asked_for(cli: Command, tmp_path: Pat
         "1970-01-02,92.06,93.54,91.79,93.0,1",
     ]
     file.write_text("\n".join(["Date,Open,High,Low,Close,Volume", *rows, ""]))
-    result = cli("import", str(file), *NAME, "OLD")
+    result = here("import", str(file), *NAME, "OLD")
     assert result.stdout.splitlines()[-1] == "Imported 3 candles of 1d into OLD (lab/bench).", result.stderr
     ask = ("candles", "lab", "bench", "OLD", "--timeframe", "1d", "--format", "json", "--since")
-    answers = [cli(*ask, since, "--until", "1970-01-03T00:00:00Z") for since in ("-172800000", "1969-12-30T00:00:00Z")]
+    answers = [here(*ask, since, "--until", "1970-01-03T00:00:00Z") for since in ("-172800000", "1969-12-30T00:00:00Z")]
     found = [json.loads(answer.stdout) for answer in answers]
     assert found[0] == found[1]
     assert [row["timestamp"] for row in found[0]] == [-172_800_000, -86_400_000, 86_400_000]
     assert found[0][0]["time"] == "1969-12-30T00:00:00Z"
 
 
-def test_a_file_may_take_the_place_of_what_was_stored_between_its_candles(cli: Command, tmp_path: Path) -> None:  # noqa: F811
+def test_a_file_may_take_the_place_of_what_was_stored_between_its_candles(here: Command, tmp_path: Path) -> None:
     whole, thin = minutes(tmp_path / "whole.csv", 120), minutes(tmp_path / "thin.csv", 60, step=120_000)
-    assert cli("import", str(whole), *NAME, "THIN").returncode == 0
-    assert cli("import", str(thin), *NAME, "THIN", "--timeframe", "1m", "--covers").returncode == 0
+    assert here("import", str(whole), *NAME, "THIN").returncode == 0
+    assert here("import", str(thin), *NAME, "THIN", "--timeframe", "1m", "--covers").returncode == 0
     until = ("--until", str(T0 + 2 * 3_600_000))
-    assert len(stored(cli, "THIN", *until)) == 120
-    result = cli("import", str(thin), *NAME, "THIN", "--timeframe", "1m", "--covers", "--replace")
+    assert len(stored(here, "THIN", *until)) == 120
+    result = here("import", str(thin), *NAME, "THIN", "--timeframe", "1m", "--covers", "--replace")
     assert result.returncode == 0, result.stderr
     # The last minute lies behind the file's last candle: nothing is said of it there.
-    assert len(stored(cli, "THIN", *until)) == 61
-    assert [row["volume"] for row in stored(cli, "THIN", "--timeframe", "1h", *until)] == [30.0, 31.0]
-    assert cli("corrections", "lab", "bench", "THIN").stdout.count("2024-05-01") >= 20
+    assert len(stored(here, "THIN", *until)) == 61
+    assert [row["volume"] for row in stored(here, "THIN", "--timeframe", "1h", *until)] == [30.0, 31.0]
+    assert here("corrections", "lab", "bench", "THIN").stdout.count("2024-05-01") >= 20
 
 
-def test_the_last_candle_may_be_left_out(cli: Command, tmp_path: Path) -> None:  # noqa: F811
-    result = cli("import", str(minutes(tmp_path / "m.csv", 10)), *NAME, "CUT", "--drop-last")
+def test_the_last_candle_may_be_left_out(here: Command, tmp_path: Path) -> None:
+    result = here("import", str(minutes(tmp_path / "m.csv", 10)), *NAME, "CUT", "--drop-last")
     assert "Left out: 1 by --drop-last." in result.stdout
     assert result.stdout.splitlines()[-1].startswith("Imported 9 candles")
-    assert len(stored(cli, "CUT", "--until", str(T0 + 600_000))) == 9
+    assert len(stored(here, "CUT", "--until", str(T0 + 600_000))) == 9
 
 
 async def test_minutes_that_are_not_kept_any_more_are_left_out_and_that_is_said(
@@ -142,32 +156,34 @@ async def test_minutes_that_are_not_kept_any_more_are_left_out_and_that_is_said(
     await connection.close()
 
 
-def test_a_bad_row_is_named_and_nothing_is_stored(cli: Command, tmp_path: Path) -> None:  # noqa: F811
+def test_a_bad_row_is_named_and_nothing_is_stored(here: Command, tmp_path: Path) -> None:
     file = tmp_path / "bad.csv"
     head = "timestamp,open,high,low,close,volume\n1714521600000,5,6,4,5,1\n1714521660000,5,6,4,5,1\n"
     for row in ("1714521720000,5,4,6,5,1", "1714521720000,5,6,4"):
         file.write_text(f"{head}{row}\n1714521780000,5,6,4,5,1\n")
-        refused(cli("import", str(file), *NAME, "BAD"), "bad.csv:4")
-    is_one_line(cli("candles", "lab", "bench", "BAD"), 1, "no symbol 'BAD'")
+        refused(here("import", str(file), *NAME, "BAD"), "bad.csv:4")
+    is_one_line(here("candles", "lab", "bench", "BAD"), 1, "no symbol 'BAD'")
 
 
-def test_daily_files_of_new_york_open_at_its_midnight(cli: Command, tmp_path: Path) -> None:  # noqa: F811
+def test_daily_files_of_new_york_open_at_its_midnight(here: Command, tmp_path: Path) -> None:
     """Over the change to summer time: a day of 23 hours."""
     file = tmp_path / "days.csv"
     days = ["2024-03-07", "2024-03-08", "2024-03-11", "2024-03-12"]
     file.write_text("date,open,high,low,close,volume\n" + "".join(f"{day},5,6,4,5,1\n" for day in days))
     options = ("--timezone", "America/New_York", "--timeframe", "1d")
-    result = cli("import", str(file), *NAME, "NYC", *options)
+    result = here("import", str(file), *NAME, "NYC", *options)
     assert result.returncode == 0, result.stderr
-    printed = cli("candles", "lab", "bench", "NYC", "--timeframe", "1d", "--format", "json", "--limit", "4")
+    printed = here("candles", "lab", "bench", "NYC", "--timeframe", "1d", "--format", "json", "--limit", "4")
     assert [row["time"] for row in json.loads(printed.stdout)] == [
         "2024-03-07T05:00:00Z",
         "2024-03-08T05:00:00Z",
         "2024-03-11T04:00:00Z",
         "2024-03-12T04:00:00Z",
     ]
-    is_one_line(cli("import", str(file), *NAME, "NYC", "--timezone", "UTC", "--timeframe", "1d"), 1, "America/New_York")
-    is_one_line(cli("import", str(file), *NAME, "NYC2", "--timezone", "Mars"), 1, "Unknown time zone")
+    is_one_line(
+        here("import", str(file), *NAME, "NYC", "--timezone", "UTC", "--timeframe", "1d"), 1, "America/New_York"
+    )
+    is_one_line(here("import", str(file), *NAME, "NYC2", "--timezone", "Mars"), 1, "Unknown time zone")
 
 
 async def test_a_running_server_answers_what_is_imported_beside_it(tmp_path: Path) -> None:
