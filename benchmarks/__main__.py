@@ -5,7 +5,19 @@ from __future__ import annotations
 import asyncio
 import sys
 
-from benchmarks import aggregates, backfilling, caching, exporting, fanout, load, nouns, serving, startup, writing
+from benchmarks import (
+    aggregates,
+    backfilling,
+    caching,
+    exporting,
+    fanout,
+    load,
+    nouns,
+    serving,
+    sessions,
+    startup,
+    writing,
+)
 
 BENCHMARKS = {
     "fold": nouns.fold_a_year,
@@ -17,6 +29,7 @@ BENCHMARKS = {
     "startup": startup.start_and_rest,
     "memory": serving.from_memory,
     "postgres": serving.from_postgres,
+    "sessions": sessions.regular_sessions,
     "listeners": serving.listeners,
     "fanout": fanout.fan_out,
     "cache": caching.one_series,

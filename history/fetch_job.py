@@ -12,8 +12,9 @@ from candlegraph.provider import Page
 from candlegraph.series import InstrumentRecord
 from candlegraph.span import Span, Spans
 from candlegraph.timeframe import MINUTE, Timeframe
+from candlegraph.trading_calendar import series_zone, tradable
 from candlegraph.upstream import Upstream, Urgency
-from candlegraph.zone import UTC, Zone, zone
+from candlegraph.zone import UTC, Zone
 from history.attempts import Attempts
 from history.coarse_check import EmptyAnswer
 from history.fetch_request import FetchRequest, FetchResult
@@ -63,7 +64,7 @@ class FetchJob:
     @property
     def days(self) -> Zone:
         """The zone of the timeframe's days."""
-        return UTC if self.timeframe.width_ms else zone(self.record.timezone)
+        return UTC if self.timeframe.width_ms else series_zone(self.record, self.timeframe)
 
     @property
     def _page_ms(self) -> int:
@@ -71,7 +72,7 @@ class FetchJob:
 
     def _final_until(self) -> int:
         """Candles that end here or before are final."""
-        return self.timeframe.floor(self.provider.now_ms() - self.provider.capabilities.final_after_ms, self.days)
+        return self.timeframe.settled(self.provider.now_ms() - self.provider.capabilities.final_after_ms, self.days)
 
     async def step(self) -> bool:
         """Fetch one missing piece, the oldest or the newest; False if none is left or the fetch has to stop."""
@@ -133,13 +134,12 @@ class FetchJob:
             self.stores.coverage_cache.forget(self.record.id)
 
     def _missing(self, span: Span) -> Spans:
-        if self.request.refetch:
-            return Spans([span]) - self.coverage.dropped(self.timeframe)
-        return (
-            Spans([span])
-            - self.coverage.final(self.timeframe)
-            - self.coverage.postponed(self.timeframe, self.provider.now_ms())
-        )
+        """The gaps of ``span``, without the closed time at the ends of each: it is known to be empty."""
+        missing = Spans([span]) - self.coverage.dropped(self.timeframe)
+        if not self.request.refetch:
+            missing = Spans([span]) - self.coverage.final(self.timeframe)
+            missing -= self.coverage.postponed(self.timeframe, self.provider.now_ms())
+        return tradable(self.record, missing, self.timeframe, self.days)
 
     def _without_forming(self, missing: Spans) -> Spans:
         """``missing`` without the forming spans that were fetched within the last seconds."""

@@ -67,7 +67,7 @@ def judge_page(page: Page, call: FetchCall, traits: Capabilities) -> PageVerdict
     """Judge a page by the call that it answers and the traits of its provider."""
     asked, final_until = call.span, call.final_until
     if page.proved_until is not None:
-        final_until = min(final_until, call.timeframe.floor(page.proved_until, call.days))
+        final_until = min(final_until, call.timeframe.settled(page.proved_until, call.days))
     within = page.candles.sorted().between(asked)
     known, unknown = within.with_known_volumes()
     candles, bad = _split_bad_rows(known, call)

@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import logging
 import re
 import time
 import unicodedata
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from cachetools import LRUCache
 
 from candlegraph.provider import Listing
 from candlegraph.series import Instrument, InstrumentRecord, SymbolKind
+from candlegraph.trading_calendar import installed
+from storage.calendars import Calendars
 from storage.database import SQL, Database, to_ms
+
+log = logging.getLogger(__name__)
 
 MAX_RECORDS = 20_000
 
@@ -23,6 +28,7 @@ class Instruments:
     def __init__(self, database: Database) -> None:
         """Read nothing yet."""
         self.database = database
+        self.calendars = Calendars(database)
         # With the instant of the read: a lookup in cachetools' TTLCache takes nine times as long.
         self._records: LRUCache[Instrument, tuple[float, InstrumentRecord]] = LRUCache(MAX_RECORDS)
 
@@ -34,7 +40,7 @@ class Instruments:
         pattern = None if not text else "%" + re.sub(r"([\\%_])", r"\\\1", fold_text(text)) + "%"
         rows = await self.database.read("instruments_search", market, provider, inactive, pattern, after, first)
         count = (await self.database.read("instruments_count", market, provider, inactive, pattern))[0]["count"]
-        return [record_of(row) for row in rows], count
+        return await self._read(rows), count
 
     async def page(self, market: str, provider: str, after: str | None, first: int) -> list[InstrumentRecord]:
         """The ``first`` stored symbols of a provider after a name, in the order of their names."""
@@ -42,21 +48,28 @@ class Instruments:
         rows = await self.database.read(
             "instruments_search", _plain(market), _plain(provider), True, None, after, first
         )
-        return [record_of(row) for row in rows]
+        return await self._read(rows)
 
     async def named(self, market: str, provider: str, names: Sequence[str] | None) -> list[InstrumentRecord]:
         """The stored symbols of a provider: the named ones, or all."""
         plain = None if names is None else list(map(_plain, names))
-        return [record_of(row) for row in await self.database.read("instruments_named", market, provider, plain)]
+        return await self._read(await self.database.read("instruments_named", market, provider, plain))
 
     async def by_id(self, ids: Sequence[int]) -> list[InstrumentRecord]:
         """Instruments by their ids, in that order; NotFound."""
-        rows = {row["id"]: record_of(row) for row in await self.database.read("instruments_by_id", list(ids))}
-        return [rows[i] for i in ids]
+        records = await self._read(await self.database.read("instruments_by_id", list(ids)))
+        found = {record.id: record for record in records}
+        return [found[i] for i in ids]
 
     async def stored_providers(self) -> list[tuple[str, str]]:
         """Every (market, provider) with stored data."""
         return [(row["market"], row["provider"]) for row in await self.database.read("instrument_pairs")]
+
+    async def calendar_of(self, market: str, provider: str) -> str | None:
+        """The calendar of some symbol of a provider; None if none of them has one."""
+        rows = await self.database.read("calendar_of_provider", _plain(market), _plain(provider)) if installed() else ()
+        await self.calendars.ensure({row["calendar"] for row in rows})
+        return next((row["calendar"] for row in rows if row["calendar"] in installed()), None)
 
     async def timeframes(self, market: str, provider: str) -> list[str]:
         """The stored timeframes of a provider."""
@@ -79,7 +92,12 @@ class Instruments:
         keys = [(i.market, i.provider, i.symbol) for i in set(wanted)]
         columns = [[_plain(key[part]) for key in keys] for part in range(3)]
         rows = await self.database.read("instruments_by_key", *columns)
-        return {record.instrument: record for record in map(record_of, rows)}
+        return {record.instrument: record for record in await self._read(rows)}
+
+    async def _read(self, rows: Sequence[Any]) -> list[InstrumentRecord]:
+        """The instruments of rows, whose calendars this process knows from now on."""
+        await self.calendars.ensure({row["calendar"] for row in rows})
+        return [record_of(row) for row in rows]
 
     async def get_cached(self, wanted: list[Instrument]) -> dict[Instrument, InstrumentRecord]:
         """Those of ``wanted`` that are stored, from a cache of half a minute: they seldom change."""
@@ -106,9 +124,20 @@ class Instruments:
         return [((row["market"], row["provider"]), row["age"]) for row in rows]
 
     async def store_list(
-        self, market: str, provider: str, listings: Sequence[Listing], timezone: str, age_s: float
+        self,
+        market: str,
+        provider: str,
+        listings: Sequence[Listing],
+        timezone: str,
+        age_s: float,
+        *,
+        native_days: bool = False,
     ) -> None:
-        """Store a provider's list, fetched ``age_s`` seconds ago, unless a newer one is stored; ``timezone`` is its market's."""
+        """Store a provider's list, fetched ``age_s`` seconds ago, unless a newer one is stored; ``timezone`` is its market's.
+
+        ``native_days``: new instruments with a calendar use the provider's own days.
+        """
+        known = await self.calendars.ensure({item.calendar for item in listings})
         columns: list[list[object]] = [
             [item.symbol for item in listings],
             [item.name for item in listings],
@@ -129,7 +158,22 @@ class Instruments:
             if await connection.fetchval(SQL["listing_note"], market, provider, age_s):
                 await connection.execute(SQL["instruments_list"], market, provider, *columns)
                 await connection.execute(SQL["instruments_unlist"], market, provider, columns[0])
+                calendars = {item.symbol: item.calendar for item in listings if item.calendar in known}
+                await self._gain_calendars(connection, market, provider, calendars, native_days=native_days)
         self._records = LRUCache(MAX_RECORDS)  # a new object: reads that began before this fill the old one
+
+    async def _gain_calendars(
+        self, connection: Any, market: str, provider: str, calendars: Mapping[str, str | None], *, native_days: bool
+    ) -> None:
+        """Give listed symbols the calendars that they lack; log what that changes."""
+        if calendars:
+            columns = list(calendars), list(calendars.values())
+            row = await connection.fetchrow(SQL["instruments_calendars"], market, provider, *columns, native_days)
+            if row and row["withdrawn"]:
+                log.warning(
+                    "%s/%s: %d instruments have a trading calendar now, %d of them with their provider's days; the earlier "
+                    "days of %d series were withdrawn", market, provider, row["gained_count"], row["native"], row["withdrawn"],
+                )  # fmt: skip
 
 
 def fold_text(*texts: str) -> str:
@@ -165,4 +209,6 @@ def record_of(row: Any) -> InstrumentRecord:
         contract_size=row["contract_size"],
         price_increment=row["price_increment"],
         quantity_increment=row["quantity_increment"],
+        calendar=row["calendar"] if row["calendar"] in installed() else None,
+        native_days=row["native_days"],
     )
