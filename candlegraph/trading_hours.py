@@ -70,6 +70,12 @@ class TradingHours:
         following = np.minimum(np.searchsorted(self.opens, instants, side="right"), len(self.opens) - 1)
         return np.where(self.contains(instants), instants, np.maximum(instants, self.opens[following]))
 
+    def closed_since(self, instant: int) -> int:
+        """The close before ``instant`` if nothing trades between them, else the instant."""
+        opens, closes = self._lists
+        at = bisect_left(opens, instant) - 1
+        return closes[at] if at >= 0 and closes[at] <= instant else instant
+
     def trim(self, since: int, until: int) -> tuple[int, int]:
         """The part of ``[since, until)`` from the first trading in it to the last; empty if there is none."""
         opens, closes = self._lists

@@ -16,6 +16,7 @@ from candlegraph.trading_calendar import series_zone, tradable
 from candlegraph.upstream import Upstream, Urgency
 from candlegraph.zone import UTC, Zone
 from history.attempts import Attempts
+from history.closed_time import with_closed_time
 from history.coarse_check import EmptyAnswer
 from history.fetch_request import FetchRequest, FetchResult
 from history.fetch_stores import FetchStores
@@ -108,8 +109,7 @@ class FetchJob:
             left = self._missing(piece)
             if left != Spans([piece]):
                 self.stores.coverage_cache.forget(self.record.id)  # the change feed has not reported it yet
-        left, calls = self._without_forming(left), self.result.calls
-        rows = 0
+        left, calls, rows = self._without_forming(left), self.result.calls, 0
         for part in left:
             rows += await self._fill(part)
         if left and self.result.calls > calls:
@@ -124,12 +124,11 @@ class FetchJob:
         self.stores.coverage_cache.forget(self.record.id)
 
     async def note_unproven(self) -> None:
-        """Record the unproved spans for a later retry, except the newest minutes, which may just be late."""
+        """Record unproved spans for a later retry, except the newest minutes, which may be late, and revised data."""
         now = self.provider.now_ms()
         recent = Spans([Span(now - self.provider.capabilities.final_after_ms - RECHECK_GRID_MS, END_OF_TIME_MS)])
         failed = self.result.unavailable - self.result.ended - recent
-        revised = self.provider.capabilities.revised  # a new revision of the data may have them
-        if failed and not self.request.refetch and not revised:
+        if failed and not self.request.refetch and not self.provider.capabilities.revised:
             await self.stores.retries.add(self.record.id, self.timeframe, failed, now)
             self.stores.coverage_cache.forget(self.record.id)
 
@@ -137,8 +136,9 @@ class FetchJob:
         """The gaps of ``span``, without the closed time at the ends of each: it is known to be empty."""
         missing = Spans([span]) - self.coverage.dropped(self.timeframe)
         if not self.request.refetch:
-            missing = Spans([span]) - self.coverage.final(self.timeframe)
-            missing -= self.coverage.postponed(self.timeframe, self.provider.now_ms())
+            missing -= self.coverage.final(self.timeframe) | self.coverage.postponed(
+                self.timeframe, self.provider.now_ms()
+            )
         return tradable(self.record, missing, self.timeframe, self.days)
 
     def _without_forming(self, missing: Spans) -> Spans:
@@ -283,9 +283,9 @@ class FetchJob:
             await self._note_empty_answer(verdict)
         bad = verdict.bad.spans
         if call.span.since < call.final_until or bad:  # reads of the forming candle alone would flood the fetch log
-            outcome = "bad rows" if bad else "ok"
-            write = CandleWrite(self.record.id, self.timeframe, verdict.kept, verdict.covered, revision=page.revision)
-            self.page_writer.add(write, self._log_fetch(call.span, verdict.candles, outcome, began))
+            covered = with_closed_time(self.record, verdict.covered, self.timeframe, self.days)
+            write = CandleWrite(self.record.id, self.timeframe, verdict.kept, covered, revision=page.revision)
+            self.page_writer.add(write, self._log_fetch(call.span, verdict.candles, "bad rows" if bad else "ok", began))
         result = self.result
         result.forming = result.forming.merge(verdict.forming)
         result.fetched |= verdict.covered

@@ -11,6 +11,7 @@ from typing import Any
 
 from cachetools import LRUCache
 
+from candlegraph.errors import BadUserInput
 from candlegraph.provider import Listing
 from candlegraph.series import Instrument, InstrumentRecord, SymbolKind
 from candlegraph.trading_calendar import installed
@@ -158,22 +159,49 @@ class Instruments:
             if await connection.fetchval(SQL["listing_note"], market, provider, age_s):
                 await connection.execute(SQL["instruments_list"], market, provider, *columns)
                 await connection.execute(SQL["instruments_unlist"], market, provider, columns[0])
-                calendars = {item.symbol: item.calendar for item in listings if item.calendar in known}
+                calendars = {
+                    item.symbol: item.calendar
+                    for item in listings
+                    if item.calendar in known and _fits(item.calendar, item.timezone or timezone)
+                }
                 await self._gain_calendars(connection, market, provider, calendars, native_days=native_days)
         self._records = LRUCache(MAX_RECORDS)  # a new object: reads that began before this fill the old one
 
+    async def give_calendar(self, market: str, provider: str, symbols: Sequence[str], calendar: str) -> int:
+        """Give stored symbols without a trading calendar this one; return their number. BadUserInput for an unknown one.
+
+        What is stored decides the source of their days: days if there are any, else 1m candles.
+        """
+        if not await self.calendars.ensure({calendar}):
+            raise BadUserInput(
+                f"There is no trading calendar {calendar[:64]!r}: name one of exchange-calendars, such as XNYS."
+            )
+        for record in await self.named(market, provider, symbols):
+            if not _fits(calendar, record.timezone):
+                raise BadUserInput(
+                    f"The days of {record.instrument} are those of {record.timezone}, and {calendar} is in another time zone."
+                )
+        async with self.database.transaction() as connection:
+            given = await self._gain_calendars(
+                connection, market, provider, dict.fromkeys(symbols, calendar), native_days=False
+            )
+        self._records = LRUCache(MAX_RECORDS)
+        return given
+
     async def _gain_calendars(
         self, connection: Any, market: str, provider: str, calendars: Mapping[str, str | None], *, native_days: bool
-    ) -> None:
-        """Give listed symbols the calendars that they lack; log what that changes."""
-        if calendars:
-            columns = list(calendars), list(calendars.values())
-            row = await connection.fetchrow(SQL["instruments_calendars"], market, provider, *columns, native_days)
-            if row and row["withdrawn"]:
-                log.warning(
-                    "%s/%s: %d instruments have a trading calendar now, %d of them with their provider's days; the earlier "
-                    "days of %d series were withdrawn", market, provider, row["gained_count"], row["native"], row["withdrawn"],
-                )  # fmt: skip
+    ) -> int:
+        """Give symbols the calendars that they lack; log what that changes, and return how many it changes."""
+        columns = list(calendars), list(calendars.values())
+        row = calendars and await connection.fetchrow(
+            SQL["instruments_calendars"], market, provider, *columns, native_days
+        )
+        if row and row["withdrawn"]:
+            log.warning(
+                "%s/%s: %d instruments have a trading calendar now, %d of them with their provider's days; the earlier "
+                "days of %d series were withdrawn", market, provider, row["gained_count"], row["native"], row["withdrawn"],
+            )  # fmt: skip
+        return int(row["gained_count"]) if row else 0
 
 
 def fold_text(*texts: str) -> str:
@@ -189,6 +217,12 @@ def fold_text(*texts: str) -> str:
 def _plain(text: str) -> str:
     """Replace characters that PostgreSQL does not accept; no stored name has the replacement character."""
     return text.replace("\0", "\ufffd").encode(errors="replace").decode()
+
+
+def _fits(calendar: str | None, timezone: str) -> bool:
+    """Whether the days of a symbol open in the zone of a calendar: stored days of another zone are not its sessions."""
+    found = installed().get(calendar or "")
+    return found is not None and found.timezone == timezone
 
 
 def record_of(row: Any) -> InstrumentRecord:

@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 import pytest
 
-from candlegraph import MINUTE, BadUserInput, Candles, Instrument, Series, Timeframe, fold, zone
+from candlegraph import MINUTE, BadUserInput, Candles, Instrument, Listing, Series, Timeframe, fold, zone
 from candlegraph.answer import Answer, CandleRequest, Fill
 from candlegraph.candle import concat
 from candlegraph.clock import DAY_MS, HOUR_MS, MINUTE_MS
@@ -263,6 +263,34 @@ async def test_a_followed_stock_asks_nothing_from_fridays_end_to_mondays_pre_mar
         listening.cancel()
         await asyncio.wait([listening])
     assert (await world.ask("1m", since=new_york("2024-06-29 00:00"), until=new_york("2024-07-01 03:00"))).complete
+    record = (await world.history.instruments.get_stored([APPLE]))[APPLE]
+    (coverage,) = await world.history.store.read_coverage([record.id])
+    assert len(list(coverage.spans[MINUTE])) == 1, "no fragment for each night"
+
+
+async def test_followers_of_days_start_again_when_their_symbol_gets_a_calendar(
+    build: Build, database: Database
+) -> None:
+    world = await build("2024-07-08 12:00")
+    database.timings = replace(database.timings, follow_renewal_interval_s=0.05, hub_interval_s=0.05)
+    instruments = world.history.instruments
+    async with database.connection() as connection:
+        await connection.execute("update instruments set calendar = null, native_days = null")
+    await instruments.note_beginning((await instruments.get_stored([APPLE]))[APPLE], new_york("2024-06-27 04:00"))
+    kinds: list[EventKind] = []
+    async with aclosing(world.hub.subscribe(Series(APPLE, DAY), None, None)) as stream:
+
+        async def listen() -> None:
+            async for event in stream:
+                kinds.append(event.kind)  # noqa: PERF401 - they are read meanwhile
+
+        listening = asyncio.create_task(listen())
+        await eventually(lambda: bool(kinds))
+        listing = Listing("AAPL", calendar="XNYS")
+        await instruments.store_list("stocks", "alpaca", [listing], "America/New_York", 0.0, native_days=True)
+        await eventually(lambda: EventKind.RESYNC in kinds)
+        await asyncio.wait([listening])
+    assert (await world.ask("1d", limit=1)).zone.hours is not None
 
 
 async def test_hours_of_regular_sessions_say_where_they_end(build: Build) -> None:

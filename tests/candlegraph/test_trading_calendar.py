@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import csv
+import gzip
 import json
 import subprocess
 import sys
 from datetime import datetime
 from functools import cache
+from pathlib import Path
 from zoneinfo import ZoneInfo
 
 import numpy as np
@@ -216,3 +219,16 @@ def test_extended_hours_reach_from_four_to_eight() -> None:
 def test_a_minute_before_the_opening_is_in_no_regular_candle() -> None:
     found = regular("XNYS", MINUTE, minutes("XNYS", "2024-07-02 09:00", "2024-07-02 09:35"))
     assert opened("XNYS", found)[0].endswith("09:30")
+
+
+@pytest.mark.parametrize("symbol", ["AAPL", "MSFT"])
+def test_the_days_of_real_stocks_are_its_sessions(shared_data: Path | None, symbol: str) -> None:
+    """From 2000 to 2013, with the days after 11 September and a hurricane; only where the files are there."""
+    if shared_data is None:
+        return
+    with gzip.open(shared_data / f"us_{symbol}_1d.csv.gz", "rt") as file:
+        stamps = np.array([int(row["timestamp_ms"]) for row in csv.DictReader(file)], np.int64)
+    buckets, known = calendar("XNYS").regular, calendar("XNYS").dates
+    assert (DAY.floor_all(stamps, buckets) == stamps).all()
+    days = buckets.day_of(stamps)
+    assert days.tolist() == known[(known >= days[0]) & (known <= days[-1])].tolist()

@@ -8,7 +8,7 @@ from collections.abc import Awaitable, Callable
 
 import pytest
 
-from candlegraph import Listing
+from candlegraph import BadUserInput, Listing
 from candlegraph.series import Instrument
 from candlegraph.trading_calendar import installed
 from storage.calendars import Calendars
@@ -74,7 +74,7 @@ async def test_a_calendar_is_decided_once_and_an_unknown_one_counts_as_none(
 
     async def listed(calendar: str | None, *, native: bool) -> tuple[str | None, bool | None]:
         listing = Listing("AAPL", calendar=calendar)
-        await instruments.store_list("stocks", "some", [listing], "UTC", 0.0, native_days=native)
+        await instruments.store_list("stocks", "some", [listing], "America/New_York", 0.0, native_days=native)
         found = (await instruments.get_stored([Instrument("stocks", "some", "AAPL")])).popitem()[1]
         return found.calendar, found.native_days
 
@@ -84,6 +84,19 @@ async def test_a_calendar_is_decided_once_and_an_unknown_one_counts_as_none(
     assert await listed("XNYS", native=False) == ("XNYS", False)
     assert await listed("XNYS", native=True) == ("XNYS", False)
     assert await listed(None, native=True) == ("XNYS", False)
+
+
+async def test_a_stored_symbol_is_given_a_calendar_once(database: Database) -> None:
+    instruments, name = Instruments(database), Instrument("x", "imp", "VOD")
+    await instruments.get_or_create(name, "Europe/London")
+    with pytest.raises(BadUserInput, match="NOWHERE"):
+        await instruments.give_calendar("x", "imp", ["VOD"], "NOWHERE")
+    with pytest.raises(BadUserInput, match="another time zone"):
+        await instruments.give_calendar("x", "imp", ["VOD"], "XNYS")
+    assert await instruments.give_calendar("x", "imp", ["VOD", "UNKNOWN"], "XLON") == 1
+    assert await instruments.give_calendar("x", "imp", ["VOD"], "XLON") == 0
+    record = (await instruments.get_cached([name]))[name]
+    assert (record.calendar, record.native_days) == ("XLON", False)
 
 
 async def test_an_old_calendar_is_computed_again_and_others_install_it(database: Database) -> None:
