@@ -110,8 +110,7 @@ class Alpaca:
         asked = Span(span.since, min(span.until, now)) if delay else span
         if not asked:
             return Page(Candles.empty(), span.since, span.since)
-        # Its day is over when its session is, which the core knows: the bar of today is as complete as its answer.
-        final = (timeframe.next if timeframe.days else timeframe.floor)(now, zone(MARKET.timezone))
+        final = timeframe.floor(now, zone(MARKET.timezone))
         try:
             candles, more = await self._bars(instrument.symbol, timeframe, asked)
         except RecentRefused:
