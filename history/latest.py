@@ -13,6 +13,7 @@ import numpy as np
 
 from candlegraph import clock
 from candlegraph.candle import Bools, Candles, Floats
+from candlegraph.clock import DAY_MS
 from candlegraph.errors import BadUserInput
 from candlegraph.latest import LatestCandles
 from candlegraph.series import InstrumentColumns
@@ -82,6 +83,8 @@ async def latest_candles(history: History, request: LatestRequest) -> LatestCand
     count = len(request.symbols) if request.symbols is not None else request.first
     buckets_rows = -(-request.timeframe.nominal_ms // level.nominal_ms)
     rows = 4 if level == request.timeframe else 3 * buckets_rows + 1
+    if request.zone.hours:  # the newest rows may lie outside: a night, or a long weekend
+        rows += 4 * DAY_MS // level.nominal_ms
     if rows * count > MAX_ROWS:
         raise BadUserInput(
             f"{count:,} symbols at {request.timeframe} in {request.zone.name} are made of too many rows: ask for fewer."
