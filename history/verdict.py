@@ -77,8 +77,7 @@ def judge_page(page: Page, call: FetchCall, traits: Capabilities) -> PageVerdict
         kept = ~candles.fillers() | odd
         candles, odd = candles[kept], odd[kept]
     covered = Spans([Span(page.complete_from, min(complete_to, final_until)) & asked]) - bad.spans
-    nothing = complete_to <= asked.since
-    ended = not len(within) and complete_to < asked.since
+    nothing, ended = complete_to <= asked.since, not len(within) and complete_to < asked.since
     # A page answers at most this many buckets; the time after them is not fetched yet.
     page_ends = asked.until if ended else call.timeframe.shift(asked.since, traits.max_rows_per_call, call.days)
     behind = min(asked.until, max(page_ends, page.complete_from))

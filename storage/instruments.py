@@ -6,7 +6,7 @@ import logging
 import re
 import time
 import unicodedata
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 from cachetools import LRUCache
@@ -159,11 +159,7 @@ class Instruments:
             if await connection.fetchval(SQL["listing_note"], market, provider, age_s):
                 await connection.execute(SQL["instruments_list"], market, provider, *columns)
                 await connection.execute(SQL["instruments_unlist"], market, provider, columns[0])
-                calendars = {
-                    item.symbol: item.calendar
-                    for item in listings
-                    if item.calendar in known and _fits(item.calendar, item.timezone or timezone)
-                }
+                calendars = _calendars_of(listings, known, timezone)
                 await self._gain_calendars(connection, market, provider, calendars, native_days=native_days)
         self._records = LRUCache(MAX_RECORDS)  # a new object: reads that began before this fill the old one
 
@@ -217,6 +213,12 @@ def fold_text(*texts: str) -> str:
 def _plain(text: str) -> str:
     """Replace characters that PostgreSQL does not accept; no stored name has the replacement character."""
     return text.replace("\0", "\ufffd").encode(errors="replace").decode()
+
+
+def _calendars_of(listings: Sequence[Listing], known: Collection[str], timezone: str) -> dict[str, str | None]:
+    """The calendars of symbols, those that exist and are in the time zone of their days."""
+    found = (item for item in listings if item.calendar in known)
+    return {item.symbol: item.calendar for item in found if _fits(item.calendar, item.timezone or timezone)}
 
 
 def _fits(calendar: str | None, timezone: str) -> bool:
