@@ -15,6 +15,7 @@ from benchmarks import (
     load,
     nouns,
     serving,
+    sessions,
     startup,
     writing,
 )
@@ -32,6 +33,7 @@ BENCHMARKS = {
     "startup": startup.start_and_rest,
     "memory": serving.from_memory,
     "postgres": serving.from_postgres,
+    "sessions": sessions.regular_sessions,
     "listeners": serving.listeners,
     "fanout": fanout.fan_out,
     "cache": caching.one_series,

@@ -24,6 +24,7 @@ from candlegraph import Candles, Instrument, InstrumentRecord, Series
 from candlegraph.answer import Answer, CandleRequest
 from candlegraph.event import Event, EventKind, heartbeat
 from candlegraph.timings import Timings
+from candlegraph.trading_calendar import SessionFilter
 from candlegraph.zone import Zone
 from history.backfill.jobs import BackfillJobs
 from history.backfill.tracking import Tracking
@@ -85,6 +86,7 @@ class BurstHub:
         caller: Caller = ANYONE,
         *,
         closed_only: bool = False,
+        session: SessionFilter = SessionFilter.ALL,
     ) -> AsyncIterator[Event]:
         listener, group = Listener(closed_only=closed_only), ListenerGroup()
         group.add(listener)

@@ -9,6 +9,7 @@ from candlegraph.candle import Candles
 from candlegraph.series import InstrumentRecord, Series
 from candlegraph.series_revision import SeriesRevision
 from candlegraph.span import Spans
+from candlegraph.trading_calendar import SessionFilter
 from candlegraph.zone import Zone
 
 
@@ -96,7 +97,7 @@ class CandleRequest:
     """A request: the oldest ``limit`` candles from ``since``, or without it the newest ones before ``until`` (or now).
 
     Both are compared with the opening of a bucket, ``since`` inclusive and ``until`` exclusive. ``zone`` None is the
-    instrument's own. Candles that end before ``final_until`` (ms) are final, even if our clock is behind.
+    instrument's own. ``session`` applies to instruments with a calendar. Candles that end before ``final_until`` (ms) are final, even if our clock is behind.
     """
 
     series: Series
@@ -107,6 +108,7 @@ class CandleRequest:
     zone: Zone | None = None
     wait: Wait = Wait.COMPLETE
     final_until: int = 0
+    session: SessionFilter = SessionFilter.ALL
 
 
 @dataclass(frozen=True, slots=True)

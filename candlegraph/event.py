@@ -10,6 +10,7 @@ from candlegraph.candle import Candles
 from candlegraph.series import Series
 from candlegraph.series_candles import SeriesCandles
 from candlegraph.timeframe import MINUTE
+from candlegraph.trading_calendar import SessionFilter
 from candlegraph.zone import UTC, Zone
 
 
@@ -52,6 +53,7 @@ class LiveRequest:
 
     series: Series
     since: int | None = None
+    session: SessionFilter = SessionFilter.ALL
 
 
 @dataclass(frozen=True, slots=True)

@@ -94,6 +94,7 @@ class Capabilities:
     call_weight: float = 1.0  # what one `Provider.fetch` costs
     deadline_s: float = 10.0  # how long one call may take
     revised: bool = False  # its past may be replaced as a whole: it is `Revised`
+    regular_days: bool = False  # its days are made of regular sessions only, for symbols with a calendar
     streams_trades: bool = False  # its stream folds trades: it shows the forming candle and corrects no final one
     earliest_ms: int = (
         0  # the core fetches nothing older, unless a listing says so; negative: there are candles before 1970
@@ -128,6 +129,9 @@ class Listing:
     contract_size: float | None = None  # of a derivative: base units a contract, quote units where it is inverse
     price_increment: float | None = None
     quantity_increment: float | None = None
+    calendar: str | None = (
+        None  # its trading calendar by the name in exchange-calendars, such as XNYS; None: it always trades
+    )
 
 
 @dataclass(frozen=True, slots=True)

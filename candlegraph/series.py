@@ -67,6 +67,8 @@ class InstrumentRecord:
     contract_size: float | None = None
     price_increment: float | None = None
     quantity_increment: float | None = None
+    calendar: str | None = None  # the name of its trading calendar; None: it always trades
+    native_days: bool | None = None  # whether its provider made its days, or they are folded from regular minutes
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -93,6 +95,8 @@ class InstrumentColumns:
     contract_size: Sequence[float | None]
     price_increment: Sequence[float | None]
     quantity_increment: Sequence[float | None]
+    calendar: Sequence[str | None]
+    native_days: Sequence[bool | None]
 
     def __len__(self) -> int:
         """How many instruments there are."""

@@ -49,4 +49,4 @@ class SeriesCandles:
     @property
     def ends(self) -> Int64s:
         """When each bucket ends: (n,) int64 ms, UTC."""
-        return self.timeframe.open_at(self.timeframe.index(self.candles.timestamp, self.zone) + 1, self.zone)
+        return self.timeframe.ends(self.candles.timestamp, self.zone)

@@ -89,6 +89,8 @@ class Timeframe:
     def index(self, instant: Int64s, zone: Zone = UTC) -> Int64s:
         """Number the bucket that holds each instant (ms, UTC); the bucket at the origin is 0."""
         if self.width_ms:
+            if zone.anchor:
+                return zone.anchor.index(instant, self.width_ms)
             return (instant - ORIGIN_MS) // self.width_ms
         day = zone.day_of(instant)
         if self.days:
@@ -99,7 +101,7 @@ class Timeframe:
     def open_at(self, index: Int64s, zone: Zone = UTC) -> Int64s:
         """The instants (ms, UTC) at which the numbered buckets open."""
         if self.width_ms:
-            return ORIGIN_MS + index * self.width_ms
+            return zone.anchor.open_at(index, self.width_ms) if zone.anchor else ORIGIN_MS + index * self.width_ms
         if self.days:
             return zone.open_of_day(_ORIGIN_DAY + index * self.days)
         month = (_ORIGIN_MONTH + index * self.months).astype("datetime64[M]")
@@ -125,6 +127,8 @@ class Timeframe:
     def shift(self, instant: int, buckets: int, zone: Zone = UTC) -> int:
         """The opening of the bucket so many after (before, where negative) the one that holds ``instant``."""
         if width := self.width_ms:
+            if zone.anchor:
+                return int(self.open_at(self.index(np.array([instant], np.int64), zone) + buckets, zone)[0])
             return ORIGIN_MS + ((instant - ORIGIN_MS) // width + buckets) * width
         day = zone.day_of_one(instant)
         if days := self.days:
@@ -132,6 +136,16 @@ class Timeframe:
         months = self.months
         month = _ORIGIN_MONTH + ((_month_of(day) - _ORIGIN_MONTH) // months + buckets) * months
         return zone.open_of_one_day(_first_day_of(month))
+
+    def settled(self, instant: int, zone: Zone = UTC) -> int:
+        """Buckets that end here or before are over at ``instant``: with regular sessions, after the last one in them."""
+        return self.floor(zone.anchor.resume(instant) if zone.anchor else instant, zone)
+
+    def ends(self, opens: Int64s, zone: Zone = UTC) -> Int64s:
+        """When the buckets that open at ``opens`` end; the last one of a session is short."""
+        if self.width_ms and zone.anchor:
+            return zone.anchor.ends(opens, self.width_ms)
+        return self.open_at(self.index(opens, zone) + 1, zone)
 
     def edges(self, since: int, until: int, zone: Zone = UTC) -> Int64s:
         """Every opening in ``[since, until)``, ascending and unique; the caller bounds how many that may be."""
@@ -149,6 +163,8 @@ class Timeframe:
         """
         if self.months:
             return bool(other.months) and other.months % self.months == 0
+        if self.width_ms and zone.anchor:  # both open with the session
+            return other.width_ms % self.width_ms == 0
         if other.width_ms:
             ours = self.width_ms or (self.days * DAY_MS if zone.is_utc else 0)
             return bool(ours) and other.width_ms % ours == 0

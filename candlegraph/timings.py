@@ -35,6 +35,11 @@ class Timings:
     postgres_revival_interval_s: float = 2.0  # how often a server checks its embedded PostgreSQL
     postgres_lock_timeout_s: float = 60.0  # how long another process may hold the lock of a start or a stop
 
+    # storage, trading calendars
+    calendar_timeout_s: float = 60.0  # how long the computation of one may take
+    calendar_max_age_s: float = 30 * 86_400.0  # how old one may be before it is computed again
+    calendar_check_interval_s: float = 3_600.0  # how often a process looks for newer ones
+
     # storage, the disk
     free_space_interval_s: float = 2.0  # how often the free space is looked at
 

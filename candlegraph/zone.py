@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from candlegraph.clock import DAY_MS, MINUTE_MS
 from candlegraph.errors import BadUserInput
+from candlegraph.trading_hours import TradingHours
 from candlegraph.tzif import read_tzif, transitions
 
 Int64s = NDArray[np.int64]
@@ -31,17 +32,33 @@ class Zone:
     """A time zone between 1890 and 2297; before and after, its first and last offset go on.
 
     ``offsets[i]`` (ms to add to UTC) holds on ``[changes[i], changes[i + 1])``. Both are cut to whole minutes, so
-    that a day always opens on the edge of a 1m candle.
+    that a day always opens on the edge of a 1m candle. With ``hours``, its candles are made of the trading within them.
     """
 
     name: str
     changes: Int64s = field(repr=False)
     offsets: Int64s = field(repr=False)
+    hours: TradingHours | None = field(default=None, repr=False)
+
+    @property
+    def key(self) -> str:
+        """The name of its buckets: that of the hours if there are any."""
+        return self.hours.name if self.hours else self.name
+
+    @property
+    def anchor(self) -> TradingHours | None:
+        """The hours at whose openings buckets shorter than a day open; None if these are on the grid of UTC."""
+        return self.hours if self.hours and self.hours.anchored else None
+
+    def local(self, instants: Int64s) -> Int64s:
+        """What a clock shows at each instant, as ms since 1970-01-01T00:00."""
+        at = np.searchsorted(self.changes, instants, side="right") - 1
+        return np.asarray(instants + self.offsets[np.maximum(at, 0)])
 
     @cached_property
     def is_utc(self) -> bool:
-        """Whether local time is always UTC."""
-        return not self.offsets.any()
+        """Whether local time is always UTC, and every minute counts."""
+        return not self.offsets.any() and self.hours is None
 
     @cached_property
     def _local_ends(self) -> Int64s:

@@ -8,8 +8,9 @@ from candlegraph.answer import Answer, CandleRequest, Fill, Gap, GapReason, Sour
 from candlegraph.candle import Candles
 from candlegraph.errors import FetchLimited, FetchPaused, ProviderRefused, ProviderStarting, UnknownSymbol, Unsupported
 from candlegraph.span import Span, Spans
-from history.plan import Plan, UnreachableSpan, kept_history
+from history.plan import Plan, kept_history
 from history.query_fetches import FetchOutcome
+from history.window_plan import UnreachableSpan
 
 NOT_PROVED = "The provider does not have it, or its answers prove nothing about it: the server asks again later."
 

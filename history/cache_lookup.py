@@ -11,7 +11,8 @@ from candlegraph.span import Span, Spans
 from candlegraph.timeframe import Timeframe
 from candlegraph.zone import UTC
 from history.batch_reader import BatchReader
-from history.plan import Plan, PlanPart, StoredSpan, WindowPlan
+from history.plan import Plan
+from history.window_plan import PlanPart, StoredSpan, WindowPlan
 from storage.cache.chunks import BUCKETS_PER_CHUNK, CacheKey, Chunk
 from storage.cache.memory import CacheHits, hits_within
 from storage.relations import BASE_RELATION
@@ -108,7 +109,7 @@ class CacheLookup:
         revision, plan = self.plan.coverage.revision, self.plan
         if stored_span is None:
             return CacheKey.create(self.record, revision, plan.timeframe, plan.zone)
-        days = plan.days if stored_span.relation == BASE_RELATION else UTC
+        days = plan.grid(stored_span.timeframe) if stored_span.relation == BASE_RELATION else UTC
         return CacheKey.create(self.record, revision, stored_span.timeframe, days, stored_span.relation)
 
 

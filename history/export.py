@@ -26,12 +26,14 @@ from candlegraph.series import Instrument, InstrumentRecord
 from candlegraph.series_revision import ChangeMark, SeriesRevision
 from candlegraph.span import Span, Spans
 from candlegraph.timeframe import Timeframe
+from candlegraph.trading_calendar import SessionFilter, series_zone
 from candlegraph.zone import Zone, zone
 from history.assembly import explain_gaps
 from history.orchestrator import History
-from history.plan import Plan, PlanPart, StoredSpan
+from history.plan import Plan
 from history.query_fetches import FetchOutcome
 from history.series_changes import buckets_of
+from history.window_plan import PlanPart, StoredSpan
 from storage.batches import CandleRead
 from storage.corrections import changes_after
 
@@ -54,6 +56,7 @@ class ExportRequest:
     until: int | None = None
     zone: Zone | None = None
     after: SeriesRevision | None = None
+    session: SessionFilter = SessionFilter.ALL
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,6 +68,7 @@ class SeriesExport:
     parts: tuple[PlanPart, ...]
     gaps: tuple[Gap, ...]
     revision: SeriesRevision
+    session: SessionFilter = SessionFilter.ALL
 
     @property
     def record(self) -> InstrumentRecord:
@@ -109,7 +113,7 @@ async def open_export(history: History, request: ExportRequest) -> list[SeriesEx
     for record, coverage in zip(records, coverages, strict=True):
         days = zone(record.timezone)
         capabilities = _capabilities(history, record)
-        buckets = request.zone or days
+        buckets = series_zone(record, request.timeframe, request.session, request.zone)
         now = clock.now_ms()
         plan = Plan(record, capabilities, coverage, history.aggregates, request.timeframe, buckets, days, now)
         if one := _planned(plan, request):
@@ -172,7 +176,7 @@ async def _read_page(
     async with history.row_budget.reserve(read.max_rows):
         page = (await history.store.read([read]))[0]
     await _require_unchanged(history, export, export.revision, Span(window.since, export.span.until))
-    page = page[_inside(page, covered)]
+    page = export.plan.select(page[_inside(page, covered)], stored.timeframe)
     return (page if stored.timeframe == timeframe else fold(page, timeframe, zone_)).between(export.span)
 
 
@@ -223,7 +227,9 @@ def _planned(plan: Plan, request: ExportRequest) -> SeriesExport | None:
         return None
     unknown = Spans([span]) - planned.covered
     gaps = explain_gaps(plan, FetchOutcome(), unknown, list(planned.unreachable))
-    return SeriesExport(plan, span, planned.final, tuple(gaps), plan.coverage.revisions.below(timeframe))
+    return SeriesExport(
+        plan, span, planned.final, tuple(gaps), plan.coverage.revisions.below(timeframe), request.session
+    )
 
 
 def _runs(parts: Sequence[PlanPart]) -> Iterator[tuple[StoredSpan, Spans]]:

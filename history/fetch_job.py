@@ -12,9 +12,11 @@ from candlegraph.provider import Page
 from candlegraph.series import InstrumentRecord
 from candlegraph.span import Span, Spans
 from candlegraph.timeframe import MINUTE, Timeframe
+from candlegraph.trading_calendar import series_zone, tradable
 from candlegraph.upstream import Upstream, Urgency
-from candlegraph.zone import UTC, Zone, zone
+from candlegraph.zone import UTC, Zone
 from history.attempts import Attempts
+from history.closed_time import with_closed_time
 from history.coarse_check import EmptyAnswer
 from history.fetch_request import FetchRequest, FetchResult
 from history.fetch_stores import FetchStores
@@ -63,7 +65,7 @@ class FetchJob:
     @property
     def days(self) -> Zone:
         """The zone of the timeframe's days."""
-        return UTC if self.timeframe.width_ms else zone(self.record.timezone)
+        return UTC if self.timeframe.width_ms else series_zone(self.record, self.timeframe)
 
     @property
     def _page_ms(self) -> int:
@@ -71,7 +73,7 @@ class FetchJob:
 
     def _final_until(self) -> int:
         """Candles that end here or before are final."""
-        return self.timeframe.floor(self.provider.now_ms() - self.provider.capabilities.final_after_ms, self.days)
+        return self.timeframe.settled(self.provider.now_ms() - self.provider.capabilities.final_after_ms, self.days)
 
     async def step(self) -> bool:
         """Fetch one missing piece, the oldest or the newest; False if none is left or the fetch has to stop."""
@@ -107,8 +109,7 @@ class FetchJob:
             left = self._missing(piece)
             if left != Spans([piece]):
                 self.stores.coverage_cache.forget(self.record.id)  # the change feed has not reported it yet
-        left, calls = self._without_forming(left), self.result.calls
-        rows = 0
+        left, calls, rows = self._without_forming(left), self.result.calls, 0
         for part in left:
             rows += await self._fill(part)
         if left and self.result.calls > calls:
@@ -123,23 +124,22 @@ class FetchJob:
         self.stores.coverage_cache.forget(self.record.id)
 
     async def note_unproven(self) -> None:
-        """Record the unproved spans for a later retry, except the newest minutes, which may just be late."""
+        """Record unproved spans for a later retry, except the newest minutes, which may be late, and revised data."""
         now = self.provider.now_ms()
         recent = Spans([Span(now - self.provider.capabilities.final_after_ms - RECHECK_GRID_MS, END_OF_TIME_MS)])
         failed = self.result.unavailable - self.result.ended - recent
-        revised = self.provider.capabilities.revised  # a new revision of the data may have them
-        if failed and not self.request.refetch and not revised:
+        if failed and not self.request.refetch and not self.provider.capabilities.revised:
             await self.stores.retries.add(self.record.id, self.timeframe, failed, now)
             self.stores.coverage_cache.forget(self.record.id)
 
     def _missing(self, span: Span) -> Spans:
-        if self.request.refetch:
-            return Spans([span]) - self.coverage.dropped(self.timeframe)
-        return (
-            Spans([span])
-            - self.coverage.final(self.timeframe)
-            - self.coverage.postponed(self.timeframe, self.provider.now_ms())
-        )
+        """The gaps of ``span``, without the closed time at the ends of each: it is known to be empty."""
+        missing = Spans([span]) - self.coverage.dropped(self.timeframe)
+        if not self.request.refetch:
+            missing -= self.coverage.final(self.timeframe) | self.coverage.postponed(
+                self.timeframe, self.provider.now_ms()
+            )
+        return tradable(self.record, missing, self.timeframe, self.days)
 
     def _without_forming(self, missing: Spans) -> Spans:
         """``missing`` without the forming spans that were fetched within the last seconds."""
@@ -283,9 +283,9 @@ class FetchJob:
             await self._note_empty_answer(verdict)
         bad = verdict.bad.spans
         if call.span.since < call.final_until or bad:  # reads of the forming candle alone would flood the fetch log
-            outcome = "bad rows" if bad else "ok"
-            write = CandleWrite(self.record.id, self.timeframe, verdict.kept, verdict.covered, revision=page.revision)
-            self.page_writer.add(write, self._log_fetch(call.span, verdict.candles, outcome, began))
+            covered = with_closed_time(self.record, verdict.covered, self.timeframe, self.days)
+            write = CandleWrite(self.record.id, self.timeframe, verdict.kept, covered, revision=page.revision)
+            self.page_writer.add(write, self._log_fetch(call.span, verdict.candles, "bad rows" if bad else "ok", began))
         result = self.result
         result.forming = result.forming.merge(verdict.forming)
         result.fetched |= verdict.covered

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import numpy as np
+
 from candlegraph.answer import CandleRequest
 from candlegraph.candle import Candles, concat
 from candlegraph.resample import fill_previous
@@ -51,4 +53,9 @@ class FlatCandleFiller:
             span &= Span(span.since, self.timeframe.shift(span.since, self.request.limit + 2, self.zone))
         else:
             span &= Span(self.timeframe.shift(span.until, -self.request.limit - 2, self.zone), span.until)
-        return self.timeframe.edges(span.since, span.until, self.zone)
+        opens = self.timeframe.edges(span.since, span.until, self.zone)
+        if self.zone.hours is None or not len(opens):
+            return opens
+        # A bucket without any trading, such as a Sunday, does not exist.
+        ends = np.append(opens[1:], self.timeframe.next(int(opens[-1]), self.zone))
+        return opens[self.zone.hours.overlaps(opens, ends)]

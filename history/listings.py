@@ -11,6 +11,7 @@ from fnmatch import fnmatchcase
 from candlegraph.backfill import SymbolSelection
 from candlegraph.errors import BadUserInput, CandlegraphError, NotFound, ProviderUnavailable
 from candlegraph.series import Instrument, InstrumentRecord
+from candlegraph.timeframe import MINUTE
 from candlegraph.timings import Timings
 from candlegraph.upstream import Providers, Upstream
 from storage.instruments import Instruments
@@ -205,7 +206,11 @@ class Listings:
         listings = list({item.symbol: item for item in await source.listings()}.values())
         if not source.capabilities.has_volume:
             listings = [replace(item, has_volume=item.has_volume is True) for item in listings]
-        await self._instruments.store_list(market, provider, listings, source.market.timezone, time.monotonic() - began)
+        traits, age_s = source.capabilities, time.monotonic() - began
+        native_days = traits.regular_days or MINUTE not in traits.timeframes
+        await self._instruments.store_list(
+            market, provider, listings, source.market.timezone, age_s, native_days=native_days
+        )
         self._lists[market, provider].asked_at = began
 
     def _no_provider(self, market: str, provider: str) -> NotFound:

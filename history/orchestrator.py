@@ -19,6 +19,7 @@ from candlegraph.span import Span, Spans
 from candlegraph.supervision import Supervisor
 from candlegraph.timeframe import Timeframe
 from candlegraph.timings import Timings
+from candlegraph.trading_calendar import series_zone
 from candlegraph.upstream import Providers, Upstream
 from candlegraph.zone import zone
 from history.admission import RowBudget
@@ -94,7 +95,8 @@ class History:
 
     def start(self, supervisor: Supervisor) -> None:
         """Follow the writes of other processes, and renew the claims of this one."""
-        changes, claims = self.store.change_feed, self.fetcher.claims
+        changes, claims, calendars = self.store.change_feed, self.fetcher.claims, self.instruments.calendars
+        supervisor.start("trading calendars", calendars.run, calendars.outage)
         supervisor.start("changes", changes.run, changes.outage)
         supervisor.start("claims", claims.renew, claims.outage)
 
@@ -121,10 +123,10 @@ class History:
             raise record
         provider, _ = await self._provider(record, self.timings.query_deadline_s)
         coverage = (await self.coverage_cache.load([record.id]))[0]
-        days = zone(record.timezone)
+        buckets, days = series_zone(record, series.timeframe), zone(record.timezone)
         now = provider.now_ms() if provider else clock.now_ms()
         capabilities = provider.capabilities if provider else None
-        plan = Plan(record, capabilities, coverage, self.aggregates, series.timeframe, days, days, now)
+        plan = Plan(record, capabilities, coverage, self.aggregates, series.timeframe, buckets, days, now)
         covered, holes = known_and_missing(plan)
         rows = await self.candle_counts.count(record.id, series.timeframe, coverage, self.aggregates)
         fetches = await self.store.recent_fetches(record.id, series.timeframe, MAX_REPORTED_FETCHES)

@@ -5,15 +5,17 @@ from __future__ import annotations
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, replace
 from types import MappingProxyType
-from typing import NamedTuple
 
 from candlegraph import clock
-from candlegraph.answer import GapReason, SourceKind
+from candlegraph.answer import GapReason
+from candlegraph.candle import Candles
 from candlegraph.provider import Capabilities
 from candlegraph.series import InstrumentRecord
 from candlegraph.span import Span, Spans
-from candlegraph.timeframe import MINUTE, Timeframe
+from candlegraph.timeframe import MINUTE, ORIGIN_MS, Timeframe
+from candlegraph.trading_calendar import TradingCalendar, calendar_of
 from candlegraph.zone import Zone
+from history.window_plan import PlanPart, StoredSpan, UnreachableSpan, WindowPlan
 from storage.coverage import Coverage
 from storage.relations import BASE_RELATION, Aggregates
 
@@ -22,65 +24,8 @@ CHEAP_CALLS = 3  # the most calls for 1m candles; beyond, a native timeframe is 
 NOTHING_LACKS: Mapping[Timeframe, Spans] = MappingProxyType({})
 
 _DECADE = Timeframe(10, "y")
+_DAY = Timeframe(1, "d")
 _UNITS = ((clock.DAY_MS, "days"), (clock.HOUR_MS, "hours"), (clock.MINUTE_MS, "minutes"))
-
-
-@dataclass(frozen=True, slots=True)
-class StoredSpan:
-    """A span of stored candles in one relation, at the relation's timeframe."""
-
-    span: Span
-    timeframe: Timeframe
-    relation: str = BASE_RELATION
-
-
-@dataclass(frozen=True, slots=True)
-class PlanPart:
-    """A part of a window and the stored spans it is folded from; with ``forming``, that timeframe's forming candles too."""
-
-    span: Span
-    stored_spans: tuple[StoredSpan, ...]
-    forming: Timeframe | None = None
-
-    @property
-    def source(self) -> SourceKind:
-        """Whether it comes from an aggregate or from the base relation."""
-        aggregated = any(stored.relation != BASE_RELATION for stored in self.stored_spans)
-        return SourceKind.AGGREGATE if aggregated else SourceKind.STORE
-
-    def within(self, spans: Spans) -> list[PlanPart]:
-        """Its parts in ``spans``, which are whole buckets; only for final parts."""
-        return [PlanPart(span, (replace(self.stored_spans[0], span=span),)) for span in Spans([self.span]) & spans]
-
-
-class UnreachableSpan(NamedTuple):
-    """A span that no call can return, and the reason."""
-
-    reason: GapReason
-    span: Span
-    detail: str
-
-
-@dataclass(frozen=True, slots=True)
-class WindowPlan:
-    """How the buckets of ``window`` are answered, by the coverage known when the plan was made.
-
-    Query, cache lookup and fetches read this one value. Only a fetch changes the coverage, and after it the query makes a new
-    plan. Forming candles may arrive without a new plan; see `Plan.with_forming`. The plan does not choose the native
-    timeframe of a missing span: `Plan.choose_timeframe` does before its fetch, since a window may have thousands of missing
-    spans, and a query fetches a dozen of them.
-    """
-
-    window: Span
-    final: tuple[PlanPart, ...]  # each answers settled buckets; the outer ones may extend past the window
-    tail: tuple[PlanPart, ...]  # answers the buckets that are not settled: one part or none
-    missing: Spans  # buckets that the store lacks and the provider may have, including the forming one
-    unreachable: tuple[UnreachableSpan, ...]
-
-    @property
-    def covered(self) -> Spans:
-        """The spans of the final parts."""
-        return Spans(part.span for part in self.final)
 
 
 def kept_history(capabilities: Capabilities) -> str | None:
@@ -132,17 +77,40 @@ class Plan:
     @property
     def settled(self) -> int:
         """Buckets that end here or before are final."""
-        return self.timeframe.floor(self.now - self.settle_ms, self.zone)
+        return self.timeframe.settled(self.now - self.settle_ms, self.zone)
+
+    @property
+    def calendar(self) -> TradingCalendar | None:
+        """The trading calendar of the instrument, if it has one."""
+        return calendar_of(self.record)
+
+    def grid(self, base: Timeframe) -> Zone:
+        """The zone in which stored buckets of ``base`` open and end: days of a calendar end with their session."""
+        return self.days if base.width_ms or self.calendar is None else self.calendar.regular
+
+    def select(self, candles: Candles, base: Timeframe) -> Candles:
+        """The candles that buckets are made of: those of ``base`` within the trading hours; days are made of them already."""
+        return candles[self.zone.hours.contains(candles.timestamp)] if self.zone.hours and base.width_ms else candles
 
     def covered(self, base: Timeframe, window: Span) -> Spans:
-        """The spans where ``base`` is complete: the covered ones, and in the outer buckets those outside the listing."""
+        """The spans where ``base`` is complete: the covered ones, and at the ends of gaps what is known to be empty.
+
+        Known to be empty is the time outside the listing in the outer buckets, and outside the trading hours.
+        """
         known = self.coverage.spans.get(base, Spans()) & Spans([window])
         first, ended = self.record.first_available, self.record.ended_at
         if first is not None:
             known |= Spans([Span(self.timeframe.floor(first, self.zone), base.floor(first, self.days)) & window])
         if ended is not None:
             known |= Spans([Span(base.ceil(ended, self.days), self.timeframe.ceil(ended, self.zone)) & window])
-        return known
+        return known | self._closed(Spans([window]) - known, base) if self.calendar else known
+
+    def _closed(self, gaps: Spans, base: Timeframe) -> Spans:
+        """The buckets of ``base`` in gaps before the first and after the last trading in each."""
+        hours, grid = self.zone.hours or (self.calendar and self.calendar.extended.hours), self.grid(base)
+        if not hours:
+            return Spans()
+        return gaps - Spans(Span(*hours.trim(gap.since, gap.until)).outer(base, grid) for gap in gaps)
 
     def window(self, window: Span, forming: Collection[Timeframe] = (), head: Span | None = None) -> WindowPlan:
         """Plan the whole buckets of ``window``; ``forming`` are the timeframes whose forming candles are known.
@@ -174,7 +142,7 @@ class Plan:
         rest = Spans([window & Span(window.since, self.settled)])
         parts: list[PlanPart] = []
         for base in self._bases():
-            level, relation = self._coarsest_aggregate() if base == MINUTE else (base, BASE_RELATION)
+            level, relation = self._coarsest_aggregate(rest) if base == MINUTE else (base, BASE_RELATION)
             whole = self._retained(self.covered(base, window), level).inner(self.timeframe, self.zone) & rest
             parts += [PlanPart(span, (StoredSpan(span, level, relation),)) for span in whole]
             rest -= whole
@@ -184,7 +152,7 @@ class Plan:
         """The part that answers the unsettled buckets, if any: made of the first of ``forming`` that is covered up to now."""
         tail = window & Span(self.settled, window.until)
         for base in forming if tail else ():
-            final = base.floor(self.now - self.final_after_ms, self.days)
+            final = base.settled(self.now - self.final_after_ms, self.grid(base))
             listed = base.floor(self.record.first_available or 0, self.days)  # before it nothing needs to be covered
             if self.covered(base, window).covers(Span(max(tail.since, listed), final)):
                 decomposed = tuple(self._decompose(Span(tail.since, final))) if base == MINUTE else ()
@@ -256,7 +224,7 @@ class Plan:
 
     def native_timeframes(self) -> list[Timeframe]:
         """The provider's own timeframes that fold into ours."""
-        return [base for base in self.capabilities.timeframes if self._nests(base)] if self.capabilities else []
+        return [base for base in self.capabilities.timeframes if self._serves(base)] if self.capabilities else []
 
     def _retained(self, spans: Spans, base: Timeframe) -> Spans:
         """The part of ``spans`` whose candles of ``base`` are still stored: minutes before the horizon are dropped."""
@@ -273,24 +241,38 @@ class Plan:
         return (bool(base.width_ms) or same_days) and base.nests_in(self.timeframe, self.zone, self._decade)
 
     def _bases(self) -> list[Timeframe]:
-        return sorted(filter(self._nests, self.coverage.spans), key=lambda base: (base != MINUTE, -base.nominal_ms))
+        return sorted(filter(self._serves, self.coverage.spans), key=lambda base: (base != MINUTE, -base.nominal_ms))
 
-    def _usable_aggregates(self) -> list[tuple[Timeframe, str]]:
-        """The aggregates that fold into ours, the coarsest first. Their days are days of UTC."""
+    def _serves(self, base: Timeframe) -> bool:
+        """Whether our buckets may be made of ``base``: within trading hours of minutes, or of the one source of the days."""
+        if self.zone.hours is None:
+            return self._nests(base)
+        native = self.record.native_days and not self.timeframe.width_ms
+        return base == (_DAY if native else MINUTE) and (not native or base.nests_in(self.timeframe, self.zone))
+
+    def _usable_aggregates(self, since: int) -> list[tuple[Timeframe, str]]:
+        """The aggregates that fold into ours from ``since`` on, the coarsest first. Their days are days of UTC."""
         found = [
-            (level, relation)
-            for level, relation in self.aggregates.items()
-            if (level.width_ms or self.zone.is_utc) and level.nests_in(self.timeframe, self.zone, self._decade)
+            (level, relation) for level, relation in self.aggregates.items() if self._aggregate_nests(level, since)
         ]
         return sorted(found, key=lambda item: -item[0].nominal_ms)
 
-    def _coarsest_aggregate(self) -> tuple[Timeframe, str]:
-        return next(iter(self._usable_aggregates()), (MINUTE, BASE_RELATION))
+    def _aggregate_nests(self, level: Timeframe, since: int) -> bool:
+        if (hours := self.zone.hours) is None:
+            return (bool(level.width_ms) or self.zone.is_utc) and level.nests_in(
+                self.timeframe, self.zone, self._decade
+            )
+        within = not self.timeframe.width_ms or self.timeframe.width_ms % (level.width_ms or 1) == 0
+        return bool(level.width_ms) and within and hours.grid_ms(_DECADE.floor(since), ORIGIN_MS) % level.width_ms == 0
+
+    def _coarsest_aggregate(self, rest: Spans) -> tuple[Timeframe, str]:
+        since = next((span.since for span in rest), self.beginning)
+        return next(iter(self._usable_aggregates(since)), (MINUTE, BASE_RELATION))
 
     def _decompose(self, span: Span) -> Iterator[StoredSpan]:
         """Split a covered ``span`` of minutes into the fewest stored candles that give it exactly: months, days, ... minutes."""
         reached = span.since
-        for level, relation in [*self._usable_aggregates(), (MINUTE, BASE_RELATION)]:
+        for level, relation in [*self._usable_aggregates(span.since), (MINUTE, BASE_RELATION)]:
             until = level.floor(span.until)
             if until > reached and level.floor(reached) == reached:
                 yield StoredSpan(Span(reached, until), level, relation)

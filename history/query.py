@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import operator
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
@@ -13,14 +14,16 @@ from candlegraph.errors import ProviderError, ProviderStarting, ProviderUnavaila
 from candlegraph.resample import fold
 from candlegraph.span import Span, Spans
 from candlegraph.timeframe import Timeframe
+from candlegraph.trading_calendar import series_zone
 from candlegraph.zone import Zone, zone
 from history.admission import EXEMPT_ROWS
 from history.assembly import QueryResult, assemble
 from history.batch_reader import BatchReader
 from history.cache_lookup import CacheLookup
 from history.filling import FlatCandleFiller
-from history.plan import Plan, PlanPart, StoredSpan, WindowPlan
+from history.plan import Plan
 from history.query_fetches import QueryContext, QueryFetches
+from history.window_plan import PlanPart, StoredSpan, WindowPlan
 from storage.batches import CandleRead
 from storage.coverage import Coverage
 
@@ -47,7 +50,8 @@ class CandleQuery:
         record, provider = self.context.record, self.context.provider
         days = zone(record.timezone)
         capabilities = provider.capabilities if provider else None
-        levels, timeframe, zone_ = self.reader.levels, self.request.series.timeframe, self.request.zone or days
+        levels, timeframe, request = self.reader.levels, self.request.series.timeframe, self.request
+        zone_ = series_zone(record, timeframe, request.session, request.zone)
         self.plan = Plan(record, capabilities, Coverage(), levels, timeframe, zone_, days, self.context.now)
         self.fetches = QueryFetches(self.request, self.context)
 
@@ -94,12 +98,19 @@ class CandleQuery:
 
     def _requested_span(self) -> Span:
         """The whole requested buckets, up to the forming one."""
-        until = self.timeframe.next(self.context.now, self.zone)
+        until = self._next_opening()
         if self.request.until is not None:
             until = min(until, self.timeframe.ceil(self.request.until, self.zone))
         if self.request.since is None:
             return Span(self._earliest(until), until)
         return Span(min(until, self.timeframe.ceil(self.request.since, self.zone)), until)
+
+    def _next_opening(self) -> int:
+        """The opening of the bucket after the present one; of the present one if there was no trading in it yet."""
+        now, anchor = self.context.now, self.zone.anchor
+        opened = self.timeframe.floor(now, self.zone)
+        began = anchor is None or operator.lt(*anchor.trim(opened, now + 1))
+        return self.timeframe.next(now, self.zone) if began else opened
 
     def _earliest(self, until: int) -> int:
         """The oldest instant of a query without ``since``: nothing before it is stored or can be fetched."""
@@ -205,10 +216,12 @@ class CandleQuery:
         return Span(window.since, min(window.until, self.timeframe.floor(int(batch.timestamp[-1]), self.zone)))
 
     def _fold(self, part: PlanPart, stored: Mapping[StoredSpan, Candles]) -> Candles:
-        rows = concat([stored[stored_span] for stored_span in part.stored_spans])
+        rows, base = concat([stored[stored_span] for stored_span in part.stored_spans]), part.stored_spans[0].timeframe
         if part.forming is None:
-            return rows if part.stored_spans[0].timeframe == self.timeframe else fold(rows, self.timeframe, self.zone)
+            rows = self.plan.select(rows, base)
+            return rows if base == self.timeframe else fold(rows, self.timeframe, self.zone)
         rows = rows.merge(self.fetches.outcome.forming[part.forming].between(part.span))
+        rows = self.plan.select(rows, base)
         folded = fold(rows, self.timeframe, self.zone)
         return folded.with_closed(folded.timestamp < self.plan.settled)
 

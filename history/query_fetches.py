@@ -15,7 +15,8 @@ from candlegraph.upstream import Upstream
 from history.fetch_limits import UNLIMITED, FetchBudget
 from history.fetch_request import MAX_CALLS_PER_FETCH, FetchRequest, FetchResult
 from history.fetcher import Fetcher
-from history.plan import Plan, WindowPlan
+from history.plan import Plan
+from history.window_plan import WindowPlan
 
 
 @dataclass(frozen=True, slots=True)
@@ -176,7 +177,7 @@ class QueryFetches:
 
     def _has_forming(self, plan: Plan, base: Timeframe, wanted: Span) -> bool:
         """Whether only forming candles are missing, and were fetched within two seconds."""
-        final_until = base.floor(plan.now - plan.settle_ms, plan.days)
+        final_until = base.settled(plan.now - plan.settle_ms, plan.grid(base))
         ahead = Spans([wanted]) - plan.coverage.spans.get(base, Spans())
         if not ahead or next(iter(ahead)).since < final_until:
             return False

@@ -11,7 +11,8 @@ from candlegraph.series import Series
 from candlegraph.series_revision import ChangeMark, SeriesRevision
 from candlegraph.span import Span, Spans
 from candlegraph.timeframe import Timeframe
-from candlegraph.zone import Int64s, Zone, zone
+from candlegraph.trading_calendar import series_zone
+from candlegraph.zone import Int64s, Zone
 from history.orchestrator import History
 from storage.corrections import changes_after
 
@@ -30,7 +31,7 @@ async def series_changes(history: History, series: Series, after: SeriesRevision
     record = (await history.listings.find([series.instrument]))[0]
     if isinstance(record, CandlegraphError):
         raise record
-    timeframe, days = series.timeframe, zone(record.timezone)
+    timeframe, days = series.timeframe, series_zone(record, series.timeframe)
     history.coverage_cache.forget(record.id)  # the revision may come from a process that is ahead of this one
     # Read before the logs: a change logged meanwhile may be reported twice, but is never missed.
     now = (await history.coverage_cache.load([record.id]))[0].revisions.below(timeframe)

@@ -13,6 +13,7 @@ from candlegraph.series import InstrumentRecord
 from candlegraph.series_revision import SeriesRevision
 from candlegraph.span import Span, Spans
 from candlegraph.timeframe import Timeframe
+from candlegraph.trading_calendar import series_zone
 from candlegraph.zone import zone
 from history.known_gaps import known_and_missing
 from history.orchestrator import History
@@ -52,6 +53,7 @@ async def series_page(
 ) -> list[SeriesCoverage]:
     """The ``first`` stored series after a key, in the order of their names. One statement. Unavailable."""
     rows = await read_series(history.store.database, wanted, after, first)
+    await history.instruments.calendars.ensure({row["calendar"] for row in rows})
     statuses = history.providers.statuses() if rows else ()
     traits = {(one.market.id, one.id): traits_of(history.providers, one) for one in statuses}
     # In a thread: a thousand spans take a few milliseconds.
@@ -67,7 +69,8 @@ def _coverage_of(stored: StoredSeries, traits: Traits) -> SeriesCoverage:
     name = record.instrument
     provider = traits.get((name.market, name.provider)) if record.listed else None
     days, now = zone(record.timezone), provider.now_ms() if provider else clock.now_ms()
-    plan = Plan(record, provider.capabilities if provider else None, coverage, {}, timeframe, days, days, now)
+    buckets, known = series_zone(record, timeframe), provider.capabilities if provider else None
+    plan = Plan(record, known, coverage, {}, timeframe, buckets, days, now)
     covered, gaps = known_and_missing(plan)
     if not stored.is_whole:  # what lies before the spans that were read is not a gap, but unread
         oldest = next(iter(coverage.spans[timeframe])).since

@@ -67,24 +67,24 @@ def judge_page(page: Page, call: FetchCall, traits: Capabilities) -> PageVerdict
     """Judge a page by the call that it answers and the traits of its provider."""
     asked, final_until = call.span, call.final_until
     if page.proved_until is not None:
-        final_until = min(final_until, call.timeframe.floor(page.proved_until, call.days))
+        final_until = min(final_until, call.timeframe.settled(page.proved_until, call.days))
     within = page.candles.sorted().between(asked)
+    complete_to = _complete_to(page, within, call, final_until)
     known, unknown = within.with_known_volumes()
     candles, bad = _split_bad_rows(known, call)
     odd = np.isin(candles.timestamp, known.timestamp[unknown])
     if traits.has_volume:  # a row with an unknown volume is not a filler: there may have been a trade
         kept = ~candles.fillers() | odd
         candles, odd = candles[kept], odd[kept]
-    covered = Spans([Span(page.complete_from, min(page.complete_to, final_until)) & asked]) - bad.spans
-    nothing = page.complete_to <= asked.since
-    ended = not len(within) and page.complete_to < asked.since
+    covered = Spans([Span(page.complete_from, min(complete_to, final_until)) & asked]) - bad.spans
+    nothing, ended = complete_to <= asked.since, not len(within) and complete_to < asked.since
     # A page answers at most this many buckets; the time after them is not fetched yet.
     page_ends = asked.until if ended else call.timeframe.shift(asked.since, traits.max_rows_per_call, call.days)
     behind = min(asked.until, max(page_ends, page.complete_from))
     # After the last final candle comes the forming one, which only a full page lacks; candles that settle late may be between.
-    cut = traits.final_after_ms > 0 and page.complete_to == final_until and final_until in _ends(within, call)
-    whole = page.complete_to >= final_until and len(page.candles) < traits.max_rows_per_call and not cut
-    resume_at = behind if nothing else asked.until if whole else page.complete_to
+    cut = traits.final_after_ms > 0 and complete_to == final_until and final_until in _ends(within, call)
+    whole = complete_to >= final_until and len(page.candles) < traits.max_rows_per_call and not cut
+    resume_at = behind if nothing else asked.until if whole else complete_to
     return PageVerdict(
         kept=concat([candles.between(span) for span in covered]),
         covered=covered,
@@ -93,7 +93,7 @@ def judge_page(page: Page, call: FetchCall, traits: Capabilities) -> PageVerdict
         bad=bad,
         unproven=Spans([Span(asked.since, min(behind if nothing else page.complete_from, asked.until, final_until))]),
         reaches_back_to=page.complete_from,
-        ended=Spans([Span(page.complete_to, asked.until)] if ended else []),
+        ended=Spans([Span(complete_to, asked.until)] if ended else []),
         unproved=Spans([Span(max(asked.since, final_until), min(asked.until, call.final_until))]),
         resume_at=resume_at,
         rows=len(within),
@@ -103,6 +103,16 @@ def judge_page(page: Page, call: FetchCall, traits: Capabilities) -> PageVerdict
         is_off_target=not len(within) and bool(len(page.candles)),
         unknown_volumes=int(np.count_nonzero(odd)) if traits.has_volume else 0,
     )
+
+
+def _complete_to(page: Page, within: Candles, call: FetchCall, final_until: int) -> int:
+    """The end of what a page proves. It shows the present day as forming until midnight, and that is over at its close."""
+    claimed, anchor = page.complete_to, call.days.anchor
+    if anchor is None or call.timeframe.width_ms or claimed >= final_until or claimed not in within.timestamp:
+        return claimed
+    ends = call.timeframe.next(claimed, call.days)
+    since, until = anchor.trim(ends, final_until)
+    return min(ends, final_until) if since >= until and call.timeframe.floor(claimed, call.days) == claimed else claimed
 
 
 def _ahead(asked: Span, final_until: int) -> Span | None:

@@ -21,8 +21,8 @@ from candlegraph.series import InstrumentRecord
 from candlegraph.span import Span, Spans
 from candlegraph.timeframe import MINUTE
 from candlegraph.timings import Timings
+from candlegraph.trading_calendar import topic_zone
 from candlegraph.upstream import Upstream, Urgency
-from candlegraph.zone import zone
 from history.fetch_request import FetchRequest
 from history.orchestrator import History
 from realtime import schedule
@@ -277,7 +277,7 @@ class Feed:
 
     async def _begin(self, key: TopicKey, provider: Upstream) -> TopicCounter:
         position = await self._store.open_topic(key, self.edge, self.lease)
-        count = TopicCounter(timeframe_of(key), zone(key.zone), position.edge, position.seq, position.corrected)
+        count = TopicCounter(timeframe_of(key), topic_zone(key.zone), position.edge, position.seq, position.corrected)
         count.settled = await self._final.settled(count)
         while count.edge < self.edge:
             await self._catch_up(key, count, provider)

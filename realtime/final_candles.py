@@ -11,8 +11,9 @@ from candlegraph.errors import ProviderUnavailable
 from candlegraph.series import InstrumentRecord, Series
 from candlegraph.span import Span, Spans
 from candlegraph.timeframe import MINUTE, Timeframe
+from candlegraph.trading_calendar import tradable
 from candlegraph.upstream import Upstream
-from candlegraph.zone import Zone
+from candlegraph.zone import UTC, Zone
 from history.orchestrator import History
 from realtime.topic_counter import TopicCounter
 
@@ -44,7 +45,9 @@ class FinalCandles:
         reach = provider.capabilities.reach_ms(MINUTE)
         beyond = Spans() if reach is None else Spans([Span(0, provider.now_ms() - reach)])
         coverage = (await self.history.coverage_cache.load([self.record.id]))[0]
-        return _reached(span, coverage.spans.get(MINUTE, Spans()) | refused | beyond)
+        known = coverage.spans.get(MINUTE, Spans()) | refused | beyond
+        gaps = Spans([span]) - known  # where no exchange trades there is nothing to cover
+        return _reached(span, known | (gaps - tradable(self.record, gaps, MINUTE, UTC)))
 
     async def settled(self, count: TopicCounter) -> Candles:
         """The current bucket's candle up to its last final minute, folded from as few and as long candles as possible."""

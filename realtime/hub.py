@@ -9,16 +9,19 @@ from contextlib import aclosing, suppress
 from candlegraph.answer import CandleRequest
 from candlegraph.candle import Candles, concat
 from candlegraph.clock import MINUTE_MS
-from candlegraph.errors import CandlegraphError, Overloaded, ProviderUnavailable
+from candlegraph.errors import BadUserInput, CandlegraphError, Overloaded, ProviderUnavailable
 from candlegraph.event import Event, EventKind, LiveRequest, SeriesFailure, heartbeat
 from candlegraph.outage import Outage
-from candlegraph.provider import Capabilities, LiveMode
+from candlegraph.provider import Capabilities
 from candlegraph.series import InstrumentRecord, Series
 from candlegraph.span import Span, Spans
 from candlegraph.timeframe import MINUTE, Timeframe
-from candlegraph.zone import UTC, Zone, zone
+from candlegraph.trading_calendar import SessionFilter, series_zone, topic_zone
+from candlegraph.zone import UTC, Zone
 from history.orchestrator import History
 from realtime.bus import Bus, BusMessage, PositionRequest, TopicFailure, TopicMessage
+from realtime.changed_days import resync_changed_days
+from realtime.live_capabilities import live_capabilities
 from realtime.snapshot_reader import SnapshotReader
 from realtime.subscriber import ListenerGroup, Subscriber, join
 from realtime.topic import EVENT_KINDS, MAX_QUEUED_EVENTS, Listener, Topic
@@ -51,9 +54,10 @@ class Hub:
         caller: Caller = ANYONE,
         *,
         closed_only: bool = False,
+        session: SessionFilter = SessionFilter.ALL,
     ) -> AsyncGenerator[Event, None]:
         """Yield the candles of one series since ``since``, then live events, as `subscribe_many`; raise its failure."""
-        many = self.subscribe_many([LiveRequest(series, since)], days, caller, closed_only=closed_only)
+        many = self.subscribe_many([LiveRequest(series, since, session)], days, caller, closed_only=closed_only)
         async with aclosing(many) as events:
             async for event in events:
                 if isinstance(event, SeriesFailure):
@@ -133,6 +137,7 @@ class Hub:
             if clock() - self._renewed_at >= self._history.timings.follow_renewal_interval_s:
                 await self._store.follow(list(self._topics))
                 self._renewed_at = clock()
+                await resync_changed_days(self._history.instruments, self._topics.values())
             await self._repair()
 
     async def _subscribers(
@@ -140,7 +145,9 @@ class Hub:
     ) -> tuple[list[Subscriber], list[SeriesFailure]]:
         """A subscriber with its topic for each series, and a failure for each series that cannot be followed."""
         records = await self._history.listings.find([one.series.instrument for one in requests])
-        live = await asyncio.gather(*map(self._capabilities, records), return_exceptions=True)
+        live = await asyncio.gather(
+            *(live_capabilities(self._history, record) for record in records), return_exceptions=True
+        )
         subscribers, failures = [], []
         for request, record, traits in zip(requests, records, live, strict=True):
             if isinstance(record, CandlegraphError):
@@ -149,10 +156,10 @@ class Hub:
             if isinstance(traits, BaseException):
                 failures.append(SeriesFailure(request.series, traits))
                 continue
-            dates = days or zone(record.timezone)
             try:
+                dates = series_zone(record, request.series.timeframe, request.session, days)
                 topic = self._topic(record, request.series.timeframe, dates, address, traits)
-            except Overloaded as error:
+            except (BadUserInput, Overloaded) as error:
                 failures.append(SeriesFailure(request.series, error))
             else:
                 subscribers.append(Subscriber(request, record, dates, Listener(dates, closed_only=closed_only), topic))
@@ -162,11 +169,13 @@ class Hub:
         self, record: InstrumentRecord, timeframe: Timeframe, days: Zone, address: str, traits: Capabilities | None
     ) -> Topic:
         """The topic of a series for a caller's address; without ``traits`` of a provider nothing moves. Overloaded."""
+        if days.hours:
+            days = topic_zone(days.key)  # a caller's zone names the dates of the same buckets
         if traits is None:
             # The history is everything, and heartbeats show that the server still runs.
             return Topic(record, timeframe, days, live=False, ready=True)
-        days = UTC if timeframe.width_ms else days  # below a day all zones share one grid
-        key = TopicKey(record.id, str(timeframe), days.name)
+        days = UTC if timeframe.width_ms and not days.hours else days  # below a day all zones share one grid
+        key = TopicKey(record.id, str(timeframe), days.key)
         topic = self._topics.get(key)
         if topic is None:
             self._admission.begin(address)
@@ -207,15 +216,6 @@ class Hub:
             else:
                 if topic.answered is not answered and topic.failure:
                     raise topic.failure
-
-    async def _capabilities(self, record: InstrumentRecord | CandlegraphError) -> Capabilities | None:
-        """The capabilities of the provider that an instrument can be followed at, or None."""
-        if isinstance(record, CandlegraphError) or not record.listed or not record.active:
-            return None
-        instrument = record.instrument
-        timeout_s = self._history.timings.topic_ready_timeout_s
-        provider = await self._history.providers.get(instrument.market, instrument.provider, timeout_s=timeout_s)
-        return provider.capabilities if provider and provider.capabilities.live is not LiveMode.NONE else None
 
     async def _drop_idle_topics(self) -> None:
         """Drop the topics that have had no listener for a while."""

@@ -69,7 +69,12 @@ class SnapshotReader:
         found: dict[Subscriber, Answer | BaseException | None] = dict.fromkeys(waiting)
         requests = {
             one: CandleRequest(
-                one.topic.series, SNAPSHOT_PAGE_ROWS, since, one.until, zone=one.topic.zone, final_until=one.until or 0
+                one.topic.series,
+                SNAPSHOT_PAGE_ROWS,
+                since,
+                one.until,
+                zone=one.topic.zone,
+                final_until=min(one.until or 0, one.topic.edge),  # the next session opens later
             )
             for one, since in waiting.items()
             if since is not None and (one.until is None or since < one.until)

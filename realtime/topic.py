@@ -114,12 +114,12 @@ class Topic:
     @property
     def key(self) -> TopicKey:
         """Its key in the store and on the bus."""
-        return TopicKey(self.record.id, str(self.timeframe), self.zone.name)
+        return TopicKey(self.record.id, str(self.timeframe), self.zone.key)
 
     @property
     def opened(self) -> int:
         """The opening of the bucket that is not settled yet: every candle before it has been closed."""
-        return self.timeframe.floor(self.edge, self.zone)
+        return self.timeframe.settled(self.edge, self.zone)
 
     @property
     def current(self) -> Candles:

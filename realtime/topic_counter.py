@@ -31,7 +31,7 @@ class TopicCounter:
     @property
     def opened(self) -> int:
         """The opening of the current bucket: every candle before it is closed."""
-        return self.timeframe.floor(self.edge, self.zone)
+        return self.timeframe.settled(self.edge, self.zone)
 
     def fold(self, candles: Candles) -> Candles:
         """Fold shorter candles into this topic's timeframe."""
@@ -39,13 +39,18 @@ class TopicCounter:
 
     def close_until(self, minutes: Candles, edge: int) -> tuple[Candles, Candles]:
         """Fold final minutes up to ``edge`` into the candles that close, and the settled part of the next one."""
-        folded = self.fold(concat([self.settled, minutes[minutes.timestamp >= self.edge]]))
-        opened = self.timeframe.floor(edge, self.zone)
+        folded = self.fold(concat([self.settled, self._counted(minutes)]))
+        opened = self.timeframe.settled(edge, self.zone)
         return folded[folded.timestamp < opened], folded[folded.timestamp >= opened]
+
+    def _counted(self, minutes: Candles) -> Candles:
+        """The minutes from the edge on, within the trading hours."""
+        ahead = minutes[minutes.timestamp >= self.edge]
+        return ahead[self.zone.hours.contains(ahead.timestamp)] if self.zone.hours else ahead
 
     def update_forming(self, minutes: Candles) -> bool:
         """Apply the minutes that are not final yet; return whether the forming candle changed."""
-        live = self.fold(concat([self.settled, minutes[minutes.timestamp >= self.edge]]))
+        live = self.fold(concat([self.settled, self._counted(minutes)]))
         live = live.with_closed(np.zeros(len(live), np.bool_))
         moved = not live.same_as(self.forming)
         self.forming = live

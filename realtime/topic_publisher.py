@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 
+import numpy as np
+
 from candlegraph.candle import Candles
 from candlegraph.errors import CandlegraphError
 from realtime.bus import BusMessage, TopicFailure, TopicMessage
@@ -29,7 +31,7 @@ class TopicPublisher:
 
     async def close(self, counts: Mapping[TopicKey, TopicCounter], minutes: Candles, edge: int) -> None:
         """Close the candles that end with the final ``minutes`` up to ``edge``."""
-        ahead = {key: count.close_until(minutes, edge) for key, count in counts.items()}
+        ahead = {key: await self._closed(count, minutes, edge) for key, count in counts.items()}
         steps = [
             TopicAppend(key, counts[key].seq, _topic_events("C", closed.timestamp), edge, counts[key].corrected)
             for key, (closed, _) in ahead.items()
@@ -40,6 +42,16 @@ class TopicPublisher:
             count.edge, count.settled, count.seq = edge, settled, seqs[key]
             count.forming = count.forming[:0] if len(closed) else count.forming  # it is published again, behind these
             self._events(key, count, "C", closed)
+
+    async def _closed(self, count: TopicCounter, minutes: Candles, edge: int) -> tuple[Candles, Candles]:
+        """As `TopicCounter.close_until`; the days that close are the provider's where those of its history are."""
+        closed, settled = count.close_until(minutes, edge)
+        if len(closed) and self._has_native_days(count):
+            closed = await self.final.candles(count, closed.timestamp.tolist())
+        return closed, settled
+
+    def _has_native_days(self, count: TopicCounter) -> bool:
+        return bool(self.final.record.native_days) and not count.timeframe.width_ms and count.zone.hours is not None
 
     async def correct(self, counting: Mapping[TopicKey, TopicCounter]) -> bool:
         """Publish each closed candle with a corrected minute again; False if nothing was corrected.
@@ -53,7 +65,9 @@ class TopicPublisher:
             return False
         found: dict[TopicKey, Candles] = {}
         for key, count in counts.items():
-            found[key] = await self.final.candles(count, _corrected(count, rows)[: MAX_EVENTS + 1])
+            # Minutes do not change the days that the provider made.
+            changed = [] if self._has_native_days(count) else _corrected(count, rows)
+            found[key] = await self.final.candles(count, changed[: MAX_EVENTS + 1])
             count.settled = await self.final.settled(count)
         steps = [
             TopicAppend(key, counts[key].seq, _topic_events("X", candles.timestamp), counts[key].edge, rows[-1][0])
@@ -85,7 +99,10 @@ class TopicPublisher:
 
 def _corrected(count: TopicCounter, rows: Iterable[tuple[int, int]]) -> list[int]:
     """The openings of a topic's closed candles whose minutes have corrections (number, minute) it has not counted yet."""
-    opens = {count.timeframe.floor(at, count.zone) for n, at in rows if n > count.corrected}
+    stamps = np.array([at for n, at in rows if n > count.corrected], np.int64)
+    if count.zone.hours:
+        stamps = stamps[count.zone.hours.contains(stamps)]
+    opens = {count.timeframe.floor(at, count.zone) for at in stamps.tolist()}
     return sorted(opened for opened in opens if opened < count.opened)
 
 

@@ -13,6 +13,7 @@ from candlegraph.series import Instrument, Series
 from candlegraph.series_revision import SeriesRevision
 from candlegraph.span import Span
 from candlegraph.timeframe import Timeframe
+from candlegraph.trading_calendar import SessionFilter
 from candlegraph.zone import zone
 from history.series_changes import SeriesChanges, series_changes
 from resolvers.context import Context
@@ -40,6 +41,7 @@ def resolve_candles(  # noqa: PLR0913 - the contract's arguments
     fill: Fill = Fill.NONE,
     timezone: str | None = None,
     wait: Wait = Wait.COMPLETE,
+    session: SessionFilter = SessionFilter.ALL,
 ) -> Awaitable[Answer]:
     """Query candles; all requests of one tick share their reads. BadUserInput, NotFound, ProviderError, Unavailable."""
     if until is not None and before is not None:
@@ -55,6 +57,7 @@ def resolve_candles(  # noqa: PLR0913 - the contract's arguments
         fill,
         None if timezone is None else zone(timezone),
         wait,
+        session=session,
     )
     return context.loaders.answer_by_request.load(request)
 
@@ -107,17 +110,25 @@ async def resolve_changes(context: Context, series: Series, after: str) -> Serie
 
 
 def stream_candles(
-    context: Context, series: Series, since: int | None, timezone: str | None, *, closed_only: bool
+    context: Context,
+    series: Series,
+    since: int | None,
+    timezone: str | None,
+    session: SessionFilter = SessionFilter.ALL,
+    *,
+    closed_only: bool,
 ) -> AsyncIterator[Event]:
     """Follow a series: its history since ``since``, then live events. Errors as `realtime.hub.Hub.subscribe`."""
     days = None if timezone is None else zone(timezone)
-    return context.services.hub.subscribe(series, since, days, context.caller, closed_only=closed_only)
+    caller = context.caller
+    return context.services.hub.subscribe(series, since, days, caller, closed_only=closed_only, session=session)
 
 
 def stream_many(
     context: Context,
     batch: Sequence[tuple[str, str, str, Timeframe, int | None]],
     timezone: str | None,
+    session: SessionFilter = SessionFilter.ALL,
     *,
     closed_only: bool,
 ) -> AsyncIterator[Event | SeriesFailure]:
@@ -128,7 +139,7 @@ def stream_many(
     requests, failures = [], []
     for market, provider, symbol, timeframe, since in batch:
         try:
-            requests.append(LiveRequest(Series(instrument(market, provider, symbol), timeframe), since))
+            requests.append(LiveRequest(Series(instrument(market, provider, symbol), timeframe), since, session))
         except CandlegraphError as error:
             name = Instrument(*(part.encode(errors="replace").decode() for part in (market, provider, symbol)))
             failures.append(SeriesFailure(Series(name, timeframe), error))

@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from candlegraph.errors import BadUserInput, NotFound
 from candlegraph.latest import Latest, LatestCandles
 from candlegraph.timeframe import Timeframe
+from candlegraph.trading_calendar import SessionFilter, TradingCalendar, calendar_zone, installed
 from candlegraph.zone import Zone, zone
 from history.latest import LatestRequest, latest_candles
 from resolvers.context import Context
@@ -61,13 +62,21 @@ class LatestPage:
         return self
 
 
+@dataclass(frozen=True, slots=True)
+class LatestBuckets:
+    """The buckets of the newest candles; ``timezone`` None: each symbol's own."""
+
+    timeframe: Timeframe
+    timezone: str | None = None
+    session: SessionFilter = SessionFilter.ALL
+
+
 async def resolve_latest(
     context: Context,
     names: tuple[str, str],
     symbols: Sequence[str] | None,
     pattern: str | None,
-    timeframe: Timeframe,
-    timezone: str | None,
+    buckets: LatestBuckets,
     first: int,
     after: str | None,
 ) -> LatestPage:
@@ -75,8 +84,12 @@ async def resolve_latest(
     market, provider = provider_of(*names)
     if (symbols is None) == (pattern is None):
         raise BadUserInput("Give either `symbols` or a `pattern`.")
-    days = None if timezone is None else zone(timezone)
-    request = LatestRequest(market, provider, timeframe, days or _market_zone(context, market))
+    timeframe, session = buckets.timeframe, buckets.session
+    days = None if buckets.timezone is None else zone(buckets.timezone)
+    # The guess is right for nearly all symbols; the others are read again.
+    calendar = await context.services.history.instruments.calendar_of(market, provider)
+    grid, noun = _grid(timeframe, session, days, calendar)
+    request = LatestRequest(market, provider, timeframe, grid or _market_zone(context, market), calendar=noun)
     if symbols is None:
         check_name("pattern", pattern or "")
         start = None if after is None else decode_cursor(after)
@@ -86,7 +99,7 @@ async def resolve_latest(
     found = await latest_candles(context.services.history, request)
     if not len(found):
         await _check_provider(context, market, provider)
-    nodes = found if days else await _in_their_zones(context, request, found)
+    nodes = await _in_their_zones(context, request, found, days, session)
     page = _page(nodes, first if symbols is None else MAX_PAGE)
     existing = set(found.records.symbol)
     missing = [name for name in dict.fromkeys(symbols or ()) if name not in existing]
@@ -112,16 +125,30 @@ def _page(nodes: LatestNodes, size: int) -> LatestNodes:
     return nodes[:size] if isinstance(nodes, list) else nodes.first(size)
 
 
-async def _in_their_zones(context: Context, request: LatestRequest, found: LatestCandles) -> LatestNodes:
-    """Read symbols of another zone than the requested one again, in their own zone."""
-    zones = set(found.records.timezone) - {request.zone.name}
-    if not zones:
+def _grid(
+    timeframe: Timeframe, session: SessionFilter, days: Zone | None, calendar: str | None
+) -> tuple[Zone | None, TradingCalendar | None]:
+    """The zone of the buckets of the symbols with a calendar, or ``days``, and the calendar."""
+    noun = installed().get(calendar or "")
+    return (days, None) if noun is None else (calendar_zone(noun, timeframe, session, days) or days, noun)
+
+
+async def _in_their_zones(
+    context: Context, request: LatestRequest, found: LatestCandles, days: Zone | None, session: SessionFilter
+) -> LatestNodes:
+    """Read symbols of another zone or calendar than the requested one again, in their own."""
+    ours = (days or request.zone).name, request.calendar and request.calendar.name
+    zones = [days.name if days else name for name in found.records.timezone]
+    kinds = list(zip(zones, found.records.calendar, strict=True))
+    if set(kinds) <= {ours}:
         return found
     nodes = {node.symbol.instrument.symbol: node for node in found}
-    columns = (found.records.symbol, found.records.timezone)
-    for name in sorted(zones):
-        symbols = [symbol for symbol, days in zip(*columns, strict=True) if days == name]
-        again = replace(request, zone=zone(name), symbols=symbols, pattern=None, after=None)
+    for kind in sorted(set(kinds) - {ours}, key=str):
+        symbols = [symbol for symbol, its in zip(found.records.symbol, kinds, strict=True) if its == kind]
+        buckets, noun = _grid(request.timeframe, session, days, kind[1])
+        again = replace(
+            request, zone=buckets or zone(kind[0]), calendar=noun, symbols=symbols, pattern=None, after=None
+        )
         nodes |= {node.symbol.instrument.symbol: node for node in await latest_candles(context.services.history, again)}
     return [nodes[symbol] for symbol in found.records.symbol]
 

@@ -4,14 +4,18 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from candlegraph.errors import NotFound
+from candlegraph.errors import BadUserInput, NotFound
 from candlegraph.provider import Capabilities, Market
 from candlegraph.series import Instrument, InstrumentRecord
+from candlegraph.span import Span
 from candlegraph.timeframe import Timeframe
+from candlegraph.trading_calendar import TradingSession, calendar_of
 from candlegraph.upstream import ProviderState, ProviderStatus
 from resolvers.context import Context
 from resolvers.names import check_name, market_name, provider_of
 from resolvers.pagination import ListPage, decode_cursor, encode_cursor, rows_to_read
+
+MAX_SESSIONS = 10_000  # 40 years
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,6 +64,21 @@ async def resolve_symbols(
 async def resolve_symbol(context: Context, instrument: Instrument) -> InstrumentRecord:
     """One symbol. NotFound if its provider does not know it."""
     return await context.loaders.record_by_instrument.load(instrument)
+
+
+async def resolve_sessions(
+    context: Context, instrument: Instrument, since: int, until: int
+) -> list[TradingSession] | None:
+    """The regular sessions of an instrument that overlap a span; None without a calendar. BadUserInput, NotFound."""
+    if since > until:
+        raise BadUserInput(f"`since` ({since}) lies after `until` ({until}): swap them.")
+    calendar = calendar_of(await resolve_symbol(context, instrument))
+    if calendar is None:
+        return None
+    found = calendar.sessions(Span(since, until))
+    if len(found) > MAX_SESSIONS:
+        raise BadUserInput(f"At most {MAX_SESSIONS:,} sessions fit one answer; these are {len(found):,}.")
+    return found
 
 
 def _cursor(record: InstrumentRecord) -> str:

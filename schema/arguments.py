@@ -8,6 +8,7 @@ import strawberry
 
 from candlegraph.answer import Fill, Wait
 from candlegraph.timeframe import Timeframe
+from candlegraph.trading_calendar import SessionFilter
 from schema.scalars import Timestamp
 
 strawberry.enum(
@@ -24,6 +25,17 @@ strawberry.enum(
     description=(
         "COMPLETE waits for the provider up to a deadline (10 s), then answers with the available candles and gaps. "
         "AVAILABLE answers at once and fetches the rest in the background."
+    ),
+)
+
+
+strawberry.enum(
+    SessionFilter,
+    name="SessionFilter",
+    description=(
+        "ALL: below a day every candle the provider has, from a day up the regular sessions. REGULAR: regular sessions, "
+        "buckets below a day open with the session. EXTENDED: pre-market, regular and post-market trading, below a day only. "
+        "Without a trading calendar all three are ALL."
     ),
 )
 
@@ -50,7 +62,15 @@ LimitArg = Annotated[
 FillArg = Annotated[Fill, strawberry.argument(description="What replaces a missing candle.")]
 TimezoneArg = Annotated[
     str | None,
-    strawberry.argument(description="IANA zone in which days, weeks, months and years open; the symbol's own if null."),
+    strawberry.argument(
+        description=(
+            "IANA zone in which days, weeks, months and years open; the symbol's own if null. Those of a symbol with a trading "
+            "calendar accept only the zone of the calendar. Below a day it names the dates."
+        )
+    ),
+]
+SessionArg = Annotated[
+    SessionFilter, strawberry.argument(description="Which trading counts, for a symbol with a trading calendar.")
 ]
 WaitArg = Annotated[Wait, strawberry.argument(description="Whether to wait for candles that have to be fetched.")]
 SearchArg = Annotated[str | None, strawberry.argument(description="A part of the symbol or of its name, in any case.")]

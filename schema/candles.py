@@ -15,6 +15,7 @@ from candlegraph.candle import Candles
 from candlegraph.identity import encode_name
 from candlegraph.series_candles import SeriesCandles
 from candlegraph.timeframe import MINUTE, Timeframe
+from candlegraph.trading_calendar import SessionFilter
 from resolvers.candles import AnswerSource, resolve_fetched_at
 from resolvers.context import Context
 from schema.encoding import LazyRows, are_finite, reader
@@ -159,6 +160,10 @@ class CandleSeries:
     @strawberry.field(description="The IANA zone in which days, weeks, months and years open.")
     def timezone(parent: Parent[Answer]) -> str:
         return parent.zone.name
+
+    @strawberry.field(description="The requested `session`.")
+    def session(parent: Parent[Answer]) -> SessionFilter:
+        return parent.request.session
 
     @strawberry.field(description="The candles, ascending and unique.", graphql_type=list[Candle])
     def nodes(parent: Parent[Answer]) -> SeriesCandles:

@@ -14,14 +14,23 @@ from candlegraph.answer import Answer, Fill, Wait
 from candlegraph.backfill import BackfillState
 from candlegraph.series import InstrumentRecord, Series
 from candlegraph.timeframe import MINUTE, Timeframe
+from candlegraph.trading_calendar import SessionFilter
+from candlegraph.trading_calendar import TradingSession as SessionNoun
 from candlegraph.viewer import Role
 from history import series_changes
 from history.series_list import SeriesCoverage as StoredSeries
 from resolvers.backfills import author, resolve_backfill, resolve_backfills, resolve_coverage, resolve_tracked
 from resolvers.candles import resolve_batch, resolve_candles, resolve_changes
 from resolvers.context import Context
-from resolvers.latest import LatestPage, resolve_latest
-from resolvers.markets import SymbolPage, resolve_markets, resolve_providers, resolve_symbol, resolve_symbols
+from resolvers.latest import LatestBuckets, LatestPage, resolve_latest
+from resolvers.markets import (
+    SymbolPage,
+    resolve_markets,
+    resolve_providers,
+    resolve_sessions,
+    resolve_symbol,
+    resolve_symbols,
+)
 from resolvers.names import instrument
 from resolvers.nodes import NodeNoun, resolve_node, resolve_server_id
 from resolvers.operators import (
@@ -51,7 +60,7 @@ from schema.operators import (
 )
 from schema.permission import requires_role
 from schema.scalars import Timestamp
-from schema.symbol import Symbol, SymbolConnection
+from schema.symbol import Symbol, SymbolConnection, TradingSession
 from schema.user import User
 
 DAY = Timeframe(1, "d")
@@ -61,6 +70,8 @@ NodeArg = Annotated[strawberry.ID, strawberry.argument(description="The `id` of 
 RevisionArg = Annotated[
     str, strawberry.argument(description="The `revision` of a CandleSeries or of the last changes.")
 ]
+SessionsSinceArg = Annotated[Timestamp, strawberry.argument(description="The beginning of the span, inclusive.")]
+SessionsUntilArg = Annotated[Timestamp, strawberry.argument(description="The end of the span, exclusive.")]
 SeriesArg = Annotated[list[SeriesInput], strawberry.argument(description="The series, at most 100.")]
 
 
@@ -146,6 +157,7 @@ class Query:
         fill: arg.FillArg = Fill.NONE,
         timezone: arg.TimezoneArg = None,
         wait: arg.WaitArg = Wait.COMPLETE,
+        session: arg.SessionArg = SessionFilter.ALL,
     ) -> Answer:
         return await resolve_candles(
             info.context,
@@ -157,6 +169,7 @@ class Query:
             fill=fill,
             timezone=timezone,
             wait=wait,
+            session=session,
         )
 
     @strawberry.field(
@@ -177,6 +190,7 @@ class Query:
         fill: arg.FillArg = Fill.NONE,
         timezone: arg.TimezoneArg = None,
         wait: arg.WaitArg = Wait.COMPLETE,
+        session: arg.SessionArg = SessionFilter.ALL,
     ) -> list[Awaitable[Answer] | Exception]:
         return resolve_batch(
             info.context,
@@ -188,6 +202,7 @@ class Query:
             fill=fill,
             timezone=timezone,
             wait=wait,
+            session=session,
         )
 
     @strawberry.field(
@@ -207,12 +222,12 @@ class Query:
         pattern: PatternArg = None,
         timeframe: LatestTimeframeArg = DAY,
         timezone: arg.TimezoneArg = None,
+        session: arg.SessionArg = SessionFilter.ALL,
         first: arg.FirstArg = 100,
         after: arg.AfterArg = None,
     ) -> LatestPage:
-        return await resolve_latest(
-            info.context, (market, provider), symbols, pattern, timeframe, timezone, first, after
-        )
+        buckets = LatestBuckets(timeframe, timezone, session)
+        return await resolve_latest(info.context, (market, provider), symbols, pattern, buckets, first, after)
 
     @strawberry.field(
         description=(
@@ -232,6 +247,25 @@ class Query:
         timeframe: arg.TimeframeArg = MINUTE,
     ) -> series_changes.SeriesChanges | None:
         return await resolve_changes(info.context, Series(instrument(market, provider, symbol), timeframe), after)
+
+    @strawberry.field(
+        description=(
+            "The regular trading sessions of a symbol that overlap a span, by its calendar, at most 10,000; null if it has "
+            "none, because it always trades."
+        ),
+        extensions=requires_role(Role.VIEWER),
+        graphql_type=list[TradingSession] | None,
+    )
+    async def sessions(
+        self,
+        info: Info[Context, None],
+        market: arg.MarketArg,
+        provider: arg.ProviderArg,
+        symbol: arg.SymbolArg,
+        since: SessionsSinceArg,
+        until: SessionsUntilArg,
+    ) -> list[SessionNoun] | None:
+        return await resolve_sessions(info.context, instrument(market, provider, symbol), since, until)
 
     @strawberry.field(
         description="The covered spans of a series, its gaps with reasons, and its newest upstream calls.",

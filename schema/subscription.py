@@ -14,6 +14,7 @@ from candlegraph.identity import encode_name
 from candlegraph.series import Series
 from candlegraph.series_candles import SeriesCandles
 from candlegraph.timeframe import MINUTE, Timeframe
+from candlegraph.trading_calendar import SessionFilter
 from candlegraph.viewer import Role
 from resolvers.backfills import stream_backfill
 from resolvers.candles import stream_candles, stream_many
@@ -133,10 +134,11 @@ class Subscription:
         timeframe: arg.TimeframeArg = MINUTE,
         since: arg.SinceArg = None,
         timezone: arg.TimezoneArg = None,
+        session: arg.SessionArg = SessionFilter.ALL,
         closed_only: ClosedOnlyArg = False,
     ) -> AsyncIterator[Event]:
         series = Series(instrument(market, provider, symbol), timeframe)
-        return stream_candles(info.context, series, since, timezone, closed_only=closed_only)
+        return stream_candles(info.context, series, since, timezone, session, closed_only=closed_only)
 
     @strawberry.subscription(
         description=(
@@ -153,10 +155,11 @@ class Subscription:
         info: Info[Context, None],
         series: LiveSeriesArg,
         timezone: arg.TimezoneArg = None,
+        session: arg.SessionArg = SessionFilter.ALL,
         closed_only: ClosedOnlyArg = False,
     ) -> AsyncIterator[Event | SeriesFailure]:
         batch = [(one.market, one.provider, one.symbol, one.timeframe, one.since) for one in series]
-        return stream_many(info.context, batch, timezone, closed_only=closed_only)
+        return stream_many(info.context, batch, timezone, session, closed_only=closed_only)
 
     @strawberry.subscription(
         description="A job, now and after each change, at most twice a second; completes when the job has ended.",

@@ -9,6 +9,7 @@ from candlegraph.answer import Answer, Fill, Wait
 from candlegraph.identity import encode_name
 from candlegraph.series import InstrumentRecord, Series, SymbolKind
 from candlegraph.timeframe import MINUTE
+from candlegraph.trading_calendar import SessionFilter
 from resolvers.candles import resolve_candles
 from resolvers.context import Context
 from schema import arguments as arg
@@ -66,6 +67,10 @@ class Symbol(Node):
         )
     )
 
+    calendar: str | None = strawberry.field(
+        description="Its trading calendar, such as XNYS; null if it has none, because it always trades."
+    )
+
     @strawberry.field(description="Its candles.", graphql_type=CandleSeries | None)
     async def candles(
         parent: Parent[InstrumentRecord],
@@ -78,6 +83,7 @@ class Symbol(Node):
         fill: arg.FillArg = Fill.NONE,
         timezone: arg.TimezoneArg = None,
         wait: arg.WaitArg = Wait.COMPLETE,
+        session: arg.SessionArg = SessionFilter.ALL,
     ) -> Answer:
         return await resolve_candles(
             info.context,
@@ -89,7 +95,20 @@ class Symbol(Node):
             fill=fill,
             timezone=timezone,
             wait=wait,
+            session=session,
         )
+
+
+@strawberry.type(description="One regular trading session.")
+class TradingSession:
+    """Resolved from `candlegraph.trading_calendar.TradingSession`."""
+
+    date: str = strawberry.field(description="Its local date, such as 2024-07-02.")
+    opens_at: Timestamp = strawberry.field(description="When it opens.")
+    closes_at: Timestamp = strawberry.field(description="When it closes.")
+    break_starts_at: Timestamp | None = strawberry.field(description="When its break begins; null if it has none.")
+    break_ends_at: Timestamp | None = strawberry.field(description="When its break ends; null if it has none.")
+    early: bool = strawberry.field(description="It closes before the usual time.")
 
 
 SymbolConnection = connection(

@@ -36,6 +36,7 @@ from storage.aggregates.layout import AggregateLayout, stored_layout
 from storage.aggregates.refresh import AggregateRefresher
 from storage.cache.memory import CandleCache
 from storage.cache.shared import SharedCache
+from storage.calendars import Calendars
 from storage.candles import CandleStore, ReadFunction, read_tables
 from storage.change_feed import ChangeFeed
 from storage.database import Database, driver_reason
@@ -48,6 +49,8 @@ from storage.relations import Aggregates, read_aggregates
 from storage.users import UserStore
 
 log = logging.getLogger(__name__)
+
+_CALENDARS = 41  # the migration that brought trading calendars
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,8 +107,15 @@ async def database(
 
 async def _upgrade(opened: Database, aggregates: AggregateLayout) -> None:
     """Bring a database up to date, before its first query."""
-    for migration in await migrate(opened, aggregates):
+    applied = await migrate(opened, aggregates)
+    for migration in applied:
         log.info("applied migration %04d %s", migration.number, migration.name)
+    for row in await Calendars(opened).ensure_all():
+        if any(migration.number == _CALENDARS for migration in applied):
+            log.warning(
+                "%d instruments have the trading calendar %s now, %d of them with their provider's days; the earlier days of %d "
+                "series were withdrawn", row["instruments"], row["calendar"], row["native"], row["withdrawn"],
+            )  # fmt: skip
     if ahead := await withdraw_ahead(CandleStore(opened, ChangeFeed(opened))):
         log.warning("withdrew the coverage of %d series beyond the time of the upgrade", ahead)
 

@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+import logging
 import re
 import time
 import unicodedata
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 from cachetools import LRUCache
 
+from candlegraph.errors import BadUserInput
 from candlegraph.provider import Listing
 from candlegraph.series import Instrument, InstrumentRecord, SymbolKind
+from candlegraph.trading_calendar import installed
+from storage.calendars import Calendars
 from storage.database import SQL, Database, to_ms
+
+log = logging.getLogger(__name__)
 
 MAX_RECORDS = 20_000
 
@@ -23,6 +29,7 @@ class Instruments:
     def __init__(self, database: Database) -> None:
         """Read nothing yet."""
         self.database = database
+        self.calendars = Calendars(database)
         # With the instant of the read: a lookup in cachetools' TTLCache takes nine times as long.
         self._records: LRUCache[Instrument, tuple[float, InstrumentRecord]] = LRUCache(MAX_RECORDS)
 
@@ -34,7 +41,7 @@ class Instruments:
         pattern = None if not text else "%" + re.sub(r"([\\%_])", r"\\\1", fold_text(text)) + "%"
         rows = await self.database.read("instruments_search", market, provider, inactive, pattern, after, first)
         count = (await self.database.read("instruments_count", market, provider, inactive, pattern))[0]["count"]
-        return [record_of(row) for row in rows], count
+        return await self._read(rows), count
 
     async def page(self, market: str, provider: str, after: str | None, first: int) -> list[InstrumentRecord]:
         """The ``first`` stored symbols of a provider after a name, in the order of their names."""
@@ -42,21 +49,28 @@ class Instruments:
         rows = await self.database.read(
             "instruments_search", _plain(market), _plain(provider), True, None, after, first
         )
-        return [record_of(row) for row in rows]
+        return await self._read(rows)
 
     async def named(self, market: str, provider: str, names: Sequence[str] | None) -> list[InstrumentRecord]:
         """The stored symbols of a provider: the named ones, or all."""
         plain = None if names is None else list(map(_plain, names))
-        return [record_of(row) for row in await self.database.read("instruments_named", market, provider, plain)]
+        return await self._read(await self.database.read("instruments_named", market, provider, plain))
 
     async def by_id(self, ids: Sequence[int]) -> list[InstrumentRecord]:
         """Instruments by their ids, in that order; NotFound."""
-        rows = {row["id"]: record_of(row) for row in await self.database.read("instruments_by_id", list(ids))}
-        return [rows[i] for i in ids]
+        records = await self._read(await self.database.read("instruments_by_id", list(ids)))
+        found = {record.id: record for record in records}
+        return [found[i] for i in ids]
 
     async def stored_providers(self) -> list[tuple[str, str]]:
         """Every (market, provider) with stored data."""
         return [(row["market"], row["provider"]) for row in await self.database.read("instrument_pairs")]
+
+    async def calendar_of(self, market: str, provider: str) -> str | None:
+        """The calendar of some symbol of a provider; None if none of them has one."""
+        rows = await self.database.read("calendar_of_provider", _plain(market), _plain(provider)) if installed() else ()
+        await self.calendars.ensure({row["calendar"] for row in rows})
+        return next((row["calendar"] for row in rows if row["calendar"] in installed()), None)
 
     async def timeframes(self, market: str, provider: str) -> list[str]:
         """The stored timeframes of a provider."""
@@ -79,7 +93,12 @@ class Instruments:
         keys = [(i.market, i.provider, i.symbol) for i in set(wanted)]
         columns = [[_plain(key[part]) for key in keys] for part in range(3)]
         rows = await self.database.read("instruments_by_key", *columns)
-        return {record.instrument: record for record in map(record_of, rows)}
+        return {record.instrument: record for record in await self._read(rows)}
+
+    async def _read(self, rows: Sequence[Any]) -> list[InstrumentRecord]:
+        """The instruments of rows, whose calendars this process knows from now on."""
+        await self.calendars.ensure({row["calendar"] for row in rows})
+        return [record_of(row) for row in rows]
 
     async def get_cached(self, wanted: list[Instrument]) -> dict[Instrument, InstrumentRecord]:
         """Those of ``wanted`` that are stored, from a cache of half a minute: they seldom change."""
@@ -106,9 +125,20 @@ class Instruments:
         return [((row["market"], row["provider"]), row["age"]) for row in rows]
 
     async def store_list(
-        self, market: str, provider: str, listings: Sequence[Listing], timezone: str, age_s: float
+        self,
+        market: str,
+        provider: str,
+        listings: Sequence[Listing],
+        timezone: str,
+        age_s: float,
+        *,
+        native_days: bool = False,
     ) -> None:
-        """Store a provider's list, fetched ``age_s`` seconds ago, unless a newer one is stored; ``timezone`` is its market's."""
+        """Store a provider's list, fetched ``age_s`` seconds ago, unless a newer one is stored; ``timezone`` is its market's.
+
+        ``native_days``: new instruments with a calendar use the provider's own days.
+        """
+        known = await self.calendars.ensure({item.calendar for item in listings})
         columns: list[list[object]] = [
             [item.symbol for item in listings],
             [item.name for item in listings],
@@ -129,7 +159,45 @@ class Instruments:
             if await connection.fetchval(SQL["listing_note"], market, provider, age_s):
                 await connection.execute(SQL["instruments_list"], market, provider, *columns)
                 await connection.execute(SQL["instruments_unlist"], market, provider, columns[0])
+                calendars = _calendars_of(listings, known, timezone)
+                await self._gain_calendars(connection, market, provider, calendars, native_days=native_days)
         self._records = LRUCache(MAX_RECORDS)  # a new object: reads that began before this fill the old one
+
+    async def give_calendar(self, market: str, provider: str, symbols: Sequence[str], calendar: str) -> int:
+        """Give stored symbols without a trading calendar this one; return their number. BadUserInput for an unknown one.
+
+        What is stored decides the source of their days: days if there are any, else 1m candles.
+        """
+        if not await self.calendars.ensure({calendar}):
+            raise BadUserInput(
+                f"There is no trading calendar {calendar[:64]!r}: name one of exchange-calendars, such as XNYS."
+            )
+        for record in await self.named(market, provider, symbols):
+            if not _fits(calendar, record.timezone):
+                raise BadUserInput(
+                    f"The days of {record.instrument} are those of {record.timezone}, and {calendar} is in another time zone."
+                )
+        async with self.database.transaction() as connection:
+            given = await self._gain_calendars(
+                connection, market, provider, dict.fromkeys(symbols, calendar), native_days=False
+            )
+        self._records = LRUCache(MAX_RECORDS)
+        return given
+
+    async def _gain_calendars(
+        self, connection: Any, market: str, provider: str, calendars: Mapping[str, str | None], *, native_days: bool
+    ) -> int:
+        """Give symbols the calendars that they lack; log what that changes, and return how many it changes."""
+        columns = list(calendars), list(calendars.values())
+        row = calendars and await connection.fetchrow(
+            SQL["instruments_calendars"], market, provider, *columns, native_days
+        )
+        if row and row["withdrawn"]:
+            log.warning(
+                "%s/%s: %d instruments have a trading calendar now, %d of them with their provider's days; the earlier "
+                "days of %d series were withdrawn", market, provider, row["gained_count"], row["native"], row["withdrawn"],
+            )  # fmt: skip
+        return int(row["gained_count"]) if row else 0
 
 
 def fold_text(*texts: str) -> str:
@@ -145,6 +213,18 @@ def fold_text(*texts: str) -> str:
 def _plain(text: str) -> str:
     """Replace characters that PostgreSQL does not accept; no stored name has the replacement character."""
     return text.replace("\0", "\ufffd").encode(errors="replace").decode()
+
+
+def _calendars_of(listings: Sequence[Listing], known: Collection[str], timezone: str) -> dict[str, str | None]:
+    """The calendars of symbols, those that exist and are in the time zone of their days."""
+    found = (item for item in listings if item.calendar in known)
+    return {item.symbol: item.calendar for item in found if _fits(item.calendar, item.timezone or timezone)}
+
+
+def _fits(calendar: str | None, timezone: str) -> bool:
+    """Whether the days of a symbol open in the zone of a calendar: stored days of another zone are not its sessions."""
+    found = installed().get(calendar or "")
+    return found is not None and found.timezone == timezone
 
 
 def record_of(row: Any) -> InstrumentRecord:
@@ -165,4 +245,6 @@ def record_of(row: Any) -> InstrumentRecord:
         contract_size=row["contract_size"],
         price_increment=row["price_increment"],
         quantity_increment=row["quantity_increment"],
+        calendar=row["calendar"] if row["calendar"] in installed() else None,
+        native_days=row["native_days"],
     )

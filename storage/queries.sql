@@ -53,6 +53,44 @@ where (i.name, i.folded, i.base_currency, i.quote_currency, i.timezone, i.active
                         excluded.price_increment, excluded.quantity_increment)
    or excluded.first_available is distinct from i.first_available;
 
+-- name: instruments_calendars
+-- Gives calendars to the listed symbols $3 that have none. Their days are decided by what is stored of them, else by $5.
+select g.* from (
+  select array_agg(i.id) as ids, array_agg(x.name) as names
+  from unnest($3::text[], $4::text[]) x (symbol, name) join instruments i on i.market = $1 and i.provider = $2 and i.symbol = x.symbol
+  where i.calendar is null) q, gain_calendars(q.ids, q.names, $5) g
+where q.ids is not null;
+
+-- name: calendar_counts
+-- Counts the instruments of each calendar: all, those with their provider's days, and those whose earlier days were withdrawn.
+select i.calendar, count(*) as instruments, count(*) filter (where i.native_days) as native,
+       count(*) filter (where exists (select from coverage_withdrawals w where w.instrument_id = i.id and w.timeframe = '1d')) as withdrawn
+from instruments i where i.calendar is not null group by 1 order by 1;
+
+-- name: calendar_of_provider
+-- Returns the calendar of a symbol of a provider, if any has one.
+select calendar from instruments where market = $1 and provider = $2 and calendar is not null limit 1;
+
+-- name: calendars_read
+select *, (extract(epoch from computed_at) * 1000)::int8 as version from calendars where name = any ($1::text[]);
+
+-- name: calendars_due
+-- Returns the calendars that were computed more than $1 seconds ago.
+select name from calendars where computed_at < now() - $1::float8 * interval '1 s';
+
+-- name: calendars_changed
+-- Returns those of the calendars $1 whose stored version is not $2.
+select c.name from calendars c join unnest($1::text[], $2::int8[]) x (name, version) using (name)
+where (extract(epoch from c.computed_at) * 1000)::int8 <> x.version;
+
+-- name: calendar_store
+insert into calendars as c (name, timezone, dates, opens, closes, break_starts, break_ends, extended_opens, extended_closes, early)
+values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10)
+on conflict (name) do update set
+  timezone = excluded.timezone, dates = excluded.dates, opens = excluded.opens, closes = excluded.closes,
+  break_starts = excluded.break_starts, break_ends = excluded.break_ends, extended_opens = excluded.extended_opens,
+  extended_closes = excluded.extended_closes, early = excluded.early, computed_at = now();
+
 -- name: instruments_unlist
 -- Deactivates the listed symbols that the new list no longer has.
 update instruments set active = false, updated_at = now()

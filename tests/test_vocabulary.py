@@ -29,7 +29,6 @@ PLAIN_WORDS = frozenset(
         "conflict",
         "context",
         "database",
-        "day",
         "embedded",
         "failure",
         "flat",

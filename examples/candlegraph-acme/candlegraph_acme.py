@@ -67,7 +67,8 @@ class Acme:
     async def listings(self) -> Sequence[Listing]:
         """Acme's symbols."""
         try:
-            return [Listing(row["symbol"], row["title"], active=row["open"]) for row in await self._get("symbols")]
+            rows = await self._get("symbols")  # always open; a stock exchange has a calendar such as XNYS
+            return [Listing(row["symbol"], row["title"], active=row["open"], calendar="24/7") for row in rows]
         except (KeyError, TypeError) as error:
             raise ProviderUnavailable("Acme's list of symbols could not be read.") from error
 

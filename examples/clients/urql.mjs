@@ -10,7 +10,8 @@ const EMBEDDED = [
   'CandleSeries', 'Correction', 'CorrectionConnection', 'CorrectionEdge', 'Coverage', 'Fetch', 'Gap', 'Latest',
   'LatestConnection', 'LatestEdge', 'PageInfo', 'ProviderCounters', 'ProviderFailure', 'ProviderLimits', 'SeriesChanges',
   'SeriesCoverage', 'SeriesCoverageConnection', 'SeriesCoverageEdge', 'SeriesEvent', 'SourceSpan', 'SpanOf',
-  'StorageStats', 'SymbolConnection', 'SymbolEdge', 'Tracked', 'TrackedConnection', 'TrackedEdge', 'User', 'UserConfig',
+  'StorageStats', 'SymbolConnection', 'SymbolEdge', 'Tracked', 'TrackedConnection', 'TrackedEdge', 'TradingSession',
+  'User', 'UserConfig',
 ]
 export const keys = Object.fromEntries(EMBEDDED.map((type) => [type, () => null]))
 

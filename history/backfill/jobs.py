@@ -19,6 +19,7 @@ from candlegraph.errors import BadUserInput, NotFound, Overloaded
 from candlegraph.series import InstrumentRecord
 from candlegraph.span import Span, Spans
 from candlegraph.timeframe import Timeframe
+from candlegraph.trading_calendar import series_zone, tradable
 from candlegraph.upstream import Upstream
 from candlegraph.zone import zone
 from history.backfill.statements import SQL
@@ -182,11 +183,11 @@ def find_missing(
     record: InstrumentRecord, coverage: Coverage, timeframe: Timeframe, span: Span, provider: ProviderTraits
 ) -> tuple[Spans, tuple[Gap, ...]]:
     """The final gaps of ``span`` that can be fetched, and the spans that never can, with reasons."""
-    days, now = zone(record.timezone), provider.now_ms()
-    plan = Plan(record, provider.capabilities, coverage, {}, timeframe, days, days, now)
-    final = timeframe.floor(now - provider.capabilities.final_after_ms, days)
+    days, now = series_zone(record, timeframe), provider.now_ms()
+    plan = Plan(record, provider.capabilities, coverage, {}, timeframe, days, zone(record.timezone), now)
+    final = timeframe.settled(now - provider.capabilities.final_after_ms, days)
     whole = Span(timeframe.ceil(span.since, days), min(timeframe.ceil(span.until, days), final))
-    unknown = Spans([whole]) - coverage.final(timeframe)
+    unknown = tradable(record, Spans([whole]) - coverage.final(timeframe), timeframe, days)
     beyond = [
         Gap(gap.since, gap.until, reason, detail)
         for reason, part, detail in plan.unreachable(whole)

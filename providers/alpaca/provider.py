@@ -21,7 +21,6 @@ from candlegraph.series import Instrument, SymbolKind
 from candlegraph.span import Span
 from candlegraph.timeframe import MINUTE, Timeframe
 from candlegraph.zone import zone
-from providers.alpaca.calendar import TradingCalendar
 from providers.alpaca.rest import AlpacaAccount, RecentRefused, RestClient, candles_of, json_of, objects_of, unreadable
 from providers.alpaca.streaming import BarStream
 from providers.alpaca.timings import AlpacaTimings
@@ -75,13 +74,13 @@ class Alpaca:
             max_rows_per_call=_MAX_ROWS,
             settle_ms=_SETTLE_MS,
             corrects_within_ms=DAY_MS,
+            regular_days=True,
             budget=Budget(_CALLS_A_MINUTE / sharers, 60, credential=account.key),
         )
         self._question = {"feed": feed, "adjustment": adjustment, "sort": "asc"}
         self._account = account
         self._stream = stream
         self._rest = RestClient(account)
-        self._sessions = TradingCalendar(self._rest, stream.timings.calendar_retry_s)
 
     def __repr__(self) -> str:
         """Print no key."""
@@ -112,8 +111,6 @@ class Alpaca:
         if not asked:
             return Page(Candles.empty(), span.since, span.since)
         final = timeframe.floor(now, zone(MARKET.timezone))
-        if await self._sessions.closed_during(asked):
-            return Page(Candles.empty(), span.since, min(span.until, final))
         try:
             candles, more = await self._bars(instrument.symbol, timeframe, asked)
         except RecentRefused:
@@ -252,6 +249,7 @@ def _listings(body: bytes) -> list[Listing]:
                 quote="USD",
                 active=active,
                 kind=_kind(name),
+                calendar="XNYS",
             )
     if not found:
         raise ProviderUnavailable("Alpaca listed no symbols.")

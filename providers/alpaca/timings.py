@@ -13,4 +13,3 @@ class AlpacaTimings:
     heartbeat_interval_s: float = 15.0  # how often a socket is pinged
     occupied_retries_s: tuple[float, ...] = (1.0, 2.0, 4.0, 8.0, 16.0)  # Alpaca counts a lost socket for a while longer
     refused_pause_s: float = 300.0  # the pause after a refused stream
-    calendar_retry_s: float = 600.0  # the pause after a failed read of the calendar

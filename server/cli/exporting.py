@@ -30,6 +30,12 @@ _FORMATS = ("parquet", "arrow", "csv", "jsonl")
 @click.option("--until", help="Milliseconds, or ISO 8601 with an offset. Default: the last final candle.")
 @click.option("--timezone", help="The IANA zone of days and longer. Default: the symbol's.")
 @click.option(
+    "--session",
+    type=click.Choice(["ALL", "REGULAR", "EXTENDED"], case_sensitive=False),
+    default="ALL",
+    help="Which trading counts below a day, for symbols with a trading calendar. Default: ALL.",
+)
+@click.option(
     "--format", "kind", type=click.Choice(_FORMATS), help="Default: by the suffix of TARGET; in a folder parquet."
 )
 @click.option(
@@ -46,6 +52,7 @@ async def export(
     since: str | None,
     until: str | None,
     timezone: str | None,
+    session: str,
     kind: str | None,
     *,
     folder: bool,
@@ -55,6 +62,7 @@ async def export(
     No provider is called: what is not stored is listed as missing, in the sidecar JSON and on stderr.
     """
     from candlegraph.timeframe import Timeframe
+    from candlegraph.trading_calendar import SessionFilter
     from candlegraph.zone import zone
     from history.export import ExportRequest
     from resolvers.names import provider_of
@@ -64,7 +72,8 @@ async def export(
         raise click.UsageError(f"Name the --format, or give TARGET one of the suffixes {', '.join(_FORMATS)}.")
     buckets = zone(timezone) if timezone else None
     span = instant(since), instant(until)
-    request = ExportRequest(*provider_of(market, provider), Timeframe.parse(timeframe), (), pattern, *span, buckets)
+    names, trading = provider_of(market, provider), SessionFilter(session.upper())
+    request = ExportRequest(*names, Timeframe.parse(timeframe), (), pattern, *span, buckets, session=trading)
     await _write(settings, request, target, chosen, folder=folder)
 
 

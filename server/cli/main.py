@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import click
 
 from server.cli.backfill import backfill, holes, track, untrack
+from server.cli.calendar import calendar
 from server.cli.candles import candles, corrections, import_file, verify
 from server.cli.command import command, print_table
 from server.cli.coverage import coverage
@@ -23,7 +24,20 @@ def main() -> None:
     """Collect, store, aggregate and serve OHLCV candles over one GraphQL API."""
 
 
-for one in (import_file, candles, export, verify, corrections, coverage, backfill, track, untrack, holes, user):
+for one in (
+    import_file,
+    candles,
+    export,
+    verify,
+    corrections,
+    coverage,
+    calendar,
+    backfill,
+    track,
+    untrack,
+    holes,
+    user,
+):
     main.add_command(one)
 
 

@@ -12,6 +12,7 @@ from candlegraph.errors import (
 )
 from candlegraph.series_revision import SeriesRevision
 from candlegraph.timeframe import Timeframe
+from candlegraph.trading_calendar import SessionFilter
 from candlegraph.zone import zone
 from history.export import ExportRequest
 from resolvers.names import check_name, provider_of
@@ -19,7 +20,19 @@ from schema.scalars import parse_timestamp
 from server.export.formats import Format
 
 _ARGUMENTS = frozenset(
-    ["market", "provider", "symbol", "pattern", "timeframe", "since", "until", "before", "timezone", "revision"]
+    [
+        "market",
+        "provider",
+        "symbol",
+        "pattern",
+        "timeframe",
+        "since",
+        "until",
+        "before",
+        "timezone",
+        "session",
+        "revision",
+    ]
 )
 
 
@@ -51,7 +64,15 @@ def read_arguments(query: QueryParams) -> ExportRequest:
         until,
         zone(query["timezone"]) if "timezone" in query else None,
         SeriesRevision.parse(query["revision"]) if "revision" in query else None,
+        session_of(query.get("session", "ALL")),
     )
+
+
+def session_of(text: str) -> SessionFilter:
+    """A session filter by its name. BadUserInput."""
+    if text not in SessionFilter.__members__:
+        raise BadUserInput(f"Unknown `session` {text[:32]!r}: there are {', '.join(SessionFilter)}.")
+    return SessionFilter(text)
 
 
 def _instant(query: QueryParams, name: str) -> int | None:

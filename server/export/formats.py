@@ -37,6 +37,7 @@ def describe(export: SeriesExport, server_id: str) -> dict[str, Any]:
         "symbol": name.symbol,
         "timeframe": str(export.plan.timeframe),
         "timezone": export.plan.zone.name,
+        "session": export.session,
         "since": export.span.since,
         "until": export.span.until,
         "complete": export.complete,

@@ -38,6 +38,14 @@ class LatestRead:
     after: str | None = None
     first: int = 0
     lagging: bool = False
+    native: Timeframe | None = None  # of the rows that the provider made; None: ``timeframe``
+
+    @property
+    def native_rows(self) -> int:
+        """The most rows that the provider made, of each symbol."""
+        if self.native is None:
+            return 0 if self.timeframe == MINUTE else NATIVE_ROWS
+        return NATIVE_ROWS * -(-self.timeframe.nominal_ms // self.native.nominal_ms)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -58,12 +66,12 @@ class NewestRows:
 
 NATIVE_ROWS = 3
 HOUR = Timeframe(1, "h")
-_COLUMNS = 19  # of the statement
+_COLUMNS = 21  # of the statement
 
 
 async def read_latest(database: Database, read: LatestRead) -> tuple[InstrumentColumns, NewestRows, NewestRows]:
     """The existing symbols, in the requested order; their newest rows made of 1m candles, and their newest native rows."""
-    own = 0 if read.timeframe == MINUTE else NATIVE_ROWS
+    own = read.native_rows
     margin = 2 * read.timeframe.nominal_ms
     named = read.symbols is not None
     chosen = (read.symbols, None, None) if named else (read.pattern, read.after, read.first)
@@ -73,7 +81,7 @@ async def read_latest(database: Database, read: LatestRead) -> tuple[InstrumentC
         read.provider,
         *chosen,
         str(read.level),
-        str(read.timeframe),
+        str(read.native or read.timeframe),
         read.rows,
         own,
         margin,

@@ -147,7 +147,7 @@ cross join lateral (
 -- $7, and what is covered from $10 ms before the oldest of them on; all packed. The first columns are an instrument's.
 select w.id, w.symbol, w.name, w.base_currency, w.quote_currency, w.timezone, w.active, w.listed,
        (extract(epoch from w.first_available) * 1000)::int8, (extract(epoch from w.ended_at) * 1000)::int8,
-       w.has_volume, w.kind, w.contract_size, w.price_increment, w.quantity_increment,
+       w.has_volume, w.kind, w.contract_size, w.price_increment, w.quantity_increment, w.calendar, w.native_days,
        m.rows, o.rows, known.covered, own.covered
 from ({wanted}) w
 left join coverage c on c.instrument_id = w.id and c.timeframe = '1m'

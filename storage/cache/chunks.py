@@ -49,10 +49,11 @@ class CacheKey:
     ) -> CacheKey:
         """Build the key from everything that the answer depends on; with ``relation``, of the candles stored in it."""
         # Buckets of whole days may be folded from stored days, which depend on a zone; shorter ones do not.
-        zone = UTC if timeframe.width_ms % DAY_MS else zone
+        zone = UTC if timeframe.width_ms % DAY_MS and not zone.hours else zone
         # The time before the listing and after the end counts as known, so both instants are part of the key.
         known = f"{record.timezone}:{record.first_available}:{record.ended_at}"
-        return cls(f"{record.id}:{revision}:{known}:{relation}:{timeframe}:{zone.name}", timeframe, zone)
+        hours = f":{zone.hours.name}:{zone.hours.version}" if zone.hours else ""
+        return cls(f"{record.id}:{revision}:{known}:{relation}:{timeframe}:{zone.name}{hours}", timeframe, zone)
 
     def chunks(self, span: Span) -> list[Chunk]:
         """The chunks that overlap ``span`` (not empty), ascending; one long chunk if there would be too many."""

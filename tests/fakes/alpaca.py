@@ -18,7 +18,7 @@ import orjson
 from aiohttp import WSMsgType, web
 
 from candlegraph.candle import Candles, concat
-from candlegraph.clock import MINUTE_MS
+from candlegraph.clock import DAY_MS, HOUR_MS, MINUTE_MS
 from candlegraph.resample import fold
 from candlegraph.span import Span
 from candlegraph.timeframe import MINUTE, Timeframe
@@ -66,6 +66,7 @@ class FakeAlpaca(FakeExchange):
         self.empty_pages = 0  # so many pages without a bar come first
         self.holidays: set[str] = set()
         self.early_closes: set[str] = set()
+        self.auction_volume = 0.0  # what its own days have and its minutes have not
         self.stream = _Stream(self)
         get = self._app.router.add_get
         get("/v2/stocks/bars", self._bars)
@@ -105,6 +106,14 @@ class FakeAlpaca(FakeExchange):
         early = rows.timestamp + MINUTE_MS + LATE_MS > self.now
         return replace(rows, volume=np.where(early, np.round(rows.volume / 2, 4), rows.volume))
 
+    def _regular(self, rows: Candles) -> Candles:
+        """The minutes of regular sessions, of which alone its days are made."""
+        local = zone("America/New_York").local(rows.timestamp)
+        days, times = np.unique(local // DAY_MS), local % DAY_MS
+        names = {int(day): str(day.astype("datetime64[D]")) for day in days}
+        closes = np.array([13 if names[day] in self.early_closes else 16 for day in (local // DAY_MS).tolist()])
+        return rows[(times >= 9.5 * HOUR_MS) & (times < closes * HOUR_MS)]
+
     def _authorised(self, request: web.Request) -> bool:
         headers = request.headers
         return (headers.get("APCA-API-KEY-ID"), headers.get("APCA-API-SECRET-KEY")) == (KEY, SECRET)
@@ -127,7 +136,12 @@ class FakeAlpaca(FakeExchange):
         if symbol not in self.pairs or fault.empty:
             return {"bars": {}, "next_page_token": None}
         timeframe = Timeframe.parse(_TIMEFRAMES[query["timeframe"]])
-        rows = fold(self.minutes(symbol, query["feed"], query["adjustment"]), timeframe, zone("America/New_York"))
+        rows = self.minutes(symbol, query["feed"], query["adjustment"])
+        if timeframe.days:
+            rows = self._regular(rows)
+        rows = fold(rows, timeframe, zone("America/New_York"))
+        if timeframe.days:
+            rows = replace(rows, volume=rows.volume + self.auction_volume)
         since = _instant(query["start"])
         if token:
             since = int(base64.b64decode(token).decode().split("|")[2])

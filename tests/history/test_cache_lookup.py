@@ -8,7 +8,7 @@ from candlegraph.clock import MINUTE_MS
 from candlegraph.span import Span, Spans
 from candlegraph.timeframe import MINUTE, Timeframe
 from history.cache_lookup import overlapping, widened
-from history.plan import PlanPart, StoredSpan
+from history.window_plan import PlanPart, StoredSpan
 from storage.cache.chunks import Chunk
 from tests.history.world import HOUR_MS, T0
 

@@ -24,17 +24,7 @@ from schema.build import build_schema
 ROOT = Path(__file__).parents[2]
 
 # What later issues bring. An entry that is there makes the test fail: take it out of the list then.
-_SESSIONS = "trading calendars"
-PENDING: dict[str, str] = {
-    **dict.fromkeys(
-        [
-            "Query.sessions", "TradingSession", "SessionFilter", "Symbol.calendar", "CandleSeries.session",
-            "Query.candles(session:)", "Query.candlesBatch(session:)", "Query.latest(session:)", "Symbol.candles(session:)",
-            "Subscription.candles(session:)", "Subscription.candlesMany(session:)",
-        ],
-        _SESSIONS,
-    ),
-}  # fmt: skip
+PENDING: dict[str, str] = {}
 
 
 _WITH_FIELDS = ObjectTypeDefinitionNode | InterfaceTypeDefinitionNode | InputObjectTypeDefinitionNode

@@ -17,6 +17,7 @@ from candlegraph import Candles, Series
 from candlegraph.event import Event, EventKind, heartbeat
 from candlegraph.supervision import Supervisor
 from candlegraph.timings import Timings
+from candlegraph.trading_calendar import SessionFilter
 from candlegraph.zone import Zone
 from realtime.subscriber import ListenerGroup
 from realtime.topic import Listener
@@ -70,6 +71,7 @@ class Stage:
         caller: Caller = ANYONE,
         *,
         closed_only: bool = False,
+        session: SessionFilter = SessionFilter.ALL,
     ) -> AsyncIterator[Event]:
         """As `realtime.hub.Hub.subscribe`: the listener first, then the history, then what came meanwhile."""
         listener, group = Listener(closed_only=closed_only), ListenerGroup()

@@ -124,6 +124,12 @@ def _listing(listing: Listing) -> None:
         require(valid, f"{what} of {symbol!r} is {instant}: milliseconds since the epoch are meant.")
     require(first is None or first <= clock.now_ms(), f"{symbol!r} begins in the future, at {first}.")
     require(first is None or ended is None or first <= ended, f"{symbol!r} ended before it began.")
+    if listing.calendar is not None:
+        spelled = re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_./-]{1,31}", listing.calendar)
+        require(
+            spelled is not None,
+            f"calendar of {symbol!r} is {listing.calendar!r}: a name in exchange-calendars such as XNYS is meant.",
+        )
     if listing.timezone is not None:
         try:
             zone(listing.timezone)

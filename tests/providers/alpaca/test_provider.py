@@ -458,56 +458,6 @@ async def test_reading_a_long_list_blocks_no_other_task(exchange: FakeAlpaca, al
     assert turns > 10
 
 
-async def test_closed_hours_are_not_asked_for(exchange: FakeAlpaca, alpaca: Alpaca) -> None:
-    """One call for the calendar a day; nights, weekends, holidays and early closes then cost nothing."""
-    exchange.holidays, exchange.early_closes = {"2024-03-11"}, {"2024-03-07"}
-    exchange.now = new_york("2024-03-10 12:00")
-    closed = [
-        ("2024-03-07 17:00", "2024-03-08 04:00"),  # an early close; the next one is at 20:00
-        ("2024-03-08 20:00", "2024-03-10 11:00"),  # over the change of clocks
-        ("2024-03-10 11:59", "2024-03-10 12:01"),
-    ]
-    for since, until in closed:
-        page = await read(alpaca, new_york(since), new_york(until))
-        assert (len(page.candles), page.complete_from) == (0, new_york(since))
-        assert page.complete_to == min(new_york(until), exchange.now)
-    exchange.now = new_york("2024-03-11 12:00")
-    assert (await read(alpaca, new_york("2024-03-09 04:00"), exchange.now)).complete_to == exchange.now
-    assert not bar_calls(exchange)
-    assert exchange.calls["/v2/calendar"] == 2  # one on Sunday, one on Monday
-
-
-@pytest.mark.parametrize(
-    ("since", "until"),
-    [
-        ("2024-03-07 16:59", "2024-03-07 17:01"),
-        ("2024-03-08 03:00", "2024-03-08 04:01"),
-        ("2024-03-08 19:59", "2024-03-10 11:00"),
-        ("2023-12-25 10:00", "2023-12-25 11:00"),  # too long ago for the calendar that is kept
-    ],
-)
-async def test_what_may_have_traded_is_asked_for(exchange: FakeAlpaca, alpaca: Alpaca, since: str, until: str) -> None:
-    exchange.early_closes = {"2024-03-07"}
-    exchange.now = new_york("2024-03-10 12:00")
-    await read(alpaca, new_york(since), new_york(until))
-    assert len(bar_calls(exchange)) == 1
-
-
-@pytest.mark.parametrize(
-    "fault", [Fault(status=500), Fault(truncate=True), Fault(body=b"[]"), Fault(body=b'[{"date": "x"}]')]
-)
-async def test_without_a_calendar_everything_is_asked_for(exchange: FakeAlpaca, alpaca: Alpaca, fault: Fault) -> None:
-    exchange.now = new_york("2024-03-10 12:00")
-    exchange.fail(fault, path="calendar")
-    for _ in range(3):
-        page = await read(alpaca, new_york("2024-03-09 10:00"), new_york("2024-03-09 11:00"))
-        assert page.complete_to == new_york("2024-03-09 11:00")
-    assert (len(bar_calls(exchange)), exchange.calls["/v2/calendar"]) == (3, 1)
-    alpaca._sessions._retry_at = 0.0
-    await read(alpaca, new_york("2024-03-09 10:00"), new_york("2024-03-09 11:00"))
-    assert (len(bar_calls(exchange)), exchange.calls["/v2/calendar"]) == (3, 2)
-
-
 async def test_it_reports_the_time_and_the_beginning_of_a_symbol(
     exchange: FakeAlpaca, alpaca: Alpaca, start: Start
 ) -> None:
