@@ -139,7 +139,8 @@ async def read_pages(history: History, export: SeriesExport) -> AsyncGenerator[C
     reading: deque[asyncio.Task[Candles]] = deque()
     try:
         for stored, window, covered in _windows(export):
-            reading.append(asyncio.create_task(_read_page(history, export, stored, window, covered)))
+            task = asyncio.create_task(_read_page(history, export, stored, window, covered), name="page of an export")
+            reading.append(task)
             if len(reading) == READS_AHEAD and len(page := await reading.popleft()):
                 yield page
         while reading:
