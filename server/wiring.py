@@ -50,7 +50,7 @@ from storage.users import UserStore
 
 log = logging.getLogger(__name__)
 
-_CALENDARS = 41  # the migration that brought trading calendars
+_CALENDARS = 17  # the migration that brought trading calendars
 
 
 @dataclass(frozen=True, slots=True)

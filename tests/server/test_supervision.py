@@ -43,6 +43,7 @@ LOOPS = (
     "aggregates",
     "Redis probe",
     "free disk space",
+    "trading calendars",
 )
 
 
