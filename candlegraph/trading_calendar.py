@@ -107,7 +107,8 @@ class TradingCalendar:
         weekdays = np.unique((self.dates[-260:] - _MONDAY) % 7)
         before = np.arange(_FIRST_DAY, self.dates[0], dtype=np.int64)
         after = np.arange(self.dates[-1] + 1, _LAST_DAY, dtype=np.int64)
-        return tuple(days[np.isin((days - _MONDAY) % 7, weekdays)] for days in (before, after))  # type: ignore[return-value]
+        before, after = (days[np.isin((days - _MONDAY) % 7, weekdays)] for days in (before, after))
+        return before, after
 
     def _everywhere(self, column: Int64s) -> Int64s:
         """A column of instants, and on the dates outside the known ones the usual local times of the nearest sessions."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import zlib
 from bisect import bisect_left, bisect_right
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
@@ -37,11 +37,6 @@ class TradingHours:
     def _lists(self) -> tuple[list[int], list[int]]:
         """Both columns as lists: for one instant, numpy's calls would take most of the time."""
         return self.opens.tolist(), self.closes.tolist()
-
-    @cached_property
-    def _numbers(self) -> dict[int, Int64s]:
-        """For each width (ms): the number of the first bucket of every span, and after the last one the number of all."""
-        return {}
 
     @cached_property
     def _grids(self) -> dict[int, int]:
@@ -93,7 +88,7 @@ class TradingHours:
 
     def index(self, instants: Int64s, width: int) -> Int64s:
         """Number the bucket of ``width`` ms that holds each instant."""
-        numbers = self._numbered(width)
+        numbers = _numbers(self, width)
         at = np.searchsorted(self.opens, instants, side="right") - 1
         inside = np.maximum(at, 0)
         steps = np.minimum((instants - self.opens[inside]) // width, numbers[inside + 1] - numbers[inside] - 1)
@@ -101,7 +96,7 @@ class TradingHours:
 
     def open_at(self, index: Int64s, width: int) -> Int64s:
         """The instants at which the numbered buckets open."""
-        numbers = self._numbered(width)
+        numbers = _numbers(self, width)
         at = np.clip(np.searchsorted(numbers, index, side="right") - 1, 0, len(self.opens) - 1)
         return np.asarray(self.opens[at] + (index - numbers[at]) * width)
 
@@ -118,8 +113,9 @@ class TradingHours:
             self._grids[since] = grid
         return grid
 
-    def _numbered(self, width: int) -> Int64s:
-        if (numbers := self._numbers.get(width)) is None:
-            counts = -(-(self.closes - self.opens) // width)
-            numbers = self._numbers[width] = np.concatenate([np.zeros(1, np.int64), np.cumsum(counts)])
-        return numbers
+
+@lru_cache(maxsize=32)  # each has up to a megabyte, and callers choose the widths
+def _numbers(hours: TradingHours, width: int) -> Int64s:
+    """The number of the first bucket of ``width`` ms of every span, and after the last one the number of all."""
+    counts = -(-(hours.closes - hours.opens) // width)
+    return np.concatenate([np.zeros(1, np.int64), np.cumsum(counts)])

@@ -15,7 +15,7 @@ from resolvers.context import Context
 from resolvers.names import check_name, market_name, provider_of
 from resolvers.pagination import ListPage, decode_cursor, encode_cursor, rows_to_read
 
-MAX_SESSIONS = 10_000  # 40 years
+MAX_SESSIONS = 1_000  # four years
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,7 +77,9 @@ async def resolve_sessions(
         return None
     found = calendar.sessions(Span(since, until))
     if len(found) > MAX_SESSIONS:
-        raise BadUserInput(f"At most {MAX_SESSIONS:,} sessions fit one answer; these are {len(found):,}.")
+        raise BadUserInput(
+            f"At most {MAX_SESSIONS:,} sessions fit one answer; these are {len(found):,}: ask for a shorter span."
+        )
     return found
 
 

@@ -46,6 +46,7 @@ READ_COSTS = {
     "corrections": 20_000,
     "estimateBackfill": 1_000_000,
     "seriesList": 12_000,
+    "sessions": 300_000,
 }  # the database, once each; of a page for each of its items
 DEFAULT_PAGE_SIZES = {
     "symbols": 100,
@@ -138,7 +139,10 @@ class OperationCost:
         read, leaf = READ_COSTS.get(name, 0), place.leaf
         if name in ("candles", "candlesBatch"):
             limit = _Argument.of(node, "limit")
-            rows: Term = lambda given: _number(limit, given, given.points, given.max_points)  # noqa: E731
+
+            def rows(given: _Given) -> int:
+                return _number(limit, given, given.points, given.max_points)
+
             below = replace(below, rows=rows, leaf=FIELD_COST)
         elif name == "latest":
             below, read, leaf = replace(below, leaf=LEAF_COST), 0, FIELD_COST + LATEST_READ_COST

@@ -53,8 +53,19 @@ def _ids(provider: str, symbols: Sequence[str]) -> list[str]:
     return [f"{provider}/{symbol}" for symbol in symbols]
 
 
-# The fields of spans and gaps, which are plain attributes.
-_SPANS: dict[str, tuple[str, ...]] = {"SpanOf": ("since", "until"), "Gap": ("since", "until", "reason", "detail")}
+# The fields of spans, gaps and sessions, and the attributes that they are.
+_SPANS: dict[str, dict[str, str]] = {
+    "SpanOf": {"since": "since", "until": "until"},
+    "Gap": {"since": "since", "until": "until", "reason": "reason", "detail": "detail"},
+    "TradingSession": {
+        "date": "date",
+        "opensAt": "opens_at",
+        "closesAt": "closes_at",
+        "breakStartsAt": "break_starts_at",
+        "breakEndsAt": "break_ends_at",
+        "early": "early",
+    },
+}
 # Symbol's usual fields beside a newest candle; plain execution handles a page with any other.
 _SYMBOLS: dict[str, Callable[[InstrumentColumns], Sequence[Any]]] = {
     "id": lambda rows: _ids(node_id(rows.market, rows.provider), rows.symbol),
@@ -116,7 +127,7 @@ class BulkExecutor(StrawberryGraphQLCoreExecutionContext):
         return rows if rows.values > MAX_SHORT_VALUES else list(rows)
 
     def _spans(self, span: GraphQLOutputType, details: FieldDetailsList, spans: Sequence[Any]) -> Sequence[Any] | None:
-        """Spans or gaps as dicts; None if they are other objects, or plain execution has to handle this selection."""
+        """Spans, gaps or sessions as dicts; None if they are other objects, or plain execution has to handle this selection."""
         named = span.of_type if is_non_null_type(span) else span
         names = _SPANS.get(named.name) if isinstance(named, GraphQLObjectType) else None
         if names is None or not isinstance(named, GraphQLObjectType):
@@ -125,7 +136,8 @@ class BulkExecutor(StrawberryGraphQLCoreExecutionContext):
         def column(name: str, _: FieldDetailsList) -> Callable[[slice], list[Any]] | None:
             if name == "__typename":
                 return lambda part: [named.name] * len(spans[part])
-            return (lambda part: [getattr(one, name) for one in spans[part]]) if name in names else None
+            attribute = names.get(name)
+            return (lambda part: [getattr(one, attribute) for one in spans[part]]) if attribute else None
 
         columns = self._columns(span, named.name, details, column)
         if not columns:

@@ -250,7 +250,7 @@ class Query:
 
     @strawberry.field(
         description=(
-            "The regular trading sessions of a symbol that overlap a span, by its calendar, at most 10,000; null if it has "
+            "The regular trading sessions of a symbol that overlap a span, by its calendar, at most 1,000; null if it has "
             "none, because it always trades."
         ),
         extensions=requires_role(Role.VIEWER),

@@ -122,3 +122,22 @@ async def test_sessions_are_those_of_the_calendar(nyse: ApiWorld) -> None:
     ]  # fmt: skip
     assert found[2]["closesAt"] == new_york("2024-07-03 13:00")
     assert (await ask(nyse, document, symbol="COIN"))["sessions"] is None
+
+
+async def test_long_lists_of_sessions_are_limited_and_have_their_price(nyse: ApiWorld) -> None:
+    def field(since: str, until: str) -> str:
+        span = f"since: {new_york(since)}, until: {new_york(until)}"
+        return (
+            f'sessions({ARGUMENTS}, symbol: "STOCK", {span}) {{ __typename date opensAt closesAt breakEndsAt early }}'
+        )
+
+    years = (await ask(nyse, f"{{ {field('2020-07-01 00:00', '2024-06-01 00:00')} }}"))["sessions"]
+    assert len(years) == 986  # 128 + 252 + 251 + 250 + 105
+    assert years[0] == {
+        "__typename": "TradingSession", "date": "2020-07-01", "opensAt": new_york("2020-07-01 09:30"),
+        "closesAt": new_york("2020-07-01 16:00"), "breakEndsAt": None, "early": False,
+    }  # fmt: skip
+    many = " ".join(f"s{n}: {field('2020-07-01 00:00', '2024-06-01 00:00')}" for n in range(30))
+    for document in (f"{{ {field('1990-01-01 00:00', '2024-06-01 00:00')} }}", f"{{ {many} }}"):
+        answer = await nyse.ask(document, {})
+        assert {error["extensions"]["code"] for error in answer["errors"]} == {"BAD_USER_INPUT"}
